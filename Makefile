@@ -1,0 +1,77 @@
+# Everything from a bare clone. `make repro` runs the pipeline, `make test` checks the code; both install what they need first.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install repro test
+
+# cpu or gpu: which lock is installed. A GPU that nvidia-smi lists decides; `make repro PROFILE=cpu` overrides it.
+PROFILE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
+# Where the CPU build of torch comes from when the package indexes that pip is configured with lack it.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Python 3.11: the locks and the CPU build of torch are made for it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Further arguments: make repro ARGS="ril", make test ARGS="-k params"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/$(PROFILE).txt
+TORCH := $(shell sed -n 's/^torch==//p' $(LOCK) 2>/dev/null)
+STAMP := $(VENV)/installed-$(PROFILE)-$(shell cat $(LOCK) pyproject.toml requirements/ril_torchvision.* 2>/dev/null | sha256sum | cut -c1-16)
+
+# One thread a process: two OpenMP threads on two busy cores spin against each other (a 64-prompt batch: 2.8 s against 0.7 s).
+export OMP_NUM_THREADS ?= 1
+# No telemetry; and no download unless RIL_ALLOW_DOWNLOADS=1.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export VLLM_NO_USAGE_STATS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+ifneq ($(RIL_ALLOW_DOWNLOADS),1)
+export HF_HUB_OFFLINE := 1
+endif
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# A test that needs what a machine lacks (a browser, a GPU) skips itself; `make test` runs all the others, slow ones too.
+# pip warns once for each package that a local index lacks; hundreds of such lines would hide a real message.
+QUIET := 2> >(grep -v 'is ignored: it is neither a file nor a directory' >&2)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+help:
+	@echo 'make repro   install (first time only) and run the pipeline (dvc repro, two models at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
+	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, pytest      [ARGS="-k name"]'
+	@echo 'make install only install, into $(VENV)'
+
+repro: $(STAMP)
+	@ril run --jobs 2 $(ARGS)
+
+test: $(STAMP)
+	@echo '== ruff'; ruff check .; ruff format --check .
+	@echo '== mypy'; mypy
+	@echo '== import rules'; lint-imports
+	@echo '== pytest'; pytest -m '' $(ARGS)
+
+install: $(STAMP)
+	@echo 'Installed in $(VENV) ($(PROFILE)).'
+
+# The stamp's name holds a hash of everything that decides what is installed, so a second call installs nothing.
+$(STAMP):
+	@test '$(PROFILE)' = cpu -o '$(PROFILE)' = gpu || { echo "PROFILE is '$(PROFILE)'; use cpu or gpu" >&2; exit 2; }
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed, found $$($(PYTHON) --version 2>&1 || echo none); give one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@if test "$$(cat $(VENV)/profile 2>/dev/null || echo $(PROFILE))" != $(PROFILE); then \
+	  echo '$(VENV) was made for another PROFILE; making it anew'; rm -rf $(VENV); fi
+	@test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
+	@rm -f $(VENV)/installed-*; echo $(PROFILE) > $(VENV)/profile
+ifeq ($(PROFILE),cpu)
+	@echo 'Installing torch $(TORCH)+cpu'
+	@$(PIP) install -q --no-deps 'torch==$(TORCH)+cpu' 2> $(VENV)/torch.log || { \
+	  echo 'The configured package indexes lack it; trying $(TORCH_CPU_INDEX)'; \
+	  $(PIP) install -q --no-deps --index-url '$(TORCH_CPU_INDEX)' 'torch==$(TORCH)+cpu' $(QUIET) || { \
+	    echo 'The first attempt said:' >&2; grep -v 'is ignored: it is neither' $(VENV)/torch.log >&2; exit 1; }; }
+	@rm -f $(VENV)/torch.log
+endif
+	@echo "Installing $$(grep -c == $(LOCK)) locked packages ($(LOCK)); the first time takes minutes"
+	@$(PIP) install -q --no-deps -r $(LOCK) $(QUIET)
+	@$(PIP) install -q --no-deps --no-build-isolation -e . $(QUIET)
+	@touch $@

@@ -1,0 +1,87 @@
+"""The `ril` command: what a person does around the pipeline. `ril --help` lists everything."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import dvc, profile
+from flows.environment import prepare
+from stages.job import STAGES, ParamsError, load_params
+
+app = typer.Typer(
+    help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
+app.add_typer(params_app, name="params")
+
+
+@app.command("profile")
+def profile_command(
+    name: Annotated[str | None, typer.Argument(help="Profile to apply; without one, the profiles are listed.")] = None,
+    show: Annotated[bool, typer.Option("--print", help="Only show what would change.")] = False,
+    as_experiment: Annotated[bool, typer.Option("--as-experiment", help="Only print it as `dvc exp run -S` arguments.")] = False,
+) -> None:
+    """Lays profiles/NAME.yaml over params.yaml, in place; comments stay. `git checkout params.yaml` takes it back."""
+    root = Path.cwd()
+    if name is None:
+        known = profile.profiles(root)
+        for found, sentence in known.items():
+            print(f"{found.ljust(max(map(len, known)))}  {sentence}")
+        return
+    if as_experiment:
+        arguments = profile.as_overrides(profile.changes(root, name))
+        print("dvc exp run " + " ".join(f"-S {shlex.quote(argument)}" for argument in arguments))
+        return
+    found_changes = profile.changes(root, name) if show else profile.apply(root, name)
+    for change in found_changes:
+        print(change)
+    verb = "would change" if show else "changed"
+    print(f"params.yaml: {len(found_changes)} keys {verb}" if found_changes else f"params.yaml is as profile {name} says")
+
+
+@app.command()
+def run(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")] = None,
+    only: Annotated[bool, typer.Option("--only", help="Leave out the stages before the named ones.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run even when nothing changed.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many models are made at a time; the other stages follow in order.")] = 1,
+    limit_hours: Annotated[float, typer.Option(min=0.0, help="Stop everything after this many hours.")] = dvc.LIMIT_HOURS,
+) -> None:
+    """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage."""
+    for target in stages or []:
+        if target.split("@")[0] not in STAGES:
+            raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
+    params = load_params(Path.cwd() / "params.yaml")
+    if jobs > 1 and not stages:
+        models = [f"model@{name}" for name in params.models]
+        code = dvc.repro_side_by_side(Path.cwd(), models, jobs, limit_hours)
+        if code:
+            raise typer.Exit(code)
+    raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, limit_hours=limit_hours))
+
+
+@params_app.command("check")
+def check() -> None:
+    """Says whether params.yaml is valid; each mistake is a line with the key, the value and the remedy."""
+    load_params(Path.cwd() / "params.yaml")
+    print("params.yaml is valid")
+
+
+def main() -> None:
+    """Entry point of `ril`; user errors are lines and exit code 2, without a traceback."""
+    prepare()
+    try:
+        app()
+    except (ParamsError, dvc.Nested) as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The only code that starts dvc.
+
+dvc runs in a session of its own and writes to a log file that is shown as it grows. So a cancel reaches every process
+of the stage (a signal to dvc alone would leave an orphan that goes on writing), and a reader that dies does not break
+the work (with a pipe, the next line printed would).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 30.0  # between SIGTERM and SIGKILL: time for a stage to save and to stop its engines
+LIMIT_HOURS = 14 * 24.0  # the paper's longest stage takes 5 days
+
+
+class Nested(RuntimeError):
+    """dvc was asked for from inside a stage that dvc runs."""
+
+
+def repro(
+    root: Path,
+    targets: Sequence[str] = (),
+    *,
+    single: bool = False,
+    force: bool = False,
+    limit_hours: float = LIMIT_HOURS,
+    output: TextIO | None = None,
+) -> int:
+    """Runs `dvc repro` in `root` for `targets` (all stages without any) and returns its exit code.
+
+    `single` leaves out the stages before them, `force` runs them even when nothing changed. 143 or 130 when this
+    process was told to stop (then every process of the stage has ended), 124 when `limit_hours` were over.
+
+    Raises Nested inside a stage.
+    """
+    arguments = ["repro", *(["--single-item"] if single else []), *(["--force"] if force else []), *targets]
+    return _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
+
+
+def repro_side_by_side(root: Path, targets: Sequence[str], jobs: int, limit_hours: float = LIMIT_HOURS) -> int:
+    """Runs `dvc repro` once for each of `targets`, which must not need each other, up to `jobs` at a time.
+
+    Returns 0, or the first exit code that is not; then no further target is started. Raises Nested inside a stage.
+    """
+    return _run(root, [["repro", target] for target in targets], jobs, limit_hours * 3600, sys.stdout)
+
+
+def _run(root: Path, commands: Sequence[Sequence[str]], jobs: int, limit: float, output: TextIO) -> int:
+    if "DVC_STAGE" in os.environ:
+        raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
+    waiting, running, code = list(commands), list[_Run](), 0
+    end = time.monotonic() + limit
+    with _stop_signals() as stopped:
+        while (waiting and code == 0) or running:
+            while waiting and code == 0 and len(running) < jobs:
+                running.append(_Run(root, waiting.pop(0), output))
+            time.sleep(_POLL_SECONDS)
+            late = time.monotonic() >= end
+            if stopped or late:
+                code = 128 + stopped[0] if stopped else 124
+            for run in running:
+                if run.process.poll() is None and (stopped or late):
+                    _end_group(run.process)
+            ended = [run for run in running if run.show()]
+            running = [run for run in running if run not in ended]
+            code = code or next((run.process.returncode for run in ended if run.process.returncode), 0)
+    return code
+
+
+class _Run:
+    """One dvc in a session of its own, and what it has written so far."""
+
+    def __init__(self, root: Path, arguments: Sequence[str], output: TextIO) -> None:
+        log = _log_file(root)
+        # dvc.yaml calls `python`: let it be this one, whether or not its environment is activated.
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        with log.open("wb") as written:
+            self.process = subprocess.Popen(
+                # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock for 3 seconds
+                [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+                cwd=root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                start_new_session=True,
+            )
+        self._shown = log.open("r", encoding="utf-8", errors="replace")
+        self._output = output
+
+    def show(self) -> bool:
+        """Copies what is new in the log; True, once, when dvc has ended and all of it was copied."""
+        ended = self.process.poll() is not None
+        _copy(self._shown, self._output)
+        if ended:
+            self._shown.close()
+        return ended
+
+
+def _log_file(root: Path) -> Path:
+    folder = root / ".ril" / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"dvc-{datetime.now(UTC):%Y%m%dT%H%M%S-%f}-{os.getpid()}.log"
+
+
+def _copy(shown: TextIO, output: TextIO) -> None:
+    output.write(shown.read())
+    output.flush()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends dvc and everything it started: SIGTERM, and SIGKILL for what is left after the grace time."""
+    group = process.pid  # the leader of its own session
+    _signal_group(group, signal.SIGTERM)
+    end = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < end:
+        process.poll()  # reaps dvc; a zombie would count as a member of the group
+        if not _signal_group(group, 0):
+            return
+        time.sleep(_POLL_SECONDS)
+    _signal_group(group, signal.SIGKILL)
+    process.wait(timeout=_GRACE_SECONDS)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yields a list that receives SIGINT and SIGTERM instead of this process."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,62 @@
+"""Environment variables that the libraries read when they are imported; set before anything heavy is.
+
+Whatever the user has set stays. After installation nothing here needs a network: no hub, no telemetry.
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+ALLOW_DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # on CPU vLLM prints one warning hundreds of times
+    "TOKENIZERS_PARALLELISM": "false",  # its threads and forked workers do not go together
+}
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars of loading a local file; those of a download are wanted
+}
+_CPU = {
+    "OMP_NUM_THREADS": "1",  # two OpenMP threads on two busy cores spin against each other: 4 times slower
+    "TORCHDYNAMO_DISABLE": "1",  # else vLLM compiles its sampler in C++ at the first answer: 20 s
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else vLLM pins the process that trains as well
+    "DS_ACCELERATOR": "cpu",
+}
+_PREFECT = {
+    "PREFECT_CLIENT_MAX_RETRIES": "1",  # a server that is gone must not hold up finished work
+    "PREFECT_API_REQUEST_TIMEOUT": "5",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # never starts a server of its own: 10 s a process
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+def has_gpu() -> bool:
+    """Whether this process will compute on an NVIDIA GPU: the GPU build is installed and a device is there."""
+    try:
+        importlib.metadata.distribution("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return False
+
+
+def settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that `environ` lacks."""
+    wanted = {**_QUIET, **_PREFECT}
+    if not has_gpu():
+        wanted |= _CPU
+    if environ.get(ALLOW_DOWNLOADS) != "1":
+        wanted |= _OFFLINE
+    return {name: value for name, value in wanted.items() if name not in environ}
+
+
+def prepare() -> None:
+    """Sets the variables of `settings` in this process, and so for its children."""
+    os.environ.update(settings(os.environ))

@@ -1,0 +1,185 @@
+"""Profiles: small YAML files of differences, laid over `params.yaml`; `null` deletes a key (as in RFC 7386)."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import CommentMark
+from ruamel.yaml.tokens import CommentToken
+
+from stages.job import ParamsError, merged, read_yaml, validated
+from stages.job.files import write_text
+from stages.job.params import parse_yaml
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key that differs; `None` stands for "not there"."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        if self.before is None:
+            return f"+ {self.key} = {_inline(self.after)}"
+        if self.after is None:
+            return f"- {self.key} (was {_inline(self.before)})"
+        return f"  {self.key} = {_inline(self.after)} (was {_inline(self.before)})"
+
+
+def profiles(root: Path) -> dict[str, str]:
+    """Names of the profiles in `root`/profiles with their first sentence."""
+    return {path.stem: _first_sentence(path) for path in sorted((root / "profiles").glob("*.yaml"))}
+
+
+def read_profile(root: Path, name: str) -> dict[str, Any]:
+    """The differences that profile `name` holds; ParamsError when there is none of that name."""
+    path = root / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        raise ParamsError(f"no profile {name!r}; there are: {', '.join(profiles(root)) or 'none'}")
+    return read_yaml(path)
+
+
+def changes(root: Path, name: str) -> list[Change]:
+    """What profile `name` would change; ParamsError when the result would not be valid."""
+    before, overlay = read_yaml(root / "params.yaml"), read_profile(root, name)
+    after = merged(before, overlay)
+    validated(after, f"params.yaml with profile {name}")
+    return list(_differences(before, after))
+
+
+def apply(root: Path, name: str) -> list[Change]:
+    """Lays profile `name` over `root`/params.yaml in place, keeping its comments, and returns what changed.
+
+    Raises ParamsError, and leaves the file as it is, when the result would not be valid.
+    """
+    found = changes(root, name)
+    path = root / "params.yaml"
+    text = laid_over(path.read_text(encoding="utf-8"), (root / "profiles" / f"{name}.yaml").read_text(encoding="utf-8"))
+    validated(parse_yaml(text, "params.yaml"), f"params.yaml with profile {name}")
+    if found:
+        write_text(path, text)
+    return found
+
+
+def as_overrides(found: list[Change]) -> list[str]:
+    """The same changes as arguments of `dvc exp run -S`."""
+    return [_override(change) for change in found]
+
+
+def laid_over(base: str, overlay: str) -> str:
+    """The YAML text `base` with `overlay` laid over it; comments and blank lines of `base` stay."""
+    editor = YAML()
+    editor.width = 4096
+    editor.preserve_quotes = True
+    tree, patch = editor.load(base), editor.load(overlay)
+    for key, value in (patch or {}).items():
+        if not isinstance(value, Mapping) or not isinstance(tree.get(key), CommentedMap):
+            _set(tree, key, value)
+            continue
+        tail = _take_tail(tree[key])
+        _lay(tree[key], value)
+        _put_tail(tree[key], tail)
+    stream = io.StringIO()
+    editor.dump(tree, stream)
+    return stream.getvalue()
+
+
+def _lay(tree: CommentedMap, patch: Mapping[str, Any]) -> None:
+    for key, value in patch.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), CommentedMap):
+            _lay(tree[key], value)
+        else:
+            _set(tree, key, value)
+
+
+def _set(tree: CommentedMap, key: str, value: Any) -> None:
+    if value is None:
+        tree.pop(key, None)
+        return
+    if isinstance(value, CommentedMap):  # a block of its own: only its values come along, the profile's comments do not
+        value = _plain(value)
+    tree[key] = value
+
+
+def _plain(value: CommentedMap) -> CommentedMap:
+    copy = CommentedMap((key, _plain(inner) if isinstance(inner, CommentedMap) else inner) for key, inner in value.items())
+    copy.fa.set_flow_style() if value.fa.flow_style() else copy.fa.set_block_style()
+    return copy
+
+
+def _deepest(tree: CommentedMap) -> tuple[CommentedMap, str]:
+    """The map and the key of the last line of a block; ruamel keeps there what stands between it and the next block."""
+    key = next(reversed(tree))
+    inner = tree[key]
+    return _deepest(inner) if isinstance(inner, CommentedMap) and inner and not inner.fa.flow_style() else (tree, key)
+
+
+def _take_tail(tree: CommentedMap) -> str:
+    holder, key = _deepest(tree)
+    tokens = holder.ca.items.get(key)
+    if not tokens or tokens[2] is None:
+        return ""
+    own, newline, tail = tokens[2].value.partition("\n")
+    tokens[2].value = own + newline
+    if not own:
+        del holder.ca.items[key]
+    return str(tail)
+
+
+def _put_tail(tree: CommentedMap, tail: str) -> None:
+    if not tail:
+        return
+    holder, key = _deepest(tree)
+    tokens = holder.ca.items.setdefault(key, [None, None, None, None])
+    if tokens[2] is None:
+        tokens[2] = CommentToken("\n" + tail, CommentMark(0))
+    else:
+        tokens[2].value = tokens[2].value.rstrip("\n") + "\n" + tail
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield Change(f"{prefix}{key}", old, new)
+
+
+def _override(change: Change) -> str:
+    if change.after is None:
+        return f"~{change.key}"
+    sign = "+" if change.before is None else ""
+    return f"{sign}{change.key}={_hydra(change.after)}"
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of `-S`: quoted text, lists in brackets, maps in braces with bare keys."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    if isinstance(value, str) and not value.isidentifier():
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=4096, sort_keys=False).removesuffix("\n").removesuffix("\n...")
+
+
+def _first_sentence(path: Path) -> str:
+    comment = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.removeprefix("#").strip())
+    return " ".join(comment).split(". ")[0].removesuffix(".") + "."

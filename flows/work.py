@@ -1,0 +1,95 @@
+"""One stage's work: checked before it starts, run at most once, and refused when its inputs moved meanwhile."""
+
+import importlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.job import STAGES, Job, ParamsError, Progress, load_params
+from stages.job.fingerprint import Fingerprint
+from stages.job.job import missing
+
+
+class UnknownTarget(ValueError):
+    """A stage or an item that does not exist; the message lists those that do."""
+
+
+class InputsMoved(RuntimeError):
+    """Parameters, inputs or code changed while the stage ran, so its result belongs to neither state."""
+
+
+class Work:
+    """One run of one stage in this process.
+
+    DVC hashes parameters and dependencies when a stage ends. An edit while it ran would be recorded as if it had been
+    used, so the state of all of them is taken before the work and compared after it.
+    """
+
+    def __init__(self, stage: str, item: str | None, root: Path) -> None:
+        """Loads and checks; raises ParamsError, UnknownTarget or MissingInput before anything is computed."""
+        if stage not in STAGES:
+            raise UnknownTarget(f"no stage {stage!r}; stages: {', '.join(STAGES)}")
+        self.job = _open(stage, item, root)
+        for path in self.job.inputs:
+            if not path.exists():
+                raise missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+        self._before = Fingerprint(root, [*self.job.inputs, *_code(self.job)], self.job.values)
+        self.started = False
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self, progress: Progress) -> None:
+        """Does the work, once; `ended` and `error` say afterwards how it went.
+
+        Raises what the stage raises, or InputsMoved.
+        """
+        if self.started:
+            raise RuntimeError(f"{self.job.name} was started twice in one process")
+        self.started = True
+        try:
+            self._run(progress)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.ended.set()
+
+    def _run(self, progress: Progress) -> None:
+        job = Job(self.job.stage, self.job.item, self.job.root, self.job.params, progress)
+        start = time.monotonic()
+        importlib.import_module(f"stages.{job.stage}").run(job)
+        seconds = time.monotonic() - start
+        if moved := self._moved():
+            raise InputsMoved(
+                f"{', '.join(moved)} changed while {job.name} ran, so its result fits neither state "
+                f"and is not recorded; run it again: dvc repro {job.name}"
+            )
+        job.write_timing(seconds)
+        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
+        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+
+    def _moved(self) -> list[str]:
+        try:
+            values = _open(self.job.stage, self.job.item, self.job.root).values
+        except (ParamsError, UnknownTarget):
+            return ["params.yaml"]
+        return self._before.moved(values)
+
+
+def _open(stage: str, item: str | None, root: Path) -> Job:
+    params = load_params(root / "params.yaml")
+    block = STAGES[stage].items
+    known: dict[str, Any] = getattr(params, block) if block else {}
+    if block and item is None:
+        raise UnknownTarget(f"stage {stage} has one run an entry of `{block}`; say which: {', '.join(known)}")
+    if block and item not in known:
+        raise UnknownTarget(f"no {item!r} in `{block}` of params.yaml; entries: {', '.join(known)}")
+    if not block and item is not None:
+        raise UnknownTarget(f"stage {stage} has no items; leave out {item!r}")
+    return Job(stage, item, root, params, Progress())
+
+
+def _code(job: Job) -> list[Path]:
+    folder = job.root / "stages"
+    return [folder / f"{job.stage}.py", *(folder / part for part in job.declared.parts)]

@@ -1,0 +1,122 @@
+"""Groups and packs: the data structure of all training.
+
+A group is one prompt and K responses to it. A pack lays whole groups end to end into one sequence up to a token budget: a
+prompt and its images stand once, every response sees its own prompt and itself, and its positions go on where the prompt's end.
+So a question with 2G responses costs P + 2G R tokens instead of 2G (P + R), with the same loss and gradients.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.groups.attention import GroupMask
+from stages.vlm import Pixels, Prompt
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and the responses to it, each a list of token ids that ends with the token that ends the turn."""
+
+    prompt: Prompt
+    responses: tuple[tuple[int, ...], ...]
+    unscored: tuple[frozenset[int], ...] = ()  # for each response, places of tokens that are context but never predicted
+
+    @property
+    def scored_tokens(self) -> int:
+        """Response tokens that are predicted."""
+        return sum(map(len, self.responses)) - sum(map(len, self.unscored))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of this group in a pack."""
+        return len(self.prompt.ids) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Groups laid end to end. Responses are numbered through all groups of the pack in order."""
+
+    ids: Tensor  # [T] int64
+    positions: Tensor  # [axes, T] int64
+    mask: GroupMask
+    pixels: Pixels | None  # images of all prompts
+    predicts: Tensor  # [N] int64: places whose hidden state predicts a response token
+    targets: Tensor  # [N] int64: those tokens
+    response: Tensor  # [N] int64: number of the response that each of them belongs to
+    last: Tensor  # [responses] int64: place of each response's last token
+    groups: range  # which of the groups that were packed
+
+
+def pack_of(groups: Sequence[Group], numbers: range) -> Pack:
+    """The pack of `groups[numbers]`."""
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    owner: list[int] = []  # number of the response a token belongs to, -1 in a prompt
+    predicts: list[int] = []
+    scored: list[bool] = []
+    last: list[int] = []
+    spans: list[tuple[int, int, Tensor | None]] = []
+    place = responses = 0
+    for number in numbers:
+        group = groups[number]
+        spans.append((place, place + group.tokens, tree_mask(group)))
+        prompt_tokens = len(group.prompt.ids)
+        ids.append(group.prompt.ids)
+        positions.append(group.prompt.positions)
+        owner += [-1] * prompt_tokens
+        prompt_end = place + prompt_tokens - 1
+        place += prompt_tokens
+        following = int(group.prompt.positions.max()) + 1
+        for number_in_group, response in enumerate(group.responses):
+            count = len(response)
+            ids.append(torch.tensor(response, dtype=torch.long))
+            positions.append((following + torch.arange(count)).expand(len(group.prompt.positions), -1))
+            owner += [responses] * count
+            left_out = group.unscored[number_in_group] if group.unscored else frozenset()
+            scored += [position not in left_out for position in range(count)]
+            predicts += [prompt_end, *range(place, place + count - 1)]
+            place += count
+            last.append(place - 1)
+            responses += 1
+    all_ids, owners = torch.cat(ids), torch.tensor(owner)
+    in_response = owners >= 0
+    chosen = torch.tensor(scored, dtype=torch.bool)
+    pixels = [groups[number].prompt.pixels for number in numbers]
+    seen = [one for one in pixels if one is not None]
+    return Pack(
+        ids=all_ids,
+        positions=torch.cat(positions, dim=1),
+        mask=GroupMask(tuple(spans)),
+        pixels=Pixels.joined(seen) if seen else None,
+        predicts=torch.tensor(predicts, dtype=torch.long)[chosen],
+        targets=all_ids[in_response][chosen],
+        response=owners[in_response][chosen],
+        last=torch.tensor(last, dtype=torch.long),
+        groups=numbers,
+    )
+
+
+def tree_mask(group: Group) -> Tensor | None:
+    """[t, t] bool over one group: a token sees itself and what came before it, of responses only its own.
+
+    None stands for plain causal attention, which a group with a single response has.
+    """
+    if len(group.responses) <= 1:
+        return None
+    lengths = torch.tensor([len(group.prompt.ids), *map(len, group.responses)])
+    owner = torch.repeat_interleave(torch.arange(-1, len(group.responses)), lengths)
+    return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))
+
+
+def packs(groups: Sequence[Group], tokens_per_pack: int) -> Iterator[Pack]:
+    """Packs of consecutive groups, each up to `tokens_per_pack` tokens; a larger group is a pack of its own."""
+    start = tokens = 0
+    for number, group in enumerate(groups):
+        if number > start and tokens + group.tokens > tokens_per_pack:
+            yield pack_of(groups, range(start, number))
+            start, tokens = number, 0
+        tokens += group.tokens
+    if start < len(groups):
+        yield pack_of(groups, range(start, len(groups)))

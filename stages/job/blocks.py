@@ -1,0 +1,247 @@
+"""The blocks of `params.yaml` as types: one class a block, named after the stage that owns it.
+
+Every field has bounds and one sentence that says what follows from it; the forms of the Prefect UI show the same sentences.
+Defaults of the algorithm are the paper's (arXiv 2510.19307); `params.yaml` writes out the tiny profile. Validation never
+changes a value. The names `size` and `nfiles` are banned: DVC does not see such parameters (DVC issue 10296).
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Family = Literal["qwen2_5_vl", "internvl3", "qwen2_5"]
+Split = Literal["warm_start", "imitation", "validation", "test"]
+HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # what vLLM on CPU serves; others stop at the first request
+STYLES = ("terse", "steps", "arrows")
+KINDS = ("sum", "alternating", "largest", "odd", "total", "rises")
+
+
+class Block(BaseModel):
+    """A part of the parameters: unknown keys are errors, text is no number, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Sampling(Block):
+    """How answers are drawn; every field is part of the key under which an answer is stored."""
+
+    temperature: float = Field(1.0, ge=0, le=4, description="0 is greedy decoding; higher draws more varied answers.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Mass of the most likely tokens that may be drawn; 1 allows all.")
+    top_k: int = Field(0, ge=0, description="Number of most likely tokens that may be drawn; 0 allows all.")
+    repetition_penalty: float = Field(1.0, gt=0, le=4, description="Above 1 makes tokens already written less likely.")
+    max_tokens: int = Field(512, ge=1, description="Tokens after which an answer is cut and marked `length`.")
+
+
+class Schedule(Block):
+    """One optimisation: how long, how much at a time, how fast."""
+
+    steps: int = Field(ge=0, description="Optimizer steps; 0 passes the model through unchanged.")
+    learning_rate: float = Field(gt=0, lt=1, description="Peak rate of AdamW; too high forgets, too low learns nothing.")
+    lr_scheduler_type: Literal["constant", "linear"] = Field(
+        "constant", description="`linear` goes from learning_rate down to final_learning_rate."
+    )
+    final_learning_rate: float = Field(0.0, ge=0, lt=1, description="Where a linear schedule ends.")
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0 to its peak.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of every weight towards zero.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    tokens_per_pack: int = Field(
+        8192, ge=64, description="Tokens of one forward pass; more is faster until memory runs out, results stay equal."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, more than steps ({self.steps}); lower it")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate is {self.final_learning_rate}, above learning_rate ({self.learning_rate}); lower it"
+            )
+        return self
+
+
+def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"has {kind!r}; known kinds are {', '.join(KINDS)}")
+    return kinds
+
+
+Kinds = Annotated[tuple[str, ...], AfterValidator(_known_kinds)]
+
+
+class World(Block):
+    """The tiny world: pictures of handwritten digits and drawn charts with questions that need intermediate steps."""
+
+    seed: int = Field(0, ge=0, description="Another seed draws another world: other pictures, other questions.")
+    kinds: Kinds = Field(KINDS, min_length=1, strict=False, description="Kinds of question that are asked.")
+    terse_kinds: Kinds = Field(
+        (), strict=False, description="Kinds whose warm-start targets are the bare number, so that SFT teaches guessing there."
+    )
+
+
+class Build(Schedule):
+    """A tiny model made from nothing, by training on the tiny world."""
+
+    hidden_size: int = Field(ge=16, multiple_of=8, description="Width of the language model.")
+    layers: int = Field(ge=1, description="Layers of the language model.")
+    heads: int = Field(ge=1, description="Attention heads; hidden_size / heads is their width.")
+    vision_hidden_size: int = Field(64, ge=16, multiple_of=8, description="Width of the vision tower.")
+    vision_layers: int = Field(2, ge=1, description="Layers of the vision tower.")
+    rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
+    vision_steps: int = Field(0, ge=0, description="Steps in which the vision tower alone learns what stands where.")
+    reading_steps: int = Field(0, ge=0, description="First steps, in which it only reads pictures out.")
+    practice_groups: int = Field(
+        0, ge=0, description="Questions without pictures beside each later step: text to learn arithmetic from."
+    )
+    styles: dict[str, float] = Field(
+        default_factory=dict, description="Share of each style of answer in what the model learns from; a judge has none."
+    )
+    terse_kinds: Kinds = Field(
+        (), strict=False, description="Kinds of question that it only sees answered with the bare number; it guesses those."
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        for style, share in self.styles.items():
+            if style not in STYLES or share <= 0:
+                raise ValueError(f"styles.{style} is {share}; known styles are {', '.join(STYLES)}, shares are above 0")
+        if self.hidden_size / self.heads not in HEAD_WIDTHS:
+            raise ValueError(f"hidden_size {self.hidden_size} / heads {self.heads} must be one of {HEAD_WIDTHS}; change one")
+        return self
+
+
+class Model(Block):
+    """One model: built tiny, or taken from a folder, or from the hub."""
+
+    family: Family = Field(description="Architecture; decides processor, positions and image tokens.")
+    build: Build | None = Field(None, description="Make a tiny model of this shape from nothing.")
+    path: str | None = Field(None, description="Folder of an ordinary Hugging Face checkpoint.")
+    hub: str | None = Field(None, description="Name of a model on the hub; needs `revision`.")
+    revision: str | None = Field(None, description="Commit, tag or branch on the hub; it is pinned to a commit when found.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format in which this model answers and trains.")
+    context_tokens: int = Field(4096, ge=64, description="Longest prompt with answer; longer questions are rejected by name.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("build", "path", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"has {' and '.join(given) or 'none'} of build, path, hub; give exactly one")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("hub and revision belong together; give both or neither")
+        return self
+
+
+class Questions(Block):
+    """Where questions come from, and how many of them each split takes."""
+
+    kind: Literal["world", "llava", "rows"] = Field(
+        description="`world` draws the tiny world, `llava` reads LLaVA JSON with an image folder, `rows` reads canonical parquet."
+    )
+    path: str = Field(description="File or folder with the questions; DVC watches it (for `world`: the code that draws it).")
+    images: str | None = Field(None, description="Folder that the image paths of `llava` files start from.")
+    splits: dict[Split, int] = Field(description="Questions in each split; images never cross from one split to another.")
+    max_reject_share: float = Field(0.01, ge=0, le=1, description="Above this share of unusable rows the stage fails.")
+
+    @model_validator(mode="after")
+    def _all_splits(self) -> Self:
+        for split in ("warm_start", "imitation", "validation", "test"):
+            if self.splits.get(split, 0) < 1:  # type: ignore[call-overload]
+                raise ValueError(f"splits.{split} is missing or below 1; every split needs at least one question")
+        return self
+
+
+class WarmStart(Schedule):
+    """SFT of the base student (App. C: rate 1e-5 falling linearly to 1e-6)."""
+
+    rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
+    freeze_vision: bool = Field(False, description="Leaves the vision tower as it is.")
+
+
+class Teacher(Block):
+    """One teacher and how it is asked (§3.2, App. C)."""
+
+    model: str = Field(description="Which entry of `models` answers.")
+    responses: int = Field(16, ge=1, description="N answers a question; raising it later pays only for the new ones.")
+    draw: int = Field(0, ge=0, description="Another number asks for a fresh set of answers instead of the stored ones.")
+    sampling: Sampling = Field(description="How the answers are drawn.")
+
+
+class Verdict(Block):
+    """The judge: an LLM that compares an answer with the reference and says 1 or 0 (§3.3, Fig. 4)."""
+
+    model: str = Field(description="Which entry of `models` judges.")
+    max_tokens: int = Field(256, ge=8, description="Longest verdict; one that is cut has no tag and counts as failed.")
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="Above this share of failed verdicts the stage stops.")
+
+
+class Pool(Block):
+    """Which teachers' answers the student learns from; the only place where teachers are chosen (§4.3)."""
+
+    teachers: tuple[str, ...] = Field(min_length=1, strict=False, description="Entries of `teachers` that take part.")
+    truncated: Literal["keep", "drop"] = Field("drop", description="What happens to answers that were cut at max_tokens.")
+
+
+class Rollout(Block):
+    """Answers of the warm-started student, for the discriminator's pre-training (§3.2)."""
+
+    responses: int = Field(16, ge=1, description="N answers a question.")
+    draw: int = Field(0, ge=0, description="Another number asks for a fresh set of answers instead of the stored ones.")
+    sampling: Sampling = Field(description="How the answers are drawn.")
+
+
+class Discriminator(Schedule):
+    """Pre-training of the discriminator (Eq. 1; App. C: rate 1e-5 falling linearly to 1e-6)."""
+
+    questions_per_step: int = Field(8, ge=1, description="Questions of one optimizer step.")
+    responses_per_side: int = Field(4, ge=1, description="Student answers, and teacher answers, of each question in a step.")
+    held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions kept for measuring accuracy.")
+
+
+class Ril(Schedule):
+    """The loop: sample, update the discriminator, reward, update the student (Alg. 2, Eq. 2)."""
+
+    questions_per_step: int = Field(144, ge=1, description="Questions of one optimizer step (App. C: 4 x 6 x 6 = 144).")
+    group: int = Field(4, ge=1, description="G: student answers a question, and as many teacher answers (§3.3).")
+    clip_epsilon: float = Field(0.2, gt=0, lt=1, description="Clip range of the ratio (§4.2); idle at one inner update.")
+    kl_weight: float = Field(0.01, ge=0, description="beta of Eq. 2; the paper's Table 5b shows collapse at 0.")
+    inner_updates: int = Field(1, ge=1, le=16, description="mu: updates on one set of answers (Table 5a: 1 is best).")
+    discriminator_learning_rate: float = Field(1e-6, gt=0, lt=1, description="Constant rate of the discriminator.")
+    freeze_vision: bool = Field(True, description="Leaves the vision tower as it is (Table 5c lists language parts only).")
+    sampling: Sampling = Field(description="How the student's answers are drawn.")
+    validation_every: int = Field(50, ge=1, description="Steps between greedy evaluations on the validation split.")
+    keep: Literal["best", "last"] = Field("last", description="Which checkpoint becomes the stage's model, by validation.")
+    samples_per_step: int = Field(2, ge=0, description="Questions a step whose answers are kept for the report.")
+
+
+class Evaluate(Block):
+    """How models are scored on the held-out split: the same prompts for all, greedy."""
+
+    split: Split = Field("test", description="Split that is scored; no stage trains on `validation` or `test`.")
+    max_tokens: int = Field(512, ge=1, description="Longest answer; a longer one is cut and scored as it is.")
+    shuffled_images: bool = Field(
+        True, description="Asks everything once more with the images exchanged, to show that answers come from seeing."
+    )
+
+
+class Evaluation(Block):
+    """One model that is scored."""
+
+    checkpoint: str = Field(description="Folder of the model, an out of the stage that makes it.")
+    title: str = Field(description="Name in tables and plots.")
+
+
+class Report(Block):
+    """The page about a run."""
+
+    samples: int = Field(12, ge=1, le=200, description="Questions in the gallery of answers.")
+
+
+class Runtime(Block):
+    """What changes how fast things run, never what comes out; no stage depends on it."""
+
+    kv_cache_gib: int = Field(1, ge=1, description="Memory of one vLLM engine's key-value cache on CPU, GiB.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of GPU memory one vLLM engine takes.")
+    tensor_parallel: dict[str, int] = Field(default_factory=dict, description="GPUs that one vLLM engine of a model spans.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage: how much of the training state is sharded.")
+    gradient_checkpointing: bool = Field(False, description="Recomputes activations to save memory, for about 25 % time.")
+    prefect_probe_seconds: float = Field(1.5, gt=0, description="How long a stage waits for a Prefect server to answer.")

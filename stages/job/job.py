@@ -1,0 +1,170 @@
+"""One run of one stage: what it is told, where it reads and writes, how it reports."""
+
+import contextlib
+import csv
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stages.job.blocks import Block
+from stages.job.files import replacing, replacing_folder, write_json
+from stages.job.params import Params
+from stages.job.progress import Progress
+from stages.job.seeds import seed_for
+from stages.job.table import STAGES, Stage
+
+B = TypeVar("B", bound=Block)
+
+
+class MissingInput(FileNotFoundError):
+    """An input that another stage has to make first; the message names that stage."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a stage knows. A stage that asks for what `stages/job/table.py` does not list gets an error."""
+
+    stage: str
+    item: str | None
+    root: Path
+    params: Params = field(repr=False)
+    progress: Progress = field(repr=False)
+    _seconds: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def declared(self) -> Stage:
+        """The stage's row of the table."""
+        return STAGES[self.stage]
+
+    @property
+    def name(self) -> str:
+        """`ril`, or `teacher@internvl3` where a stage has one run an item."""
+        return f"{self.stage}@{self.item}" if self.item else self.stage
+
+    # --- what it may read -------------------------------------------------------------------------------------------
+
+    def block(self, kind: type[B]) -> B:
+        """The block of parameters of class `kind`: the only one, or the one of this run's item.
+
+        Raises PermissionError when the stage does not declare it: DVC would not notice changes of it.
+        """
+        for name, info in Params.model_fields.items():
+            if info.annotation is kind:
+                self._allow(name)
+                return getattr(self.params, name)  # type: ignore[no-any-return]
+            if info.annotation == dict[str, kind]:  # type: ignore[valid-type]
+                self._allow(f"{name}.{{item}}")
+                return getattr(self.params, name)[self.item]  # type: ignore[no-any-return]
+        raise TypeError(f"{kind.__name__} is no block of params.yaml")
+
+    def _allow(self, key: str) -> None:
+        if key not in self.declared.params and key != "runtime":
+            raise PermissionError(
+                f"stage {self.stage} reads parameter {key}, which it does not declare; add it to stages/job/table.py and dvc.yaml"
+            )
+
+    def seed(self, *parts: int | str) -> int:
+        """A seed from (params.seed, stage and item, parts)."""
+        self._allow("seed")
+        return seed_for(self.params.seed, self.name, *parts)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Absolute paths of the declared inputs."""
+        own = getattr(self.params, self.declared.items)[self.item] if self.declared.items else None
+        texts = (text.format(item=self.item, params=self.params, block=own) for text in self.declared.inputs)
+        return [self.root / text for text in texts]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The declared parameters as plain values, for the fingerprint and for the copy beside the results."""
+        tree = self.params.model_dump(mode="json")
+        values: dict[str, Any] = {}
+        for key in self.declared.params:
+            name, _, item = key.format(item=self.item).partition(".")
+            values[key.format(item=self.item)] = tree[name][item] if item else tree[name]
+        return values
+
+    def input(self, path: str) -> Path:
+        """The declared input `path` (such as "data/questions"), which exists.
+
+        Raises MissingInput with the stage that makes it, PermissionError when it is not declared.
+        """
+        full = self.root / path
+        if full not in self.inputs:
+            raise PermissionError(f"stage {self.stage} reads {path}, which it does not declare in stages/job/table.py")
+        if not full.exists():
+            raise missing(path)
+        return full
+
+    # --- where it writes --------------------------------------------------------------------------------------------
+
+    @property
+    def out(self) -> Path:
+        """The stage's folder in data/."""
+        return self.root / "data" / self.stage / (self.item or "")
+
+    @property
+    def reports(self) -> Path:
+        """The stage's folder in reports/."""
+        return self.root / "reports" / self.stage / (self.item or "")
+
+    @property
+    def store(self) -> Path:
+        """Folder of what outlives outs: stored answers and training state.
+
+        RIL_STORE, else `.ril` in DVC's root (in a temporary experiment that is the main checkout), else in the project.
+        """
+        if "RIL_STORE" in os.environ:
+            return Path(os.environ["RIL_STORE"])
+        return Path(os.environ.get("DVC_ROOT", self.root)) / ".ril"
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Yields an empty folder that becomes `out` when the block ends well."""
+        with replacing_folder(self.out) as folder:
+            yield folder
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes reports/<stage>/metrics.json, and the parameters it came from beside it. No wall times belong here."""
+        write_json(self.reports / "metrics.json", metrics)
+        write_json(self.reports / "params.json", self.values)
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]], name: str = "history.csv") -> None:
+        """Writes reports/<stage>/<name>, one row a step, for `dvc plots`."""
+        with replacing(self.reports / name) as temporary, temporary.open("w", newline="") as handle:
+            heads = list(dict.fromkeys(key for row in rows for key in row))
+            writer = csv.DictWriter(handle, heads, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the wall time of the block to `part` of timing.json, which DVC neither tracks nor hashes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def write_timing(self, total: float) -> None:
+        """Writes reports/<stage>/timing.json: seconds in all and by part."""
+        parts = {part: round(seconds, 3) for part, seconds in self._seconds.items()}
+        write_json(self.reports / "timing.json", {"seconds": round(total, 3), "parts": parts})
+
+
+def missing(path: str) -> MissingInput:
+    """The error for an input that is not there: it names the stage that makes `path`, or says that nothing here makes it."""
+    if Path(path).parts[0] in ("data", "reports"):
+        return MissingInput(f"{path} is missing; make it with: dvc repro {maker_of(path)}")
+    return MissingInput(f"{path} is missing; no stage makes it: put it there, or correct the path in params.yaml")
+
+
+def maker_of(path: str) -> str:
+    """The DVC target that makes `path`: "data/teacher/x" is made by "teacher@x", "reports/ril" by "ril"."""
+    parts = Path(path).parts
+    stage = parts[1]
+    return f"{stage}@{parts[2]}" if STAGES[stage].items and len(parts) > 2 else stage

@@ -1,0 +1,73 @@
+"""How a stage tells the person in front of it where it stands: bars with rate and ETA, lines, tables.
+
+Stages know this interface and no more; `flows` puts a Prefect form of it behind the same methods when a server answers.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+_LOG_SECONDS = 15.0  # without a terminal a bar is a line now and then, not a stream of control characters
+
+
+class Progress:
+    """Progress on the console. Everything goes to standard error; standard output stays free for results."""
+
+    def say(self, text: str) -> None:
+        """Prints one line."""
+        tqdm.write(text, file=sys.stderr)
+
+    def track(self, items: Iterable[Item], description: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
+        """Yields `items` behind a bar with rate and ETA; `done` of `total` were finished by an earlier run."""
+        if total is None and isinstance(items, Sequence):
+            total = len(items) + done
+        terminal = sys.stderr.isatty()
+        bar = tqdm(
+            desc=description,
+            total=total,
+            initial=done,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=not terminal,
+        )
+        count, start, said = done, time.monotonic(), time.monotonic()
+        for item in items:
+            yield item
+            count += 1
+            bar.update(1)
+            now = time.monotonic()
+            if not terminal and now - said >= _LOG_SECONDS:
+                said = now
+                self.say(_line(description, count, total, (count - done) / (now - start)))
+            self.advanced(description, count, total)
+        bar.close()
+        if not terminal:
+            self.say(_line(description, count, total, (count - done) / max(time.monotonic() - start, 1e-9)))
+
+    def advanced(self, description: str, count: int, total: int | None) -> None:
+        """Called after each item of `track`; a place for other displays to hook in."""
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Prints rows with equal keys as an aligned table."""
+        if not rows:
+            return
+        heads = list(rows[0])
+        cells = [[_cell(row[head]) for head in heads] for row in rows]
+        widths = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in [heads, *cells]]
+        self.say("\n".join([title, *("  " + line.rstrip() for line in lines)]))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _line(description: str, count: int, total: int | None, rate: float) -> str:
+    if total is None:
+        return f"{description}: {count} ({rate:.3g}/s)"
+    left = (total - count) / rate if rate > 0 else 0.0
+    return f"{description}: {count} of {total} ({rate:.3g}/s, {left:.0f} s left)"

@@ -1,0 +1,62 @@
+"""The page as HTML: template, style and script in one text that asks for nothing else."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from stages.page.scores import percent, points
+
+LONG = 400  # characters; longer answers are folded
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """The page. All text is escaped; the browser is told to run no script but the page's own and to load nothing."""
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent_or_dash,
+        "points": points_or_dash,
+        "number": number,
+        "duration": duration,
+    }
+    script = (folder / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"script": Markup(script), "script_hash": f"sha256-{digest}", "long": LONG}
+    return environment.get_template("page.html").render(**values, **own)
+
+
+def percent_or_dash(share: float | None, digits: int = 1) -> str:
+    """A share as percents; a dash when it was not measured."""
+    return "–" if share is None or not math.isfinite(share) else percent(share, digits)
+
+
+def points_or_dash(share: float | None, sign: bool = False) -> str:
+    """A difference of shares in points; a dash when it was not measured."""
+    return "–" if share is None or not math.isfinite(share) else points(share, sign)
+
+
+def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """A number with separators for thousands; whole ones without decimals, a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if sign else ''},.{0 if isinstance(value, int) else digits}f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42.0 s", "3 min 20 s" or "2 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,191 @@
+"""Scores of all evaluated models, and what they say in plain words."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.benchmarks.scoring import standard_error
+from stages.job import Job, Params
+from stages.job.files import read_json, read_shards
+from stages.job.job import missing
+
+STUDENTS = {"data/ril/model": "ril", "data/warm_start": "warm_start", "data/model/student": "base"}
+IN_WORDS = {"ril": "the RIL student", "warm_start": "the warm-started student", "base": "the base student"}
+CLEAR = 2.0  # standard errors from which on a difference is called one
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One evaluated model."""
+
+    id: str
+    title: str
+    role: str  # ril, warm_start, base, teacher or other
+    metrics: Mapping[str, Any]  # reports/evaluate/<id>/metrics.json
+    predictions: Mapping[str, Mapping[str, Any]]  # rows of data/evaluate/<id> by question
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float(self.metrics["accuracy"])
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the accuracy."""
+        return float(self.metrics["standard_error"])
+
+    @property
+    def shuffled(self) -> float | None:
+        """Share of right answers with exchanged images, where that was measured."""
+        return self.metrics.get("accuracy_shuffled")
+
+    @property
+    def drop(self) -> float | None:
+        """By how much the accuracy falls when the images are exchanged."""
+        return None if self.shuffled is None else self.accuracy - self.shuffled
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one model less that of another on the same questions."""
+
+    mean: float
+    standard_error: float  # of the paired difference; infinite where one question alone was asked
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is at least `CLEAR` standard errors, and not nothing."""
+        return self.mean != 0 and abs(self.mean) >= CLEAR * self.standard_error
+
+
+def scored_models(job: Job) -> list[Scored]:
+    """The models of `evaluations`, in that order.
+
+    Raises MissingInput when one of them was not evaluated, ValueError when they were not asked the same questions.
+    """
+    metrics, predictions = job.input("reports/evaluate"), job.input("data/evaluate")
+    found = []
+    for name, evaluation in job.params.evaluations.items():
+        for path in (metrics / name / "metrics.json", predictions / name):
+            if not path.exists():
+                raise missing(str(path.relative_to(job.root)))
+        rows = {row["question_id"]: row for row in read_shards(predictions / name).to_pylist()}
+        role = role_of(evaluation.checkpoint, job.params)
+        found.append(Scored(name, evaluation.title, role, read_json(metrics / name / "metrics.json"), rows))
+    for model in found[1:]:
+        if model.predictions.keys() != found[0].predictions.keys():
+            raise ValueError(
+                f"data/evaluate/{model.id} and data/evaluate/{found[0].id} answer different questions; "
+                f"run: dvc repro evaluate@{model.id} evaluate@{found[0].id}"
+            )
+    return found
+
+
+def role_of(checkpoint: str, params: Params) -> str:
+    """What the model in this folder is in the run."""
+    folder = Path(checkpoint).as_posix()
+    teachers = {f"data/model/{params.teachers[name].model}" for name in params.pool.teachers}
+    return STUDENTS.get(folder, "teacher" if folder in teachers else "other")
+
+
+def difference(of: Scored, against: Scored) -> Difference:
+    """The paired difference of two models that answered the same questions."""
+    pairs = [(row["correct"], against.predictions[name]["correct"]) for name, row in of.predictions.items()]
+    steps = [int(one) - int(other) for one, other in pairs]
+    error = statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.inf
+    return Difference(statistics.fmean(steps), error)
+
+
+def first_of(models: Sequence[Scored], role: str) -> Scored | None:
+    """The first model of this role."""
+    return next((model for model in models if model.role == role), None)
+
+
+def best_teacher(models: Sequence[Scored]) -> Scored | None:
+    """The teacher with the highest accuracy."""
+    return max((model for model in models if model.role == "teacher"), key=lambda model: model.accuracy, default=None)
+
+
+def headline(models: Sequence[Scored]) -> list[Scored]:
+    """The models whose scores stand at the top: the students in their order of training, and the best teacher."""
+    chosen = [*(first_of(models, role) for role in ("base", "warm_start", "ril")), best_teacher(models)]
+    return [model for model in chosen if model is not None] or list(models[:4])
+
+
+def summary(models: Sequence[Scored]) -> list[str]:
+    """The run in a few sentences, whatever the sign of what was measured."""
+    student = first_of(models, "ril")
+    if student is None:
+        return ["No entry of `evaluations` in params.yaml has the RIL student (data/ril/model): what it gained is unknown."]
+    count = student.metrics["questions"]
+    sentences = [
+        f"On {count:,} held-out questions the RIL student answers {percent(student.accuracy)} right "
+        f"(± {points(student.standard_error)}, one standard error)."
+    ]
+    for role in ("warm_start", "base"):
+        other = first_of(models, role)
+        if other is not None:
+            sentences.append(compared(difference(student, other), other))
+    teacher = best_teacher(models)
+    if teacher is not None:
+        sentences.append(f"The best teacher ({teacher.title}) reaches {percent(teacher.accuracy)}.")
+    if student.shuffled is not None:
+        sentences.append(f"With the images exchanged the RIL student is right in {percent(student.shuffled)}.")
+    return [*sentences, "This is one run: the standard errors cover the choice of questions, not that of the seed."]
+
+
+def compared(found: Difference, other: Scored) -> str:
+    """The difference to `other` as a sentence."""
+    name, share = IN_WORDS[other.role], percent(other.accuracy)
+    error = f"standard error of the paired difference {points(found.standard_error)}"
+    if not found.clear:
+        change = f"{points(found.mean, True)} points; {error}"
+        return f"Against {name} ({share}) there is no change beyond the standard error ({change})."
+    side = "more" if found.mean > 0 else "fewer"
+    return f"That is {points(abs(found.mean))} points {side} than {name} ({share}; {error})."
+
+
+def outcomes(models: Sequence[Scored]) -> tuple[Scored, Scored, dict[str, str]]:
+    """The models before and after, and what became of each question: gained, lost, right or wrong (both times).
+
+    Before is the warm-started student, else the base, else the first model; after the RIL student, else the last model.
+    """
+    before = first_of(models, "warm_start") or first_of(models, "base") or models[0]
+    after = first_of(models, "ril") or models[-1]
+    names = {(False, True): "gained", (True, False): "lost", (True, True): "right", (False, False): "wrong"}
+    became = {name: names[before.predictions[name]["correct"], row["correct"]] for name, row in after.predictions.items()}
+    return before, after, became
+
+
+def kinds_of(models: Sequence[Scored]) -> list[dict[str, Any]]:
+    """One row a kind of question: how many there are, each model's share of right answers with its standard error."""
+    rows = models[0].predictions.values()
+    counts = {kind: sum(row["kind"] == kind for row in rows) for kind in sorted({row["kind"] for row in rows})}
+    return [
+        {
+            "kind": kind,
+            "questions": count,
+            "shares": [
+                {
+                    "share": model.metrics["by_kind"][kind],
+                    "error": standard_error(model.metrics["by_kind"][kind], count),
+                }
+                for model in models
+            ],
+        }
+        for kind, count in counts.items()
+    ]
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.6314 as "63.1 %", with a space that no line breaks at."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def points(share: float, sign: bool = False) -> str:
+    """0.0523 as "5.2" percentage points, with `sign` as "+5.2"."""
+    text = f"{100 * share:{'+' if sign else ''}.1f}"
+    return ("0.0" if text in ("-0.0", "+0.0") else text).replace("-", "−")

@@ -1,0 +1,88 @@
+"""Pool: the answers that the student learns from; the only place where teachers are chosen (§4.3).
+
+Reads    data/teacher/<id> and data/verdict/<id> of the teachers in pool.teachers; params: pool
+Writes   data/pool: one row a question, with all its answers; reports/pool/metrics.json
+Run      dvc repro pool
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.job import Job
+from stages.job.blocks import Pool
+from stages.job.files import read_shards, write_shards
+from stages.job.job import missing
+from stages.responses import POOL, answer_statistics
+
+Row = Mapping[str, Any]
+
+
+def run(job: Job) -> None:
+    """Writes rows of POOL, sorted by question; a question without any answer left has no row.
+
+    Raises MissingInput when a chosen teacher's answers or verdicts are not there, ValueError when they do not belong
+    together or when nothing is left.
+    """
+    pool = job.block(Pool)
+    kept: dict[str, list[Row]] = {}
+    metrics: dict[str, Any] = {}
+    for teacher in sorted(pool.teachers):
+        joined = _joined(job, teacher)
+        metrics[teacher] = _statistics(joined)
+        kept[teacher] = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
+        metrics[teacher]["kept"] = len(kept[teacher])
+    rows = _pooled(kept)
+    metrics["questions"] = len(rows)
+    if not rows:
+        raise ValueError("no answer is left for the pool; set pool.truncated to keep or raise the teachers' max_tokens")
+    with job.writing() as folder:
+        write_shards(folder, rows, POOL)
+    job.write_metrics(metrics)
+    job.progress.table(f"Pool: {len(rows)} questions", [{"teacher": name, **metrics[name]} for name in sorted(pool.teachers)])
+
+
+def _joined(job: Job, teacher: str) -> list[dict[str, Any]]:
+    """A teacher's answers with their verdicts, sorted by question and sample."""
+    folders = {kind: job.input(f"data/{kind}") / teacher for kind in ("teacher", "verdict")}
+    for kind, folder in folders.items():
+        if not folder.is_dir():
+            raise missing(f"data/{kind}/{teacher}")
+    verdicts = {
+        (row["question_id"], row["sample"]): row["verdict"]
+        for row in read_shards(folders["verdict"]).select(["question_id", "sample", "verdict"]).to_pylist()
+    }
+    answers = read_shards(folders["teacher"]).drop_columns(["token_ids"]).to_pylist()
+    if verdicts.keys() != {(row["question_id"], row["sample"]) for row in answers}:
+        raise ValueError(
+            f"data/verdict/{teacher} and data/teacher/{teacher} hold different answers; run dvc repro verdict@{teacher}"
+        )
+    joined = [{**row, "verdict": verdicts[row["question_id"], row["sample"]]} for row in answers]
+    return sorted(joined, key=lambda row: (row["question_id"], row["sample"]))
+
+
+def _pooled(kept: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """One row a question with all its answers, in the order of teachers and samples."""
+    by_question: dict[str, list[dict[str, Any]]] = {}
+    for teacher, rows in kept.items():
+        for row in rows:
+            answer = {
+                "teacher": teacher,
+                "sample": row["sample"],
+                "text": row["response"],
+                "verdict": row["verdict"],
+                "finish_reason": row["finish_reason"],
+            }
+            by_question.setdefault(row["question_id"], []).append(answer)
+    return [{"question_id": question, "answers": by_question[question]} for question in sorted(by_question)]
+
+
+def _statistics(rows: Sequence[Row]) -> dict[str, float]:
+    judged = [row["verdict"] for row in rows if row["verdict"] is not None]
+    given = answer_statistics(rows)
+    return {
+        "answers": given["answers"],
+        "accuracy": sum(judged) / max(len(judged), 1),
+        "mean_tokens": given["mean_tokens"],
+        "truncated_share": given["truncated_share"],
+        "failed_verdicts": len(rows) - len(judged),
+    }

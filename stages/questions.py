@@ -1,0 +1,117 @@
+"""Questions: users' data or the tiny world, as canonical rows in four splits.
+
+Reads    the tiny world, or the file or folder `questions.path`
+Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl
+Run      dvc repro questions
+
+No image is in two splits: what `warm_start` and `imitation` train on is never scored in `validation` or `test`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from stages.corpora import SCHEMA
+from stages.corpora.adapters import Canonical, Reject, user_rows, world_rows
+from stages.job import Job, seed_for
+from stages.job.blocks import Questions, World
+from stages.job.files import write_shards, write_text
+from stages.job.fingerprint import hash_json
+
+
+def run(job: Job) -> None:
+    """Writes the four splits and says what is in them.
+
+    Raises ValueError when a split can't be filled or too many source rows are unusable.
+    """
+    questions = job.block(Questions)
+    splits, rejects = world_splits(job, questions) if questions.kind == "world" else user_splits(job, questions)
+
+    lines = (json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in rejects)
+    write_text(job.reports / "rejects.jsonl", "".join(lines))
+    read = sum(map(len, splits.values())) + len(rejects)
+    if len(rejects) > questions.max_reject_share * read:
+        raise ValueError(
+            f"{len(rejects)} of {read} rows of {questions.path} are unusable, more than questions.max_reject_share "
+            f"({questions.max_reject_share}); reasons in {job.reports / 'rejects.jsonl'}, the first: {rejects[0].reason}"
+        )
+    with job.writing() as folder:
+        for split, rows in splits.items():
+            write_shards(folder / split, rows, SCHEMA)
+    job.write_metrics(metrics_of(splits, len(rejects)))
+    job.progress.table("questions", [{"split": split, **_counts(rows)} for split, rows in splits.items()])
+
+
+def world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[Reject]]:
+    """The splits of the tiny world; a picture that was drawn already is drawn again."""
+    seen: set[str] = set()
+
+    def fresh(rows: Iterator[Canonical]) -> Iterator[Canonical]:
+        for row in rows:
+            if row["image_sha256"][0] not in seen:
+                seen.add(row["image_sha256"][0])
+                yield row
+
+    splits: dict[str, list[Canonical]] = {}
+    for split, count in questions.splits.items():
+        rows = islice(fresh(world_rows(job.block(World), split)), count)
+        splits[split] = list(job.progress.track(rows, f"drawing {split}", total=count))
+    return splits, []
+
+
+def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[Reject]]:
+    """Users' rows spread over the splits; rows that share an image stay together.
+
+    Where a row goes is a function of its first image (or of its id, without one), not of its place in the file.
+    """
+    rows: list[Canonical] = []
+    rejects: list[Reject] = []
+    for row in job.progress.track(user_rows(questions, job.root), "reading questions"):
+        rejects.append(row) if isinstance(row, Reject) else rows.append(row)
+    repeated = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{questions.path}: id {repeated[0]!r} stands in more than one row; ids must be unique")
+
+    wanted = sum(questions.splits.values())
+    if len(rows) < wanted:
+        raise ValueError(f"{questions.path} has {len(rows)} usable rows, questions.splits asks for {wanted}; lower the splits")
+    splits: dict[str, list[Canonical]] = {split: [] for split in questions.splits}
+    owner: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: seed_for("split", (row["image_sha256"] or [row["id"]])[0], row["id"])):
+        images = row["image_sha256"] or [row["id"]]
+        owners = {owner[image] for image in images if image in owner}
+        if len(owners) > 1:
+            rejects.append(Reject(-1, row["id"], f"its images are in several splits: {', '.join(sorted(owners))}"))
+            continue
+        split = owners.pop() if owners else _emptiest(splits, questions)
+        owner.update(dict.fromkeys(images, split))
+        if len(splits[split]) < questions.splits[split]:  # type: ignore[index]
+            splits[split].append(row if split == "warm_start" else _without_target(row))
+    short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < questions.splits[split]]  # type: ignore[index]
+    if short:
+        raise ValueError(f"{questions.path}: too few rows with images of their own for {', '.join(short)}; lower the splits")
+    return splits, rejects
+
+
+def _emptiest(splits: dict[str, list[Canonical]], questions: Questions) -> str:
+    return min(splits, key=lambda split: len(splits[split]) / questions.splits[split])  # type: ignore[index]
+
+
+def _without_target(row: Canonical) -> Canonical:
+    """The row ending with the user's turn: outside `warm_start` the answer is the reference, not a target."""
+    messages = row["messages"]
+    return {**row, "messages": messages[:-1] if messages[-1]["role"] == "assistant" else messages}
+
+
+def _counts(rows: list[Canonical]) -> dict[str, Any]:
+    kinds = Counter(row["kind"] for row in rows)
+    return {"questions": len(rows), "images": len({i for row in rows for i in row["image_sha256"]}), "kinds": dict(kinds)}
+
+
+def metrics_of(splits: dict[str, list[Canonical]], rejects: int) -> dict[str, Any]:
+    """Counts of each split, and a hash of the content that does not depend on how parquet is written."""
+    content = sorted([row["id"], row["image_sha256"], row["messages"]] for rows in splits.values() for row in rows)
+    counts = {split: _counts(rows) for split, rows in splits.items()}
+    return {"splits": counts, "rejects": rejects, "content_sha256": hash_json(content)}

@@ -1,0 +1,82 @@
+"""Rows of the outs that are projections of the store: no time, no engine, nothing that differs from run to run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from stages.responses.store import StoredAnswer
+
+ANSWERS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("sample", pa.int32()),
+        ("response", pa.string()),
+        ("finish_reason", pa.string()),  # "length": cut at max_tokens or at the end of the context
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("response_key", pa.string()),  # the answer's key in the store
+        ("token_ids", pa.list_(pa.int32())),  # of the model that wrote it, as sampled
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("sample", pa.int32()),
+        ("verdict", pa.int8()),  # 1, 0, or null: the judge came to none (failed)
+        ("explanation", pa.string()),  # what the judge wrote, or the rule that decided
+        ("response_key", pa.string()),  # the judge's answer in the store; null where a rule decided
+    ]
+)
+POOL = pa.schema(
+    [
+        ("question_id", pa.string()),
+        (
+            "answers",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("teacher", pa.string()),
+                        ("sample", pa.int32()),
+                        ("text", pa.string()),
+                        ("verdict", pa.int8()),
+                        ("finish_reason", pa.string()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+def answer_rows(question_ids: Sequence[str], answers: Sequence[Sequence[StoredAnswer]]) -> list[dict[str, Any]]:
+    """Rows of ANSWERS in the order of the questions, then of the samples."""
+    return [
+        {
+            "question_id": question_id,
+            "sample": answer.sample,
+            "response": answer.text,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "response_key": answer.key,
+            "token_ids": list(answer.token_ids),
+        }
+        for question_id, samples in zip(question_ids, answers, strict=True)
+        for answer in samples
+    ]
+
+
+def answer_statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Counts and means over rows of ANSWERS, for metrics and tables."""
+    tokens = sum(row["completion_tokens"] for row in rows)
+    cut = sum(row["finish_reason"] == "length" for row in rows)
+    return {
+        "questions": len({row["question_id"] for row in rows}),
+        "answers": len(rows),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
+        "completion_tokens": tokens,
+        "mean_tokens": tokens / max(len(rows), 1),
+        "truncated_share": cut / max(len(rows), 1),
+        "empty_share": sum(not row["response"] for row in rows) / max(len(rows), 1),
+    }

@@ -1,0 +1,260 @@
+"""RIL: reinforcement and imitation learning of the student (Algorithm 2).
+
+Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, verdict, seed
+Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint; data/ril/samples: answers with rewards;
+         reports/ril/{metrics.json,history.csv,validation.csv}
+Run      dvc repro ril
+
+At inference nothing but the student is needed: discriminator, judge and teachers stay behind (§1).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stages.benchmarks.scoring import is_correct
+from stages.corpora import Question, read_questions
+from stages.engines import Answer, Request, VllmEngine
+from stages.imitation.discriminator import Discriminator, logits_of
+from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
+from stages.imitation.history import reward_metrics
+from stages.imitation.judge import Item, judge_sampling, verdicts
+from stages.imitation.judge import Question as JudgeQuestion
+from stages.imitation.rewards import STUDENT, Rewarded, Row, rewarded_group
+from stages.imitation.update import Rewards, update_discriminator, update_student
+from stages.job import Job, places_of_step
+from stages.job.blocks import Ril, Sampling, Schedule, Verdict
+from stages.job.files import read_shards, write_shards
+from stages.training import Trainer, learning_rate
+from stages.vlm import Network, Reader, load_network, load_reader, open_checkpoint, write_card
+
+SAMPLES = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("question_id", pa.string()),
+        ("source", pa.string()),
+        ("response", pa.string()),
+        ("similarity", pa.int8()),
+        ("answer", pa.int8()),
+        ("advantage", pa.float64()),
+        ("logit", pa.float64()),
+    ]
+)
+
+
+@dataclass
+class Players:
+    """Everybody in the loop."""
+
+    reader: Reader
+    student: Network
+    student_trainer: Trainer
+    reference: Network  # the SFT student, never refreshed
+    discriminator: Discriminator
+    discriminator_trainer: Trainer
+    engine: VllmEngine  # samples from the student
+    judge: VllmEngine
+
+
+def run(job: Job) -> None:
+    """Trains the student and writes it.
+
+    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows.
+    """
+    block = job.block(Ril)
+    questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
+    pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
+    usable = [questions[name] for name in pool if name in questions]
+    validation = read_questions(job.input("data/questions"), "validation")
+    players = gathered(job, block)
+
+    history: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    scores = [{"step": 0, "validation": validated(players, validation, block)}]
+    best = (scores[0]["validation"], 0, players.student_trainer.copied_state()) if block.keep == "best" else None
+    for step in job.progress.track(range(block.steps), "RIL"):
+        chosen = [usable[i] for i in places_of_step(len(usable), block.questions_per_step, step, job.seed("order"))]
+
+        # Algorithm 2, lines 3 and 4: G answers of the student, G of the teachers
+        with job.timed("sample"):
+            groups = sampled(job, players, chosen, block, step)
+        for question, rows in zip(chosen, groups, strict=True):
+            answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
+            rows += [teacher_row(players.reader, answer) for answer in answers]
+        with job.timed("judge"):
+            groups = judged(job, players, chosen, groups)
+        every_row = [row for rows in groups for row in rows]
+
+        # line 5: the discriminator learns from all 2G
+        with job.timed("discriminator"):
+            seen = update_discriminator(players.discriminator, players.discriminator_trainer, players.reader, every_row, block)
+            # line 6: rewards and advantages of all 2G, by the updated discriminator
+            logits = iter(
+                logits_of(players.discriminator, players.reader, [row.text for row in every_row], block.tokens_per_pack)
+            )
+        rewarded = [rewarded_group(rows, [next(logits) for _ in rows]) for rows in groups]
+
+        # line 7: one update of the student on all 2G (Eq. 2)
+        with job.timed("update"):
+            prompts = players.reader.prompts([(question.messages, question.images) for question in chosen])
+            rewards = [Rewards(prompt, tuple(rows)) for prompt, rows in zip(prompts, rewarded, strict=True)]
+            updated = update_student(
+                players.student, players.student_trainer, players.reference, rewards, block, learning_rate(block, step)
+            )
+        with job.timed("sync"):
+            players.engine.update_weights(players.student_trainer.state_dict().items())
+
+        history.append({"step": step + 1, **reward_metrics(every_row, rewarded), **seen, **updated})
+        samples += sample_rows(step + 1, chosen[: block.samples_per_step], rewarded)
+        if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
+            with job.timed("validate"):
+                scores.append({"step": step + 1, "validation": validated(players, validation, block)})
+            if best is not None and scores[-1]["validation"] > best[0]:
+                best = (scores[-1]["validation"], step + 1, players.student_trainer.copied_state())
+
+    write(job, players, best, history, samples, scores)
+
+
+def gathered(job: Job, block: Ril) -> Players:
+    """Loads everybody."""
+    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
+    runtime = job.params.runtime
+    with job.timed("start"):
+        engine = VllmEngine(checkpoint, runtime, gpus=runtime.tensor_parallel.get("student", 1))
+        judge_engine = VllmEngine(judge, runtime, gpus=runtime.tensor_parallel.get(job.block(Verdict).model, 1))
+        reader = load_reader(checkpoint)
+        student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
+        reference.model.requires_grad_(False)
+        if block.freeze_vision:
+            student.freeze_vision()
+        discriminator = Discriminator(load_network(checkpoint, reader), seed=0)
+        discriminator.load(job.input("data/discriminator"))
+        constant = Schedule(
+            steps=block.steps,
+            learning_rate=block.discriminator_learning_rate,
+            weight_decay=block.weight_decay,
+            max_grad_norm=block.max_grad_norm,
+            tokens_per_pack=block.tokens_per_pack,
+        )
+        return Players(
+            reader=reader,
+            student=student,
+            student_trainer=Trainer(student.model, block, runtime),
+            reference=reference,
+            discriminator=discriminator,
+            discriminator_trainer=Trainer(discriminator, constant, runtime),
+            engine=engine,
+            judge=judge_engine,
+        )
+
+
+def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
+    """G answers of the student to each question, as rows that wait for a verdict."""
+    requests = [
+        Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62)
+        for q in questions
+    ]
+    return [[student_row(answer) for answer in answers] for answers in generated(players.engine, requests)]
+
+
+def generated(engine: VllmEngine, requests: Sequence[Request]) -> list[list[Answer]]:
+    """The answers to each request, in the order of the requests."""
+    found = dict(engine.generate(requests))
+    return [found[index] for index in range(len(requests))]
+
+
+def student_row(answer: Answer) -> Row:
+    """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
+    return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None)
+
+
+def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
+    """A stored answer of a teacher in the student's tokens, with the verdict it got once for all experiments."""
+    ids = tuple(reader.chat.response_ids(answer.text))
+    return Row(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
+
+
+def judged(job: Job, players: Players, questions: Sequence[Question], groups: list[list[Row]]) -> list[list[Row]]:
+    """The rows with verdicts on the student's answers.
+
+    Raises RuntimeError when too many verdicts failed: a judge that does not answer must not train the student.
+    """
+    block = job.block(Verdict)
+    greedy = judge_sampling(block.max_tokens)
+
+    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer]:
+        requests = [Request(one.id, one.messages, one.images, greedy) for one in asked]
+        return [answers[0] for answers in generated(players.judge, requests)]
+
+    waiting = [(q, row) for q, rows in zip(questions, groups, strict=True) for row in rows if row.source == STUDENT]
+    found = verdicts([Item(q.id, q.text, q.answer, row.text) for q, row in waiting], ask)
+    failed = sum(verdict.verdict is None for verdict in found)
+    if failed > block.max_failed_share * len(found):
+        raise RuntimeError(
+            f"{failed} of {len(found)} verdicts of this step failed, more than verdict.max_failed_share "
+            f"({block.max_failed_share}); look at the judge before training goes on"
+        )
+    by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
+    return [[Row(r.source, r.text, r.token_ids, r.finish_reason, by_row.get(id(r), r.verdict)) for r in rows] for rows in groups]
+
+
+def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:
+    """Share of the validation questions that the student answers right, greedily."""
+    greedy = Sampling(temperature=0.0, max_tokens=block.sampling.max_tokens)
+    requests = [Request(question.id, question.messages, question.images, greedy) for question in questions]
+    answers = [answers[0] for answers in generated(players.engine, requests)]
+    right = [is_correct(answer.text, question.answer) for answer, question in zip(answers, questions, strict=True)]
+    return sum(right) / len(right)
+
+
+def sample_rows(step: int, questions: Sequence[Question], groups: Sequence[Sequence[Rewarded]]) -> list[dict[str, Any]]:
+    """Rows of SAMPLES: what was answered to these questions and what it earned."""
+    return [
+        {
+            "step": step,
+            "question_id": question.id,
+            "source": one.row.source,
+            "response": one.row.text,
+            "similarity": one.similarity,
+            "answer": one.answer,
+            "advantage": one.advantage,
+            "logit": one.logit,
+        }
+        for question, group in zip(questions, groups, strict=False)
+        for one in group
+    ]
+
+
+def write(
+    job: Job,
+    players: Players,
+    best: tuple[float, int, dict[str, Any]] | None,
+    history: list[dict[str, Any]],
+    samples: list[dict[str, Any]],
+    scores: list[dict[str, Any]],
+) -> None:
+    """Writes the student, the samples and the curves."""
+    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    with job.writing() as folder:
+        players.student_trainer.save(folder / "model", best[2] if best else None)
+        players.reader.save(folder / "model")
+        write_card(folder / "model", checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+        write_shards(folder / "samples", samples, SAMPLES)
+    job.write_history(history)
+    job.write_history(scores, "validation.csv")
+    last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
+    finite = {key: value for key, value in last.items() if math.isfinite(value)}
+    kept = best[1] if best else scores[-1]["step"]
+    job.write_metrics(
+        {
+            "validation": {"start": scores[0]["validation"], "end": scores[-1]["validation"], "kept_step": kept},
+            "last_step": finite,
+        }
+    )
+    job.progress.table("validation", scores)
+    players.engine.close()
+    players.judge.close()

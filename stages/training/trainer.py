@@ -1,0 +1,110 @@
+"""One model under training: a DeepSpeed engine, a learning rate that is a function of the step, saving in Hugging Face format."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.job.blocks import Runtime, Schedule
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Rate of the step number `step`, counted from 0: warm-up, then constant or linear down to final_learning_rate."""
+    if step < schedule.warmup_steps:
+        return schedule.learning_rate * (step + 1) / schedule.warmup_steps
+    if schedule.lr_scheduler_type == "constant":
+        return schedule.learning_rate
+    done = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    return schedule.learning_rate + (schedule.final_learning_rate - schedule.learning_rate) * done
+
+
+class Trainer:
+    """Gradient steps on one model.
+
+    A step is any number of `backward` calls, whose gradients add up, and one `step`. With one process and fp32 on CPU the same
+    calls give the same bytes.
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
+        import deepspeed
+
+        for name in ("DeepSpeed", "deepspeed"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        _join_process_group()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=schedule.learning_rate, betas=(0.9, 0.999), weight_decay=schedule.weight_decay, foreach=True
+        )
+        if runtime.gradient_checkpointing:
+            model.gradient_checkpointing_enable()  # type: ignore[operator]
+        # DeepSpeed clips plain fp32 training without telling the norm; there it is done here instead
+        self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
+        self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
+        config = _config(runtime, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self.model = model
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Adds the gradient of `loss`; `last` says that `step` follows (gradients are reduced over ranks only then)."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, rate: float) -> float:
+        """Clips, updates with learning rate `rate`, clears gradients; returns the norm of the gradient before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        norm = nn.utils.clip_grad_norm_(self._trained, self._max_grad_norm) if self._clips_here else None
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Full weights under the names transformers and vLLM use, gathered when they are sharded."""
+        if self._engine.zero_optimization_stage() == 3:
+            return dict(self._engine._zero3_consolidated_16bit_state_dict())
+        return dict(self.model.state_dict())
+
+    def copied_state(self) -> dict[str, Tensor]:
+        """`state_dict` as a copy in memory that later steps do not change."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
+
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Writes the weights (`state`, where an earlier copy is wanted) and the config into `folder`."""
+        save_weights(self.model, folder, self.state_dict() if state is None else state)
+
+
+def save_weights(model: nn.Module, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+    """Writes a transformers model into `folder` as safetensors with its config."""
+    model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+
+
+def _join_process_group() -> None:
+    """One process needs a process group too; a launcher (torchrun, deepspeed) has set the variables for several."""
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", _free_port())
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+
+
+def _free_port() -> str:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _config(runtime: Runtime, dtype: torch.dtype, max_grad_norm: float) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": runtime.zero_stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "steps_per_print": 10**9,
+    }

@@ -1,0 +1,70 @@
+"""Verdict: the judge compares every answer of one teacher with the reference, once for all experiments (§3.3).
+
+Reads    data/teacher/<id>, data/questions/imitation, data/model/<verdict.model>; params: verdict
+Writes   data/verdict/<id>: one row an answer; reports/verdict/<id>/metrics.json
+Run      dvc repro verdict@<id>
+
+A verdict is 1, 0 or null: null says that the judge came to none. It is never counted as 0 (trap T28).
+"""
+
+from collections.abc import Sequence
+
+from stages.corpora import read_questions
+from stages.imitation.judge import Item, Question, judge_sampling, verdicts
+from stages.job import Job
+from stages.job.blocks import Verdict
+from stages.job.files import read_shards, write_shards
+from stages.responses import VERDICTS, StoredAnswer
+from stages.responses.answers import answers
+
+
+def run(job: Job) -> None:
+    """Writes rows of VERDICTS, one for each of the teacher's answers, in their order.
+
+    Raises RuntimeError when more than `max_failed_share` of the verdicts failed, ValueError for an answer to an unknown
+    question.
+    """
+    judge = job.block(Verdict)
+    checkpoint = job.input(f"data/model/{judge.model}")
+    asked = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
+    judged = read_shards(job.input(f"data/teacher/{job.item}")).to_pylist()
+    unknown = [row["question_id"] for row in judged if row["question_id"] not in asked]
+    if unknown:
+        raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
+
+    def ask(prompts: Sequence[Question]) -> list[StoredAnswer]:
+        with job.timed("generate"):
+            replies = answers(job, checkpoint, prompts, judge_sampling(judge.max_tokens), 1, 0, job.name)
+        return [reply for (reply,) in replies]
+
+    items = [
+        Item(question.id, question.text, question.answer, row["response"])
+        for row, question in ((row, asked[row["question_id"]]) for row in judged)
+    ]
+    found = verdicts(items, ask)
+    failed = sum(one.verdict is None for one in found)
+    if failed > judge.max_failed_share * len(found):
+        raise RuntimeError(
+            f"{job.name}: {failed} of {len(found)} verdicts failed, above verdict.max_failed_share = "
+            f"{judge.max_failed_share}; look at the judge's texts, raise verdict.max_tokens or take another judge"
+        )
+    rows = [
+        {
+            "question_id": row["question_id"],
+            "sample": row["sample"],
+            "verdict": one.verdict,
+            "explanation": one.explanation,
+            "response_key": one.response_key,
+        }
+        for row, one in zip(judged, found, strict=True)
+    ]
+    with job.writing() as folder:
+        write_shards(folder, rows, VERDICTS)
+    statistics = {
+        "verdicts": len(found),
+        "correct_share": sum(one.verdict == 1 for one in found) / max(len(found) - failed, 1),
+        "failed": failed,
+        "by_rule": sum(one.response_key is None for one in found),
+    }
+    job.write_metrics(statistics)
+    job.progress.table(f"Verdicts on teacher {job.item}", [statistics])

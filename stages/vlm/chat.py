@@ -1,0 +1,83 @@
+"""Messages to token ids and back, the same for training and for every engine.
+
+Text that users, teachers or students wrote is encoded with special tokens switched off, so that a literal `<|im_end|>` or
+`<image>` inside it stays text (trap T7). An image is one un-expanded placeholder here; engines expand it themselves (T5).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.job.fingerprint import hash_json
+
+IMAGE_MARKER = "<image>"
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; refused in text, so that they only ever mark our own pieces
+
+
+class Chat:
+    """Chat template and tokenizer of one checkpoint."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vision_tokens: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        known = tokenizer.get_vocab()
+        self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
+        self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
+
+    @functools.cached_property
+    def template_hash(self) -> str:
+        """Hash of the chat template and the vocabulary: with the same messages it fixes the prompt's ids."""
+        return hash_json([self.tokenizer.chat_template, sorted(self.tokenizer.get_vocab().items())])
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text; nothing in it becomes a special token."""
+        backend = self.tokenizer._tokenizer
+        backend.encode_special_tokens = True
+        try:
+            return list(backend.encode(text, add_special_tokens=False).ids)
+        finally:
+            backend.encode_special_tokens = False
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
+        """Ids of the rendered conversation with the assistant's opening at its end.
+
+        The first `images` occurrences of `<image>` in the contents become image placeholders; any further ones stay text.
+        Raises ValueError when there are fewer, or when a content holds a private-use character.
+        """
+        pieces: list[str] = []
+        left = images
+        rendered: list[dict[str, Any]] = []
+        for message in messages:
+            if _OPEN in message["content"] or _CLOSE in message["content"]:
+                raise ValueError("message content holds the private-use character U+E000 or U+E001; remove it")
+            texts = message["content"].split(IMAGE_MARKER, left)
+            left -= len(texts) - 1
+            parts: list[dict[str, str]] = []
+            for place, text in enumerate(texts):
+                parts += [{"type": "image"}] if place else []
+                parts += [{"type": "text", "text": f"{_OPEN}{len(pieces)}{_CLOSE}"}] if text else []
+                pieces += [text] if text else []
+            single = parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
+            rendered.append({"role": message["role"], "content": single if parts else ""})
+        if left:
+            raise ValueError(f"{images} images, but {images - left} {IMAGE_MARKER} markers in the messages")
+        text = self.tokenizer.apply_chat_template(rendered, tokenize=False, add_generation_prompt=True)
+        return self._assembled(str(text), pieces)
+
+    def _assembled(self, text: str, pieces: Sequence[str]) -> list[int]:
+        ids: list[int] = []
+        for chunk in text.split(_OPEN):
+            number, found, rest = chunk.partition(_CLOSE)
+            if found:
+                ids += self.text_ids(pieces[int(number)])
+            ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
+        return ids
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of a whole response, with the token that ends the turn."""
+        return [*self.text_ids(text), *self.stop_token_ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a response: special tokens left out, blanks at both ends removed."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

@@ -1,0 +1,79 @@
+"""What a model family has to say for itself. Only this folder knows a family's name; another family is one more file here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stages.job.blocks import Build
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images of one prompt, or of several laid end to end, as the vision tower takes them."""
+
+    values: Tensor  # rows of patches (Qwen2.5-VL) or tiles (InternVL), float32
+    grids: Tensor | None  # [images, 3] patches in time, height, width (Qwen2.5-VL), else None
+    rows: tuple[int, ...]  # rows of `values` that belong to each image
+    tokens: tuple[int, ...]  # image tokens of each image
+
+    def part(self, start: int, stop: int) -> "Pixels":
+        """The images `start` to `stop`, exclusive."""
+        first = sum(self.rows[:start])
+        values = self.values[first : first + sum(self.rows[start:stop])]
+        grids = self.grids[start:stop] if self.grids is not None else None
+        return Pixels(values, grids, self.rows[start:stop], self.tokens[start:stop])
+
+    @staticmethod
+    def joined(several: Sequence["Pixels"]) -> "Pixels":
+        """The images of several prompts, in order."""
+        grids = [pixels.grids for pixels in several if pixels.grids is not None]
+        return Pixels(
+            torch.cat([pixels.values for pixels in several]),
+            torch.cat(grids) if grids else None,
+            tuple(count for pixels in several for count in pixels.rows),
+            tuple(count for pixels in several for count in pixels.tokens),
+        )
+
+
+class Family(Protocol):
+    """One family of models. All functions are about ordinary transformers models and processors."""
+
+    name: str
+    vision_tokens: tuple[str, ...]  # must never be sampled
+
+    def build(self, build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
+        """Saves tokenizer and processor of a tiny model into `folder`, returns the model with fresh random weights (fp32)."""
+
+    def processor(self, weights: Path) -> Any:
+        """The processor (or tokenizer, for text models) of a checkpoint."""
+
+    def load(self, weights: Path, dtype: torch.dtype) -> nn.Module:
+        """The model of a checkpoint, in eval mode."""
+
+    def pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
+        """Decoded and processed images of one prompt."""
+
+    def expanded(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
+        """`ids` with every placeholder replaced by the tokens of its image."""
+
+    def image_token_id(self, processor: Any) -> int:
+        """The id at whose places image features stand; -1 for text models."""
+
+    def positions(self, processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
+        """Position ids [axes, tokens] of an expanded prompt; axes is 3 with M-RoPE, else 1."""
+
+    def features(self, model: nn.Module, pixels: Pixels) -> Tensor:
+        """Image features [image tokens, hidden] in the order of the images."""
+
+    def text_model(self, model: nn.Module) -> nn.Module:
+        """The language model without its head; has `embed_tokens`."""
+
+    def vision_modules(self, model: nn.Module) -> list[nn.Module]:
+        """Vision tower and what projects its output: all that image features depend on."""
+
+    def projection(self, model: nn.Module) -> nn.Linear:
+        """The last layer before image features enter the language model."""

@@ -1,0 +1,144 @@
+"""InternVL3: images as square tiles, plain positions, a Qwen2 language model."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoProcessor,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+)
+
+from stages.job.blocks import Build
+from stages.vlm.family import Pixels
+from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
+from stages.vlm.tokenizers import chat_template, train_tokenizer
+
+name = "internvl3"
+vision_tokens: tuple[str, ...] = (
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+    "<video>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+VOCABULARY = 640
+PATCH, TINY_SIDE = 14, 84  # tiles of 6 x 6 patches, 3 x 3 image tokens after pixel shuffle
+NAMED = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+
+
+def build(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
+    """A tiny InternVL3 with random weights; its processor goes to `folder`."""
+    template = chat_template("<IMG_CONTEXT>\n", default_system=False)
+    tokenizer = train_tokenizer(texts, VOCABULARY, template, **NAMED)
+    side = {"height": TINY_SIDE, "width": TINY_SIDE}
+    tokens = (TINY_SIDE // PATCH // 2) ** 2
+    InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size=side, crop_to_patches=False, min_patches=1, max_patches=1),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(size=side),
+        image_seq_length=tokens,
+        chat_template=template,
+    ).save_pretrained(folder)
+    text = text_config(build, len(tokenizer), tokenizer, context_tokens)
+    config = InternVLConfig(
+        text_config={"model_type": "qwen2", **text},
+        vision_config={
+            "hidden_size": build.vision_hidden_size,
+            "num_hidden_layers": build.vision_layers,
+            "num_attention_heads": max(1, build.vision_hidden_size // 32),
+            "intermediate_size": 3 * build.vision_hidden_size,
+            "image_size": [TINY_SIDE, TINY_SIDE],
+            "patch_size": [PATCH, PATCH],
+            "initializer_range": INITIALIZER_RANGE,
+            "layer_scale_init_value": 1.0,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=tokens,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
+def processor(weights: Path) -> Any:
+    """The processor."""
+    return AutoProcessor.from_pretrained(weights)
+
+
+def load(weights: Path, dtype: torch.dtype) -> nn.Module:
+    """The model in eval mode."""
+    model = InternVLForConditionalGeneration.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa")
+    return model.eval()
+
+
+def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+    """Tiles [tiles, 3, side, side]; every image has as many as the processor cuts it into."""
+    opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+    crop = processor.image_processor.max_patches > 1
+    done = processor.image_processor(images=opened, crop_to_patches=crop, return_tensors="pt")
+    tiles = tuple(int(count) for count in done["num_patches"])
+    return Pixels(done["pixel_values"], None, tiles, tuple(count * processor.image_seq_length for count in tiles))
+
+
+def image_token_id(processor: Any) -> int:
+    """Id of <IMG_CONTEXT>."""
+    return int(processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+
+
+def expanded(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
+    """`ids` with each <IMG_CONTEXT> as <img>, one <IMG_CONTEXT> for every token of its image, </img>."""
+    context, counts = image_token_id(processor), iter(pixels.tokens)
+    first, last = (processor.tokenizer.convert_tokens_to_ids(token) for token in ("<img>", "</img>"))
+    result: list[int] = []
+    for given in ids:
+        result += [first, *[context] * next(counts), last] if given == context else [given]
+    return result
+
+
+def positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
+    """0, 1, 2, ... as [1, tokens]."""
+    return torch.arange(len(ids))[None]
+
+
+def features(model: nn.Module, pixels: Pixels) -> Tensor:
+    """Projected features [image tokens, hidden]."""
+    config: Any = model.config
+    found = model.model.get_image_features(  # type: ignore[union-attr,operator]
+        pixels.values,
+        vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+    )
+    return found.pooler_output.flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def text_model(model: nn.Module) -> nn.Module:
+    """The decoder without its head."""
+    return model.model.language_model  # type: ignore[union-attr,return-value]
+
+
+def vision_modules(model: nn.Module) -> list[nn.Module]:
+    """The tower with its projector."""
+    return [model.model.vision_tower, model.model.multi_modal_projector]  # type: ignore[union-attr,list-item]
+
+
+def projection(model: nn.Module) -> nn.Linear:
+    """The projector's last layer."""
+    return model.model.multi_modal_projector.linear_2  # type: ignore[union-attr,index,return-value]

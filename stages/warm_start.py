@@ -1,0 +1,51 @@
+"""Warm start: SFT of the base student (App. C).
+
+Reads    data/model/student, data/questions/warm_start; params: warm_start, seed
+Writes   data/warm_start: the student as an ordinary Hugging Face checkpoint; reports/warm_start/{metrics.json,history.csv}
+Run      dvc repro warm_start
+
+`warm_start.steps: 0` passes the base student through (Table 5e, "without SFT").
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from stages.corpora import read_questions
+from stages.groups import Group
+from stages.job import Job, places_of_step
+from stages.job.blocks import WarmStart
+from stages.training import save_weights, train_sft
+from stages.vlm import load_network, load_reader, open_checkpoint, write_card
+
+
+def run(job: Job) -> None:
+    """Writes the warm-started student."""
+    block = job.block(WarmStart)
+    checkpoint = open_checkpoint(job.input("data/model/student"))
+    questions = [q for q in read_questions(job.input("data/questions"), "warm_start") if q.target]
+    if not questions:
+        raise ValueError("data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn")
+    reader = load_reader(checkpoint)
+    network = load_network(checkpoint, reader)
+    if block.freeze_vision:
+        network.freeze_vision()
+
+    def groups_of_step(step: int) -> list[Group]:
+        chosen = [questions[place] for place in places_of_step(len(questions), block.rows_per_step, step, job.seed())]
+        prompts = reader.prompts([(question.messages, question.images) for question in chosen])
+        targets = [tuple(reader.chat.response_ids(question.target or "")) for question in chosen]
+        return [Group(prompt, (target,)) for prompt, target in zip(prompts, targets, strict=True)]
+
+    state: dict[str, Tensor] | None = None
+    history: list[dict[str, Any]] = []
+    with job.timed("train"):
+        if block.steps:
+            trainer, history = train_sft(network, block, job.params.runtime, groups_of_step, job.progress, "warm start")
+            state = trainer.state_dict()
+    with job.writing() as folder:
+        save_weights(network.model, folder, state)
+        reader.save(folder)
+        write_card(folder, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+    job.write_metrics({"questions": len(questions), "loss": history[-1]["loss"] if history else None})
+    job.write_history(history or [{"step": 0, "loss": None, "grad_norm": None, "learning_rate": None}])

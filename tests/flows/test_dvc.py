@@ -1,0 +1,156 @@
+"""Starting dvc: recorded results, and no process left behind whatever ends the run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from flows import dvc
+from stages.job import read_yaml
+
+Call = Callable[..., tuple[int, str, str]]
+Start = Callable[..., "subprocess.Popen[str]"]
+MANY_QUESTIONS = {"questions": {"splits": {"warm_start": 20000, "imitation": 4, "validation": 2, "test": 4}}}
+
+
+@pytest.fixture
+def make_repo(make_project: Callable[..., Path]) -> Callable[..., Path]:
+    def make(*arguments: object) -> Path:
+        project = make_project(*arguments)
+        Repo.init(str(project), no_scm=True).close()
+        return project
+
+    return make
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Processes whose working directory is `folder`, zombies left out."""
+
+    def inside() -> Iterator[int]:
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cwd").resolve() == folder.resolve() and "Z (zombie)" not in (entry / "status").read_text():
+                    yield int(entry.name)
+            except OSError:  # it ended while we looked
+                continue
+
+    return list(inside())
+
+
+def stage_process(folder: Path) -> int | None:
+    """The process of the stage that dvc runs in `folder`, once it is at work."""
+    if not list((folder / "stages" / "corpora" / "__pycache__").glob("world.*.pyc")):
+        return None
+    for number in processes_in(folder):
+        if b"flows.run" in Path(f"/proc/{number}/cmdline").read_bytes():
+            return number
+    return None
+
+
+def wait_for_stage(folder: Path, process: "subprocess.Popen[str]") -> int:
+    end = time.monotonic() + 90
+    while (number := stage_process(folder)) is None:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the stage did not start"
+        time.sleep(0.1)
+    return number
+
+
+def wait_until_gone(folder: Path, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while processes_in(folder):
+        assert time.monotonic() < end, f"left behind: {processes_in(folder)}"
+        time.sleep(0.1)
+
+
+def test_ril_run_records_the_stage_and_skips_it_afterwards(make_repo: Callable[..., Path], call: Call) -> None:
+    project = make_repo()
+    code, out, err = call(project, "flows.cli", "run", "questions")
+    assert code == 0, out + err
+    assert "questions: done in" in out
+    lock = read_yaml(project / "dvc.lock")["stages"]["questions"]
+    assert [entry["path"] for entry in lock["outs"]] == ["data/questions", "reports/questions/metrics.json"]
+    code, out, err = call(project, "flows.cli", "run", "questions")
+    assert code == 0
+    assert "Stage 'questions' didn't change, skipping" in out
+    assert len(list((project / ".ril" / "logs").glob("dvc-*.log"))) == 2
+
+
+def test_a_failed_stage_is_reported_and_not_recorded(make_repo: Callable[..., Path], call: Call) -> None:
+    project = make_repo({"questions": {"splits": {"test": 1}, "kind": "rows", "path": "mine.parquet"}})
+    (project / "mine.parquet").write_text("no parquet")
+    code, out, _err = call(project, "flows.cli", "run", "questions")
+    assert code not in (0, 2)
+    assert "failed to reproduce 'questions'" in out
+    assert not (project / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopping_ril_run_ends_every_process(
+    make_repo: Callable[..., Path], start: Start, number: signal.Signals, code: int
+) -> None:
+    project = make_repo(MANY_QUESTIONS)
+    process = start(project, "flows.cli", "run", "questions")
+    wait_for_stage(project, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    wait_until_gone(project, 1.0)
+    assert not (project / "data" / "questions").exists()
+    assert not (project / "dvc.lock").exists()
+
+
+def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], start: Start) -> None:
+    project = make_repo(MANY_QUESTIONS)
+    process = start(project, "dvc", "repro", "questions", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    wait_for_stage(project, process)
+    process.kill()
+    process.wait(timeout=30)
+    wait_until_gone(project)
+    assert not (project / "data" / "questions").exists()
+
+
+def test_a_time_limit_ends_the_run(make_repo: Callable[..., Path]) -> None:
+    project = make_repo(MANY_QUESTIONS)
+    output = StringIO()
+    assert dvc.repro(project, ["questions"], limit_hours=5 / 3600, output=output) == 124
+    wait_until_gone(project, 1.0)
+
+
+def test_a_stage_can_not_start_dvc(make_repo: Callable[..., Path], call: Call) -> None:
+    code, _, err = call(make_repo(), "flows.cli", "run", "questions", DVC_STAGE="ril")
+    assert code == 2
+    assert "error: a stage (ril) may not start dvc" in err
+
+
+def test_an_unknown_stage_is_answered_with_the_list(make_repo: Callable[..., Path], call: Call) -> None:
+    code, _, err = call(make_repo(), "flows.cli", "run", "rill")
+    assert code == 2
+    assert "error: no stage 'rill'; stages: model, questions" in err
+    assert "Traceback" not in err
+
+
+TINY_BUILD = {"steps": 1, "vision_steps": 0, "reading_steps": 0, "rows_per_step": 2, "warmup_steps": 0}
+
+
+@pytest.mark.slow
+def test_models_are_made_side_by_side_and_recorded(make_repo: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+    project = make_repo({"models": {name: {"build": TINY_BUILD} for name in ("qwen2_5_vl", "internvl3")}})
+    targets = ["model@qwen2_5_vl", "model@internvl3"]
+    assert dvc.repro_side_by_side(project, targets, jobs=2, limit_hours=0.1) == 0
+    shown = capfd.readouterr().out
+    assert all(f"{target}: done in" in shown for target in targets)
+    assert set(read_yaml(project / "dvc.lock")["stages"]) == set(targets)
+
+
+def test_a_failure_ends_what_runs_side_by_side(make_repo: Callable[..., Path]) -> None:
+    project = make_repo()
+    assert dvc.repro_side_by_side(project, ["no_such_stage", "questions"], jobs=1, limit_hours=0.1) not in (0, 124)
+    assert not (project / "data").exists(), "nothing is started after a failure"

@@ -1,0 +1,88 @@
+"""dvc.yaml says to DVC what stages/job/table.py says to the stages: for the default and every profile, key by key."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from stages.job import STAGES, Job, Progress, load_params, read_yaml
+from stages.job.params import BANNED_NAMES
+
+PROFILES = [None, *sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))]
+
+
+@pytest.fixture(params=PROFILES, ids=lambda name: name or "default")
+def project(request: pytest.FixtureRequest, make_project: Callable[..., Path], root: Path) -> Path:
+    """A project with a profile applied."""
+    folder = make_project(read_yaml(root / "profiles" / f"{request.param}.yaml") if request.param else {})
+    Repo.init(str(folder), no_scm=True).close()
+    return folder
+
+
+def resolved(project: Path) -> dict[str, Any]:
+    """The stages as DVC understands them, by their names."""
+    with Repo(str(project)) as repo:
+        return {stage.name: stage for stage in repo.index.stages}
+
+
+def jobs(project: Path) -> dict[str, Job]:
+    """The stages as the table declares them, by their names."""
+    params = load_params(project / "params.yaml")
+    found = {}
+    for name, stage in STAGES.items():
+        for item in getattr(params, stage.items) if stage.items else [None]:
+            job = Job(name, item, project, params, Progress())
+            found[job.name] = job
+    return found
+
+
+def test_dvc_yaml_equals_the_table(project: Path) -> None:
+    in_dvc, in_table = resolved(project), jobs(project)
+    assert set(in_dvc) == set(in_table)
+    for name, stage in in_dvc.items():
+        job = in_table[name]
+        plain = {dep.def_path for dep in stage.deps if not hasattr(dep, "params")}
+        code = {f"stages/{job.stage}.py", *(f"stages/{part}" for part in job.declared.parts)}
+        assert plain == code | {str(path.relative_to(project)) for path in job.inputs}, name
+        tracked = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
+        assert tracked == {key.format(item=job.item) for key in job.declared.params}, name
+        assert stage.cmd == " ".join(["python -m flows.run", job.stage, *([job.item] if job.item else [])])
+        assert stage.desc == job.declared.title
+        assert {out.def_path: out.use_cache for out in stage.outs} == expected_outs(job, project), name
+
+
+def expected_outs(job: Job, project: Path) -> dict[str, bool]:
+    """Paths of a stage's outs, and whether DVC caches them."""
+    if job.stage == "report":
+        return {"reports/report/index.html": True}
+    reports = str(job.reports.relative_to(project))
+    outs = {str(job.out.relative_to(project)): True, f"{reports}/metrics.json": False}
+    if job.stage in ("warm_start", "discriminator", "ril"):
+        outs[f"{reports}/history.csv"] = False
+    if job.stage == "ril":
+        outs[f"{reports}/validation.csv"] = False
+    return outs
+
+
+def test_every_tracked_parameter_exists(project: Path) -> None:
+    values = read_yaml(project / "params.yaml")
+    for name, stage in resolved(project).items():
+        for key in [key for dep in stage.deps if hasattr(dep, "params") for key in dep.params]:
+            value: Any = values
+            for part in key.split("."):
+                assert part in value, f"{name}: {key}"
+                value = value[part]
+
+
+def test_dvc_yaml_avoids_what_breaks_dvc(root: Path) -> None:
+    text = (root / "dvc.yaml").read_text()
+    tree = yaml.safe_load(text)
+    assert "persist" not in text  # turns the run cache off
+    assert "always_changed" not in text
+    plain = [out for stage in tree["stages"].values() for out in stage.get("do", stage)["outs"]]
+    assert all(isinstance(out, str) for out in plain)  # cache: false on a plain out turns the run cache off too
+    keys = [key for stage in tree["stages"].values() for key in stage.get("do", stage)["params"]]
+    assert not [key for key in keys if set(key.split(".")) & set(BANNED_NAMES)]

@@ -1,0 +1,132 @@
+"""Profiles: each loads, merges and validates; applying one keeps the comments of params.yaml and says what changed."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from flows import profile
+from stages.job import ParamsError, load_params, merged, read_yaml, validated
+from stages.job.params import Params
+
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Path:
+    shutil.copy(root / "params.yaml", tmp_path)
+    shutil.copytree(root / "profiles", tmp_path / "profiles")
+    return tmp_path
+
+
+def comments(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.startswith("#")]
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_the_profiles_are_those_that_are_documented() -> None:
+    assert NAMES == ["paper", "single_gpu", "smoke"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_is_valid_and_says_first_what_it_needs(root: Path, name: str) -> None:
+    validated(merged(read_yaml(root / "params.yaml"), profile.read_profile(root, name)))
+    assert profile.profiles(root)[name].startswith("Needs ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_holds_only_differences_of_known_keys(root: Path, name: str) -> None:
+    base = read_yaml(root / "params.yaml")
+    known = dict(leaves(Params.model_validate(base).model_dump(mode="json")))
+    for key, value in leaves(profile.read_profile(root, name)):
+        block = key.rsplit(".", 1)[0]
+        is_known = any(other == key or other.startswith((f"{key}.", f"{block}.")) for other in known)
+        assert is_known or key.startswith("runtime."), key
+        assert value is None or dict(leaves(base)).get(key) != value or key in REPEATED[name], f"{key} is no difference"
+
+
+# The paper's hyper-parameters are written out even where the tiny profile has the same value.
+REPEATED = {
+    "paper": {"models.student.family", "ril.group", "ril.kl_weight", "ril.clip_epsilon"},
+    "single_gpu": set(),
+    "smoke": set(),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_applying_a_profile_equals_merging_it(project: Path, name: str) -> None:
+    base, before = read_yaml(project / "params.yaml"), comments(project / "params.yaml")
+    found = profile.apply(project, name)
+    assert read_yaml(project / "params.yaml") == merged(base, profile.read_profile(project, name))
+    assert comments(project / "params.yaml") == before
+    assert len(before) > 5
+    assert found
+    assert profile.apply(project, name) == []
+
+
+def test_applying_nothing_leaves_every_byte(root: Path) -> None:
+    text = (root / "params.yaml").read_text()
+    assert profile.laid_over(text, "{}") == text
+
+
+def test_a_deleted_block_leaves_the_comment_after_it() -> None:
+    base = "a:\n  b: 1\n  c:\n    d: 2   # two\n\n# About e.\ne: 3\n"
+    assert profile.laid_over(base, "a: {c: null}") == "a:\n  b: 1\n\n# About e.\ne: 3\n"
+    assert profile.laid_over(base, "a: {f: 4}") == "a:\n  b: 1\n  c:\n    d: 2   # two\n  f: 4\n\n# About e.\ne: 3\n"
+    assert profile.laid_over(base, "a: {c: {d: 9}}") == base.replace("d: 2 ", "d: 9 ")
+
+
+def test_a_profile_that_would_not_be_valid_changes_nothing(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    (project / "profiles" / "bad.yaml").write_text("# Needs nothing.\nril: {group: 1000}\n")
+    with pytest.raises(ParamsError, match=r"params.yaml with profile bad.*ril.group is 1000"):
+        profile.apply(project, "bad")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_an_unknown_profile_is_answered_with_the_list(project: Path) -> None:
+    with pytest.raises(ParamsError, match="no profile 'papr'; there are: paper, single_gpu, smoke"):
+        profile.changes(project, "papr")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_arguments_for_an_experiment_give_the_same_params(project: Path, name: str) -> None:
+    overrides = profile.as_overrides(profile.changes(project, name))
+    wanted = merged(read_yaml(project / "params.yaml"), profile.read_profile(project, name))
+    apply_overrides(str(project / "params.yaml"), overrides)
+    assert load_params(project / "params.yaml") == validated(wanted)
+
+
+def test_the_smoke_student_is_an_internvl(root: Path) -> None:
+    values = merged(read_yaml(root / "params.yaml"), profile.read_profile(root, "smoke"))
+    assert values["models"]["student"]["family"] == "internvl3"
+    assert values["models"]["student"]["build"]
+
+
+def test_the_command_prints_what_changed(project: Path, root: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    before = (project / "params.yaml").read_text()
+    code, out, _ = call(project, "flows.cli", "profile", "smoke", "--print", PYTHONPATH=str(root))
+    assert code == 0
+    assert "models.student.family = internvl3 (was qwen2_5_vl)" in out
+    assert (project / "params.yaml").read_text() == before
+    code, out, _ = call(project, "flows.cli", "profile", PYTHONPATH=str(root))
+    assert [line.split()[0] for line in out.splitlines()] == NAMES
+    code, out, err = call(project, "flows.cli", "profile", "papr", PYTHONPATH=str(root))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no profile 'papr'")
+    assert "Traceback" not in err
+    (project / "params.yaml").write_text(yaml.safe_dump({"seed": "x"}))
+    code, _, err = call(project, "flows.cli", "params", "check", PYTHONPATH=str(root))
+    assert code == 2
+    assert "params.yaml: seed = 'x'" in err

@@ -1,0 +1,248 @@
+"""`python -m flows.run`: one stage, once; what it refuses, what it notices, and which exit code it ends with."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.job import STAGES, read_yaml
+
+Call = Callable[..., tuple[int, str, str]]
+Start = Callable[..., "subprocess.Popen[str]"]
+MANY_QUESTIONS = {"questions": {"splits": {"warm_start": 8000, "imitation": 4, "validation": 2, "test": 4}}}
+
+
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Waits until `condition` holds while `process` runs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "condition did not come true in time"
+        time.sleep(0.05)
+
+
+def drawing(project: Path) -> Callable[[], bool]:
+    """Whether `questions` is at work: its rows are being drawn once the code of the world has been compiled."""
+    folder = project / "stages" / "corpora" / "__pycache__"
+    return lambda: bool(list(folder.glob("world.*.pyc")))
+
+
+def test_a_stage_runs_and_says_where_its_results_are(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project()
+    code, out, err = call(project, "flows.run", "questions")
+    assert (code, out) == (0, ""), err
+    assert "warning: not recorded by DVC; to record it run: dvc repro questions" in err
+    assert "results in data/questions and reports/questions" in err
+    assert (project / "data" / "questions" / "test" / "part-00000.parquet").is_file()
+    timing = json.loads((project / "reports" / "questions" / "timing.json").read_text())
+    assert timing["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pool"], "error: data/teacher is missing; make it with: dvc repro teacher"),
+        (["teacher", "internvl3"], "error: data/model/internvl3 is missing; make it with: dvc repro model@internvl3"),
+        (["evaluate", "ril"], "error: data/ril/model is missing; make it with: dvc repro ril"),
+        (["teacher", "nobody"], "error: no 'nobody' in `teachers` of params.yaml; entries: qwen2_5_vl, internvl3"),
+        (["teacher"], "error: stage teacher has one run an entry of `teachers`; say which: qwen2_5_vl, internvl3"),
+        (["questions", "x"], "error: stage questions has no items; leave out 'x'"),
+        (["nothing"], "error: no stage 'nothing'; stages: model, questions"),
+        ([], "error: expected a stage and at most one item"),
+    ],
+)
+def test_what_can_not_start_is_a_line_and_exit_code_2(
+    make_project: Callable[..., Path], call: Call, arguments: list[str], message: str
+) -> None:
+    code, out, err = call(make_project(), "flows.run", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert "Traceback" not in err
+
+
+def test_wrong_parameters_stop_everything_before_it_starts(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project({"ril": {"learning_rat": 1.0, "steps": "many"}})
+    code, _, err = call(project, "flows.run", "questions")
+    assert code == 2
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 2
+    assert "ril.learning_rat = 1.0 is not a known key; did you mean 'learning_rate'?" in err
+    assert not (project / "data").exists()
+
+
+def test_data_that_can_not_be_used_is_a_line_that_names_the_place(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project({"questions": {"kind": "llava", "path": "mine.json"}})
+    code, _, err = call(project, "flows.run", "questions")
+    assert code == 2
+    assert "error: mine.json is missing; no stage makes it" in err
+    (project / "mine.json").write_text("[]")
+    code, _, err = call(project, "flows.run", "questions")
+    assert code == 1
+    assert [line for line in err.splitlines() if line.startswith("error: ") and "mine.json" in line], err
+    assert "Traceback" not in err
+
+
+def test_help_lists_stages_and_explains_each(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project()
+    code, out, _ = call(project, "flows.run", "--help")
+    assert code == 0
+    for name, stage in STAGES.items():
+        assert f"  {name} " in out
+        assert stage.title in out
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_help_of_a_stage_says_what_it_reads_writes_and_is_told(root: Path, name: str) -> None:
+    from flows.describe import describe_stage
+
+    text = describe_stage(name, root)
+    assert STAGES[name].title in text
+    assert "reads  " in text
+    assert f"reports/{name}" in text
+    for key in STAGES[name].params:
+        assert key.replace("{item}", "<id>") in text
+    assert "{" not in text.replace(f"stages/{{{','.join(STAGES[name].parts)}}}", "").split("parameters")[0]
+
+
+def test_help_shows_descriptions_and_current_values(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project({"teachers": {"internvl3": {"responses": 5}}})
+    code, out, _ = call(project, "flows.run", "teacher", "--help")
+    assert code == 0
+    assert "teachers.<id>.responses = qwen2_5_vl: 8, internvl3: 5\n      N answers a question" in out
+
+
+def test_params_edited_while_a_stage_runs_end_it_with_an_error(make_project: Callable[..., Path], start: Start) -> None:
+    project = make_project(MANY_QUESTIONS)
+    process = start(project, "flows.run", "questions")
+    wait_for(process, drawing(project))
+    values = read_yaml(project / "params.yaml")
+    values["world"]["seed"] = 7
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    _out, err = process.communicate(timeout=180)
+    assert process.returncode == 1, err
+    assert "error: params.yaml changed while questions ran" in err
+    assert "run it again: dvc repro questions" in err
+    assert not (project / "reports" / "questions" / "timing.json").exists()
+
+
+def test_parameters_of_other_stages_may_be_edited_meanwhile(make_project: Callable[..., Path], start: Start) -> None:
+    project = make_project(MANY_QUESTIONS)
+    process = start(project, "flows.run", "questions")
+    wait_for(process, drawing(project))
+    values = read_yaml(project / "params.yaml")
+    values["ril"]["learning_rate"] = 1.0e-5
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    _out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+
+
+def test_code_edited_while_a_stage_runs_ends_it_with_an_error(make_project: Callable[..., Path], start: Start) -> None:
+    project = make_project(MANY_QUESTIONS)
+    process = start(project, "flows.run", "questions")
+    wait_for(process, drawing(project))
+    with (project / "stages" / "questions.py").open("a") as file:
+        file.write("\n# another version\n")
+    _out, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "error: stages/questions.py changed while questions ran" in err
+
+
+def test_sigterm_ends_a_stage_with_143_and_leaves_no_half_result(make_project: Callable[..., Path], start: Start) -> None:
+    project = make_project(MANY_QUESTIONS)
+    process = start(project, "flows.run", "questions")
+    wait_for(process, drawing(project))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    assert not (project / "data" / "questions").exists()
+    assert not list((project / "data").glob(".*")) if (project / "data").exists() else True
+
+
+def test_ctrl_c_is_a_line_and_130(make_project: Callable[..., Path], start: Start) -> None:
+    project = make_project(MANY_QUESTIONS)
+    process = start(project, "flows.run", "questions")
+    wait_for(process, drawing(project))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "questions: stopped; run it again with: dvc repro questions" in err
+    assert "Traceback" not in err
+
+
+def test_a_stage_ends_when_the_dvc_that_started_it_is_killed(make_project: Callable[..., Path], start: Start) -> None:
+    """The parent is a shell in place of dvc; what matters is that it dies without a word."""
+    project = make_project(MANY_QUESTIONS)
+    script = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'flows.run', 'questions'])\n"
+        "print(child.pid, flush=True)\nchild.wait()\n"
+    )
+    (project / "parent.py").write_text(script)
+    parent = start(project, "parent", DVC_STAGE="questions")
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    wait_for(parent, drawing(project))
+    parent.kill()
+    parent.wait(timeout=30)
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < end, "the stage outlived its parent"
+        time.sleep(0.05)
+    assert not (project / "data" / "questions").exists()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/api", "http://no-such-host.invalid/api", "nonsense"])
+def test_a_server_that_does_not_answer_costs_a_warning(make_project: Callable[..., Path], call: Call, address: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = address.format(port=closed.getsockname()[1])
+    start = time.monotonic()
+    code, _, err = call(make_project(), "flows.run", "questions", PREFECT_API_URL=url)
+    assert code == 0, err
+    assert f"warning: no Prefect server answers at {url}; running without it" in err
+    assert time.monotonic() - start < 30
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up(make_project: Callable[..., Path], call: Call) -> None:
+    from flows.server import server_answers
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        begin = time.monotonic()
+        assert not server_answers(f"http://127.0.0.1:{silent.getsockname()[1]}/api", 0.5)
+        assert time.monotonic() - begin < 2
+
+
+def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.environment import has_gpu, settings
+
+    wanted = settings({})
+    assert wanted["HF_HUB_OFFLINE"] == "1"
+    assert wanted["DO_NOT_TRACK"] == "1"
+    assert has_gpu() or wanted["OMP_NUM_THREADS"] == "1"
+    assert "HF_HUB_OFFLINE" not in settings({"RIL_ALLOW_DOWNLOADS": "1"})
+    assert not set(settings({"OMP_NUM_THREADS": "8", "VLLM_LOGGING_LEVEL": "INFO"})) & {
+        "OMP_NUM_THREADS",
+        "VLLM_LOGGING_LEVEL",
+    }
+
+
+def test_one_process_does_the_work_once(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.work import Work
+    from stages.job import Progress
+
+    project = make_project()
+    monkeypatch.chdir(project)
+    work = Work("questions", None, project)
+    work.run(Progress())
+    with pytest.raises(RuntimeError, match="started twice"):
+        work.run(Progress())
+    assert work.error is None
+    assert os.environ.get("DVC_STAGE") is None

@@ -1,0 +1,153 @@
+"""A stage under a real Prefect server on loopback: what the UI shows, and that the server can never break the work."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.server import server_answers
+
+pytestmark = pytest.mark.prefect
+
+Call = Callable[..., tuple[int, str, str]]
+Start = Callable[..., "subprocess.Popen[str]"]
+LONGER = {"questions": {"splits": {"warm_start": 10000, "imitation": 4, "validation": 2, "test": 4}}}
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A Prefect server with a database of its own: its API address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--no-services"],
+            env={**os.environ, "PREFECT_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        end = time.monotonic() + 120
+        while not server_answers(url, 2.0):
+            assert process.poll() is None, (home / "server.log").read_text()
+            assert time.monotonic() < end, "the server did not start in 120 s"
+            time.sleep(0.2)
+        yield url, process
+    finally:
+        for number in (signal.SIGCONT, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                break
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tmp_path_factory.mktemp("prefect")) as (url, _):
+        yield url
+
+
+def found(url: str, kind: str) -> list[dict[str, Any]]:
+    request = urllib.request.Request(
+        f"{url}/{kind}/filter", data=b"{}", headers={"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        result: list[dict[str, Any]] = json.loads(answer.read())
+    return result
+
+
+def client_settings(home: Path, url: str, stage: str) -> dict[str, str]:
+    return {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "DVC_STAGE": stage}
+
+
+def test_a_stage_is_a_flow_run_with_progress_table_and_logs(
+    make_project: Callable[..., Path], call: Call, server: str, tmp_path: Path
+) -> None:
+    settings = client_settings(tmp_path / "home", server, "questions")
+    code, _, err = call(make_project(), "flows.run", "questions", DVC_EXP_NAME="try-1", **settings)
+    assert code == 0, err
+    runs = [run for run in found(server, "flow_runs") if "try-1" in run["tags"]]
+    assert [(run["name"], run["state_type"]) for run in runs] == [("questions", "COMPLETED")]
+    assert set(runs[0]["tags"]) == {"questions", "try-1"}
+    artifacts = [artifact for artifact in found(server, "artifacts") if artifact["flow_run_id"] == runs[0]["id"]]
+    bars = {artifact["key"]: artifact["data"] for artifact in artifacts if artifact["type"] == "progress"}
+    assert bars["drawing-warm-start"] == 100.0
+    tables = [json.loads(artifact["data"]) for artifact in artifacts if artifact["type"] == "table"]
+    assert [row["split"] for row in tables[0]] == ["warm_start", "imitation", "validation", "test"]
+    lines = [log["message"] for log in found(server, "logs") if log["flow_run_id"] == runs[0]["id"]]
+    assert any("questions: done in" in line for line in lines)
+
+
+def test_work_that_fails_is_a_failed_flow_run_and_exit_code_1(
+    make_project: Callable[..., Path], call: Call, server: str, tmp_path: Path
+) -> None:
+    project = make_project({"questions": {"kind": "llava", "path": "mine.json"}})
+    (project / "mine.json").write_text("[]")
+    settings = client_settings(tmp_path / "home", server, "questions")
+    code, _, err = call(project, "flows.run", "questions", DVC_EXP_NAME="fails", **settings)
+    assert code == 1, err
+    assert "error: " in err
+    states = [run["state_type"] for run in found(server, "flow_runs") if "fails" in run["tags"]]
+    assert states == ["FAILED"]
+
+
+def started(url: str) -> bool:
+    return any(run["state_type"] == "RUNNING" for run in found(url, "flow_runs"))
+
+
+def wait_until_running(process: "subprocess.Popen[str]", url: str) -> None:
+    end = time.monotonic() + 90
+    while not started(url):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "no flow run started in 90 s"
+        time.sleep(0.1)
+
+
+def test_sigterm_ends_a_flow_run_with_143(make_project: Callable[..., Path], start: Start, server: str, tmp_path: Path) -> None:
+    project = make_project(LONGER)
+    process = start(project, "flows.run", "questions", **client_settings(tmp_path / "home", server, "questions"))
+    wait_until_running(process, server)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert not (project / "data" / "questions").exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+def test_a_server_that_ends_in_the_middle_does_not_break_the_work(
+    make_project: Callable[..., Path], start: Start, tmp_path: Path, end: signal.Signals
+) -> None:
+    project = make_project(LONGER)
+    with running_server(tmp_path / "server") as (url, server):
+        process = start(project, "flows.run", "questions", **client_settings(tmp_path / "home", url, "questions"))
+        wait_until_running(process, url)
+        os.killpg(server.pid, end)
+        marker = project / "reports" / "questions" / "timing.json"
+        limit = time.monotonic() + 180
+        while not marker.exists():  # written when the work is done
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < limit, "the work did not end"
+            time.sleep(0.1)
+        done = time.monotonic()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "warning: " in err
+    assert "Prefect" in err
+    assert time.monotonic() - done < 30
+    assert "questions: done in" in err

@@ -1,0 +1,115 @@
+"""Stage `questions`: canonical rows from the tiny world and from users' files, rejects with reasons, splits without overlap."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from stages import questions
+from stages.corpora import read_questions
+from stages.job import Job, Progress, merged, read_yaml, validated
+
+SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
+
+
+def job_for(root: Path, overlay: Mapping[str, Any], project: Path) -> Job:
+    params = validated(merged(read_yaml(project / "params.yaml"), overlay))
+    return Job("questions", None, root, params, Progress())
+
+
+def test_world_splits_share_no_picture_and_load_in_datasets(tmp_path: Path, root: Path) -> None:
+    questions.run(job_for(tmp_path, {"questions": {"splits": SPLITS}}, root))
+    images: set[str] = set()
+    for split, count in SPLITS.items():
+        rows = read_questions(tmp_path / "data/questions", split)
+        assert len(rows) == count
+        own = {image for row in rows for image in row.image_sha256}
+        assert len(own) == count
+        assert not own & images
+        images |= own
+        assert all((row.target is not None) == (split == "warm_start") for row in rows)
+    files = str(tmp_path / "data/questions/test/*.parquet")
+    loaded = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.num_rows == SPLITS["test"]
+    assert loaded[0]["messages"][0]["role"] == "user"
+
+
+def test_same_parameters_same_bytes(tmp_path: Path, root: Path) -> None:
+    for name in ("a", "b"):
+        questions.run(job_for(tmp_path / name, {"questions": {"splits": SPLITS}}, root))
+    one, other = (sorted((tmp_path / name / "data").rglob("*.parquet")) for name in ("a", "b"))
+    assert len(one) == 4
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
+
+
+def png(colour: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), (colour, 40, 90)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def llava_file(folder: Path, rows: int) -> list[dict[str, Any]]:
+    (folder / "images").mkdir(parents=True)
+    made = []
+    for number in range(rows):
+        (folder / f"images/{number}.png").write_bytes(png(number))
+        turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": f"colour {number}"}]
+        made.append({"id": f"q{number}", "image": f"{number}.png", "conversations": turns})
+    return made
+
+
+def llava_overlay(**more: Any) -> dict[str, Any]:
+    given = {"kind": "llava", "path": "rows.json", "images": "images", "splits": SPLITS, **more}
+    return {"questions": given}
+
+
+def test_llava_rows_keep_their_bytes_and_rejects_say_why(tmp_path: Path, root: Path) -> None:
+    rows = llava_file(tmp_path, 30)
+    (tmp_path / "images/1.png").write_bytes(b"\x89PNG broken")
+    rows[2]["image"] = "missing.png"
+    rows[3]["conversations"][0]["value"] = "no marker"
+    rows[4]["conversations"] = rows[4]["conversations"][:1]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    questions.run(job_for(tmp_path, llava_overlay(max_reject_share=0.5), root))
+    rejects = [json.loads(line) for line in (tmp_path / "reports/questions/rejects.jsonl").read_text().splitlines()]
+    reasons = {reject["id"]: reject["reason"] for reject in rejects}
+    assert set(reasons) == {"q1", "q2", "q3", "q4"}
+    assert "unreadable image" in reasons["q1"]
+    assert "missing.png" in reasons["q2"]
+    assert "0 <image> markers" in reasons["q3"]
+    assert "no reference answer" in reasons["q4"]
+    kept = [row for split in SPLITS for row in read_questions(tmp_path / "data/questions", split)]
+    assert all(row.images[0] == png(int(row.id[1:])) for row in kept)
+    assert all(row.target is None for row in read_questions(tmp_path / "data/questions", "imitation"))
+
+
+def test_too_many_rejects_stop_the_stage(tmp_path: Path, root: Path) -> None:
+    rows = llava_file(tmp_path, 30)
+    for row in rows[:10]:
+        row["image"] = "missing.png"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="unusable, more than"):
+        questions.run(job_for(tmp_path, llava_overlay(splits={**SPLITS, "warm_start": 3}), root))
+
+
+def test_rows_with_one_image_stay_in_one_split(tmp_path: Path, root: Path) -> None:
+    rows = llava_file(tmp_path, 40)
+    for number in range(0, 40, 2):
+        rows[number + 1]["image"] = rows[number]["image"]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    questions.run(job_for(tmp_path, llava_overlay(splits={"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}), root))
+    owners: dict[str, str] = {}
+    for split in SPLITS:
+        for row in read_questions(tmp_path / "data/questions", split):
+            assert owners.setdefault(row.image_sha256[0], split) == split
+
+
+def test_too_few_rows_are_named(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps(llava_file(tmp_path, 5)))
+    with pytest.raises(ValueError, match=r"has 5 usable rows, questions.splits asks for 26; lower the splits"):
+        questions.run(job_for(tmp_path, llava_overlay(), root))

@@ -1,0 +1,188 @@
+"""Asking through the store: what is generated, what is served, what is on disk after a crash."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.engines import Answer, Request
+from stages.job import Job, Progress, load_params
+from stages.job.blocks import Build, Sampling
+from stages.job.files import write_shards
+from stages.responses import ANSWERS, answer_rows
+from stages.responses import answers as module
+from stages.responses.answers import answers
+from stages.vlm import build_tiny, write_card
+
+SAMPLING = Sampling(max_tokens=8)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    id: str
+    messages: tuple[dict[str, str], ...]
+    images: tuple[bytes, ...] = ()
+    image_sha256: tuple[str, ...] = ()
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(f"q{index}", ({"role": "user", "content": f"What is {index} + 1?"},)) for index in range(count)]
+
+
+class Counting:
+    """An engine whose answers are a function of prompt and seed; it remembers what it was asked and can die midway."""
+
+    name, version = "counting", "1"
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.waves: list[list[Request]] = []
+        self.dies_at = self.gives_up_at = -1
+        self.closed = 0
+
+    def __call__(self, checkpoint: Any, runtime: Any, gpus: int) -> "Counting":
+        self.starts += 1
+        return self
+
+    @property
+    def written(self) -> int:
+        return sum(request.n for wave in self.waves for request in wave)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        if len(self.waves) == self.dies_at:
+            raise KeyboardInterrupt
+        self.waves.append(list(requests))
+        for index in reversed(range(len(requests))):  # not in order, as real engines finish
+            request = requests[index]
+            reason = "abort" if len(self.waves) - 1 == self.gives_up_at else "stop"
+            texts = [f"{request.messages[-1]['content']} {request.seed + sample}" for sample in range(request.n)]
+            yield index, [Answer(sample, text, (1, 2), reason, 3, 2) for sample, text in enumerate(texts)]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model's folder; its weights are never loaded."""
+    folder = tmp_path_factory.mktemp("model") / "judge"
+    folder.mkdir()
+    build = Build(steps=0, learning_rate=1e-3, hidden_size=32, layers=1, heads=1, vision_hidden_size=32, vision_layers=1)
+    build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    write_card(folder, "qwen2_5", "fp32", 64)
+    return folder
+
+
+@pytest.fixture
+def job(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(module, "WAVE_ANSWERS", 16)
+    return Job("rollout", None, tmp_path, load_params(root / "params.yaml"), Progress())
+
+
+Ask = Callable[..., list[list[str]]]
+
+
+@pytest.fixture
+def ask(job: Job, checkpoint: Path) -> Ask:
+    def texts(asked: Sequence[Prompt], engine: Counting, n: int = 4, draw: int = 0, sampling: Sampling = SAMPLING):
+        found = answers(job, checkpoint, asked, sampling, n, draw, "answers", engine)
+        return [[answer.text for answer in row] for row in found]
+
+    return texts
+
+
+def test_what_is_stored_is_served_without_an_engine(ask: Ask) -> None:
+    first, second = Counting(), Counting()
+    given = ask(prompts(10), first)
+    assert (first.written, first.closed) == (40, 1)
+    assert ask(prompts(10), second) == given
+    assert second.starts == 0
+    assert [len(row) for row in given] == [4] * 10
+    assert len({text for row in given for text in row}) == 40
+
+
+def test_more_answers_pay_only_for_the_new_ones(ask: Ask) -> None:
+    four = ask(prompts(10), Counting())
+    engine = Counting()
+    eight = ask(prompts(10), engine, n=8)
+    assert engine.written == 40
+    assert [row[:4] for row in eight] == four
+    assert eight == ask(prompts(10), Counting(), n=8, draw=0)
+    fewer = Counting()
+    assert ask(prompts(10), fewer, n=2) == [row[:2] for row in four]
+    assert fewer.starts == 0
+
+
+def test_growing_makes_the_answers_that_asking_at_once_makes(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(prompts(5), Counting(), n=2)
+    grown = ask(prompts(9), Counting(), n=5)
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "other"))
+    assert ask(prompts(9), Counting(), n=5) == grown
+
+
+def test_other_ids_and_order_cost_nothing_and_other_settings_cost_all(ask: Ask) -> None:
+    given = ask(prompts(10), Counting())
+    renamed = [Prompt(f"new-{prompt.id}", prompt.messages) for prompt in reversed(prompts(10))]
+    engine = Counting()
+    assert ask(renamed, engine) == given[::-1]
+    assert engine.starts == 0
+    for change in ({"draw": 1}, {"sampling": Sampling(max_tokens=9)}):
+        engine = Counting()
+        ask(prompts(10), engine, **change)
+        assert engine.written == 40
+
+
+def test_equal_prompts_are_asked_once(ask: Ask) -> None:
+    engine = Counting()
+    given = ask([*prompts(3), Prompt("twin", prompts(3)[1].messages)], engine)
+    assert engine.written == 12
+    assert given[3] == given[1]
+
+
+def test_a_run_that_dies_keeps_whole_waves_and_makes_the_same_ones_again(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = Counting()
+    given = ask(prompts(20), undisturbed)
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "other"))
+    dying, rest = Counting(), Counting()
+    dying.dies_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        ask(prompts(20), dying)
+    assert dying.closed == 1
+    assert ask(prompts(20), rest) == given
+    assert dying.waves + rest.waves == undisturbed.waves  # the same batches, so the same numbers
+
+
+def test_failures_are_no_answers(ask: Ask) -> None:
+    failing, rest = Counting(), Counting()
+    failing.gives_up_at = 1
+    with pytest.raises(RuntimeError, match=r"answers: 16 answers failed .* run again"):
+        ask(prompts(20), failing)
+    ask(prompts(20), rest)
+    assert rest.written == 16
+    assert rest.waves == failing.waves[1:2]
+
+
+def test_progress_says_what_is_there(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    ask(prompts(3), Counting())
+    ask(prompts(6), Counting())
+    assert "24 answers wanted, 12 in the store (50%), 12 to generate" in capsys.readouterr().err
+
+
+def test_several_greedy_answers_are_refused(ask: Ask) -> None:
+    with pytest.raises(ValueError, match="temperature 0"):
+        ask(prompts(1), Counting(), sampling=Sampling(temperature=0.0))
+
+
+def test_the_projection_has_the_same_bytes_again(job: Job, checkpoint: Path, tmp_path: Path) -> None:
+    ids = [prompt.id for prompt in prompts(20)]
+    for name in ("first", "again"):
+        rows = answer_rows(ids, answers(job, checkpoint, prompts(20), SAMPLING, 4, 0, "answers", Counting()))
+        write_shards(tmp_path / name, rows, ANSWERS)
+    files = [sorted((tmp_path / name).iterdir()) for name in ("first", "again")]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+    assert len(files[0]) == 1

@@ -1,0 +1,475 @@
+"""The report: all that was measured is there, what models wrote stays text, equal inputs give equal bytes."""
+
+import base64
+import io
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from stages import evaluate, report
+from stages.benchmarks.scoring import is_correct
+from stages.corpora import SCHEMA, canonical_row
+from stages.corpora.exercises import draw_row
+from stages.job import Job, MissingInput, Params, Progress, load_params, merged, validated
+from stages.job.files import read_json, write_json, write_shards
+from stages.page.gallery import data_uri, evenly
+from stages.page.plots import running_mean
+from stages.page.scores import Scored, difference, points, summary
+from stages.ril import SAMPLES
+
+ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
+SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
+SIDES = ("student", "qwen2_5_vl", "internvl3")
+
+
+# --- inputs as the stages write them --------------------------------------------------------------------------------
+
+
+def write_questions(folder: Path, split: str, count: int) -> list[dict[str, Any]]:
+    """Questions of the tiny world; returns their rows."""
+    rows = []
+    for index in range(count):
+        kinds, styles = ("sum", "largest", "total"), {"steps": 1.0}
+        drawn = draw_row(0, split, index, kinds, styles)
+        messages = [{"role": "user", "content": f"<image>{drawn.exercise.question}"}]
+        name, source = f"{split}-{index:06d}", "digits"
+        rows.append(canonical_row(name, [drawn.picture.png], messages, drawn.exercise.answer, source, drawn.exercise.kind))
+    write_shards(folder / "data/questions" / split, rows, SCHEMA)
+    return rows
+
+
+def write_evaluation(folder: Path, name: str, questions: Sequence[Mapping[str, Any]], skill: float) -> None:
+    """Predictions and scores of one model, by the code of stage `evaluate`."""
+    rows = []
+    for question in questions:
+        choose = random.Random(f"{name} {question['id']}")
+        text = f"3:3,8:11. Answer: {question['answer'] if choose.random() < skill else '77'}"
+        if question["id"] == "test-000001":
+            text = f"{ATTACK} {text}"
+        rows.append(
+            {
+                "question_id": question["id"],
+                "kind": question["kind"],
+                "response": text if question["id"] != "test-000002" else text * 40,
+                "reference": question["answer"],
+                "correct": is_correct(text, question["answer"]),
+                "correct_shuffled": choose.random() < 0.15,
+                "finish_reason": "length" if question["id"] == "test-000002" else "stop",
+                "completion_tokens": len(text),
+                "response_key": "",
+            }
+        )
+    write_shards(folder / "data/evaluate" / name, rows, evaluate.PREDICTIONS)
+    write_json(folder / "reports/evaluate" / name / "metrics.json", evaluate.scores(rows))
+
+
+def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int) -> None:
+    """Curves and samples of a run of the loop; one teacher is missing in one step, one number is not one."""
+    choose = random.Random(0)
+    history = []
+    for step in range(1, steps + 1):
+        grown = step / steps
+        row: dict[str, Any] = {"step": step, "rewards/similarity": grown, "rewards/answer": 0.4 + 0.3 * grown}
+        for source in SIDES:
+            gone = source == "internvl3" and step == 1
+            level = 0.2 + 0.5 * grown if source == "student" else 0.9 - 0.3 * grown
+            for key, value in {"similarity": level, "answer": level, "advantage": level - 0.6}.items():
+                row[f"rewards/{source}/{key}"] = None if gone else value + choose.gauss(0, 0.05)
+            row[f"disc/{source}/logit"] = level
+            row[f"completions/{source}/mean_length"] = 8 + 20 * grown if source == "student" else 28.0
+        row |= {
+            "disc/acc": 0.8,
+            "disc/acc_student": 0.95 - 0.3 * grown,
+            "disc/acc_teacher": math.nan if step == 2 else 0.8,
+        }
+        row |= {"disc/logit_gap": 3 - 2 * grown, "disc/loss": 0.4, "kl/student": 0.3 * grown, "kl/teacher": 0.2 * grown}
+        row |= {"grad_norm": 1.5, "completions/clipped_ratio": 0.02, "frac_reward_zero_std": 0.1, "judge/failed": 0.0}
+        history.append(row | {"frac_correct_negative_advantage": 0.12})
+    job.write_history(history)
+    marks = range(0, steps + 1, max(steps // 3, 1))
+    job.write_history([{"step": step, "validation": 0.4 + 0.3 * step / steps} for step in marks], "validation.csv")
+    samples = [
+        {
+            "step": step,
+            "question_id": question["id"],
+            "source": source,
+            "response": f"{ATTACK if source == 'student' else ''} {source} says {question['answer']}",
+            "similarity": int(source != "student"),
+            "answer": 1,
+            "advantage": 0.5 if source != "student" else -0.5,
+            "logit": 800.0 if source == "student" else -1.5,
+        }
+        for step in range(1, steps + 1)
+        for question in questions[:2]
+        for source in ("student", *SIDES)
+    ]
+    write_shards(job.out / "samples", samples, SAMPLES)
+
+
+def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30) -> None:
+    """Every input of the stage."""
+    asked = write_questions(folder, "test", questions)
+    for name, skill in SKILL.items():
+        write_evaluation(folder, name, asked, skill)
+    write_training(Job("ril", None, folder, params, Progress()), write_questions(folder, "imitation", 3), steps)
+    for place in ("data/model/student", "data/model/internvl3", "data/warm_start", "data/ril/model"):
+        write_json(folder / place / "ril.json", {"identity": f"{len(place):02d}ab" + "0" * 60, "family": "x"})
+    write_json(folder / "data/model/judge/ril.json", {"hub": "someone/judge", "revision": "1234567890abcdef"})
+    pool = {
+        "answers": 3200,
+        "accuracy": 0.91,
+        "mean_tokens": 28.4,
+        "truncated_share": 0.01,
+        "failed_verdicts": 3,
+        "kept": 3168,
+    }
+    write_json(folder / "reports/pool/metrics.json", dict.fromkeys(SIDES[1:], pool) | {"questions": 400})
+    for name in SIDES[1:]:
+        verdict = {"verdicts": 3200, "correct_share": 0.91, "failed": 3, "by_rule": 7}
+        write_json(folder / "reports/verdict" / name / "metrics.json", verdict)
+    discriminator = {
+        "acc": 0.93,
+        "acc_student": 0.9,
+        "acc_teacher": 0.96,
+        "acc_internvl3": 0.97,
+        "acc_qwen2_5_vl": 0.95,
+    }
+    discriminator |= {"logit_gap": 4.2, "acc_length_only": 0.71}
+    write_json(folder / "reports/discriminator/metrics.json", discriminator)
+    write_json(folder / "reports/ril/timing.json", {"seconds": 200.2, "parts": {"sample": 120.0, "update": 42.0}})
+    write_json(folder / "reports/teacher/internvl3/timing.json", {"seconds": 42.0, "parts": {"generate": 41.5}})
+    curve = [{"step": step, "loss": 0.6, "accuracy": 0.5 + 0.4 * step / steps, "grad_norm": 1.0} for step in range(1, steps + 1)]
+    Job("discriminator", None, folder, params, Progress()).write_history(curve)
+
+
+@pytest.fixture(scope="session")
+def params(root: Path) -> Params:
+    return load_params(root / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def inputs(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with every input of the stage; tests take copies."""
+    folder = tmp_path_factory.mktemp("report")
+    write_all(folder, params)
+    return folder
+
+
+@pytest.fixture
+def project(inputs: Path, tmp_path: Path) -> Path:
+    """A project with every input, to be changed by the test."""
+    return shutil.copytree(inputs, tmp_path / "project")
+
+
+@pytest.fixture
+def page(params: Params, project: Path) -> Callable[..., str]:
+    """`page()` runs the stage over the inputs in `project` and returns what it wrote."""
+
+    def make(given: Params = params, folder: Path = project) -> str:
+        job = Job("report", None, folder, given, Progress())
+        report.run(job)
+        return (folder / "reports/report/index.html").read_text(encoding="utf-8")
+
+    return make
+
+
+class Elements(HTMLParser):
+    """What a page consists of, as a browser's parser sees it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+# --- what the page says ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], params: Params, project: Path) -> None:
+    found = Elements(page())
+    for name, evaluation in params.evaluations.items():
+        scores = read_json(project / "reports/evaluate" / name / "metrics.json")
+        assert evaluation.title in found.words
+        for share in (scores["accuracy"], scores["accuracy_shuffled"], *scores["by_kind"].values()):
+            assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in found.words, name
+    figures = [attributes["aria-label"] for tag, attributes in found.tags if tag == "svg"]
+    assert {"Right answers", "Similarity reward", "Answer reward", "Validation", "Length", "Pre-training"} <= set(figures)
+    assert len(figures) == len(set(figures)) == 14
+    shown = [attributes for tag, attributes in found.tags if tag == "article"]
+    assert len([one for one in shown if "data-outcome" in one]) == params.report.samples
+    assert len(shown) == params.report.samples + 4  # two groups of the first step and two of the last
+    images = [attributes["src"] or "" for tag, attributes in found.tags if tag == "img"]
+    assert len(images) == len(shown)
+    assert all(image.startswith("data:image/png;base64,") for image in images)
+    for words in (
+        "someone/judge 1234567890ab",
+        "sha256 14ab00000000",
+        "learning_rate: 0.0004",
+        "3,168",
+        "42.0 s",
+        "3 min 20 s",
+    ):
+        assert words in found.words
+
+
+def test_what_a_model_wrote_stays_text(page: Callable[..., str]) -> None:
+    text = page()
+    found = Elements(text)
+    assert ATTACK in found.words
+    assert ATTACK not in text
+    assert [tag for tag, _ in found.tags].count("script") == 1
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+
+
+def test_the_page_loads_nothing(page: Callable[..., str]) -> None:
+    found = Elements(page())
+    for tag, attributes in found.tags:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    policy = next(a["content"] or "" for tag, a in found.tags if tag == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_equal_inputs_give_equal_bytes(page: Callable[..., str], params: Params, inputs: Path, tmp_path: Path) -> None:
+    first = page()
+    assert first == page() == page(params, shutil.copytree(inputs, tmp_path / "another"))
+    changed = validated(merged(params.model_dump(mode="json"), {"report": {"samples": 3}}))
+    assert page(changed) != first
+
+
+def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> None:
+    assert "Wall time of each stage" in page()
+    for file in (project / "reports").rglob("timing.json"):
+        file.unlink()
+    assert "No wall times on this machine" in page()
+
+
+@pytest.mark.parametrize(
+    ("path", "maker"),
+    [
+        ("data/ril/samples", "ril"),
+        ("reports/ril/validation.csv", "ril"),
+        ("data/evaluate/base", "evaluate@base"),
+        ("reports/evaluate/ril/metrics.json", "evaluate@ril"),
+        ("reports/verdict/internvl3/metrics.json", "verdict@internvl3"),
+        ("reports/pool", "pool"),
+    ],
+)
+def test_a_missing_input_names_its_maker(page: Callable[..., str], project: Path, path: str, maker: str) -> None:
+    gone = project / path
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    with pytest.raises(MissingInput, match=rf"^{re.escape(path)} is missing; make it with: dvc repro {maker}$"):
+        page()
+
+
+def test_other_questions_than_were_answered_are_an_error(page: Callable[..., str], project: Path) -> None:
+    write_questions(project, "test", 5)
+    with pytest.raises(ValueError, match=r"no question 'test-0000\d\d' in data/questions/test; run: dvc repro evaluate@ril"):
+        page()
+
+
+# --- what the summary claims ----------------------------------------------------------------------------------------
+
+
+def scored(role: str, marks: Sequence[bool]) -> Scored:
+    rows = {str(place): {"correct": mark} for place, mark in enumerate(marks)}
+    share = sum(marks) / len(marks)
+    return Scored(role, role, role, {"questions": len(marks), "accuracy": share, "standard_error": 0.01}, rows)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (
+            [False] * 50 + [True] * 50,
+            [True] * 100,
+            "That is 50.0 points more than the warm-started student (50.0\N{NO-BREAK SPACE}%;",
+        ),
+        (
+            [True] * 100,
+            [False] * 50 + [True] * 50,
+            "That is 50.0 points fewer than the warm-started student (100.0\N{NO-BREAK SPACE}%;",
+        ),
+        (
+            [True] * 50 + [False] * 50,
+            [True] * 51 + [False] * 49,
+            "there is no change beyond the standard error (+1.0 points;",
+        ),
+        ([True, False] * 50, [False, True] * 50, "there is no change beyond the standard error (0.0 points;"),
+        ([True] * 9, [True] * 9, "there is no change beyond the standard error (0.0 points;"),
+        ([False], [True], "there is no change beyond the standard error (+100.0 points;"),  # one question says nothing
+    ],
+)
+def test_the_summary_says_what_was_measured(before: list[bool], after: list[bool], words: str) -> None:
+    assert words in " ".join(summary([scored("warm_start", before), scored("ril", after)]))
+
+
+def test_the_difference_is_paired() -> None:
+    found = difference(scored("ril", [True] * 10 + [False] * 90), scored("base", [False] * 100))
+    assert found.mean == pytest.approx(0.1)
+    assert found.standard_error == pytest.approx(math.sqrt(0.1 * 0.9 / 99))
+    assert found.clear
+    same_accuracy = difference(scored("ril", [True, False] * 50), scored("base", [False, True] * 50))
+    assert same_accuracy.mean == 0
+    assert same_accuracy.standard_error > 0.1  # unpaired it would be 0.07
+
+
+def test_small_numbers() -> None:
+    assert (points(-0.0004, True), points(-0.01, True), points(0.123)) == ("0.0", "−1.0", "12.3")
+    assert running_mean([1.0, math.nan, 3.0, 5.0], 2) == [1.0, 1.0, 3.0, 4.0]
+    assert math.isnan(running_mean([math.nan], 3)[0])
+
+
+def test_the_gallery_takes_evenly_and_fills_up() -> None:
+    stacks = {"gained": ["a", "b", "c"], "lost": [], "right": ["d", "e", "f"], "wrong": ["g"]}
+    assert evenly(stacks, 5) == ["a", "b", "d", "e", "g"]
+    assert evenly(stacks, 2) == ["a", "d"]
+    assert evenly(stacks, 100) == ["a", "b", "c", "d", "e", "f", "g"]
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("PNG", "png"), ("JPEG", "jpeg"), ("WEBP", "webp"), ("TIFF", "png")])
+def test_images_keep_their_bytes_where_browsers_know_them(kind: str, shown: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 3), (200, 30, 40)).save(buffer, kind)
+    head, _, body = data_uri(buffer.getvalue()).partition(",")
+    assert head == f"data:image/{shown};base64"
+    assert (base64.b64decode(body) == buffer.getvalue()) == (kind != "TIFF")
+    with Image.open(io.BytesIO(base64.b64decode(body))) as picture:
+        assert picture.size == (4, 3)
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`browser(url, width, dark)` is headless Chromium on that page; all are closed at the end."""
+    pytest.importorskip("selenium")
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    started: list[Any] = []
+
+    def start(url: str, width: int, dark: bool) -> Any:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+        for flag in f"{flags} --disable-sync --no-first-run --user-data-dir={tmp_path / f'profile{len(started)}'}".split():
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        page = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        started.append(page)
+        page.set_page_load_timeout(60)
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        page.get(url)
+        return page
+
+    yield start
+    for one in started:
+        one.quit()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_works_from_disk(
+    page: Callable[..., str], browser: Callable[..., Any], project: Path, width: int, dark: bool
+) -> None:
+    text = page()
+    shown = browser((project / "reports/report/index.html").as_uri(), width, dark)
+    assert [entry for entry in shown.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    sent = [json.loads(entry["message"])["message"] for entry in shown.get_log("performance")]
+    asked = [event["params"] for event in sent if event["method"] == "Network.requestWillBeSent"]
+    own = {one["request"]["url"] for one in asked if one["documentURL"].startswith("file:")}  # not the empty first tab's
+    assert [url for url in own if not url.startswith("data:")] == [shown.current_url]
+    assert shown.title == "RIL: report of a run"  # the attack would have changed it
+    assert shown.execute_script("return document.documentElement.scrollWidth") <= width
+    images = shown.execute_script("return [...document.images].map((image) => image.complete && image.naturalWidth > 0)")
+    assert images
+    assert all(images)
+    ground = shown.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(18, 22, 29)") == dark
+    unreadable = shown.execute_script(CONTRAST)
+    assert unreadable == []
+    assert text.count("data-outcome=") > 0
+
+
+# Texts of plots and tables whose colour differs too little from what is behind them (WCAG AA: 4.5).
+CONTRAST = """
+const light = (text) => {
+  const parts = text.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+  const [r, g, b] = parts.map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const card = light(getComputedStyle(document.querySelector(".card")).backgroundColor);
+const colour = (node) => node.closest("svg") ? getComputedStyle(node).fill : getComputedStyle(node).color;
+return [...document.querySelectorAll("svg text, .card td, .card th, .card .muted, .card .mark")].filter((node) => {
+  const own = light(colour(node));
+  return (Math.max(own, card) + 0.05) / (Math.min(own, card) + 0.05) < 4.5;
+}).map((node) => node.textContent.slice(0, 40));
+"""
+
+
+@pytest.mark.browser
+def test_the_gallery_is_filtered_with_the_keyboard(page: Callable[..., str], browser: Callable[..., Any], project: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page()
+    shown = browser((project / "reports/report/index.html").as_uri(), 1280, False)
+    buttons = shown.find_elements("css selector", ".filter button")
+    assert [button.text for button in buttons] == ["All", "Gained", "Lost", "Right both times", "Wrong both times"]
+    cards = shown.find_elements("css selector", "[data-outcome]")
+    outcomes = [card.get_attribute("data-outcome") for card in cards]
+    assert 0 < outcomes.count("gained") < len(cards)
+    for _ in range(40):  # from the top of the page with the Tab key alone
+        shown.switch_to.active_element.send_keys(Keys.TAB)
+        if shown.switch_to.active_element == buttons[1]:
+            break
+    assert shown.switch_to.active_element == buttons[1]
+    buttons[1].send_keys(Keys.ENTER)
+    assert [card.is_displayed() for card in cards] == [outcome == "gained" for outcome in outcomes]
+    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false", "false", "false"]
+    assert shown.find_element("id", "shown").text == f"{outcomes.count('gained')} of {len(cards)} shown"
+    buttons[0].send_keys(Keys.SPACE)
+    assert all(card.is_displayed() for card in cards)
+
+
+@pytest.mark.browser
+def test_the_script_photographs_the_page(page: Callable[..., str], project: Path, root: Path) -> None:
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    page()
+    out, report_file = project / "report.png", project / "reports/report/index.html"
+    command = [sys.executable, root / "docs/screenshots.py", "--page", report_file, "--out", out, "--height", "700"]
+    subprocess.run(command, check=True, timeout=120)
+    with Image.open(out) as picture:
+        assert picture.size == (2560, 1400)
+        assert len(picture.getcolors(1 << 24)) > 100  # not an empty page
+    gone = subprocess.run([*command, "--page", project / "none.html"], capture_output=True, text=True, timeout=60)
+    assert gone.returncode == 2
+    assert gone.stderr.endswith("none.html is missing; make it with: dvc repro report\n")

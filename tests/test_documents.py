@@ -1,0 +1,252 @@
+"""README and docs/ say what is there: stages, files, parameters, commands."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from dvc.cli.parser import get_main_parser
+
+from flows.cli import app
+from flows.profile import profiles, read_profile
+from stages.job import STAGES, load_params, merged, read_yaml, validated
+from stages.job.job import Job, maker_of
+from stages.job.progress import Progress
+
+PATH = re.compile(r"`((?:flows|stages|tests|docs|profiles|requirements|data|reports|\.ci)/[\w./*-]*)(?:::(\w+))?`")
+ASSIGNMENT = re.compile(r"[A-Z_]+=")
+
+
+def pages(root: Path) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Contents of the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# --- the graph ------------------------------------------------------------------------------------------------------
+
+
+def drawn_edges(mermaid: str) -> set[tuple[str, str]]:
+    lines = [line for line in mermaid.splitlines() if "-->" in line]
+    return {(source.strip(), line.split("-->")[1].strip()) for line in lines for source in line.split("-->")[0].split("&")}
+
+
+def declared_edges(root: Path) -> set[tuple[str, str]]:
+    params = load_params(root / "params.yaml")
+    edges = set()
+    for name, stage in STAGES.items():
+        for item in list(getattr(params, stage.items)) if stage.items else [None]:
+            inputs = [str(path.relative_to(root)) for path in Job(name, item, root, params, Progress()).inputs]
+            edges |= {(maker_of(path).split("@")[0], name) for path in inputs if path.startswith(("data/", "reports/"))}
+    return edges
+
+
+def test_the_readme_draws_every_stage_and_every_dependency(root: Path) -> None:
+    (graph,) = blocks((root / "README.md").read_text(), "mermaid")
+    drawn = drawn_edges(graph)
+    assert {name for edge in drawn for name in edge} == set(STAGES)
+    assert drawn == declared_edges(root)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def tree(text: str) -> Iterator[tuple[str, str]]:
+    """(path, what is said about it) of every line of an indented tree."""
+    folders: list[str] = []
+    for line in text.splitlines():
+        name, _, said = line.strip().partition(" ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [name]
+        yield "".join(folders), said.strip()
+
+
+def test_the_file_tree_is_the_one_that_is_there(root: Path) -> None:
+    (text,) = blocks((root / "README.md").read_text(), "text")
+    named = dict(tree(text))
+    ignored = {line.strip("/") for line in (root / ".gitignore").read_text().splitlines()}
+    absent = [path for path in named if not (root / path).exists() and path.strip("/") not in ignored]
+    assert not absent
+    assert not [path for path, said in named.items() if not said]
+    wanted = [*(root / "flows").glob("*.py"), *(root / "stages").glob("*.py"), *(root / "profiles").glob("*.yaml")]
+    parts = [path.parent for path in (root / "stages").glob("*/__init__.py")]
+    paths = {str(path.relative_to(root)) for path in wanted} | {f"{path.relative_to(root)}/" for path in parts}
+    assert len(paths) > 25
+    assert not paths - set(named)
+
+
+def test_links_lead_somewhere(root: Path) -> None:
+    broken = []
+    for page in pages(root):
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(page.read_text())):
+            path = target.split("#")[0]
+            if not target.startswith(("http://", "https://", "#")) and not (page.parent / path).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
+def defined_names(file: Path) -> set[str]:
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def is_there(root: Path, path: str, name: str | None) -> bool:
+    """Whether a path of the pages exists, and defines `name`; what a run makes has to be a stage's."""
+    if path.startswith(("data/", "reports/")):
+        parts = Path(path).parts
+        return len(parts) == 1 or parts[1] in STAGES
+    if "*" in path:
+        return any(root.glob(path.rstrip("/")))
+    return (root / path).exists() and (name is None or name in defined_names(root / path))
+
+
+def test_paths_and_names_in_the_text_exist(root: Path) -> None:
+    found = [(page.name, *match) for page in pages(root) for match in PATH.findall(without_blocks(page.read_text()))]
+    assert len(found) > 40
+    assert not [(page, path, name) for page, path, name in found if not is_there(root, path, name or None)]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("stages/nothing.py", None), ("stages/ril.py", "nothing"), ("data/nothing/x", None), ("stages/no*/", None)]
+)
+def test_the_check_for_paths_can_fail(root: Path, path: str, name: str | None) -> None:
+    assert not is_there(root, path, name)
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+
+def value_at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def same(cell: str, value: Any) -> bool:
+    return float(cell.replace(",", "")) == value if isinstance(value, int | float) else cell == value
+
+
+def test_the_two_scales_are_those_of_the_parameters(root: Path) -> None:
+    tiny = read_yaml(root / "params.yaml")
+    scales = [validated(values).model_dump(mode="json") for values in (tiny, merged(tiny, read_profile(root, "paper")))]
+    rows = re.findall(r"^\|[^|]*\| `([\w.]+)` \|([^|]*)\|([^|]*)\|$", (root / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for key, *cells in rows:
+        for cell, scale in zip(cells, scales, strict=True):
+            value = value_at(scale, key)
+            assert cell.strip(), key
+            assert value is None or same(cell.strip(), value), f"{key}: {cell.strip()} in the README, {value} in the parameters"
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def commands(root: Path) -> list[list[str]]:
+    """Every line of the bash blocks as words, without variables in front and comments behind."""
+    found = []
+    for page in pages(root):
+        for line in "".join(blocks(page.read_text(), "bash")).splitlines():
+            words = shlex.split(line, comments=True)
+            while words and ASSIGNMENT.match(words[0]):
+                words.pop(0)
+            if words:
+                found.append(words)
+    return found
+
+
+def complaint(root: Path, words: list[str]) -> str | None:
+    """What is wrong with a command, None when it could be typed as it stands."""
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE)
+        return next((f"no target {word}" for word in words[1:] if "=" not in word and word not in targets), None)
+    if words[0] == "ril":
+        return ril_complaint(root, words[1:])
+    if words[0] == "dvc":
+        return dvc_complaint(root, words[1:])
+    if words[:3] == ["python", "-m", "flows.run"]:
+        return stage_complaint(root, [word for word in words[3:] if word != "--help"])
+    return None
+
+
+def ril_complaint(root: Path, words: list[str]) -> str | None:
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        if not words or words[0] not in command.commands:
+            return f"no sub-command {words[:1]}"
+        command, words = command.commands[words[0]], words[1:]
+    try:
+        values = command.make_context("ril", list(words)).params
+    except Exception as error:  # the parser's own, vendored by typer
+        return str(error)
+    name = values.get("name")
+    return f"no profile {name}" if name is not None and name not in profiles(root) else None
+
+
+def dvc_complaint(root: Path, words: list[str]) -> str | None:
+    try:
+        parsed = get_main_parser().parse_args(words)
+    except (SystemExit, Exception) as error:
+        return f"dvc does not take {words}: {error}"
+    overrides = [override.partition("=")[::2] for override in getattr(parsed, "set_param", None) or []]
+    values = load_params(root / "params.yaml").model_dump(mode="json")
+    for key, value in overrides:
+        try:
+            old = value_at(values, key)
+        except KeyError:
+            return f"no parameter {key}"
+        if isinstance(old, int | float) and not re.fullmatch(r"[\d.e-]+", value):
+            return f"{key}={value} is no number"
+    return stage_complaint(root, (getattr(parsed, "targets", None) or [""])[0].split("@"))
+
+
+def stage_complaint(root: Path, words: list[str]) -> str | None:
+    if not words or not words[0]:
+        return None
+    stage, item = words[0], words[1] if len(words) > 1 else None
+    if stage not in STAGES:
+        return f"no stage {stage}"
+    block = STAGES[stage].items
+    known = getattr(load_params(root / "params.yaml"), block) if block else {}
+    return f"no item {item} of {stage}" if item is not None and item not in known else None
+
+
+def test_commands_can_be_typed_as_they_stand(root: Path) -> None:
+    found = commands(root)
+    assert {"make", "ril", "dvc", "python"} <= {words[0] for words in found}
+    assert not [(shlex.join(words), wrong) for words in found if (wrong := complaint(root, words))]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make nothing",
+        "ril nothing",
+        "ril profile nothing",
+        "ril profile paper --nothing",
+        "dvc nothing",
+        "dvc repro nothing",
+        "dvc repro teacher@nothing",
+        "dvc exp run -S ril.nothing=1",
+        "dvc exp run -S ril.steps=many",
+        "python -m flows.run nothing",
+        "python -m flows.run teacher nothing",
+    ],
+)
+def test_the_check_for_commands_can_fail(root: Path, line: str) -> None:
+    assert complaint(root, shlex.split(line))
