@@ -59,7 +59,8 @@ def pin(job: Job, model: Model) -> None:
 def make(job: Job, model: Model, build: Build) -> None:
     """Builds and trains a tiny model."""
     world = job.block(World)
-    texts = [*sample_texts(world.kinds, TOKENIZER_EXERCISES), *judge_texts(), *discriminator_texts()]
+    prompts = discriminator_texts() if build.styles else judge_texts()
+    texts = [*sample_texts(world.kinds, TOKENIZER_EXERCISES), *prompts]
     with job.writing() as folder:
         reader, network = build_tiny(model.family, build, texts, model.context_tokens, job.seed("weights") % 2**31, folder)
 
@@ -126,7 +127,8 @@ def value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[int]:
 
 def drawn_rows(job: Job, world: World, build: Build, rows: range) -> list[Row]:
     """Rows of the tiny world's `train` part, drawn for this model."""
-    return [draw_row(world.seed, "train", f"{job.seed('rows')} {row}", world.kinds, build.styles, build.terse_kinds) for row in rows]
+    seed = job.seed("rows")
+    return [draw_row(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds) for row in rows]
 
 
 def answering_groups(reader: Reader, rows: list[Row], reading: bool) -> list[Group]:
