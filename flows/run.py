@@ -23,6 +23,7 @@ from flows.work import InputsMoved, UnknownTarget, Work
 from stages.job import STAGES, MissingInput, ParamsError, Progress
 
 _SAME_STOP_SECONDS = 5.0  # a signal to the group comes twice: once sent, once more because dvc died of it
+_RAISE_AGAIN_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +54,6 @@ def _run(work: Work) -> int:
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.params.runtime
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(runtime.kv_cache_gib))
     url = os.environ.get("PREFECT_API_URL")
     try:
         if url and server_answers(url, runtime.prefect_probe_seconds):
@@ -86,17 +86,28 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def _end_well_on_sigterm() -> None:
-    """Makes SIGTERM an exception, so that engines are shut down and files closed; one that comes later ends at once."""
+    """Makes SIGTERM an exception, so that engines are shut down and files closed; one that comes later ends at once.
+
+    C code that is being imported may drop an exception (seen in one of three kills at that moment), so the exception is
+    raised again as long as none is on its way.
+    """
     first: list[float] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not first:
-            first.append(time.monotonic())
-            raise SystemExit(128 + number)
-        if time.monotonic() - first[0] > _SAME_STOP_SECONDS:
-            os._exit(128 + number)
+        if first and number == signal.SIGTERM and time.monotonic() - first[0] > _SAME_STOP_SECONDS:
+            os._exit(128 + signal.SIGTERM)
+        first.append(time.monotonic())
+        if not _ending(sys.exception()):
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
+            raise SystemExit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, stop)
+
+
+def _ending(error: BaseException | None) -> bool:
+    """Whether `error`, or what it came from, is the end of this process on its way through `finally` blocks."""
+    return error is not None and (isinstance(error, SystemExit) or _ending(error.__context__))
 
 
 def _die_with_parent() -> None:
@@ -111,4 +122,7 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

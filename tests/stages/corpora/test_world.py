@@ -81,3 +81,14 @@ def test_rows_follow_styles_and_kinds() -> None:
     assert row.response.endswith(f"so {row.exercise.answer}.")
     assert draw_row(0, "train", 5, ["sum"], {"arrows": 1.0}) == row
     assert draw_row(1, "train", 5, ["sum"], {"arrows": 1.0}) != row
+
+
+def test_terse_kinds_get_the_bare_number_and_change_nothing_else() -> None:
+    styles, kinds = {"steps": 0.5, "arrows": 0.5}, ("sum", "largest", "rises")
+    for index in range(40):
+        spelled = draw_row(0, "train", index, kinds, styles)
+        mixed = draw_row(0, "train", index, kinds, styles, ("sum", "rises"))
+        assert (mixed.picture, mixed.exercise) == (spelled.picture, spelled.exercise)
+        terse = mixed.exercise.kind != "largest"
+        assert mixed.style == ("terse" if terse else spelled.style)
+        assert mixed.response == (mixed.exercise.answer if terse else spelled.response)

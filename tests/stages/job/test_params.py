@@ -62,6 +62,7 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
             ["responses_per_side is 99", "rollout.responses (8)", "lower it"],
         ),
         ({"world": {"kinds": ["riddle"]}}, ["'riddle'", "known kinds are sum"]),
+        ({"world": {"terse_kinds": ["riddle"]}}, ["world.terse_kinds", "'riddle'", "known kinds are sum"]),
     ],
 )
 def test_a_mistake_is_named_with_key_value_and_remedy(values: dict[str, Any], overlay: dict[str, Any], parts: list[str]) -> None:
