@@ -21,9 +21,11 @@ from flows.environment import prepare
 from flows.server import run_as_flow, server_answers
 from flows.work import InputsMoved, UnknownTarget, Work
 from stages.job import STAGES, MissingInput, ParamsError, Progress
+from stages.job.stop import STOP
 
 _SAME_STOP_SECONDS = 5.0  # a signal to the group comes twice: once sent, once more because dvc died of it
 _RAISE_AGAIN_SECONDS = 0.5
+_STEP_SECONDS = 15.0  # a step of training gets this long to end well; dvc's stage is killed after 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: expected a stage and at most one item, got {' '.join(arguments) or 'nothing'}", file=sys.stderr)
         print(describe_all(), file=sys.stderr)
         return 2
-    _end_well_on_sigterm()
+    _end_well_on_signals()
     prepare()
     try:
         work = Work(names[0], names[1] if len(names) == 2 else None, root)
@@ -62,9 +64,9 @@ def _run(work: Work) -> int:
             if url:
                 print(f"warning: no Prefect server answers at {url}; running without it", file=sys.stderr)
             work.run(Progress())
-    except KeyboardInterrupt:
+    except SystemExit:
         print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
-        return 130
+        raise
     except Exception as error:
         return _exit_code(error)
     return 0
@@ -85,24 +87,31 @@ def _exit_code(error: BaseException | None) -> int:
     return 1
 
 
-def _end_well_on_sigterm() -> None:
-    """Makes SIGTERM an exception, so that engines are shut down and files closed; one that comes later ends at once.
+def _end_well_on_signals() -> None:
+    """Makes SIGTERM and Ctrl-C exceptions, so that engines are shut down and files closed; a later one ends at once.
 
-    C code that is being imported may drop an exception (seen in one of three kills at that moment), so the exception is
-    raised again as long as none is on its way.
+    In a training loop the exception waits for the end of the step, so that a checkpoint can be written. C code that is being
+    imported may drop an exception (seen in one of three kills at that moment), so it is raised again as long as none is on
+    its way.
     """
     first: list[float] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if first and number == signal.SIGTERM and time.monotonic() - first[0] > _SAME_STOP_SECONDS:
-            os._exit(128 + signal.SIGTERM)
+        repeated = bool(first)
+        if repeated and number != signal.SIGALRM and time.monotonic() - first[0] > _SAME_STOP_SECONDS:
+            os._exit(128 + number)
         first.append(time.monotonic())
-        if not _ending(sys.exception()):
+        if not repeated:
+            STOP.code = 128 + number
+        if STOP.awaited and not repeated:
+            print(f"stopping after this step, or in {_STEP_SECONDS:.0f} s; once more ends at once", file=sys.stderr)
+            signal.setitimer(signal.ITIMER_REAL, _STEP_SECONDS)
+        elif not _ending(sys.exception()) and (number == signal.SIGALRM or not STOP.awaited):
             signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(STOP.code)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGALRM, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, stop)
 
 
 def _ending(error: BaseException | None) -> bool:

@@ -1,8 +1,10 @@
 """One stage's work: checked before it starts, run at most once, and refused when its inputs moved meanwhile."""
 
 import importlib
+import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ class Work:
         for path in self.job.inputs:
             if not path.exists():
                 raise missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
-        self._before = Fingerprint(root, [*self.job.inputs, *_code(self.job)], self.job.values)
+        self._given = Fingerprint(root, self.job.inputs, self.job.values)
+        self._code = Fingerprint(root, _code(self.job), {})
         self.started = False
         self.ended = threading.Event()
         self.error: BaseException | None = None
@@ -56,7 +59,7 @@ class Work:
             self.ended.set()
 
     def _run(self, progress: Progress) -> None:
-        job = Job(self.job.stage, self.job.item, self.job.root, self.job.params, progress)
+        job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         start = time.monotonic()
         importlib.import_module(f"stages.{job.stage}").run(job)
         seconds = time.monotonic() - start
@@ -66,6 +69,8 @@ class Work:
                 f"and is not recorded; run it again: dvc repro {job.name}"
             )
         job.write_timing(seconds)
+        if job.run_folder:
+            shutil.rmtree(job.run_folder, ignore_errors=True)  # the out holds what training came to
         places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
         progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
 
@@ -74,7 +79,8 @@ class Work:
             values = _open(self.job.stage, self.job.item, self.job.root).values
         except (ParamsError, UnknownTarget):
             return ["params.yaml"]
-        return self._before.moved(values)
+        moved = self._given.moved(values)
+        return moved + [name for name in self._code.moved({}) if name not in moved]
 
 
 def _open(stage: str, item: str | None, root: Path) -> Job:

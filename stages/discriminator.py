@@ -20,7 +20,7 @@ from stages.imitation.rewards import STUDENT
 from stages.job import Job, places_of_step, seed_for
 from stages.job.blocks import Discriminator as Block
 from stages.job.files import read_shards
-from stages.training import Trainer, learning_rate
+from stages.training import Trainer, TrainingState, learning_rate
 from stages.vlm import load_network, load_reader, open_checkpoint
 
 
@@ -52,10 +52,11 @@ def run(job: Job) -> None:
             labels += [1] * count + [0] * count
         return texts, labels
 
-    history: list[dict[str, Any]] = []
     with job.timed("train"):
         trainer = Trainer(discriminator, block, job.params.runtime)
-        for step in job.progress.track(range(block.steps), "discriminator"):
+        state = TrainingState(job, {"discriminator": trainer})
+        history = state.rows("history")
+        for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
             wanted, loss, right, done = torch.tensor(labels, dtype=torch.float32), 0.0, 0, 0
             packs = text_packs(reader, texts, block.tokens_per_pack)

@@ -21,7 +21,7 @@ from stages.imitation.lessons import judge_texts, judging_row
 from stages.imitation.prompts import discriminator_texts
 from stages.job import Job
 from stages.job.blocks import Build, Model, Schedule, World
-from stages.training import train_sft, train_vision
+from stages.training import has_checkpoint, train_sft, train_vision
 from stages.vlm import IMAGE_MARKER, Pixels, Reader, build_tiny, write_card
 from stages.vlm.checkpoint import content_identity, hub_commit
 
@@ -79,9 +79,9 @@ def make(job: Job, model: Model, build: Build) -> None:
 
         runtime = job.params.runtime
         with job.timed("train"):
-            if build.vision_steps:
+            if build.vision_steps and not has_checkpoint(job):
                 train_vision(network, vision_schedule(build), runtime, cells_of_step, CELL_CLASSES, job.progress)
-            trainer, history = train_sft(network, build, runtime, groups_of_step, job.progress, f"training {job.item}")
+            trainer, history = train_sft(job, network, build, groups_of_step, f"training {job.item}")
         trainer.save(folder)
         write_card(folder, model.family, model.precision, model.context_tokens)
     parameters = sum(parameter.numel() for parameter in network.model.parameters())

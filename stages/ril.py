@@ -9,8 +9,8 @@ At inference nothing but the student is needed: discriminator, judge and teacher
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from stages.imitation.update import Rewards, update_discriminator, update_studen
 from stages.job import Job, places_of_step
 from stages.job.blocks import Ril, Sampling, Schedule, Verdict
 from stages.job.files import read_shards, write_shards
-from stages.training import Trainer, learning_rate
+from stages.training import Trainer, TrainingState, learning_rate
 from stages.vlm import Network, Reader, load_network, load_reader, open_checkpoint, write_card
 
 SAMPLES = pa.schema(
@@ -71,21 +71,34 @@ def run(job: Job) -> None:
     validation = read_questions(job.input("data/questions"), "validation")
     players = gathered(job, block)
 
-    history: list[dict[str, Any]] = []
-    samples: list[dict[str, Any]] = []
-    scores = [{"step": 0, "validation": validated(players, validation, block)}]
-    best = (scores[0]["validation"], 0, players.student_trainer.copied_state()) if block.keep == "best" else None
-    for step in job.progress.track(range(block.steps), "RIL"):
+    state = TrainingState(job, {"student": players.student_trainer, "discriminator": players.discriminator_trainer})
+    history, samples, scores = state.rows("history"), state.rows("samples"), state.rows("validation")
+
+    def validate(step: int) -> None:
+        with job.timed("validate"):
+            scores.append({"step": step, "validation": validated(players, validation, block)})
+        if block.keep == "best" and kept_step(scores, block) == step:
+            state.copy = players.student_trainer.copied_state()
+
+    if state.first:
+        players.engine.update_weights(players.student_trainer.state_dict().items())
+    else:
+        validate(0)
+    for step in state.steps(block.steps, "RIL"):
         chosen = [usable[i] for i in places_of_step(len(usable), block.questions_per_step, step, job.seed("order"))]
 
         # Algorithm 2, lines 3 and 4: G answers of the student, G of the teachers
-        with job.timed("sample"):
-            groups = sampled(job, players, chosen, block, step)
-        for question, rows in zip(chosen, groups, strict=True):
-            answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
-            rows += [teacher_row(players.reader, answer) for answer in answers]
-        with job.timed("judge"):
-            groups = judged(job, players, chosen, groups)
+        if (recorded := state.recorded(step)) is not None:
+            groups = [[row_from_json(row) for row in rows] for rows in recorded]
+        else:
+            with job.timed("sample"):
+                groups = sampled(job, players, chosen, block, step)
+            for question, rows in zip(chosen, groups, strict=True):
+                answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
+                rows += [teacher_row(players.reader, answer) for answer in answers]
+            with job.timed("judge"):
+                groups = judged(job, players, chosen, groups)
+            state.record(step, [[asdict(row) for row in rows] for rows in groups])
         every_row = [row for rows in groups for row in rows]
 
         # line 5: the discriminator learns from all 2G
@@ -110,12 +123,9 @@ def run(job: Job) -> None:
         history.append({"step": step + 1, **reward_metrics(every_row, rewarded), **seen, **updated})
         samples += sample_rows(step + 1, chosen[: block.samples_per_step], rewarded)
         if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
-            with job.timed("validate"):
-                scores.append({"step": step + 1, "validation": validated(players, validation, block)})
-            if best is not None and scores[-1]["validation"] > best[0]:
-                best = (scores[-1]["validation"], step + 1, players.student_trainer.copied_state())
+            validate(step + 1)
 
-    write(job, players, best, history, samples, scores)
+    write(job, players, state)
 
 
 def gathered(job: Job, block: Ril) -> Players:
@@ -229,32 +239,34 @@ def sample_rows(step: int, questions: Sequence[Question], groups: Sequence[Seque
     ]
 
 
-def write(
-    job: Job,
-    players: Players,
-    best: tuple[float, int, dict[str, Any]] | None,
-    history: list[dict[str, Any]],
-    samples: list[dict[str, Any]],
-    scores: list[dict[str, Any]],
-) -> None:
+def row_from_json(row: Mapping[str, Any]) -> Row:
+    """The row that `asdict` and JSON made `row` of."""
+    return Row(**{**row, "token_ids": tuple(row["token_ids"])})
+
+
+def kept_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
+    """After which step the student becomes the stage's model: the last, or the first of those that validate best."""
+    if block.keep == "last":
+        return int(scores[-1]["step"])
+    return int(max(scores, key=lambda row: (row["validation"], -row["step"]))["step"])
+
+
+def write(job: Job, players: Players, state: TrainingState) -> None:
     """Writes the student, the samples and the curves."""
     checkpoint = open_checkpoint(job.input("data/warm_start"))
+    history, scores = state.rows("history"), state.rows("validation")
     with job.writing() as folder:
-        players.student_trainer.save(folder / "model", best[2] if best else None)
+        players.student_trainer.save(folder / "model", state.copy)
         players.reader.save(folder / "model")
         write_card(folder / "model", checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
-        write_shards(folder / "samples", samples, SAMPLES)
+        write_shards(folder / "samples", state.rows("samples"), SAMPLES)
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
     finite = {key: value for key, value in last.items() if math.isfinite(value)}
-    kept = best[1] if best else scores[-1]["step"]
-    job.write_metrics(
-        {
-            "validation": {"start": scores[0]["validation"], "end": scores[-1]["validation"], "kept_step": kept},
-            "last_step": finite,
-        }
-    )
+    ends = {"start": scores[0]["validation"], "end": scores[-1]["validation"]}
+    kept = kept_step(scores, job.block(Ril))
+    job.write_metrics({"validation": {**ends, "kept_step": kept}, "last_step": finite})
     job.progress.table("validation", scores)
     players.engine.close()
     players.judge.close()

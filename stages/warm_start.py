@@ -41,7 +41,7 @@ def run(job: Job) -> None:
     history: list[dict[str, Any]] = []
     with job.timed("train"):
         if block.steps:
-            trainer, history = train_sft(network, block, job.params.runtime, groups_of_step, job.progress, "warm start")
+            trainer, history = train_sft(job, network, block, groups_of_step, "warm start")
             state = trainer.state_dict()
     with job.writing() as folder:
         save_weights(network.model, folder, state)

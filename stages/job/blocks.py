@@ -244,4 +244,8 @@ class Runtime(Block):
     tensor_parallel: dict[str, int] = Field(default_factory=dict, description="GPUs that one vLLM engine of a model spans.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage: how much of the training state is sharded.")
     gradient_checkpointing: bool = Field(False, description="Recomputes activations to save memory, for about 25 % time.")
+    checkpoint_minutes: float = Field(
+        10.0, ge=0, description="Minutes between checkpoints of a training stage (0: after every step); a crash costs that much."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept while a stage trains; they go when it has ended well.")
     prefect_probe_seconds: float = Field(1.5, gt=0, description="How long a stage waits for a Prefect server to answer.")

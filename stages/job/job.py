@@ -32,6 +32,8 @@ class Job:
     root: Path
     params: Params = field(repr=False)
     progress: Progress = field(repr=False)
+    fingerprint: str = ""  # hash of parameters and inputs; without one no training state is kept
+    code: str = ""  # hash of the code at work
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
@@ -121,6 +123,11 @@ class Job:
         if "RIL_STORE" in os.environ:
             return Path(os.environ["RIL_STORE"])
         return Path(os.environ.get("DVC_ROOT", self.root)) / ".ril"
+
+    @property
+    def run_folder(self) -> Path | None:
+        """Where training keeps its state until this work is done; None when the job has no fingerprint."""
+        return self.store / "runs" / self.name / self.fingerprint[:16] if self.fingerprint else None
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from stages.groups import Group, Pack, packs, response_log_probs
-from stages.job import Progress
-from stages.job.blocks import Runtime, Schedule
+from stages.job import Job
+from stages.job.blocks import Schedule
+from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
 from stages.vlm import Network
 
@@ -18,17 +19,16 @@ def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
 
 
 def train_sft(
-    network: Network,
-    schedule: Schedule,
-    runtime: Runtime,
-    groups_of_step: Callable[[int], list[Group]],
-    progress: Progress,
-    title: str,
+    job: Job, network: Network, schedule: Schedule, groups_of_step: Callable[[int], list[Group]], title: str
 ) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Trains `network` on the groups of each step; returns the trainer and the history, one row a step."""
-    trainer = Trainer(network.model, schedule, runtime)
-    history: list[dict[str, Any]] = []
-    for step in progress.track(range(schedule.steps), title):
+    """Trains `network` on the groups of each step; returns the trainer and the history, one row a step.
+
+    Goes on from the job's last checkpoint, if it has one.
+    """
+    trainer = Trainer(network.model, schedule, job.params.runtime)
+    state = TrainingState(job, {"model": trainer})
+    history = state.rows("history")
+    for step in state.steps(schedule.steps, title):
         groups = groups_of_step(step)
         response_tokens = sum(group.scored_tokens for group in groups)
         loss = 0.0

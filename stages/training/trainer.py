@@ -71,6 +71,19 @@ class Trainer:
         """`state_dict` as a copy in memory that later steps do not change."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
 
+    def save_state(self, folder: Path, name: str) -> None:
+        """Writes weights and optimizer into `folder`/`name`, in DeepSpeed's format: each rank its own shard."""
+        self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
+
+    def load_state(self, folder: Path, name: str) -> None:
+        """Reads what `save_state` wrote; further steps are those of a trainer that was never stopped, to the bit on CPU.
+
+        Raises RuntimeError when nothing usable is there.
+        """
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=name)
+        if loaded is None:
+            raise RuntimeError(f"no training state of {name} in {folder}; start afresh with RIL_FRESH=1")
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Writes the weights (`state`, where an earlier copy is wanted) and the config into `folder`."""
         save_weights(self.model, folder, self.state_dict() if state is None else state)

@@ -1,0 +1,163 @@
+"""What a training loop needs to go on after a crash: checkpoints of all its models together, outside the stage's out.
+
+    <store>/runs/<stage>/<fingerprint>/step_00000040/{student/, discriminator/, loop.json, DONE}
+                                      /recorded/step_00000041.json
+
+The fingerprint is of parameters and inputs, so only the same work resumes. A checkpoint counts when `DONE`, written last, is in
+it. Randomness is a function of (seed, stage, step), so the number of the step is all there is to know of it: on CPU a killed
+and resumed run ends with the same bytes as one that was not.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stages.job import Job
+from stages.job.files import replacing_folder, write_text
+from stages.job.stop import STOP
+from stages.training.trainer import Trainer
+
+DONE = "DONE"
+_LOOP = "loop.json"
+_COPY = "copy.safetensors"
+
+
+class TrainingState:
+    """The checkpoints of one loop.
+
+    `records` holds the loop's own rows (history, samples), by name; they are saved and restored with the models. `copy` is
+    a further set of weights to keep (the best so far) or None.
+    """
+
+    def __init__(self, job: Job, trainers: Mapping[str, Trainer]) -> None:
+        self.job = job
+        self.trainers = trainers
+        self.records: dict[str, list[dict[str, Any]]] = {}
+        self.copy: dict[str, Tensor] | None = None
+        self._folder = job.run_folder
+        self._runtime = job.params.runtime
+        self._saved = time.monotonic()
+        self.first = self._resume()  # steps that are done
+
+    def steps(self, count: int, title: str) -> Iterator[int]:
+        """Yields the steps that are left of `count`, behind a progress bar; after each it saves when that is due.
+
+        Raises SystemExit, after saving, when the process was asked to end meanwhile.
+        """
+        with STOP.awaiting():
+            for step in self.job.progress.track(range(self.first, count), title, done=self.first):
+                yield step
+                self._after(step + 1, count)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The list of the records `name`, to be appended to."""
+        return self.records.setdefault(name, [])
+
+    # --- a step's answers, recorded before they are learned from -----------------------------------------------------
+
+    def recorded(self, step: int) -> Any | None:
+        """What `record` wrote for this step in an earlier run of the same work, or None."""
+        path = self._record(step)
+        return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+
+    def record(self, step: int, value: Any) -> None:
+        """Keeps `value` (JSON) on disk until a checkpoint holds the step, so that a resumed step uses it again."""
+        if path := self._record(step):
+            write_text(path, json.dumps(value, ensure_ascii=False))
+
+    def _record(self, step: int) -> Path | None:
+        return self._folder / "recorded" / f"step_{step + 1:08d}.json" if self._folder else None
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _after(self, done: int, count: int) -> None:
+        due = time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
+        if self._folder and done < count and (due or STOP.code is not None):
+            with self.job.timed("checkpoint"):
+                self._save(self._folder, done)
+        if STOP.code is not None and done < count:
+            kept = f"training state is in {self._folder}" if self._folder else "nothing is kept"
+            self.job.progress.say(f"{self.job.name}: stopped after step {done} of {count}; {kept}")
+            raise SystemExit(STOP.code)
+
+    def _save(self, folder: Path, done: int) -> None:
+        with replacing_folder(folder / f"step_{done:08d}") as checkpoint:
+            for name, trainer in self.trainers.items():
+                trainer.save_state(checkpoint, name)
+            if self.copy is not None:
+                save_tensors(self.copy, checkpoint / _COPY)
+            (checkpoint / _LOOP).write_text(
+                json.dumps({"step": done, "code": self.job.code, "records": self.records}), encoding="utf-8"
+            )
+            (checkpoint / DONE).write_text(f"{done}\n")
+        for old in whole_checkpoints(folder)[: -self._runtime.keep_checkpoints]:
+            shutil.rmtree(old)
+        for path in (folder / "recorded").glob("step_*.json"):
+            if path.stem <= f"step_{done:08d}":
+                path.unlink()
+        self._saved = time.monotonic()
+
+    def _resume(self) -> int:
+        """Loads the newest whole checkpoint and returns the number of steps it holds; 0 when there is none."""
+        if self._folder is None:
+            return 0
+        self._look_around(self._folder)
+        found = whole_checkpoints(self._folder)
+        if not found:
+            return 0
+        checkpoint = found[-1]
+        loop = json.loads((checkpoint / _LOOP).read_text(encoding="utf-8"))
+        if loop["code"] != self.job.code:  # mending a fault after a crash is the common case, so it goes on
+            self.job.progress.say(f"warning: {self.job.name}: its code has changed since {checkpoint}; RIL_FRESH=1 starts afresh")
+        for name, trainer in self.trainers.items():
+            trainer.load_state(checkpoint, name)
+        for name, rows in loop["records"].items():
+            self.rows(name).extend(rows)
+        self.copy = load_tensors(checkpoint / _COPY) if (checkpoint / _COPY).is_file() else None
+        self.job.progress.say(f"{self.job.name}: goes on after step {loop['step']}, from {checkpoint}")
+        return int(loop["step"])
+
+    def _look_around(self, folder: Path) -> None:
+        """Obeys RIL_FRESH, removes what a killed process left half written, names state of other settings."""
+        if os.environ.get("RIL_FRESH") == "1":
+            shutil.rmtree(folder, ignore_errors=True)
+        for half in folder.glob(".step_*.partial"):
+            shutil.rmtree(half)
+        with contextlib.suppress(FileNotFoundError):
+            others = [other for other in folder.parent.iterdir() if other != folder and any(other.glob("step_*"))]
+            if others:
+                self.job.progress.say(
+                    f"{self.job.name}: training state of {len(others)} runs with other parameters or inputs is in "
+                    f"{folder.parent}; it resumes when they come back, or can be deleted"
+                )
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` that are complete, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step_*/{DONE}"))
+
+
+def has_checkpoint(job: Job) -> bool:
+    """Whether training of this job would go on from a checkpoint."""
+    return job.run_folder is not None and os.environ.get("RIL_FRESH") != "1" and bool(whole_checkpoints(job.run_folder))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads what `save_tensors` wrote."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
