@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from flows.signals import ours_inside_prefect
 from flows.work import Work
 from stages.job import Progress
 
@@ -46,7 +47,8 @@ def perform(stage: str, item: str | None = None) -> None:
     if work is None or (work.job.stage, work.job.item) != (stage, item):
         raise LookupError(f"flow {stage} runs a stage that flows/run.py prepared; start it with: dvc repro {stage}")
     try:
-        work.run(FlowProgress())
+        with ours_inside_prefect():
+            work.run(FlowProgress())
     finally:
         if not server_answers(os.environ["PREFECT_API_URL"], work.job.params.runtime.prefect_probe_seconds):
             mute_prefect()  # it is about to report to a server that is gone, with a traceback for each attempt

@@ -129,6 +129,25 @@ def test_sigterm_ends_a_flow_run_with_143(make_project: Callable[..., Path], sta
     assert not (project / "data" / "questions").exists()
 
 
+def test_training_under_a_server_ends_with_a_checkpoint(
+    make_project: Callable[..., Path], start: Start, server: str, tmp_path: Path
+) -> None:
+    small = {"hidden_size": 32, "heads": 1, "layers": 1, "rows_per_step": 2}
+    project = make_project({"models": {"judge": {"build": small}}, "runtime": {"checkpoint_minutes": 0}})
+    store = tmp_path / "store"
+    settings = client_settings(tmp_path / "home", server, "model@judge")
+    process = start(project, "flows.run", "model", "judge", RIL_STORE=str(store), **settings)
+    end = time.monotonic() + 120
+    while not list(store.glob("runs/model@judge/*/step_*/DONE")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "no checkpoint in 120 s"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "model@judge: stopped after step" in err
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
 def test_a_server_that_ends_in_the_middle_does_not_break_the_work(
     make_project: Callable[..., Path], start: Start, tmp_path: Path, end: signal.Signals

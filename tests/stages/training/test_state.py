@@ -162,7 +162,9 @@ def test_killed_and_resumed_is_undisturbed(
     choose = random.Random(f"{stage} {KILLS}")
     log = []
     for kill in range(KILLS):
-        moment, number = PLANNED[stage][kill // 2 % len(PLANNED[stage])] if kill % 2 == 0 else ("after", choose.uniform(0, SPREAD[stage]))
+        moment, number = (
+            PLANNED[stage][kill // 2 % len(PLANNED[stage])] if kill % 2 == 0 else ("after", choose.uniform(0, SPREAD[stage]))
+        )
         log.append(killed(training_project, stage, moment, number))
     print(f"{stage} was killed in: ", *log, sep="\n  ")
     assert sum(where != "finished" for where in log) >= KILLS / 2

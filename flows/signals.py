@@ -1,0 +1,73 @@
+"""How a stage's process ends when it is asked to: SIGTERM, Ctrl-C, or its dvc dying."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from stages.job.stop import STOP
+
+_SAME_STOP_SECONDS = 5.0  # a signal to the group comes twice: once sent, once more because dvc died of it
+_RAISE_AGAIN_SECONDS = 0.5
+_STEP_SECONDS = 15.0  # a step of training gets this long to end well; dvc's stage is killed after 30
+_PR_SET_PDEATHSIG = 1
+_first: list[float] = []  # when the first request came
+
+
+def end_well_on_signals() -> None:
+    """Makes SIGTERM and Ctrl-C exceptions, so that engines are shut down and files closed; a later one ends at once.
+
+    In a training loop the exception waits for the end of the step, so that a checkpoint can be written. C code that is being
+    imported may drop an exception (seen in one of three kills at that moment), so it is raised again as long as none is on
+    its way.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _stop)
+
+
+@contextmanager
+def ours_inside_prefect() -> Iterator[None]:
+    """Prefect's handler of SIGTERM knows nothing of training steps; for this block ours is back in its place."""
+    theirs = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, theirs)
+
+
+def no_more_alarms() -> None:
+    """For the end of the process: nothing is raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def die_with_parent() -> None:
+    """Asks the kernel for SIGTERM when dvc dies; else a killed dvc leaves an orphan that goes on writing."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died just before
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    repeated = bool(_first)
+    if repeated and number != signal.SIGALRM and time.monotonic() - _first[0] > _SAME_STOP_SECONDS:
+        os._exit(128 + number)
+    _first.append(time.monotonic())
+    if not repeated:
+        STOP.code = 128 + number
+    if STOP.awaited and not repeated:
+        print(f"stopping after this step, or in {_STEP_SECONDS:.0f} s; once more ends at once", file=sys.stderr)
+        signal.setitimer(signal.ITIMER_REAL, _STEP_SECONDS)
+    elif not _ending(sys.exception()) and (number == signal.SIGALRM or not STOP.awaited):
+        signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
+        raise SystemExit(STOP.code)
+
+
+def _ending(error: BaseException | None) -> bool:
+    """Whether `error`, or what it came from, is the end of this process on its way through `finally` blocks."""
+    return error is not None and (isinstance(error, SystemExit) or _ending(error.__context__))
