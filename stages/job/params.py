@@ -72,13 +72,19 @@ class Params(Block):
         for name in self.pool.teachers:
             known("pool.teachers", name, self.teachers, "teachers")
         known("verdict.model", self.verdict.model, self.models, "models")
-        for name in self.runtime.tensor_parallel:
-            known("runtime.tensor_parallel", name, self.models, "models")
-        if self.models["student"].family == "qwen2_5":
+        for name in self.runtime.engines:
+            known("runtime.engines", name, self.models, "models")
+        for name in self.models:
+            self._engine_fits(name)
+        student, judge = self.models["student"].family, self.models[self.verdict.model].family
+        if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
-        if self.models[self.verdict.model].family != "qwen2_5":
-            family = self.models[self.verdict.model].family
-            raise ValueError(f"models.{self.verdict.model}.family is {family!r}; the judge reads text only: use 'qwen2_5'")
+        if student == "remote":
+            raise ValueError("models.student.family is 'remote', but the student is trained here; give build, path or hub")
+        if judge not in ("qwen2_5", "remote"):
+            raise ValueError(
+                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
+            )
         self._enough_responses()
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
@@ -86,6 +92,21 @@ class Params(Block):
                 f"more than rollout.responses ({self.rollout.responses}); lower it"
             )
         return self
+
+    def _engine_fits(self, name: str) -> None:
+        """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way round."""
+        engine = self.runtime.engines.get(name)
+        kind = engine.kind if engine else "vllm"
+        if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
+            raise ValueError(
+                f"models.{name}.endpoint is a model of others, but its engine is {kind!r}; "
+                f"give runtime.engines.{name} the kind openai with base_url, or replay"
+            )
+        if self.models[name].endpoint is None and kind == "openai":
+            raise ValueError(
+                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing shows that the "
+                "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
+            )
 
     def _enough_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
