@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,21 +49,13 @@ def test_a_request_says_all_and_once(fake: Any, tmp_path: Path, monkeypatch: pyt
     ((index, found),) = big.generate([Request("q", [message], [picture.getvalue()], sampling, 3, 2**40 + 7)])
     big.close()
     assert (index, [answer.text for answer in found]) == (0, [f"what is <image>?! {i}" for i in range(3)])
-    assert [(a.index, a.finish_reason, a.prompt_tokens, a.completion_tokens, a.token_ids) for a in found][2] == (
-        2,
-        "stop",
-        5,
-        3,
-        (),
-    )
+    assert [answer.completion_tokens for answer in found] == [3, 3, 3]
+    assert found[2] == Answer(2, found[2].text, (), "stop", 5, 3)
     (body,) = fake.bodies
     url = f"data:image/jpeg;base64,{base64.b64encode(picture.getvalue()).decode()}"
-    assert body.pop("messages") == [
-        {
-            "role": "user",
-            "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is <image>?"}],
-        }
-    ]
+    ((image, text),) = [message["content"] for message in body.pop("messages")]
+    assert image == {"type": "image_url", "image_url": {"url": url}}
+    assert text == {"type": "text", "text": "what is <image>?"}
     assert body == {
         "model": "big-1",
         "n": 3,
@@ -98,9 +91,7 @@ def test_a_total_deadline_hands_out_what_came(fake: Any, tmp_path: Path) -> None
     big = engine(fake, tmp_path, deadline=1.5, timeout=60.0)
     found: dict[int, list[Answer]] = {}
     started = time.monotonic()
-    with pytest.raises(
-        EngineError, match=r"8 of 10 requests were answered within the deadline of 1\.5 s; run again for the rest"
-    ):
+    with pytest.raises(EngineError, match=r"8 of 10 requests were answered within the deadline of 1\.5 s; run again"):
         taken(big.generate(requests(10)), found)
     assert time.monotonic() - started < 5
     assert set(found) == set(range(10)) - {3, 7}
@@ -127,7 +118,7 @@ def test_waits_grow_and_differ(fake: Any, tmp_path: Path) -> None:
     when: dict[str, list[float]] = {}
     for body, moment in zip(fake.bodies, fake.times, strict=True):
         when.setdefault(body["messages"][0]["content"], []).append(moment)
-    gaps = [[later - earlier for earlier, later in zip(times, times[1:], strict=False)] for times in when.values()]
+    gaps = [[later - earlier for earlier, later in itertools.pairwise(times)] for times in when.values()]
     assert all(0.24 < first < 1.0 and 0.49 < second < 1.6 for first, second in gaps)
     assert max(first for first, _ in gaps) - min(first for first, _ in gaps) > 0.01
 
@@ -208,7 +199,7 @@ def test_a_wrong_key_or_model_ends_the_work_at_once(code: int, fake: Any, tmp_pa
 def test_a_reply_by_another_model_is_refused(fake: Any, tmp_path: Path) -> None:
     fake.model = "small-9"
     big = engine(fake, tmp_path, concurrency=1)
-    with pytest.raises(EngineError, match="answered as 'small-9', asked for 'big-1'; correct models.big.endpoint.name"):
+    with pytest.raises(EngineError, match=r"answered as 'small-9', asked for 'big-1'; correct models\.big\.endpoint\.name"):
         list(big.generate(requests(3)))
     big.close()
     fake.model = "big-1-2026-01-01"  # a dated name of the same model
@@ -294,7 +285,7 @@ def test_what_was_answered_before_the_end_is_kept_and_only_the_rest_is_paid_for(
 
 def test_one_question_that_fails_is_asked_again_alone(fake: Any, ask: Any) -> None:
     fake.fault = lambda question, before: (500, {}) if question == "say 11" else None
-    with pytest.raises(RuntimeError, match="2 answers failed and were not stored; run again.*question q11: HTTP 500"):
+    with pytest.raises(RuntimeError, match=r"2 answers failed and were not stored; run again.*question q11: HTTP 500"):
         ask()
     fake.fault = lambda question, before: None
     fake.bodies.clear()
