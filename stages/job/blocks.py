@@ -255,7 +255,7 @@ class Report(Block):
 class Vllm(Block):
     """vLLM in the stage's own process: deterministic on CPU, no server to watch."""
 
-    kind: Literal["vllm"]
+    kind: Literal["vllm"] = Field(description="vLLM in the stage's process.")
     sequences: int = Field(256, ge=1, description="Answers written at a time; more is faster until memory runs out.")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that the model spans.")
 
@@ -272,7 +272,7 @@ class Calling(Block):
 class VllmServer(Calling):
     """`vllm serve` processes that the stage starts, watches and stops, or that run already (`urls`)."""
 
-    kind: Literal["vllm_server"]
+    kind: Literal["vllm_server"] = Field(description="Servers of vLLM.")
     sequences: int = Field(256, ge=1, description="Answers one replica writes at a time; more is faster until memory runs out.")
     concurrency: int = Field(256, ge=1, le=4096, description="Requests under way at a time, over all replicas.")
     timeout: float = Field(3600.0, gt=0, description="Seconds after which one try is given up; queueing counts.")
@@ -289,7 +289,7 @@ class VllmServer(Calling):
 class OpenAi(Calling):
     """Any endpoint with `/chat/completions`; only for models with `models.<id>.endpoint`."""
 
-    kind: Literal["openai"]
+    kind: Literal["openai"] = Field(description="An endpoint with OpenAI's chat completions.")
     base_url: str = Field(pattern=r"^https?://", description="Up to and with `/v1`, as the provider documents it.")
     api_key: str | None = Field(None, description="Name of the environment variable with the key; no key stands in a file.")
     one_answer_a_request: bool = Field(False, description="For servers that know no `n`: a question is sent once an answer.")
@@ -298,9 +298,10 @@ class OpenAi(Calling):
 class Replay(Block):
     """The store alone: a stage that lacks answers fails and says which."""
 
-    kind: Literal["replay"]
+    kind: Literal["replay"] = Field(description="Nothing is asked; what the store lacks is an error.")
 
 
+ENGINE_KINDS: dict[str, type[Block]] = {"vllm": Vllm, "vllm_server": VllmServer, "openai": OpenAi, "replay": Replay}
 EngineSettings = Annotated[Vllm | VllmServer | OpenAi | Replay, Field(discriminator="kind")]
 
 

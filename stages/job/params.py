@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.job.blocks import (
+    ENGINE_KINDS,
     Block,
     Discriminator,
     Evaluate,
@@ -176,6 +177,8 @@ def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _fields_near(location: tuple[int | str, ...]) -> list[str]:
     """Names that the block at `location` (without its last part) knows."""
+    if _is_engine(location):
+        return list(ENGINE_KINDS[str(location[3])].model_fields)
     block: Any = Params
     for part in location[:-1]:
         if isinstance(block, type) and issubclass(block, Block) and part in block.model_fields:
@@ -190,11 +193,17 @@ def _fields_near(location: tuple[int | str, ...]) -> list[str]:
     return list(block.model_fields) if isinstance(block, type) and issubclass(block, Block) else []
 
 
+def _is_engine(location: tuple[int | str, ...]) -> bool:
+    """Whether a key in runtime.engines.<id>; pydantic puts the engine's kind into the location, where people have no key."""
+    return location[:2] == ("runtime", "engines") and len(location) > 4
+
+
 def _explain(error: Mapping[str, Any]) -> str:
     import difflib
 
     location = tuple(error["loc"])
-    key = ".".join(str(part) for part in location) or "(whole file)"
+    shown = (*location[:3], *location[4:]) if _is_engine(location) else location
+    key = ".".join(str(part) for part in shown) or "(whole file)"
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         names = _fields_near(location)
