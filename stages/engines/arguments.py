@@ -93,7 +93,7 @@ def data_url(image: bytes, question: str) -> str:
             kind = picture.get_format_mimetype() or "application/octet-stream"
             if deep(picture):
                 kind, image = "image/png", _png(opened_image(image))
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"question {question}: {error}") from error
     return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 

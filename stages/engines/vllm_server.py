@@ -41,6 +41,13 @@ _NOT_IN_ARGS = {
 }
 
 
+def check_arguments(label: str, settings: VllmServer) -> None:
+    """Raises ValueError when `args` hold what decides answers, or where a server listens."""
+    wrong = [arg for arg in settings.args if arg.lstrip("-").split("=")[0].replace("_", "-") in _NOT_IN_ARGS]
+    if wrong:
+        raise ValueError(f"runtime.engines.{label}.args has {wrong[0]}, which models.{label} decides; take it out")
+
+
 class VllmServerEngine:
     """One checkpoint, served by one or several vLLM servers."""
 
@@ -76,11 +83,7 @@ class VllmServerEngine:
     def _started(self, logs: Path, trainable: bool) -> list[str]:
         """Starts the replicas; their addresses."""
         settings = self.settings
-        wrong = [arg for arg in settings.args if arg.lstrip("-").split("=")[0].replace("_", "-") in _NOT_IN_ARGS]
-        if wrong:
-            raise ValueError(
-                f"runtime.engines.{self.label}.args holds {wrong[0]}, which models.{self.label} decides; take it out"
-            )
+        check_arguments(self.label, settings)
         sees = self._reader.image_token_id >= 0
         arguments = {
             **engine_arguments(self._checkpoint, self._runtime, settings.sequences, sees),

@@ -11,11 +11,14 @@ _WHITE = (255, 255, 255)
 def opened_image(image: bytes) -> Image.Image:
     """The picture in RGB: turned as its EXIF entry says, its first frame, transparent parts on white.
 
-    So does vLLM's server, whose answers would else be about other pixels. Raises OSError (UnidentifiedImageError, truncated
-    file) or Image.DecompressionBombError for bytes that can't be used.
+    So does vLLM's server, whose answers would else be about other pixels. Raises OSError for bytes that can't be used:
+    no picture, a cut or damaged one, one of more than 178 million pixels.
     """
-    picture: Image.Image = Image.open(io.BytesIO(image))
-    picture.load()
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(image))
+        picture.load()
+    except (SyntaxError, EOFError, Image.DecompressionBombError) as error:  # Pillow's words for damaged and for too large
+        raise OSError(f"cannot read the image: {error}") from error
     if deep(picture):  # convert() would cut everything above 255 to white
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     picture = ImageOps.exif_transpose(picture)

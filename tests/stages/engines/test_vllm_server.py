@@ -4,6 +4,8 @@ Two servers are started for the whole file: one by a stage of its own that is ki
 that others can use it too), one by this process (Qwen2.5-VL, on a Unix socket, with weights that can be replaced).
 """
 
+import base64
+import io
 import os
 import signal
 import socket
@@ -26,7 +28,7 @@ from stages.engines.endpoint import EndpointEngine
 from stages.engines.keeper import descendants
 from stages.engines.vllm_server import VllmServerEngine
 from stages.job.blocks import OpenAi, Runtime, Sampling, VllmServer
-from stages.vlm import Checkpoint, load_network, load_reader, open_checkpoint, write_card
+from stages.vlm import Checkpoint, load_network, load_reader, open_checkpoint, opened_image, write_card
 
 Tiny = Callable[[str], Checkpoint]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
@@ -47,12 +49,48 @@ time.sleep(600)
 
 
 def picture(seed: int, width: int = 84, kind: str = "PNG") -> bytes:
-    import io
-
     pixels = np.random.default_rng(seed).integers(0, 255, (84, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    made = Image.fromarray(pixels)
+    (made.convert(mode) if mode else made).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(*shape: int, depth: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(depth).max, shape, dtype=depth)
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    return encoded(noise(8, 12, 3), "JPEG", exif=exif)
+
+
+def animated() -> bytes:
+    frames = [Image.fromarray(noise(8, 12, 3) // (step + 1)) for step in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "plain": lambda: encoded(noise(8, 12, 3)),
+    "turned": turned,
+    "transparent": lambda: encoded(noise(8, 12, 4)),
+    "transparent palette": lambda: encoded(noise(8, 12, 4), "GIF", "P", transparency=3),
+    "cmyk": lambda: encoded(noise(8, 12, 3), "JPEG", "CMYK"),
+    "16 bit": lambda: encoded(noise(8, 12, depth=np.uint16)),
+    "grey": lambda: encoded(noise(8, 12)),
+    "one bit": lambda: encoded(noise(8, 12), mode="1"),
+    "animated": animated,
+    "webp": lambda: encoded(noise(8, 12, 3), "WEBP"),
+}
 
 
 def seeing_requests(sampling: Sampling, n: int = 1, count: int = 6, plain: bool = False) -> list[Request]:
@@ -151,6 +189,18 @@ def test_greedy_answers_are_those_of_the_engine_in_process(family: str, in_proce
     here, there = answers_of(in_process(family), asked), answers_of(server, asked)
     assert here == there  # text, ids, reasons and counts
     assert len({answer.token_ids for group in there for answer in group}) > 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_server_sees_the_pixels_that_training_sees(kind: str) -> None:
+    """vLLM's own decoder on what is sent, against what the student is trained on."""
+    from vllm.multimodal.media.image import ImageMediaIO
+
+    image = PICTURES[kind]()
+    sent = base64.b64decode(data_url(image, "q").partition(",")[2])
+    assert (sent == image) == (kind != "16 bit")
+    assert np.array_equal(np.asarray(ImageMediaIO().load_bytes(sent).media), np.asarray(opened_image(image)))
 
 
 @pytest.mark.slow
