@@ -10,6 +10,7 @@ from the hub is pinned to a commit, a local one to the hash of its files, and ei
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,9 @@ def pin(job: Job, model: Model) -> None:
         weights = (job.root / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}; there is no config.json in {weights}")
-        source = {"path": str(weights), "identity": content_identity(weights)}
+        source: dict[str, Any] = {"path": str(weights), "identity": content_identity(weights)}
+    elif model.endpoint is not None:
+        source = {"endpoint": model.endpoint.model_dump(mode="json")}
     else:
         assert model.hub is not None
         assert model.revision is not None

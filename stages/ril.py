@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from stages.benchmarks.scoring import is_correct
 from stages.corpora import Question, read_questions
-from stages.engines import Answer, Request, VllmEngine
+from stages.engines import Answer, Engine, EngineError, Need, Request, TrainableEngine, start_engine, start_trainable
 from stages.imitation.discriminator import Discriminator, logits_of
 from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
 from stages.imitation.history import reward_metrics
@@ -55,8 +55,8 @@ class Players:
     reference: Network  # the SFT student, never refreshed
     discriminator: Discriminator
     discriminator_trainer: Trainer
-    engine: VllmEngine  # samples from the student
-    judge: VllmEngine
+    engine: TrainableEngine  # samples from the student
+    judge: Engine
 
 
 def run(job: Job) -> None:
@@ -134,8 +134,8 @@ def gathered(job: Job, block: Ril) -> Players:
     judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
     runtime = job.params.runtime
     with job.timed("start"):
-        engine = VllmEngine(checkpoint, runtime, gpus=runtime.tensor_parallel.get("student", 1))
-        judge_engine = VllmEngine(judge, runtime, gpus=runtime.tensor_parallel.get(job.block(Verdict).model, 1))
+        engine = start_trainable(checkpoint, runtime, Need(job.store / "logs"))
+        judge_engine = start_engine(judge, runtime, Need(job.store / "logs"))
         reader = load_reader(checkpoint)
         student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
         reference.model.requires_grad_(False)
@@ -168,10 +168,14 @@ def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ri
         Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62)
         for q in questions
     ]
-    return [[student_row(answer) for answer in answers] for answers in generated(players.engine, requests)]
+    groups = generated(players.engine, requests)
+    failed = [answer for answers in groups for answer in answers if answer.failed]
+    if failed:
+        raise EngineError(f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}")
+    return [[student_row(answer) for answer in answers] for answers in groups]
 
 
-def generated(engine: VllmEngine, requests: Sequence[Request]) -> list[list[Answer]]:
+def generated(engine: Engine, requests: Sequence[Request]) -> list[list[Answer]]:
     """The answers to each request, in the order of the requests."""
     found = dict(engine.generate(requests))
     return [found[index] for index in range(len(requests))]

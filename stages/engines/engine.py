@@ -1,14 +1,21 @@
 """What every engine takes and gives. Stages and the response store know these types and no engine's own."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stages.job.blocks import Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RequestError(ValueError):
     """A request that no engine can answer, such as a prompt longer than the model's context; the message names it."""
+
+
+class EngineError(RuntimeError):
+    """An engine that can't go on: its server died, refuses the key, does not answer. What it yielded before is whole."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,10 @@ class Answer:
 
     index: int  # 0 .. n - 1 within its request
     text: str  # without special tokens
-    token_ids: tuple[int, ...]  # as sampled, with the token that ended the turn
-    finish_reason: str  # "stop", "length" (cut), anything else is a failure
+    token_ids: tuple[int, ...]  # as sampled, with the token that ended the turn; empty from an endpoint that gives none
+    finish_reason: str  # "stop", "length" (cut), anything else is a failure and says why
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # of an endpoint that only counts all n together: its share
 
     @property
     def failed(self) -> bool:
@@ -49,8 +56,22 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        What comes out is a function of the weights and of `requests` alone, not of calls before.
+        In process, what comes out is a function of the weights and of `requests` alone, not of calls before; a server
+        draws with the same seeds, but in batches that depend on what arrives when. Raises RequestError for a request
+        that can't be answered, EngineError when nothing more can be had. What was yielded before either is whole and
+        worth keeping.
         """
 
     def close(self) -> None:
-        """Frees what the engine holds."""
+        """Frees what the engine holds; ends the servers it started."""
+
+
+class TrainableEngine(Engine, Protocol):
+    """An engine whose weights can be replaced while it runs."""
+
+    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
+        """Puts new weights into the running engine and empties its caches.
+
+        `named` is the whole `state_dict()` of the transformers model, head included also where it is tied to the
+        embeddings: without it vLLM keeps the old head on CPU.
+        """

@@ -5,23 +5,18 @@ weight updates of one do not touch the other (a test shows it). On CPU it is the
 """
 
 import gc
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.engines.arguments import SEQUENCES, engine_arguments, sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.blocks import Runtime
-from stages.vlm import Checkpoint, load_reader
+from stages.vlm import Checkpoint, load_reader, opened_image
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GIB = 1 << 30
-SEQUENCES = 256  # answers written at a time; tiny model on CPU: 6,000 tokens/s with 64, 7,600 with 128, 8,400 with 256
-CPU_BLOCK = 32  # tokens a prompt can share; with vLLM's 128 no tiny prompt shares anything: 5,000 tokens/s, not 7,100
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class VllmEngine:
@@ -37,34 +32,16 @@ class VllmEngine:
         """Starts the engine: 4 s on CPU, 20 s the first time a kind of model is met, minutes for a large model."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core runs in this process
         warnings.filterwarnings("ignore", message=".*reduce_op.* is deprecated", category=FutureWarning)
-        import torch
         import vllm
 
         self.version = str(vllm.__version__)
         self.checkpoint = checkpoint
         reader = load_reader(checkpoint)
         self.chat = reader.chat
-        context = checkpoint.context_tokens
-        # With a seed for each request, a prompt that is read in two parts ends a CPU engine ("CPU Generator does not
-        # use offset"): room for all prompts at once keeps them whole. It costs little, there is no warm-up on CPU.
-        on_cpu: dict[str, Any] = {
-            "enforce_eager": True,
-            "kv_cache_memory_bytes": runtime.kv_cache_gib * GIB,
-            "max_num_batched_tokens": sequences * context,
-            "block_size": CPU_BLOCK,
-        }
-        on_gpu = {"gpu_memory_utilization": runtime.gpu_memory_utilization, "tensor_parallel_size": gpus}
         self._llm = vllm.LLM(
-            model=str(checkpoint.weights),
-            dtype=_DTYPES[checkpoint.precision],
-            max_model_len=context,
-            max_num_seqs=sequences,
-            limit_mm_per_prompt={"video": 0} if reader.image_token_id >= 0 else {},
-            generation_config="vllm",  # sampling is what the parameters say, not what a checkpoint suggests
-            seed=0,
-            disable_log_stats=True,
+            **engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
+            tensor_parallel_size=gpus,
             use_tqdm_on_load=False,  # a bar of a second for a file on this disk
-            **(on_gpu if torch.cuda.is_available() else on_cpu),
         )
         self._engine = self._llm.llm_engine
 
@@ -94,7 +71,7 @@ class VllmEngine:
             ids = self.chat.prompt_ids(request.messages, len(request.images))
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
-                prompt["multi_modal_data"] = {"image": [_decoded(image) for image in request.images]}
+                prompt["multi_modal_data"] = {"image": [opened_image(image) for image in request.images]}
             self._engine.add_request(str(index), prompt, self._sampling(request))
         except (ValueError, OSError, VLLMClientError) as error:
             raise RequestError(f"question {request.name}: {' '.join(str(error).split())}") from error
@@ -103,23 +80,8 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        asked = request.sampling
-        return SamplingParams(
-            n=request.n,
-            seed=request.seed if asked.temperature > 0 else None,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            top_k=asked.top_k,
-            repetition_penalty=asked.repetition_penalty,
-            max_tokens=asked.max_tokens,
-            stop_token_ids=self.chat.stop_token_ids,
-            # A sampled image placeholder breaks every later forward pass over the text. Minus infinity holds for any
-            # logits, greedy decoding included. No measurable cost at 300 ids (nor have bad
-            # words and lists of allowed ids); with 150,000 ids it alone touches only the banned ones.
-            logit_bias={token: float("-inf") for token in self.chat.banned_token_ids} or None,
-            detokenize=False,  # the chat decodes, once, when an answer is whole
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        values = sampling_arguments(request, self.chat, never=float("-inf"))
+        return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
 
     def _answer(self, output: Any, one: Any) -> Answer:
         ids = tuple(int(token) for token in one.token_ids)
@@ -157,9 +119,3 @@ class VllmEngine:
         del self._engine, self._llm, client, core
         gc.unfreeze()  # vLLM froze what it loaded, which hides it from the collector
         gc.collect()
-
-
-def _decoded(image: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(image)).convert("RGB")

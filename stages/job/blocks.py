@@ -5,11 +5,11 @@ Defaults of the algorithm are the paper's (arXiv 2510.19307); `params.yaml` writ
 changes a value. The names `size` and `nfiles` are banned: DVC does not see such parameters (DVC issue 10296).
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Family = Literal["qwen2_5_vl", "internvl3", "qwen2_5"]
+Family = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
 Split = Literal["warm_start", "imitation", "validation", "test"]
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # what vLLM on CPU serves; others stop at the first request
 STYLES = ("terse", "steps", "arrows")
@@ -110,22 +110,38 @@ class Build(Schedule):
         return self
 
 
-class Model(Block):
-    """One model: built tiny, or taken from a folder, or from the hub."""
+class Endpoint(Block):
+    """A model that only its provider has: it is known by name. All of this is part of the key of its answers."""
 
-    family: Family = Field(description="Architecture; decides processor, positions and image tokens.")
+    provider: str = Field(min_length=1, description="Who runs it, such as `openai`; another name asks everything anew.")
+    name: str = Field(min_length=1, description="What the server calls the model; give a dated name, an alias changes unseen.")
+    replies_as: str | None = Field(None, description="Its name in replies where that does not begin with `name`.")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="How the server calls the longest answer; newer OpenAI models know only the second."
+    )
+    body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request, such as reasoning_effort.")
+    leave_out: tuple[str, ...] = Field((), strict=False, description="Fields that the server refuses, such as seed or top_p.")
+
+
+class Model(Block):
+    """One model: built tiny, or taken from a folder, or from the hub, or asked at an endpoint."""
+
+    family: Family = Field(description="Architecture; decides processor, positions and image tokens. `remote` with `endpoint`.")
     build: Build | None = Field(None, description="Make a tiny model of this shape from nothing.")
     path: str | None = Field(None, description="Folder of an ordinary Hugging Face checkpoint.")
     hub: str | None = Field(None, description="Name of a model on the hub; needs `revision`.")
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; it is pinned to a commit when found.")
+    endpoint: Endpoint | None = Field(None, description="Ask a model of others; runtime.engines.<id> says where it is reached.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format in which this model answers and trains.")
     context_tokens: int = Field(4096, ge=64, description="Longest prompt with answer; longer questions are rejected by name.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in ("build", "path", "hub") if getattr(self, name) is not None]
+        given = [name for name in ("build", "path", "hub", "endpoint") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"has {' and '.join(given) or 'none'} of build, path, hub; give exactly one")
+            raise ValueError(f"has {' and '.join(given) or 'none'} of build, path, hub, endpoint; give exactly one")
+        if (self.family == "remote") != (self.endpoint is not None):
+            raise ValueError("family remote and endpoint belong together; give both or neither")
         if (self.hub is None) != (self.revision is None):
             raise ValueError("hub and revision belong together; give both or neither")
         return self
@@ -236,12 +252,67 @@ class Report(Block):
     samples: int = Field(12, ge=1, le=200, description="Questions in the gallery of answers.")
 
 
+class Vllm(Block):
+    """vLLM in the stage's own process: deterministic on CPU, no server to watch."""
+
+    kind: Literal["vllm"] = Field(description="vLLM in the stage's process.")
+    sequences: int = Field(256, ge=1, description="Answers written at a time; more is faster until memory runs out.")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that the model spans.")
+
+
+class Calling(Block):
+    """How long and how often a server is asked."""
+
+    concurrency: int = Field(64, ge=1, le=4096, description="Requests under way at a time; a rented endpoint has a limit.")
+    timeout: float = Field(600.0, gt=0, description="Seconds after which one try is given up; the longest answer must fit in.")
+    deadline: float = Field(86400.0, gt=0, description="Seconds after which a wave is given up; what is finished stays.")
+    attempts: int = Field(6, ge=1, le=100, description="Tries of one request (429, 5xx, broken replies), with growing waits.")
+
+
+class VllmServer(Calling):
+    """`vllm serve` processes that the stage starts, watches and stops, or that run already (`urls`)."""
+
+    kind: Literal["vllm_server"] = Field(description="Servers of vLLM.")
+    sequences: int = Field(256, ge=1, description="Answers one replica writes at a time; more is faster until memory runs out.")
+    concurrency: int = Field(256, ge=1, le=4096, description="Requests under way at a time, over all replicas.")
+    timeout: float = Field(3600.0, gt=0, description="Seconds after which one try is given up; queueing counts.")
+    replicas: int = Field(1, ge=1, le=64, description="Servers of this model; a request goes to the one with least to do.")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs over which each layer is split.")
+    pipeline_parallel: int = Field(1, ge=1, description="Groups of GPUs over which the layers are split.")
+    gpus: tuple[int, ...] = Field((), strict=False, description="CUDA devices of all replicas in order; else all visible ones.")
+    args: tuple[str, ...] = Field((), strict=False, description="Further arguments of `vllm serve`, for speed only.")
+    port: int | None = Field(None, ge=1024, le=65000, description="First TCP port on 127.0.0.1; without it a Unix socket.")
+    start_seconds: float = Field(1800.0, gt=0, description="How long the servers may take until they are ready.")
+    urls: tuple[str, ...] = Field((), strict=False, description="Running servers of this very model instead of own ones.")
+
+
+class OpenAi(Calling):
+    """Any endpoint with `/chat/completions`; only for models with `models.<id>.endpoint`."""
+
+    kind: Literal["openai"] = Field(description="An endpoint with OpenAI's chat completions.")
+    base_url: str = Field(pattern=r"^https?://", description="Up to and with `/v1`, as the provider documents it.")
+    api_key: str | None = Field(None, description="Name of the environment variable with the key; no key stands in a file.")
+    one_answer_a_request: bool = Field(False, description="For servers that know no `n`: a question is sent once an answer.")
+
+
+class Replay(Block):
+    """The store alone: a stage that lacks answers fails and says which."""
+
+    kind: Literal["replay"] = Field(description="Nothing is asked; what the store lacks is an error.")
+
+
+ENGINE_KINDS: dict[str, type[Block]] = {"vllm": Vllm, "vllm_server": VllmServer, "openai": OpenAi, "replay": Replay}
+EngineSettings = Annotated[Vllm | VllmServer | OpenAi | Replay, Field(discriminator="kind")]
+
+
 class Runtime(Block):
     """What changes how fast things run, never what comes out; no stage depends on it."""
 
     kv_cache_gib: int = Field(1, ge=1, description="Memory of one vLLM engine's key-value cache on CPU, GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of GPU memory one vLLM engine takes.")
-    tensor_parallel: dict[str, int] = Field(default_factory=dict, description="GPUs that one vLLM engine of a model spans.")
+    engines: dict[str, EngineSettings] = Field(
+        default_factory=dict, description="How each model is run, by entry of `models`; vLLM in process where none is given."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage: how much of the training state is sharded.")
     gradient_checkpointing: bool = Field(False, description="Recomputes activations to save memory, for about 25 % time.")
     checkpoint_minutes: float = Field(

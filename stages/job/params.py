@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.job.blocks import (
+    ENGINE_KINDS,
     Block,
     Discriminator,
     Evaluate,
@@ -72,13 +73,19 @@ class Params(Block):
         for name in self.pool.teachers:
             known("pool.teachers", name, self.teachers, "teachers")
         known("verdict.model", self.verdict.model, self.models, "models")
-        for name in self.runtime.tensor_parallel:
-            known("runtime.tensor_parallel", name, self.models, "models")
-        if self.models["student"].family == "qwen2_5":
+        for name in self.runtime.engines:
+            known("runtime.engines", name, self.models, "models")
+        for name in self.models:
+            self._engine_fits(name)
+        student, judge = self.models["student"].family, self.models[self.verdict.model].family
+        if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
-        if self.models[self.verdict.model].family != "qwen2_5":
-            family = self.models[self.verdict.model].family
-            raise ValueError(f"models.{self.verdict.model}.family is {family!r}; the judge reads text only: use 'qwen2_5'")
+        if student == "remote":
+            raise ValueError("models.student.family is 'remote', but the student is trained here; give build, path or hub")
+        if judge not in ("qwen2_5", "remote"):
+            raise ValueError(
+                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
+            )
         self._enough_responses()
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
@@ -86,6 +93,21 @@ class Params(Block):
                 f"more than rollout.responses ({self.rollout.responses}); lower it"
             )
         return self
+
+    def _engine_fits(self, name: str) -> None:
+        """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way round."""
+        engine = self.runtime.engines.get(name)
+        kind = engine.kind if engine else "vllm"
+        if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
+            raise ValueError(
+                f"models.{name}.endpoint is a model of others, but its engine is {kind!r}; "
+                f"give runtime.engines.{name} the kind openai with base_url, or replay"
+            )
+        if self.models[name].endpoint is None and kind == "openai":
+            raise ValueError(
+                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing shows that the "
+                "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
+            )
 
     def _enough_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
@@ -155,6 +177,8 @@ def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _fields_near(location: tuple[int | str, ...]) -> list[str]:
     """Names that the block at `location` (without its last part) knows."""
+    if _is_engine(location):
+        return list(ENGINE_KINDS[str(location[3])].model_fields)
     block: Any = Params
     for part in location[:-1]:
         if isinstance(block, type) and issubclass(block, Block) and part in block.model_fields:
@@ -169,11 +193,17 @@ def _fields_near(location: tuple[int | str, ...]) -> list[str]:
     return list(block.model_fields) if isinstance(block, type) and issubclass(block, Block) else []
 
 
+def _is_engine(location: tuple[int | str, ...]) -> bool:
+    """Whether a key in runtime.engines.<id>; pydantic puts the engine's kind into the location, where people have no key."""
+    return location[:2] == ("runtime", "engines") and len(location) > 4
+
+
 def _explain(error: Mapping[str, Any]) -> str:
     import difflib
 
     location = tuple(error["loc"])
-    key = ".".join(str(part) for part in location) or "(whole file)"
+    shown = (*location[:3], *location[4:]) if _is_engine(location) else location
+    key = ".".join(str(part) for part in shown) or "(whole file)"
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         names = _fields_near(location)

@@ -63,5 +63,7 @@ def checkpoints(job: Job) -> list[tuple[str, str]]:
             card = read_json(file)
             hub = f"{card.get('hub')} {str(card.get('revision'))[:SHOWN_DIGITS]}"
             identity = f"sha256 {card['identity'][:SHOWN_DIGITS]}" if "identity" in card else hub
+            if "endpoint" in card:
+                identity = f"{card['endpoint']['name']} at {card['endpoint']['provider']}"
             rows.append((str(file.parent.relative_to(job.root)), identity))
     return rows

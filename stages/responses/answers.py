@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
-from stages.engines import Answer, Engine, Request, VllmEngine
+from stages.engines import Answer, Engine, EngineError, Need, Request, RequestError, start_engine
 from stages.job import Job
 from stages.job.blocks import Runtime, Sampling
 from stages.responses.key import Asked, answer_key, request_seed
@@ -27,12 +27,7 @@ class Prompt(Protocol):
     def image_sha256(self) -> Sequence[str]: ...
 
 
-StartEngine = Callable[[Checkpoint, Runtime, int], Engine]
-
-
-def start_vllm(checkpoint: Checkpoint, runtime: Runtime, gpus: int) -> Engine:
-    """vLLM in this process."""
-    return VllmEngine(checkpoint, runtime, gpus=gpus)
+StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
 
 
 def answers(
@@ -43,12 +38,13 @@ def answers(
     n: int,
     draw: int,
     title: str,
-    start: StartEngine = start_vllm,
+    start: StartEngine = start_engine,
 ) -> list[list[StoredAnswer]]:
     """n answers of one model to each prompt, in the order of `prompts` and of the samples 0 .. n - 1.
 
     Only what the store lacks is generated; when it lacks nothing, no engine starts. Raises RequestError for a prompt
-    that the model can't take, RuntimeError when answers failed; what was finished in earlier waves is stored by then.
+    that the model can't take, EngineError when the engine can't go on, RuntimeError when answers failed, MissingAnswers
+    where the store is all there is; what was finished is stored by then.
     """
     if sampling.temperature == 0 and n > 1:
         raise ValueError(f"{title}: temperature 0 writes the same answer {n} times; set responses: 1, or raise it")
@@ -66,14 +62,18 @@ def answers(
         f"{len(wanted) - len(found)} to generate"
     )
     if missing:
-        engine = start(checkpoint, job.block(Runtime), _gpus(job.block(Runtime), checkpoint_folder))
+        lacking = [(request.name, request.n) for _, _, request in missing]
+        engine = start(checkpoint, job.block(Runtime), Need(job.store / "logs", lacking))
         try:
             written = _generate(engine, store, missing)
-            failed = sum(answer.failed for answer in job.progress.track(written, title, len(wanted), len(found)))
+            failed = [answer for answer in job.progress.track(written, title, len(wanted), len(found)) if answer.failed]
         finally:
             engine.close()
         if failed:
-            raise RuntimeError(f"{title}: {failed} answers failed and were not stored; run again to ask for these only")
+            raise RuntimeError(
+                f"{title}: {len(failed)} answers failed and were not stored; run again to ask for these only. The first: "
+                f"{failed[0].finish_reason}"
+            )
         found = Store(folder, job.progress.say).fetch(wanted)  # as every later reader sees it, other writers included
     return [[found[key] for key in row] for row in keys]
 
@@ -91,11 +91,6 @@ def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int) -> Asked:
         sampling=sampling,
         draw=draw,
     )
-
-
-def _gpus(runtime: Runtime, checkpoint_folder: Path) -> int:
-    model = checkpoint_folder.name if checkpoint_folder.parent.name == "model" else "student"
-    return runtime.tensor_parallel.get(model, 1)
 
 
 Missing = tuple[str, int, Request]  # key of the request, first sample, the request itself
@@ -139,9 +134,13 @@ def _generate(engine: Engine, store: Store, missing: Sequence[Missing]) -> Itera
     """Yields answers as they are finished; each wave is on disk before the next one starts."""
     for wave in _waves(missing):
         finished: dict[int, list[StoredAnswer]] = {}
-        for index, written in engine.generate([request for _, _, request in wave]):
-            finished[index] = [_stored(engine, wave[index], answer) for answer in written if not answer.failed]
-            yield from written
+        try:
+            for index, written in engine.generate([request for _, _, request in wave]):
+                finished[index] = [_stored(engine, wave[index], answer) for answer in written if not answer.failed]
+                yield from written
+        except (EngineError, RequestError):  # what it had finished was paid for
+            store.append([answer for index in sorted(finished) for answer in finished[index]])
+            raise
         store.append([answer for index in sorted(finished) for answer in finished[index]])
 
 

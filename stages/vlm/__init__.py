@@ -3,6 +3,7 @@
 from stages.vlm.chat import IMAGE_MARKER, Chat
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.family import Pixels
+from stages.vlm.images import opened_image
 from stages.vlm.reader import Network, Prompt, Reader, build_tiny, load_chat, load_network, load_reader, text_hidden
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "load_network",
     "load_reader",
     "open_checkpoint",
+    "opened_image",
     "text_hidden",
     "write_card",
 ]

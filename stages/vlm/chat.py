@@ -16,6 +16,13 @@ IMAGE_MARKER = "<image>"
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; refused in text, so that they only ever mark our own pieces
 
 
+class RemoteChat:
+    """What is known of the chat of a model of others: nothing. It gets messages, bans nothing, and has no template."""
+
+    template_hash = ""
+    banned_token_ids: tuple[int, ...] = ()
+
+
 class Chat:
     """Chat template and tokenizer of one checkpoint."""
 

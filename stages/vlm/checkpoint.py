@@ -1,14 +1,16 @@
 """A model on disk: an ordinary Hugging Face folder with a small card beside it.
 
 The card (`ril.json`) says what config.json does not: the family, the number format to use, how long a context may be, where the
-weights lie when they are not in the folder itself, and `identity`, the hash under which the model's answers are stored.
+weights lie when they are not in the folder itself, and `identity`, the hash under which the model's answers are stored. Of a
+model that is asked at an endpoint there is nothing but the card.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from stages.job.blocks import Endpoint
 from stages.job.files import read_json, write_json
 from stages.job.fingerprint import hash_file, hash_json
 
@@ -25,7 +27,8 @@ class Checkpoint:
     family: str
     precision: Precision
     context_tokens: int
-    identity: str  # 64 hex digits of the files, or hub name and commit
+    identity: str  # 64 hex digits of the files, or hub name and commit, or endpoint, name and hash of how it is asked
+    endpoint: Endpoint | None = None  # of a model of others; then `weights` holds none
 
 
 def content_identity(weights: Path) -> str:
@@ -39,12 +42,12 @@ def write_card(
     family: str,
     precision: Precision,
     context_tokens: int,
-    source: Mapping[str, str] | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the card of a model.
 
     Without `source` the weights are in `folder`. With it, they are elsewhere: {"path", "identity"}, or {"hub", "revision"}
-    where revision is a commit.
+    where revision is a commit, or {"endpoint"}, the block of a model of others.
     """
     card = {"family": family, "precision": precision, "context_tokens": context_tokens}
     where = dict(source) if source else {"identity": content_identity(folder)}
@@ -59,6 +62,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not (folder / CARD).is_file():
         raise FileNotFoundError(f"{folder} has no {CARD}; the stage that makes it has not run to its end")
     card = read_json(folder / CARD)
+    if "endpoint" in card:
+        return _of_others(folder, card)
     weights, identity = folder, card.get("identity", "")
     if "path" in card:
         weights = Path(card["path"])
@@ -67,6 +72,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not weights.is_dir():
         raise FileNotFoundError(f"{folder / CARD} points to {weights}, which is not there; put it back or run the stage again")
     return Checkpoint(folder, weights, card["family"], card["precision"], card["context_tokens"], identity)
+
+
+def _of_others(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
+    endpoint = Endpoint.model_validate(card["endpoint"])
+    identity = f"endpoint:{endpoint.provider}/{endpoint.name}#{hash_json(endpoint.model_dump(mode='json'))}"
+    return Checkpoint(folder, folder, card["family"], card["precision"], card["context_tokens"], identity, endpoint)
 
 
 def hub_folder(name: str, revision: str) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.job.blocks import Build
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
-from stages.vlm.chat import Chat
+from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.family import Family, Pixels
 
@@ -125,9 +125,9 @@ def load_reader(checkpoint: Checkpoint) -> Reader:
     return Reader(family, family.processor(checkpoint.weights))
 
 
-def load_chat(checkpoint: Checkpoint) -> Chat:
-    """Chat template and tokenizer of `checkpoint`."""
-    return load_reader(checkpoint).chat
+def load_chat(checkpoint: Checkpoint) -> Chat | RemoteChat:
+    """Chat template and tokenizer of `checkpoint`; of a model of others only that it has none here."""
+    return RemoteChat() if checkpoint.endpoint is not None else load_reader(checkpoint).chat
 
 
 def load_network(checkpoint: Checkpoint, reader: Reader) -> Network:

@@ -15,7 +15,6 @@ from stages.imitation.judge import EMPTY
 from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
 from stages.responses import ANSWERS
-from stages.responses import answers as module
 from stages.vlm import Checkpoint
 
 FEW = {"sampling": {"max_tokens": 8}, "responses": 3}
@@ -63,7 +62,7 @@ def test_a_teachers_answers_are_a_projection_of_the_store(job_of, monkeypatch: p
     assert (metrics["questions"], metrics["answers"]) == (5, 15)
     assert metrics["completion_tokens"] == sum(row["completion_tokens"] for row in rows)
     files = {file.name: file.read_bytes() for file in [*job.out.iterdir(), *job.reports.iterdir()]}
-    monkeypatch.setattr(module, "VllmEngine", refuse)
+    monkeypatch.setattr("stages.engines.start.VllmEngine", refuse)
     shutil.rmtree(job.out)
     teacher.run(job_of("teacher", "internvl3"))
     assert {file.name: file.read_bytes() for file in [*job.out.iterdir(), *job.reports.iterdir()]} == files

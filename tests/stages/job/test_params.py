@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from stages.job import Params, ParamsError, load_params, merged, read_yaml, validated
 from stages.job.params import BANNED_NAMES
 
+ENDPOINT = {"provider": "somebody", "name": "big-1"}
+REMOTE = {"family": "remote", "build": None, "endpoint": ENDPOINT}
+OPENAI = {"kind": "openai", "base_url": "https://example.org/v1"}
 KEYS = st.text("abc", min_size=1, max_size=2)
 TREES = st.recursive(
     st.integers() | st.text("xyz", max_size=3) | st.booleans(),
@@ -63,6 +66,29 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ),
         ({"world": {"kinds": ["riddle"]}}, ["'riddle'", "known kinds are sum"]),
         ({"world": {"terse_kinds": ["riddle"]}}, ["world.terse_kinds", "'riddle'", "known kinds are sum"]),
+        ({"runtime": {"engines": {"nobody": {"kind": "vllm"}}}}, ["runtime.engines is 'nobody'", "known: student"]),
+        ({"runtime": {"engines": {"judge": {"kind": "gpt"}}}}, ["runtime.engines.judge", "'vllm_server', 'openai', 'replay'"]),
+        (
+            {"runtime": {"engines": {"judge": {"kind": "vllm_server", "replica": 2}}}},
+            ["runtime.engines.judge.replica = 2 ", "did you mean 'replicas'?"],
+        ),
+        ({"runtime": {"engines": {"judge": OPENAI | {"base_url": None}}}}, ["runtime.engines.judge.base_url is missing"]),
+        (
+            {"runtime": {"engines": {"judge": OPENAI}}},
+            ["judge.kind", "weights of its own", "vllm_server with urls"],
+        ),
+        (
+            {"models": {"judge": {"endpoint": ENDPOINT, "build": None}}},
+            ["models.judge", "family remote and endpoint"],
+        ),
+        (
+            {"models": {"judge": REMOTE}},
+            ["models.judge.endpoint", "its engine is 'vllm'", "the kind openai"],
+        ),
+        (
+            {"models": {"student": REMOTE}, "runtime": {"engines": {"student": OPENAI}}},
+            ["models.student.family is 'remote'", "the student is trained here"],
+        ),
     ],
 )
 def test_a_mistake_is_named_with_key_value_and_remedy(values: dict[str, Any], overlay: dict[str, Any], parts: list[str]) -> None:
@@ -165,3 +191,10 @@ def test_bounds_hold_for_any_number(values_of: Callable[[], dict[str, Any]], num
 def values_of(root: Path) -> Callable[[], dict[str, Any]]:
     loaded = read_yaml(root / "params.yaml")
     return lambda: loaded
+
+
+def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -> None:
+    models = {"judge": REMOTE, "qwen2_5_vl": REMOTE}
+    engines = {"judge": OPENAI, "qwen2_5_vl": {"kind": "replay"}}
+    params = validated(merged(values, {"models": models, "runtime": {"engines": engines}}))
+    assert [params.models[name].endpoint is not None for name in models] == [True, True]

@@ -1,0 +1,251 @@
+"""Many HTTP calls at once to servers that may be slow, overloaded, broken or gone.
+
+One thread with an event loop does the calls; the stage takes replies as they come. At most `concurrency` are under way. A
+call is tried again, a bounded number of times, after waits that double and are jittered, so that many callers do not come back
+in step; a server's Retry-After holds back everybody. A total deadline ends it all. Replies that came before an end are always
+handed out first.
+"""
+
+import asyncio
+import email.utils
+import json
+import queue
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import httpx
+
+from stages.engines.engine import EngineError, RequestError
+from stages.job.blocks import Calling
+
+T = TypeVar("T")
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the second try; before any later one
+CONNECT_SECONDS = 10.0
+DOWN_AFTER = 8  # calls given up in a row, without a reply to any other in between: the server is down, not the question odd
+SHOWN = 300  # characters of a reply that stand in an error
+_AGAIN = {408, 409, 425, 429}  # and all from 500 on
+_REFUSED = {401, 403, 404, 405}  # wrong key, no right, wrong model or address: it will not get better
+
+
+class BadReply(ValueError):
+    """A reply that is no JSON, or not the JSON that was asked for; worth another try."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request to be sent, and how its reply is read."""
+
+    question: str  # for messages
+    body: Callable[[], Mapping[str, Any]]  # made when its turn comes: bodies hold images
+    read: Callable[[Any], T]  # raises BadReply
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """What became of a call that was tried in vain."""
+
+    reason: str
+
+
+@dataclass
+class Place:
+    """One server that calls go to."""
+
+    client: httpx.AsyncClient
+    under_way: int = 0
+
+
+class _Failure(Exception):
+    """One try that failed."""
+
+    def __init__(self, reason: str, again: bool, wait: float = 0.0) -> None:
+        self.reason, self.again, self.wait = reason, again, wait  # wait: seconds that the server asks for
+
+
+@dataclass
+class Counts:
+    """What was sent; a client that pays by the request may want to know."""
+
+    sent: int = 0
+    repeated: int = 0
+    given_up_in_row: int = 0
+    resume_at: float = field(default=0.0, repr=False)  # time.monotonic() before which nothing is sent
+
+
+class Caller:
+    """Calls to one or several servers that answer alike."""
+
+    def __init__(
+        self,
+        title: str,
+        path: str,
+        clients: Sequence[httpx.AsyncClient],
+        settings: Calling,
+        ended: Callable[[], str | None] = lambda: None,
+        refuse_request: bool = False,
+    ) -> None:
+        """`ended` says why a server is gone for good, or None.
+
+        With `refuse_request` a 400 is a RequestError that ends the work, as vLLM in process does it; else only this one
+        call is given up.
+        """
+        self.title, self.path, self.settings = title, path, settings
+        self.counts = Counts()
+        self._ended, self._refuse_request = ended, refuse_request
+        self._places = [Place(client) for client in clients]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls to {title}", daemon=True)
+        self._thread.start()
+
+    def replies(self, calls: Sequence[Call[T]]) -> Iterator[tuple[int, T | GivenUp]]:
+        """Yields (index in `calls`, what was read from its reply) as replies come.
+
+        Raises EngineError when no more can be had, RequestError for a request that the server can't take; what had come
+        by then was yielded before.
+        """
+        come: queue.SimpleQueue[tuple[int, T | GivenUp] | Exception] = queue.SimpleQueue()
+        work = asyncio.run_coroutine_threadsafe(self._work(calls, come), self._loop)
+        try:
+            for _ in calls:
+                item = come.get(timeout=self.settings.deadline + 60)
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            work.cancel()
+
+    async def _work(self, calls: Sequence[Call[T]], come: "queue.SimpleQueue[tuple[int, T | GivenUp] | Exception]") -> None:
+        limit = time.monotonic() + self.settings.deadline
+        turns = iter(range(len(calls)))
+        answered = 0
+
+        async def worker() -> None:
+            nonlocal answered
+            for index in turns:
+                outcome = await self._answered(calls[index], limit)
+                come.put((index, outcome))
+                answered += 1
+
+        try:
+            async with asyncio.timeout(self.settings.deadline), asyncio.TaskGroup() as group:
+                for _ in range(min(self.settings.concurrency, len(calls))):
+                    group.create_task(worker())
+        except TimeoutError:
+            come.put(
+                EngineError(
+                    f"{self.title}: {answered} of {len(calls)} requests were answered within the deadline of "
+                    f"{self.settings.deadline:g} s; run again for the rest, or raise deadline"
+                )
+            )
+        except ExceptionGroup as several:
+            come.put(_first(several))
+
+    async def _answered(self, call: Call[T], limit: float) -> T | GivenUp:
+        body = json.dumps(call.body()).encode()
+        failed_at: Place | None = None
+        for attempt in range(1, self.settings.attempts + 1):
+            while (wait := self.counts.resume_at - time.monotonic()) > 0:
+                await asyncio.sleep(wait * random.uniform(1.0, 1.2))
+            self.counts.sent += 1
+            self.counts.repeated += attempt > 1
+            try:
+                async with self._least_busy(failed_at) as failed_at:
+                    reply = await self._tried(failed_at, call, body)
+            except _Failure as error:
+                failure = error
+            else:
+                self.counts.given_up_in_row = 0
+                return reply
+            if (why := self._ended()) is not None:
+                raise EngineError(f"{self.title}: {why}")
+            if not failure.again:
+                break
+            if time.monotonic() + failure.wait > limit:
+                raise EngineError(f"{self.title}: {failure.reason}; waiting {failure.wait:g} s would pass the deadline")
+            if failure.wait:
+                self.counts.resume_at = max(self.counts.resume_at, time.monotonic() + failure.wait)
+            if attempt < self.settings.attempts:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)))
+        self.counts.given_up_in_row += 1
+        reason = f"question {call.question}: {failure.reason} (try {attempt} of {self.settings.attempts})"
+        if self.counts.given_up_in_row >= DOWN_AFTER:
+            raise EngineError(f"{self.title}: {DOWN_AFTER} requests in a row failed, so it is down; the last: {reason}")
+        return GivenUp(reason)
+
+    @asynccontextmanager
+    async def _least_busy(self, failed_at: Place | None) -> AsyncIterator[Place]:
+        """The server with the fewest requests under way; not the one that just failed, where there is another."""
+        open_ones = [place for place in self._places if place is not failed_at] or self._places
+        place = min(open_ones, key=lambda one: one.under_way)
+        place.under_way += 1
+        try:
+            yield place
+        finally:
+            place.under_way -= 1
+
+    async def _tried(self, place: Place, call: Call[T], body: bytes) -> T:
+        timeout = httpx.Timeout(self.settings.timeout, connect=min(CONNECT_SECONDS, self.settings.timeout), pool=None)
+        headers = {"content-type": "application/json"}
+        try:
+            async with asyncio.timeout(self.settings.timeout):  # httpx counts from one received byte to the next
+                response = await place.client.post(self.path, content=body, headers=headers, timeout=timeout)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise _Failure(f"no reply within {self.settings.timeout:g} s", again=True) from error
+        except httpx.TransportError as error:
+            raise _Failure(f"{type(error).__name__}: {error}", again=True) from error
+        if response.status_code != 200:
+            raise self._refused(call.question, response)
+        try:
+            return call.read(response.json())
+        except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise _Failure(f"a reply that can't be used ({error}): {response.text[:SHOWN]!r}", again=True) from error
+
+    def _refused(self, question: str, response: httpx.Response) -> Exception:
+        code = response.status_code
+        reason = f"HTTP {code}: {' '.join(response.text[:SHOWN].split()) or '(no text)'}"
+        if code in _REFUSED:
+            return EngineError(f"{self.title}: {reason}; look at address, model name and key")
+        if code in _AGAIN or code >= 500:
+            return _Failure(reason, again=True, wait=retry_after(response.headers.get("retry-after")))
+        if self._refuse_request:
+            return RequestError(f"question {question}: {reason}")
+        return _Failure(reason, again=False)
+
+    def close(self) -> None:
+        """Ends the thread; calls under way are given up."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            for place in self._places:
+                await place.client.aclose()
+
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(end(), self._loop).result(timeout=CONNECT_SECONDS)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CONNECT_SECONDS)
+            self._loop.close()
+
+
+def retry_after(header: str | None) -> float:
+    """Seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); 0 without one."""
+    if not header:
+        return 0.0
+    text = header.strip()
+    if text.replace(".", "", 1).isdigit():
+        return float(text)
+    date = email.utils.parsedate_tz(text)
+    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+
+
+def _first(several: ExceptionGroup[Any]) -> Exception:
+    """The first error in a group that is no group itself."""
+    inner = several.exceptions[0]
+    return _first(inner) if isinstance(inner, ExceptionGroup) else inner

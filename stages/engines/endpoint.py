@@ -1,0 +1,161 @@
+"""Models of others, at any endpoint that speaks OpenAI's chat completions: rented, or run by colleagues.
+
+Such a model is known by name (`models.<id>.endpoint`), which is what its answers are stored under. It gets messages and images,
+not token ids, and gives text: `token_ids` of its answers are empty. Nothing later needs them: the student learns from a
+teacher's text in the student's own tokens, and a verdict is read from text.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from stages.engines.arguments import data_url
+from stages.engines.calls import BadReply, Call, Caller, GivenUp
+from stages.engines.engine import Answer, EngineError, Request
+from stages.job.blocks import OpenAi
+from stages.vlm import IMAGE_MARKER, Checkpoint
+
+ROUTE = "chat/completions"
+
+
+class WrongModel(EngineError):
+    """The endpoint answered as another model than the one that was asked for."""
+
+
+class EndpointEngine:
+    """One model at one endpoint."""
+
+    name = "openai"
+
+    def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str) -> None:
+        """Raises ValueError when the key's environment variable is not set. Nothing is sent yet."""
+        if checkpoint.endpoint is None:
+            raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
+        self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
+        self.version = f"{checkpoint.endpoint.provider}/{checkpoint.endpoint.name}"
+        headers = {}
+        if settings.api_key is not None:
+            if not os.environ.get(settings.api_key):
+                raise ValueError(f"runtime.engines.{label}.api_key names {settings.api_key}, which is not set; export it")
+            headers["authorization"] = f"Bearer {os.environ[settings.api_key]}"
+        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+        client = httpx.AsyncClient(base_url=settings.base_url.rstrip("/") + "/", headers=headers, limits=limits)
+        self._caller = Caller(f"endpoint of {label} ({settings.base_url})", ROUTE, [client], settings)
+
+    @property
+    def sent(self) -> int:
+        """Requests sent so far, repeated ones included: what a provider counts."""
+        return self._caller.counts.sent
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        """Yields (index in `requests`, its n answers in order) as requests finish.
+
+        A request that the endpoint refuses, or that failed again and again, comes as failed answers that say why. Raises
+        RequestError for bytes that are no image, EngineError when the endpoint is down, refuses the key or answers as
+        another model; what was yielded before is whole.
+        """
+        places, parts = self._parts(requests)
+        calls = [self._call(one) for one in parts]
+        waiting: dict[int, list[Answer]] = {}
+        for index, outcome in self._caller.replies(calls):
+            whole, first = places[index]
+            if isinstance(outcome, GivenUp):
+                outcome = [Answer(sample, "", (), outcome.reason, 0, 0) for sample in range(parts[index].n)]
+            gathered = waiting.setdefault(whole, [])
+            gathered += [replace(answer, index=first + answer.index) for answer in outcome]
+            if len(gathered) == requests[whole].n:
+                yield whole, sorted(waiting.pop(whole), key=lambda answer: answer.index)
+
+    def _parts(self, requests: Sequence[Request]) -> tuple[list[tuple[int, int]], list[Request]]:
+        """What is sent, with (index of its request, its first sample): the requests themselves, or one an answer."""
+        if not self.settings.one_answer_a_request:
+            return [(index, 0) for index in range(len(requests))], list(requests)
+        places = [(index, sample) for index, one in enumerate(requests) for sample in range(one.n)]
+        return places, [replace(requests[index], n=1, seed=requests[index].seed + sample) for index, sample in places]
+
+    def _call(self, request: Request) -> Call[list[Answer]]:
+        return Call(request.name, functools.partial(self._body, request), functools.partial(self._read, request))
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        asked = request.sampling
+        body: dict[str, Any] = {
+            "model": self._endpoint.name,
+            "messages": _contents(request),
+            "n": request.n,
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            self._endpoint.max_tokens_field: asked.max_tokens,
+        }
+        if asked.temperature > 0:
+            body["seed"] = request.seed % 2**31  # more is refused by some servers
+        if asked.top_k:  # not in OpenAI's own interface, so only where it is wanted
+            body["top_k"] = asked.top_k
+        if asked.repetition_penalty != 1:
+            body["repetition_penalty"] = asked.repetition_penalty
+        left_out = self._endpoint.leave_out
+        return {name: value for name, value in {**body, **self._endpoint.body}.items() if name not in left_out}
+
+    def _read(self, request: Request, reply: Any) -> list[Answer]:
+        try:
+            choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
+            texts = [str(choice["message"].get("content") or "").strip() for choice in choices]
+            reasons = [str(choice["finish_reason"]) for choice in choices]
+            ids = [tuple(int(token) for token in choice.get("token_ids") or ()) for choice in choices]
+            usage = reply.get("usage") or {}
+            prompt_tokens, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BadReply(f"{type(error).__name__}: {error}") from error
+        self._same_model(str(reply.get("model") or ""))
+        if len(choices) != request.n:
+            if len(choices) == 1:
+                raise EngineError(
+                    f"endpoint of {self.label} gave one answer where {request.n} were asked for; it does not know `n`: set "
+                    f"runtime.engines.{self.label}.one_answer_a_request"
+                )
+            raise BadReply(f"{len(choices)} answers, not {request.n}")
+        counts = [len(own) or share for own, share in zip(ids, _shares(written, request.n), strict=True)]
+        rows = zip(texts, ids, reasons, counts, strict=True)
+        return [Answer(index, text, own, why, prompt_tokens, count) for index, (text, own, why, count) in enumerate(rows)]
+
+    def _same_model(self, replied: str) -> None:
+        """WrongModel when the reply says that another model wrote it: its answers would be stored under a wrong name."""
+        wanted = self._endpoint.replies_as or self._endpoint.name
+        if replied and not replied.startswith(wanted):
+            raise WrongModel(
+                f"endpoint of {self.label} answered as {replied!r}, asked for {self._endpoint.name!r}; correct "
+                f"models.{self.label}.endpoint.name, or give replies_as if that is how this model calls itself"
+            )
+
+    def close(self) -> None:
+        """Gives up what is under way."""
+        self._caller.close()
+
+
+def _contents(request: Request) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form; the first `<image>` markers become the images, further ones stay text."""
+    images = iter(request.images)
+    left = len(request.images)
+    messages: list[dict[str, Any]] = []
+    for message in request.messages:
+        texts = message["content"].split(IMAGE_MARKER, left)
+        left -= len(texts) - 1
+        if len(texts) == 1:
+            messages.append({"role": message["role"], "content": texts[0]})
+            continue
+        parts: list[dict[str, Any]] = []
+        for place, text in enumerate(texts):
+            if place:
+                parts.append({"type": "image_url", "image_url": {"url": data_url(next(images), request.name)}})
+            if text:
+                parts.append({"type": "text", "text": text})
+        messages.append({"role": message["role"], "content": parts})
+    return messages
+
+
+def _shares(total: int, n: int) -> list[int]:
+    """`total` cut into n whole numbers as equal as can be."""
+    return [total // n + (place < total % n) for place in range(n)]

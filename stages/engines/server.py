@@ -1,0 +1,75 @@
+"""One server process that the stage starts, watches and stops; `keeper.py` ends it when the stage can't any more."""
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from stages.engines.engine import EngineError
+from stages.engines.keeper import GRACE_SECONDS
+
+TAIL_LINES = 20  # of the log, in errors: a Python traceback's end fits in
+_READY_POLL_SECONDS = 0.25
+# What this process is told about its place among training processes, or about vLLM in process, is not for a server.
+_NOT_FOR_SERVERS = {
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
+    *("TORCHELASTIC_RUN_ID", "VLLM_ENABLE_V1_MULTIPROCESSING"),
+}
+
+
+class Server:
+    """A running server; its output goes to `log`."""
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        """Starts `command` with `environment` laid over this process's own."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        keeper = str(Path(__file__).with_name("keeper.py"))
+        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
+        with log.open("wb") as output:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", keeper, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**inherited, **environment},
+                start_new_session=True,  # Ctrl-C is for the stage, which then stops its servers in order
+            )
+
+    @property
+    def keeper_pid(self) -> int:
+        """Id of the process above the server's."""
+        return self._keeper.pid
+
+    def ended(self) -> str | None:
+        """None while it runs; else its exit code and the last lines of its log, for a message."""
+        code = self._keeper.poll()
+        return None if code is None else f"the server ended (exit code {code}); the end of {self.log}:\n{self.tail()}"
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        with self.log.open(encoding="utf-8", errors="replace") as lines:
+            return "".join(f"  {line.rstrip()}\n" for line in collections.deque(lines, TAIL_LINES)) or "  (empty)\n"
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Returns when `ready()`; EngineError with the log's end when the server ends first or `seconds` have passed."""
+        limit = time.monotonic() + seconds
+        while not ready():
+            if (why := self.ended()) is not None:
+                raise EngineError(why)
+            if time.monotonic() > limit:
+                raise EngineError(
+                    f"the server was not ready after {seconds:g} s; raise start_seconds or look at the end of {self.log}:\n"
+                    f"{self.tail()}"
+                )
+            time.sleep(_READY_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Ends the server and all processes below it; returns when they are gone."""
+        if self._keeper.poll() is None:
+            self._keeper.send_signal(signal.SIGTERM)
+            self._keeper.wait(GRACE_SECONDS + 20)

@@ -1,0 +1,60 @@
+"""Which engine a model gets: `runtime.engines.<model>`, else vLLM in this process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.engines.endpoint import EndpointEngine
+from stages.engines.engine import Engine, TrainableEngine
+from stages.engines.replay import refuse
+from stages.engines.vllm import VllmEngine
+from stages.engines.vllm_server import VllmServerEngine
+from stages.job.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
+from stages.vlm import Checkpoint
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage wants of an engine."""
+
+    logs: Path  # folder for what servers write
+    missing: Sequence[tuple[str, int]] = ()  # ids of questions with the answers that the store lacks; `replay` names them
+
+
+def label_of(checkpoint: Checkpoint) -> str:
+    """Entry of `models` that a checkpoint belongs to: its folder in data/model; everything trained here is the student."""
+    return checkpoint.folder.name if checkpoint.folder.parent.name == "model" else "student"
+
+
+def start_engine(checkpoint: Checkpoint, runtime: Runtime, need: Need) -> Engine:
+    """The engine of `checkpoint`, started.
+
+    Raises MissingAnswers where the model's engine is the store alone, EngineError when a server does not come up.
+    """
+    label = label_of(checkpoint)
+    settings = runtime.engines.get(label) or Vllm(kind="vllm")
+    if isinstance(settings, Replay):
+        raise refuse(label, need.missing)
+    if isinstance(settings, OpenAi):
+        return EndpointEngine(checkpoint, settings, label)
+    return _with_weights(checkpoint, runtime, settings, need, label, trainable=False)
+
+
+def start_trainable(checkpoint: Checkpoint, runtime: Runtime, need: Need) -> TrainableEngine:
+    """The engine of the student in training; ValueError when its settings name one whose weights can't be replaced."""
+    label = label_of(checkpoint)
+    settings = runtime.engines.get(label) or Vllm(kind="vllm")
+    if isinstance(settings, Replay | OpenAi) or (isinstance(settings, VllmServer) and settings.urls):
+        raise ValueError(
+            f"runtime.engines.{label} is {settings.kind!r}, but this model is in training and its engine gets new weights every "
+            "step; take vllm, or a vllm_server that the stage starts (without urls)"
+        )
+    return _with_weights(checkpoint, runtime, settings, need, label, trainable=True)
+
+
+def _with_weights(
+    checkpoint: Checkpoint, runtime: Runtime, settings: Vllm | VllmServer, need: Need, label: str, trainable: bool
+) -> TrainableEngine:
+    if isinstance(settings, VllmServer):
+        return VllmServerEngine(checkpoint, runtime, settings, need.logs, label, trainable)
+    return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel)

@@ -1,0 +1,270 @@
+"""vLLM as servers that the stage starts, or that run already: replicas, several GPUs each, weights updated through a file.
+
+Prompts go as token ids through vLLM's own route (`/inference/v1/generate`), images beside them as they came: no chat template
+but ours is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of answers come back (T6). At the
+first call every server shows how it read a prompt, which must be how training reads it (T5).
+"""
+
+import functools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
+from stages.engines.calls import SHOWN, BadReply, Call, Caller, GivenUp
+from stages.engines.engine import Answer, EngineError, Request, RequestError
+from stages.engines.server import Server
+from stages.job.blocks import Runtime, VllmServer
+from stages.job.files import replacing
+from stages.vlm import Checkpoint, load_reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROUTE = "/inference/v1/generate"
+NEVER = -1e30  # added to the logit of a banned token
+# The `vllm` command asks for a package called vllm, which the CPU build is not; this module is what it runs.
+_MODULE = "vllm.entrypoints.launchers.api_server.entry"
+_KEEPER_SECONDS = 0.5  # after a connection broke: until the keeper has seen that its server is gone
+_CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
+# Settings that decide what is answered; they come from models.<id>, never from runtime.engines.<id>.args.
+_NOT_IN_ARGS = {
+    *("model", "dtype", "max-model-len", "quantization", "tokenizer", "chat-template", "generation-config", "load-format"),
+    *("uds", "host", "port", "api-key"),
+}
+
+
+def check_arguments(label: str, settings: VllmServer) -> None:
+    """Raises ValueError when `args` hold what decides answers, or where a server listens."""
+    wrong = [arg for arg in settings.args if arg.lstrip("-").split("=")[0].replace("_", "-") in _NOT_IN_ARGS]
+    if wrong:
+        raise ValueError(f"runtime.engines.{label}.args has {wrong[0]}, which models.{label} decides; take it out")
+
+
+class VllmServerEngine:
+    """One checkpoint, served by one or several vLLM servers."""
+
+    name = "vllm_server"
+
+    def __init__(
+        self, checkpoint: Checkpoint, runtime: Runtime, settings: VllmServer, logs: Path, label: str, trainable: bool = False
+    ) -> None:
+        """Starts the servers and waits until they answer: 25 to 40 s on CPU, minutes for a large model.
+
+        `label` is the model's name in logs and errors. With `trainable` the servers take new weights; their routes for
+        that let any caller run code in them, so that they should listen on a Unix socket (no `port`).
+        Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
+        """
+        self.label, self.settings = label, settings
+        self._checkpoint, self._runtime = checkpoint, runtime
+        self._reader = load_reader(checkpoint)
+        self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # of this user alone; paths of sockets must be short
+        self._servers: list[Server] = []
+        self._checked = False
+        try:
+            self._urls = list(settings.urls) or self._started(logs, trainable)
+            self._wait()
+            self.version = str(self._control("GET", "/version")[0].json()["version"])
+        except BaseException:
+            self._stop()
+            raise
+        clients = [httpx.AsyncClient(**self._connection(url, asynchronous=True)) for url in self._urls]
+        self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, refuse_request=True)
+
+    # --- servers ----------------------------------------------------------------------------------------------------
+
+    def _started(self, logs: Path, trainable: bool) -> list[str]:
+        """Starts the replicas; their addresses."""
+        settings = self.settings
+        check_arguments(self.label, settings)
+        sees = self._reader.image_token_id >= 0
+        arguments = {
+            **engine_arguments(self._checkpoint, self._runtime, settings.sequences, sees),
+            "tensor_parallel_size": settings.tensor_parallel,
+            "pipeline_parallel_size": settings.pipeline_parallel,
+            "served_model_name": self.label,
+            "enable_scale_out": True,  # the route for token ids
+            "disable_uvicorn_access_log": True,
+        }
+        urls = []
+        for replica, devices in enumerate(self._devices()):
+            if settings.port is None:
+                urls.append(f"unix:{self._folder / f'{replica}.sock'}")
+                place: dict[str, Any] = {"uds": self._folder / f"{replica}.sock"}
+            else:
+                urls.append(f"http://127.0.0.1:{settings.port + replica}")
+                place = {"host": "127.0.0.1", "port": settings.port + replica}
+            command = [sys.executable, "-m", _MODULE, *flags({**arguments, **place}), *settings.args]
+            environment = {**devices, **({"VLLM_SERVER_DEV_MODE": "1"} if trainable else {})}
+            log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
+            self._servers.append(Server(command, log, environment))
+        return urls
+
+    def _devices(self) -> list[dict[str, str]]:
+        """Environment of each replica: its share of the GPUs, where there is anything to share."""
+        import torch
+
+        settings = self.settings
+        each = settings.tensor_parallel * settings.pipeline_parallel
+        if not torch.cuda.is_available() or (settings.replicas == 1 and not settings.gpus):
+            return [{}] * settings.replicas
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        names = [str(gpu) for gpu in settings.gpus] or visible or [str(gpu) for gpu in range(torch.cuda.device_count())]
+        if len(names) < each * settings.replicas:
+            raise ValueError(
+                f"runtime.engines.{self.label} wants {settings.replicas} replicas of {each} GPUs, but there are {len(names)} "
+                f"({', '.join(names)}); lower replicas, tensor_parallel or pipeline_parallel"
+            )
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * each : (i + 1) * each])} for i in range(settings.replicas)]
+
+    def _wait(self) -> None:
+        for place, url in enumerate(self._urls):
+            if self._servers:
+                self._servers[place].wait_until(lambda url=url: self._healthy(url), self.settings.start_seconds)  # type: ignore[misc]
+            elif not self._healthy(url):
+                raise EngineError(f"runtime.engines.{self.label}.urls: {url} does not answer at /health; start that server")
+
+    def _healthy(self, url: str) -> bool:
+        try:
+            with httpx.Client(**self._connection(url)) as client:
+                return client.get("/health", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _connection(self, url: str, asynchronous: bool = False) -> dict[str, Any]:
+        """Arguments of an httpx client for `url`. No proxy and no environment: servers are where we say."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.settings.concurrency)
+        kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
+        if url.startswith("unix:"):
+            return {"transport": kind(uds=url.removeprefix("unix:"), limits=limits), "base_url": "http://server"}
+        return {"transport": kind(limits=limits), "base_url": url.removesuffix("/")}
+
+    def _ended(self) -> str | None:
+        return next((why for server in self._servers if (why := server.ended()) is not None), None)
+
+    def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> list[httpx.Response]:
+        """One request to every server, answered with 200; EngineError when one refuses."""
+        replies = [self._asked(url, method, path, body) for url in self._urls]
+        for url, reply in zip(self._urls, replies, strict=True):
+            if reply.status_code != 200:
+                raise self._error(url, f"{method} {path}: HTTP {reply.status_code}: {reply.text[:SHOWN]}")
+        return replies
+
+    def _asked(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        try:
+            with httpx.Client(**self._connection(url)) as client:
+                return client.request(method, path, json=body, timeout=_CONTROL_SECONDS)
+        except httpx.TransportError as error:
+            time.sleep(_KEEPER_SECONDS)
+            raise self._error(url, self._ended() or f"{method} {path}: {type(error).__name__}: {error}") from error
+
+    def _error(self, url: str, reason: str) -> EngineError:
+        return EngineError(f"vLLM server of {self.label} at {url}: {reason}")
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        """Yields (index in `requests`, its n answers in order) as requests finish.
+
+        A request that failed again and again comes as failed answers. Raises RequestError for a prompt that the model
+        can't take, EngineError when a server ended, with the end of its log; what was yielded before is whole.
+        """
+        if requests and not self._checked:
+            self._check(requests[0])
+        calls = [self._call(one) for one in requests]
+        for index, outcome in self._caller.replies(calls):
+            if isinstance(outcome, GivenUp):
+                yield index, [Answer(sample, "", (), outcome.reason, 0, 0) for sample in range(requests[index].n)]
+            else:
+                yield index, outcome
+
+    def _call(self, request: Request) -> Call[list[Answer]]:
+        return Call(request.name, functools.partial(self._body, request), functools.partial(self._read, request))
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        try:
+            ids = self._reader.chat.prompt_ids(request.messages, len(request.images))
+        except ValueError as error:
+            raise RequestError(f"question {request.name}: {error}") from error
+        images = [{"type": "image_url", "url": data_url(image, request.name)} for image in request.images]
+        return {
+            "token_ids": ids,
+            "sampling_params": sampling_arguments(request, self._reader.chat, NEVER),
+            **({"content_parts": images} if images else {}),
+        }
+
+    def _read(self, request: Request, reply: Any) -> list[Answer]:
+        try:
+            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+            prompt_tokens = int(reply["usage"]["prompt_tokens"])
+            ids = [tuple(int(token) for token in choice["token_ids"]) for choice in choices]
+            reasons = [str(choice["finish_reason"]) for choice in choices]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadReply(f"{type(error).__name__}: {error}") from error
+        if len(choices) != request.n:
+            raise BadReply(f"{len(choices)} answers, not {request.n}")
+        decode = self._reader.chat.decode
+        return [
+            Answer(index, decode(own), own, reason, prompt_tokens, len(own))
+            for index, (own, reason) in enumerate(zip(ids, reasons, strict=True))
+        ]
+
+    def _check(self, request: Request) -> None:
+        """EngineError when a server reads a prompt in another way than training does: it is not this model's server."""
+        body = self._body(request)
+        body = {**body, "return_token_ids": True, "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False}}
+        for url in self._urls:
+            reply = self._asked(url, "POST", ROUTE, body)
+            if reply.status_code == 400:
+                raise RequestError(f"question {request.name}: {reply.text[:SHOWN]}")
+            if reply.status_code != 200:
+                raise self._error(url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}")
+            seen = reply.json()["prompt_token_ids"]
+            ours = self._reader.prompt(request.messages, request.images).ids.tolist()
+            if seen != ours:
+                raise self._error(
+                    url,
+                    f"it reads question {request.name} as {len(seen)} tokens, training reads {len(ours)}, and they differ; it "
+                    "serves another model, or its image processor is set otherwise",
+                )
+        self._checked = True
+
+    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
+        """Puts new weights into every server through a safetensors file, and empties their caches (trap T12).
+
+        `named` is the whole `state_dict()` of the transformers model. The file lies in this machine's temporary folder
+        and is written whole before a server is told of it.
+        """
+        from safetensors.torch import save_file
+
+        folder = self._folder / "weights"
+        seen: set[int] = set()
+        tensors = {}
+        for name, tensor in named:
+            shared = tensor.data_ptr() in seen  # a tied head; a file can't hold one memory under two names
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
+        with replacing(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        self._control("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+        if not all(reply.json()["success"] for reply in self._control("POST", "/reset_prefix_cache")):
+            raise EngineError(f"vLLM server of {self.label} can't empty its prefix cache: answers are still being written")
+        for cache in ("mm", "encoder"):
+            self._control("POST", f"/reset_{cache}_cache")
+
+    def close(self) -> None:
+        """Stops the servers that were started here; those of `urls` run on."""
+        self._caller.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        for server in self._servers:
+            server.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)

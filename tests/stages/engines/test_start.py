@@ -1,0 +1,89 @@
+"""Which engine a model gets, and which is refused; nothing heavy is started here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.engines import MissingAnswers, Need, start, start_engine, start_trainable
+from stages.engines.arguments import flags
+from stages.engines.endpoint import EndpointEngine
+from stages.engines.vllm_server import check_arguments
+from stages.job.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
+from stages.vlm import Checkpoint, open_checkpoint, write_card
+
+SERVER = VllmServer(kind="vllm_server", replicas=2)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Names and arguments of the engines that would have been started."""
+    found: list[tuple[Any, ...]] = []
+    for name in ("VllmEngine", "VllmServerEngine"):
+        monkeypatch.setattr(start, name, lambda *arguments, name=name: found.append((name, *arguments[1:])))
+    return found
+
+
+def checkpoint(folder: Path) -> Checkpoint:
+    return Checkpoint(folder, folder, "qwen2_5", "fp32", 256, "0" * 64)
+
+
+def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    runtime = Runtime(engines={"judge": SERVER, "student": Vllm(kind="vllm", sequences=7, tensor_parallel=2)})
+    need = Need(tmp_path)
+    for folder in ("data/model/judge", "data/model/other", "data/warm_start", "data/ril/model"):
+        start_engine(checkpoint(tmp_path / folder), runtime, need)
+    start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
+    assert started == [
+        ("VllmServerEngine", runtime, SERVER, tmp_path, "judge", False),
+        ("VllmEngine", runtime, 256, 1),
+        ("VllmEngine", runtime, 7, 2),
+        ("VllmEngine", runtime, 7, 2),
+        ("VllmEngine", runtime, 7, 2),
+    ]
+
+
+def test_a_student_in_training_needs_an_engine_that_takes_weights(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": SERVER}), Need(tmp_path))
+    assert started == [("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, tmp_path, "student", True)]
+    running = VllmServer(kind="vllm_server", urls=("http://node7:8000",))
+    for settings in (Replay(kind="replay"), OpenAi(kind="openai", base_url="http://x/v1"), running):
+        with pytest.raises(ValueError, match=rf"runtime\.engines\.student is '{settings.kind}'.* new weights every step"):
+            start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": settings}), Need(tmp_path))
+    assert len(started) == 1
+
+
+def test_replay_names_what_is_missing(tmp_path: Path) -> None:
+    runtime = Runtime(engines={"judge": Replay(kind="replay")})
+    with pytest.raises(MissingAnswers, match=r"model judge: 5 answers to 2 questions are not in the store \(q1, q2\).*RIL_STORE"):
+        start_engine(checkpoint(tmp_path / "model" / "judge"), runtime, Need(tmp_path, [("q1", 2), ("q2", 3)]))
+
+
+def test_a_model_of_others_is_known_by_all_that_is_asked_of_it(tmp_path: Path) -> None:
+    """The identity, and with it the key of its answers, moves with the model and not with the address."""
+    folder = tmp_path / "model" / "big"
+    seen = set()
+    for change in ({}, {"name": "big-2"}, {"provider": "another"}, {"body": {"effort": "low"}}, {"leave_out": ["seed"]}):
+        write_card(folder, "remote", "bf16", 4096, {"endpoint": {"provider": "somebody", "name": "big-1", **change}})
+        opened = open_checkpoint(folder)
+        assert opened.endpoint is not None
+        seen.add(opened.identity)
+        for address in ("http://one/v1", "http://two/v1"):
+            settings = OpenAi(kind="openai", base_url=address)
+            engine = start_engine(opened, Runtime(engines={"big": settings}), Need(tmp_path))
+            assert isinstance(engine, EndpointEngine)
+            engine.close()
+            assert open_checkpoint(folder).identity == opened.identity
+    assert len(seen) == 5
+
+
+def test_what_a_model_decides_can_not_be_set_as_an_argument(tmp_path: Path) -> None:
+    for argument in ("--dtype", "--max_model_len=8", "--quantization"):
+        settings = VllmServer(kind="vllm_server", args=(argument,))
+        with pytest.raises(ValueError, match=r"runtime\.engines\.judge\.args has .* models\.judge decides"):
+            check_arguments("judge", settings)
+
+
+def test_arguments_become_flags() -> None:
+    given = {"model": "/m", "enforce_eager": True, "max_num_seqs": 4, "limit_mm_per_prompt": {"video": 0}, "nothing": {}}
+    assert flags(given) == ["--model", "/m", "--enforce-eager", "--max-num-seqs", "4", "--limit-mm-per-prompt", '{"video": 0}']

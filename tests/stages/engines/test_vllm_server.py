@@ -1,0 +1,331 @@
+"""Real vLLM servers on tiny checkpoints: the answers of the engine in process, new weights, and nobody left behind.
+
+Two servers are started for the whole file: one by a stage of its own that is killed at the end (InternVL3, on a TCP port, so
+that others can use it too), one by this process (Qwen2.5-VL, on a Unix socket, with weights that can be replaced).
+"""
+
+import base64
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+from PIL import Image
+
+from stages.engines import Answer, EngineError, Request, RequestError, VllmEngine
+from stages.engines.arguments import data_url
+from stages.engines.endpoint import EndpointEngine
+from stages.engines.keeper import descendants
+from stages.engines.vllm_server import VllmServerEngine
+from stages.job.blocks import OpenAi, Runtime, Sampling, VllmServer
+from stages.vlm import Checkpoint, load_network, load_reader, open_checkpoint, opened_image, write_card
+
+Tiny = Callable[[str], Checkpoint]
+GREEDY = Sampling(temperature=0.0, max_tokens=24)
+WARM = Sampling(temperature=1.0, top_p=0.95, top_k=50, max_tokens=24)
+STAGE = """
+import sys, time
+from flows.environment import prepare
+prepare()
+from pathlib import Path
+from stages.engines.vllm_server import VllmServerEngine
+from stages.job.blocks import Runtime, VllmServer
+from stages.vlm import open_checkpoint
+settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
+engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Path(sys.argv[3]), "internvl3")
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def picture(seed: int, width: int = 84, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (84, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    made = Image.fromarray(pixels)
+    (made.convert(mode) if mode else made).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(*shape: int, depth: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(depth).max, shape, dtype=depth)
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    return encoded(noise(8, 12, 3), "JPEG", exif=exif)
+
+
+def animated() -> bytes:
+    frames = [Image.fromarray(noise(8, 12, 3) // (step + 1)) for step in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "plain": lambda: encoded(noise(8, 12, 3)),
+    "turned": turned,
+    "transparent": lambda: encoded(noise(8, 12, 4)),
+    "transparent palette": lambda: encoded(noise(8, 12, 4), "GIF", "P", transparency=3),
+    "cmyk": lambda: encoded(noise(8, 12, 3), "JPEG", "CMYK"),
+    "16 bit": lambda: encoded(noise(8, 12, depth=np.uint16)),
+    "grey": lambda: encoded(noise(8, 12)),
+    "one bit": lambda: encoded(noise(8, 12), mode="1"),
+    "animated": animated,
+    "webp": lambda: encoded(noise(8, 12, 3), "WEBP"),
+}
+
+
+def seeing_requests(sampling: Sampling, n: int = 1, count: int = 6, plain: bool = False) -> list[Request]:
+    text = "<image>What is the sum of the digits?" + ("" if plain else " <|im_end|> <image>")
+    return [
+        Request(
+            f"q{i}",
+            [{"role": "user", "content": f"{text} {i}"}],
+            [picture(i, 84 + 28 * (i % 2), "JPEG" if i % 3 == 2 else "PNG")],
+            sampling,
+            n,
+            100 * i,
+        )
+        for i in range(count)
+    ]
+
+
+def answers_of(engine: Any, requests: list[Request]) -> list[list[Answer]]:
+    found = dict(engine.generate(requests))
+    return [found[index] for index in range(len(requests))]
+
+
+def ids_of(engine: Any, requests: list[Request]) -> list[list[tuple[int, ...]]]:
+    return [[answer.token_ids for answer in group] for group in answers_of(engine, requests)]
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.fixture(scope="module")
+def in_process(tiny: Tiny) -> Iterator[Callable[[str], VllmEngine]]:
+    running: dict[str, VllmEngine] = {}
+
+    def start(family: str) -> VllmEngine:
+        if family not in running:
+            running[family] = VllmEngine(tiny(family), Runtime(), sequences=16)
+        return running[family]
+
+    yield start
+    for engine in running.values():
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def killed_stage(tiny: Tiny, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A stage that has started a server; at the end it is killed, and none of the server's processes may be left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = tmp_path_factory.mktemp("logs")
+    command = [sys.executable, "-c", STAGE, str(tiny("internvl3").folder), str(port), str(logs)]
+    stage = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    started = time.monotonic()
+    try:
+        assert stage.stdout is not None
+        assert stage.stdout.readline() == "ready\n", [log.read_text()[-3000:] for log in logs.iterdir()]
+        print(f"server up after {time.monotonic() - started:.1f} s")
+        yield {"url": f"http://127.0.0.1:{port}", "process": stage}
+    finally:
+        below = descendants(stage.pid)
+        stage.kill()
+        stage.wait(20)
+        for pid in below:
+            if alive(pid):
+                time.sleep(20)
+    assert not [pid for pid in below if alive(pid)]
+
+
+@pytest.fixture(scope="module")
+def attached(killed_stage: dict[str, Any], tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
+    """The engine of somebody who uses a server that runs already."""
+    settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
+    engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, tmp_path_factory.mktemp("none"), "internvl3")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def student(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
+    settings = VllmServer(kind="vllm_server", sequences=16, start_seconds=300, attempts=3)
+    logs = tmp_path_factory.mktemp("logs")
+    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, logs, "student", trainable=True)
+    yield engine
+    engine.close()
+    assert not [pid for server in engine._servers for pid in descendants(server.keeper_pid)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
+def test_greedy_answers_are_those_of_the_engine_in_process(family: str, in_process: Any, request: pytest.FixtureRequest) -> None:
+    """Token for token, text like a special token and a second marker in the question included (traps T5, T6, T7)."""
+    server = request.getfixturevalue("student" if family == "qwen2_5_vl" else "attached")
+    asked = seeing_requests(GREEDY, count=12)
+    here, there = answers_of(in_process(family), asked), answers_of(server, asked)
+    assert here == there  # text, ids, reasons and counts
+    assert len({answer.token_ids for group in there for answer in group}) > 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_server_sees_the_pixels_that_training_sees(kind: str) -> None:
+    """vLLM's own decoder on what is sent, against what the student is trained on."""
+    from vllm.multimodal.media.image import ImageMediaIO
+
+    image = PICTURES[kind]()
+    sent = base64.b64decode(data_url(image, "q").partition(",")[2])
+    assert (sent == image) == (kind != "16 bit")
+    assert np.array_equal(np.asarray(ImageMediaIO().load_bytes(sent).media), np.asarray(opened_image(image)))
+
+
+@pytest.mark.slow
+def test_sampled_answers_have_their_own_seeds(in_process: Any, student: VllmServerEngine) -> None:
+    """n answers of a question are one request; answer i is drawn with seed + i, as in process."""
+    there = ids_of(student, seeing_requests(WARM, n=4))
+    assert len({ids for group in there for ids in group}) > 12
+    same = sum(a == b for a, b in zip(there, ids_of(in_process("qwen2_5_vl"), seeing_requests(WARM, n=4)), strict=True))
+    print(f"sampled: {same} of 6 questions have the same 4 answers as in process")
+    later = [Request(one.name, one.messages, one.images, WARM, 2, one.seed + 2) for one in seeing_requests(WARM)]
+    assert ids_of(student, later)[3] == there[3][2:]
+
+
+@pytest.mark.slow
+def test_an_openai_client_gets_the_same_tokens(killed_stage: dict[str, Any], tiny: Tiny, in_process: Any, tmp_path: Path) -> None:
+    """The `openai` package itself, then our engine for endpoints, against the chat route of a real server."""
+    chat = load_reader(tiny("internvl3")).chat
+    asked = seeing_requests(GREEDY, plain=True)
+    here = answers_of(in_process("internvl3"), asked)
+    bias = {str(token): -100 for token in chat.banned_token_ids}
+    client = openai.OpenAI(base_url=killed_stage["url"] + "/v1", api_key="none", max_retries=0, timeout=60)
+    for one, (expected,) in zip(asked, here, strict=True):
+        text = one.messages[0]["content"].removeprefix("<image>")
+        parts: Any = [
+            {"type": "image_url", "image_url": {"url": data_url(one.images[0], one.name)}},
+            {"type": "text", "text": text},
+        ]
+        reply: Any = client.chat.completions.create(
+            model="internvl3",
+            messages=[{"role": "user", "content": parts}],
+            temperature=0,
+            max_tokens=24,
+            logit_bias=bias,  # type: ignore[arg-type]
+            extra_body={"return_token_ids": True},
+        )
+        assert tuple(reply.choices[0].token_ids) == expected.token_ids
+    block = {"provider": "here", "name": "internvl3", "body": {"return_token_ids": True, "logit_bias": bias}}
+    write_card(tmp_path, "remote", "fp32", 256, {"endpoint": block})
+    settings = OpenAi(kind="openai", base_url=killed_stage["url"] + "/v1")
+    endpoint = EndpointEngine(open_checkpoint(tmp_path), settings, "internvl3")
+    there = answers_of(endpoint, asked)
+    endpoint.close()
+    assert [[answer.token_ids for answer in group] for group in there] == [[a.token_ids for a in group] for group in here]
+    assert [[(a.text, a.finish_reason, a.prompt_tokens) for a in group] for group in there] == [
+        [(a.text, a.finish_reason, a.prompt_tokens) for a in group] for group in here
+    ]
+
+
+@pytest.mark.slow
+def test_banned_tokens_are_never_drawn_over_http(tiny: Tiny, student: VllmServerEngine) -> None:
+    """A model whose head wants nothing but image placeholders (trap T1); JSON has no minus infinity."""
+    reader = load_reader(tiny("qwen2_5_vl"))
+    network = load_network(tiny("qwen2_5_vl"), reader)
+    original = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
+    network.head.weight.data[reader.chat.banned_token_ids] *= 50
+    student.update_weights(network.model.state_dict().items())
+    banned = set(reader.chat.banned_token_ids)
+    try:
+        for sampling, n in ((GREEDY, 1), (WARM, 4)):
+            written = {token for group in ids_of(student, seeing_requests(sampling, n)) for ids in group for token in ids}
+            assert written
+            assert not written & banned
+        student._reader.chat.banned_token_ids = []  # the test can fail: without the ban they are what it writes
+        assert {token for group in ids_of(student, seeing_requests(GREEDY)) for ids in group for token in ids} & banned
+    finally:
+        student._reader.chat.banned_token_ids = sorted(banned)
+        student.update_weights(original.items())
+
+
+@pytest.mark.slow
+def test_new_weights_through_a_file_act_as_in_process(tiny: Tiny, in_process: Any, student: VllmServerEngine) -> None:
+    """Every weight changes, the vision tower's too: stale features of images would show (trap T12)."""
+    here, asked = in_process("qwen2_5_vl"), seeing_requests(GREEDY)
+    before = ids_of(student, asked)
+    network = load_network(tiny("qwen2_5_vl"), load_reader(tiny("qwen2_5_vl")))
+    original = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in network.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.02)
+    for engine in (here, student):
+        started = time.monotonic()
+        engine.update_weights(network.model.state_dict().items())
+        print(f"{engine.name}: new weights in {time.monotonic() - started:.3f} s")
+    changed = ids_of(student, asked)
+    assert changed == ids_of(here, asked)
+    assert all(new != old for new, old in zip(changed, before, strict=True))
+    for engine in (here, student):
+        engine.update_weights(original.items())
+    assert ids_of(student, asked) == before == ids_of(here, asked)
+
+
+@pytest.mark.slow
+def test_what_the_model_cant_take_is_named_and_the_server_goes_on(student: VllmServerEngine) -> None:
+    long = Request("q-long", [{"role": "user", "content": "What is the sum? " * 200}], [], GREEDY)
+    broken = Request("q-broken", [{"role": "user", "content": "<image>What?"}], [picture(0)[:300]], GREEDY)
+    for bad, why in ((long, "longer than the maximum model length"), (broken, "")):
+        with pytest.raises(RequestError, match=f"question {bad.name}: .*{why}"):
+            list(student.generate([*seeing_requests(GREEDY), bad]))
+    assert len(ids_of(student, seeing_requests(GREEDY))) == 6
+
+
+@pytest.mark.slow
+def test_a_server_of_another_model_is_found_out(killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
+    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, tmp_path, "qwen2_5_vl")
+    with pytest.raises(EngineError, match=r"reads question q0 as .* it serves another model"):
+        list(engine.generate(seeing_requests(GREEDY)))
+    engine.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_ends_the_work_and_what_was_finished_stays(student: VllmServerEngine) -> None:
+    """Last in the file: it kills the server of the others. One wave is long enough that most of it is not finished."""
+    asked = seeing_requests(Sampling(temperature=1.0, max_tokens=150), n=16, count=40)
+    found: list[int] = []
+
+    def work() -> None:
+        for index, group in student.generate(asked):
+            found.append(index)
+            assert len(group) == 16
+            if len(found) == 2:
+                for pid in descendants(student._servers[0].keeper_pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(EngineError, match=r"vLLM server of student: the server ended \(exit code \d+\); the end of .*\.log:"):
+        work()
+    print(f"{len(found)} of 40 questions were answered before the server was killed")
+    assert 2 <= len(found) < 40
