@@ -5,24 +5,24 @@ Keys are not made of it: of two writers that call one model by two names, the fi
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import ModelCard
+from typing import TYPE_CHECKING, Any
 
 from stages.job.files import read_json, write_json
 from stages.responses.key import Asked
-from stages.vlm import Checkpoint
+
+if TYPE_CHECKING:
+    from stages.vlm import Checkpoint
 
 ABOUT = "about.json"
 
 
-def model_name(checkpoint: Checkpoint) -> tuple[str, str]:
+def model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
     """Name and revision: those of the hub, else the name of the checkpoint's folder and the hash of its files."""
     name, at, commit = checkpoint.identity.rpartition("@")
     return (name, commit) if at else (checkpoint.weights.name, checkpoint.identity)
 
 
-def about_of(checkpoint: Checkpoint, asked: Asked) -> dict[str, Any]:
+def about_of(checkpoint: "Checkpoint", asked: Asked) -> dict[str, Any]:
     """What about.json says: name, revision and licence of the model, and all that the key is made of."""
     name, revision = model_name(checkpoint)
     values = {**asdict(asked), "sampling": asked.sampling.model_dump(mode="json"), "banned": list(asked.banned)}
@@ -31,6 +31,8 @@ def about_of(checkpoint: Checkpoint, asked: Asked) -> dict[str, Any]:
 
 def licence(weights: Path) -> str | None:
     """The licence that the model's own card names, None where it has no card or the card names none."""
+    from huggingface_hub import ModelCard
+
     card = weights / "README.md"
     return ModelCard.load(card).data.license if card.is_file() else None
 

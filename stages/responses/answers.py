@@ -120,7 +120,7 @@ class Asking:
         known = remembered(self.folder)
         self.reasons = dict(known) if self.max_reject_share is not None else {}
         gaps = list(wanted.gaps(stored, last=known))
-        fresh = sum(gap.count for gap in gaps)
+        fresh = sum(gap.answers for gap in gaps)
         there = int(stored.sum())
         self.paid.wanted, self.paid.stored = there + fresh, there - self.paid.generated
         self.job.progress.say(
@@ -140,7 +140,7 @@ class Asking:
         try:
             ready = time.monotonic()
             self.paid.start_seconds += ready - began
-            total = there + sum(gap.count for gap in gaps)
+            total = there + sum(gap.answers for gap in gaps)
             for _ in self.job.progress.track(self._generate(engine, store, wanted, prompts, gaps), self.title, total, there):
                 pass
             self.paid.generate_seconds += time.monotonic() - ready
@@ -161,7 +161,7 @@ class Asking:
             for index, outcome in _outcomes(engine, requests, list(range(len(requests)))):
                 if isinstance(outcome, str):
                     reasons[wanted.request_key(wave[index].prompt)] = Reason("refused", outcome)
-                    lacking += wave[index].count
+                    lacking += wave[index].answers
                     continue
                 finished[index] = [answer for answer in outcome if not answer.failed]
                 if gone := [answer for answer in outcome if answer.failed]:
@@ -183,7 +183,7 @@ class Asking:
 
     def _request(self, wanted: Wanted, prompt: Prompt, gap: Gap) -> Request:
         seed = request_seed(wanted.request_key(gap.prompt)) + gap.first
-        return Request(prompt.id, prompt.messages, prompt.images, self.asked.sampling, gap.count, seed)
+        return Request(prompt.id, prompt.messages, prompt.images, self.asked.sampling, gap.answers, seed)
 
     def _rows(
         self, engine: Engine, wanted: Wanted, gap: Gap, prompt: Prompt, found: Sequence[Answer], seconds: float
@@ -240,7 +240,7 @@ class Asking:
         for prompt in np.flatnonzero(~stored.all(axis=1)).tolist():
             reason = self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
             for gap in gaps_of(prompt, stored[prompt]):
-                found.append(Reject(wanted.ids[prompt], gap.first, gap.count, reason.kind, reason.text))
+                found.append(Reject(wanted.ids[prompt], gap.first, gap.answers, reason.kind, reason.text))
         return found
 
     def report(self, job: Job) -> None:
@@ -290,7 +290,7 @@ def _waves(gaps: Iterable[Gap]) -> Iterator[list[Gap]]:
     count = 0
     for gap in gaps:
         wave.append(gap)
-        count += gap.count
+        count += gap.answers
         if count >= WAVE_ANSWERS:
             yield wave
             wave, count = [], 0

@@ -54,9 +54,14 @@ class Index:
                 return found
             at = at + (alike & ~same)
 
-    def winners(self, segment: int, digests: np.ndarray) -> np.ndarray:
-        """Which rows of segment number `segment`, whose keys are `digests`, are the ones that are served."""
-        return self.places(digests) == (np.int64(segment << _ROW_BITS) + np.arange(len(digests), dtype=np.int64))
+    def winners(self, segment: int, digests: np.ndarray, start: int = 0) -> np.ndarray:
+        """Which rows of segment number `segment`, from row `start` on with the keys `digests`, are the ones that are served."""
+        here = np.int64((segment << _ROW_BITS) + start) + np.arange(len(digests), dtype=np.int64)
+        return np.asarray(self.places(digests) == here)
+
+    def counts(self, segments: int) -> np.ndarray:
+        """How many answers of each of the first `segments` segments are served."""
+        return np.bincount(segments_of(self._places), minlength=segments)
 
 
 def segments_of(places: np.ndarray) -> np.ndarray:

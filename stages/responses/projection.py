@@ -6,6 +6,7 @@ whatever segments they lie in.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from stages.job.files import ROWS_PER_SHARD, write_parquet
 from stages.responses.answers import Asking
 from stages.responses.rejects import write_rejects
 from stages.responses.rows import ANSWERS
+from stages.responses.segments import rechunked
 from stages.responses.store import Store
 from stages.responses.wanted import Wanted
 
@@ -96,7 +98,9 @@ def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block
 def write_projection(folder: Path, store: Store, wanted: Wanted) -> Counts:
     """Writes what the store has of `wanted` into `folder`, as shards with rows of ANSWERS."""
     counts = Counts()
-    for number, rows in enumerate(_shards(_blocks(store, wanted, counts))):
+    shards = rechunked(_blocks(store, wanted, counts), ROWS_PER_SHARD)
+    first = next(shards, ANSWERS.empty_table())  # a stage's out has a file also when it has no row
+    for number, rows in enumerate(chain([first], shards)):
         write_parquet(folder / f"part-{number:05d}.parquet", rows)
     return counts
 
@@ -111,17 +115,3 @@ def _blocks(store: Store, wanted: Wanted, counts: Counts) -> Iterator[pa.Table]:
         rows = pa.table(columns, schema=ANSWERS)
         counts.add(rows, int((by_question > 0).sum()))
         yield rows
-
-
-def _shards(blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of `blocks` in tables of ROWS_PER_SHARD rows, the last one smaller; one empty table when there are none."""
-    waiting, shards = ANSWERS.empty_table(), 0
-    for rows in blocks:
-        waiting = pa.concat_tables([waiting, rows]).combine_chunks()
-        whole = waiting.num_rows - waiting.num_rows % ROWS_PER_SHARD
-        for start in range(0, whole, ROWS_PER_SHARD):
-            yield waiting.slice(start, ROWS_PER_SHARD)
-            shards += 1
-        waiting = waiting.slice(whole)
-    if waiting.num_rows or not shards:
-        yield waiting

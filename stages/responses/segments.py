@@ -11,9 +11,10 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,31 @@ def sync_file(path: Path) -> None:
 def write_segment(path: Path, table: pa.Table) -> None:
     """Writes `table`, which has SCHEMA, as one parquet file with a checksum for each page."""
     pq.write_table(table, path, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
+
+
+def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows of `tables` in tables of `rows` rows, the last one smaller; nothing when there are none."""
+    waiting: pa.Table | None = None
+    for table in tables:
+        waiting = table if waiting is None else pa.concat_tables([waiting, table]).combine_chunks()
+        whole = waiting.num_rows - waiting.num_rows % rows
+        for start in range(0, whole, rows):
+            yield waiting.slice(start, rows)
+        waiting = waiting.slice(whole)
+    if waiting is not None and waiting.num_rows:
+        yield waiting
+
+
+def write_files(tables: Iterable[pa.Table], rows_per_file: int, next_path: Callable[[], Path]) -> list[Path]:
+    """Writes rows with SCHEMA into files of `rows_per_file` rows; `next_path` says where each goes."""
+    files: list[Path] = []
+    groups = rechunked(tables, ROWS_PER_GROUP)
+    for first in groups:
+        files.append(next_path())
+        with pq.ParquetWriter(files[-1], SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+            for group in chain([first], islice(groups, rows_per_file // ROWS_PER_GROUP - 1)):
+                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+    return files
 
 
 def opened(path: Path) -> pq.ParquetFile:

@@ -36,7 +36,7 @@ class Gap(NamedTuple):
 
     prompt: int
     first: int
-    count: int
+    answers: int
 
 
 @dataclass(frozen=True)
