@@ -16,10 +16,8 @@ from stages.responses.key import Asked, answer_key, request_content, request_see
 from stages.responses.rejects import Reason, Reject, check_share, remember, remembered
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.wanted import Gap, Prompt, Wanted, gaps_of
+from stages.responses.waves import Wave, outcomes, waves
 from stages.vlm import Checkpoint, load_chat, open_checkpoint
-
-WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost
-
 
 StartEngine = Callable[[Checkpoint, Runtime, int], Engine]
 
@@ -152,43 +150,40 @@ class Asking:
     ) -> Iterator[Answer]:
         """Yields answers as they are finished; each wave is on disk before the next one starts."""
         lacking = 0
-        for wave in _waves(gaps):
-            began = time.monotonic()
-            asked = [prompts[gap.prompt] for gap in wave]
-            requests = [self._request(wanted, prompt, gap) for prompt, gap in zip(asked, wave, strict=True)]
-            finished: dict[int, list[Answer]] = {}
-            reasons: dict[str, Reason] = {}
-            for index, outcome in _outcomes(engine, requests, list(range(len(requests)))):
-                if isinstance(outcome, str):
-                    reasons[wanted.request_key(wave[index].prompt)] = Reason("refused", outcome)
-                    lacking += wave[index].answers
-                    continue
-                finished[index] = [answer for answer in outcome if not answer.failed]
-                if gone := [answer for answer in outcome if answer.failed]:
-                    reasons[wanted.request_key(wave[index].prompt)] = Reason(
-                        "failed", f"the engine ended it: {gone[0].finish_reason}"
-                    )
-                    lacking += len(gone)
-                yield from outcome
-            share = (time.monotonic() - began) / max(sum(map(len, finished.values())), 1)
-            rows = [self._rows(engine, wanted, wave[i], asked[i], finished[i], share) for i in sorted(finished)]
-            store.append([row for of_prompt in rows for row in of_prompt])
-            remember(self.folder, reasons)
-            self._count(finished)
-            self.reasons |= reasons
-            if reasons and self.max_reject_share is not None:
-                key, reason = next(iter(reasons.items()))
-                example = next(wanted.ids[gap.prompt] for gap in wave if wanted.request_key(gap.prompt) == key)
-                check_share(self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, example, reason)
+        for gaps_of_wave in waves(gaps):
+            wave = Wave(gaps_of_wave, [prompts[gap.prompt] for gap in gaps_of_wave])
+            requests = [self._request(wanted, prompt, gap) for prompt, gap in zip(wave.prompts, wave.gaps, strict=True)]
+            try:
+                for index, outcome in outcomes(engine, requests, list(range(len(requests)))):
+                    yield from wave.add(index, outcome)
+            except Exception:  # of the engine: what it had finished was paid for
+                self._keep(engine, store, wanted, wave)
+                raise
+            self._keep(engine, store, wanted, wave)
+            lacking += wave.lacking
+            if wave.reasons and self.max_reject_share is not None:
+                index, reason = next(iter(wave.reasons.items()))
+                check_share(self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason)
+
+    def _keep(self, engine: Engine, store: Store, wanted: Wanted, wave: Wave) -> None:
+        """Puts what is finished of a wave on disk, as one segment."""
+        seconds = wave.seconds_an_answer()
+        rows = [row for index in sorted(wave.finished) for row in self._rows(engine, wanted, wave, index, seconds)]
+        store.append(rows)
+        reasons = {wanted.request_key(wave.gaps[index].prompt): reason for index, reason in wave.reasons.items()}
+        remember(self.folder, reasons)
+        self.reasons |= reasons
+        self.paid.generated += len(rows)
+        self.paid.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
+        self.paid.completion_tokens += sum(row.completion_tokens for row in rows)
 
     def _request(self, wanted: Wanted, prompt: Prompt, gap: Gap) -> Request:
         seed = request_seed(wanted.request_key(gap.prompt)) + gap.first
         return Request(prompt.id, prompt.messages, prompt.images, self.asked.sampling, gap.answers, seed)
 
-    def _rows(
-        self, engine: Engine, wanted: Wanted, gap: Gap, prompt: Prompt, found: Sequence[Answer], seconds: float
-    ) -> list[StoredAnswer]:
+    def _rows(self, engine: Engine, wanted: Wanted, wave: Wave, index: int, seconds: float) -> list[StoredAnswer]:
         name, revision = model_name(self.checkpoint)
+        gap, prompt = wave.gaps[index], wave.prompts[index]
         key = wanted.request_key(gap.prompt)
         content = json.dumps(request_content(prompt.messages, prompt.image_sha256), ensure_ascii=False)
         return [
@@ -209,14 +204,8 @@ class Asking:
                 seconds=seconds,
                 request=content,
             )
-            for answer in found
+            for answer in wave.finished[index]
         ]
-
-    def _count(self, finished: dict[int, list[Answer]]) -> None:
-        written = [answer for found in finished.values() for answer in found]
-        self.paid.generated += len(written)
-        self.paid.prompt_tokens += sum(found[0].prompt_tokens for found in finished.values() if found)
-        self.paid.completion_tokens += sum(answer.completion_tokens for answer in written)
 
     def _check(self, wanted: Wanted, stored: np.ndarray) -> None:
         """Raises when more is lacking than may be."""
@@ -282,36 +271,3 @@ def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int) -> Asked:
 def _gpus(runtime: Runtime, checkpoint_folder: Path) -> int:
     model = checkpoint_folder.name if checkpoint_folder.parent.name == "model" else "student"
     return runtime.tensor_parallel.get(model, 1)
-
-
-def _waves(gaps: Iterable[Gap]) -> Iterator[list[Gap]]:
-    """Cuts the work at fixed places. A killed run lacks whole waves, so the next one makes the same batches again."""
-    wave: list[Gap] = []
-    count = 0
-    for gap in gaps:
-        wave.append(gap)
-        count += gap.answers
-        if count >= WAVE_ANSWERS:
-            yield wave
-            wave, count = [], 0
-    if wave:
-        yield wave
-
-
-def _outcomes(engine: Engine, requests: Sequence[Request], asked: list[int]) -> Iterator[tuple[int, list[Answer] | str]]:
-    """(index in `requests`, its answers or the reason for which the engine refuses it) of each index in `asked`.
-
-    An engine refuses a call as a whole; halves of it are tried until the request that is to blame stands alone.
-    """
-    left = list(asked)
-    try:
-        for place, written in engine.generate([requests[index] for index in asked]):
-            left.remove(asked[place])
-            yield asked[place], written
-    except RequestError as error:
-        if len(left) == 1:
-            yield left[0], str(error)
-            return
-        half = (len(left) + 1) // 2
-        yield from _outcomes(engine, requests, left[:half])
-        yield from _outcomes(engine, requests, left[half:])
