@@ -9,6 +9,7 @@ import typer
 
 from flows import dvc, profile
 from flows.environment import prepare
+from flows.store import StoreError, store_app
 from stages.job import STAGES, ParamsError, load_params
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
+app.add_typer(store_app, name="store")
 
 
 @app.command("profile")
@@ -78,7 +80,7 @@ def main() -> None:
     prepare()
     try:
         app()
-    except (ParamsError, dvc.Nested) as error:
+    except (ParamsError, StoreError, dvc.Nested) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

@@ -6,6 +6,7 @@ Run      dvc repro pool
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from stages.job import Job
@@ -13,6 +14,7 @@ from stages.job.blocks import Pool
 from stages.job.files import read_shards, write_shards
 from stages.job.job import missing
 from stages.responses import POOL, answer_statistics
+from stages.responses.style import distinct, style
 
 Row = Mapping[str, Any]
 
@@ -28,17 +30,40 @@ def run(job: Job) -> None:
     metrics: dict[str, Any] = {}
     for teacher in sorted(pool.teachers):
         joined = _joined(job, teacher)
-        metrics[teacher] = _statistics(joined)
-        kept[teacher] = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
-        metrics[teacher]["kept"] = len(kept[teacher])
+        kept[teacher], dropped = _chosen(joined, pool)
+        metrics[teacher] = {**_statistics(joined), "kept": len(kept[teacher]), **dropped}
     rows = _pooled(kept)
     metrics["questions"] = len(rows)
     if not rows:
-        raise ValueError("no answer is left for the pool; set pool.truncated to keep or raise the teachers' max_tokens")
+        raise ValueError(
+            "no answer is left for the pool; set pool.truncated or pool.wrong to keep, or raise the teachers' max_tokens"
+        )
     with job.writing() as folder:
         write_shards(folder, rows, POOL)
     job.write_metrics(metrics)
     job.progress.table(f"Pool: {len(rows)} questions", [{"teacher": name, **metrics[name]} for name in sorted(pool.teachers)])
+
+
+def _chosen(joined: Sequence[Row], pool: Pool) -> tuple[list[Row], dict[str, int]]:
+    """The answers of one teacher that `pool` keeps, and how many were dropped for which reason (the first that holds)."""
+    whole = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
+    right = [row for row in whole if pool.wrong == "keep" or row["verdict"] != 0]
+    varied = right if pool.near_duplicates == "keep" else _varied(right, pool.alike)
+    dropped = {
+        "dropped_truncated": len(joined) - len(whole),
+        "dropped_wrong": len(whole) - len(right),
+        "dropped_near_duplicates": len(right) - len(varied),
+    }
+    return varied, dropped
+
+
+def _varied(rows: Sequence[Row], alike: float) -> list[Row]:
+    """`rows`, which are sorted by question, without those that are near-duplicates of an earlier answer to their question."""
+    varied: list[Row] = []
+    for _, group in groupby(rows, key=lambda row: row["question_id"]):
+        answers = list(group)
+        varied += [answers[place] for place in distinct([row["response"] for row in answers], alike)]
+    return varied
 
 
 def _joined(job: Job, teacher: str) -> list[dict[str, Any]]:
@@ -77,12 +102,20 @@ def _pooled(kept: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
 
 
 def _statistics(rows: Sequence[Row]) -> dict[str, float]:
+    """Length, style and accuracy of one teacher's answers, dropped ones included; failed verdicts are no part of accuracy."""
     judged = [row["verdict"] for row in rows if row["verdict"] is not None]
     given = answer_statistics(rows)
     return {
         "answers": given["answers"],
         "accuracy": sum(judged) / max(len(judged), 1),
-        "mean_tokens": given["mean_tokens"],
-        "truncated_share": given["truncated_share"],
         "failed_verdicts": len(rows) - len(judged),
+        "mean_tokens": given["mean_tokens"],
+        "mean_tokens_right": _mean_tokens([row for row in rows if row["verdict"] == 1]),
+        "mean_tokens_wrong": _mean_tokens([row for row in rows if row["verdict"] == 0]),
+        "truncated_share": given["truncated_share"],
+        **style([row["response"] for row in rows]),
     }
+
+
+def _mean_tokens(rows: Sequence[Row]) -> float:
+    return sum(row["completion_tokens"] for row in rows) / max(len(rows), 1)

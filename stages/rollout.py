@@ -1,30 +1,25 @@
 """Rollout: the warm-started student answers every question of the `imitation` split, N times (§3.2).
 
 Reads    data/warm_start, data/questions/imitation; params: rollout
-Writes   data/rollout: one row an answer; reports/rollout/metrics.json
+Writes   data/rollout: one row an answer; reports/rollout/{metrics.json,rejects.jsonl}
 Run      dvc repro rollout
 
 These are the student's side of the discriminator's pre-training; the loop of stage `ril` draws its own.
 """
 
-from stages.corpora import read_questions
+from stages.corpora import QuestionFolder
 from stages.job import Job
 from stages.job.blocks import Rollout
-from stages.job.files import write_shards
-from stages.responses import ANSWERS, answer_rows, answer_statistics
-from stages.responses.answers import answers
+from stages.responses.projection import answered
 
 
 def run(job: Job) -> None:
-    """Writes rows of ANSWERS in the order of the questions."""
+    """Writes rows of ANSWERS in the order of the questions, and what could not be answered as lines of rejects.jsonl.
+
+    Raises TooManyRejects when more than max_reject_share of the answers can't be had.
+    """
     rollout = job.block(Rollout)
-    checkpoint = job.input("data/warm_start")
-    questions = read_questions(job.input("data/questions"), "imitation")
-    with job.timed("generate"):
-        given = answers(job, checkpoint, questions, rollout.sampling, rollout.responses, rollout.draw, job.name)
-    rows = answer_rows([question.id for question in questions], given)
-    with job.writing() as folder:
-        write_shards(folder, rows, ANSWERS)
-    statistics = answer_statistics(rows)
+    questions = QuestionFolder(job.input("data/questions"), "imitation")
+    statistics = answered(job, job.input("data/warm_start"), questions, rollout)
     job.write_metrics(statistics)
     job.progress.table("Answers of the warm-started student", [statistics])

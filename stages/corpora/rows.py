@@ -1,12 +1,15 @@
 """Canonical rows of questions: one parquet schema for all sources, readable by plain `datasets`."""
 
 import hashlib
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from stages.job.files import read_shards
 
@@ -67,8 +70,7 @@ def canonical_row(
 
 def question_of(row: Mapping[str, Any]) -> Question:
     """A canonical row as a Question; a last turn by the assistant becomes `target`."""
-    messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
-    target = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
+    messages, target = _asked_messages(row["messages"])
     return Question(
         id=row["id"],
         images=tuple(image["bytes"] for image in row["images"]),
@@ -79,6 +81,66 @@ def question_of(row: Mapping[str, Any]) -> Question:
         source=row["source"],
         kind=row["kind"],
     )
+
+
+def _asked_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
+    """The turns up to the user's last one, and what the assistant says after it."""
+    messages = [{"role": message["role"], "content": message["content"]} for message in said]
+    target = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
+    return messages, target
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a question says, without its images' bytes: enough to know what is asked."""
+
+    id: str
+    messages: tuple[dict[str, str], ...]  # ends with the user's turn
+    image_sha256: tuple[str, ...]
+
+
+class QuestionFolder(Sequence[Question]):
+    """The questions of one split, read from their files when they are asked for: a million need no memory."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        """Reads how many rows each file has; raises FileNotFoundError when there is no file."""
+        self._files = sorted((folder / split).glob("*.parquet"))
+        if not self._files:
+            raise FileNotFoundError(f"no parquet file in {folder / split}")
+        self._groups: list[tuple[Path, int]] = []
+        rows: list[int] = []
+        for file in self._files:
+            metadata = pq.read_metadata(file)
+            self._groups += [(file, group) for group in range(metadata.num_row_groups)]
+            rows += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._ends = list(accumulate(rows))
+        self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def words(self) -> Iterator[Words]:
+        """All questions in order, without reading an image."""
+        for file in self._files:
+            for row in pq.read_table(file, columns=["id", "messages", "image_sha256"]).to_pylist():
+                messages, _ = _asked_messages(row["messages"])
+                yield Words(row["id"], tuple(messages), tuple(row["image_sha256"]))
+
+    @overload
+    def __getitem__(self, place: int) -> Question: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Question]: ...
+    def __getitem__(self, place: int | slice) -> Question | list[Question]:
+        """One question with its images; those beside it are read with it, so going through them in order is cheap."""
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(f"question {place} of {len(self)}")
+        number = bisect_right(self._ends, place)
+        if self._read[0] != number:
+            file, group = self._groups[number]
+            self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
+        return question_of(self._read[1][place - (self._ends[number - 1] if number else 0)])
 
 
 def read_questions(folder: Path, split: str) -> list[Question]:

@@ -180,6 +180,12 @@ class Teacher(Block):
     responses: int = Field(16, ge=1, description="N answers a question; raising it later pays only for the new ones.")
     draw: int = Field(0, ge=0, description="Another number asks for a fresh set of answers instead of the stored ones.")
     sampling: Sampling = Field(description="How the answers are drawn.")
+    max_reject_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Above this share of answers that can't be had (prompt too long, image broken) it fails.",
+    )
 
 
 class Verdict(Block):
@@ -195,6 +201,16 @@ class Pool(Block):
 
     teachers: tuple[str, ...] = Field(min_length=1, strict=False, description="Entries of `teachers` that take part.")
     truncated: Literal["keep", "drop"] = Field("drop", description="What happens to answers that were cut at max_tokens.")
+    wrong: Literal["keep", "drop"] = Field(
+        "keep",
+        description="What happens to answers judged wrong; those whose verdict failed stay.",
+    )
+    near_duplicates: Literal["keep", "drop"] = Field(
+        "keep", description="`drop` keeps the first of a teacher's answers to a question that are alike; less variety was faked."
+    )
+    alike: float = Field(
+        0.9, gt=0, le=1, description="Answers are near-duplicates from this share of common word 3-grams on; 1 means equal words."
+    )
 
 
 class Rollout(Block):
@@ -203,6 +219,12 @@ class Rollout(Block):
     responses: int = Field(16, ge=1, description="N answers a question.")
     draw: int = Field(0, ge=0, description="Another number asks for a fresh set of answers instead of the stored ones.")
     sampling: Sampling = Field(description="How the answers are drawn.")
+    max_reject_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Above this share of answers that can't be had (prompt too long, image broken) it fails.",
+    )
 
 
 class Discriminator(Schedule):

@@ -35,6 +35,7 @@ class Job:
     fingerprint: str = ""  # hash of parameters and inputs; without one no training state is kept
     code: str = ""  # hash of the code at work
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
+    _measured: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def declared(self) -> Stage:
@@ -157,10 +158,14 @@ class Job:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
+    def measured(self, **values: Any) -> None:
+        """Keeps what differs from run to run (rates, hits of the store) for timing.json; metrics.json must not hold it."""
+        self._measured.update(values)
+
     def write_timing(self, total: float) -> None:
-        """Writes reports/<stage>/timing.json: seconds in all and by part."""
+        """Writes reports/<stage>/timing.json: seconds in all and by part, and what was `measured`."""
         parts = {part: round(seconds, 3) for part, seconds in self._seconds.items()}
-        write_json(self.reports / "timing.json", {"seconds": round(total, 3), "parts": parts})
+        write_json(self.reports / "timing.json", {"seconds": round(total, 3), "parts": parts, **self._measured})
 
 
 def missing(path: str) -> MissingInput:

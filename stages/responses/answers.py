@@ -1,31 +1,23 @@
 """Asking a model through the store: what is stored is served, what is missing is generated and stored, wave by wave."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from stages.engines import Answer, Engine, EngineError, Need, Request, RequestError, start_engine
+import numpy as np
+
+from stages.engines import Answer, Engine, Need, Request, RequestError, start_engine
 from stages.job import Job
 from stages.job.blocks import Runtime, Sampling
-from stages.responses.key import Asked, answer_key, request_seed
+from stages.responses.about import about_of, model_name, write_about
+from stages.responses.key import Asked, answer_key, request_content, request_seed
+from stages.responses.rejects import Reason, Reject, check_share, remember, remembered
 from stages.responses.store import Store, StoredAnswer
+from stages.responses.wanted import Gap, Prompt, Wanted, gaps_of
+from stages.responses.waves import Wave, outcomes, waves
 from stages.vlm import Checkpoint, load_chat, open_checkpoint
-
-WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost
-
-
-class Prompt(Protocol):
-    """What is asked; a `Question` is one."""
-
-    @property
-    def id(self) -> str: ...  # for messages and provenance, no part of the key
-    @property
-    def messages(self) -> Sequence[Mapping[str, str]]: ...
-    @property
-    def images(self) -> Sequence[bytes]: ...
-    @property
-    def image_sha256(self) -> Sequence[str]: ...
-
 
 StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
 
@@ -39,43 +31,220 @@ def answers(
     draw: int,
     title: str,
     start: StartEngine = start_engine,
+    max_reject_share: float | None = None,
 ) -> list[list[StoredAnswer]]:
     """n answers of one model to each prompt, in the order of `prompts` and of the samples 0 .. n - 1.
 
-    Only what the store lacks is generated; when it lacks nothing, no engine starts. Raises RequestError for a prompt
-    that the model can't take, EngineError when the engine can't go on, RuntimeError when answers failed, MissingAnswers
-    where the store is all there is; what was finished is stored by then.
+    Only what the store lacks is generated; when it lacks nothing, no engine starts. With `max_reject_share`, up to that share of
+    the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there: raises RequestError
+    for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished is stored by then.
     """
-    if sampling.temperature == 0 and n > 1:
-        raise ValueError(f"{title}: temperature 0 writes the same answer {n} times; set responses: 1, or raise it")
-    checkpoint = open_checkpoint(checkpoint_folder)
-    asked = asked_of(checkpoint, sampling, draw)
-    request_keys = [asked.request_key(prompt.messages, prompt.image_sha256) for prompt in prompts]
-    keys = [[answer_key(request_key, sample) for sample in range(n)] for request_key in request_keys]
-    wanted = list(dict.fromkeys(key for row in keys for key in row))  # two equal prompts share their answers
-    folder = job.store / "responses" / asked.slug
-    store = Store(folder, job.progress.say)
-    found = store.fetch(wanted)
-    missing = _missing(prompts, request_keys, keys, found.keys(), sampling)
-    job.progress.say(
-        f"{title}: {len(wanted)} answers wanted, {len(found)} in the store ({len(found) / max(len(wanted), 1):.0%}), "
-        f"{len(wanted) - len(found)} to generate"
-    )
-    if missing:
-        lacking = [(request.name, request.n) for _, _, request in missing]
-        engine = start(checkpoint, job.block(Runtime), Need(job.store / "logs", lacking))
+    asking = Asking.of(job, checkpoint_folder, sampling, n, draw, title, start, max_reject_share)
+    wanted = Wanted.of(asking.asked, prompts, n)
+    store = Store(asking.folder, job.progress.say)
+    while True:
+        damaged = len(store.damaged)
+        asking.complete(store, wanted, prompts)
+        keys = [[answer_key(wanted.request_key(prompt), sample) for sample in range(n)] for prompt in range(len(wanted))]
+        found = store.fetch(key for row in keys for key in row)
+        if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
+            break
+    asking.report(job)
+    return [[found[key] for key in row if key in found] for row in keys]
+
+
+@dataclass
+class Paid:
+    """What a run found and what it generated; for the progress and timing.json."""
+
+    wanted: int = 0
+    stored: int = 0
+    generated: int = 0
+    prompt_tokens: int = 0  # of the requests that were sent, each prompt once
+    completion_tokens: int = 0
+    start_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+
+@dataclass
+class Asking:
+    """One model, asked in one way by one stage."""
+
+    job: Job
+    checkpoint: Checkpoint
+    asked: Asked
+    title: str
+    start: StartEngine
+    max_reject_share: float | None
+    paid: Paid = field(default_factory=Paid)
+    reasons: dict[str, Reason] = field(default_factory=dict)  # by request key: why answers are lacking
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        checkpoint_folder: Path,
+        sampling: Sampling,
+        n: int,
+        draw: int,
+        title: str,
+        start: StartEngine = start_engine,
+        max_reject_share: float | None = None,
+    ) -> "Asking":
+        """Opens the model's card. Raises ValueError for several greedy answers: they would all be the same."""
+        if sampling.temperature == 0 and n > 1:
+            raise ValueError(f"{title}: temperature 0 writes the same answer {n} times; set responses: 1, or raise it")
+        checkpoint = open_checkpoint(checkpoint_folder)
+        return cls(job, checkpoint, asked_of(checkpoint, sampling, draw), title, start, max_reject_share)
+
+    @property
+    def folder(self) -> Path:
+        """The set of answers in the store."""
+        return self.job.store / "responses" / self.asked.slug
+
+    def complete(self, store: Store, wanted: Wanted, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Generates what `store` lacks; afterwards it holds all that can be had. Returns which answers those are.
+
+        Raises as `answers` says.
+        """
+        stored = wanted.stored(store)
+        known = remembered(self.folder)
+        self.reasons = dict(known) if self.max_reject_share is not None else {}
+        gaps = list(wanted.gaps(stored, last=known))
+        fresh = sum(gap.answers for gap in gaps)
+        there = int(stored.sum())
+        self.paid.wanted, self.paid.stored = there + fresh, there - self.paid.generated
+        self.job.progress.say(
+            f"{self.title}: {there + fresh} answers wanted, {there} in the store ({there / max(there + fresh, 1):.0%}), "
+            f"{fresh} to generate"
+        )
+        if any(wanted.request_key(gap.prompt) not in self.reasons for gap in gaps):
+            self._generate_all(store, wanted, prompts, gaps, there)
+            stored = wanted.stored(store)
+        self._check(wanted, stored)
+        return stored
+
+    def _generate_all(self, store: Store, wanted: Wanted, prompts: Sequence[Prompt], gaps: list[Gap], there: int) -> None:
+        write_about(self.folder, about_of(self.checkpoint, self.asked))
+        began = time.monotonic()
+        lacking = [(prompts[gap.prompt].id, gap.answers) for gap in gaps]
+        engine = self.start(self.checkpoint, self.job.block(Runtime), Need(self.job.store / "logs", lacking))
         try:
-            written = _generate(engine, store, missing)
-            failed = [answer for answer in job.progress.track(written, title, len(wanted), len(found)) if answer.failed]
+            ready = time.monotonic()
+            self.paid.start_seconds += ready - began
+            total = there + sum(gap.answers for gap in gaps)
+            for _ in self.job.progress.track(self._generate(engine, store, wanted, prompts, gaps), self.title, total, there):
+                pass
+            self.paid.generate_seconds += time.monotonic() - ready
         finally:
             engine.close()
-        if failed:
-            raise RuntimeError(
-                f"{title}: {len(failed)} answers failed and were not stored; run again to ask for these only. The first: "
-                f"{failed[0].finish_reason}"
+
+    def _generate(
+        self, engine: Engine, store: Store, wanted: Wanted, prompts: Sequence[Prompt], gaps: Iterable[Gap]
+    ) -> Iterator[Answer]:
+        """Yields answers as they are finished; each wave is on disk before the next one starts."""
+        lacking = 0
+        for gaps_of_wave in waves(gaps):
+            wave = Wave(gaps_of_wave, [prompts[gap.prompt] for gap in gaps_of_wave])
+            requests = [self._request(wanted, prompt, gap) for prompt, gap in zip(wave.prompts, wave.gaps, strict=True)]
+            try:
+                for index, outcome in outcomes(engine, requests, list(range(len(requests)))):
+                    yield from wave.add(index, outcome)
+            except Exception:  # of the engine: what it had finished was paid for
+                self._keep(engine, store, wanted, wave)
+                raise
+            self._keep(engine, store, wanted, wave)
+            lacking += wave.lacking
+            if wave.reasons and self.max_reject_share is not None:
+                index, reason = next(iter(wave.reasons.items()))
+                check_share(self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason)
+
+    def _keep(self, engine: Engine, store: Store, wanted: Wanted, wave: Wave) -> None:
+        """Puts what is finished of a wave on disk, as one segment."""
+        seconds = wave.seconds_an_answer()
+        rows = [row for index in sorted(wave.finished) for row in self._rows(engine, wanted, wave, index, seconds)]
+        store.append(rows)
+        reasons = {wanted.request_key(wave.gaps[index].prompt): reason for index, reason in wave.reasons.items()}
+        remember(self.folder, reasons)
+        self.reasons |= reasons
+        self.paid.generated += len(rows)
+        self.paid.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
+        self.paid.completion_tokens += sum(row.completion_tokens for row in rows)
+
+    def _request(self, wanted: Wanted, prompt: Prompt, gap: Gap) -> Request:
+        seed = request_seed(wanted.request_key(gap.prompt)) + gap.first
+        return Request(prompt.id, prompt.messages, prompt.images, self.asked.sampling, gap.answers, seed)
+
+    def _rows(self, engine: Engine, wanted: Wanted, wave: Wave, index: int, seconds: float) -> list[StoredAnswer]:
+        name, revision = model_name(self.checkpoint)
+        gap, prompt = wave.gaps[index], wave.prompts[index]
+        key = wanted.request_key(gap.prompt)
+        content = json.dumps(request_content(prompt.messages, prompt.image_sha256), ensure_ascii=False)
+        return [
+            StoredAnswer(
+                key=answer_key(key, gap.first + answer.index),
+                request_key=key,
+                sample=gap.first + answer.index,
+                question_id=prompt.id,
+                text=answer.text,
+                token_ids=answer.token_ids,
+                finish_reason=answer.finish_reason,
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+                engine=engine.name,
+                engine_version=engine.version,
+                model=name,
+                revision=revision,
+                seconds=seconds,
+                request=content,
             )
-        found = Store(folder, job.progress.say).fetch(wanted)  # as every later reader sees it, other writers included
-    return [[found[key] for key in row] for row in keys]
+            for answer in wave.finished[index]
+        ]
+
+    def _check(self, wanted: Wanted, stored: np.ndarray) -> None:
+        """Raises when more is lacking than may be."""
+        lacking = stored.size - int(stored.sum())
+        if not lacking:
+            return
+        prompt = int(np.flatnonzero(~stored.all(axis=1))[0])
+        reason = self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
+        if self.max_reject_share is not None:
+            check_share(self.title, lacking, stored.size, self.max_reject_share, wanted.ids[prompt], reason)
+        elif refusals := [key for key, one in self.reasons.items() if one.kind == "refused"]:
+            raise RequestError(f"{self.title}: {self.reasons[refusals[0]].text}")
+        else:
+            raise RuntimeError(
+                f"{self.title}: {lacking} answers failed and were not stored ({reason.text}); run again to ask for these only"
+            )
+
+    def rejects(self, wanted: Wanted, stored: np.ndarray) -> list[Reject]:
+        """What is lacking, with the reasons, in the order of the prompts."""
+        found = []
+        for prompt in np.flatnonzero(~stored.all(axis=1)).tolist():
+            reason = self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
+            for gap in gaps_of(prompt, stored[prompt]):
+                found.append(Reject(wanted.ids[prompt], gap.first, gap.answers, reason.kind, reason.text))
+        return found
+
+    def report(self, job: Job) -> None:
+        """Says what was paid, and keeps it for timing.json: it differs from run to run."""
+        paid = self.paid
+        values = {
+            "answers_wanted": paid.wanted,
+            "answers_generated": paid.generated,
+            "store_hit_share": round(paid.stored / max(paid.wanted, 1), 4),
+            "prompt_tokens_paid": paid.prompt_tokens,
+            "completion_tokens_paid": paid.completion_tokens,
+            "engine_start_seconds": round(paid.start_seconds, 3),
+            "generate_seconds": round(paid.generate_seconds, 3),
+            "tokens_per_second": round(paid.completion_tokens / paid.generate_seconds, 1) if paid.generate_seconds else 0.0,
+        }
+        job.measured(answers=values)
+        if paid.generated:
+            job.progress.say(
+                f"{self.title}: paid for {paid.generated} answers, {paid.prompt_tokens} prompt and {paid.completion_tokens} "
+                f"answer tokens, {paid.generate_seconds:.1f} s ({values['tokens_per_second']} tokens/s)"
+            )
 
 
 def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int) -> Asked:
@@ -90,73 +259,4 @@ def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int) -> Asked:
         banned=tuple(chat.banned_token_ids),
         sampling=sampling,
         draw=draw,
-    )
-
-
-Missing = tuple[str, int, Request]  # key of the request, first sample, the request itself
-
-
-def _missing(
-    prompts: Sequence[Prompt],
-    request_keys: Sequence[str],
-    keys: Sequence[Sequence[str]],
-    found: Set[str],
-    sampling: Sampling,
-) -> list[Missing]:
-    """One request for each run of neighbouring samples that the store lacks."""
-    missing: list[Missing] = []
-    for request_key, (prompt, row) in dict(zip(request_keys, zip(prompts, keys, strict=True), strict=True)).items():
-        absent = [sample for sample, key in enumerate(row) if key not in found]
-        starts = [sample for sample in absent if sample - 1 not in absent]
-        ends = [sample for sample in absent if sample + 1 not in absent]
-        for first, last in zip(starts, ends, strict=True):
-            seed = request_seed(request_key) + first
-            request = Request(prompt.id, prompt.messages, prompt.images, sampling, last - first + 1, seed)
-            missing.append((request_key, first, request))
-    return missing
-
-
-def _waves(missing: Sequence[Missing]) -> Iterator[list[Missing]]:
-    """Cuts the work at fixed places. A killed run lacks whole waves, so the next one makes the same batches again."""
-    wave: list[Missing] = []
-    count = 0
-    for item in missing:
-        wave.append(item)
-        count += item[2].n
-        if count >= WAVE_ANSWERS:
-            yield wave
-            wave, count = [], 0
-    if wave:
-        yield wave
-
-
-def _generate(engine: Engine, store: Store, missing: Sequence[Missing]) -> Iterator[Answer]:
-    """Yields answers as they are finished; each wave is on disk before the next one starts."""
-    for wave in _waves(missing):
-        finished: dict[int, list[StoredAnswer]] = {}
-        try:
-            for index, written in engine.generate([request for _, _, request in wave]):
-                finished[index] = [_stored(engine, wave[index], answer) for answer in written if not answer.failed]
-                yield from written
-        except (EngineError, RequestError):  # what it had finished was paid for
-            store.append([answer for index in sorted(finished) for answer in finished[index]])
-            raise
-        store.append([answer for index in sorted(finished) for answer in finished[index]])
-
-
-def _stored(engine: Engine, item: Missing, answer: Answer) -> StoredAnswer:
-    request_key, first, request = item
-    sample = first + answer.index
-    return StoredAnswer(
-        key=answer_key(request_key, sample),
-        request_key=request_key,
-        sample=sample,
-        question_id=request.name,
-        text=answer.text,
-        token_ids=answer.token_ids,
-        finish_reason=answer.finish_reason,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        engine=engine.name,
-        engine_version=engine.version,
     )

@@ -5,9 +5,11 @@ beside the answer). So the same question reached through two data sets is asked 
 id is asked anew.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stages.job.blocks import Sampling
 from stages.job.fingerprint import hash_json
@@ -30,6 +32,10 @@ class Asked:
 
     def hash(self) -> str:
         """sha256 of everything here, as hex."""
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> str:
         values = {
             "version": VERSION,
             "model": self.model,
@@ -55,8 +61,12 @@ class Asked:
 
     def request_key(self, messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> str:
         """sha256 of who is asked, how, and what; the same for all samples."""
-        said = [[message["role"], message["content"]] for message in messages]
-        return hash_json({"asked": self.hash(), "messages": said, "images": list(image_sha256)})
+        return hash_json({"asked": self.hash(), **request_content(messages, image_sha256)})
+
+
+def request_content(messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> dict[str, Any]:
+    """What is asked, as it goes into the key: roles and texts in order, hashes of the images' bytes."""
+    return {"messages": [[message["role"], message["content"]] for message in messages], "images": list(image_sha256)}
 
 
 def answer_key(request_key: str, sample: int) -> str:

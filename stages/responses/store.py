@@ -1,38 +1,32 @@
-"""Stored answers on disk: immutable parquet segments, written whole or not at all, by many processes without a lock.
+"""The answers in one folder: found by key, read when they are asked for, added as new segments by many processes at once.
 
-A segment is written once and never changed, so that two stores merge by copying files. Where two segments hold the same
-key, the older one counts (created_at, then file name): whoever reads gets the same answer. What cannot be read is named
-and passed over.
+Whoever reads gets the same answer for a key, for ever: `stages.responses.segments` says in which order segments count. What
+cannot be read is named and passed over, never deleted.
 """
 
-import os
-import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.job.files import replacing
-
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),  # answer_key of the request's key and the sample
-        ("request_key", pa.string()),
-        ("sample", pa.int32()),
-        ("question_id", pa.string()),  # for people; the same answer may serve other ids
-        ("text", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("finish_reason", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("engine", pa.string()),
-        ("engine_version", pa.string()),
-        ("created_at", pa.int64()),  # nanoseconds since 1970, one value a segment
-    ]
+from stages.responses.index import ABSENT, Index, rows_of, segments_of
+from stages.responses.segments import (
+    SCHEMA,
+    Segment,
+    Unreadable,
+    digests_of,
+    listed,
+    opened,
+    publish,
+    read_groups,
+    write_segment,
 )
+
+SERVED = [name for name in SCHEMA.names if name != "created_at"]
 
 
 @dataclass(frozen=True)
@@ -50,101 +44,144 @@ class StoredAnswer:
     completion_tokens: int
     engine: str
     engine_version: str
+    model: str = ""
+    revision: str = ""
+    seconds: float = 0.0
+    request: str = ""
 
 
 class Store:
-    """The answers in one folder. Keys are held in memory, answers are read when they are asked for."""
+    """The answers in one folder. Keys are held in memory (24 bytes an answer), answers are read when they are asked for."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         """Reads the keys of all segments; `say` is told about each that cannot be read."""
         self.folder = folder
         self._say = say
-        self._segments: dict[str, tuple[int, list[str]]] = {}  # file name: created_at, keys in the order of the rows
-        self._index: dict[str, tuple[str, int]] = {}  # key: file name, row
-        for file in sorted(folder.glob("*.parquet")):
-            self._open(file)
-        self._order()
+        self.damaged: dict[Path, str] = {}
+        self.refresh()
+
+    @property
+    def index(self) -> Index:
+        """Where each answer lies, what this object appended included."""
+        if self._stale:
+            self.refresh()
+        return self._index
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._index
+        return bool(self.holds(digests_of(pa.array([key])))[0])
 
-    def _open(self, file: Path) -> None:
-        try:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            if not parquet.schema_arrow.equals(SCHEMA):
-                raise pa.ArrowInvalid("its columns are not those of stored answers")
-            table = parquet.read(columns=["key", "created_at"])
-        except (pa.ArrowException, OSError) as error:
-            self._skip(file, error)
+    def refresh(self) -> None:
+        """Reads what is in the folder now: other writers' segments, and those of a compaction, included."""
+        self._stale = False
+        self.segments: list[Segment] = []
+        self._index = Index([])  # the old one goes before the new one is built: never two in memory
+        while True:
+            segments = [segment for segment in listed(self.folder) if segment.path not in self.damaged]
+            try:
+                pairs = [(segment, digests) for segment in segments if (digests := self._keys(segment)) is not None]
+            except FileNotFoundError:
+                continue  # a compaction put another segment in its place
+            self.segments = [segment for segment, _ in pairs]
+            self._index = Index([digests for _, digests in pairs])
             return
-        created = table["created_at"].to_pylist()
-        self._segments[file.name] = (min(created, default=0), table["key"].to_pylist())
 
-    def _skip(self, file: Path, error: Exception) -> None:
-        reason = " ".join(str(error).split())
-        self._say(f"{file} cannot be read and is passed over; its answers count as missing ({reason})")
+    def _keys(self, segment: Segment) -> np.ndarray | None:
+        try:
+            file = opened(segment.path)
+            groups = list(range(file.metadata.num_row_groups))
+            return digests_of(read_groups(file, groups, ["key"])["key"])
+        except Unreadable as error:
+            self.skip(segment, error)
+            return None
 
-    def _order(self) -> None:
-        """Builds the index: of equal keys the one in the smallest (created_at, file name) counts."""
-        self._index = {}
-        for name in sorted(self._segments, key=lambda name: (self._segments[name][0], name)):
-            for row, key in enumerate(self._segments[name][1]):
-                self._index.setdefault(key, (name, row))
+    def skip(self, segment: Segment, error: Unreadable) -> None:
+        """Names a segment that is damaged; its answers count as not there until the store is opened again."""
+        self.damaged[segment.path] = str(error)
+        self._say(f"{segment.path} cannot be read and is passed over; its answers count as missing ({error})")
+
+    def holds(self, digests: np.ndarray) -> np.ndarray:
+        """Which of the keys are stored."""
+        return self.index.places(digests) != ABSENT
+
+    def rows(self, digests: np.ndarray, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+        """`columns` of the stored answers among `digests`, in their order, and which of them are stored.
+
+        Reads the row groups that hold them and no other column. A segment that turns out to be damaged is named, and counts
+        as not there.
+        """
+        while True:
+            places = self.index.places(digests)
+            there = places != ABSENT
+            try:
+                return self._taken(places[there], list(columns)), there
+            except FileNotFoundError:
+                self.refresh()
+
+    def _taken(self, places: np.ndarray, columns: list[str]) -> pa.Table:
+        numbers = segments_of(places)
+        order = np.argsort(numbers, kind="stable")
+        ends = np.flatnonzero(np.diff(numbers[order])) + 1
+        parts = []
+        for members in np.split(order, ends) if len(places) else []:
+            segment = self.segments[int(numbers[members[0]])]
+            try:
+                parts.append(_rows_of_segment(opened(segment.path), rows_of(places[members]), columns))
+            except Unreadable as error:
+                self.skip(segment, error)
+                raise FileNotFoundError(segment.path) from error
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        table = pa.concat_tables(parts) if parts else schema.empty_table()
+        inverse = np.empty(len(order), np.int64)
+        inverse[order] = np.arange(len(order))
+        if (inverse == np.arange(len(order))).all():
+            return table.combine_chunks()
+        return table.combine_chunks().take(pa.array(inverse))
 
     def fetch(self, keys: Iterable[str]) -> dict[str, StoredAnswer]:
-        """The stored answers among `keys`; a segment that turns out to be damaged is named, and counts as not there."""
-        found: dict[str, StoredAnswer] = {}
-        wanted = set(keys)
-        while wanted:
-            by_segment: dict[str, list[tuple[int, str]]] = {}
-            for key in wanted & self._index.keys():
-                name, row = self._index[key]
-                by_segment.setdefault(name, []).append((row, key))
-            damaged = [name for name, rows in by_segment.items() if not self._read(name, sorted(rows), found)]
-            if not damaged:
-                break
-            for name in damaged:
-                del self._segments[name]
-            self._order()
-            wanted -= found.keys()  # what a damaged segment held may be in another one too
-        return found
-
-    def _read(self, name: str, rows: Sequence[tuple[int, str]], found: dict[str, StoredAnswer]) -> bool:
-        file = self.folder / name
-        try:
-            table = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True)
-            taken = table.take([row for row, _ in rows]).drop_columns(["created_at"]).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            self._skip(file, error)
-            return False
-        for values in taken:
-            values["token_ids"] = tuple(values["token_ids"])
-            found[values["key"]] = StoredAnswer(**values)
-        return True
+        """The stored answers among `keys`, whole."""
+        wanted = list(dict.fromkeys(keys))
+        if not wanted:
+            return {}
+        known = [key for key in wanted if len(key) == 64]
+        table, _ = self.rows(digests_of(pa.array(known, pa.string())), SERVED)
+        return {answer.key: answer for answer in answers_of(table)}
 
     def append(self, answers: Sequence[StoredAnswer]) -> None:
-        """Writes `answers` as one new segment; when this returns they are on disk, and none of them can be lost."""
-        if not answers:
-            return
-        newest = max((created for created, _ in self._segments.values()), default=0)
-        created = max(time.time_ns(), newest + 1)  # a clock that was set back makes nothing older than what is here
-        name = f"{created:020d}-{secrets.token_hex(4)}.parquet"
-        table = pa.Table.from_pylist([{**asdict(answer), "created_at": created} for answer in answers], schema=SCHEMA)
-        with replacing(self.folder / name) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        _sync_folder(self.folder)
-        self._segments[name] = (created, [answer.key for answer in answers])
-        for row, answer in enumerate(answers):
-            self._index.setdefault(answer.key, (name, row))
+        """Writes `answers` as one new segment; when this returns they are on disk, and none of them can be lost.
+
+        Raises OSError when they can't be written.
+        """
+        if answers:
+            publish(self.folder, lambda path: write_segment(path, table_of(answers, time.time_ns())))
+            self._stale = True
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name of a file survive a power cut, not only its content."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def table_of(answers: Sequence[StoredAnswer], created_at: int) -> pa.Table:
+    """Answers as a table with SCHEMA."""
+    return pa.Table.from_pylist([{**asdict(answer), "created_at": created_at} for answer in answers], schema=SCHEMA)
+
+
+def answers_of(table: pa.Table) -> Iterator[StoredAnswer]:
+    """The rows of a table with the columns SERVED as answers; what an older segment did not say is empty."""
+    for values in table.to_pylist():
+        values["token_ids"] = tuple(values["token_ids"])
+        yield StoredAnswer(**{name: value for name, value in values.items() if value is not None})
+
+
+def _rows_of_segment(file: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
+    """`columns` of the given rows of one file, reading only the row groups in which they lie."""
+    counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    ends = np.cumsum(counts)
+    groups, inverse = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
+    table = read_groups(file, [int(group) for group in groups], columns)
+    read = np.array(counts)[groups]
+    starts = np.concatenate([[0], np.cumsum(read)[:-1]])  # of each group in `table`
+    inside = rows - (ends[groups] - read)[inverse] + starts[inverse]
+    if len(inside) == table.num_rows and (inside == np.arange(table.num_rows)).all():
+        return table
+    if table.num_rows and (np.diff(inside) == 1).all():
+        return table.slice(int(inside[0]), len(inside))
+    return table.take(pa.array(inside))

@@ -11,8 +11,7 @@ from stages.engines import Answer, Request
 from stages.job import Job, Progress, load_params
 from stages.job.blocks import Build, Sampling
 from stages.job.files import write_shards
-from stages.responses import ANSWERS, answer_rows
-from stages.responses import answers as module
+from stages.responses import ANSWERS, answer_rows, waves
 from stages.responses.answers import answers
 from stages.vlm import build_tiny, write_card
 
@@ -78,7 +77,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def job(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(module, "WAVE_ANSWERS", 16)
+    monkeypatch.setattr(waves, "WAVE_ANSWERS", 16)
     return Job("rollout", None, tmp_path, load_params(root / "params.yaml"), Progress())
 
 

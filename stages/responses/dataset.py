@@ -1,0 +1,105 @@
+"""Export: sets of a store as a Hugging Face data set, a folder with parquet files and a card. `merge` is the way back."""
+
+import datetime
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCardData
+
+from stages.job.files import replacing_folder, write_json, write_text
+from stages.responses.about import ABOUT, read_about
+from stages.responses.segments import SCHEMA, write_files
+from stages.responses.sets import Say, SetStatistics, served, statistics
+from stages.responses.store import Store
+
+ROWS_PER_FILE = 50 * 1024
+
+Track = Callable[[Iterable[int]], Iterable[int]]
+
+
+def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) -> list[SetStatistics]:
+    """Writes the answers that `sets` serve into `folder`, which must not hold anything; returns what was counted.
+
+    `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any. Raises FileExistsError, and ValueError
+    for a set with segments that can't be read: a published set should be whole.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; give a new folder, or remove it first")
+    counted = [statistics(one, say) for one in sets]
+    broken = [found.folder.name for found in counted if found.damaged]
+    if broken:
+        raise ValueError(f"{', '.join(broken)} has damaged segments; see `ril store verify`, move them away, try again")
+    with replacing_folder(folder) as new:
+        for one in sets:
+            store = Store(one, say)
+            part = new / one.name
+            part.mkdir()
+            numbers = iter(range(10**5))
+            tables = (table for number in track(range(len(store.segments))) for table in served(store, number, SCHEMA.names))
+            write_files(tables, ROWS_PER_FILE, lambda part=part, numbers=numbers: part / f"part-{next(numbers):05d}.parquet")  # type: ignore[misc]
+            if about := read_about(one):
+                write_json(part / ABOUT, about)
+        write_text(new / "README.md", card([(found, read_about(found.folder)) for found in counted]))
+    return counted
+
+
+def card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
+    """The data set's card: what the hub reads, and a section for each set."""
+    licences = {about.get("license") for _, about in sets}
+    known = licences.pop() if len(licences) == 1 else None
+    data = DatasetCardData(
+        license=known or "other",
+        pretty_name="Stored answers",
+        task_categories=["visual-question-answering"],
+        tags=["ril", "vllm", "synthetic"],
+        size_categories=[_size(sum(found.answers for found, _ in sets))],
+        configs=[
+            {"config_name": found.folder.name, "data_files": f"{found.folder.name}/*.parquet", "default": place == 0}
+            for place, (found, _) in enumerate(sets)
+        ],
+    )
+    sections = "\n".join(_section(found, about) for found, about in sets)
+    return f"---\n{data.to_yaml()}\n---\n\n{_HEAD}\n{sections}"
+
+
+_HEAD = """# Stored answers
+
+Answers of models to questions, one row an answer, exported from a response store of `ril` (`ril store import` reads them back).
+`request` holds the messages and the sha256 of the images' bytes; the images themselves are not in here. `key` is the sha256 of
+`request_key` and `sample`, `request_key` that of all that changes what the model would write. `finish_reason` is `length` for an
+answer that was cut. Rights to questions, images and answers are those of their sources: check the licence of each model below.
+"""
+
+
+def _section(found: SetStatistics, about: dict[str, Any]) -> str:
+    sampling = ", ".join(f"{name} {value:g}" for name, value in about.get("sampling", {}).items())
+    facts = {
+        "model": about.get("name"),
+        "revision": about.get("revision"),
+        "licence of the model": about.get("license"),
+        "family": about.get("family"),
+        "precision": about.get("precision"),
+        "context, tokens": about.get("context_tokens"),
+        "sampling": sampling,
+        "draw": about.get("draw"),
+        "prompt template, sha256": about.get("template"),
+        "answers": f"{found.answers:,}",
+        "truncated": f"{found.truncated_share:.2%}",
+        "answer tokens": f"{found.completion_tokens:,}",
+        "engines": "; ".join(f"{name}: {count:,}" for name, count in sorted(found.engines.items())),
+        "made": f"{_day(found.first_at)} to {_day(found.last_at)}",
+        "seconds of engines": f"{found.seconds:,.0f}",
+    }
+    rows = "".join(f"| {name} | {'unknown' if value in (None, '') else value} |\n" for name, value in facts.items())
+    return f"## {found.folder.name}\n\n| | |\n|---|---|\n{rows}"
+
+
+def _day(nanoseconds: int) -> str:
+    return datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC).date().isoformat()
+
+
+def _size(rows: int) -> str:
+    """The hub's name for this many rows."""
+    steps = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
+    return next((name for name, end in steps if rows < end), "10M<n<100M")

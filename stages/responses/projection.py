@@ -1,0 +1,117 @@
+"""A stage's out as a projection of the store: the answers to its questions, in their order, without times or engines.
+
+Reads and writes block by block, so that a million questions need no more memory than a thousand. Equal answers give equal bytes,
+whatever segments they lie in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.corpora import QuestionFolder
+from stages.job import Job
+from stages.job.blocks import Rollout, Teacher
+from stages.job.files import ROWS_PER_SHARD, write_parquet
+from stages.responses.answers import Asking
+from stages.responses.rejects import write_rejects
+from stages.responses.rows import ANSWERS
+from stages.responses.segments import rechunked
+from stages.responses.store import Store
+from stages.responses.wanted import Wanted
+
+_COLUMNS = {  # of ANSWERS: from which column of the store
+    "sample": "sample",
+    "response": "text",
+    "finish_reason": "finish_reason",
+    "prompt_tokens": "prompt_tokens",
+    "completion_tokens": "completion_tokens",
+    "response_key": "key",
+    "token_ids": "token_ids",
+}
+
+
+@dataclass
+class Counts:
+    """Sums over rows of ANSWERS."""
+
+    questions: int = 0
+    answers: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cut: int = 0
+    empty: int = 0
+
+    def add(self, rows: pa.Table, questions: int) -> None:
+        """Counts `rows`, which answer `questions` questions."""
+        self.questions += questions
+        self.answers += rows.num_rows
+        self.prompt_tokens += pc.sum(rows["prompt_tokens"]).as_py() or 0
+        self.completion_tokens += pc.sum(rows["completion_tokens"]).as_py() or 0
+        self.cut += pc.sum(pc.equal(rows["finish_reason"], "length")).as_py() or 0
+        self.empty += pc.sum(pc.equal(rows["response"], "")).as_py() or 0
+
+    def statistics(self) -> dict[str, float]:
+        """Counts and means, for metrics and tables."""
+        return {
+            "questions": self.questions,
+            "answers": self.answers,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "mean_tokens": self.completion_tokens / max(self.answers, 1),
+            "truncated_share": self.cut / max(self.answers, 1),
+            "empty_share": self.empty / max(self.answers, 1),
+        }
+
+
+def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: Teacher | Rollout) -> dict[str, float]:
+    """Writes the stage's out: `block.responses` answers to each question, rows of ANSWERS; returns statistics.
+
+    Answers that can't be had are lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they are more than
+    `block.max_reject_share` of all.
+    """
+    asking = Asking.of(
+        job, checkpoint_folder, block.sampling, block.responses, block.draw, job.name, max_reject_share=block.max_reject_share
+    )
+    wanted = Wanted.of(asking.asked, questions.words(), block.responses)
+    store = Store(asking.folder, job.progress.say)
+    while True:
+        damaged = len(store.damaged)
+        with job.timed("generate"):
+            stored = asking.complete(store, wanted, questions)
+        with job.timed("project"), job.writing() as folder:
+            counts = write_projection(folder, store, wanted)
+        if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
+            break
+    rejects = asking.rejects(wanted, stored)
+    write_rejects(job.reports / "rejects.jsonl", rejects)
+    if rejects:
+        job.progress.say(f"{job.name}: {len(rejects)} questions lack answers; reasons in {job.reports / 'rejects.jsonl'}")
+    asking.report(job)
+    return {**counts.statistics(), "rejected_answers": sum(reject.answers for reject in rejects)}
+
+
+def write_projection(folder: Path, store: Store, wanted: Wanted) -> Counts:
+    """Writes what the store has of `wanted` into `folder`, as shards with rows of ANSWERS."""
+    counts = Counts()
+    shards = rechunked(_blocks(store, wanted, counts), ROWS_PER_SHARD)
+    first = next(shards, ANSWERS.empty_table())  # a stage's out has a file also when it has no row
+    for number, rows in enumerate(chain([first], shards)):
+        write_parquet(folder / f"part-{number:05d}.parquet", rows)
+    return counts
+
+
+def _blocks(store: Store, wanted: Wanted, counts: Counts) -> Iterator[pa.Table]:
+    for block in wanted.blocks():
+        found, there = store.rows(wanted.digests(block), list(_COLUMNS.values()))
+        by_question = there.reshape(-1, wanted.n).sum(axis=1)
+        places = np.repeat(np.arange(len(block)), by_question)
+        ids = pa.array(wanted.ids[block.start : block.stop], pa.string()).take(pa.array(places))
+        columns = [ids if name == "question_id" else found[_COLUMNS[name]] for name in ANSWERS.names]
+        rows = pa.table(columns, schema=ANSWERS)
+        counts.add(rows, int((by_question > 0).sum()))
+        yield rows

@@ -1,0 +1,267 @@
+"""Segments: immutable parquet files of answers, published whole, in an order that no clock decides.
+
+A segment's name is `<order>-<home>.parquet`. Of two answers with one key the one in the smaller order counts. A writer claims
+the next free order by linking its finished file to that name, which fails when the name is taken: so orders appear one after
+another, and nothing that becomes visible later can go before what was served already. `home` is a random mark of the folder,
+so that files of two folders never have the same name. A compacted segment (`<order>-<home>-c<random>.parquet`) stands in the
+place of the first segment that it replaces.
+"""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.job.files import sync_folder
+
+ROWS_PER_GROUP = 1024  # what is read for one answer; a wave is one group
+LAST = 10**20 - 1  # order of files whose name says none
+_NAME = re.compile(r"(\d{20})-[0-9a-f]{8}(-c[0-9a-f]{8})?\.parquet")
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+FIRST_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # answer_key of the request's key and the sample
+        ("request_key", pa.string()),
+        ("sample", pa.int32()),
+        ("question_id", pa.string()),  # for people; the same answer may serve other ids
+        ("text", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("engine", pa.string()),
+        ("engine_version", pa.string()),
+        ("created_at", pa.int64()),  # nanoseconds since 1970; for people, it decides nothing
+    ]
+)
+ADDED = [
+    pa.field("model", pa.string()),  # name on the hub, or of the checkpoint's folder
+    pa.field("revision", pa.string()),  # commit on the hub, or hash of the checkpoint's files
+    pa.field("seconds", pa.float32()),  # share of the wave's wall time
+    pa.field("request", pa.string()),  # JSON of messages and image hashes, of which the key was made
+]
+SCHEMA = pa.schema([*FIRST_SCHEMA, *ADDED])
+
+
+class Unreadable(ValueError):
+    """A file that is no whole segment; the message says why."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One file by its name."""
+
+    path: Path
+    order: int
+    compacted: bool
+
+    @property
+    def precedence(self) -> tuple[int, bool, str]:
+        """Smaller goes first: of two answers with one key the first counts."""
+        return self.order, not self.compacted, self.path.name
+
+
+def segment_of(path: Path) -> Segment:
+    """The segment at `path`; a file that was named otherwise comes after all others."""
+    named = _NAME.fullmatch(path.name)
+    return Segment(path, int(named[1]) if named else LAST, bool(named and named[2]))
+
+
+def listed(folder: Path) -> list[Segment]:
+    """The segments in `folder`, first the one that counts first.
+
+    A folder is listed until nothing vanished between two listings: one that is taken while a compaction ends may lack both
+    the old segments and the new one.
+    """
+    found = _names(folder)
+    while found - (again := _names(folder)):
+        found = again
+    return sorted((segment_of(folder / name) for name in again), key=lambda segment: segment.precedence)
+
+
+def _names(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return {entry.name for entry in os.scandir(folder) if entry.name.endswith(".parquet") and not entry.name.startswith(".")}
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yields a path in `folder` for a file that readers don't see, and removes what is left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> Segment:
+    """Writes one segment by `write` and gives it the next order; when this returns, it is on disk and visible.
+
+    Raises OSError, naming the folder and the remedy, when it can't be written; then nothing is visible.
+    """
+    with scratch(folder) as temporary:
+        try:
+            write(temporary)
+            sync_file(temporary)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{folder}: answers can't be written ({' '.join(str(error).split())}); what was stored before is safe: "
+                "make room or correct the permissions, and run again",
+            ) from error
+        path = _linked(temporary, folder)
+    sync_folder(folder)
+    return segment_of(path)
+
+
+def publish_at(folder: Path, temporary: Path, order: int) -> Segment:
+    """Makes the finished file `temporary` visible as a compacted segment in the place `order`."""
+    sync_file(temporary)
+    path = folder / f"{order:020d}-{_home(folder)}-c{secrets.token_hex(4)}.parquet"
+    temporary.rename(path)
+    sync_folder(folder)
+    return segment_of(path)
+
+
+def _linked(temporary: Path, folder: Path) -> Path:
+    """Links `temporary` to the first free name after all that are there."""
+    home = _home(folder)
+    while True:
+        orders = [segment.order for segment in listed(folder) if segment.order != LAST]
+        path = folder / f"{max(orders, default=0) + 1:020d}-{home}.parquet"
+        claimed = _claimed(temporary, path)
+        if claimed is None:  # two writers in one moment may get one order here; names decide then
+            path = path.with_name(f"{path.name[:20]}-{secrets.token_hex(4)}.parquet")
+            temporary.rename(path)
+        if claimed is not False:
+            return path
+
+
+def _claimed(temporary: Path, path: Path) -> bool | None:
+    """Whether `path` was free and is now the finished file; None where there are no links (object storage behind FUSE)."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return None
+        raise
+    return True
+
+
+def _home(folder: Path) -> str:
+    """Eight hex digits that belong to this folder and not to copies of it: they lie in a file named after its inode."""
+    file = folder / f".home-{folder.stat().st_ino}"
+    if not file.exists():
+        with scratch(folder) as temporary:
+            temporary.write_text(secrets.token_hex(4))
+            sync_file(temporary)
+            if _claimed(temporary, file) is None:
+                temporary.rename(file)
+    return file.read_text()
+
+
+def sync_file(path: Path) -> None:
+    """Makes the content of a file survive a power cut."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_segment(path: Path, table: pa.Table) -> None:
+    """Writes `table`, which has SCHEMA, as one parquet file with a checksum for each page."""
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
+
+
+def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows of `tables` in tables of `rows` rows, the last one smaller; nothing when there are none."""
+    waiting: pa.Table | None = None
+    for table in tables:
+        waiting = table if waiting is None else pa.concat_tables([waiting, table]).combine_chunks()
+        whole = waiting.num_rows - waiting.num_rows % rows
+        for start in range(0, whole, rows):
+            yield waiting.slice(start, rows)
+        waiting = waiting.slice(whole)
+    if waiting is not None and waiting.num_rows:
+        yield waiting
+
+
+def write_files(tables: Iterable[pa.Table], rows_per_file: int, next_path: Callable[[], Path]) -> list[Path]:
+    """Writes rows with SCHEMA into files of `rows_per_file` rows; `next_path` says where each goes."""
+    files: list[Path] = []
+    groups = rechunked(tables, ROWS_PER_GROUP)
+    for first in groups:
+        files.append(next_path())
+        with pq.ParquetWriter(files[-1], SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+            for group in chain([first], islice(groups, rows_per_file // ROWS_PER_GROUP - 1)):
+                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+    return files
+
+
+def opened(path: Path) -> pq.ParquetFile:
+    """The file at `path`; raises Unreadable when it is no segment, FileNotFoundError when it is gone."""
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable(_reason(error)) from error
+    if not any(file.schema_arrow.equals(schema) for schema in (SCHEMA, FIRST_SCHEMA)):
+        raise Unreadable("its columns are not those of stored answers")
+    return file
+
+
+def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> pa.Table:
+    """`columns` of some row groups; those that an older segment lacks are null. Raises Unreadable on damage."""
+    there = [name for name in columns if name in file.schema_arrow.names]
+    try:
+        table = file.read_row_groups(groups, columns=there, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable(_reason(error)) from error
+    for name in columns:
+        if name not in there:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select(columns)
+
+
+def digests_of(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """The first 16 bytes of hex keys as rows of two numbers; raises Unreadable when one is no sha256.
+
+    Half of a sha256 tells answers apart: among 1e9 of them two are alike with a chance of 1e-21.
+    """
+    array = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    if array.null_count:
+        raise Unreadable("a key is missing")
+    if not len(array):
+        return np.empty((0, 2), np.uint64)
+    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    if (np.diff(offsets) != 64).any():
+        raise Unreadable("a key is no sha256")
+    letters = np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].reshape(-1, 64)[:, :32]
+    values = _hex_values()[letters]
+    if (values > 15).any():
+        raise Unreadable("a key is no sha256")
+    return ((values[:, 0::2] << 4) | values[:, 1::2]).view(">u8").astype(np.uint64)
+
+
+def _hex_values() -> np.ndarray:
+    table = np.full(256, 255, np.uint8)
+    for value, letter in enumerate(b"0123456789abcdef"):
+        table[letter] = value
+    return table
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,72 @@
+"""Waves: which requests go to the engine together, and what becomes of them."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from stages.engines import Answer, Engine, Request, RequestError
+from stages.responses.rejects import Reason
+from stages.responses.wanted import Gap, Prompt
+
+WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost
+
+
+@dataclass
+class Wave:
+    """Requests of one call of the engine, and what has become of them."""
+
+    gaps: list[Gap]
+    prompts: list[Prompt]
+    began: float = field(default_factory=time.monotonic)
+    finished: dict[int, list[Answer]] = field(default_factory=dict)  # by place in the wave
+    reasons: dict[int, Reason] = field(default_factory=dict)
+    lacking: int = 0
+
+    def add(self, index: int, outcome: list[Answer] | str) -> list[Answer]:
+        """Takes the answers to one request, or the reason for which it was refused; returns the answers."""
+        if isinstance(outcome, str):
+            self.reasons[index] = Reason("refused", outcome)
+            self.lacking += self.gaps[index].answers
+            return []
+        self.finished[index] = [answer for answer in outcome if not answer.failed]
+        if gone := [answer for answer in outcome if answer.failed]:
+            self.reasons[index] = Reason("failed", f"the engine ended it: {gone[0].finish_reason}")
+            self.lacking += len(gone)
+        return outcome
+
+    def seconds_an_answer(self) -> float:
+        """Wall time so far, shared out over the finished answers."""
+        return (time.monotonic() - self.began) / max(sum(map(len, self.finished.values())), 1)
+
+
+def waves(gaps: Iterable[Gap]) -> Iterator[list[Gap]]:
+    """Cuts the work at fixed places. A killed run lacks whole waves, so the next one makes the same batches again."""
+    wave: list[Gap] = []
+    count = 0
+    for gap in gaps:
+        wave.append(gap)
+        count += gap.answers
+        if count >= WAVE_ANSWERS:
+            yield wave
+            wave, count = [], 0
+    if wave:
+        yield wave
+
+
+def outcomes(engine: Engine, requests: Sequence[Request], asked: list[int]) -> Iterator[tuple[int, list[Answer] | str]]:
+    """(index in `requests`, its answers or the reason for which the engine refuses it) of each index in `asked`.
+
+    An engine refuses a call as a whole; halves of it are tried until the request that is to blame stands alone.
+    """
+    left = list(asked)
+    try:
+        for place, written in engine.generate([requests[index] for index in asked]):
+            left.remove(asked[place])
+            yield asked[place], written
+    except RequestError as error:
+        if len(left) == 1:
+            yield left[0], str(error)
+            return
+        half = (len(left) + 1) // 2
+        yield from outcomes(engine, requests, left[:half])
+        yield from outcomes(engine, requests, left[half:])

@@ -1,0 +1,232 @@
+"""Kills the teacher stage at moments spread over its whole run, finishes it, and compares with a run that nobody disturbed.
+
+    python tests/performance/store_kills.py [--kills 30] [--engine fake|vllm] [--seed 0]
+
+Each trial has a fresh store: a run is killed by SIGKILL, then the stage runs again to its end. Held: every answer whose write had
+returned is in the final parquet once; the store holds no answer twice; the final parquet has the bytes of the undisturbed run.
+A line a trial says which phase was hit. With `--engine fake` answers are a function of prompt and seed and a wave takes 60 ms, so
+that hundreds of moments can be tried; with `vllm` it is the real engine. Exit code 1 when anything differs.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+WAVE_ANSWERS = 128
+QUESTIONS, SAMPLES = 120, 8
+LIMIT_SECONDS = 300.0
+
+
+class FakeEngine:
+    """Answers as a function of prompt and seed; `salt` makes those of two processes differ."""
+
+    name, version = "fake", "1"
+
+    def __init__(self, salt: str = "", seconds: float = 0.06) -> None:
+        self.salt, self.seconds = salt, seconds
+
+    def generate(self, requests: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
+        from stages.engines import Answer
+
+        for index, request in enumerate(requests):
+            time.sleep(self.seconds / len(requests))
+            words = [hashlib.sha256(f"{request.seed + i}{self.salt}".encode()).hexdigest() for i in range(request.n)]
+            yield index, [Answer(i, word, tuple(word.encode()), "stop", 9, 64) for i, word in enumerate(words)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def prepared(project: Path, engine: str) -> None:
+    """A project with a model and questions: everything that a run reads."""
+    from stages.corpora import SCHEMA, canonical_row
+    from stages.job.blocks import Build
+    from stages.job.files import write_shards
+    from stages.vlm import build_tiny, write_card
+
+    folder = project / "data/model/internvl3"
+    folder.mkdir(parents=True)
+    build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=1, heads=2, vision_hidden_size=32, vision_layers=1)
+    _, network = build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    if engine == "vllm":
+        network.head.weight.data.mul_(40)
+        network.model.save_pretrained(folder)
+    write_card(folder, "qwen2_5", "fp32", 64)
+    turns = [[{"role": "user", "content": f"What is {index} + 1?"}] for index in range(QUESTIONS)]
+    rows = [canonical_row(f"q{index}", [], turn, "1", "test", "sum") for index, turn in enumerate(turns)]
+    write_shards(project / "data/questions/imitation", rows, SCHEMA)
+
+
+def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -> None:
+    """The stage in this process, with its phases and the keys of written answers appended to `log`."""
+    os.environ["RIL_STORE"] = store
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from flows.environment import prepare
+
+    prepare()
+    from stages import teacher
+    from stages.job import Job, Progress, merged, read_yaml, validated
+    from stages.responses import answers, projection, waves
+    from stages.responses.store import Store
+    from stages.responses.wanted import Wanted
+
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def note(text: str) -> None:
+        os.write(handle, f"{text}\n".encode())
+
+    def phase(owner: Any, name: str, title: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            note(f"phase {title}")
+            result = original(*arguments, **named)
+            note("phase between")
+            return result
+
+        setattr(owner, name, noted)
+
+    original_append = Store.append
+
+    def append(self: Store, rows: Sequence[Any]) -> None:
+        note("phase writing a segment")
+        original_append(self, rows)
+        note("stored " + " ".join(row.key for row in rows))
+        note("phase generating")
+
+    Store.append = append  # type: ignore[method-assign]
+    waves.WAVE_ANSWERS = WAVE_ANSWERS
+    phase(Wanted, "stored", "looking up keys")
+    phase(projection, "write_projection", "writing the projection")
+    phase(projection, "write_rejects", "writing reports")
+    phase(answers.Asking, "_generate_all", "generating")
+    if engine == "fake":
+        original_of = answers.Asking.of
+
+        def of(*arguments: Any, **named: Any) -> Any:
+            return original_of(*arguments, **{**named, "start": lambda *_: FakeEngine(salt)})
+
+        answers.Asking.of = of  # type: ignore[method-assign, assignment]
+    root = Path(__file__).resolve().parents[2]
+    few = {"responses": SAMPLES, "sampling": {"max_tokens": 16}}
+    values = merged(read_yaml(root / "params.yaml"), {"teachers": {"internvl3": few}})
+    note("phase reading")
+    teacher.run(Job("teacher", "internvl3", Path(project), validated(values), Progress()))
+    note("phase done")
+
+
+def digest(project: Path) -> str:
+    """Hash of the bytes of the stage's out and metrics."""
+    files = [*sorted((project / "data/teacher/internvl3").iterdir()), project / "reports/teacher/internvl3/metrics.json"]
+    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
+
+
+def found_wrong(project: Path, store: Path, log: Path, expected: str) -> list[str]:
+    """What does not hold after a trial."""
+    import pyarrow.parquet as pq
+
+    wrong = [] if digest(project) == expected else ["the final files differ from those of the undisturbed run"]
+    out = [
+        key
+        for file in sorted((project / "data/teacher/internvl3").iterdir())
+        for key in pq.read_table(file)["response_key"].to_pylist()
+    ]
+    acknowledged = {key for line in log.read_text().splitlines() if line.startswith("stored ") for key in line.split()[1:]}
+    if lost := acknowledged - set(out):
+        wrong.append(f"{len(lost)} answers that were written are not in the final parquet")
+    if len(out) != len(set(out)) or len(out) != QUESTIONS * SAMPLES:
+        wrong.append(f"{len(out)} rows, {len(set(out))} keys in the final parquet")
+    kept = [key for file in store.rglob("*.parquet") for key in pq.read_table(file)["key"].to_pylist()]
+    if len(kept) != len(set(kept)):
+        wrong.append(f"{len(kept) - len(set(kept))} answers were paid for twice")
+    return wrong
+
+
+class Trials:
+    """One project, many runs, each in a process of its own that a clean server forked."""
+
+    def __init__(self, folder: Path, engine: str) -> None:
+        self.folder, self.engine, self.number = folder, engine, 0
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["stages.teacher", "stages.responses.projection", "stages.vlm"])
+        self.project = folder / "project"
+        self.finish(self.context.Process(target=prepared, args=(self.project, engine)))
+
+    def fresh(self) -> tuple[Path, Path]:
+        """An empty store and a log."""
+        self.number += 1
+        return self.folder / f"store{self.number}", self.folder / f"log{self.number}"
+
+    def process(self, store: Path, log: Path, project: Path | None = None, salt: str = "") -> Any:
+        """A run, not started."""
+        arguments = (str(project or self.project), str(store), str(log), self.engine, salt)
+        return self.context.Process(target=run_stage, args=arguments)
+
+    def finish(self, process: Any) -> float:
+        """Runs a process to its end; seconds."""
+        begin = time.monotonic()
+        process.start()
+        process.join(LIMIT_SECONDS)
+        assert process.exitcode == 0, f"exit code {process.exitcode}"
+        return time.monotonic() - begin
+
+    def killed(self, after: float) -> tuple[str, list[Path]]:
+        """Starts a run, kills it `after` seconds, and says which phase that hit."""
+        store, log = self.fresh()
+        process = self.process(store, log)
+        process.start()
+        process.join(after)
+        over = process.exitcode is not None
+        process.kill()
+        process.join(LIMIT_SECONDS)
+        phases = [line for line in (log.read_text() if log.exists() else "").splitlines() if line.startswith("phase ")]
+        return "after the end" if over else phases[-1][6:] if phases else "starting", [store, log]
+
+
+def main() -> int:
+    """Prints a line a trial and a summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--engine", choices=["fake", "vllm"], default="fake")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    choose = random.Random(options.seed)
+    failures = 0
+    hit: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as name:
+        trials = Trials(Path(name), options.engine)
+        trials.finish(trials.process(*trials.fresh()))  # the first start of all is slower
+        store, log = trials.fresh()
+        seconds = trials.finish(trials.process(store, log))
+        expected = digest(trials.project)
+        print(f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {seconds:.2f} s", flush=True)
+        for number in range(options.kills):
+            after = (number + choose.random()) / options.kills * seconds
+            phase, (store, log) = trials.killed(after)
+            stored = sum(
+                line.count(" ") for line in (log.read_text() if log.exists() else "").splitlines() if line[:7] == "stored "
+            )
+            trials.finish(trials.process(store, log))
+            wrong = found_wrong(trials.project, store, log, expected)
+            failures += bool(wrong)
+            hit[phase] = hit.get(phase, 0) + 1
+            print(
+                f"kill {number + 1:2d} at {after:6.2f} s, {phase}, {stored} answers written: {'; '.join(wrong) or 'as undisturbed'}",
+                flush=True,
+            )
+    print(
+        f"{options.kills} kills, {failures} failures; phases hit: {', '.join(f'{phase} {count}' for phase, count in sorted(hit.items()))}"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Tokens/s of the teacher stage against bare `vllm.LLM.generate` on the same prompts, in one process; nobody else's clock.
+
+    python tests/performance/teacher_vs_vllm.py [--prompts 2000] [--samples 1] [--rounds 2]
+
+Both sides get the same tiny checkpoint, the same settings of vLLM, the same prompts and sampling, and their own fresh engine.
+The stage's seconds hold everything but start and end of the engine: reading questions, keys, tokenising, decoding pictures and
+texts, the store, the projection. The bare side's are those of `generate` alone, prompts tokenised and pictures decoded before.
+CPU time is given too: on a machine that others use it is the steadier figure.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def questions(folder: Path, count: int) -> None:
+    """Questions of the tiny world, with their pictures."""
+    from stages.corpora import SCHEMA
+    from stages.corpora.adapters import world_rows
+    from stages.job.blocks import World
+    from stages.job.files import write_shards
+
+    rows = [row for row, _ in zip(world_rows(World(), "imitation"), range(count), strict=False)]
+    write_shards(folder / "imitation", [_without_target(row) for row in rows], SCHEMA)
+
+
+def _without_target(row: dict[str, Any]) -> dict[str, Any]:
+    messages = row["messages"]
+    return {**row, "messages": messages[:-1] if messages[-1]["role"] == "assistant" else messages}
+
+
+def model(folder: Path) -> None:
+    """A tiny InternVL with random weights of the shape of the tiny profile's teacher."""
+    from stages.job import load_params
+    from stages.job.blocks import Build
+    from stages.vlm import build_tiny, write_card
+
+    params = load_params(Path("params.yaml")).models["internvl3"]
+    assert isinstance(params.build, Build)
+    folder.mkdir(parents=True)
+    texts = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
+    _, network = build_tiny(params.family, params.build, texts, params.context_tokens, 1, folder)
+    network.model.save_pretrained(folder)
+    write_card(folder, params.family, params.precision, params.context_tokens)
+
+
+def job_in(project: Path, samples: int) -> Any:
+    """The stage teacher@internvl3 with `samples` answers a question."""
+    from stages.job import Job, Progress, merged, read_yaml, validated
+
+    values = merged(read_yaml(Path("params.yaml")), {"teachers": {"internvl3": {"responses": samples}}})
+    return Job("teacher", "internvl3", project, validated(values), Progress())
+
+
+def stage(project: Path, samples: int) -> dict[str, float]:
+    """Runs the stage with an empty store: tokens, seconds and CPU seconds of everything but the engine's start and end."""
+    from stages import teacher
+    from stages.engines import start
+    from stages.engines.vllm import VllmEngine
+    from stages.job.files import read_json
+
+    aside = {"seconds": 0.0, "cpu": 0.0}
+
+    class Timed(VllmEngine):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            with timed(aside):
+                super().__init__(*arguments, **named)
+
+        def close(self) -> None:
+            with timed(aside):
+                super().close()
+
+    shutil.rmtree(os.environ["RIL_STORE"], ignore_errors=True)
+    job = job_in(project, samples)
+    spent = {"seconds": 0.0, "cpu": 0.0}
+    start.VllmEngine = Timed  # type: ignore[misc]
+    with timed(spent):
+        teacher.run(job)
+    job.write_timing(spent["seconds"])
+    said = read_json(job.reports / "timing.json")["answers"]
+    return {"tokens": said["completion_tokens_paid"], **{name: spent[name] - aside[name] for name in spent}}
+
+
+@contextmanager
+def timed(spent: dict[str, float]) -> Iterator[None]:
+    """Adds wall and CPU seconds of the block."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    spent["seconds"] += time.perf_counter() - wall
+    spent["cpu"] += time.process_time() - cpu
+
+
+def bare(project: Path, samples: int) -> dict[str, float]:
+    """The same prompts through vLLM's own `LLM.generate`."""
+    from stages.corpora import read_questions
+    from stages.engines.engine import Request
+    from stages.engines.vllm import VllmEngine
+    from stages.job.blocks import Runtime
+    from stages.responses.answers import asked_of
+    from stages.responses.key import request_seed
+    from stages.vlm import open_checkpoint, opened_image
+
+    checkpoint = open_checkpoint(project / "data/model/internvl3")
+    job = job_in(project, samples)
+    teacher = job.params.teachers["internvl3"]
+    asked = asked_of(checkpoint, teacher.sampling, 0)
+    engine = VllmEngine(checkpoint, Runtime())
+    asked_questions = read_questions(project / "data/questions", "imitation")
+    spent = {"seconds": 0.0, "cpu": 0.0}
+    inputs, sampling = [], []
+    for question in asked_questions:
+        seed = request_seed(asked.request_key(question.messages, question.image_sha256))
+        request = Request(question.id, question.messages, question.images, teacher.sampling, samples, seed)
+        ids = engine.chat.prompt_ids(question.messages, len(question.images))
+        inputs.append(
+            {"prompt_token_ids": ids, "multi_modal_data": {"image": [opened_image(image) for image in question.images]}}
+        )
+        settings = engine._sampling(request)
+        settings.detokenize = True  # as a caller of generate gets it
+        sampling.append(settings)
+    with timed(spent):
+        outputs = engine._llm.generate(inputs, sampling, use_tqdm=False)
+    engine.close()
+    return {"tokens": sum(len(one.token_ids) for output in outputs for one in output.outputs), **spent}
+
+
+def main() -> None:
+    """Prints one line a round and side, and the ratio of the best rounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=2000)
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    from flows.environment import prepare
+
+    prepare()
+    with tempfile.TemporaryDirectory() as name:
+        project = Path(name)
+        os.environ["RIL_STORE"] = str(project / "store")
+        questions(project / "data/questions", options.prompts)
+        model(project / "data/model/internvl3")
+        rates: dict[str, list[float]] = defaultdict(list)
+        for _ in range(options.rounds):
+            for side, run in (("bare", bare), ("stage", stage)):
+                found = run(project, options.samples)
+                for clock in ("seconds", "cpu"):
+                    rates[f"{side} {clock}"].append(found["tokens"] / found[clock])
+                print(f"{side}: {found['tokens']:.0f} tokens in {found['seconds']:.1f} s, CPU {found['cpu']:.1f} s", flush=True)
+        wall, cpu = (max(rates[f"stage {clock}"]) / max(rates[f"bare {clock}"]) for clock in ("seconds", "cpu"))
+        print(
+            f"{options.prompts} prompts x {options.samples}, best of {options.rounds}: teacher stage / bare vllm.LLM.generate = "
+            f"{wall:.3f} by the clock ({max(rates['stage seconds']):.0f} / {max(rates['bare seconds']):.0f} tokens/s), "
+            f"{cpu:.3f} by CPU time"
+        )
+
+
+if __name__ == "__main__":
+    main()
