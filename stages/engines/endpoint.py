@@ -54,9 +54,9 @@ class EndpointEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        A request that the endpoint refuses, or that failed again and again, comes as failed answers that say why. Raises
-        RequestError for bytes that are no image, EngineError when the endpoint is down, refuses the key or answers as
-        another model; what was yielded before is whole.
+        A request that failed again and again comes as failed answers that say why. Raises RequestError for one that the
+        endpoint refuses or whose bytes are no image, after the answers to all others; EngineError when the endpoint is
+        down, refuses the key or answers as another model. What was yielded before is whole.
         """
         places, parts = self._parts(requests)
         calls = [self._call(one) for one in parts]

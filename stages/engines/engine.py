@@ -58,8 +58,8 @@ class Engine(Protocol):
 
         In process, what comes out is a function of the weights and of `requests` alone, not of calls before; a server
         draws with the same seeds, but in batches that depend on what arrives when. Raises RequestError for a request
-        that can't be answered, EngineError when nothing more can be had. What was yielded before either is whole and
-        worth keeping.
+        that can't be answered (in process before any is; elsewhere after all others are), EngineError when nothing more
+        can be had. What was yielded before either is whole and worth keeping.
         """
 
     def close(self) -> None:

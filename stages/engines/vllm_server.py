@@ -76,7 +76,7 @@ class VllmServerEngine:
             self._stop()
             raise
         clients = [httpx.AsyncClient(**self._connection(url, asynchronous=True)) for url in self._urls]
-        self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, refuse_request=True)
+        self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, trusted=True)
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +174,8 @@ class VllmServerEngine:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
         A request that failed again and again comes as failed answers. Raises RequestError for a prompt that the model
-        can't take, EngineError when a server ended, with the end of its log; what was yielded before is whole.
+        can't take, after the answers to all others; EngineError when a server ended, with the end of its log; what was
+        yielded before is whole.
         """
         if requests and not self._checked:
             self._check(requests[0])

@@ -158,17 +158,19 @@ def test_one_bad_question_fails_alone_after_a_bounded_number_of_tries(fake: Any,
     faults = {"say 2": (500, {}), "say 4": (400, {})}
     fake.fault = lambda question, before: faults.get(question)
     big = engine(fake, tmp_path, attempts=3)
-    found = dict(big.generate(requests(6, n=2)))
+    found: dict[int, list[Answer]] = {}
+    with pytest.raises(RequestError, match="question q4: HTTP 400"):
+        taken(big.generate(requests(6, n=2)), found)
     big.close()
-    assert [index for index in found if found[index][0].failed] == [4, 2]
+    assert sorted(found) == [0, 1, 2, 3, 5]  # the refusal is told when all others are through
+    assert [index for index in found if found[index][0].failed] == [2]
     assert [answer.finish_reason for answer in found[2]] == [
         'question q2: HTTP 500: {"error": {"message": "told to fail"}} (try 3 of 3)'
     ] * 2
-    assert "HTTP 400" in found[4][0].finish_reason
     assert (fake.asked["say 2"], fake.asked["say 4"]) == (3, 1)  # a refusal does not get better
 
 
-@pytest.mark.parametrize("fault", [(500, {}), "broken", "reset"], ids=str)
+@pytest.mark.parametrize("fault", [(500, {}), (400, {}), "broken", "reset"], ids=str)
 def test_an_endpoint_that_is_down_ends_the_work_soon(fault: Any, fake: Any, tmp_path: Path) -> None:
     fake.fault = lambda question, before: fault
     big = engine(fake, tmp_path, attempts=2, concurrency=4)
