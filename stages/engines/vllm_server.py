@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,14 @@ class VllmServerEngine:
     name = "vllm_server"
 
     def __init__(
-        self, checkpoint: Checkpoint, runtime: Runtime, settings: VllmServer, logs: Path, label: str, trainable: bool = False
+        self,
+        checkpoint: Checkpoint,
+        runtime: Runtime,
+        settings: VllmServer,
+        logs: Path,
+        label: str,
+        trainable: bool = False,
+        say: Callable[[str], None] = print,
     ) -> None:
         """Starts the servers and waits until they answer: 25 to 40 s on CPU, minutes for a large model.
 
@@ -68,13 +75,17 @@ class VllmServerEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # of this user alone; paths of sockets must be short
         self._servers: list[Server] = []
         self._checked = False
+        began = time.monotonic()
         try:
             self._urls = list(settings.urls) or self._started(logs, trainable)
+            for server in self._servers:
+                say(f"starting a vLLM server of {label}; what it says: {server.log}")
             self._wait()
             self.version = str(self._control("GET", "/version")[0].json()["version"])
         except BaseException:
             self._stop()
             raise
+        say(f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after {time.monotonic() - began:.0f} s)")
         clients = [httpx.AsyncClient(**self._connection(url, asynchronous=True)) for url in self._urls]
         self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, trusted=True)
 

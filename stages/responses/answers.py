@@ -63,7 +63,7 @@ def answers(
     )
     if missing:
         lacking = [(request.name, request.n) for _, _, request in missing]
-        engine = start(checkpoint, job.block(Runtime), Need(job.store / "logs", lacking))
+        engine = start(checkpoint, job.block(Runtime), Need(job.store / "logs", lacking, job.progress.say))
         try:
             written = _generate(engine, store, missing)
             failed = [answer for answer in job.progress.track(written, title, len(wanted), len(found)) if answer.failed]
