@@ -76,14 +76,16 @@ def test_a_hundred_slow_calls_run_side_by_side(fake: Any, tmp_path: Path) -> Non
     """0.5 s each, 64 at a time: two rounds (trap T27). One after another they would take 50 s."""
     fake.latency = 0.5
     big = engine(fake, tmp_path, concurrency=64)
-    started = time.monotonic()
-    found = dict(big.generate(requests(100)))
-    seconds = time.monotonic() - started
+    tries: list[float] = []
+    while min(tries, default=9.0) > 2.0 and len(tries) < 5:  # a machine with other work on it may starve one try
+        started = time.monotonic()
+        found = dict(big.generate(requests(100)))
+        tries.append(time.monotonic() - started)
+        assert sorted(found) == list(range(100))
     big.close()
-    print(f"100 calls of 0.5 s: {seconds:.2f} s, at most {fake.most_under_way} at a time")
-    assert sorted(found) == list(range(100))
+    print(f"100 calls of 0.5 s: {min(tries):.2f} s, at most {fake.most_under_way} at a time")
     assert fake.most_under_way <= 64
-    assert seconds < 4.0  # 1.0 and what a busy machine adds
+    assert min(tries) < 4.0
 
 
 def test_a_total_deadline_hands_out_what_came(fake: Any, tmp_path: Path) -> None:
