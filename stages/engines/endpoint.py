@@ -17,7 +17,7 @@ from stages.engines.arguments import data_url
 from stages.engines.calls import BadReply, Call, Caller, GivenUp
 from stages.engines.engine import Answer, EngineError, Request
 from stages.job.blocks import OpenAi
-from stages.vlm import IMAGE_MARKER, Checkpoint
+from stages.vlm import IMAGE_MARKER, Checkpoint, RemoteChat
 
 ROUTE = "chat/completions"
 
@@ -35,6 +35,7 @@ class EndpointEngine:
         """Raises ValueError when the key's environment variable is not set. Nothing is sent yet."""
         if checkpoint.endpoint is None:
             raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
+        self.checkpoint, self.chat = checkpoint, RemoteChat()
         self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
         self.version = f"{checkpoint.endpoint.provider}/{checkpoint.endpoint.name}"
         headers = {}
@@ -92,6 +93,8 @@ class EndpointEngine:
         }
         if asked.temperature > 0:
             body["seed"] = request.seed % 2**31  # more is refused by some servers
+        if asked.pattern:  # vLLM's field; who does not know it pays no heed, or refuses, and `leave_out` helps
+            body["structured_outputs"] = {"regex": asked.pattern}
         if asked.top_k:  # not in OpenAI's own interface, so only where it is wanted
             body["top_k"] = asked.top_k
         if asked.repetition_penalty != 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stages.job.blocks import Sampling
+from stages.vlm import Chat, Checkpoint, RemoteChat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +53,14 @@ class Engine(Protocol):
 
     name: str  # provenance: "vllm"
     version: str
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model; of one that others have, only its card."""
+
+    @property
+    def chat(self) -> Chat | RemoteChat:
+        """How messages become its tokens, where that is known here."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.

@@ -70,8 +70,9 @@ class VllmServerEngine:
         Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
         """
         self.label, self.settings = label, settings
-        self._checkpoint, self._runtime = checkpoint, runtime
+        self.checkpoint, self._runtime = checkpoint, runtime
         self._reader = load_reader(checkpoint)
+        self.chat = self._reader.chat
         self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # of this user alone; paths of sockets must be short
         self._servers: list[Server] = []
         self._checked = False
@@ -97,7 +98,7 @@ class VllmServerEngine:
         check_arguments(self.label, settings)
         sees = self._reader.image_token_id >= 0
         arguments = {
-            **engine_arguments(self._checkpoint, self._runtime, settings.sequences, sees),
+            **engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -202,13 +203,13 @@ class VllmServerEngine:
 
     def _body(self, request: Request) -> dict[str, Any]:
         try:
-            ids = self._reader.chat.prompt_ids(request.messages, len(request.images))
+            ids = self.chat.prompt_ids(request.messages, len(request.images))
         except ValueError as error:
             raise RequestError(f"question {request.name}: {error}") from error
         images = [{"type": "image_url", "url": data_url(image, request.name)} for image in request.images]
         return {
             "token_ids": ids,
-            "sampling_params": sampling_arguments(request, self._reader.chat, NEVER),
+            "sampling_params": sampling_arguments(request, self.chat, NEVER),
             **({"content_parts": images} if images else {}),
         }
 
@@ -222,7 +223,7 @@ class VllmServerEngine:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         if len(choices) != request.n:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
-        decode = self._reader.chat.decode
+        decode = self.chat.decode
         return [
             Answer(index, decode(own), own, reason, prompt_tokens, len(own))
             for index, (own, reason) in enumerate(zip(ids, reasons, strict=True))
