@@ -133,9 +133,10 @@ def gathered(job: Job, block: Ril) -> Players:
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
     runtime = job.params.runtime
+    need = Need(job.store / "logs", say=job.progress.say)
     with job.timed("start"):
-        engine = start_trainable(checkpoint, runtime, Need(job.store / "logs"))
-        judge_engine = start_engine(judge, runtime, Need(job.store / "logs"))
+        engine = start_trainable(checkpoint, runtime, need)
+        judge_engine = start_engine(judge, runtime, need)
         reader = load_reader(checkpoint)
         student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
         reference.model.requires_grad_(False)

@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
+from stages.corpora.images import portable
 from stages.engines.engine import Request, RequestError
 from stages.job.blocks import Runtime
-from stages.vlm import Chat, Checkpoint, opened_image
-from stages.vlm.images import deep
+from stages.vlm import Chat, Checkpoint
 
 GIB = 1 << 30
 SEQUENCES = 256  # answers written at a time; tiny model on CPU: 6,000 tokens/s with 64, 7,600 with 128, 8,400 with 256
@@ -62,6 +62,7 @@ def sampling_arguments(request: Request, chat: Chat, never: float) -> dict[str, 
         "top_k": asked.top_k,
         "repetition_penalty": asked.repetition_penalty,
         "max_tokens": asked.max_tokens,
+        "structured_outputs": {"regex": asked.pattern} if asked.pattern else None,
         "stop_token_ids": chat.stop_token_ids,
         "logit_bias": dict.fromkeys(chat.banned_token_ids, never) or None,
         "detokenize": False,  # the chat decodes, once, when an answer is whole
@@ -85,20 +86,13 @@ def flags(arguments: Mapping[str, Any]) -> list[str]:
 def data_url(image: bytes, question: str) -> str:
     """The bytes of `image`, as they are, as a `data:` URL with their own type.
 
-    A picture with 16 bits a grey value goes as a PNG with 8, because servers cut such values instead of scaling them.
-    Raises RequestError, naming the question, for bytes that are no image.
+    A picture that servers would decode in another way than training does (turned, transparent, 16 bits) goes as a PNG of
+    what training sees. Raises RequestError, naming the question, for bytes that are no image.
     """
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            kind = picture.get_format_mimetype() or "application/octet-stream"
-            if deep(picture):
-                kind, image = "image/png", _png(opened_image(image))
+        sent = portable(image)
+        with Image.open(io.BytesIO(sent)) as picture:
+            kind = picture.get_format_mimetype()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"question {question}: {error}") from error
-    return f"data:{kind};base64,{base64.b64encode(image).decode()}"
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(sent).decode()}"

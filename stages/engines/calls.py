@@ -63,8 +63,8 @@ class Place:
 class _Failure(Exception):
     """One try that failed."""
 
-    def __init__(self, reason: str, again: bool, wait: float = 0.0) -> None:
-        self.reason, self.again, self.wait = reason, again, wait  # wait: seconds that the server asks for
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        self.reason, self.wait = reason, wait  # wait: seconds that the server asks for
 
 
 @dataclass
@@ -87,16 +87,16 @@ class Caller:
         clients: Sequence[httpx.AsyncClient],
         settings: Calling,
         ended: Callable[[], str | None] = lambda: None,
-        refuse_request: bool = False,
+        trusted: bool = False,
     ) -> None:
         """`ended` says why a server is gone for good, or None.
 
-        With `refuse_request` a 400 is a RequestError that ends the work, as vLLM in process does it; else only this one
-        call is given up.
+        A `trusted` server refuses a request (400) for what the question is; another may as well not know a field of it, so
+        that many refusals in a row end the work.
         """
         self.title, self.path, self.settings = title, path, settings
         self.counts = Counts()
-        self._ended, self._refuse_request = ended, refuse_request
+        self._ended, self._trusted = ended, trusted
         self._places = [Place(client) for client in clients]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls to {title}", daemon=True)
@@ -105,21 +105,30 @@ class Caller:
     def replies(self, calls: Sequence[Call[T]]) -> Iterator[tuple[int, T | GivenUp]]:
         """Yields (index in `calls`, what was read from its reply) as replies come.
 
-        Raises EngineError when no more can be had, RequestError for a request that the server can't take; what had come
-        by then was yielded before.
+        Raises EngineError when no more can be had, and, when all others are through, the first RequestError of those that
+        the server can't take; what had come by then was yielded before.
         """
-        come: queue.SimpleQueue[tuple[int, T | GivenUp] | Exception] = queue.SimpleQueue()
+        come: queue.SimpleQueue[tuple[int, T | GivenUp | RequestError] | Exception] = queue.SimpleQueue()
         work = asyncio.run_coroutine_threadsafe(self._work(calls, come), self._loop)
+        refusals: list[RequestError] = []
         try:
             for _ in calls:
                 item = come.get(timeout=self.settings.deadline + 60)
                 if isinstance(item, Exception):
                     raise item
-                yield item
+                index, outcome = item
+                if isinstance(outcome, RequestError):
+                    refusals.append(outcome)  # the others are being paid for already
+                else:
+                    yield index, outcome
         finally:
             work.cancel()
+        if refusals:
+            raise refusals[0]
 
-    async def _work(self, calls: Sequence[Call[T]], come: "queue.SimpleQueue[tuple[int, T | GivenUp] | Exception]") -> None:
+    async def _work(
+        self, calls: Sequence[Call[T]], come: "queue.SimpleQueue[tuple[int, T | GivenUp | RequestError] | Exception]"
+    ) -> None:
         limit = time.monotonic() + self.settings.deadline
         turns = iter(range(len(calls)))
         answered = 0
@@ -145,8 +154,11 @@ class Caller:
         except ExceptionGroup as several:
             come.put(_first(several))
 
-    async def _answered(self, call: Call[T], limit: float) -> T | GivenUp:
-        body = json.dumps(call.body()).encode()
+    async def _answered(self, call: Call[T], limit: float) -> T | GivenUp | RequestError:
+        try:
+            body = json.dumps(call.body()).encode()
+        except RequestError as error:
+            return error
         failed_at: Place | None = None
         for attempt in range(1, self.settings.attempts + 1):
             while (wait := self.counts.resume_at - time.monotonic()) > 0:
@@ -156,6 +168,10 @@ class Caller:
             try:
                 async with self._least_busy(failed_at) as failed_at:
                     reply = await self._tried(failed_at, call, body)
+            except RequestError as error:
+                if not self._trusted:
+                    self._count_failure(str(error))
+                return error
             except _Failure as error:
                 failure = error
             else:
@@ -163,19 +179,20 @@ class Caller:
                 return reply
             if (why := self._ended()) is not None:
                 raise EngineError(f"{self.title}: {why}")
-            if not failure.again:
-                break
             if time.monotonic() + failure.wait > limit:
                 raise EngineError(f"{self.title}: {failure.reason}; waiting {failure.wait:g} s would pass the deadline")
             if failure.wait:
                 self.counts.resume_at = max(self.counts.resume_at, time.monotonic() + failure.wait)
             if attempt < self.settings.attempts:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)))
-        self.counts.given_up_in_row += 1
         reason = f"question {call.question}: {failure.reason} (try {attempt} of {self.settings.attempts})"
+        self._count_failure(reason)
+        return GivenUp(reason)
+
+    def _count_failure(self, reason: str) -> None:
+        self.counts.given_up_in_row += 1
         if self.counts.given_up_in_row >= DOWN_AFTER:
             raise EngineError(f"{self.title}: {DOWN_AFTER} requests in a row failed, so it is down; the last: {reason}")
-        return GivenUp(reason)
 
     @asynccontextmanager
     async def _least_busy(self, failed_at: Place | None) -> AsyncIterator[Place]:
@@ -195,15 +212,15 @@ class Caller:
             async with asyncio.timeout(self.settings.timeout):  # httpx counts from one received byte to the next
                 response = await place.client.post(self.path, content=body, headers=headers, timeout=timeout)
         except (httpx.TimeoutException, TimeoutError) as error:
-            raise _Failure(f"no reply within {self.settings.timeout:g} s", again=True) from error
+            raise _Failure(f"no reply within {self.settings.timeout:g} s") from error
         except httpx.TransportError as error:
-            raise _Failure(f"{type(error).__name__}: {error}", again=True) from error
+            raise _Failure(f"{type(error).__name__}: {error}") from error
         if response.status_code != 200:
             raise self._refused(call.question, response)
         try:
             return call.read(response.json())
         except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failure(f"a reply that can't be used ({error}): {response.text[:SHOWN]!r}", again=True) from error
+            raise _Failure(f"a reply that can't be used ({error}): {response.text[:SHOWN]!r}") from error
 
     def _refused(self, question: str, response: httpx.Response) -> Exception:
         code = response.status_code
@@ -211,10 +228,8 @@ class Caller:
         if code in _REFUSED:
             return EngineError(f"{self.title}: {reason}; look at address, model name and key")
         if code in _AGAIN or code >= 500:
-            return _Failure(reason, again=True, wait=retry_after(response.headers.get("retry-after")))
-        if self._refuse_request:
-            return RequestError(f"question {question}: {reason}")
-        return _Failure(reason, again=False)
+            return _Failure(reason, retry_after(response.headers.get("retry-after")))
+        return RequestError(f"question {question}: {reason}")
 
     def close(self) -> None:
         """Ends the thread; calls under way are given up."""

@@ -17,7 +17,7 @@ from stages.engines.arguments import data_url
 from stages.engines.calls import BadReply, Call, Caller, GivenUp
 from stages.engines.engine import Answer, EngineError, Request
 from stages.job.blocks import OpenAi
-from stages.vlm import IMAGE_MARKER, Checkpoint
+from stages.vlm import IMAGE_MARKER, Checkpoint, RemoteChat
 
 ROUTE = "chat/completions"
 
@@ -35,6 +35,7 @@ class EndpointEngine:
         """Raises ValueError when the key's environment variable is not set. Nothing is sent yet."""
         if checkpoint.endpoint is None:
             raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
+        self.checkpoint, self.chat = checkpoint, RemoteChat()
         self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
         self.version = f"{checkpoint.endpoint.provider}/{checkpoint.endpoint.name}"
         headers = {}
@@ -54,9 +55,9 @@ class EndpointEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        A request that the endpoint refuses, or that failed again and again, comes as failed answers that say why. Raises
-        RequestError for bytes that are no image, EngineError when the endpoint is down, refuses the key or answers as
-        another model; what was yielded before is whole.
+        A request that failed again and again comes as failed answers that say why. Raises RequestError for one that the
+        endpoint refuses or whose bytes are no image, after the answers to all others; EngineError when the endpoint is
+        down, refuses the key or answers as another model. What was yielded before is whole.
         """
         places, parts = self._parts(requests)
         calls = [self._call(one) for one in parts]
@@ -92,6 +93,8 @@ class EndpointEngine:
         }
         if asked.temperature > 0:
             body["seed"] = request.seed % 2**31  # more is refused by some servers
+        if asked.pattern:  # vLLM's field; who does not know it pays no heed, or refuses, and `leave_out` helps
+            body["structured_outputs"] = {"regex": asked.pattern}
         if asked.top_k:  # not in OpenAI's own interface, so only where it is wanted
             body["top_k"] = asked.top_k
         if asked.repetition_penalty != 1:

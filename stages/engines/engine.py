@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stages.job.blocks import Sampling
+from stages.vlm import Chat, Checkpoint, RemoteChat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,13 +54,21 @@ class Engine(Protocol):
     name: str  # provenance: "vllm"
     version: str
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model; of one that others have, only its card."""
+
+    @property
+    def chat(self) -> Chat | RemoteChat:
+        """How messages become its tokens, where that is known here."""
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
         In process, what comes out is a function of the weights and of `requests` alone, not of calls before; a server
         draws with the same seeds, but in batches that depend on what arrives when. Raises RequestError for a request
-        that can't be answered, EngineError when nothing more can be had. What was yielded before either is whole and
-        worth keeping.
+        that can't be answered (in process before any is; elsewhere after all others are), EngineError when nothing more
+        can be had. What was yielded before either is whole and worth keeping.
         """
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Which engine a model gets: `runtime.engines.<model>`, else vLLM in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ class Need:
 
     logs: Path  # folder for what servers write
     missing: Sequence[tuple[str, int]] = ()  # ids of questions with the answers that the store lacks; `replay` names them
+    say: Callable[[str], None] = print  # where a start that takes minutes is announced
 
 
 def label_of(checkpoint: Checkpoint) -> str:
@@ -56,5 +57,5 @@ def _with_weights(
     checkpoint: Checkpoint, runtime: Runtime, settings: Vllm | VllmServer, need: Need, label: str, trainable: bool
 ) -> TrainableEngine:
     if isinstance(settings, VllmServer):
-        return VllmServerEngine(checkpoint, runtime, settings, need.logs, label, trainable)
+        return VllmServerEngine(checkpoint, runtime, settings, need.logs, label, trainable, need.say)
     return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel)

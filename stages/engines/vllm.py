@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.corpora.images import opened_image
 from stages.engines.arguments import SEQUENCES, engine_arguments, sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.blocks import Runtime
-from stages.vlm import Checkpoint, load_reader, opened_image
+from stages.vlm import Checkpoint, load_reader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +79,11 @@ class VllmEngine:
 
     def _sampling(self, request: Request) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         values = sampling_arguments(request, self.chat, never=float("-inf"))
+        constraint = values.pop("structured_outputs")
+        values["structured_outputs"] = StructuredOutputsParams(**constraint) if constraint else None
         return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
 
     def _answer(self, output: Any, one: Any) -> Answer:

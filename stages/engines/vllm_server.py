@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,14 @@ class VllmServerEngine:
     name = "vllm_server"
 
     def __init__(
-        self, checkpoint: Checkpoint, runtime: Runtime, settings: VllmServer, logs: Path, label: str, trainable: bool = False
+        self,
+        checkpoint: Checkpoint,
+        runtime: Runtime,
+        settings: VllmServer,
+        logs: Path,
+        label: str,
+        trainable: bool = False,
+        say: Callable[[str], None] = print,
     ) -> None:
         """Starts the servers and waits until they answer: 25 to 40 s on CPU, minutes for a large model.
 
@@ -63,20 +70,25 @@ class VllmServerEngine:
         Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
         """
         self.label, self.settings = label, settings
-        self._checkpoint, self._runtime = checkpoint, runtime
+        self.checkpoint, self._runtime = checkpoint, runtime
         self._reader = load_reader(checkpoint)
+        self.chat = self._reader.chat
         self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # of this user alone; paths of sockets must be short
         self._servers: list[Server] = []
         self._checked = False
+        began = time.monotonic()
         try:
             self._urls = list(settings.urls) or self._started(logs, trainable)
+            for server in self._servers:
+                say(f"starting a vLLM server of {label}; what it says: {server.log}")
             self._wait()
             self.version = str(self._control("GET", "/version")[0].json()["version"])
         except BaseException:
             self._stop()
             raise
+        say(f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after {time.monotonic() - began:.0f} s)")
         clients = [httpx.AsyncClient(**self._connection(url, asynchronous=True)) for url in self._urls]
-        self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, refuse_request=True)
+        self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, trusted=True)
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
@@ -86,7 +98,7 @@ class VllmServerEngine:
         check_arguments(self.label, settings)
         sees = self._reader.image_token_id >= 0
         arguments = {
-            **engine_arguments(self._checkpoint, self._runtime, settings.sequences, sees),
+            **engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -174,7 +186,8 @@ class VllmServerEngine:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
         A request that failed again and again comes as failed answers. Raises RequestError for a prompt that the model
-        can't take, EngineError when a server ended, with the end of its log; what was yielded before is whole.
+        can't take, after the answers to all others; EngineError when a server ended, with the end of its log; what was
+        yielded before is whole.
         """
         if requests and not self._checked:
             self._check(requests[0])
@@ -190,13 +203,13 @@ class VllmServerEngine:
 
     def _body(self, request: Request) -> dict[str, Any]:
         try:
-            ids = self._reader.chat.prompt_ids(request.messages, len(request.images))
+            ids = self.chat.prompt_ids(request.messages, len(request.images))
         except ValueError as error:
             raise RequestError(f"question {request.name}: {error}") from error
         images = [{"type": "image_url", "url": data_url(image, request.name)} for image in request.images]
         return {
             "token_ids": ids,
-            "sampling_params": sampling_arguments(request, self._reader.chat, NEVER),
+            "sampling_params": sampling_arguments(request, self.chat, NEVER),
             **({"content_parts": images} if images else {}),
         }
 
@@ -210,7 +223,7 @@ class VllmServerEngine:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         if len(choices) != request.n:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
-        decode = self._reader.chat.decode
+        decode = self.chat.decode
         return [
             Answer(index, decode(own), own, reason, prompt_tokens, len(own))
             for index, (own, reason) in enumerate(zip(ids, reasons, strict=True))

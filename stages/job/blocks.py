@@ -30,6 +30,9 @@ class Sampling(Block):
     top_k: int = Field(0, ge=0, description="Number of most likely tokens that may be drawn; 0 allows all.")
     repetition_penalty: float = Field(1.0, gt=0, le=4, description="Above 1 makes tokens already written less likely.")
     max_tokens: int = Field(512, ge=1, description="Tokens after which an answer is cut and marked `length`.")
+    pattern: str | None = Field(
+        None, min_length=1, description="Regular expression that whole answers match; null leaves them free."
+    )
 
 
 class Schedule(Block):

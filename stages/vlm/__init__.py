@@ -1,9 +1,8 @@
 """Model families: one file each for positions, image tokens, loading and tiny recipes. Nothing outside knows a family's name."""
 
-from stages.vlm.chat import IMAGE_MARKER, Chat
+from stages.vlm.chat import IMAGE_MARKER, Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.family import Pixels
-from stages.vlm.images import opened_image
 from stages.vlm.reader import Network, Prompt, Reader, build_tiny, load_chat, load_network, load_reader, text_hidden
 
 __all__ = [
@@ -14,12 +13,12 @@ __all__ = [
     "Pixels",
     "Prompt",
     "Reader",
+    "RemoteChat",
     "build_tiny",
     "load_chat",
     "load_network",
     "load_reader",
     "open_checkpoint",
-    "opened_image",
     "text_hidden",
     "write_card",
 ]

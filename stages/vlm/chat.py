@@ -22,6 +22,10 @@ class RemoteChat:
     template_hash = ""
     banned_token_ids: tuple[int, ...] = ()
 
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
+        """None at all: its tokens are not known here, so that no prompt counts as too long for it."""
+        return []
+
 
 class Chat:
     """Chat template and tokenizer of one checkpoint."""

@@ -15,9 +15,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from stages.corpora.images import opened_image
 from stages.job.blocks import Build
 from stages.vlm.family import Pixels
-from stages.vlm.images import opened_image
 from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
 from stages.vlm.tokenizers import chat_template, train_tokenizer
 

@@ -1,5 +1,6 @@
 """A small HTTP server that answers chat completions, and misbehaves as it is told: the source of faults."""
 
+import contextlib
 import json
 import threading
 import time
@@ -22,6 +23,7 @@ class Fake:
         self.asked: Counter[str] = Counter()  # requests by question
         self.under_way = self.most_under_way = 0
         self.latency = 0.0
+        self.url = ""
         self.model: str | None = None  # what it calls itself; else what it was asked for
         self.knows_n = True
         # Called with (question, how often it was asked before): what goes wrong, or None.
@@ -107,15 +109,29 @@ class Listener(ThreadingHTTPServer):
         pass  # a client that gave up
 
 
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    """The server's state; `fake.url` is its base address."""
+@contextlib.contextmanager
+def listening() -> Iterator[Fake]:
     state = Fake()
     server = Listener(("127.0.0.1", 0), type("Bound", (Handler,), {"fake": state}))
     state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield state
-    state.release.set()
-    server.shutdown()
-    server.server_close()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield state
+    finally:
+        state.release.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    """The server's state; `fake.url` is its base address."""
+    with listening() as state:
+        yield state
+
+
+@pytest.fixture
+def two_fakes() -> Iterator[tuple[Fake, Fake]]:
+    """Two servers that answer alike."""
+    with listening() as first, listening() as second:
+        yield first, second

@@ -20,7 +20,7 @@ import os, signal, subprocess, sys, time
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 orphan = "import subprocess as s, sys; print(s.Popen([sys.executable, '-c', %r], stdout=2, start_new_session=True).pid)" % child
 pids = [subprocess.Popen([sys.executable, "-c", child], start_new_session=session).pid for session in (False, True)]
-pids.append(int(subprocess.run([sys.executable, "-c", orphan], capture_output=True, text=True).stdout))
+pids.append(int(subprocess.run([sys.executable, "-c", orphan], stdout=subprocess.PIPE, text=True).stdout))
 if sys.argv[2] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("loading", flush=True)

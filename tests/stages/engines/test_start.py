@@ -35,7 +35,7 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
         start_engine(checkpoint(tmp_path / folder), runtime, need)
     start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
     assert started == [
-        ("VllmServerEngine", runtime, SERVER, tmp_path, "judge", False),
+        ("VllmServerEngine", runtime, SERVER, tmp_path, "judge", False, print),
         ("VllmEngine", runtime, 256, 1),
         ("VllmEngine", runtime, 7, 2),
         ("VllmEngine", runtime, 7, 2),
@@ -45,7 +45,7 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
 
 def test_a_student_in_training_needs_an_engine_that_takes_weights(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
     start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": SERVER}), Need(tmp_path))
-    assert started == [("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, tmp_path, "student", True)]
+    assert started == [("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, tmp_path, "student", True, print)]
     running = VllmServer(kind="vllm_server", urls=("http://node7:8000",))
     for settings in (Replay(kind="replay"), OpenAi(kind="openai", base_url="http://x/v1"), running):
         with pytest.raises(ValueError, match=rf"runtime\.engines\.student is '{settings.kind}'.* new weights every step"):

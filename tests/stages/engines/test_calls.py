@@ -1,0 +1,70 @@
+"""Several servers that answer alike: who gets a request, and what happens when one of them is bad."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from stages.engines.calls import Call, Caller, GivenUp
+from stages.job.blocks import Calling
+
+
+@contextmanager
+def calling(*fakes: Any, **settings: Any) -> Iterator[Caller]:
+    clients = [httpx.AsyncClient(base_url=fake.url) for fake in fakes]
+    caller = Caller("replicas", "chat/completions", clients, Calling(timeout=5.0, deadline=30.0, **settings))
+    try:
+        yield caller
+    finally:
+        caller.close()
+
+
+def calls(count: int) -> list[Call[str]]:
+    def body(number: int) -> dict[str, Any]:
+        return {"model": "m", "n": 1, "messages": [{"role": "user", "content": f"say {number}"}]}
+
+    def read(reply: Any) -> str:
+        return str(reply["choices"][0]["message"]["content"])
+
+    return [Call(f"q{number}", lambda number=number: body(number), read) for number in range(count)]  # type: ignore[misc]
+
+
+def test_the_server_with_least_to_do_gets_the_next_request(two_fakes: tuple[Any, Any]) -> None:
+    """One needs 0.6 s for an answer, the other 0.02 s: nobody waits behind the slow one."""
+    slow, fast = two_fakes
+    slow.latency, fast.latency = 0.6, 0.02
+    with calling(slow, fast, concurrency=4) as caller:
+        found = dict(caller.replies(calls(60)))
+    assert sorted(found) == list(range(60))
+    assert slow.count + fast.count == 60
+    assert 2 <= slow.count < 20 < fast.count
+    assert max(slow.most_under_way, fast.most_under_way) <= 4
+
+
+def test_equal_servers_share_equally(two_fakes: tuple[Any, Any]) -> None:
+    first, second = two_fakes
+    first.latency = second.latency = 0.02
+    with calling(first, second, concurrency=8) as caller:
+        assert len(dict(caller.replies(calls(80)))) == 80
+    assert abs(first.count - second.count) <= 16
+
+
+def test_what_failed_at_one_server_is_tried_at_another(two_fakes: tuple[Any, Any]) -> None:
+    bad, good = two_fakes
+    bad.fault = lambda question, before: (500, {})
+    with calling(bad, good, concurrency=2, attempts=2) as caller:
+        found = dict(caller.replies(calls(12)))
+    assert not [outcome for outcome in found.values() if isinstance(outcome, GivenUp)]
+    assert sum(good.asked.values()) == 12
+
+
+def test_a_call_that_is_left_early_stops_sending(two_fakes: tuple[Any, Any]) -> None:
+    first, second = two_fakes
+    first.latency = second.latency = 0.05
+    with calling(first, second, concurrency=2) as caller:
+        stream = caller.replies(calls(200))
+        next(stream)
+        stream.close()
+        assert len(dict(caller.replies(calls(4)))) == 4  # the caller goes on
+    assert first.count + second.count < 20
