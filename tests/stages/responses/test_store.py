@@ -1,6 +1,8 @@
 """The response store: nothing lost, nothing half, the same answer for ever."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.responses import Store, StoredAnswer, answer_key
+from stages.responses import Store, StoredAnswer, answer_key, segments
+from stages.responses import store as module
+from stages.responses.index import ABSENT, Index, rows_of
+from stages.responses.segments import FIRST_SCHEMA, ROWS_PER_GROUP, digests_of, listed, write_segment
+from stages.responses.store import table_of
 
 
 def stored(request: str, sample: int, text: str) -> StoredAnswer:
@@ -65,16 +72,16 @@ def test_an_empty_append_writes_nothing(tmp_path: Path) -> None:
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=40, deadline=None)
-def test_of_duplicates_the_oldest_counts_in_any_order_of_writing(tmp_path_factory, segments, order) -> None:
-    """Segments are files: written in any order, copied from elsewhere, they serve the same answers."""
+def test_of_duplicates_the_first_order_counts_however_files_came_there(tmp_path_factory, segments, order) -> None:
+    """Segments are files: copied from elsewhere in any order, they serve the same answers."""
     folder = tmp_path_factory.mktemp("store")
     contents: list[tuple[int, str, list[StoredAnswer]]] = []
-    for number, (created, rows) in enumerate(segments):
+    for number, (place, rows) in enumerate(segments):
         answers = list({sample: stored("r", sample, text) for sample, text in rows}.values())
-        contents.append((created, f"{created:020d}-{number:08x}.parquet", answers))
+        contents.append((place, f"{place:020d}-{number:08x}.parquet", answers))
     order.shuffle(contents)
-    for created, name, answers in contents:
-        write_segment(folder / name, created, answers)
+    for _, name, answers in contents:
+        write_segment(folder / name, table_of(answers, 5))
     expected: dict[str, StoredAnswer] = {}
     for _, _, answers in sorted(contents, key=lambda segment: segment[:2]):
         for answer in answers:
@@ -82,23 +89,101 @@ def test_of_duplicates_the_oldest_counts_in_any_order_of_writing(tmp_path_factor
     assert Store(folder, silent).fetch(expected) == expected
 
 
-def write_segment(file: Path, created: int, answers: list[StoredAnswer]) -> None:
-    """A segment with a chosen time, as another machine would have written it."""
-    scratch = file.parent / "scratch"
-    Store(scratch, silent).append(answers)
-    (written,) = scratch.glob("*.parquet")
-    table = pq.read_table(written)
-    table = table.set_column(table.schema.get_field_index("created_at"), "created_at", pa.array([created] * len(table)))
-    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-    written.unlink()
-
-
 def test_a_clock_that_was_set_back_does_not_replace_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Store(tmp_path, silent).append([stored("r", 0, "first")])
-    monkeypatch.setattr(time, "time_ns", lambda: 1)
-    Store(tmp_path, silent).append([stored("r", 0, "second")])
+    for text, clock in (("first", 2**60), ("second", 1), ("third", 0)):
+        monkeypatch.setattr(time, "time_ns", lambda clock=clock: clock)
+        Store(tmp_path, silent).append([stored("r", 0, text)])
     (answer,) = Store(tmp_path, silent).fetch([answer_key("r", 0)]).values()
     assert answer.text == "first"
+
+
+def test_orders_follow_one_another_and_names_are_the_folders_own(tmp_path: Path) -> None:
+    """What becomes visible later has a larger order, whoever wrote it; a copy of the folder gives other names."""
+    for _ in range(3):
+        Store(tmp_path / "a", silent).append(ANSWERS[:1])
+    segments = listed(tmp_path / "a")
+    assert [segment.order for segment in segments] == [1, 2, 3]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for name in ("a", "b"):
+        Store(tmp_path / name, silent).append(ANSWERS[1:2])
+    newest = [listed(tmp_path / name)[-1] for name in ("a", "b")]
+    assert [segment.order for segment in newest] == [4, 4]
+    assert newest[0].path.name != newest[1].path.name
+
+
+def test_a_name_that_was_taken_meanwhile_is_not_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that saw an old listing, as one that was stopped for a minute did."""
+    Store(tmp_path, silent).append([stored("r", 0, "first")])
+    seen = iter([[], [], listed(tmp_path)])
+    real = segments.listed
+    monkeypatch.setattr(segments, "listed", lambda folder: next(seen, None) if folder == tmp_path else real(folder))
+    segments.publish(tmp_path, lambda path: write_segment(path, table_of([stored("r", 0, "second")], 0)))
+    monkeypatch.undo()
+    assert [segment.order for segment in listed(tmp_path)] == [1, 2]
+    (answer,) = Store(tmp_path, silent).fetch([answer_key("r", 0)]).values()
+    assert answer.text == "first"
+
+
+def test_a_folder_without_links_is_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    for text in ("first", "second"):
+        Store(tmp_path, silent).append([stored("r", 0, text)])
+    (answer,) = Store(tmp_path, silent).fetch([answer_key("r", 0)]).values()
+    assert answer.text == "first"
+
+
+def test_segments_of_the_first_format_are_read(tmp_path: Path) -> None:
+    """Their names hold a time where others have an order, and they lack the later columns."""
+    file = tmp_path / "01763700000000000000-0123abcd.parquet"
+    table = table_of(ANSWERS[:2], 7).select(FIRST_SCHEMA.names)
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    store = Store(tmp_path, silent)
+    store.append([replace(ANSWERS[0], text="later"), ANSWERS[3]])
+    assert store.fetch(answer.key for answer in ANSWERS) == {a.key: a for a in (ANSWERS[0], ANSWERS[1], ANSWERS[3])}
+    assert listed(tmp_path)[0].path == file
+
+
+def test_rows_come_in_the_order_asked_for_with_the_columns_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path, silent)
+    for start in range(0, 12, 3):
+        store.append(ANSWERS[start : start + 3])
+    wanted = [ANSWERS[place] for place in (7, 0, 11, 3, 4)]
+    keys = [wanted[0].key, "0" * 64, *(answer.key for answer in wanted[1:])]
+    table, there = store.rows(digests_of(pa.array(keys)), ["text", "sample"])
+    assert table.to_pydict() == {"text": [a.text for a in wanted], "sample": [a.sample for a in wanted]}
+    assert there.tolist() == [True, False, True, True, True, True]
+
+
+def test_reading_reads_no_other_row_groups_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [stored("r", sample, f"text {sample}") for sample in range(3 * ROWS_PER_GROUP)]
+    store = Store(tmp_path, silent)
+    store.append(answers)
+    read: list[tuple[list[int], list[str]]] = []
+    real = module.read_groups
+    monkeypatch.setattr(
+        module, "read_groups", lambda file, groups, columns: read.append((groups, columns)) or real(file, groups, columns)
+    )
+    store = Store(tmp_path, silent)
+    table, _ = store.rows(digests_of(pa.array([answers[ROWS_PER_GROUP + 5].key])), ["text"])
+    assert table["text"].to_pylist() == [f"text {ROWS_PER_GROUP + 5}"]
+    assert read == [([0, 1, 2], ["key"]), ([1], ["text"])]
+
+
+def test_an_answer_costs_24_bytes_of_index(tmp_path: Path) -> None:
+    store = Store(tmp_path, silent)
+    store.append([stored("r", sample, "") for sample in range(1000)])
+    assert store.index.nbytes == 24 * 1000
+
+
+def test_keys_with_equal_first_halves_are_told_apart() -> None:
+    one, other, third = (np.array([[5, low]], np.uint64) for low in (1, 2, 3))
+    index = Index([np.concatenate([other, one]), np.concatenate([one, np.array([[4, 9]], np.uint64)])])
+    assert len(index) == 3
+    assert [int(rows_of(index.places(key))[0]) for key in (one, other)] == [1, 0]
+    assert index.places(third)[0] == ABSENT
 
 
 def cut(file: Path) -> None:
@@ -121,7 +206,13 @@ def other_bytes(file: Path) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [cut, emptied, other_columns, other_bytes])
+def no_keys(file: Path) -> None:
+    """A segment by its columns, but not by what stands in them."""
+    table = table_of([replace(ANSWERS[0], key="a key")], 0)
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, other_columns, other_bytes, no_keys])
 def test_a_damaged_segment_is_named_and_its_answers_are_missing(tmp_path: Path, damage) -> None:
     store = Store(tmp_path, silent)
     store.append(ANSWERS[:5])
@@ -198,3 +289,53 @@ def test_two_writers_killed_lose_nothing_that_was_acknowledged(tmp_path: Path, r
         keys = [answer_key(name, sample) for sample in range(2 * acknowledged[name] + 2)]
         assert len(store.fetch(keys)) == len(keys)
     assert len(store) % 2 == 0  # whole segments only
+
+
+FILLER = """
+    import resource, signal, sys
+    from pathlib import Path
+    from stages.responses import Store
+    from tests.stages.responses.test_store import stored
+    store = Store(Path(sys.argv[1]), print)
+    store.append([stored("small", sample, "x") for sample in range(10)])
+    print("stored", flush=True)
+    if len(sys.argv) > 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    try:
+        store.append([stored("large", sample, str(hash((sample, "x"))) * 40) for sample in range(20000)])
+    except OSError as error:
+        print(error)
+        sys.exit(3)
+"""
+
+
+def fill(root: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", textwrap.dedent(FILLER), str(folder), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def holds_the_small_ones_alone(folder: Path, result: "subprocess.CompletedProcess[str]") -> None:
+    assert result.returncode == 3, result.stderr
+    assert "what was stored before is safe: make room" in result.stdout
+    store = Store(folder, silent)
+    assert len(store) == 10
+    assert len(store.fetch(answer_key("small", sample) for sample in range(10))) == 10
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_file_that_can_grow_no_more_ends_with_a_word_and_nothing_half(tmp_path: Path, root: Path) -> None:
+    holds_the_small_ones_alone(tmp_path, fill(root, tmp_path, "100000"))
+    assert fill(root, tmp_path).returncode == 0  # and goes on when there is room again
+
+
+def test_a_full_disk_ends_with_a_word_and_nothing_half(tmp_path: Path, root: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.strip()}")
+    try:
+        holds_the_small_ones_alone(disk, fill(root, disk))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
