@@ -15,7 +15,7 @@ from stages.job.fingerprint import hash_json
 from stages.responses.about import read_about
 from stages.responses.key import answer_key
 from stages.responses.rejects import remembered
-from stages.responses.segments import SCHEMA, Segment, Unreadable, digests_of, listed, opened, read_groups
+from stages.responses.segments import SCHEMA, Segment, Unreadable, digests_of, listed, opened, read_groups, samples_of
 from stages.responses.store import Store
 
 Say = Callable[[str], None]
@@ -53,9 +53,9 @@ def tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
 def served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Table]:
     """`columns` of those answers in segment `number` that are served: duplicates of earlier ones are left out."""
     start = 0
-    wanted = list(dict.fromkeys(["key", *columns]))
+    wanted = list(dict.fromkeys(["request_key", "sample", *columns]))
     for table in tables(store.segments[number], wanted):
-        keep = store.index.winners(number, digests_of(table["key"]), start)
+        keep = store.index.winners(number, digests_of(table["request_key"]), samples_of(table["sample"]), start)
         start += table.num_rows
         yield table.filter(pa.array(keep)).select(columns)
 

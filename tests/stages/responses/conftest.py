@@ -1,5 +1,6 @@
 """Stored answers to fill stores with."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from stages.responses import Store, StoredAnswer, answer_key
 def stored() -> Callable[..., StoredAnswer]:
     """`stored("r", 0, "text")`: an answer to the request r."""
 
-    def make(request: str, sample: int, text: str, reason: str = "stop") -> StoredAnswer:
+    def make(name: str, sample: int, text: str, reason: str = "stop") -> StoredAnswer:
+        request = hashlib.sha256(name.encode()).hexdigest()
         return StoredAnswer(
             key=answer_key(request, sample),
             request_key=request,
             sample=sample,
-            question_id=f"q{request}",
+            question_id=f"q{name}",
             text=text,
             token_ids=tuple(range(len(text))),
             finish_reason=reason,
@@ -34,10 +36,10 @@ def stored() -> Callable[..., StoredAnswer]:
 
 
 @pytest.fixture
-def projected() -> Callable[[Path, Sequence[str]], dict[str, str]]:
+def projected() -> Callable[[Path, Sequence[tuple[str, int]]], dict[str, str]]:
     """Text by key of what a fresh reader gets from a folder; damaged segments are passed over."""
 
-    def read(folder: Path, keys: Sequence[str]) -> dict[str, str]:
-        return {key: answer.text for key, answer in Store(folder, lambda text: None).fetch(keys).items()}
+    def read(folder: Path, wanted: Sequence[tuple[str, int]]) -> dict[str, str]:
+        return {key: answer.text for key, answer in Store(folder, lambda text: None).fetch(wanted).items()}
 
     return read

@@ -1,6 +1,7 @@
 """The response store: nothing lost, nothing half, the same answer for ever."""
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +22,13 @@ from hypothesis import strategies as st
 
 from stages.responses import Store, StoredAnswer, answer_key, segments
 from stages.responses import store as module
-from stages.responses.index import ABSENT, Index, rows_of
+from stages.responses.index import ABSENT, Index, Runs, rows_of, segments_of
 from stages.responses.segments import FIRST_SCHEMA, ROWS_PER_GROUP, digests_of, listed, write_segment
 from stages.responses.store import table_of
 
 
-def stored(request: str, sample: int, text: str) -> StoredAnswer:
+def stored(name: str, sample: int, text: str) -> StoredAnswer:
+    request = hashlib.sha256(name.encode()).hexdigest()
     return StoredAnswer(
         key=answer_key(request, sample),
         request_key=request,
@@ -41,6 +44,14 @@ def stored(request: str, sample: int, text: str) -> StoredAnswer:
     )
 
 
+def pairs(answers: Iterable[StoredAnswer]) -> list[tuple[str, int]]:
+    return [(answer.request_key, answer.sample) for answer in answers]
+
+
+def asked(name: str, *samples: int) -> list[tuple[str, int]]:
+    return [(hashlib.sha256(name.encode()).hexdigest(), sample) for sample in samples]
+
+
 def silent(text: str) -> None:
     raise AssertionError(f"nothing to say, but: {text}")
 
@@ -54,8 +65,8 @@ def test_answers_come_back_as_they_were(tmp_path: Path) -> None:
     store.append(ANSWERS[5:])
     for opened in (store, Store(tmp_path / "new", silent)):
         assert len(opened) == len(ANSWERS)
-        assert opened.fetch(answer.key for answer in ANSWERS) == {answer.key: answer for answer in ANSWERS}
-        assert opened.fetch(["unknown"]) == {}
+        assert opened.fetch(pairs(ANSWERS)) == {answer.key: answer for answer in ANSWERS}
+        assert opened.fetch(asked("unknown", 0)) == {}
 
 
 def test_an_empty_append_writes_nothing(tmp_path: Path) -> None:
@@ -86,14 +97,14 @@ def test_of_duplicates_the_first_order_counts_however_files_came_there(tmp_path_
     for _, _, answers in sorted(contents, key=lambda segment: segment[:2]):
         for answer in answers:
             expected.setdefault(answer.key, answer)
-    assert Store(folder, silent).fetch(expected) == expected
+    assert Store(folder, silent).fetch(pairs(expected.values())) == expected
 
 
 def test_a_clock_that_was_set_back_does_not_replace_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text, clock in (("first", 2**60), ("second", 1), ("third", 0)):
         monkeypatch.setattr(time, "time_ns", lambda clock=clock: clock)
         Store(tmp_path, silent).append([stored("r", 0, text)])
-    (answer,) = Store(tmp_path, silent).fetch([answer_key("r", 0)]).values()
+    (answer,) = Store(tmp_path, silent).fetch(asked("r", 0)).values()
     assert answer.text == "first"
 
 
@@ -120,7 +131,7 @@ def test_a_name_that_was_taken_meanwhile_is_not_taken_twice(tmp_path: Path, monk
     segments.publish(tmp_path, lambda path: write_segment(path, table_of([stored("r", 0, "second")], 0)))
     monkeypatch.undo()
     assert [segment.order for segment in listed(tmp_path)] == [1, 2]
-    (answer,) = Store(tmp_path, silent).fetch([answer_key("r", 0)]).values()
+    (answer,) = Store(tmp_path, silent).fetch(asked("r", 0)).values()
     assert answer.text == "first"
 
 
@@ -131,7 +142,7 @@ def test_a_folder_without_links_is_written_too(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "link", no_links)
     for text in ("first", "second"):
         Store(tmp_path, silent).append([stored("r", 0, text)])
-    (answer,) = Store(tmp_path, silent).fetch([answer_key("r", 0)]).values()
+    (answer,) = Store(tmp_path, silent).fetch(asked("r", 0)).values()
     assert answer.text == "first"
 
 
@@ -142,7 +153,7 @@ def test_segments_of_the_first_format_are_read(tmp_path: Path) -> None:
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     store = Store(tmp_path, silent)
     store.append([replace(ANSWERS[0], text="later"), ANSWERS[3]])
-    assert store.fetch(answer.key for answer in ANSWERS) == {a.key: a for a in (ANSWERS[0], ANSWERS[1], ANSWERS[3])}
+    assert store.fetch(pairs(ANSWERS)) == {a.key: a for a in (ANSWERS[0], ANSWERS[1], ANSWERS[3])}
     assert listed(tmp_path)[0].path == file
 
 
@@ -151,10 +162,11 @@ def test_rows_come_in_the_order_asked_for_with_the_columns_asked_for(tmp_path: P
     for start in range(0, 12, 3):
         store.append(ANSWERS[start : start + 3])
     wanted = [ANSWERS[place] for place in (7, 0, 11, 3, 4)]
-    keys = [wanted[0].key, "0" * 64, *(answer.key for answer in wanted[1:])]
-    table, there = store.rows(digests_of(pa.array(keys)), ["text", "sample"])
+    requests = digests_of(pa.array([answer.request_key for answer in wanted]))
+    samples = np.array([[answer.sample, 5] for answer in wanted])
+    table, there = store.rows(requests, samples, ["text", "sample"])
     assert table.to_pydict() == {"text": [a.text for a in wanted], "sample": [a.sample for a in wanted]}
-    assert there.tolist() == [True, False, True, True, True, True]
+    assert there.tolist() == [[True, False]] * 5
 
 
 def test_reading_reads_no_other_row_groups_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,23 +179,56 @@ def test_reading_reads_no_other_row_groups_and_columns(tmp_path: Path, monkeypat
         module, "read_groups", lambda file, groups, columns: read.append((groups, columns)) or real(file, groups, columns)
     )
     store = Store(tmp_path, silent)
-    table, _ = store.rows(digests_of(pa.array([answers[ROWS_PER_GROUP + 5].key])), ["text"])
+    table, _ = store.rows(digests_of(pa.array([answers[0].request_key])), np.array([[ROWS_PER_GROUP + 5]]), ["text"])
     assert table["text"].to_pylist() == [f"text {ROWS_PER_GROUP + 5}"]
-    assert read == [([0, 1, 2], ["key"]), ([1], ["text"])]
+    assert read == [([0, 1, 2], ["request_key", "sample"]), ([1], ["text"])]
 
 
-def test_an_answer_costs_24_bytes_of_index(tmp_path: Path) -> None:
+def test_a_request_costs_32_bytes_of_index_however_many_answers_it_has(tmp_path: Path) -> None:
     store = Store(tmp_path, silent)
-    store.append([stored("r", sample, "") for sample in range(1000)])
-    assert store.index.nbytes == 24 * 1000
+    store.append([stored(f"r{request}", sample, "") for request in range(100) for sample in range(16)])
+    assert store.index.nbytes == 32 * 100
+    store.append([stored(f"r{request}", sample, "") for request in range(100) for sample in range(16, 20)])
+    assert (len(store), store.index.nbytes) == (2000, 2 * 32 * 100)
 
 
-def test_keys_with_equal_first_halves_are_told_apart() -> None:
-    one, other, third = (np.array([[5, low]], np.uint64) for low in (1, 2, 3))
-    index = Index([np.concatenate([other, one]), np.concatenate([one, np.array([[4, 9]], np.uint64)])])
+def test_requests_with_equal_first_halves_are_told_apart() -> None:
+    one, other, third, far = (np.array([[high, low]], np.uint64) for high, low in ((5, 1), (5, 2), (5, 3), (4, 9)))
+    zero = np.zeros(2, np.int64)
+    index = Index([Runs.of(np.concatenate([other, one]), zero), Runs.of(np.concatenate([one, far]), zero)])
     assert len(index) == 3
-    assert [int(rows_of(index.places(key))[0]) for key in (one, other)] == [1, 0]
-    assert index.places(third)[0] == ABSENT
+    sample = np.array([[0]])
+    assert [int(rows_of(index.places(key, sample))[0, 0]) for key in (one, other)] == [1, 0]
+    assert index.places(third, sample)[0, 0] == ABSENT
+
+
+SEGMENTS = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12, unique=True), max_size=5)
+
+
+@given(SEGMENTS)
+@settings(max_examples=150, deadline=None)
+def test_the_index_serves_what_a_plain_dictionary_would(segments: list[list[tuple[int, int]]]) -> None:
+    """Runs that overlap in any way; the first segment that has a sample counts."""
+    expected: dict[tuple[int, int], tuple[int, int]] = {}
+    runs = []
+    for number, rows in enumerate(segments):
+        for row, pair in enumerate(rows):
+            expected.setdefault(pair, (number, row))
+        requests = np.array([[request, 7] for request, _ in rows], np.uint64).reshape(-1, 2)
+        runs.append(Runs.of(requests, np.array([sample for _, sample in rows], np.int64)))
+    index = Index(runs)
+    places = index.places(np.array([[request, 7] for request in range(5)], np.uint64), np.repeat(np.arange(11)[None], 5, axis=0))
+    found = {
+        (request, sample): (int(segments_of(place)), int(rows_of(place)))
+        for request, row in enumerate(places)
+        for sample, place in enumerate(row)
+        if place != ABSENT
+    }
+    assert found == expected
+    assert (len(index), index.stored) == (len(expected), sum(map(len, segments)))
+    assert index.counts(len(segments)).tolist() == [
+        sum(n == number for n, _ in expected.values()) for number in range(len(segments))
+    ]
 
 
 def cut(file: Path) -> None:
@@ -208,7 +253,7 @@ def other_bytes(file: Path) -> None:
 
 def no_keys(file: Path) -> None:
     """A segment by its columns, but not by what stands in them."""
-    table = table_of([replace(ANSWERS[0], key="a key")], 0)
+    table = table_of([replace(ANSWERS[0], request_key="a key")], 0)
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
@@ -220,7 +265,7 @@ def test_a_damaged_segment_is_named_and_its_answers_are_missing(tmp_path: Path, 
     damaged = sorted(tmp_path.glob("*.parquet"))[0]
     damage(damaged)
     said: list[str] = []
-    found = Store(tmp_path, said.append).fetch(answer.key for answer in ANSWERS)
+    found = Store(tmp_path, said.append).fetch(pairs(ANSWERS))
     assert found == {answer.key: answer for answer in ANSWERS[5:]}
     assert len(said) == 1
     assert str(damaged) in said[0]
@@ -236,7 +281,7 @@ def test_a_turned_bit_is_named_or_changes_nothing(tmp_path: Path) -> None:
     for place in range(0, len(whole), 11):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         said: list[str] = []
-        found = Store(tmp_path, said.append).fetch(wanted)
+        found = Store(tmp_path, said.append).fetch(pairs(ANSWERS))
         assert found == ({} if said else wanted)
         named += bool(said)
     assert named > 100
@@ -248,7 +293,7 @@ def test_a_second_copy_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
     Store(tmp_path, silent).append([replace(answer, text="copy") for answer in ANSWERS])
     other_bytes(first)
     said: list[str] = []
-    found = Store(tmp_path, said.append).fetch(answer.key for answer in ANSWERS)
+    found = Store(tmp_path, said.append).fetch(pairs(ANSWERS))
     assert {answer.text for answer in found.values()} == {"copy"}
     assert len(said) == 1
 
@@ -286,8 +331,8 @@ def test_two_writers_killed_lose_nothing_that_was_acknowledged(tmp_path: Path, r
         acknowledged[name] = max([acknowledged[name], *(int(line) for line in rest.split())])
     store = Store(tmp_path, silent)
     for name in names:
-        keys = [answer_key(name, sample) for sample in range(2 * acknowledged[name] + 2)]
-        assert len(store.fetch(keys)) == len(keys)
+        count = 2 * acknowledged[name] + 2
+        assert len(store.fetch(asked(name, *range(count)))) == count
     assert len(store) % 2 == 0  # whole segments only
 
 
@@ -320,7 +365,7 @@ def holds_the_small_ones_alone(folder: Path, result: "subprocess.CompletedProces
     assert "what was stored before is safe: make room" in result.stdout
     store = Store(folder, silent)
     assert len(store) == 10
-    assert len(store.fetch(answer_key("small", sample) for sample in range(10))) == 10
+    assert len(store.fetch(asked("small", *range(10)))) == 10
     assert not list(folder.glob("*.partial"))
 
 

@@ -1,5 +1,6 @@
 """Compacting, merging, exporting and checking a store: no answer that was served ever changes, none is lost."""
 
+import hashlib
 import multiprocessing
 import os
 import random
@@ -23,8 +24,18 @@ from stages.responses.segments import listed
 from stages.responses.sets import Fault, faults, statistics
 
 Make = Callable[..., StoredAnswer]
-Read = Callable[[Path, Sequence[str]], dict[str, str]]
-KEYS = [answer_key(request, sample) for request in "abc" for sample in range(4)]
+Read = Callable[[Path, Sequence[tuple[str, int]]], dict[str, str]]
+
+
+def asked(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def key_of(name: str, sample: int) -> str:
+    return answer_key(asked(name), sample)
+
+
+ALL = [(asked(name), sample) for name in "abc" for sample in range(4)]
 
 
 def silent(text: str) -> None:
@@ -41,15 +52,15 @@ THREE = [[("a", 0, "a0"), ("a", 1, "a1")], [("a", 1, "other"), ("b", 0, "b0")], 
 
 def test_compaction_leaves_every_answer_as_it_was(tmp_path: Path, stored: Make, projected: Read) -> None:
     filled(tmp_path, stored, THREE)
-    before = projected(tmp_path, KEYS)
-    rows = Store(tmp_path, silent).fetch(KEYS)
+    before = projected(tmp_path, ALL)
+    rows = Store(tmp_path, silent).fetch(ALL)
     done = compact(tmp_path, silent)
     assert (done.before, done.after, done.answers, done.duplicates) == (3, 1, 4, 2)
-    assert Store(tmp_path, silent).fetch(KEYS) == rows
+    assert Store(tmp_path, silent).fetch(ALL) == rows
     filled(tmp_path, stored, [[("a", 0, "too late"), ("c", 0, "c0")]])
-    assert projected(tmp_path, KEYS) == {**before, answer_key("c", 0): "c0"}
+    assert projected(tmp_path, ALL) == {**before, key_of("c", 0): "c0"}
     compact(tmp_path, silent)
-    assert projected(tmp_path, KEYS) == {**before, answer_key("c", 0): "c0"}
+    assert projected(tmp_path, ALL) == {**before, key_of("c", 0): "c0"}
     assert compact(tmp_path, silent).after == len(listed(tmp_path)) == 1
 
 
@@ -58,7 +69,7 @@ def test_a_crash_at_any_point_of_a_compaction_changes_nothing(
 ) -> None:
     """Every rename and every removal is a point at which the process may end."""
     filled(tmp_path / "whole", stored, [*THREE, [("a", 2, "a2")], [("c", 3, "late"), ("a", 2, "late")]])
-    before = projected(tmp_path / "whole", KEYS)
+    before = projected(tmp_path / "whole", ALL)
     for point in range(20):
         folder = tmp_path / f"crash{point}"
         filled(folder, stored, [*THREE, [("a", 2, "a2")], [("c", 3, "late"), ("a", 2, "late")]])
@@ -82,11 +93,11 @@ def test_a_crash_at_any_point_of_a_compaction_changes_nothing(
             except KeyboardInterrupt:
                 pass
             else:
-                assert projected(folder, KEYS) == before
+                assert projected(folder, ALL) == before
                 break
-        assert projected(folder, KEYS) == before
+        assert projected(folder, ALL) == before
         compact(folder, silent)
-        assert projected(folder, KEYS) == before
+        assert projected(folder, ALL) == before
         assert len(listed(folder)) == 1
     assert point > 4
 
@@ -101,10 +112,10 @@ def test_nothing_moves_past_a_damaged_segment(tmp_path: Path, stored: Make, proj
     compact(tmp_path, said.append)
     assert str(middle) in said[0]
     assert middle.read_bytes() == whole[: len(whole) // 2]
-    assert projected(tmp_path, KEYS)[answer_key("a", 1)] == "second"
+    assert projected(tmp_path, ALL)[key_of("a", 1)] == "second"
     middle.write_bytes(whole)
-    assert projected(tmp_path, KEYS)[answer_key("a", 1)] == "first"
-    assert len(projected(tmp_path, KEYS)) == 4
+    assert projected(tmp_path, ALL)[key_of("a", 1)] == "first"
+    assert len(projected(tmp_path, ALL)) == 4
 
 
 def test_large_stores_become_files_of_a_bounded_number_of_rows(
@@ -115,7 +126,7 @@ def test_large_stores_become_files_of_a_bounded_number_of_rows(
     filled(tmp_path, stored, texts)
     done = compact(tmp_path, silent)
     assert (done.after, done.answers) == (3, 4900)
-    keys = [answer_key(f"r{part}", sample) for part in range(7) for sample in range(700)]
+    keys = [(asked(f"r{part}"), sample) for part in range(7) for sample in range(700)]
     assert list(projected(tmp_path, keys).values()) == [text for part in texts for _, _, text in part]
 
 
@@ -131,9 +142,9 @@ def test_leftovers_of_killed_writers_go_after_a_day(tmp_path: Path, stored: Make
 
 def write_many(folder: str, name: str, count: int) -> None:
     store = Store(Path(folder), silent)
-    answer = StoredAnswer("", name, 0, "q", "", (1,), "stop", 1, 1, "vllm", "0")
+    answer = StoredAnswer("", asked(name), 0, "q", "", (1,), "stop", 1, 1, "vllm", "0")
     for number in range(count):
-        store.append([replace(answer, key=answer_key(name, number), sample=number, text=f"{name} {number}")])
+        store.append([replace(answer, key=key_of(name, number), sample=number, text=f"{name} {number}")])
 
 
 def test_compaction_beside_writers_and_readers(tmp_path: Path) -> None:
@@ -141,7 +152,7 @@ def test_compaction_beside_writers_and_readers(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     count = 60
     writers = [context.Process(target=write_many, args=(str(tmp_path), name, count)) for name in ("a", "b")]
-    keys = [answer_key(name, number) for name in ("a", "b") for number in range(count)]
+    keys = [(asked(name), number) for name in ("a", "b") for number in range(count)]
     seen: dict[str, str] = {}
     changed: list[str] = []
     stop = threading.Event()
@@ -189,19 +200,19 @@ def test_a_merge_changes_no_answer_that_was_here(
     for folder, segments in zip(folders[::-1] if older else folders, (theirs, ours) if older else (ours, theirs), strict=True):
         for rows in segments:
             unique = {
-                answer_key(r, s): replace(answer, key=answer_key(r, s), request_key=r, sample=s, text=t) for r, s, t in rows
+                answer_key(r, s): replace(answer, key=key_of(r, s), request_key=asked(r), sample=s, text=t) for r, s, t in rows
             }
             Store(folder, silent).append(list(unique.values()))
-    texts = [{key: found.text for key, found in Store(folder, silent).fetch(KEYS).items()} for folder in folders]
+    texts = [{key: found.text for key, found in Store(folder, silent).fetch(ALL).items()} for folder in folders]
     if first:
         compact(folders[1], silent)
     (done,) = merge(root / "ours/responses", root / "theirs", silent)
     if second:
         compact(folders[0], silent)
-    merged = {key: found.text for key, found in Store(folders[0], silent).fetch(KEYS).items()}
+    merged = {key: found.text for key, found in Store(folders[0], silent).fetch(ALL).items()}
     assert merged == {**texts[1], **texts[0]}
     assert done.added == len(texts[1].keys() - texts[0].keys())
-    assert {key: found.text for key, found in Store(folders[1], silent).fetch(KEYS).items()} == texts[1]
+    assert {key: found.text for key, found in Store(folders[1], silent).fetch(ALL).items()} == texts[1]
     assert [one.added for one in merge(root / "ours/responses", root / "theirs", silent)] == [0]
 
 
@@ -229,7 +240,7 @@ def test_an_exported_set_loads_as_a_data_set_and_comes_back(
     export(sets, tmp_path / "out", silent)
 
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
-    answers = Store(sets[0], silent).fetch(KEYS)
+    answers = Store(sets[0], silent).fetch(ALL)
     assert {row["key"]: (row["text"], tuple(row["token_ids"])) for row in loaded} == {
         key: (answer.text, answer.token_ids) for key, answer in answers.items()
     }
@@ -243,8 +254,8 @@ def test_an_exported_set_loads_as_a_data_set_and_comes_back(
     assert [done.added for done in merge(tmp_path / "new/responses", tmp_path / "out", silent)] == [5, 5]
     for one in sets:
         there = tmp_path / "new/responses" / one.name
-        assert Store(there, silent).fetch(KEYS) == Store(one, silent).fetch(KEYS)
-        assert projected(there, KEYS) == projected(one, KEYS)
+        assert Store(there, silent).fetch(ALL) == Store(one, silent).fetch(ALL)
+        assert projected(there, ALL) == projected(one, ALL)
     assert (tmp_path / "new/responses/one/about.json").read_bytes() == (sets[0] / "about.json").read_bytes()
     with pytest.raises(FileExistsError, match="is not empty"):
         export(sets, tmp_path / "out", silent)
@@ -265,7 +276,7 @@ def test_statistics_count_what_is_served(tmp_path: Path, stored: Make) -> None:
     assert found.completion_tokens == len("a0a1b0c3cut off")
     assert found.seconds == 2.5
     assert found.engines == {"vllm 0": 5}
-    assert found.index_bytes == 24 * 5
+    assert found.index_bytes == 32 * 4
 
 
 def test_faults_are_found_wherever_a_bit_turns(tmp_path: Path, stored: Make) -> None:
