@@ -208,9 +208,9 @@ def main() -> int:
         trials = Trials(Path(name), options.engine)
         trials.finish(trials.process(*trials.fresh()))  # the first start of all is slower
         store, log = trials.fresh()
-        seconds = trials.finish(trials.process(store, log))
+        seconds = 1.2 * trials.finish(trials.process(store, log))  # a busy machine is slower now and then
         expected = digest(trials.project)
-        print(f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {seconds:.2f} s", flush=True)
+        print(f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {seconds / 1.2:.2f} s", flush=True)
         for number in range(options.kills):
             after = (number + choose.random()) / options.kills * seconds
             phase, (store, log) = trials.killed(after)

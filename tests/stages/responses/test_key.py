@@ -110,7 +110,7 @@ BLOCKS: dict[str, Any] = {
     "Sampling": Sampling(),
     "Teacher": TEACHER,
     "Rollout": Rollout(sampling=Sampling()),
-    "Checkpoint": Checkpoint(Path("m"), Path("m"), "qwen2_5_vl", "bf16", 4096, "org/model@0123"),
+    "Checkpoint": Checkpoint(Path("m"), Path("m"), "qwen2_5_vl", "bf16", 4096, "hub/model@0123"),
     "Question": QUESTION,
     "Asked": ASKED,
 }
@@ -122,6 +122,7 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
     sampling = asker.sampling if asker.sampling != Sampling() else blocks["Sampling"]
     asked = answers.asked_of(blocks["Checkpoint"], sampling, asker.draw)
     if blocks["Asked"] != ASKED:
+        assert asked == ASKED
         asked = blocks["Asked"]
     wanted = Wanted.of(asked, [blocks["Question"]], asker.responses)
     return [answer_key(wanted.request_key(0), sample) for sample in range(2)]
