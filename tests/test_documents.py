@@ -212,6 +212,8 @@ def dvc_complaint(root: Path, words: list[str]) -> str | None:
             return f"no parameter {key}"
         if isinstance(old, int | float) and not re.fullmatch(r"[\d.e-]+", value):
             return f"{key}={value} is no number"
+    if words[0] not in ("repro", "exp"):  # targets of others are files
+        return None
     return stage_complaint(root, (getattr(parsed, "targets", None) or [""])[0].split("@"))
 
 

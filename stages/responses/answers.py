@@ -45,11 +45,12 @@ def answers(
     while True:
         damaged = len(store.damaged)
         asking.complete(store, wanted, prompts)
-        keys = [[answer_key(wanted.request_key(prompt), sample) for sample in range(n)] for prompt in range(len(wanted))]
-        found = store.fetch(key for row in keys for key in row)
+        requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
+        found = store.fetch((request, sample) for request in requests for sample in range(n))
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
     asking.report(job)
+    keys = [[answer_key(request, sample) for sample in range(n)] for request in requests]
     return [[found[key] for key in row if key in found] for row in keys]
 
 

@@ -6,7 +6,6 @@ leaves answers twice and equal, and the next compaction ends it. Damaged segment
 them.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from stages.job.files import sync_folder
 from stages.responses.segments import SCHEMA, Unreadable, publish_at, scratch, segment_of, write_files
-from stages.responses.sets import Say, counted_rows, served, tables
+from stages.responses.sets import Say, files_of, served, tables
 from stages.responses.store import Store
 
 ROWS_PER_SEGMENT = 65_536
@@ -60,7 +59,7 @@ class _Damaged(Exception):
 
 def _compacted(store: Store, track: Track) -> Compacted:
     rows = np.array([pq.read_metadata(segment.path).num_rows for segment in store.segments], np.int64)
-    kept = counted_rows(store)
+    kept = store.index.counts(len(store.segments))
     duplicates = int((rows - kept).sum())
     chosen = np.flatnonzero((rows < ROWS_PER_SEGMENT // 2) | (kept < rows)).tolist()
     before = len(store.segments)
@@ -110,11 +109,8 @@ def _or_damaged(number: int, found: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _sweep(folder: Path) -> int:
     """Removes unfinished files of writers that were killed more than a day ago."""
-    old = [
-        entry.path
-        for entry in os.scandir(folder)
-        if entry.name.endswith(".partial") and time.time() - entry.stat().st_mtime > _LEFTOVER_SECONDS
-    ]
+    now = time.time()
+    old = [path for path, _, written in files_of(folder) if path.name.endswith(".partial") and now - written > _LEFTOVER_SECONDS]
     for path in old:
-        Path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     return len(old)

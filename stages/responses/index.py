@@ -1,6 +1,11 @@
-"""Where each stored answer lies: sorted arrays, 24 bytes an answer."""
+"""Where each stored answer lies: sorted arrays with 32 bytes for each run of neighbouring samples of a request.
+
+The answers to one request are written together, so that 16 of them are mostly one run: 2 bytes an answer. The worst case, a
+single answer a request, is 32.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,60 +13,117 @@ ABSENT = -1
 _ROW_BITS = 32
 
 
-class Index:
-    """Finds answers by the first 16 bytes of their keys."""
+@dataclass(frozen=True)
+class Runs:
+    """Rows of one segment, put together where samples follow one another. A row of `requests` is two numbers: half a sha256."""
 
-    def __init__(self, digests: Sequence[np.ndarray]) -> None:
-        """`digests[i]` are the keys of segment i as rows of two numbers; of equal keys the first segment's counts."""
-        rows = [len(part) for part in digests]
-        self.stored = sum(rows)  # duplicates included
-        high = np.concatenate([part[:, 0] for part in digests]) if digests else np.empty(0, np.uint64)
-        low = np.concatenate([part[:, 1] for part in digests]) if digests else np.empty(0, np.uint64)
-        order = np.lexsort((low, high))  # stable: earlier segments stay first
-        self._high, self._low = high[order], low[order]
-        del high, low
-        starts = [np.int64(segment << _ROW_BITS) for segment in range(len(rows))]
-        parts = [start + np.arange(count, dtype=np.int64) for start, count in zip(starts, rows, strict=True)]
-        places = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        del parts
-        self._places = places[order]
-        del places, order
-        again = np.zeros(len(self._high), bool)
-        again[1:] = (self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])
-        if again.any():
-            self._high, self._low, self._places = self._high[~again], self._low[~again], self._places[~again]
+    requests: np.ndarray  # [runs, 2]
+    first: np.ndarray  # smallest sample
+    count: np.ndarray
+    row: np.ndarray  # of the smallest sample
+
+    @classmethod
+    def of(cls, requests: np.ndarray, samples: np.ndarray) -> "Runs":
+        """The runs of a segment whose rows answer `requests` as `samples`."""
+        starts = np.ones(len(samples), bool)
+        starts[1:] = (requests[1:] != requests[:-1]).any(axis=1) | (samples[1:] != samples[:-1] + 1)
+        row = np.flatnonzero(starts)
+        count = np.diff(np.append(row, len(samples)))
+        return cls(requests[row], samples[row].astype(np.int32), count.astype(np.int32), row)
+
+
+class Index:
+    """Finds answers by request and sample; of answers to one request with one sample the first segment's counts."""
+
+    def __init__(self, segments: Sequence[Runs]) -> None:
+        """`segments[i]` are the runs of segment number i."""
+        self.stored = sum(int(runs.count.sum()) for runs in segments)  # duplicates included
+        self._high = _joined([runs.requests[:, 0] for runs in segments], np.uint64)
+        self._low = _joined([runs.requests[:, 1] for runs in segments], np.uint64)
+        self._first = _joined([runs.first for runs in segments], np.int32)
+        self._count = _joined([runs.count for runs in segments], np.int32)
+        self._place = _joined([np.int64(n << _ROW_BITS) + runs.row for n, runs in enumerate(segments)], np.int64)
+        self._keep(np.lexsort((self._place, self._count, self._first, self._low, self._high)))
+        twice = self._as_before() & (self._first[1:] == self._first[:-1]) & (self._count[1:] == self._count[:-1])
+        if twice.any():  # whole runs that another segment has too: two writers of one wave, an older copy
+            self._keep(np.flatnonzero(np.append(True, ~twice)))
+        overlap = self._as_before() & (self._first[1:] < self._first[:-1] + self._count[:-1])
+        if overlap.any():
+            self._split(overlap)
+
+    def _keep(self, places: np.ndarray) -> None:
+        for name in ("_high", "_low", "_first", "_count", "_place"):
+            setattr(self, name, getattr(self, name)[places])
+
+    def _as_before(self) -> np.ndarray:
+        """Of each run but the first: whether it is of the request of the run before it."""
+        return np.asarray((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1]))
+
+    def _split(self, overlap: np.ndarray) -> None:
+        """Gives each sample of overlapping runs to the first segment that has it."""
+        request = np.append(0, np.cumsum(~self._as_before()))  # number of the request of each run
+        torn = np.isin(request, request[1:][overlap])
+        pieces: list[tuple[int, int, int, int]] = []  # a run to copy the request from, first, count, place
+        at = np.flatnonzero(torn)
+        for members in np.split(at, np.flatnonzero(np.diff(request[at])) + 1):
+            places: dict[int, int] = {}
+            for run in sorted(members.tolist(), key=lambda run: int(self._place[run])):
+                for offset in range(int(self._count[run])):
+                    places.setdefault(int(self._first[run]) + offset, int(self._place[run]) + offset)
+            for sample in sorted(places):
+                run, first, count, place = pieces[-1] if pieces else (-1, 0, 0, 0)
+                if run == members[0] and sample == first + count and places[sample] == place + count:
+                    pieces[-1] = (run, first, count + 1, place)
+                else:
+                    pieces.append((int(members[0]), sample, 1, places[sample]))
+        made = np.array(pieces, np.int64)
+        whole = ~torn
+        self._high = np.concatenate([self._high[whole], self._high[made[:, 0]]])
+        self._low = np.concatenate([self._low[whole], self._low[made[:, 0]]])
+        self._first = np.concatenate([self._first[whole], made[:, 1].astype(np.int32)])
+        self._count = np.concatenate([self._count[whole], made[:, 2].astype(np.int32)])
+        self._place = np.concatenate([self._place[whole], made[:, 3]])
+        self._keep(np.lexsort((self._first, self._low, self._high)))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return int(self._count.sum())
 
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, bytes."""
-        return int(self._high.nbytes + self._low.nbytes + self._places.nbytes)
+        return sum(int(array.nbytes) for array in (self._high, self._low, self._first, self._count, self._place))
 
-    def places(self, digests: np.ndarray) -> np.ndarray:
-        """Where each of `digests` lies, for `segments_of` and `rows_of`; ABSENT where it is not stored."""
-        found = np.full(len(digests), ABSENT, np.int64)
-        if not len(self) or not len(digests):
-            return found
-        at = np.searchsorted(self._high, digests[:, 0])
-        while True:
-            inside = np.minimum(at, len(self) - 1)
-            alike = (at < len(self)) & (self._high[inside] == digests[:, 0])
-            same = alike & (self._low[inside] == digests[:, 1])
-            found[same] = self._places[inside[same]]
-            if not (alike & ~same & (found == ABSENT)).any():  # two keys with equal first halves: once in 1e9 stores
-                return found
-            at = at + (alike & ~same)
+    def places(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Where answers lie, for `segments_of` and `rows_of`; ABSENT where one is not stored.
 
-    def winners(self, segment: int, digests: np.ndarray, start: int = 0) -> np.ndarray:
-        """Which rows of segment number `segment`, from row `start` on with the keys `digests`, are the ones that are served."""
-        here = np.int64((segment << _ROW_BITS) + start) + np.arange(len(digests), dtype=np.int64)
-        return np.asarray(self.places(digests) == here)
+        `samples` has a row a request, of any length: those samples of it that are looked for.
+        """
+        found = np.full(samples.shape, ABSENT, np.int64)
+        total = len(self._high)
+        at = np.searchsorted(self._high, requests[:, 0])
+        alike = np.ones(len(requests), bool)
+        while total and alike.any():  # as often as the request with most runs has runs
+            run = np.minimum(at, total - 1)
+            alike = (at < total) & (self._high[run] == requests[:, 0])
+            offset = samples - self._first[run][:, None]
+            inside = (offset >= 0) & (offset < self._count[run][:, None])
+            inside &= (alike & (self._low[run] == requests[:, 1]))[:, None]
+            found = np.where(inside, self._place[run][:, None] + offset, found)
+            at = at + 1
+        return found
+
+    def winners(self, segment: int, requests: np.ndarray, samples: np.ndarray, start: int = 0) -> np.ndarray:
+        """Which rows of segment number `segment`, from row `start` on, are the ones that are served."""
+        here = np.int64((segment << _ROW_BITS) + start) + np.arange(len(samples), dtype=np.int64)
+        return np.asarray(self.places(requests, samples[:, None])[:, 0] == here)
 
     def counts(self, segments: int) -> np.ndarray:
         """How many answers of each of the first `segments` segments are served."""
-        return np.bincount(segments_of(self._places), minlength=segments)
+        return np.bincount(segments_of(self._place), weights=self._count, minlength=segments).astype(np.int64)
+
+
+def _joined(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, kind)
 
 
 def segments_of(places: np.ndarray) -> np.ndarray:

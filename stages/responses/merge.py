@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from stages.responses.about import ABOUT
 from stages.responses.rejects import FOLDER
-from stages.responses.segments import SCHEMA, Unreadable, digests_of, publish, rechunked, write_segment
+from stages.responses.segments import SCHEMA, Unreadable, digests_of, publish, rechunked, samples_of, write_segment
 from stages.responses.sets import Say, served, sets_in
 from stages.responses.store import Store
 
@@ -63,6 +63,7 @@ def _lacking(source: Store, target: Store, track: Track) -> Iterator[pa.Table]:
     for number in track(range(len(source.segments))):
         try:
             for table in served(source, number, SCHEMA.names):
-                yield table.filter(pa.array(~target.holds(digests_of(table["key"]))))
+                here = target.holds(digests_of(table["request_key"]), samples_of(table["sample"])[:, None])[:, 0]
+                yield table.filter(pa.array(~here))
         except Unreadable as error:
             source.skip(source.segments[number], error)

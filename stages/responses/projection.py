@@ -107,8 +107,8 @@ def write_projection(folder: Path, store: Store, wanted: Wanted) -> Counts:
 
 def _blocks(store: Store, wanted: Wanted, counts: Counts) -> Iterator[pa.Table]:
     for block in wanted.blocks():
-        found, there = store.rows(wanted.digests(block), list(_COLUMNS.values()))
-        by_question = there.reshape(-1, wanted.n).sum(axis=1)
+        found, there = wanted.rows(store, block, list(_COLUMNS.values()))
+        by_question = there.sum(axis=1)
         places = np.repeat(np.arange(len(block)), by_question)
         ids = pa.array(wanted.ids[block.start : block.stop], pa.string()).take(pa.array(places))
         columns = [ids if name == "question_id" else found[_COLUMNS[name]] for name in ANSWERS.names]

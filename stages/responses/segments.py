@@ -236,10 +236,17 @@ def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> 
     return table.select(columns)
 
 
+def samples_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Sample numbers; raises Unreadable when one is missing."""
+    if column.null_count:
+        raise Unreadable("the number of a sample is missing")
+    return column.to_numpy()
+
+
 def digests_of(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """The first 16 bytes of hex keys as rows of two numbers; raises Unreadable when one is no sha256.
 
-    Half of a sha256 tells answers apart: among 1e9 of them two are alike with a chance of 1e-21.
+    Half of a sha256 tells requests apart: among 1e9 of them two are alike with a chance of 1e-21.
     """
     array = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     if array.null_count:

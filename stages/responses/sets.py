@@ -1,5 +1,6 @@
 """Sets: the folders of a store, one for each model asked in one way; what is in them, and whether it is whole."""
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,7 +15,7 @@ from stages.job.fingerprint import hash_json
 from stages.responses.about import read_about
 from stages.responses.key import answer_key
 from stages.responses.rejects import remembered
-from stages.responses.segments import SCHEMA, Segment, Unreadable, digests_of, listed, opened, read_groups
+from stages.responses.segments import SCHEMA, Segment, Unreadable, digests_of, listed, opened, read_groups, samples_of
 from stages.responses.store import Store
 
 Say = Callable[[str], None]
@@ -33,6 +33,16 @@ def sets_in(root: Path) -> list[Path]:
     return found
 
 
+def files_of(folder: Path) -> list[tuple[Path, int, float]]:
+    """(path, bytes, time of writing) of the files in a folder, without those that vanish meanwhile."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            found.append((path, stat.st_size, stat.st_mtime))
+    return found
+
+
 def tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
     """`columns` of one segment, a row group at a time. Raises Unreadable on damage."""
     file = opened(segment.path)
@@ -43,9 +53,9 @@ def tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
 def served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Table]:
     """`columns` of those answers in segment `number` that are served: duplicates of earlier ones are left out."""
     start = 0
-    wanted = list(dict.fromkeys(["key", *columns]))
+    wanted = list(dict.fromkeys(["request_key", "sample", *columns]))
     for table in tables(store.segments[number], wanted):
-        keep = store.index.winners(number, digests_of(table["key"]), start)
+        keep = store.index.winners(number, digests_of(table["request_key"]), samples_of(table["sample"]), start)
         start += table.num_rows
         yield table.filter(pa.array(keep)).select(columns)
 
@@ -94,15 +104,15 @@ _COUNTED = [
 def statistics(folder: Path, say: Say, track: Callable[[Iterable[int]], Iterable[int]] = iter) -> SetStatistics:
     """Counts what one set holds; texts are not read. `track` goes round the numbers of its segments."""
     store = Store(folder, say)
-    files = [entry for entry in folder.iterdir() if entry.is_file()]
+    files = files_of(folder)
     found = SetStatistics(
         folder=folder,
         segments=len(store.segments),
         damaged=len(store.damaged),
         duplicates=store.index.stored - len(store.index),
         index_bytes=store.index.nbytes,
-        disk_bytes=sum(file.stat().st_size for file in files),
-        leftovers=sum(file.name.endswith(".partial") for file in files),
+        disk_bytes=sum(length for _, length, _ in files),
+        leftovers=sum(file.name.endswith(".partial") for file, _, _ in files),
         refused=len(remembered(folder)),
     )
     for number in track(range(len(store.segments))):
@@ -169,8 +179,3 @@ def _wrong_keys(table: pa.Table, asked: str | None) -> list[str]:
 
 def _request_key(asked: str, request: str) -> str:
     return hash_json({"asked": asked, **json.loads(request)})
-
-
-def counted_rows(store: Store) -> np.ndarray:
-    """How many answers of each segment are served."""
-    return store.index.counts(len(store.segments))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.responses.index import ABSENT, Index, rows_of, segments_of
+from stages.responses.index import ABSENT, Index, Runs, rows_of, segments_of
 from stages.responses.segments import (
     SCHEMA,
     Segment,
@@ -23,6 +23,7 @@ from stages.responses.segments import (
     opened,
     publish,
     read_groups,
+    samples_of,
     write_segment,
 )
 
@@ -51,10 +52,10 @@ class StoredAnswer:
 
 
 class Store:
-    """The answers in one folder. Keys are held in memory (24 bytes an answer), answers are read when they are asked for."""
+    """The answers in one folder. What was asked is held in memory (32 bytes a request), answers are read when wanted."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Reads the keys of all segments; `say` is told about each that cannot be read."""
+        """Reads what all segments answer; `say` is told about each that cannot be read."""
         self.folder = folder
         self._say = say
         self.damaged: dict[Path, str] = {}
@@ -70,9 +71,6 @@ class Store:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __contains__(self, key: str) -> bool:
-        return bool(self.holds(digests_of(pa.array([key])))[0])
-
     def refresh(self) -> None:
         """Reads what is in the folder now: other writers' segments, and those of a compaction, included."""
         self._stale = False
@@ -81,18 +79,18 @@ class Store:
         while True:
             segments = [segment for segment in listed(self.folder) if segment.path not in self.damaged]
             try:
-                pairs = [(segment, digests) for segment in segments if (digests := self._keys(segment)) is not None]
+                pairs = [(segment, runs) for segment in segments if (runs := self._runs(segment)) is not None]
             except FileNotFoundError:
                 continue  # a compaction put another segment in its place
             self.segments = [segment for segment, _ in pairs]
-            self._index = Index([digests for _, digests in pairs])
+            self._index = Index([runs for _, runs in pairs])
             return
 
-    def _keys(self, segment: Segment) -> np.ndarray | None:
+    def _runs(self, segment: Segment) -> Runs | None:
         try:
             file = opened(segment.path)
-            groups = list(range(file.metadata.num_row_groups))
-            return digests_of(read_groups(file, groups, ["key"])["key"])
+            table = read_groups(file, list(range(file.metadata.num_row_groups)), ["request_key", "sample"])
+            return Runs.of(digests_of(table["request_key"]), samples_of(table["sample"]))
         except Unreadable as error:
             self.skip(segment, error)
             return None
@@ -102,18 +100,18 @@ class Store:
         self.damaged[segment.path] = str(error)
         self._say(f"{segment.path} cannot be read and is passed over; its answers count as missing ({error})")
 
-    def holds(self, digests: np.ndarray) -> np.ndarray:
-        """Which of the keys are stored."""
-        return self.index.places(digests) != ABSENT
+    def holds(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Which answers are stored: a row a request (see `digests_of`), in it those of `samples`."""
+        return self.index.places(requests, samples) != ABSENT
 
-    def rows(self, digests: np.ndarray, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
-        """`columns` of the stored answers among `digests`, in their order, and which of them are stored.
+    def rows(self, requests: np.ndarray, samples: np.ndarray, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+        """`columns` of the stored ones among these answers, in their order, and which of them are stored.
 
         Reads the row groups that hold them and no other column. A segment that turns out to be damaged is named, and counts
         as not there.
         """
         while True:
-            places = self.index.places(digests)
+            places = self.index.places(requests, samples)
             there = places != ABSENT
             try:
                 return self._taken(places[there], list(columns)), there
@@ -140,13 +138,13 @@ class Store:
             return table.combine_chunks()
         return table.combine_chunks().take(pa.array(inverse))
 
-    def fetch(self, keys: Iterable[str]) -> dict[str, StoredAnswer]:
-        """The stored answers among `keys`, whole."""
-        wanted = list(dict.fromkeys(keys))
-        if not wanted:
+    def fetch(self, wanted: Iterable[tuple[str, int]]) -> dict[str, StoredAnswer]:
+        """The stored ones among the answers (request key, sample), whole, by their keys."""
+        pairs = list(dict.fromkeys(wanted))
+        if not pairs:
             return {}
-        known = [key for key in wanted if len(key) == 64]
-        table, _ = self.rows(digests_of(pa.array(known, pa.string())), SERVED)
+        requests = digests_of(pa.array([request for request, _ in pairs]))
+        table, _ = self.rows(requests, np.array([[sample] for _, sample in pairs]), SERVED)
         return {answer.key: answer for answer in answers_of(table)}
 
     def append(self, answers: Sequence[StoredAnswer]) -> None:

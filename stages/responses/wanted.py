@@ -1,11 +1,11 @@
 """What a stage wants from the store: n answers to each of many prompts, as keys; and the requests for those it lacks."""
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from stages.responses.key import Asked
 from stages.responses.store import Store
@@ -70,22 +70,24 @@ class Wanted:
         for start in range(0, len(self), step):
             yield range(start, min(start + step, len(self)))
 
-    def digests(self, prompts: range) -> np.ndarray:
-        """First halves of the keys of all answers to `prompts`, in their order and that of the samples."""
-        samples = [f":{sample}".encode() for sample in range(self.n)]
-        parts = []
-        for prompt in prompts:
-            request = hashlib.sha256(self.request_key(prompt).encode())
-            for sample in samples:
-                answer = request.copy()
-                answer.update(sample)
-                parts.append(answer.digest()[:16])
-        return np.frombuffer(b"".join(parts), ">u8").astype(np.uint64).reshape(-1, 2)
+    def requests(self, prompts: range) -> np.ndarray:
+        """First halves of the request keys, as the index of a store takes them."""
+        halves = np.ascontiguousarray(self.request_keys[prompts.start : prompts.stop, :16])
+        return halves.view(">u8").astype(np.uint64)
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Numbers of the samples, as one row."""
+        return np.arange(self.n, dtype=np.int64)[None, :]
 
     def stored(self, store: Store) -> np.ndarray:
         """Which answers the store has: one row a prompt, one column a sample."""
-        parts = [store.holds(self.digests(block)).reshape(-1, self.n) for block in self.blocks()]
+        parts = [store.holds(self.requests(block), np.repeat(self.samples, len(block), axis=0)) for block in self.blocks()]
         return np.concatenate(parts) if parts else np.zeros((0, self.n), bool)
+
+    def rows(self, store: Store, prompts: range, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+        """`columns` of the stored answers to `prompts`, in their order and that of the samples, and which are stored."""
+        return store.rows(self.requests(prompts), np.repeat(self.samples, len(prompts), axis=0), columns)
 
     def gaps(self, stored: np.ndarray, last: Collection[str] = ()) -> Iterator[Gap]:
         """What is lacking, in the order of the prompts; those whose request keys are in `last` come after the others.

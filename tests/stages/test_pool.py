@@ -10,6 +10,7 @@ from stages import pool
 from stages.job import Job, MissingInput, Progress, merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
 from stages.responses import ANSWERS, VERDICTS
+from stages.responses.style import distinct, likeness, shingles, style
 
 Given = tuple[str, int, str, str, int | None]  # question, sample, text, finish reason, verdict
 
@@ -95,10 +96,19 @@ def test_statistics_are_about_all_answers_and_leave_failed_verdicts_out_of_accur
     assert metrics["qwen2_5_vl"] == {
         "answers": 4,
         "kept": 3,
+        "dropped_truncated": 1,
+        "dropped_wrong": 0,
+        "dropped_near_duplicates": 0,
         "accuracy": pytest.approx(1 / 3),
         "mean_tokens": pytest.approx((2 + 2 + 10 + 1) / 4),
+        "mean_tokens_right": 2,
+        "mean_tokens_wrong": 6,
         "truncated_share": 0.25,
         "failed_verdicts": 1,
+        "mean_words": 1.5,
+        "mean_lines": 1,
+        "distinct_words": 1,
+        "lists_share": 0,
     }
 
 
@@ -129,3 +139,57 @@ def test_a_pool_without_answers_is_an_error(run, tmp_path: Path) -> None:
     write(tmp_path, "internvl3", INTERN[3:])
     with pytest.raises(ValueError, match="no answer is left"):
         run(teachers=["internvl3"])
+
+
+def test_wrong_answers_are_dropped_on_demand_and_failed_verdicts_stay(run) -> None:
+    rows, metrics = run(wrong="drop", truncated="keep")
+    assert list(texts(rows).items()) == [
+        ("q1", [("internvl3", 0, "so 6", 1), ("internvl3", 1, "6", 1), ("qwen2_5_vl", 1, "6", None)]),
+        ("q2", [("qwen2_5_vl", 0, "28", 1)]),
+    ]
+    assert (metrics["qwen2_5_vl"]["dropped_wrong"], metrics["internvl3"]["dropped_wrong"]) == (2, 2)
+
+
+LONG = "3 and 8 make 11, and 5 more make 16, so the sum of all of these digits is 16"
+
+
+def test_near_duplicates_of_one_teacher_to_one_question_are_dropped_on_demand(run, tmp_path: Path) -> None:
+    alike = [LONG, LONG.upper() + "!", LONG.replace("5 more make 16", "5 more make 17"), LONG.replace("11,", "11;")]
+    write(
+        tmp_path,
+        "internvl3",
+        [("q1", sample, text, "stop", 1) for sample, text in enumerate(alike)] + [("q2", 0, LONG, "stop", 1)],
+    )
+    rows, metrics = run(near_duplicates="drop", teachers=["internvl3"])
+    assert [answer[1] for answer in texts(rows)["q1"]] == [0, 2]  # another number is another answer
+    assert [answer[1] for answer in texts(rows)["q2"]] == [0]
+    assert metrics["internvl3"]["dropped_near_duplicates"] == 2
+    rows, _ = run(near_duplicates="drop", teachers=["internvl3"], alike=0.6)
+    assert [answer[1] for answer in texts(rows)["q1"]] == [0]
+    assert len(texts(run(teachers=["internvl3"])[0])["q1"]) == 4
+
+
+def test_likeness_is_the_share_of_common_runs_of_words() -> None:
+    one, other = shingles("a b c d e"), shingles("A b c d f")
+    assert likeness(one, other) == 2 / 4
+    assert likeness(one, one) == 1
+    assert likeness(shingles("28"), shingles("27")) == 0
+    assert likeness(shingles(""), shingles("?!")) == 1
+    assert distinct(["x y z", "28", "27", "x y z", "28"], 1.0) == [0, 1, 2]
+
+
+def test_style_is_counted_in_words_lines_and_lists() -> None:
+    found = style(["so so so 16", "- one\n- two\n", ""])
+    assert found == {"mean_words": 2.0, "mean_lines": 1.0, "distinct_words": 0.75, "lists_share": pytest.approx(1 / 3)}
+    assert set(style([])) == set(found)
+
+
+def test_questions_with_fewer_answers_and_none_are_no_trouble(run, tmp_path: Path) -> None:
+    """Answers that could not be had leave gaps: samples are missing, or a whole question is."""
+    write(tmp_path, "qwen2_5_vl", [("q2", 1, "27", "stop", 0), ("q2", 5, "28", "stop", 1)])
+    write(tmp_path, "internvl3", [("q1", 1, "6", "stop", 1)])
+    rows, _ = run()
+    assert texts(rows) == {
+        "q1": [("internvl3", 1, "6", 1)],
+        "q2": [("qwen2_5_vl", 1, "27", 0), ("qwen2_5_vl", 5, "28", 1)],
+    }

@@ -1,19 +1,25 @@
 """Asking through the store: what is generated, what is served, what is on disk after a crash."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from stages.engines import Answer, Request
+from stages.engines import Answer, Request, RequestError
 from stages.job import Job, Progress, load_params
 from stages.job.blocks import Build, Sampling
-from stages.job.files import write_shards
-from stages.responses import ANSWERS, answer_rows, waves
-from stages.responses.answers import answers
-from stages.vlm import build_tiny, write_card
+from stages.job.files import read_json, read_shards, write_shards
+from stages.responses import ANSWERS, Store, answer_rows, answer_statistics, waves
+from stages.responses.answers import answers, asked_of
+from stages.responses.projection import write_projection
+from stages.responses.rejects import TooManyRejects
+from stages.responses.sets import faults
+from stages.responses.wanted import Wanted
+from stages.vlm import build_tiny, open_checkpoint, write_card
 
 SAMPLING = Sampling(max_tokens=8)
 
@@ -39,6 +45,7 @@ class Counting:
         self.starts = 0
         self.waves: list[list[Request]] = []
         self.dies_at = self.gives_up_at = -1
+        self.refuses: set[str] = set()  # ids of questions
         self.closed = 0
 
     def __call__(self, checkpoint: Any, runtime: Any, gpus: int) -> "Counting":
@@ -52,6 +59,9 @@ class Counting:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         if len(self.waves) == self.dies_at:
             raise KeyboardInterrupt
+        for request in requests:
+            if request.name in self.refuses:
+                raise RequestError(f"question {request.name}: it is too long")
         self.waves.append(list(requests))
         for index in reversed(range(len(requests))):  # not in order, as real engines finish
             request = requests[index]
@@ -86,8 +96,15 @@ Ask = Callable[..., list[list[str]]]
 
 @pytest.fixture
 def ask(job: Job, checkpoint: Path) -> Ask:
-    def texts(asked: Sequence[Prompt], engine: Counting, n: int = 4, draw: int = 0, sampling: Sampling = SAMPLING):
-        found = answers(job, checkpoint, asked, sampling, n, draw, "answers", engine)
+    def texts(
+        asked: Sequence[Prompt],
+        engine: Counting,
+        n: int = 4,
+        draw: int = 0,
+        sampling: Sampling = SAMPLING,
+        share: float | None = None,
+    ) -> list[list[str]]:
+        found = answers(job, checkpoint, asked, sampling, n, draw, "answers", engine, share)
         return [[answer.text for answer in row] for row in found]
 
     return texts
@@ -185,3 +202,138 @@ def test_the_projection_has_the_same_bytes_again(job: Job, checkpoint: Path, tmp
     files = [sorted((tmp_path / name).iterdir()) for name in ("first", "again")]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
     assert len(files[0]) == 1
+
+
+# --- what can't be answered -------------------------------------------------------------------------------------------
+
+
+def test_a_refused_question_costs_its_own_answers_only(ask: Ask) -> None:
+    engine, again = Counting(), Counting()
+    engine.refuses = {"q3", "q4", "q17"}
+    given = ask(prompts(20), engine, share=0.2)
+    assert [len(row) for row in given] == [0 if index in (3, 4, 17) else 4 for index in range(20)]
+    assert engine.written == 17 * 4
+    assert ask(prompts(20), again, share=0.2) == given
+    assert again.starts == 0  # what is known to be refused starts no engine
+
+
+def test_a_refused_question_is_asked_again_when_an_engine_runs_anyway(ask: Ask) -> None:
+    engine, again = Counting(), Counting()
+    engine.refuses = {"q3"}
+    ask(prompts(8), engine, share=0.2)
+    given = ask(prompts(9), again, share=0.2)
+    assert [len(row) for row in given] == [4] * 9
+    assert [[request.name for request in wave] for wave in again.waves] == [["q8", "q3"]]
+
+
+def test_a_run_that_dies_after_a_refusal_makes_the_same_waves_again(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, dying, rest = Counting(), Counting(), Counting()
+    for engine in (undisturbed, dying, rest):
+        engine.refuses = {"q1"}
+    given = ask(prompts(16), undisturbed, share=0.2)
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "other"))
+    dying.dies_at = len(dying.waves) + 4
+    with pytest.raises(KeyboardInterrupt):
+        ask(prompts(16), dying, share=0.2)
+    assert ask(prompts(16), rest, share=0.2) == given
+    assert dying.waves + rest.waves == undisturbed.waves
+
+
+def test_too_many_lacking_answers_stop_the_run_at_once(ask: Ask) -> None:
+    engine, rest = Counting(), Counting()
+    engine.refuses = {"q1", "q2"}
+    with pytest.raises(
+        TooManyRejects, match=r"answers: 8 of 80 answers are lacking, above max_reject_share = 0.05; .*q1 refused"
+    ):
+        ask(prompts(20), engine, share=0.05)
+    assert engine.written == 8  # the first wave; nothing is paid after that
+    assert sum(map(len, ask(prompts(20), rest, share=0.05))) == 80
+    assert rest.written == 72
+
+
+def test_without_a_share_a_refusal_ends_the_run_after_all_else_is_stored(ask: Ask) -> None:
+    engine, rest = Counting(), Counting()
+    engine.refuses = {"q1"}
+    with pytest.raises(RequestError, match="q1: it is too long"):
+        ask(prompts(20), engine)
+    assert engine.written == 76
+    ask(prompts(20), rest)
+    assert rest.written == 4
+
+
+def test_failed_answers_leave_gaps_and_are_asked_again(ask: Ask) -> None:
+    failing, rest = Counting(), Counting()
+    failing.gives_up_at = 1
+    given = ask(prompts(20), failing, share=0.3)
+    assert sum(map(len, given)) == 64
+    assert sum(map(len, ask(prompts(20), rest, share=0.3))) == 80
+    assert rest.written == 16
+
+
+def test_an_engine_that_breaks_in_a_wave_keeps_what_it_had_finished(ask: Ask) -> None:
+    class Breaking(Counting):
+        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+            for number, found in enumerate(super().generate(requests)):
+                if number == 3:
+                    raise RuntimeError("the server died")
+                yield found
+
+    rest = Counting()
+    with pytest.raises(RuntimeError, match="the server died"):
+        ask(prompts(4), Breaking())
+    ask(prompts(4), rest)
+    assert rest.written == 4
+
+
+def test_a_damaged_text_is_asked_again(ask: Ask, job: Job) -> None:
+    """The segment's keys can be read and its texts can't: that shows only when they are wanted."""
+    given = ask(prompts(4), Counting())
+    (file,) = job.store.rglob("*.parquet")
+    texts = pq.ParquetFile(file).metadata.row_group(0).column(4)
+    data = bytearray(file.read_bytes())
+    data[texts.dictionary_page_offset + texts.total_compressed_size // 2] ^= 1
+    file.write_bytes(data)
+    engine = Counting()
+    assert ask(prompts(4), engine) == given
+    assert engine.written == 16
+    assert file.exists()
+
+
+def test_the_store_says_who_was_asked_and_what(ask: Ask, job: Job) -> None:
+    ask(prompts(2), Counting())
+    (folder,) = (job.store / "responses").iterdir()
+    about = read_json(folder / "about.json")
+    assert (about["name"], about["family"], about["sampling"]["max_tokens"]) == ("judge", "qwen2_5", 8)
+    assert list(faults(folder)) == [8]  # keys are the hashes of what stands beside them
+    (file,) = folder.glob("*.parquet")
+    row = pq.read_table(file).to_pylist()[0]
+    assert (row["engine"], row["engine_version"], row["model"], row["revision"]) == ("counting", "1", "judge", about["model"])
+    assert json.loads(row["request"]) == {"messages": [["user", "What is 0 + 1?"]], "images": []}
+    assert str(job.root) not in str(row)
+
+
+def test_what_a_run_paid_is_kept_with_the_times(ask: Ask, job: Job) -> None:
+    ask(prompts(10), Counting())
+    ask(prompts(10), Counting(), n=8)
+    job.write_timing(1.0)
+    paid = read_json(job.reports / "timing.json")["answers"]
+    assert (paid["answers_wanted"], paid["answers_generated"], paid["store_hit_share"]) == (80, 40, 0.5)
+    assert (paid["prompt_tokens_paid"], paid["completion_tokens_paid"]) == (30, 80)
+
+
+def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoint: Path, tmp_path: Path) -> None:
+    """In blocks and from many segments, as from one list."""
+    asked = prompts(600)
+    found = answers(job, checkpoint, asked, SAMPLING, 4, 0, "answers", Counting())
+    write_shards(tmp_path / "plain", answer_rows([prompt.id for prompt in asked], found), ANSWERS)
+    wanted = Wanted.of(asked_of(open_checkpoint(checkpoint), SAMPLING, 0), asked, 4)
+    (folder,) = (job.store / "responses").iterdir()
+    counts = write_projection(tmp_path / "streamed", Store(folder, pytest.fail), wanted)
+    files = [sorted((tmp_path / name).iterdir()) for name in ("plain", "streamed")]
+    assert [file.name for file in files[0]] == [file.name for file in files[1]]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+    assert len(files[0]) == 3
+    rows = read_shards(tmp_path / "plain").to_pylist()
+    assert counts.statistics() == answer_statistics(rows)

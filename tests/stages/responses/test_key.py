@@ -1,14 +1,21 @@
 """What must change the key of an answer, and what must not."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.job.blocks import Sampling
-from stages.responses import Asked, answer_key, request_seed
+from stages.corpora import Question
+from stages.job.blocks import Evaluate, Evaluation, Model, Questions, Rollout, Runtime, Sampling, Teacher, Verdict
+from stages.responses import Asked, answer_key, answers, request_seed
+from stages.responses.wanted import Wanted
+from stages.vlm import Checkpoint
+from stages.vlm.checkpoint import content_identity
 
 MESSAGES = [{"role": "user", "content": "<image>What is the sum?"}]
 IMAGES = ["ab" * 32]
@@ -24,36 +31,132 @@ ASKED = Asked(
 )
 KEY = answer_key(ASKED.request_key(MESSAGES, IMAGES), 0)
 
-CHANGES: list[tuple[str, Any]] = [
-    ("model", "hub/model@4567"),
-    ("family", "internvl3"),
-    ("precision", "fp32"),
-    ("context_tokens", 8192),
-    ("template", "ef" * 32),
-    ("banned", (7,)),
-    ("draw", 1),
-    ("sampling", Sampling(temperature=0.5)),
-    ("sampling", Sampling(top_p=0.9)),
-    ("sampling", Sampling(top_k=50)),
-    ("sampling", Sampling(repetition_penalty=1.1)),
-    ("sampling", Sampling(max_tokens=16)),
+# --- every setting, and whether another value of it asks for new answers ------------------------------------------------
+
+SAME, NEW = False, True
+TEACHER = Teacher(model="teacher", sampling=Sampling())
+QUESTION = Question("q1", (b"png",), ("ab" * 32,), ({"role": "user", "content": "<image>Sum?"},), None, "3", "mine", "sum")
+
+# (block, field, another value, whether the keys of the answers change)
+TABLE: list[tuple[str, str, Any, bool]] = [
+    ("Sampling", "temperature", 0.5, NEW),
+    ("Sampling", "top_p", 0.9, NEW),
+    ("Sampling", "top_k", 50, NEW),
+    ("Sampling", "repetition_penalty", 1.1, NEW),
+    ("Sampling", "max_tokens", 16, NEW),
+    ("Teacher", "model", "the same model under another id", SAME),
+    ("Teacher", "responses", 8, SAME),  # more of them: those that are there keep their keys
+    ("Teacher", "draw", 1, NEW),
+    ("Teacher", "sampling", Sampling(max_tokens=16), NEW),
+    ("Teacher", "max_reject_share", 0.5, SAME),
+    ("Rollout", "responses", 8, SAME),
+    ("Rollout", "draw", 1, NEW),
+    ("Rollout", "sampling", Sampling(max_tokens=16), NEW),
+    ("Rollout", "max_reject_share", 0.5, SAME),
+    ("Checkpoint", "folder", Path("/elsewhere"), SAME),
+    ("Checkpoint", "weights", Path("/elsewhere"), SAME),
+    ("Checkpoint", "family", "internvl3", NEW),
+    ("Checkpoint", "precision", "fp32", NEW),
+    ("Checkpoint", "context_tokens", 8192, NEW),
+    ("Checkpoint", "identity", "org/model@4567", NEW),
+    ("Question", "id", "q2", SAME),
+    ("Question", "images", (b"the bytes count by their hash",), SAME),
+    ("Question", "image_sha256", ("ba" * 32,), NEW),
+    ("Question", "messages", ({"role": "user", "content": "<image>Product?"},), NEW),
+    ("Question", "target", "3", SAME),
+    ("Question", "answer", "4", SAME),
+    ("Question", "source", "yours", SAME),
+    ("Question", "kind", "product", SAME),
+    ("Asked", "model", "org/model@4567", NEW),
+    ("Asked", "family", "internvl3", NEW),
+    ("Asked", "precision", "fp32", NEW),
+    ("Asked", "context_tokens", 8192, NEW),
+    ("Asked", "template", "ef" * 32, NEW),
+    ("Asked", "banned", (7,), NEW),
+    ("Asked", "sampling", Sampling(top_k=50), NEW),
+    ("Asked", "draw", 1, NEW),
 ]
+# Fields that reach the key through something else in the table, or never; a stage's own seed is among the latter.
+THROUGH: dict[str, dict[str, str]] = {
+    "Model": {
+        "family": "Checkpoint.family",
+        "precision": "Checkpoint.precision",
+        "context_tokens": "Checkpoint.context_tokens",
+        "build": "Checkpoint.identity",
+        "path": "Checkpoint.identity",
+        "hub": "Checkpoint.identity",
+        "revision": "Checkpoint.identity",
+    },
+    "Verdict": {"model": "Checkpoint.identity", "max_tokens": "Sampling.max_tokens", "max_failed_share": "never"},
+    "Evaluate": {"split": "Question.messages", "max_tokens": "Sampling.max_tokens", "shuffled_images": "Question.image_sha256"},
+    "Evaluation": {"checkpoint": "Checkpoint.identity", "title": "never"},
+    "Questions": {
+        "kind": "Question.messages",
+        "path": "Question.messages",
+        "images": "Question.image_sha256",
+        "splits": "Question.messages",
+        "max_reject_share": "never",
+    },
+    "Runtime": {
+        "kv_cache_gib": "never",
+        "gpu_memory_utilization": "never",
+        "tensor_parallel": "never",
+        "zero_stage": "never",
+        "gradient_checkpointing": "never",
+        "prefect_probe_seconds": "never",
+    },
+}
+BLOCKS: dict[str, Any] = {
+    "Sampling": Sampling(),
+    "Teacher": TEACHER,
+    "Rollout": Rollout(sampling=Sampling()),
+    "Checkpoint": Checkpoint(Path("m"), Path("m"), "qwen2_5_vl", "bf16", 4096, "hub/model@0123"),
+    "Question": QUESTION,
+    "Asked": ASKED,
+}
 
 
-@pytest.mark.parametrize(("name", "value"), CHANGES, ids=lambda value: str(value))
-def test_settings_that_change_the_key(name: str, value: Any) -> None:
-    other = replace(ASKED, **{name: value})
-    assert answer_key(other.request_key(MESSAGES, IMAGES), 0) != KEY
-    assert other.slug != ASKED.slug
+def keys_with(blocks: Mapping[str, Any]) -> list[str]:
+    """Keys of the first two answers that a stage would look up, as stages do it."""
+    asker = blocks["Rollout"] if blocks["Rollout"] != BLOCKS["Rollout"] else blocks["Teacher"]
+    sampling = asker.sampling if asker.sampling != Sampling() else blocks["Sampling"]
+    asked = answers.asked_of(blocks["Checkpoint"], sampling, asker.draw)
+    if blocks["Asked"] != ASKED:
+        assert asked == ASKED
+        asked = blocks["Asked"]
+    wanted = Wanted.of(asked, [blocks["Question"]], asker.responses)
+    return [answer_key(wanted.request_key(0), sample) for sample in range(2)]
 
 
-def test_every_setting_of_a_run_is_in_the_table() -> None:
-    """A field added to Asked or Sampling must be put into CHANGES: a person decides what it does to the key."""
-    assert {name for name, _ in CHANGES} == set(Asked.__dataclass_fields__)
-    changed = {
-        field for name, value in CHANGES if name == "sampling" for field in value.model_dump() if field in value.model_fields_set
-    }
-    assert changed == set(Sampling.model_fields)
+@pytest.mark.parametrize(("block", "field", "value", "new"), TABLE, ids=[f"{block}.{field}" for block, field, _, _ in TABLE])
+def test_what_another_value_costs(block: str, field: str, value: Any, new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = SimpleNamespace(template_hash="cd" * 32, banned_token_ids=[7, 8])
+    monkeypatch.setattr(answers, "load_chat", lambda checkpoint: chat)
+    before = BLOCKS[block]
+    assert getattr(before, field) != value
+    changed = before.model_copy(update={field: value}) if hasattr(before, "model_copy") else replace(before, **{field: value})
+    assert (keys_with({**BLOCKS, block: changed}) != keys_with(BLOCKS)) == new
+
+
+def test_every_setting_is_in_a_table() -> None:
+    """A field that is added anywhere here needs a line: a person decides what it costs."""
+    listed = {(block, field) for block, field, _, _ in TABLE}
+    settings = {(kind.__name__, name) for kind in (Sampling, Teacher, Rollout) for name in kind.model_fields}
+    content = {(kind.__name__, field.name) for kind in (Checkpoint, Question, Asked) for field in fields(kind)}
+    assert listed == settings | content
+    kinds = {kind.__name__: kind for kind in (Model, Verdict, Evaluate, Evaluation, Questions, Runtime)}
+    assert {name: set(THROUGH[name]) for name in kinds} == {name: set(kind.model_fields) for name, kind in kinds.items()}
+    reached = {f"{block}.{field}" for block, field, _, new in TABLE if new} | {"never"}
+    assert {end for ends in THROUGH.values() for end in ends.values()} <= reached
+
+
+def test_a_model_in_another_folder_is_the_same_model_and_another_byte_makes_another(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    assert content_identity(tmp_path / "one") == content_identity(tmp_path / "two")
+    (tmp_path / "two" / "config.json").write_text("{ }")
+    assert content_identity(tmp_path / "one") != content_identity(tmp_path / "two")
 
 
 @pytest.mark.parametrize(
