@@ -5,12 +5,12 @@ weight updates of one do not touch the other (a test shows it). On CPU it is the
 """
 
 import gc
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.corpora.images import decoded
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.blocks import Runtime
 from stages.vlm import Checkpoint, load_reader
@@ -94,7 +94,7 @@ class VllmEngine:
             ids = self.chat.prompt_ids(request.messages, len(request.images))
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
-                prompt["multi_modal_data"] = {"image": [_decoded(image) for image in request.images]}
+                prompt["multi_modal_data"] = {"image": [decoded(image) for image in request.images]}
             self._engine.add_request(str(index), prompt, self._sampling(request))
         except (ValueError, OSError, VLLMClientError) as error:
             raise RequestError(f"question {request.name}: {' '.join(str(error).split())}") from error
@@ -157,9 +157,3 @@ class VllmEngine:
         del self._engine, self._llm, client, core
         gc.unfreeze()  # vLLM froze what it loaded, which hides it from the collector
         gc.collect()
-
-
-def _decoded(image: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(image)).convert("RGB")

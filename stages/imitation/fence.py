@@ -16,7 +16,7 @@ _HARMLESS = "‹"
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # ！ to ～ are ! to ~
 _HIDDEN = frozenset(("Cc", "Cf", "Co", "Cs", "Cn"))  # controls, zero width and direction marks, private, halves, unassigned
 _LETTERS = "bcdfghjkmnpqrstvwxz"  # without vowels, and without letters that look like digits: no nonce is a word
-_NONCE_LETTERS = 6
+_NONCE_LETTERS = 4
 _GAP = " [...] "
 
 
@@ -57,7 +57,7 @@ def shortened(text: str, longest: int) -> str:
 
 
 def nonce(*parts: str) -> str:
-    """Six letters for a fence around `parts`: a function of them, found in none of them.
+    """Four letters for a fence around `parts`: a function of them, found in none of them.
 
     Who writes a part can't know them: they hash the part itself. Equal parts get equal letters, so that a stored verdict is
     found again.

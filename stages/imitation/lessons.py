@@ -186,9 +186,15 @@ def reference_form(reference: str, choose: random.Random) -> str:
     return reference
 
 
+def short_form(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A lesson without the question and without what all lessons share: comparing is learned from half as many tokens."""
+    content = messages[-1]["content"]
+    return [{"role": "system", "content": ""}, {"role": "user", "content": content[content.index("<candidate ") :]}]
+
+
 def judge_texts() -> list[str]:
     """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts."""
-    frame = "<question> \n<reference> </reference>\n<candidate </candidate </question>\n"
+    frame = "<question> </question>\n<candidate  </candidate >\n<reference> </reference>\n"
     targets = [judge_target("5", "7", correct) for correct in (True, False)]
     targets += [judge_target("5", other, False) for other in ("none", "unsure")]
     rows = [judging_row(KINDS, 0, index)[0][1]["content"] for index in range(300)]

@@ -1,12 +1,10 @@
 """InternVL3: images as square tiles, plain positions, a Qwen2 language model."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
@@ -17,6 +15,7 @@ from transformers import (
     InternVLVideoProcessor,
 )
 
+from stages.corpora.images import decoded
 from stages.job.blocks import Build
 from stages.vlm.family import Pixels
 from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
@@ -91,7 +90,7 @@ def load(weights: Path, dtype: torch.dtype) -> nn.Module:
 
 def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Tiles [tiles, 3, side, side]; every image has as many as the processor cuts it into."""
-    opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+    opened = [decoded(image) for image in images]
     crop = processor.image_processor.max_patches > 1
     done = processor.image_processor(images=opened, crop_to_patches=crop, return_tensors="pt")
     tiles = tuple(int(count) for count in done["num_patches"])

@@ -1,12 +1,10 @@
 """Qwen2.5-VL: images of any shape as rows of patches, three-axis positions (M-RoPE)."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
@@ -17,6 +15,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from stages.corpora.images import decoded
 from stages.job.blocks import Build
 from stages.vlm.family import Pixels
 from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
@@ -81,7 +80,7 @@ def load(weights: Path, dtype: torch.dtype) -> nn.Module:
 
 def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Rows of patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
-    opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+    opened = [decoded(image) for image in images]
     done = processor.image_processor(images=opened, return_tensors="pt")
     grids = done["image_grid_thw"]
     rows = grids.prod(-1)
