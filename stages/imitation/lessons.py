@@ -18,9 +18,8 @@ WORLD_SHARE = 0.3
 RIGHT_SHARE = 0.5
 SLIP_SHARE = 0.3  # answers in which some intermediate result is wrong as well, whatever the end
 BROKEN_SHARE = 0.06  # answers that stop before they say anything
-WORD_SHARE = 0.12  # general lessons about words; the others are about numbers
-UNSURE_SHARE = 0.05
-NOTHING_SHARE = 0.04
+UNSURE_SHARE = 0.03
+NOTHING_SHARE = 0.03
 
 Lesson = tuple[list[dict[str, str]], str]  # the judge's messages about one answer, and the verdict text it should write
 
@@ -65,36 +64,31 @@ def slipped(exercise: Exercise, said: str, choose: random.Random) -> Exercise:
 
 
 def general_lesson(choose: random.Random) -> Lesson:
-    """An answer to any question: a number or a word, in some frame, with prose around it."""
-    about_words = choose.random() < WORD_SHARE
-    reference = some_word(choose) if about_words else number(choose)
+    """An answer to any question: a number in some form and frame, with prose around it."""
+    reference = number(choose)
     question = filled(choose.choice(phrases.QUESTIONS), choose)
-    if choose.random() < NOTHING_SHARE:
-        empty = filled(choose.choice(phrases.NOTHING), choose) if choose.random() < 0.5 else phrases.prose(choose, numbers=False)
-        return judge_messages(question, reference, empty), judge_target(reference, "none", False)
-    right = choose.random() < RIGHT_SHARE
-    if about_words:
-        said = reference if right else other_word(reference, choose)
-        shown = said.capitalize() if choose.random() < 0.2 else said
-        told, given = reference, said
-    else:
-        said = reference if right else wrong_number(reference, choose)
-        shown, told, given = number_form(said, choose), reference_form(reference, choose), said
-    if choose.random() < UNSURE_SHARE:
-        other = number_form(wrong_number(reference, choose), choose) if not about_words else other_word(reference, choose)
-        pair = [number_form(reference, choose) if not about_words else reference, other]
+    told = reference_form(reference, choose)
+    draw = choose.random()
+    if draw < NOTHING_SHARE:
+        nothing = (
+            phrases.prose(choose, numbers=False) if choose.random() < 0.5 else filled(choose.choice(phrases.NOTHING), choose)
+        )
+        return judge_messages(question, told, nothing), judge_target(reference, "none", False)
+    if draw < NOTHING_SHARE + UNSURE_SHARE:
+        pair = [number_form(reference, choose), number_form(wrong_number(reference, choose), choose)]
         choose.shuffle(pair)
         shown = choose.choice(phrases.UNSURE).replace("{x}", pair[0]).replace("{y}", pair[1])
-        given, right = "unsure", False
-    return judge_messages(question, told, spoken(shown, choose)), judge_target(reference, given, right)
+        return judge_messages(question, told, spoken(shown, choose)), judge_target(reference, "unsure", False)
+    right = choose.random() < RIGHT_SHARE
+    said = reference if right else wrong_number(reference, choose)
+    candidate = spoken(number_form(said, choose), choose)
+    return judge_messages(question, told, candidate), judge_target(reference, said, right)
 
 
 def spoken(shown: str, choose: random.Random) -> str:
     """`shown` as an answer: in a frame, with prose before and after it."""
     firm = choose.random() < 0.3
     frame = choose.choice(phrases.FIRM if firm else phrases.FRAMES)
-    if "{x}" not in frame.rstrip("."):
-        raise ValueError(f"the frame {frame!r} has no place for an answer")
     wrapped = choose.choice(phrases.WRAPS).replace("{x}", shown) if choose.random() < 0.3 else shown
     parts = [filled(frame, choose).replace("{x}", wrapped)]
     if choose.random() < 0.45:
@@ -107,26 +101,20 @@ def spoken(shown: str, choose: random.Random) -> str:
 def filled(frame: str, choose: random.Random) -> str:
     """The frame with its nouns, words and small numbers; `{x}` stays."""
     noun = choose.choice(phrases.NOUNS) if choose.random() < 0.7 else phrases.invented_word(choose)
-    values = {"noun": noun, "word": some_word(choose), "a": str(choose.randint(0, 99)), "b": str(choose.randint(0, 99))}
+    values = {
+        "noun": noun,
+        "word": choose.choice(phrases.WORDS),
+        "a": str(choose.randint(0, 99)),
+        "b": str(choose.randint(0, 99)),
+    }
     for name, value in values.items():
         frame = frame.replace(f"{{{name}}}", value)
     return frame
 
 
-def some_word(choose: random.Random) -> str:
-    """A word, which need not exist."""
-    return choose.choice(phrases.WORDS) if choose.random() < 0.5 else phrases.invented_word(choose)
-
-
-def other_word(word: str, choose: random.Random) -> str:
-    """Any other word."""
-    other = some_word(choose)
-    return other if other != word else phrases.invented_word(choose) + "o"
-
-
 def number(choose: random.Random) -> str:
     """A number of one to six digits, now and then negative or with a fraction."""
-    digits = choose.choices((1, 2, 3, 4, 5, 6), (20, 35, 20, 12, 7, 6))[0]
+    digits = choose.choices((1, 2, 3, 4, 5, 6), (20, 36, 24, 12, 5, 3))[0]
     text = str(choose.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1))
     if digits <= 3 and choose.random() < 0.12:
         text += f".{choose.randint(0, 9)}{choose.choice(('', str(choose.randint(1, 9))))}"

@@ -166,7 +166,7 @@ def invented_word(choose: random.Random) -> str:
 
 def prose(choose: random.Random, numbers: bool) -> str:
     """Words without sense as a sentence or a piece of one; with `numbers` one or two of them are numbers."""
-    words = [choose.choice(SALAD) if choose.random() < 0.7 else invented_word(choose) for _ in range(choose.randint(2, 9))]
+    words = [choose.choice(SALAD) if choose.random() < 0.8 else invented_word(choose) for _ in range(choose.randint(2, 7))]
     if numbers:
         for _ in range(choose.randint(1, 2)):
             words.insert(choose.randint(0, len(words)), str(choose.choice((choose.randint(0, 9), choose.randint(0, 999)))))

@@ -23,7 +23,7 @@ _OPENER = re.compile(
     r"|(?:my |the |a |here is (?:my |the )?|below is (?:my |the )?)?"
     r"(?:thought process|thinking process|thought|thinking|reasoning|explanation|analysis|solution|final answer|answer|"
     r"conclusion|result|response|step \d+|first|begin|start)(?: is)?"
-    r"|(?:let us|let's|let’s|lets|i will|i'll|we will|we can)"
+    r"|(?:let us|let me|let's|let’s|lets|i will|i'll|we will|we can)"
     r" (?:think|solve|work|go|break|look|answer|do|reason|analy[sz]e)(?: (?:about|through|at|down|out|on))?"
     r"(?: (?:this|it|that|the))?(?: (?:problem|question|task|image|picture))?(?:,? (?:step by step|carefully|together))?"
     r"|step by step|respuesta|solución|解|解答|答案|回答|かいせつ|解説|lösung|antwort|réponse|solution finale|ответ|решение"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.imitation.phrases import in_words, listed
+from stages.imitation.phrases import in_words
 
 FOLDER = Path(__file__).parents[3] / "stages" / "imitation"
 CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
@@ -101,12 +101,6 @@ WRAPS = (
     "“{x}”",
 )
 UNITS = (" miles", " litres", " dollars", " kWh", " inches", " tonnes", " seats", " pounds", " minutes", " degrees")
-THINGS = listed(
-    "violin hammer ladder pencil rabbit tiger orange banana carrot castle desert forest harbor island jacket kettle lantern "
-    "monkey needle oven parrot pillow rocket saddle tunnel umbrella village wagon zebra purple turquoise circle square "
-    "Tuesday August Berlin Madrid copper marble"
-)
-
 Draw = random.Random
 Case = dict[str, Any]
 
@@ -194,19 +188,12 @@ def working(draw: Draw, right: bool) -> tuple[str, str]:
     return str(truth), f"Values {', '.join(map(str, values))}. " + draw.choice(FRAMES).format(x=said)
 
 
-def word(draw: Draw, right: bool) -> tuple[str, str]:
-    """A word that no lesson has."""
-    truth, other = draw.sample(THINGS, 2)
-    return truth, draw.choice(FRAMES).format(x=truth if right else other)
-
-
 KINDS: dict[str, tuple[int, Callable[[Draw, bool], tuple[str, str]]]] = {
-    "template": (100, template),
-    "near_miss": (100, near_miss),
-    "paraphrase": (100, paraphrase),
+    "template": (110, template),
+    "near_miss": (110, near_miss),
+    "paraphrase": (120, paraphrase),
     "prose": (100, prose),
     "working": (60, working),
-    "word": (40, word),
 }
 
 
@@ -217,7 +204,7 @@ def cases() -> Iterator[Case]:
             draw = Draw(f"{kind} {index}")
             right = index % 2 == 0
             reference, candidate = draw_case(draw, right)
-            question = draw.choice(QUESTIONS) if kind != "word" else "What is it?"
+            question = draw.choice(QUESTIONS)
             yield {
                 "id": f"{kind}-{index:03d}",
                 "kind": kind,
