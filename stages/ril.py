@@ -187,11 +187,11 @@ def judged(job: Job, players: Players, questions: Sequence[Question], groups: li
     Raises RuntimeError when too many verdicts failed: a judge that does not answer must not train the student.
     """
     block = job.block(Verdict)
-    greedy = judge_sampling(block.max_tokens)
+    greedy = judge_sampling(block)
 
-    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer]:
+    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer | None]:
         requests = [Request(one.id, one.messages, one.images, greedy) for one in asked]
-        return [answers[0] for answers in generated(players.judge, requests)]
+        return [None if answer.failed else answer for (answer,) in generated(players.judge, requests)]
 
     waiting = [(q, row) for q, rows in zip(questions, groups, strict=True) for row in rows if row.source == STUDENT]
     fits = room_for(players.judge.chat, players.judge.checkpoint.context_tokens, block.max_tokens)

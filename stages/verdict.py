@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.corpora import read_questions
 from stages.imitation.exam import exam_items, exam_scores
-from stages.imitation.judge import Item, Question, judge_sampling, refuse_failures, room_for, verdicts
+from stages.imitation.judge import Item, Question, judge_sampling, refuse_failures, room_for, unconstrained_share, verdicts
 from stages.job import Job
 from stages.job.blocks import Verdict
 from stages.job.files import read_shards, write_shards
@@ -36,10 +36,10 @@ def run(job: Job) -> None:
     if unknown:
         raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
 
-    def ask(prompts: Sequence[Question]) -> list[StoredAnswer]:
+    def ask(prompts: Sequence[Question]) -> list[StoredAnswer | None]:
         with job.timed("generate"):
-            replies = answers(job, checkpoint, prompts, judge_sampling(judge.max_tokens), 1, 0, job.name)
-        return [reply for (reply,) in replies]
+            replies = answers(job, checkpoint, prompts, judge_sampling(judge), 1, 0, job.name)
+        return [reply[0] if reply else None for reply in replies]
 
     items = [
         Item(question.id, question.text, question.answer, row["response"], judge.rule_first)
@@ -50,6 +50,12 @@ def run(job: Job) -> None:
     fits = room_for(load_chat(opened), opened.context_tokens, judge.max_tokens)
     given = verdicts([*items, *exam], ask, fits)
     found = given[: len(items)]
+    free = unconstrained_share(given) if judge.constrained else 0.0
+    if free:
+        job.progress.say(
+            f"{job.name}: {free:.0%} of the judge's texts are not as verdict.constrained wants them: this engine does not hold a "
+            "judge to a pattern. Their verdicts are read as they stand"
+        )
     failed = refuse_failures(found, judge.max_failed_share, job.name)
     rows = [
         {
@@ -67,7 +73,7 @@ def run(job: Job) -> None:
         "verdicts": len(found),
         "correct_share": sum(one.verdict == 1 for one in found) / max(len(found) - failed, 1),
         "failed": failed,
-        "by_rule": sum(one.response_key is None for one in found),
+        "by_rule": sum(not one.asked for one in found),
     }
     scores = exam_scores(given[len(items) :]) if exam else None
     job.write_metrics({**statistics, "exam": scores})

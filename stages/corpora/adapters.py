@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from stages.corpora.exercises import draw_row
-from stages.corpora.images import UnreadableImage, decoded
+from stages.corpora.images import UnreadableImage, opened_image
 from stages.corpora.kinds import KINDS
 from stages.corpora.rows import IMAGE_MARKER, SCHEMA, canonical_row
 from stages.job.blocks import Questions, World
@@ -170,7 +170,7 @@ def image_fault(row: Canonical, max_pixels: int) -> str | None:
         if given != hashlib.sha256(image["bytes"]).hexdigest():
             return f"image_sha256 {str(given)[:12]} is not that of the image's bytes"
         try:
-            decoded(image["bytes"], max_pixels)
+            opened_image(image["bytes"], max_pixels)
         except UnreadableImage as error:
             return str(error)
     return None

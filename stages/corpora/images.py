@@ -10,15 +10,14 @@ from PIL import ExifTags, Image, ImageOps
 
 MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; it warns above, and refuses twice as many
 LARGEST_RATIO = 200  # longer side by shorter; Qwen2.5-VL's processor refuses more
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _STILL = ("MPO",)  # a photo with further pictures in it (depth, preview): the first one is the photo
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(OSError):
     """The bytes are no image that a model can be shown; the message says why."""
 
 
-def decoded(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
+def opened_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """The picture in RGB, 8 bits a channel, upright.
 
     The orientation in its EXIF data is applied; 16-bit greys are scaled, not clipped; transparent places are white; CMYK and
@@ -26,7 +25,7 @@ def decoded(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     image, cut short, animated, of pixels without a range (32 bits), of more than `max_pixels`, or too long for its width.
     """
     if not image:
-        raise UnreadableImage("unreadable image: 0 bytes")
+        raise UnreadableImage("unreadable image: cannot identify a picture in 0 bytes")
     try:
         with Image.open(io.BytesIO(image)) as opened:
             _refuse(opened, max_pixels)
@@ -40,7 +39,7 @@ def decoded(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
 
 
 def portable(image: bytes) -> bytes:
-    """Bytes that any decoder shows as `decoded` does, for engines that decode by themselves.
+    """Bytes that any decoder shows as `opened_image` does, for engines that decode by themselves.
 
     The file as it came where there is nothing to be done differently, else the decoded picture as PNG.
     """
@@ -49,8 +48,13 @@ def portable(image: bytes) -> bytes:
         if upright and opened.mode in ("RGB", "L") and not opened.has_transparency_data and opened.format in ("PNG", "JPEG"):
             return image
     buffer = io.BytesIO()
-    decoded(image).save(buffer, "PNG")
+    opened_image(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def deep(picture: Image.Image) -> bool:
+    """Whether its grey values have 16 bits."""
+    return picture.mode.startswith("I;16")
 
 
 def _refuse(opened: Image.Image, max_pixels: int) -> None:
@@ -68,7 +72,7 @@ def _refuse(opened: Image.Image, max_pixels: int) -> None:
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in _SIXTEEN_BIT:
+    if deep(picture):
         import numpy as np
 
         return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")

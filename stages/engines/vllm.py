@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stages.corpora.images import decoded
+from stages.corpora.images import opened_image
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.blocks import Runtime
 from stages.vlm import Checkpoint, load_reader
@@ -94,14 +94,14 @@ class VllmEngine:
             ids = self.chat.prompt_ids(request.messages, len(request.images))
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
-                prompt["multi_modal_data"] = {"image": [decoded(image) for image in request.images]}
+                prompt["multi_modal_data"] = {"image": [opened_image(image) for image in request.images]}
             self._engine.add_request(str(index), prompt, self._sampling(request))
         except (ValueError, OSError, VLLMClientError) as error:
             raise RequestError(f"question {request.name}: {' '.join(str(error).split())}") from error
 
     def _sampling(self, request: Request) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         asked = request.sampling
         return SamplingParams(
@@ -112,6 +112,7 @@ class VllmEngine:
             top_k=asked.top_k,
             repetition_penalty=asked.repetition_penalty,
             max_tokens=asked.max_tokens,
+            structured_outputs=StructuredOutputsParams(regex=asked.pattern) if asked.pattern else None,
             stop_token_ids=self.chat.stop_token_ids,
             # A sampled image placeholder breaks every later forward pass over the text. Minus infinity holds for any
             # logits, greedy decoding included. No measurable cost at 300 ids (nor have bad

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stages.imitation.fence import fenced, nonce, shortened
-from stages.imitation.rules import SAME, UNREAD, plainly_right, rule_reason
+from stages.imitation.rules import SAME, SILENT, UNREAD, plainly_right, rule_reason
 from stages.job.blocks import Sampling
+from stages.job.blocks import Verdict as VerdictBlock
 
 IMAGE_MARKER = "<image>"
 SYSTEM = (
@@ -22,6 +23,8 @@ INSTRUCTION = "Explain briefly, then give the score in <answer></answer>."
 LONGEST = 4000  # characters of a question and of a candidate, unless the judge's context is too small for that
 SHORTEST = 60  # characters to which both are cut at most
 
+# An explanation of at most 96 tokens, at four characters each, and the tag.
+VERDICT_PATTERN = r"[^<]{1,384}<answer>[01]</answer>"
 _VERDICT = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
 
 Messages = list[dict[str, str]]
@@ -56,9 +59,19 @@ def judge_target(reference: str, said: str, correct: bool) -> str:
     return f"answer {said}, reference {reference}: {relation}. <answer>{int(correct)}</answer>"
 
 
-def judge_sampling(max_tokens: int) -> Sampling:
-    """Greedy: the same answer gets the same verdict (trap T30)."""
-    return Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, max_tokens=max_tokens)
+def judge_sampling(block: VerdictBlock) -> Sampling:
+    """Greedy: the same answer gets the same verdict (trap T30). With `constrained` the engine is held to VERDICT_PATTERN."""
+    pattern = VERDICT_PATTERN if block.constrained else None
+    return Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, max_tokens=block.max_tokens, pattern=pattern)
+
+
+def unconstrained_share(found: Sequence["Verdict"]) -> float:
+    """Share of the judge's own texts that VERDICT_PATTERN does not match: above 0, the engine was not held to it.
+
+    Servers of other makes, and of other versions, take the request for a pattern and pay no heed to it.
+    """
+    texts = [verdict.explanation for verdict in found if verdict.asked]
+    return sum(re.fullmatch(VERDICT_PATTERN, text) is None for text in texts) / max(len(texts), 1)
 
 
 def parse_verdict(text: str) -> int | None:
@@ -86,6 +99,7 @@ class Verdict:
     verdict: int | None  # None: failed; such an answer leaves its group, it is never counted as 0
     explanation: str
     response_key: str | None  # where the judge's text is stored; None when a rule decided or nothing was stored
+    asked: bool = False  # whether the judge wrote the explanation; else a rule did
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class Tokens(Protocol):
     def prompt_ids(self, messages: Sequence[dict[str, str]], images: int) -> list[int]: ...
 
 
-Ask = Callable[[Sequence[Question]], Sequence[Reply]]
+Ask = Callable[[Sequence[Question]], Sequence[Reply | None]]  # None: no reply came
 Fits = Callable[[Messages], bool]
 
 
@@ -134,7 +148,7 @@ def verdicts(items: Sequence[Item], ask: Ask, fits: Fits = any_length) -> list[V
     ruled = [ruled_verdict(item) for item in items]
     prompts = [None if done else fitting(item, fits) for item, done in zip(items, ruled, strict=True)]
     questions = [Question(item.name, prompt) for item, prompt in zip(items, prompts, strict=True) if prompt is not None]
-    replies: Iterator[Reply] = iter(_matching(ask(questions), questions) if questions else [])
+    replies: Iterator[Reply | None] = iter(_matching(ask(questions), questions) if questions else [])
     found = []
     for done, prompt in zip(ruled, prompts, strict=True):
         found.append(done or (Verdict(None, UNREAD, None) if prompt is None else read(next(replies))))
@@ -161,12 +175,14 @@ def fitting(item: Item, fits: Fits) -> Messages | None:
     return None
 
 
-def read(reply: Reply) -> Verdict:
-    """The verdict of a reply."""
-    return Verdict(parse_verdict(reply.text), reply.text, getattr(reply, "key", None))
+def read(reply: Reply | None) -> Verdict:
+    """The verdict of a reply; failed where none came or none is in it."""
+    if reply is None:
+        return Verdict(None, SILENT, None)
+    return Verdict(parse_verdict(reply.text), reply.text, getattr(reply, "key", None), asked=True)
 
 
-def _matching(replies: Sequence[Reply], questions: Sequence[Question]) -> Sequence[Reply]:
+def _matching(replies: Sequence[Reply | None], questions: Sequence[Question]) -> Sequence[Reply | None]:
     if len(replies) != len(questions):
         raise ValueError(f"the judge gave {len(replies)} replies to {len(questions)} questions")
     return replies

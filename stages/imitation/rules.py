@@ -9,7 +9,7 @@ from stages.benchmarks.scoring import is_correct
 from stages.imitation.fence import plain
 
 EMPTY, LOOPING, KEY_PHRASE = "by rule: empty", "by rule: repeats itself", "by rule: only announces an answer"
-SAME, UNREAD = "by rule: the reference", "by rule: too long for the judge"
+SAME, UNREAD, SILENT = "by rule: the reference", "too long for the judge", "the judge did not reply"
 SHORT_REFERENCE = 32  # characters; a longer reference is prose, which no rule compares
 
 # The end of the text repeats one piece of up to 80 characters at least 6 times, 48 characters or more in all.

@@ -30,6 +30,9 @@ class Sampling(Block):
     top_k: int = Field(0, ge=0, description="Number of most likely tokens that may be drawn; 0 allows all.")
     repetition_penalty: float = Field(1.0, gt=0, le=4, description="Above 1 makes tokens already written less likely.")
     max_tokens: int = Field(512, ge=1, description="Tokens after which an answer is cut and marked `length`.")
+    pattern: str | None = Field(
+        None, min_length=1, description="Regular expression that whole answers match; null leaves them free."
+    )
 
 
 class Schedule(Block):
@@ -187,6 +190,9 @@ class Verdict(Block):
     max_failed_share: float = Field(0.05, ge=0, le=1, description="Above this share of failed verdicts the stage stops.")
     rule_first: bool = Field(
         False, description="An answer that is a short reference and nothing else is right without asking; saves calls."
+    )
+    constrained: bool = Field(
+        False, description="Lets the engine write nothing but a short explanation and a verdict; engines that can't are named."
     )
     exam: bool = Field(
         True,

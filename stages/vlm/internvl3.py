@@ -15,7 +15,7 @@ from transformers import (
     InternVLVideoProcessor,
 )
 
-from stages.corpora.images import decoded
+from stages.corpora.images import opened_image
 from stages.job.blocks import Build
 from stages.vlm.family import Pixels
 from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
@@ -90,7 +90,7 @@ def load(weights: Path, dtype: torch.dtype) -> nn.Module:
 
 def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Tiles [tiles, 3, side, side]; every image has as many as the processor cuts it into."""
-    opened = [decoded(image) for image in images]
+    opened = [opened_image(image) for image in images]
     crop = processor.image_processor.max_patches > 1
     done = processor.image_processor(images=opened, crop_to_patches=crop, return_tensors="pt")
     tiles = tuple(int(count) for count in done["num_patches"])

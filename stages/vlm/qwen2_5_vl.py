@@ -15,7 +15,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from stages.corpora.images import decoded
+from stages.corpora.images import opened_image
 from stages.job.blocks import Build
 from stages.vlm.family import Pixels
 from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
@@ -80,7 +80,7 @@ def load(weights: Path, dtype: torch.dtype) -> nn.Module:
 
 def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Rows of patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
-    opened = [decoded(image) for image in images]
+    opened = [opened_image(image) for image in images]
     done = processor.image_processor(images=opened, return_tensors="pt")
     grids = done["image_grid_thw"]
     rows = grids.prod(-1)

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from stages import questions
 from stages.corpora import read_questions
-from stages.corpora.images import UnreadableImage, decoded, portable
+from stages.corpora.images import UnreadableImage, opened_image, portable
 from stages.engines import Request, VllmEngine
 from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.blocks import Runtime, Sampling
@@ -85,7 +85,7 @@ def grey(picture: Image.Image) -> Image.Image:
 
 PNG, JPEG = saved(scene()), saved(scene(), "JPEG", quality=95)
 REJECTED = {
-    "zero-byte": (b"", "unreadable image: 0 bytes"),
+    "zero-byte": (b"", "unreadable image: cannot identify a picture in 0 bytes"),
     "no image": (b"once upon a time", "unreadable image: UnidentifiedImageError"),
     "truncated PNG": (PNG[: len(PNG) // 2], "unreadable image"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "unreadable image: OSError: image file is truncated"),
@@ -121,14 +121,14 @@ SEEN: Mapping[str, tuple[bytes, Image.Image, int]] = {
 def test_what_no_model_can_be_shown_is_refused_with_its_reason(name: str) -> None:
     image, reason = REJECTED[name]
     with pytest.raises(UnreadableImage) as error:
-        decoded(image, 50_000_000)
+        opened_image(image, 50_000_000)
     assert reason in str(error.value)
 
 
 @pytest.mark.parametrize("name", SEEN)
 def test_a_good_file_is_seen_as_it_was_meant(name: str) -> None:
     image, meant, tolerance = SEEN[name]
-    seen = decoded(image)
+    seen = opened_image(image)
     assert (seen.mode, seen.size) == ("RGB", meant.size)
     difference = np.abs(np.asarray(seen).astype(int) - np.asarray(meant).astype(int))
     assert difference.max() <= tolerance
@@ -140,7 +140,7 @@ def test_what_is_sent_to_other_decoders_shows_the_same(name: str) -> None:
     sent = portable(SEEN[name][0])
     with Image.open(io.BytesIO(sent)) as opened:
         plainly = opened.convert("RGB")
-    assert np.array_equal(np.asarray(plainly), np.asarray(decoded(SEEN[name][0])))
+    assert np.array_equal(np.asarray(plainly), np.asarray(opened_image(SEEN[name][0])))
     assert (sent == SEEN[name][0]) == (name in ("PNG", "JPEG", "grey", "one pixel"))
 
 
@@ -148,7 +148,7 @@ def test_what_is_sent_to_other_decoders_shows_the_same(name: str) -> None:
 def test_training_sees_the_picture_that_was_meant(tiny: Callable[[str], Checkpoint], family: str) -> None:
     reader = load_reader(tiny(family))
     for name, (image, _, _) in SEEN.items():
-        meant = reader.pixels([saved(decoded(image))])
+        meant = reader.pixels([saved(opened_image(image))])
         assert torch.equal(reader.pixels([image]).values, meant.values), name
 
 
@@ -159,7 +159,7 @@ def test_the_engine_sees_the_picture_that_was_meant(tiny: Callable[[str], Checkp
     engine = VllmEngine(tiny(family), Runtime())
     lying = saved(Image.open(io.BytesIO(sideways())).convert("RGB"))
     images = [image for image, _, _ in SEEN.values()]
-    every = [*images, *(saved(decoded(image)) for image in images), lying]
+    every = [*images, *(saved(opened_image(image)) for image in images), lying]
     greedy = Sampling(temperature=0.0, max_tokens=16)
     messages = [{"role": "user", "content": "<image>What is the sum?"}]
     try:

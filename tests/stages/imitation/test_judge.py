@@ -1,12 +1,13 @@
 """The judge's prompt, its fence, its verdicts, and the rules that need no judge."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.engines import Request, VllmEngine
 from stages.imitation.fence import fenced, nonce, plain, shortened
 from stages.imitation.judge import (
     INSTRUCTION,
@@ -19,9 +20,13 @@ from stages.imitation.judge import (
     judge_target,
     parse_verdict,
     refuse_failures,
+    unconstrained_share,
     verdicts,
 )
-from stages.imitation.rules import EMPTY, KEY_PHRASE, LOOPING, SAME, UNREAD, plainly_right, rule_reason
+from stages.imitation.rules import EMPTY, KEY_PHRASE, LOOPING, SAME, SILENT, UNREAD, plainly_right, rule_reason
+from stages.job.blocks import Runtime
+from stages.job.blocks import Verdict as Block
+from stages.vlm import Checkpoint
 
 
 @pytest.mark.parametrize(
@@ -303,6 +308,51 @@ def test_failed_verdicts_are_counted_and_too_many_are_an_error_with_an_example()
         refuse_failures(found, 0.04, "verdict@x")
 
 
-def test_the_judge_is_greedy() -> None:
-    assert judge_sampling(48).temperature == 0
-    assert judge_sampling(48).max_tokens == 48
+def test_the_judge_is_greedy_and_may_be_held_to_a_pattern() -> None:
+    block = Block(model="judge", max_tokens=48)
+    assert judge_sampling(block).temperature == 0
+    assert judge_sampling(block).max_tokens == 48
+    assert judge_sampling(block).pattern is None
+    pattern = judge_sampling(Block(model="judge", constrained=True)).pattern
+    assert pattern is not None
+    for text in ("same. <answer>1</answer>", judge_target("28", "27", False), "x" * 384 + "<answer>0</answer>"):
+        assert re.fullmatch(pattern, text)
+    for text in (
+        "<answer>1</answer>",
+        "same. <answer>2</answer>",
+        "same. <answer>1</answer> or so",
+        "x" * 385 + "<answer>0</answer>",
+    ):
+        assert not re.fullmatch(pattern, text)
+
+
+def test_no_reply_is_no_verdict() -> None:
+    found = verdicts([Item("q", "?", "28", "28"), Item("q", "?", "28", "27")], lambda qs: [None, Said("<answer>0</answer>", "k")])
+    assert [(one.verdict, one.explanation) for one in found] == [(None, SILENT), (0, "<answer>0</answer>")]
+
+
+def test_an_engine_that_pays_no_heed_to_the_pattern_is_noticed() -> None:
+    texts = iter(["same. <answer>1</answer>", "It is right: <answer>1</answer>!"])
+    found = verdicts([Item("q", "?", "28", text) for text in ("28", "", "28")], lambda qs: [Said(next(texts), "k") for _ in qs])
+    assert [one.asked for one in found] == [True, False, True]
+    assert unconstrained_share(found) == 0.5
+    assert unconstrained_share(found[:2]) == 0.0
+
+
+@pytest.mark.slow
+def test_vllm_holds_a_judge_to_the_pattern(tiny: Callable[[str], Checkpoint]) -> None:
+    """Random weights write anything; held to the pattern every text of theirs has a verdict."""
+    engine = VllmEngine(tiny("qwen2_5"), Runtime())
+    prompts = [judge_messages("What?", "28", str(number)) for number in range(20, 32)]
+    texts = {}
+    try:
+        for constrained in (False, True):
+            sampling = judge_sampling(Block(model="judge", max_tokens=250, constrained=constrained)).model_copy(
+                update={"pattern": r"[^<]{1,60}<answer>[01]</answer>" if constrained else None}
+            )
+            answers = dict(engine.generate([Request(str(at), prompt, [], sampling) for at, prompt in enumerate(prompts)]))
+            texts[constrained] = [answers[at][0].text for at in range(len(prompts))]
+    finally:
+        engine.close()
+    assert [parse_verdict(text) for text in texts[False]] == [None] * len(prompts)
+    assert all(parse_verdict(text) is not None for text in texts[True]), texts[True]
