@@ -18,7 +18,7 @@ from torch import Tensor
 from stages.corpora.exercises import CELL_CLASSES, READING, Row, cell_targets, draw_row, practice, sample_texts
 from stages.corpora.kinds import PLACES, read_out
 from stages.groups import Group
-from stages.imitation.lessons import judge_texts, judging_row
+from stages.imitation.lessons import judge_texts, judging_row, short_form
 from stages.imitation.prompts import discriminator_texts
 from stages.job import Job
 from stages.job.blocks import Build, Model, Schedule, World
@@ -69,9 +69,9 @@ def make(job: Job, model: Model, build: Build) -> None:
 
         def groups_of_step(step: int) -> list[Group]:
             rows = range(step * build.rows_per_step, (step + 1) * build.rows_per_step)
-            if not build.styles:
-                return judging_groups(reader, world, job.seed("rows"), rows)
             reading = step < build.reading_steps
+            if not build.styles:
+                return judging_groups(reader, world, job.seed("rows"), rows, short=reading)
             groups = answering_groups(reader, drawn_rows(job, world, build, rows), reading)
             return groups if reading else groups + practice_groups(reader, world, build, job.seed("practice"), step)
 
@@ -144,7 +144,8 @@ def answering_groups(reader: Reader, rows: list[Row], reading: bool) -> list[Gro
     return [Group(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def judging_groups(reader: Reader, world: World, seed: int, rows: range) -> list[Group]:
-    """Questions, references and written answers that may be wrong, with the right verdict on each."""
+def judging_groups(reader: Reader, world: World, seed: int, rows: range, short: bool = False) -> list[Group]:
+    """Questions, references and written answers that may be wrong, with the right verdict on each; in the short form at first."""
     drawn = [judging_row(world.kinds, seed, row) for row in rows]
-    return [Group(reader.prompt(messages), (tuple(reader.chat.response_ids(verdict)),)) for messages, verdict in drawn]
+    asked = [(short_form(messages) if short else messages, verdict) for messages, verdict in drawn]
+    return [Group(reader.prompt(messages), (tuple(reader.chat.response_ids(verdict)),)) for messages, verdict in asked]

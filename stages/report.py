@@ -33,6 +33,7 @@ def run(job: Job) -> None:
             "health": curves.health(ril, teachers),
             "groups": gallery.training_groups(job),
             "teachers": records.teachers(job),
+            "exam": records.exam(job),
             "discriminator": records.discriminator_rows(discriminator, teachers),
             "logit_gap": discriminator["logit_gap"],
             "pretraining": curves.pretraining(records.history(job, "discriminator")),

@@ -21,7 +21,7 @@ from stages.engines import Answer, Engine, EngineError, Need, Request, Trainable
 from stages.imitation.discriminator import Discriminator, logits_of
 from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
 from stages.imitation.history import reward_metrics
-from stages.imitation.judge import Item, judge_sampling, verdicts
+from stages.imitation.judge import Item, judge_sampling, refuse_failures, room_for, verdicts
 from stages.imitation.judge import Question as JudgeQuestion
 from stages.imitation.rewards import STUDENT, Rewarded, Row, rewarded_group
 from stages.imitation.update import Rewards, update_discriminator, update_student
@@ -194,25 +194,24 @@ def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
 
 
 def judged(job: Job, players: Players, questions: Sequence[Question], groups: list[list[Row]]) -> list[list[Row]]:
-    """The rows with verdicts on the student's answers.
+    """The rows with verdicts on the student's answers, all of which are asked in one call.
+
+    Two engines in this process work in turn, so the judge starts when the student has answered; one on a server of its own could
+    start on each answer as it is finished.
 
     Raises RuntimeError when too many verdicts failed: a judge that does not answer must not train the student.
     """
     block = job.block(Verdict)
-    greedy = judge_sampling(block.max_tokens)
+    greedy = judge_sampling(block)
 
-    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer]:
+    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer | None]:
         requests = [Request(one.id, one.messages, one.images, greedy) for one in asked]
-        return [answers[0] for answers in generated(players.judge, requests)]
+        return [None if answer.failed else answer for (answer,) in generated(players.judge, requests)]
 
     waiting = [(q, row) for q, rows in zip(questions, groups, strict=True) for row in rows if row.source == STUDENT]
-    found = verdicts([Item(q.id, q.text, q.answer, row.text) for q, row in waiting], ask)
-    failed = sum(verdict.verdict is None for verdict in found)
-    if failed > block.max_failed_share * len(found):
-        raise RuntimeError(
-            f"{failed} of {len(found)} verdicts of this step failed, more than verdict.max_failed_share "
-            f"({block.max_failed_share}); look at the judge before training goes on"
-        )
+    fits = room_for(players.judge.chat, players.judge.checkpoint.context_tokens, block.max_tokens)
+    found = verdicts([Item(q.id, q.text, q.answer, row.text, block.rule_first) for q, row in waiting], ask, fits)
+    refuse_failures(found, block.max_failed_share, f"{job.name}, this step")
     by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
     return [[Row(r.source, r.text, r.token_ids, r.finish_reason, by_row.get(id(r), r.verdict)) for r in rows] for rows in groups]
 

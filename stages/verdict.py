@@ -4,18 +4,22 @@ Reads    data/teacher/<id>, data/questions/imitation, data/model/<verdict.model>
 Writes   data/verdict/<id>: one row an answer; reports/verdict/<id>/metrics.json
 Run      dvc repro verdict@<id>
 
-A verdict is 1, 0 or null: null says that the judge came to none. It is never counted as 0 (trap T28).
+A verdict is 1, 0 or null: null says that the judge came to none. It is never counted as 0 (trap T28). Beside its work the judge
+sits an exam of labelled answers and of attacks; what it scores stands in the metrics and in the report.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from stages.corpora import read_questions
-from stages.imitation.judge import Item, Question, judge_sampling, verdicts
+from stages.imitation.exam import exam_items, exam_scores
+from stages.imitation.judge import Item, Question, judge_sampling, refuse_failures, room_for, unconstrained_share, verdicts
 from stages.job import Job
 from stages.job.blocks import Verdict
 from stages.job.files import read_shards, write_shards
 from stages.responses import VERDICTS, StoredAnswer
 from stages.responses.answers import answers
+from stages.vlm import load_chat, open_checkpoint
 
 
 def run(job: Job) -> None:
@@ -32,22 +36,27 @@ def run(job: Job) -> None:
     if unknown:
         raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
 
-    def ask(prompts: Sequence[Question]) -> list[StoredAnswer]:
+    def ask(prompts: Sequence[Question]) -> list[StoredAnswer | None]:
         with job.timed("generate"):
-            replies = answers(job, checkpoint, prompts, judge_sampling(judge.max_tokens), 1, 0, job.name)
-        return [reply for (reply,) in replies]
+            replies = answers(job, checkpoint, prompts, judge_sampling(judge), 1, 0, job.name)
+        return [reply[0] if reply else None for reply in replies]
 
     items = [
-        Item(question.id, question.text, question.answer, row["response"])
+        Item(question.id, question.text, question.answer, row["response"], judge.rule_first)
         for row, question in ((row, asked[row["question_id"]]) for row in judged)
     ]
-    found = verdicts(items, ask)
-    failed = sum(one.verdict is None for one in found)
-    if failed > judge.max_failed_share * len(found):
-        raise RuntimeError(
-            f"{job.name}: {failed} of {len(found)} verdicts failed, above verdict.max_failed_share = "
-            f"{judge.max_failed_share}; look at the judge's texts, raise verdict.max_tokens or take another judge"
+    exam = exam_items() if judge.exam else []
+    opened = open_checkpoint(checkpoint)
+    fits = room_for(load_chat(opened), opened.context_tokens, judge.max_tokens)
+    given = verdicts([*items, *exam], ask, fits)
+    found = given[: len(items)]
+    free = unconstrained_share(given) if judge.constrained else 0.0
+    if free:
+        job.progress.say(
+            f"{job.name}: {free:.0%} of the judge's texts are not as verdict.constrained wants them: this engine does not hold a "
+            "judge to a pattern. Their verdicts are read as they stand"
         )
+    failed = refuse_failures(found, judge.max_failed_share, job.name)
     rows = [
         {
             "question_id": row["question_id"],
@@ -60,11 +69,14 @@ def run(job: Job) -> None:
     ]
     with job.writing() as folder:
         write_shards(folder, rows, VERDICTS)
-    statistics = {
+    statistics: dict[str, Any] = {
         "verdicts": len(found),
         "correct_share": sum(one.verdict == 1 for one in found) / max(len(found) - failed, 1),
         "failed": failed,
-        "by_rule": sum(one.response_key is None for one in found),
+        "by_rule": sum(not one.asked for one in found),
     }
-    job.write_metrics(statistics)
+    scores = exam_scores(given[len(items) :]) if exam else None
+    job.write_metrics({**statistics, "exam": scores})
+    if scores is not None:
+        statistics |= {key: scores[key] for key in ("balanced_accuracy", "attacks", "attacks_held")}
     job.progress.table(f"Verdicts on teacher {job.item}", [statistics])

@@ -4,25 +4,29 @@ An adapter yields, for each row of its source, either a canonical row or a Rejec
 Images are read as they are: re-encoding would change their hash and their quality.
 """
 
-import io
+import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
 from stages.corpora.exercises import draw_row
+from stages.corpora.images import UnreadableImage, opened_image
 from stages.corpora.kinds import KINDS
-from stages.corpora.rows import IMAGE_MARKER, canonical_row
+from stages.corpora.rows import IMAGE_MARKER, SCHEMA, canonical_row
 from stages.job.blocks import Questions, World
 from stages.job.files import read_shards
 
 Canonical = dict[str, Any]
 WORLD_PARTS = {"warm_start": "train", "imitation": "imitation", "validation": "validation", "test": "test"}
 WARM_START_STYLES = {"steps": 0.5, "arrows": 0.5}
+# Halves of characters can't be stored as UTF-8; the two private characters mark our own pieces while a prompt is rendered.
+_UNUSABLE = re.compile("[\ud800-\udfff\ue000\ue001]")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -50,45 +54,128 @@ def world_rows(world: World, split: str) -> Iterator[Canonical]:
 
 
 def user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Reject]:
-    """Canonical rows, or rejects, of the users' data that `questions` names, in the order of the source."""
+    """Canonical rows, or rejects, of the users' data that `questions` names, in the order of the source.
+
+    Raises FileNotFoundError where there is nothing at `questions.path`, ValueError for a file that is no JSON list or lacks
+    a column.
+    """
     path = root / questions.path
     if not path.exists():
         raise FileNotFoundError(f"questions.path is {questions.path!r}: no such file or folder")
     if questions.kind == "rows":
-        rows = enumerate((read_shards(path) if path.is_dir() else pq.read_table(path)).to_pylist())
-        yield from (_checked(number, row["id"], row) for number, row in rows)
+        for number, row in enumerate(_parquet_rows(path)):
+            name = str(row["id"]) if row["id"] is not None else f"row {number}"
+            yield checked_row(number, name, row, questions)
         return
-    images = root / questions.images if questions.images else path.parent
-    for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-        name = str(row.get("id", number))
+    images = root / questions.images
+    if not images.is_dir():
+        raise FileNotFoundError(f"questions.images is {questions.images!r}: no such folder")
+    for number, row in enumerate(_json_rows(path)):
+        name = str(row.get("id", number)) if isinstance(row, dict) else f"row {number}"
         try:
-            yield _checked(number, name, _from_llava(name, row, images, path.name))
-        except (KeyError, OSError, TypeError) as error:
+            canonical = _from_llava(name, row, images, path.name)
+        except (AttributeError, KeyError, IndexError, OSError, TypeError, ValueError) as error:
             yield Reject(number, name, f"{type(error).__name__}: {error}")
+        else:
+            yield checked_row(number, name, canonical, questions)
+
+
+def _parquet_rows(path: Path) -> list[Canonical]:
+    table = read_shards(path) if path.is_dir() else pq.read_table(path)
+    lacking = [name for name in SCHEMA.names if name not in table.column_names]
+    if lacking:
+        raise ValueError(
+            f"questions.path {path}: column {lacking[0]!r} is missing; canonical rows have {', '.join(SCHEMA.names)}"
+        )
+    return table.to_pylist()
+
+
+def _json_rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"questions.path {path} is no JSON file: {error}") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"questions.path {path}: expected a list of questions, found {type(rows).__name__}")
+    return rows
 
 
 def _from_llava(name: str, row: dict[str, Any], images: Path, source: str) -> Canonical:
-    paths = row.get("image", [])
-    files = [images / file for file in ([paths] if isinstance(paths, str) else paths)]
+    paths = row.get("image") or []
+    files = [_inside(images, file) for file in ([paths] if isinstance(paths, str) else paths)]
     turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]
     answer = turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else None
     return canonical_row(name, [file.read_bytes() for file in files], turns, answer, source, "open")
 
 
-def _checked(number: int, name: str, row: Canonical) -> Canonical | Reject:
-    """`row`, or a Reject that says what is wrong with it."""
-    messages, images = row["messages"], row["images"]
-    markers = sum(message["content"].count(IMAGE_MARKER) for message in messages)
-    if markers != len(images):
-        return Reject(number, name, f"{markers} {IMAGE_MARKER} markers in the text, {len(images)} images")
-    if not any(message["role"] == "user" and message["content"].strip() for message in messages):
-        return Reject(number, name, "no question: no turn of the user has text")
+def _inside(images: Path, file: str) -> Path:
+    """The image's path. One outside the folder would change without DVC noticing."""
+    path = images / file
+    if not path.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"image {file!r} is outside the folder {images}; only that folder is watched")
+    return path
+
+
+def checked_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | Reject:
+    """`row`, or a Reject that says what is wrong with it: what passes here is read by every later stage without a look."""
+    reason = text_fault(row, questions.max_characters)
+    if reason is None:
+        reason = image_fault(row, questions.max_image_pixels)
+    return row if reason is None else Reject(number, _printable(name), _printable(reason))
+
+
+def text_fault(row: Canonical, max_characters: int) -> str | None:
+    """What no stage could use about the texts of `row`; None for a good one.
+
+    A special token or a further `<image>` written in a text is no fault: it is read as text. As markers count
+    those in the user's turns, and there have to be as many as images.
+    """
+    messages = row["messages"] or []
+    texts = [row["id"], row["answer"], row["source"], row["kind"], *(message["content"] for message in messages)]
+    strange = next((text for text in texts if text is not None and not isinstance(text, str)), None)
+    if strange is not None:
+        return f"a text is {type(strange).__name__}, not text: {str(strange)[:40]!r}"
+    if any(message["role"] not in ROLES.values() or message["content"] is None for message in messages) or row["id"] is None:
+        return "the id, or a turn's role or content is missing"
+    asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():
+        return "no question: no text in a turn of the user at the end"
     if not (row["answer"] or "").strip():
-        return Reject(number, name, "no reference answer; the judge needs one")
-    for image in images:
+        return "no reference answer; the judge needs one"
+    for text in filter(None, texts):
+        found = _UNUSABLE.search(text)
+        if found:
+            return f"the text holds the character U+{ord(found.group()):04X}, which can't be stored or is our own mark; remove it"
+    length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
+    if length > max_characters:
+        return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
+    return marker_fault(asked, len(row["images"] or []))
+
+
+def marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
+    """What is wrong with the places of the images in the turns before the target."""
+    markers = sum(message["content"].count(IMAGE_MARKER) for message in asked if message["role"] == "user")
+    others = sum(message["content"].count(IMAGE_MARKER) for message in asked if message["role"] != "user")
+    if others:
+        return f"an {IMAGE_MARKER} marker in a turn that is not the user's"
+    return None if markers == images else f"{markers} {IMAGE_MARKER} markers in the text, {images} images"
+
+
+def image_fault(row: Canonical, max_pixels: int) -> str | None:
+    """Why an image of `row` can't be shown to a model; None when all can."""
+    hashes = row["image_sha256"] or []
+    for image, given in zip_longest(row["images"] or [], hashes):
+        if image is None or image["bytes"] is None:
+            return "an image has no bytes: canonical rows hold the files themselves"
+        if given != hashlib.sha256(image["bytes"]).hexdigest():
+            return f"image_sha256 {str(given)[:12]} is not that of the image's bytes"
         try:
-            with Image.open(io.BytesIO(image["bytes"])) as opened:
-                opened.load()
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            return Reject(number, name, f"unreadable image: {error}")
-    return row
+            opened_image(image["bytes"], max_pixels)
+        except UnreadableImage as error:
+            return str(error)
+    return None
+
+
+def _printable(text: str) -> str:
+    """`text` as UTF-8 can hold it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

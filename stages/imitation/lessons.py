@@ -1,22 +1,37 @@
-"""What a tiny judge learns from: answers about the tiny world, right and wrong, with the verdict they deserve."""
+"""What a tiny judge learns from: answers with the verdict they deserve, about the tiny world and about anything else.
+
+The world's answers are what it will mostly read. The other lessons make it a judge: answers of many lengths and forms in
+prose without sense, so that it compares what is said with the reference and heeds nothing around it.
+"""
 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 from stages.corpora.kinds import Exercise, answer_in_style, ask
+from stages.imitation import phrases
 from stages.imitation.judge import INSTRUCTION, SYSTEM, judge_messages, judge_target
 from stages.job.blocks import KINDS, STYLES
 from stages.job.seeds import seed_for
 
+WORLD_SHARE = 0.3
 RIGHT_SHARE = 0.5
 SLIP_SHARE = 0.3  # answers in which some intermediate result is wrong as well, whatever the end
 BROKEN_SHARE = 0.06  # answers that stop before they say anything
+UNSURE_SHARE = 0.03
+NOTHING_SHARE = 0.03
+
+Lesson = tuple[list[dict[str, str]], str]  # the judge's messages about one answer, and the verdict text it should write
 
 
-def judging_row(kinds: Sequence[str], seed: int, index: int) -> tuple[list[dict[str, str]], str]:
-    """The judge's messages about one written answer, and the verdict text it should write."""
+def judging_row(kinds: Sequence[str], seed: int, index: int) -> Lesson:
+    """The lesson number `index`."""
     choose = random.Random(seed_for("judging", seed, index))
+    return world_lesson(kinds, choose) if choose.random() < WORLD_SHARE else general_lesson(choose)
+
+
+def world_lesson(kinds: Sequence[str], choose: random.Random) -> Lesson:
+    """An answer to a question of the tiny world, in one of its styles."""
     exercise = ask(choose.choice(list(kinds)), [choose.randint(0, 9) for _ in range(6)], choose)
     style = choose.choice(STYLES)
     if choose.random() < BROKEN_SHARE:
@@ -30,7 +45,7 @@ def judging_row(kinds: Sequence[str], seed: int, index: int) -> tuple[list[dict[
 
 
 def wrong_answer(answer: str, choose: random.Random) -> str:
-    """Another number: next to the right one, with its digits swapped, with one digit changed, or any."""
+    """Another number as the world has them: next to the right one, its digits swapped, or any."""
     number = int(answer)
     near = {number - 2, number - 1, number + 1, number + 2, number + 10, number - 10, int(answer[::-1])}
     near = {other for other in near if other >= 0 and other != number}
@@ -48,9 +63,127 @@ def slipped(exercise: Exercise, said: str, choose: random.Random) -> Exercise:
     return replace(exercise, running=tuple(running))
 
 
+def general_lesson(choose: random.Random) -> Lesson:
+    """An answer to any question: a number in some form and frame, with prose around it."""
+    reference = number(choose)
+    question = filled(choose.choice(phrases.QUESTIONS), choose)
+    told = reference_form(reference, choose)
+    draw = choose.random()
+    if draw < NOTHING_SHARE:
+        nothing = (
+            phrases.prose(choose, numbers=False) if choose.random() < 0.5 else filled(choose.choice(phrases.NOTHING), choose)
+        )
+        return judge_messages(question, told, nothing), judge_target(reference, "none", False)
+    if draw < NOTHING_SHARE + UNSURE_SHARE:
+        pair = [number_form(reference, choose), number_form(wrong_number(reference, choose), choose)]
+        choose.shuffle(pair)
+        shown = choose.choice(phrases.UNSURE).replace("{x}", pair[0]).replace("{y}", pair[1])
+        return judge_messages(question, told, spoken(shown, choose)), judge_target(reference, "unsure", False)
+    right = choose.random() < RIGHT_SHARE
+    said = reference if right else wrong_number(reference, choose)
+    candidate = spoken(number_form(said, choose), choose)
+    return judge_messages(question, told, candidate), judge_target(reference, said, right)
+
+
+def spoken(shown: str, choose: random.Random) -> str:
+    """`shown` as an answer: in a frame, with prose before and after it."""
+    firm = choose.random() < 0.3
+    frame = choose.choice(phrases.FIRM if firm else phrases.FRAMES)
+    wrapped = choose.choice(phrases.WRAPS).replace("{x}", shown) if choose.random() < 0.3 else shown
+    parts = [filled(frame, choose).replace("{x}", wrapped)]
+    if choose.random() < 0.45:
+        parts = [phrases.prose(choose, numbers=choose.random() < 0.5) for _ in range(choose.randint(1, 2))] + parts
+    if firm or choose.random() < 0.15:
+        parts += [phrases.prose(choose, numbers=firm and choose.random() < 0.6) for _ in range(choose.randint(1, 2))]
+    return choose.choice((" ", " ", " ", "\n")).join(parts)
+
+
+def filled(frame: str, choose: random.Random) -> str:
+    """The frame with its nouns, words and small numbers; `{x}` stays."""
+    noun = choose.choice(phrases.NOUNS) if choose.random() < 0.7 else phrases.invented_word(choose)
+    values = {
+        "noun": noun,
+        "word": choose.choice(phrases.WORDS),
+        "a": str(choose.randint(0, 99)),
+        "b": str(choose.randint(0, 99)),
+    }
+    for name, value in values.items():
+        frame = frame.replace(f"{{{name}}}", value)
+    return frame
+
+
+def number(choose: random.Random) -> str:
+    """A number of one to six digits, now and then negative or with a fraction."""
+    digits = choose.choices((1, 2, 3, 4, 5, 6), (20, 36, 24, 12, 5, 3))[0]
+    text = str(choose.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1))
+    if digits <= 3 and choose.random() < 0.12:
+        text += f".{choose.randint(0, 9)}{choose.choice(('', str(choose.randint(1, 9))))}"
+    return f"-{text}" if choose.random() < 0.03 else text
+
+
+def wrong_number(right: str, choose: random.Random) -> str:
+    """Another number: next to the right one, with digits changed, swapped, lost or added, or any."""
+    while True:
+        wrong = near_number(right, choose) if choose.random() < 0.7 else number(choose)
+        if float(wrong) != float(right):
+            return wrong
+
+
+def near_number(right: str, choose: random.Random) -> str:
+    """A number that is easily taken for `right`; it may be `right` itself."""
+    place = choose.choice([at for at, sign in enumerate(right) if sign.isdigit()])
+    how = choose.randrange(5)
+    if how == 0:
+        if "." in right:
+            return f"{float(right) + choose.choice((-1, 1)):.{len(right.split('.')[1])}f}"
+        return str(abs(int(right) + choose.choice((-10, -2, -1, 1, 2, 10))))
+    if how == 1:
+        return right[:place] + str(choose.randint(0, 9)) + right[place + 1 :]
+    if how == 2:
+        return right[:place] + str(choose.randint(0, 9)) + right[place:]
+    if how == 3 and len(right) > 1:
+        return (right[:place] + right[place + 1 :]).strip(".-") or right
+    digits = list(right)
+    if place and digits[place - 1].isdigit():
+        digits[place - 1], digits[place] = digits[place], digits[place - 1]
+    return "".join(digits)
+
+
+def number_form(said: str, choose: random.Random) -> str:
+    """A way of writing the number: in words, with separators, with a unit, or as it is."""
+    draw = choose.random()
+    if said.isdigit() and int(said) < 1000 and str(int(said)) == said and draw < (0.25 if int(said) < 100 else 0.08):
+        words = phrases.in_words(int(said))
+        return words.capitalize() if choose.random() < 0.2 else words
+    if said.isdigit() and len(said) > 3 and draw < 0.5:
+        return f"{int(said):,}"
+    if "." not in said and draw > 0.97:
+        return f"{said}.0"
+    if draw > 0.82:
+        return f"{said}{choose.choice(('', ' '))}{choose.choice(phrases.UNITS)}"
+    return said
+
+
+def reference_form(reference: str, choose: random.Random) -> str:
+    """The reference as its question may give it: mostly plain, now and then in words or with separators."""
+    if reference.isdigit() and choose.random() < 0.08:
+        if len(reference) > 3:
+            return f"{int(reference):,}"
+        if int(reference) < 100 and str(int(reference)) == reference:
+            return phrases.in_words(int(reference))
+    return reference
+
+
+def short_form(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A lesson without the question and without what all lessons share: comparing is learned from half as many tokens."""
+    content = messages[-1]["content"]
+    return [{"role": "system", "content": ""}, {"role": "user", "content": content[content.index("<candidate ") :]}]
+
+
 def judge_texts() -> list[str]:
     """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts."""
-    frame = "<question></question>\n<reference></reference>\n<candidate></candidate>\n"
-    targets = [judge_target("5", "7", correct) for correct in (True, False)] + [judge_target("5", "none", False)]
-    rows = [judging_row(KINDS, 0, index)[0][1]["content"] for index in range(50)]
+    frame = "<question> </question>\n<candidate  </candidate >\n<reference> </reference>\n"
+    targets = [judge_target("5", "7", correct) for correct in (True, False)]
+    targets += [judge_target("5", other, False) for other in ("none", "unsure")]
+    rows = [judging_row(KINDS, 0, index)[0][1]["content"] for index in range(300)]
     return [*[SYSTEM, INSTRUCTION, frame, "system", "user", "assistant", *targets] * 40, *rows]

@@ -92,7 +92,7 @@ class Build(Schedule):
     vision_layers: int = Field(2, ge=1, description="Layers of the vision tower.")
     rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
     vision_steps: int = Field(0, ge=0, description="Steps in which the vision tower alone learns what stands where.")
-    reading_steps: int = Field(0, ge=0, description="First steps, in which it only reads pictures out.")
+    reading_steps: int = Field(0, ge=0, description="First steps, in which it only reads pictures out, or short lessons.")
     practice_groups: int = Field(
         0, ge=0, description="Questions without pictures beside each later step: text to learn arithmetic from."
     )
@@ -157,9 +157,22 @@ class Questions(Block):
         description="`world` draws the tiny world, `llava` reads LLaVA JSON with an image folder, `rows` reads canonical parquet."
     )
     path: str = Field(description="File or folder with the questions; DVC watches it (for `world`: the code that draws it).")
-    images: str | None = Field(None, description="Folder that the image paths of `llava` files start from.")
+    images: str = Field(
+        description="Folder that the image paths of `llava` files start from; DVC watches it. Otherwise the same as `path`."
+    )
     splits: dict[Split, int] = Field(description="Questions in each split; images never cross from one split to another.")
     max_reject_share: float = Field(0.01, ge=0, le=1, description="Above this share of unusable rows the stage fails.")
+    max_image_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=89_478_485,
+        description="Images of more pixels are rejected unread; a small file can claim gigabytes.",
+    )
+    max_characters: int = Field(
+        16_000,
+        ge=1,
+        description="Rows with more text, question and answer together, are rejected; 16,000 are about 4,000 tokens of English.",
+    )
 
     @model_validator(mode="after")
     def _all_splits(self) -> Self:
@@ -197,6 +210,16 @@ class Verdict(Block):
     model: str = Field(description="Which entry of `models` judges.")
     max_tokens: int = Field(256, ge=8, description="Longest verdict; one that is cut has no tag and counts as failed.")
     max_failed_share: float = Field(0.05, ge=0, le=1, description="Above this share of failed verdicts the stage stops.")
+    rule_first: bool = Field(
+        False, description="An answer that is a short reference and nothing else is right without asking; saves calls."
+    )
+    constrained: bool = Field(
+        False, description="Lets the engine write nothing but a short explanation and a verdict; engines that can't are named."
+    )
+    exam: bool = Field(
+        True,
+        description="Asks the judge labelled cases and attacks too, once a judge; the report then says how good it is.",
+    )
 
 
 class Pool(Block):

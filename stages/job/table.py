@@ -38,7 +38,10 @@ STAGES: dict[str, Stage] = {
             "questions",
             "Reads or draws questions and splits them",
             params=("world", "questions"),
-            inputs=("{params.questions.path}",),  # users' data; for the tiny world the code that draws it
+            inputs=(
+                "{params.questions.path}",
+                "{params.questions.images}",
+            ),  # users' data; for the tiny world the code that draws it
             parts=("job", "corpora"),
         ),
         Stage(

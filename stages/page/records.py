@@ -66,6 +66,15 @@ def teachers(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
+def exam(job: Job) -> dict[str, Any] | None:
+    """What the judge scored on labelled answers and attacks (`verdict.exam`); None where it sat no exam.
+
+    All teachers' answers have the same judge, so the first one's verdicts tell.
+    """
+    found: dict[str, Any] | None = metrics(job, "verdict", min(job.params.pool.teachers)).get("exam")
+    return found
+
+
 def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
     """Held-out accuracy of the pre-trained discriminator: what was measured, its share, what the reader should know."""
     rows = [

@@ -129,7 +129,9 @@ class Asking:
         write_about(self.folder, about_of(self.checkpoint, self.asked))
         began = time.monotonic()
         lacking = [(prompts[gap.prompt].id, gap.answers) for gap in gaps]
-        engine = self.start(self.checkpoint, self.job.block(Runtime), Need(self.job.store / "logs", lacking, self.job.progress.say))
+        engine = self.start(
+            self.checkpoint, self.job.block(Runtime), Need(self.job.store / "logs", lacking, self.job.progress.say)
+        )
         try:
             ready = time.monotonic()
             self.paid.start_seconds += ready - began

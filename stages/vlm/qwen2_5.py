@@ -14,7 +14,7 @@ from stages.vlm.tokenizers import chat_template, train_tokenizer
 
 name = "qwen2_5"
 vision_tokens: tuple[str, ...] = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-VOCABULARY = 512
+VOCABULARY = 1024  # 512 spells out every word of prose that the judge has to read
 INITIALIZER_RANGE = 0.06  # the usual 0.02 is meant for widths in the thousands; at 128 it learns several times slower
 
 

@@ -136,7 +136,9 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     }
     write_json(folder / "reports/pool/metrics.json", dict.fromkeys(SIDES[1:], pool) | {"questions": 400})
     for name in SIDES[1:]:
-        verdict = {"verdicts": 3200, "correct_share": 0.91, "failed": 3, "by_rule": 7}
+        exam = {"balanced_accuracy": 0.968, "right_found_right": 0.98, "wrong_found_wrong": 0.956, "cases": 500, "failed": 2}
+        exam |= {"by_kind": {"near_miss": 0.97, "word": 0.91}, "attacks": 72, "attacks_held": 71, "attacks_lost": ["attack-003"]}
+        verdict = {"verdicts": 3200, "correct_share": 0.91, "failed": 3, "by_rule": 7, "exam": exam}
         write_json(folder / "reports/verdict" / name / "metrics.json", verdict)
     discriminator = {
         "acc": 0.93,
@@ -226,6 +228,9 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         "3,168",
         "42.0 s",
         "3 min 20 s",
+        "Balanced accuracy 96.8\N{NO-BREAK SPACE}% on 500 labelled answers",
+        "Of 72 attempts to talk it round, 71 left the verdict as it was.",
+        "near miss",
     ):
         assert words in found.words
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from stages import rollout, teacher, verdict
 from stages.corpora import SCHEMA, canonical_row
-from stages.imitation.judge import EMPTY
+from stages.imitation.exam import ATTACKS, rows_of
+from stages.imitation.rules import EMPTY
 from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
 from stages.responses import ANSWERS
@@ -107,6 +108,14 @@ def test_a_judge_that_says_nothing_gives_failed_verdicts_and_too_many_stop_the_s
     assert [row["verdict"] for row in found] == [None, 0, None, None]
     assert found[1]["explanation"] == EMPTY
     assert [row["response_key"] is None for row in found] == [False, True, False, False]
-    assert read_json(job.reports / "metrics.json") == {"by_rule": 1, "correct_share": 0.0, "failed": 3, "verdicts": 4}
+    metrics = read_json(job.reports / "metrics.json")
+    exam = metrics.pop("exam")
+    assert metrics == {"by_rule": 1, "correct_share": 0.0, "failed": 3, "verdicts": 4}
+    assert (exam["cases"], exam["balanced_accuracy"]) == (500, 0.0)
+    ruled = [row for row in rows_of(ATTACKS) if row["kind"] == "opener alone"]
+    assert exam["attacks_held"] == len(ruled)  # a rule decides these; no verdict is not the twin's verdict
+    assert exam["failed"] == 500 + 2 * (exam["attacks"] - len(ruled))
+    verdict.run(job_of("verdict", "internvl3", {"verdict": {"exam": False}}))
+    assert read_json(job.reports / "metrics.json")["exam"] is None
     with pytest.raises(RuntimeError, match="3 of 4 verdicts failed"):
         verdict.run(job_of("verdict", "internvl3", {"verdict": {"max_failed_share": 0.5}}))

@@ -1,0 +1,174 @@
+"""Words that a tiny judge's lessons are put together from: questions, ways of saying an answer, prose around it.
+
+The labelled cases that judges are measured on (`cases.py`) use none of these frames; a test compares them.
+"""
+
+import random
+
+
+def listed(words: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(words.split())
+
+
+QUESTIONS = (
+    "How many are there?",
+    "What is the number?",
+    "What does the picture show?",
+    "Give the value.",
+    "What is {a} plus {b}?",
+    "How many of the {a} {noun} are {word}?",
+    "Which {noun} is {word}?",
+    "What is written on the {noun}?",
+    "How long is the {noun}?",
+    "Count the {noun}.",
+    "Read the {noun} and say what it gives for {a}.",
+    "What comes after {a}?",
+)
+
+# The answer stands last, or nothing with another number follows.
+FRAMES = (
+    "{x}",
+    "{x}.",
+    "Answer: {x}",
+    "Answer: {x}.",
+    "answer {x}",
+    "The answer is {x}.",
+    "The answer: {x}",
+    "the answer is {x}",
+    "so {x}.",
+    "So it is {x}.",
+    "so the answer is {x}",
+    "It is {x}.",
+    "It's {x}.",
+    "I get {x}.",
+    "I see {x}.",
+    "That makes {x}.",
+    "That gives {x}",
+    "This is {x}.",
+    "We have {x}.",
+    "Result: {x}",
+    "The result is {x}.",
+    "Total: {x}",
+    "The total is {x}",
+    "the number is {x}.",
+    "Number: {x}",
+    "There are {x}.",
+    "There are {x} {noun}.",
+    "You can count {x} {noun}.",
+    "The {noun} shows {x}.",
+    "The {noun} is {x}.",
+    "{noun}: {x}",
+    "{noun} = {x}",
+    "= {x}",
+    "-> {x}",
+    "=> {x}",
+    "I think {x}",
+    "Therefore {x}.",
+    "Hence the value is {x}.",
+    "Value: {x}",
+    "must be {x}",
+    "{x} {noun}",
+    "{x}, I think.",
+    "{x} is the answer.",
+    "{x} is right.",
+    "{x} it is",
+    "I say {x} {noun}.",
+    "{x}, because of the {noun}.",
+    "Final: {x}",
+    "Final answer: {x}",
+    "The final result is {x}",
+)
+
+# After these the answer is clear, so that anything may follow, other numbers included.
+FIRM = (
+    "Answer: {x}.",
+    "The answer is {x}.",
+    "Final answer: {x}.",
+    "The result is {x}.",
+    "answer {x},",
+    "Result: {x};",
+    "So the answer is {x}.",
+    "Total: {x}.",
+    "My answer is {x}.",
+    "I answer {x}.",
+    "The final answer is {x},",
+    "The total is {x}.",
+    "The answer must be {x},",
+    "{x} is the answer.",
+    "{x} is my answer,",
+)
+
+WRAPS = ("{x}", "**{x}**", '"{x}"', "({x})", "${x}$", "'{x}'", "*{x}*", "{x}!")
+UNITS = ("cm", "kg", "m", "s", "%", "km", "euros", "points", "pieces", "hours", "g", "years", "°C", "mm", "days", "people")
+
+UNSURE = ("{x} or {y}", "either {x} or {y}", "{x} and {y}", "{x}, maybe {y}", "{x}. Or {y}.", "{x}/{y}", "{x}, {y}")
+NOTHING = (
+    "I can't tell.",
+    "No idea",
+    "It is hard to see.",
+    "unknown",
+    "The {noun} is {word}.",
+    "I do not know the {noun}.",
+    "Sorry, I see no {noun}.",
+    "?",
+    "the",
+    "so",
+)
+
+NOUNS = listed(
+    "apples bars birds books boxes bridges buttons cars cats chairs clocks coins cups digits dogs doors eggs fields fish flags "
+    "flowers forks gardens hats houses keys lamps leaves letters lines maps marks numbers pages pens plates rivers roads rooms "
+    "rows ships shoes signs spoons stars stones tables tickets trains trees walls wheels windows"
+)
+WORDS = listed(
+    "red blue green white black yellow small large long short old new left right upper lower first last open closed round flat "
+    "warm cold fast slow early late high low north south east west Monday Friday May July yes no true false summer winter wood "
+    "iron paper glass cat dog horse bread water milk salt sugar Rome Paris gold silver"
+)
+SALAD = listed(
+    "the a of and to in is it that was for on are as with at be this have from or had by but not what all were we when your can "
+    "there use an each which she do how their if will up about out many then them these some her would make like him into time "
+    "has look more go see way could people than been call who now find down did get come made may part over take only little "
+    "work know place year live back give most very after thing our just name good sentence man think say great where help "
+    "through much before line mean any same tell follow came want show also around form small set put end does another "
+    "well large must big even such because turn here why ask went men read need land different home us move try kind hand "
+    "picture again change off play spell air away animal house point page mother answer found study still learn should world"
+)
+_ONSETS = listed("b c d f g h j k l m n p r s t v w z br cl dr fl gr pl pr sh sk sl st th tr")
+_VOWELS = listed("a e i o u ai ea oo ou y")
+_CODAS = ("", "", "", *listed("n r s t l m nd rk st ng ck"))
+
+ONES = listed(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen"
+)
+TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
+
+
+def in_words(number: int) -> str:
+    """0 to 999 in English words: "twenty-eight", "three hundred and five"."""
+    if number >= 100:
+        rest = f" and {in_words(number % 100)}" if number % 100 else ""
+        return f"{ONES[number // 100]} hundred{rest}"
+    if number < 20:
+        return ONES[number]
+    tens = TENS[number // 10 - 2]
+    return f"{tens}-{ONES[number % 10]}" if number % 10 else tens
+
+
+def invented_word(choose: random.Random) -> str:
+    """A word of one to three syllables that need not exist."""
+    return "".join(
+        choose.choice(_ONSETS) + choose.choice(_VOWELS) + choose.choice(_CODAS) for _ in range(choose.choice((1, 2, 2, 3)))
+    )
+
+
+def prose(choose: random.Random, numbers: bool) -> str:
+    """Words without sense as a sentence or a piece of one; with `numbers` one or two of them are numbers."""
+    words = [choose.choice(SALAD) if choose.random() < 0.8 else invented_word(choose) for _ in range(choose.randint(2, 7))]
+    if numbers:
+        for _ in range(choose.randint(1, 2)):
+            words.insert(choose.randint(0, len(words)), str(choose.choice((choose.randint(0, 9), choose.randint(0, 999)))))
+    words[0] = words[0].capitalize() if choose.random() < 0.6 else words[0]
+    return " ".join(words) + choose.choice((".", ".", ",", ":", ";", "!", "?", ""))

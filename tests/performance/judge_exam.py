@@ -1,0 +1,60 @@
+"""The exam of one judge with every mistake: `python tests/performance/judge_exam.py [folder of the model, data/model/judge]`.
+
+Stage `verdict` measures the same in every run; here the texts are shown too. Ten seconds for the tiny judge on one core.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.environment import prepare
+from stages.engines import Answer, Request, VllmEngine
+from stages.imitation.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
+from stages.imitation.judge import Question, Verdict, judge_sampling, room_for, verdicts
+from stages.job.blocks import Runtime
+from stages.job.blocks import Verdict as Block
+from stages.vlm import open_checkpoint
+
+MAX_TOKENS = 48  # as params.yaml has it for the tiny judge
+
+
+def sat(folder: Path) -> list[Verdict]:
+    """The judge's verdicts on `exam_items()`."""
+    checkpoint = open_checkpoint(folder)
+    engine = VllmEngine(checkpoint, Runtime())
+    greedy = judge_sampling(Block(model=folder.name, max_tokens=MAX_TOKENS))
+
+    def ask(questions: Sequence[Question]) -> list[Answer]:
+        found = dict(engine.generate([Request(one.id, one.messages, one.images, greedy) for one in questions]))
+        return [found[index][0] for index in range(len(questions))]
+
+    try:
+        return verdicts(exam_items(), ask, room_for(engine.chat, checkpoint.context_tokens, MAX_TOKENS))
+    finally:
+        engine.close()
+
+
+def show(found: Sequence[Verdict]) -> None:
+    """Prints the figures, the attacks by kind, and every mistake with the judge's words."""
+    scores, cases, attacks = exam_scores(found), rows_of(CASES), rows_of(ATTACKS)
+    for kind, share in scores["by_kind"].items():
+        print(f"{kind:12} {sum(case['kind'] == kind for case in cases):4} cases   balanced accuracy {share:.3f}")
+    print(f"{'all':12} {len(cases):4} cases   balanced accuracy {scores['balanced_accuracy']:.3f}")
+    lost = set(scores["attacks_lost"])
+    for kind, count in Counter(row["kind"] for row in attacks).items():
+        held = sum(row["kind"] == kind and row["id"] not in lost for row in attacks)
+        print(f"{kind:16} {held} of {count} attacks held")
+    twins = [verdict.verdict == row["verdict"] for verdict, row in zip(found[len(cases) :: 2], attacks, strict=True)]
+    print(f"{'all':16} {len(attacks) - len(lost)} of {len(attacks)} attacks held, {sum(twins)} harmless twins judged right\n")
+    for item, row, verdict in zip(exam_items(), [*cases, *(row for row in attacks for _ in range(2))], found, strict=True):
+        if verdict.verdict != row["verdict"]:
+            print(f"{item.name}: {item.reference!r} | {item.candidate[-100:]!r} | {verdict.explanation!r}")
+
+
+if __name__ == "__main__":
+    prepare()
+    began = time.monotonic()
+    show(sat(Path(sys.argv[1] if len(sys.argv) > 1 else "data/model/judge").resolve()))
+    print(f"{time.monotonic() - began:.1f} s")
