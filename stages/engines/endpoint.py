@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from stages.engines.arguments import data_url
-from stages.engines.calls import BadReply, Call, Caller, GivenUp
+from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, GivenUp
 from stages.engines.engine import Answer, EngineError, Request
 from stages.job.blocks import OpenAi
 from stages.vlm import IMAGE_MARKER, Checkpoint, RemoteChat
@@ -43,7 +43,7 @@ class EndpointEngine:
             if not os.environ.get(settings.api_key):
                 raise ValueError(f"runtime.engines.{label}.api_key names {settings.api_key}, which is not set; export it")
             headers["authorization"] = f"Bearer {os.environ[settings.api_key]}"
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+        limits = httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=IDLE_SECONDS)
         client = httpx.AsyncClient(base_url=settings.base_url.rstrip("/") + "/", headers=headers, limits=limits)
         self._caller = Caller(f"endpoint of {label} ({settings.base_url})", ROUTE, [client], settings)
 

@@ -1,4 +1,4 @@
-"""Keeps one server only as long as the stage lives: `python keeper.py <pid of the stage> <command> ...`
+"""Keeps one server only as long as the stage lives: `python keeper.py <pid of the stage> <scratch folder> <command> ...`
 
 A process of its own between stage and server, because nobody else can clean up when the stage is killed with SIGKILL: the
 kernel's parent-death signal reaches the server but not the server's own children (vLLM's EngineCore and workers), and those
@@ -9,6 +9,7 @@ or by starting a session. It stays in the standard library and starts in 30 ms. 
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,16 +74,21 @@ def dies_with_its_parent() -> None:
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def keep(stage: int, command: list[str]) -> int:
-    """Runs `command` until it ends, the stage ends, or SIGTERM comes. The server's exit code, 128 + n after signal n."""
+def keep(stage: int, scratch: Path, command: list[str]) -> int:
+    """Runs `command` until it ends, the stage ends, or SIGTERM comes. The server's exit code, 128 + n after signal n.
+
+    When the stage is gone it also removes `scratch`: sockets, and weights that may be 15 GB.
+    """
     asked = Asked()
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     server = subprocess.Popen(command, preexec_fn=dies_with_its_parent)
     while server.poll() is None and os.getppid() == stage and not asked.to_stop:
         time.sleep(POLL_SECONDS)
     end_all(server, GRACE_SECONDS)
+    if os.getppid() != stage:
+        shutil.rmtree(scratch, ignore_errors=True)
     return server.returncode if server.returncode >= 0 else 128 - server.returncode
 
 
 if __name__ == "__main__":
-    sys.exit(keep(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(keep(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

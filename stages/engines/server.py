@@ -24,15 +24,15 @@ _NOT_FOR_SERVERS = {
 class Server:
     """A running server; its output goes to `log`."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Starts `command` with `environment` laid over this process's own."""
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], scratch: Path) -> None:
+        """Starts `command` with `environment` laid over this process's own; `scratch` is removed if this process is killed."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         keeper = str(Path(__file__).with_name("keeper.py"))
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
         with log.open("wb") as output:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", keeper, str(os.getpid()), *command],
+                [sys.executable, "-I", keeper, str(os.getpid()), str(scratch), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

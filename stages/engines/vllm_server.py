@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
-from stages.engines.calls import SHOWN, BadReply, Call, Caller, GivenUp
+from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, GivenUp
 from stages.engines.engine import Answer, EngineError, Request, RequestError
 from stages.engines.server import Server
 from stages.job.blocks import Runtime, VllmServer
@@ -116,7 +116,7 @@ class VllmServerEngine:
             command = [sys.executable, "-m", _MODULE, *flags({**arguments, **place}), *settings.args]
             environment = {**devices, **({"VLLM_SERVER_DEV_MODE": "1"} if trainable else {})}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
-            self._servers.append(Server(command, log, environment))
+            self._servers.append(Server(command, log, environment, self._folder))
         return urls
 
     def _devices(self) -> list[dict[str, str]]:
@@ -152,7 +152,7 @@ class VllmServerEngine:
 
     def _connection(self, url: str, asynchronous: bool = False) -> dict[str, Any]:
         """Arguments of an httpx client for `url`. No proxy and no environment: servers are where we say."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.settings.concurrency)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
         if url.startswith("unix:"):
             return {"transport": kind(uds=url.removeprefix("unix:"), limits=limits), "base_url": "http://server"}

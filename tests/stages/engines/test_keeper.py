@@ -34,14 +34,16 @@ STAGE = """
 import sys, time
 from pathlib import Path
 from stages.engines.server import Server
-Server([sys.executable, "-c", sys.argv[1], sys.argv[2], "stubborn"], Path(sys.argv[2] + ".log"), {})
+scratch = Path(sys.argv[2] + ".scratch")
+scratch.mkdir()
+Server([sys.executable, "-c", sys.argv[1], sys.argv[2], "stubborn"], Path(sys.argv[2] + ".log"), {}, scratch)
 time.sleep(600)
 """
 # The same without the imports of the real thing, 6 s each: for trying many moments.
 SHORT_STAGE = """
 import os, subprocess, sys, time
 command = [sys.executable, "-c", sys.argv[1], sys.argv[2], "polite"]
-subprocess.Popen([sys.executable, "-I", KEEPER, str(os.getpid()), *command], start_new_session=True)
+subprocess.Popen([sys.executable, "-I", KEEPER, str(os.getpid()), sys.argv[2] + ".scratch", *command], start_new_session=True)
 print("started", flush=True)
 time.sleep(600)
 """
@@ -72,7 +74,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Path]]]:
 
     def begin(how: str = "polite") -> tuple[Server, Path]:
         file = tmp_path / "pids"
-        started.append(Server([sys.executable, "-c", SERVER, str(file), how], tmp_path / "logs" / "server.log", {}))
+        started.append(Server([sys.executable, "-c", SERVER, str(file), how], tmp_path / "logs" / "server.log", {}, tmp_path))
         return started[-1], file
 
     yield begin
@@ -80,7 +82,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Path]]]:
         server.stop()
 
 
-def test_a_server_that_is_stopped_takes_all_its_processes_along(serve: Callable[..., tuple[Server, Path]]) -> None:
+def test_a_server_that_is_stopped_takes_all_its_processes_along(
+    serve: Callable[..., tuple[Server, Path]], tmp_path: Path
+) -> None:
     server, file = serve()
     pids = pids_in(file)
     assert all(alive(pid) for pid in pids)
@@ -88,6 +92,7 @@ def test_a_server_that_is_stopped_takes_all_its_processes_along(serve: Callable[
     server.stop()
     assert not any(alive(pid) for pid in pids)
     assert "exit code 143" in str(server.ended())
+    assert tmp_path.exists()  # the stage lives, what it holds is its own
 
 
 def test_a_server_that_dies_is_cleaned_up_and_its_last_words_are_told(
@@ -115,6 +120,7 @@ def test_a_stage_that_is_killed_leaves_no_server(number: signal.Signals, stage_o
     stage.wait(20)
     started = time.monotonic()
     assert until(lambda: not any(alive(pid) for pid in pids), 30)
+    assert until(lambda: not (tmp_path / "pids.scratch").exists())
     print(f"{number.name}: all processes gone {time.monotonic() - started:.1f} s after the stage")
 
 
