@@ -217,7 +217,8 @@ class Asking:
             raise RequestError(f"{self.title}: {self.reasons[refusals[0]].text}")
         else:
             raise RuntimeError(
-                f"{self.title}: {lacking} answers failed and were not stored ({reason.text}); run again to ask for these only"
+                f"{self.title}: {lacking} answers failed and were not stored; run again to ask for these only. The first: "
+                f"{reason.text}"
             )
 
     def rejects(self, wanted: Wanted, stored: np.ndarray) -> list[Reject]:

@@ -44,7 +44,7 @@ class Asked:
             "context_tokens": self.context_tokens,
             "template": self.template,
             "banned": list(self.banned),
-            "sampling": self.sampling.model_dump(mode="json"),
+            "sampling": self.sampling.model_dump(mode="json", exclude_none=True),  # a new setting, unset, changes no key
             "draw": self.draw,
         }
         return hash_json(values)

@@ -34,7 +34,7 @@ class Reject:
     reason: str
 
 
-class TooManyRejects(RuntimeError):
+class TooManyRejects(ValueError):
     """More answers are lacking than the parameters allow; the message names the first reason and the remedy."""
 
 

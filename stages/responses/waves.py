@@ -30,7 +30,7 @@ class Wave:
             return []
         self.finished[index] = [answer for answer in outcome if not answer.failed]
         if gone := [answer for answer in outcome if answer.failed]:
-            self.reasons[index] = Reason("failed", f"the engine ended it: {gone[0].finish_reason}")
+            self.reasons[index] = Reason("failed", gone[0].finish_reason)
             self.lacking += len(gone)
         return outcome
 

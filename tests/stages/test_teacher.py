@@ -1,6 +1,7 @@
 """Stages teacher, rollout and verdict with real vLLM on tiny checkpoints: outs are projections of the store."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages import rollout, teacher, verdict
+from stages import pool, rollout, teacher, verdict
 from stages.corpora import SCHEMA, canonical_row
 from stages.imitation.exam import ATTACKS, rows_of
 from stages.imitation.rules import EMPTY
 from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
 from stages.responses import ANSWERS
+from stages.responses.rejects import TooManyRejects
 from stages.vlm import Checkpoint
 
 FEW = {"sampling": {"max_tokens": 8}, "responses": 3}
@@ -71,6 +73,40 @@ def test_a_teachers_answers_are_a_projection_of_the_store(job_of, monkeypatch: p
     teacher.run(job_of("teacher", "internvl3", runtime))  # neither machine nor experiment changes what is asked
     with pytest.raises(AssertionError, match="an engine was started"):
         teacher.run(job_of("teacher", "internvl3", {"teachers": {"internvl3": {"responses": 4}}}))
+
+
+@pytest.mark.slow
+def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered(
+    job_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is longer than the model, one has a picture that nobody can read; later stages get fewer answers."""
+    folder = tmp_path / "data" / "questions" / "imitation"
+    rows = read_shards(folder).to_pylist()
+    rows[1]["messages"][0]["content"] = "<image>" + "What is the sum? " * 300
+    rows[3] = canonical_row("broken", [b"no picture"], [rows[3]["messages"][0]], "1", "test", "sum")
+    write_shards(folder, rows, SCHEMA)
+    job = job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.5}}})
+    teacher.run(job)
+    answered = read_shards(job.out).to_pylist()
+    assert [(row["question_id"], row["sample"]) for row in answered] == [(q, s) for q in ("q4", "q2", "q0") for s in range(3)]
+    rejects = [json.loads(line) for line in (job.reports / "rejects.jsonl").read_text().splitlines()]
+    assert [(row["question_id"], row["sample"], row["answers"], row["kind"]) for row in rejects] == [
+        ("q3", 0, 3, "refused"),
+        ("broken", 0, 3, "refused"),
+    ]
+    assert "256" in rejects[0]["reason"]
+    assert "image" in rejects[1]["reason"]
+    assert read_json(job.reports / "metrics.json")["rejected_answers"] == 6
+    judge = job_of("verdict", "internvl3")
+    verdict.run(judge)
+    assert read_shards(judge.out).num_rows == 9
+    pool.run(job_of("pool", None, {"pool": {"teachers": ["internvl3"], "truncated": "keep"}}))
+    before = [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]]
+    monkeypatch.setattr("stages.engines.start.VllmEngine", refuse)
+    teacher.run(job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.4}}}))
+    assert [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]] == before
+    with pytest.raises(TooManyRejects, match=r"teacher@internvl3: 6 of 15 answers are lacking, .*max_reject_share = 0.01"):
+        teacher.run(job_of("teacher", "internvl3"))
 
 
 @pytest.mark.slow

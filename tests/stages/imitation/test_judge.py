@@ -1,6 +1,7 @@
 """The judge's prompt, its fence, its verdicts, and the rules that need no judge."""
 
 import re
+import string
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -185,7 +186,7 @@ def test_rules_decide_only_what_is_empty_or_loops(candidate: str, verdict: int |
     assert rule_verdict(candidate) == verdict
 
 
-@given(st.text(min_size=8, max_size=80).filter(str.strip), st.integers(6, 30))
+@given(st.text(string.ascii_letters + string.digits + string.punctuation, min_size=8, max_size=80), st.integers(6, 30))
 def test_what_repeats_to_its_end_loops(piece: str, times: int) -> None:
     assert rule_verdict("the sum" + piece * times) == (
         0 if len(piece) * times - 80 >= 48 else rule_verdict("the sum" + piece * times)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.corpora import Question
-from stages.job.blocks import Evaluate, Evaluation, Model, Questions, Rollout, Runtime, Sampling, Teacher, Verdict
+from stages.job.blocks import Endpoint, Evaluate, Evaluation, Model, Questions, Rollout, Runtime, Sampling, Teacher, Verdict
 from stages.responses import Asked, answer_key, answers, request_seed
 from stages.responses.wanted import Wanted
 from stages.vlm import Checkpoint
@@ -44,6 +44,7 @@ TABLE: list[tuple[str, str, Any, bool]] = [
     ("Sampling", "top_k", 50, NEW),
     ("Sampling", "repetition_penalty", 1.1, NEW),
     ("Sampling", "max_tokens", 16, NEW),
+    ("Sampling", "pattern", "[01]", NEW),
     ("Teacher", "model", "the same model under another id", SAME),
     ("Teacher", "responses", 8, SAME),  # more of them: those that are there keep their keys
     ("Teacher", "draw", 1, NEW),
@@ -59,6 +60,7 @@ TABLE: list[tuple[str, str, Any, bool]] = [
     ("Checkpoint", "precision", "fp32", NEW),
     ("Checkpoint", "context_tokens", 8192, NEW),
     ("Checkpoint", "identity", "org/model@4567", NEW),
+    ("Checkpoint", "endpoint", Endpoint(provider="them", name="model"), SAME),  # its settings are in the identity
     ("Question", "id", "q2", SAME),
     ("Question", "images", (b"the bytes count by their hash",), SAME),
     ("Question", "image_sha256", ("ba" * 32,), NEW),
