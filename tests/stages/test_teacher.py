@@ -12,6 +12,7 @@ from PIL import Image
 
 from stages import pool, rollout, teacher, verdict
 from stages.corpora import SCHEMA, canonical_row
+from stages.engines import VllmEngine
 from stages.imitation.judge import EMPTY
 from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
@@ -102,7 +103,7 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     assert read_shards(judge.out).num_rows == 9
     pool.run(job_of("pool", None, {"pool": {"teachers": ["internvl3"], "truncated": "keep"}}))
     before = [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]]
-    monkeypatch.setattr(module, "VllmEngine", refuse)
+    monkeypatch.setattr(VllmEngine, "__init__", refuse)
     teacher.run(job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.4}}}))
     assert [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]] == before
     with pytest.raises(TooManyRejects, match=r"teacher@internvl3: 6 of 15 answers are lacking, .*max_reject_share = 0.01"):
