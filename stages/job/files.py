@@ -1,5 +1,6 @@
 """Writing files so that a reader, or a crash, never meets half of one: temporary file, fsync, rename."""
 
+import errno
 import json
 import os
 import shutil
@@ -54,6 +55,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # object storage behind FUSE has no folders to sync
+            raise
     finally:
         os.close(handle)
 

@@ -210,7 +210,7 @@ class Asking:
         if not lacking:
             return
         prompt = int(np.flatnonzero(~stored.all(axis=1))[0])
-        reason = self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
+        reason = self._reason(wanted, prompt)
         if self.max_reject_share is not None:
             check_share(self.title, lacking, stored.size, self.max_reject_share, wanted.ids[prompt], reason)
         elif refusals := [key for key, one in self.reasons.items() if one.kind == "refused"]:
@@ -221,11 +221,14 @@ class Asking:
                 f"{reason.text}"
             )
 
+    def _reason(self, wanted: Wanted, prompt: int) -> Reason:
+        return self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
+
     def rejects(self, wanted: Wanted, stored: np.ndarray) -> list[Reject]:
         """What is lacking, with the reasons, in the order of the prompts."""
         found = []
         for prompt in np.flatnonzero(~stored.all(axis=1)).tolist():
-            reason = self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
+            reason = self._reason(wanted, prompt)
             for gap in gaps_of(prompt, stored[prompt]):
                 found.append(Reject(wanted.ids[prompt], gap.first, gap.answers, reason.kind, reason.text))
         return found

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.job.files import sync_folder
-from stages.responses.segments import SCHEMA, Unreadable, publish_at, scratch, segment_of, write_files
+from stages.responses.segments import SCHEMA, Unreadable, publish_for, scratch, segment_of, write_files
 from stages.responses.sets import Say, files_of, served, tables
 from stages.responses.store import Store
 
@@ -71,28 +71,27 @@ def _compacted(store: Store, track: Track) -> Compacted:
                 pass
     with ExitStack() as stack:
         written = [
-            (order, file)
-            for order, numbers in _runs(store, chosen)
+            ([store.segments[number] for number in numbers], file)
+            for numbers in _runs(store, chosen)
             for file in write_files(
                 _served(store, track(numbers)), ROWS_PER_SEGMENT, lambda: stack.enter_context(scratch(store.folder))
             )
         ]
-        made = [publish_at(store.folder, file, order) for order, file in written]
+        made = [publish_for(store.folder, file, replaced) for replaced, file in written]
     for number in reversed(chosen):
         store.segments[number].path.unlink(missing_ok=True)
     sync_folder(store.folder)
     return Compacted(before, before - len(chosen) + len(made), len(store), duplicates, _sweep(store.folder))
 
 
-def _runs(store: Store, chosen: list[int]) -> Iterator[tuple[int, list[int]]]:
-    """(order, numbers of segments) of each new place: damaged segments divide them."""
+def _runs(store: Store, chosen: list[int]) -> list[list[int]]:
+    """The numbers of `chosen` that go to one place: damaged segments divide them."""
     walls = sorted(segment_of(path).precedence for path in store.damaged)
     runs: dict[int, list[int]] = {}
     for number in chosen:
         precedence = store.segments[number].precedence
         runs.setdefault(sum(wall < precedence for wall in walls), []).append(number)
-    for numbers in runs.values():
-        yield store.segments[numbers[0]].order, numbers
+    return list(runs.values())
 
 
 def _served(store: Store, numbers: Iterable[int]) -> Iterator[pa.Table]:

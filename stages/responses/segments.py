@@ -3,15 +3,16 @@
 A segment's name is `<order>-<home>.parquet`. Of two answers with one key the one in the smaller order counts. A writer claims
 the next free order by linking its finished file to that name, which fails when the name is taken: so orders appear one after
 another, and nothing that becomes visible later can go before what was served already. `home` is a random mark of the folder,
-so that files of two folders never have the same name. A compacted segment (`<order>-<home>-c<random>.parquet`) stands in the
-place of the first segment that it replaces.
+so that files of two folders never have the same name. A compacted segment (`<order>-<home>-c<last>-<random>.parquet`) stands in
+the place of the first segment that it replaces; `last` is the largest order among them, for orders and names are never used
+again: a slow reader, or a second compaction, may still hold the old ones.
 """
 
 import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -25,7 +26,7 @@ from stages.job.files import sync_folder
 
 ROWS_PER_GROUP = 1024  # what is read for one answer; a wave is one group
 LAST = 10**20 - 1  # order of files whose name says none
-_NAME = re.compile(r"(\d{20})-[0-9a-f]{8}(-c[0-9a-f]{8})?\.parquet")
+_NAME = re.compile(r"(\d{20})-[0-9a-f]{8}(?:-c(\d{20})-[0-9a-f]{8})?\.parquet")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 FIRST_SCHEMA = pa.schema(
@@ -63,6 +64,7 @@ class Segment:
 
     path: Path
     order: int
+    last: int  # largest order that this file stands for, 0 when its name says none
     compacted: bool
 
     @property
@@ -74,7 +76,9 @@ class Segment:
 def segment_of(path: Path) -> Segment:
     """The segment at `path`; a file that was named otherwise comes after all others."""
     named = _NAME.fullmatch(path.name)
-    return Segment(path, int(named[1]) if named else LAST, bool(named and named[2]))
+    if named is None:
+        return Segment(path, LAST, 0, compacted=False)
+    return Segment(path, int(named[1]), int(named[2] or named[1]), compacted=named[2] is not None)
 
 
 def listed(folder: Path) -> list[Segment]:
@@ -92,7 +96,8 @@ def listed(folder: Path) -> list[Segment]:
 def _names(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    return {entry.name for entry in os.scandir(folder) if entry.name.endswith(".parquet") and not entry.name.startswith(".")}
+    names = (entry.name for entry in os.scandir(folder) if entry.is_file())  # no link to a file that is gone
+    return {name for name in names if name.endswith(".parquet") and not name.startswith(".")}
 
 
 @contextmanager
@@ -126,10 +131,11 @@ def publish(folder: Path, write: Callable[[Path], None]) -> Segment:
     return segment_of(path)
 
 
-def publish_at(folder: Path, temporary: Path, order: int) -> Segment:
-    """Makes the finished file `temporary` visible as a compacted segment in the place `order`."""
+def publish_for(folder: Path, temporary: Path, replaced: Sequence[Segment]) -> Segment:
+    """Makes the finished file `temporary` visible as a compacted segment in the place of those that it replaces."""
     sync_file(temporary)
-    path = folder / f"{order:020d}-{_home(folder)}-c{secrets.token_hex(4)}.parquet"
+    order, last = replaced[0].order, max(segment.last for segment in replaced)
+    path = folder / f"{order:020d}-{_home(folder)}-c{last:020d}-{secrets.token_hex(4)}.parquet"
     temporary.rename(path)
     sync_folder(folder)
     return segment_of(path)
@@ -139,8 +145,7 @@ def _linked(temporary: Path, folder: Path) -> Path:
     """Links `temporary` to the first free name after all that are there."""
     home = _home(folder)
     while True:
-        orders = [segment.order for segment in listed(folder) if segment.order != LAST]
-        path = folder / f"{max(orders, default=0) + 1:020d}-{home}.parquet"
+        path = folder / f"{max((segment.last for segment in listed(folder)), default=0) + 1:020d}-{home}.parquet"
         claimed = _claimed(temporary, path)
         if claimed is None:  # two writers in one moment may get one order here; names decide then
             path = path.with_name(f"{path.name[:20]}-{secrets.token_hex(4)}.parquet")

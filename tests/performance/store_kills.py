@@ -159,7 +159,8 @@ class Trials:
     def __init__(self, folder: Path, engine: str) -> None:
         self.folder, self.engine, self.number = folder, engine, 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["stages.teacher", "stages.responses.projection", "stages.vlm"])
+        preload = ["stages.teacher", "stages.responses.projection", "stages.vlm"]
+        self.context.set_forkserver_preload([*preload, *(["vllm"] if engine == "vllm" else [])])
         self.project = folder / "project"
         self.finish(self.context.Process(target=prepared, args=(self.project, engine)))
 

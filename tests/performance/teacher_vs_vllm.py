@@ -9,6 +9,7 @@ CPU time is given too: on a machine that others use it is the steadier figure.
 """
 
 import argparse
+import io
 import os
 import shutil
 import tempfile
@@ -64,27 +65,36 @@ def job_in(project: Path, samples: int) -> Any:
 def stage(project: Path, samples: int) -> dict[str, float]:
     """Runs the stage with an empty store: tokens, seconds and CPU seconds of everything but the engine's start and end."""
     from stages import teacher
+<<<<<<< HEAD
     from stages.engines import start
     from stages.engines.vllm import VllmEngine
+=======
+    from stages.engines import VllmEngine
+>>>>>>> store
     from stages.job.files import read_json
 
     aside = {"seconds": 0.0, "cpu": 0.0}
+    starts, ends = VllmEngine.__init__, VllmEngine.close
 
-    class Timed(VllmEngine):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            with timed(aside):
-                super().__init__(*arguments, **named)
+    def started(self: VllmEngine, *arguments: Any, **named: Any) -> None:
+        with timed(aside):
+            starts(self, *arguments, **named)
 
-        def close(self) -> None:
-            with timed(aside):
-                super().close()
+    def ended(self: VllmEngine) -> None:
+        with timed(aside):
+            ends(self)
 
+    VllmEngine.__init__, VllmEngine.close = started, ended  # type: ignore[method-assign]
     shutil.rmtree(os.environ["RIL_STORE"], ignore_errors=True)
     job = job_in(project, samples)
     spent = {"seconds": 0.0, "cpu": 0.0}
+<<<<<<< HEAD
     start.VllmEngine = Timed  # type: ignore[misc]
+=======
+>>>>>>> store
     with timed(spent):
         teacher.run(job)
+    VllmEngine.__init__, VllmEngine.close = starts, ends  # type: ignore[method-assign]
     job.write_timing(spent["seconds"])
     said = read_json(job.reports / "timing.json")["answers"]
     return {"tokens": said["completion_tokens_paid"], **{name: spent[name] - aside[name] for name in spent}}
@@ -101,9 +111,15 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
 
 def bare(project: Path, samples: int) -> dict[str, float]:
     """The same prompts through vLLM's own `LLM.generate`."""
+    from PIL import Image
+
     from stages.corpora import read_questions
+<<<<<<< HEAD
     from stages.engines.engine import Request
     from stages.engines.vllm import VllmEngine
+=======
+    from stages.engines import Request, VllmEngine
+>>>>>>> store
     from stages.job.blocks import Runtime
     from stages.responses.answers import asked_of
     from stages.responses.key import request_seed
@@ -120,10 +136,15 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     for question in asked_questions:
         seed = request_seed(asked.request_key(question.messages, question.image_sha256))
         request = Request(question.id, question.messages, question.images, teacher.sampling, samples, seed)
+        pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
         ids = engine.chat.prompt_ids(question.messages, len(question.images))
+<<<<<<< HEAD
         inputs.append(
             {"prompt_token_ids": ids, "multi_modal_data": {"image": [opened_image(image) for image in question.images]}}
         )
+=======
+        inputs.append({"prompt_token_ids": ids, "multi_modal_data": {"image": pictures}})
+>>>>>>> store
         settings = engine._sampling(request)
         settings.detokenize = True  # as a caller of generate gets it
         sampling.append(settings)

@@ -64,6 +64,20 @@ def test_compaction_leaves_every_answer_as_it_was(tmp_path: Path, stored: Make, 
     assert compact(tmp_path, silent).after == len(listed(tmp_path)) == 1
 
 
+def test_a_compaction_that_was_overtaken_removes_nothing_new(tmp_path: Path, stored: Make, projected: Read) -> None:
+    """Orders and names are not used again: what a slow compaction removes at its end is what it has read."""
+    filled(tmp_path, stored, THREE)
+    names = {segment.path.name for segment in listed(tmp_path)}
+    for sample in range(3):
+        compact(tmp_path, silent)
+        filled(tmp_path, stored, [[("c", sample, "new")]])
+        newest = listed(tmp_path)[-1]
+        assert newest.order == 4 + sample
+        assert newest.path.name not in names
+        names.add(newest.path.name)
+    assert len(projected(tmp_path, ALL)) == 7
+
+
 def test_a_crash_at_any_point_of_a_compaction_changes_nothing(
     tmp_path: Path, stored: Make, projected: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
