@@ -65,12 +65,7 @@ def job_in(project: Path, samples: int) -> Any:
 def stage(project: Path, samples: int) -> dict[str, float]:
     """Runs the stage with an empty store: tokens, seconds and CPU seconds of everything but the engine's start and end."""
     from stages import teacher
-<<<<<<< HEAD
-    from stages.engines import start
-    from stages.engines.vllm import VllmEngine
-=======
     from stages.engines import VllmEngine
->>>>>>> store
     from stages.job.files import read_json
 
     aside = {"seconds": 0.0, "cpu": 0.0}
@@ -88,10 +83,6 @@ def stage(project: Path, samples: int) -> dict[str, float]:
     shutil.rmtree(os.environ["RIL_STORE"], ignore_errors=True)
     job = job_in(project, samples)
     spent = {"seconds": 0.0, "cpu": 0.0}
-<<<<<<< HEAD
-    start.VllmEngine = Timed  # type: ignore[misc]
-=======
->>>>>>> store
     with timed(spent):
         teacher.run(job)
     VllmEngine.__init__, VllmEngine.close = starts, ends  # type: ignore[method-assign]
@@ -114,16 +105,11 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     from PIL import Image
 
     from stages.corpora import read_questions
-<<<<<<< HEAD
-    from stages.engines.engine import Request
-    from stages.engines.vllm import VllmEngine
-=======
     from stages.engines import Request, VllmEngine
->>>>>>> store
     from stages.job.blocks import Runtime
     from stages.responses.answers import asked_of
     from stages.responses.key import request_seed
-    from stages.vlm import open_checkpoint, opened_image
+    from stages.vlm import open_checkpoint
 
     checkpoint = open_checkpoint(project / "data/model/internvl3")
     job = job_in(project, samples)
@@ -138,13 +124,7 @@ def bare(project: Path, samples: int) -> dict[str, float]:
         request = Request(question.id, question.messages, question.images, teacher.sampling, samples, seed)
         pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
         ids = engine.chat.prompt_ids(question.messages, len(question.images))
-<<<<<<< HEAD
-        inputs.append(
-            {"prompt_token_ids": ids, "multi_modal_data": {"image": [opened_image(image) for image in question.images]}}
-        )
-=======
         inputs.append({"prompt_token_ids": ids, "multi_modal_data": {"image": pictures}})
->>>>>>> store
         settings = engine._sampling(request)
         settings.detokenize = True  # as a caller of generate gets it
         sampling.append(settings)
