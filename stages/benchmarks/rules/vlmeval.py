@@ -13,6 +13,7 @@ REFUSALS = (
     "Cannot determine the answer",
 )
 NONE_OF_THEM = "Z"
+NOTHING = "None"
 LAST_TOKENS = 4  # the letter's first occurrence must be among them
 RELATIVE_ERROR = 0.05  # ChartQA's relaxed accuracy
 _TO_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
@@ -127,14 +128,17 @@ def mathvista_prefetch(question_type: str, answer_type: str, choices: Sequence[s
             real = float(reply)
             return str(real) if real == float(gold) and real else None
     except ValueError:
-        pass  # no number, so the judge has to extract one
-    return None
+        return None  # no number, so the judge has to extract one
+    return NOTHING if answer_type not in ("integer", "float") and gold == NOTHING else None
 
 
 def mathvista_hit(
     question_type: str, answer_type: str, choices: Sequence[str], gold: str, gold_letter: str, extraction: str
 ) -> bool:
-    """Whether an extraction is right: the letter, or the same number without rounding. Lists and texts never are."""
+    """Whether an extraction is right: the letter, or the same number without rounding.
+
+    For lists and texts the harness compares the word "None" with the reference, whatever was extracted.
+    """
     if question_type == "multi_choice":
         return choice(extraction, lettered(choices)) == gold_letter
     try:
@@ -144,7 +148,7 @@ def mathvista_hit(
             return float(extraction) == float(gold)
     except ValueError:
         return False
-    return False  # it compares the word "None" with the reference
+    return gold == NOTHING
 
 
 def lettered(choices: Sequence[str]) -> dict[str, str]:
