@@ -167,12 +167,14 @@ _STEPS = (
     "'Answer: \\boxed{{{what}}}' (without quotes). If you are uncertain, give the most likely answer. Think step by step."
 )
 
+_DIRECT_LINE = re.compile(r"(?:Answer (?:with|the question)|Please (?:select|try|answer directly)|请直接).*")
+
 
 def step_by_step(parts: Sequence[Part], sample: Sample) -> list[Part]:
     """The same prompt asking for steps and a marked last line, without the sentence that asks for a direct answer."""
     *front, last = parts
-    text = str(last) if isinstance(last, str) else ""
-    for sentence in (DIRECTLY, DIRECTLY_CN, SHORT, SELECT.strip()):
-        text = text.replace(sentence, "")
+    lines = str(last).rstrip().split("\n") if isinstance(last, str) else []
+    while lines and (_DIRECT_LINE.match(lines[-1]) or not lines[-1].strip()):
+        lines.pop()
     kind, what = ("multiple choice", "$LETTER") if sample.options else ("open", "$FINAL_ANSWER")
-    return [*front, text.rstrip() + _STEPS.format(kind=kind, what=what)]
+    return [*front, "\n".join(lines) + _STEPS.format(kind=kind, what=what)]

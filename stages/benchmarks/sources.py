@@ -99,9 +99,7 @@ def _checked(spec: Spec, rows: Iterable[Row], kind: str, source: str, notes: lis
         if sample is None:
             continue
         if sample.index in seen:
-            raise BenchmarkError(
-                f"{row.where}, column 'index': {sample.index!r} is also in {seen[sample.index]}; drop one"
-            )
+            raise BenchmarkError(f"{row.where}, column 'index': {sample.index!r} is also in {seen[sample.index]}; drop one")
         seen[sample.index] = row.where
         samples.append(sample)
     if not samples:
