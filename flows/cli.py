@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from flows import dvc, profile
+from flows import score as scoring
 from flows.environment import prepare
+from stages.benchmarks.sample import BenchmarkError
 from stages.job import STAGES, ParamsError, load_params
 
 app = typer.Typer(
@@ -19,6 +21,7 @@ app = typer.Typer(
 )
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
+app.add_typer(scoring.app)
 
 
 @app.command("profile")
@@ -78,7 +81,7 @@ def main() -> None:
     prepare()
     try:
         app()
-    except (ParamsError, dvc.Nested) as error:
+    except (ParamsError, BenchmarkError, dvc.Nested) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

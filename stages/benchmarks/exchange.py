@@ -23,7 +23,7 @@ _GROUPS_OF_VLMEVAL = ("category", "l2-category", "split", "task", "skills", "cap
 def export(record: Record, layout: Layout, folder: Path, model: str) -> Path:
     """Writes one benchmark's predictions as that harness does, and returns the file.
 
-    VLMEvalKit: <model>_<dataset>.tsv with the data set's columns but `image`, and `prediction` (it reads TSV where PRED_FORMAT=tsv).
+    VLMEvalKit (PRED_FORMAT=tsv): <model>_<dataset>.tsv with the data set's columns but `image`, and `prediction`.
     lmms-eval: <model>_samples_<task>.jsonl with doc_id, target, filtered_resps and the score.
     """
     spec = find(record.benchmark)
@@ -56,7 +56,7 @@ def _write_tsv(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
 
 def _lmms_row(record: Record, place: int, sample: Sample, reply: Reply) -> dict[str, Any]:
     spec = find(record.benchmark)
-    known = spec.judge != "grade" and spec.scorer(LMMS, record.cot) is not None
+    known = not spec.needs_judge and spec.scorer(LMMS, record.cot) is not None
     outcome = outcome_of(spec, sample, reply, LMMS, record.cot, {}) if known else None
     row: dict[str, Any] = {"doc_id": place, "index": sample.index, "target": sample.gold, "filtered_resps": [reply.text]}
     return row if outcome is None else {**row, "score": outcome.score}
@@ -73,9 +73,7 @@ def imported(path: Path, samples: Sequence[Sample], benchmark: str) -> Record:
     elif path.suffix == ".jsonl":
         pairs = _from_samples(path, samples)
     else:
-        raise BenchmarkError(
-            f"{path}: .tsv (VLMEvalKit) and .jsonl (lmms-eval) are read; save an .xlsx as TSV with texts as texts"
-        )
+        raise BenchmarkError(f"{path}: .tsv (VLMEvalKit) and .jsonl (lmms-eval) are read; save an .xlsx as TSV")
     known = {sample.index for sample in samples}
     replies: dict[str, Reply] = {}
     for where, index, text in pairs:

@@ -44,7 +44,7 @@ def outcome_of(
     """
     if reply is None:
         return Outcome("missing")
-    if spec.judge == "grade":
+    if spec.needs_judge:
         empty = profile == OURS and not has_content(reply.text)
         outcome = Outcome("ok", 0.0, "", "says nothing") if empty else Outcome("pending", rule="needs a judge")
     else:

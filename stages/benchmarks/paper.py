@@ -8,8 +8,8 @@ from stages.benchmarks.registry import COLUMNS
 
 CAVEATS = (
     "Quoted from arXiv 2510.19307; toolkit, splits and judge are not named there.",
-    "Its base rows equal the InternVL3 report in 74 of 79 cells: a difference between our base and the quoted one is the harness's.",
-    "That report takes the better of direct and step-by-step answers for MMMU and MMMU-Pro, MMBench v1.0 test (its server is closed), "
+    "Its base rows equal the InternVL3 report in 74 of 79 cells: where our base differs from the quoted one, the harness does.",
+    "That report takes the better of direct and step-by-step answers for MMMU and MMMU-Pro, MMBench v1.0 test (server closed), "
     "GPT-4-Turbo for MM-Vet and GPT-4-0613 for MM-Vet v2, and BLINK labels of before September 2025.",
     "Single runs without error bars; several gains are smaller than the 95 % interval of their benchmark.",
 )

@@ -101,6 +101,12 @@ def plain(sample: Sample) -> list[Part]:
     return [*sample.pictures, sample.question]
 
 
+def as_it_stands(sample: Sample) -> list[Part]:
+    """The question alone where it holds its options (on the hub), else `lmms_choice` (TSV files have them in columns)."""
+    held = all(text in sample.question for text in sample.options.values())
+    return plain(sample) if held else lmms_choice(sample)
+
+
 def followed_by(sentence: str) -> Asks:
     """Images, the question, and a sentence."""
 

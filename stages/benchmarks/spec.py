@@ -12,7 +12,7 @@ from stages.benchmarks.sample import Outcome, Picture, Sample
 from stages.benchmarks.scorers import CHOICE, LMMS, OURS, VLMEVAL, Profile, Scorer
 from stages.benchmarks.tables import Row
 
-JudgeJob = Literal["none", "letter", "extract", "grade"]  # what a judge is asked, where rules do not decide
+JudgeJob = Literal["none", "letter", "extract", "grade", "verdict"]  # what a judge is asked, where rules do not decide
 MakeSample = Callable[[Row], Sample | None]  # None: the row is of another split or kind, and left out
 Extracted = Callable[[Sample, str], Outcome]
 
@@ -61,6 +61,11 @@ class Spec:
     groups: tuple[str, ...] = ("category",)  # tables that are printed
     circular: bool = False  # rows of one question count only together
     world: bool = False  # part of the tiny world and of no published table
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether there is no score at all without a judge."""
+        return self.judge in ("grade", "verdict")
 
     def scorer(self, profile: Profile, cot: bool) -> Scorer | None:
         """The rule of a profile; None where that harness has none (it needs a judge, or lacks the benchmark)."""

@@ -72,6 +72,7 @@ class Params(Block):
         for name in self.pool.teachers:
             known("pool.teachers", name, self.teachers, "teachers")
         known("verdict.model", self.verdict.model, self.models, "models")
+        known("evaluate.judge", self.evaluate.judge, self.models, "models")
         for name in self.runtime.tensor_parallel:
             known("runtime.tensor_parallel", name, self.models, "models")
         if self.models["student"].family == "qwen2_5":

@@ -3,7 +3,7 @@
 import re
 
 from stages.benchmarks.aggregate import macro
-from stages.benchmarks.prompts import CHOICE, plain
+from stages.benchmarks.prompts import CHOICE, as_it_stands
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL
 from stages.benchmarks.spec import Hub, Spec, Tsv, groups_of, tsv_choice
@@ -37,7 +37,7 @@ SPECS = (
             "tsv": ("index", "question", "A", "B", "answer", "image"),
             "hub": ("index", "question", "answer", "category", "l2_category", "image"),
         },
-        prompts={**CHOICE, "lmms": plain},
+        prompts={**CHOICE, "lmms": as_it_stands},
         headline={OURS: macro("category"), VLMEVAL: macro("category"), LMMS: macro("l2_category")},
         groups=("category", "l2_category"),
     ),

@@ -3,7 +3,7 @@
 import re
 
 from stages.benchmarks import scorers
-from stages.benchmarks.prompts import CHOICE, plain
+from stages.benchmarks.prompts import CHOICE, as_it_stands
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL
 from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
@@ -36,7 +36,7 @@ SPECS = (
         hub=(Hub(("xai-org/RealworldQA", "lmms-lab/RealWorldQA", "lmms-lab-encoder/RealWorldQA"), "test"),),
         make={"tsv": tsv_choice("category"), "hub": hub_sample},
         needs={"tsv": ("index", "question", "answer", "image"), "hub": ("question", "answer", "image")},
-        prompts={**CHOICE, "lmms": plain},
+        prompts={**CHOICE, "lmms": as_it_stands},
         scorers={OURS: ours, VLMEVAL: scorers.vlmeval_choice, LMMS: scorers.lmms_realworldqa},
         groups=(),
     ),
