@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from flows import dvc, profile
+from flows import score as scoring
 from flows.environment import prepare
 from flows.store import StoreError, store_app
+from stages.benchmarks.sample import BenchmarkError
 from stages.job import STAGES, ParamsError, load_params
 
 app = typer.Typer(
@@ -21,6 +23,7 @@ app = typer.Typer(
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
+app.add_typer(scoring.app)
 
 
 @app.command("profile")
@@ -80,7 +83,7 @@ def main() -> None:
     prepare()
     try:
         app()
-    except (ParamsError, StoreError, dvc.Nested) as error:
+    except (ParamsError, StoreError, BenchmarkError, dvc.Nested) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

@@ -1,28 +1,42 @@
-"""Evaluate: scores of one model on the held-out split.
+"""Evaluate: scores of one model on the held-out split and on benchmarks.
 
-Reads    the model of evaluations.<id>.checkpoint, data/questions; params: evaluate, evaluations.<id>
-Writes   data/evaluate/<id>: one row a question with answer and score; reports/evaluate/<id>/metrics.json
+Reads    the model of evaluations.<id>.checkpoint, data/questions, the judge data/model/<evaluate.judge>, the benchmark files of
+         evaluate.folder (for the tiny world the code that writes them); params: evaluate, evaluations.<id>
+Writes   data/evaluate/<id>: one row a question with answer and score, and a folder a benchmark that `ril score` reads;
+         reports/evaluate/<id>/metrics.json
 Run      dvc repro evaluate@ril
 
 All models get the same questions in the same words, greedily. With `shuffled_images` everything is asked once more with the
-pictures exchanged among questions of one source: what is still right then was not read off the picture.
+pictures exchanged among questions of one source: what is still right then was not read off the picture. Benchmarks go into the
+same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no zero.
 """
 
 import random
+import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from stages.benchmarks.answering import planned, records
+from stages.benchmarks.judging import AskJudge, JudgePrompt
+from stages.benchmarks.marks import Reply, measured
+from stages.benchmarks.records import Record, write_record
+from stages.benchmarks.registry import find
 from stages.benchmarks.scoring import is_correct, standard_error
+from stages.benchmarks.world import write_world
 from stages.corpora import Question, read_questions
+from stages.engines import RequestError
 from stages.job import Job, seed_for
 from stages.job.blocks import Evaluate, Evaluation, Sampling
 from stages.job.files import write_shards
 from stages.responses import StoredAnswer
 from stages.responses.answers import answers
+from stages.responses.wanted import Prompt
+from stages.vlm import open_checkpoint
 
 PREDICTIONS = pa.schema(
     [
@@ -44,8 +58,11 @@ def run(job: Job) -> None:
     block = job.block(Evaluate)
     questions = read_questions(job.input("data/questions"), block.split)
     shuffled = exchanged(questions) if block.shuffled_images else []
-    every = asked(job, [*questions, *shuffled], block)
-    found, seen_otherwise = every[: len(questions)], every[len(questions) :]
+    with tempfile.TemporaryDirectory() as world:  # pictures are read while they are asked about
+        write_world(Path(world), questions)
+        plan = planned(block, job.input(block.folder), Path(world), job.progress.say)
+        every = asked(job, [*questions, *shuffled, *plan.every], block)
+    found, seen_otherwise, to_benchmarks = parted(every, len(questions), len(shuffled))
     right = [is_correct(answer.text, q.answer) for answer, q in zip(found, questions, strict=True)]
     blind: list[bool | None] = [None] * len(questions)
     if shuffled:
@@ -65,21 +82,78 @@ def run(job: Job) -> None:
         }
         for question, answer, correct, correct_blind in zip(questions, found, right, blind, strict=True)
     ]
+    kept = records(plan, block, [reply_of(answer) for answer in to_benchmarks], manifest(job, block), ask_judge(job, block))
     with job.writing() as folder:
         write_shards(folder, rows, PREDICTIONS)
-    metrics = scores(rows)
+        for name, record in kept.items():
+            write_record(folder / name, record)
+    metrics = {**scores(rows), "benchmarks": benchmark_scores(kept, block), "benchmark_errors": dict(plan.errors)}
     job.write_metrics(metrics)
     shown = {"accuracy": metrics["accuracy"], "shuffled": metrics.get("accuracy_shuffled"), **metrics["by_kind"]}
     job.progress.table(job.block(Evaluation).title, [{key: value for key, value in shown.items() if value is not None}])
+    job.progress.table("Benchmarks", [short(numbers) for numbers in metrics["benchmarks"].values()])
 
 
-def asked(job: Job, questions: Sequence[Question], block: Evaluate) -> list[StoredAnswer]:
+def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[StoredAnswer]:
     """One greedy answer to each question."""
-    (folder,) = (path for path in job.inputs if path != job.root / "data/questions")
-    checkpoint = job.input(str(folder.relative_to(job.root)))
+    checkpoint = job.input(job.block(Evaluation).checkpoint)
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
     with job.timed("generate"):
         return [samples[0] for samples in answers(job, checkpoint, questions, greedy, n=1, draw=0, title=job.name)]
+
+
+def parted(
+    every: Sequence[StoredAnswer], questions: int, shuffled: int
+) -> tuple[Sequence[StoredAnswer], Sequence[StoredAnswer], Sequence[StoredAnswer]]:
+    """The answers to the split, to the split with exchanged pictures, and to the benchmarks."""
+    return every[:questions], every[questions : questions + shuffled], every[questions + shuffled :]
+
+
+def reply_of(answer: StoredAnswer) -> Reply:
+    """A stored answer as a reply to a benchmark."""
+    return Reply("", answer.text, answer.finish_reason, answer.completion_tokens, answer.key)
+
+
+def ask_judge(job: Job, block: Evaluate) -> AskJudge:
+    """Asks the judge through the store. Where it fails, every text is None: those rows have no score, and say so."""
+
+    def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
+        checkpoint = job.input(f"data/model/{block.judge}")
+        greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
+        try:
+            with job.timed("judge"):
+                replies = answers(job, checkpoint, prompts, greedy, n=1, draw=0, title=f"{job.name}, judge")
+        except (RuntimeError, OSError, RequestError) as error:
+            job.progress.say(f"the judge {block.judge} failed on {len(prompts)} replies ({error}); they have no score")
+            return [None] * len(prompts)
+        return [samples[0].text if samples else None for samples in replies]
+
+    return ask
+
+
+def manifest(job: Job, block: Evaluate) -> dict[str, Any]:
+    """What a reader of the predictions has to know: whose they are, how they were asked, who judges."""
+    model = open_checkpoint(job.input(job.block(Evaluation).checkpoint))
+    return {"model": model.identity, "title": job.block(Evaluation).title, "max_tokens": block.max_tokens, "judge": block.judge}
+
+
+def benchmark_scores(kept: Mapping[str, Record], block: Evaluate) -> dict[str, Any]:
+    """The numbers of every benchmark under the first profile, with its source and judge; those of the others in `profiles`."""
+    found = {}
+    for name, record in kept.items():
+        spec = find(name)
+        known = [one for one in block.profiles if spec.needs_judge or spec.scorer(one, record.cot) is not None]
+        numbers = [measured(spec, record.samples, record.replies, one, record.cot, record.judge) for one in known]
+        if numbers:
+            others = {one["profile"]: one["score"] for one in numbers[1:]}
+            about = {key: record.manifest[key] for key in ("source", "style", "cot", "judge")}
+            found[name] = {**numbers[0], **about, "profiles": others}
+    return found
+
+
+def short(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """A benchmark's row for the console."""
+    return {key: numbers[key] for key in ("title", "profile", "units", "score", "error", "unparsed", "judge_failed", "tokens")}
 
 
 def exchanged(questions: Sequence[Question]) -> list[Question]:

@@ -285,6 +285,23 @@ class Evaluate(Block):
     shuffled_images: bool = Field(
         True, description="Asks everything once more with the images exchanged, to show that answers come from seeing."
     )
+    benchmarks: tuple[str, ...] = Field((), strict=False, description="Benchmarks to answer; `ril benchmarks` lists them.")
+    folder: str = Field(
+        "datasets/benchmarks",
+        description="Folder of benchmark files; DVC watches it (for the tiny world: the code that writes it).",
+    )
+    profiles: tuple[Literal["ours", "vlmeval@0.0.20", "lmms@0.7.3"], ...] = Field(
+        ("ours",),
+        min_length=1,
+        strict=False,
+        description="Rules of scoring; the first gives the headline.",
+    )
+    style: Literal["dataset", "qwen", "internvl", "lmms"] = Field(
+        "dataset", description="Words in which benchmarks ask; another style moves scores by up to 20 points."
+    )
+    cot: Literal["off", "on"] = Field("off", description="`on` asks for steps and a marked last line; needs a larger max_tokens.")
+    judge: str = Field("judge", description="Entry of `models` that judges where rules can't; better not the one of training.")
+    strict_md5: bool = Field(False, description="Refuses benchmark files whose md5 is none of the published ones.")
 
 
 class Evaluation(Block):

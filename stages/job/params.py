@@ -73,6 +73,7 @@ class Params(Block):
         for name in self.pool.teachers:
             known("pool.teachers", name, self.teachers, "teachers")
         known("verdict.model", self.verdict.model, self.models, "models")
+        known("evaluate.judge", self.evaluate.judge, self.models, "models")
         for name in self.runtime.engines:
             known("runtime.engines", name, self.models, "models")
         for name in self.models:

@@ -105,8 +105,8 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             "Scores of one model",
             params=("evaluate", "evaluations.{item}"),
-            inputs=("{block.checkpoint}", "data/questions"),
-            parts=(*_ANSWER, "corpora", "benchmarks"),
+            inputs=("{block.checkpoint}", "data/questions", "data/model/{params.evaluate.judge}", "{params.evaluate.folder}"),
+            parts=(*_ANSWER, "corpora", "benchmarks", "imitation"),
             items="evaluations",
         ),
         Stage(

@@ -1,0 +1,58 @@
+"""Averages over scored rows, with their standard errors; a row may count in several groups."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Scored = tuple[Mapping[str, tuple[str, ...]], float]  # groups of a row, its score
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An average of scores 0 to 1 and its standard error."""
+
+    value: float
+    error: float
+
+
+Aggregate = Callable[[Sequence[Scored]], Mean]
+
+
+def micro(rows: Sequence[Scored]) -> Mean:
+    """Every row counts the same."""
+    scores = [score for _, score in rows]
+    if not scores:
+        return Mean(0.0, math.inf)
+    return Mean(statistics.fmean(scores), _deviation(scores) / math.sqrt(len(scores)))
+
+
+def macro(group: str) -> Aggregate:
+    """Every value of `group` counts the same; rows without one form a value of their own."""
+
+    def mean(rows: Sequence[Scored]) -> Mean:
+        means = [micro(part) for part in by_value(rows, group).values()]
+        if not means:
+            return Mean(0.0, math.inf)
+        error = math.sqrt(sum(one.error**2 for one in means)) / len(means)
+        return Mean(statistics.fmean(one.value for one in means), error)
+
+    return mean
+
+
+def by_value(rows: Sequence[Scored], group: str) -> dict[str, list[Scored]]:
+    """The rows of each value of `group`, values in alphabetical order."""
+    found: dict[str, list[Scored]] = {}
+    for row in rows:
+        for value in row[0].get(group, ("none",)):
+            found.setdefault(value, []).append(row)
+    return dict(sorted(found.items()))
+
+
+def combinations(rows: Sequence[Scored], group: str) -> list[Scored]:
+    """The same rows with all values of `group` as one, in alphabetical order: "ocr_spat"."""
+    return [({**groups, group: ("_".join(sorted(groups.get(group, ("none",)))),)}, score) for groups, score in rows]
+
+
+def _deviation(scores: Sequence[float]) -> float:
+    return statistics.pstdev(scores)

@@ -1,0 +1,44 @@
+"""Whether images of a benchmark are in the training data: the same bytes, by hash.
+
+Equal bytes are a lower bound: a picture that was scaled or encoded anew is not found.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from stages.benchmarks.sample import Sample
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a benchmark shares with one split of the training data."""
+
+    benchmark: str
+    split: str
+    samples: int  # of the benchmark
+    shared: int  # samples with a picture that is in the split
+    examples: tuple[str, ...]  # pairs "benchmark row = training row", the first few
+
+
+def training_images(split: Path) -> dict[str, str]:
+    """Hash of every image of canonical parquet shards, with the id of a question that has it; image bytes are not read."""
+    found: dict[str, str] = {}
+    for file in sorted(split.glob("*.parquet")):
+        table = pq.read_table(file, columns=["id", "image_sha256"])
+        for name, hashes in zip(table["id"].to_pylist(), table["image_sha256"].to_pylist(), strict=True):
+            found.update(dict.fromkeys(hashes, name))
+    return found
+
+
+def overlap(benchmark: str, samples: Iterable[Sample], split: str, trained: Mapping[str, str], examples: int = 5) -> Overlap:
+    """How many samples have a picture that was trained on."""
+    count, shared = 0, []
+    for sample in samples:
+        count += 1
+        hit = next((trained[picture.sha256] for picture in sample.pictures if picture.sha256 in trained), None)
+        if hit is not None:
+            shared.append(f"{sample.index} = {hit}")
+    return Overlap(benchmark, split, count, len(shared), tuple(shared[:examples]))

@@ -1,0 +1,186 @@
+"""How a sample is asked: prompt styles of the data set, of two model families, and of lmms-eval.
+
+Scores of one model differ by 10 to 20 points between these (VLMEvalKit and lmms-eval issues), so the style's name stands beside
+every score. The literal sentences are those that the harnesses send.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from stages.benchmarks.rules.vlmeval import has_chinese
+from stages.benchmarks.sample import Picture, Sample
+
+Style = Literal["dataset", "qwen", "internvl", "lmms"]
+STYLES: tuple[Style, ...] = ("dataset", "qwen", "internvl", "lmms")
+Cot = Literal["off", "on"]
+Part = str | Picture
+Asks = Callable[[Sample], list[Part]]
+
+SELECT = "Please select the correct answer from the options above. \n"
+DIRECTLY = "Answer with the option's letter from the given choices directly."
+DIRECTLY_CN = "请直接回答选项字母。"
+SHORT = "Answer the question using a single word or phrase."
+IMAGE_MARKER = "<image>"
+_NUMBERED = re.compile(r"<image[ _](\d+)>")
+_UNSENT = str.maketrans({"\ue000": " ", "\ue001": " "})  # characters that the chat code keeps for itself
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that the response store takes; the images are read when somebody needs them."""
+
+    id: str
+    parts: tuple[Part, ...]
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """One user turn; `<image>` marks the places of the images, and nothing else."""
+        texts = [IMAGE_MARKER if isinstance(part, Picture) else _harmless(part) for part in self.parts]
+        return [{"role": "user", "content": "".join(texts)}]
+
+    @property
+    def images(self) -> list[bytes]:
+        """The encoded images as the data set holds them."""
+        return [part.data for part in self.parts if isinstance(part, Picture)]
+
+    @cached_property
+    def image_sha256(self) -> list[str]:
+        """Hashes of the images."""
+        return [part.sha256 for part in self.parts if isinstance(part, Picture)]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the text and the images: equal prompts, and only they, have equal answers."""
+        text = "\0".join([self.messages[0]["content"], *self.image_sha256])
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _harmless(text: str) -> str:
+    return text.replace(IMAGE_MARKER, "‹image›").translate(_UNSENT)
+
+
+def option_lines(sample: Sample, form: str = "{}. {}") -> list[str]:
+    """One line an option."""
+    return [form.format(letter, text) for letter, text in sample.options.items()]
+
+
+def dataset_choice(sample: Sample) -> list[Part]:
+    """VLMEvalKit's prompt for multiple choice; images first."""
+    lines = [f"Hint: {sample.hint}"] if sample.hint else []
+    lines.append(f"Question: {sample.question}")
+    text = "\n".join([*lines, *(["Options:", *option_lines(sample), SELECT] if sample.options else [""])])
+    return [*sample.pictures, text]
+
+
+def qwen_choice(sample: Sample) -> list[Part]:
+    """What VLMEvalKit's Qwen models send instead: no blanks at the end, a Chinese sentence for Chinese questions."""
+    text = str(dataset_choice(sample)[-1]).rstrip()
+    if has_chinese(text) and sample.options:
+        text = text.removesuffix(SELECT.rstrip()) + DIRECTLY_CN
+    return [*sample.pictures, text]
+
+
+def internvl_choice(sample: Sample) -> list[Part]:
+    """What VLMEvalKit's InternVL models send instead."""
+    lines = [*([sample.hint] if sample.hint else []), sample.question, *option_lines(sample)]
+    last = SHORT if not sample.options else DIRECTLY_CN if has_chinese("\n".join(lines)) else DIRECTLY
+    return [*sample.pictures, "\n".join([*lines, last])]
+
+
+def lmms_choice(sample: Sample) -> list[Part]:
+    """lmms-eval's common form: question, options, one sentence."""
+    return [*sample.pictures, "\n".join([sample.question, *option_lines(sample), DIRECTLY])]
+
+
+def plain(sample: Sample) -> list[Part]:
+    """Images and the question, nothing else."""
+    return [*sample.pictures, sample.question]
+
+
+def as_it_stands(sample: Sample) -> list[Part]:
+    """The question alone where it holds its options (on the hub), else `lmms_choice` (TSV files have them in columns)."""
+    held = all(text in sample.question for text in sample.options.values())
+    return plain(sample) if held else lmms_choice(sample)
+
+
+def followed_by(sentence: str) -> Asks:
+    """Images, the question, and a sentence."""
+
+    def ask(sample: Sample) -> list[Part]:
+        return [*sample.pictures, f"{sample.question}{sentence}"]
+
+    return ask
+
+
+def interleaved(ask: Asks, pattern: re.Pattern[str] = _NUMBERED, first: int = 1) -> Asks:
+    """The same with image k at each of its markers; images that no marker names are left out (VLMEvalKit, MMMU).
+
+    Without any marker the images stay where they are.
+    """
+
+    def place(sample: Sample) -> list[Part]:
+        parts = ask(sample)
+        if not any(isinstance(part, str) and pattern.search(part) for part in parts):
+            return parts
+        return [piece for part in parts if isinstance(part, str) for piece in placed(part, sample.pictures, pattern, first)]
+
+    return place
+
+
+def placed(text: str, pictures: Sequence[Picture], pattern: re.Pattern[str], first: int) -> list[Part]:
+    """A text cut at its markers, with the pictures between; a marker without a picture stays text."""
+    pieces: list[Part] = []
+    end = 0
+    for marker in pattern.finditer(text):
+        number = int(marker.group(1)) - first
+        if 0 <= number < len(pictures):
+            pieces += [text[end : marker.start()], pictures[number]]
+            end = marker.end()
+    return [piece for piece in (*pieces, text[end:]) if piece != ""]
+
+
+def numbered_first(ask: Asks) -> Asks:
+    """The images that markers name first, by their numbers; the markers stay in the text (Qwen, lmms-eval)."""
+
+    def place(sample: Sample) -> list[Part]:
+        texts = [part for part in ask(sample) if isinstance(part, str)]
+        numbers = sorted({int(number) for text in texts for number in _NUMBERED.findall(text)})
+        chosen = [sample.pictures[number - 1] for number in numbers if number <= len(sample.pictures)]
+        return [*(chosen or sample.pictures), *texts]
+
+    return place
+
+
+CHOICE: dict[Style, Asks] = {
+    "dataset": dataset_choice,
+    "qwen": qwen_choice,
+    "internvl": internvl_choice,
+    "lmms": lmms_choice,
+}
+MMMU: dict[Style, Asks] = {
+    "dataset": interleaved(dataset_choice),
+    "qwen": numbered_first(qwen_choice),
+    "internvl": interleaved(internvl_choice),
+    "lmms": numbered_first(lmms_choice),
+}
+
+_STEPS = (
+    "\nAnswer the preceding {kind} question. The last line of your response should follow this format: "
+    "'Answer: \\boxed{{{what}}}' (without quotes). If you are uncertain, give the most likely answer. Think step by step."
+)
+
+_DIRECT_LINE = re.compile(r"(?:Answer (?:with|the question)|Please (?:select|try|answer directly)|请直接).*")
+
+
+def step_by_step(parts: Sequence[Part], sample: Sample) -> list[Part]:
+    """The same prompt asking for steps and a marked last line, without the sentence that asks for a direct answer."""
+    *front, last = parts
+    lines = str(last).rstrip().split("\n") if isinstance(last, str) else []
+    while lines and (_DIRECT_LINE.match(lines[-1]) or not lines[-1].strip()):
+        lines.pop()
+    kind, what = ("multiple choice", "$LETTER") if sample.options else ("open", "$FINAL_ANSWER")
+    return [*front, "\n".join(lines) + _STEPS.format(kind=kind, what=what)]

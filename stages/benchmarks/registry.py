@@ -1,0 +1,39 @@
+"""All benchmarks by their ids. A file in stages/benchmarks/specs with a tuple SPECS is all that a new one takes."""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from stages.benchmarks import specs
+from stages.benchmarks.sample import BenchmarkError
+from stages.benchmarks.spec import Spec
+
+
+@cache
+def registry() -> dict[str, Spec]:
+    """The benchmarks, in the order of the paper's columns; those without a column come last."""
+    found: dict[str, Spec] = {}
+    for module in pkgutil.iter_modules(specs.__path__):
+        for spec in importlib.import_module(f"{specs.__name__}.{module.name}").SPECS:
+            if spec.id in found:
+                raise BenchmarkError(f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is there already")
+            found[spec.id] = spec
+    return dict(sorted(found.items(), key=lambda item: (_place(item[1].column), item[0])))
+
+
+COLUMNS = (
+    *("AI2D", "ChartQA", "MathVista", "MMB", "MMB-CN", "MM-Vet", "MM-Vet-v2"),
+    *("MMMU", "MMMU-Pro", "MMStar", "BLINK", "SEED", "SEED2+", "RWQA"),
+)  # of the paper's Tables 1 and 2
+
+
+def _place(column: str) -> int:
+    return COLUMNS.index(column) if column in COLUMNS else len(COLUMNS)
+
+
+def find(name: str) -> Spec:
+    """The benchmark with this id. Raises BenchmarkError that lists the known ones."""
+    known = registry()
+    if name not in known:
+        raise BenchmarkError(f"no benchmark {name!r}; known: {', '.join(known)}")
+    return known[name]

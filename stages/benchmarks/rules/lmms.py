@@ -1,0 +1,235 @@
+"""The rules of lmms-eval 0.7.3, re-implemented from their description."""
+
+import re
+import string
+from collections.abc import Collection, Mapping, Sequence
+
+from stages.benchmarks.rules.vlmeval import FAILED_CALL
+
+DEFAULT_LETTERS = "ABCDEFGH"
+_PHRASES = (
+    *(
+        f"{article}{word} is"
+        for word in (
+            "answer",
+            "correct answer",
+            "best answer",
+            "correct option",
+            "best option",
+            "choice",
+            "correct choice",
+        )
+        for article in ("the ", "")
+    ),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+# How sure a form is; the surest wins, then the last place, then the first option.
+_START, _END, _PHRASE, _BETWEEN, _STOP, _COLON, _CLOSED, _BLANK, _ANYWHERE = 10, 9, 7, 6, 5, 4, 3, 2, 0
+
+
+def any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str:
+    """The option letter that stands in the surest form, "" when there is none at all (M4)."""
+    if not reply.strip():
+        return ""
+    bare = reply.strip()
+    for sign in ",.!?;:'\"":
+        bare = bare.strip(sign)
+    text = f" {bare} "
+    found = [*_formed(text, letters), *_after_phrases(text, letters), *_at_the_ends(text, letters)]
+    found = found or [(_ANYWHERE, text.rfind(one), one) for one in letters if one in text]
+    return max(found, key=lambda candidate: candidate[:2])[2] if found else ""
+
+
+Candidate = tuple[int, int, str]  # how sure, where, which letter
+
+
+def _formed(text: str, letters: Sequence[str]) -> list[Candidate]:
+    forms = ((_BETWEEN, "({})"), (_STOP, "{}."), (_COLON, "{}:"), (_CLOSED, "{})"), (_BLANK, "{} "))
+    marks = [(sure, form.format(one), one) for sure, form in forms for one in letters]
+    return [(sure, text.rfind(mark), one) for sure, mark, one in marks if mark in text]
+
+
+def _after_phrases(text: str, letters: Sequence[str]) -> list[Candidate]:
+    """Every letter anywhere behind a phrase, in words too: "The answer is B, not C" names B and C."""
+    lowered = text.lower()
+    places = [(lowered.find(phrase), len(phrase)) for phrase in _PHRASES]
+    behind = [start + length for start, length in places if start != -1]
+    found = [(_PHRASE, text.find(one, start), one) for start in behind for one in letters]
+    return [candidate for candidate in found if candidate[1] != -1]
+
+
+def _at_the_ends(text: str, letters: Sequence[str]) -> list[Candidate]:
+    bare = text.strip()
+    starts = [one for one in letters if bare.startswith(one) and (len(bare) == 1 or not bare[1].isalpha())]
+    ends = [one for one in letters if bare.endswith(one) and (len(bare) == 1 or not bare[-2].isalpha())]
+    return [*((_START, 0, one) for one in starts), *((_END, len(text) - 1, one) for one in ends)]
+
+
+def mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
+    """MMMU's letter: in brackets, else before a blank, else before a full stop, else by text (M5, this harness's form).
+
+    None where the harness takes a random letter. Of several the last one, by the place of " X " (or the text).
+    """
+    text = reply
+    for sign in ",.!?;:'":
+        text = text.strip(sign)
+    text = f" {text} "
+    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        found = [one for one in options if form.format(one) in text]
+        if found:
+            return max(found, key=lambda one: text.rfind(place.format(one)))
+    if len(text.split()) <= 5:
+        return None
+    lowered = text.lower()
+    named = [one for one, option in options.items() if option.lower() in lowered]
+    return max(named, key=lambda one: lowered.rfind(options[one].lower())) if named else None
+
+
+def blink_letter(reply: str, letters: str) -> str:
+    """BLINK's letter: a first line that is little more, the last "answer is X", the last "(X)", a leading X; or "" (M7)."""
+    text, valid = reply.strip(), f"[{re.escape(letters)}]"
+    first_line = text.split("\n", 1)[0].strip()
+    bare = re.match(rf"^\(?({valid})\)?[\.\s:,)]*$", first_line, re.IGNORECASE) if len(first_line) <= 4 else None
+    if bare:
+        return bare.group(1).upper()
+    said = re.findall(rf"answers?(?:\s+is)?\s*[:\-]?\s*\(?({valid})\)?(?![A-Za-z])", text, re.IGNORECASE)
+    said = said or re.findall(rf"\(({valid})\)", text)
+    if said:
+        return str(said[-1]).upper()
+    leading = re.match(rf"[\(\s]*({valid})", text, re.IGNORECASE)
+    return leading.group(1).upper() if leading else ""
+
+
+_LETTER_STOP = re.compile(r"^\s*([A-Z])\.")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def ai2d_text(reply: str) -> str:
+    """What AI2D compares with the letter, as text: a leading "X." shortened to X, no punctuation, lower case (M8)."""
+    shortened = _LETTER_STOP.match(reply)
+    text = shortened.group(1) if shortened else reply
+    # numpy, which this harness compares with, drops NUL characters at the end of a text
+    return text.rstrip("\0").lower().translate(_NO_PUNCTUATION).rstrip("\0")
+
+
+def first_character(reply: str) -> str:
+    """The first character of the reply, which the SEED benchmarks compare with the letter, letter case aside (M6)."""
+    return reply.strip()[:1]
+
+
+def mmbench_choice(reply: str, options: Mapping[str, str]) -> str | None:
+    """MMBench's option: a letter that is a word, one in a few decorations, or an option's text.
+
+    `E` counts as a letter whatever the options are. "A" in a reply of more than three words may be an article; then only
+    decorated letters count.
+    """
+    return _mmbench_letter(reply) or _mmbench_text(reply, options)
+
+
+_DECORATED = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).")
+
+
+def _mmbench_letter(reply: str) -> str | None:
+    if FAILED_CALL in reply:
+        return None
+    words = reply.split()
+    bare = [one for one in "ABCDE" if one in words]
+    if len(bare) == 1 and not ("A" in words and len(words) > 3):
+        return bare[0]
+    for form in _DECORATED:
+        found = [one for one in "ABCDE" if form.format(one) in words]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _mmbench_text(reply: str, options: Mapping[str, str]) -> str | None:
+    lowered = reply.lower()
+    named = [one for one, text in options.items() if text.lower() in lowered]
+    return named[0] if len(named) == 1 else None
+
+
+def mmbench_circular(golds: Sequence[str], replies: Sequence[str], options: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a question is right in all its rotations, by the rule that asks no judge (`mmbench_en_dev_static`)."""
+    found = [mmbench_choice(reply, texts) for reply, texts in zip(replies, options, strict=True)]
+    if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
+        return False
+    rest = [(gold, reply, texts) for gold, reply, texts, one in zip(golds, replies, options, found, strict=True) if one is None]
+    return all(any_letter(reply, sorted(texts)) == gold for gold, reply, texts in rest)
+
+
+def realworldqa_hit(reply: str, gold: str) -> bool:
+    """RealWorldQA: a letter A to D by `any_letter`, any other gold as the same text without a final full stop."""
+    wanted = gold.strip()
+    if wanted.upper() in ("A", "B", "C", "D"):
+        return any_letter(reply, "ABCD") == wanted.upper()
+    return reply.lower().strip().rstrip(".") == wanted.lower()
+
+
+def mathvista_quick(question_type: str, answer_type: str, choices: Collection[str], reply: str) -> str | None:
+    """MathVista's extraction where no judge is needed: the reply is a choice, or a number as it stands; else None."""
+    if question_type == "multi_choice" and reply in choices:
+        return reply
+    try:
+        if answer_type == "integer":
+            return str(int(reply))
+        if answer_type == "float":
+            return str(float(reply))
+    except ValueError:
+        pass  # no number: the judge has to extract one
+    return None
+
+
+def mathvista_normal(
+    question_type: str, answer_type: str, choices: Sequence[str], precision: float | None, extraction: str
+) -> str | None:
+    """MathVista's extraction in the form of the reference (M11): an option's text, a whole or a rounded number, a list.
+
+    None where it has no such form. An option that is not named is the nearest by edit distance, however far. With a
+    precision that is no whole number of Python (1.0, as the data set stores it) `round` fails, and so do all such rows.
+    """
+    if question_type == "multi_choice":
+        return _nearest_choice(extraction.strip(), choices)
+    try:
+        if answer_type == "integer":
+            return str(int(float(extraction)))
+        if answer_type == "float":
+            return str(round(float(extraction), precision))  # type: ignore[arg-type]  # a float on purpose, see above
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return extraction
+
+
+def _nearest_choice(extraction: str, choices: Sequence[str]) -> str:
+    bracketed = re.search(r"\(([a-zA-Z])\)", extraction)
+    text = bracketed.group(1).upper() if bracketed else extraction
+    places = {one: place for place, one in enumerate(string.ascii_uppercase[: len(choices)])}
+    if text in places:
+        return choices[places[text]]
+    return min(choices, key=lambda one: edit_distance(text, one))
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Levenshtein distance in characters."""
+    above = list(range(len(other) + 1))
+    for row, left in enumerate(one, 1):
+        line = [row]
+        for column, right in enumerate(other, 1):
+            line.append(min(above[column] + 1, line[-1] + 1, above[column - 1] + (left != right)))
+        above = line
+    return above[-1]
+
+
+def mathvista_equal(normal: str | None, gold: str) -> bool:
+    """Whether a normalised extraction is the reference, as text."""
+    return str(normal).strip() == gold.strip()
+
+
+def grade(judge_reply: str) -> float | None:
+    """MM-Vet's score: the text before the first blank, a number from 0 to 1; None otherwise."""
+    try:
+        score = float(judge_reply.strip().split(" ")[0])
+    except ValueError:
+        return None
+    return score if 0 <= score <= 1 else None

@@ -1,0 +1,53 @@
+"""MMMU's open questions (M10), the rule of its authors that lmms-eval uses too."""
+
+import re
+from collections.abc import Sequence
+
+_INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+_TRIVIAL = frozenset(":,.!?;'")
+_GROUPED = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
+_SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
+_PLAIN = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
+
+Normal = str | float
+
+
+def candidates(reply: str) -> set[Normal]:
+    """What a reply may mean: the ends of its lines behind words like "is", and every number in them, normalised."""
+    tails = _tails(reply)
+    numbers = [number for tail in tails for form in (_GROUPED, _SCIENTIFIC, _PLAIN) for number in form.findall(tail)]
+    return {value for text in (*tails, *numbers) for value in normal(text)}
+
+
+def _tails(reply: str) -> list[str]:
+    text = reply.strip().strip(".").lower()
+    lines = text.split("\n")
+    found = []
+    for place, line in enumerate(lines):
+        signs = (*_INDICATORS, "=") if place == len(lines) - 1 else _INDICATORS
+        tail = ""
+        for sign in signs:
+            if sign in line:
+                end = line.split(sign)[-1].strip()
+                tail = end if not tail or len(end) < len(tail) else tail
+        if tail and tail not in _TRIVIAL:
+            found.append(tail)
+    return found or [text]
+
+
+def normal(text: str) -> list[Normal]:
+    """A number rounded to two decimals, else the text in lower case; one character with a blank on either side."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        lowered = text.lower()
+    return [f" {lowered}", f"{lowered} "] if len(lowered) == 1 else [lowered]
+
+
+def is_right(reply: str, golds: Sequence[str]) -> bool:
+    """Whether a number of the reply equals one of `golds`, or the text of one is part of what the reply may mean."""
+    wanted = [value for gold in golds for value in normal(gold)]
+    texts = [value for value in wanted if isinstance(value, str)]
+    meant = candidates(reply)
+    return any(any(text in said for text in texts) if isinstance(said, str) else said in wanted for said in meant)

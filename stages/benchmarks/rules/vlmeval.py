@@ -1,0 +1,170 @@
+"""The rules of VLMEvalKit as published in ms-vlmeval 0.0.20, re-implemented from their description."""
+
+import ast
+import re
+import string
+from collections.abc import Collection, Mapping, Sequence
+
+FAILED_CALL = "Failed to obtain answer via API"
+REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+NONE_OF_THEM = "Z"
+NOTHING = "None"
+LAST_TOKENS = 4  # the letter's first occurrence must be among them
+RELATIVE_ERROR = 0.05  # ChartQA's relaxed accuracy
+_TO_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+# What pandas reads as missing by default: such an option disappears from this harness's prompts and matching.
+_INDEFINITE = ("-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN")
+_NOT_A_NUMBER = ("-NaN", "-nan", "NaN", "nan", "#NA", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "<NA>")
+PANDAS_MISSING = frozenset(("", "NULL", "None", "null", *_INDEFINITE, *_NOT_A_NUMBER))
+
+
+def seen_options(options: Mapping[str, str]) -> dict[str, str]:
+    """The options that are left after pandas has read them."""
+    return {letter: text for letter, text in options.items() if text not in PANDAS_MISSING}
+
+
+def letter(reply: str, letters: Collection[str]) -> str | None:
+    """The one option letter that stands as a word of the reply, near its end; Z for a refusal; else None (M1)."""
+    if FAILED_CALL in reply:
+        return None
+    if any(refusal in reply for refusal in REFUSALS):
+        return NONE_OF_THEM
+    words = reply.translate(_TO_BLANKS).split()
+    present = [one for one in letters if one in words]
+    if len(present) == 1:
+        near_the_end = words.index(present[0]) >= len(words) - LAST_TOKENS
+        return present[0] if near_the_end else None
+    return NONE_OF_THEM if not present and NONE_OF_THEM in words else None
+
+
+def option_text(reply: str, options: Mapping[str, str]) -> str | None:
+    """The one option whose text is part of the reply, letter case aside; None for long replies (M2)."""
+    lowered = reply.lower()
+    if len(lowered) > 2 * sum(len(text) for text in options.values()):
+        return None
+    found = [one for one, text in options.items() if text.lower() in lowered]
+    return found[0] if len(found) == 1 else None
+
+
+def choice(reply: str, options: Mapping[str, str]) -> str | None:
+    """The option that the reply names: by its letter, else by its text (M3)."""
+    return letter(reply, options) or option_text(reply, options)
+
+
+def answer_line(reply: str) -> str:
+    """What the `_COT` data sets match instead of the reply: the letter or the rest of its only line "Answer: ...".
+
+    Without such a line, or with several, the reply as it is.
+    """
+    lines = [line.strip() for line in reply.strip().split("\n")]
+    marked = [line for line in lines if line.startswith("Answer:")]
+    if len(marked) != 1:
+        return reply
+    capitals = {sign for sign in marked[0] if sign in string.ascii_uppercase}
+    # the A of "Answer:" counts: only lines that name A, or nothing, have one distinct capital
+    return capitals.pop() if len(capitals) == 1 else marked[0].removeprefix("Answer:")
+
+
+def relaxed(target: str, reply: str) -> bool:
+    """ChartQA's relaxed accuracy: numbers within 5 %, everything else the same text, letter case aside (M9).
+
+    A target of 0 is compared as text, because an error relative to 0 has no meaning.
+    """
+    said, wanted = as_float(reply), as_float(target)
+    if said is not None and wanted:
+        return abs(said - wanted) / abs(wanted) <= RELATIVE_ERROR
+    return reply.lower() == target.lower()
+
+
+def as_float(text: str) -> float | None:
+    """The number that a text is ("12", "12%" as 0.12), None when it is none."""
+    share = text.endswith("%")
+    try:
+        return float(text.rstrip("%")) / 100.0 if share else float(text)
+    except ValueError:
+        return None
+
+
+def relaxed_any(target: str, reply: str) -> bool:
+    """`relaxed` against a target that may be a list literal of alternatives; the reply without blanks at its ends."""
+    return any(relaxed(one, reply.strip()) for one in alternatives(target))
+
+
+def alternatives(target: str) -> list[str]:
+    """The texts of a list literal, or the target itself."""
+    if not target.strip().startswith("["):
+        return [target]
+    try:
+        value = ast.literal_eval(target.strip())
+    except (ValueError, SyntaxError):
+        return [target]
+    return [str(one) for one in value] if isinstance(value, list) else [target]
+
+
+def circular(golds: Sequence[str], found: Sequence[str | None]) -> bool | None:
+    """Whether a question is right in all its rotations; None where only a judge could say (an unmatched row)."""
+    if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
+        return False
+    return True if None not in found else None
+
+
+def mathvista_prefetch(question_type: str, answer_type: str, choices: Sequence[str], gold: str, reply: str) -> str | None:
+    """MathVista's answer where this harness needs no judge; None where it would ask one.
+
+    A number that equals the reference counts at once, unless it is 0, which the harness takes for nothing.
+    """
+    if question_type == "multi_choice":
+        return choice(reply, lettered(choices))
+    try:
+        if answer_type == "integer":
+            whole = int(reply)
+            return str(whole) if whole == int(gold) and whole else None
+        if answer_type == "float":
+            real = float(reply)
+            return str(real) if real == float(gold) and real else None
+    except ValueError:
+        return None  # no number, so the judge has to extract one
+    return NOTHING if answer_type not in ("integer", "float") and gold == NOTHING else None
+
+
+def mathvista_hit(
+    question_type: str, answer_type: str, choices: Sequence[str], gold: str, gold_letter: str, extraction: str
+) -> bool:
+    """Whether an extraction is right: the letter, or the same number without rounding.
+
+    For lists and texts the harness compares the word "None" with the reference, whatever was extracted.
+    """
+    if question_type == "multi_choice":
+        return choice(extraction, lettered(choices)) == gold_letter
+    try:
+        if answer_type == "integer":
+            return int(extraction) == int(gold)
+        if answer_type == "float":
+            return float(extraction) == float(gold)
+    except ValueError:
+        return False
+    return gold == NOTHING
+
+
+def lettered(choices: Sequence[str]) -> dict[str, str]:
+    """Options A, B, ... with these texts."""
+    return dict(zip(string.ascii_uppercase, choices, strict=False))
+
+
+def grade(judge_reply: str) -> float | None:
+    """MM-Vet's score when the judge's whole reply is a number from 0 to 1; None otherwise."""
+    try:
+        score = float(judge_reply)
+    except ValueError:
+        return None
+    return score if 0 <= score <= 1 else None
+
+
+def has_chinese(text: str) -> bool:
+    """Whether a text has Chinese characters; the harness then asks its judge in Chinese."""
+    return re.search("[\u4e00-\u9fff]", text) is not None

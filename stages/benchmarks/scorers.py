@@ -1,0 +1,230 @@
+"""Scorers: the rules of a profile put to a sample and a reply. A scorer is a named function; specs choose among them."""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from stages.benchmarks.rules import lmms, open_answers, ours, vlmeval
+from stages.benchmarks.sample import Outcome, Sample
+
+Profile = Literal["ours", "vlmeval@0.0.20", "lmms@0.7.3"]
+OURS: Profile = "ours"
+VLMEVAL: Profile = "vlmeval@0.0.20"
+LMMS: Profile = "lmms@0.7.3"
+PROFILES: tuple[Profile, ...] = (OURS, VLMEVAL, LMMS)
+Scorer = Callable[[Sample, str], Outcome]
+
+
+# --- multiple choice ------------------------------------------------------------------------------------------------
+
+
+def ours_choice(sample: Sample, reply: str) -> Outcome:
+    """Our letter; open rows of a mixed benchmark by `ours_open`."""
+    if not sample.options:
+        return ours_open(sample, reply)
+    found, rule = ours.choice(reply, sample.options)
+    return Outcome.of(found, found == sample.gold, rule)
+
+
+def ours_open(sample: Sample, reply: str) -> Outcome:
+    """MMMU's open rule on the reply without reasoning; several references are alternatives."""
+    text = ours.without_reasoning(reply)
+    golds = vlmeval.alternatives(sample.gold)
+    return Outcome.of(text or None, bool(text) and open_answers.is_right(text, golds), "open")
+
+
+def vlmeval_choice(sample: Sample, reply: str) -> Outcome:
+    """A letter or an option's text (M3); an option that pandas reads as missing is not there."""
+    found = vlmeval.choice(reply, vlmeval.seen_options(sample.options))
+    return Outcome.of(found, found == sample.gold, "M3")
+
+
+def vlmeval_mmmu(sample: Sample, reply: str) -> Outcome:
+    """As `vlmeval_choice`; an open question becomes a choice between its reference and "Other Answers"."""
+    options = vlmeval.seen_options(sample.options)
+    gold = sample.gold if len(sample.gold) == 1 and sample.gold.isascii() and sample.gold.isupper() else "A"
+    if "A" not in options:
+        options = {**options, "A": sample.gold, "B": "Other Answers"}
+    found = vlmeval.choice(reply, dict(sorted(options.items())))
+    return Outcome.of(found, found == gold, "M3")
+
+
+def vlmeval_cot(sample: Sample, reply: str) -> Outcome:
+    """MMMU-Pro's `_COT` sets: what stands in the line "Answer: ...", then as `vlmeval_choice`."""
+    return vlmeval_choice(sample, vlmeval.answer_line(reply))
+
+
+def lmms_any_letter(sample: Sample, reply: str) -> Outcome:
+    """The surest of the letters A to D (M4)."""
+    found = lmms.any_letter(reply, "ABCD") or None
+    return Outcome.of(found, found == sample.gold.strip().upper(), "M4")
+
+
+def lmms_mmmu(sample: Sample, reply: str) -> Outcome:
+    """A letter (M5), or the open rule; a list of references stays one text, so such rows are never right there."""
+    if not sample.options:
+        return Outcome.of(reply, open_answers.is_right(reply, [sample.gold]), "M10")
+    found = lmms.mmmu_letter(reply, sample.options)
+    return Outcome.of(found, found == sample.gold, "M5")
+
+
+def same_text(sample: Sample, reply: str) -> Outcome:
+    """The reply is the reference, to the character (MMMU-Pro vision in lmms-eval)."""
+    return Outcome.of(reply, reply == sample.gold, "same text")
+
+
+def lmms_blink(sample: Sample, reply: str) -> Outcome:
+    """BLINK's letter (M7)."""
+    found = lmms.blink_letter(reply, "".join(sample.options)) or None
+    return Outcome.of(found, found == sample.gold, "M7")
+
+
+def lmms_ai2d(sample: Sample, reply: str) -> Outcome:
+    """AI2D's text equality (M8); everything counts as parsed, because any text is compared."""
+    text = lmms.ai2d_text(reply)
+    return Outcome.of(text, text == sample.gold.lower(), "M8")
+
+
+def lmms_first_character(sample: Sample, reply: str) -> Outcome:
+    """The first character of the reply (M6)."""
+    found = lmms.first_character(reply)
+    return Outcome.of(found or None, found.lower() == sample.gold.strip().lower(), "M6")
+
+
+def lmms_mmbench(sample: Sample, reply: str) -> Outcome:
+    """One row of MMBench without a judge: the harness's own letter or text, else M4. Missing options are the text "nan" there."""
+    options = nan_filled(sample)
+    found = lmms.mmbench_choice(reply, options) or lmms.any_letter(reply, sorted(options)) or None
+    return Outcome.of(found, found == sample.gold, "static")
+
+
+def nan_filled(sample: Sample) -> dict[str, str]:
+    """Options A to D as that harness sees them: missing ones have the text "nan"."""
+    return {letter: sample.options.get(letter, "nan") for letter in "ABCD"}
+
+
+def lmms_realworldqa(sample: Sample, reply: str) -> Outcome:
+    """A letter by M4, any other reference as the same text."""
+    return Outcome.of(reply, lmms.realworldqa_hit(reply, sample.gold), "M4 or same text")
+
+
+# --- ChartQA --------------------------------------------------------------------------------------------------------
+
+
+def vlmeval_relaxed(sample: Sample, reply: str) -> Outcome:
+    """Within 5 %, or the same text (M9); blanks at the ends of the reply and list references as that harness has them."""
+    return Outcome.of(reply, vlmeval.relaxed_any(sample.gold, reply), "M9")
+
+
+def lmms_relaxed(sample: Sample, reply: str) -> Outcome:
+    """Within 5 %, or the same text (M9), of the reply as it is."""
+    return Outcome.of(reply, vlmeval.relaxed(sample.gold, reply), "M9")
+
+
+def ours_relaxed(sample: Sample, reply: str) -> Outcome:
+    """The field's rule (M9) on the reply without reasoning: a more lenient one would not be comparable."""
+    text = ours.without_reasoning(reply)
+    return Outcome.of(text or None, vlmeval.relaxed_any(sample.gold, text), "M9")
+
+
+def clean_relaxed(sample: Sample, reply: str) -> Outcome:
+    """M9 on the reply without final stop, quotes, `$` and thousands' commas: a second number, never the headline."""
+    text = ours.clean(reply)
+    return Outcome.of(text or None, vlmeval.relaxed_any(sample.gold, text), "M9 clean")
+
+
+# --- MathVista ------------------------------------------------------------------------------------------------------
+
+
+def vlmeval_mathvista(sample: Sample, reply: str) -> Outcome:
+    """What that harness decides without its judge; the rest is unparsed, and a judge may extract it."""
+    kind, answer, choices = _mathvista(sample)
+    found = vlmeval.mathvista_prefetch(kind, answer, choices, sample.gold, reply)
+    right = found is not None and vlmeval_mathvista_extracted(sample, found).score == 1
+    return Outcome.of(found, right, "prefetch")
+
+
+def vlmeval_mathvista_extracted(sample: Sample, extraction: str) -> Outcome:
+    """What that harness makes of a judge's extraction."""
+    kind, answer, choices = _mathvista(sample)
+    right = vlmeval.mathvista_hit(kind, answer, choices, sample.gold, str(sample.extra["answer_option"]), extraction)
+    return Outcome.of(extraction, right, "extraction")
+
+
+def lmms_mathvista(sample: Sample, reply: str) -> Outcome:
+    """What that harness extracts without its judge. Where it would then score the option nearest to nothing: unparsed."""
+    kind, answer, choices = _mathvista(sample)
+    found = lmms.mathvista_quick(kind, answer, choices, reply)
+    return Outcome("unparsed", rule="quick") if found is None else lmms_mathvista_extracted(sample, found)
+
+
+def lmms_mathvista_extracted(sample: Sample, extraction: str) -> Outcome:
+    """What that harness makes of a judge's extraction (M11)."""
+    kind, answer, choices = _mathvista(sample)
+    form = lmms.mathvista_normal(kind, answer, choices, sample.extra["precision"], extraction)
+    return Outcome.of(extraction, lmms.mathvista_equal(form, sample.gold), "extraction")
+
+
+def ours_mathvista(sample: Sample, reply: str) -> Outcome:
+    """Our cascade: an option by our letter rule, a number from the marked final answer, a list as Python reads it.
+
+    Numbers are rounded to the precision of the reference, as the authors' rule does; whole numbers are not cut to fit.
+    """
+    kind, answer, choices = _mathvista(sample)
+    if kind == "multi_choice":
+        found, rule = ours.choice(reply, vlmeval.lettered(choices))
+        return Outcome.of(found, found == sample.extra["answer_option"], rule)
+    text, rule = ours.final_answer(reply)
+    if answer == "list":
+        values = _list(text)
+        return Outcome.of(None if values is None else str(values), values == _list(sample.gold), rule)
+    if answer in ("integer", "float"):
+        said, wanted = ours.number(text), ours.number(sample.gold)
+        digits = int(sample.extra["precision"] or 0)
+        right = said is not None and wanted is not None and round(said, digits) == round(wanted, digits)
+        return Outcome.of(None if said is None else str(float(said)), right, rule)
+    same = " ".join(text.casefold().split()) == " ".join(sample.gold.casefold().split())
+    return Outcome.of(text or None, same, rule)
+
+
+def _mathvista(sample: Sample) -> tuple[str, str, Sequence[str]]:
+    extra = sample.extra
+    return str(extra["question_type"]), str(extra["answer_type"]), tuple(sample.options.values())
+
+
+def _list(text: str) -> list[object] | None:
+    start, end = text.find("["), text.rfind("]")
+    try:
+        value = ast.literal_eval(text[start : end + 1]) if 0 <= start < end else None
+    except (ValueError, SyntaxError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+# --- circular evaluation (MMBench) ----------------------------------------------------------------------------------
+
+
+def circular_outcome(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome]]) -> Outcome:
+    """One outcome for a question that was asked in all its rotations; right only when every rotation is.
+
+    An unparsed row makes it `unparsed` (which scores 0) unless another one is wrong already; so does a row whose judge failed
+    or has not spoken: the state that is left says what is missing.
+    """
+    if profile == LMMS and all(outcome.rule == "static" for _, _, outcome in rows):
+        samples, replies = [sample for sample, _, _ in rows], [reply for _, reply, _ in rows]
+        right = lmms.mmbench_circular([sample.gold for sample in samples], replies, [nan_filled(one) for one in samples])
+        return Outcome("ok", float(right), None, "circular")
+    golds = [sample.gold for sample, _, _ in rows]
+    found = [outcome.extracted if outcome.state == "ok" else None for _, _, outcome in rows]
+    verdict = vlmeval.circular(golds, found)
+    if verdict is not None:
+        return Outcome("ok", float(verdict), None, "circular")
+    states = {outcome.state for _, _, outcome in rows}
+    for state in ("pending", "missing", "judge_failed", "unparsed"):
+        if state in states:
+            return Outcome(state, rule="circular")
+    raise AssertionError("a circular group without a verdict has a row that is not ok")
+
+
+Scorers = Mapping[Profile, Scorer]
+CHOICE: Scorers = {OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_any_letter}

@@ -1,0 +1,159 @@
+"""Finding and reading the files of a benchmark: what is there is checked and named, and never changed."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from stages.benchmarks.sample import BenchmarkError, Picture, Sample
+from stages.benchmarks.spec import Hub, Spec, Tsv
+from stages.benchmarks.tables import Row, file_md5, read_folder, read_tsv, revision_of
+
+SERVER = "https://opencompass.openxlab.space/utils"
+DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
+TOLERATED_ROWS = 2  # counts on data cards and in files differ by that much (SEED-Bench: 14,232 or 14,233)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A benchmark's samples and what is known about where they come from."""
+
+    spec: Spec
+    samples: tuple[Sample, ...]
+    source: str  # file with its md5 or folder with its revision; stands beside every score
+    notes: tuple[str, ...]  # what a reader of the score should know
+
+
+def load(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded:
+    """The samples of one benchmark from `folder`.
+
+    Looked for, in this order: the TSV files of VLMEvalKit, a folder named after the benchmark or after its data set (parquet
+    or `save_to_disk`), the hub where downloads are allowed. Raises BenchmarkError that names file, row and column.
+    """
+    for tsv in spec.tsv:
+        path = folder / f"{tsv.name}.tsv"
+        if path.is_file():
+            md5 = file_md5(path)
+            source, notes = _md5_label(path, tsv, md5, strict_md5)
+            return _checked(spec, read_tsv(path, spec.needs["tsv"]), "tsv", source, notes)
+    for hub in spec.hub:
+        for name in (spec.id, *(name.split("/")[-1] for name in hub.names)):
+            if (folder / name).is_dir():
+                return _from_folder(spec, hub, folder / name)
+        if os.environ.get(DOWNLOADS) == "1":
+            return _from_folder(spec, hub, download(hub))
+    raise BenchmarkError(f"{spec.title}: nothing in {folder}; {remedy(spec)}")
+
+
+def remedy(spec: Spec) -> str:
+    """What to put where, for a benchmark that is not there."""
+    files = [f"{tsv.name}.tsv from {SERVER}/{tsv.folder}/{tsv.name}.tsv" for tsv in spec.tsv if tsv.md5s]
+    sets = [f"the data set {hub.names[0]} as folder {spec.id}" for hub in spec.hub]
+    return f"put there {' or '.join([*files[:1], *sets])}, or set {DOWNLOADS}=1"
+
+
+def download(hub: Hub) -> Path:
+    """The folder of a data set from the hub, at its revision; the first of the names that can be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    failed = []
+    for name in hub.names:
+        try:
+            patterns = [f"*{hub.config}*/*.parquet" if hub.config else "*.parquet"]
+            return Path(snapshot_download(name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))
+        except (HfHubHTTPError, OSError) as error:
+            failed.append(f"{name}: {' '.join(str(error).split())}")
+    raise BenchmarkError("; ".join(failed))
+
+
+def _md5_label(path: Path, tsv: Tsv, md5: str, strict: bool) -> tuple[str, list[str]]:
+    if md5 in tsv.md5s:
+        label = f", {tsv.md5s[md5]}" if tsv.md5s[md5] else ""
+        return f"{path.name} (md5 {md5}{label})", []
+    if not tsv.md5s:
+        return f"{path.name} (md5 {md5}, none is published)", []
+    known = ", ".join(f"{one} {label}".strip() for one, label in tsv.md5s.items())
+    message = f"{path}: md5 is {md5}, known is {known}; it is another file than the published one, and was left as it is"
+    if strict:
+        raise BenchmarkError(f"{message}; fetch it again, or set evaluate.strict_md5: false")
+    return f"{path.name} (md5 {md5}, unknown)", [message]
+
+
+def _from_folder(spec: Spec, hub: Hub, path: Path) -> Loaded:
+    revision = revision_of(path)
+    source = f"{path.name}{f' at {revision}' if revision else ''}"
+    return _checked(spec, read_folder(path, hub.split, spec.needs["hub"], hub.config), "hub", source, [])
+
+
+def _checked(spec: Spec, rows: Iterable[Row], kind: str, source: str, notes: list[str]) -> Loaded:
+    """The samples, with every index once and every question whole."""
+    seen: dict[str, str] = {}
+    samples = []
+    for row in rows:
+        sample = _made(spec, row, kind)
+        if sample is None:
+            continue
+        if sample.index in seen:
+            raise BenchmarkError(f"{row.where}, column 'index': {sample.index!r} is also in {seen[sample.index]}; drop one")
+        seen[sample.index] = row.where
+        samples.append(sample)
+    if not samples:
+        raise BenchmarkError(f"{spec.title}: {source} has no row that can be scored")
+    if spec.circular:
+        _whole_questions(spec, samples)
+    odd = [sample.index for sample in samples if sample.options and not _has_gold(spec, sample)]
+    if odd:
+        notes.append(f"{len(odd)} rows whose answer is none of their options can't be right, the first: {odd[0]}")
+    if abs(len(samples) - spec.expected) > TOLERATED_ROWS and not spec.world:
+        notes.append(f"{len(samples)} rows, published are {spec.expected}")
+    return Loaded(spec, tuple(samples), source, tuple(notes))
+
+
+def _made(spec: Spec, row: Row, kind: str) -> Sample | None:
+    try:
+        return spec.make["tsv" if kind == "tsv" else "hub"](row)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        if isinstance(error, BenchmarkError):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        raise BenchmarkError(f"{row.where}: is no row of {spec.title} ({what}); correct or drop it") from error
+
+
+def _has_gold(spec: Spec, sample: Sample) -> bool:
+    return sample.gold in sample.options or sample.gold in sample.options.values()
+
+
+def _whole_questions(spec: Spec, samples: Sequence[Sample]) -> None:
+    """Raises BenchmarkError for a question that lacks a rotation: it would be easier than the others."""
+    rotations = Counter(sample.extra["question"] for sample in samples)
+    for sample in samples:
+        question = sample.extra["question"]
+        if rotations[question] != len(sample.options):
+            raise BenchmarkError(
+                f"{spec.title}: question {question} has {rotations[question]} rows and {len(sample.options)} options; "
+                f"every rotation has to be there"
+            )
+
+
+def check_pictures(samples: Iterable[Sample]) -> None:
+    """Opens every picture. Raises BenchmarkError for one that is no image, with file, row and column."""
+    for sample in samples:
+        for picture in sample.pictures:
+            check_picture(picture)
+
+
+def check_picture(picture: Picture) -> None:
+    """Raises BenchmarkError when the bytes are no image that can be decoded."""
+    try:
+        with Image.open(io.BytesIO(picture.data)) as image:
+            image.verify()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, BenchmarkError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise BenchmarkError(f"{picture.where}: is no readable image ({reason}); fetch the file again") from None

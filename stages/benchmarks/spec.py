@@ -1,0 +1,109 @@
+"""What one benchmark is: where its rows come from, how they are asked, scored and averaged. One value of `Spec` a benchmark."""
+
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stages.benchmarks.aggregate import Aggregate, micro
+from stages.benchmarks.prompts import CHOICE as CHOICE_PROMPTS
+from stages.benchmarks.prompts import Asks, Style
+from stages.benchmarks.sample import Outcome, Picture, Sample
+from stages.benchmarks.scorers import CHOICE, LMMS, OURS, VLMEVAL, Profile, Scorer
+from stages.benchmarks.tables import Row
+
+JudgeJob = Literal["none", "letter", "extract", "grade", "verdict"]  # what a judge is asked, where rules do not decide
+MakeSample = Callable[[Row], Sample | None]  # None: the row is of another split or kind, and left out
+Extracted = Callable[[Sample, str], Outcome]
+
+
+@dataclass(frozen=True)
+class Tsv:
+    """A file of VLMEvalKit's, and the md5s that it is known by."""
+
+    name: str  # without ".tsv"
+    md5s: Mapping[str, str]  # md5: what this generation of the file is called in tables, "" where there is one alone
+    split: str = ""  # rows of another `split` are left out
+    folder: str = "VLMEval"  # on the server that publishes it
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the hub, as a folder of shards."""
+
+    names: tuple[str, ...]  # owner/name; the others are mirrors
+    split: str
+    config: str = ""
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One benchmark."""
+
+    id: str
+    title: str
+    column: str  # in the tables of the paper
+    expected: int  # rows that are asked
+    licence: str
+    make: Mapping[Literal["tsv", "hub"], MakeSample]
+    needs: Mapping[Literal["tsv", "hub"], tuple[str, ...]]  # columns without which a file is not this benchmark's
+    tsv: tuple[Tsv, ...] = ()
+    hub: tuple[Hub, ...] = ()
+    prompts: Mapping[Style, Asks] = field(default_factory=lambda: CHOICE_PROMPTS)
+    scorers: Mapping[Profile, Scorer] = field(default_factory=lambda: CHOICE)
+    cot_scorers: Mapping[Profile, Scorer] = field(default_factory=dict)  # of runs with step-by-step prompts, where they differ
+    judge: JudgeJob = "letter"
+    extracted: Mapping[Profile, Extracted] = field(default_factory=dict)  # what is made of a judge's extraction
+    headline: Mapping[Profile, Aggregate] = field(default_factory=lambda: dict.fromkeys((OURS, VLMEVAL, LMMS), micro))
+    beside: Mapping[str, Aggregate] = field(default_factory=dict)  # further averages, by name
+    second: Mapping[str, Scorer] = field(default_factory=dict)  # further numbers of another rule, never the headline
+    groups: tuple[str, ...] = ("category",)  # tables that are printed
+    circular: bool = False  # rows of one question count only together
+    world: bool = False  # part of the tiny world and of no published table
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether there is no score at all without a judge."""
+        return self.judge in ("grade", "verdict")
+
+    def scorer(self, profile: Profile, cot: bool) -> Scorer | None:
+        """The rule of a profile; None where that harness has none (it needs a judge, or lacks the benchmark)."""
+        return (self.cot_scorers.get(profile) if cot else None) or self.scorers.get(profile)
+
+
+def tsv_choice(*groups: str, split: str = "") -> MakeSample:
+    """Rows of a TSV file with options in A, B, ...; an empty cell is no option, and every other text is one ("None" too)."""
+
+    def make(row: Row) -> Sample | None:
+        if split and row.text("split", split) != split:
+            return None
+        options = {one: row.text(one) for one in string.ascii_uppercase if row.text(one, "")}
+        return Sample(
+            index=row.text("index"),
+            question=row.text("question", ""),
+            gold=row.text("answer"),
+            options=options,
+            hint=row.text("hint", ""),
+            groups=groups_of(row, groups),
+            pictures=row.pictures.get("image", ()),
+        )
+
+    return make
+
+
+def groups_of(row: Row, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The values of the grouping columns that the row has."""
+    return {name: (row.text(name),) for name in names if row.text(name, "")}
+
+
+def lettered_options(texts: Sequence[object]) -> dict[str, str]:
+    """Options A, B, ... of a list."""
+    return dict(zip(string.ascii_uppercase, map(str, texts), strict=False))
+
+
+def numbered_pictures(row: Row, prefix: str = "image_") -> tuple[Picture, ...]:
+    """Pictures of the columns image_1, image_2, ... in the order of their numbers; empty ones are left out."""
+    names = [name for name in row.pictures if name.startswith(prefix) and name.removeprefix(prefix).isdigit()]
+    ordered = sorted(names, key=lambda name: int(name.removeprefix(prefix)))
+    return tuple(picture for name in ordered for picture in row.pictures[name])

@@ -1,0 +1,83 @@
+"""MMBench in English and Chinese: every question in all rotations of its options, right only when all rotations are."""
+
+from stages.benchmarks.prompts import CHOICE, Asks, Part, option_lines
+from stages.benchmarks.sample import Sample
+from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, lmms_mmbench, ours_choice, vlmeval_choice
+from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
+from stages.benchmarks.tables import Row
+
+ROTATION = 1_000_000  # index of the k-th rotation is k * ROTATION + index of the question
+_GROUPS = ("category", "l2-category", "split")
+_LAST = {
+    "en": "Answer with the option's letter from the given choices directly.",
+    "cn": "请直接使用所提供的选项字母作为答案回答。",
+}
+
+
+def tsv_sample(row: Row) -> Sample | None:
+    """A row of a TSV file; one without an answer (the old test splits) can't be scored and is left out."""
+    if not row.text("answer", ""):
+        return None
+    sample = tsv_choice(*_GROUPS)(row)
+    question = row.text("g_index", "") or str(int(row.text("index")) % ROTATION)
+    return None if sample is None else Sample(**{**sample.__dict__, "extra": {"question": question}})
+
+
+def hub_sample(row: Row) -> Sample | None:
+    """A row of lmms-lab/MMBench, where missing options and hints are the text "nan" and the index may be text."""
+    values = {key: "" if value == "nan" else value for key, value in row.values.items()}
+    values["index"] = int(str(values["index"]))
+    return tsv_sample(Row(row.where, values, row.pictures, row.config))
+
+
+def lmms_prompt(language: str) -> Asks:
+    """lmms-eval's form: hint and question on one line, then the options."""
+
+    def ask(sample: Sample) -> list[Part]:
+        question = " ".join(part for part in (sample.hint, sample.question) if part)
+        lines = [f"{question} There are several options:", *option_lines(sample), _LAST[language]]
+        return [*sample.pictures, "\n".join(lines)]
+
+    return ask
+
+
+def spec(language: str, column: str, md5s: dict[str, dict[str, str]]) -> Spec:
+    """One language."""
+    upper = language.upper()
+    return Spec(
+        id=f"mmbench_{language}",
+        title=f"MMBench {upper}",
+        column=column,
+        expected=4329,
+        licence="Apache-2.0",
+        tsv=tuple(Tsv(f"MMBench_{name}", known, folder="benchmarks/MMBench") for name, known in md5s.items()),
+        hub=(Hub(("lmms-lab/MMBench", "lmms-lab-encoder/MMBench"), "dev", language),),
+        make={"tsv": tsv_sample, "hub": hub_sample},
+        needs=dict.fromkeys(("tsv", "hub"), ("index", "question", "A", "B", "answer", "image")),
+        prompts={**CHOICE, "lmms": lmms_prompt(language)},
+        scorers={OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_mmbench},
+        groups=_GROUPS,
+        circular=True,
+    )
+
+
+SPECS = (
+    spec(
+        "en",
+        "MMB",
+        {
+            "DEV_EN": {"b6caf1133a01c6bb705cf753bb527ed8": "v1.0"},
+            "DEV_EN_V11": {"30c05be8f2f347a50be25aa067248184": "v1.1"},
+            "TEST_EN_V11": {"8d1a704e791df6f5d9fb3ef782b65365": "v1.1", "26f0f15381a21720255091d3e0316ce6": "v1.1, no answers"},
+        },
+    ),
+    spec(
+        "cn",
+        "MMB-CN",
+        {
+            "DEV_CN": {"08b8fc3324a5ed74155350f57be69fbd": "v1.0"},
+            "DEV_CN_V11": {"593f9b5f6bea453d870a798b34ae4f37": "v1.1"},
+            "TEST_CN_V11": {"156e6569f9547afb16603eca16e85373": "v1.1", "74bbe4556dac745613c7cbe5ad787050": "v1.1, no answers"},
+        },
+    ),
+)

@@ -1,0 +1,341 @@
+"""Rows of benchmark files as they are: no type is inferred, nothing is replaced, images are read when they are needed.
+
+Three kinds of file: VLMEvalKit's TSV, a folder of parquet shards, a folder of `datasets`' `save_to_disk`.
+"""
+
+import ast
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.benchmarks.sample import BenchmarkError, Picture, base64_picture
+
+CELL_LIMIT = 256 << 20  # bytes of one cell; the largest known (30 images of a row) is below 40 MB
+INDEX_LIMIT = 64  # an `image` cell of at most so many characters is the index of another row
+SPLITS = ("train", "test", "testmini", "val", "validation", "dev")
+_SINGLE_LETTER = re.compile(r"[A-Z]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: values by column, "" or None where there is none; column names in lower case except single letters."""
+
+    where: str  # file and row, for messages
+    values: Mapping[str, Any]
+    pictures: Mapping[str, tuple[Picture, ...]]  # by column; columns without an image have none
+    config: str = ""  # folder of the shard, where a data set has several
+
+    def text(self, column: str, default: str | None = None) -> str:
+        """The cell as text. Raises BenchmarkError for an empty one, unless a default is given."""
+        value = self.values.get(column)
+        if value is not None and value != "":
+            return str(value)
+        if default is None:
+            raise BenchmarkError(f"{self.where}, column {column!r}: is empty, and a value is needed; correct or drop the row")
+        return default
+
+    def literal(self, column: str) -> list[Any]:
+        """A list, or the text of a Python list; [] for an empty cell. Raises BenchmarkError for anything else."""
+        value = self.values.get(column)
+        if value is None or value == "":
+            return []
+        if isinstance(value, str):
+            try:
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                value = None
+        if not isinstance(value, list | tuple):
+            raise BenchmarkError(f"{self.where}, column {column!r}: expected a list, found {self.values[column]!r:.80}")
+        return list(value)
+
+
+def column_name(name: str) -> str:
+    """The name as this package knows it: lower case, option letters in upper case."""
+    bare = name.strip()
+    return bare if _SINGLE_LETTER.fullmatch(bare) else bare.lower()
+
+
+def need(columns: Sequence[str], found: Sequence[str], where: Path) -> None:
+    """Raises BenchmarkError that names the columns of `columns` that are not there."""
+    lacking = [name for name in columns if name not in found]
+    if lacking:
+        raise BenchmarkError(
+            f"{where}: no column {', '.join(map(repr, lacking))} among {', '.join(found)}; is it the right file?"
+        )
+
+
+def file_md5(path: Path) -> str:
+    """md5 of a file, as hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "md5").hexdigest()
+
+
+# --- TSV ------------------------------------------------------------------------------------------------------------
+
+
+def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a TSV file, in order; cells may hold quoted tabs and newlines.
+
+    An `image` cell is base64, a list literal of base64, or the index of a row whose image is shared. Raises BenchmarkError with
+    file, row and column for missing columns, rows of another length, cells above CELL_LIMIT and indexes of no row.
+    """
+    csv.field_size_limit(CELL_LIMIT)
+    records = _records(path)
+    _, _, head = next(records, (0, 0, []))
+    names = [column_name(name) for name in head]
+    need(columns, names, path)
+    places: dict[str, tuple[int, int]] = {}  # index: where its record lies, for shared images
+    waiting: list[tuple[str, dict[str, str], str]] = []
+    for number, (start, end, cells) in enumerate(records, 1):
+        where = f"{path.name}, row {number}"
+        if len(cells) != len(names):
+            raise BenchmarkError(f"{where}: {len(cells)} cells under {len(names)} columns; quote tabs and newlines")
+        values = dict(zip(names, cells, strict=True))
+        image = values.pop("image", "")
+        places[values.get("index", "")] = (start, end)
+        if image and len(image) <= INDEX_LIMIT and not image.startswith("["):
+            waiting.append((where, values, image))
+            yield Row(where, values, {"image": (_shared(path, places, names, where, image),)})
+        else:
+            yield Row(where, values, {"image": _tsv_pictures(path, (start, end), names, where, image)})
+    for where, _, image in waiting:
+        if image not in places:
+            raise BenchmarkError(f"{where}, column 'image': {image!r} is neither an image nor the index of a row")
+
+
+def _records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
+    """Start, end and cells of each record; a byte order mark and CRLF are taken off."""
+    pending: list[str] = []
+    read = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        with path.open("rb") as handle:
+            for line in handle:
+                read += len(line)
+                try:
+                    text = line.decode("utf-8-sig" if read == len(line) else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise BenchmarkError(f"{path}, row {row}: is no UTF-8 ({error.reason}); fetch the file again") from None
+                pending.append(text)
+                yield text
+
+    row, start = 0, 0
+    reader = csv.reader(lines(), delimiter="\t", strict=True)
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            column = _column_of_end("".join(pending))
+            limit = f"cells of at most {CELL_LIMIT >> 20} MiB are read"
+            raise BenchmarkError(f"{path.name}, row {row}, column {column}: {error}; {limit}, quotes must be closed") from None
+        if cells is None:
+            return
+        if cells:
+            yield start, read, cells
+            row += 1
+        start = read
+        pending.clear()
+
+
+def _column_of_end(text: str) -> int:
+    """Number, from 1, of the column in which a record that can't be read to its end stops."""
+    largest, column, begin, quoted = 0, 1, 0, False
+    best = 1
+    for found in re.finditer(r'["\t]', text):
+        if found.group() == '"':
+            quoted = not quoted
+        elif not quoted:
+            if found.start() - begin > largest:
+                largest, best = found.start() - begin, column
+            column, begin = column + 1, found.end()
+    return column if len(text) - begin >= largest else best
+
+
+def _cell(path: Path, place: tuple[int, int], column: int) -> str:
+    with path.open("rb") as handle:
+        handle.seek(place[0])
+        text = handle.read(place[1] - place[0]).decode("utf-8-sig")
+    csv.field_size_limit(CELL_LIMIT)
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))[column]
+
+
+def _tsv_pictures(path: Path, place: tuple[int, int], names: Sequence[str], where: str, image: str) -> tuple[Picture, ...]:
+    if not image:
+        return ()
+    column = list(names).index("image")
+    where = f"{where}, column 'image'"
+    count = len(_image_list(image, where)) if image.startswith("[") else None
+
+    def picture(number: int | None) -> Picture:
+        def read() -> bytes:
+            cell = _cell(path, place, column)
+            text = cell if number is None else _image_list(cell, where)[number]
+            return base64_picture(where if number is None else f"{where}, image {number + 1}", text).data
+
+        return Picture(where, read)
+
+    return (picture(None),) if count is None else tuple(picture(number) for number in range(count))
+
+
+def _image_list(cell: str, where: str) -> list[str]:
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        raise BenchmarkError(f"{where}: starts like a list of images and is none; fetch the file again") from None
+    return [str(one) for one in found]
+
+
+def _shared(path: Path, places: Mapping[str, tuple[int, int]], names: Sequence[str], where: str, index: str) -> Picture:
+    where = f"{where}, column 'image'"
+
+    def read() -> bytes:
+        if index not in places:
+            raise BenchmarkError(f"{where}: {index!r} is neither an image nor the index of a row")
+        cell = _cell(path, places[index], list(names).index("image"))
+        if len(cell) <= INDEX_LIMIT:
+            raise BenchmarkError(f"{where}: row {index!r}, whose image it shares, has none of its own")
+        return base64_picture(where, cell).data
+
+    return Picture(where, read)
+
+
+# --- parquet and save_to_disk ---------------------------------------------------------------------------------------
+
+
+def read_folder(path: Path, split: str, columns: Sequence[str], config: str = "") -> Iterator[Row]:
+    """The rows of a folder of parquet shards or of `save_to_disk`, of one split (and one config, where there are several).
+
+    Image columns are structs of bytes and path, or lists of them. Raises BenchmarkError when there is nothing to read.
+    """
+    arrow = sorted(path.rglob("*.arrow"))
+    shards = _of_split(path, arrow or sorted(path.rglob("*.parquet")), split, config)
+    if not shards:
+        raise BenchmarkError(f"{path}: no parquet or arrow file of split {split!r}{f' and config {config!r}' if config else ''}")
+    for shard in shards:
+        try:
+            yield from _arrow_rows(shard, columns) if arrow else _parquet_rows(shard, columns)
+        except (pa.ArrowException, OSError) as error:
+            raise BenchmarkError(f"{shard}: can't be read ({' '.join(str(error).split())}); fetch it again") from None
+
+
+def _of_split(root: Path, files: Sequence[Path], split: str, config: str) -> list[Path]:
+    def parts(file: Path) -> tuple[str, ...]:
+        return file.relative_to(root).parts
+
+    def split_of(file: Path) -> str:
+        named = re.match(r"([a-z]+)-", file.name)
+        folders = [part for part in parts(file)[:-1] if part in SPLITS]
+        return named.group(1) if named and named.group(1) in SPLITS else folders[-1] if folders else ""
+
+    if config and any(config in parts(file) for file in files):
+        files = [file for file in files if config in parts(file)]
+    known = [file for file in files if split_of(file)]
+    return [file for file in known if split_of(file) == split] if known else list(files)
+
+
+def _image_columns(schema: pa.Schema) -> dict[str, bool]:
+    """Columns that hold images, and whether each holds a list of them."""
+    found = {}
+    for column in schema:
+        kind = column.type
+        many = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        inner = kind.value_type if many else kind
+        if pa.types.is_struct(inner) and {"bytes", "path"} <= {inner.field(i).name for i in range(inner.num_fields)}:
+            found[column.name] = many
+    return found
+
+
+def _parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+    parquet = pq.ParquetFile(file)
+    images = _image_columns(parquet.schema_arrow)
+    need(columns, [column_name(name) for name in parquet.schema_arrow.names], file)
+    plain = [name for name in parquet.schema_arrow.names if name not in images]
+    number = 0
+    for group in range(parquet.num_row_groups):
+        values = parquet.read_row_group(group, columns=plain).to_pylist()
+        flags = {name: _lengths(parquet.read_row_group(group, columns=[name])[name], many) for name, many in images.items()}
+        for place, row in enumerate(values):
+            number += 1
+            where = f"{file.name}, row {number}"
+            pictures = {
+                column_name(name): tuple(
+                    _parquet_picture(file, group, name, place, one if images[name] else None, where)
+                    for one in range(count[place])
+                )
+                for name, count in flags.items()
+            }
+            yield Row(where, {column_name(key): value for key, value in row.items()}, pictures, file.parent.name)
+
+
+def _lengths(column: pa.ChunkedArray, many: bool) -> list[int]:
+    """Number of images in each row."""
+    if many:
+        return [0 if one is None else len(one) for one in column.to_pylist()]
+    return [int(valid) for valid in column.is_valid().to_pylist()]
+
+
+@lru_cache(maxsize=4)
+def _image_group(file: Path, group: int, column: str) -> pa.ChunkedArray:
+    return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+
+
+def _parquet_picture(file: Path, group: int, column: str, place: int, number: int | None, where: str) -> Picture:
+    where = f"{where}, column {column!r}"
+
+    def read() -> bytes:
+        return _bytes_of(_image_group(file, group, column)[place].as_py(), number, where)
+
+    return Picture(where, read)
+
+
+def _bytes_of(value: Any, number: int | None, where: str) -> bytes:
+    image = value if number is None else value[number]
+    if not image or not image["bytes"]:
+        raise BenchmarkError(f"{where}: holds a path and no bytes; save the data set with its images embedded")
+    return bytes(image["bytes"])
+
+
+def _arrow_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_stream(source).read_all()
+    images = _image_columns(table.schema)
+    need(columns, [column_name(name) for name in table.schema.names], file)
+    plain = table.drop_columns(list(images)).to_pylist()
+    for place, row in enumerate(plain):
+        where = f"{file.parent.name}/{file.name}, row {place + 1}"
+        pictures = {column_name(name): _arrow_pictures(table, name, place, many, where) for name, many in images.items()}
+        yield Row(where, {column_name(key): value for key, value in row.items()}, pictures, file.parent.name)
+
+
+def _arrow_pictures(table: pa.Table, column: str, place: int, many: bool, where: str) -> tuple[Picture, ...]:
+    cell = table[column][place]
+    if not cell.is_valid:
+        return ()
+    where = f"{where}, column {column!r}"
+
+    def picture(number: int | None) -> Picture:
+        return Picture(where, lambda: _bytes_of(table[column][place].as_py(), number, where))
+
+    return tuple(picture(number) for number in range(len(cell))) if many else (picture(None),)
+
+
+def saved_split(path: Path) -> bool:
+    """Whether a folder is one that `save_to_disk` wrote."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def revision_of(path: Path) -> str:
+    """The revision that a downloaded data set names, "" where it names none."""
+    note = path / "revision.json"
+    return str(json.loads(note.read_text(encoding="utf-8")).get("revision", "")) if note.is_file() else ""
