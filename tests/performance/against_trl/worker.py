@@ -1,7 +1,8 @@
 """How a worker process of either side is told what to do, and how it reports. Standard library and torch only.
 
-The driver writes one order a line: `step` (one training step, timed), `count` (one step, its FLOPs counted), `dump FILE` (all
-weights as safetensors), `prompts` (their token ids; TRL's side), `end`. The worker answers each with one JSON line. CPU seconds are the process's own, all threads.
+The driver writes one order a line: `step` (one training step, timed), `count` (one step, its FLOPs counted), `dump FILE`
+(all weights as safetensors), `prompts` (their token ids; TRL's side only), `end`. The worker answers each with one JSON line.
+CPU seconds are the process's own.
 """
 
 import json
