@@ -1,14 +1,11 @@
 """Log-probabilities of response tokens, and hidden states at the ends of responses, from packs."""
 
-import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from stages.groups.attention import use_group_attention
+from stages.groups.head import tiled_log_probs
 from stages.groups.pack import Pack
 from stages.vlm import Network
-
-ROWS_PER_TILE = 4096  # logits of at most this many tokens exist at once
 
 
 def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
@@ -19,20 +16,9 @@ def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) 
     return network.hidden(pack.ids, pack.positions, pack.mask, features)
 
 
-def _tile(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = (hidden @ weight.T).float()
-    return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
-
-
 def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """log p of each target [N] fp32, from hidden [N, H] and head weight [V, H].
-
-    Tile by tile, each recomputed in the backward pass, so that a [N, V] tensor never exists.
-    """
-    if len(hidden) <= ROWS_PER_TILE:
-        return _tile(hidden, weight, targets)
-    tiles = zip(torch.split(hidden, ROWS_PER_TILE), torch.split(targets, ROWS_PER_TILE), strict=True)
-    return torch.cat([checkpoint(_tile, rows, weight, wanted, use_reentrant=False) for rows, wanted in tiles])  # type: ignore[misc]
+    """log p of each target [N] fp32, from hidden [N, H] and head weight [V, H]; a [N, V] tensor never exists."""
+    return tiled_log_probs(hidden, weight, targets)[0]
 
 
 def response_log_probs(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:

@@ -121,7 +121,8 @@ def test_a_response_sees_its_prompt_and_itself_only() -> None:
 
 
 def test_tiled_log_probs_and_their_gradients_equal_full_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.groups.log_probs.ROWS_PER_TILE", 7)
+    monkeypatch.setattr("stages.groups.head.ROWS_PER_TILE", 7)
+    monkeypatch.setattr("stages.groups.head.COLUMNS_PER_TILE", 13)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(37, 16, generator=generator, requires_grad=True)
     weight = torch.randn(101, 16, generator=generator, requires_grad=True)

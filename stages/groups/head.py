@@ -1,0 +1,110 @@
+"""The vocabulary head on the tokens that are scored: log p and entropy of each, with no [tokens, vocabulary] tensor kept.
+
+Forward folds tiles of the logits into running log-sum-exps; backward makes each tile again, turns it into the gradient in
+place and adds up the products. With a vocabulary of 152k, full logits of 1,600 tokens are 0.97 GB in fp32, and autograd holds
+three to four tensors of that size.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROWS_PER_TILE = 4096
+COLUMNS_PER_TILE = 32768  # 512 MiB of fp32 logits with as many rows; small tiles are slow (SkyRL: 4.5 times)
+KEPT_LOGITS = 2**25  # up to so many logits (128 MiB in fp32), all in one tile, forward keeps them for backward
+
+
+def tiled_log_probs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, *, entropies: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """log p of each target [N] and, where asked for, the entropy in nats [N] of each distribution, the latter without gradient.
+
+    From hidden [N, H] and head weight [V, H]. fp32, whatever the format of hidden and weight; fp64 from fp64. The products of
+    half-precision matrices are summed and kept in fp32 (trap T20); gradients come in the format of what they belong to.
+    """
+    log_probs, found = _Head.apply(hidden, weight, targets, temperature, entropies)  # type: ignore[no-untyped-call]
+    return log_probs, found if entropies else None
+
+
+class _Head(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropies: bool
+    ) -> tuple[Tensor, Tensor]:
+        tiles = list(_tiles(len(hidden), len(weight)))
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        chosen = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
+        total = torch.full_like(chosen, float("-inf"))  # log-sum-exp of the columns seen so far
+        mean = torch.zeros_like(chosen)  # expected logit under the softmax over these columns
+        kept = None
+        for rows, columns in tiles:
+            logits = _logits(hidden[rows], weight[columns], temperature)
+            inside = targets[rows] - columns.start
+            here = (inside >= 0) & (inside < logits.shape[1])
+            picked = logits.gather(1, inside.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
+            chosen[rows] = torch.where(here, picked, chosen[rows])
+            sums = logits.logsumexp(1)
+            after = sums if columns.start == 0 else torch.logaddexp(total[rows], sums)
+            if entropies:
+                expected = ((logits - sums[:, None]).exp_() * logits).sum(1)
+                share = (sums - after).exp()
+                mean[rows] = mean[rows] * (1 - share) + expected * share
+            total[rows] = after
+            if len(tiles) == 1 and logits.numel() <= KEPT_LOGITS and (hidden.requires_grad or weight.requires_grad):
+                kept = logits
+        context.save_for_backward(hidden, weight, targets, total, kept)
+        context.temperature = temperature
+        entropy = total - mean
+        context.mark_non_differentiable(entropy)
+        return chosen - total, entropy
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, weight, targets, total, kept = context.saved_tensors
+        upstream = gradients[0]
+        for_hidden = torch.zeros_like(hidden, dtype=total.dtype) if context.needs_input_grad[0] else None
+        for_weight = torch.zeros_like(weight, dtype=total.dtype) if context.needs_input_grad[1] else None
+        for rows, columns in _tiles(len(hidden), len(weight)):
+            logits = _logits(hidden[rows], weight[columns], context.temperature) if kept is None else kept
+            # d log p / d logit = [it is the target] - p, times what comes from above
+            slope = logits.sub_(total[rows, None]).exp_().mul_(-upstream[rows, None])
+            inside = targets[rows] - columns.start
+            here = (inside >= 0) & (inside < slope.shape[1])
+            added = torch.where(here, upstream[rows], 0.0)
+            slope.scatter_add_(1, inside.clamp(0, slope.shape[1] - 1)[:, None], added[:, None])
+            if context.temperature != 1.0:
+                slope /= context.temperature
+            narrow = slope.to(hidden.dtype)
+            if for_hidden is not None:
+                for_hidden[rows] += _product(narrow, weight[columns])
+            if for_weight is not None:
+                for_weight[columns] += _product(narrow.T, hidden[rows])
+        return (
+            None if for_hidden is None else for_hidden.to(hidden.dtype),
+            None if for_weight is None else for_weight.to(weight.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    for top in range(0, rows, ROWS_PER_TILE):
+        for left in range(0, columns, COLUMNS_PER_TILE):
+            yield slice(top, min(top + ROWS_PER_TILE, rows)), slice(left, min(left + COLUMNS_PER_TILE, columns))
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = _product(hidden, weight.T)
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, of half-precision matrices summed and kept in fp32."""
+    if left.dtype in (torch.float32, torch.float64):
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()

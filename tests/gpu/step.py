@@ -1,0 +1,190 @@
+"""One training step as `ril` makes it, without DeepSpeed; its time, memory and arithmetic."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.groups import Group, packs
+from stages.imitation.rewards import STUDENT, Row, rewarded_group
+from stages.imitation.update import Rewards, update_student
+from stages.job.blocks import Ril, Sampling
+from stages.vlm import Network, Prompt
+from tests.gpu.lora import without
+from tests.gpu.shapes import Shape
+
+RATE = 1e-6
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations a second, from the datasheets (SXM)
+
+
+class PlainTrainer:
+    """AdamW on fp32 copies of the trained weights, as DeepSpeed's bf16 optimizer does; the calls of stages.training.Trainer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._copies = [parameter.detach().float().clone() for parameter in self._trained]
+        self._optimizer = torch.optim.AdamW(self._copies, lr=RATE, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+
+    @property
+    def trained(self) -> int:
+        """Parameters in training."""
+        return sum(parameter.numel() for parameter in self._trained)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Adds the gradient of `loss`."""
+        loss.backward()
+
+    def step(self, rate: float) -> float:
+        """Clips at 1, updates, clears; returns the norm of the gradient before clipping."""
+        norm = nn.utils.clip_grad_norm_(self._trained, 1.0)
+        for copy, parameter in zip(self._copies, self._trained, strict=True):
+            copy.grad = parameter.grad.float() if parameter.grad is not None else None
+            parameter.grad = None
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        with torch.no_grad():
+            for copy, parameter in zip(self._copies, self._trained, strict=True):
+                parameter.copy_(copy)
+        return float(norm)
+
+
+class Unadapted(Network):
+    """A LoRA student's reference: itself without the trained part."""
+
+    def hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
+        """Last hidden states [tokens, hidden]."""
+        with without(self.model):
+            return super().hidden(ids, positions, mask, features)
+
+
+def rewards_of(prompt: Prompt, answers: Sequence[tuple[int, ...]], *, shared: bool) -> list[Rewards]:
+    """One group of all answers; or, with the prompt repeated, a group for each answer with the same advantages."""
+    half = len(answers) // 2
+    rows = [Row(STUDENT if at < half else "teacher", "", ids, "stop", at % 2) for at, ids in enumerate(answers)]
+    group = rewarded_group(rows, [1.0 if at < half else -1.0 for at in range(len(rows))])
+    return [Rewards(prompt, tuple(group))] if shared else [Rewards(prompt, (row,)) for row in group]
+
+
+def block_of(shape: Shape, tokens_per_pack: int) -> Ril:
+    """Parameters of the step."""
+    return Ril(
+        steps=1,
+        learning_rate=RATE,
+        sampling=Sampling(max_tokens=shape.length),
+        tokens_per_pack=tokens_per_pack,
+        group=shape.rows // 2,
+    )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One way of making the step."""
+
+    seconds: float
+    peak_gib: float
+    tokens: int  # that went through the language model
+    flops: float  # of the whole step
+
+    def line(self, shape: Shape, peak: float) -> str:
+        """For printing: what came out, for each second and of the processor's best."""
+        each, answers = self.tokens / self.seconds, shape.rows * shape.length / self.seconds
+        share = f"{self.flops / self.seconds / peak:.1%}" if peak else "unknown"
+        return (
+            f"{self.seconds * 1e3:9.1f} ms; {each:9.0f} tokens/s, {answers:8.0f} answer tokens/s; "
+            f"MFU {share} ({self.flops / 1e12:.3f} TFLOP); peak {self.peak_gib:.2f} GiB"
+        )
+
+
+def timed(
+    shape: Shape,
+    student: Network,
+    reference: Network,
+    trainer: Any,
+    groups: Sequence[Rewards],
+    tokens_per_pack: int,
+    repeats: int,
+) -> Timed:
+    """Median over `repeats` steps after two."""
+    block = block_of(shape, tokens_per_pack)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(2 + repeats):
+        _synchronise()
+        start = time.perf_counter()
+        update_student(student, trainer, reference, groups, block, RATE)
+        _synchronise()
+        seconds.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+    made = [Group(group.prompt, tuple(row.row.token_ids for row in group.rows)) for group in groups]
+    return Timed(statistics.median(seconds[2:]), peak, sum(group.tokens for group in made), step_flops(shape, student, made))
+
+
+def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float:
+    """Operations of reference pass, forward and backward (no recomputation), vision tower once a group; two for each
+    multiplication with its addition. A LoRA step has no gradient of frozen weights: 2 x forward in all for the layers."""
+    tokens, scored = sum(group.tokens for group in groups), sum(group.scored_tokens for group in groups)
+    layers = sum(module.weight.numel() for module in student.text.modules() if isinstance(module, nn.Linear))
+    tower = sum(
+        module.weight.numel()
+        for part in student.family.vision_modules(student.model)
+        for module in part.modules()
+        if isinstance(module, nn.Linear)
+    )
+    pairs = sum(_visible_pairs(len(group.prompt.ids), [len(row) for row in group.responses]) for group in groups)
+    patches = sum(len(group.prompt.pixels.values) for group in groups if group.prompt.pixels is not None)
+    linear = 2.0 * layers * tokens + 2.0 * student.head.weight.numel() * scored
+    attend = 4.0 * pairs * shape.hidden * shape.layers
+    # passes: 1 of the reference, 1 forward, backward 2 (LoRA: 1 for the layers)
+    return linear * (3 if shape.lora_rank else 4) + attend * 4 + 2.0 * tower * patches
+
+
+def _visible_pairs(prompt: int, answers: Sequence[int]) -> float:
+    return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in answers)
+
+
+def pack_of_groups(groups: Sequence[Rewards]) -> Any:
+    """All groups as one pack."""
+    return next(packs([Group(g.prompt, tuple(row.row.token_ids for row in g.rows)) for g in groups], 10**9))
+
+
+def peak_rate(name: str) -> float:
+    """Dense bf16 operations a second of a GPU by the datasheet; 0 for one that is not listed."""
+    return next((rate for part, rate in PEAKS.items() if part in name), 0.0)
+
+
+def matmul_rate(size: int) -> float:
+    """Operations a second of a square bf16 product here and now: what the datasheet's figure is worth."""
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16) for _ in range(2))
+    return 2.0 * size**3 / _seconds(lambda: left @ right)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    found = []
+    for _ in range(8):
+        _synchronise()
+        start = time.perf_counter()
+        call()
+        _synchronise()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found[3:])
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def default_device(name: str) -> Iterator[None]:
+    """New tensors are made on this device inside the block; packs and rewards are."""
+    before = torch.get_default_device()
+    torch.set_default_device(name)
+    yield
+    torch.set_default_device(before)

@@ -1,0 +1,94 @@
+"""Our side: the prompts and the update as `stages/ril.py` calls them.  python ours.py FIXTURE  (orders: worker.py)."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.performance.against_trl.fixture import Shape, read_shape
+from tests.performance.against_trl.worker import Orders, Parts, Step, dump, settle
+
+
+class Side:
+    """Student, reference and trainer, loaded as `stages.ril.gathered` loads them."""
+
+    def __init__(self, folder: Path, parts: Parts) -> None:
+        from stages.job.blocks import Ril, Runtime, Sampling
+        from stages.training import Trainer
+        from stages.vlm import load_network, load_reader, open_checkpoint
+
+        self.shape: Shape = read_shape(folder)
+        self.questions: list[dict[str, Any]] = json.loads((folder / "questions.json").read_text())
+        self.images = [(folder / question["image"]).read_bytes() for question in self.questions]
+        self.block = Ril(
+            steps=1000,
+            learning_rate=self.shape.learning_rate,
+            questions_per_step=self.shape.questions,
+            group=self.shape.rows // 2,
+            kl_weight=self.shape.kl_weight,
+            sampling=Sampling(max_tokens=self.shape.length),
+            tokens_per_pack=self.shape.tokens_per_pack,
+        )
+        checkpoint = open_checkpoint(folder / "checkpoint")
+        self.reader = load_reader(checkpoint)
+        self.student, self.reference = load_network(checkpoint, self.reader), load_network(checkpoint, self.reader)
+        self.reference.model.requires_grad_(False)
+        self.student.freeze_vision()
+        self.trainer = Trainer(self.student.model, self.block, Runtime())
+        self._time(parts)
+
+    def _time(self, parts: Parts) -> None:
+        """From the first hidden state on, what is not named otherwise belongs to the pass that it is in."""
+        parts.wrap(self.student, "features", "vision")
+        parts.wrap(self.trainer, "backward", "backward")
+        parts.wrap(self.trainer, "step", "optimizer")
+        for network, part in ((self.reference, "reference"), (self.student, "forward")):
+            hidden = network.hidden
+
+            def starting(*arguments: Any, inner: Any = hidden, name: str = part, **keywords: Any) -> Any:
+                parts.enter(name)
+                return inner(*arguments, **keywords)
+
+            network.hidden = starting  # type: ignore[method-assign]
+
+    def step(self) -> None:
+        """Preparation, reference and update of one step."""
+        from stages.imitation.rewards import STUDENT, Row, rewarded_group
+        from stages.imitation.update import Rewards, update_student
+
+        groups = []
+        for prompt, question in zip(self.reader.prompts(self._conversations()), self.questions, strict=True):
+            sources = [STUDENT if row < self.shape.rows // 2 else "teacher" for row in range(self.shape.rows)]
+            answers = zip(sources, question["completions"], question["rewards"], strict=True)
+            rows = [Row(source, "", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
+            groups.append(Rewards(prompt, tuple(rewarded_group(rows, [1.0 if r == 0 else -1.0 for r in question["rewards"]]))))
+        update_student(self.student, self.trainer, self.reference, groups, self.block, self.shape.learning_rate)
+
+    def prompt_ids(self) -> dict[str, list[int]]:
+        """Token ids of the prompt by question text."""
+        prompts = self.reader.prompts(self._conversations())
+        return {q["text"]: prompt.ids.tolist() for q, prompt in zip(self.questions, prompts, strict=True)}
+
+    def _conversations(self) -> list[Any]:
+        asked = zip(self.questions, self.images, strict=True)
+        return [([{"role": "user", "content": f"<image>{q['text']}"}], [image]) for q, image in asked]
+
+
+def main() -> None:
+    """Works off the driver's orders."""
+    settle()
+    orders, parts = Orders(), Parts()
+    side = Side(Path(sys.argv[1]), parts)
+    orders.answer(ready=True)
+    while (order := orders.next())[0] != "end":
+        if order[0] == "dump":
+            dump(side.student.model, Path(order[1]))
+            orders.answer(done=True)
+            continue
+        measured = Step(parts, count=order[0] == "count").begin()
+        side.step()
+        orders.answer(**measured.end())
+
+
+if __name__ == "__main__":
+    main()
