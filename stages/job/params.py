@@ -25,6 +25,7 @@ from stages.job.blocks import (
     WarmStart,
     World,
 )
+from stages.job.switches import Objective, contradiction
 
 BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
 
@@ -80,12 +81,19 @@ class Params(Block):
             family = self.models[self.verdict.model].family
             raise ValueError(f"models.{self.verdict.model}.family is {family!r}; the judge reads text only: use 'qwen2_5'")
         self._enough_responses()
+        if line := contradiction(self.ril, self.discriminator):
+            raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
                 f"discriminator.responses_per_side is {self.discriminator.responses_per_side}, "
                 f"more than rollout.responses ({self.rollout.responses}); lower it"
             )
         return self
+
+    @property
+    def objective(self) -> Objective:
+        """Every switch of the objective and of the discriminator with its final value."""
+        return self.ril.resolved(self.discriminator)
 
     def _enough_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
