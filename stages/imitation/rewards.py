@@ -142,7 +142,9 @@ def _advantages(
 ) -> list[float]:
     """An advantage for every row; rows that are not in the group (`sft`) get their share of the largest reward as weight."""
     largest = objective.similarity_weight + objective.answer_weight
-    advantages = [objective.teacher_weight * reward / largest for reward in rewards]
+    advantages = [0.0] * len(rows)
+    for at in set(range(len(rows))) - set(in_group):
+        advantages[at] = objective.teacher_weight * rewards[at] / largest
     sides = [in_group]
     if objective.baseline == "per_source":
         sides = [[at for at in in_group if (rows[at].source == STUDENT) == student] for student in (True, False)]

@@ -48,9 +48,9 @@ def head() -> dict[str, Array]:
     """Hidden states, head weights, targets and what the gradients are weighted with."""
     draw = np.random.default_rng(200)
     return {
-        "hidden": draw.standard_normal((37, 32)),
-        "weight": 0.5 * draw.standard_normal((503, 32)),
-        "targets": draw.integers(0, 503, 37).astype(float),
+        "hidden": draw.standard_normal((37, 16)),
+        "weight": 0.5 * draw.standard_normal((151, 16)),
+        "targets": draw.integers(0, 151, 37).astype(float),
         "slopes": draw.standard_normal(37),
     }
 
