@@ -19,7 +19,7 @@ ORACLES = {
         "verl==0.9.1", "omegaconf==2.4.0", "hydra-core==1.3.8", "antlr4-python3-runtime==4.9.3", "tensordict==0.15.3",
         "codetiming==1.4.0", "pyvers", "ray==2.*", "torchdata", "peft", "accelerate==1.15.0",
     ),
-    "openrlhf": ("openrlhf==0.10.4", "peft", "accelerate==1.15.0", "ray==2.*"),
+    "openrlhf": ("openrlhf==0.10.4",),
 }  # fmt: skip
 
 

@@ -1,9 +1,20 @@
 """OpenRLHF's own losses: PolicyLoss with its three corrections for the engine, PairWiseLoss, compute_approx_kl (which casts to fp32).
 
-PolicyLoss means over tokens, or over each row's tokens: its token mean is scaled by (tokens) / (rows x constant).
+PolicyLoss means over tokens, or over each row's tokens: it is given rows x constant as the number of tokens. The package's
+`models/__init__.py` imports flash_attn, which needs a GPU to be built; an empty package in its place leads to the same files.
 """
 
+import sys
+import types
+from pathlib import Path
+
+import openrlhf
 import torch
+
+package = types.ModuleType("openrlhf.models")
+package.__path__ = [str(Path(openrlhf.__file__).parent / "models")]
+sys.modules["openrlhf.models"] = package
+
 from openrlhf.models.loss import PairWiseLoss, PolicyLoss
 from openrlhf.models.utils import compute_approx_kl
 from write import cases, leave

@@ -24,7 +24,7 @@ LOGITS = [1.0, -1.0, -2.0, 0.5]
 
 
 class Gradients:
-    """A trainer that keeps the gradient instead of stepping; with a rate it takes a plain step."""
+    """A trainer that keeps the gradient; with a rate it takes a step of that length along it."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.kept, self.packs = model, [], 0  # type: ignore[var-annotated]
@@ -36,9 +36,10 @@ class Gradients:
     def step(self, rate: float) -> float:
         named = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
         self.kept.append({name: p.grad.clone() for name, p in named.items()})
+        norm = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
         with torch.no_grad():
             for p in named.values():
-                p -= rate * p.grad
+                p -= rate * p.grad / norm.clamp(min=1e-12)
         self.model.zero_grad()
         return 1.0
 
@@ -178,12 +179,12 @@ def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeyp
     calls: list[Network] = []
     real = update.predicting_states
     monkeypatch.setattr(update, "predicting_states", lambda network, *rest: calls.append(network) or real(network, *rest))
-    logged, gradients = stepped(made, rate=0.02, inner_updates=3)
+    logged, gradients = stepped(made, rate=1e-4, inner_updates=3)
     assert [network is made[0] for network in calls].count(True) == 3
     assert [network is made[1] for network in calls].count(True) == 1
     assert len(gradients) == 3
     assert logged["ratio"] == 1.0
-    assert 1e-6 < abs(logged["ratio/last"] - 1.0) < 0.5
+    assert 1e-6 < abs(logged["ratio/last"] - 1.0) < 0.9
     calls.clear()
     stepped(made)
     assert len(calls) == 2
@@ -192,10 +193,10 @@ def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeyp
 @pytest.mark.parametrize("ratio", ["token", "sequence", "gspo"])
 def test_at_mu_above_one_the_clip_acts(made: Made, ratio: Any) -> None:
     narrow = replace(PAPER, ratio=ratio, clip_low=1e-3, clip_high=1e-3)
-    logged, _ = stepped(made, narrow, rate=0.02, inner_updates=2)
+    logged, _ = stepped(made, narrow, rate=1e-4, inner_updates=2)
     assert logged["clip_ratio"] == 0.0
     assert 0 < logged["clip_ratio/last"] <= 1
-    assert logged["ratio/last"] == pytest.approx(1, abs=0.5)
+    assert 1e-6 < abs(logged["ratio/last"] - 1.0) < 0.9
 
 
 def test_a_correction_without_the_engines_log_probs_is_refused(made: Made) -> None:
@@ -251,6 +252,7 @@ def test_it_pauses_where_it_is_too_good_and_learns_from_pairs(tiny: Callable[[st
     losses = [discriminate(discriminator, trainer, exhibits, rows, texts, pairs, 1, 1e-3)[1]["disc/loss"] for _ in range(20)]
     assert losses[-1] < 0.5 * losses[0]
     learned = logits_of(discriminator, exhibits, texts)
+    assert min(learned[:2]) > max(learned[2:]), "high for the student, low for the teacher (trap T36)"
     _, seen = discriminate(discriminator, trainer, exhibits, rows, texts, pairs, 1, 1e-3, pause_above=0.6)
     assert seen["disc/acc"] > 0.6
     assert logits_of(discriminator, exhibits, texts) == learned
