@@ -37,9 +37,7 @@ def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:
             "reward length; make max_tokens and prompts of both sides alike"
         )
     if metrics["acc"] >= SURE:
-        return (
-            f"held-out accuracy is {metrics['acc']:.2f}: few student answers will be rewarded; lower discriminator.steps"
-        )
+        return f"held-out accuracy is {metrics['acc']:.2f}: few student answers will be rewarded; lower discriminator.steps"
     if metrics["acc"] <= 0.5:
         return f"held-out accuracy is {metrics['acc']:.2f}: it tells nothing apart; raise discriminator.steps or learning_rate"
     return None

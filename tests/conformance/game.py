@@ -15,7 +15,7 @@ from stages.imitation.update import Rewards, update_student
 from stages.job.blocks import Build, Ril, Runtime, Sampling, Schedule
 from stages.job.switches import DiscriminatorSwitches
 from stages.training import Trainer
-from stages.vlm import Checkpoint, Network, Prompt, Reader, build_tiny, load_network, load_reader, open_checkpoint, write_card
+from stages.vlm import Checkpoint, Network, Prompt, Reader, build_tiny, load_network, open_checkpoint, write_card
 
 QUESTIONS = ("What is the sum?", "Add the digits.", "Which is largest?", "How many are odd?")
 MAX_TOKENS = 14
@@ -42,14 +42,14 @@ class Table:
 
 
 def warm_started(folder: Path, seed: int) -> Table:
-    """A student that writes either style about equally often: 60 steps of SFT on both."""
+    """A student that writes three answers of four with colons, the fourth with arrows: 60 steps of SFT on both."""
     build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1)
     texts = [*QUESTIONS, *(style(n) for n in range(40) for style in (colons, arrows))]
     reader, network = build_tiny("qwen2_5_vl", build, texts, 256, seed, folder)
     prompts = [reader.prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
     trainer = Trainer(network.model, Schedule(steps=60, learning_rate=3e-3), Runtime())
     for step in range(60):
-        answers = [[style(10 * step + n) for n in range(2) for style in (colons, arrows)] for _ in prompts]
+        answers = [[style(10 * step + n) for n, style in enumerate((colons, colons, colons, arrows))] for _ in prompts]
         groups = [
             Group(prompt, tuple(tuple(reader.chat.response_ids(text)) for text in some))
             for prompt, some in zip(prompts, answers, strict=True)

@@ -86,7 +86,9 @@ def test_c1_mean_over_each_row(cases: ModuleType, golden: Golden, seed: int) -> 
     """`loss_normaliser: row`, which objective `grpo` has."""
     tokens, response, mask = flat(cases, golden, seed)
     weights = (1.0 / row_lengths(response).double())[response]
-    policy = Policy(tokens["advantages"], tokens["reference"], 0.2, 0.2, 0.01, float(cases.ROWS), response=response, weights=weights)
+    policy = Policy(
+        tokens["advantages"], tokens["reference"], 0.2, 0.2, 0.01, float(cases.ROWS), response=response, weights=weights
+    )
     loss, slope = loss_and_slope(tokens, mask, policy)
     agree(golden, f"c1/{seed}/grpo/loss", loss, ("formula", "trl"))
     agree(golden, f"c1/{seed}/grpo/slope", slope, ("formula", "trl"))
@@ -109,7 +111,9 @@ def test_c2_rows_with_a_failed_verdict_are_out_of_the_mean(golden: Golden) -> No
     for group in np.unique(index):
         at = np.nonzero(index == group)[0]
         verdicts = [None if not kept[i] else int(rewards[i] > 0) for i in at]
-        rows = [Row(STUDENT if n < 4 else "t", str(i), (1,), "stop", v) for n, (i, v) in enumerate(zip(at, verdicts, strict=True))]
+        rows = [
+            Row(STUDENT if n < 4 else "t", str(i), (1,), "stop", v) for n, (i, v) in enumerate(zip(at, verdicts, strict=True))
+        ]
         # rewards 0, 1, 2 as verdict and similarity: 0 = neither, 1 = verdict alone, 2 = both
         logits = [-1.0 if rewards[i] == 2 else 1.0 for i in at]
         for one in rewarded_group(rows, logits):

@@ -54,7 +54,9 @@ def picture(width: int = 84, height: int = 84) -> bytes:
 def test_t1_every_vision_token_is_banned(small: Callable[[str], Checkpoint], family: str) -> None:
     reader = load_reader(small(family))
     assert reader.image_token_id in reader.chat.banned_token_ids
-    assert {reader.chat.tokenizer.convert_tokens_to_ids(t) for t in reader.family.vision_tokens} >= set(reader.chat.banned_token_ids)
+    assert {reader.chat.tokenizer.convert_tokens_to_ids(t) for t in reader.family.vision_tokens} >= set(
+        reader.chat.banned_token_ids
+    )
     assert len(reader.chat.banned_token_ids) >= 3
 
 
@@ -198,7 +200,9 @@ def test_t33_nothing_of_an_end_token_or_blank_is_left_in_a_text(small: Callable[
 def test_t40_a_step_draws_the_same_whatever_was_drawn_before() -> None:
     undisturbed = [places_of_step(10, 4, step, 3) for step in range(12)]
     assert [places_of_step(10, 4, step, 3) for step in (11, 7, 2)] == [undisturbed[11], undisturbed[7], undisturbed[2]]
-    assert sorted(place for step in undisturbed[:5] for place in step) == sorted([*range(10)] * 2), "two whole epochs, none skipped"
+    assert sorted(place for step in undisturbed[:5] for place in step) == sorted([*range(10)] * 2), (
+        "two whole epochs, none skipped"
+    )
     assert undisturbed[0] != undisturbed[5]
 
 

@@ -85,7 +85,9 @@ def main():
             for level in ("token", "sequence"):
                 weight = rollout(b, mode, level)
                 loss, slope = eq2(b, 0.2, 0.2, 0.0, weights=weight)
-                found |= {f"c9/{seed}/{mode}_{level}/{name}": v for name, v in (("weight", weight), ("loss", loss), ("slope", slope))}
+                found |= {
+                    f"c9/{seed}/{mode}_{level}/{name}": v for name, v in (("weight", weight), ("loss", loss), ("slope", slope))
+                }
     rewards, index = stored["groups/rewards"], stored["groups/index"]
     for scaled in (False, True):
         found[f"c2/{scaled}"] = advantages(rewards, index, scaled)

@@ -51,7 +51,9 @@ def main():
             loss, slope = loss_of(b, kind=theirs)
             found |= {f"c9/{seed}/{ours}/loss": loss, f"c9/{seed}/{ours}/slope": slope}
     for kind in ("k1", "k2", "k3"):
-        found[f"c3/{kind}/value"] = compute_approx_kl(torch.zeros(len(stored["gaps"])), torch.tensor(stored["gaps"]), kind).numpy()
+        found[f"c3/{kind}/value"] = compute_approx_kl(
+            torch.zeros(len(stored["gaps"])), torch.tensor(stored["gaps"]), kind
+        ).numpy()
     student = torch.tensor(stored["pairs/student"], requires_grad=True)
     teacher = torch.tensor(stored["pairs/teacher"], requires_grad=True)
     every = torch.cartesian_prod(torch.arange(4), torch.arange(4))

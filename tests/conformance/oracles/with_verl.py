@@ -33,7 +33,12 @@ def loss_of(b, low, high, beta, level):
     advantages = t["advantages"][:, None].expand_as(log_probs)
     if level == "gspo":
         config = FSDPActorConfig(
-            strategy="fsdp", rollout_n=8, ppo_mini_batch_size=8, ppo_micro_batch_size_per_gpu=8, clip_ratio_low=low, clip_ratio_high=high
+            strategy="fsdp",
+            rollout_n=8,
+            ppo_mini_batch_size=8,
+            ppo_micro_batch_size_per_gpu=8,
+            clip_ratio_low=low,
+            clip_ratio_high=high,
         )
         config.global_batch_info.update(global_batch_size=cases.ROWS, loss_scale_factor=cases.WIDTH)
         loss, _ = compute_policy_loss_gspo(t["old"], log_probs, advantages, t["mask"], MODE, config)

@@ -92,7 +92,9 @@ def stepped(
     return logged, trainer.kept
 
 
-def by_hand(made: Made, weights: Sequence[float], beta: float = 0.01, kl: str = "k3", divisor: float = 4 * 16.0) -> dict[str, torch.Tensor]:
+def by_hand(
+    made: Made, weights: Sequence[float], beta: float = 0.01, kl: str = "k3", divisor: float = 4 * 16.0
+) -> dict[str, torch.Tensor]:
     """Gradient of -sum w log p / divisor + beta KL / divisor over one question's four answers, from one forward pass of each."""
     student, reference, reader = made
     (prompt,) = reader.prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])

@@ -12,7 +12,12 @@ from stages.job.switches import OBJECTIVES, PAPER, DiscriminatorSwitches, Object
 def test_the_papers_values_are_the_defaults(root: Path) -> None:
     assert Switches().resolved(DiscriminatorSwitches()) == PAPER == Objective()
     assert load_params(root / "params.yaml").objective == PAPER
-    assert (PAPER.teacher_rows, PAPER.baseline, PAPER.similarity, PAPER.similarity_gate) == ("as_student", "joint", "binary", "none")
+    assert (PAPER.teacher_rows, PAPER.baseline, PAPER.similarity, PAPER.similarity_gate) == (
+        "as_student",
+        "joint",
+        "binary",
+        "none",
+    )
     assert (PAPER.scale_rewards, PAPER.loss_normaliser, PAPER.kl, PAPER.clip_low, PAPER.clip_high) == (
         "none", "constant", "k3", 0.2, 0.2,
     )  # fmt: skip
