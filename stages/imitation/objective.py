@@ -134,8 +134,7 @@ def rollout_weights(
     if kind.endswith("sequence"):
         gap = row_sums(gap, response)[response]
     weight = gap.exp()
-    weight = weight.clamp(max=cap) if kind.startswith("truncate") else torch.where(weight > cap, 0.0, weight)  # cap is above 1
-    return weight
+    return weight.clamp(max=cap) if kind.startswith("truncate") else torch.where(weight > cap, 0.0, weight)  # cap is above 1
 
 
 def policy_loss(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The game of C14 at tiny size: a student of random weights that has seen two styles, real discriminator, real updates, torch sampling."""
+"""The game of C14 at tiny size: a student that has seen two styles, the real discriminator and updates, sampling in torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Our functions against TRL, verl, OpenRLHF and the formulas in numpy, from the golden files that those left (C1-C3, C5, C6, C9, C11).
+"""Our functions against TRL, verl, OpenRLHF and the formulas in numpy, from the golden files of these (C1-C3, C5, C6, C9, C11).
 
 Loss and gradient in fp64 to 1e-10; where an oracle computes in fp32 the bound is its rounding. `regenerate.py` makes the files.
 """

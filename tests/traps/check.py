@@ -1,4 +1,4 @@
-"""Takes every guard of tests/traps/table.py out of a copy of the project and runs its test, which must fail; run from the project's root:
+"""Takes every guard of tests/traps/table.py out of a copy of the project and runs its test, which must fail; from the root:
 
     python -m tests.traps.check [T28 ...] [--vllm]
 
@@ -29,7 +29,7 @@ def run_test(folder: Path, test: str) -> int:
             sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
             for name in [name for name in sys.modules if name.partition(".")[0] in ("stages", "flows", "tests")]:
                 del sys.modules[name]
-            sys.stdout = sys.stderr = Path(os.devnull).open("w")
+            sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
             import pytest
 
             code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", "", test]))

@@ -1,4 +1,4 @@
-"""For each trap of docs/traps.md that a test holds: the guard in the code, what stands there when it is taken out, the test that then fails."""
+"""For each trap of docs/traps.md that a test holds: the guard, what stands there without it, the test that then fails."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Guard:
     slow: bool = False  # starts vLLM
 
 
-U, O, D, G = (f"tests/stages/imitation/test_{name}.py::" for name in ("update", "objective", "discriminator", "rewards"))
+UPDATES, LOSS, GROUP = (f"tests/stages/imitation/test_{name}.py::" for name in ("update", "objective", "rewards"))
 J, HERE, CHAT = "tests/stages/imitation/test_judge.py::", "tests/traps/test_guards.py::", "stages/vlm/chat.py"
 PACK, READER = "tests/stages/groups/test_pack.py::", "tests/stages/vlm/test_reader.py::"
 VLLM, GOLDEN = "tests/stages/engines/test_vllm.py::", "tests/conformance/test_golden.py::"
@@ -24,7 +24,8 @@ UPDATE, REWARDS, OBJECTIVE = (f"stages/imitation/{name}.py" for name in ("update
 GUARDS = (
     Guard("T1", CHAT, "if token in known)", "if token in known and not token)", f"{HERE}test_t1_every_vision_token_is_banned"),
     Guard(
-        "T1", "stages/engines/vllm.py", 'float("-inf") for token', "0.0 for token", f"{VLLM}test_banned_tokens_are_never_sampled", True
+        "T1", "stages/engines/vllm.py", 'float("-inf") for token', "0.0 for token",
+        f"{VLLM}test_banned_tokens_are_never_sampled", True,
     ),
     Guard(
         "T2", "stages/engines/vllm.py", "except (ValueError, OSError, VLLMClientError)", "except (KeyError, OSError)",
@@ -47,7 +48,8 @@ GUARDS = (
           f"{PACK}test_log_probs_equal_the_plain_models"),
     Guard("T9", "stages/vlm/qwen2_5_vl.py", "token + count, position + max(shape)", "token + count, position + count",
           f"{READER}test_m_rope_positions_equal_the_models"),
-    Guard("T10", "stages/groups/pack.py", "(owner[None, :] < 0) | (owner[:, None] == owner[None, :])", "owner[None, :] == owner[None, :]",
+    Guard("T10", "stages/groups/pack.py",
+          "(owner[None, :] < 0) | (owner[:, None] == owner[None, :])", "owner[None, :] == owner[None, :]",
           f"{PACK}test_a_response_sees_its_prompt_and_itself_only"),
     Guard("T11", UPDATE, "features = shared_features(student, pack) if block.freeze_vision else None", "features = None",
           f"{HERE}test_t11_features_are_computed_once_a_step"),
@@ -58,9 +60,9 @@ GUARDS = (
     Guard("T15", OBJECTIVE, "gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()",
           "gap = (trainer - engine).detach()", f"{GOLDEN}test_c9_corrections_for_the_engine"),
     Guard("T15", UPDATE, "if row.row.source == STUDENT and row.row.sampled_log_probs is None:", "if False:",
-          f"{U}test_a_correction_without_the_engines_log_probs_is_refused"),
+          f"{UPDATES}test_a_correction_without_the_engines_log_probs_is_refused"),
     Guard("T19", UPDATE, "old.append(log_probs.detach())", "old.append(log_probs.detach() - 1e-4)",
-          f"{U}test_the_papers_update_is_equation_2"),
+          f"{UPDATES}test_the_papers_update_is_equation_2"),
     Guard("T19", "stages/vlm/internvl3.py", "return model.eval()", "return model.train()",
           f"{HERE}test_t19_models_are_trained_without_dropout"),
     Guard("T20", "stages/groups/log_probs.py", "return hidden.float() @ weight.float().T", "return (hidden @ weight.T).float()",
@@ -73,7 +75,7 @@ GUARDS = (
     Guard("T26", "stages/vlm/reader.py", "DTYPES[checkpoint.precision]", "torch.bfloat16",
           f"{HERE}test_t26_the_number_format_is_that_of_the_card"),
     Guard("T28", REWARDS, "pairs = [(row, logit) for row, logit in pairs if row.verdict is not None]", "pairs = list(pairs)",
-          f"{O}test_a_failed_verdict_leaves_group_and_baseline"),
+          f"{LOSS}test_a_failed_verdict_leaves_group_and_baseline"),
     Guard("T29", "stages/imitation/judge.py", "return _TAG_OPENER.sub(_HARMLESS, text)", "return text",
           f"{J}test_no_part_can_close_its_fence"),
     Guard("T29", "stages/imitation/judge.py", "score = found[-1].strip()", "score = found[0].strip()",
@@ -82,11 +84,12 @@ GUARDS = (
           f"{J}test_the_judge_is_greedy"),
     Guard("T31", "stages/imitation/history.py", 'f"rewards/{source}/similarity"', '"rewards/similarity"',
           f"{HERE}test_t31_both_rewards_are_logged_for_every_source"),
-    Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and", f"{G}test_zero_variance"),
-    Guard("T32", "stages/imitation/history.py", "len({row.reward for row in group}) <= 1", "len({row.reward for row in group}) < 1",
+    Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and", f"{GROUP}test_zero_variance"),
+    Guard("T32", "stages/imitation/history.py",
+          "len({row.reward for row in group}) <= 1", "len({row.reward for row in group}) < 1",
           f"{HERE}test_t32_the_share_of_groups_without_variance_is_logged"),
     Guard("T33", "stages/imitation/discrimination.py", 'if row.finish_reason == "stop" and row.text]', "if row.text]",
-          f"{U}test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone"),
+          f"{UPDATES}test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone"),
     Guard("T33", CHAT, "skip_special_tokens=True)).strip()", "skip_special_tokens=True))",
           f"{HERE}test_t33_nothing_of_an_end_token_or_blank_is_left_in_a_text"),
     Guard("T34", "stages/imitation/health.py", "share <= 1 - SURE", "share < 0",
@@ -94,11 +97,12 @@ GUARDS = (
     Guard("T35", "stages/imitation/discriminator.py", "self.score(hidden[pack.last])",
           "self.score(hidden[-1:].expand(len(pack.last), -1))",
           "tests/conformance/test_closed_form.py::test_c10_the_logit_is_read_at_the_last_token_of_each_text"),
-    Guard("T36", REWARDS, "return int(logit < 0.0)", "return int(logit > 0.0)", f"{O}test_check_values_of_the_paper"),
+    Guard("T36", REWARDS, "return int(logit < 0.0)", "return int(logit > 0.0)", f"{LOSS}test_check_values_of_the_paper"),
     Guard("T36", "stages/imitation/discrimination.py", "labels = [float(row.source == STUDENT) for row, _ in pairs]",
           "labels = [float(row.source != STUDENT) for row, _ in pairs]",
-          f"{U}test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
-    Guard("T38", "stages/job/files.py", "        yield temporary\n        for file in sorted(", "        yield path\n        for file in sorted(",
+          f"{UPDATES}test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
+    Guard("T38", "stages/job/files.py",
+          "        yield temporary\n        for file in sorted(", "        yield path\n        for file in sorted(",
           "tests/stages/job/test_job.py::test_an_out_appears_whole_or_not_at_all"),
     Guard("T39", "stages/pool.py", 'if pool.truncated == "keep" or row["finish_reason"] != "length"]', "if row]",
           "tests/stages/test_pool.py::test_whole_answers_of_all_teachers_sorted_with_their_verdicts"),

@@ -1,4 +1,4 @@
-"""OpenRLHF's own losses: PolicyLoss with its three corrections for the engine, PairWiseLoss, compute_approx_kl (which casts to fp32).
+"""OpenRLHF's own losses: PolicyLoss with two of its corrections for the engine, PairWiseLoss, compute_approx_kl (in fp32).
 
 PolicyLoss means over tokens, or over each row's tokens: it is given rows x constant as the number of tokens. The package's
 `models/__init__.py` imports flash_attn, which needs a GPU to be built; an empty package in its place leads to the same files.
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import openrlhf
 import torch
+from write import cases, leave
 
 package = types.ModuleType("openrlhf.models")
 package.__path__ = [str(Path(openrlhf.__file__).parent / "models")]
 sys.modules["openrlhf.models"] = package
 
-from openrlhf.models.loss import PairWiseLoss, PolicyLoss
-from openrlhf.models.utils import compute_approx_kl
-from write import cases, leave
+from openrlhf.models.loss import PairWiseLoss, PolicyLoss  # noqa: E402
+from openrlhf.models.utils import compute_approx_kl  # noqa: E402
 
 
 def loss_of(b, low=0.2, high=0.2, kind=None):

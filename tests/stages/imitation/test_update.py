@@ -146,7 +146,7 @@ def test_rows_outside_the_loss_have_no_gradient(made: Made) -> None:
     """A masked row still counts in the mean of the group and of the step; its KL term is out too."""
     rows = answers(made[2], ("length", "stop", "stop", "stop"))
     _, (masked,) = stepped(made, replace(PAPER, truncated="masked"), rows)
-    student, reference, reader = made
+    reader = made[2]
     _, (kept,) = stepped(made, PAPER, rows)
     assert any(not torch.equal(masked[name], kept[name]) for name in kept)
     _, (nothing,) = stepped(made, replace(PAPER, truncated="masked"), answers(reader, ("length",) * 4))
@@ -177,7 +177,7 @@ def test_full_kl_is_exact_and_has_its_minimum_at_the_reference(made: Made, tiny:
 
 
 def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old log-probabilities are those of the first inner update: passes = mu for the student, 1 for the reference (mu = 1 too)."""
+    """Old log-probabilities are those of the first inner update: mu passes of the student, 1 of the reference."""
     calls: list[Network] = []
     real = update.predicting_states
     monkeypatch.setattr(update, "predicting_states", lambda network, *rest: calls.append(network) or real(network, *rest))
