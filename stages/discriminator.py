@@ -1,21 +1,22 @@
 """Discriminator: learns to tell the warm-started student's answers from the teachers' (§3.2, Eq. 1).
 
-Reads    data/warm_start, data/rollout, data/pool; params: discriminator, seed
+Reads    data/warm_start, data/rollout, data/pool, data/questions; params: discriminator, ril.objective, seed
 Writes   data/discriminator; reports/discriminator/{metrics.json,history.csv}
 Run      dvc repro discriminator
 
 Some questions are held out; accuracy on their answers says whether there is anything to tell apart, and the accuracy of a
-model that sees nothing but lengths says how much of it is mere length (trap T33).
+model that sees nothing but lengths says how much of it is mere length (trap T33). Where `ril.objective` has no discriminator
+nothing is trained and the folder stays empty.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
-from stages.imitation.discriminator import Discriminator, accuracy, discriminator_loss, logits_of, text_packs
+from stages.corpora import Question, read_questions
+from stages.imitation.discrimination import backward
+from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of
 from stages.imitation.draws import TeacherAnswer, balanced_draw, plain_draw, teacher_answers
+from stages.imitation.health import calibration_error, length_accuracy, pretraining_alarm
 from stages.imitation.rewards import STUDENT
 from stages.job import Job, places_of_step, seed_for
 from stages.job.blocks import Discriminator as Block
@@ -31,25 +32,40 @@ class Texts:
     question_id: str
     student: tuple[str, ...]
     teachers: tuple[TeacherAnswer, ...]
+    question: Question
+
+    def text(self, body: str) -> Text:
+        """One of its texts as the discriminator gets it."""
+        return Text(body, self.question_id, self.question.messages, self.question.images)
 
 
 def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
+    objective = job.params.objective
+    if not objective.discriminated:
+        job.progress.say(f"ril.objective {job.params.ril.objective!r} needs no discriminator; nothing is trained")
+        with job.writing():
+            pass
+        job.write_metrics({"trained": False})
+        job.write_history([{"step": 0}])
+        return
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"))
+    discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split(texts_of_both(job), block.held_out_share, job.seed("held out"))
+    pairs = objective.discriminator_loss == "bradley_terry"
+    exhibits = Exhibits(reader, block.tokens_per_pack, block.sees, together=pairs)
 
-    def texts_of_step(step: int) -> tuple[list[str], list[int]]:
-        texts: list[str] = []
-        labels: list[int] = []
+    def texts_of_step(step: int) -> tuple[list[Text], list[float]]:
+        texts: list[Text] = []
+        labels: list[float] = []
         for place in places_of_step(len(training), block.questions_per_step, step, job.seed("order")):
             question, seed = training[place], job.seed("draw", step, training[place].question_id)
             count = min(block.responses_per_side, len(question.student), len(question.teachers))
-            texts += plain_draw(question.student, count, seed)
-            texts += [answer.text for answer in balanced_draw(question.teachers, count, seed)]
-            labels += [1] * count + [0] * count
+            texts += [question.text(text) for text in plain_draw(question.student, count, seed)]
+            texts += [question.text(answer.text) for answer in balanced_draw(question.teachers, count, seed)]
+            labels += [1.0] * count + [0.0] * count
         return texts, labels
 
     with job.timed("train"):
@@ -58,20 +74,15 @@ def run(job: Job) -> None:
         history = state.rows("history")
         for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
-            wanted, loss, right, done = torch.tensor(labels, dtype=torch.float32), 0.0, 0, 0
-            packs = text_packs(reader, texts, block.tokens_per_pack)
-            for number, pack in enumerate(packs):
-                logits = discriminator(pack)
-                part = wanted[done : done + len(logits)]
-                done += len(logits)
-                pack_loss = discriminator_loss(logits, part, len(texts))
-                trainer.backward(pack_loss, last=number == len(packs) - 1)
-                loss += float(pack_loss.detach())
-                right += int(((logits > 0) == (part > 0.5)).sum())
+            learned = lesson(exhibits, texts, labels, objective.discriminator_loss)
+            loss, logits = backward(discriminator, trainer, learned)
+            right = int(((logits > 0) == (learned.labels > 0.5)).sum())
             norm = trainer.step(learning_rate(block, step))
             history.append({"step": step + 1, "loss": loss, "accuracy": right / len(texts), "grad_norm": norm})
 
-    metrics = measured(discriminator, reader, held_out, block.tokens_per_pack)
+    metrics = measured(discriminator, exhibits, held_out)
+    if alarm := pretraining_alarm(metrics):
+        job.progress.say(alarm)
     with job.writing() as folder:
         discriminator.save(folder)
     job.write_metrics({**metrics, "questions": {"training": len(training), "held_out": len(held_out)}})
@@ -85,11 +96,13 @@ def texts_of_both(job: Job) -> list[Texts]:
     for row in read_shards(job.input("data/rollout")).to_pylist():
         if row["finish_reason"] == "stop" and row["response"]:
             student[row["question_id"]].append(row["response"])
+    questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     both = []
     for row in read_shards(job.input("data/pool")).to_pylist():
         teachers = tuple(answer for answer in teacher_answers(row) if answer.finish_reason == "stop" and answer.text)
         if teachers and student[row["question_id"]]:
-            both.append(Texts(row["question_id"], tuple(student[row["question_id"]]), teachers))
+            name = row["question_id"]
+            both.append(Texts(name, tuple(student[name]), teachers, questions[name]))
     if len(both) < 2:
         raise ValueError(f"{len(both)} questions have whole answers of student and teachers; the discriminator needs more")
     return both
@@ -104,14 +117,16 @@ def split(texts: list[Texts], held_out_share: float, seed: int) -> tuple[list[Te
     return training, [question for question in texts if question.question_id in held_out]
 
 
-def measured(discriminator: Discriminator, reader: Any, held_out: list[Texts], tokens_per_pack: int) -> dict[str, float]:
-    """Accuracy on held-out texts, in all and by writer, the gap of mean logits, and the accuracy of length alone."""
-    writers = [(STUDENT, text) for question in held_out for text in question.student]
-    writers += [(answer.teacher, answer.text) for question in held_out for answer in question.teachers]
-    logits = logits_of(discriminator, reader, [text for _, text in writers], tokens_per_pack)
+def measured(discriminator: Discriminator, exhibits: Exhibits, held_out: list[Texts]) -> dict[str, float]:
+    """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length alone."""
+    writers = [(STUDENT, question.text(text)) for question in held_out for text in question.student]
+    writers += [(answer.teacher, question.text(answer.text)) for question in held_out for answer in question.teachers]
+    logits = logits_of(discriminator, exhibits, [text for _, text in writers])
     by_writer: dict[str, list[float]] = defaultdict(list)
-    for (writer, _), logit in zip(writers, logits, strict=True):
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for (writer, text), logit in zip(writers, logits, strict=True):
         by_writer[writer].append(logit)
+        lengths[writer == STUDENT].append(len(text.body))
     shares = {w: accuracy(found, [int(w == STUDENT)] * len(found)) for w, found in by_writer.items()}
     teachers = [writer for writer in sorted(by_writer) if writer != STUDENT]
     teacher_logits = [logit for writer in teachers for logit in by_writer[writer]]
@@ -123,17 +138,6 @@ def measured(discriminator: Discriminator, reader: Any, held_out: list[Texts], t
         "acc_teacher": acc_teacher,
         **{f"acc_{teacher}": shares[teacher] for teacher in teachers},
         "logit_gap": gap,
-        "acc_length_only": length_accuracy(writers),
+        "calibration_error": calibration_error(logits, [int(writer == STUDENT) for writer, _ in writers]),
+        "acc_length_only": length_accuracy(lengths[True], lengths[False]),
     }
-
-
-def length_accuracy(writers: list[tuple[str, str]]) -> float:
-    """Balanced accuracy of the best single threshold on the number of characters: a floor that says nothing about style."""
-    student = [len(text) for writer, text in writers if writer == STUDENT]
-    teacher = [len(text) for writer, text in writers if writer != STUDENT]
-    best = 0.5
-    for threshold in set(student) | set(teacher):
-        shorter = sum(length <= threshold for length in student) / len(student)
-        longer = sum(length > threshold for length in teacher) / len(teacher)
-        best = max(best, (shorter + longer) / 2, 1 - (shorter + longer) / 2)
-    return best

@@ -18,16 +18,20 @@ import pyarrow as pa
 from stages.benchmarks.scoring import is_correct
 from stages.corpora import Question, read_questions
 from stages.engines import Answer, Engine, EngineError, Need, Request, TrainableEngine, start_engine, start_trainable
-from stages.imitation.discriminator import Discriminator, logits_of
+from stages.imitation.discrimination import discriminate
+from stages.imitation.discriminator import Discriminator, Exhibits, Text
 from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
+from stages.imitation.health import saturation_alarm
 from stages.imitation.history import reward_metrics
 from stages.imitation.judge import Item, judge_sampling, refuse_failures, room_for, verdicts
 from stages.imitation.judge import Question as JudgeQuestion
 from stages.imitation.rewards import STUDENT, Rewarded, Row, rewarded_group
-from stages.imitation.update import Rewards, update_discriminator, update_student
+from stages.imitation.update import Rewards, update_student
 from stages.job import Job, places_of_step
+from stages.job.blocks import Discriminator as DiscriminatorBlock
 from stages.job.blocks import Ril, Sampling, Schedule, Verdict
 from stages.job.files import read_shards, write_shards
+from stages.job.switches import Objective
 from stages.training import Trainer, TrainingState, learning_rate
 from stages.vlm import Network, Reader, load_network, load_reader, open_checkpoint, write_card
 
@@ -37,7 +41,7 @@ SAMPLES = pa.schema(
         ("question_id", pa.string()),
         ("source", pa.string()),
         ("response", pa.string()),
-        ("similarity", pa.int8()),
+        ("similarity", pa.float64()),
         ("answer", pa.int8()),
         ("advantage", pa.float64()),
         ("logit", pa.float64()),
@@ -53,10 +57,10 @@ class Players:
     student: Network
     student_trainer: Trainer
     reference: Network  # the SFT student, never refreshed
-    discriminator: Discriminator
-    discriminator_trainer: Trainer
+    discriminator: Discriminator | None  # None where the objective has none
+    discriminator_trainer: Trainer | None
     engine: TrainableEngine  # samples from the student
-    judge: Engine
+    judge: Engine | None  # None where the judge's verdict is no part of the reward
 
 
 def run(job: Job) -> None:
@@ -65,13 +69,17 @@ def run(job: Job) -> None:
     Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows.
     """
     block = job.block(Ril)
+    objective = block.resolved(job.block(DiscriminatorBlock))
+    if block.kl_weight == 0:
+        job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
     usable = [questions[name] for name in pool if name in questions]
     validation = read_questions(job.input("data/questions"), "validation")
-    players = gathered(job, block)
+    players = gathered(job, block, objective)
 
-    state = TrainingState(job, {"student": players.student_trainer, "discriminator": players.discriminator_trainer})
+    trainers = {"student": players.student_trainer, "discriminator": players.discriminator_trainer}
+    state = TrainingState(job, {name: trainer for name, trainer in trainers.items() if trainer})
     history, samples, scores = state.rows("history"), state.rows("samples"), state.rows("validation")
 
     def validate(step: int) -> None:
@@ -97,30 +105,29 @@ def run(job: Job) -> None:
                 answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
                 rows += [teacher_row(players.reader, answer) for answer in answers]
             with job.timed("judge"):
-                groups = judged(job, players, chosen, groups)
+                groups = judged(job, players.judge, chosen, groups) if players.judge else groups
             state.record(step, [[asdict(row) for row in rows] for rows in groups])
         every_row = [row for rows in groups for row in rows]
 
-        # line 5: the discriminator learns from all 2G
+        # line 5: the discriminator learns from all 2G; line 6: rewards and advantages of all 2G, by the updated discriminator
         with job.timed("discriminator"):
-            seen = update_discriminator(players.discriminator, players.discriminator_trainer, players.reader, every_row, block)
-            # line 6: rewards and advantages of all 2G, by the updated discriminator
-            logits = iter(
-                logits_of(players.discriminator, players.reader, [row.text for row in every_row], block.tokens_per_pack)
-            )
-        rewarded = [rewarded_group(rows, [next(logits) for _ in rows]) for rows in groups]
+            scored, seen = scored_rows(job, players, chosen, groups, objective)
+        logits = iter(scored or [])
+        rewarded = [rewarded_group(rows, [next(logits) for _ in rows] if scored else None, objective) for rows in groups]
 
         # line 7: one update of the student on all 2G (Eq. 2)
         with job.timed("update"):
             prompts = players.reader.prompts([(question.messages, question.images) for question in chosen])
             rewards = [Rewards(prompt, tuple(rows)) for prompt, rows in zip(prompts, rewarded, strict=True)]
             updated = update_student(
-                players.student, players.student_trainer, players.reference, rewards, block, learning_rate(block, step)
+                players.student, players.student_trainer, players.reference, rewards, block, learning_rate(block, step), objective
             )
         with job.timed("sync"):
             players.engine.update_weights(players.student_trainer.state_dict().items())
 
         history.append({"step": step + 1, **reward_metrics(every_row, rewarded), **seen, **updated})
+        if alarm := saturation_alarm(history, job.block(DiscriminatorBlock).alarm_steps):
+            job.progress.say(f"step {step + 1}: {alarm}")
         samples += sample_rows(step + 1, chosen[: block.samples_per_step], rewarded)
         if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
             validate(step + 1)
@@ -128,39 +135,70 @@ def run(job: Job) -> None:
     write(job, players, state)
 
 
-def gathered(job: Job, block: Ril) -> Players:
-    """Loads everybody."""
+def gathered(job: Job, block: Ril, objective: Objective) -> Players:
+    """Loads everybody whom the objective needs."""
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
     runtime = job.params.runtime
     need = Need(job.store / "logs", say=job.progress.say)
     with job.timed("start"):
         engine = start_trainable(checkpoint, runtime, need)
-        judge_engine = start_engine(judge, runtime, need)
+        judge_engine = start_engine(judge, runtime, need) if objective.judged else None
         reader = load_reader(checkpoint)
         student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
         reference.model.requires_grad_(False)
         if block.freeze_vision:
             student.freeze_vision()
-        discriminator = Discriminator(load_network(checkpoint, reader), seed=0)
-        discriminator.load(job.input("data/discriminator"))
-        constant = Schedule(
-            steps=block.steps,
-            learning_rate=block.discriminator_learning_rate,
-            weight_decay=block.weight_decay,
-            max_grad_norm=block.max_grad_norm,
-            tokens_per_pack=block.tokens_per_pack,
-        )
+        discriminator, trainer = pretrained(job, block, reader) if objective.discriminated else (None, None)
         return Players(
             reader=reader,
             student=student,
             student_trainer=Trainer(student.model, block, runtime),
             reference=reference,
             discriminator=discriminator,
-            discriminator_trainer=Trainer(discriminator, constant, runtime),
+            discriminator_trainer=trainer,
             engine=engine,
             judge=judge_engine,
         )
+
+
+def pretrained(job: Job, block: Ril, reader: Reader) -> tuple[Discriminator, Trainer]:
+    """The discriminator as its stage left it, with a trainer at the loop's constant rate."""
+    network = load_network(open_checkpoint(job.input("data/warm_start")), reader)
+    discriminator = Discriminator(network, seed=0, sees=job.block(DiscriminatorBlock).sees)
+    discriminator.load(job.input("data/discriminator"))
+    constant = Schedule(
+        steps=block.steps,
+        learning_rate=block.discriminator_learning_rate,
+        weight_decay=block.weight_decay,
+        max_grad_norm=block.max_grad_norm,
+        tokens_per_pack=block.tokens_per_pack,
+    )
+    return discriminator, Trainer(discriminator, constant, job.params.runtime)
+
+
+def scored_rows(
+    job: Job, players: Players, questions: Sequence[Question], groups: Sequence[Sequence[Row]], objective: Objective
+) -> tuple[list[float] | None, dict[str, float]]:
+    """The discriminator's logit of every row, group by group, and what to log; None where there is no discriminator."""
+    if players.discriminator is None or players.discriminator_trainer is None:
+        return None, {}
+    block, loop = job.block(DiscriminatorBlock), job.block(Ril)
+    rows = [row for group in groups for row in group]
+    texts = [Text(row.text, q.id, q.messages, q.images) for q, group in zip(questions, groups, strict=True) for row in group]
+    pairs = objective.discriminator_loss == "bradley_terry"
+    exhibits = Exhibits(players.reader, loop.tokens_per_pack, block.sees, together=pairs)
+    return discriminate(
+        players.discriminator,
+        players.discriminator_trainer,
+        exhibits,
+        rows,
+        texts,
+        objective,
+        loop.inner_updates,
+        loop.discriminator_learning_rate,
+        block.pause_above,
+    )
 
 
 def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
@@ -193,7 +231,7 @@ def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
     return Row(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
 
 
-def judged(job: Job, players: Players, questions: Sequence[Question], groups: list[list[Row]]) -> list[list[Row]]:
+def judged(job: Job, judge: Engine, questions: Sequence[Question], groups: list[list[Row]]) -> list[list[Row]]:
     """The rows with verdicts on the student's answers, all of which are asked in one call.
 
     Two engines in this process work in turn, so the judge starts when the student has answered; one on a server of its own could
@@ -206,10 +244,10 @@ def judged(job: Job, players: Players, questions: Sequence[Question], groups: li
 
     def ask(asked: Sequence[JudgeQuestion]) -> list[Answer | None]:
         requests = [Request(one.id, one.messages, one.images, greedy) for one in asked]
-        return [None if answer.failed else answer for (answer,) in generated(players.judge, requests)]
+        return [None if answer.failed else answer for (answer,) in generated(judge, requests)]
 
     waiting = [(q, row) for q, rows in zip(questions, groups, strict=True) for row in rows if row.source == STUDENT]
-    fits = room_for(players.judge.chat, players.judge.checkpoint.context_tokens, block.max_tokens)
+    fits = room_for(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
     found = verdicts([Item(q.id, q.text, q.answer, row.text, block.rule_first) for q, row in waiting], ask, fits)
     refuse_failures(found, block.max_failed_share, f"{job.name}, this step")
     by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
@@ -273,4 +311,5 @@ def write(job: Job, players: Players, state: TrainingState) -> None:
     job.write_metrics({"validation": {**ends, "kept_step": kept}, "last_step": finite})
     job.progress.table("validation", scores)
     players.engine.close()
-    players.judge.close()
+    if players.judge:
+        players.judge.close()

@@ -1,9 +1,13 @@
-"""Log-probabilities of response tokens, and hidden states at the ends of responses, from packs."""
+"""Log-probabilities, entropies and exact KL of response tokens from packs, without a [tokens, vocabulary] tensor."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from stages.groups.attention import use_group_attention
-from stages.groups.head import tiled_log_probs
+from stages.groups.head import ROWS_PER_TILE, tiled_log_probs
 from stages.groups.pack import Pack
 from stages.vlm import Network
 
@@ -16,12 +20,73 @@ def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) 
     return network.hidden(pack.ids, pack.positions, pack.mask, features)
 
 
-def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """log p of each target [N] fp32, from hidden [N, H] and head weight [V, H]; a [N, V] tensor never exists."""
-    return tiled_log_probs(hidden, weight, targets)[0]
+def predicting_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
+    """Hidden states [N, hidden] that predict the response tokens of the pack, in the order of `pack.targets`."""
+    return hidden_states(network, pack, features)[pack.predicts]
 
 
-def response_log_probs(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
+class _WideHead(torch.autograd.Function):
+    """hidden @ weight.T of half-precision matrices with the sums and the result in fp32.
+
+    A bf16 result would carry noise of 2^-8 of a logit, more than the KL term is worth (trap T20). The gradients are
+    rounded to the inputs' format, as those of any half-precision product.
+    """
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        context.save_for_backward(hidden, weight)
+        if hidden.is_cuda:
+            return torch.mm(hidden, weight.T, out_dtype=torch.float32)
+        return hidden.float() @ weight.float().T
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, weight = context.saved_tensors
+        narrow = gradients[0].to(hidden.dtype)
+        return narrow @ weight, narrow.T @ hidden
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    wide = hidden.dtype in (torch.float32, torch.float64)
+    logits = hidden @ weight.T if wide else _WideHead.apply(hidden, weight)  # type: ignore[no-untyped-call]
+    return logits if temperature == 1.0 else logits / temperature  # type: ignore[operator,return-value]
+
+
+def _full_kl(hidden: Tensor, weight: Tensor, reference: Tensor, reference_weight: Tensor, temperature: float) -> Tensor:
+    ours = _logits(hidden, weight, temperature).log_softmax(1)
+    theirs = _logits(reference, reference_weight, temperature).log_softmax(1)
+    return (ours.exp() * (ours - theirs)).sum(1)
+
+
+def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p of each target [N], fp32 (fp64 from fp64), from hidden [N, H] and head weight [V, H]; never a [N, V] tensor."""
+    return tiled_log_probs(hidden, weight, targets, temperature)[0]
+
+
+@torch.no_grad()
+def token_entropies(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy in nats [N] of the next-token distribution at each row of hidden [N, H]; without gradient."""
+    nobody = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+    entropies = tiled_log_probs(hidden, weight, nobody, temperature, entropies=True)[1]
+    assert entropies is not None
+    return entropies
+
+
+def token_full_kl(
+    hidden: Tensor, weight: Tensor, reference: Tensor, reference_weight: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """KL(policy || reference) over the whole vocabulary [N] at each row of hidden and reference [N, H], in nats.
+
+    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. Tiled as `token_log_probs` is.
+    """
+    if len(hidden) <= ROWS_PER_TILE:
+        return _full_kl(hidden, weight, reference, reference_weight, temperature)
+    tiles = zip(torch.split(hidden, ROWS_PER_TILE), torch.split(reference, ROWS_PER_TILE), strict=True)
+    return torch.cat(
+        [checkpoint(_full_kl, a, weight, b, reference_weight, temperature, use_reentrant=False) for a, b in tiles]  # type: ignore[misc]
+    )
+
+
+def response_log_probs(network: Network, pack: Pack, features: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """log p [N] fp32 of every response token of the pack, in the order of `pack.targets`."""
-    hidden = hidden_states(network, pack, features)
-    return token_log_probs(hidden[pack.predicts], network.head.weight, pack.targets)
+    return token_log_probs(predicting_states(network, pack, features), network.head.weight, pack.targets, temperature)

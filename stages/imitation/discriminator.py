@@ -1,29 +1,37 @@
 """The discriminator (§3.2): the SFT student's language model with one number in place of the vocabulary.
 
-Student text is 1, teacher text is 0. It reads the response inside a fixed prompt (Fig. 3), not the question and not the image.
+Student text is 1, teacher text is 0. It reads the response inside a fixed prompt (Fig. 3), not the question and not the image,
+unless `discriminator.sees` says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from stages.groups import Pack, packs, use_group_attention
-from stages.imitation.prompts import discriminator_group
+from stages.groups import Group, Pack, packs, use_group_attention
+from stages.imitation.prompts import discriminator_group, questioned_group
+from stages.job.switches import DiscriminatorLoss
 from stages.vlm import Network, Reader, text_hidden
 
 WEIGHTS = "discriminator.safetensors"
 TEXTS_PER_GROUP = 8  # texts share the prompt's tokens; more would only make the attention mask larger
+Sees = Literal["response", "question", "question_and_image"]
 
 
 class Discriminator(nn.Module):
     """Scores texts: logit z > 0 says student, z < 0 says teacher."""
 
-    def __init__(self, network: Network, seed: int) -> None:
-        """Takes over `network`'s language model; the scalar head starts small, from `seed`."""
+    def __init__(self, network: Network, seed: int, sees: Sees = "response") -> None:
+        """Takes over `network`'s language model; the scalar head starts small, from `seed`.
+
+        Where it sees images it takes over the vision tower too, which stays as the SFT student has it.
+        """
         super().__init__()
         self.text = network.family.text_model(network.model)
         hidden = network.head.in_features
@@ -32,11 +40,21 @@ class Discriminator(nn.Module):
         with torch.no_grad():
             self.score.weight.copy_(torch.randn(1, hidden, generator=generator) * 0.02)
             self.score.bias.zero_()
+        self._network: tuple[Network, ...] = ()  # a tuple, so that its head is no part of this module
+        if sees == "question_and_image":
+            self.vision = nn.ModuleList(network.family.vision_modules(network.model)).requires_grad_(False)
+            self._network = (network,)
 
     def forward(self, pack: Pack) -> Tensor:
         """Logit [texts] fp32 of every text of the pack, read at its last token."""
         use_group_attention(self.text)
         embedded = self.text.embed_tokens(pack.ids)  # type: ignore[operator]
+        if pack.pixels is not None:
+            (network,) = self._network
+            with torch.no_grad():
+                features = network.features(pack.pixels)
+            places = pack.ids == network.image_token_id
+            embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
         hidden = text_hidden(self.text, embedded, pack.positions, pack.mask)
         return self.score(hidden[pack.last]).float().squeeze(1)  # type: ignore[no-any-return]
 
@@ -45,8 +63,57 @@ class Discriminator(nn.Module):
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
 
     def load(self, folder: Path) -> None:
-        """Reads weights that `save` wrote."""
+        """Reads weights that `save` wrote.
+
+        Raises FileNotFoundError when there are none: the stage ran for an objective without discriminator.
+        """
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder} holds no discriminator: its stage ran without one; run: dvc repro discriminator")
         self.load_state_dict(load_file(folder / WEIGHTS))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to score, with what a discriminator that sees more would be shown."""
+
+    body: str
+    question_id: str = ""
+    messages: Sequence[Mapping[str, str]] = ()
+    images: Sequence[bytes] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """How texts come before the discriminator: which prompt, and which of them share a pack."""
+
+    reader: Reader
+    tokens_per_pack: int
+    sees: Sees = "response"
+    together: bool = False  # all texts of a question in one pack, as a loss over pairs needs them
+
+    def packs(self, texts: Sequence[Text]) -> list[Pack]:
+        """Packs of the texts, in order; texts of one question follow each other."""
+        if self.sees == "response" and not self.together:
+            return text_packs(self.reader, [text.body for text in texts], self.tokens_per_pack)
+        return list(packs([self._group(run) for run in runs_of_questions(texts)], self.tokens_per_pack))
+
+    def _group(self, texts: Sequence[Text]) -> Group:
+        bodies = [text.body for text in texts]
+        if self.sees == "response":
+            return discriminator_group(self.reader, bodies)
+        images = texts[0].images if self.sees == "question_and_image" else ()
+        return questioned_group(self.reader, texts[0].messages, images, bodies)
+
+
+def runs_of_questions(texts: Sequence[Text]) -> list[list[Text]]:
+    """The texts in order, cut where the question changes."""
+    runs: list[list[Text]] = []
+    for text in texts:
+        if runs and runs[-1][0].question_id == text.question_id:
+            runs[-1].append(text)
+        else:
+            runs.append([text])
+    return runs
 
 
 def text_packs(reader: Reader, texts: Sequence[str], tokens_per_pack: int) -> list[Pack]:
@@ -63,10 +130,55 @@ def discriminator_loss(logits: Tensor, labels: Tensor, texts: int) -> Tensor:
     return binary_cross_entropy_with_logits(logits, labels, reduction="sum") / texts
 
 
+def pairs_of(labels: Tensor, questions: Tensor) -> Tensor:
+    """[n, n] bool: row a student text, column a teacher text, both answers to one question."""
+    student = labels > 0.5
+    return student[:, None] & ~student[None, :] & (questions[:, None] == questions[None, :])
+
+
+def bradley_terry_loss(logits: Tensor, labels: Tensor, questions: Tensor, pairs: int) -> Tensor:
+    """-log sigma(z_student - z_teacher) of a pack, over all pairs that answer one question, divided by the pairs of the step.
+
+    GAD's loss (arXiv 2511.10643) in our sign: its D is high for the teacher, ours for the student.
+    """
+    wanted = pairs_of(labels, questions)
+    return softplus(logits[None, :] - logits[:, None])[wanted].sum() / pairs
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One optimizer step's texts with their labels, ready to be learned from."""
+
+    packs: list[Pack]
+    labels: Tensor  # [texts] float: student 1, teacher 0
+    questions: Tensor  # [texts] int64
+    kind: DiscriminatorLoss
+
+    @property
+    def whole(self) -> int:
+        """What the sum of all packs' losses is divided by: texts, or pairs."""
+        if self.kind == "bce":
+            return len(self.labels)
+        return int(pairs_of(self.labels, self.questions).sum())
+
+    def loss(self, logits: Tensor, start: int) -> Tensor:
+        """The share of a pack whose first text is number `start`."""
+        part = slice(start, start + len(logits))
+        if self.kind == "bce":
+            return discriminator_loss(logits, self.labels[part], self.whole)
+        return bradley_terry_loss(logits, self.labels[part], self.questions[part], self.whole)
+
+
+def lesson(exhibits: Exhibits, texts: Sequence[Text], labels: Sequence[float], kind: DiscriminatorLoss) -> Lesson:
+    """Texts and labels as one step."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
+    return Lesson(exhibits.packs(texts), torch.tensor(labels), torch.tensor([numbers[text.question_id] for text in texts]), kind)
+
+
 @torch.no_grad()
-def logits_of(discriminator: Discriminator, reader: Reader, texts: Sequence[str], tokens_per_pack: int) -> list[float]:
+def logits_of(discriminator: Discriminator, exhibits: Exhibits, texts: Sequence[Text]) -> list[float]:
     """The logit of each text."""
-    found = [discriminator(pack) for pack in text_packs(reader, texts, tokens_per_pack)]
+    found = [discriminator(pack) for pack in exhibits.packs(texts)]
     return [float(logit) for logits in found for logit in logits]
 
 

@@ -1,57 +1,19 @@
-"""The two updates of the loop: the discriminator on a step's texts (Eq. 1), the student on its rewarded groups (Eq. 2)."""
+"""The student's update of the loop, on its rewarded groups (Eq. 2)."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from stages.groups import Group, Pack, packs, response_log_probs
-from stages.imitation.discriminator import Discriminator, discriminator_loss, text_packs
-from stages.imitation.objective import Policy, k3, policy_loss
-from stages.imitation.rewards import STUDENT, Rewarded, Row
+from stages.groups import Group, Pack, packs, predicting_states, token_entropies, token_full_kl, token_log_probs
+from stages.imitation.objective import Policy, k3, policy_loss, rollout_weights, row_lengths
+from stages.imitation.rewards import STUDENT, Rewarded
 from stages.job.blocks import Ril
+from stages.job.switches import PAPER, Objective
 from stages.training import Trainer
-from stages.vlm import Network, Prompt, Reader
-
-
-def update_discriminator(
-    discriminator: Discriminator, trainer: Trainer, reader: Reader, rows: Sequence[Row], block: Ril
-) -> dict[str, float]:
-    """`inner_updates` steps of Eq. 1 on the texts of all rows; returns what to log, measured before the first step.
-
-    Answers that were cut are left out on both sides: where a text stops would give its writer away (trap T33).
-    """
-    whole = [row for row in rows if row.finish_reason == "stop" and row.text]
-    labels = torch.tensor([float(row.source == STUDENT) for row in whole])
-    if not 0 < float(labels.sum()) < len(whole):
-        return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
-    batches = text_packs(reader, [row.text for row in whole], block.tokens_per_pack)
-    logged: dict[str, float] = {}
-    for inner in range(block.inner_updates):
-        done, loss = 0, 0.0
-        seen: list[Tensor] = []
-        for number, pack in enumerate(batches):
-            logits = discriminator(pack)
-            part = discriminator_loss(logits, labels[done : done + len(logits)], len(whole))
-            trainer.backward(part, last=number == len(batches) - 1)
-            done, loss = done + len(logits), loss + float(part.detach())
-            seen.append(logits.detach())
-        norm = trainer.step(block.discriminator_learning_rate)
-        if inner == 0:
-            logged = {"disc/loss": loss, "disc/grad_norm": norm, **_accuracies(torch.cat(seen), labels)}
-    return logged
-
-
-def _accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    student, teacher = logits[labels > 0.5], logits[labels < 0.5]
-    acc_student, acc_teacher = float((student > 0).float().mean()), float((teacher < 0).float().mean())
-    return {
-        "disc/acc": (acc_student + acc_teacher) / 2,
-        "disc/acc_student": acc_student,
-        "disc/acc_teacher": acc_teacher,
-        "disc/logit_gap": float(student.mean() - teacher.mean()),
-    }
+from stages.vlm import Network, Prompt
 
 
 @dataclass(frozen=True)
@@ -62,61 +24,174 @@ class Rewards:
     rows: tuple[Rewarded, ...]
 
 
-def update_student(
-    student: Network, trainer: Trainer, reference: Network, groups: Sequence[Rewards], block: Ril, rate: float
-) -> dict[str, float]:
-    """`inner_updates` steps of Eq. 2 on all rows of the groups; returns what to log.
+@dataclass(frozen=True)
+class Batch:
+    """A pack of the step with what does not change over its inner updates."""
 
-    With a frozen vision tower its features are computed once and serve student and reference alike.
+    pack: Pack
+    rows: Sequence[Rewarded]  # those of the pack
+    features: Tensor | None  # of its images, where the tower is frozen
+    reference_states: Tensor | None  # [N, hidden], only where KL is over the whole vocabulary
+    reference: Tensor  # [N]: log p under the SFT student
+    student_rows: Tensor  # [N] bool
+
+    def per_token(self, values: Sequence[float]) -> Tensor:
+        """Values of rows as values [N] of their tokens."""
+        return torch.tensor(values)[self.pack.response]
+
+    def tokens_with(self, term: str) -> Tensor | None:
+        """Mask [N] of the tokens of rows with this term of the loss; None where there are none."""
+        chosen = [row.term == term for row in self.rows]
+        return torch.tensor(chosen)[self.pack.response] if any(chosen) else None
+
+
+@dataclass
+class Totals:
+    """Sums over the step's tokens of what is logged."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Adds the values [N] at the masked tokens."""
+        self.sums[name] += float(values[mask].sum())
+        self.tokens[name] += int(mask.sum())
+
+    def means(self) -> dict[str, float]:
+        """Mean of each name over its tokens; a name without tokens is left out."""
+        return {name: total / self.tokens[name] for name, total in self.sums.items() if self.tokens[name]}
+
+
+def update_student(
+    student: Network,
+    trainer: Trainer,
+    reference: Network,
+    groups: Sequence[Rewards],
+    block: Ril,
+    rate: float,
+    objective: Objective = PAPER,
+) -> dict[str, float]:
+    """`inner_updates` steps of Eq. 2 on all rows of the groups; returns what to log of the first of them.
+
+    With a frozen vision tower its features are computed once and serve student and reference alike. Old log-probabilities are
+    those of the first inner update itself, so that no pass is run for them whatever mu is; at mu = 1 the ratio is exactly 1.
     """
     kept = [group for group in groups if group.rows]
     rows = [row for group in kept for row in group.rows]
     if not rows:
         return {"kl": float("nan"), "grad_norm": 0.0}
-    batches = list(packs([Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in kept], block.tokens_per_pack))
-    first_row = [0]
-    for batch in batches:
-        first_row.append(first_row[-1] + len(batch.last))
-    advantages = torch.tensor([row.advantage for row in rows])
-    features = [shared_features(student, batch) if block.freeze_vision else None for batch in batches]
-    with torch.no_grad():
-        # With a trained tower the reference sees through its own, untrained one.
-        references = [response_log_probs(reference, b, f) for b, f in zip(batches, features, strict=True)]
+    temperature = block.sampling.temperature or 1.0
+    batches = _batches(student, reference, kept, block, objective, temperature)
+    normaliser = float(len(rows) * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
     old: list[Tensor] = []
     logged: dict[str, float] = {}
     for inner in range(block.inner_updates):
-        totals: dict[str, float] = {"ratio": 0.0, "clip_ratio": 0.0, "kl/student": 0.0, "kl/teacher": 0.0}
-        tokens = {"student": 0, "teacher": 0}
+        totals = Totals()
         for number, batch in enumerate(batches):
-            log_probs = response_log_probs(student, batch, features[number])
+            states = predicting_states(student, batch.pack, batch.features)
+            log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
             if inner == 0:
                 old.append(log_probs.detach())
-            policy = Policy(
-                advantages=advantages[first_row[number] + batch.response],
-                reference=references[number],
-                clip_epsilon=block.clip_epsilon,
-                kl_weight=block.kl_weight,
-                normaliser=float(len(rows) * block.sampling.max_tokens),
-            )
+            full = _full_kl(student, reference, states, batch, temperature)
+            policy = _policy(batch, old[number], block, objective, normaliser, full)
             # at the first inner update old is log_probs itself: the ratio is exactly 1 (mu = 1 runs no pass for it)
             loss, seen = policy_loss(log_probs, old[number], policy)
             trainer.backward(loss, last=number == len(batches) - 1)
             for name, value in seen.items():
-                totals[name] += value * len(batch.targets)
-            for side, mask in sides(batch, rows, first_row[number]).items():
-                totals[f"kl/{side}"] += float(k3(log_probs.detach(), references[number])[mask].sum())
-                tokens[side] += int(mask.sum())
+                totals.sums[name] += value * len(batch.pack.targets)
+                totals.tokens[name] += len(batch.pack.targets)
+            if inner == 0:
+                gap = k3(log_probs.detach(), batch.reference)
+                entropy = token_entropies(states.detach(), student.head.weight, temperature)
+                for side, mask in (("student", batch.student_rows), ("teacher", ~batch.student_rows)):
+                    totals.add(f"kl/{side}", gap, mask)
+                    totals.add(f"entropy/{side}", entropy, mask)
         norm = trainer.step(rate)
         if inner == 0:
-            every = sum(tokens.values())
-            logged = {
-                "grad_norm": norm,
-                "learning_rate": rate,
-                "ratio": totals["ratio"] / every,
-                "clip_ratio": totals["clip_ratio"] / every,
-                **{f"kl/{side}": totals[f"kl/{side}"] / count for side, count in tokens.items() if count},
-            }
+            logged = {"grad_norm": norm, "learning_rate": rate, **totals.means()}
+        else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
+            logged |= {f"{name}/last": totals.means()[name] for name in ("ratio", "clip_ratio")}
     return logged
+
+
+def _batches(
+    student: Network,
+    reference: Network,
+    groups: Sequence[Rewards],
+    block: Ril,
+    objective: Objective,
+    temperature: float,
+) -> list[Batch]:
+    rows = [row for group in groups for row in group.rows]
+    made = packs([Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in groups], block.tokens_per_pack)
+    whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
+    found, first = [], 0
+    for pack in made:
+        own = rows[first : first + len(pack.last)]
+        first += len(own)
+        features = shared_features(student, pack) if block.freeze_vision else None
+        with torch.no_grad():
+            # With a trained tower the reference sees through its own, untrained one.
+            states = predicting_states(reference, pack, features)
+            log_probs = token_log_probs(states, reference.head.weight, pack.targets, temperature)
+        by_student = torch.tensor([row.row.source == STUDENT for row in own])[pack.response]
+        found.append(Batch(pack, own, features, states if whole else None, log_probs, by_student))
+    return found
+
+
+def _full_kl(student: Network, reference: Network, states: Tensor, batch: Batch, temperature: float) -> Tensor | None:
+    if batch.reference_states is None:
+        return None
+    return token_full_kl(states, student.head.weight, batch.reference_states, reference.head.weight, temperature)
+
+
+def _policy(batch: Batch, old: Tensor, block: Ril, objective: Objective, normaliser: float, full: Tensor | None) -> Policy:
+    response = batch.pack.response
+    weights = None
+    if objective.loss_normaliser == "row":
+        weights = 1.0 / row_lengths(response)[response]
+    if (outside := batch.tokens_with("none")) is not None:
+        weights = torch.where(outside, 0.0, 1.0 if weights is None else weights)
+    elsewhere = None if objective.kl_on_teacher_rows == "same" else ~batch.student_rows
+    there = objective.kl_on_teacher_rows
+    return Policy(
+        advantages=batch.per_token([row.advantage for row in batch.rows]),
+        reference=batch.reference,
+        clip_low=objective.clip_low,
+        clip_high=objective.clip_high,
+        kl_weight=block.kl_weight,
+        normaliser=normaliser,
+        ratio=objective.ratio,
+        kl=objective.kl,
+        response=response,
+        weights=weights,
+        gain_weights=_corrections(batch, old, objective),
+        luffy=batch.tokens_with("luffy"),
+        luffy_gamma=objective.luffy_gamma,
+        sft=batch.tokens_with("sft"),
+        kl_elsewhere=elsewhere,
+        kl_there=None if there in ("same", "none") else there,  # type: ignore[arg-type]
+        full_kl=full,
+    )
+
+
+def _corrections(batch: Batch, old: Tensor, objective: Objective) -> Tensor | None:
+    """Weights for the gap between engine and trainer; None without the switch.
+
+    Raises ValueError when a student row came without the engine's log-probabilities.
+    """
+    if objective.rollout_correction == "none":
+        return None
+    sampled: list[float] = []
+    for row in batch.rows:
+        if row.row.source == STUDENT and row.row.sampled_log_probs is None:
+            raise ValueError(
+                f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine gave no log-probs; set it to none"
+            )
+        sampled += row.row.sampled_log_probs or [0.0] * len(row.row.token_ids)
+    engine = torch.tensor(sampled, dtype=old.dtype)
+    kind, cap = objective.rollout_correction, objective.rollout_cap
+    return rollout_weights(old, engine, batch.student_rows, batch.pack.response, kind, cap)
 
 
 def shared_features(network: Network, pack: Pack) -> Tensor | None:
@@ -125,10 +200,3 @@ def shared_features(network: Network, pack: Pack) -> Tensor | None:
         return None
     with torch.no_grad():
         return network.features(pack.pixels)
-
-
-def sides(pack: Pack, rows: Sequence[Rewarded], first_row: int) -> dict[str, Tensor]:
-    """Masks [N] over the pack's response tokens: those of student rows, those of teacher rows."""
-    by_student = torch.tensor([row.row.source == STUDENT for row in rows[first_row : first_row + len(pack.last)]])
-    mask = by_student[pack.response]
-    return {"student": mask, "teacher": ~mask}

@@ -7,19 +7,16 @@ changes a value. The names `size` and `nfiles` are banned: DVC does not see such
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from stages.job.block import Block as Block
+from stages.job.switches import DiscriminatorSwitches, Switches
 
 Family = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
 Split = Literal["warm_start", "imitation", "validation", "test"]
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # what vLLM on CPU serves; others stop at the first request
 STYLES = ("terse", "steps", "arrows")
 KINDS = ("sum", "alternating", "largest", "odd", "total", "rises")
-
-
-class Block(BaseModel):
-    """A part of the parameters: unknown keys are errors, text is no number, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Sampling(Block):
@@ -253,7 +250,7 @@ class Rollout(Block):
     )
 
 
-class Discriminator(Schedule):
+class Discriminator(Schedule, DiscriminatorSwitches):
     """Pre-training of the discriminator (Eq. 1; App. C: rate 1e-5 falling linearly to 1e-6)."""
 
     questions_per_step: int = Field(8, ge=1, description="Questions of one optimizer step.")
@@ -261,13 +258,11 @@ class Discriminator(Schedule):
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions kept for measuring accuracy.")
 
 
-class Ril(Schedule):
+class Ril(Schedule, Switches):
     """The loop: sample, update the discriminator, reward, update the student (Alg. 2, Eq. 2)."""
 
     questions_per_step: int = Field(144, ge=1, description="Questions of one optimizer step (App. C: 4 x 6 x 6 = 144).")
     group: int = Field(4, ge=1, description="G: student answers a question, and as many teacher answers (§3.3).")
-    clip_epsilon: float = Field(0.2, gt=0, lt=1, description="Clip range of the ratio (§4.2); idle at one inner update.")
-    kl_weight: float = Field(0.01, ge=0, description="beta of Eq. 2; the paper's Table 5b shows collapse at 0.")
     inner_updates: int = Field(1, ge=1, le=16, description="mu: updates on one set of answers (Table 5a: 1 is best).")
     discriminator_learning_rate: float = Field(1e-6, gt=0, lt=1, description="Constant rate of the discriminator.")
     freeze_vision: bool = Field(True, description="Leaves the vision tower as it is (Table 5c lists language parts only).")

@@ -26,6 +26,7 @@ from stages.job.blocks import (
     WarmStart,
     World,
 )
+from stages.job.switches import Objective, contradiction
 
 BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
 
@@ -88,6 +89,8 @@ class Params(Block):
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
         self._enough_responses()
+        if line := contradiction(self.ril, self.discriminator):
+            raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
                 f"discriminator.responses_per_side is {self.discriminator.responses_per_side}, "
@@ -109,6 +112,11 @@ class Params(Block):
                 f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing shows that the "
                 "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
             )
+
+    @property
+    def objective(self) -> Objective:
+        """Every switch of the objective and of the discriminator with its final value."""
+        return self.ril.resolved(self.discriminator)
 
     def _enough_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)

@@ -84,14 +84,14 @@ STAGES: dict[str, Stage] = {
         Stage(
             "discriminator",
             "Learns to tell student from teacher text",
-            params=("seed", "discriminator"),
-            inputs=("data/warm_start", "data/rollout", "data/pool"),
-            parts=(*_TRAIN, "imitation", "responses"),
+            params=("seed", "discriminator", "ril.objective"),
+            inputs=("data/warm_start", "data/rollout", "data/pool", "data/questions"),
+            parts=(*_TRAIN, "imitation", "responses", "corpora"),
         ),
         Stage(
             "ril",
             "Reinforcement and imitation learning of the student",
-            params=("seed", "verdict", "ril"),
+            params=("seed", "verdict", "discriminator", "ril"),
             inputs=(
                 "data/warm_start",
                 "data/discriminator",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.imitation.discriminator import Discriminator, accuracy, discriminator_loss, logits_of, text_packs
+from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, discriminator_loss, logits_of, text_packs
 from stages.imitation.draws import TeacherAnswer, balanced_draw
 from stages.imitation.prompts import prefix_ids
 from stages.job.blocks import Runtime, Schedule
@@ -29,12 +29,12 @@ def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Chec
     checkpoint = tiny(family)
     reader = load_reader(checkpoint)
     discriminator = Discriminator(load_network(checkpoint, reader), 3)
-    texts = [f"answer {n}: {'5,' * n}" for n in range(19)]
-    together = logits_of(discriminator, reader, texts, 4096)
+    texts = [Text(f"answer {n}: {'5,' * n}") for n in range(19)]
+    together = logits_of(discriminator, Exhibits(reader, 4096), texts)
     assert len(set(together)) > 10
     for tokens in (1, 300):
-        assert logits_of(discriminator, reader, texts, tokens) == pytest.approx(together, abs=1e-5)
-    alone = [logits_of(discriminator, reader, [text], 4096)[0] for text in texts]
+        assert logits_of(discriminator, Exhibits(reader, tokens), texts) == pytest.approx(together, abs=1e-5)
+    alone = [logits_of(discriminator, Exhibits(reader, 4096), [text])[0] for text in texts]
     assert alone == pytest.approx(together, abs=1e-5)
 
 
@@ -63,7 +63,8 @@ def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -
         trainer.backward(discriminator_loss(discriminator(pack), labels, 20), last=True)
         trainer.step(1e-3)
     fresh = [f"7:{n},1:{n}. Answer: {n}" for n in range(10)] + [f"7->{n} 1->{n} so {n}." for n in range(10)]
-    assert accuracy(logits_of(discriminator, reader, fresh, 8192), [1] * 10 + [0] * 10) == 1.0
+    logits = logits_of(discriminator, Exhibits(reader, 8192), [Text(text) for text in fresh])
+    assert accuracy(logits, [1] * 10 + [0] * 10) == 1.0
 
 
 def test_draw_is_balanced_without_replacement_and_changes_with_the_seed() -> None:

@@ -55,7 +55,7 @@ def random_policy(seed: int, kl_weight: float) -> tuple[torch.Tensor, torch.Tens
     reference = -3 * torch.rand(40, generator=generator, dtype=torch.float64)
     old = log_probs.detach() + 0.6 * torch.randn(40, generator=generator, dtype=torch.float64)
     advantages = torch.randn(40, generator=generator, dtype=torch.float64)
-    return log_probs, old, Policy(advantages, reference, 0.2, kl_weight, 8 * 16.0)
+    return log_probs, old, Policy(advantages, reference, 0.2, 0.2, kl_weight, 8 * 16.0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -82,7 +82,7 @@ def test_at_one_inner_update_the_ratio_is_one_and_the_gradient_is_reinforce() ->
     log_probs, _, policy = random_policy(0, 0.0)
     loss, seen = policy_loss(log_probs, log_probs.detach(), policy)
     (gradient,) = torch.autograd.grad(loss, log_probs)
-    assert seen == {"ratio": 1.0, "clip_ratio": 0.0}
+    assert seen == {"ratio": 1.0, "clip_ratio": 0.0, "kl/far": 0.0}
     assert torch.allclose(gradient, -policy.advantages / policy.normaliser, atol=1e-15)
 
 

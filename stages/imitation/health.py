@@ -1,0 +1,61 @@
+"""Whether the discriminator still has something to say: calibration, the floor of mere length, alarms when it saturates."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SURE = 0.98  # accuracy or share beyond which a side has won
+SHORTCUT = 0.05  # within this of length alone, length explains the accuracy
+
+
+def calibration_error(logits: Sequence[float], labels: Sequence[int], bins: int = 10) -> float:
+    """Expected calibration error in [0, 1]: mean gap between D and the share of student texts, in bins of equal width of D."""
+    sums: dict[int, list[float]] = {}
+    for logit, label in zip(logits, labels, strict=True):
+        probability = 1 / (1 + math.exp(-max(min(logit, 700.0), -700.0)))
+        total = sums.setdefault(min(int(probability * bins), bins - 1), [0.0, 0.0])
+        total[0] += probability
+        total[1] += label
+    return sum(abs(predicted - true) for predicted, true in sums.values()) / len(logits)
+
+
+def length_accuracy(student: Sequence[int], teacher: Sequence[int]) -> float:
+    """Balanced accuracy of the best single threshold on lengths: a floor that says nothing about style (trap T33)."""
+    best = 0.5
+    for threshold in set(student) | set(teacher):
+        shorter = sum(length <= threshold for length in student) / len(student)
+        longer = sum(length > threshold for length in teacher) / len(teacher)
+        best = max(best, (shorter + longer) / 2, 1 - (shorter + longer) / 2)
+    return best
+
+
+def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:
+    """One line when held-out accuracy says that the loop has nothing to learn from this discriminator, else None."""
+    if metrics["acc"] >= SURE and metrics["acc_length_only"] >= metrics["acc"] - SHORTCUT:
+        return (
+            f"length alone tells the sides apart ({metrics['acc_length_only']:.2f} of {metrics['acc']:.2f}): it would "
+            "reward length; make max_tokens and prompts of both sides alike"
+        )
+    if metrics["acc"] >= SURE:
+        return f"held-out accuracy is {metrics['acc']:.2f}: few student answers will be rewarded; lower discriminator.steps"
+    if metrics["acc"] <= 0.5:
+        return f"held-out accuracy is {metrics['acc']:.2f}: it tells nothing apart; raise discriminator.steps or learning_rate"
+    return None
+
+
+def saturation_alarm(history: Sequence[Mapping[str, Any]], steps: int) -> str | None:
+    """One line when for `steps` steps the similarity reward said nothing about the student, else None (T34)."""
+    if len(history) < steps:
+        return None
+    shares = [row.get("disc/passed") for row in history[-steps:]]
+    if all(share is not None and share <= 1 - SURE for share in shares):
+        return (
+            f"for {steps} steps no student answer passed for a teacher's: the discriminator has won and teaches nothing; "
+            "lower ril.discriminator_learning_rate or set discriminator.pause_above"
+        )
+    if all(share is not None and share >= SURE for share in shares):
+        return (
+            f"for {steps} steps every student answer passed for a teacher's: the discriminator has given up; raise "
+            "ril.discriminator_learning_rate"
+        )
+    return None

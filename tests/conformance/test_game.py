@@ -1,0 +1,60 @@
+"""C14: the game works. A frozen discriminator's style is taken over; against itself the student neither wins nor drifts."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.imitation.discriminator import Exhibits, Text, accuracy, logits_of
+from stages.job.switches import DiscriminatorSwitches
+from tests.conformance.game import arrows, colons, loop, played, sampled, taught, warm_started
+
+KL_BOUND = 0.1  # nats a token; 0.06 was measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_c14_a_frozen_discriminators_style_is_taken_over(tmp_path: Path, seed: int) -> None:
+    """It knows one feature, arrows instead of colons; no teacher text is trained on, so the student has to find it by itself."""
+    table = warm_started(tmp_path, seed)
+    styles = [(colons(n), 1.0) if n % 2 else (arrows(n), 0.0) for n in range(200)]
+    discriminator = taught(table, styles, 30, 1e-3, seed)
+    fresh = logits_of(discriminator, Exhibits(table.reader, 100_000), [Text(colons(n)) for n in range(300, 340)])
+    fresh += logits_of(discriminator, Exhibits(table.reader, 100_000), [Text(arrows(n)) for n in range(300, 340)])
+    assert accuracy(fresh, [1] * 40 + [0] * 40) > 0.95
+    block = loop(teacher_rows="none")
+    history, _ = played(
+        table, discriminator, block, DiscriminatorSwitches(update="frozen"), [[(0,)] for _ in table.prompts], seed
+    )
+    quarter = len(history) // 4
+    first, last = (sum(row["logit"] for row in part) / quarter for part in (history[:quarter], history[-quarter:]))
+    print(
+        f"seed {seed}: mean logit on student texts {history[0]['logit']:.2f} at first, {first:.2f} in the first quarter, {last:.2f} in the last"
+    )
+    assert last < first - 0.5
+
+
+@pytest.mark.slow
+def test_c14_against_itself_nobody_wins(tmp_path: Path) -> None:
+    """Teacher texts are the SFT student's own: the discriminator ends at chance and the student stays where it was."""
+    table = warm_started(tmp_path, 7)
+    from stages.vlm import load_network
+
+    start = load_network(table.checkpoint, table.reader)
+    pool = sampled(start, table.reader, table.prompts, 64, 1)
+    own = sampled(start, table.reader, table.prompts, 16, 2)
+    decode = table.reader.chat.decode
+    pairs = [pair for n in range(16) for k in range(4) for pair in ((decode(own[k][n]), 1.0), (decode(pool[k][n]), 0.0))]
+    discriminator = taught(table, pairs, 8, 3e-4, 7)
+    block = loop(learning_rate=2e-4, kl_weight=0.01)
+    history, student = played(table, discriminator, block, DiscriminatorSwitches(), pool, 7)
+    new = sampled(student, table.reader, table.prompts, 125, 3)
+    stored = sampled(start, table.reader, table.prompts, 125, 4)
+    exhibits = Exhibits(table.reader, 100_000)
+    logits = [
+        logits_of(discriminator, exhibits, [Text(decode(ids)) for group in side for ids in group]) for side in (new, stored)
+    ]
+    reached = (accuracy(logits[0], [1] * 500) + accuracy(logits[1], [0] * 500)) / 2
+    kl = sum(row["kl/student"] for row in history[-8:]) / 8
+    print(f"accuracy of the discriminator at the end {reached:.3f}, KL of the student {kl:.4f} nats a token")
+    assert abs(reached - 0.5) <= 0.05
+    assert kl < KL_BOUND

@@ -1,0 +1,27 @@
+"""The table of guards, docs/traps.md and the code speak of the same things; check.py is what takes the guards out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.traps.table import GUARDS
+
+NAMED = re.compile(r"^\| (T\d+b?) \|", re.MULTILINE)
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: f"{guard.trap} {guard.test.rsplit('::')[-1]}")
+def test_a_guard_stands_where_the_table_says(root: Path, guard: object) -> None:
+    assert (root / guard.file).read_text().count(guard.text) == 1  # type: ignore[attr-defined]
+    file, _, name = guard.test.partition("::")  # type: ignore[attr-defined]
+    assert f"def {name}(" in (root / file).read_text()
+
+
+def test_the_document_has_every_trap_and_the_tests_of_those_that_have_one(root: Path) -> None:
+    text = (root / "docs" / "traps.md").read_text()
+    named = NAMED.findall(text)
+    assert named == [*(f"T{n}" for n in range(1, 29)), "T28b", *(f"T{n}" for n in range(29, 44))]
+    rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if NAMED.match(row)}
+    for guard in GUARDS:
+        assert guard.test.rsplit("::")[-1] in rows[guard.trap], guard.trap
+    assert len({guard.trap for guard in GUARDS}) >= 30
