@@ -17,9 +17,15 @@ ABOUT = "about.json"
 
 
 def model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
-    """Name and revision: those of the hub, else the name of the checkpoint's folder and the hash of its files."""
-    name, at, commit = checkpoint.identity.rpartition("@")
-    return (name, commit) if at else (checkpoint.weights.name, checkpoint.identity)
+    """Name and revision: those of the hub, else the name of the checkpoint's folder and the hash of its files.
+
+    A model that is asked at an endpoint is its provider and name, with the hash of how it is asked.
+    """
+    for mark in ("#", "@"):
+        name, found, revision = checkpoint.identity.rpartition(mark)
+        if found:
+            return name, revision
+    return checkpoint.weights.name, checkpoint.identity
 
 
 def about_of(checkpoint: "Checkpoint", asked: Asked) -> dict[str, Any]:
