@@ -34,9 +34,9 @@ def write_world(folder: Path, questions: Sequence[Question]) -> None:
     if quarters[2]:
         (folder / "tiny_open").mkdir(parents=True)
         (folder / "tiny_open" / "state.json").write_text(json.dumps({"_split": "test"}), encoding="utf-8")
-        with pa.OSFile(str(folder / "tiny_open" / "data-00000-of-00001.arrow"), "wb") as sink:
-            with pa.ipc.new_stream(sink, _SCHEMA) as writer:
-                writer.write_table(_table(quarters[2]))
+        file = str(folder / "tiny_open" / "data-00000-of-00001.arrow")
+        with pa.OSFile(file, "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
+            writer.write_table(_table(quarters[2]))
 
 
 def _tsv_row(question: Question) -> dict[str, str]:
