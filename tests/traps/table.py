@@ -81,7 +81,7 @@ GUARDS = (
     Guard("T29", "stages/imitation/judge.py", "score = found[-1].strip()", "score = found[0].strip()",
           f"{J}test_the_last_tag_of_the_judges_text_is_the_verdict"),
     Guard("T30", "stages/imitation/judge.py", "return Sampling(temperature=0.0,", "return Sampling(temperature=1.0,",
-          f"{J}test_the_judge_is_greedy"),
+          f"{J}test_the_judge_is_greedy_and_may_be_held_to_a_pattern"),
     Guard("T31", "stages/imitation/history.py", 'f"rewards/{source}/similarity"', '"rewards/similarity"',
           f"{HERE}test_t31_both_rewards_are_logged_for_every_source"),
     Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and", f"{GROUP}test_zero_variance"),
