@@ -8,6 +8,7 @@ Exit code: 0 the work is done, 1 it failed, 2 it could not start (parameters, in
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = Path.cwd()
     names = [argument for argument in arguments if not argument.startswith("-")]
     if "-h" in arguments or "--help" in arguments:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a traceback
         print(describe_stage(names[0], root) if names and names[0] in STAGES else describe_all())
         return 0
     if len(names) != len(arguments) or not 1 <= len(names) <= 2:
