@@ -207,10 +207,6 @@ def test_sampled_answers_have_their_own_seeds(in_process: Any, student: VllmServ
     print(f"sampled: {same} of 6 questions have the same 4 answers as in process")
     later = [Request(one.name, one.messages, one.images, WARM, 2, one.seed + 2) for one in seeing_requests(WARM)]
     assert ids_of(student, later)[3] == there[3][2:]
-    for engine in (in_process("qwen2_5_vl"), student):
-        started = time.monotonic()
-        tokens = sum(len(ids) for group in ids_of(engine, seeing_requests(WARM, n=4, count=48)) for ids in group)
-        print(f"{engine.name}: {tokens / (time.monotonic() - started):.0f} tokens/s, 48 questions with 4 answers, 16 at a time")
 
 
 @pytest.mark.slow
