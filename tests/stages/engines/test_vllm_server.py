@@ -36,7 +36,7 @@ Tiny = Callable[[str], Checkpoint]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
 WARM = Sampling(temperature=1.0, top_p=0.95, top_k=50, max_tokens=24)
 STAGE = """
-import sys, time
+import sys
 from flows.environment import prepare
 prepare()
 from pathlib import Path
@@ -46,7 +46,7 @@ from stages.vlm import open_checkpoint
 settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
 engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Path(sys.argv[3]), "internvl3")
 print("ready", flush=True)
-time.sleep(600)
+sys.stdin.read()  # until the tests end, however they do
 """
 
 
@@ -139,7 +139,8 @@ def killed_stage(tiny: Tiny, root: Path, tmp_path_factory: pytest.TempPathFactor
         port = free.getsockname()[1]
     logs = tmp_path_factory.mktemp("logs")
     command = [sys.executable, "-c", STAGE, str(tiny("internvl3").folder), str(port), str(logs)]
-    stage = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    stage = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     started = time.monotonic()
     try:
         assert stage.stdout is not None
