@@ -31,21 +31,21 @@ if sys.argv[2] == "dies":
 time.sleep(600)
 """
 STAGE = """
-import sys, time
+import sys
 from pathlib import Path
 from stages.engines.server import Server
 scratch = Path(sys.argv[2] + ".scratch")
 scratch.mkdir()
 Server([sys.executable, "-c", sys.argv[1], sys.argv[2], "stubborn"], Path(sys.argv[2] + ".log"), {}, scratch)
-time.sleep(600)
+sys.stdin.read()
 """
 # The same without the imports of the real thing, 6 s each: for trying many moments.
 SHORT_STAGE = """
-import os, subprocess, sys, time
+import os, subprocess, sys
 command = [sys.executable, "-c", sys.argv[1], sys.argv[2], "polite"]
 subprocess.Popen([sys.executable, "-I", KEEPER, str(os.getpid()), sys.argv[2] + ".scratch", *command], start_new_session=True)
 print("started", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
@@ -132,7 +132,7 @@ def stage_of(root: Path) -> Iterator[Callable[..., Any]]:
     def begin(stage: str, mark: str) -> Any:
         environment = {**os.environ, "PYTHONPATH": str(root)}
         command = [sys.executable, "-c", stage.replace("KEEPER", repr(keeper.__file__)), SERVER, mark]
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE))
+        started.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return started[-1]
 
     yield begin
