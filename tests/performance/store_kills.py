@@ -149,8 +149,7 @@ def found_wrong(project: Path, store: Path, log: Path, expected: str) -> list[st
 
 def written(log: Path) -> list[str]:
     """Keys whose write had returned."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [key for line in lines if line.startswith("stored ") for key in line.split()[1:]]
+    return [key for line in _lines(log) if line.startswith("stored ") for key in line.split()[1:]]
 
 
 class Trials:
@@ -158,6 +157,7 @@ class Trials:
 
     def __init__(self, folder: Path, engine: str) -> None:
         self.folder, self.engine, self.number = folder, engine, 0
+        self.seconds, self.events = 0.0, 0
         self.context = multiprocessing.get_context("forkserver")
         preload = ["stages.teacher", "stages.responses.projection", "stages.vlm"]
         self.context.set_forkserver_preload([*preload, *(["vllm"] if engine == "vllm" else [])])
@@ -182,17 +182,35 @@ class Trials:
         assert process.exitcode == 0, f"exit code {process.exitcode}"
         return time.monotonic() - begin
 
-    def killed(self, after: float) -> tuple[str, list[Path]]:
-        """Starts a run, kills it `after` seconds, and says which phase that hit."""
+    def undisturbed(self) -> str:
+        """Runs twice without a kill (the first start of all is slower); hash of what comes out."""
+        self.finish(self.process(*self.fresh()))
+        store, log = self.fresh()
+        self.seconds = self.finish(self.process(store, log))
+        self.events = len(log.read_text().splitlines())
+        return digest(self.project)
+
+    def killed(self, part: float, choose: random.Random) -> tuple[str, list[Path]]:
+        """Starts a run, kills it when `part` of its events have happened and a random moment has passed; which phase that hit.
+
+        Events, not seconds: on a busy machine a run may take twice as long as the one before.
+        """
         store, log = self.fresh()
         process = self.process(store, log)
         process.start()
-        process.join(after)
+        limit = time.monotonic() + LIMIT_SECONDS
+        while len(_lines(log)) < int(part * self.events) and process.is_alive() and time.monotonic() < limit:
+            time.sleep(0.0005)
+        process.join(choose.uniform(0, 2 * self.seconds / self.events))
         over = process.exitcode is not None
         process.kill()
         process.join(LIMIT_SECONDS)
-        phases = [line for line in (log.read_text() if log.exists() else "").splitlines() if line.startswith("phase ")]
+        phases = [line for line in _lines(log) if line.startswith("phase ")]
         return "after the end" if over else phases[-1][6:] if phases else "starting", [store, log]
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
 
 
 def main() -> int:
@@ -207,21 +225,18 @@ def main() -> int:
     hit: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
         trials = Trials(Path(name), options.engine)
-        trials.finish(trials.process(*trials.fresh()))  # the first start of all is slower
-        store, log = trials.fresh()
-        seconds = 1.2 * trials.finish(trials.process(store, log))  # a busy machine is slower now and then
-        expected = digest(trials.project)
-        print(f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {seconds / 1.2:.2f} s", flush=True)
+        expected = trials.undisturbed()
+        print(f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {trials.seconds:.2f} s", flush=True)
         for number in range(options.kills):
-            after = (number + choose.random()) / options.kills * seconds
-            phase, (store, log) = trials.killed(after)
+            part = (number + choose.random()) / options.kills
+            phase, (store, log) = trials.killed(part, choose)
             stored = len(written(log))
             trials.finish(trials.process(store, log))
             wrong = found_wrong(trials.project, store, log, expected)
             failures += bool(wrong)
             hit[phase] = hit.get(phase, 0) + 1
             verdict = "; ".join(wrong) or "as undisturbed"
-            print(f"kill {number + 1:2d} at {after:6.2f} s, {phase}, {stored} answers written: {verdict}", flush=True)
+            print(f"kill {number + 1:2d} at {part:4.0%} of the events, {phase}, {stored} answers written: {verdict}", flush=True)
     phases = ", ".join(f"{phase} {count}" for phase, count in sorted(hit.items()))
     print(f"{options.kills} kills, {failures} failures; phases hit: {phases}")
     return 1 if failures else 0

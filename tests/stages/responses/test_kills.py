@@ -37,22 +37,13 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModuleTy
     os.environ["PYTHONPATH"] = path
 
 
-@pytest.fixture(scope="module")
-def undisturbed(harness: tuple[ModuleType, Any]) -> tuple[float, str]:
-    """Seconds and hash of a run that nobody disturbs."""
-    module, trials = harness
-    trials.finish(trials.process(*trials.fresh()))
-    seconds = trials.finish(trials.process(*trials.fresh()))
-    return seconds, module.digest(trials.project)
-
-
 @pytest.mark.slow
-def test_a_killed_run_ends_like_an_undisturbed_one(harness: tuple[ModuleType, Any], undisturbed: tuple[float, str]) -> None:
+def test_a_killed_run_ends_like_an_undisturbed_one(harness: tuple[ModuleType, Any]) -> None:
     module, trials = harness
-    seconds, expected = undisturbed
+    expected = trials.undisturbed()
     choose = random.Random(1)
     for number in range(KILLS):
-        phase, (store, log) = trials.killed((number + choose.random()) / KILLS * seconds)
+        phase, (store, log) = trials.killed((number + choose.random()) / KILLS, choose)
         trials.finish(trials.process(store, log))
         assert not module.found_wrong(trials.project, store, log, expected), phase
 
