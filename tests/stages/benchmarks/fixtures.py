@@ -23,9 +23,7 @@ Rows = list[dict[str, Any]]
 
 def picture(name: str, mode: str = "RGB", form: str = "PNG", side: int = 8) -> bytes:
     """An image whose pixels follow from its name."""
-    choose = random.Random(name)
-    image = Image.new("RGB", (side, side))
-    image.putdata([tuple(choose.randrange(256) for _ in range(3)) for _ in range(side * side)])
+    image = Image.frombytes("RGB", (side, side), random.Random(name).randbytes(3 * side * side))
     file = io.BytesIO()
     image.convert(mode).save(file, form)
     return file.getvalue()
