@@ -1,7 +1,7 @@
 """Time to score 41,017 stored predictions of all fourteen benchmarks again, without a judge, on one core.
 
-python -m tests.performance.rescore [FOLDER] [PROFILE ...]: writes the predictions into FOLDER (or a temporary one), scores them in a
-process of its own as `ril score` does, and prints the seconds. The bar is 60 s; exit code 1 above it.
+python -m tests.performance.rescore [FOLDER] [PROFILE ...]: writes the predictions into FOLDER (or a temporary one), scores them
+in a process of its own as `ril score` does, and prints the seconds. The bar is 60 s; exit code 1 above it.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def samples_of(spec: Spec) -> list[Sample]:
     while len(samples) < spec.expected:
         number = len(samples)
         options = dict(zip("ABCD", OPTIONS, strict=True))
-        groups = {name: (f"group {number % 13}",) for name in spec.groups}
+        groups = dict.fromkeys(spec.groups, (f"group {number % 13}",))
         gold = choose.choice("ABCD")
         if spec.id.startswith("mmbench"):
             left = spec.expected - len(samples)

@@ -97,7 +97,12 @@ BROKEN = (
     ("vlmeval", "words.index(present[0])", "len(words) - 1 - words[::-1].index(present[0])", "vlmeval_letter"),
     ("vlmeval", "> 2 * sum", "> 3 * sum", "vlmeval_text"),
     ("vlmeval", "RELATIVE_ERROR = 0.05", "RELATIVE_ERROR = 0.0499", "vlmeval_relaxed"),
-    ("vlmeval", "if said is not None and wanted:", "if said is not None and wanted is not None and wanted != 0.05:", "vlmeval_relaxed"),
+    (
+        "vlmeval",
+        "if said is not None and wanted:",
+        "if said is not None and wanted is not None and wanted != 0.05:",
+        "vlmeval_relaxed",
+    ),
     ("vlmeval", "if len(marked) != 1:", "if not marked:", "vlmeval_cot"),
     ("vlmeval", "return True if None not in found else None", "return True if any(found) else None", "vlmeval_circular"),
     ("lmms", "_PHRASE, _BETWEEN, _STOP", "_BETWEEN, _PHRASE, _STOP", "lmms_any_letter"),
@@ -105,10 +110,10 @@ BROKEN = (
     ("lmms", '("{}.", " {} ")):', '("{}.", "{}.")):', "lmms_mmmu"),
     ("lmms", "said[-1]", "said[0]", "lmms_blink"),
     ("lmms", "str(int(float(extraction)))", "str(round(float(extraction)))", "lmms_mathvista"),
-    ("lmms", '.rstrip(".") == wanted', ' == wanted', "lmms_realworldqa"),
+    ("lmms", '.rstrip(".") == wanted', " == wanted", "lmms_realworldqa"),
     ("open_answers", ", 2)]", ", 3)]", "lmms_open"),
     ("open_answers", "len(end) < len(tail)", "len(end) > len(tail)", "lmms_open"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(("name", "right", "wrong", "rule"), BROKEN, ids=[f"{one[3]}: {one[2]}" for one in BROKEN])
