@@ -73,5 +73,7 @@ def speeds(job: Job, models: Sequence[Scored]) -> list[dict[str, Any]]:
     for model in models:
         file = job.root / "reports/evaluate" / model.id / "speed" / "timing.json"  # no input: DVC neither tracks nor keeps it
         measured = read_json(file) if file.is_file() else {}
-        rows.append({"title": model.title, "role": model.role, "tokens": model.metrics["mean_tokens"], **measured})
+        nothing = dict.fromkeys(("answers", "milliseconds_an_answer", "tokens_per_second"))
+        row = {"title": model.title, "role": model.role, "tokens": model.metrics["mean_tokens"]}
+        rows.append({**row, **nothing, **measured})
     return rows
