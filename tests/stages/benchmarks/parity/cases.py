@@ -393,6 +393,8 @@ def mmmu(choose: random.Random) -> Case:
     reply = choice_reply(choose, options, 0.8, ("{}", "({})", "{}.", "{} ", "{},", "({}).", "{}"))
     if choose.random() < 0.12:
         texts = list(options.values())
+        if choose.random() < 0.3:
+            return {"options": options, "reply": " or ".join(f"{letter(choose, options)}. {choose.choice(texts)}" for _ in "12")}
         reply = f"{words(choose, 3, 9)} {choose.choice(texts)} {words(choose, 0, 5)} {choose.choice(texts)}"
     return {"options": options, "reply": reply}
 
