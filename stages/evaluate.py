@@ -27,12 +27,13 @@ from stages.benchmarks.marks import Reply, measured
 from stages.benchmarks.records import Record, write_record
 from stages.benchmarks.registry import find
 from stages.benchmarks.scoring import is_correct, standard_error
+from stages.benchmarks.speed import Speed
 from stages.benchmarks.world import write_world
 from stages.corpora import Question, read_questions
 from stages.engines import RequestError
 from stages.job import Job, seed_for
 from stages.job.blocks import Evaluate, Evaluation, Sampling
-from stages.job.files import write_shards
+from stages.job.files import write_json, write_shards
 from stages.responses import StoredAnswer
 from stages.responses.answers import answers
 from stages.responses.wanted import Prompt
@@ -98,8 +99,12 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[Stored
     """One greedy answer to each question."""
     checkpoint = job.input(job.block(Evaluation).checkpoint)
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
+    speed = Speed(job.progress)
     with job.timed("generate"):
-        return [samples[0] for samples in answers(job, checkpoint, questions, greedy, n=1, draw=0, title=job.name)]
+        found = answers(replace(job, progress=speed), checkpoint, questions, greedy, n=1, draw=0, title=job.name)
+    if speed.measured:
+        write_json(job.reports / "speed" / "timing.json", speed.measured)  # untracked, as all wall times are
+    return [samples[0] for samples in found]
 
 
 def parted(

@@ -8,7 +8,7 @@ Run      dvc repro report
 
 from stages.job import Job
 from stages.job.files import write_text
-from stages.page import curves, gallery, provenance, records, scores
+from stages.page import benchmarks, curves, gallery, provenance, records, scores
 from stages.page.render import render
 
 
@@ -27,6 +27,11 @@ def run(job: Job) -> None:
             "models": models,
             "score_plot": curves.score_plot(models),
             "kinds": scores.kinds_of(models),
+            "benchmarks": benchmarks.ours(models),
+            "benchmark_errors": benchmarks.errors(models),
+            "columns": benchmarks.by_column(models),
+            "paper": benchmarks.reference(),
+            "speeds": benchmarks.speeds(job, models),
             "gallery": gallery.gallery(job, models),
             # how it came about
             "figure_3": curves.figure_3(ril, validation, teachers),

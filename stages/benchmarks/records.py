@@ -72,8 +72,13 @@ def read_record(folder: Path) -> Record:
 
 
 def records_in(folder: Path) -> dict[str, Path]:
-    """The folders of records at or below `folder`, by benchmark. Raises BenchmarkError when there are none."""
-    found = {path.parent.name: path.parent for path in sorted(folder.rglob(MANIFEST))}
+    """The folders of records at or below `folder`, by benchmark. Raises BenchmarkError when there are none, or two of one."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob(MANIFEST)):
+        name = path.parent.name
+        if name in found:
+            raise BenchmarkError(f"{found[name]} and {path.parent} are both {name}; give the folder of one model")
+        found[name] = path.parent
     if not found:
         raise BenchmarkError(f"{folder}: no {MANIFEST} in it or below; give a folder such as data/evaluate/ril")
     return found

@@ -1,7 +1,20 @@
 """Stage `evaluate`: exchanged pictures, scores; the whole stage runs in the smoke pipeline."""
 
-from stages.corpora import Question
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from stages import evaluate
+from stages.corpora import SCHEMA, Question, canonical_row
+from stages.corpora.exercises import draw_row
 from stages.evaluate import exchanged, scores
+from stages.job import Job, Progress, merged, read_yaml, validated
+from stages.job.files import read_json, write_shards
+from stages.vlm import Checkpoint
 
 
 def question(number: int, source: str) -> Question:
@@ -37,3 +50,46 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     assert found["truncated_share"] == 0.25
     assert found["mean_tokens"] == 20
     assert round(found["standard_error"], 4) == 0.2165
+
+
+@pytest.mark.slow
+def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model(
+    root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
+    for family, place in (("qwen2_5_vl", "student"), ("qwen2_5", "judge")):
+        shutil.copytree(tiny(family).folder, tmp_path / "data/model" / place)
+    rows = []
+    for index in range(8):
+        drawn = draw_row(0, "test", index, ("sum", "total"), {"steps": 1.0})
+        messages = [{"role": "user", "content": f"{drawn.exercise.question}\n<image>"}]
+        rows.append(canonical_row(f"test-{index}", [drawn.picture.png], messages, drawn.exercise.answer, "digits", "sum"))
+    write_shards(tmp_path / "data/questions/test", rows, SCHEMA)
+    shutil.copytree(root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    values = merged(read_yaml(root / "params.yaml"), {"evaluate": {"max_tokens": 12, "shuffled_images": False}})
+    job = Job("evaluate", "base", tmp_path, validated(values), Progress())
+    evaluate.run(job)
+
+    metrics = read_json(job.reports / "metrics.json")
+    assert metrics["benchmark_errors"] == {}
+    assert list(metrics["benchmarks"]) == ["tiny_choice", "tiny_judged", "tiny_number", "tiny_open"]
+    assert [numbers["units"] for numbers in metrics["benchmarks"].values()] == [2, 2, 2, 2]
+    judged = metrics["benchmarks"]["tiny_judged"]
+    assert judged["judge_failed"] == 100  # a judge with random weights writes no verdict, and that is no zero
+    assert judged["score"] is None
+    assert not judged["complete"]
+    assert metrics["benchmarks"]["tiny_number"]["tokens"] > 0
+
+    files = {path: path.read_bytes() for path in sorted(job.out.rglob("*")) if path.is_file()}
+    segments = sorted((tmp_path / "store").rglob("*.parquet"))
+    shutil.rmtree(job.out)
+    evaluate.run(Job("evaluate", "base", tmp_path, validated(values), Progress()))
+    assert {path: path.read_bytes() for path in sorted(job.out.rglob("*")) if path.is_file()} == files
+    assert sorted((tmp_path / "store").rglob("*.parquet")) == segments  # nothing was asked again
+
+    result = CliRunner().invoke(app, ["score", str(job.out), "--out", str(tmp_path / "scores.json")])
+    assert result.exit_code == 1  # the judged one is incomplete
+    again = read_json(tmp_path / "scores.json")["profiles"]["ours"]
+    for name, numbers in metrics["benchmarks"].items():
+        assert again[name]["score"] == numbers["score"]
+        assert again[name]["by"] == numbers["by"]

@@ -1,4 +1,4 @@
-"""The tiny world in the formats of real benchmarks: options, a number, a word, a judge. `stages.benchmarks.world` writes the files.
+"""The tiny world in the formats of real benchmarks: options, numbers, words, a judge. `stages.benchmarks.world` writes the files.
 
 The tiny models know their questions as they were trained on them: the prompt is the bare question, and options are for scoring.
 """

@@ -57,9 +57,18 @@ def test_a_grade_is_a_number_or_nothing(said: str | None, ours: float | None, vl
 
 @pytest.mark.parametrize(
     ("said", "state", "score"),
-    [("B", "ok", 1), ("b.", "ok", 1), ("A", "ok", 0), ("Z", "unparsed", 0), ("E", "judge_failed", 0), ("It is B", "judge_failed", 0),
-     ("B or C", "judge_failed", 0), ("", "judge_failed", 0), (None, "judge_failed", 0)],
-)  # fmt: skip
+    [
+        ("B", "ok", 1),
+        ("b.", "ok", 1),
+        ("A", "ok", 0),
+        ("Z", "unparsed", 0),
+        ("E", "judge_failed", 0),
+        ("It is B", "judge_failed", 0),
+        ("B or C", "judge_failed", 0),
+        ("", "judge_failed", 0),
+        (None, "judge_failed", 0),
+    ],
+)
 def test_a_letter_is_one_of_the_options(said: str | None, state: str, score: int) -> None:
     outcome = judged(STAR, option_sample(), OURS, said)
     assert (outcome.state, outcome.score) == (state, score)

@@ -14,16 +14,43 @@ OPTIONS = {"A": "cat", "B": "dog", "C": "bird", "D": "fish"}
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [
-        ("B", "B"), ("(b)", "B"), ("b.", "B"), ("**B**", "B"), ("\\boxed{B}", "B"), ("$\\boxed{\\text{B}}$", "B"), ("B) dog", "B"),
-        ("B. dog", "B"), ("The answer is B because A is too small.", "B"), ("The answer is cat", "A"), ("The correct answer is dog", "B"),
-        ("the answer is described below: fish", "D"), ("A is wrong, so the answer is C.", "C"), ("Answer: B. Because it is C", "B"),
-        ("Let me think. A is wrong because x.\nAnswer: B", "B"), ("Answer: A\nNo, wait.\nAnswer: D", "D"), ("It is a dog", "B"),
-        ("<think>B, surely</think>C", "C"), ("<think>B, and it never ends", None), ("hot dogs everywhere", None), ("a building", None),
-        ("either A or C", None), ("The answer is E", None), ("I can't help.", None), ("", None), ("...", None),
-        ("Cannot determine the answer", None), ("I choose (B). DNA test", "B"), ("答案是B", "B"), ("答案：C", "C"), ("cat and dog", None),
-        ("Final answer: (D)", "D"), ("**Answer:** C", "C"), ("The option is A, not B", "A"), ("Not A. Not B. It must be: fish!", "D"),
+        ("B", "B"),
+        ("(b)", "B"),
+        ("b.", "B"),
+        ("**B**", "B"),
+        ("\\boxed{B}", "B"),
+        ("$\\boxed{\\text{B}}$", "B"),
+        ("B) dog", "B"),
+        ("B. dog", "B"),
+        ("The answer is B because A is too small.", "B"),
+        ("The answer is cat", "A"),
+        ("The correct answer is dog", "B"),
+        ("the answer is described below: fish", "D"),
+        ("A is wrong, so the answer is C.", "C"),
+        ("Answer: B. Because it is C", "B"),
+        ("Let me think. A is wrong because x.\nAnswer: B", "B"),
+        ("Answer: A\nNo, wait.\nAnswer: D", "D"),
+        ("It is a dog", "B"),
+        ("<think>B, surely</think>C", "C"),
+        ("<think>B, and it never ends", None),
+        ("hot dogs everywhere", None),
+        ("a building", None),
+        ("either A or C", None),
+        ("The answer is E", None),
+        ("I can't help.", None),
+        ("", None),
+        ("...", None),
+        ("Cannot determine the answer", None),
+        ("I choose (B). DNA test", "B"),
+        ("答案是B", "B"),
+        ("答案：C", "C"),
+        ("cat and dog", None),
+        ("Final answer: (D)", "D"),
+        ("**Answer:** C", "C"),
+        ("The option is A, not B", "A"),
+        ("Not A. Not B. It must be: fish!", "D"),
     ],
-)  # fmt: skip
+)
 def test_choice(reply: str, letter: str | None) -> None:
     assert ours.choice(reply, OPTIONS)[0] == letter
 
@@ -43,14 +70,21 @@ def test_a_text_inside_a_longer_one_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("kind", "gold", "precision", "reply", "state", "score"),
     [
-        ("integer", "14", None, "14", "ok", 1), ("integer", "14", None, "The answer is 14.", "ok", 1), ("integer", "14", None, "14 cm", "ok", 1),
-        ("integer", "14", None, "So 3 + 11 = 14", "ok", 1), ("integer", "14", None, "fourteen", "unparsed", 0),
-        ("integer", "1200", None, "1,200", "ok", 1), ("integer", "14", None, "14.7", "ok", 0), ("float", "1.2", 1.0, "1.24", "ok", 1),
-        ("float", "1.2", 1.0, "\\boxed{1.2}", "ok", 1), ("float", "1.45", 2.0, "1.46", "ok", 0),
-        ("list", "[2014, 2016]", None, "[2014,2016]", "ok", 1), ("list", "[2014, 2016]", None, "2014 and 2016", "unparsed", 0),
+        ("integer", "14", None, "14", "ok", 1),
+        ("integer", "14", None, "The answer is 14.", "ok", 1),
+        ("integer", "14", None, "14 cm", "ok", 1),
+        ("integer", "14", None, "So 3 + 11 = 14", "ok", 1),
+        ("integer", "14", None, "fourteen", "unparsed", 0),
+        ("integer", "1200", None, "1,200", "ok", 1),
+        ("integer", "14", None, "14.7", "ok", 0),
+        ("float", "1.2", 1.0, "1.24", "ok", 1),
+        ("float", "1.2", 1.0, "\\boxed{1.2}", "ok", 1),
+        ("float", "1.45", 2.0, "1.46", "ok", 0),
+        ("list", "[2014, 2016]", None, "[2014,2016]", "ok", 1),
+        ("list", "[2014, 2016]", None, "2014 and 2016", "unparsed", 0),
         ("text", "Blue", None, "The answer is blue.", "ok", 1),
     ],
-)  # fmt: skip
+)
 def test_mathvista(kind: str, gold: str, precision: float | None, reply: str, state: str, score: int) -> None:
     extra = {"question_type": "free_form", "answer_type": kind, "precision": precision, "answer_option": ""}
     outcome = ours_mathvista(Sample("1", "q", gold, extra=extra), reply)
@@ -59,18 +93,38 @@ def test_mathvista(kind: str, gold: str, precision: float | None, reply: str, st
 
 @pytest.mark.parametrize(
     ("gold", "reply", "score"),
-    [("100", "105", 1), ("100", "105.01", 0), ("10%", "0.1", 1), ("10%", "10", 0), ("0", "0.0", 0), ("2014", "1914", 1), ("Yes", "yes", 1),
-     ("Yes", "Yes.", 0), ("12000", "12,000", 0), ("['Blue', 'Red']", "red ", 1), ("5", "<think>4</think>5", 1)],
-)  # fmt: skip
+    [
+        ("100", "105", 1),
+        ("100", "105.01", 0),
+        ("10%", "0.1", 1),
+        ("10%", "10", 0),
+        ("0", "0.0", 0),
+        ("2014", "1914", 1),
+        ("Yes", "yes", 1),
+        ("Yes", "Yes.", 0),
+        ("12000", "12,000", 0),
+        ("['Blue', 'Red']", "red ", 1),
+        ("5", "<think>4</think>5", 1),
+    ],
+)
 def test_relaxed(gold: str, reply: str, score: int) -> None:
     assert ours_relaxed(Sample("1", "q", gold), reply).score == score
 
 
 @pytest.mark.parametrize(
     ("gold", "reply", "score"),
-    [("1.06", "The answer is 1.06.", 1), ("1.06", "1.064", 1), ("1.06", "1.066", 0), ("5", "There are 5 apples", 1), ("5", "15", 0),
-     ("C", "The answer is C", 1), ("-3", "- 3", 0), ("0.05", "5%", 0), ("['24/7', '3.429']", "3.43", 1)],
-)  # fmt: skip
+    [
+        ("1.06", "The answer is 1.06.", 1),
+        ("1.06", "1.064", 1),
+        ("1.06", "1.066", 0),
+        ("5", "There are 5 apples", 1),
+        ("5", "15", 0),
+        ("C", "The answer is C", 1),
+        ("-3", "- 3", 0),
+        ("0.05", "5%", 0),
+        ("['24/7', '3.429']", "3.43", 1),
+    ],
+)
 def test_open(gold: str, reply: str, score: int) -> None:
     assert ours_open(Sample("1", "q", gold), reply).score == score
 

@@ -39,7 +39,7 @@ def test_no_reply_is_scored_otherwise_than_by_the_harness(answers: dict[str, dic
     assert line["digest"] == cases.digest(rule), "the grammar has changed: make the golden files anew"
     assert len(line["answers"]) == cases.COUNTS.get(rule, 20_000)
     assert parsed_share(line["answers"]) >= 0.7
-    assert not disagreements(rule, line["answers"])
+    assert next(disagreements(rule, line["answers"]), None) is None
 
 
 # --- every branch ---------------------------------------------------------------------------------------------------
@@ -60,11 +60,6 @@ def lines_of(module: types.ModuleType) -> set[int]:
     return {line for code in code_of(module) for _, line in dis.findlinestarts(code) if line != code.co_firstlineno}
 
 
-UNASKED = {
-    "rules/vlmeval.py": ("has_chinese", "lettered"),  # prompts and judges, tested with them
-}
-
-
 def test_the_cases_reach_every_line_of_the_rules() -> None:
     modules = {module.__file__: module for module in (vlmeval, lmms, open_answers)}
     seen: dict[str, set[int]] = {file: set() for file in modules}
@@ -80,7 +75,7 @@ def test_the_cases_reach_every_line_of_the_rules() -> None:
     sys.settrace(trace)
     try:
         for _, rule in RULES:
-            for case, _ in zip(cases.cases(rule), range(1500), strict=False):
+            for case, _ in zip(cases.cases(rule), range(500), strict=False):
                 our_side.OURS[rule](case)
     finally:
         sys.settrace(before)
@@ -97,7 +92,12 @@ BROKEN = (
     ("vlmeval", "words.index(present[0])", "len(words) - 1 - words[::-1].index(present[0])", "vlmeval_letter"),
     ("vlmeval", "> 2 * sum", "> 3 * sum", "vlmeval_text"),
     ("vlmeval", "RELATIVE_ERROR = 0.05", "RELATIVE_ERROR = 0.0499", "vlmeval_relaxed"),
-    ("vlmeval", "if said is not None and wanted:", "if said is not None and wanted is not None and wanted != 0.05:", "vlmeval_relaxed"),
+    (
+        "vlmeval",
+        "if said is not None and wanted:",
+        "if said is not None and wanted and wanted > 0:",
+        "vlmeval_relaxed",
+    ),
     ("vlmeval", "if len(marked) != 1:", "if not marked:", "vlmeval_cot"),
     ("vlmeval", "return True if None not in found else None", "return True if any(found) else None", "vlmeval_circular"),
     ("lmms", "_PHRASE, _BETWEEN, _STOP", "_BETWEEN, _PHRASE, _STOP", "lmms_any_letter"),
@@ -105,10 +105,10 @@ BROKEN = (
     ("lmms", '("{}.", " {} ")):', '("{}.", "{}.")):', "lmms_mmmu"),
     ("lmms", "said[-1]", "said[0]", "lmms_blink"),
     ("lmms", "str(int(float(extraction)))", "str(round(float(extraction)))", "lmms_mathvista"),
-    ("lmms", '.rstrip(".") == wanted', ' == wanted', "lmms_realworldqa"),
+    ("lmms", '.rstrip(".") == wanted', " == wanted", "lmms_realworldqa"),
     ("open_answers", ", 2)]", ", 3)]", "lmms_open"),
     ("open_answers", "len(end) < len(tail)", "len(end) > len(tail)", "lmms_open"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(("name", "right", "wrong", "rule"), BROKEN, ids=[f"{one[3]}: {one[2]}" for one in BROKEN])
@@ -124,7 +124,7 @@ def test_a_broken_scorer_is_caught(
     for user in (scorers, our_side):
         if hasattr(user, name):
             monkeypatch.setattr(user, name, broken)
-    assert disagreements(rule, answers[rule]["answers"])
+    assert next(disagreements(rule, answers[rule]["answers"]), None) is not None
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_a_broken_average_is_caught(
     answers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any, rule: str
 ) -> None:
     monkeypatch.setattr(aggregate, name, wrong)
-    assert disagreements(rule, answers[rule]["answers"])
+    assert next(disagreements(rule, answers[rule]["answers"]), None) is not None

@@ -101,8 +101,11 @@ def test_pictures_stand_where_markers_name_them(folders: dict[str, Path]) -> Non
     (sample,) = load(spec, folders["hub"]).samples
     parts = spec.prompts["dataset"](sample)
     assert [part if isinstance(part, str) else sample.pictures.index(part) for part in parts[:4]] == [
-        "Question: First ", 1, ", then ", 0,
-    ]  # fmt: skip
+        "Question: First ",
+        1,
+        ", then ",
+        0,
+    ]
     assert [sample.pictures.index(part) for part in spec.prompts["lmms"](sample)[:2]] == [0, 1]  # type: ignore[arg-type]
 
 

@@ -121,8 +121,10 @@ ODD = (
 
 def words(choose: random.Random, low: int, high: int) -> str:
     """Words without option letters, mostly."""
-    return " ".join(choose.choice(("the", "colour", "is", "seen", "here", "and", "of", "a", "very", "bright", "so", "it"))
-                    for _ in range(choose.randint(low, high)))  # fmt: skip
+    return " ".join(
+        choose.choice(("the", "colour", "is", "seen", "here", "and", "of", "a", "very", "bright", "so", "it"))
+        for _ in range(choose.randint(low, high))
+    )
 
 
 def options_of(choose: random.Random, low: int = 2, high: int = 6) -> dict[str, str]:
@@ -140,7 +142,7 @@ def letter(choose: random.Random, options: dict[str, str]) -> str:
 
 
 def choice_reply(choose: random.Random, options: dict[str, str], plain: float = 0.62, easy: tuple[str, ...] = FORMS[:14]) -> str:
-    """A reply to a question with options: `plain` is the share of replies that name a letter, in a form of `easy`, and no more."""
+    """A reply to a question with options: `plain` of them name a letter in a form of `easy` and no more."""
     one = letter(choose, options)
     marked = choose.choice(easy if choose.random() < 0.75 else FORMS).format(one)
     kind = choose.random()
@@ -260,7 +262,8 @@ def vlmeval_text(choose: random.Random) -> Case:
     options = options_of(choose, 2, 5)
     one = choose.choice(list(options.values()))
     if choose.random() < 0.85:
-        reply = f"{choose.choice(('', 'It is ', 'see ', 'OK: '))}{choose.choice((one, one.upper(), one.lower()))}{choose.choice('.! ')}"
+        head = choose.choice(("", "It is ", "see ", "OK: "))
+        reply = f"{head}{choose.choice((one, one.upper(), one.lower()))}{choose.choice('.! ')}"
         return {"options": options, "reply": reply}
     return {"options": options, "reply": choice_reply(choose, options)}
 
@@ -295,8 +298,15 @@ def mathvista(choose: random.Random) -> Case:
     else:
         reply = choose.choice((gold, gold.replace(" ", ""), choose.choice(ODD)))
     precision = choose.choice((1, 2, 1, 2, 1.0, 2.0, None))
-    return {"question_type": question, "answer_type": answer, "choices": list(options.values()) if kind == "multi_choice" else [],
-            "gold": gold, "gold_letter": gold_letter, "precision": precision, "reply": reply}  # fmt: skip
+    return {
+        "question_type": question,
+        "answer_type": answer,
+        "choices": list(options.values()) if kind == "multi_choice" else [],
+        "gold": gold,
+        "gold_letter": gold_letter,
+        "precision": precision,
+        "reply": reply,
+    }
 
 
 def mathvista_quick(choose: random.Random) -> Case:
@@ -348,8 +358,29 @@ def grade(choose: random.Random) -> Case:
     score = choose.choice(("0.0", "0.1", "0.5", "1.0", "1", "0", "0.9", "0.25"))
     if choose.random() < 0.55:
         return {"reply": choose.choice((score, f"{score}\n", f" {score}"))}
-    return {"reply": choose.choice((score, score, score, f"{score}\n", f" {score}", f"{score} (totally right)", f"Correctness: {score}",
-                                    "1.5", "-0.1", "nan", "", "one", "1e-1", f"**{score}**", "0.5.", "inf", f"{score} | ok"))}  # fmt: skip
+    return {
+        "reply": choose.choice(
+            (
+                score,
+                score,
+                score,
+                f"{score}\n",
+                f" {score}",
+                f"{score} (totally right)",
+                f"Correctness: {score}",
+                "1.5",
+                "-0.1",
+                "nan",
+                "",
+                "one",
+                "1e-1",
+                f"**{score}**",
+                "0.5.",
+                "inf",
+                f"{score} | ok",
+            )
+        )
+    }
 
 
 def any_letter(choose: random.Random) -> Case:
@@ -361,7 +392,10 @@ def mmmu(choose: random.Random) -> Case:
     options = options_of(choose, 2, 10)
     reply = choice_reply(choose, options, 0.8, ("{}", "({})", "{}.", "{} ", "{},", "({}).", "{}"))
     if choose.random() < 0.12:
-        reply = f"{words(choose, 3, 9)} {choose.choice(list(options.values()))} {words(choose, 0, 5)} {choose.choice(list(options.values()))}"
+        texts = list(options.values())
+        if choose.random() < 0.3:
+            return {"options": options, "reply": " or ".join(f"{letter(choose, options)}. {choose.choice(texts)}" for _ in "12")}
+        reply = f"{words(choose, 3, 9)} {choose.choice(texts)} {words(choose, 0, 5)} {choose.choice(texts)}"
     return {"options": options, "reply": reply}
 
 

@@ -72,8 +72,13 @@ def vlmeval() -> dict[str, Any]:
         return {one: read_by_pandas(text) for one, text in options.items()}
 
     def mathvista_line(case: dict[str, Any]) -> dict[str, Any]:
-        return {"question_type": case["question_type"], "answer_type": case["answer_type"], "choices": str(case["choices"]),
-                "answer": case["gold"], "answer_option": case["gold_letter"]}  # fmt: skip
+        return {
+            "question_type": case["question_type"],
+            "answer_type": case["answer_type"],
+            "choices": str(case["choices"]),
+            "answer": case["gold"],
+            "answer_option": case["gold_letter"],
+        }
 
     def prefetch(case: dict[str, Any]) -> str | None:
         line = {**mathvista_line(case), "prediction": case["reply"]}
@@ -213,8 +218,10 @@ def lmms() -> dict[str, Any]:
         return evaluator.extract_answer(case["reply"], {**problem, "query": "q"}) or None
 
     def group(case: dict[str, Any]) -> int:
-        rows = [{"index": turn, "prediction": row["reply"], **{one: row["options"].get(one, "nan") for one in "ABCD"}}
-                for turn, row in enumerate(case["rows"])]  # fmt: skip
+        rows = [
+            {"index": turn, "prediction": row["reply"], **{one: row["options"].get(one, "nan") for one in "ABCD"}}
+            for turn, row in enumerate(case["rows"])
+        ]
         golds = {turn: row["gold"] for turn, row in enumerate(case["rows"])}
         return int(bench.eval_sub_data(pd.DataFrame(rows, dtype=object), golds, static_only=True))
 
@@ -249,8 +256,16 @@ def lmms() -> dict[str, Any]:
         return _rounded(mmstar.mmstar_aggregate_results(case["rows"]))
 
     def mmmu_average(case: dict[str, Any]) -> float:
-        told = [{"id": str(place), "subdomain": row["category"], "question_type": "multiple-choice", "answer": "A",
-                 "parsed_pred": ["A" if row["score"] else "B"]} for place, row in enumerate(case["rows"])]  # fmt: skip
+        told = [
+            {
+                "id": str(place),
+                "subdomain": row["category"],
+                "question_type": "multiple-choice",
+                "answer": "A",
+                "parsed_pred": ["A" if row["score"] else "B"],
+            }
+            for place, row in enumerate(case["rows"])
+        ]
         with contextlib.redirect_stdout(io.StringIO()):
             return mmmu.mmmu_aggregate_results(told)
 
@@ -265,12 +280,14 @@ def lmms() -> dict[str, Any]:
         "lmms_mathvista": normal,
         "lmms_mathvista_quick": quick,
         "lmms_mmbench": group,
-        "lmms_realworldqa": lambda case: int(realworldqa.realworldqa_process_results({"answer": case["gold"]}, [case["reply"]])["exact_match"]),
+        "lmms_realworldqa": lambda case: int(
+            realworldqa.realworldqa_process_results({"answer": case["gold"]}, [case["reply"]])["exact_match"]
+        ),
         "lmms_vision": vision,
         "lmms_grade": grade,
         "lmms_mmstar_average": mmstar_average,
         "lmms_mmmu_average": mmmu_average,
-    }  # fmt: skip
+    }
 
 
 def main(harness: str, out: Path, names: list[str]) -> None:

@@ -1,0 +1,47 @@
+"""How long answers take: what is generated is counted and timed while it is shown. Never part of a result."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from stages.job import Progress
+
+Item = TypeVar("Item")
+
+
+class Speed(Progress):
+    """A display that shows through another one, and counts the answers that pass."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self.answers = 0
+        self.tokens = 0
+        self.seconds = 0.0
+
+    def say(self, text: str) -> None:
+        """A line on the other display."""
+        self._shown.say(text)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table on the other display."""
+        self._shown.table(title, rows)
+
+    def track(self, items: Iterable[Item], description: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
+        """Yields `items` behind the other display's bar; each that is an answer counts with its tokens."""
+        started = time.perf_counter()
+        for item in self._shown.track(items, description, total, done):
+            self.answers += 1
+            self.tokens += getattr(item, "completion_tokens", 0)
+            yield item
+        self.seconds += time.perf_counter() - started
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Milliseconds an answer at full batch and tokens a second; without any answer (all were stored), nothing."""
+        if not self.answers or not self.seconds:
+            return {}
+        return {
+            "answers": self.answers,
+            "milliseconds_an_answer": round(1000 * self.seconds / self.answers, 3),
+            "tokens_per_second": round(self.tokens / self.seconds, 1),
+        }

@@ -1,0 +1,79 @@
+"""The benchmarks of the report: ours with their intervals and rules, the paper's as quoted rows, time an answer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.benchmarks.marks import average_of_columns, column_scores
+from stages.benchmarks.paper import CAVEATS, quoted
+from stages.benchmarks.registry import COLUMNS
+from stages.job import Job
+from stages.job.files import read_json
+from stages.page.scores import Scored
+
+
+def ours(models: Sequence[Scored]) -> list[dict[str, Any]]:
+    """One row a benchmark that any model answered: what stands behind the score, and each model's cell."""
+    every = {name: numbers for model in models for name, numbers in model.metrics.get("benchmarks", {}).items()}
+    return [
+        {
+            "title": numbers["title"],
+            "units": numbers["units"],
+            "profile": numbers["profile"],
+            "style": numbers["style"],
+            "judge": numbers["judge"],
+            "source": numbers["source"],
+            "cells": [_cell(model.metrics.get("benchmarks", {}).get(name)) for model in models],
+        }
+        for name, numbers in every.items()
+    ]
+
+
+def _cell(numbers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A score with its half width and whatever keeps it from being whole."""
+    if numbers is None or numbers["score"] is None:
+        failed = "" if numbers is None else _short_of(numbers)
+        return {"score": None, "error": None, "note": failed}
+    return {"score": numbers["score"], "error": numbers["error"], "note": _short_of(numbers)}
+
+
+def _short_of(numbers: Mapping[str, Any]) -> str:
+    names = (("unparsed", "unparsed"), ("judge_failed", "judge failed"), ("pending", "not judged"), ("missing", "no reply"))
+    return ", ".join(f"{numbers[key]:.0f} % {name}" for key, name in names if numbers[key] > 0)
+
+
+def errors(models: Sequence[Scored]) -> list[str]:
+    """Benchmarks that could not be read, with the reason, each once."""
+    found = {f"{name}: {text}": None for model in models for name, text in model.metrics.get("benchmark_errors", {}).items()}
+    return list(found)
+
+
+def by_column(models: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Our models in the paper's columns, with the average over those that are complete."""
+    rows = []
+    for model in models:
+        numbers = model.metrics.get("benchmarks", {})
+        scores, average = column_scores(numbers), average_of_columns(numbers)
+        if average["over"]:
+            rows.append({"title": model.title, "cells": [scores[name] for name in COLUMNS], **average})
+    return rows
+
+
+def reference() -> dict[str, Any]:
+    """The paper's rows as it prints them, with their average and what a reader has to know."""
+    rows = [
+        {"title": name, "cells": [row[column] for column in COLUMNS], "value": sum(row.values()) / len(row)}
+        for name, row in quoted().items()
+    ]
+    return {"columns": COLUMNS, "rows": rows, "caveats": CAVEATS}
+
+
+def speeds(job: Job, models: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Tokens and milliseconds an answer, where this machine generated any: answers that were stored took no time."""
+    rows = []
+    for model in models:
+        file = job.root / "reports/evaluate" / model.id / "speed" / "timing.json"  # no input: DVC neither tracks nor keeps it
+        measured = read_json(file) if file.is_file() else {}
+        nothing = dict.fromkeys(("answers", "milliseconds_an_answer", "tokens_per_second"))
+        row = {"title": model.title, "role": model.role, "tokens": model.metrics["mean_tokens"]}
+        rows.append({**row, **nothing, **measured})
+    return rows

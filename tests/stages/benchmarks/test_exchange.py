@@ -1,0 +1,142 @@
+"""Out and in again: the layouts of VLMEvalKit and lmms-eval, records on disk, the `ril` commands, overlap with training data."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from stages.benchmarks.contamination import overlap, training_images
+from stages.benchmarks.exchange import export, imported
+from stages.benchmarks.marks import Reply
+from stages.benchmarks.paper import quoted
+from stages.benchmarks.records import Record, read_record, write_record
+from stages.benchmarks.registry import COLUMNS, registry
+from stages.benchmarks.sample import BenchmarkError
+from stages.benchmarks.sources import load
+from stages.corpora import SCHEMA, canonical_row
+from stages.job.files import write_shards
+from tests.stages.benchmarks import fixtures
+
+ODD = ("None", "007", "1.50", 'tab\there, "quotes"\nand lines', "nan", " A ", "https://x.org/" + "y" * 5000, "=1+1")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    fixtures.write_all(tmp_path / "data", "tsv")
+    return tmp_path / "data"
+
+
+def record_of(data: Path, name: str, shift: int = 0) -> Record:
+    samples = load(registry()[name], data).samples
+    replies = {s.index: Reply(s.index, ODD[(n + shift) % len(ODD)], completion_tokens=n) for n, s in enumerate(samples)}
+    return Record(name, {"source": "x", "model": "m", "judge": None}, samples, replies, {})
+
+
+@pytest.mark.parametrize("layout", ["vlmeval", "lmms"])
+def test_texts_survive_both_layouts(tmp_path: Path, data: Path, layout: str) -> None:
+    names = ("mmstar", "chartqa", "mmvet", "mmbench_en", "mathvista")
+    for name, shift in ((name, shift) for name in names for shift in range(0, len(ODD), 3)):
+        record = record_of(data, name, shift)
+        file = export(record, layout, tmp_path / layout, "m")  # type: ignore[arg-type]
+        back = imported(file, record.samples, name)
+        assert {index: reply.text for index, reply in back.replies.items()} == {i: r.text for i, r in record.replies.items()}
+
+
+def test_the_layouts_are_those_of_the_harnesses(tmp_path: Path, data: Path) -> None:
+    record = record_of(data, "mmstar")
+    file = export(record, "vlmeval", tmp_path, "m")
+    assert file.name == "m_MMStar.tsv"
+    head = file.read_text().split("\n")[0].split("\t")
+    assert head == ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "prediction"]
+    line = json.loads(export(record, "lmms", tmp_path, "m").read_text().split("\n")[0])
+    assert line == {"doc_id": 0, "index": "0", "target": "A", "filtered_resps": ["None"], "score": 0.0}
+
+
+def test_files_of_other_rows_are_refused(tmp_path: Path, data: Path) -> None:
+    samples = load(registry()["mmstar"], data).samples
+    file = tmp_path / "x.tsv"
+    file.write_text("index\tprediction\n99\tA\n")
+    with pytest.raises(BenchmarkError, match=r"x.tsv, row 1: '99' is no row of mmstar"):
+        imported(file, samples, "mmstar")
+    file.write_text("index\tprediction\n0\tA\n0\tB\n")
+    with pytest.raises(BenchmarkError, match=r"x.tsv, row 2: a second answer to '0'"):
+        imported(file, samples, "mmstar")
+    file.write_text("index\tanswer\n0\tA\n")
+    with pytest.raises(BenchmarkError, match="no column 'prediction'"):
+        imported(file, samples, "mmstar")
+    lines = tmp_path / "x.jsonl"
+    lines.write_text('{"doc_id": 7, "resps": [["A"]]}\n')
+    with pytest.raises(BenchmarkError, match=r"x.jsonl, line 1: doc_id 7 is no place among 4 rows"):
+        imported(lines, samples, "mmstar")
+    lines.write_text('{"doc_id": 0}\n')
+    with pytest.raises(BenchmarkError, match=r"line 1: no text in filtered_resps or resps"):
+        imported(lines, samples, "mmstar")
+
+
+def test_a_record_with_a_broken_line_names_it(tmp_path: Path, data: Path) -> None:
+    write_record(tmp_path / "r", record_of(data, "mmstar"))
+    assert read_record(tmp_path / "r").replies == record_of(data, "mmstar").replies
+    file = tmp_path / "r" / "predictions.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 4: is no JSON"):
+        read_record(tmp_path / "r")
+    file.write_text(whole + whole.split("\n")[0] + "\n")
+    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 5: a second answer to '0'"):
+        read_record(tmp_path / "r")
+
+
+def ril(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output if result.exception is None else f"{result.output}{result.exception}"
+
+
+def test_the_commands_from_import_to_comparison(tmp_path: Path, data: Path) -> None:
+    for model, replies in (("a", "ABCD"), ("b", "AACC")):
+        file = tmp_path / f"{model}_MMStar.tsv"
+        file.write_text("index\tprediction\n" + "".join(f"{n}\t{letter}\n" for n, letter in enumerate(replies)))
+        code, said = ril("import", file, "mmstar", data, tmp_path / model)
+        assert (code, "4 replies to 4 rows" in said) == (0, True)
+    code, said = ril("score", tmp_path / "a", "--profile", "ours", "--profile", "lmms@0.7.3", "--by")
+    assert code == 0
+    assert "100.0 ± 0.0" in said
+    assert "ours: average over 1 of 14 columns 100.00; lacking: AI2D, ChartQA" in said
+    assert "category: math" in said
+    code, said = ril("compare", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert "+50.0" in said
+    code, said = ril("export", tmp_path / "a", tmp_path / "out", "--layout", "lmms", "--model", "a")
+    assert code == 0
+    assert (tmp_path / "out" / "a_samples_mmstar.jsonl").is_file()
+    assert "no profile 'theirs'" in ril("score", tmp_path / "a", "--profile", "theirs")[1]
+    assert "no manifest.json" in ril("score", data)[1]
+    (tmp_path / "a" / "mmstar" / "samples.jsonl").write_text("{")
+    assert "are both mmstar; give the folder of one model" in ril("score", tmp_path)[1]
+    code, said = ril("score", tmp_path / "a")
+    assert code == 1
+    assert "samples.jsonl, line 1: is no JSON" in said
+
+
+def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: Path) -> None:
+    messages = [{"role": "user", "content": "<image>?"}]
+    rows = [canonical_row(f"q{n}", [fixtures.picture(name)], messages, "1", "s", "k") for n, name in enumerate(("s1", "other"))]
+    write_shards(tmp_path / "questions" / "warm_start", rows, SCHEMA)
+    samples = load(registry()["mmstar"], data).samples
+    found = overlap("mmstar", samples, "warm_start", training_images(tmp_path / "questions" / "warm_start"))
+    assert (found.samples, found.shared, found.examples) == (4, 1, ("1 = q0",))
+    code, said = ril("contamination", data, "--questions", tmp_path / "questions")
+    assert code == 1
+    assert "1 = q0" in said
+    assert "not checked: ai2d_no_mask" in said
+
+
+def test_quoted_rows_have_the_means_of_the_paper() -> None:
+    rows = quoted()
+    assert len(rows) == 25
+    assert all(list(row) == list(COLUMNS) for row in rows.values())
+    means = {name: round(sum(row.values()) / 14, 2) for name, row in rows.items()}
+    assert means["Qwen2.5-VL-7B"] == 69.35
+    assert means["Qwen2.5-VL-7B + RIL (both teachers)"] == 76.22
+    assert means["InternVL3-1B + Dr.GRPO"] == 57.23
