@@ -11,7 +11,7 @@ At inference nothing but the student is needed: discriminator, judge and teacher
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -193,8 +193,9 @@ def scored_rows(
 
 def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
     """G answers of the student to each question, as rows that wait for a verdict."""
+    compared = block.rollout_correction != "none"
     requests = [
-        Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62)
+        Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
         for q in questions
     ]
     return [[student_row(answer) for answer in answers] for answers in generated(players.engine, requests)]
@@ -208,7 +209,7 @@ def generated(engine: VllmEngine, requests: Sequence[Request]) -> list[list[Answ
 
 def student_row(answer: Answer) -> Row:
     """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
-    return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None)
+    return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None, answer.log_probs)
 
 
 def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
@@ -238,7 +239,7 @@ def judged(job: Job, judge: VllmEngine, questions: Sequence[Question], groups: l
             f"({block.max_failed_share}); look at the judge before training goes on"
         )
     by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
-    return [[Row(r.source, r.text, r.token_ids, r.finish_reason, by_row.get(id(r), r.verdict)) for r in rows] for rows in groups]
+    return [[replace(row, verdict=by_row.get(id(row), row.verdict)) for row in rows] for rows in groups]
 
 
 def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:

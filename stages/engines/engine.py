@@ -21,6 +21,7 @@ class Request:
     sampling: Sampling
     n: int = 1
     seed: int = 0  # answer i is drawn with seed + i
+    log_probs: bool = False  # whether answers say how likely each token was
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Answer:
     finish_reason: str  # "stop", "length" (cut), anything else is a failure
     prompt_tokens: int
     completion_tokens: int
+    log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature, top-p and the like; where asked for
 
     @property
     def failed(self) -> bool:

@@ -117,6 +117,7 @@ class VllmEngine:
             # logits, greedy decoding included. No measurable cost at 300 ids (nor have bad
             # words and lists of allowed ids); with 150,000 ids it alone touches only the banned ones.
             logit_bias={token: float("-inf") for token in self.chat.banned_token_ids} or None,
+            logprobs=0 if request.log_probs else None,  # 0: of the sampled token alone
             detokenize=False,  # the chat decodes, once, when an answer is whole
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -124,7 +125,9 @@ class VllmEngine:
     def _answer(self, output: Any, one: Any) -> Answer:
         ids = tuple(int(token) for token in one.token_ids)
         reason = str(one.finish_reason)
-        return Answer(one.index, self.chat.decode(ids), ids, reason, len(output.prompt_token_ids), len(ids))
+        seen = zip(one.token_ids, one.logprobs, strict=True) if one.logprobs else None
+        log_probs = tuple(float(found[token].logprob) for token, found in seen) if seen else None
+        return Answer(one.index, self.chat.decode(ids), ids, reason, len(output.prompt_token_ids), len(ids), log_probs)
 
     def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
         """Puts new weights into the running engine: 0.03 s for a tiny model.
