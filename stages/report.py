@@ -40,7 +40,7 @@ def run(job: Job) -> None:
             "teachers": records.teachers(job),
             "exam": records.exam(job),
             "discriminator": records.discriminator_rows(discriminator, teachers),
-            "logit_gap": discriminator["logit_gap"],
+            "logit_gap": discriminator.get("logit_gap", 0.0),
             "pretraining": curves.pretraining(records.history(job, "discriminator")),
             # where it comes from
             "times": provenance.times(job),

@@ -10,7 +10,7 @@ At inference nothing but the student is needed: discriminator, judge and teacher
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -203,8 +203,9 @@ def scored_rows(
 
 def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
     """G answers of the student to each question, as rows that wait for a verdict."""
+    compared = block.rollout_correction != "none"
     requests = [
-        Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62)
+        Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
         for q in questions
     ]
     groups = generated(players.engine, requests)
@@ -222,7 +223,7 @@ def generated(engine: Engine, requests: Sequence[Request]) -> list[list[Answer]]
 
 def student_row(answer: Answer) -> Row:
     """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
-    return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None)
+    return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None, answer.log_probs)
 
 
 def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
@@ -251,7 +252,7 @@ def judged(job: Job, judge: Engine, questions: Sequence[Question], groups: list[
     found = verdicts([Item(q.id, q.text, q.answer, row.text, block.rule_first) for q, row in waiting], ask, fits)
     refuse_failures(found, block.max_failed_share, f"{job.name}, this step")
     by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
-    return [[Row(r.source, r.text, r.token_ids, r.finish_reason, by_row.get(id(r), r.verdict)) for r in rows] for rows in groups]
+    return [[replace(row, verdict=by_row.get(id(row), row.verdict)) for row in rows] for rows in groups]
 
 
 def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:
@@ -283,7 +284,9 @@ def sample_rows(step: int, questions: Sequence[Question], groups: Sequence[Seque
 
 def row_from_json(row: Mapping[str, Any]) -> Row:
     """The row that `asdict` and JSON made `row` of."""
-    return Row(**{**row, "token_ids": tuple(row["token_ids"])})
+    sampled = row["sampled_log_probs"]
+    lists = {"token_ids": tuple(row["token_ids"]), "sampled_log_probs": None if sampled is None else tuple(sampled)}
+    return Row(**{**row, **lists})
 
 
 def kept_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:

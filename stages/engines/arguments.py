@@ -66,6 +66,7 @@ def sampling_arguments(request: Request, chat: Chat, never: float) -> dict[str, 
         "stop_token_ids": chat.stop_token_ids,
         "logit_bias": dict.fromkeys(chat.banned_token_ids, never) or None,
         "detokenize": False,  # the chat decodes, once, when an answer is whole
+        **({"logprobs": 0} if request.log_probs else {}),  # 0: of the sampled token alone
     }
 
 

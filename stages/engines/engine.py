@@ -29,6 +29,7 @@ class Request:
     sampling: Sampling
     n: int = 1
     seed: int = 0  # answer i is drawn with seed + i
+    log_probs: bool = False  # whether answers say how likely each token was
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Answer:
     finish_reason: str  # "stop", "length" (cut), anything else is a failure and says why
     prompt_tokens: int
     completion_tokens: int  # of an endpoint that only counts all n together: its share
+    log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature, top-p and the like; where asked for
 
     @property
     def failed(self) -> bool:

@@ -89,7 +89,9 @@ class VllmEngine:
     def _answer(self, output: Any, one: Any) -> Answer:
         ids = tuple(int(token) for token in one.token_ids)
         reason = str(one.finish_reason)
-        return Answer(one.index, self.chat.decode(ids), ids, reason, len(output.prompt_token_ids), len(ids))
+        seen = zip(one.token_ids, one.logprobs, strict=True) if one.logprobs else None
+        log_probs = tuple(float(found[token].logprob) for token, found in seen) if seen else None
+        return Answer(one.index, self.chat.decode(ids), ids, reason, len(output.prompt_token_ids), len(ids), log_probs)
 
     def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
         """Puts new weights into the running engine: 0.03 s for a tiny model.

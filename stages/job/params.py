@@ -91,6 +91,11 @@ class Params(Block):
         self._enough_responses()
         if line := contradiction(self.ril, self.discriminator):
             raise ValueError(line)
+        if self.ril.rollout_correction != "none" and self.ril.sampling.temperature != 1:
+            raise ValueError(
+                f"ril.rollout_correction is {self.ril.rollout_correction!r}, but ril.sampling.temperature is "
+                f"{self.ril.sampling.temperature:g} and engines know log-probs at 1; set it to 1, or the correction to none"
+            )
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
                 f"discriminator.responses_per_side is {self.discriminator.responses_per_side}, "

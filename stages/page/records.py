@@ -76,7 +76,12 @@ def exam(job: Job) -> dict[str, Any] | None:
 
 
 def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
-    """Held-out accuracy of the pre-trained discriminator: what was measured, its share, what the reader should know."""
+    """Held-out accuracy of the pre-trained discriminator: what was measured, its share, what the reader should know.
+
+    Nothing for an objective without discriminator.
+    """
+    if "acc" not in found:
+        return []
     rows = [
         ("All texts", found["acc"], "mean of student and teachers; 50 % is a coin"),
         ("Student's texts", found["acc_student"], "taken for the student's"),

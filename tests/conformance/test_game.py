@@ -27,9 +27,7 @@ def test_c14_a_frozen_discriminators_style_is_taken_over(tmp_path: Path, seed: i
     )
     quarter = len(history) // 4
     first, last = (sum(row["logit"] for row in part) / quarter for part in (history[:quarter], history[-quarter:]))
-    print(
-        f"seed {seed}: mean logit on student texts {history[0]['logit']:.2f} at first, {first:.2f} in the first quarter, {last:.2f} in the last"
-    )
+    print(f"seed {seed}: mean logit {history[0]['logit']:.2f} at first, {first:.2f} in quarter 1, {last:.2f} in quarter 4")
     assert last < first - 0.5
 
 

@@ -24,10 +24,6 @@ UPDATE, REWARDS, OBJECTIVE = (f"stages/imitation/{name}.py" for name in ("update
 GUARDS = (
     Guard("T1", CHAT, "if token in known)", "if token in known and not token)", f"{HERE}test_t1_every_vision_token_is_banned"),
     Guard(
-        "T1", "stages/engines/vllm.py", 'float("-inf") for token', "0.0 for token",
-        f"{VLLM}test_banned_tokens_are_never_sampled", True,
-    ),
-    Guard(
         "T2", "stages/engines/vllm.py", "except (ValueError, OSError, VLLMClientError)", "except (KeyError, OSError)",
         f"{VLLM}test_a_prompt_that_is_too_long_is_named_and_the_engine_goes_on", True,
     ),

@@ -59,6 +59,11 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"luffy_gamma": 0.2}, {}, ["ril.luffy_gamma is 0.2", "not 'luffy'", "remove it"]),
     ({"objective": "gad", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", "set ril.loss_normaliser to constant"]),
+    (
+        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.5}},
+        {},
+        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0.5"],
+    ),
     ({"rollout_cap": 2.0}, {}, ["ril.rollout_cap is 2", "'none'", "remove it"]),
     ({"objective": "dr_grpo"}, {"sees": "question"}, ["discriminator.sees is 'question'", "set it to response"]),
 ]  # fmt: skip
