@@ -7,6 +7,7 @@ the work (with a pipe, the next line printed would).
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,10 @@ def experiment(
     given = [part for override in overrides for part in ("-S", override)]
     flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
-    return _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
+    code = _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
+    if code:
+        _remove_copy(root, name)
+    return code
 
 
 def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
@@ -171,6 +175,16 @@ class _Run:
         if ended:
             self._shown.close()
         return ended
+
+
+def _remove_copy(root: Path, name: str) -> None:
+    """Removes the temporary copy of an experiment: a dvc that was told to end leaves it, checkpoints and all."""
+    for path in (root / ".dvc" / "tmp" / "exps" / "run").glob("*/*.run"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        copy = Path(told["root_dir"])
+        if told.get("name") == name and copy.is_relative_to(root / ".dvc" / "tmp" / "exps"):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.rmtree(path.parent)
 
 
 def _log_file(root: Path) -> Path:

@@ -43,6 +43,7 @@ _PREFECT = {
 _PATIENT = {  # of the processes that live for a server: `ril serve` and what it starts
     "PREFECT_CLIENT_MAX_RETRIES": "5",
     "PREFECT_API_REQUEST_TIMEOUT": "60",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a click is noticed; Prefect's own are 10
 }
 
 
@@ -78,5 +79,7 @@ def prepare_patiently() -> None:
 
 def prepare_children(trigger: str) -> None:
     """Lets the stages that this process starts be impatient with the server again, and tells them who started them."""
-    os.environ.update({name: _PREFECT[name] for name, value in _PATIENT.items() if os.environ.get(name) == value})
+    os.environ.update(
+        {name: _PREFECT[name] for name, value in _PATIENT.items() if name in _PREFECT and os.environ.get(name) == value}
+    )
     os.environ[TRIGGER] = trigger

@@ -67,7 +67,7 @@ def _flat(changed: Any) -> str:
         return str(changed)
     parts = []
     for name, what in changed.items():
-        parts.append(_flat(what) if name == "params.yaml" else f"{name} {what if isinstance(what, str) else _flat(what)}")
+        parts.append(_flat(what) if name == "params.yaml" and isinstance(what, Mapping) else f"{name} {_flat(what)}")
     return ", ".join(parts)
 
 

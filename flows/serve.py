@@ -57,7 +57,7 @@ def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
     print("ready when the list of deployments stands below; Ctrl-C ends everything", flush=True)
     watcher = threading.Thread(target=_follow_params, args=(root, report), daemon=True)
     watcher.start()
-    serve_deployments(*(deployment(root, form, report) for form in asked), limit=limit)
+    serve_deployments(*(deployment(root, form, report) for form in asked), limit=limit, pause_on_shutdown=False)
 
 
 def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":

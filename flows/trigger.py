@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
 
 from flows import dvc
@@ -78,6 +79,7 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str)
         create_table_artifact(rows, key="stages", description="What DVC ran, what it skipped, and why")
     if code in STOPPED:
         _cancel_stages()
+        APILogHandler().flush()
         signal.raise_signal(signal.SIGTERM)  # Prefect's handler, back in its place, tells a cancel from a crash
     if code:
         return Failed(message=f"dvc ended with {code}: {seen.last_error or 'see the log'}")
