@@ -1,7 +1,10 @@
 """`ril serve` itself: where it listens, a form used in a browser, and what is left when it ends or is killed."""
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -11,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from flows.claims import abandoned, alive, claimed
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -142,3 +146,15 @@ def test_a_killed_run_is_marked_and_its_work_goes_on_and_ending_ril_serve_ends_e
     own.process.wait(90)
     left = [process for process in own.workers() if "steps=99999" in " ".join(process.cmdline())]
     assert not left, f"of run {other}"
+
+
+def test_a_claim_tells_the_living_from_the_dead(tmp_path: Path) -> None:
+    """The dead one ends without a word, as after SIGKILL."""
+    dies = f"import os, pathlib, flows.claims as c\nwith c.claimed(pathlib.Path({str(tmp_path)!r}), 'dead'):\n    os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", dies], cwd=Path(__file__).resolve().parents[2], timeout=60).returncode == 9
+    with claimed(tmp_path, "living"):
+        assert alive(tmp_path, os.getppid()) == [os.getpid()]
+        assert alive(tmp_path, 1) == [] or os.getppid() == 1
+        assert abandoned(tmp_path) == ["dead"]
+        assert abandoned(tmp_path) == []
+    assert alive(tmp_path, os.getppid()) == []
