@@ -9,6 +9,8 @@ import typer
 
 from flows import dvc, profile
 from flows.environment import prepare, prepare_patiently
+from flows.serve import NoServer
+from flows.serve import serve as serve_forms
 from stages.job import STAGES, ParamsError, load_params
 
 app = typer.Typer(
@@ -76,8 +78,6 @@ def serve(
     limit: Annotated[int, typer.Option(min=1, help="Runs at a time; others wait in the UI.")] = 4,
 ) -> None:
     """Starts the Prefect UI with a form for each stage and runs what the forms ask for, until Ctrl-C."""
-    from flows.serve import serve as serve_forms
-
     serve_forms(Path.cwd(), host, port, report_port, limit)
 
 
@@ -93,7 +93,7 @@ def main() -> None:
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
-    except (ParamsError, dvc.Nested) as error:
+    except (ParamsError, NoServer, dvc.Nested) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.claims import abandoned, alive
 from flows.forms import Form, forms
 from flows.server import server_answers
 from flows.signals import end_child_with_parent
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 180.0  # the first start makes the database: 20 s on a busy machine
 _END_SECONDS = 20.0
+_END_RUNS_SECONDS = 40.0  # flows/dvc.py kills a stage 25 s after it was told to end
 _LOOK_SECONDS = 2.0  # between looks at params.yaml and at the server
 
 
@@ -57,7 +59,21 @@ def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
     print("ready when the list of deployments stands below; Ctrl-C ends everything", flush=True)
     watcher = threading.Thread(target=_follow_params, args=(root, report), daemon=True)
     watcher.start()
-    serve_deployments(*(deployment(root, form, report) for form in asked), limit=limit, pause_on_shutdown=False)
+    try:
+        serve_deployments(*(deployment(root, form, report) for form in asked), limit=limit, pause_on_shutdown=False)
+    finally:
+        _end_runs(root)
+
+
+def _end_runs(root: Path) -> None:
+    """Cancels what still runs and waits for it, while there is a server to tell."""
+    for process in alive(root, os.getpid()):
+        os.kill(process, signal.SIGTERM)
+    end = time.monotonic() + _END_RUNS_SECONDS
+    while (left := alive(root, os.getpid())) and time.monotonic() < end:
+        time.sleep(0.2)
+    if left:
+        print(f"warning: still running after {_END_RUNS_SECONDS:.0f} s: processes {left}", file=sys.stderr)
 
 
 def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
@@ -107,8 +123,6 @@ def _mark_abandoned(root: Path) -> None:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
-
-    from flows.trigger import abandoned
 
     with get_client(sync_client=True) as client:
         for run in abandoned(root):

@@ -4,11 +4,8 @@ With the values of params.yaml dvc runs in the workspace, so that dvc.lock is tr
 experiment in a copy. A trigger computes nothing: a stage's process is started by dvc and is a flow run of its own.
 """
 
-import fcntl
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
 
 from flows import dvc
+from flows.claims import claimed
 from flows.environment import prepare_children
 from flows.forms import NO_PROFILE
 from flows.outcome import Watched, locked, outcome_rows
@@ -115,9 +113,11 @@ def _when_free(root: Path, plan: Plan, single: bool, force: bool, experiment: st
 
 def _show_experiment(root: Path, name: str, plan: Plan) -> None:
     changes = "\n".join(f"    {change}" for change in plan.changes)
-    text = (
-        f"Adopt it with\n\n    dvc exp apply {name}\n\nChanged values:\n\n{changes}\n\n{dvc.experiment_differences(root, name)}"
-    )
+    try:
+        compared = dvc.experiment_differences(root, name)
+    except dvc.Refused as error:
+        compared = str(error)  # the experiment is there all the same
+    text = f"Adopt it with\n\n    dvc exp apply {name}\n\nChanged values:\n\n{changes}\n\n{compared}"
     create_markdown_artifact(text, key="experiment", description=f"Experiment {name}")
 
 
@@ -133,31 +133,3 @@ def _cancel_stages() -> None:
         for run in client.read_flow_runs(flow_run_filter=mine):
             if run.state is None or not run.state.is_completed():
                 client.set_flow_run_state(run.id, Cancelled(message="Cancelled with the run that started it"), force=True)
-
-
-@contextmanager
-def claimed(root: Path, run: str) -> Iterator[None]:
-    """Holds a lock for flow run `run` as long as this process lives; `abandoned` tells by it what died."""
-    folder = root / ".ril" / "triggers"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / run
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def abandoned(root: Path) -> list[str]:
-    """Flow runs whose process ended without a word; each is named once."""
-    found = []
-    for path in (root / ".ril" / "triggers").glob("*"):
-        with path.open("r") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # alive
-            path.unlink(missing_ok=True)
-            found.append(path.name)
-    return found

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +147,9 @@ class Served:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
-    def kill(self) -> None:
-        """SIGKILL to everything that is left."""
-        for process in [*self.everything(), *self.workers()]:
+    def kill(self, but: Sequence[psutil.Process] = ()) -> None:
+        """SIGKILL to everything that is left, `but` some."""
+        for process in {*self.everything(), *self.workers()} - {*but}:
             try:
                 process.kill()
             except psutil.NoSuchProcess:

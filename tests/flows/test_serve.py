@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
 from flows.claims import abandoned, alive, claimed
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
@@ -131,10 +132,7 @@ def own(tmp_path: Path, make_served: Callable[[Path], Any]) -> Iterator[Any]:
 def test_a_killed_run_is_marked_and_its_work_goes_on_and_ending_ril_serve_ends_everything(own: Any) -> None:
     run = own.submit(JUDGE, settings=LONG)
     own.until(lambda: list(own.project.glob(".ril/runs/model@judge/*/step_*/DONE")), 150, "no checkpoint")
-    for process in own.everything():
-        if process not in own.workers():
-            process.kill()  # `ril serve`, the server, the run's own process
-    own.process.wait(30)
+    own.kill(but=own.workers())  # `ril serve`, the server, the run's own process
     assert len(own.workers()) == 2, "dvc and the stage outlive who watches them"
 
     own.start()

@@ -1,0 +1,56 @@
+"""Which runs of forms are alive: each holds a lock file for as long as its process lives, whatever ends it."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def claimed(root: Path, run: str) -> Iterator[None]:
+    """Holds the lock of flow run `run` for this block; the file says which process runs it and which started that."""
+    folder = _folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / run
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write(f"{os.getpid()} {os.getppid()}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def alive(root: Path, parent: int) -> list[int]:
+    """Processes that run forms and were started by process `parent`."""
+    found = []
+    for path in _folder(root).glob("*"):
+        if _is_held(path):
+            process, _, started_by = path.read_text().partition(" ")
+            found += [int(process)] if started_by == str(parent) else []
+    return found
+
+
+def abandoned(root: Path) -> list[str]:
+    """Flow runs whose process ended without a word; each is named once."""
+    found = [path for path in _folder(root).glob("*") if not _is_held(path)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return [path.name for path in found]
+
+
+def _folder(root: Path) -> Path:
+    return root / ".ril" / "triggers"
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("r") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # it ended just now
+        return False
+    except BlockingIOError:
+        return True
+    return False
