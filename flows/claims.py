@@ -25,17 +25,13 @@ def claimed(root: Path, run: str) -> Iterator[None]:
 
 def alive(root: Path, parent: int) -> list[int]:
     """Processes that run forms and were started by process `parent`."""
-    found = []
-    for path in _folder(root).glob("*"):
-        if _is_held(path):
-            process, _, started_by = path.read_text().partition(" ")
-            found += [int(process)] if started_by == str(parent) else []
-    return found
+    held = (_holder(path) for path in _folder(root).glob("*"))
+    return [int(words[0]) for words in held if words and words[1] == str(parent)]
 
 
 def abandoned(root: Path) -> list[str]:
     """Flow runs whose process ended without a word; each is named once."""
-    found = [path for path in _folder(root).glob("*") if not _is_held(path)]
+    found = [path for path in _folder(root).glob("*") if _holder(path) is None]
     for path in found:
         path.unlink(missing_ok=True)
     return [path.name for path in found]
@@ -45,12 +41,14 @@ def _folder(root: Path) -> Path:
     return root / ".ril" / "triggers"
 
 
-def _is_held(path: Path) -> bool:
+def _holder(path: Path) -> list[str] | None:
+    """What the process that holds the lock has written: itself and its parent. None when nobody holds it."""
     try:
         with path.open("r") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read().split() or ["0", "0"]
     except FileNotFoundError:  # it ended just now
-        return False
-    except BlockingIOError:
-        return True
-    return False
+        return None
+    return None
