@@ -1,5 +1,6 @@
 """Runs that are started from a form, on a real server: recorded by DVC, refused, queued, cancelled, resumed."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from flows.forms import forms
 from flows.outcome import Watched, reasons
 from flows.plan import planned
+from flows.trigger import start
 from stages.job import STAGES, ParamsError, read_yaml
 
 JUDGE = "model@judge"
@@ -85,6 +87,14 @@ def test_the_output_of_dvc_is_understood() -> None:
 def test_dvc_never_starts_a_form(root: Path) -> None:
     for stage in read_yaml(root / "dvc.yaml")["stages"].values():
         assert stage.get("do", stage)["cmd"].startswith("python -m flows.run ")
+
+
+def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
+    known = inspect.signature(start.fn).parameters
+    for entry in read_yaml(root / "prefect.yaml")["deployments"]:
+        assert entry["entrypoint"] == "flows/trigger.py:start"
+        assert set(entry["parameters"]) <= set(known)
+        assert entry["concurrency_limit"]["limit"] == 1
 
 
 # --- with a server ---------------------------------------------------------------------------------------------------
