@@ -9,7 +9,9 @@ import typer
 
 from flows import dvc, profile
 from flows import score as scoring
-from flows.environment import prepare
+from flows.environment import prepare, prepare_patiently
+from flows.serve import NoServer
+from flows.serve import serve as serve_forms
 from flows.store import StoreError, store_app
 from stages.benchmarks.sample import BenchmarkError
 from stages.job import STAGES, ParamsError, load_params
@@ -71,6 +73,19 @@ def run(
     raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, limit_hours=limit_hours))
 
 
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than this machine's own is open to everybody.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect UI.")] = 4200,
+    report_port: Annotated[int, typer.Option(min=0, max=65535, help="Port that shows reports/; 0 takes a free one.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Runs at a time; others wait in the UI.")] = 4,
+) -> None:
+    """Starts the Prefect UI with a form for each stage and runs what the forms ask for, until Ctrl-C."""
+    serve_forms(Path.cwd(), host, port, report_port, limit)
+
+
 @params_app.command("check")
 def check() -> None:
     """Says whether params.yaml is valid; each mistake is a line with the key, the value and the remedy."""
@@ -80,10 +95,10 @@ def check() -> None:
 
 def main() -> None:
     """Entry point of `ril`; user errors are lines and exit code 2, without a traceback."""
-    prepare()
+    prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
-    except (ParamsError, StoreError, BenchmarkError, dvc.Nested) as error:
+    except (ParamsError, StoreError, BenchmarkError, NoServer, dvc.Nested) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

@@ -5,7 +5,9 @@ of the stage (a signal to dvc alone would leave an orphan that goes on writing),
 the work (with a pipe, the next line printed would).
 """
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,28 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, Protocol, TextIO
 
 _POLL_SECONDS = 0.2
-_GRACE_SECONDS = 30.0  # between SIGTERM and SIGKILL: time for a stage to save and to stop its engines
+_GRACE_SECONDS = 25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
+_ASK_SECONDS = 600.0  # for questions to dvc that run nothing; hashing large outs takes minutes
 LIMIT_HOURS = 14 * 24.0  # the paper's longest stage takes 5 days
+
+
+class Output(Protocol):
+    """Where dvc's output goes: a text stream, or anything that takes text."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
 
 
 class Nested(RuntimeError):
     """dvc was asked for from inside a stage that dvc runs."""
+
+
+class Refused(RuntimeError):
+    """dvc did not answer a question; the message is what it said."""
 
 
 def repro(
@@ -33,7 +48,7 @@ def repro(
     single: bool = False,
     force: bool = False,
     limit_hours: float = LIMIT_HOURS,
-    output: TextIO | None = None,
+    output: Output | None = None,
 ) -> int:
     """Runs `dvc repro` in `root` for `targets` (all stages without any) and returns its exit code.
 
@@ -46,6 +61,45 @@ def repro(
     return _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
 
 
+def experiment(
+    root: Path,
+    name: str,
+    overrides: Sequence[str],
+    targets: Sequence[str] = (),
+    *,
+    single: bool = False,
+    force: bool = False,
+    limit_hours: float = LIMIT_HOURS,
+    output: Output | None = None,
+) -> int:
+    """Runs experiment `name` with `overrides` (arguments of -S) in a temporary copy of `root`; otherwise as `repro`.
+
+    The workspace, its params.yaml and its dvc.lock stay as they are. Raises Nested inside a stage.
+    """
+    given = [part for override in overrides for part in ("-S", override)]
+    flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
+    arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
+    code = _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
+    if code:
+        _remove_copy(root, name)
+    return code
+
+
+def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
+    """What is out of date for `targets` and, unless `single`, for the stages before them: reasons by stage.
+
+    Raises Refused when dvc fails.
+    """
+    deep = ["--with-deps"] if targets and not single else []
+    answer: dict[str, list[Any]] = json.loads(_ask(root, ["status", "--json", *deep, *targets]))
+    return answer
+
+
+def experiment_differences(root: Path, name: str) -> str:
+    """Metrics and parameters of experiment `name` beside those of HEAD, as Markdown. Raises Refused when dvc fails."""
+    return _ask(root, ["exp", "diff", "--md", "HEAD", name])
+
+
 def repro_side_by_side(root: Path, targets: Sequence[str], jobs: int, limit_hours: float = LIMIT_HOURS) -> int:
     """Runs `dvc repro` once for each of `targets`, which must not need each other, up to `jobs` at a time.
 
@@ -54,7 +108,26 @@ def repro_side_by_side(root: Path, targets: Sequence[str], jobs: int, limit_hour
     return _run(root, [["repro", target] for target in targets], jobs, limit_hours * 3600, sys.stdout)
 
 
-def _run(root: Path, commands: Sequence[Sequence[str]], jobs: int, limit: float, output: TextIO) -> int:
+def _ask(root: Path, arguments: Sequence[str]) -> str:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    try:
+        answer = subprocess.run(
+            command, cwd=root, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ASK_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"dvc {arguments[0]} took longer than {_ASK_SECONDS:.0f} s") from error
+    if answer.returncode:
+        raise Refused(f"dvc {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
+    return answer.stdout
+
+
+def _environment() -> dict[str, str]:
+    """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
+
+
+def _run(root: Path, commands: Sequence[Sequence[str]], jobs: int, limit: float, output: Output) -> int:
     if "DVC_STAGE" in os.environ:
         raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
     waiting, running, code = list(commands), list[_Run](), 0
@@ -79,16 +152,14 @@ def _run(root: Path, commands: Sequence[Sequence[str]], jobs: int, limit: float,
 class _Run:
     """One dvc in a session of its own, and what it has written so far."""
 
-    def __init__(self, root: Path, arguments: Sequence[str], output: TextIO) -> None:
+    def __init__(self, root: Path, arguments: Sequence[str], output: Output) -> None:
         log = _log_file(root)
-        # dvc.yaml calls `python`: let it be this one, whether or not its environment is activated.
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         with log.open("wb") as written:
             self.process = subprocess.Popen(
                 # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
                 cwd=root,
-                env=environment,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
@@ -106,13 +177,23 @@ class _Run:
         return ended
 
 
+def _remove_copy(root: Path, name: str) -> None:
+    """Removes the temporary copy of an experiment: a dvc that was told to end leaves it, checkpoints and all."""
+    for path in (root / ".dvc" / "tmp" / "exps" / "run").glob("*/*.run"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        copy = Path(told["root_dir"])
+        if told.get("name") == name and copy.is_relative_to(root / ".dvc" / "tmp" / "exps"):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.rmtree(path.parent)
+
+
 def _log_file(root: Path) -> Path:
     folder = root / ".ril" / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"dvc-{datetime.now(UTC):%Y%m%dT%H%M%S-%f}-{os.getpid()}.log"
 
 
-def _copy(shown: TextIO, output: TextIO) -> None:
+def _copy(shown: TextIO, output: Output) -> None:
     output.write(shown.read())
     output.flush()
 

@@ -30,11 +30,20 @@ _CPU = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else vLLM pins the process that trains as well
     "DS_ACCELERATOR": "cpu",
 }
+TRIGGER = "RIL_TRIGGER"  # in the environment of stages that a form started: the id of that flow run
+
 _PREFECT = {
     "PREFECT_CLIENT_MAX_RETRIES": "1",  # a server that is gone must not hold up finished work
     "PREFECT_API_REQUEST_TIMEOUT": "5",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # never starts a server of its own: 10 s a process
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+_PATIENT = {  # of the processes that live for a server: `ril serve` and what it starts
+    "PREFECT_CLIENT_MAX_RETRIES": "5",
+    "PREFECT_API_REQUEST_TIMEOUT": "60",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a click is noticed; Prefect's own are 10
 }
 
 
@@ -60,3 +69,17 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
 def prepare() -> None:
     """Sets the variables of `settings` in this process, and so for its children."""
     os.environ.update(settings(os.environ))
+
+
+def prepare_patiently() -> None:
+    """As `prepare`, for a process that is nothing without its Prefect server and waits for it."""
+    os.environ.update({name: value for name, value in _PATIENT.items() if name not in os.environ})
+    prepare()
+
+
+def prepare_children(trigger: str) -> None:
+    """Lets the stages that this process starts be impatient with the server again, and tells them who started them."""
+    os.environ.update(
+        {name: _PREFECT[name] for name, value in _PATIENT.items() if name in _PREFECT and os.environ.get(name) == value}
+    )
+    os.environ[TRIGGER] = trigger

@@ -52,7 +52,7 @@ def changes(root: Path, name: str) -> list[Change]:
     before, overlay = read_yaml(root / "params.yaml"), read_profile(root, name)
     after = merged(before, overlay)
     validated(after, f"params.yaml with profile {name}")
-    return list(_differences(before, after))
+    return list(differences(before, after))
 
 
 def apply(root: Path, name: str) -> list[Change]:
@@ -145,11 +145,12 @@ def _put_tail(tree: CommentedMap, tail: str) -> None:
         tokens[2].value = tokens[2].value.rstrip("\n") + "\n" + tail
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+    """The keys, with dots, in which two parameter trees differ."""
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            yield from differences(old, new, f"{prefix}{key}.")
         elif old != new:
             yield Change(f"{prefix}{key}", old, new)
 

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from flows.environment import TRIGGER
 from flows.signals import ours_inside_prefect
 from flows.work import Work
 from stages.job import Progress
@@ -54,6 +55,11 @@ def perform(stage: str, item: str | None = None) -> None:
             mute_prefect()  # it is about to report to a server that is gone, with a traceback for each attempt
 
 
+def trigger_tag(run: str) -> str:
+    """The tag of the stages' flow runs that were started by the form's flow run `run`."""
+    return f"started-by-{run[:8]}"
+
+
 def run_as_flow(work: Work, exit_code: Callable[[BaseException | None], int]) -> None:
     """Does `work` as a flow run; without one when the server fails before the work starts.
 
@@ -83,6 +89,7 @@ def _start_flow(work: Work) -> None:
     flow = getattr(catalog, work.job.stage)
     name = os.environ.get("DVC_STAGE", work.job.name)
     labels = [os.environ[key] for key in ("DVC_EXP_NAME",) if os.environ.get(key)]
+    labels += [trigger_tag(os.environ[TRIGGER])] if os.environ.get(TRIGGER) else []
     with tags(work.job.stage, *labels):
         flow.with_options(flow_run_name=name)(*([work.job.item] if work.job.item else []))
 

@@ -53,6 +53,11 @@ def die_with_parent() -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
 
+def end_child_with_parent() -> None:
+    """For a child between fork and exec: the kernel sends it SIGTERM when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     repeated = bool(_first)
     if repeated and number != signal.SIGALRM and time.monotonic() - _first[0] > _SAME_STOP_SECONDS:

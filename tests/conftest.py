@@ -28,11 +28,20 @@ def root() -> Path:
 
 
 @pytest.fixture
-def make_project(tmp_path: Path) -> Callable[..., Path]:
+def make_project(tmp_path: Path, copy_project: Callable[..., Path]) -> Callable[..., Path]:
     """Copies what a run needs (code, params, dvc.yaml) into a temporary folder, with `overlay` laid over the params."""
 
     def make(overlay: Mapping[str, Any] = TINY_QUESTIONS, name: str = "project") -> Path:
-        folder = tmp_path / name
+        return copy_project(tmp_path / name, overlay)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def copy_project() -> Callable[..., Path]:
+    """The same, into a given folder."""
+
+    def copy(folder: Path, overlay: Mapping[str, Any]) -> Path:
         ignore = shutil.ignore_patterns("__pycache__")
         for part in ("stages", "flows", "profiles"):
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
@@ -42,7 +51,7 @@ def make_project(tmp_path: Path) -> Callable[..., Path]:
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         return folder
 
-    return make
+    return copy
 
 
 @pytest.fixture

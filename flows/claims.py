@@ -1,0 +1,54 @@
+"""Which runs of forms are alive: each holds a lock file for as long as its process lives, whatever ends it."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def claimed(root: Path, run: str) -> Iterator[None]:
+    """Holds the lock of flow run `run` for this block; the file says which process runs it and which started that."""
+    folder = _folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / run
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write(f"{os.getpid()} {os.getppid()}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def alive(root: Path, parent: int) -> list[int]:
+    """Processes that run forms and were started by process `parent`."""
+    held = (_holder(path) for path in _folder(root).glob("*"))
+    return [int(words[0]) for words in held if words and words[1] == str(parent)]
+
+
+def abandoned(root: Path) -> list[str]:
+    """Flow runs whose process ended without a word; each is named once."""
+    found = [path for path in _folder(root).glob("*") if _holder(path) is None]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return [path.name for path in found]
+
+
+def _folder(root: Path) -> Path:
+    return root / ".ril" / "triggers"
+
+
+def _holder(path: Path) -> list[str] | None:
+    """What the process that holds the lock has written: itself and its parent. None when nobody holds it."""
+    try:
+        with path.open("r") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read().split() or ["0", "0"]
+    except FileNotFoundError:  # it ended just now
+        return None
+    return None

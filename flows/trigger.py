@@ -1,0 +1,135 @@
+"""What the Prefect UI starts: dvc, for one stage or for all. `flows/serve.py` makes a deployment of it for each.
+
+With the values of params.yaml dvc runs in the workspace, so that dvc.lock is true whoever started a stage; with others it runs an
+experiment in a copy. A trigger computes nothing: a stage's process is started by dvc and is a flow run of its own.
+"""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Cancelled, Completed, Failed, Running
+
+from flows import dvc
+from flows.claims import claimed
+from flows.environment import prepare_children
+from flows.forms import NO_PROFILE
+from flows.outcome import Watched, locked, outcome_rows
+from flows.plan import Plan, planned
+from flows.server import trigger_tag
+from stages.job import ParamsError
+
+BUSY_SECONDS = 5.0  # between two attempts while another dvc works on the same files
+BUSY_HOURS = 24.0
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+@flow(name="start", persist_result=False)
+def start(
+    root: str,
+    target: str,
+    settings: dict[str, Any] | None = None,
+    upstream: bool = True,
+    force: bool = False,
+    profile: str = NO_PROFILE,
+    report: str = "",
+) -> State[Any]:
+    """Runs a stage, or everything, through DVC.
+
+    Args:
+        root: Folder of the project.
+        target: Stage such as `ril` or `teacher@internvl3`, or `pipeline`.
+        settings: Values as in params.yaml; what is left out stays.
+        upstream: Whether the stages before it are brought up to date first.
+        force: Whether it runs even when nothing changed.
+        profile: Profile that is laid over params.yaml for this run.
+        report: Address of the report.
+    """
+    prepare_children(str(runtime.flow_run.id))
+    folder = Path(root)
+    try:
+        plan = planned(folder, target, settings or {}, profile)
+        with claimed(folder, str(runtime.flow_run.id)):
+            return _carried_out(folder, plan, not upstream, force, report)
+    except (ParamsError, dvc.Nested, dvc.Refused) as error:
+        return Failed(message="; ".join(str(error).splitlines()))
+
+
+def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str) -> State[Any]:
+    log = get_run_logger()
+    experiment = f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:4]}" if plan.changes else None
+    for change in plan.changes:
+        log.info("%s", change)
+    before, lock = dvc.status(root, plan.targets, single=single), locked(root)
+    for stage in before:
+        log.info("out of date: %s", stage)
+    seen, code = _when_free(root, plan, single, force, experiment)
+    rows = outcome_rows(before, seen.stages, lock, lock if experiment else locked(root))
+    if rows:
+        create_table_artifact(rows, key="stages", description="What DVC ran, what it skipped, and why")
+    if code in STOPPED:
+        _cancel_stages()
+        APILogHandler().flush()
+        signal.raise_signal(signal.SIGTERM)  # Prefect's handler, back in its place, tells a cancel from a crash
+    if code:
+        return Failed(message=f"dvc ended with {code}: {seen.last_error or 'see the log'}")
+    if experiment:
+        _show_experiment(root, experiment, plan)
+        return Completed(message=f"Experiment {experiment}; to adopt it: dvc exp apply {experiment}")
+    if report and (root / "reports" / "report" / "index.html").is_file():
+        create_link_artifact(report, link_text="Report", key="report", description="The page about the state of the workspace")
+    ran = [stage for stage, word in seen.stages.items() if word == "ran"]
+    return Completed(message=f"Ran {', '.join(ran)}; dvc.lock says so" if ran else "Everything was up to date")
+
+
+def _when_free(root: Path, plan: Plan, single: bool, force: bool, experiment: str | None) -> tuple[Watched, int]:
+    """Runs dvc, again and again while another dvc holds the same files; a stage that fails is not tried again."""
+    log = get_run_logger()
+    end, said = time.monotonic() + BUSY_HOURS * 3600, None
+    while True:
+        seen = Watched(log.info)
+        if experiment:
+            code = dvc.experiment(root, experiment, plan.overrides, plan.targets, single=single, force=force, output=seen)
+        else:
+            code = dvc.repro(root, plan.targets, single=single, force=force, output=seen)
+        if not code or code in STOPPED or seen.busy is None or time.monotonic() > end:
+            if said:
+                _show_state(Running())
+            return seen, code
+        if seen.busy != said:
+            said = seen.busy
+            log.warning("another run works on %s; waiting", said)
+            _show_state(Running(name="Waiting", message=f"Another run works on {said}; tried again every {BUSY_SECONDS:.0f} s"))
+        time.sleep(BUSY_SECONDS)
+
+
+def _show_experiment(root: Path, name: str, plan: Plan) -> None:
+    changes = "\n".join(f"    {change}" for change in plan.changes)
+    try:
+        compared = dvc.experiment_differences(root, name)
+    except dvc.Refused as error:
+        compared = str(error)  # the experiment is there all the same
+    text = f"Adopt it with\n\n    dvc exp apply {name}\n\nChanged values:\n\n{changes}\n\n{compared}"
+    create_markdown_artifact(text, key="experiment", description=f"Experiment {name}")
+
+
+def _show_state(state: State[Any]) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(runtime.flow_run.id, state, force=True)
+
+
+def _cancel_stages() -> None:
+    """Marks the flow runs of the stages that this run's dvc had started; their processes have ended."""
+    with get_client(sync_client=True) as client:
+        mine = FlowRunFilter.model_validate({"tags": {"all_": [trigger_tag(str(runtime.flow_run.id))]}})
+        for run in client.read_flow_runs(flow_run_filter=mine):
+            if run.state is None or not run.state.is_completed():
+                client.set_flow_run_state(run.id, Cancelled(message="Cancelled with the run that started it"), force=True)

@@ -1,0 +1,190 @@
+"""`ril serve` in a Git project of its own, and what a person would do in its UI, through the same API."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.server import server_answers
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+# The cheapest stage that trains: a judge of 40 thousand weights; checkpoints after every step, so that a cancel finds one.
+SMALL_JUDGE = {
+    "hidden_size": 32,
+    "heads": 1,
+    "layers": 1,
+    "steps": 3,
+    "rows_per_step": 2,
+    "warmup_steps": 1,
+    "tokens_per_pack": 512,
+}
+SMALL = {
+    "questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}},
+    "models": {"judge": {"build": SMALL_JUDGE}},
+    "runtime": {"checkpoint_minutes": 0},
+}
+
+
+class Served:
+    """A project with its `ril serve`."""
+
+    def __init__(self, project: Path, home: Path) -> None:
+        self.project, self._home = project, home
+        home.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        """Starts `ril serve` and waits until forms can be filled in."""
+        left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
+        environment = {key: value for key, value in os.environ.items() if key not in left_out}
+        environment |= {"PYTHONPATH": str(self.project), "PREFECT_HOME": str(self._home), "PYTHONUNBUFFERED": "1"}
+        self.log = self._home / f"serve-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "serve", "--port", str(self.port)],
+                cwd=self.project,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.until(lambda: "being served" in self.log.read_text(), 200, "the forms did not appear")
+
+    def until(self, condition: Callable[[], Any], seconds: float, complaint: str) -> Any:
+        """Waits for `condition` and returns what it says."""
+        end = time.monotonic() + seconds
+        while not (answer := condition()):
+            assert time.monotonic() < end, f"{complaint} in {seconds:.0f} s\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.2)
+        return answer
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """The server's answer; HTTPError when it refuses."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/api{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def form(self, target: str) -> Any:
+        """The deployment of `target`."""
+        return self.ask(f"/deployments/name/run-{target.split('@')[0]}/{target}")
+
+    def submit(self, target: str, **parameters: Any) -> str:
+        """Presses Run in the form of `target` and returns the id of the flow run."""
+        return str(self.ask(f"/deployments/{self.form(target)['id']}/create_flow_run", {"parameters": parameters})["id"])
+
+    def refused(self, target: str, **parameters: Any) -> str:
+        """What the server says about values that it does not take."""
+        with pytest.raises(urllib.error.HTTPError) as error:
+            self.submit(target, **parameters)
+        assert error.value.code == 409
+        return str(json.loads(error.value.read())["detail"])
+
+    def run(self, flow_run: str) -> Any:
+        """The flow run as it is now."""
+        return self.ask(f"/flow_runs/{flow_run}")
+
+    def ended(self, flow_run: str, seconds: float = 150) -> Any:
+        """The flow run once it has ended."""
+
+        def final() -> Any:
+            run = self.run(flow_run)
+            return run if run["state_type"] in FINAL else None
+
+        return self.until(final, seconds, f"flow run {flow_run} did not end")
+
+    def states(self, flow_run: str) -> list[str]:
+        """Names of all states the flow run was in."""
+        return [state["name"] for state in self.ask(f"/flow_run_states/?flow_run_id={flow_run}")]
+
+    def artifact(self, flow_run: str, key: str) -> Any:
+        """Content of the flow run's artifact `key`."""
+        found = self.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}, "key": {"any_": [key]}}})
+        assert found, f"no artifact {key}"
+        data = found[0]["data"]
+        return json.loads(data) if found[0]["type"] == "table" else data
+
+    def lines(self, flow_run: str) -> str:
+        """The flow run's log."""
+        found = self.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC"})
+        return "\n".join(entry["message"] for entry in found)
+
+    def stage_runs(self, flow_run: str) -> list[Any]:
+        """Flow runs of stages that `flow_run` started."""
+        return list(self.ask("/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"started-by-{flow_run[:8]}"]}}}))
+
+    def workers(self) -> list[psutil.Process]:
+        """Processes of dvc and of stages at work in this project, its experiments included."""
+        found = []
+        for process in psutil.process_iter(["cwd", "cmdline", "status"]):
+            words = " ".join(process.info["cmdline"] or [])
+            inside = (process.info["cwd"] or "").startswith(str(self.project))
+            if inside and process.info["status"] != psutil.STATUS_ZOMBIE and ("-m dvc" in words or "flows.run" in words):
+                found.append(process)
+        return found
+
+    def everything(self) -> list[psutil.Process]:
+        """`ril serve` and all that descends from it."""
+        if not psutil.pid_exists(self.process.pid):
+            return []
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def kill(self, but: Sequence[psutil.Process] = ()) -> None:
+        """SIGKILL to everything that is left, `but` some."""
+        for process in {*self.everything(), *self.workers()} - {*but}:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait(30)
+
+    def gone(self) -> bool:
+        """Whether `ril serve` has ended and its server answers no more."""
+        return self.process.poll() is not None and not server_answers(f"{self.url}/api", 1.0) and not self.workers()
+
+
+@pytest.fixture(scope="session")
+def make_served(copy_project: Callable[..., Path]) -> Callable[[Path], Served]:
+    """Starts `ril serve` in a new project with tiny values, committed to Git as experiments need it."""
+
+    def make(folder: Path) -> Served:
+        project = copy_project(folder / "project", SMALL)
+        root = Path(__file__).resolve().parents[2]
+        shutil.copy(root / ".gitignore", project / ".gitignore")
+        shutil.copytree(root / ".dvc", project / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "project"]):
+            subprocess.run(["git", *words], cwd=project, check=True, timeout=60)
+        return Served(project, folder / "home")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path], Served]) -> Iterator[Served]:
+    """One `ril serve` for all tests that leave it alive."""
+    one = make_served(tmp_path_factory.mktemp("served"))
+    yield one
+    one.process.send_signal(signal.SIGTERM)
+    try:
+        one.process.wait(60)
+    finally:
+        one.kill()

@@ -1,0 +1,201 @@
+"""Runs that are started from a form, on a real server: recorded by DVC, refused, queued, cancelled, resumed."""
+
+import inspect
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.forms import forms
+from flows.outcome import Watched, reasons
+from flows.plan import planned
+from flows.trigger import start
+from stages.job import STAGES, ParamsError, read_yaml
+
+JUDGE = "model@judge"
+
+
+def judge(**values: Any) -> dict[str, Any]:
+    return {"models": {"judge": {"build": values}}}
+
+
+# --- without a server ------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_form_for_every_stage_and_its_values_change_nothing(root: Path) -> None:
+    found = forms(root)
+    assert {form.stage for form in found} == {"pipeline", *STAGES}
+    for form in found:
+        assert planned(root, form.target, form.values).changes == (), form.target
+
+
+def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
+    (form,) = (form for form in forms(root) if form.target == "ril")
+    blocks = form.schema["definitions"]
+    assert list(blocks["Settings"]["properties"]) == ["seed", "verdict", "ril"]
+    fields = blocks["Ril"]["properties"]
+    assert fields["learning_rate"]["exclusiveMinimum"] == 0
+    assert fields["keep"]["enum"] == ["best", "last"]
+    for name, field in fields.items():
+        assert field["description"], name
+        assert {"type", "$ref"} & field.keys(), name
+    assert [field["position"] for field in fields.values()] == list(range(len(fields)))
+
+
+def test_only_what_differs_is_an_override(root: Path) -> None:
+    values = {"ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": 60}, **judge(hidden_size=96)}
+    assert planned(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
+    fewer = planned(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
+    assert fewer.overrides == ["~models.student.build.styles.arrows"]
+    over = planned(root, "ril", {"ril": {"steps": 7}}, "smoke").overrides
+    assert "ril.steps=7" in over
+    assert "report.samples=4" in over
+
+
+@pytest.mark.parametrize(
+    ("target", "values", "message"),
+    [
+        ("ril", {"ril": {"warmup_steps": 500}}, "the form: ril: warmup_steps is 500, more than steps (60); lower it"),
+        ("ril", {"ril": {"step": 1}}, "the form: ril.step = 1 is not a known key; did you mean 'steps'?"),
+        ("rill", {}, "no stage 'rill'; stages: model, questions"),
+    ],
+)
+def test_values_that_can_not_be_used_are_a_line(root: Path, target: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        planned(root, target, values)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_the_output_of_dvc_is_understood() -> None:
+    said: list[str] = []
+    seen = Watched(said.append)
+    for piece in ("Running sta", "ge 'ril':\n> python\n  5%|#\r 10%|##\nStage 'pool' didn't", " change, skipping\n"):
+        seen.write(piece)
+    assert seen.stages == {"ril": "ran", "pool": "skipped: nothing changed"}
+    assert said == ["Running stage 'ril':", "> python", " 10%|##", "Stage 'pool' didn't change, skipping"]
+    assert seen.busy is None
+    assert reasons(
+        [{"changed deps": {"data/pool": "modified", "params.yaml": {"ril.steps": "modified"}}}, "changed command"]
+    ) == ("changed deps: data/pool modified, ril.steps modified; changed command")
+
+
+def test_dvc_never_starts_a_form(root: Path) -> None:
+    for stage in read_yaml(root / "dvc.yaml")["stages"].values():
+        assert stage.get("do", stage)["cmd"].startswith("python -m flows.run ")
+
+
+def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
+    known = inspect.signature(start.fn).parameters
+    for entry in read_yaml(root / "prefect.yaml")["deployments"]:
+        assert entry["entrypoint"] == "flows/trigger.py:start"
+        assert set(entry["parameters"]) <= set(known)
+        assert entry["concurrency_limit"]["limit"] == 1
+
+
+# --- with a server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_values_as_they_are_run_in_the_workspace_and_a_second_run_says_what_it_skips(served: Any) -> None:
+    first = served.ended(served.submit("questions"))
+    assert first["state_type"] == "COMPLETED", served.lines(first["id"])
+    assert first["state"]["message"] == "Ran questions; dvc.lock says so"
+    assert "questions" in read_yaml(served.project / "dvc.lock")["stages"]
+    (row,) = served.artifact(first["id"], "stages")
+    assert (row["now"], row["dvc.lock"]) == ("ran", "new")
+    assert "data/questions deleted" in row["out of date before"]
+    assert [run["state_type"] for run in served.stage_runs(first["id"])] == ["COMPLETED"]
+
+    second = served.ended(served.submit("questions"))
+    assert (second["state_type"], second["state"]["message"]) == ("COMPLETED", "Everything was up to date")
+    assert served.artifact(second["id"], "stages") == [
+        {"stage": "questions", "out of date before": "no", "now": "skipped: nothing changed", "dvc.lock": "as before"}
+    ]
+    assert served.stage_runs(second["id"]) == []
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone(served: Any) -> None:
+    files = [path for path in (served.project / "params.yaml", served.project / "dvc.lock") if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    run = served.ended(served.submit(JUDGE, settings=judge(learning_rate=0.003)))
+    assert run["state_type"] == "COMPLETED", served.lines(run["id"])
+    assert [path.read_bytes() for path in files] == before
+    assert not (served.project / "data" / "model").exists()
+    name = f"{run['name']}-{run['id'][:4]}"
+    assert run["state"]["message"] == f"Experiment {name}; to adopt it: dvc exp apply {name}"
+    assert f"dvc exp apply {name}" in served.artifact(run["id"], "experiment")
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "show", "--json"], cwd=served.project, capture_output=True, text=True, timeout=120
+    )
+    assert name in json.dumps(json.loads(shown.stdout))
+    assert '"learning_rate": 0.003' in shown.stdout
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_wrong_values_are_refused_by_the_form_or_named_at_once(served: Any) -> None:
+    said = served.refused(JUDGE, settings=judge(learning_rate=-1))
+    assert "settings.models.judge.build.learning_rate" in said
+    assert "-1 is less than or equal to the minimum of 0" in said
+    assert "'fast' is not of type 'number'" in served.refused(JUDGE, settings=judge(learning_rate="fast"))
+    assert "'learning_rat' was unexpected" in served.refused(JUDGE, settings=judge(learning_rat=1))
+    run = served.ended(served.submit(JUDGE, settings=judge(warmup_steps=50)))
+    assert run["state_type"] == "FAILED"
+    assert run["state"]["message"] == "the form: models.judge.build: warmup_steps is 50, more than steps (3); lower it"
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None:
+    settings = judge(steps=150)
+    run = served.submit(JUDGE, settings=settings)
+    served.until(lambda: list(served.project.glob(".ril/runs/model@judge/*/step_*/DONE")), 150, "no checkpoint")
+    assert len(served.workers()) == 2, "dvc and the stage"
+    second = served.submit(JUDGE, settings=settings)  # a second click waits, visibly
+    served.until(lambda: "AwaitingConcurrencySlot" in served.states(second), 60, "the second run did not wait")
+
+    clicked = time.monotonic()
+    served.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    cancelled = served.ended(run, 60)
+    assert cancelled["state_type"] == "CANCELLED", served.lines(run)
+    assert time.monotonic() - clicked < 30
+    assert [stage["state_type"] for stage in served.stage_runs(run)] == ["CANCELLED"]
+    assert "stopped after step" in served.lines(run)
+    assert not list((served.project / ".dvc" / "tmp" / "exps" / "standalone").glob("tmp*")) or served.workers()
+
+    went_on = served.ended(second)
+    assert went_on["state_type"] == "COMPLETED", served.lines(second)
+    assert "model@judge: goes on after step" in served.lines(second)
+    assert not served.workers()
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_busy_is_waited_for_and_failure_is_not_tried_again(served: Any) -> None:
+    """The holder is a process that lives, in DVC's own table of who works on what."""
+    holder = subprocess.Popen(["sleep", "300"])
+    held = {"write": {"pid": holder.pid, "cmd": "dvc repro questions"}}
+    table = served.project / ".dvc" / "tmp" / "rwlock"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text(json.dumps({str(served.project / "data" / "questions"): held}))
+    try:
+        run = served.submit("questions", force=True)
+        served.until(lambda: served.run(run)["state_name"] == "Waiting", 90, "the run did not wait")
+        assert f"held by process {holder.pid}" in served.run(run)["state"]["message"]
+    finally:
+        holder.kill()
+        holder.wait(30)
+    assert served.ended(run)["state_type"] == "COMPLETED", served.lines(run)
+
+    failed = served.ended(served.submit("pool", upstream=False))
+    assert failed["state_type"] == "FAILED"
+    assert "pool" in failed["state"]["message"]
+    assert served.lines(failed["id"]).count("Running stage 'pool'") <= 1
