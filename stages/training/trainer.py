@@ -33,6 +33,9 @@ class Trainer:
 
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process that is
+        # killed meanwhile leaves a lock for which all later ones wait without end.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         _join_process_group()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
