@@ -63,7 +63,7 @@ def run(job: Job) -> None:
         write_world(Path(world), questions)
         plan = planned(block, job.input(block.folder), Path(world), job.progress.say)
         every = asked(job, [*questions, *shuffled, *plan.every], block)
-    found, seen_otherwise, to_benchmarks = parted(every, len(questions), len(shuffled))
+    (found, seen_otherwise), to_benchmarks = parted(every, len(questions), len(shuffled))
     right = [is_correct(answer.text, q.answer) for answer, q in zip(found, questions, strict=True)]
     blind: list[bool | None] = [None] * len(questions)
     if shuffled:
@@ -83,7 +83,9 @@ def run(job: Job) -> None:
         }
         for question, answer, correct, correct_blind in zip(questions, found, right, blind, strict=True)
     ]
-    kept = records(plan, block, [reply_of(answer) for answer in to_benchmarks], manifest(job, block), ask_judge(job, block))
+    kept = records(
+        plan, block, [reply_of(one[0]) if one else None for one in to_benchmarks], manifest(job, block), ask_judge(job, block)
+    )
     with job.writing() as folder:
         write_shards(folder, rows, PREDICTIONS)
         for name, record in kept.items():
@@ -95,8 +97,8 @@ def run(job: Job) -> None:
     job.progress.table("Benchmarks", [short(numbers) for numbers in metrics["benchmarks"].values()])
 
 
-def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[StoredAnswer]:
-    """One greedy answer to each question."""
+def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[StoredAnswer]]:
+    """The one greedy answer to each question."""
     checkpoint = job.input(job.block(Evaluation).checkpoint)
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
     speed = Speed(job.progress)
@@ -104,14 +106,15 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[Stored
         found = answers(replace(job, progress=speed), checkpoint, questions, greedy, n=1, draw=0, title=job.name)
     if speed.measured:
         write_json(job.reports / "speed" / "timing.json", speed.measured)  # untracked, as all wall times are
-    return [samples[0] for samples in found]
+    return found
 
 
 def parted(
-    every: Sequence[StoredAnswer], questions: int, shuffled: int
-) -> tuple[Sequence[StoredAnswer], Sequence[StoredAnswer], Sequence[StoredAnswer]]:
-    """The answers to the split, to the split with exchanged pictures, and to the benchmarks."""
-    return every[:questions], every[questions : questions + shuffled], every[questions + shuffled :]
+    every: Sequence[list[StoredAnswer]], questions: int, shuffled: int
+) -> tuple[tuple[list[StoredAnswer], list[StoredAnswer]], Sequence[list[StoredAnswer]]]:
+    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks, which may lack some."""
+    end = questions + shuffled
+    return ([one[0] for one in every[:questions]], [one[0] for one in every[questions:end]]), every[end:]
 
 
 def reply_of(answer: StoredAnswer) -> Reply:

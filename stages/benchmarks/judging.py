@@ -137,17 +137,16 @@ def _letter_of_judge(profile: Profile, text: str, sample: Sample) -> str | None:
     return bare if bare in options or bare == vlmeval.NONE_OF_THEM else None
 
 
-def ask_judge(
-    spec: Spec, asked: Sequence[tuple[Sample, str]], ask: AskJudge, known: Mapping[str, JudgeReply]
-) -> dict[str, JudgeReply]:
-    """The judge's words on samples and replies, by index; what `known` holds for the same prompt is not asked again."""
-    prompts = {sample.index: prompt_for(spec, sample, reply) for sample, reply in asked}
-    kept = {index: known[index] for index, prompt in prompts.items() if _answers(known.get(index), prompt)}
-    fresh = [index for index in prompts if index not in kept]
-    texts = ask([prompts[index] for index in fresh], MAX_TOKENS[spec.judge]) if fresh else []
-    found = {index: JudgeReply(index, prompts[index].sha256, text) for index, text in zip(fresh, texts, strict=True)}
-    return {index: kept[index] if index in kept else found[index] for index in prompts}
+def ask_judge(asked: Sequence[tuple[Spec, Sample, str]], ask: AskJudge) -> dict[tuple[str, str], JudgeReply]:
+    """The judge's words on replies to samples, by benchmark and index; one batch for each length of answer.
 
-
-def _answers(reply: JudgeReply | None, prompt: JudgePrompt) -> bool:
-    return reply is not None and reply.prompt == prompt.sha256 and reply.text is not None
+    What was asked before is not paid for again: `ask` goes through the response store.
+    """
+    found: dict[tuple[str, str], JudgeReply] = {}
+    for longest in sorted({MAX_TOKENS[spec.judge] for spec, _, _ in asked}):
+        alike = [one for one in asked if MAX_TOKENS[one[0].judge] == longest]
+        batch = [(spec, sample, prompt_for(spec, sample, reply)) for spec, sample, reply in alike]
+        texts = ask([prompt for _, _, prompt in batch], longest)
+        for (spec, sample, prompt), text in zip(batch, texts, strict=True):
+            found[spec.id, sample.index] = JudgeReply(sample.index, prompt.sha256, text)
+    return found

@@ -1,7 +1,7 @@
 """BLINK (val): fourteen visual tasks, up to four images a question. Its labels were corrected in 2025: two generations."""
 
 from stages.benchmarks.aggregate import macro, micro
-from stages.benchmarks.prompts import CHOICE, Part
+from stages.benchmarks.prompts import CHOICE, Part, option_lines
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, lmms_blink, ours_choice, vlmeval_choice
 from stages.benchmarks.spec import Hub, Spec, Tsv, lettered_options, numbered_pictures, tsv_choice
@@ -17,10 +17,11 @@ def hub_sample(row: Row) -> Sample:
 
 
 def lmms_prompt(sample: Sample) -> list[Part]:
-    """lmms-eval's note and the data set's own prompt, where the file has it."""
+    """lmms-eval's note and the data set's own prompt; TSV files lack it, so that question and options stand in its place."""
     letters = ", ".join(sample.options)
     note = f"Note: You only need to respond with {letters} without providing any additional information."
-    return [*sample.pictures, f"{note}\n{sample.extra.get('prompt', sample.question)}"]
+    listed = "\n".join([sample.question, *option_lines(sample, "({}) {}")])
+    return [*sample.pictures, f"{note}\n{sample.extra.get('prompt', listed)}"]
 
 
 _TASKS = macro("category")

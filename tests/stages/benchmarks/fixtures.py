@@ -330,22 +330,17 @@ def hub() -> dict[str, tuple[str, Rows]]:
     bench = {
         language: [
             {
-                **row,
+                **{key: value for key, value in row.items() if key != "l2-category"},
                 "index": str(row["index"]),
                 "image": struct(f"bench {row['index']}"),
                 **{key: row[key] or "nan" for key in ("hint", "A", "B", "C", "D")},
                 "L2-category": row["l2-category"],
             }
             for row in mmbench(language)
+            if row["index"] % 1_000_000 == 7  # the question without an option "nan": missing ones have that text there
         ]
         for language in ("en", "cn")
     }
-    for rows in bench.values():
-        for row in rows:
-            del row["l2-category"]
-            row["C"], row["D"] = (row["C"], row["D"]) if row["C"] != "None" else ("three", row["D"])
-    for language in bench:  # the hub's own set can't hold options "None" and "nan": missing ones have that text there
-        bench[language] = [row for row in bench[language] if int(row["index"]) % 1_000_000 == 7]
     mmmu = [
         {
             "id": "validation_Art_1",

@@ -137,22 +137,23 @@ def test_replies_that_say_nothing_are_wrong_without_asking() -> None:
     assert found["score"] == pytest.approx(100 / 3)
 
 
-def test_an_answered_row_is_not_asked_again() -> None:
-    samples = [open_sample(str(n)) for n in range(3)]
-    asked: list[JudgePrompt] = []
+def test_all_benchmarks_share_a_batch_for_each_length_of_answer() -> None:
+    batches: list[tuple[int, list[str]]] = []
 
     def ask(prompts: Sequence[JudgePrompt], longest: int) -> list[str | None]:
-        asked.extend(prompts)
-        return ["0.5" for _ in prompts]
+        batches.append((longest, [prompt.id for prompt in prompts]))
+        return [prompt.id for prompt in prompts]
 
-    pairs = [(sample, "x = -1") for sample in samples]
-    known = ask_judge(VET, pairs[:2], ask, {})
-    known["1"] = JudgeReply("1", known["1"].prompt, None)  # it failed
-    changed = [(samples[0], "another reply"), *pairs[1:]]
-    found = ask_judge(VET, changed, ask, known)
-    assert [prompt.id for prompt in asked[2:]] == ["mmvet/0", "mmvet/1", "mmvet/2"]
-    assert [reply.text for reply in ask_judge(VET, changed, ask, found).values()] == ["0.5"] * 3
-    assert len(asked) == 5
+    rows = [(STAR, option_sample("7"), "no idea"), (VISTA, open_sample("3"), "well"), (VET, open_sample("0"), "x = -1")]
+    found = ask_judge(rows, ask)
+    assert batches == [(8, ["mmstar/7", "mmvet/0"]), (32, ["mathvista/3"])]
+    assert {key: reply.text for key, reply in found.items()} == {
+        ("mmstar", "7"): "mmstar/7",
+        ("mmvet", "0"): "mmvet/0",
+        ("mathvista", "3"): "mathvista/3",
+    }
+    assert ask_judge([], ask) == {}
+    assert len(batches) == 2
 
 
 def test_only_open_rows_reach_the_judge_and_a_record_scores_without_it(tmp_path: Path) -> None:
