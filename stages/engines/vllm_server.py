@@ -238,7 +238,7 @@ class VllmServerEngine:
             if reply.status_code == 400:
                 raise RequestError(f"question {request.name}: {reply.text[:SHOWN]}")
             if reply.status_code != 200:
-                raise self._error(url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}")
+                raise self._error(url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}; is it a server of this model?")
             seen = reply.json()["prompt_token_ids"]
             ours = self._reader.prompt(request.messages, request.images).ids.tolist()
             if seen != ours:

@@ -8,6 +8,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from stages.engines.endpoint import EndpointEngine
 from stages.engines.keeper import descendants
 from stages.engines.vllm_server import VllmServerEngine
 from stages.job.blocks import OpenAi, Runtime, Sampling, VllmServer
+from stages.job.files import read_json, write_json
 from stages.vlm import Checkpoint, load_network, load_reader, open_checkpoint, write_card
 
 Tiny = Callable[[str], Checkpoint]
@@ -240,8 +242,9 @@ def test_an_openai_client_gets_the_same_tokens(killed_stage: dict[str, Any], tin
     there = answers_of(endpoint, asked)
     endpoint.close()
     assert [[answer.token_ids for answer in group] for group in there] == [[a.token_ids for a in group] for group in here]
-    assert [[(a.text, a.finish_reason, a.prompt_tokens) for a in group] for group in there] == [
-        [(a.text, a.finish_reason, a.prompt_tokens) for a in group] for group in here
+    # The text is the server's own: vLLM leaves out a character whose bytes are not all there yet at the end.
+    assert [[(a.text.rstrip("\ufffd"), a.finish_reason, a.prompt_tokens) for a in group] for group in there] == [
+        [(a.text.rstrip("\ufffd"), a.finish_reason, a.prompt_tokens) for a in group] for group in here
     ]
 
 
@@ -309,10 +312,20 @@ def test_what_the_model_cant_take_is_named_and_the_server_goes_on(student: VllmS
 
 
 @pytest.mark.slow
-def test_a_server_of_another_model_is_found_out(killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["family", "image settings"])
+def test_a_server_of_another_model_is_found_out(other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint, why = tiny("qwen2_5_vl"), "is it a server of this model"
+    if other == "image settings":
+        folder = Path(shutil.copytree(tiny("internvl3").folder, tmp_path / "copy"))
+        processor = read_json(folder / "processor_config.json")
+        write_json(folder / "processor_config.json", {**processor, "image_seq_length": 4})
+        checkpoint, why = (
+            open_checkpoint(folder),
+            r"reads question q0 as \d+ tokens, training reads \d+, .* it serves another model",
+        )
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
-    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, tmp_path, "qwen2_5_vl")
-    with pytest.raises(EngineError, match=r"reads question q0 as .* it serves another model"):
+    engine = VllmServerEngine(checkpoint, Runtime(), settings, tmp_path, "other")
+    with pytest.raises(EngineError, match=why):
         list(engine.generate(seeing_requests(GREEDY)))
     engine.close()
 
