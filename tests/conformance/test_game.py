@@ -8,7 +8,7 @@ from stages.imitation.discriminator import Exhibits, Text, accuracy, logits_of
 from stages.job.switches import DiscriminatorSwitches
 from tests.conformance.game import arrows, colons, loop, played, sampled, taught, warm_started
 
-KL_BOUND = 0.1  # nats a token; 0.06 was measured
+KL_BOUND = 0.05  # nats a token
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_c14_against_itself_nobody_wins(tmp_path: Path) -> None:
     decode = table.reader.chat.decode
     pairs = [pair for n in range(16) for k in range(4) for pair in ((decode(own[k][n]), 1.0), (decode(pool[k][n]), 0.0))]
     discriminator = taught(table, pairs, 8, 3e-4, 7)
-    block = loop(learning_rate=2e-4, kl_weight=0.01)
+    block = loop(learning_rate=5e-5, discriminator_learning_rate=1e-4)  # at 2e-4 the student drifts: accuracy 0.58
     history, student = played(table, discriminator, block, DiscriminatorSwitches(), pool, 7)
     new = sampled(student, table.reader, table.prompts, 125, 3)
     stored = sampled(start, table.reader, table.prompts, 125, 4)
