@@ -26,7 +26,7 @@ class Largest(TorchDispatchMode):
 def drawn(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states [37, 16], weights [101, 16], targets [37]."""
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(37, 16, generator=generator).to(dtype).requires_grad_()
+    hidden = (torch.randn(37, 16, generator=generator) / 2).to(dtype).requires_grad_()  # logits of 2, up to 8
     weight = torch.randn(101, 16, generator=generator).to(dtype).requires_grad_()
     return hidden, weight, torch.randint(101, (37,), generator=generator)
 
