@@ -182,10 +182,10 @@ def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None
 def test_busy_is_waited_for_and_failure_is_not_tried_again(served: Any) -> None:
     """The holder is a process that lives, in DVC's own table of who works on what."""
     holder = subprocess.Popen(["sleep", "300"])
-    held = {"write": {"pid": holder.pid, "cmd": "dvc repro questions"}}
+    held = {str(served.project / "data" / "questions"): {"pid": holder.pid, "cmd": "dvc repro questions"}}
     table = served.project / ".dvc" / "tmp" / "rwlock"
     table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text(json.dumps({str(served.project / "data" / "questions"): held}))
+    table.write_text(json.dumps({"write": held, "read": {}}))
     try:
         run = served.submit("questions", force=True)
         served.until(lambda: served.run(run)["state_name"] == "Waiting", 90, "the run did not wait")
