@@ -77,8 +77,10 @@ def test_the_output_of_dvc_is_understood() -> None:
     for piece in ("Running sta", "ge 'ril':\n> python\n  5%|#\r 10%|##\nStage 'pool' didn't", " change, skipping\n"):
         seen.write(piece)
     assert seen.stages == {"ril": "ran", "pool": "skipped: nothing changed"}
-    assert said == ["Running stage 'ril':", "> python", " 10%|##", "Stage 'pool' didn't change, skipping"]
+    assert said[:4] == ["Running stage 'ril':", "> python", " 10%|##", "Stage 'pool' didn't change, skipping"]
     assert seen.busy is None
+    seen.write("ERROR: '/a/data' is busy, it is being blocked by:\n  (PID 12): dvc repro\n")
+    assert seen.busy == "/a/data, held by process 12"
     assert reasons(
         [{"changed deps": {"data/pool": "modified", "params.yaml": {"ril.steps": "modified"}}}, "changed command"]
     ) == ("changed deps: data/pool modified, ril.steps modified; changed command")
