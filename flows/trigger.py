@@ -91,7 +91,7 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str)
 def _when_free(
     root: Path, plan: Plan, single: bool, force: bool, experiment: str | None
 ) -> tuple[dict[str, list[Any]], Watched, int]:
-    """What was out of date, what dvc did, its exit code; tried again while another dvc holds the same files, not after failing."""
+    """What was out of date, what dvc did, its exit code; retried while another dvc holds the same files, not after failure."""
     log = get_run_logger()
     end, said = time.monotonic() + BUSY_HOURS * 3600, None
     while True:
