@@ -1,4 +1,4 @@
-"""`ril serve` itself: where it listens, a form used in a browser, and what is left when it ends or is killed."""
+"""`ril serve` itself: where it listens, what it lets be read, how forms follow params.yaml, and which runs are alive."""
 
 import os
 import subprocess
