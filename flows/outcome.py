@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.job import read_yaml
 
-_BUSY = re.compile(r"'(?P<path>.*)' is busy, it is being blocked by")
+_BUSY = re.compile(r"'(?P<path>[^']*)' is busy, it is being blocked by")
 _HOLDER = re.compile(r"\(PID (?P<pid>\d+)\): (?P<command>.+)")
 _WORDS = (
     (re.compile(r"^Running stage '(?P<stage>[^']+)'"), "ran"),
@@ -46,7 +46,7 @@ class Watched(TextIOBase):
             self.last_error = line[len("error: ") :]
         if found := _BUSY.search(line):
             self.busy = found["path"]
-        elif self.busy and (found := _HOLDER.search(line)):
+        if self.busy and "held by" not in self.busy and (found := _HOLDER.search(line)):
             self.busy += f", held by process {found['pid']}"
 
 

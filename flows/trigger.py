@@ -68,11 +68,9 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str)
     experiment = f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:4]}" if plan.changes else None
     for change in plan.changes:
         log.info("%s", change)
-    before, lock = dvc.status(root, plan.targets, single=single), locked(root)
-    for stage in before:
-        log.info("out of date: %s", stage)
-    seen, code = _when_free(root, plan, single, force, experiment)
-    rows = outcome_rows(before, seen.stages, lock, lock if experiment else locked(root))
+    lock = locked(root)
+    stale, seen, code = _when_free(root, plan, single, force, experiment)
+    rows = outcome_rows(stale, seen.stages, lock, lock if experiment else locked(root))
     if rows:
         create_table_artifact(rows, key="stages", description="What DVC ran, what it skipped, and why")
     if code in STOPPED:
@@ -90,25 +88,44 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str)
     return Completed(message=f"Ran {', '.join(ran)}; dvc.lock says so" if ran else "Everything was up to date")
 
 
-def _when_free(root: Path, plan: Plan, single: bool, force: bool, experiment: str | None) -> tuple[Watched, int]:
-    """Runs dvc, again and again while another dvc holds the same files; a stage that fails is not tried again."""
+def _when_free(
+    root: Path, plan: Plan, single: bool, force: bool, experiment: str | None
+) -> tuple[dict[str, list[Any]], Watched, int]:
+    """What was out of date, what dvc did, its exit code; retried while another dvc holds the same files, not after failure."""
     log = get_run_logger()
     end, said = time.monotonic() + BUSY_HOURS * 3600, None
     while True:
-        seen = Watched(log.info)
-        if experiment:
-            code = dvc.experiment(root, experiment, plan.overrides, plan.targets, single=single, force=force, output=seen)
-        else:
-            code = dvc.repro(root, plan.targets, single=single, force=force, output=seen)
+        stale, seen, code = _attempt(root, plan, single, force, experiment)
         if not code or code in STOPPED or seen.busy is None or time.monotonic() > end:
             if said:
                 _show_state(Running())
-            return seen, code
+            return stale, seen, code
         if seen.busy != said:
             said = seen.busy
             log.warning("another run works on %s; waiting", said)
             _show_state(Running(name="Waiting", message=f"Another run works on {said}; tried again every {BUSY_SECONDS:.0f} s"))
         time.sleep(BUSY_SECONDS)
+
+
+def _attempt(
+    root: Path, plan: Plan, single: bool, force: bool, experiment: str | None
+) -> tuple[dict[str, list[Any]], Watched, int]:
+    log = get_run_logger()
+    seen = Watched(log.info)
+    try:
+        stale = dvc.status(root, plan.targets, single=single)
+    except dvc.Refused as error:
+        seen.write(f"{error}\n")
+        if seen.busy is None:
+            raise
+        return {}, seen, 1
+    for stage in stale:
+        log.info("out of date: %s", stage)
+    if experiment:
+        code = dvc.experiment(root, experiment, plan.overrides, plan.targets, single=single, force=force, output=seen)
+    else:
+        code = dvc.repro(root, plan.targets, single=single, force=force, output=seen)
+    return stale, seen, code
 
 
 def _show_experiment(root: Path, name: str, plan: Plan) -> None:
