@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -86,12 +86,18 @@ def _settings(keys: list[str]) -> type[BaseModel]:
     for block, names in items.items():
         info = Params.model_fields[block]
         if names:
-            kind = get_args(info.annotation)[1]
-            group = create_model(block.title(), __config__=_STRICT, **dict.fromkeys(names, (kind, ...)))  # type: ignore[call-overload]
+            group = create_model(block.title(), __config__=_STRICT, **_parts(info.annotation, names))
             fields[block] = (group, ...)
         else:
             fields[block] = (info.annotation, info)
     return create_model("Settings", __config__=_STRICT, **fields)  # type: ignore[no-any-return]
+
+
+def _parts(block: Any, names: list[str]) -> dict[str, Any]:
+    """Fields for some entries of a block of items (`teachers.internvl3`) or for some fields of a block (`ril.objective`)."""
+    if get_origin(block) is dict:
+        return dict.fromkeys(names, (get_args(block)[1], ...))
+    return {name: (block.model_fields[name].annotation, block.model_fields[name]) for name in names}
 
 
 def _values(keys: list[str], params: Params) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Served:
         """Waits for `condition` and returns what it says."""
         end = time.monotonic() + seconds
         while not (answer := condition()):
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < end, f"{complaint} in {seconds:.0f} s\n{self.log.read_text()[-3000:]}"
             time.sleep(0.2)
         return answer
