@@ -36,13 +36,13 @@ def test_there_is_a_form_for_every_stage_and_its_values_change_nothing(root: Pat
 def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
     (form,) = (form for form in forms(root) if form.target == "ril")
     blocks = form.schema["definitions"]
-    assert list(blocks["Settings"]["properties"]) == ["seed", "verdict", "ril"]
+    assert list(blocks["Settings"]["properties"]) == ["seed", "verdict", "discriminator", "ril"]
     fields = blocks["Ril"]["properties"]
     assert fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["keep"]["enum"] == ["best", "last"]
     for name, field in fields.items():
         assert field["description"], name
-        assert {"type", "$ref"} & field.keys(), name
+        assert {"type", "$ref", "anyOf"} & field.keys(), name
     assert [field["position"] for field in fields.values()] == list(range(len(fields)))
 
 
