@@ -38,7 +38,8 @@ def run(job: Job) -> None:
 
     def ask(prompts: Sequence[Question]) -> list[StoredAnswer | None]:
         with job.timed("generate"):
-            replies = answers(job, checkpoint, prompts, judge_sampling(judge), 1, 0, job.name)
+            # what the judge can't be asked is a failed verdict, of which max_failed_share may be
+            replies = answers(job, checkpoint, prompts, judge_sampling(judge), 1, 0, job.name, max_reject_share=1.0)
         return [reply[0] if reply else None for reply in replies]
 
     items = [

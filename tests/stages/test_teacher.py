@@ -100,7 +100,7 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     judge = job_of("verdict", "internvl3")
     verdict.run(judge)
     assert read_shards(judge.out).num_rows == 9
-    pool.run(job_of("pool", None, {"pool": {"teachers": ["internvl3"], "truncated": "keep"}}))
+    pool.run(job_of("pool", None, {"ril": {"group": 3}, "pool": {"teachers": ["internvl3"], "truncated": "keep"}}))
     before = [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]]
     monkeypatch.setattr("stages.engines.start.VllmEngine", refuse)
     teacher.run(job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.4}}}))
