@@ -59,7 +59,7 @@ def start() -> Callable[..., "subprocess.Popen[str]"]:
     """Starts `python -m <module> <arguments>` in a project, with that project's code."""
 
     def begin(project: Path, module: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
-        left_out = ("DVC_STAGE", "DVC_ROOT", "PYTHONDONTWRITEBYTECODE")
+        left_out = ("DVC_STAGE", "DVC_ROOT", "PYTHONDONTWRITEBYTECODE", "MASTER_ADDR", "MASTER_PORT")
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
         environment |= {"PYTHONPATH": str(project), **variables}
         return subprocess.Popen(

@@ -25,7 +25,7 @@ def test_only_this_machine_is_answered(served: Any) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert served.port in [address.port for address in listening]
-    assert len(listening) >= 3, "the server, the reports, and what tells a run of its cancel"
+    assert len(listening) >= 2, "the server and the reports; what tells a run of its cancel comes with the first run"
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
 

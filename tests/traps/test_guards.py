@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from stages.engines import Answer
-from stages.groups import Group, log_probs, packs, response_log_probs
+from stages.groups import Group, head, log_probs, packs, response_log_probs
 from stages.imitation.discriminator import Text
 from stages.imitation.history import reward_metrics
 from stages.imitation.rewards import STUDENT, Row, rewarded_group
@@ -163,9 +163,9 @@ def test_t19_models_are_trained_without_dropout(small: Callable[[str], Checkpoin
 
 def test_t21_logits_exist_for_one_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    real = log_probs._log_probs
-    monkeypatch.setattr(log_probs, "ROWS_PER_TILE", 7)
-    monkeypatch.setattr(log_probs, "_log_probs", lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest))
+    real = head._logits
+    monkeypatch.setattr(head, "ROWS_PER_TILE", 7)
+    monkeypatch.setattr(head, "_logits", lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest))
     log_probs.token_log_probs(torch.randn(30, 8), torch.randn(50, 8), torch.randint(50, (30,)))
     assert max(rows) == 7
     assert sum(rows) == 30

@@ -138,7 +138,11 @@ SPREAD = {"warm_start": 0.7, "discriminator": 0.7, "ril": 3.0}  # seconds after 
 def killed(folder: Path, stage: str, moment: str, number: float) -> str:
     """Runs the stage until it is killed; returns where that was, or "finished" when it came to its end before."""
     process = subprocess.Popen(
-        [sys.executable, str(WATCHED), moment, str(number), stage], cwd=folder, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(WATCHED), moment, str(number), stage],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MASTER_")},  # of this process's training
+        stderr=subprocess.PIPE,
+        text=True,
     )
     _, said = process.communicate(timeout=240)
     if process.returncode == 0:
