@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "val
 
 os.environ.pop("PREFECT_API_URL", None)  # no test may write to a server that happens to run here
 prepare()
+
+
+@pytest.fixture(autouse=True)
+def _port_of_this_process() -> Iterator[None]:
+    """A test that trains sets the port of its process group; stages that later tests start must not inherit it."""
+    yield
+    os.environ.pop("MASTER_PORT", None)
 
 
 @pytest.fixture(scope="session")
