@@ -49,7 +49,7 @@ def test_dvc_yaml_never_calls_what_calls_dvc(root: Path) -> None:
     text = (root / "dvc.yaml").read_text()
     commands = [line.split("cmd:")[1].strip() for line in text.splitlines() if line.strip().startswith("cmd:")]
     assert len(commands) == 11
-    assert all(command.startswith("python -m flows.run ") for command in commands)
+    assert all(command.startswith("exec python -m flows.run ") for command in commands)
     run = ast.parse((root / "flows" / "run.py").read_text())
     imported = {node.module for node in ast.walk(run) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"flows.dvc", "flows.cli"}

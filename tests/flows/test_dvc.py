@@ -107,9 +107,11 @@ def test_stopping_ril_run_ends_every_process(
     assert not (project / "dvc.lock").exists()
 
 
-def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], start: Start) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # dvc starts a stage in it; dash keeps its place unless told to exec
+def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], start: Start, shell: str) -> None:
     project = make_repo(MANY_QUESTIONS)
-    process = start(project, "dvc", "repro", "questions", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = start(project, "dvc", "repro", "questions", PATH=path, SHELL=shell)
     wait_for_stage(project, process)
     process.kill()
     process.wait(timeout=30)

@@ -88,7 +88,7 @@ def test_the_output_of_dvc_is_understood() -> None:
 
 def test_dvc_never_starts_a_form(root: Path) -> None:
     for stage in read_yaml(root / "dvc.yaml")["stages"].values():
-        assert stage.get("do", stage)["cmd"].startswith("python -m flows.run ")
+        assert stage.get("do", stage)["cmd"].startswith("exec python -m flows.run ")
 
 
 def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
