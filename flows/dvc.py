@@ -7,6 +7,7 @@ the work (with a pipe, the next line printed would).
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from flows.order import Order, needs_of, stale_and_after, wanted
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
 _ASK_SECONDS = 600.0  # for questions to dvc that run nothing; hashing large outs takes minutes
+# What dvc adds after each stage; with stages side by side it would be every fifth line.
+_HINTS = re.compile(r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage|Use `dvc push`")
 LIMIT_HOURS = 14 * 24.0  # the paper's longest stage takes 5 days
 
 
@@ -72,7 +75,10 @@ def repro(
         output.write("Data and pipelines are up to date.\n")
     arguments = {name: ["repro", "--single-item", *forced, name] for name in todo}
     width = max(map(len, todo), default=0)
-    return _run_in_order(root, Order(todo), arguments, {name: name.ljust(width) for name in todo}, jobs, limit, output)
+    code = _run_in_order(root, Order(todo), arguments, {name: name.ljust(width) for name in todo}, jobs, limit, output)
+    if todo and code == 0:
+        output.write("All stages are up to date; to keep this state: git add dvc.lock\n")
+    return code
 
 
 def experiment(
@@ -148,8 +154,9 @@ def _run_in_order(
 ) -> int:
     if "DVC_STAGE" in os.environ:
         raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
-    running, code = dict[str, _Run](), 0
-    end = time.monotonic() + limit
+    running, done, code = dict[str, _Run](), 0, 0
+    start = time.monotonic()
+    end = start + limit
     with _stop_signals() as stopped:
         while (order.left and code == 0) or running:
             while code == 0 and len(running) < jobs and (name := order.next()) is not None:
@@ -163,6 +170,9 @@ def _run_in_order(
                 ended = running.pop(name).process.returncode
                 if ended == 0:
                     order.done(name)
+                    done += 1
+                if len(arguments) > 1:
+                    output.write(f"{done} of {len(arguments)} stages done after {time.monotonic() - start:.0f} s\n")
                 code = code or ended
     return code
 
@@ -193,7 +203,7 @@ class _Run:
         if self._label:
             *lines, self._part = (self._part + self._shown.read()).split("\n")
             lines += [self._part] if ended and self._part else []
-            self._output.write("".join(f"{self._label} | {line}\n" for line in lines if line))
+            self._output.write("".join(f"{self._label} | {line}\n" for line in lines if line and not _HINTS.match(line)))
         else:
             self._output.write(self._shown.read())
         self._output.flush()
