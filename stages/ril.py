@@ -18,15 +18,15 @@ import pyarrow as pa
 from stages.benchmarks.scoring import is_correct
 from stages.corpora import Question, read_questions
 from stages.engines import Answer, Engine, EngineError, Need, Request, TrainableEngine, start_engine, start_trainable
+from stages.groups import Group
 from stages.imitation.discrimination import discriminate
 from stages.imitation.discriminator import Discriminator, Exhibits, Text
 from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
 from stages.imitation.health import saturation_alarm
 from stages.imitation.history import reward_metrics
-from stages.imitation.judge import Item, judge_sampling, refuse_failures, room_for, verdicts
-from stages.imitation.judge import Question as JudgeQuestion
-from stages.imitation.rewards import STUDENT, Rewarded, Row, rewarded_group
-from stages.imitation.update import Rewards, update_student
+from stages.imitation.judging import Judging
+from stages.imitation.rewards import STUDENT, Rewarded, Row, candidates, rewarded_group
+from stages.imitation.update import Rewards, reference_pass, update_student
 from stages.job import Job, places_of_step
 from stages.job.blocks import Discriminator as DiscriminatorBlock
 from stages.job.blocks import Ril, Sampling, Schedule, Verdict
@@ -95,30 +95,32 @@ def run(job: Job) -> None:
     for step in state.steps(block.steps, "RIL"):
         chosen = [usable[i] for i in places_of_step(len(usable), block.questions_per_step, step, job.seed("order"))]
 
-        # Algorithm 2, lines 3 and 4: G answers of the student, G of the teachers
-        if (recorded := state.recorded(step)) is not None:
-            groups = [[row_from_json(row) for row in rows] for rows in recorded]
-        else:
-            with job.timed("sample"):
-                groups = sampled(job, players, chosen, block, step)
-            for question, rows in zip(chosen, groups, strict=True):
-                answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
-                rows += [teacher_row(players.reader, answer) for answer in answers]
-            with job.timed("judge"):
-                groups = judged(job, players.judge, chosen, groups) if players.judge else groups
-            state.record(step, [[asdict(row) for row in rows] for rows in groups])
-        every_row = [row for rows in groups for row in rows]
+        # Algorithm 2, lines 3 and 4: G answers of the student, each of which goes to the judge, and G of the teachers
+        with job.timed("sample"):
+            groups, judging = answered(job, players, state, chosen, pool, step)
+        record(state, step, groups, judged=judging is None)
 
-        # line 5: the discriminator learns from all 2G; line 6: rewards and advantages of all 2G, by the updated discriminator
+        # line 5, by all 2G, and what line 7 can know without rewards: a judge on a server is at work meanwhile
         with job.timed("discriminator"):
             scored, seen = scored_rows(job, players, chosen, groups, objective)
+        with job.timed("reference"):
+            prompts = players.reader.prompts([(question.messages, question.images) for question in chosen])
+            candidate = [tuple(row.token_ids for row in candidates(rows, objective)) for rows in groups]
+            packed = [Group(prompt, rows) for prompt, rows in zip(prompts, candidate, strict=True)]
+            known = reference_pass(players.student, players.reference, packed, block, objective)
+        if judging:
+            with job.timed("judge"):
+                groups = judged(groups, judging)
+            record(state, step, groups, judged=True)
+
+        # line 6: rewards and advantages of all 2G, by the updated discriminator
+        every_row = [row for rows in groups for row in rows]
         logits = iter(scored or [])
         rewarded = [rewarded_group(rows, [next(logits) for _ in rows] if scored else None, objective) for rows in groups]
 
         # line 7: one update of the student on all 2G (Eq. 2)
         with job.timed("update"):
-            prompts = players.reader.prompts([(question.messages, question.images) for question in chosen])
-            rewards = [Rewards(prompt, tuple(rows)) for prompt, rows in zip(prompts, rewarded, strict=True)]
+            rewards = [Rewards(*one) for one in zip(prompts, map(tuple, rewarded), known, strict=True)]
             updated = update_student(
                 players.student, players.student_trainer, players.reference, rewards, block, learning_rate(block, step), objective
             )
@@ -201,18 +203,54 @@ def scored_rows(
     )
 
 
-def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
-    """G answers of the student to each question, as rows that wait for a verdict."""
+def answered(
+    job: Job,
+    players: Players,
+    state: TrainingState,
+    questions: Sequence[Question],
+    pool: Mapping[str, Sequence[TeacherAnswer]],
+    step: int,
+) -> tuple[list[list[Row]], Judging | None]:
+    """The step's 2G rows to each question, student's first, and who is being asked for verdicts on them.
+
+    Rows that an earlier run recorded are used again; nobody is asked where they have their verdicts, or where nobody judges.
+    """
+    block = job.block(Ril)
+    judging = Judging(players.judge, job.block(Verdict), f"{job.name}, step {step + 1}") if players.judge else None
+    if (recorded := state.recorded(step)) is not None:
+        groups = [[row_from_json(row) for row in rows] for rows in recorded["groups"]]
+        if recorded["judged"] or judging is None:
+            return groups, None
+        for number, (question, rows) in enumerate(zip(questions, groups, strict=True)):
+            judging.put(number, question, [row for row in rows if row.source == STUDENT])
+        return groups, judging
+    groups = sampled(job, players, questions, block, step, judging)
+    for question, rows in zip(questions, groups, strict=True):
+        answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
+        rows += [teacher_row(players.reader, answer) for answer in answers]
+    return groups, judging
+
+
+def sampled(
+    job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int, judging: Judging | None
+) -> list[list[Row]]:
+    """G answers of the student to each question, as rows that wait for a verdict; the judge hears of each as it is finished.
+
+    The G answers to one question are one request and are finished together.
+    """
     compared = block.rollout_correction != "none"
     requests = [
         Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
         for q in questions
     ]
-    groups = generated(players.engine, requests)
-    failed = [answer for answers in groups for answer in answers if answer.failed]
-    if failed:
-        raise EngineError(f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}")
-    return [[student_row(answer) for answer in answers] for answers in groups]
+    groups: dict[int, list[Row]] = {}
+    for number, answers in players.engine.generate(requests):
+        if failed := [answer for answer in answers if answer.failed]:
+            raise EngineError(f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}")
+        groups[number] = [student_row(answer) for answer in answers]
+        if judging:
+            judging.put(number, questions[number], groups[number])
+    return [groups[number] for number in range(len(questions))]
 
 
 def generated(engine: Engine, requests: Sequence[Request]) -> list[list[Answer]]:
@@ -232,27 +270,18 @@ def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
     return Row(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
 
 
-def judged(job: Job, judge: Engine, questions: Sequence[Question], groups: list[list[Row]]) -> list[list[Row]]:
-    """The rows with verdicts on the student's answers, all of which are asked in one call.
+def judged(groups: Sequence[Sequence[Row]], judging: Judging) -> list[list[Row]]:
+    """The rows with verdicts on the student's answers; waits for them."""
+    found = judging.verdicts()
+    return [
+        [replace(row, verdict=found[number, place]) if row.source == STUDENT else row for place, row in enumerate(rows)]
+        for number, rows in enumerate(groups)
+    ]
 
-    Two engines in this process work in turn, so the judge starts when the student has answered; one on a server of its own could
-    start on each answer as it is finished.
 
-    Raises RuntimeError when too many verdicts failed: a judge that does not answer must not train the student.
-    """
-    block = job.block(Verdict)
-    greedy = judge_sampling(block)
-
-    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer | None]:
-        requests = [Request(one.id, one.messages, one.images, greedy) for one in asked]
-        return [None if answer.failed else answer for (answer,) in generated(judge, requests)]
-
-    waiting = [(q, row) for q, rows in zip(questions, groups, strict=True) for row in rows if row.source == STUDENT]
-    fits = room_for(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
-    found = verdicts([Item(q.id, q.text, q.answer, row.text, block.rule_first) for q, row in waiting], ask, fits)
-    refuse_failures(found, block.max_failed_share, f"{job.name}, this step")
-    by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
-    return [[replace(row, verdict=by_row.get(id(row), row.verdict)) for row in rows] for rows in groups]
+def record(state: TrainingState, step: int, groups: Sequence[Sequence[Row]], judged: bool) -> None:
+    """Keeps the step's answers, and their verdicts once they are there, so that a resumed step does not pay for them again."""
+    state.record(step, {"judged": judged, "groups": [[asdict(row) for row in rows] for rows in groups]})
 
 
 def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stages.groups.attention import use_group_attention
-from stages.groups.head import ROWS_PER_TILE, tiled_log_probs
+from stages.groups.head import ROWS_PER_TILE, product, tiled_log_probs
 from stages.groups.pack import Pack
 from stages.vlm import Network
 
@@ -35,9 +35,7 @@ class _WideHead(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         context.save_for_backward(hidden, weight)
-        if hidden.is_cuda:
-            return torch.mm(hidden, weight.T, out_dtype=torch.float32)
-        return hidden.float() @ weight.float().T
+        return product(hidden, weight.T)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,13 +61,14 @@ def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature
     return tiled_log_probs(hidden, weight, targets, temperature)[0]
 
 
-@torch.no_grad()
-def token_entropies(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy in nats [N] of the next-token distribution at each row of hidden [N, H]; without gradient."""
-    nobody = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-    entropies = tiled_log_probs(hidden, weight, nobody, temperature, entropies=True)[1]
+def token_entropies(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """log p of each target [N] as `token_log_probs` has it, and the entropy in nats [N] of each next-token distribution.
+
+    One pass gives both; the entropy has no gradient.
+    """
+    log_probs, entropies = tiled_log_probs(hidden, weight, targets, temperature, entropies=True)
     assert entropies is not None
-    return entropies
+    return log_probs, entropies
 
 
 def token_full_kl(

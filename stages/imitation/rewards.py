@@ -111,6 +111,11 @@ def rewarded_group(rows: Sequence[Row], logits: Sequence[float] | None, objectiv
     ]
 
 
+def candidates(rows: Sequence[Row], objective: Objective = PAPER) -> list[Row]:
+    """The rows that may be trained on, whatever their verdicts turn out to be."""
+    return [row for row in rows if row.source == STUDENT or objective.teacher_rows != "none"]
+
+
 def _takes_part(pairs: Iterable[tuple[Row, float]], objective: Objective) -> bool:
     """Whether teacher rows are trained on in this group."""
     if objective.teacher_rows == "when_all_wrong":

@@ -1,8 +1,11 @@
-"""The student's update of the loop, on its rewarded groups (Eq. 2)."""
+"""The student's update of the loop, on its rewarded groups (Eq. 2).
+
+The reference pass needs no reward, so that it can run while the judge is at work (`reference_pass`).
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,11 +20,26 @@ from stages.vlm import Network, Prompt
 
 
 @dataclass(frozen=True)
+class Known:
+    """What the update needs of one group and no reward changes."""
+
+    features: Tensor | None  # [image tokens, hidden] of its images, where the tower is frozen
+    reference: Mapping[tuple[int, ...], Tensor]  # by the token ids of a row: log p [tokens] under the SFT student
+    states: Mapping[tuple[int, ...], Tensor]  # and [tokens, hidden] that predict them; only for KL over the whole vocabulary
+
+
+@dataclass(frozen=True)
 class Rewards:
     """One question's prompt with the rows that stayed in its group."""
 
     prompt: Prompt
     rows: tuple[Rewarded, ...]
+    known: Known | None = None  # from `reference_pass`; without it the update runs that pass itself
+
+    @property
+    def group(self) -> Group:
+        """The rows as they are packed."""
+        return Group(self.prompt, tuple(one.row.token_ids for one in self.rows))
 
 
 @dataclass(frozen=True)
@@ -33,11 +51,19 @@ class Batch:
     features: Tensor | None  # of its images, where the tower is frozen
     reference_states: Tensor | None  # [N, hidden], only where KL is over the whole vocabulary
     reference: Tensor  # [N]: log p under the SFT student
-    student_rows: Tensor  # [N] bool
 
     def per_token(self, values: Sequence[float]) -> Tensor:
         """Values of rows as values [N] of their tokens."""
         return torch.tensor(values)[self.pack.response]
+
+    @property
+    def student_rows(self) -> Tensor:
+        """Mask [N] of the tokens that the student wrote."""
+        return self.written_by(STUDENT)
+
+    def written_by(self, source: str) -> Tensor:
+        """Mask [N] of the tokens that `source` wrote."""
+        return torch.tensor([row.row.source == source for row in self.rows])[self.pack.response]
 
     def tokens_with(self, term: str) -> Tensor | None:
         """Mask [N] of the tokens of rows with this term of the loss; None where there are none."""
@@ -52,10 +78,16 @@ class Totals:
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Adds the values [N] at the masked tokens."""
-        self.sums[name] += float(values[mask].sum())
-        self.tokens[name] += int(mask.sum())
+    def add(self, name: str, values: Tensor) -> None:
+        """Adds the values."""
+        self.sums[name] += float(values.sum())
+        self.tokens[name] += len(values)
+
+    def add_by_source(self, name: str, values: Tensor, batch: Batch) -> None:
+        """Adds the values [N] under `name`/<source> for every source, and under `name`/teacher for all teachers."""
+        for source in dict.fromkeys(row.row.source for row in batch.rows):
+            self.add(f"{name}/{source}", values[batch.written_by(source)])
+        self.add(f"{name}/teacher", values[~batch.student_rows])
 
     def means(self) -> dict[str, float]:
         """Mean of each name over its tokens; a name without tokens is left out."""
@@ -79,63 +111,97 @@ def update_student(
     kept = [group for group in groups if group.rows]
     rows = [row for group in kept for row in group.rows]
     if not rows:
-        return {"kl": float("nan"), "grad_norm": 0.0}
-    temperature = block.sampling.temperature or 1.0
-    batches = _batches(student, reference, kept, block, objective, temperature)
+        return {"loss": float("nan"), "grad_norm": 0.0}
+    temperature = _temperature(block)
+    batches = _batches(_with_known(student, reference, kept, block, objective), block.tokens_per_pack)
     normaliser = float(len(rows) * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
     old: list[Tensor] = []
     logged: dict[str, float] = {}
     for inner in range(block.inner_updates):
-        totals = Totals()
+        totals, whole_loss = Totals(), 0.0
         for number, batch in enumerate(batches):
             states = predicting_states(student, batch.pack, batch.features)
-            log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
             if inner == 0:
+                log_probs, entropy = token_entropies(states, student.head.weight, batch.pack.targets, temperature)
                 old.append(log_probs.detach())
+                totals.add_by_source("entropy", entropy, batch)
+                totals.add_by_source("kl", k3(log_probs.detach(), batch.reference), batch)
+            else:
+                log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
             full = _full_kl(student, reference, states, batch, temperature)
             policy = _policy(batch, old[number], block, objective, normaliser, full)
             # at the first inner update old is log_probs itself: the ratio is exactly 1 (mu = 1 runs no pass for it)
             loss, seen = policy_loss(log_probs, old[number], policy)
             trainer.backward(loss, last=number == len(batches) - 1)
-            for name, value in seen.items():
-                totals.sums[name] += value * len(batch.pack.targets)
-                totals.tokens[name] += len(batch.pack.targets)
-            if inner == 0:
-                gap = k3(log_probs.detach(), batch.reference)
-                entropy = token_entropies(states.detach(), student.head.weight, temperature)
-                for side, mask in (("student", batch.student_rows), ("teacher", ~batch.student_rows)):
-                    totals.add(f"kl/{side}", gap, mask)
-                    totals.add(f"entropy/{side}", entropy, mask)
+            whole_loss += float(loss.detach())
+            for name, values in seen.items():
+                totals.add(name, values)
+                totals.add_by_source(name, values, batch)
         norm = trainer.step(rate)
         if inner == 0:
-            logged = {"grad_norm": norm, "learning_rate": rate, **totals.means()}
+            logged = {"loss": whole_loss, "grad_norm": norm, "learning_rate": rate, **totals.means()}
         else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
             logged |= {f"{name}/last": totals.means()[name] for name in ("ratio", "clip_ratio")}
     return logged
 
 
-def _batches(
-    student: Network,
-    reference: Network,
-    groups: Sequence[Rewards],
-    block: Ril,
-    objective: Objective,
-    temperature: float,
-) -> list[Batch]:
-    rows = [row for group in groups for row in group.rows]
-    made = packs([Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in groups], block.tokens_per_pack)
+def _temperature(block: Ril) -> float:
+    """At which log-probabilities are taken: that of sampling, on all sides (trap T14)."""
+    return block.sampling.temperature or 1.0
+
+
+@torch.no_grad()
+def reference_pass(
+    student: Network, reference: Network, groups: Sequence[Group], block: Ril, objective: Objective = PAPER
+) -> list[Known]:
+    """What is known of each group before its rewards are: image features, and log p of every row under the SFT student.
+
+    With a trained tower the reference sees through its own, untrained one, and there are no features to share.
+    """
     whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
-    found, first = [], 0
-    for pack in made:
-        own = rows[first : first + len(pack.last)]
-        first += len(own)
+    known: list[Known] = []
+    for pack in packs(groups, block.tokens_per_pack):
         features = shared_features(student, pack) if block.freeze_vision else None
-        with torch.no_grad():
-            # With a trained tower the reference sees through its own, untrained one.
-            states = predicting_states(reference, pack, features)
-            log_probs = token_log_probs(states, reference.head.weight, pack.targets, temperature)
-        by_student = torch.tensor([row.row.source == STUDENT for row in own])[pack.response]
-        found.append(Batch(pack, own, features, states if whole else None, log_probs, by_student))
+        states = predicting_states(reference, pack, features)
+        log_probs = token_log_probs(states, reference.head.weight, pack.targets, _temperature(block))
+        own = [groups[number] for number in pack.groups]
+        lengths = [len(ids) for group in own for ids in group.responses]
+        by_row = iter(zip(torch.split(log_probs, lengths), torch.split(states, lengths), strict=True))
+        images = [int((group.prompt.ids == student.image_token_id).sum()) for group in own]
+        seen = [None] * len(own) if features is None else torch.split(features, images)
+        for group, its_features in zip(own, seen, strict=True):
+            found = {ids: next(by_row) for ids in group.responses}
+            log_probs_of = {ids: values for ids, (values, _) in found.items()}
+            known.append(Known(its_features, log_probs_of, {ids: rows for ids, (_, rows) in found.items()} if whole else {}))
+    return known
+
+
+def _with_known(
+    student: Network, reference: Network, groups: Sequence[Rewards], block: Ril, objective: Objective
+) -> list[Rewards]:
+    if all(group.known is not None for group in groups):
+        return list(groups)
+    known = reference_pass(student, reference, [group.group for group in groups], block, objective)
+    return [replace(group, known=its) for group, its in zip(groups, known, strict=True)]
+
+
+def _batches(groups: Sequence[Rewards], tokens_per_pack: int) -> list[Batch]:
+    """The packs of the step; what is known of their rows is put together in their order."""
+    found = []
+    for pack in packs([group.group for group in groups], tokens_per_pack):
+        own = [groups[number] for number in pack.groups]
+        known = [group.known for group in own if group.known is not None]
+        rows = [(its, one.row.token_ids) for its, group in zip(known, own, strict=True) for one in group.rows]
+        features = [its.features for its in known if its.features is not None and len(its.features)]
+        found.append(
+            Batch(
+                pack,
+                [one for group in own for one in group.rows],
+                torch.cat(features) if features else None,
+                torch.cat([its.states[ids] for its, ids in rows]) if known[0].states else None,
+                torch.cat([its.reference[ids] for its, ids in rows]),
+            )
+        )
     return found
 
 

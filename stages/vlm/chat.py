@@ -5,6 +5,7 @@ Text that users, teachers or students wrote is encoded with special tokens switc
 """
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
+        self._switch = threading.RLock()  # bodies of requests are written in a thread beside the stage's own
 
     @functools.cached_property
     def template_hash(self) -> str:
@@ -44,11 +46,12 @@ class Chat:
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it becomes a special token."""
         backend = self.tokenizer._tokenizer
-        backend.encode_special_tokens = True
-        try:
-            return list(backend.encode(text, add_special_tokens=False).ids)
-        finally:
-            backend.encode_special_tokens = False
+        with self._switch:
+            backend.encode_special_tokens = True
+            try:
+                return list(backend.encode(text, add_special_tokens=False).ids)
+            finally:
+                backend.encode_special_tokens = False
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
         """Ids of the rendered conversation with the assistant's opening at its end.
@@ -82,7 +85,8 @@ class Chat:
             number, found, rest = chunk.partition(_CLOSE)
             if found:
                 ids += self.text_ids(pieces[int(number)])
-            ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
+            with self._switch:
+                ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
         return ids
 
     def response_ids(self, text: str) -> list[int]:
