@@ -13,6 +13,7 @@ from stages.job.switches import PAPER, Objective
 from stages.job.switches import Similarity as SimilarityKind
 
 STUDENT = "student"
+TEACHERS = "teacher"  # all of them together, where something is logged by source
 EPSILON = 1e-6  # beside a standard deviation, as in verl
 Term = Literal["policy", "luffy", "sft", "none"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.groups import Group, Pack, packs, predicting_states, token_entropies, token_full_kl, token_log_probs
 from stages.imitation.objective import Policy, k3, policy_loss, rollout_weights, row_lengths
-from stages.imitation.rewards import STUDENT, Rewarded
+from stages.imitation.rewards import STUDENT, TEACHERS, Rewarded
 from stages.job.blocks import Ril
 from stages.job.switches import PAPER, Objective
 from stages.training import Trainer
@@ -84,10 +84,10 @@ class Totals:
         self.tokens[name] += len(values)
 
     def add_by_source(self, name: str, values: Tensor, batch: Batch) -> None:
-        """Adds the values [N] under `name`/<source> for every source, and under `name`/teacher for all teachers."""
+        """Adds the values [N] under `name`/<source> for every source, and under `name`/TEACHERS for all teachers."""
         for source in dict.fromkeys(row.row.source for row in batch.rows):
             self.add(f"{name}/{source}", values[batch.written_by(source)])
-        self.add(f"{name}/teacher", values[~batch.student_rows])
+        self.add(f"{name}/{TEACHERS}", values[~batch.student_rows])
 
     def means(self) -> dict[str, float]:
         """Mean of each name over its tokens; a name without tokens is left out."""

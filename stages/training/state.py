@@ -22,6 +22,8 @@ from torch import Tensor
 from stages.job import Job
 from stages.job.files import replacing_folder, write_text
 from stages.job.stop import STOP
+from stages.training.board import FOLDER as BOARDS
+from stages.training.board import Board
 from stages.training.trainer import Trainer
 
 DONE = "DONE"
@@ -45,13 +47,16 @@ class TrainingState:
         self._runtime = job.params.runtime
         self._saved = time.monotonic()
         self.first = self._resume()  # steps that are done
+        self._board = Board(
+            job.store / BOARDS / job.name / job.fingerprint[:16] if self._folder else None, self.records, self.first
+        )
 
     def steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the steps that are left of `count`, behind a progress bar; after each it saves when that is due.
 
         Raises SystemExit, after saving, when the process was asked to end meanwhile.
         """
-        with STOP.awaiting():
+        with STOP.awaiting(), contextlib.closing(self._board):
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
                 yield step
                 self._after(step + 1, count)
@@ -78,6 +83,7 @@ class TrainingState:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def _after(self, done: int, count: int) -> None:
+        self._board.write(self.records)
         due = time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
         if self._folder and done < count and (due or STOP.code is not None):
             with self.job.timed("checkpoint"):
