@@ -2,7 +2,7 @@
 
 Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, verdict, seed
 Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint; data/ril/samples: answers with rewards;
-         reports/ril/{metrics.json,history.csv,validation.csv}
+         reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
 Run      dvc repro ril
 
 At inference nothing but the student is needed: discriminator, judge and teachers stay behind (§1).
@@ -31,9 +31,10 @@ from stages.job import Job, places_of_step
 from stages.job.blocks import Discriminator as DiscriminatorBlock
 from stages.job.blocks import Ril, Sampling, Schedule, Verdict
 from stages.job.files import read_shards, write_shards
+from stages.job.rejects import Reject, refused, write_rejects
 from stages.job.switches import Objective
 from stages.training import Trainer, TrainingState, learning_rate
-from stages.vlm import Network, Reader, load_network, load_reader, open_checkpoint, write_card
+from stages.vlm import Checkpoint, Network, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
 
 SAMPLES = pa.schema(
     [
@@ -53,6 +54,7 @@ SAMPLES = pa.schema(
 class Players:
     """Everybody in the loop."""
 
+    checkpoint: Checkpoint  # of the SFT student
     reader: Reader
     student: Network
     student_trainer: Trainer
@@ -62,11 +64,16 @@ class Players:
     engine: TrainableEngine  # samples from the student
     judge: Engine | None  # None where the judge's verdict is no part of the reward
 
+    def refusal(self, question: Question) -> str | None:
+        """Why the question is more than the student takes; None when it is not."""
+        return too_long(self.reader, self.checkpoint, question.messages, question.images)
+
 
 def run(job: Job) -> None:
-    """Trains the student and writes it.
+    """Trains the student and writes it, and which questions are longer than it takes.
 
-    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows.
+    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows, TooManyRejects when more than
+    ril.max_reject_share of the questions are too long.
     """
     block = job.block(Ril)
     objective = block.resolved(job.block(DiscriminatorBlock))
@@ -74,9 +81,9 @@ def run(job: Job) -> None:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
-    usable = [questions[name] for name in pool if name in questions]
     validation = read_questions(job.input("data/questions"), "validation")
     players = gathered(job, block, objective)
+    usable, rejects = fitting(job, players, [questions[name] for name in pool if name in questions], validation)
 
     trainers = {"student": players.student_trainer, "discriminator": players.discriminator_trainer}
     state = TrainingState(job, {name: trainer for name, trainer in trainers.items() if trainer})
@@ -134,7 +141,21 @@ def run(job: Job) -> None:
         if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
             validate(step + 1)
 
+    write_rejects(job.reports / "rejects.jsonl", rejects)
     write(job, players, state)
+
+
+def fitting(
+    job: Job, players: Players, questions: Sequence[Question], validation: Sequence[Question]
+) -> tuple[list[Question], list[Reject]]:
+    """The questions that go into the student, and the others with their reasons; of validation those that count as wrong."""
+    block = job.block(Ril)
+    reasons = {question.id: reason for question in questions if (reason := players.refusal(question))}
+    rejects = refused(job.name, reasons, block.group, len(questions), block.max_reject_share)
+    rejects += [Reject(q.id, 0, 1, "refused", reason) for q in validation if (reason := players.refusal(q))]
+    if rejects:
+        job.progress.say(f"{job.name}: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}")
+    return [question for question in questions if question.id not in reasons], rejects
 
 
 def gathered(job: Job, block: Ril, objective: Objective) -> Players:
@@ -153,6 +174,7 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
             student.freeze_vision()
         discriminator, trainer = pretrained(job, block, reader) if objective.discriminated else (None, None)
         return Players(
+            checkpoint=checkpoint,
             reader=reader,
             student=student,
             student_trainer=Trainer(student.model, block, runtime),
@@ -285,12 +307,13 @@ def record(state: TrainingState, step: int, groups: Sequence[Sequence[Row]], jud
 
 
 def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:
-    """Share of the validation questions that the student answers right, greedily."""
+    """Share of the validation questions that the student answers right, greedily; one that it can't take is not right."""
     greedy = Sampling(temperature=0.0, max_tokens=block.sampling.max_tokens)
-    requests = [Request(question.id, question.messages, question.images, greedy) for question in questions]
+    asked = [question for question in questions if players.refusal(question) is None]
+    requests = [Request(question.id, question.messages, question.images, greedy) for question in asked]
     answers = [answers[0] for answers in generated(players.engine, requests)]
-    right = [is_correct(answer.text, question.answer) for answer, question in zip(answers, questions, strict=True)]
-    return sum(right) / len(right)
+    right = [is_correct(answer.text, question.answer) for answer, question in zip(answers, asked, strict=True)]
+    return sum(right) / len(questions)
 
 
 def sample_rows(step: int, questions: Sequence[Question], groups: Sequence[Sequence[Rewarded]]) -> list[dict[str, Any]]:
