@@ -1,7 +1,8 @@
 """RIL: reinforcement and imitation learning of the student (Algorithm 2).
 
 Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, verdict, seed
-Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint; data/ril/samples: answers with rewards;
+Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint (ril.keep: both: the last one in data/ril/last too);
+         data/ril/samples: answers with rewards;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
 Run      dvc repro ril
 
@@ -92,7 +93,7 @@ def run(job: Job) -> None:
     def validate(step: int) -> None:
         with job.timed("validate"):
             scores.append({"step": step, "validation": validated(players, validation, block)})
-        if block.keep == "best" and kept_step(scores, block) == step:
+        if block.keep != "last" and kept_step(scores, block) == step:
             state.copy = players.student_trainer.copied_state()
 
     if state.first:
@@ -352,18 +353,20 @@ def write(job: Job, players: Players, state: TrainingState) -> None:
     """Writes the student, the samples and the curves."""
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     history, scores = state.rows("history"), state.rows("validation")
+    kept = {"model": state.copy, **({"last": None} if job.block(Ril).keep == "both" else {})}  # None: as the student is now
     with job.writing() as folder:
-        players.student_trainer.save(folder / "model", state.copy)
-        players.reader.save(folder / "model")
-        write_card(folder / "model", checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+        for name, weights in kept.items():
+            players.student_trainer.save(folder / name, weights)
+            players.reader.save(folder / name)
+            write_card(folder / name, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
         write_shards(folder / "samples", state.rows("samples"), SAMPLES)
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
     finite = {key: value for key, value in last.items() if math.isfinite(value)}
     ends = {"start": scores[0]["validation"], "end": scores[-1]["validation"]}
-    kept = kept_step(scores, job.block(Ril))
-    job.write_metrics({"validation": {**ends, "kept_step": kept}, "last_step": finite})
+    step = kept_step(scores, job.block(Ril))
+    job.write_metrics({"validation": {**ends, "kept_step": step}, "last_step": finite})
     job.progress.table("validation", scores)
     players.engine.close()
     if players.judge:

@@ -271,7 +271,10 @@ class Ril(Schedule, Switches):
     freeze_vision: bool = Field(True, description="Leaves the vision tower as it is (Table 5c lists language parts only).")
     sampling: Sampling = Field(description="How the student's answers are drawn.")
     validation_every: int = Field(50, ge=1, description="Steps between greedy evaluations on the validation split.")
-    keep: Literal["best", "last"] = Field("last", description="Which checkpoint becomes the stage's model, by validation.")
+    keep: Literal["best", "last", "both"] = Field(
+        "last",
+        description="Which checkpoint becomes the model, by validation; `both` is the best, with the last in data/ril/last.",
+    )
     samples_per_step: int = Field(2, ge=0, description="Questions a step whose answers are kept for the report.")
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Above this share of questions that are longer than the model it fails."

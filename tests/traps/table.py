@@ -69,6 +69,8 @@ GUARDS = (
           f"{PACK}test_every_row_is_packed_once"),
     Guard("T26", "stages/vlm/reader.py", "DTYPES[checkpoint.precision]", "torch.bfloat16",
           f"{HERE}test_t26_the_number_format_is_that_of_the_card"),
+    Guard("T27", "stages/engines/calls.py", "for _ in range(self.settings.concurrency):", "for _ in range(1):",
+          "tests/stages/engines/test_calls.py::test_calls_are_under_way_side_by_side"),
     Guard("T28", REWARDS, "pairs = [(row, logit) for row, logit in pairs if row.verdict is not None]", "pairs = list(pairs)",
           f"{LOSS}test_a_failed_verdict_leaves_group_and_baseline"),
     Guard("T29", "stages/imitation/fence.py", "return _TAG_OPENER.sub(_HARMLESS, plain(text))", "return plain(text)",

@@ -1,6 +1,7 @@
 """Several servers that answer alike: who gets a request, and what happens when one of them is bad."""
 
 import functools
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from stages.job.blocks import Calling
 @contextmanager
 def calling(*fakes: Any, **settings: Any) -> Iterator[Caller]:
     servers = [functools.partial(httpx.AsyncClient, base_url=fake.url) for fake in fakes]
-    caller = Caller("replicas", "chat/completions", servers, Calling(timeout=5.0, deadline=30.0, **settings))
+    caller = Caller("replicas", "chat/completions", servers, Calling(timeout=20.0, deadline=60.0, **settings))
     try:
         yield caller
     finally:
@@ -77,6 +78,21 @@ def test_a_call_that_is_left_early_stops_sending(two_fakes: tuple[Any, Any]) -> 
         stream.close()
         assert len(dict(replies(caller, calls(4)))) == 4  # the caller goes on
     assert first.count + second.count < 20
+
+
+def test_calls_are_under_way_side_by_side(fake: Any) -> None:
+    """The first is answered only when the second is there (trap T27)."""
+    second = threading.Event()
+
+    def meet(question: str, before: int) -> None:
+        if question == "say 1":
+            second.set()
+        second.wait(10)
+
+    fake.fault = meet
+    with calling(fake, concurrency=2) as caller:
+        assert len(dict(replies(caller, calls(2)))) == 2
+    assert fake.most_under_way == 2
 
 
 def test_a_stream_sends_at_once_what_is_put_in(fake: Any) -> None:
