@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from stages.groups import head
 from stages.groups.attention import use_group_attention
-from stages.groups.head import ROWS_PER_TILE, product, tiled_log_probs
+from stages.groups.head import product, tiled_log_probs
 from stages.groups.pack import Pack
 from stages.vlm import Network
 
@@ -76,11 +77,13 @@ def token_full_kl(
 ) -> Tensor:
     """KL(policy || reference) over the whole vocabulary [N] at each row of hidden and reference [N, H], in nats.
 
-    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. Tiled as `token_log_probs` is.
+    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. In tiles of whole rows, as many logits
+    each as those of `token_log_probs` have; backward makes them again.
     """
-    if len(hidden) <= ROWS_PER_TILE:
+    rows = max(1, head.ROWS_PER_TILE * head.COLUMNS_PER_TILE // len(weight))
+    if len(hidden) <= rows:
         return _full_kl(hidden, weight, reference, reference_weight, temperature)
-    tiles = zip(torch.split(hidden, ROWS_PER_TILE), torch.split(reference, ROWS_PER_TILE), strict=True)
+    tiles = zip(torch.split(hidden, rows), torch.split(reference, rows), strict=True)
     return torch.cat(
         [checkpoint(_full_kl, a, weight, b, reference_weight, temperature, use_reentrant=False) for a, b in tiles]  # type: ignore[misc]
     )
