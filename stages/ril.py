@@ -104,9 +104,8 @@ def run(job: Job) -> None:
         chosen = [usable[i] for i in places_of_step(len(usable), block.questions_per_step, step, job.seed("order"))]
 
         # Algorithm 2, lines 3 and 4: G answers of the student, each of which goes to the judge, and G of the teachers
-        with job.timed("sample"):
-            groups, judging = answered(job, players, state, chosen, pool, step)
-        record(state, step, groups, judged=judging is None)
+        judging = Judging(players.judge, job.block(Verdict), f"{job.name}, step {step + 1}") if players.judge else None
+        groups = answered(job, players, state, chosen, pool, step, judging)
 
         # line 5, by all 2G, and what line 7 can know without rewards: a judge on a server is at work meanwhile
         with job.timed("discriminator"):
@@ -116,10 +115,8 @@ def run(job: Job) -> None:
             candidate = [tuple(row.token_ids for row in candidates(rows, objective)) for rows in groups]
             packed = [Group(prompt, rows) for prompt, rows in zip(prompts, candidate, strict=True)]
             known = reference_pass(players.student, players.reference, packed, block, objective)
-        if judging:
-            with job.timed("judge"):
-                groups = judged(groups, judging)
-            record(state, step, groups, judged=True)
+        with job.timed("judge"):
+            groups = judged(state, step, groups, judging)
 
         # line 6: rewards and advantages of all 2G, by the updated discriminator
         every_row = [row for rows in groups for row in rows]
@@ -233,25 +230,26 @@ def answered(
     questions: Sequence[Question],
     pool: Mapping[str, Sequence[TeacherAnswer]],
     step: int,
-) -> tuple[list[list[Row]], Judging | None]:
-    """The step's 2G rows to each question, student's first, and who is being asked for verdicts on them.
+    judging: Judging | None,
+) -> list[list[Row]]:
+    """The step's 2G rows to each question, the student's first; `judging` is asked about those that wait for a verdict.
 
-    Rows that an earlier run recorded are used again; nobody is asked where they have their verdicts, or where nobody judges.
+    Rows that an earlier run recorded are used again, with their verdicts where these were there.
     """
     block = job.block(Ril)
-    judging = Judging(players.judge, job.block(Verdict), f"{job.name}, step {step + 1}") if players.judge else None
     if (recorded := state.recorded(step)) is not None:
         groups = [[row_from_json(row) for row in rows] for rows in recorded["groups"]]
-        if recorded["judged"] or judging is None:
-            return groups, None
         for number, (question, rows) in enumerate(zip(questions, groups, strict=True)):
-            judging.put(number, question, [row for row in rows if row.source == STUDENT])
-        return groups, judging
-    groups = sampled(job, players, questions, block, step, judging)
+            if judging and not recorded["judged"]:
+                judging.put(number, question, [row for row in rows if row.source == STUDENT])
+        return groups
+    with job.timed("sample"):
+        groups = sampled(job, players, questions, block, step, judging)
     for question, rows in zip(questions, groups, strict=True):
         answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
         rows += [teacher_row(players.reader, answer) for answer in answers]
-    return groups, judging
+    record(state, step, groups, judged=judging is None)
+    return groups
 
 
 def sampled(
@@ -293,13 +291,17 @@ def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
     return Row(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
 
 
-def judged(groups: Sequence[Sequence[Row]], judging: Judging) -> list[list[Row]]:
-    """The rows with verdicts on the student's answers; waits for them."""
+def judged(state: TrainingState, step: int, groups: list[list[Row]], judging: Judging | None) -> list[list[Row]]:
+    """The rows with verdicts on the student's answers, which are waited for; as they are where nothing was asked."""
+    if judging is None or not judging.wanted:
+        return groups
     found = judging.verdicts()
-    return [
+    groups = [
         [replace(row, verdict=found[number, place]) if row.source == STUDENT else row for place, row in enumerate(rows)]
         for number, rows in enumerate(groups)
     ]
+    record(state, step, groups, judged=True)
+    return groups
 
 
 def record(state: TrainingState, step: int, groups: Sequence[Sequence[Row]], judged: bool) -> None:

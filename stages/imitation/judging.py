@@ -28,6 +28,11 @@ class Judging:
         self._verdicts: dict[Place, Verdict] = {}
         self._asked: list[tuple[Place, Request]] = []
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a verdict is wanted on anything."""
+        return bool(self._asked or self._verdicts)
+
     def put(self, number: int, question: Question, rows: Sequence[Row]) -> None:
         """Wants a verdict on each of the rows, which answer question number `number` of the step."""
         for place, row in enumerate(rows):

@@ -64,10 +64,11 @@ def test_the_judge_hears_of_an_answer_before_the_next_one_is_there(fake: Fake, t
     asking = Judging(endpoint, Verdict(model="judge"), "ril, step 1")
     block = Ril(steps=1, learning_rate=1e-3, discriminator_learning_rate=1e-3, group=2, sampling=Sampling(max_tokens=4))
     job: Any = SimpleNamespace(seed=lambda *_: 0)
+    state: Any = SimpleNamespace(record=lambda step, rows: None)
     groups = ril.sampled(job, SimpleNamespace(engine=Student()), questions, block, 0, asking)  # type: ignore[arg-type]
     assert seen == [2, 4, 6]
     assert [[row.text for row in rows] for rows in groups] == [[f"so {n}0", f"so {n}1"] for n in range(3)]
-    verdicts = [[row.verdict for row in rows] for rows in ril.judged(groups, asking)]
+    verdicts = [[row.verdict for row in rows] for rows in ril.judged(state, 0, groups, asking)]
     endpoint.close()
     asked = {fake_body["messages"][-1]["content"] for fake_body in fake.bodies}
     for rows, found in zip(groups, verdicts, strict=True):
