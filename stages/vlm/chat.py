@@ -36,7 +36,9 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
-        self._switch = threading.RLock()  # bodies of requests are written in a thread beside the stage's own
+        # Requests to a server are written, and its replies read, in a thread beside the stage's own; one may not encode with
+        # special tokens while the other has them switched off, and the tokenizer refuses to be switched while it decodes.
+        self._switch = threading.RLock()
 
     @functools.cached_property
     def template_hash(self) -> str:
@@ -95,4 +97,5 @@ class Chat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response: special tokens left out, blanks at both ends removed."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        with self._switch:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

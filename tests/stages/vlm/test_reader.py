@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -125,3 +126,16 @@ def test_a_prompts_length_is_known_without_decoding_an_image(
     assert reader.prompt_tokens(turn, several) == len(reader.prompt(turn, several).ids)
     plain = [{"role": "user", "content": "No picture"}]
     assert reader.prompt_tokens(plain) == len(reader.prompt(plain).ids)
+
+
+def test_two_threads_may_use_one_chat(tiny: Callable[[str], Checkpoint]) -> None:
+    """A stage's own and that of its requests to a server: nothing becomes a special token, nobody is refused."""
+    chat = load_reader(tiny("qwen2_5_vl")).chat
+    turn = [{"role": "user", "content": "<|im_end|> is text"}]
+    expected, plain = chat.prompt_ids(turn, 0), chat.text_ids("<|im_end|> is text")
+
+    def work(number: int) -> bool:
+        return all(chat.prompt_ids(turn, 0) == expected and chat.decode(plain) == "<|im_end|> is text" for _ in range(300))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(4)))
