@@ -11,6 +11,7 @@ from stages import discriminator, ril
 from stages.imitation.discriminator import WEIGHTS
 from stages.job import Job
 from stages.job.files import read_json, read_shards
+from stages.job.fingerprint import hash_file
 
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ril": (
@@ -20,6 +21,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "inner_updates": 2,
             "similarity": "ranked",
             "truncated": "as_judged",
+            "keep": "both",
         },
         {"sees": "question_and_image", "update": "after_scoring"},
     ),
@@ -65,7 +67,11 @@ def test_both_stages_run_under_every_objective(
         assert all(row["answer"] == 0 and row["similarity"] == -row["logit"] for row in samples)
     if objective == "dr_grpo":
         assert all(row["source"] == "student" and math.isnan(row["logit"]) for row in samples)
+    assert (job.out / "last" / "model.safetensors").is_file() == (objective == "ril")
     if objective == "ril":
+        kept = read_json(job.reports / "metrics.json")["validation"]["kept_step"]  # of equal scores the first: before any step
+        same = [hash_file(job.out / name / "model.safetensors") for name in ("model", "last")]
+        assert (same[0] == same[1]) == (kept == 2)
         assert {row["source"] for row in samples} >= {"internvl3", "qwen2_5_vl"}
         assert float(history[0]["ratio"]) == 1.0
         assert "ratio/last" in history[0]
