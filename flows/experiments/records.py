@@ -114,7 +114,7 @@ def _scored(run: Run, done: Finished, params: Params, folder: Path) -> dict[str,
     scores = json.loads(done.text(f"reports/evaluate/{run.evaluation}/metrics.json"))
     rows = read_shards(done.fetch(f"data/evaluate/{run.evaluation}", folder / "evaluate")).to_pylist()
     rows.sort(key=lambda row: row["question_id"])
-    forms = teacher_forms(done, params, folder)
+    forms = teacher_forms(run, done, params, folder)
     others = [target.removeprefix("evaluate@") for target in run.targets if target.startswith("evaluate@")]
     return {
         "scores": {key: value for key, value in scores.items() if not key.startswith("benchmark")},
@@ -134,13 +134,15 @@ def _curves(run: Run, done: Finished, params: Params, folder: Path) -> dict[str,
     kept = {name: values for name, values in curves.items() if _CURVES.fullmatch(name)}
     if run.evaluation is None or not kept.get("step"):
         return kept
-    forms = teacher_forms(done, params, folder)
+    forms = teacher_forms(run, done, params, folder)
     said: dict[int, list[str]] = defaultdict(list)
     for row in read_shards(done.fetch("data/ril/samples", folder / "samples")).to_pylist():
         if row["source"] == STUDENT:
             said[row["step"]].append(row["response"])
     by_step = [style_shares(said.get(int(step), []), forms) for step in kept["step"]]
-    return kept | {f"styles/{name}": [shares.get(name, math.nan) for shares in by_step] for name in [*forms, "any"]}
+    return kept | {
+        f"styles/{name}": [shares.get(name, math.nan) for shares in by_step] for name in ([*forms, "any"] if forms else [])
+    }
 
 
 def form(text: str) -> str:
@@ -148,10 +150,10 @@ def form(text: str) -> str:
     return _NUMBER.sub("0", text)
 
 
-def teacher_forms(done: Finished, params: Params, folder: Path) -> dict[str, frozenset[str]]:
-    """The forms in which each teacher writes at least 5 % of its stored answers."""
+def teacher_forms(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, frozenset[str]]:
+    """The forms in which each teacher that the run asked writes at least 5 % of its stored answers."""
     found = {}
-    for name in params.teachers:
+    for name in [one for one in params.teachers if f"teacher@{one}" in run.stages]:
         place = folder / f"teacher-{name}"
         if not place.exists():
             done.fetch(f"data/teacher/{name}", place)
@@ -163,7 +165,7 @@ def teacher_forms(done: Finished, params: Params, folder: Path) -> dict[str, fro
 
 def style_shares(texts: Sequence[str], forms: Mapping[str, frozenset[str]]) -> dict[str, float]:
     """Share of the texts in the style of each teacher, and of `any`; nothing for no texts."""
-    if not texts:
+    if not texts or not forms:
         return {}
     written = [form(text) for text in texts]
     every = frozenset().union(*forms.values())

@@ -81,8 +81,7 @@ class Planner:
         params = validated(values, f"arm {name}")
         evaluation = arm.evaluation if purpose == COMPARED else None
         own = "ril" if evaluation is None else f"evaluate@{evaluation}"
-        styles = [] if evaluation is None else ["pool"]  # whose answers say what a teacher's style is
-        targets = tuple(dict.fromkeys([*further, *styles, own]))
+        targets = tuple(dict.fromkeys([*further, *(self._study.beside if purpose == COMPARED else ()), own]))
         return Run(
             study=self.name,
             purpose=purpose,

@@ -10,7 +10,7 @@ from flows.profile import read_profile
 from stages.job import Params, ParamsError, merged, read_yaml, validated
 from stages.job.block import Block
 
-_INHERITED = ("params", "shared", "sweep", "tuning", "seeds")
+_INHERITED = ("params", "shared", "beside", "sweep", "tuning", "seeds")
 LOOP = "ril"  # the entry of `evaluations` that scores what the loop trained
 
 
@@ -44,6 +44,7 @@ class Study(Block):
     about: str = Field(description="What is compared, in one or two sentences; they stand on the page.")
     params: dict[str, Any] = Field(default_factory=dict, description="What differs from params.yaml for every arm.")
     shared: list[str] = Field(default_factory=list, description="Further targets of the first arm: what all arms of a seed need.")
+    beside: list[str] = Field(default_factory=list, description="Further targets of every arm; the pool tells teachers' styles.")
     sweep: dict[str, list[float]] = Field(
         default_factory=dict, description="One parameter of the loop with the values that are tried for every trained arm."
     )
