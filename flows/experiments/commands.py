@@ -7,9 +7,12 @@ import typer
 
 from flows import dvc
 from flows.experiments.campaign import Campaign, chosen
+from flows.experiments.page import as_html, as_markdown, page
+from flows.experiments.records import read_records
 from flows.experiments.runs import Planner
 from flows.experiments.study import Study, check_budgets, read_study, studies
 from stages.job import ParamsError
+from stages.job.files import write_text
 from stages.page.render import duration
 
 RESULTS = Path("docs/results")
@@ -84,9 +87,7 @@ def _run(
         print(f"failed: {name}: no value of the sweep has run on all tuning seeds, so none was chosen")
     for name, reason in {**tuning.failed, **compared.failed}.items():
         print(f"failed: {name}: {reason}")
-    print(
-        f"{len(runs) - len(compared.failed)} of {len(runs)} runs are in {folder}; the page: ril experiments report {planner.name}"
-    )
+    print(f"{len(runs) - len(compared.failed)} of {len(runs)} runs are in {folder}; the page: ril experiments report")
     return int(bool(lacking or tuning.failed or compared.failed))
 
 
@@ -131,3 +132,15 @@ def _show(
         print(f"about {duration(total)} with --jobs {jobs}, by the times that stages took here before (an estimate)")
     else:
         print("no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them")
+
+
+@experiments_app.command("report")
+def report(name: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
+    """Writes the page about a study, as Markdown and as HTML, from its records alone."""
+    study = read_study(Path.cwd(), name)
+    full = name if profile is None else f"{name}-{profile}"
+    shown = page(study, read_records(results / full))
+    for suffix, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
+        write_text(results / f"{full}.{suffix}", text)
+        print(results / f"{full}.{suffix}")
+    print("\n".join(shown.findings))
