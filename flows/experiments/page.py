@@ -116,14 +116,15 @@ def _sentence(arms: Mapping[str, Sequence[Record]], found: Difference) -> str:
 
 def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
     steps = len(_neighbours(study))
+    whole = _count(steps, "step")
     if len(claimed) < steps:
-        return f"The claimed order can't be judged: {steps - len(claimed)} of its {steps} steps were not run."
+        return f"The claimed order can't be judged: {steps - len(claimed)} of its {whole} not run."
     told = {word: sum(found.verdict == word for found in claimed) for word in ("more", "less", "open")}
     if told["more"] == steps:
-        return f"The claimed order holds in all {steps} steps."
+        return f"The claimed order holds in all of its {whole}."
     return (
-        f"The claimed order as a whole is not shown: of its {steps} steps {told['more']} hold, "
-        f"{told['less']} go the other way, {told['open']} are not told apart."
+        f"The claimed order as a whole is not shown: of its {whole} {told['more']} hold, "
+        f"{told['less']} go the other way, {told['open']} not told apart."
     )
 
 

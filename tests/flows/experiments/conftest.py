@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.experiments.records import Record
+
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = {
     "hidden_size": 32, "heads": 1, "layers": 1, "steps": 1, "vision_steps": 0, "reading_steps": 0, "rows_per_step": 2,
@@ -26,7 +28,7 @@ SMALL: dict[str, Any] = {
     "discriminator": {"steps": 1, "questions_per_step": 2, "responses_per_side": 1},
     "ril": {"steps": 2, "questions_per_step": 2, "group": 2, "warmup_steps": 0, "sampling": SAMPLING, "validation_every": 2},
     "evaluate": {"max_tokens": 8, "shuffled_images": False, "benchmarks": []},
-    "evaluations": {"base": None, "qwen2_5_vl": None, "internvl3": None},
+    "evaluations": {"qwen2_5_vl": None, "internvl3": None},
 }
 STUDY: dict[str, Any] = {
     "title": "A small study",
@@ -45,8 +47,8 @@ STUDY: dict[str, Any] = {
 def make_study(make_project: Callable[..., Path]) -> Callable[..., Path]:
     """A project committed to Git, as experiments need it, with the study `small` in experiments/."""
 
-    def make(**changes: Any) -> Path:
-        project = make_project(SMALL)
+    def make(name: str = "project", **changes: Any) -> Path:
+        project = make_project(SMALL, name)
         shutil.copy(ROOT / ".gitignore", project / ".gitignore")
         shutil.copytree(ROOT / ".dvc", project / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
         (project / "experiments").mkdir()
@@ -57,3 +59,43 @@ def make_study(make_project: Callable[..., Path]) -> Callable[..., Path]:
         return project
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_study() -> dict[str, Any]:
+    """What the study `small` says."""
+    return STUDY
+
+
+@pytest.fixture(scope="session")
+def record() -> Callable[..., Record]:
+    """Makes a record as a run would leave it, of an arm that is right on the first questions."""
+    return _record
+
+
+def _record(arm: str, world: int, accuracy: float, seed: int = 1, questions: int = 100, **changes: Any) -> Record:
+    right = round(accuracy * questions)
+    values: dict[str, Any] = {
+        "study": "small",
+        "purpose": "compared",
+        "arm": arm,
+        "title": arm.upper(),
+        "world": world,
+        "seed": seed,
+        "swept": {},
+        "key": f"key of {arm} {world} {seed}",
+        "params_sha256": "ab" * 32,
+        "overrides": [f"seed={seed}"],
+        "experiment": f"small-{arm}",
+        "revision": "12" * 20,
+        "commit": "34" * 20,
+        "committed": True,
+        "lock_sha256": "cd" * 32,
+        "seconds": {"ril": 60.0},
+        "budget": {"steps": 2},
+        "scores": {"accuracy": right / questions, "questions": questions, "by_kind": {"sum": accuracy}, "mean_tokens": 9.0},
+        "right": "1" * right + "0" * (questions - right),
+        "questions_sha256": f"world {world}",
+        "styles": {"internvl3": 0.5, "any": 0.75},
+    }
+    return Record(**{**values, **changes})

@@ -1,14 +1,82 @@
+"""A study that is really run: DVC experiments, their records, resuming, a failure, and the page."""
+
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from flows import dvc
+
+Call = Callable[..., tuple[int, str, str]]
+# Two arms without teachers (2 engines instead of 6), and one that fails in its first stage.
+ARMS = {
+    "base": {"title": "Base", "evaluation": "base"},
+    "broken": {"title": "Broken", "evaluation": "base", "params": {"questions": {"kind": "rows", "path": "broken.parquet"}}},
+    "warm_start": {"title": "Warm start", "evaluation": "warm_start"},
+}
+STUDY = {"arms": ARMS, "order": [["base"], ["warm_start"]], "differences": [["warm_start", "base"]]}
+
 
 @pytest.mark.slow
-def test_x(make_study: Callable[..., Path], call) -> None:
+def test_a_study_is_run_once_and_its_page_comes_from_the_records(make_study: Callable[..., Path], call: Call) -> None:
+    project = make_study(**STUDY)
+    (project / "broken.parquet").write_text("no parquet")
+    run = ("experiments", "run", "small", "--jobs", "2")
+
+    code, out, err = call(project, "flows.cli", *run, "--dry-run")
+    assert code == 0, out + err
+    assert "compared: 3 runs, 0 finished" in out
+    assert not (project / "docs").exists()
+
+    code, out, err = call(project, "flows.cli", *run)
+    assert code == 1, out + err
+    assert "failed: small-broken-w3-s4" in out
+    assert "2 of 3 runs are in docs/results/small" in out
+    records = {path.stem: json.loads(path.read_text()) for path in (project / "docs/results/small/compared").glob("*.json")}
+    assert set(records) == {"base-w3-s4", "warm_start-w3-s4"}
+    base, warm_start = records["base-w3-s4"], records["warm_start-w3-s4"]
+    assert base["scores"]["questions"] == len(base["right"]) == 4
+    assert base["questions_sha256"] == warm_start["questions_sha256"]
+    assert set(warm_start["seconds"]) == {"warm_start", "evaluate@warm_start"}, "the rest was made by the first arm"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True, timeout=60)
+    assert base["commit"] == head.stdout.strip()
+    assert base["committed"]
+    assert not list((project / ".dvc" / "tmp" / "exps" / "standalone").glob("tmp*")), "copies of failed experiments are removed"
+    assert not (project / "dvc.lock").exists(), "the workspace is left alone"
+
+    # a lost record is read from its experiment; nothing that was finished is run again
+    (project / "docs/results/small/compared/base-w3-s4.json").unlink()
+    code, out, err = call(project, "flows.cli", *run, "--arm", "base", "--arm", "warm_start")
+    assert code == 0, out + err
+    assert "base (world 3, seed 4) was run before" in out
+    assert "starts" not in out
+    again = json.loads((project / "docs/results/small/compared/base-w3-s4.json").read_text())
+    assert {**again, "seconds": {}} == {**base, "seconds": {}}
+
+    code, out, err = call(project, "flows.cli", "experiments", "report", "small")
+    assert code == 0, out + err
+    assert "one unit only" in out
+    page = (project / "docs/results/small.md").read_text()
+    assert f"| compared/base-w3-s4 | {base['key'][:12]} |" in page
+    assert (project / "docs/results/small.html").stat().st_size > 5000
+    found = dvc.finished(project, base["experiment"])
+    assert found is not None
+    assert found.revision == base["revision"]
+    with pytest.raises(FileNotFoundError):
+        found.text("reports/ril/metrics.json")
+
+
+def test_code_that_git_does_not_know_is_refused(make_study: Callable[..., Path], call: Call) -> None:
     project = make_study()
-    out = call(project, "flows.cli", "experiments", "run", "small", "--jobs", "2")
-    print(out[1]); print(out[2])
-    import os
-    os.system(f"cat {project}/.ril/logs/*; ls -R {project}/docs; head -c 3000 {project}/docs/results/small/*/*")
-    assert 0
+    (project / "stages" / "new.py").write_text("")
+    code, _, err = call(project, "flows.cli", "experiments", "run", "small")
+    assert code == 2
+    assert "stages/new.py: unknown to Git" in err
+
+
+def test_more_seeds_than_there_are_are_refused(make_study: Callable[..., Path], call: Call) -> None:
+    code, _, err = call(make_study(), "flows.cli", "experiments", "run", "small", "--seeds", "2")
+    assert code == 2
+    assert "--seeds 2, but experiments/small.yaml lists 1 pairs of seeds" in err
