@@ -75,6 +75,8 @@ def run(job: Job) -> None:
     questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
     usable = [questions[name] for name in pool if name in questions]
+    if objective.references:
+        pool = {question.id: [reference(question)] for question in usable}
     validation = read_questions(job.input("data/questions"), "validation")
     players = gathered(job, block, objective)
 
@@ -203,6 +205,8 @@ def scored_rows(
 
 def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
     """G answers of the student to each question, as rows that wait for a verdict."""
+    if block.objective == "sft":
+        return [[] for _ in questions]
     compared = block.rollout_correction != "none"
     requests = [
         Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
@@ -224,6 +228,11 @@ def generated(engine: Engine, requests: Sequence[Request]) -> list[list[Answer]]
 def student_row(answer: Answer) -> Row:
     """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
     return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None, answer.log_probs)
+
+
+def reference(question: Question) -> TeacherAnswer:
+    """The written-out reference of a question as an answer: its target, where it has one as in the warm start."""
+    return TeacherAnswer("reference", 0, question.target or question.answer, 1, "stop")
 
 
 def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:

@@ -67,7 +67,7 @@ def page(study: Study, records: Sequence[Record]) -> Page:
         study.about,
         [*_findings(study, arms, claimed, asked), *_warnings(records, arms)],
         [
-            _scores(study, arms),
+            _scores(arms),
             _differences(arms, claimed, asked),
             _tuning(study, records),
             _rewards(arms),
@@ -98,7 +98,7 @@ def _findings(
     ordered = sorted(means, key=lambda title: -means[title])
     lines.append("By mean accuracy: " + " > ".join(f"{title} {percent(means[title])}" for title in ordered) + ".")
     lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
-    if claimed:
+    if study.order:
         lines.append(_order_sentence(study, claimed))
     return lines
 
@@ -139,7 +139,7 @@ def _warnings(records: Sequence[Record], arms: Mapping[str, Sequence[Record]]) -
     return lines
 
 
-def _scores(study: Study, arms: Mapping[str, Sequence[Record]]) -> Section:
+def _scores(arms: Mapping[str, Sequence[Record]]) -> Section:
     rows = []
     for name, found in arms.items():
         interval = mean_over_seeds(found)
@@ -154,7 +154,7 @@ def _scores(study: Study, arms: Mapping[str, Sequence[Record]]) -> Section:
         rows.append(
             [f"Teacher {name}", percent(mean(values)), NOTHING, ", ".join(f"{100 * v:.1f}" for v in values), NOTHING, NOTHING]
         )
-    key = next(iter(study.sweep), "swept value")
+    key = next((key for found in arms.values() for one in found for key in one.swept), "swept value")
     heads = ["arm", "right", "± (95 %)", "each seed", "images exchanged", key]
     count = next(iter(arms.values()))[0].scores["questions"]
     text = f"Share of {count:,} held-out test questions answered right, greedily; mean over units with the t-interval over them."
@@ -204,7 +204,7 @@ def _tuning(study: Study, records: Sequence[Record]) -> Section:
         return Section("Sweep", "No sweep was run: the rates are those of the parameters.")
     seeds = sorted({f"world {one.world}, seed {one.seed}" for one in tried})
     text = (
-        f"{next(iter(study.sweep))}: validation score at the end of the loop in {'; '.join(seeds)}, which are not among the "
+        f"{next(iter(tried[0].swept))}: validation score at the end of the loop in {'; '.join(seeds)}, which are not among the "
         f"seeds above. "
         "← is what the arm was compared with."
     )
@@ -229,7 +229,7 @@ def _rewards(arms: Mapping[str, Sequence[Record]]) -> Section:
     steps = "mean of the first and of the last ten steps, over seeds"
     rewards = Table(
         "Rewards by source",
-        f"Per cent, {steps}. Advantage and length in tokens at the end, length from its start.",
+        f"Rewards in per cent, length in tokens: {steps}. Mean advantage of the last steps, in units of reward.",
         ["arm", "source", "similarity", "answer", "advantage", "tokens"],
         by_source,
     )

@@ -123,9 +123,12 @@ def with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
 
 
 def budget(params: Params) -> dict[str, Any]:
-    """What has to be equal for arms that are compared: questions, steps, rows, schedule, sampling; not the rate itself."""
-    rows = params.ril.group * (1 if params.objective.teacher_rows == "none" else 2)
-    ril = params.ril
+    """What has to be equal for arms that are compared: questions, steps, rows, schedule, sampling; not the rate itself.
+
+    An arm that learns from references has one row a question: more of the same row would change nothing.
+    """
+    ril, objective = params.ril, params.objective
+    rows = 1 if objective.references else ril.group * (1 if objective.teacher_rows == "none" else 2)
     return {
         "steps": ril.steps,
         "questions_per_step": ril.questions_per_step,
@@ -143,8 +146,10 @@ def check_budgets(root: Path, study: Study) -> dict[str, Any]:
     for name, arm in study.arms.items():
         if not arm.trained:
             continue
-        own = budget(validated(values_of(root, study, arm, study.seeds[0]), f"arm {name}"))
-        for key, value in own.items():
+        params = validated(values_of(root, study, arm, study.seeds[0]), f"arm {name}")
+        for key, value in budget(params).items():
+            if key == "rows_per_question" and params.objective.references:
+                continue
             if found.setdefault(key, value) != value:
                 raise ParamsError(
                     f"arm {name}: {key} is {value}, that of {first} is {found[key]}; arms are compared at equal budget only"
