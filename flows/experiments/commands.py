@@ -34,7 +34,7 @@ def list_command() -> None:
 
 @experiments_app.command("run")
 def run(
-    name: StudyName,
+    study: StudyName,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many of the study's pairs of seeds; without it all.")] = None,
     arm: Annotated[list[str], typer.Option(help="Only this arm; can be given several times.")] = [],  # noqa: B006
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time; a stage of the tiny profile keeps one core busy.")] = 1,
@@ -46,20 +46,20 @@ def run(
 ) -> None:
     """Runs what is not finished yet; the same command goes on after a stop. Exit code 1 when a run failed."""
     root = Path.cwd()
-    study = read_study(root, name)
+    declared = read_study(root, study)
     if profile is None:
-        check_budgets(root, study)
-    arms = _arms(study, arm)
-    if seeds is not None and seeds > len(study.seeds):
-        raise ParamsError(f"--seeds {seeds}, but experiments/{name}.yaml lists {len(study.seeds)} pairs of seeds; add some there")
+        check_budgets(root, declared)
+    arms = _arms(declared, arm)
+    if seeds is not None and seeds > (listed := len(declared.seeds)):
+        raise ParamsError(f"--seeds {seeds}, but experiments/{study}.yaml lists {listed} pairs of seeds; add some there")
     if lost := dvc.untracked(root, "stages", "flows"):
         raise ParamsError(f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it")
-    planner = Planner(root, study, name, profile)
+    planner = Planner(root, declared, study, profile)
     folder = results / planner.name
     tuning = Campaign(root, planner.tuning(arms) if sweep else [], folder, print, jobs)
     if dry_run:
-        _show(planner, study, tuning, arms, seeds, sweep, folder, jobs)
-    elif code := _run(planner, study, tuning, arms, seeds, sweep, folder, jobs, limit_hours):
+        _show(planner, declared, tuning, arms, seeds, sweep, folder, jobs)
+    elif code := _run(planner, declared, tuning, arms, seeds, sweep, folder, jobs, limit_hours):
         raise typer.Exit(code)
 
 
@@ -135,11 +135,10 @@ def _show(
 
 
 @experiments_app.command("report")
-def report(name: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
+def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
     """Writes the page about a study, as Markdown and as HTML, from its records alone."""
-    study = read_study(Path.cwd(), name)
-    full = name if profile is None else f"{name}-{profile}"
-    shown = page(study, read_records(results / full))
+    full = study if profile is None else f"{study}-{profile}"
+    shown = page(read_study(Path.cwd(), study), read_records(results / full))
     for suffix, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
         write_text(results / f"{full}.{suffix}", text)
         print(results / f"{full}.{suffix}")
