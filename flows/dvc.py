@@ -159,7 +159,8 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
                 running.remove((one, run))
                 if run.process.returncode:
                     _remove_copy(root, one.name)
-                source.ended(one, run.process.returncode, run.log)
+                if code == 0:  # else it was told to end
+                    source.ended(one, run.process.returncode, run.log)
     return code
 
 

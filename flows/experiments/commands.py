@@ -100,7 +100,10 @@ def _arms(study: Study, wanted: list[str]) -> list[str]:
 
 def _carried_out(campaign: Campaign, jobs: int, limit_hours: float) -> int:
     campaign.adopt()
-    return dvc.experiments(Path.cwd(), campaign, jobs, limit_hours)
+    code = dvc.experiments(Path.cwd(), campaign, jobs, limit_hours)
+    if code:
+        print("stopped; what is finished stays, and the same command goes on")
+    return code
 
 
 def _values(study: Study, tuning: Campaign, sweep: bool) -> dict[str, dict[str, float]]:

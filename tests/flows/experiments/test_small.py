@@ -1,15 +1,19 @@
 """A study that is really run: DVC experiments, their records, resuming, a failure, and the page."""
 
 import json
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import dvc
 
 Call = Callable[..., tuple[int, str, str]]
+Start = Callable[..., "subprocess.Popen[str]"]
 # Two arms without teachers (2 engines instead of 6), and one that fails in its first stage.
 ARMS = {
     "base": {"title": "Base", "evaluation": "base"},
@@ -66,6 +70,37 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(make_study: Cal
     assert found.revision == base["revision"]
     with pytest.raises(FileNotFoundError):
         found.text("reports/ril/metrics.json")
+
+
+def workers(project: Path) -> list[psutil.Process]:
+    """Processes of dvc and of stages at work in the project or in a copy of it."""
+    found = []
+    for process in psutil.process_iter(["cwd", "cmdline", "status"]):
+        words = " ".join(process.info["cmdline"] or [])
+        inside = (process.info["cwd"] or "").startswith(str(project)) and process.info["status"] != psutil.STATUS_ZOMBIE
+        if inside and ("-m dvc" in words or "flows.run" in words):
+            found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_a_stop_ends_every_process_and_leaves_no_copy(make_study: Callable[..., Path], start: Start) -> None:
+    project = make_study(seeds=[{"world": world, "seed": 1} for world in (3, 4)])  # two worlds: both run at once
+    process = start(project, "flows.cli", "experiments", "run", "small", "--jobs", "2", PYTHONUNBUFFERED="1")
+    end = time.monotonic() + 120
+    while len([one for one in workers(project) if "flows.run" in one.cmdline()]) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "two experiments did not start"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 143, out + err
+    assert out.count("starts: ") == 2
+    assert "FAILED" not in out
+    assert out.splitlines()[-1] == "stopped; what is finished stays, and the same command goes on"
+    assert not workers(project)
+    assert not list((project / ".dvc" / "tmp" / "exps" / "standalone").glob("tmp*"))
+    assert not (project / "docs").exists()
 
 
 def test_code_that_git_does_not_know_is_refused(make_study: Callable[..., Path], call: Call) -> None:
