@@ -49,6 +49,7 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(make_study: Cal
     assert base["committed"]
     assert not list((project / ".dvc" / "tmp" / "exps" / "standalone").glob("tmp*")), "copies of failed experiments are removed"
     assert not (project / "dvc.lock").exists(), "the workspace is left alone"
+    assert list((project / ".ril" / "responses").iterdir()), "answers are in the store of the checkout"
 
     # a lost record is read from its experiment; nothing that was finished is run again
     (project / "docs/results/small/compared/base-w3-s4.json").unlink()
