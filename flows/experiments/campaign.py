@@ -170,9 +170,8 @@ class Campaign:
         return f"{count} left" + ("" if not count or seconds is None else f", about {duration(seconds)}")
 
     def _tell(self, run: Run, text: str) -> None:
-        swept = "".join(f", {key} {value:g}" for key, value in run.swept.items())
         ended = len(self.runs) - len(self.waiting) - len(self._running)
-        self._say(f"[{ended}/{len(self.runs)}] {run.arm} ({run.seeds}{swept}) {text}")
+        self._say(f"[{ended}/{len(self.runs)}] {run.label} {text}")
 
 
 def _result(record: Record) -> str:

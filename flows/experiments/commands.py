@@ -1,5 +1,8 @@
 """`ril experiments`: what there is, running it, and the page about it."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +13,7 @@ from flows.experiments.campaign import Campaign, chosen
 from flows.experiments.page import as_html, as_markdown, page
 from flows.experiments.records import read_records
 from flows.experiments.runs import Planner
-from flows.experiments.study import Study, check_budgets, read_study, studies
+from flows.experiments.study import Seeds, Study, check_budgets, read_study, studies
 from stages.job import ParamsError
 from stages.job.files import write_text
 from stages.page.render import duration
@@ -55,40 +58,85 @@ def run(
     if lost := dvc.untracked(root, "stages", "flows"):
         raise ParamsError(f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it")
     planner = Planner(root, declared, study, profile)
-    folder = results / planner.name
-    tuning = Campaign(root, planner.tuning(arms) if sweep else [], folder, print, jobs)
+    wanted = Wanted(root, declared, planner, results / planner.name, arms, declared.seeds[:seeds], sweep, jobs)
     if dry_run:
-        _show(planner, declared, tuning, arms, seeds, sweep, folder, jobs)
-    elif code := _run(planner, declared, tuning, arms, seeds, sweep, folder, jobs, limit_hours):
+        wanted.show()
+    elif code := wanted.run(limit_hours):
         raise typer.Exit(code)
 
 
-def _run(
-    planner: Planner,
-    study: Study,
-    tuning: Campaign,
-    arms: list[str],
-    seeds: int | None,
-    sweep: bool,
-    folder: Path,
-    jobs: int,
-    limit_hours: float,
-) -> int:
-    """Sweep, choice, comparison; the exit code."""
-    if code := _carried_out(tuning, jobs, limit_hours):
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked `ril experiments run` for: the sweep where one is wanted, then the comparison."""
+
+    root: Path
+    study: Study
+    planner: Planner
+    folder: Path  # of the study's records
+    arms: list[str]
+    seeds: list[Seeds]
+    sweep: bool
+    jobs: int
+
+    def run(self, limit_hours: float) -> int:
+        """Runs what is not finished, names what failed, and returns the exit code."""
+        tuning = self._tuning()
+        if code := self._carried_out(tuning, limit_hours):
+            return code
+        values = self._chosen(tuning)
+        lacking = [name for name in self.arms if self._swept(name) and name not in values]
+        compared = self._compared([name for name in self.arms if name not in lacking], values)
+        if code := self._carried_out(compared, limit_hours):
+            return code
+        for name in lacking:
+            print(f"failed: {name}: no value of the sweep has run on all tuning seeds, so none was chosen")
+        for name, reason in {**tuning.failed, **compared.failed}.items():
+            print(f"failed: {name}: {reason}")
+        whole = len(compared.runs)
+        print(f"{whole - len(compared.failed)} of {whole} runs are in {self.folder}; the page: ril experiments report")
+        return int(bool(lacking or tuning.failed or compared.failed))
+
+    def show(self) -> None:
+        """Prints every run that is not finished with the stages that it would make, and an estimate of the time."""
+        tuning = self._tuning()
+        total = 0.0
+        for title, campaign in (("sweep on validation", tuning), ("compared", self._compared(self.arms, self._chosen(tuning)))):
+            print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
+            seen: set[str] = set()
+            for run in campaign.waiting:
+                new = [stage for stage in campaign.todo(run) if run.stages[stage] not in seen]
+                seen |= set(run.stages.values())
+                print(f"  {run.label}: {', '.join(new) or 'nothing new'}")
+            seconds = campaign.seconds_left()
+            total += math.nan if seconds is None else seconds
+        if math.isnan(total):
+            print("no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them")
+        else:
+            print(f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an estimate)")
+
+    def _tuning(self) -> Campaign:
+        return Campaign(self.root, self.planner.tuning(self.arms) if self.sweep else [], self.folder, print, self.jobs)
+
+    def _compared(self, arms: list[str], values: Mapping[str, Mapping[str, float]]) -> Campaign:
+        return Campaign(self.root, self.planner.compared(arms, self.seeds, values), self.folder, print, self.jobs)
+
+    def _swept(self, name: str) -> bool:
+        return self.sweep and bool(self.study.sweep) and self.study.arms[name].trained
+
+    def _chosen(self, tuning: Campaign) -> dict[str, dict[str, float]]:
+        """The swept value of each trained arm: the best on validation, or the only one there is."""
+        only = {key: values[0] for key, values in self.study.sweep.items() if len(values) == 1}
+        if only:
+            return {name: only for name in self.arms if self._swept(name)}
+        records = [record for record in map(tuning.record, tuning.runs) if record is not None]
+        return chosen(records, len(self.study.tuning))
+
+    def _carried_out(self, campaign: Campaign, limit_hours: float) -> int:
+        campaign.adopt()
+        code = dvc.experiments(self.root, campaign, self.jobs, limit_hours)
+        if code:
+            print("stopped; what is finished stays, and the same command goes on")
         return code
-    values = _values(study, tuning, sweep)
-    lacking = [name for name in arms if sweep and study.sweep and study.arms[name].trained and name not in values]
-    runs = planner.compared([name for name in arms if name not in lacking], study.seeds[:seeds], values)
-    compared = Campaign(Path.cwd(), runs, folder, print, jobs)
-    if code := _carried_out(compared, jobs, limit_hours):
-        return code
-    for name in lacking:
-        print(f"failed: {name}: no value of the sweep has run on all tuning seeds, so none was chosen")
-    for name, reason in {**tuning.failed, **compared.failed}.items():
-        print(f"failed: {name}: {reason}")
-    print(f"{len(runs) - len(compared.failed)} of {len(runs)} runs are in {folder}; the page: ril experiments report")
-    return int(bool(lacking or tuning.failed or compared.failed))
 
 
 def _arms(study: Study, wanted: list[str]) -> list[str]:
@@ -96,45 +144,6 @@ def _arms(study: Study, wanted: list[str]) -> list[str]:
         if name not in study.arms:
             raise ParamsError(f"no arm {name!r}; arms: {', '.join(study.arms)}")
     return [name for name in study.arms if not wanted or name in wanted]
-
-
-def _carried_out(campaign: Campaign, jobs: int, limit_hours: float) -> int:
-    campaign.adopt()
-    code = dvc.experiments(Path.cwd(), campaign, jobs, limit_hours)
-    if code:
-        print("stopped; what is finished stays, and the same command goes on")
-    return code
-
-
-def _values(study: Study, tuning: Campaign, sweep: bool) -> dict[str, dict[str, float]]:
-    """The swept value of each trained arm: the best on validation, or the only one there is."""
-    only = {key: values[0] for key, values in study.sweep.items() if len(values) == 1}
-    if only and sweep:
-        return {name: only for name, arm in study.arms.items() if arm.trained}
-    records = [record for record in map(tuning.record, tuning.runs) if record is not None]
-    return chosen(records, len(study.tuning))
-
-
-def _show(
-    planner: Planner, study: Study, tuning: Campaign, arms: list[str], seeds: int | None, sweep: bool, folder: Path, jobs: int
-) -> None:
-    values = _values(study, tuning, sweep)
-    compared = Campaign(Path.cwd(), planner.compared(arms, study.seeds[:seeds], values), folder, print, jobs)
-    total = 0.0
-    for title, campaign in (("sweep on validation", tuning), ("compared", compared)):
-        print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
-        seen: set[str] = set()
-        for one in campaign.waiting:
-            new = [stage for stage in campaign.todo(one) if one.stages[stage] not in seen]
-            seen |= set(one.stages.values())
-            swept = "".join(f", {key} {value:g}" for key, value in one.swept.items())
-            print(f"  {one.arm} ({one.seeds}{swept}): {', '.join(new) or 'nothing new'}")
-        seconds = campaign.seconds_left()
-        total = float("nan") if seconds is None else total + seconds
-    if total == total:
-        print(f"about {duration(total)} with --jobs {jobs}, by the times that stages took here before (an estimate)")
-    else:
-        print("no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them")
 
 
 @experiments_app.command("report")

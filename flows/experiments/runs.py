@@ -38,6 +38,11 @@ class Run:
         return f"{self.study}-{self.arm}{rate}-w{self.seeds.world}-s{self.seeds.seed}-{self.key[:_SHOWN]}".replace(".", "_")
 
     @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.arm} ({self.seeds}{''.join(f', {key} {value:g}' for key, value in self.swept.items())})"
+
+    @property
     def file(self) -> str:
         """Where its record is kept in the study's folder, without suffix."""
         rate = "".join(f"-{value:g}" for value in self.swept.values()) if self.purpose == TUNING else ""
