@@ -27,6 +27,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "gad": ({}, {}),
     "dr_grpo": ({}, {}),
+    "sft": ({}, {}),
 }
 
 
@@ -47,7 +48,7 @@ def test_both_stages_run_under_every_objective(
     overlay = {"ril": {"objective": objective, **loop}, "discriminator": its}
     job = loop_project("discriminator", overlay)
     discriminator.run(job)
-    uses_one = objective != "dr_grpo"
+    uses_one = objective not in ("dr_grpo", "sft")
     assert (job.out / WEIGHTS).is_file() == uses_one
     if uses_one:
         metrics = read_json(job.reports / "metrics.json")
@@ -66,6 +67,11 @@ def test_both_stages_run_under_every_objective(
         assert all(row["answer"] == 0 and row["similarity"] == -row["logit"] for row in samples)
     if objective == "dr_grpo":
         assert all(row["source"] == "student" and math.isnan(row["logit"]) for row in samples)
+    if objective == "sft":  # nobody answers: cross entropy on references at full weight
+        assert {(row["source"], row["advantage"]) for row in samples} == {("reference", 1.0)}
+        assert len(samples) == 4
+        assert {f"q{row['response']}" for row in samples} == {row["question_id"] for row in samples}
+        assert float(history[0]["grad_norm"]) > 0
     assert (job.out / "last" / "model.safetensors").is_file() == (objective == "ril")
     if objective == "ril":
         kept = read_json(job.reports / "metrics.json")["validation"]["kept_step"]  # of equal scores the first: before any step
