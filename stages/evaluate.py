@@ -3,12 +3,13 @@
 Reads    the model of evaluations.<id>.checkpoint, data/questions, the judge data/model/<evaluate.judge>, the benchmark files of
          evaluate.folder (for the tiny world the code that writes them); params: evaluate, evaluations.<id>
 Writes   data/evaluate/<id>: one row a question with answer and score, and a folder a benchmark that `ril score` reads;
-         reports/evaluate/<id>/metrics.json
+         reports/evaluate/<id>/{metrics.json,rejects.jsonl}
 Run      dvc repro evaluate@ril
 
 All models get the same questions in the same words, greedily. With `shuffled_images` everything is asked once more with the
 pictures exchanged among questions of one source: what is still right then was not read off the picture. Benchmarks go into the
-same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no zero.
+same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no zero. A question that
+the model can't be asked is a line of rejects.jsonl; one of the split counts as wrong, one of a benchmark as missing.
 """
 
 import random
@@ -30,12 +31,12 @@ from stages.benchmarks.scoring import is_correct, standard_error
 from stages.benchmarks.speed import Speed
 from stages.benchmarks.world import write_world
 from stages.corpora import Question, read_questions
-from stages.engines import RequestError
+from stages.engines import start_engine
 from stages.job import Job, seed_for
 from stages.job.blocks import Evaluate, Evaluation, Sampling
 from stages.job.files import write_json, write_shards
 from stages.responses import StoredAnswer
-from stages.responses.answers import answers
+from stages.responses.answers import answers, stored_answers
 from stages.responses.wanted import Prompt
 from stages.vlm import open_checkpoint
 
@@ -53,6 +54,8 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+NO_ANSWER = "none"  # finish reason of a row whose question could not be asked
+
 
 def run(job: Job) -> None:
     """Writes predictions and scores of one model."""
@@ -64,25 +67,10 @@ def run(job: Job) -> None:
         plan = planned(block, job.input(block.folder), Path(world), job.progress.say)
         every = asked(job, [*questions, *shuffled, *plan.every], block)
     (found, seen_otherwise), to_benchmarks = parted(every, len(questions), len(shuffled))
-    right = [is_correct(answer.text, q.answer) for answer, q in zip(found, questions, strict=True)]
     blind: list[bool | None] = [None] * len(questions)
     if shuffled:
-        blind = [is_correct(answer.text, q.answer) for answer, q in zip(seen_otherwise, questions, strict=True)]
-
-    rows = [
-        {
-            "question_id": question.id,
-            "kind": question.kind,
-            "response": answer.text,
-            "reference": question.answer,
-            "correct": correct,
-            "correct_shuffled": correct_blind,
-            "finish_reason": answer.finish_reason,
-            "completion_tokens": answer.completion_tokens,
-            "response_key": answer.key,
-        }
-        for question, answer, correct, correct_blind in zip(questions, found, right, blind, strict=True)
-    ]
+        blind = [is_right(one, question) for one, question in zip(seen_otherwise, questions, strict=True)]
+    rows = [row_of(*parts) for parts in zip(questions, found, blind, strict=True)]
     kept = records(
         plan, block, [reply_of(one[0]) if one else None for one in to_benchmarks], manifest(job, block), ask_judge(job, block)
     )
@@ -90,7 +78,12 @@ def run(job: Job) -> None:
         write_shards(folder, rows, PREDICTIONS)
         for name, record in kept.items():
             write_record(folder / name, record)
-    metrics = {**scores(rows), "benchmarks": benchmark_scores(kept, block), "benchmark_errors": dict(plan.errors)}
+    metrics = {
+        **scores(rows),
+        "rejected": sum(row["finish_reason"] == NO_ANSWER for row in rows),
+        "benchmarks": benchmark_scores(kept, block),
+        "benchmark_errors": dict(plan.errors),
+    }
     job.write_metrics(metrics)
     shown = {"accuracy": metrics["accuracy"], "shuffled": metrics.get("accuracy_shuffled"), **metrics["by_kind"]}
     job.progress.table(job.block(Evaluation).title, [{key: value for key, value in shown.items() if value is not None}])
@@ -103,7 +96,8 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[S
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
     speed = Speed(job.progress)
     with job.timed("generate"):
-        found = answers(replace(job, progress=speed), checkpoint, questions, greedy, n=1, draw=0, title=job.name)
+        share, rejects = block.max_reject_share, job.reports / "rejects.jsonl"
+        found = answers(replace(job, progress=speed), checkpoint, questions, greedy, 1, 0, job.name, start_engine, share, rejects)
     if speed.measured:
         write_json(job.reports / "speed" / "timing.json", speed.measured)  # untracked, as all wall times are
     return found
@@ -111,10 +105,34 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[S
 
 def parted(
     every: Sequence[list[StoredAnswer]], questions: int, shuffled: int
-) -> tuple[tuple[list[StoredAnswer], list[StoredAnswer]], Sequence[list[StoredAnswer]]]:
-    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks, which may lack some."""
+) -> tuple[tuple[Sequence[list[StoredAnswer]], Sequence[list[StoredAnswer]]], Sequence[list[StoredAnswer]]]:
+    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks. Each may lack some."""
     end = questions + shuffled
-    return ([one[0] for one in every[:questions]], [one[0] for one in every[questions:end]]), every[end:]
+    return (every[:questions], every[questions:end]), every[end:]
+
+
+def row_of(question: Question, found: Sequence[StoredAnswer], blind: bool | None) -> dict[str, Any]:
+    """A row of PREDICTIONS; `blind` is whether it was right with another picture. Without an answer it is wrong, and says so."""
+    row = {
+        "question_id": question.id,
+        "kind": question.kind,
+        "response": "",
+        "reference": question.answer,
+        "correct": is_right(found, question),
+        "correct_shuffled": blind,
+        "finish_reason": NO_ANSWER,
+        "completion_tokens": 0,
+        "response_key": "",
+    }
+    for answer in found:
+        row |= {"response": answer.text, "finish_reason": answer.finish_reason, "response_key": answer.key}
+        row["completion_tokens"] = answer.completion_tokens
+    return row
+
+
+def is_right(found: Sequence[StoredAnswer], question: Question) -> bool:
+    """Whether there is an answer, and the right one."""
+    return any(is_correct(answer.text, question.answer) for answer in found)
 
 
 def reply_of(answer: StoredAnswer) -> Reply:
@@ -123,17 +141,24 @@ def reply_of(answer: StoredAnswer) -> Reply:
 
 
 def ask_judge(job: Job, block: Evaluate) -> AskJudge:
-    """Asks the judge through the store. Where it fails, every text is None: those rows have no score, and say so."""
+    """Asks the judge through the store. Where it fails, texts are None: those rows have no score, and say so."""
 
     def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
         checkpoint = job.input(f"data/model/{block.judge}")
         greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
         try:
             with job.timed("judge"):
-                replies = answers(job, checkpoint, prompts, greedy, n=1, draw=0, title=f"{job.name}, judge")
-        except (RuntimeError, OSError, RequestError) as error:
-            job.progress.say(f"the judge {block.judge} failed on {len(prompts)} replies ({error}); they have no score")
-            return [None] * len(prompts)
+                replies = answers(
+                    job, checkpoint, prompts, greedy, 1, 0, f"{job.name}, judge", start_engine, max_reject_share=1.0
+                )
+        except RuntimeError as error:  # it went down: what it said before was stored, and counts
+            replies = stored_answers(job, checkpoint, prompts, greedy, 1, 0)
+            job.progress.say(f"the judge {block.judge} failed: {error}")
+        except OSError as error:
+            replies = [[] for _ in prompts]
+            job.progress.say(f"the judge {block.judge} can't be asked: {error}")
+        if silent := sum(not samples for samples in replies):
+            job.progress.say(f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge}, and so no score")
         return [samples[0].text if samples else None for samples in replies]
 
     return ask

@@ -23,7 +23,7 @@ from stages.engines.engine import Answer, EngineError, Request, RequestError
 from stages.engines.server import Server
 from stages.job.blocks import Runtime, VllmServer
 from stages.job.files import replacing
-from stages.vlm import Checkpoint, load_reader
+from stages.vlm import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,8 @@ class VllmServerEngine:
         that let any caller run code in them, so that they should listen on a Unix socket (no `port`).
         Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
         """
+        from stages.vlm import load_reader
+
         self.label, self.settings = label, settings
         self.checkpoint, self._runtime = checkpoint, runtime
         self._reader = load_reader(checkpoint)

@@ -297,6 +297,9 @@ class Evaluate(Block):
     cot: Literal["off", "on"] = Field("off", description="`on` asks for steps and a marked last line; needs a larger max_tokens.")
     judge: str = Field("judge", description="Entry of `models` that judges where rules can't; better not the one of training.")
     strict_md5: bool = Field(False, description="Refuses benchmark files whose md5 is none of the published ones.")
+    max_reject_share: float = Field(
+        0.01, ge=0, le=1, description="Above this share of questions that the model can't be asked, or fails at, the stage fails."
+    )
 
 
 class Evaluation(Block):

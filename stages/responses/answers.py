@@ -13,11 +13,12 @@ from stages.job import Job
 from stages.job.blocks import Runtime, Sampling
 from stages.responses.about import about_of, model_name, write_about
 from stages.responses.key import Asked, answer_key, request_content, request_seed
-from stages.responses.rejects import Reason, Reject, check_share, remember, remembered
+from stages.responses.rejects import Reason, Reject, check_share, remember, remembered, write_rejects
 from stages.responses.store import Store, StoredAnswer
+from stages.responses.template import template_of
 from stages.responses.wanted import Gap, Prompt, Wanted, gaps_of
 from stages.responses.waves import Wave, outcomes, waves
-from stages.vlm import Checkpoint, load_chat, open_checkpoint
+from stages.vlm import Checkpoint, open_checkpoint
 
 StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
 
@@ -32,25 +33,42 @@ def answers(
     title: str,
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
+    rejects: Path | None = None,
 ) -> list[list[StoredAnswer]]:
     """n answers of one model to each prompt, in the order of `prompts` and of the samples 0 .. n - 1.
 
     Only what the store lacks is generated; when it lacks nothing, no engine starts. With `max_reject_share`, up to that share of
-    the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there: raises RequestError
-    for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished is stored by then.
+    the answers may be lacking, and their prompts' lists are shorter; the file `rejects` says which and why. Without, every answer
+    has to be there: raises RequestError for a prompt that the model can't take, RuntimeError when answers failed. Whatever was
+    finished is stored by then.
     """
     asking = Asking.of(job, checkpoint_folder, sampling, n, draw, title, start, max_reject_share)
     wanted = Wanted.of(asking.asked, prompts, n)
     store = Store(asking.folder, job.progress.say)
     while True:
         damaged = len(store.damaged)
-        asking.complete(store, wanted, prompts)
-        requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
-        found = store.fetch((request, sample) for request in requests for sample in range(n))
+        stored = asking.complete(store, wanted, prompts)
+        found = _found(store, wanted)
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
+    if rejects is not None:
+        asking.write_rejects(rejects, wanted, stored)
     asking.report(job)
-    keys = [[answer_key(request, sample) for sample in range(n)] for request in requests]
+    return found
+
+
+def stored_answers(
+    job: Job, checkpoint_folder: Path, prompts: Sequence[Prompt], sampling: Sampling, n: int, draw: int
+) -> list[list[StoredAnswer]]:
+    """What the store has of these answers, as `answers` gives them; no engine starts."""
+    asking = Asking.of(job, checkpoint_folder, sampling, n, draw, job.name)
+    return _found(Store(asking.folder, job.progress.say), Wanted.of(asking.asked, prompts, n))
+
+
+def _found(store: Store, wanted: Wanted) -> list[list[StoredAnswer]]:
+    requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
+    found = store.fetch((request, sample) for request in requests for sample in range(wanted.n))
+    keys = [[answer_key(request, sample) for sample in range(wanted.n)] for request in requests]
     return [[found[key] for key in row if key in found] for row in keys]
 
 
@@ -96,7 +114,7 @@ class Asking:
         if sampling.temperature == 0 and n > 1:
             raise ValueError(f"{title}: temperature 0 writes the same answer {n} times; set responses: 1, or raise it")
         checkpoint = open_checkpoint(checkpoint_folder)
-        return cls(job, checkpoint, asked_of(checkpoint, sampling, draw), title, start, max_reject_share)
+        return cls(job, checkpoint, asked_of(checkpoint, sampling, draw, job.store), title, start, max_reject_share)
 
     @property
     def folder(self) -> Path:
@@ -224,13 +242,19 @@ class Asking:
     def _reason(self, wanted: Wanted, prompt: int) -> Reason:
         return self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
 
-    def rejects(self, wanted: Wanted, stored: np.ndarray) -> list[Reject]:
-        """What is lacking, with the reasons, in the order of the prompts."""
+    def write_rejects(self, file: Path, wanted: Wanted, stored: np.ndarray) -> list[Reject]:
+        """Writes what is lacking as lines of `file`, with the reasons, in the order of the prompts; says how much it is."""
         found = []
         for prompt in np.flatnonzero(~stored.all(axis=1)).tolist():
             reason = self._reason(wanted, prompt)
             for gap in gaps_of(prompt, stored[prompt]):
                 found.append(Reject(wanted.ids[prompt], gap.first, gap.answers, reason.kind, reason.text))
+        write_rejects(file, found)
+        if found:
+            self.job.progress.say(
+                f"{self.title}: {sum(one.answers for one in found)} answers are lacking, for example of question "
+                f"{found[0].question_id} ({found[0].kind}: {found[0].reason}); all in {file}"
+            )
         return found
 
     def report(self, job: Job) -> None:
@@ -254,16 +278,16 @@ class Asking:
             )
 
 
-def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int) -> Asked:
+def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int, store: Path) -> Asked:
     """Who is asked and how, as the part of the key that a run's requests share."""
-    chat = load_chat(checkpoint)
+    template = template_of(checkpoint, store)
     return Asked(
         model=checkpoint.identity,
         family=checkpoint.family,
         precision=checkpoint.precision,
         context_tokens=checkpoint.context_tokens,
-        template=chat.template_hash,
-        banned=tuple(chat.banned_token_ids),
+        template=template.hash,
+        banned=template.banned,
         sampling=sampling,
         draw=draw,
     )

@@ -18,7 +18,6 @@ from stages.job import Job
 from stages.job.blocks import Rollout, Teacher
 from stages.job.files import ROWS_PER_SHARD, write_parquet
 from stages.responses.answers import Asking
-from stages.responses.rejects import write_rejects
 from stages.responses.rows import ANSWERS
 from stages.responses.segments import rechunked
 from stages.responses.store import Store
@@ -87,10 +86,7 @@ def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block
             counts = write_projection(folder, store, wanted)
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
-    rejects = asking.rejects(wanted, stored)
-    write_rejects(job.reports / "rejects.jsonl", rejects)
-    if rejects:
-        job.progress.say(f"{job.name}: {len(rejects)} questions lack answers; reasons in {job.reports / 'rejects.jsonl'}")
+    rejects = asking.write_rejects(job.reports / "rejects.jsonl", wanted, stored)
     asking.report(job)
     return {**counts.statistics(), "rejected_answers": sum(reject.answers for reject in rejects)}
 

@@ -106,7 +106,7 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
     waves.WAVE_ANSWERS = WAVE_ANSWERS
     phase(Wanted, "stored", "looking up keys")
     phase(projection, "write_projection", "writing the projection")
-    phase(projection, "write_rejects", "writing reports")
+    phase(answers, "write_rejects", "writing reports")
     phase(answers.Asking, "_generate_all", "generating")
     if engine == "fake":
         original_of = answers.Asking.of
