@@ -92,8 +92,17 @@ def _from_tsv(path: Path) -> list[tuple[str, str, str]]:
         reader = csv.reader(handle, delimiter="\t")
         names = [column_name(name) for name in next(reader, [])]
         need(("index", "prediction"), names, path)
-        places = names.index("index"), names.index("prediction")
-        return [(f"{path.name}, row {number}", row[places[0]], row[places[1]]) for number, row in enumerate(reader, 1)]
+        index, prediction = names.index("index"), names.index("prediction")
+        found = []
+        try:
+            for number, row in enumerate(filter(None, reader), 1):
+                where = f"{path.name}, row {number}"
+                if len(row) != len(names):
+                    raise BenchmarkError(f"{where}: {len(row)} cells under {len(names)} columns; quote tabs and newlines")
+                found.append((where, row[index], row[prediction]))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise BenchmarkError(f"{path.name}, after row {len(found)}: can't be read ({error}); write the file again") from None
+        return found
 
 
 def _from_samples(path: Path, samples: Sequence[Sample]) -> list[tuple[str, str, str]]:
