@@ -145,7 +145,7 @@ def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: 
     [
         ("index\tprediction\n0\tA\n1\n", "x.tsv, row 2: 1 cells under 2 columns"),
         ("index\tprediction\n0\tA\tB\n", "x.tsv, row 1: 3 cells under 2 columns"),
-        ("index\tprediction\n0\tA\n\n1\t\xe9\n", "x.tsv, after row 0: can't be read"),
+        ("index\tprediction\n0\tA\n\n1\t\xe9\n", "x.tsv: can't be read"),
         ("", "no column 'index', 'prediction' among"),
     ],
 )
