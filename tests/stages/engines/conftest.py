@@ -28,6 +28,7 @@ class Fake:
         self.knows_n = True
         # Called with (question, how often it was asked before): what goes wrong, or None.
         self.fault: Callable[[str, int], Any] = lambda question, before: None
+        self.says: Callable[[str, int], str] = lambda question, sample: f"{question}! {sample} "
         self.release = threading.Event()  # set: silent replies end
 
     @property
@@ -81,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             count = body["n"] if fake.knows_n else 1
             choices = [
-                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": f"{question}! {i} "}}
+                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": fake.says(question, i)}}
                 for i in range(count)
             ]
             usage = {"prompt_tokens": 5, "completion_tokens": 3 * count}
