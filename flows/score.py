@@ -20,6 +20,7 @@ from stages.benchmarks.spec import Spec
 from stages.job.files import write_json
 
 NO_VALUE = "–"
+LACKING = {"missing": "no reply", "pending": "not judged", "judge_failed": "judge failed"}  # rows that have no score
 app = typer.Typer()  # its commands become commands of `ril`
 
 
@@ -78,7 +79,8 @@ def score_rows(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dic
 def _score_row(numbers: Mapping[str, Any]) -> dict[str, str]:
     score, error = numbers["score"], numbers["error"]
     value = NO_VALUE if score is None else f"{score:.1f} ± {error:.1f}" if math.isfinite(error) else f"{score:.1f}"
-    left = " (incomplete)" if not numbers["complete"] else ""
+    lacking = [f"{numbers[key]:.1f} % {what}" for key, what in LACKING.items() if numbers[key]]
+    left = f" (incomplete: {', '.join(lacking)})" if lacking else ""
     row = {
         "benchmark": str(numbers["title"]),
         "profile": str(numbers["profile"]),
@@ -167,7 +169,11 @@ def benchmarks() -> None:
     """Lists the benchmarks, and which files or data sets they are read from."""
     rows = []
     for spec in published():
-        files = [(f"{tsv.name}.tsv", md5, f"{SERVER}/{tsv.folder}/{tsv.name}.tsv") for tsv in spec.tsv for md5 in tsv.md5s]
+        files = [
+            (f"{tsv.name}.tsv", f"{md5} {label}".strip(), f"{SERVER}/{tsv.folder}/{tsv.name}.tsv")
+            for tsv in spec.tsv
+            for md5, label in tsv.md5s.items()
+        ]
         for name, md5, address in files or [(NO_VALUE, NO_VALUE, NO_VALUE)]:
             hub = spec.hub[0].names[0] if spec.hub else NO_VALUE
             rows.append({"id": spec.id, "rows": str(spec.expected), "data set": hub, "file": name, "md5": md5, "from": address})
@@ -201,6 +207,8 @@ def import_command(
     to: Annotated[Path, typer.Argument(help="Folder for the predictions; `ril score` reads it.")],
 ) -> None:
     """Takes over predictions that another harness wrote, so that they can be scored under every profile."""
+    if not file.is_file():
+        raise BenchmarkError(f"{file}: no such file; give predictions that VLMEvalKit or lmms-eval wrote")
     record = imported(file, load(find(benchmark), data).samples, benchmark)
     write_record(to / benchmark, record)
     print(f"{len(record.replies)} replies to {len(record.samples)} rows: {to / benchmark}")
@@ -212,10 +220,14 @@ def contamination(
     questions: Annotated[Path, typer.Option(help="Folder of the training data's splits.")] = Path("data/questions"),
     out: Annotated[Path | None, typer.Option(help="Also write the report as JSON to this file.")] = None,
 ) -> None:
-    """Images that are, byte for byte, in training data and in a benchmark; 1 as exit code when there are any."""
-    splits = {path.name: training_images(path) for path in sorted(questions.iterdir()) if any(path.glob("*.parquet"))}
-    if not splits:
+    """Images that are, byte for byte, in training data and in a benchmark; 1 as exit code when there are any.
+
+    Fails when not one of the benchmarks could be read: then nothing was checked.
+    """
+    folders = sorted({file.parent for file in questions.glob("*/*.parquet")})
+    if not folders:
         raise BenchmarkError(f"{questions}: no split with parquet files; run: dvc repro questions")
+    splits = {path.name: training_images(path) for path in folders}
     found, broken, absent = list[Overlap](), dict[str, str](), list[str]()
     for spec in published():
         try:
@@ -226,8 +238,10 @@ def contamination(
             broken[spec.id] = str(error)
         else:
             found += [overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
-    if found:
-        print(table([{key: str(value) for key, value in asdict(one).items()} for one in found]))
+    if not found:
+        reasons = [f"{name}: {message}" for name, message in broken.items()]
+        raise BenchmarkError("\n".join([f"{data} holds no benchmark that can be read, so nothing was checked", *reasons]))
+    print(table([{key: str(value) for key, value in asdict(one).items()} for one in found]))
     for name, message in broken.items():
         print(f"not checked: {name}: {message}")
     if absent:

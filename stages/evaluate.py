@@ -31,13 +31,13 @@ from stages.benchmarks.scoring import is_correct, standard_error
 from stages.benchmarks.speed import Speed
 from stages.benchmarks.world import write_world
 from stages.corpora import Question, read_questions
-from stages.engines import RequestError
+from stages.engines import start_engine
 from stages.job import Job, seed_for
 from stages.job.blocks import Evaluate, Evaluation, Sampling
 from stages.job.files import write_json, write_shards
 from stages.job.rejects import write_rejects
 from stages.responses import StoredAnswer
-from stages.responses.answers import answers, answers_and_rejects
+from stages.responses.answers import answers, answers_and_rejects, stored_answers
 from stages.responses.wanted import Prompt
 from stages.vlm import open_checkpoint
 
@@ -142,17 +142,23 @@ def reply_of(answer: StoredAnswer) -> Reply:
 
 
 def ask_judge(job: Job, block: Evaluate) -> AskJudge:
-    """Asks the judge through the store. Where it fails, every text is None: those rows have no score, and say so."""
+    """Asks the judge through the store. Where it fails, texts are None: those rows have no score, and say so."""
 
     def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
         checkpoint = job.input(f"data/model/{block.judge}")
         greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
         try:
             with job.timed("judge"):
-                replies = answers(job, checkpoint, prompts, greedy, n=1, draw=0, title=f"{job.name}, judge")
-        except (RuntimeError, OSError, RequestError) as error:
-            job.progress.say(f"the judge {block.judge} failed on {len(prompts)} replies ({error}); they have no score")
-            return [None] * len(prompts)
+                title = f"{job.name}, judge"
+                replies = answers(job, checkpoint, prompts, greedy, 1, 0, title, start_engine, max_reject_share=1.0)
+        except RuntimeError as error:  # it went down: what it said before was stored, and counts
+            replies = stored_answers(job, checkpoint, prompts, greedy, 1, 0)
+            job.progress.say(f"the judge {block.judge} failed: {error}")
+        except OSError as error:
+            replies = [[] for _ in prompts]
+            job.progress.say(f"the judge {block.judge} can't be asked: {error}")
+        if silent := sum(not samples for samples in replies):
+            job.progress.say(f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge}, and so no score")
         return [samples[0].text if samples else None for samples in replies]
 
     return ask

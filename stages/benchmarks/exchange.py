@@ -88,12 +88,20 @@ def imported(path: Path, samples: Sequence[Sample], benchmark: str) -> Record:
 
 def _from_tsv(path: Path) -> list[tuple[str, str, str]]:
     csv.field_size_limit(CELL_LIMIT)
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.reader(handle, delimiter="\t")
-        names = [column_name(name) for name in next(reader, [])]
-        need(("index", "prediction"), names, path)
-        places = names.index("index"), names.index("prediction")
-        return [(f"{path.name}, row {number}", row[places[0]], row[places[1]]) for number, row in enumerate(reader, 1)]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            rows = [row for row in csv.reader(handle, delimiter="\t") if row]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BenchmarkError(f"{path}: can't be read ({error}); write the file again") from None
+    names = [column_name(name) for name in rows[0]] if rows else []
+    need(("index", "prediction"), names, path)
+    index, prediction = names.index("index"), names.index("prediction")
+    for number, row in enumerate(rows[1:], 1):
+        if len(row) != len(names):
+            raise BenchmarkError(
+                f"{path.name}, row {number}: {len(row)} cells under {len(names)} columns; quote tabs and newlines"
+            )
+    return [(f"{path.name}, row {number}", row[index], row[prediction]) for number, row in enumerate(rows[1:], 1)]
 
 
 def _from_samples(path: Path, samples: Sequence[Sample]) -> list[tuple[str, str, str]]:

@@ -51,6 +51,8 @@ def load(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded:
 
 def remedy(spec: Spec) -> str:
     """What to put where, for a benchmark that is not there."""
+    if spec.world:
+        return "the stage evaluate writes it from the tiny world while it runs; its rows are in data/evaluate/<model>"
     files = [f"{tsv.name}.tsv from {SERVER}/{tsv.folder}/{tsv.name}.tsv" for tsv in spec.tsv if tsv.md5s]
     sets = [f"the data set {hub.names[0]} as folder {spec.id}" for hub in spec.hub]
     return f"put there {' or '.join([*files[:1], *sets])}, or set {DOWNLOADS}=1"

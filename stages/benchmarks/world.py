@@ -23,8 +23,9 @@ _SCHEMA = pa.schema(
 
 
 def write_world(folder: Path, questions: Sequence[Question]) -> None:
-    """Writes the four benchmarks into `folder`; one that gets no question has no file."""
-    quarters = [questions[start::4] for start in range(4)]
+    """Writes the four benchmarks into `folder`, from the questions with a picture; one that gets none has no file."""
+    seen = [question for question in questions if question.images]
+    quarters = [seen[start::4] for start in range(4)]
     options = [question for question in quarters[0] if question.answer.isdigit() and len(question.answer) == 1]
     _write_tsv(folder / "TinyChoice.tsv", [{**_tsv_row(question), **_options(question)} for question in options])
     _write_tsv(folder / "TinyJudged.tsv", [_tsv_row(question) for question in quarters[3]])

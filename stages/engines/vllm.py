@@ -14,7 +14,7 @@ from stages.corpora.images import opened_image
 from stages.engines.arguments import SEQUENCES, engine_arguments, sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.blocks import Runtime
-from stages.vlm import Checkpoint, load_reader
+from stages.vlm import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,8 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core runs in this process
         warnings.filterwarnings("ignore", message=".*reduce_op.* is deprecated", category=FutureWarning)
         import vllm
+
+        from stages.vlm import load_reader
 
         self.version = str(vllm.__version__)
         self.checkpoint = checkpoint

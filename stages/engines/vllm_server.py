@@ -24,7 +24,7 @@ from stages.engines.server import Server
 from stages.engines.stream import ServerStream, generated
 from stages.job.blocks import Runtime, VllmServer
 from stages.job.files import replacing
-from stages.vlm import Checkpoint, load_reader
+from stages.vlm import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,8 @@ class VllmServerEngine:
         that let any caller run code in them, so that they should listen on a Unix socket (no `port`).
         Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
         """
+        from stages.vlm import load_reader
+
         self.label, self.settings = label, settings
         self.checkpoint, self._runtime = checkpoint, runtime
         self._reader = load_reader(checkpoint)

@@ -16,9 +16,10 @@ from stages.responses.about import about_of, model_name, write_about
 from stages.responses.key import Asked, answer_key, request_content, request_seed
 from stages.responses.rejects import remember, remembered
 from stages.responses.store import Store, StoredAnswer
+from stages.responses.template import template_of
 from stages.responses.wanted import Gap, Prompt, Wanted, gaps_of
 from stages.responses.waves import Wave, outcomes, waves
-from stages.vlm import Checkpoint, load_chat, open_checkpoint
+from stages.vlm import Checkpoint, open_checkpoint
 
 StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
 
@@ -61,13 +62,26 @@ def answers_and_rejects(
     while True:
         damaged = len(store.damaged)
         stored = asking.complete(store, wanted, prompts)
-        requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
-        found = store.fetch((request, sample) for request in requests for sample in range(n))
+        found = _found(store, wanted)
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
     asking.report(job)
-    keys = [[answer_key(request, sample) for sample in range(n)] for request in requests]
-    return [[found[key] for key in row if key in found] for row in keys], asking.rejects(wanted, stored)
+    return found, asking.rejects(wanted, stored)
+
+
+def stored_answers(
+    job: Job, checkpoint_folder: Path, prompts: Sequence[Prompt], sampling: Sampling, n: int, draw: int
+) -> list[list[StoredAnswer]]:
+    """What the store has of these answers, as `answers` gives them; no engine starts."""
+    asking = Asking.of(job, checkpoint_folder, sampling, n, draw, job.name)
+    return _found(Store(asking.folder, job.progress.say), Wanted.of(asking.asked, prompts, n))
+
+
+def _found(store: Store, wanted: Wanted) -> list[list[StoredAnswer]]:
+    requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
+    found = store.fetch((request, sample) for request in requests for sample in range(wanted.n))
+    keys = [[answer_key(request, sample) for sample in range(wanted.n)] for request in requests]
+    return [[found[key] for key in row if key in found] for row in keys]
 
 
 @dataclass
@@ -112,7 +126,7 @@ class Asking:
         if sampling.temperature == 0 and n > 1:
             raise ValueError(f"{title}: temperature 0 writes the same answer {n} times; set responses: 1, or raise it")
         checkpoint = open_checkpoint(checkpoint_folder)
-        return cls(job, checkpoint, asked_of(checkpoint, sampling, draw), title, start, max_reject_share)
+        return cls(job, checkpoint, asked_of(checkpoint, sampling, draw, job.store), title, start, max_reject_share)
 
     @property
     def folder(self) -> Path:
@@ -270,16 +284,16 @@ class Asking:
             )
 
 
-def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int) -> Asked:
+def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int, store: Path) -> Asked:
     """Who is asked and how, as the part of the key that a run's requests share."""
-    chat = load_chat(checkpoint)
+    template = template_of(checkpoint, store)
     return Asked(
         model=checkpoint.identity,
         family=checkpoint.family,
         precision=checkpoint.precision,
         context_tokens=checkpoint.context_tokens,
-        template=chat.template_hash,
-        banned=tuple(chat.banned_token_ids),
+        template=template.hash,
+        banned=template.banned,
         sampling=sampling,
         draw=draw,
     )

@@ -73,7 +73,7 @@ answer that was cut. Rights to questions, images and answers are those of their 
 
 
 def _section(found: SetStatistics, about: dict[str, Any]) -> str:
-    sampling = ", ".join(f"{name} {value:g}" for name, value in about.get("sampling", {}).items())
+    sampling = ", ".join(f"{name} {value}" for name, value in about.get("sampling", {}).items() if value is not None)
     facts = {
         "model": about.get("name"),
         "revision": about.get("revision"),
@@ -91,8 +91,13 @@ def _section(found: SetStatistics, about: dict[str, Any]) -> str:
         "made": f"{_day(found.first_at)} to {_day(found.last_at)}",
         "seconds of engines": f"{found.seconds:,.0f}",
     }
-    rows = "".join(f"| {name} | {'unknown' if value in (None, '') else value} |\n" for name, value in facts.items())
+    rows = "".join(f"| {name} | {_cell(value)} |\n" for name, value in facts.items())
     return f"## {found.folder.name}\n\n| | |\n|---|---|\n{rows}"
+
+
+def _cell(value: Any) -> str:
+    """A value as a cell of a Markdown table."""
+    return "unknown" if value in (None, "") else str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _day(nanoseconds: int) -> str:

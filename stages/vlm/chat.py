@@ -7,11 +7,12 @@ Text that users, teachers or students wrote is encoded with special tokens switc
 import functools
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from stages.job.fingerprint import hash_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE_MARKER = "<image>"
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; refused in text, so that they only ever mark our own pieces
@@ -31,7 +32,7 @@ class RemoteChat:
 class Chat:
     """Chat template and tokenizer of one checkpoint."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vision_tokens: Sequence[str]) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", vision_tokens: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)

@@ -81,6 +81,7 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
 
 def project(folder: Path, answers: int, profile: bool) -> None:
     """Projects everything, and prints what it took. Exit code 1 when a bound is broken."""
+    import stages.teacher  # noqa: F401 - all that the stage's own process imports before it starts an engine
     from stages.corpora import QuestionFolder
     from stages.responses.projection import write_projection
     from stages.responses.store import Store

@@ -114,7 +114,7 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     checkpoint = open_checkpoint(project / "data/model/internvl3")
     job = job_in(project, samples)
     teacher = job.params.teachers["internvl3"]
-    asked = asked_of(checkpoint, teacher.sampling, 0)
+    asked = asked_of(checkpoint, teacher.sampling, 0, job.store)
     engine = VllmEngine(checkpoint, Runtime())
     asked_questions = read_questions(project / "data/questions", "imitation")
     spent = {"seconds": 0.0, "cpu": 0.0}

@@ -1,7 +1,8 @@
 """Stage `evaluate`: exchanged pictures, scores; the whole stage runs in the smoke pipeline."""
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from stages import evaluate
+from stages.benchmarks.judging import JudgePrompt
 from stages.corpora import SCHEMA, Question, canonical_row
 from stages.corpora.exercises import draw_row
+from stages.engines import Answer, EngineError, Request
 from stages.evaluate import exchanged, scores
-from stages.job import Job, Progress, merged, read_yaml, validated
+from stages.job import Job, Progress, load_params, merged, read_yaml, validated
+from stages.job.blocks import Evaluate
 from stages.job.files import read_json, write_shards
 from stages.vlm import Checkpoint
 
@@ -52,6 +56,51 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     assert round(found["standard_error"], 4) == 0.2165
 
 
+def judge_job(root: Path, folder: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setenv("RIL_STORE", str(folder / "store"))
+    shutil.copytree(checkpoint.folder, folder / "data/model/judge")
+    return Job("evaluate", "base", folder, load_params(root / "params.yaml"), Progress())
+
+
+class Judge:
+    """An engine that says 1.0, fails at one prompt, and goes down after so many answers."""
+
+    name, version, chat = "judge", "1", None
+
+    def __init__(self, checkpoint: Checkpoint, fails_at: int, lives: int) -> None:
+        self.checkpoint, self.fails_at, self.lives = checkpoint, fails_at, lives
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        for index in range(len(requests)):
+            if index == self.lives:
+                raise EngineError("the server is gone")
+            reason = "no reply within 60 s" if index == self.fails_at else "stop"
+            yield index, [Answer(0, "1.0", (), reason, 9, 3)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize(("fails_at", "lives", "silent"), [(1, 9, {1}), (9, 2, {2, 3}), (9, 0, {0, 1, 2, 3}), (9, 9, set())])
+def test_what_a_failing_judge_did_say_counts(
+    fails_at: int,
+    lives: int,
+    silent: set[int],
+    root: Path,
+    tmp_path: Path,
+    tiny: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = judge_job(root, tmp_path, tiny("qwen2_5"), monkeypatch)
+    monkeypatch.setattr(evaluate, "start_engine", lambda checkpoint, *_: Judge(checkpoint, fails_at, lives))
+    prompts = [JudgePrompt(f"mmvet/{n}", ({"role": "user", "content": f"{n}?"},)) for n in range(4)]
+    said = evaluate.ask_judge(job, job.block(Evaluate))(prompts, 8)
+    assert [place for place, text in enumerate(said) if text is None] == sorted(silent)
+    assert {text for text in said if text is not None} <= {"1.0"}
+    assert (f"{len(silent)} of 4 replies have no verdict of judge" in capsys.readouterr().err) == bool(silent)
+
+
 @pytest.mark.slow
 def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model(
     root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
@@ -64,16 +113,26 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
         drawn = draw_row(0, "test", index, ("sum", "total"), {"steps": 1.0})
         messages = [{"role": "user", "content": f"{drawn.exercise.question}\n<image>"}]
         rows.append(canonical_row(f"test-{index}", [drawn.picture.png], messages, drawn.exercise.answer, "digits", "sum"))
+    long = [{"role": "user", "content": "<image>" + "word " * 2000}]  # more than the model's context
+    rows.append(canonical_row("long", [draw_row(0, "test", 8, ("sum",), {"steps": 1.0}).picture.png], long, "1", "digits", "sum"))
+    rows.append(canonical_row("text", [], [{"role": "user", "content": "What is 1 + 1?"}], "2", "text", "sum"))
     write_shards(tmp_path / "data/questions/test", rows, SCHEMA)
     shutil.copytree(root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
-    values = merged(read_yaml(root / "params.yaml"), {"evaluate": {"max_tokens": 12, "shuffled_images": False}})
+    values = merged(
+        read_yaml(root / "params.yaml"), {"evaluate": {"max_tokens": 12, "shuffled_images": False, "max_reject_share": 0.2}}
+    )
     job = Job("evaluate", "base", tmp_path, validated(values), Progress())
     evaluate.run(job)
 
     metrics = read_json(job.reports / "metrics.json")
     assert metrics["benchmark_errors"] == {}
+    assert (metrics["questions"], metrics["refused"]) == (10, 1)
+    lines = [json.loads(line) for line in (job.reports / "rejects.jsonl").read_text().splitlines()]
+    assert [line["question_id"] for line in lines] == ["long", "tiny_choice/long"]
+    assert {line["kind"] for line in lines} == {"refused"}
     assert list(metrics["benchmarks"]) == ["tiny_choice", "tiny_judged", "tiny_number", "tiny_open"]
-    assert [numbers["units"] for numbers in metrics["benchmarks"].values()] == [2, 2, 2, 2]
+    assert [numbers["units"] for numbers in metrics["benchmarks"].values()] == [3, 2, 2, 2]
+    assert round(metrics["benchmarks"]["tiny_choice"]["missing"]) == 33
     judged = metrics["benchmarks"]["tiny_judged"]
     assert judged["judge_failed"] == 100  # a judge with random weights writes no verdict, and that is no zero
     assert judged["score"] is None

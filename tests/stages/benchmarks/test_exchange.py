@@ -1,6 +1,7 @@
 """Out and in again: the layouts of VLMEvalKit and lmms-eval, records on disk, the `ril` commands, overlap with training data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,40 @@ def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: 
     (data / "BLINK.tsv").write_text("index\tquestion\n")
     code, said = ril("contamination", data, "--questions", tmp_path / "questions")
     assert "not checked: blink: " in said
+    assert "tiny" not in said  # its pictures are in no file
+    code, said = ril("contamination", tmp_path / "questions", "--questions", tmp_path / "questions")
+    assert code != 0
+    assert "holds no benchmark that can be read, so nothing was checked" in said
+    code, said = ril("contamination", data, "--questions", tmp_path / "nowhere")
+    assert code != 0
+    assert "no split with parquet files; run: dvc repro questions" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("index\tprediction\n0\tA\n1\n", "x.tsv, row 2: 1 cells under 2 columns"),
+        ("index\tprediction\n0\tA\tB\n", "x.tsv, row 1: 3 cells under 2 columns"),
+        ("index\tprediction\n0\tA\n\n1\t\xe9\n", "x.tsv: can't be read"),
+        ("", "no column 'index', 'prediction' among"),
+    ],
+)
+def test_broken_predictions_are_named(tmp_path: Path, data: Path, text: str, said: str) -> None:
+    (tmp_path / "x.tsv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BenchmarkError, match=said):
+        imported(tmp_path / "x.tsv", load(registry()["mmstar"], data).samples, "mmstar")
+    code, told = ril("import", tmp_path / "nowhere.tsv", "mmstar", data, tmp_path / "out")
+    assert code != 0
+    assert "nowhere.tsv: no such file" in told
+
+
+def test_what_keeps_a_score_from_being_whole_stands_beside_it(tmp_path: Path, data: Path) -> None:
+    record = record_of(data, "mmstar")
+    replies = {index: replace(reply, text="A") for index, reply in record.replies.items() if index != "0"}
+    write_record(tmp_path / "a", replace(record, replies=replies))
+    code, said = ril("score", tmp_path / "a")
+    assert code == 1
+    assert "(incomplete: 25.0 % no reply)" in said
 
 
 def test_quoted_rows_have_the_means_of_the_paper() -> None:

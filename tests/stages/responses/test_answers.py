@@ -1,9 +1,12 @@
 """Asking through the store: what is generated, what is served, what is on disk after a crash."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,13 +16,14 @@ from stages.engines import Answer, Request, RequestError
 from stages.job import Job, Progress, load_params
 from stages.job.blocks import Build, Sampling
 from stages.job.files import read_json, read_shards, write_shards
-from stages.job.rejects import TooManyRejects
+from stages.job.rejects import Reject, TooManyRejects
 from stages.responses import ANSWERS, Store, answer_rows, answer_statistics, waves
-from stages.responses.answers import answers, asked_of
+from stages.responses.answers import answers, answers_and_rejects, asked_of, stored_answers
 from stages.responses.projection import write_projection
 from stages.responses.sets import faults
+from stages.responses.template import template_of
 from stages.responses.wanted import Wanted
-from stages.vlm import build_tiny, open_checkpoint, write_card
+from stages.vlm import Checkpoint, build_tiny, load_chat, open_checkpoint, reader, write_card
 
 SAMPLING = Sampling(max_tokens=8)
 
@@ -328,7 +332,7 @@ def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoin
     asked = prompts(600)
     found = answers(job, checkpoint, asked, SAMPLING, 4, 0, "answers", Counting())
     write_shards(tmp_path / "plain", answer_rows([prompt.id for prompt in asked], found), ANSWERS)
-    wanted = Wanted.of(asked_of(open_checkpoint(checkpoint), SAMPLING, 0), asked, 4)
+    wanted = Wanted.of(asked_of(open_checkpoint(checkpoint), SAMPLING, 0, job.store), asked, 4)
     (folder,) = (job.store / "responses").iterdir()
     counts = write_projection(tmp_path / "streamed", Store(folder, pytest.fail), wanted)
     files = [sorted((tmp_path / name).iterdir()) for name in ("plain", "streamed")]
@@ -337,3 +341,57 @@ def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoin
     assert len(files[0]) == 3
     rows = read_shards(tmp_path / "plain").to_pylist()
     assert counts.statistics() == answer_statistics(rows)
+
+
+def test_a_stage_that_lacks_nothing_reads_no_tokenizer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Counting()
+    first = ask(prompts(4), engine)
+    monkeypatch.setattr(reader, "load_chat", lambda checkpoint: pytest.fail("the tokenizer was read"))
+    assert ask(prompts(4), engine) == first
+    assert engine.starts == 1
+
+
+def test_a_template_is_kept_for_one_model_and_one_reading_of_it(
+    job: Job, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_checkpoint(checkpoint)
+    kept = template_of(model, job.store)
+    assert kept.hash == load_chat(model).template_hash
+    assert kept.banned == tuple(load_chat(model).banned_token_ids)
+    read: list[str] = []
+
+    def changed(one: Checkpoint) -> SimpleNamespace:
+        read.append(one.identity)
+        return SimpleNamespace(template_hash="new", banned_token_ids=[1])
+
+    monkeypatch.setattr(reader, "load_chat", changed)
+    assert template_of(model, job.store) == kept
+    assert read == []
+    assert template_of(replace(model, identity="another"), job.store).hash == "new"
+    monkeypatch.setattr("stages.responses.template.version", lambda package: "another")
+    assert template_of(model, job.store).hash == "new"
+    assert read == ["another", model.identity]
+    (tmp_path / "no folder").write_text("")
+    assert template_of(model, tmp_path / "no folder").hash == "new"  # a store that can't be written is no error
+
+
+def test_asking_needs_torch_only_when_something_is_missing(root: Path) -> None:
+    command = "import stages.teacher, stages.rollout, sys; print({'torch', 'transformers', 'vllm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_the_store_has_is_told_without_an_engine(job: Job, checkpoint: Path, ask: Ask) -> None:
+    engine = Counting()
+    found = ask(prompts(4), engine, n=2)
+    stored = stored_answers(job, checkpoint, prompts(6), SAMPLING, 2, 0)
+    assert [[answer.text for answer in row] for row in stored] == [*found, [], []]
+    assert engine.starts == 1
+
+
+def test_rejects_are_told_with_the_answers(job: Job, checkpoint: Path) -> None:
+    engine = Counting()
+    engine.refuses = {"q2"}
+    found, rejects = answers_and_rejects(job, checkpoint, prompts(4), SAMPLING, 2, 0, "answers", engine, 0.5)
+    assert [len(one) for one in found] == [2, 2, 0, 2]
+    assert rejects == [Reject("q2", 0, 2, "refused", "question q2: it is too long")]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from stages.corpora import Question
 from stages.job.blocks import Endpoint, Evaluate, Evaluation, Model, Questions, Rollout, Runtime, Sampling, Teacher, Verdict
 from stages.responses import Asked, answer_key, answers, request_seed
+from stages.responses.template import Template
 from stages.responses.wanted import Wanted
 from stages.vlm import Checkpoint
 from stages.vlm.checkpoint import content_identity
@@ -146,7 +146,7 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
     """Keys of the first two answers that a stage would look up, as stages do it."""
     asker = blocks["Rollout"] if blocks["Rollout"] != BLOCKS["Rollout"] else blocks["Teacher"]
     sampling = asker.sampling if asker.sampling != Sampling() else blocks["Sampling"]
-    asked = answers.asked_of(blocks["Checkpoint"], sampling, asker.draw)
+    asked = answers.asked_of(blocks["Checkpoint"], sampling, asker.draw, Path("store"))
     if blocks["Asked"] != ASKED:
         assert asked == ASKED
         asked = blocks["Asked"]
@@ -156,8 +156,7 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize(("block", "field", "value", "new"), TABLE, ids=[f"{block}.{field}" for block, field, _, _ in TABLE])
 def test_what_another_value_costs(block: str, field: str, value: Any, new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = SimpleNamespace(template_hash="cd" * 32, banned_token_ids=[7, 8])
-    monkeypatch.setattr(answers, "load_chat", lambda checkpoint: chat)
+    monkeypatch.setattr(answers, "template_of", lambda checkpoint, store: Template("cd" * 32, (7, 8)))
     before = BLOCKS[block]
     assert getattr(before, field) != value
     changed = before.model_copy(update={field: value}) if hasattr(before, "model_copy") else replace(before, **{field: value})

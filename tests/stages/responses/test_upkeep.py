@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.job.blocks import Sampling
 from stages.responses import Store, StoredAnswer, answer_key
 from stages.responses import compact as module
 from stages.responses.compact import compact
@@ -246,7 +247,7 @@ def test_an_exported_set_loads_as_a_data_set_and_comes_back(
         "revision": "0123abc",
         "license": "apache-2.0",
         "template": "ab" * 32,
-        "sampling": {"temperature": 1.0, "top_p": 0.95},
+        "sampling": {**Sampling(top_p=0.95).model_dump(mode="json"), "pattern": "a|b"},
         "asked_sha256": "ef" * 32,
     }
     write_about(tmp_path / "store/responses/one", about)
@@ -262,7 +263,16 @@ def test_an_exported_set_loads_as_a_data_set_and_comes_back(
     assert "of two" in second["text"]
     card = DatasetCard.load(tmp_path / "out/README.md")
     assert card.data.license == "other"  # one of the two is not known
-    for said in ("org/model", "0123abc", "apache-2.0", "top_p 0.95", "ab" * 32, "| answers | 5 |", "| truncated | 20.00% |"):
+    for said in (
+        "org/model",
+        "0123abc",
+        "apache-2.0",
+        "top_p 0.95",
+        "pattern a\\|b",
+        "ab" * 32,
+        "| answers | 5 |",
+        "| truncated | 20.00% |",
+    ):
         assert said in card.text
 
     assert [done.added for done in merge(tmp_path / "new/responses", tmp_path / "out", silent)] == [5, 5]

@@ -1,0 +1,43 @@
+"""What a key needs to know of a model's chat template and tokenizer, kept in the store under `templates`.
+
+Reading it takes torch and transformers: 0.4 GiB and seconds, which a stage that finds every answer in the store does without
+from its second run on.
+"""
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from stages.job.files import read_json, write_json
+from stages.job.fingerprint import hash_file, hash_json
+from stages.vlm import Checkpoint, RemoteChat, checkpoint
+
+_SOURCE = Path(checkpoint.__file__).parent  # the code that reads templates; after a change of it they are read anew
+
+
+@dataclass(frozen=True)
+class Template:
+    """How messages become a model's tokens, as far as answers hang on it."""
+
+    hash: str
+    banned: tuple[int, ...]  # tokens that are never sampled
+
+
+def template_of(model: Checkpoint, store: Path) -> Template:
+    """The template of a model; read from its tokenizer where the store does not know it yet."""
+    if model.endpoint is not None:
+        return Template(RemoteChat.template_hash, RemoteChat.banned_token_ids)
+    source = [[file.name, hash_file(file)] for file in sorted(_SOURCE.glob("*.py"))]
+    known_by = hash_json([model.identity, model.family, version("transformers"), version("tokenizers"), source])
+    file = store / "templates" / f"{known_by}.json"
+    if not file.is_file():
+        from stages.vlm import load_chat
+
+        chat = load_chat(model)
+        template = Template(chat.template_hash, tuple(chat.banned_token_ids))
+        with suppress(OSError):  # a store that can only be read, or is full, serves what it has
+            write_json(file, asdict(template))
+        return template
+    kept = read_json(file)
+    return Template(kept["hash"], tuple(kept["banned"]))
