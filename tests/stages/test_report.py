@@ -26,10 +26,18 @@ from stages.job.files import read_json, write_json, write_shards
 from stages.page.gallery import data_uri, evenly
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
+from stages.responses import ANSWERS
 from stages.ril import SAMPLES
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
+FIGURES = {
+    *("Right answers", "Gain over the base student", "The paper's gains (quoted)"),
+    *("Similarity reward", "Answer reward", "Validation"),  # the paper's Figure 3
+    *("Discriminator accuracy", "Mean logit", "Discriminator loss and entropy", "Pre-training"),
+    *("Mean advantage", "Wasted shares", "Failed verdicts"),
+    *("Length", "Entropy", "KL to the warm start", "Cut answers", "Gradient norms", "Learning rate"),
+}
 SIDES = ("student", "qwen2_5_vl", "internvl3")
 
 
@@ -90,10 +98,13 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
             row[f"completions/{source}/mean_length"] = 8 + 20 * grown if source == "student" else 28.0
         row |= {
             "disc/acc": 0.8,
+            "disc/passed": 0.2 + 0.4 * grown,
+            "disc/entropy": 0.5,
             "disc/acc_student": 0.95 - 0.3 * grown,
             "disc/acc_teacher": math.nan if step == 2 else 0.8,
         }
         row |= {"disc/logit_gap": 3 - 2 * grown, "disc/loss": 0.4, "kl/student": 0.3 * grown, "kl/teacher": 0.2 * grown}
+        row |= {"entropy/student": 2 - grown, "entropy/teacher": 1.0, "learning_rate": 4e-4 * (1 - grown), "clip_ratio": 0.0}
         row |= {"grad_norm": 1.5, "completions/clipped_ratio": 0.02, "frac_reward_zero_std": 0.1, "judge/failed": 0.0}
         history.append(row | {"frac_correct_negative_advantage": 0.12})
     job.write_history(history)
@@ -117,12 +128,29 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
     write_shards(job.out / "samples", samples, SAMPLES)
 
 
+def write_rollouts(folder: Path) -> None:
+    """Two answers of the warm-started student to each question of the loop."""
+    rows = [
+        {
+            "question_id": f"imitation-{index:06d}",
+            "sample": sample,
+            "response": f"{ATTACK} before {sample}",
+            "finish_reason": "stop",
+        }
+        | {"prompt_tokens": 9, "completion_tokens": 4, "response_key": "", "token_ids": [1, 2]}
+        for index in range(3)
+        for sample in range(2)
+    ]
+    write_shards(folder / "data/rollout", rows, ANSWERS)
+
+
 def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30) -> None:
     """Every input of the stage."""
     asked = write_questions(folder, "test", questions)
     for name, skill in SKILL.items():
         write_evaluation(folder, name, asked, skill)
     write_training(Job("ril", None, folder, params, Progress()), write_questions(folder, "imitation", 3), steps)
+    write_rollouts(folder)
     for place in ("data/model/student", "data/model/internvl3", "data/warm_start", "data/ril/model"):
         write_json(folder / place / "ril.json", {"identity": f"{len(place):02d}ab" + "0" * 60, "family": "x"})
     write_json(folder / "data/model/judge/ril.json", {"hub": "someone/judge", "revision": "1234567890abcdef"})
@@ -212,12 +240,14 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         assert evaluation.title in found.words
         for share in (scores["accuracy"], scores["accuracy_shuffled"], *scores["by_kind"].values()):
             assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in found.words, name
-    figures = [attributes["aria-label"] for tag, attributes in found.tags if tag == "svg"]
-    assert {"Right answers", "Similarity reward", "Answer reward", "Validation", "Length", "Pre-training"} <= set(figures)
-    assert len(figures) == len(set(figures)) == 14
+    figures = {(attributes["aria-label"] or "").partition(".")[0]: attributes for tag, attributes in found.tags if tag == "svg"}
+    assert set(figures) == FIGURES
+    told = figures["Validation"]["aria-label"]
+    assert told == "Validation. validation: from 40 % to 70 % in 4 steps"  # who can't see the curve is told its ends
     shown = [attributes for tag, attributes in found.tags if tag == "article"]
-    assert len([one for one in shown if "data-outcome" in one]) == params.report.samples
-    assert len(shown) == params.report.samples + 4  # two groups of the first step and two of the last
+    assert len([one for one in shown if "earned" not in (one["data-outcome"] or "")]) == params.report.samples
+    rewarded = [one for one in shown if "earned" in (one["data-outcome"] or "")]
+    assert len(rewarded) == params.report.samples // 2  # whole steps, two groups each, from both ends of the run
     images = [attributes["src"] or "" for tag, attributes in found.tags if tag == "img"]
     assert len(images) == len(shown)
     assert all(image.startswith("data:image/png;base64,") for image in images)
