@@ -60,7 +60,7 @@ def found(job: Job, summary: Mapping[str, Any]) -> Found:
             continue
         theirs = flat(parse_yaml(params, f"{label}: {PARAMS}")) if params else {}
         changed = tuple(f"{key}: {value}" for key, value in theirs.items() if key in own and own[key] != value)
-        there = json.loads(metrics)
+        there = json.loads(metrics)["summary"]
         if changed or there != dict(summary):
             others.append(Experiment(label, commit[:8], *method(own | theirs), shortened(changed), there))
         elif label != "HEAD":

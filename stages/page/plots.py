@@ -38,7 +38,7 @@ SETTINGS = {
     "legend.columnspacing": 1.2,
 }
 GROUPED = (5, 3, 1, 0)  # colours of bars side by side, the last in that of the student
-FEWEST_BARS = 6  # room for so many, so that a single bar is no plank
+FEWEST_BARS = 4  # room for so many, so that a single bar is no plank
 SMOOTHED_FROM = 20  # steps; shorter runs are shown as they are
 
 
@@ -160,7 +160,7 @@ def dots(title: str, caption: str, models: Sequence[Bar]) -> Plot:
 def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
     """Horizontal bars of shares above or below nothing, each with its interval and its value in words."""
     places = max(len(rows), FEWEST_BARS)
-    with drawing(3.9, 0.36 * places + 0.6) as (figure, axes):
+    with drawing(3.9, max(0.36 * places + 0.6, 2.4)) as (figure, axes):
         for place, row in enumerate(rows):
             axes.barh([place], [row.value], height=0.62, color=SERIES[row.series % len(SERIES)], alpha=0.85)
             error = finite(row.error)
