@@ -35,7 +35,7 @@ def summary_of(models: Sequence[Scored], ril: History, validation: History) -> d
         "best_teacher": None if teacher is None else teacher.accuracy,
         "columns_mean": average["value"],  # over the paper's columns that are complete, in per cent
         "validation_start": first(validation.get("validation")),
-        "validation_end": last(validation.get("validation")),
+        "validation_end": last(validation.get("validation"), 1),
         "similarity_reward": last(ril.get("rewards/similarity")),
         "answer_reward": last(ril.get("rewards/answer")),
         "kl": last(ril.get("kl/student")),

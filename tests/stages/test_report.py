@@ -430,7 +430,7 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_works_from_disk(
     page: Callable[..., str], browser: Callable[..., Any], project: Path, width: int, dark: bool
@@ -476,9 +476,9 @@ def test_the_gallery_is_filtered_with_the_keyboard(page: Callable[..., str], bro
 
     page()
     shown = browser((project / "reports/report/index.html").as_uri(), 1280, False)
-    buttons = shown.find_elements("css selector", ".filter button")
+    buttons = shown.find_elements("css selector", "[data-filters=gallery] button")
     assert [button.text for button in buttons] == ["All", "Gained", "Lost", "Right both times", "Wrong both times"]
-    cards = shown.find_elements("css selector", "[data-outcome]")
+    cards = shown.find_elements("css selector", "#gallery > [data-outcome]")
     outcomes = [card.get_attribute("data-outcome") for card in cards]
     assert 0 < outcomes.count("gained") < len(cards)
     for _ in range(40):  # from the top of the page with the Tab key alone
@@ -489,9 +489,69 @@ def test_the_gallery_is_filtered_with_the_keyboard(page: Callable[..., str], bro
     buttons[1].send_keys(Keys.ENTER)
     assert [card.is_displayed() for card in cards] == [outcome == "gained" for outcome in outcomes]
     assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false", "false", "false"]
-    assert shown.find_element("id", "shown").text == f"{outcomes.count('gained')} of {len(cards)} shown"
+    status = shown.find_element("css selector", "[data-filters=gallery] [role=status]")
+    assert status.text == f"{outcomes.count('gained')} of {len(cards)} shown"
     buttons[0].send_keys(Keys.SPACE)
     assert all(card.is_displayed() for card in cards)
+
+    # what earned what: the student's texts in these inputs are right and do not pass for a teacher's
+    groups = shown.find_elements("css selector", "#groups > [data-outcome]")
+    choices = shown.find_elements("css selector", "[data-filters=groups] button")
+    usable = {choice.text: choice.is_enabled() for choice in choices}
+    assert usable == {
+        "All": True,
+        "Right, passes for a teacher's": False,
+        "Right, does not pass": True,
+        "Passes, but wrong": False,
+        "Neither": False,
+    }
+    choices[2].send_keys(Keys.ENTER)
+    assert groups
+    assert all(group.is_displayed() for group in groups)
+
+
+@pytest.mark.browser
+def test_everything_is_reached_and_seen_with_the_keyboard(
+    page: Callable[..., str], browser: Callable[..., Any], project: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page()
+    shown = browser((project / "reports/report/index.html").as_uri(), 390, True)
+    wanted = shown.execute_script(REACHABLE)
+    assert wanted > 40
+    hidden = []
+    for _ in range(wanted):
+        shown.switch_to.active_element.send_keys(Keys.TAB)
+        if trouble := shown.execute_script(UNSEEN):
+            hidden.append(trouble)
+    assert hidden == []
+    assert shown.execute_script("return window.seen.size") == wanted  # each once: no trap, nothing left out
+    shown.find_element("tag name", "body").send_keys(Keys.HOME)
+    first = shown.find_element("css selector", ".checks summary")
+    before = first.find_element("xpath", "..").get_attribute("open")
+    first.send_keys(Keys.ENTER)
+    assert first.find_element("xpath", "..").get_attribute("open") != before
+
+
+# How many elements the Tab key should stop at.
+REACHABLE = """
+document.documentElement.style.scrollBehavior = "auto";
+window.seen = new Set();
+return [...document.querySelectorAll("a[href], button:not(:disabled), summary, [tabindex='0']")]
+  .filter((node) => node.checkVisibility()).length;
+"""
+# What is wrong with the element that has the focus: it shows no outline, or it is not in sight.
+UNSEEN = """
+const node = document.activeElement;
+window.seen.add(node);
+const box = node.getBoundingClientRect(), name = node.textContent.trim().slice(0, 40);
+const bar = document.querySelector("nav"), top = bar.getBoundingClientRect();
+const covered = !bar.contains(node) && box.top >= top.top && box.bottom <= top.bottom && !node.matches(".skip");
+if (getComputedStyle(node).outlineStyle === "none") return `no outline: ${name}`;
+if (covered || box.bottom <= 0 || box.top >= innerHeight || box.right <= 0 || box.left >= innerWidth) return `out of sight: ${name}`;
+return "";
+"""
 
 
 @pytest.mark.browser
