@@ -43,12 +43,8 @@ def times(job: Job) -> list[dict[str, Any]]:
 
 
 def tokens(job: Job) -> list[dict[str, Any]]:
-    """What each stage asked of models when it last ran here: answers wanted, stored and generated, and tokens paid for."""
-    rows = []
-    for label, timing in timings(job):
-        if paid := timing.get("answers"):
-            rows.append({"stage": label, **paid, "stored": paid["answers_wanted"] - paid["answers_generated"]})
-    return rows
+    """What each stage asked of each model when it last ran here: answers wanted, stored and generated, and tokens paid for."""
+    return [{"stage": title, **paid} for _, timing in timings(job) for title, paid in timing.get("paid", {}).items()]
 
 
 def loop_tokens(found: History, answers: int) -> list[tuple[str, int, int]]:

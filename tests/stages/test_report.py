@@ -178,7 +178,16 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     discriminator |= {"logit_gap": 4.2, "acc_length_only": 0.71}
     write_json(folder / "reports/discriminator/metrics.json", discriminator)
     write_json(folder / "reports/ril/timing.json", {"seconds": 200.2, "parts": {"sample": 120.0, "update": 42.0}})
-    write_json(folder / "reports/teacher/internvl3/timing.json", {"seconds": 42.0, "parts": {"generate": 41.5}})
+    paid = {
+        "wanted": 3200,
+        "stored": 1200,
+        "generated": 2000,
+        "prompt_tokens": 51_000,
+        "completion_tokens": 61_000,
+        "seconds": 40.0,
+    }
+    timing = {"seconds": 42.0, "parts": {"generate": 41.5}, "paid": {"teacher@internvl3": paid, "another model": paid}}
+    write_json(folder / "reports/teacher/internvl3/timing.json", timing)
     curve = [{"step": step, "loss": 0.6, "accuracy": 0.5 + 0.4 * step / steps, "grad_norm": 1.0} for step in range(1, steps + 1)]
     Job("discriminator", None, folder, params, Progress()).write_history(curve)
 
@@ -261,6 +270,8 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         "Balanced accuracy 96.8\N{NO-BREAK SPACE}% on 500 labelled answers",
         "Of 72 attempts to talk it round, 71 left the verdict as it was.",
         "near miss",
+        "teacher@internvl33,2001,2002,00051,00061,00040.0 s1,525",
+        "in all6,4002,4004,000102,000122,000",
     ):
         assert words in found.words
 
@@ -549,7 +560,8 @@ const box = node.getBoundingClientRect(), name = node.textContent.trim().slice(0
 const bar = document.querySelector("nav"), top = bar.getBoundingClientRect();
 const covered = !bar.contains(node) && box.top >= top.top && box.bottom <= top.bottom && !node.matches(".skip");
 if (getComputedStyle(node).outlineStyle === "none") return `no outline: ${name}`;
-if (covered || box.bottom <= 0 || box.top >= innerHeight || box.right <= 0 || box.left >= innerWidth) return `out of sight: ${name}`;
+const inside = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
+if (covered || !inside) return `out of sight: ${name}`;
 return "";
 """
 
