@@ -55,12 +55,12 @@ def found(job: Job, summary: Mapping[str, Any]) -> Found:
     own = flat(job.values)
     name, others, left_out = os.environ.get("DVC_EXP_NAME") or THIS, [], 0
     for label, commit, metrics, params in recorded(home(job)):
-        if not metrics:
+        there = json.loads(metrics).get("summary") if metrics else None
+        if not there:
             left_out += label != "HEAD"
             continue
         theirs = flat(parse_yaml(params, f"{label}: {PARAMS}")) if params else {}
         changed = tuple(f"{key}: {value}" for key, value in theirs.items() if key in own and own[key] != value)
-        there = json.loads(metrics)["summary"]
         if changed or there != dict(summary):
             others.append(Experiment(label, commit[:8], *method(own | theirs), shortened(changed), there))
         elif label != "HEAD":

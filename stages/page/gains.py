@@ -11,6 +11,7 @@ from stages.page.scores import Scored, difference, first_of
 from stages.page.summary import relative
 
 RIL, WARM_START, OTHER, QUOTED = 0, 4, 2, 5  # colours
+LONGEST = 22  # characters of an experiment's name in the figure
 METHODS = ("GRPO", "Dr.GRPO", "RIL (one teacher)", "RIL (both teachers)")
 
 
@@ -40,7 +41,14 @@ def student(experiment: Experiment) -> Row | None:
     gain = relative(experiment.summary)
     if gain is None:
         return None
-    return Row(f"{experiment.name} ({experiment.objective})", gain[0], NORMAL_95 * gain[1], RIL if experiment.here else OTHER)
+    return Row(
+        f"{cut(experiment.name)} ({experiment.objective})", gain[0], NORMAL_95 * gain[1], RIL if experiment.here else OTHER
+    )
+
+
+def cut(name: str) -> str:
+    """The beginning of a name that is too long for a label."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def paper() -> Plot:

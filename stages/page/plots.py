@@ -166,8 +166,15 @@ def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
             error = finite(row.error)
             axes.errorbar([row.value], [place], xerr=[error], fmt="none", ecolor=INK, elinewidth=1.0, capsize=3)
             end = max(row.value + error, 0.0)
-            axes.annotate(f"{100 * row.value:+.1f} %", (end, place), (5, 0), textcoords="offset points", va="center", color=INK)
-        axes.set_yticks(range(len(rows)), [textwrap.shorten(row.label, 30, placeholder="…") for row in rows], color=INK)
+            axes.annotate(
+                f"{100 * row.value:+.1f} %".replace("-", "−"),
+                (end, place),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+            )
+        axes.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
         axes.set_ylim(places - 0.4, -0.6)
         low = min(0.0, *(row.value - finite(row.error) for row in rows))
         high = max(0.01, *(row.value + finite(row.error) for row in rows))
