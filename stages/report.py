@@ -57,7 +57,7 @@ def run(job: Job) -> None:
             # where it comes from
             "times": provenance.times(job),
             "tokens": provenance.tokens(job),
-            "loop_tokens": provenance.loop_tokens(ril, block.questions_per_step * block.group),
+            "loop_tokens": provenance.loop_tokens(ril, teachers, block.questions_per_step * block.group),
             "settings": provenance.settings(job),
             "versions": provenance.versions(),
             "checkpoints": provenance.checkpoints(job),

@@ -20,15 +20,16 @@ def score_plot(models: Sequence[Scored]) -> Plot:
 
 
 def figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
-    """The paper's Figure 3 for this run: similarity reward, answer reward, validation."""
+    """The paper's Figure 3 for this run: similarity reward, answer reward, validation; without those that the run does not have."""
     similarity = by_source(found, "rewards/{}/similarity", teachers)
     answer = by_source(found, "rewards/{}/answer", teachers)
     scores = [Line("validation", validation.steps, validation.columns["validation"], 0, smooth=False, dots=True)]
-    return [
-        curves("Similarity reward", "Share of answers that pass for a teacher's.", similarity, percent=True),
-        curves("Answer reward", "Share of answers that the judge calls right.", answer, percent=True),
-        curves("Validation", "Share of validation questions answered right, greedily.", scores, percent=True),
-    ]
+    drawn = (
+        ("Similarity reward", "Share of answers that pass for a teacher's.", similarity),
+        ("Answer reward", "Share of answers that the judge calls right.", answer),
+        ("Validation", "Share of validation questions answered right, greedily.", scores),
+    )
+    return [curves(title, text, lines, percent=True) for title, text, lines in drawn if lines]
 
 
 def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
@@ -47,7 +48,7 @@ def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
 
 def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """Whether it still tells the sides apart, and how surely."""
-    told = named(found, {"disc/acc_student": "student's texts", "disc/acc_teacher": "teachers' texts"})
+    told = by_source(found, "disc/acc_{}", teachers)
     sure = named(found, {"disc/loss": "loss", "disc/entropy": "entropy"})
     sure_text = "Loss: cross entropy, the line is guessing (ln 2). Entropy of its guesses: near 0 it is sure."
     logits = by_source(found, "disc/{}/logit", teachers)
@@ -63,7 +64,7 @@ def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """What is earned beyond the rewards of Figure 3, and which shares of a step are wasted."""
     advantages = by_source(found, "rewards/{}/advantage", teachers)
     wasted = {"frac_reward_zero_std": "equal rewards in a group", "frac_correct_negative_advantage": "right but pushed down"}
-    failed = named(found, {"judge/failed": "failed verdicts"})
+    failed = by_source(found, "judge/{}/failed", teachers)
     return [
         ("Mean advantage", "Above 0 a source is pulled up, below 0 pushed down.", advantages, False, 0.0),
         (
@@ -73,7 +74,7 @@ def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
             True,
             None,
         ),
-        ("Failed verdicts", "Share of the student's answers on which the judge came to none.", failed, True, None),
+        ("Failed verdicts", "Share of the answers on which the judge came to none.", failed, True, None),
     ]
 
 
@@ -85,7 +86,7 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
     entropy = named(found, {f"entropy/{side}": label for side, label in zip(sides, labels, strict=True)})
     norms = named(found, {"grad_norm": "student", "disc/grad_norm": "discriminator"})
     length = by_source(found, "completions/{}/mean_length", teachers)
-    cut = named(found, {"completions/clipped_ratio": "cut answers"})
+    cut = by_source(found, "completions/{}/clipped_ratio", teachers)
     rate = named(found, {"learning_rate": "learning rate"})
     clipped = named(found, {"clip_ratio": "clipped tokens", "clip_ratio/last": "last inner update"})
     if not any(value > 0 for line in clipped for value in line.y):
@@ -94,7 +95,7 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
         ("Length", "Mean tokens of an answer.", length, False, None),
         ("Entropy", "Nats a token, on the student's and on the teachers' answers.", entropy, False, None),
         ("KL to the warm start", "Nats a token (k3), on the student's and on the teachers' answers.", divergence, False, None),
-        ("Cut answers", "Share of the student's answers that reached max_tokens.", cut, True, None),
+        ("Cut answers", "Share of the answers that reached max_tokens.", cut, True, None),
         ("Gradient norms", "Before clipping.", norms, False, None),
         ("Learning rate", "Of the student.", rate, False, None),
         ("Clipped tokens", "Share of tokens whose ratio left the clip range.", clipped, True, None),

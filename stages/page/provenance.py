@@ -47,16 +47,14 @@ def tokens(job: Job) -> list[dict[str, Any]]:
     return [{"stage": title, **paid} for _, timing in timings(job) for title, paid in timing.get("paid", {}).items()]
 
 
-def loop_tokens(found: History, answers: int) -> list[tuple[str, int, int]]:
-    """Of each writer in the loop: answers and tokens that the student learned from, by `answers` a step and writer's side.
+def loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[tuple[str, int, int]]:
+    """Of each writer in the loop: answers and tokens that the student learned from, by `answers` a step and side.
 
     Counted from the curves, so they are there wherever the results are; teachers share their side of a group evenly.
     """
     rows = []
-    writers = [name.split("/")[1] for name in found.columns if name.startswith("completions/") and name.endswith("/mean_length")]
-    teachers = [name for name in writers if name != STUDENT]
-    for writer in sorted(writers, key=lambda name: (name != STUDENT, name)):
-        lengths = [value for value in found.columns[f"completions/{writer}/mean_length"] if math.isfinite(value)]
+    for writer in (STUDENT, *sorted(teachers)):
+        lengths = [value for value in found.get(f"completions/{writer}/mean_length") or () if math.isfinite(value)]
         share = answers if writer == STUDENT else answers / len(teachers)
         rows.append((writer, round(share * len(lengths)), round(share * sum(lengths))))
     return rows

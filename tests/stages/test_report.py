@@ -1,6 +1,7 @@
 """The report: all that was measured is there, what models wrote stays text, equal inputs give equal bytes."""
 
 import base64
+import csv
 import io
 import json
 import math
@@ -22,7 +23,7 @@ from stages.benchmarks.scoring import is_correct
 from stages.corpora import SCHEMA, canonical_row
 from stages.corpora.exercises import draw_row
 from stages.job import Job, MissingInput, Params, Progress, load_params, merged, validated
-from stages.job.files import read_json, write_json, write_shards
+from stages.job.files import read_json, read_shards, write_json, write_shards
 from stages.page.gallery import data_uri, evenly
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
@@ -95,12 +96,13 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
             for key, value in {"similarity": level, "answer": level, "advantage": level - 0.6}.items():
                 row[f"rewards/{source}/{key}"] = None if gone else value + choose.gauss(0, 0.05)
             row[f"disc/{source}/logit"] = level
+            row[f"disc/acc_{source}"] = 0.95 - 0.3 * grown if source == "student" else 0.8
+            row[f"completions/{source}/clipped_ratio"], row[f"judge/{source}/failed"] = 0.02, 0.0
             row[f"completions/{source}/mean_length"] = 8 + 20 * grown if source == "student" else 28.0
         row |= {
             "disc/acc": 0.8,
             "disc/passed": 0.2 + 0.4 * grown,
             "disc/entropy": 0.5,
-            "disc/acc_student": 0.95 - 0.3 * grown,
             "disc/acc_teacher": math.nan if step == 2 else 0.8,
         }
         row |= {"disc/logit_gap": 3 - 2 * grown, "disc/loss": 0.4, "kl/student": 0.3 * grown, "kl/teacher": 0.2 * grown}
@@ -271,6 +273,8 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         "Of 72 attempts to talk it round, 71 left the verdict as it was.",
         "near miss",
         "teacher@internvl33,2001,2002,00051,00061,00040.0 s1,525",
+        "student1,92035,200",
+        "internvl396026,880",  # 30 steps of 16 questions and 4 answers; the mean of all teachers is no further writer
         "in all6,4002,4004,000102,000122,000",
     ):
         assert words in found.words
@@ -301,6 +305,25 @@ def test_equal_inputs_give_equal_bytes(page: Callable[..., str], params: Params,
     assert first == page() == page(params, shutil.copytree(inputs, tmp_path / "another"))
     changed = validated(merged(params.model_dump(mode="json"), {"report": {"samples": 3}}))
     assert page(changed) != first
+
+
+def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params: Params, project: Path) -> None:
+    history = list(csv.DictReader((project / "reports/ril/history.csv").open()))
+    kept = [{key: value for key, value in row.items() if "disc/" not in key and "similarity" not in key} for row in history]
+    with (project / "reports/ril/history.csv").open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    rows = [row | {"logit": math.nan, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()]
+    write_shards(project / "data/ril/samples", rows, SAMPLES)
+    write_json(project / "reports/discriminator/metrics.json", {"trained": False})
+    Job("discriminator", None, project, params, Progress()).write_history([{"step": 0}])
+    found = Elements(page())
+    figures = {(attributes["aria-label"] or "").partition(".")[0] for tag, attributes in found.tags if tag == "svg"}
+    gone = {"Similarity reward", "Discriminator accuracy", "Mean logit", "Discriminator loss and entropy", "Pre-training"}
+    assert figures == FIGURES - gone
+    assert "The discriminator is in balance" not in found.words
+    assert "student–0" in found.words  # D has no opinion of a row
 
 
 def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> None:
