@@ -1,8 +1,10 @@
-"""Takes the picture of the report that the README shows.
+"""Takes the pictures of the report that the README shows.
 
-    python docs/screenshots.py [--page FILE] [--out FILE] [--width 1280] [--height 1000] [--dark]
+    python docs/screenshots.py [--page FILE] [--folder FOLDER]
+    python docs/screenshots.py --out FILE [--page FILE] [--width 1280] [--height 1000] [--section answers] [--dark]
 
-Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and selenium (group `dev`).
+Without --out all of them are taken. Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and
+selenium (group `dev`).
 """
 
 import argparse
@@ -10,6 +12,7 @@ import base64
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from selenium import webdriver
@@ -26,8 +29,27 @@ FLAGS = (
 )
 
 
-def photographed(page: Path, width: int, height: int | None, dark: bool) -> bytes:
-    """PNG of the upper `height` pixels of `page` (all of it for None), two image pixels to one of the page."""
+@dataclass(frozen=True)
+class View:
+    """What is to be seen of the page, in CSS pixels."""
+
+    width: int
+    height: int  # 0: all that follows
+    section: str = ""  # id of the part that stands at the top
+    dark: bool = False
+
+
+VIEWS = {
+    "report.png": View(1280, 1000),
+    "report-dark.png": View(1280, 1000, dark=True),
+    "report-curves.png": View(1280, 1180, "curves"),
+    "report-phone.png": View(390, 844),
+    "report-phone-answers.png": View(390, 844, "rewarded", dark=True),
+}
+
+
+def photographed(page: Path, view: View) -> bytes:
+    """PNG of what `view` wants of `page`, two image pixels to one of the page."""
     with tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
@@ -36,27 +58,38 @@ def photographed(page: Path, width: int, height: int | None, dark: bool) -> byte
         browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
         try:
             browser.set_page_load_timeout(60)
-            metrics = {"width": width, "height": 900, "deviceScaleFactor": 2, "mobile": width < 600}
+            metrics = {"width": view.width, "height": 900, "deviceScaleFactor": 2, "mobile": view.width < 600}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+            scheme = {"name": "prefers-color-scheme", "value": "dark" if view.dark else "light"}
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
             browser.get(page.resolve().as_uri())
             whole = browser.execute_script("return document.documentElement.scrollHeight")
-            clip = {"x": 0, "y": 0, "width": width, "height": min(height or whole, whole), "scale": 1}
+            top = browser.execute_script(TOP, view.section)
+            rest = whole - top
+            clip = {"x": 0, "y": top, "width": view.width, "height": min(view.height or rest, rest), "scale": 1}
             taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
         finally:
             browser.quit()
     return base64.b64decode(taken["data"])
 
 
+# Where a section begins on the page.
+TOP = """
+const part = document.getElementById(arguments[0]);
+return part ? Math.round(part.getBoundingClientRect().top + scrollY) : 0;
+"""
+
+
 def main() -> int:
-    """Writes the picture and returns the exit code."""
+    """Writes the pictures and returns the exit code."""
     root = Path(__file__).resolve().parents[1]
-    parser = argparse.ArgumentParser(description="Takes the picture of the report that the README shows.")
+    parser = argparse.ArgumentParser(description="Takes the pictures of the report that the README shows.")
     parser.add_argument("--page", type=Path, default=root / "reports/report/index.html", help="the report")
-    parser.add_argument("--out", type=Path, default=root / "docs/report.png", help="the picture")
+    parser.add_argument("--folder", type=Path, default=root / "docs", help="where all pictures go")
+    parser.add_argument("--out", type=Path, help="the only picture, in place of all")
     parser.add_argument("--width", type=int, default=1280, help="of the window, in CSS pixels")
-    parser.add_argument("--height", type=int, default=1000, help="of the part that is shown; 0 takes the whole page")
+    parser.add_argument("--height", type=int, default=1000, help="of the part that is shown; 0 takes all that follows")
+    parser.add_argument("--section", default="", help="id of the part of the page that stands at the top, such as curves")
     parser.add_argument("--dark", action="store_true", help="the page's dark form")
     arguments = parser.parse_args()
     if not arguments.page.is_file():
@@ -65,11 +98,15 @@ def main() -> int:
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         print("error: no chromium with chromedriver; on Debian: apt-get install chromium chromium-driver", file=sys.stderr)
         return 2
-    picture = photographed(arguments.page, arguments.width, arguments.height or None, arguments.dark)
-    temporary = arguments.out.with_name(f".{arguments.out.name}.partial")
-    temporary.write_bytes(picture)
-    temporary.replace(arguments.out)
-    print(f"{arguments.out}: {len(picture) // 1024} KiB")
+    views = {arguments.folder / name: view for name, view in VIEWS.items()}
+    if arguments.out:
+        views = {arguments.out: View(arguments.width, arguments.height, arguments.section, arguments.dark)}
+    for out, view in views.items():
+        picture = photographed(arguments.page, view)
+        temporary = out.with_name(f".{out.name}.partial")
+        temporary.write_bytes(picture)
+        temporary.replace(out)
+        print(f"{out}: {len(picture) // 1024} KiB")
     return 0
 
 

@@ -162,6 +162,12 @@ class Job:
         """Keeps what differs from run to run (rates, hits of the store) for timing.json; metrics.json must not hold it."""
         self._measured.update(values)
 
+    def paid(self, title: str, **values: float) -> None:
+        """Adds what was paid for answers (counts, seconds) to that of `title` in timing.json: a stage may ask several models."""
+        found = self._measured.setdefault("paid", {}).setdefault(title, {})
+        for key, value in values.items():
+            found[key] = found.get(key, 0) + value
+
     def write_timing(self, total: float) -> None:
         """Writes reports/<stage>/timing.json: seconds in all and by part, and what was `measured`."""
         parts = {part: round(seconds, 3) for part, seconds in self._seconds.items()}

@@ -131,6 +131,7 @@ STAGES: dict[str, Stage] = {
             inputs=(
                 "data/questions",
                 "data/evaluate",
+                "data/rollout",
                 "data/ril/samples",
                 "data/ril/model/ril.json",  # cards of models: their hashes
                 "data/warm_start/ril.json",

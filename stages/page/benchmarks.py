@@ -1,11 +1,12 @@
 """The benchmarks of the report: ours with their intervals and rules, the paper's as quoted rows, time an answer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.benchmarks.marks import average_of_columns, column_scores
+from stages.benchmarks.marks import NORMAL_95, average_of_columns, column_scores
 from stages.benchmarks.paper import CAVEATS, quoted
-from stages.benchmarks.registry import COLUMNS
+from stages.benchmarks.registry import COLUMNS, registry
 from stages.job import Job
 from stages.job.files import read_json
 from stages.page.scores import Scored
@@ -17,6 +18,7 @@ def ours(models: Sequence[Scored]) -> list[dict[str, Any]]:
     return [
         {
             "title": numbers["title"],
+            "column": numbers.get("column"),
             "units": numbers["units"],
             "profile": numbers["profile"],
             "style": numbers["style"],
@@ -61,10 +63,35 @@ def by_column(models: Sequence[Scored]) -> list[dict[str, Any]]:
 def reference() -> dict[str, Any]:
     """The paper's rows as it prints them, with their average and what a reader has to know."""
     rows = [
-        {"title": name, "cells": [row[column] for column in COLUMNS], "value": sum(row.values()) / len(row)}
+        {
+            "title": name,
+            "cells": [row[column] for column in COLUMNS],
+            "value": sum(row.values()) / len(row),
+            "error": NORMAL_95 * math.sqrt(sum(variance(row[column], column) for column in COLUMNS)) / len(COLUMNS),
+        }
         for name, row in quoted().items()
     ]
     return {"columns": COLUMNS, "rows": rows, "caveats": CAVEATS}
+
+
+def variance(score: float, column: str) -> float:
+    """Variance of a printed score in per cent, as of a share of that many rows: the least that it can have."""
+    rows = sum(spec.expected for spec in registry().values() if spec.column == column)
+    return score * (100 - score) / rows
+
+
+def quotes(models: Sequence[Scored], student: str) -> dict[str, Any] | None:
+    """The paper's base and RIL rows to set beside our benchmarks: of the student whose name `student` holds, else of the first.
+
+    None where no benchmark of ours is one of the paper's columns.
+    """
+    if not any(numbers.get("column") for model in models for numbers in model.metrics.get("benchmarks", {}).values()):
+        return None
+    rows = quoted()
+    bases = [name for name in rows if " + " not in name]
+    base = next((name for name in bases if name.lower() in student.lower()), bases[0])
+    ril = f"{base} + RIL (both teachers)"
+    return {"base": base, "ril": ril, "base_scores": rows[base], "ril_scores": rows[ril]}
 
 
 def speeds(job: Job, models: Sequence[Scored]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from stages.page.records import History
 from stages.page.scores import Scored
 
 STUDENT = "student"
+Wanted = tuple[str, str, list[Line], bool, float | None]  # title, caption, lines, whether in per cent, line for comparison
 
 
 def score_plot(models: Sequence[Scored]) -> Plot:
@@ -19,44 +20,86 @@ def score_plot(models: Sequence[Scored]) -> Plot:
 
 
 def figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
-    """The paper's Figure 3 for this run: similarity reward, answer reward, validation."""
+    """The paper's Figure 3 for this run: similarity reward, answer reward, validation; without those that the run does not have."""
     similarity = by_source(found, "rewards/{}/similarity", teachers)
     answer = by_source(found, "rewards/{}/answer", teachers)
     scores = [Line("validation", validation.steps, validation.columns["validation"], 0, smooth=False, dots=True)]
+    drawn = (
+        ("Similarity reward", "Share of answers that pass for a teacher's.", similarity),
+        ("Answer reward", "Share of answers that the judge calls right.", answer),
+        ("Validation", "Share of validation questions answered right, greedily.", scores),
+    )
+    return [curves(title, text, lines, percent=True) for title, text, lines in drawn if lines]
+
+
+def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
+    """Whether discriminator, rewards and update behave, by what they tell of; a curve without any number is left out."""
+    groups = {
+        "Discriminator": discriminator(found, teachers),
+        "Judge, rewards and groups": rewards(found, teachers),
+        "Student": student(found, teachers),
+    }
+    drawn = {
+        title: [curves(name, text, lines, share, level) for name, text, lines, share, level in wanted if lines]
+        for title, wanted in groups.items()
+    }
+    return {title: plots for title, plots in drawn.items() if plots}
+
+
+def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
+    """Whether it still tells the sides apart, and how surely."""
+    told = by_source(found, "disc/acc_{}", teachers)
+    sure = named(found, {"disc/loss": "loss", "disc/entropy": "entropy"})
+    sure_text = "Loss: cross entropy, the line is guessing (ln 2). Entropy of its guesses: near 0 it is sure."
+    logits = by_source(found, "disc/{}/logit", teachers)
+    told_text = "Texts told apart before each update: 50 % is guessing, at 100 % the student earns nothing."
     return [
-        curves("Similarity reward", "Share of answers that pass for a teacher's.", similarity, percent=True),
-        curves("Answer reward", "Share of answers that the judge calls right.", answer, percent=True),
-        curves("Validation", "Share of validation questions answered right, greedily.", scores, percent=True),
+        ("Discriminator accuracy", told_text, told, True, 0.5),
+        ("Mean logit", "Below 0 a text passes for a teacher's; the distance of the sides is the gap.", logits, False, 0.0),
+        ("Discriminator loss and entropy", sure_text, sure, False, math.log(2)),
     ]
 
 
-def health(found: History, teachers: Sequence[str]) -> list[Plot]:
-    """Whether discriminator, advantages and update behave; a curve without any number is left out."""
-    told = named(found, {"disc/acc_student": "student's texts", "disc/acc_teacher": "teachers' texts"})
-    shares = {
-        "frac_reward_zero_std": "equal rewards in a group",
-        "frac_correct_negative_advantage": "right but pushed down",
-        "completions/clipped_ratio": "cut answers",
-        "judge/failed": "failed verdicts",
-    }
-    logits, advantages = by_source(found, "disc/{}/logit", teachers), by_source(found, "rewards/{}/advantage", teachers)
-    loss, gap = named(found, {"disc/loss": "loss"}), named(found, {"disc/logit_gap": "gap"})
-    divergence = named(found, {"kl/student": "student's", "kl/teacher": "teachers'"})
+def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
+    """What is earned beyond the rewards of Figure 3, and which shares of a step are wasted."""
+    advantages = by_source(found, "rewards/{}/advantage", teachers)
+    wasted = {"frac_reward_zero_std": "equal rewards in a group", "frac_correct_negative_advantage": "right but pushed down"}
+    failed = by_source(found, "judge/{}/failed", teachers)
+    return [
+        ("Mean advantage", "Above 0 a source is pulled up, below 0 pushed down.", advantages, False, 0.0),
+        (
+            "Wasted shares",
+            "Of groups and of right answers; high: steps are wasted.",
+            named(found, wasted),
+            True,
+            None,
+        ),
+        ("Failed verdicts", "Share of the answers on which the judge came to none.", failed, True, None),
+    ]
+
+
+def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
+    """How far the student went, how long it writes, how sure it is."""
+    sides = ("student", "teacher")
+    labels = ("student's", "teachers'")
+    divergence = named(found, {f"kl/{side}": label for side, label in zip(sides, labels, strict=True)})
+    entropy = named(found, {f"entropy/{side}": label for side, label in zip(sides, labels, strict=True)})
     norms = named(found, {"grad_norm": "student", "disc/grad_norm": "discriminator"})
     length = by_source(found, "completions/{}/mean_length", teachers)
-    told_text = "Texts told apart before each update: 50 % is guessing, at 100 % the student earns nothing."
-    plots = [
-        ("Discriminator accuracy", told_text, told, True, 0.5),
-        ("Discriminator loss", "Mean cross entropy; the line is guessing (ln 2).", loss, False, math.log(2)),
-        ("Discriminator gap", "Mean logit of the student's texts less that of the teachers'.", gap, False, 0.0),
-        ("Mean logit", "Below 0 a text passes for a teacher's.", logits, False, 0.0),
-        ("Mean advantage", "Above 0 a source is pulled up, below 0 pushed down.", advantages, False, 0.0),
-        ("KL to the warm start", "Per token, on the student's and on the teachers' answers.", divergence, False, None),
+    cut = by_source(found, "completions/{}/clipped_ratio", teachers)
+    rate = named(found, {"learning_rate": "learning rate"})
+    clipped = named(found, {"clip_ratio": "clipped tokens", "clip_ratio/last": "last inner update"})
+    if not any(value > 0 for line in clipped for value in line.y):
+        clipped = []  # with one inner update nothing can be clipped
+    return [
         ("Length", "Mean tokens of an answer.", length, False, None),
-        ("Warning shares", "High values say that steps are wasted.", named(found, shares), True, None),
+        ("Entropy", "Nats a token, on the student's and on the teachers' answers.", entropy, False, None),
+        ("KL to the warm start", "Nats a token (k3), on the student's and on the teachers' answers.", divergence, False, None),
+        ("Cut answers", "Share of the answers that reached max_tokens.", cut, True, None),
         ("Gradient norms", "Before clipping.", norms, False, None),
+        ("Learning rate", "Of the student.", rate, False, None),
+        ("Clipped tokens", "Share of tokens whose ratio left the clip range.", clipped, True, None),
     ]
-    return [curves(title, text, lines, percent, level) for title, text, lines, percent, level in plots if lines]
 
 
 def pretraining(found: History) -> list[Plot]:

@@ -4,19 +4,26 @@ import base64
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image
 
-from stages.corpora import Question, read_questions
+from stages.corpora import Question, QuestionFolder
 from stages.job import Job
 from stages.job.files import read_shards
 from stages.page.scores import Scored, outcomes
 
 OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Right both times", "wrong": "Wrong both times"}
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "GIF", "WEBP")
-GROUPS_PER_STEP = 2  # rewarded groups that are shown of the first and of the last step
+STUDENT = "student"  # the writer of a row that is no teacher
+REWARDED = {
+    "earned-both": "Right, passes for a teacher's",
+    "earned-right": "Right, does not pass",
+    "earned-fooled": "Passes, but wrong",
+    "earned-neither": "Neither",
+}
 
 
 def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
@@ -24,17 +31,14 @@ def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
 
     Raises ValueError when the questions are not those that were answered.
     """
-    split = job.params.evaluate.split
-    questions = {question.id: question for question in read_questions(job.input("data/questions"), split)}
     before, after, became = outcomes(models)
-    unknown = sorted(became.keys() - questions.keys())
-    if unknown:
-        raise ValueError(f"no question {unknown[0]!r} in data/questions/{split}; run: dvc repro evaluate@{after.id}")
+    kinds = {name: row["kind"] for name, row in after.predictions.items()}
     stacks: dict[str, list[str]] = {name: [] for name in OUTCOMES}
     order = sorted(became, key=lambda name: job.seed("gallery", name))
-    for question_id in across_kinds(order, questions):
+    for question_id in across_kinds(order, kinds):
         stacks[became[question_id]].append(question_id)
     chosen = evenly(stacks, job.params.report.samples)
+    questions = asked(job, job.params.evaluate.split, chosen, f"evaluate@{after.id}")
     return {
         "before": before,
         "after": after,
@@ -43,12 +47,25 @@ def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def across_kinds(order: Iterable[str], questions: Mapping[str, Question]) -> list[str]:
+def asked(job: Job, split: str, names: Collection[str], maker: str) -> dict[str, Question]:
+    """The questions of a split with these ids; no image of another is read.
+
+    Raises ValueError when one is not there: `maker` has to run again.
+    """
+    folder, wanted = QuestionFolder(job.input("data/questions"), split), set(names)
+    found = {words.id: folder[place] for place, words in enumerate(folder.words()) if words.id in wanted}
+    for name in names:
+        if name not in found:
+            raise ValueError(f"no question {name!r} in data/questions/{split}; run: dvc repro {maker}")
+    return found
+
+
+def across_kinds(order: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
     """The questions so that each kind takes its turn; `order` decides within a kind."""
     turns: dict[str, int] = defaultdict(int)
     places = []
     for question_id in order:
-        kind = questions[question_id].kind
+        kind = kinds[question_id]
         places.append((turns[kind], question_id))
         turns[kind] += 1
     return [question_id for _, question_id in sorted(places, key=lambda place: place[0])]
@@ -102,20 +119,60 @@ def data_uri(image: bytes) -> str:
     return f"data:{Image.MIME[kind]};base64,{base64.b64encode(image).decode()}"
 
 
-def training_groups(job: Job) -> list[dict[str, Any]]:
-    """Rewarded groups of the first and of the last step that kept some: what was answered, and what it earned."""
-    rows = read_shards(job.input("data/ril/samples")).to_pylist()
-    steps = sorted({row["step"] for row in rows})
-    wanted = [row for row in rows if row["step"] in (steps[0], steps[-1])] if steps else []
+def training_groups(job: Job) -> dict[str, Any]:
+    """Rewarded groups of the loop's first and last steps: who wrote what, D's score, verdict and reward.
+
+    Beside the rows of a group stands an answer of the student before the loop (`rollout`), which earned nothing there.
+    Raises ValueError when the groups are not about questions of the split `imitation`.
+    """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in wanted:
-        groups[row["step"], row["question_id"]].append({**row, "student": sigmoid(row["logit"])})
-    questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
-    unknown = sorted(name for _, name in groups if name not in questions)
-    if unknown:
-        raise ValueError(f"no question {unknown[0]!r} in data/questions/imitation; run: dvc repro ril")
-    kept = [key for step in dict.fromkeys(s for s, _ in groups) for key in [k for k in groups if k[0] == step][:GROUPS_PER_STEP]]
-    return [{"step": step, **shown(questions[name]), "rows": groups[step, name]} for step, name in kept]
+    for row in read_shards(job.input("data/ril/samples")).to_pylist():
+        groups[row["step"], row["question_id"]].append({**row, "student": sigmoid(row["logit"]), "kind": kind_of(row)})
+    kept = first_and_last(sorted(groups), job.params.report.samples // 2)
+    questions = asked(job, "imitation", [name for _, name in kept], "ril")
+    before = earlier_answers(job, {name for _, name in kept})
+    shown_groups = [
+        {
+            "step": step,
+            **shown(questions[name]),
+            "before": before.get(name),
+            "rows": groups[step, name],
+            "outcomes": sorted({row["kind"] for row in groups[step, name]} - {""}),
+        }
+        for step, name in kept
+    ]
+    counts = {name: (title, sum(name in group["outcomes"] for group in shown_groups)) for name, title in REWARDED.items()}
+    return {"counts": counts, "groups": shown_groups}
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """What a student's row earned, as a name of REWARDED; "" for a teacher's row, and where no discriminator scored it."""
+    if row["source"] != STUDENT or math.isnan(row["logit"]):
+        return ""
+    names = {(True, True): "both", (True, False): "right", (False, True): "fooled", (False, False): "neither"}
+    return f"earned-{names[bool(row['answer']), row['logit'] < 0]}"
+
+
+def first_and_last(keys: Sequence[tuple[int, str]], wanted: int) -> list[tuple[int, str]]:
+    """About `wanted` of the sorted (step, question): whole steps, from both ends of the run inwards, in their order."""
+    steps = list(dict.fromkeys(step for step, _ in keys))
+    inwards = dict.fromkeys(step for pair in zip(steps, reversed(steps), strict=True) for step in pair)
+    chosen: set[int] = set()
+    for step in inwards:
+        if sum(key[0] in chosen for key in keys) >= wanted:
+            break
+        chosen.add(step)
+    return [key for key in keys if key[0] in chosen]
+
+
+def earlier_answers(job: Job, questions: Collection[str]) -> dict[str, str]:
+    """The first stored answer of the warm-started student to each of these questions."""
+    found: dict[str, str] = {}
+    for file in sorted(job.input("data/rollout").glob("*.parquet")):
+        wanted = [("question_id", "in", sorted(questions))]
+        for row in pq.read_table(file, columns=["question_id", "response"], filters=wanted).to_pylist():
+            found.setdefault(row["question_id"], row["response"])
+    return found
 
 
 def sigmoid(logit: float) -> float:

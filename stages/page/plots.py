@@ -4,7 +4,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,8 @@ SETTINGS = {
     "legend.handlelength": 1.4,
     "legend.columnspacing": 1.2,
 }
+GROUPED = (5, 3, 1, 0)  # colours of bars side by side, the last in that of the student
+FEWEST_BARS = 4  # room for so many, so that a single bar is no plank
 SMOOTHED_FROM = 20  # steps; shorter runs are shown as they are
 
 
@@ -63,6 +65,16 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One bar."""
+
+    label: str
+    value: float
+    error: float  # half of its interval
+    series: int
+
+
+@dataclass(frozen=True)
 class Bar:
     """One row of the plot of scores."""
 
@@ -85,10 +97,21 @@ def curves(title: str, caption: str, lines: Sequence[Line], percent: bool = Fals
         if percent:
             as_percent(axes.yaxis)
             axes.set_ylim(-0.03, 1.03)
-        columns = 2 if sum(len(line.label) for line in lines) > 30 else max(len(lines), 1)
+        widths = [len(line.label) for line in lines]
+        columns = max(len(lines), 1) if sum(widths) <= 30 else 2 if max(widths) <= 20 else 1
         if len(lines) > 1:
             figure.legend(loc="outside upper left", ncols=columns, labelcolor=INK)
-        return Plot(title, caption, as_svg(figure, title))
+        return Plot(title, caption, as_svg(figure, title, "; ".join(in_words(line, percent) for line in lines)))
+
+
+def in_words(line: Line, percent: bool) -> str:
+    """Where a curve begins and ends."""
+    window = window_of(len(line.y)) if line.smooth else 1
+    ends = [value for value in running_mean(line.y, window) if math.isfinite(value)]
+    if not ends:
+        return f"{line.label}: no number"
+    begin, end = (f"{100 * value:.0f} %" if percent else f"{value:.3g}" for value in (ends[0], ends[-1]))
+    return f"{line.label}: from {begin} to {end} in {len(line.y)} steps"
 
 
 def draw_line(axes: Any, line: Line) -> None:
@@ -115,22 +138,75 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def dots(title: str, caption: str, bars: Sequence[Bar]) -> Plot:
+def dots(title: str, caption: str, models: Sequence[Bar]) -> Plot:
     """One row a model: a dot with its standard error, and a hollow dot for the second value."""
-    with drawing(3.9, 0.4 * len(bars) + 0.5) as (figure, axes):
-        for place, bar in enumerate(bars):
+    with drawing(3.9, 0.4 * len(models) + 0.5) as (figure, axes):
+        for place, bar in enumerate(models):
             color = SERIES[bar.series % len(SERIES)]
             if bar.hollow is not None:
                 axes.plot([bar.hollow, bar.value], [place, place], color=GRID, linewidth=1.4, zorder=1)
                 axes.plot([bar.hollow], [place], "o", color=color, markerfacecolor="none", markersize=6, zorder=2)
             axes.errorbar([bar.value], [place], xerr=[bar.error], fmt="o", color=color, markersize=7, capsize=3, zorder=3)
-        axes.set_yticks(range(len(bars)), [textwrap.shorten(bar.label, 28, placeholder="…") for bar in bars], color=INK)
-        axes.set_ylim(len(bars) - 0.5, -0.5)
+        axes.set_yticks(range(len(models)), [textwrap.shorten(bar.label, 28, placeholder="…") for bar in models], color=INK)
+        axes.set_ylim(len(models) - 0.5, -0.5)
         axes.set_xlim(0, 1.02)
         as_percent(axes.xaxis)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        return Plot(title, caption, as_svg(figure, title))
+        said = "; ".join(f"{bar.label} {100 * bar.value:.1f} % ± {100 * bar.error:.1f}" for bar in models)
+        return Plot(title, caption, as_svg(figure, title, said))
+
+
+def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
+    """Horizontal bars of shares above or below nothing, each with its interval and its value in words."""
+    places = max(len(rows), FEWEST_BARS)
+    with drawing(3.9, max(0.36 * places + 0.6, 2.4)) as (figure, axes):
+        for place, row in enumerate(rows):
+            axes.barh([place], [row.value], height=0.62, color=SERIES[row.series % len(SERIES)], alpha=0.85)
+            error = finite(row.error)
+            axes.errorbar([row.value], [place], xerr=[error], fmt="none", ecolor=INK, elinewidth=1.0, capsize=3)
+            end = max(row.value + error, 0.0)
+            axes.annotate(
+                f"{100 * row.value:+.1f} %".replace("-", "−"),
+                (end, place),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+            )
+        axes.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
+        axes.set_ylim(places - 0.4, -0.6)
+        low = min(0.0, *(row.value - finite(row.error) for row in rows))
+        high = max(0.01, *(row.value + finite(row.error) for row in rows))
+        axes.set_xlim(low - 0.04 * (high - low), high + 0.3 * (high - low))
+        axes.axvline(0.0, color=MUTED, linewidth=0.9)
+        as_percent(axes.xaxis)
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        said = "; ".join(f"{row.label} {100 * row.value:+.1f} %" for row in rows)
+        return Plot(title, caption, as_svg(figure, title, said))
+
+
+def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> Plot:
+    """Upright bars of shares, those of one group side by side."""
+    width = 0.8 / len(series)
+    with drawing(3.9, 2.9) as (figure, axes):
+        for number, (label, values) in enumerate(series.items()):
+            places = [place + (number - (len(series) - 1) / 2) * width for place in range(len(groups))]
+            color = SERIES[GROUPED[number % len(GROUPED)]]
+            axes.bar(places, values, width=0.9 * width, color=color, alpha=0.85, label=label)
+        axes.set_xticks(range(len(groups)), groups, color=INK, fontsize=7.0)
+        as_percent(axes.yaxis)
+        axes.grid(False, axis="x")
+        axes.axhline(0.0, color=MUTED, linewidth=0.9)
+        figure.legend(loc="outside upper left", ncols=2, labelcolor=INK)
+        parts = [f"{label}: {', '.join(f'{100 * value:+.1f} %' for value in values)}" for label, values in series.items()]
+        return Plot(title, caption, as_svg(figure, title, f"{', '.join(groups)}. {'; '.join(parts)}".replace("\n", " ")))
+
+
+def finite(value: float) -> float:
+    """The value, or nothing where it has no bound."""
+    return value if math.isfinite(value) else 0.0
 
 
 def as_percent(axis: Any) -> None:
@@ -154,8 +230,8 @@ def drawing(width: float, height: float) -> Iterator[tuple[Any, Any]]:
         yield figure, axes
 
 
-def as_svg(figure: Any, label: str) -> Markup:
-    """The figure as an `svg` element that can stand among others in one page."""
+def as_svg(figure: Any, label: str, said: str) -> Markup:
+    """The figure as an `svg` element that can stand among others in one page; `said` tells its numbers to who can't see it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue().decode()
@@ -163,7 +239,7 @@ def as_svg(figure: Any, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(
         r'<svg [^>]*viewBox="([^"]+)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(label)}">',
+        lambda box: f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(f"{label}. {said}")}">',
         text,
         count=1,
     )

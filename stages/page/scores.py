@@ -182,7 +182,7 @@ def kinds_of(models: Sequence[Scored]) -> list[dict[str, Any]]:
 
 def percent(share: float, digits: int = 1) -> str:
     """0.6314 as "63.1 %", with a space that no line breaks at."""
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def points(share: float, sign: bool = False) -> str:

@@ -277,6 +277,15 @@ class Asking:
             "tokens_per_second": round(paid.completion_tokens / paid.generate_seconds, 1) if paid.generate_seconds else 0.0,
         }
         job.measured(answers=values)
+        job.paid(
+            self.title,
+            wanted=paid.wanted,
+            stored=paid.stored,
+            generated=paid.generated,
+            prompt_tokens=paid.prompt_tokens,
+            completion_tokens=paid.completion_tokens,
+            seconds=round(paid.generate_seconds, 3),
+        )
         if paid.generated:
             job.progress.say(
                 f"{self.title}: paid for {paid.generated} answers, {paid.prompt_tokens} prompt and {paid.completion_tokens} "

@@ -1,6 +1,7 @@
 """The report: all that was measured is there, what models wrote stays text, equal inputs give equal bytes."""
 
 import base64
+import csv
 import io
 import json
 import math
@@ -22,14 +23,22 @@ from stages.benchmarks.scoring import is_correct
 from stages.corpora import SCHEMA, canonical_row
 from stages.corpora.exercises import draw_row
 from stages.job import Job, MissingInput, Params, Progress, load_params, merged, validated
-from stages.job.files import read_json, write_json, write_shards
+from stages.job.files import read_json, read_shards, write_json, write_shards
 from stages.page.gallery import data_uri, evenly
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
+from stages.responses import ANSWERS
 from stages.ril import SAMPLES
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
+FIGURES = {
+    *("Right answers", "Gain over the base student", "The paper's gains (quoted)"),
+    *("Similarity reward", "Answer reward", "Validation"),  # the paper's Figure 3
+    *("Discriminator accuracy", "Mean logit", "Discriminator loss and entropy", "Pre-training"),
+    *("Mean advantage", "Wasted shares", "Failed verdicts"),
+    *("Length", "Entropy", "KL to the warm start", "Cut answers", "Gradient norms", "Learning rate"),
+}
 SIDES = ("student", "qwen2_5_vl", "internvl3")
 
 
@@ -87,13 +96,17 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
             for key, value in {"similarity": level, "answer": level, "advantage": level - 0.6}.items():
                 row[f"rewards/{source}/{key}"] = None if gone else value + choose.gauss(0, 0.05)
             row[f"disc/{source}/logit"] = level
+            row[f"disc/acc_{source}"] = 0.95 - 0.3 * grown if source == "student" else 0.8
+            row[f"completions/{source}/clipped_ratio"], row[f"judge/{source}/failed"] = 0.02, 0.0
             row[f"completions/{source}/mean_length"] = 8 + 20 * grown if source == "student" else 28.0
         row |= {
             "disc/acc": 0.8,
-            "disc/acc_student": 0.95 - 0.3 * grown,
+            "disc/passed": 0.2 + 0.4 * grown,
+            "disc/entropy": 0.5,
             "disc/acc_teacher": math.nan if step == 2 else 0.8,
         }
         row |= {"disc/logit_gap": 3 - 2 * grown, "disc/loss": 0.4, "kl/student": 0.3 * grown, "kl/teacher": 0.2 * grown}
+        row |= {"entropy/student": 2 - grown, "entropy/teacher": 1.0, "learning_rate": 4e-4 * (1 - grown), "clip_ratio": 0.0}
         row |= {"grad_norm": 1.5, "completions/clipped_ratio": 0.02, "frac_reward_zero_std": 0.1, "judge/failed": 0.0}
         history.append(row | {"frac_correct_negative_advantage": 0.12})
     job.write_history(history)
@@ -117,12 +130,29 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
     write_shards(job.out / "samples", samples, SAMPLES)
 
 
+def write_rollouts(folder: Path) -> None:
+    """Two answers of the warm-started student to each question of the loop."""
+    rows = [
+        {
+            "question_id": f"imitation-{index:06d}",
+            "sample": sample,
+            "response": f"{ATTACK} before {sample}",
+            "finish_reason": "stop",
+        }
+        | {"prompt_tokens": 9, "completion_tokens": 4, "response_key": "", "token_ids": [1, 2]}
+        for index in range(3)
+        for sample in range(2)
+    ]
+    write_shards(folder / "data/rollout", rows, ANSWERS)
+
+
 def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30) -> None:
     """Every input of the stage."""
     asked = write_questions(folder, "test", questions)
     for name, skill in SKILL.items():
         write_evaluation(folder, name, asked, skill)
     write_training(Job("ril", None, folder, params, Progress()), write_questions(folder, "imitation", 3), steps)
+    write_rollouts(folder)
     for place in ("data/model/student", "data/model/internvl3", "data/warm_start", "data/ril/model"):
         write_json(folder / place / "ril.json", {"identity": f"{len(place):02d}ab" + "0" * 60, "family": "x"})
     write_json(folder / "data/model/judge/ril.json", {"hub": "someone/judge", "revision": "1234567890abcdef"})
@@ -150,7 +180,16 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     discriminator |= {"logit_gap": 4.2, "acc_length_only": 0.71}
     write_json(folder / "reports/discriminator/metrics.json", discriminator)
     write_json(folder / "reports/ril/timing.json", {"seconds": 200.2, "parts": {"sample": 120.0, "update": 42.0}})
-    write_json(folder / "reports/teacher/internvl3/timing.json", {"seconds": 42.0, "parts": {"generate": 41.5}})
+    paid = {
+        "wanted": 3200,
+        "stored": 1200,
+        "generated": 2000,
+        "prompt_tokens": 51_000,
+        "completion_tokens": 61_000,
+        "seconds": 40.0,
+    }
+    timing = {"seconds": 42.0, "parts": {"generate": 41.5}, "paid": {"teacher@internvl3": paid, "another model": paid}}
+    write_json(folder / "reports/teacher/internvl3/timing.json", timing)
     curve = [{"step": step, "loss": 0.6, "accuracy": 0.5 + 0.4 * step / steps, "grad_norm": 1.0} for step in range(1, steps + 1)]
     Job("discriminator", None, folder, params, Progress()).write_history(curve)
 
@@ -212,12 +251,14 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         assert evaluation.title in found.words
         for share in (scores["accuracy"], scores["accuracy_shuffled"], *scores["by_kind"].values()):
             assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in found.words, name
-    figures = [attributes["aria-label"] for tag, attributes in found.tags if tag == "svg"]
-    assert {"Right answers", "Similarity reward", "Answer reward", "Validation", "Length", "Pre-training"} <= set(figures)
-    assert len(figures) == len(set(figures)) == 14
+    figures = {(attributes["aria-label"] or "").partition(".")[0]: attributes for tag, attributes in found.tags if tag == "svg"}
+    assert set(figures) == FIGURES
+    told = figures["Validation"]["aria-label"]
+    assert told == "Validation. validation: from 40 % to 70 % in 4 steps"  # who can't see the curve is told its ends
     shown = [attributes for tag, attributes in found.tags if tag == "article"]
-    assert len([one for one in shown if "data-outcome" in one]) == params.report.samples
-    assert len(shown) == params.report.samples + 4  # two groups of the first step and two of the last
+    assert len([one for one in shown if "earned" not in (one["data-outcome"] or "")]) == params.report.samples
+    rewarded = [one for one in shown if "earned" in (one["data-outcome"] or "")]
+    assert len(rewarded) == params.report.samples // 2  # whole steps, two groups each, from both ends of the run
     images = [attributes["src"] or "" for tag, attributes in found.tags if tag == "img"]
     assert len(images) == len(shown)
     assert all(image.startswith("data:image/png;base64,") for image in images)
@@ -231,6 +272,10 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         "Balanced accuracy 96.8\N{NO-BREAK SPACE}% on 500 labelled answers",
         "Of 72 attempts to talk it round, 71 left the verdict as it was.",
         "near miss",
+        "teacher@internvl33,2001,2002,00051,00061,00040.0 s1,525",
+        "student1,92035,200",
+        "internvl396026,880",  # 30 steps of 16 questions and 4 answers; the mean of all teachers is no further writer
+        "in all6,4002,4004,000102,000122,000",
     ):
         assert words in found.words
 
@@ -260,6 +305,25 @@ def test_equal_inputs_give_equal_bytes(page: Callable[..., str], params: Params,
     assert first == page() == page(params, shutil.copytree(inputs, tmp_path / "another"))
     changed = validated(merged(params.model_dump(mode="json"), {"report": {"samples": 3}}))
     assert page(changed) != first
+
+
+def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params: Params, project: Path) -> None:
+    history = list(csv.DictReader((project / "reports/ril/history.csv").open()))
+    kept = [{key: value for key, value in row.items() if "disc/" not in key and "similarity" not in key} for row in history]
+    with (project / "reports/ril/history.csv").open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    rows = [row | {"logit": math.nan, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()]
+    write_shards(project / "data/ril/samples", rows, SAMPLES)
+    write_json(project / "reports/discriminator/metrics.json", {"trained": False})
+    Job("discriminator", None, project, params, Progress()).write_history([{"step": 0}])
+    found = Elements(page())
+    figures = {(attributes["aria-label"] or "").partition(".")[0] for tag, attributes in found.tags if tag == "svg"}
+    gone = {"Similarity reward", "Discriminator accuracy", "Mean logit", "Discriminator loss and entropy", "Pre-training"}
+    assert figures == FIGURES - gone
+    assert "The discriminator is in balance" not in found.words
+    assert "student–0" in found.words  # D has no opinion of a row
 
 
 def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> None:
@@ -400,7 +464,7 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_works_from_disk(
     page: Callable[..., str], browser: Callable[..., Any], project: Path, width: int, dark: bool
@@ -446,9 +510,9 @@ def test_the_gallery_is_filtered_with_the_keyboard(page: Callable[..., str], bro
 
     page()
     shown = browser((project / "reports/report/index.html").as_uri(), 1280, False)
-    buttons = shown.find_elements("css selector", ".filter button")
+    buttons = shown.find_elements("css selector", "[data-filters=gallery] button")
     assert [button.text for button in buttons] == ["All", "Gained", "Lost", "Right both times", "Wrong both times"]
-    cards = shown.find_elements("css selector", "[data-outcome]")
+    cards = shown.find_elements("css selector", "#gallery > [data-outcome]")
     outcomes = [card.get_attribute("data-outcome") for card in cards]
     assert 0 < outcomes.count("gained") < len(cards)
     for _ in range(40):  # from the top of the page with the Tab key alone
@@ -459,9 +523,70 @@ def test_the_gallery_is_filtered_with_the_keyboard(page: Callable[..., str], bro
     buttons[1].send_keys(Keys.ENTER)
     assert [card.is_displayed() for card in cards] == [outcome == "gained" for outcome in outcomes]
     assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false", "false", "false"]
-    assert shown.find_element("id", "shown").text == f"{outcomes.count('gained')} of {len(cards)} shown"
+    status = shown.find_element("css selector", "[data-filters=gallery] [role=status]")
+    assert status.text == f"{outcomes.count('gained')} of {len(cards)} shown"
     buttons[0].send_keys(Keys.SPACE)
     assert all(card.is_displayed() for card in cards)
+
+    # what earned what: the student's texts in these inputs are right and do not pass for a teacher's
+    groups = shown.find_elements("css selector", "#groups > [data-outcome]")
+    choices = shown.find_elements("css selector", "[data-filters=groups] button")
+    usable = {choice.text: choice.is_enabled() for choice in choices}
+    assert usable == {
+        "All": True,
+        "Right, passes for a teacher's": False,
+        "Right, does not pass": True,
+        "Passes, but wrong": False,
+        "Neither": False,
+    }
+    choices[2].send_keys(Keys.ENTER)
+    assert groups
+    assert all(group.is_displayed() for group in groups)
+
+
+@pytest.mark.browser
+def test_everything_is_reached_and_seen_with_the_keyboard(
+    page: Callable[..., str], browser: Callable[..., Any], project: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page()
+    shown = browser((project / "reports/report/index.html").as_uri(), 390, True)
+    wanted = shown.execute_script(REACHABLE)
+    assert wanted > 40
+    hidden = []
+    for _ in range(wanted):
+        shown.switch_to.active_element.send_keys(Keys.TAB)
+        if trouble := shown.execute_script(UNSEEN):
+            hidden.append(trouble)
+    assert hidden == []
+    assert shown.execute_script("return window.seen.size") == wanted  # each once: no trap, nothing left out
+    shown.find_element("tag name", "body").send_keys(Keys.HOME)
+    first = shown.find_element("css selector", ".checks summary")
+    before = first.find_element("xpath", "..").get_attribute("open")
+    first.send_keys(Keys.ENTER)
+    assert first.find_element("xpath", "..").get_attribute("open") != before
+
+
+# How many elements the Tab key should stop at.
+REACHABLE = """
+document.documentElement.style.scrollBehavior = "auto";
+window.seen = new Set();
+return [...document.querySelectorAll("a[href], button:not(:disabled), summary, [tabindex='0']")]
+  .filter((node) => node.checkVisibility()).length;
+"""
+# What is wrong with the element that has the focus: it shows no outline, or it is not in sight.
+UNSEEN = """
+const node = document.activeElement;
+window.seen.add(node);
+const box = node.getBoundingClientRect(), name = node.textContent.trim().slice(0, 40);
+const bar = document.querySelector("nav"), top = bar.getBoundingClientRect();
+const covered = !bar.contains(node) && box.top >= top.top && box.bottom <= top.bottom && !node.matches(".skip");
+if (getComputedStyle(node).outlineStyle === "none") return `no outline: ${name}`;
+const inside = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
+if (covered || !inside) return `out of sight: ${name}`;
+return "";
+"""
 
 
 @pytest.mark.browser

@@ -325,6 +325,9 @@ def test_what_a_run_paid_is_kept_with_the_times(ask: Ask, job: Job) -> None:
     paid = read_json(job.reports / "timing.json")["answers"]
     assert (paid["answers_wanted"], paid["answers_generated"], paid["store_hit_share"]) == (80, 40, 0.5)
     assert (paid["prompt_tokens_paid"], paid["completion_tokens_paid"]) == (30, 80)
+    (both,) = read_json(job.reports / "timing.json")["paid"].values()  # of all that was asked under one title
+    assert (both["wanted"], both["stored"], both["generated"]) == (120, 40, 80)
+    assert both["completion_tokens"] == 160
 
 
 def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoint: Path, tmp_path: Path) -> None:

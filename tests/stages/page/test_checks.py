@@ -1,0 +1,88 @@
+"""The checks of the report: a healthy run passes all, and each fault is seen by its own check."""
+
+import math
+from typing import Any
+
+import pytest
+
+from stages.page.checks import checks
+from stages.page.records import History
+from stages.page.scores import Scored
+from stages.page.summary import relative, summary_of
+
+EXAM = {"balanced_accuracy": 0.97, "cases": 500, "attacks": 72, "attacks_held": 72}
+DISCRIMINATOR = {"acc": 0.9, "acc_length_only": 0.6}
+CURVES = {
+    "judge/failed": [0.0] * 20,
+    "disc/passed": [0.2] * 10 + [0.5] * 10,
+    "frac_reward_zero_std": [0.2] * 20,
+    "completions/clipped_ratio": [0.3] * 10 + [0.01] * 10,  # early cuts are no fault
+    "entropy/student": [2.0] * 10 + [1.0] * 10,
+}
+
+
+def scored(role: str, right: int, shuffled: float = 0.2) -> Scored:
+    """A model that answers the first `right` of 100 questions."""
+    rows = {str(place): {"correct": place < right} for place in range(100)}
+    metrics: dict[str, Any] = {"questions": 100, "accuracy": right / 100, "standard_error": 0.04, "accuracy_shuffled": shuffled}
+    return Scored(role, role, role, metrics | {"mean_tokens": 20.0, "truncated_share": 0.0}, rows)
+
+
+def seen(models: dict[str, Scored], curves: dict[str, Any], exam: dict[str, Any], before: dict[str, float]) -> dict[str, bool]:
+    history = History({"step": list(range(1, 21)), **curves})
+    return {one.title: one.fine for one in checks(list(models.values()), history, exam, before)}
+
+
+MODELS = {
+    "base": scored("base", 40),
+    "warm_start": scored("warm_start", 50),
+    "ril": scored("ril", 70),
+    "teacher": scored("teacher", 95),
+}
+
+
+def test_a_healthy_run_passes_every_check() -> None:
+    found = seen(MODELS, CURVES, EXAM, DISCRIMINATOR)
+    assert len(found) == 11
+    assert all(found.values())
+
+
+@pytest.mark.parametrize(
+    ("title", "change"),
+    [
+        ("Teachers to learn from", {"models": {"teacher": scored("teacher", 51)}}),
+        ("Answers come from the pictures", {"models": {"ril": scored("ril", 70, shuffled=0.65)}}),
+        ("The gain is clear", {"models": {"warm_start": scored("warm_start", 69)}}),
+        ("The gain is clear", {"models": {"warm_start": scored("warm_start", 90)}}),  # clear, and a loss
+        ("The judge knows right from wrong", {"exam": {"balanced_accuracy": 0.94}}),
+        ("The judge can't be talked round", {"exam": {"attacks_held": 71}}),
+        ("Verdicts arrive", {"curves": {"judge/failed": [0.0] * 10 + [0.05] * 10}}),
+        ("The discriminator sees more than length", {"before": {"acc_length_only": 0.88}}),
+        ("The discriminator is in balance", {"curves": {"disc/passed": [0.3] * 10 + [0.0] * 10}}),
+        ("The discriminator is in balance", {"curves": {"disc/passed": [0.3] * 10 + [1.0] * 10}}),
+        ("Groups differ in reward", {"curves": {"frac_reward_zero_std": [0.6] * 20}}),
+        ("Answers end by themselves", {"curves": {"completions/clipped_ratio": [0.0] * 10 + [0.2] * 10}}),
+        ("The student still explores", {"curves": {"entropy/student": [2.0] * 10 + [0.1] * 10}}),
+    ],
+)
+def test_each_fault_is_seen_by_its_own_check(title: str, change: dict[str, Any]) -> None:
+    models, curves = MODELS | change.get("models", {}), CURVES | change.get("curves", {})
+    found = seen(models, curves, EXAM | change.get("exam", {}), DISCRIMINATOR | change.get("before", {}))
+    assert [name for name, fine in found.items() if not fine] == [title]
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    assert checks([MODELS["base"]], History({"step": [1.0], "judge/failed": [math.nan]}), None, {}) == []
+
+
+def test_the_summary_holds_gains_and_nothing_that_is_no_number() -> None:
+    ril = History({"step": [1.0, 2.0], "rewards/answer": [0.2, math.nan], "kl/student": [math.nan, math.nan]})
+    found = summary_of(list(MODELS.values()), ril, History({"step": [0.0, 2.0], "validation": [0.4, 0.6]}))
+    assert found["gain_over_warm_start"] == pytest.approx(0.2)
+    assert found["gain_over_base"] == pytest.approx(0.3)
+    assert found["gain_over_base_error"] == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
+    assert (found["answer_reward"], found["validation_start"], found["validation_end"]) == (0.2, 0.4, 0.6)
+    assert "kl" not in found
+    assert relative(found) == (pytest.approx(0.75), pytest.approx(math.sqrt(0.3 * 0.7 / 99) / 0.4))
+    assert summary_of([MODELS["base"]], ril, ril) == {}
+    assert relative({"gain_over_base": 0.1, "base": 0.0}) is None  # a base that answers nothing has no per cent
