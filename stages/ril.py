@@ -11,13 +11,24 @@ At inference nothing but the student is needed: discriminator, judge and teacher
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from stages.benchmarks.scoring import is_correct
 from stages.corpora import Question, read_questions
-from stages.engines import Answer, Engine, EngineError, Need, Request, TrainableEngine, start_engine, start_trainable
+from stages.engines import (
+    Answer,
+    Engine,
+    EngineError,
+    Need,
+    Request,
+    TrainableEngine,
+    engine_elsewhere,
+    start_engine,
+    start_trainable,
+)
 from stages.imitation.discrimination import discriminate
 from stages.imitation.discriminator import Discriminator, Exhibits, Text
 from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
@@ -32,7 +43,7 @@ from stages.job.blocks import Discriminator as DiscriminatorBlock
 from stages.job.blocks import Ril, Sampling, Schedule, Verdict
 from stages.job.files import read_shards, write_shards
 from stages.job.switches import Objective
-from stages.training import Trainer, TrainingState, learning_rate
+from stages.training import Idle, Trainer, TrainingState, learning_rate, prompt_cost, ranks, save_weights
 from stages.vlm import Network, Reader, load_network, load_reader, open_checkpoint, write_card
 
 SAMPLES = pa.schema(
@@ -59,8 +70,9 @@ class Players:
     reference: Network  # the SFT student, never refreshed
     discriminator: Discriminator | None  # None where the objective has none
     discriminator_trainer: Trainer | None
-    engine: TrainableEngine  # samples from the student
-    judge: Engine | None  # None where the judge's verdict is no part of the reward
+    engine: TrainableEngine  # samples from the student; only the first rank's does
+    judge: Engine | None  # None where the judge's verdict is no part of the reward, and on other ranks
+    idle: Idle
 
 
 def run(job: Job) -> None:
@@ -84,7 +96,8 @@ def run(job: Job) -> None:
 
     def validate(step: int) -> None:
         with job.timed("validate"):
-            scores.append({"step": step, "validation": validated(players, validation, block)})
+            share = ranks().from_first(lambda: validated(players, validation, block))
+        scores.append({"step": step, "validation": share})
         if block.keep == "best" and kept_step(scores, block) == step:
             state.copy = players.student_trainer.copied_state()
 
@@ -96,17 +109,7 @@ def run(job: Job) -> None:
         chosen = [usable[i] for i in places_of_step(len(usable), block.questions_per_step, step, job.seed("order"))]
 
         # Algorithm 2, lines 3 and 4: G answers of the student, G of the teachers
-        if (recorded := state.recorded(step)) is not None:
-            groups = [[row_from_json(row) for row in rows] for rows in recorded]
-        else:
-            with job.timed("sample"):
-                groups = sampled(job, players, chosen, block, step)
-            for question, rows in zip(chosen, groups, strict=True):
-                answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
-                rows += [teacher_row(players.reader, answer) for answer in answers]
-            with job.timed("judge"):
-                groups = judged(job, players.judge, chosen, groups) if players.judge else groups
-            state.record(step, [[asdict(row) for row in rows] for rows in groups])
+        groups = ranks().from_first(partial(answered, job, players, state, chosen, pool, step))
         every_row = [row for rows in groups for row in rows]
 
         # line 5: the discriminator learns from all 2G; line 6: rewards and advantages of all 2G, by the updated discriminator
@@ -117,10 +120,12 @@ def run(job: Job) -> None:
 
         # line 7: one update of the student on all 2G (Eq. 2)
         with job.timed("update"):
-            prompts = players.reader.prompts([(question.messages, question.images) for question in chosen])
-            rewards = [Rewards(prompt, tuple(rows)) for prompt, rows in zip(prompts, rewarded, strict=True)]
+            own = ranks().share(list(zip(chosen, rewarded, strict=True)), cost)
+            prompts = players.reader.prompts([(chosen[place].messages, chosen[place].images) for place in own])
+            rewards = [Rewards(prompt, tuple(rewarded[place])) for prompt, place in zip(prompts, own, strict=True)]
+            rate, idle = learning_rate(block, step), players.idle
             updated = update_student(
-                players.student, players.student_trainer, players.reference, rewards, block, learning_rate(block, step), objective
+                players.student, players.student_trainer, players.reference, rewards, block, rate, objective, idle
             )
         with job.timed("sync"):
             players.engine.update_weights(players.student_trainer.state_dict().items())
@@ -140,10 +145,11 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
     runtime = job.params.runtime
-    need = Need(job.store / "logs", say=job.progress.say)
+    here = ranks()
+    need = Need(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with job.timed("start"):
-        engine = start_trainable(checkpoint, runtime, need)
-        judge_engine = start_engine(judge, runtime, need) if objective.judged else None
+        engine = start_trainable(checkpoint, runtime, need) if here.first else engine_elsewhere(checkpoint)
+        judge_engine = start_engine(judge, runtime, need) if objective.judged and here.first else None
         reader = load_reader(checkpoint)
         student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
         reference.model.requires_grad_(False)
@@ -159,6 +165,7 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
             discriminator_trainer=trainer,
             engine=engine,
             judge=judge_engine,
+            idle=Idle(reader),
         )
 
 
@@ -199,6 +206,35 @@ def scored_rows(
         loop.discriminator_learning_rate,
         block.pause_above,
     )
+
+
+def answered(
+    job: Job,
+    players: Players,
+    state: TrainingState,
+    questions: Sequence[Question],
+    pool: Mapping[str, Sequence[TeacherAnswer]],
+    step: int,
+) -> list[list[Row]]:
+    """The step's 2G rows to each question with their verdicts, the student's first; those of an earlier run, if it kept them."""
+    block = job.block(Ril)
+    if (recorded := state.recorded(step)) is not None:
+        return [[row_from_json(row) for row in rows] for rows in recorded]
+    with job.timed("sample"):
+        groups = sampled(job, players, questions, block, step)
+    for question, rows in zip(questions, groups, strict=True):
+        answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
+        rows += [teacher_row(players.reader, answer) for answer in answers]
+    with job.timed("judge"):
+        groups = judged(job, players.judge, questions, groups) if players.judge else groups
+    state.record(step, [[asdict(row) for row in rows] for rows in groups])
+    return groups
+
+
+def cost(question_and_rows: tuple[Question, Sequence[Rewarded]]) -> float:
+    """About how many tokens a group has."""
+    question, rows = question_and_rows
+    return prompt_cost(question.messages, question.images) + sum(len(one.row.token_ids) for one in rows)
 
 
 def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
@@ -298,10 +334,13 @@ def kept_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
 
 def write(job: Job, players: Players, state: TrainingState) -> None:
     """Writes the student, the samples and the curves."""
+    weights = players.student_trainer.state_dict() if state.copy is None else state.copy
+    if not ranks().first:
+        return
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     history, scores = state.rows("history"), state.rows("validation")
     with job.writing() as folder:
-        players.student_trainer.save(folder / "model", state.copy)
+        save_weights(players.student.model, folder / "model", weights)
         players.reader.save(folder / "model")
         write_card(folder / "model", checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
         write_shards(folder / "samples", state.rows("samples"), SAMPLES)

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.corpora import read_questions
+from stages.corpora import Question, read_questions
 from stages.groups import Group
 from stages.job import Job, places_of_step
 from stages.job.blocks import WarmStart
-from stages.training import save_weights, train_sft
+from stages.training import prompt_cost, ranks, save_weights, train_sft
 from stages.vlm import load_network, load_reader, open_checkpoint, write_card
 
 
@@ -33,6 +33,7 @@ def run(job: Job) -> None:
 
     def groups_of_step(step: int) -> list[Group]:
         chosen = [questions[place] for place in places_of_step(len(questions), block.rows_per_step, step, job.seed())]
+        chosen = [chosen[place] for place in ranks().share(chosen, cost)]
         prompts = reader.prompts([(question.messages, question.images) for question in chosen])
         targets = [tuple(reader.chat.response_ids(question.target or "")) for question in chosen]
         return [Group(prompt, (target,)) for prompt, target in zip(prompts, targets, strict=True)]
@@ -41,11 +42,18 @@ def run(job: Job) -> None:
     history: list[dict[str, Any]] = []
     with job.timed("train"):
         if block.steps:
-            trainer, history = train_sft(job, network, block, groups_of_step, "warm start")
+            trainer, history = train_sft(job, network, reader, block, groups_of_step, "warm start")
             state = trainer.state_dict()
+    if not ranks().first:
+        return
     with job.writing() as folder:
         save_weights(network.model, folder, state)
         reader.save(folder)
         write_card(folder, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
     job.write_metrics({"questions": len(questions), "loss": history[-1]["loss"] if history else None})
     job.write_history(history or [{"step": 0, "loss": None, "grad_norm": None, "learning_rate": None}])
+
+
+def cost(question: Question) -> float:
+    """About how many tokens a question and its target have."""
+    return prompt_cost(question.messages, question.images, question.target or "")

@@ -3,16 +3,17 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from stages.groups import Group, Pack, packs, predicting_states, token_entropies, token_full_kl, token_log_probs
+from stages.groups import Group, Pack, predicting_states, token_entropies, token_full_kl, token_log_probs
 from stages.imitation.objective import Policy, k3, policy_loss, rollout_weights, row_lengths
 from stages.imitation.rewards import STUDENT, Rewarded
 from stages.job.blocks import Ril
 from stages.job.switches import PAPER, Objective
-from stages.training import Trainer
+from stages.training import Idle, Trainer, even_packs, ranks
 from stages.vlm import Network, Prompt
 
 
@@ -58,8 +59,11 @@ class Totals:
         self.tokens[name] += int(mask.sum())
 
     def means(self) -> dict[str, float]:
-        """Mean of each name over its tokens; a name without tokens is left out."""
-        return {name: total / self.tokens[name] for name, total in self.sums.items() if self.tokens[name]}
+        """Mean of each name over its tokens, those of all ranks; a name without tokens is left out."""
+        parts = ranks().of_all((dict(self.sums), dict(self.tokens)))
+        names = dict.fromkeys(name for sums, _ in parts for name in sums)
+        tokens = {name: sum(counts.get(name, 0) for _, counts in parts) for name in names}
+        return {name: sum(sums.get(name, 0.0) for sums, _ in parts) / tokens[name] for name in names if tokens[name]}
 
 
 def update_student(
@@ -70,42 +74,32 @@ def update_student(
     block: Ril,
     rate: float,
     objective: Objective = PAPER,
+    idle: Idle | None = None,
 ) -> dict[str, float]:
     """`inner_updates` steps of Eq. 2 on all rows of the groups; returns what to log of the first of them.
 
+    The groups are this rank's; loss, gradient and what is logged are those of all ranks' rows (`idle` fills up their passes).
     With a frozen vision tower its features are computed once and serve student and reference alike. Old log-probabilities are
     those of the first inner update itself, so that no pass is run for them whatever mu is; at mu = 1 the ratio is exactly 1.
     """
     kept = [group for group in groups if group.rows]
-    rows = [row for group in kept for row in group.rows]
+    rows = int(ranks().total(sum(len(group.rows) for group in kept)))
     if not rows:
         return {"kl": float("nan"), "grad_norm": 0.0}
-    temperature = block.sampling.temperature or 1.0
-    batches = _batches(student, reference, kept, block, objective, temperature)
-    normaliser = float(len(rows) * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
+    batches = _batches(student, trainer, reference, kept, block, objective, idle)
+    normaliser = float(rows * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
     old: list[Tensor] = []
     logged: dict[str, float] = {}
     for inner in range(block.inner_updates):
         totals = Totals()
         for number, batch in enumerate(batches):
-            states = predicting_states(student, batch.pack, batch.features)
-            log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
-            if inner == 0:
-                old.append(log_probs.detach())
-            full = _full_kl(student, reference, states, batch, temperature)
-            policy = _policy(batch, old[number], block, objective, normaliser, full)
-            # at the first inner update old is log_probs itself: the ratio is exactly 1 (mu = 1 runs no pass for it)
-            loss, seen = policy_loss(log_probs, old[number], policy)
+            before = old[number] if inner else None
+            loss, log_probs = trainer.forward(
+                partial(_loss, student, reference, batch, before, block, objective, normaliser, totals)
+            )
             trainer.backward(loss, last=number == len(batches) - 1)
-            for name, value in seen.items():
-                totals.sums[name] += value * len(batch.pack.targets)
-                totals.tokens[name] += len(batch.pack.targets)
             if inner == 0:
-                gap = k3(log_probs.detach(), batch.reference)
-                entropy = token_entropies(states.detach(), student.head.weight, temperature)
-                for side, mask in (("student", batch.student_rows), ("teacher", ~batch.student_rows)):
-                    totals.add(f"kl/{side}", gap, mask)
-                    totals.add(f"entropy/{side}", entropy, mask)
+                old.append(log_probs)
         norm = trainer.step(rate)
         if inner == 0:
             logged = {"grad_norm": norm, "learning_rate": rate, **totals.means()}
@@ -114,27 +108,62 @@ def update_student(
     return logged
 
 
+def _loss(
+    student: Network,
+    reference: Network,
+    batch: Batch,
+    before: Tensor | None,
+    block: Ril,
+    objective: Objective,
+    normaliser: float,
+    totals: Totals,
+) -> tuple[Tensor, Tensor]:
+    """The batch's part of the loss, and its log-probabilities [N] without gradient; `before` are those of the first inner update.
+
+    Without `before` this is the first one: they are the log-probabilities themselves, so that the ratio is exactly 1.
+    """
+    temperature = block.sampling.temperature or 1.0
+    states = predicting_states(student, batch.pack, batch.features)
+    log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
+    old = log_probs.detach() if before is None else before
+    full = _full_kl(student, reference, states, batch, temperature)
+    loss, seen = policy_loss(log_probs, old, _policy(batch, old, block, objective, normaliser, full))
+    if not batch.rows:  # an idle pass
+        return loss, old
+    for name, value in seen.items():
+        totals.sums[name] += value * len(batch.pack.targets)
+        totals.tokens[name] += len(batch.pack.targets)
+    if before is None:
+        gap = k3(log_probs.detach(), batch.reference)
+        entropy = token_entropies(states.detach(), student.head.weight, temperature)
+        for side, mask in (("student", batch.student_rows), ("teacher", ~batch.student_rows)):
+            totals.add(f"kl/{side}", gap, mask)
+            totals.add(f"entropy/{side}", entropy, mask)
+    return loss, log_probs.detach()
+
+
 def _batches(
     student: Network,
+    trainer: Trainer,
     reference: Network,
     groups: Sequence[Rewards],
     block: Ril,
     objective: Objective,
-    temperature: float,
+    idle: Idle | None,
 ) -> list[Batch]:
-    rows = [row for group in groups for row in group.rows]
-    made = packs([Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in groups], block.tokens_per_pack)
+    temperature = block.sampling.temperature or 1.0
+    packed = [Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in groups]
+    tower = student.trains_vision or trainer.sharded  # a frozen one that is sharded runs on all ranks or none
     whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
-    found, first = [], 0
-    for pack in made:
-        own = rows[first : first + len(pack.last)]
-        first += len(own)
-        features = shared_features(student, pack) if block.freeze_vision else None
+    found = []
+    for pack in even_packs(packed, block.tokens_per_pack, idle, tower):
+        own = [row for number in pack.groups for row in groups[number].rows]
+        features = trainer.forward(partial(shared_features, student, pack)) if block.freeze_vision else None
         with torch.no_grad():
             # With a trained tower the reference sees through its own, untrained one.
             states = predicting_states(reference, pack, features)
             log_probs = token_log_probs(states, reference.head.weight, pack.targets, temperature)
-        by_student = torch.tensor([row.row.source == STUDENT for row in own])[pack.response]
+        by_student = torch.tensor([row.row.source == STUDENT for row in own], dtype=torch.bool)[pack.response]
         found.append(Batch(pack, own, features, states if whole else None, log_probs, by_student))
     return found
 
