@@ -67,8 +67,11 @@ def fresh(checkpoint: Checkpoint, reader: Reader) -> Network:
     return network
 
 
-def learned(checkpoint: Checkpoint, zero: int) -> dict[str, Any]:
-    """Losses, norms and weights of SFT with a trained tower and of the loop with both its models, on recorded answers."""
+def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
+    """Losses, norms and weights of SFT with a trained tower and of the loop with both its models, on recorded answers.
+
+    Half-way through SFT all runs but those with ZeRO 0 go on with another trainer, from a checkpoint.
+    """
     reader = load_reader(checkpoint)
     runtime, idle = Runtime(zero_stage=zero), Idle(reader)  # type: ignore[arg-type]
     schedule = Schedule(steps=STEPS, learning_rate=1e-3, tokens_per_pack=64)
@@ -77,6 +80,12 @@ def learned(checkpoint: Checkpoint, zero: int) -> dict[str, Any]:
     network = fresh(checkpoint, reader)
     trainer = Trainer(network.model, schedule, runtime)
     for step in range(STEPS):
+        if step == STEPS // 2 and zero:
+            trainer.save_state(folder, f"{ranks().count} {zero}")
+            ranks().wait()
+            network = fresh(checkpoint, reader)
+            trainer = Trainer(network.model, schedule, runtime)
+            trainer.load_state(folder, f"{ranks().count} {zero}")
         prompts = reader.prompts([question(step, number) for number in range(3)])
         groups = [Group(prompt, (rows(reader, step, number)[3].token_ids,)) for number, prompt in enumerate(prompts)]
         loss, norm = sft_step(network, trainer, own(groups, [g.tokens for g in groups]), schedule, step, idle)
@@ -134,7 +143,7 @@ def rank_main(rank: int, count: int, stages: list[int], checkpoint: str, folder:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
     for zero in stages:
-        result = learned(open_checkpoint(Path(checkpoint)), zero)
+        result = learned(open_checkpoint(Path(checkpoint)), zero, Path(folder))
         if rank == 0:
             torch.save(result, f"{folder}/{count} {zero}.pt")
     dist.destroy_process_group()
