@@ -108,6 +108,11 @@ def update_student(
     return logged
 
 
+def _temperature(block: Ril) -> float:
+    """At which log-probabilities are taken: that of sampling, on all sides (trap T14)."""
+    return block.sampling.temperature or 1.0
+
+
 def _loss(
     student: Network,
     reference: Network,
@@ -122,7 +127,7 @@ def _loss(
 
     Without `before` this is the first one: they are the log-probabilities themselves, so that the ratio is exactly 1.
     """
-    temperature = block.sampling.temperature or 1.0
+    temperature = _temperature(block)
     states = predicting_states(student, batch.pack, batch.features)
     log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
     old = log_probs.detach() if before is None else before
@@ -151,7 +156,7 @@ def _batches(
     objective: Objective,
     idle: Idle | None,
 ) -> list[Batch]:
-    temperature = block.sampling.temperature or 1.0
+    temperature = _temperature(block)
     packed = [Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in groups]
     tower = student.trains_vision or trainer.sharded  # a frozen one that is sharded runs on all ranks or none
     whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
