@@ -38,7 +38,7 @@ QUIET := 2> >(grep -v 'is ignored: it is neither a file nor a directory' >&2)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
-	@echo 'make repro   install (first time only) and run the pipeline (dvc repro, two models at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
+	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
 	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, pytest      [ARGS="-k name"]'
 	@echo 'make install only install, into $(VENV)'
 

@@ -57,20 +57,15 @@ def run(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")] = None,
     only: Annotated[bool, typer.Option("--only", help="Leave out the stages before the named ones.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run even when nothing changed.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="How many models are made at a time; the other stages follow in order.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="How many stages run at a time; each starts when what it needs is done.")] = 1,
     limit_hours: Annotated[float, typer.Option(min=0.0, help="Stop everything after this many hours.")] = dvc.LIMIT_HOURS,
 ) -> None:
     """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage."""
     for target in stages or []:
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
-    params = load_params(Path.cwd() / "params.yaml")
-    if jobs > 1 and not stages:
-        models = [f"model@{name}" for name in params.models]
-        code = dvc.repro_side_by_side(Path.cwd(), models, jobs, limit_hours)
-        if code:
-            raise typer.Exit(code)
-    raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, limit_hours=limit_hours))
+    load_params(Path.cwd() / "params.yaml")
+    raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, jobs=jobs, limit_hours=limit_hours))
 
 
 @app.command()
@@ -98,7 +93,7 @@ def main() -> None:
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
-    except (ParamsError, StoreError, BenchmarkError, NoServer, dvc.Nested) as error:
+    except (ParamsError, StoreError, BenchmarkError, NoServer, dvc.Nested, dvc.Refused) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

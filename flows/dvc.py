@@ -7,21 +7,26 @@ the work (with a pipe, the next line printed would).
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
+
+from flows.order import Order, needs_of, stale_and_after, wanted
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
 _ASK_SECONDS = 600.0  # for questions to dvc that run nothing; hashing large outs takes minutes
+# What dvc adds after each stage; with stages side by side it would be every fifth line.
+_HINTS = re.compile(r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage|Use `dvc push`")
 LIMIT_HOURS = 14 * 24.0  # the paper's longest stage takes 5 days
 
 
@@ -47,18 +52,33 @@ def repro(
     *,
     single: bool = False,
     force: bool = False,
+    jobs: int = 1,
     limit_hours: float = LIMIT_HOURS,
     output: Output | None = None,
 ) -> int:
     """Runs `dvc repro` in `root` for `targets` (all stages without any) and returns its exit code.
 
-    `single` leaves out the stages before them, `force` runs them even when nothing changed. 143 or 130 when this
-    process was told to stop (then every process of the stage has ended), 124 when `limit_hours` were over.
+    `single` leaves out the stages before them, `force` runs them even when nothing changed. With `jobs` above 1 that many
+    stages run at a time, each as a dvc of its own that starts when what it needs is done; after a failure no further one is
+    started. 143 or 130 when this process was told to stop (then every process of the stages has ended), 124 when
+    `limit_hours` were over.
 
-    Raises Nested inside a stage.
+    Raises Nested inside a stage; Refused when dvc can't say what is out of date.
     """
-    arguments = ["repro", *(["--single-item"] if single else []), *(["--force"] if force else []), *targets]
-    return _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
+    output, limit = output or sys.stdout, limit_hours * 3600
+    forced = ["--force"] if force else []
+    if jobs == 1 or single:
+        return _run(root, ["repro", *(["--single-item"] if single else []), *forced, *targets], limit, output)
+    needs = wanted(needs_of(_ask(root, ["dag", "--dot"])), targets)
+    todo = needs if force else stale_and_after(needs, status(root, targets))
+    if not todo:
+        output.write("Data and pipelines are up to date.\n")
+    arguments = {name: ["repro", "--single-item", *forced, name] for name in todo}
+    width = max(map(len, todo), default=0)
+    code = _run_in_order(root, Order(todo), arguments, {name: name.ljust(width) for name in todo}, jobs, limit, output)
+    if todo and code == 0:
+        output.write("All stages are up to date; to keep this state: git add dvc.lock\n")
+    return code
 
 
 def experiment(
@@ -79,7 +99,7 @@ def experiment(
     given = [part for override in overrides for part in ("-S", override)]
     flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
-    code = _run(root, [arguments], 1, limit_hours * 3600, output or sys.stdout)
+    code = _run(root, arguments, limit_hours * 3600, output or sys.stdout)
     if code:
         _remove_copy(root, name)
     return code
@@ -98,14 +118,6 @@ def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> 
 def experiment_differences(root: Path, name: str) -> str:
     """Metrics and parameters of experiment `name` beside those of HEAD, as Markdown. Raises Refused when dvc fails."""
     return _ask(root, ["exp", "diff", "--md", "HEAD", name])
-
-
-def repro_side_by_side(root: Path, targets: Sequence[str], jobs: int, limit_hours: float = LIMIT_HOURS) -> int:
-    """Runs `dvc repro` once for each of `targets`, which must not need each other, up to `jobs` at a time.
-
-    Returns 0, or the first exit code that is not; then no further target is started. Raises Nested inside a stage.
-    """
-    return _run(root, [["repro", target] for target in targets], jobs, limit_hours * 3600, sys.stdout)
 
 
 def _ask(root: Path, arguments: Sequence[str]) -> str:
@@ -127,32 +139,49 @@ def _environment() -> dict[str, str]:
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
 
 
-def _run(root: Path, commands: Sequence[Sequence[str]], jobs: int, limit: float, output: Output) -> int:
+def _run(root: Path, arguments: Sequence[str], limit: float, output: Output) -> int:
+    return _run_in_order(root, Order({"dvc": ()}), {"dvc": arguments}, {"dvc": ""}, 1, limit, output)
+
+
+def _run_in_order(
+    root: Path,
+    order: Order,
+    arguments: Mapping[str, Sequence[str]],
+    labels: Mapping[str, str],
+    jobs: int,
+    limit: float,
+    output: Output,
+) -> int:
     if "DVC_STAGE" in os.environ:
         raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
-    waiting, running, code = list(commands), list[_Run](), 0
-    end = time.monotonic() + limit
+    running, done, code = dict[str, _Run](), 0, 0
+    start = time.monotonic()
+    end = start + limit
     with _stop_signals() as stopped:
-        while (waiting and code == 0) or running:
-            while waiting and code == 0 and len(running) < jobs:
-                running.append(_Run(root, waiting.pop(0), output))
+        while (order.left and code == 0) or running:
+            while code == 0 and len(running) < jobs and (name := order.next()) is not None:
+                running[name] = _Run(root, arguments[name], output, labels[name])
             time.sleep(_POLL_SECONDS)
             late = time.monotonic() >= end
             if stopped or late:
                 code = 128 + stopped[0] if stopped else 124
-            for run in running:
-                if run.process.poll() is None and (stopped or late):
-                    _end_group(run.process)
-            ended = [run for run in running if run.show()]
-            running = [run for run in running if run not in ended]
-            code = code or next((run.process.returncode for run in ended if run.process.returncode), 0)
+                _end_groups([run.process for run in running.values() if run.process.poll() is None])
+            for name in [name for name, run in running.items() if run.show()]:
+                ended = running.pop(name).process.returncode
+                if ended == 0:
+                    order.done(name)
+                    done += 1
+                if len(arguments) > 1:
+                    output.write(f"{done} of {len(arguments)} stages done after {time.monotonic() - start:.0f} s\n")
+                code = code or ended
     return code
 
 
 class _Run:
     """One dvc in a session of its own, and what it has written so far."""
 
-    def __init__(self, root: Path, arguments: Sequence[str], output: Output) -> None:
+    def __init__(self, root: Path, arguments: Sequence[str], output: Output, label: str) -> None:
+        """`label` stands before each line, to tell what runs side by side apart."""
         log = _log_file(root)
         with log.open("wb") as written:
             self.process = subprocess.Popen(
@@ -166,12 +195,18 @@ class _Run:
                 start_new_session=True,
             )
         self._shown = log.open("r", encoding="utf-8", errors="replace")
-        self._output = output
+        self._output, self._label, self._part = output, label, ""
 
     def show(self) -> bool:
         """Copies what is new in the log; True, once, when dvc has ended and all of it was copied."""
         ended = self.process.poll() is not None
-        _copy(self._shown, self._output)
+        if self._label:
+            *lines, self._part = (self._part + self._shown.read()).split("\n")
+            lines += [self._part] if ended and self._part else []
+            self._output.write("".join(f"{self._label} | {line}\n" for line in lines if line and not _HINTS.match(line)))
+        else:
+            self._output.write(self._shown.read())
+        self._output.flush()
         if ended:
             self._shown.close()
         return ended
@@ -193,23 +228,20 @@ def _log_file(root: Path) -> Path:
     return folder / f"dvc-{datetime.now(UTC):%Y%m%dT%H%M%S-%f}-{os.getpid()}.log"
 
 
-def _copy(shown: TextIO, output: Output) -> None:
-    output.write(shown.read())
-    output.flush()
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends dvc and everything it started: SIGTERM, and SIGKILL for what is left after the grace time."""
-    group = process.pid  # the leader of its own session
-    _signal_group(group, signal.SIGTERM)
+def _end_groups(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends each dvc and everything it started: SIGTERM to all, and SIGKILL for what is left after the grace time."""
+    for process in processes:
+        _signal_group(process.pid, signal.SIGTERM)  # each is the leader of its own session
     end = time.monotonic() + _GRACE_SECONDS
     while time.monotonic() < end:
-        process.poll()  # reaps dvc; a zombie would count as a member of the group
-        if not _signal_group(group, 0):
+        for process in processes:
+            process.poll()  # reaps dvc; a zombie would count as a member of the group
+        if not any(_signal_group(process.pid, 0) for process in processes):
             return
         time.sleep(_POLL_SECONDS)
-    _signal_group(group, signal.SIGKILL)
-    process.wait(timeout=_GRACE_SECONDS)
+    for process in processes:
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait(timeout=_GRACE_SECONDS)
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.benchmarks.contamination import overlap, training_images
+from stages.benchmarks.contamination import Overlap, overlap, training_images
 from stages.benchmarks.exchange import LAYOUTS, Layout, export, imported
 from stages.benchmarks.marks import average_of_columns, measured
 from stages.benchmarks.records import read_record, records_in, write_record
 from stages.benchmarks.registry import find, registry
-from stages.benchmarks.sample import BenchmarkError
+from stages.benchmarks.sample import BenchmarkError, NotThere
 from stages.benchmarks.scorers import OURS, PROFILES, Profile
 from stages.benchmarks.sources import SERVER, load
+from stages.benchmarks.spec import Spec
 from stages.job.files import write_json
 
 NO_VALUE = "–"
@@ -156,11 +157,16 @@ def compare(
     print(f"profile {rule}; every row counts the same; intervals hold for the choice of rows, not for that of the seed")
 
 
+def published() -> list[Spec]:
+    """All benchmarks but those that the tiny world writes itself."""
+    return [spec for spec in registry().values() if not spec.world]
+
+
 @app.command("benchmarks")
 def benchmarks() -> None:
     """Lists the benchmarks, and which files or data sets they are read from."""
     rows = []
-    for spec in registry().values():
+    for spec in published():
         files = [(f"{tsv.name}.tsv", md5, f"{SERVER}/{tsv.folder}/{tsv.name}.tsv") for tsv in spec.tsv for md5 in tsv.md5s]
         for name, md5, address in files or [(NO_VALUE, NO_VALUE, NO_VALUE)]:
             hub = spec.hub[0].names[0] if spec.hub else NO_VALUE
@@ -210,17 +216,25 @@ def contamination(
     splits = {path.name: training_images(path) for path in sorted(questions.iterdir()) if any(path.glob("*.parquet"))}
     if not splits:
         raise BenchmarkError(f"{questions}: no split with parquet files; run: dvc repro questions")
-    found, absent = [], []
-    for spec in registry().values():
+    found, broken, absent = list[Overlap](), dict[str, str](), list[str]()
+    for spec in published():
         try:
             samples = load(spec, data).samples
+        except NotThere:
+            absent.append(spec.id)
         except BenchmarkError as error:
-            absent.append(f"{spec.id}: {error}")
-            continue
-        found += [overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
-    rows = [{key: str(value) for key, value in asdict(one).items()} for one in found]
-    print(table(rows), *(f"not checked: {line}" for line in absent), sep="\n")
+            broken[spec.id] = str(error)
+        else:
+            found += [overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
+    if found:
+        print(table([{key: str(value) for key, value in asdict(one).items()} for one in found]))
+    for name, message in broken.items():
+        print(f"not checked: {name}: {message}")
+    if absent:
+        print(f"not checked, not in {data}: {', '.join(absent)} (`ril benchmarks` lists their files)")
     if out is not None:
-        write_json(out, {"overlaps": [asdict(one) for one in found], "not_checked": absent})
+        write_json(
+            out, {"overlaps": [asdict(one) for one in found], "not_checked": {**broken, **dict.fromkeys(absent, "not there")}}
+        )
     if any(one.shared for one in found):
         raise typer.Exit(1)

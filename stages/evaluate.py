@@ -3,12 +3,13 @@
 Reads    the model of evaluations.<id>.checkpoint, data/questions, the judge data/model/<evaluate.judge>, the benchmark files of
          evaluate.folder (for the tiny world the code that writes them); params: evaluate, evaluations.<id>
 Writes   data/evaluate/<id>: one row a question with answer and score, and a folder a benchmark that `ril score` reads;
-         reports/evaluate/<id>/metrics.json
+         reports/evaluate/<id>/{metrics.json,rejects.jsonl}
 Run      dvc repro evaluate@ril
 
 All models get the same questions in the same words, greedily. With `shuffled_images` everything is asked once more with the
 pictures exchanged among questions of one source: what is still right then was not read off the picture. Benchmarks go into the
-same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no zero.
+same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no zero. A question that is
+longer than the model is wrong in the split and missing in a benchmark, with a line in rejects.jsonl.
 """
 
 import random
@@ -34,8 +35,9 @@ from stages.engines import RequestError
 from stages.job import Job, seed_for
 from stages.job.blocks import Evaluate, Evaluation, Sampling
 from stages.job.files import write_json, write_shards
+from stages.job.rejects import write_rejects
 from stages.responses import StoredAnswer
-from stages.responses.answers import answers
+from stages.responses.answers import answers, answers_and_rejects
 from stages.responses.wanted import Prompt
 from stages.vlm import open_checkpoint
 
@@ -52,6 +54,7 @@ PREDICTIONS = pa.schema(
         ("response_key", pa.string()),
     ]
 )
+REFUSED = "refused"  # finish reason of what the model was not asked
 
 
 def run(job: Job) -> None:
@@ -64,25 +67,10 @@ def run(job: Job) -> None:
         plan = planned(block, job.input(block.folder), Path(world), job.progress.say)
         every = asked(job, [*questions, *shuffled, *plan.every], block)
     (found, seen_otherwise), to_benchmarks = parted(every, len(questions), len(shuffled))
-    right = [is_correct(answer.text, q.answer) for answer, q in zip(found, questions, strict=True)]
     blind: list[bool | None] = [None] * len(questions)
     if shuffled:
-        blind = [is_correct(answer.text, q.answer) for answer, q in zip(seen_otherwise, questions, strict=True)]
-
-    rows = [
-        {
-            "question_id": question.id,
-            "kind": question.kind,
-            "response": answer.text,
-            "reference": question.answer,
-            "correct": correct,
-            "correct_shuffled": correct_blind,
-            "finish_reason": answer.finish_reason,
-            "completion_tokens": answer.completion_tokens,
-            "response_key": answer.key,
-        }
-        for question, answer, correct, correct_blind in zip(questions, found, right, blind, strict=True)
-    ]
+        blind = [is_right(answer, q) for answer, q in zip(seen_otherwise, questions, strict=True)]
+    rows = [prediction(*one) for one in zip(questions, found, blind, strict=True)]
     kept = records(
         plan, block, [reply_of(one[0]) if one else None for one in to_benchmarks], manifest(job, block), ask_judge(job, block)
     )
@@ -98,12 +86,22 @@ def run(job: Job) -> None:
 
 
 def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[StoredAnswer]]:
-    """The one greedy answer to each question."""
+    """The one greedy answer to each question, none where the model can't take it.
+
+    Raises TooManyRejects when that is more than max_reject_share of them, RuntimeError when answers failed.
+    """
     checkpoint = job.input(job.block(Evaluation).checkpoint)
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
     speed = Speed(job.progress)
     with job.timed("generate"):
-        found = answers(replace(job, progress=speed), checkpoint, questions, greedy, n=1, draw=0, title=job.name)
+        found, rejects = answers_and_rejects(
+            replace(job, progress=speed), checkpoint, questions, greedy, 1, 0, job.name, max_reject_share=block.max_reject_share
+        )
+    write_rejects(job.reports / "rejects.jsonl", rejects)
+    if failed := [reject for reject in rejects if reject.kind == "failed"]:  # that is no trait of the model
+        raise RuntimeError(f"{job.name}: {len(failed)} answers failed; run again to ask for these only. {failed[0].reason}")
+    if rejects:
+        job.progress.say(f"{job.name}: the model can't take {len(rejects)} prompts; see {job.reports / 'rejects.jsonl'}")
     if speed.measured:
         write_json(job.reports / "speed" / "timing.json", speed.measured)  # untracked, as all wall times are
     return found
@@ -111,10 +109,31 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[S
 
 def parted(
     every: Sequence[list[StoredAnswer]], questions: int, shuffled: int
-) -> tuple[tuple[list[StoredAnswer], list[StoredAnswer]], Sequence[list[StoredAnswer]]]:
-    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks, which may lack some."""
+) -> tuple[tuple[list[StoredAnswer | None], list[StoredAnswer | None]], Sequence[list[StoredAnswer]]]:
+    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks. Any may be lacking."""
     end = questions + shuffled
-    return ([one[0] for one in every[:questions]], [one[0] for one in every[questions:end]]), every[end:]
+    single = [one[0] if one else None for one in every[:end]]
+    return (single[:questions], single[questions:]), every[end:]
+
+
+def is_right(answer: StoredAnswer | None, question: Question) -> bool:
+    """Whether it is the reference; no answer never is."""
+    return answer is not None and is_correct(answer.text, question.answer)
+
+
+def prediction(question: Question, answer: StoredAnswer | None, correct_shuffled: bool | None) -> dict[str, Any]:
+    """A row of PREDICTIONS; without an answer its finish reason is `refused`."""
+    return {
+        "question_id": question.id,
+        "kind": question.kind,
+        "response": answer.text if answer else "",
+        "reference": question.answer,
+        "correct": is_right(answer, question),
+        "correct_shuffled": correct_shuffled,
+        "finish_reason": answer.finish_reason if answer else REFUSED,
+        "completion_tokens": answer.completion_tokens if answer else 0,
+        "response_key": answer.key if answer else "",
+    }
 
 
 def reply_of(answer: StoredAnswer) -> Reply:
@@ -191,6 +210,7 @@ def scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "by_kind": {kind: _share([row["correct"] for row in rows if row["kind"] == kind]) for kind in kinds},
         "mean_tokens": sum(row["completion_tokens"] for row in rows) / count,
         "truncated_share": _share([row["finish_reason"] == "length" for row in rows]),
+        "refused": sum(row["finish_reason"] == REFUSED for row in rows),
     }
     if rows[0]["correct_shuffled"] is not None:
         metrics["accuracy_shuffled"] = _share([row["correct_shuffled"] for row in rows])

@@ -1,8 +1,9 @@
 """RIL: reinforcement and imitation learning of the student (Algorithm 2).
 
 Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, verdict, seed
-Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint; data/ril/samples: answers with rewards;
-         reports/ril/{metrics.json,history.csv,validation.csv}
+Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint (ril.keep: both: the last one in data/ril/last too);
+         data/ril/samples: answers with rewards;
+         reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
 Run      dvc repro ril
 
 At inference nothing but the student is needed: discriminator, judge and teachers stay behind (§1).
@@ -29,22 +30,23 @@ from stages.engines import (
     start_engine,
     start_trainable,
 )
+from stages.groups import Group
 from stages.imitation.discrimination import discriminate
 from stages.imitation.discriminator import Discriminator, Exhibits, Text
 from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
 from stages.imitation.health import saturation_alarm
 from stages.imitation.history import reward_metrics
-from stages.imitation.judge import Item, judge_sampling, refuse_failures, room_for, verdicts
-from stages.imitation.judge import Question as JudgeQuestion
-from stages.imitation.rewards import STUDENT, Rewarded, Row, rewarded_group
-from stages.imitation.update import Rewards, update_student
+from stages.imitation.judging import Judging
+from stages.imitation.rewards import STUDENT, Rewarded, Row, candidates, rewarded_group
+from stages.imitation.update import Rewards, reference_pass, update_student
 from stages.job import Job, places_of_step
 from stages.job.blocks import Discriminator as DiscriminatorBlock
 from stages.job.blocks import Ril, Sampling, Schedule, Verdict
 from stages.job.files import read_shards, write_shards
+from stages.job.rejects import Reject, refused, write_rejects
 from stages.job.switches import Objective
 from stages.training import Idle, Trainer, TrainingState, learning_rate, prompt_cost, ranks, save_weights
-from stages.vlm import Network, Reader, load_network, load_reader, open_checkpoint, write_card
+from stages.vlm import Checkpoint, Network, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
 
 SAMPLES = pa.schema(
     [
@@ -64,6 +66,7 @@ SAMPLES = pa.schema(
 class Players:
     """Everybody in the loop."""
 
+    checkpoint: Checkpoint  # of the SFT student
     reader: Reader
     student: Network
     student_trainer: Trainer
@@ -74,11 +77,16 @@ class Players:
     judge: Engine | None  # None where the judge's verdict is no part of the reward, and on other ranks
     idle: Idle
 
+    def refusal(self, question: Question) -> str | None:
+        """Why the question is more than the student takes; None when it is not."""
+        return too_long(self.reader, self.checkpoint, question.messages, question.images)
+
 
 def run(job: Job) -> None:
-    """Trains the student and writes it.
+    """Trains the student and writes it, and which questions are longer than it takes.
 
-    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows.
+    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows, TooManyRejects when more than
+    ril.max_reject_share of the questions are too long.
     """
     block = job.block(Ril)
     objective = block.resolved(job.block(DiscriminatorBlock))
@@ -86,9 +94,9 @@ def run(job: Job) -> None:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
-    usable = [questions[name] for name in pool if name in questions]
     validation = read_questions(job.input("data/questions"), "validation")
     players = gathered(job, block, objective)
+    usable, rejects = fitting(job, players, [questions[name] for name in pool if name in questions], validation)
 
     trainers = {"student": players.student_trainer, "discriminator": players.discriminator_trainer}
     state = TrainingState(job, {name: trainer for name, trainer in trainers.items() if trainer})
@@ -98,7 +106,7 @@ def run(job: Job) -> None:
         with job.timed("validate"):
             share = ranks().from_first(lambda: validated(players, validation, block))
         scores.append({"step": step, "validation": share})
-        if block.keep == "best" and kept_step(scores, block) == step:
+        if block.keep != "last" and kept_step(scores, block) == step:
             state.copy = players.student_trainer.copied_state()
 
     if state.first:
@@ -108,25 +116,33 @@ def run(job: Job) -> None:
     for step in state.steps(block.steps, "RIL"):
         chosen = [usable[i] for i in places_of_step(len(usable), block.questions_per_step, step, job.seed("order"))]
 
-        # Algorithm 2, lines 3 and 4: G answers of the student, G of the teachers
-        groups = ranks().from_first(partial(answered, job, players, state, chosen, pool, step))
-        every_row = [row for rows in groups for row in rows]
+        # Algorithm 2, lines 3 and 4: G answers of the student, each of which goes to the judge, and G of the teachers
+        judging = Judging(players.judge, job.block(Verdict), f"{job.name}, step {step + 1}") if players.judge else None
+        groups = ranks().from_first(partial(answered, job, players, state, chosen, pool, step, judging))
 
-        # line 5: the discriminator learns from all 2G; line 6: rewards and advantages of all 2G, by the updated discriminator
+        # line 5, by all 2G, and what line 7 can know without rewards: a judge on a server is at work meanwhile
         with job.timed("discriminator"):
             scored, seen = scored_rows(job, players, chosen, groups, objective)
+        with job.timed("reference"):
+            own = ranks().share(list(zip(chosen, groups, strict=True)), cost)
+            prompts = players.reader.prompts([(chosen[place].messages, chosen[place].images) for place in own])
+            candidate = [tuple(row.token_ids for row in candidates(groups[place], objective)) for place in own]
+            packed = [Group(prompt, rows) for prompt, rows in zip(prompts, candidate, strict=True)]
+            trainer, idle = players.student_trainer, players.idle
+            known = reference_pass(players.student, players.reference, packed, block, objective, trainer, idle)
+        with job.timed("judge"):
+            groups = ranks().from_first(partial(judged, state, step, groups, judging))
+
+        # line 6: rewards and advantages of all 2G, by the updated discriminator
+        every_row = [row for rows in groups for row in rows]
         logits = iter(scored or [])
         rewarded = [rewarded_group(rows, [next(logits) for _ in rows] if scored else None, objective) for rows in groups]
 
         # line 7: one update of the student on all 2G (Eq. 2)
         with job.timed("update"):
-            own = ranks().share(list(zip(chosen, rewarded, strict=True)), cost)
-            prompts = players.reader.prompts([(chosen[place].messages, chosen[place].images) for place in own])
-            rewards = [Rewards(prompt, tuple(rewarded[place])) for prompt, place in zip(prompts, own, strict=True)]
-            rate, idle = learning_rate(block, step), players.idle
-            updated = update_student(
-                players.student, players.student_trainer, players.reference, rewards, block, rate, objective, idle
-            )
+            its = zip(prompts, (tuple(rewarded[place]) for place in own), known, strict=True)
+            rewards, rate = [Rewards(*one) for one in its], learning_rate(block, step)
+            updated = update_student(players.student, trainer, players.reference, rewards, block, rate, objective, idle)
         with job.timed("sync"):
             players.engine.update_weights(players.student_trainer.state_dict().items())
 
@@ -137,7 +153,21 @@ def run(job: Job) -> None:
         if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
             validate(step + 1)
 
+    write_rejects(job.reports / "rejects.jsonl", rejects)
     write(job, players, state)
+
+
+def fitting(
+    job: Job, players: Players, questions: Sequence[Question], validation: Sequence[Question]
+) -> tuple[list[Question], list[Reject]]:
+    """The questions that go into the student, and the others with their reasons; of validation those that count as wrong."""
+    block = job.block(Ril)
+    reasons = {question.id: reason for question in questions if (reason := players.refusal(question))}
+    rejects = refused(job.name, reasons, block.group, len(questions), block.max_reject_share)
+    rejects += [Reject(q.id, 0, 1, "refused", reason) for q in validation if (reason := players.refusal(q))]
+    if rejects:
+        job.progress.say(f"{job.name}: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}")
+    return [question for question in questions if question.id not in reasons], rejects
 
 
 def gathered(job: Job, block: Ril, objective: Objective) -> Players:
@@ -157,6 +187,7 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
             student.freeze_vision()
         discriminator, trainer = pretrained(job, block, reader) if objective.discriminated else (None, None)
         return Players(
+            checkpoint=checkpoint,
             reader=reader,
             student=student,
             student_trainer=Trainer(student.model, block, runtime),
@@ -215,40 +246,54 @@ def answered(
     questions: Sequence[Question],
     pool: Mapping[str, Sequence[TeacherAnswer]],
     step: int,
+    judging: Judging | None,
 ) -> list[list[Row]]:
-    """The step's 2G rows to each question with their verdicts, the student's first; those of an earlier run, if it kept them."""
+    """The step's 2G rows to each question, the student's first; `judging` is asked about those that wait for a verdict.
+
+    Rows that an earlier run recorded are used again, with their verdicts where these were there.
+    """
     block = job.block(Ril)
     if (recorded := state.recorded(step)) is not None:
-        return [[row_from_json(row) for row in rows] for rows in recorded]
+        groups = [[row_from_json(row) for row in rows] for rows in recorded["groups"]]
+        for number, (question, rows) in enumerate(zip(questions, groups, strict=True)):
+            if judging and not recorded["judged"]:
+                judging.put(number, question, [row for row in rows if row.source == STUDENT])
+        return groups
     with job.timed("sample"):
-        groups = sampled(job, players, questions, block, step)
+        groups = sampled(job, players, questions, block, step, judging)
     for question, rows in zip(questions, groups, strict=True):
         answers = balanced_draw(pool[question.id], block.group, job.seed("draw", step, question.id))
         rows += [teacher_row(players.reader, answer) for answer in answers]
-    with job.timed("judge"):
-        groups = judged(job, players.judge, questions, groups) if players.judge else groups
-    state.record(step, [[asdict(row) for row in rows] for rows in groups])
+    record(state, step, groups, judged=judging is None)
     return groups
 
 
-def cost(question_and_rows: tuple[Question, Sequence[Rewarded]]) -> float:
+def cost(question_and_rows: tuple[Question, Sequence[Row]]) -> float:
     """About how many tokens a group has."""
     question, rows = question_and_rows
-    return prompt_cost(question.messages, question.images) + sum(len(one.row.token_ids) for one in rows)
+    return prompt_cost(question.messages, question.images) + sum(len(row.token_ids) for row in rows)
 
 
-def sampled(job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int) -> list[list[Row]]:
-    """G answers of the student to each question, as rows that wait for a verdict."""
+def sampled(
+    job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int, judging: Judging | None
+) -> list[list[Row]]:
+    """G answers of the student to each question, as rows that wait for a verdict; the judge hears of each as it is finished.
+
+    The G answers to one question are one request and are finished together.
+    """
     compared = block.rollout_correction != "none"
     requests = [
         Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
         for q in questions
     ]
-    groups = generated(players.engine, requests)
-    failed = [answer for answers in groups for answer in answers if answer.failed]
-    if failed:
-        raise EngineError(f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}")
-    return [[student_row(answer) for answer in answers] for answers in groups]
+    groups: dict[int, list[Row]] = {}
+    for number, answers in players.engine.generate(requests):
+        if failed := [answer for answer in answers if answer.failed]:
+            raise EngineError(f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}")
+        groups[number] = [student_row(answer) for answer in answers]
+        if judging:
+            judging.put(number, questions[number], groups[number])
+    return [groups[number] for number in range(len(questions))]
 
 
 def generated(engine: Engine, requests: Sequence[Request]) -> list[list[Answer]]:
@@ -268,36 +313,32 @@ def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:
     return Row(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
 
 
-def judged(job: Job, judge: Engine, questions: Sequence[Question], groups: list[list[Row]]) -> list[list[Row]]:
-    """The rows with verdicts on the student's answers, all of which are asked in one call.
+def judged(state: TrainingState, step: int, groups: list[list[Row]], judging: Judging | None) -> list[list[Row]]:
+    """The rows with verdicts on the student's answers, which are waited for; as they are where nothing was asked."""
+    if judging is None or not judging.wanted:
+        return groups
+    found = judging.verdicts()
+    groups = [
+        [replace(row, verdict=found[number, place]) if row.source == STUDENT else row for place, row in enumerate(rows)]
+        for number, rows in enumerate(groups)
+    ]
+    record(state, step, groups, judged=True)
+    return groups
 
-    Two engines in this process work in turn, so the judge starts when the student has answered; one on a server of its own could
-    start on each answer as it is finished.
 
-    Raises RuntimeError when too many verdicts failed: a judge that does not answer must not train the student.
-    """
-    block = job.block(Verdict)
-    greedy = judge_sampling(block)
-
-    def ask(asked: Sequence[JudgeQuestion]) -> list[Answer | None]:
-        requests = [Request(one.id, one.messages, one.images, greedy) for one in asked]
-        return [None if answer.failed else answer for (answer,) in generated(judge, requests)]
-
-    waiting = [(q, row) for q, rows in zip(questions, groups, strict=True) for row in rows if row.source == STUDENT]
-    fits = room_for(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
-    found = verdicts([Item(q.id, q.text, q.answer, row.text, block.rule_first) for q, row in waiting], ask, fits)
-    refuse_failures(found, block.max_failed_share, f"{job.name}, this step")
-    by_row = {id(row): verdict.verdict for (_, row), verdict in zip(waiting, found, strict=True)}
-    return [[replace(row, verdict=by_row.get(id(row), row.verdict)) for row in rows] for rows in groups]
+def record(state: TrainingState, step: int, groups: Sequence[Sequence[Row]], judged: bool) -> None:
+    """Keeps the step's answers, and their verdicts once they are there, so that a resumed step does not pay for them again."""
+    state.record(step, {"judged": judged, "groups": [[asdict(row) for row in rows] for rows in groups]})
 
 
 def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:
-    """Share of the validation questions that the student answers right, greedily."""
+    """Share of the validation questions that the student answers right, greedily; one that it can't take is not right."""
     greedy = Sampling(temperature=0.0, max_tokens=block.sampling.max_tokens)
-    requests = [Request(question.id, question.messages, question.images, greedy) for question in questions]
+    asked = [question for question in questions if players.refusal(question) is None]
+    requests = [Request(question.id, question.messages, question.images, greedy) for question in asked]
     answers = [answers[0] for answers in generated(players.engine, requests)]
-    right = [is_correct(answer.text, question.answer) for answer, question in zip(answers, questions, strict=True)]
-    return sum(right) / len(right)
+    right = [is_correct(answer.text, question.answer) for answer, question in zip(answers, asked, strict=True)]
+    return sum(right) / len(questions)
 
 
 def sample_rows(step: int, questions: Sequence[Question], groups: Sequence[Sequence[Rewarded]]) -> list[dict[str, Any]]:
@@ -334,23 +375,26 @@ def kept_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
 
 def write(job: Job, players: Players, state: TrainingState) -> None:
     """Writes the student, the samples and the curves."""
-    weights = players.student_trainer.state_dict() if state.copy is None else state.copy
+    now = players.student_trainer.state_dict()
     if not ranks().first:
         return
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     history, scores = state.rows("history"), state.rows("validation")
+    best = now if state.copy is None else state.copy
+    kept = {"model": best, **({"last": now} if job.block(Ril).keep == "both" else {})}
     with job.writing() as folder:
-        save_weights(players.student.model, folder / "model", weights)
-        players.reader.save(folder / "model")
-        write_card(folder / "model", checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+        for name, weights in kept.items():
+            save_weights(players.student.model, folder / name, weights)
+            players.reader.save(folder / name)
+            write_card(folder / name, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
         write_shards(folder / "samples", state.rows("samples"), SAMPLES)
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
     finite = {key: value for key, value in last.items() if math.isfinite(value)}
     ends = {"start": scores[0]["validation"], "end": scores[-1]["validation"]}
-    kept = kept_step(scores, job.block(Ril))
-    job.write_metrics({"validation": {**ends, "kept_step": kept}, "last_step": finite})
+    step = kept_step(scores, job.block(Ril))
+    job.write_metrics({"validation": {**ends, "kept_step": step}, "last_step": finite})
     job.progress.table("validation", scores)
     players.engine.close()
     if players.judge:

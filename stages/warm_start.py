@@ -1,12 +1,14 @@
 """Warm start: SFT of the base student (App. C).
 
 Reads    data/model/student, data/questions/warm_start; params: warm_start, seed
-Writes   data/warm_start: the student as an ordinary Hugging Face checkpoint; reports/warm_start/{metrics.json,history.csv}
+Writes   data/warm_start: the student as an ordinary Hugging Face checkpoint;
+         reports/warm_start/{metrics.json,history.csv,rejects.jsonl}
 Run      dvc repro warm_start
 
 `warm_start.steps: 0` passes the base student through (Table 5e, "without SFT").
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,18 +17,23 @@ from stages.corpora import Question, read_questions
 from stages.groups import Group
 from stages.job import Job, places_of_step
 from stages.job.blocks import WarmStart
+from stages.job.rejects import Reject, refused, write_rejects
 from stages.training import prompt_cost, ranks, save_weights, train_sft
-from stages.vlm import load_network, load_reader, open_checkpoint, write_card
+from stages.vlm import Checkpoint, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
 
 
 def run(job: Job) -> None:
-    """Writes the warm-started student."""
+    """Writes the warm-started student, and which questions with their targets are longer than the model.
+
+    Raises TooManyRejects when those are more than max_reject_share of all.
+    """
     block = job.block(WarmStart)
     checkpoint = open_checkpoint(job.input("data/model/student"))
     questions = [q for q in read_questions(job.input("data/questions"), "warm_start") if q.target]
     if not questions:
         raise ValueError("data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn")
     reader = load_reader(checkpoint)
+    questions, rejects = fitting(questions, reader, checkpoint, block)
     network = load_network(checkpoint, reader)
     if block.freeze_vision:
         network.freeze_vision()
@@ -50,6 +57,9 @@ def run(job: Job) -> None:
         save_weights(network.model, folder, state)
         reader.save(folder)
         write_card(folder, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+    write_rejects(job.reports / "rejects.jsonl", rejects)
+    if rejects:
+        job.progress.say(f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}")
     job.write_metrics({"questions": len(questions), "loss": history[-1]["loss"] if history else None})
     job.write_history(history or [{"step": 0, "loss": None, "grad_norm": None, "learning_rate": None}])
 
@@ -57,3 +67,16 @@ def run(job: Job) -> None:
 def cost(question: Question) -> float:
     """About how many tokens a question and its target have."""
     return prompt_cost(question.messages, question.images, question.target or "")
+
+
+def fitting(
+    questions: Sequence[Question], reader: Reader, checkpoint: Checkpoint, block: WarmStart
+) -> tuple[list[Question], list[Reject]]:
+    """The questions that go into the model with their targets, and the others with their reasons."""
+    reasons: dict[str, str] = {}
+    for question in questions:
+        target = len(reader.chat.response_ids(question.target or ""))
+        if reason := too_long(reader, checkpoint, question.messages, question.images, target):
+            reasons[question.id] = reason
+    rejects = refused("warm_start", reasons, 1, len(questions), block.max_reject_share)
+    return [question for question in questions if question.id not in reasons], rejects

@@ -13,6 +13,10 @@ class BenchmarkError(ValueError):
     """A benchmark that can't be read or scored; the message names file, row, column, what is wrong and the remedy."""
 
 
+class NotThere(BenchmarkError):
+    """None of a benchmark's files is where it was looked for; the message says what to put there."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image that is read when it is needed; `where` names file, row and column."""

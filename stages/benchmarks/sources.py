@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from stages.benchmarks.sample import BenchmarkError, Picture, Sample
+from stages.benchmarks.sample import BenchmarkError, NotThere, Picture, Sample
 from stages.benchmarks.spec import Hub, Spec, Tsv
 from stages.benchmarks.tables import Row, file_md5, read_folder, read_tsv, revision_of
 
@@ -46,7 +46,7 @@ def load(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded:
                 return _from_folder(spec, hub, folder / name)
         if os.environ.get(DOWNLOADS) == "1":
             return _from_folder(spec, hub, download(hub))
-    raise BenchmarkError(f"{spec.title}: nothing in {folder}; {remedy(spec)}")
+    raise NotThere(f"{spec.title}: nothing in {folder}; {remedy(spec)}")
 
 
 def remedy(spec: Spec) -> str:

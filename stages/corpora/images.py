@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 
 MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; it warns above, and refuses twice as many
 LARGEST_RATIO = 200  # longer side by shorter; Qwen2.5-VL's processor refuses more
+_QUARTER_TURNS = (5, 6, 7, 8)  # orientations in EXIF data that exchange width and height
 _STILL = ("MPO",)  # a photo with further pictures in it (depth, preview): the first one is the photo
 
 
@@ -36,6 +37,14 @@ def opened_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
         raise
     except Exception as error:  # decoders of some 40 formats raise a dozen kinds of error over broken files
         raise UnreadableImage(f"unreadable image: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def upright_size(image: bytes) -> tuple[int, int]:
+    """Width and height of the picture that `opened_image` gives, read from the header alone."""
+    with Image.open(io.BytesIO(image)) as opened:
+        width, height = opened.size
+        lying = opened.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+        return (height, width) if lying else (width, height)
 
 
 def portable(image: bytes) -> bytes:

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 
 from stages.engines.arguments import data_url
-from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, GivenUp
+from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, Stream
 from stages.engines.engine import Answer, EngineError, Request
+from stages.engines.stream import Part, ServerStream, generated
 from stages.job.blocks import OpenAi
 from stages.vlm import IMAGE_MARKER, Checkpoint, RemoteChat
 
@@ -43,14 +44,23 @@ class EndpointEngine:
             if not os.environ.get(settings.api_key):
                 raise ValueError(f"runtime.engines.{label}.api_key names {settings.api_key}, which is not set; export it")
             headers["authorization"] = f"Bearer {os.environ[settings.api_key]}"
-        limits = httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=IDLE_SECONDS)
-        client = httpx.AsyncClient(base_url=settings.base_url.rstrip("/") + "/", headers=headers, limits=limits)
-        self._caller = Caller(f"endpoint of {label} ({settings.base_url})", ROUTE, [client], settings)
+        connect = functools.partial(
+            httpx.AsyncClient,
+            base_url=settings.base_url.rstrip("/") + "/",
+            headers=headers,
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
+            verify=httpx.create_ssl_context(),  # once for all clients: 20 ms
+        )
+        self._caller = Caller(f"endpoint of {label} ({settings.base_url})", ROUTE, [connect], settings)
 
     @property
     def sent(self) -> int:
         """Requests sent so far, repeated ones included: what a provider counts."""
         return self._caller.counts.sent
+
+    def stream(self) -> ServerStream:
+        """Requests that can be put in one after another."""
+        return ServerStream(Stream(self._caller), self._call, self._parts)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
@@ -59,24 +69,13 @@ class EndpointEngine:
         endpoint refuses or whose bytes are no image, after the answers to all others; EngineError when the endpoint is
         down, refuses the key or answers as another model. What was yielded before is whole.
         """
-        places, parts = self._parts(requests)
-        calls = [self._call(one) for one in parts]
-        waiting: dict[int, list[Answer]] = {}
-        for index, outcome in self._caller.replies(calls):
-            whole, first = places[index]
-            if isinstance(outcome, GivenUp):
-                outcome = [Answer(sample, "", (), outcome.reason, 0, 0) for sample in range(parts[index].n)]
-            gathered = waiting.setdefault(whole, [])
-            gathered += [replace(answer, index=first + answer.index) for answer in outcome]
-            if len(gathered) == requests[whole].n:
-                yield whole, sorted(waiting.pop(whole), key=lambda answer: answer.index)
+        return generated(self.stream(), requests)
 
-    def _parts(self, requests: Sequence[Request]) -> tuple[list[tuple[int, int]], list[Request]]:
-        """What is sent, with (index of its request, its first sample): the requests themselves, or one an answer."""
+    def _parts(self, request: Request) -> list[Part]:
+        """What is sent: the request itself, or one for each of its answers."""
         if not self.settings.one_answer_a_request:
-            return [(index, 0) for index in range(len(requests))], list(requests)
-        places = [(index, sample) for index, one in enumerate(requests) for sample in range(one.n)]
-        return places, [replace(requests[index], n=1, seed=requests[index].seed + sample) for index, sample in places]
+            return [(0, request)]
+        return [(sample, replace(request, n=1, seed=request.seed + sample)) for sample in range(request.n)]
 
     def _call(self, request: Request) -> Call[list[Answer]]:
         return Call(request.name, functools.partial(self._body, request), functools.partial(self._read, request))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stages.job.blocks import Sampling
 from stages.vlm import Chat, Checkpoint, RemoteChat
@@ -86,3 +86,21 @@ class TrainableEngine(Engine, Protocol):
         `named` is the whole `state_dict()` of the transformers model, head included also where it is tied to the
         embeddings: without it vLLM keeps the old head on CPU.
         """
+
+
+class Stream(Protocol):
+    """Requests that are put in one after another."""
+
+    def put(self, request: Request) -> None:
+        """Sends `request`; returns at once."""
+
+    def outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
+        """Yields (number of the request, its answers in order, or why it was refused) until all that were put in are through."""
+
+
+@runtime_checkable
+class ConcurrentEngine(Engine, Protocol):
+    """An engine on a server, which works while this process does something else."""
+
+    def stream(self) -> Stream:
+        """A stream of its own; several may be open."""

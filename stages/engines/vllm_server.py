@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
-from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, GivenUp
+from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, Stream
 from stages.engines.engine import Answer, EngineError, Request, RequestError
 from stages.engines.server import Server
+from stages.engines.stream import ServerStream, generated
 from stages.job.blocks import Runtime, VllmServer
 from stages.job.files import replacing
 from stages.vlm import Checkpoint, load_reader
@@ -76,6 +77,7 @@ class VllmServerEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # of this user alone; paths of sockets must be short
         self._servers: list[Server] = []
         self._checked = False
+        self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
         began = time.monotonic()
         try:
             self._urls = list(settings.urls) or self._started(logs, trainable)
@@ -87,8 +89,8 @@ class VllmServerEngine:
             self._stop()
             raise
         say(f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after {time.monotonic() - began:.0f} s)")
-        clients = [httpx.AsyncClient(**self._connection(url, asynchronous=True)) for url in self._urls]
-        self._caller = Caller(f"vLLM server of {label}", ROUTE, clients, settings, self._ended, trusted=True)
+        servers = [functools.partial(self._client, url) for url in self._urls]
+        self._caller = Caller(f"vLLM server of {label}", ROUTE, servers, settings, self._ended, trusted=True)
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
@@ -150,13 +152,17 @@ class VllmServerEngine:
         except httpx.TransportError:
             return False
 
+    def _client(self, url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**self._connection(url, asynchronous=True))
+
     def _connection(self, url: str, asynchronous: bool = False) -> dict[str, Any]:
         """Arguments of an httpx client for `url`. No proxy and no environment: servers are where we say."""
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
+        shared = {"limits": limits, "verify": self._ssl}
         if url.startswith("unix:"):
-            return {"transport": kind(uds=url.removeprefix("unix:"), limits=limits), "base_url": "http://server"}
-        return {"transport": kind(limits=limits), "base_url": url.removesuffix("/")}
+            return {"transport": kind(uds=url.removeprefix("unix:"), **shared), "base_url": "http://server"}
+        return {"transport": kind(**shared), "base_url": url.removesuffix("/")}
 
     def _ended(self) -> str | None:
         return next((why for server in self._servers if (why := server.ended()) is not None), None)
@@ -182,6 +188,10 @@ class VllmServerEngine:
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
+    def stream(self) -> ServerStream:
+        """Requests that can be put in one after another."""
+        return ServerStream(Stream(self._caller), self._call)
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
@@ -189,16 +199,11 @@ class VllmServerEngine:
         can't take, after the answers to all others; EngineError when a server ended, with the end of its log; what was
         yielded before is whole.
         """
-        if requests and not self._checked:
-            self._check(requests[0])
-        calls = [self._call(one) for one in requests]
-        for index, outcome in self._caller.replies(calls):
-            if isinstance(outcome, GivenUp):
-                yield index, [Answer(sample, "", (), outcome.reason, 0, 0) for sample in range(requests[index].n)]
-            else:
-                yield index, outcome
+        return generated(self.stream(), requests)
 
     def _call(self, request: Request) -> Call[list[Answer]]:
+        if not self._checked:
+            self._check(request)
         return Call(request.name, functools.partial(self._body, request), functools.partial(self._read, request))
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -230,13 +235,19 @@ class VllmServerEngine:
         ]
 
     def _check(self, request: Request) -> None:
-        """EngineError when a server reads a prompt in another way than training does: it is not this model's server."""
-        body = self._body(request)
+        """EngineError when a server reads a prompt in another way than training does: it is not this model's server.
+
+        A request that no server can take shows nothing; the next one will.
+        """
+        try:
+            body = self._body(request)
+        except RequestError:
+            return
         body = {**body, "return_token_ids": True, "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False}}
         for url in self._urls:
             reply = self._asked(url, "POST", ROUTE, body)
             if reply.status_code == 400:
-                raise RequestError(f"question {request.name}: {reply.text[:SHOWN]}")
+                return
             if reply.status_code != 200:
                 raise self._error(url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}; is it a server of this model?")
             seen = reply.json()["prompt_token_ids"]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from stages.groups import head
 from stages.groups.attention import use_group_attention
-from stages.groups.head import ROWS_PER_TILE, tiled_log_probs
+from stages.groups.head import product, tiled_log_probs
 from stages.groups.pack import Pack
 from stages.vlm import Network
 
@@ -35,9 +36,7 @@ class _WideHead(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         context.save_for_backward(hidden, weight)
-        if hidden.is_cuda:
-            return torch.mm(hidden, weight.T, out_dtype=torch.float32)
-        return hidden.float() @ weight.float().T
+        return product(hidden, weight.T)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,13 +62,14 @@ def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature
     return tiled_log_probs(hidden, weight, targets, temperature)[0]
 
 
-@torch.no_grad()
-def token_entropies(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy in nats [N] of the next-token distribution at each row of hidden [N, H]; without gradient."""
-    nobody = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-    entropies = tiled_log_probs(hidden, weight, nobody, temperature, entropies=True)[1]
+def token_entropies(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """log p of each target [N] as `token_log_probs` has it, and the entropy in nats [N] of each next-token distribution.
+
+    One pass gives both; the entropy has no gradient.
+    """
+    log_probs, entropies = tiled_log_probs(hidden, weight, targets, temperature, entropies=True)
     assert entropies is not None
-    return entropies
+    return log_probs, entropies
 
 
 def token_full_kl(
@@ -77,11 +77,13 @@ def token_full_kl(
 ) -> Tensor:
     """KL(policy || reference) over the whole vocabulary [N] at each row of hidden and reference [N, H], in nats.
 
-    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. Tiled as `token_log_probs` is.
+    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. In tiles of whole rows, as many logits
+    each as those of `token_log_probs` have; backward makes them again.
     """
-    if len(hidden) <= ROWS_PER_TILE:
+    rows = max(1, head.ROWS_PER_TILE * head.COLUMNS_PER_TILE // len(weight))
+    if len(hidden) <= rows:
         return _full_kl(hidden, weight, reference, reference_weight, temperature)
-    tiles = zip(torch.split(hidden, ROWS_PER_TILE), torch.split(reference, ROWS_PER_TILE), strict=True)
+    tiles = zip(torch.split(hidden, rows), torch.split(reference, rows), strict=True)
     return torch.cat(
         [checkpoint(_full_kl, a, weight, b, reference_weight, temperature, use_reentrant=False) for a, b in tiles]  # type: ignore[misc]
     )

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from stages.groups import Pack
 from stages.imitation.discriminator import Discriminator, Exhibits, Lesson, Text, in_order, lesson, logits_of
@@ -36,7 +37,7 @@ def discriminate(
     if objective.discriminator_update == "after_scoring":
         seen = update_discriminator(discriminator, trainer, exhibits, rows, texts, objective, inner_updates, rate, pause_above)
     if objective.discriminator_update == "frozen":
-        seen = accuracies(torch.tensor(logits), torch.tensor([float(row.source == STUDENT) for row in rows]))
+        seen = told_apart(torch.tensor(logits), [row.source for row in rows])
     return logits, seen
 
 
@@ -58,6 +59,7 @@ def update_discriminator(
     """
     pairs = [(row, text) for row, text in zip(rows, texts, strict=True) if row.finish_reason == "stop" and row.text]
     labels = [float(row.source == STUDENT) for row, _ in pairs]
+    writers = [row.source for row, _ in pairs]
     if not 0 < sum(labels) < len(labels):
         return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
     learned = lesson(exhibits, [text for _, text in pairs], labels, objective.discriminator_loss, trainer.sharded)
@@ -65,14 +67,14 @@ def update_discriminator(
         return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
     if pause_above < 1:
         fresh = torch.tensor(logits_of(discriminator, exhibits, [text for _, text in pairs], trainer))
-        if (measured := accuracies(fresh, learned.labels))["disc/acc"] > pause_above:
+        if (measured := told_apart(fresh, writers))["disc/acc"] > pause_above:
             return {"disc/loss": float("nan"), "disc/grad_norm": 0.0, **measured}
     logged: dict[str, float] = {}
     for inner in range(inner_updates):
         loss, seen = backward(discriminator, trainer, learned)
         norm = trainer.step(rate)
         if inner == 0:
-            logged = {"disc/loss": loss, "disc/grad_norm": norm, **accuracies(seen, learned.labels)}
+            logged = {"disc/loss": loss, "disc/grad_norm": norm, **told_apart(seen, writers)}
     return logged
 
 
@@ -95,17 +97,30 @@ def _share(discriminator: Discriminator, learned: Lesson, pack: Pack, start: int
     return learned.loss(logits, start), logits.detach()
 
 
-def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of texts on the right side, balanced and by side, the gap of mean logits, and how sure it is (entropy in nats)."""
-    student, teacher = logits[labels > 0.5], logits[labels < 0.5]
+def told_apart(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:
+    """Share of texts [n] on the right side, balanced and by writer, gaps of mean logits, and how sure it is (entropy in nats).
+
+    What has a teacher's id at its end is about that teacher: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its texts) and
+    `disc/logit_gap_<id>` (mean of the student's logits less that of its own).
+    """
+    by_student = torch.tensor([writer == STUDENT for writer in writers])
+    student, teacher = logits[by_student], logits[~by_student]
     if not len(student) or not len(teacher):
         return {"disc/acc": float("nan")}
     acc_student, acc_teacher = float((student > 0).float().mean()), float((teacher < 0).float().mean())
     d = torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7)
-    return {
+    measured = {
         "disc/acc": (acc_student + acc_teacher) / 2,
         "disc/acc_student": acc_student,
         "disc/acc_teacher": acc_teacher,
         "disc/logit_gap": float(student.mean() - teacher.mean()),
         "disc/entropy": float(-(d * d.log() + (1 - d) * (1 - d).log()).mean()),
     }
+    for name in sorted(set(writers) - {STUDENT}):
+        own = logits[torch.tensor([writer == name for writer in writers])]
+        measured |= {
+            f"disc/acc_{name}": float((own < 0).float().mean()),
+            f"disc/loss_{name}": float(softplus(own).mean()),
+            f"disc/logit_gap_{name}": float(student.mean() - own.mean()),
+        }
+    return measured

@@ -1,35 +1,55 @@
-"""What the loop logs of a step's rewards, by source; names as in TRL and verl where they have one."""
+"""What the loop logs of a step's rewards, by source; names as in TRL, verl and imitation where they have one.
+
+`disc/<source>/...` is what the rewards were given by; `disc/acc`, `disc/loss` and so on were measured before, on texts that were
+new to the discriminator (stages/imitation/discrimination.py).
+"""
 
 import math
 from collections.abc import Sequence
 
-from stages.imitation.rewards import STUDENT, Rewarded, Row
+from stages.imitation.rewards import STUDENT, TEACHERS, Rewarded, Row
 
 
 def reward_metrics(rows: Sequence[Row], groups: Sequence[Sequence[Rewarded]]) -> dict[str, float | None]:
-    """Means of rewards and advantages for the student and for each teacher, and shares that say how healthy the step is."""
+    """Means of rewards and advantages for the student, each teacher and all teachers, and shares that tell a step's health.
+
+    `rows` are all 2G of every question, `groups` those that stayed in their group.
+    """
     rewarded = [row for group in groups for row in group]
+    by_student = [row for row in rewarded if row.row.source == STUDENT]
     metrics: dict[str, float | None] = {
-        "rewards/similarity": _mean([row.similarity for row in rewarded if row.row.source == STUDENT]),
-        "rewards/answer": _mean([row.answer for row in rewarded if row.row.source == STUDENT]),
-        "disc/passed": _mean([row.logit < 0 for row in rewarded if row.row.source == STUDENT and _known(row)]),
+        "rewards/similarity": _mean([row.similarity for row in by_student]),
+        "rewards/answer": _mean([row.answer for row in by_student]),
+        "disc/passed": _mean([row.logit < 0 for row in by_student if _known(row)]),
     }
     for source in sorted({row.source for row in rows}):
-        own = [row for row in rewarded if row.row.source == source]
-        metrics |= {
-            f"rewards/{source}/similarity": _mean([row.similarity for row in own]),
-            f"rewards/{source}/answer": _mean([row.answer for row in own]),
-            f"rewards/{source}/advantage": _mean([row.advantage for row in own]),
-            f"disc/{source}/logit": _mean([row.logit for row in own if _known(row)]),
-            f"disc/{source}/acc": _mean([_right(row) for row in own if _known(row)]),
-            f"completions/{source}/mean_length": _mean([len(row.token_ids) for row in rows if row.source == source]),
-        }
-    right = [row for row in rewarded if row.row.source == STUDENT and row.answer]
+        metrics |= _of_source(
+            source, [row for row in rows if row.source == source], [row for row in rewarded if row.row.source == source]
+        )
+    written = [row for row in rows if row.source != STUDENT]
+    if written:
+        metrics |= _of_source(TEACHERS, written, [row for row in rewarded if row.row.source != STUDENT])
     return metrics | {
-        "completions/clipped_ratio": _mean([row.finish_reason == "length" for row in rows if row.source == STUDENT]),
+        "completions/clipped_ratio": metrics.get(f"completions/{STUDENT}/clipped_ratio"),
         "frac_reward_zero_std": _mean([len({row.reward for row in group}) <= 1 for group in groups if group]),
-        "frac_correct_negative_advantage": _mean([row.advantage < 0 for row in right]),
-        "judge/failed": _mean([row.verdict is None for row in rows if row.source == STUDENT]),
+        "frac_correct_negative_advantage": _mean([row.advantage < 0 for row in by_student if row.answer]),
+        "judge/failed": metrics.get(f"judge/{STUDENT}/failed"),
+    }
+
+
+def _of_source(source: str, rows: Sequence[Row], rewarded: Sequence[Rewarded]) -> dict[str, float | None]:
+    """What is logged of one writer's rows, and of those of them that stayed."""
+    scored = [row for row in rewarded if _known(row)]
+    return {
+        f"rewards/{source}/similarity": _mean([row.similarity for row in rewarded]),
+        f"rewards/{source}/answer": _mean([row.answer for row in rewarded]),
+        f"rewards/{source}/mean": _mean([row.reward for row in rewarded]),
+        f"rewards/{source}/advantage": _mean([row.advantage for row in rewarded]),
+        f"disc/{source}/logit": _mean([row.logit for row in scored]),
+        f"disc/{source}/acc": _mean([_right(row) for row in scored]),
+        f"completions/{source}/mean_length": _mean([len(row.token_ids) for row in rows]),
+        f"completions/{source}/clipped_ratio": _mean([row.finish_reason == "length" for row in rows]),
+        f"judge/{source}/failed": _mean([row.verdict is None for row in rows]),
     }
 
 

@@ -145,14 +145,18 @@ def verdicts(items: Sequence[Item], ask: Ask, fits: Fits = any_length) -> list[V
     Rules decide what they can; everything else is asked in one call, so that an engine works on all of it at once (trap
     T27). What does not fit the judge's context even when cut short is a failed verdict, as is a reply without one.
     """
-    ruled = [ruled_verdict(item) for item in items]
-    prompts = [None if done else fitting(item, fits) for item, done in zip(items, ruled, strict=True)]
-    questions = [Question(item.name, prompt) for item, prompt in zip(items, prompts, strict=True) if prompt is not None]
+    opened = [question_about(item, fits) for item in items]
+    questions = [one for one in opened if isinstance(one, Question)]
     replies: Iterator[Reply | None] = iter(_matching(ask(questions), questions) if questions else [])
-    found = []
-    for done, prompt in zip(ruled, prompts, strict=True):
-        found.append(done or (Verdict(None, UNREAD, None) if prompt is None else read(next(replies))))
-    return found
+    return [read(next(replies)) if isinstance(one, Question) else one for one in opened]
+
+
+def question_about(item: Item, fits: Fits) -> "Question | Verdict":
+    """What the judge is to be asked about the item, or the verdict where it need not or can't be asked."""
+    if (ruled := ruled_verdict(item)) is not None:
+        return ruled
+    prompt = fitting(item, fits)
+    return Verdict(None, UNREAD, None) if prompt is None else Question(item.name, prompt)
 
 
 def ruled_verdict(item: Item) -> Verdict | None:

@@ -137,8 +137,8 @@ def rollout_weights(
     return weight.clamp(max=cap) if kind.startswith("truncate") else torch.where(weight > cap, 0.0, weight)  # cap is above 1
 
 
-def policy_loss(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a pack and what to log of it.
+def policy_loss(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a pack and what to log of each token: [N] without gradient, by name.
 
     log_probs [N]: with gradient; old [N]: the same tokens before the first of the inner updates. With one inner update old is
     `log_probs.detach()`: the ratio is exactly 1, clipping is idle, and the gradient is -A grad log p.
@@ -153,10 +153,9 @@ def policy_loss(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor,
     terms = policy.kl_weight * kl_term(log_probs, policy) - gain
     if policy.weights is not None:
         terms = terms * policy.weights
-    outside = (ratio.detach() < 1 - policy.clip_low) | (ratio.detach() > 1 + policy.clip_high)
-    far = policy.reference - log_probs.detach() > FAR
+    seen = ratio.detach()
     return terms.sum() / policy.normaliser, {
-        "ratio": float(ratio.detach().mean()),
-        "clip_ratio": float(outside.float().mean()),
-        "kl/far": float(far.float().mean()),
+        "ratio": seen,
+        "clip_ratio": ((seen < 1 - policy.clip_low) | (seen > 1 + policy.clip_high)).float(),
+        "kl/far": (policy.reference - log_probs.detach() > FAR).float(),
     }

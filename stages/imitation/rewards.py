@@ -13,6 +13,7 @@ from stages.job.switches import PAPER, Objective
 from stages.job.switches import Similarity as SimilarityKind
 
 STUDENT = "student"
+TEACHERS = "teacher"  # all of them together, where something is logged by source
 EPSILON = 1e-6  # beside a standard deviation, as in verl
 Term = Literal["policy", "luffy", "sft", "none"]
 
@@ -109,6 +110,11 @@ def rewarded_group(rows: Sequence[Row], logits: Sequence[float] | None, objectiv
         for at, (row, logit) in enumerate(pairs)
         if not (flat and at in group)
     ]
+
+
+def candidates(rows: Sequence[Row], objective: Objective = PAPER) -> list[Row]:
+    """The rows that may be trained on, whatever their verdicts turn out to be."""
+    return [row for row in rows if row.source == STUDENT or objective.teacher_rows != "none"]
 
 
 def _takes_part(pairs: Iterable[tuple[Row, float]], objective: Objective) -> bool:

@@ -1,20 +1,32 @@
-"""The student's update of the loop, on its rewarded groups (Eq. 2)."""
+"""The student's update of the loop, on its rewarded groups (Eq. 2).
+
+The reference pass needs no reward, so that it can run while the judge is at work (`reference_pass`).
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from stages.groups import Group, Pack, predicting_states, token_entropies, token_full_kl, token_log_probs
+from stages.groups import Group, Pack, packs, predicting_states, token_entropies, token_full_kl, token_log_probs
 from stages.imitation.objective import Policy, k3, policy_loss, rollout_weights, row_lengths
-from stages.imitation.rewards import STUDENT, Rewarded
+from stages.imitation.rewards import STUDENT, TEACHERS, Rewarded
 from stages.job.blocks import Ril
 from stages.job.switches import PAPER, Objective
 from stages.training import Idle, Trainer, even_packs, ranks
 from stages.vlm import Network, Prompt
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the update needs of one group and no reward changes."""
+
+    features: Tensor | None  # [image tokens, hidden] of its images, where the tower is frozen
+    reference: Mapping[tuple[int, ...], Tensor]  # by the token ids of a row: log p [tokens] under the SFT student
+    states: Mapping[tuple[int, ...], Tensor]  # and [tokens, hidden] that predict them; only for KL over the whole vocabulary
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,12 @@ class Rewards:
 
     prompt: Prompt
     rows: tuple[Rewarded, ...]
+    known: Known | None = None  # from `reference_pass`; without it the update runs that pass itself
+
+    @property
+    def group(self) -> Group:
+        """The rows as they are packed."""
+        return Group(self.prompt, tuple(one.row.token_ids for one in self.rows))
 
 
 @dataclass(frozen=True)
@@ -34,11 +52,20 @@ class Batch:
     features: Tensor | None  # of its images, where the tower is frozen
     reference_states: Tensor | None  # [N, hidden], only where KL is over the whole vocabulary
     reference: Tensor  # [N]: log p under the SFT student
-    student_rows: Tensor  # [N] bool
 
     def per_token(self, values: Sequence[float]) -> Tensor:
         """Values of rows as values [N] of their tokens."""
         return torch.tensor(values)[self.pack.response]
+
+    @property
+    def student_rows(self) -> Tensor:
+        """Mask [N] of the tokens that the student wrote."""
+        return self.written_by(STUDENT)
+
+    def written_by(self, source: str) -> Tensor:
+        """Mask [N] of the tokens that `source` wrote."""
+        wrote = [row.row.source == source for row in self.rows]
+        return torch.tensor(wrote, dtype=torch.bool)[self.pack.response]
 
     def tokens_with(self, term: str) -> Tensor | None:
         """Mask [N] of the tokens of rows with this term of the loss; None where there are none."""
@@ -53,10 +80,16 @@ class Totals:
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Adds the values [N] at the masked tokens."""
-        self.sums[name] += float(values[mask].sum())
-        self.tokens[name] += int(mask.sum())
+    def add(self, name: str, values: Tensor) -> None:
+        """Adds the values."""
+        self.sums[name] += float(values.sum())
+        self.tokens[name] += len(values)
+
+    def add_by_source(self, name: str, values: Tensor, batch: Batch) -> None:
+        """Adds the values [N] under `name`/<source> for every source, and under `name`/TEACHERS for all teachers."""
+        for source in dict.fromkeys(row.row.source for row in batch.rows):
+            self.add(f"{name}/{source}", values[batch.written_by(source)])
+        self.add(f"{name}/{TEACHERS}", values[~batch.student_rows])
 
     def means(self) -> dict[str, float]:
         """Mean of each name over its tokens, those of all ranks; a name without tokens is left out."""
@@ -85,24 +118,26 @@ def update_student(
     kept = [group for group in groups if group.rows]
     rows = int(ranks().total(sum(len(group.rows) for group in kept)))
     if not rows:
-        return {"kl": float("nan"), "grad_norm": 0.0}
-    batches = _batches(student, trainer, reference, kept, block, objective, idle)
+        return {"loss": float("nan"), "grad_norm": 0.0}
+    groups = _with_known(student, reference, kept, block, objective, trainer, idle)
+    batches = _batches(groups, block.tokens_per_pack, idle, student)
     normaliser = float(rows * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
     old: list[Tensor] = []
     logged: dict[str, float] = {}
     for inner in range(block.inner_updates):
-        totals = Totals()
+        totals, whole_loss = Totals(), 0.0
         for number, batch in enumerate(batches):
             before = old[number] if inner else None
             loss, log_probs = trainer.forward(
                 partial(_loss, student, reference, batch, before, block, objective, normaliser, totals)
             )
             trainer.backward(loss, last=number == len(batches) - 1)
+            whole_loss += float(loss.detach())
             if inner == 0:
                 old.append(log_probs)
         norm = trainer.step(rate)
         if inner == 0:
-            logged = {"grad_norm": norm, "learning_rate": rate, **totals.means()}
+            logged = {"loss": ranks().total(whole_loss), "grad_norm": norm, "learning_rate": rate, **totals.means()}
         else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
             logged |= {f"{name}/last": totals.means()[name] for name in ("ratio", "clip_ratio")}
     return logged
@@ -129,47 +164,95 @@ def _loss(
     """
     temperature = _temperature(block)
     states = predicting_states(student, batch.pack, batch.features)
-    log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
-    old = log_probs.detach() if before is None else before
-    full = _full_kl(student, reference, states, batch, temperature)
-    loss, seen = policy_loss(log_probs, old, _policy(batch, old, block, objective, normaliser, full))
-    if not batch.rows:  # an idle pass
-        return loss, old
-    for name, value in seen.items():
-        totals.sums[name] += value * len(batch.pack.targets)
-        totals.tokens[name] += len(batch.pack.targets)
     if before is None:
-        gap = k3(log_probs.detach(), batch.reference)
-        entropy = token_entropies(states.detach(), student.head.weight, temperature)
-        for side, mask in (("student", batch.student_rows), ("teacher", ~batch.student_rows)):
-            totals.add(f"kl/{side}", gap, mask)
-            totals.add(f"entropy/{side}", entropy, mask)
+        log_probs, entropy = token_entropies(states, student.head.weight, batch.pack.targets, temperature)
+        totals.add_by_source("entropy", entropy, batch)
+        totals.add_by_source("kl", k3(log_probs.detach(), batch.reference), batch)
+    else:
+        log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
+    old = log_probs.detach() if before is None else before
+    whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
+    full = _full_kl(student, reference, states, batch, temperature) if whole else None
+    loss, seen = policy_loss(log_probs, old, _policy(batch, old, block, objective, normaliser, full))
+    for name, values in seen.items():
+        totals.add(name, values)
+        totals.add_by_source(name, values, batch)
     return loss, log_probs.detach()
 
 
-def _batches(
+@torch.no_grad()
+def reference_pass(
     student: Network,
-    trainer: Trainer,
+    reference: Network,
+    groups: Sequence[Group],
+    block: Ril,
+    objective: Objective = PAPER,
+    trainer: Trainer | None = None,
+    idle: Idle | None = None,
+) -> list[Known]:
+    """What is known of each group before its rewards are: image features, and log p of every row under the SFT student.
+
+    With a trained tower the reference sees through its own, untrained one, and there are no features to share. The groups are
+    this rank's; the tower of a student that `trainer` shards runs equally often on all ranks.
+    """
+    whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
+    known: list[Known] = []
+    sharded = trainer if trainer and trainer.sharded and block.freeze_vision else None
+    made = even_packs(groups, block.tokens_per_pack, idle, tower=True) if sharded else packs(groups, block.tokens_per_pack)
+    for pack in made:
+        compute = partial(shared_features, student, pack)
+        features = (sharded.forward(compute) if sharded else compute()) if block.freeze_vision else None
+        if not pack.groups:  # an idle pass of the student's tower
+            continue
+        states = predicting_states(reference, pack, features)
+        log_probs = token_log_probs(states, reference.head.weight, pack.targets, _temperature(block))
+        own = [groups[number] for number in pack.groups]
+        lengths = [len(ids) for group in own for ids in group.responses]
+        by_row = iter(zip(torch.split(log_probs, lengths), torch.split(states, lengths), strict=True))
+        images = [int((group.prompt.ids == student.image_token_id).sum()) for group in own]
+        seen = [None] * len(own) if features is None else torch.split(features[: sum(images)], images)
+        for group, its_features in zip(own, seen, strict=True):
+            found = {ids: next(by_row) for ids in group.responses}
+            log_probs_of = {ids: values for ids, (values, _) in found.items()}
+            known.append(Known(its_features, log_probs_of, {ids: rows for ids, (_, rows) in found.items()} if whole else {}))
+    return known
+
+
+def _with_known(
+    student: Network,
     reference: Network,
     groups: Sequence[Rewards],
     block: Ril,
     objective: Objective,
+    trainer: Trainer,
     idle: Idle | None,
-) -> list[Batch]:
-    temperature = _temperature(block)
-    packed = [Group(g.prompt, tuple(r.row.token_ids for r in g.rows)) for g in groups]
-    tower = student.trains_vision or trainer.sharded  # a frozen one that is sharded runs on all ranks or none
-    whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
+) -> list[Rewards]:
+    if not ranks().most(int(any(group.known is None for group in groups)))[0]:  # all ranks run the pass, or none
+        return list(groups)
+    known = reference_pass(student, reference, [group.group for group in groups], block, objective, trainer, idle)
+    return [replace(group, known=its) for group, its in zip(groups, known, strict=True)]
+
+
+def _batches(groups: Sequence[Rewards], tokens_per_pack: int, idle: Idle | None, student: Network) -> list[Batch]:
+    """The packs of the step; what is known of their rows is put together in their order, nothing where a pack is idle."""
     found = []
-    for pack in even_packs(packed, block.tokens_per_pack, idle, tower):
-        own = [row for number in pack.groups for row in groups[number].rows]
-        features = trainer.forward(partial(shared_features, student, pack)) if block.freeze_vision else None
-        with torch.no_grad():
-            # With a trained tower the reference sees through its own, untrained one.
-            states = predicting_states(reference, pack, features)
-            log_probs = token_log_probs(states, reference.head.weight, pack.targets, temperature)
-        by_student = torch.tensor([row.row.source == STUDENT for row in own], dtype=torch.bool)[pack.response]
-        found.append(Batch(pack, own, features, states if whole else None, log_probs, by_student))
+    for pack in even_packs([group.group for group in groups], tokens_per_pack, idle, student.trains_vision):
+        own = [groups[number] for number in pack.groups]
+        if not own:
+            found.append(Batch(pack, (), None, torch.zeros(0, student.head.in_features), torch.zeros(0)))
+            continue
+        known = [group.known for group in own if group.known is not None]
+        rows = [(its, one.row.token_ids) for its, group in zip(known, own, strict=True) for one in group.rows]
+        features = [its.features for its in known if its.features is not None and len(its.features)]
+        found.append(
+            Batch(
+                pack,
+                [one for group in own for one in group.rows],
+                torch.cat(features) if features else None,
+                torch.cat([its.states[ids] for its, ids in rows]) if known[0].states else None,
+                torch.cat([its.reference[ids] for its, ids in rows]),
+            )
+        )
     return found
 
 

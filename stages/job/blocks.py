@@ -184,6 +184,9 @@ class WarmStart(Schedule):
 
     rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
     freeze_vision: bool = Field(False, description="Leaves the vision tower as it is.")
+    max_reject_share: float = Field(
+        0.01, ge=0, le=1, description="Above this share of questions that are longer than the model it fails."
+    )
 
 
 class Teacher(Block):
@@ -268,8 +271,14 @@ class Ril(Schedule, Switches):
     freeze_vision: bool = Field(True, description="Leaves the vision tower as it is (Table 5c lists language parts only).")
     sampling: Sampling = Field(description="How the student's answers are drawn.")
     validation_every: int = Field(50, ge=1, description="Steps between greedy evaluations on the validation split.")
-    keep: Literal["best", "last"] = Field("last", description="Which checkpoint becomes the stage's model, by validation.")
+    keep: Literal["best", "last", "both"] = Field(
+        "last",
+        description="Which checkpoint becomes the model, by validation; `both` is the best, with the last in data/ril/last.",
+    )
     samples_per_step: int = Field(2, ge=0, description="Questions a step whose answers are kept for the report.")
+    max_reject_share: float = Field(
+        0.01, ge=0, le=1, description="Above this share of questions that are longer than the model it fails."
+    )
 
 
 class Evaluate(Block):
@@ -296,6 +305,12 @@ class Evaluate(Block):
     )
     cot: Literal["off", "on"] = Field("off", description="`on` asks for steps and a marked last line; needs a larger max_tokens.")
     judge: str = Field("judge", description="Entry of `models` that judges where rules can't; better not the one of training.")
+    max_reject_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Above this share of prompts that the model refuses (too long) it fails; they count as wrong.",
+    )
     strict_md5: bool = Field(False, description="Refuses benchmark files whose md5 is none of the published ones.")
 
 

@@ -70,6 +70,8 @@ class Params(Block):
 
         known("models", "student", self.models, "models")
         for name, teacher in self.teachers.items():
+            if name in ("student", "teacher"):
+                raise ValueError(f"teachers.{name}: histories call all answers of that side so; give this teacher another id")
             known(f"teachers.{name}.model", teacher.model, self.models, "models")
         for name in self.pool.teachers:
             known("pool.teachers", name, self.teachers, "teachers")

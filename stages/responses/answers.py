@@ -11,9 +11,10 @@ import numpy as np
 from stages.engines import Answer, Engine, Need, Request, RequestError, start_engine
 from stages.job import Job
 from stages.job.blocks import Runtime, Sampling
+from stages.job.rejects import Reason, Reject, check_share
 from stages.responses.about import about_of, model_name, write_about
 from stages.responses.key import Asked, answer_key, request_content, request_seed
-from stages.responses.rejects import Reason, Reject, check_share, remember, remembered
+from stages.responses.rejects import remember, remembered
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.wanted import Gap, Prompt, Wanted, gaps_of
 from stages.responses.waves import Wave, outcomes, waves
@@ -39,19 +40,34 @@ def answers(
     the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there: raises RequestError
     for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished is stored by then.
     """
+    return answers_and_rejects(job, checkpoint_folder, prompts, sampling, n, draw, title, start, max_reject_share)[0]
+
+
+def answers_and_rejects(
+    job: Job,
+    checkpoint_folder: Path,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    n: int,
+    draw: int,
+    title: str,
+    start: StartEngine = start_engine,
+    max_reject_share: float | None = None,
+) -> tuple[list[list[StoredAnswer]], list[Reject]]:
+    """What `answers` gives, and which answers are lacking for which reasons."""
     asking = Asking.of(job, checkpoint_folder, sampling, n, draw, title, start, max_reject_share)
     wanted = Wanted.of(asking.asked, prompts, n)
     store = Store(asking.folder, job.progress.say)
     while True:
         damaged = len(store.damaged)
-        asking.complete(store, wanted, prompts)
+        stored = asking.complete(store, wanted, prompts)
         requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
         found = store.fetch((request, sample) for request in requests for sample in range(n))
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
     asking.report(job)
     keys = [[answer_key(request, sample) for sample in range(n)] for request in requests]
-    return [[found[key] for key in row if key in found] for row in keys]
+    return [[found[key] for key in row if key in found] for row in keys], asking.rejects(wanted, stored)
 
 
 @dataclass

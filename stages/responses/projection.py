@@ -17,8 +17,8 @@ from stages.corpora import QuestionFolder
 from stages.job import Job
 from stages.job.blocks import Rollout, Teacher
 from stages.job.files import ROWS_PER_SHARD, write_parquet
+from stages.job.rejects import write_rejects
 from stages.responses.answers import Asking
-from stages.responses.rejects import write_rejects
 from stages.responses.rows import ANSWERS
 from stages.responses.segments import rechunked
 from stages.responses.store import Store

@@ -6,51 +6,13 @@ of its own again, and is asked again when one runs anyway. A failure is asked ag
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from stages.job.files import write_text
+from stages.job.rejects import Reason
 
 FOLDER = "refused"
-
-
-class Reason(NamedTuple):
-    """Why a request has no answer."""
-
-    kind: Literal["refused", "failed"]
-    text: str
-
-
-@dataclass(frozen=True)
-class Reject:
-    """Neighbouring samples of one question that have no answer: a line of rejects.jsonl."""
-
-    question_id: str
-    sample: int
-    answers: int
-    kind: str
-    reason: str
-
-
-class TooManyRejects(ValueError):
-    """More answers are lacking than the parameters allow; the message names the first reason and the remedy."""
-
-
-def check_share(title: str, lacking: int, wanted: int, max_share: float, question_id: str, reason: Reason) -> None:
-    """Raises TooManyRejects when more than `max_share` of the answers are lacking; the question is an example."""
-    if lacking > max_share * wanted:
-        raise TooManyRejects(
-            f"{title}: {lacking} of {wanted} answers are lacking, above max_reject_share = {max_share:g}; for example question "
-            f"{question_id} {reason.kind}: {reason.text}. What was answered is stored: correct or drop such questions, or raise "
-            "max_reject_share, and run again"
-        )
-
-
-def write_rejects(file: Path, rejects: Sequence[Reject]) -> None:
-    """Writes one JSON line a reject, in the order of questions and samples; the file is there also when it is empty."""
-    write_text(file, "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
 
 
 def remember(folder: Path, reasons: Mapping[str, Reason]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stages.engines import Answer, Engine, Request, RequestError
-from stages.responses.rejects import Reason
+from stages.job.rejects import Reason
 from stages.responses.wanted import Gap, Prompt
 
 WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost

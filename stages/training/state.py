@@ -26,6 +26,8 @@ from torch import Tensor
 from stages.job import Job
 from stages.job.files import replacing_folder, write_text
 from stages.job.stop import STOP
+from stages.training.board import FOLDER as BOARDS
+from stages.training.board import Board
 from stages.training.ranks import ranks
 from stages.training.trainer import Trainer
 
@@ -51,13 +53,16 @@ class TrainingState:
         self._runtime = job.params.runtime
         self._saved = time.monotonic()
         self.first = self._resume()  # steps that are done
+        shown = self._folder is not None and self._ranks.first
+        boards = job.store / BOARDS / job.name / job.fingerprint[:16]
+        self._board = Board(boards if shown else None, self.records, self.first)
 
     def steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the steps that are left of `count`, behind a progress bar; after each it saves when that is due.
 
         Raises SystemExit, after saving, when the process was asked to end meanwhile.
         """
-        with STOP.awaiting():
+        with STOP.awaiting(), contextlib.closing(self._board):
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
                 yield step
                 self._after(step + 1, count)
@@ -84,6 +89,7 @@ class TrainingState:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def _after(self, done: int, count: int) -> None:
+        self._board.write(self.records)
         late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
         due, code = self._ranks.most(int(late), STOP.code or 0)  # a request to stop may have come to any rank
         if self._folder and done < count and (due or code):

@@ -5,6 +5,7 @@ Text that users, teachers or students wrote is encoded with special tokens switc
 """
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
+        # Requests to a server are written, and its replies read, in a thread beside the stage's own; one may not encode with
+        # special tokens while the other has them switched off, and the tokenizer refuses to be switched while it decodes.
+        self._switch = threading.RLock()
 
     @functools.cached_property
     def template_hash(self) -> str:
@@ -44,11 +48,12 @@ class Chat:
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it becomes a special token."""
         backend = self.tokenizer._tokenizer
-        backend.encode_special_tokens = True
-        try:
-            return list(backend.encode(text, add_special_tokens=False).ids)
-        finally:
-            backend.encode_special_tokens = False
+        with self._switch:
+            backend.encode_special_tokens = True
+            try:
+                return list(backend.encode(text, add_special_tokens=False).ids)
+            finally:
+                backend.encode_special_tokens = False
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
         """Ids of the rendered conversation with the assistant's opening at its end.
@@ -82,7 +87,8 @@ class Chat:
             number, found, rest = chunk.partition(_CLOSE)
             if found:
                 ids += self.text_ids(pieces[int(number)])
-            ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
+            with self._switch:
+                ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
         return ids
 
     def response_ids(self, text: str) -> list[int]:
@@ -91,4 +97,5 @@ class Chat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response: special tokens left out, blanks at both ends removed."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        with self._switch:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

@@ -57,6 +57,9 @@ class Family(Protocol):
     def pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
         """Decoded and processed images of one prompt."""
 
+    def image_tokens(self, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Image tokens of images of these widths and heights: `pixels(...).tokens` without an image."""
+
     def expanded(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
         """`ids` with every placeholder replaced by the tokens of its image."""
 

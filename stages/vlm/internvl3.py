@@ -97,6 +97,13 @@ def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     return Pixels(done["pixel_values"], None, tiles, tuple(count * processor.image_seq_length for count in tiles))
 
 
+def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """As many as the tiles into which the processor cuts it have."""
+    own = processor.image_processor
+    crop = {"crop_to_patches": own.max_patches > 1}
+    return tuple(own.get_number_of_image_patches(height, width, crop) * processor.image_seq_length for width, height in sizes)
+
+
 def image_token_id(processor: Any) -> int:
     """Id of <IMG_CONTEXT>."""
     return int(processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))

@@ -88,6 +88,12 @@ def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     return Pixels(done["pixel_values"], grids, tuple(rows.tolist()), tuple(merged.tolist()))
 
 
+def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """As many as merged patches of the size that the processor makes of it."""
+    own = processor.image_processor
+    return tuple(own.get_number_of_image_patches(height, width) // own.merge_size**2 for width, height in sizes)
+
+
 def image_token_id(processor: Any) -> int:
     """Id of <|image_pad|>."""
     return int(processor.tokenizer.convert_tokens_to_ids("<|image_pad|>"))

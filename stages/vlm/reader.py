@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.corpora.images import upright_size
 from stages.job.blocks import Build
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
 from stages.vlm.chat import Chat, RemoteChat
@@ -54,6 +55,14 @@ class Reader:
             tensor = torch.tensor(ids, dtype=torch.long)
             result.append(Prompt(tensor, self.family.positions(self._processor, tensor, pixels), pixels))
         return result
+
+    def prompt_tokens(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> int:
+        """Tokens of `prompt`, for which no image is decoded: their headers tell. 0.2 ms where making the prompt takes 10."""
+        ids = self.chat.prompt_ids(messages, len(images))
+        if not images:
+            return len(ids)
+        tokens = self.family.image_tokens(self._processor, [upright_size(image) for image in images])
+        return len(self.family.expanded(self._processor, ids, Pixels(torch.empty(0), None, (), tokens)))
 
     def text_prompt(self, ids: Sequence[int]) -> Prompt:
         """Given ids without images as a prompt."""

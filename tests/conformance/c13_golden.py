@@ -56,15 +56,16 @@ def make(weight: float, python: str) -> None:
 
     version = subprocess.run([python, "-c", "import trl; print(trl.__version__)"], capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder, after = Path(temporary) / "fixture", Path(temporary) / "after"
+        folder, before, after = (Path(temporary) / name for name in ("fixture", "before", "after"))
         write_fixture(folder, SHAPES[weight])
         script = HERE.parent / "performance" / "against_trl" / "theirs.py"
         worker = Worker("trl", [python, str(script), str(folder)])
+        worker.ask("dump", str(before))  # a checkpoint has other names
         worker.ask("step")
         prompts = worker.ask("prompts")["ids"]
         worker.ask("dump", str(after))
         worker.close()
-        start = load_file(folder / "checkpoint" / "model.safetensors")
+        start = load_file(before)
         trained = {name: value for name, value in load_file(after).items() if not (value == start[name]).all()}
         about = {"trl": version.stdout.strip(), "weights": weights_hash(folder), "prompts": prompts}
         np.savez_compressed(golden_file(weight), about=np.array(json.dumps(about)), **trained)

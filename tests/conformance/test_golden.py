@@ -172,13 +172,12 @@ def test_c5_micro_batches_add_up(cases: ModuleType, golden: Golden, seed: int, p
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 def test_c6_head(golden: Golden, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     """Tiles of 7 rows against whole logits: log-prob, entropy, both gradients; TRL's kernel computes in fp32."""
-    monkeypatch.setattr("stages.groups.log_probs.ROWS_PER_TILE", 7)
+    monkeypatch.setattr("stages.groups.head.ROWS_PER_TILE", 7)
     stored = golden["cases"]
     hidden = torch.tensor(stored["head/hidden"], requires_grad=True)
     weight = torch.tensor(stored["head/weight"], requires_grad=True)
-    log_probs = token_log_probs(hidden, weight, torch.tensor(stored["head/targets"]).long(), temperature)
+    log_probs, entropy = token_entropies(hidden, weight, torch.tensor(stored["head/targets"]).long(), temperature)
     by_hidden, by_weight = torch.autograd.grad((log_probs * torch.tensor(stored["head/slopes"])).sum(), (hidden, weight))
-    entropy = token_entropies(hidden, weight, temperature)
     ours = {"log_probs": log_probs, "entropy": entropy, "hidden": by_hidden, "weight": by_weight}
     for name, value in ours.items():
         agree(golden, f"c6/{temperature}/{name}", value, ("formula",))

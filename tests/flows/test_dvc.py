@@ -1,6 +1,7 @@
 """Starting dvc: recorded results, and no process left behind whatever ends the run."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,16 +144,24 @@ TINY_BUILD = {"steps": 1, "vision_steps": 0, "reading_steps": 0, "rows_per_step"
 
 
 @pytest.mark.slow
-def test_models_are_made_side_by_side_and_recorded(make_repo: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_stages_run_side_by_side_and_are_recorded(make_repo: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
     project = make_repo({"models": {name: {"build": TINY_BUILD} for name in ("qwen2_5_vl", "internvl3")}})
-    targets = ["model@qwen2_5_vl", "model@internvl3"]
-    assert dvc.repro_side_by_side(project, targets, jobs=2, limit_hours=0.1) == 0
+    targets = ["model@qwen2_5_vl", "model@internvl3", "questions"]
+    assert dvc.repro(project, targets, jobs=2, limit_hours=0.1) == 0
     shown = capfd.readouterr().out
-    assert all(f"{target}: done in" in shown for target in targets)
+    for target in targets:  # its name before each of its lines
+        assert re.search(rf"^{target} +\| {target}: done in", shown, re.MULTILINE)
     assert set(read_yaml(project / "dvc.lock")["stages"]) == set(targets)
+    assert dvc.repro(project, targets, jobs=2, limit_hours=0.1) == 0
+    assert capfd.readouterr().out == "Data and pipelines are up to date.\n"
 
 
-def test_a_failure_ends_what_runs_side_by_side(make_repo: Callable[..., Path]) -> None:
-    project = make_repo()
-    assert dvc.repro_side_by_side(project, ["no_such_stage", "questions"], jobs=1, limit_hours=0.1) not in (0, 124)
-    assert not (project / "data").exists(), "nothing is started after a failure"
+@pytest.mark.slow
+def test_after_a_failure_nothing_that_needs_it_is_started(make_repo: Callable[..., Path]) -> None:
+    broken = {"splits": {"test": 1}, "kind": "rows", "path": "mine.parquet"}
+    project = make_repo({"questions": broken, "models": {"student": {"build": TINY_BUILD}}})
+    (project / "mine.parquet").write_text("no parquet")
+    output = StringIO()
+    assert dvc.repro(project, ["warm_start"], jobs=2, limit_hours=0.1, output=output) not in (0, 124)
+    assert "failed to reproduce 'questions'" in output.getvalue()
+    assert not (project / "data" / "warm_start").exists()

@@ -39,7 +39,7 @@ def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
     assert list(blocks["Settings"]["properties"]) == ["seed", "verdict", "discriminator", "ril"]
     fields = blocks["Ril"]["properties"]
     assert fields["learning_rate"]["exclusiveMinimum"] == 0
-    assert fields["keep"]["enum"] == ["best", "last"]
+    assert fields["keep"]["enum"] == ["best", "last", "both"]
     for name, field in fields.items():
         assert field["description"], name
         assert {"type", "$ref", "anyOf"} & field.keys(), name

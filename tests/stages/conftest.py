@@ -1,11 +1,20 @@
-"""Tiny checkpoints with random weights, of every family, as stage `model` writes them."""
+"""Tiny checkpoints with random weights, of every family, as stage `model` writes them, and a project for the loop."""
 
-from collections.abc import Callable
+import io
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from stages.corpora import SCHEMA, canonical_row
+from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.blocks import Build
+from stages.job.files import write_shards
+from stages.responses import ANSWERS
+from stages.responses.rows import POOL
 from stages.vlm import Checkpoint, build_tiny, open_checkpoint, write_card
 
 TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
@@ -27,5 +36,52 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
             write_card(folder, family, "fp32", context)
             made[family] = folder
         return open_checkpoint(made[family])
+
+    return make
+
+
+LOOP: dict[str, Any] = {
+    "verdict": {"max_tokens": 16, "max_failed_share": 1.0},  # a judge of random weights says nothing
+    "discriminator": {"steps": 3, "questions_per_step": 2, "responses_per_side": 2, "alarm_steps": 1},
+    "ril": {
+        "steps": 2,
+        "questions_per_step": 2,
+        "group": 2,
+        "warmup_steps": 0,
+        "sampling": {"max_tokens": 8, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
+        "validation_every": 2,
+    },
+}
+
+
+@pytest.fixture
+def loop_project(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint]) -> Callable[[str, Mapping[str, Any]], Job]:
+    """Makes jobs in a project with questions, a pool, rollouts, a student and a judge."""
+    for family, place in (("qwen2_5_vl", "warm_start"), ("qwen2_5", "model/judge")):
+        shutil.copytree(tiny(family).folder, tmp_path / "data" / place)
+    questions, pool, rollout = [], [], []
+    for index in range(6):
+        buffer = io.BytesIO()
+        Image.new("RGB", (84, 84), (40 * index, 0, 0)).save(buffer, "PNG")
+        message = {"role": "user", "content": f"<image>What is the sum of the digits {index}?"}
+        questions.append(canonical_row(f"q{index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
+        answers = [
+            {"teacher": teacher, "sample": n, "text": f"3:{n},8:{n}. {teacher[0]}", "verdict": n % 2, "finish_reason": "stop"}
+            for teacher in ("internvl3", "qwen2_5_vl")
+            for n in range(4)
+        ]
+        pool.append({"question_id": f"q{index}", "answers": answers})
+        rollout += [
+            dict.fromkeys(ANSWERS.names) | {"question_id": f"q{index}", "sample": n, "response": f"{n}", "finish_reason": "stop"}
+            for n in range(4)
+        ]
+    for split in ("imitation", "validation"):
+        write_shards(tmp_path / "data" / "questions" / split, questions, SCHEMA)
+    write_shards(tmp_path / "data" / "pool", pool, POOL)
+    write_shards(tmp_path / "data" / "rollout", rollout, ANSWERS)
+
+    def make(stage: str, overlay: Mapping[str, Any]) -> Job:
+        values = merged(merged(read_yaml(root / "params.yaml"), LOOP), overlay)
+        return Job(stage, None, tmp_path, validated(values), Progress())
 
     return make

@@ -1,37 +1,18 @@
 """The stages discriminator and ril under every objective, with real vLLM on tiny checkpoints with random weights."""
 
 import csv
-import io
 import math
-import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from stages import discriminator, ril
-from stages.corpora import SCHEMA, canonical_row
 from stages.imitation.discriminator import WEIGHTS
-from stages.job import Job, Progress, merged, read_yaml, validated
-from stages.job.files import read_json, read_shards, write_shards
-from stages.responses import ANSWERS
-from stages.responses.rows import POOL
-from stages.vlm import Checkpoint
+from stages.job import Job
+from stages.job.files import read_json, read_shards
+from stages.job.fingerprint import hash_file
 
-SMALL = {
-    "verdict": {"max_tokens": 16, "max_failed_share": 1.0},  # a judge of random weights says nothing
-    "discriminator": {"steps": 3, "questions_per_step": 2, "responses_per_side": 2, "alarm_steps": 1},
-    "ril": {
-        "steps": 2,
-        "questions_per_step": 2,
-        "group": 2,
-        "warmup_steps": 0,
-        "sampling": {"max_tokens": 8, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
-        "validation_every": 2,
-    },
-}
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ril": (
         {
@@ -40,6 +21,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "inner_updates": 2,
             "similarity": "ranked",
             "truncated": "as_judged",
+            "keep": "both",
         },
         {"sees": "question_and_image", "update": "after_scoring"},
     ),
@@ -48,54 +30,30 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture
-def project(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint]) -> Callable[[str, Mapping[str, Any]], Job]:
-    """Makes jobs in a project with questions, a pool, rollouts, a student and a judge."""
-    for family, place in (("qwen2_5_vl", "warm_start"), ("qwen2_5", "model/judge")):
-        shutil.copytree(tiny(family).folder, tmp_path / "data" / place)
-    questions, pool, rollout = [], [], []
-    for index in range(6):
-        buffer = io.BytesIO()
-        Image.new("RGB", (84, 84), (40 * index, 0, 0)).save(buffer, "PNG")
-        message = {"role": "user", "content": f"<image>What is the sum of the digits {index}?"}
-        questions.append(canonical_row(f"q{index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
-        answers = [
-            {"teacher": teacher, "sample": n, "text": f"3:{n},8:{n}. {teacher[0]}", "verdict": n % 2, "finish_reason": "stop"}
-            for teacher in ("internvl3", "qwen2_5_vl")
-            for n in range(4)
-        ]
-        pool.append({"question_id": f"q{index}", "answers": answers})
-        rollout += [
-            dict.fromkeys(ANSWERS.names) | {"question_id": f"q{index}", "sample": n, "response": f"{n}", "finish_reason": "stop"}
-            for n in range(4)
-        ]
-    for split in ("imitation", "validation"):
-        write_shards(tmp_path / "data" / "questions" / split, questions, SCHEMA)
-    write_shards(tmp_path / "data" / "pool", pool, POOL)
-    write_shards(tmp_path / "data" / "rollout", rollout, ANSWERS)
-
-    def make(stage: str, overlay: Mapping[str, Any]) -> Job:
-        values = merged(merged(read_yaml(root / "params.yaml"), SMALL), overlay)
-        return Job(stage, None, tmp_path, validated(values), Progress())
-
-    return make
+SOURCES = ("student", "internvl3", "qwen2_5_vl", "teacher")
+BY_SOURCE = ("rewards/{}/similarity", "rewards/{}/answer", "rewards/{}/advantage", "disc/{}/logit", "disc/{}/acc")
+BY_SOURCE += ("completions/{}/mean_length", "completions/{}/clipped_ratio", "judge/{}/failed")
+OF_THE_UPDATE = ("kl/{}", "entropy/{}", "ratio/{}", "clip_ratio/{}")  # of sources that have a row in it
+BY_TEACHER = ("disc/acc_{}", "disc/loss_{}", "disc/logit_gap_{}")
+AS_A_WHOLE = {"disc/loss", "disc/acc", "disc/acc_student", "disc/acc_teacher", "disc/logit_gap", "disc/entropy", "disc/grad_norm"}
+AS_A_WHOLE |= {"loss", "grad_norm", "ratio", "clip_ratio", "frac_reward_zero_std", "frac_correct_negative_advantage"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", list(RUNS))
 def test_both_stages_run_under_every_objective(
-    project: Callable[[str, Mapping[str, Any]], Job], objective: str, capsys: pytest.CaptureFixture[str]
+    loop_project: Callable[[str, Mapping[str, Any]], Job], objective: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loop, its = RUNS[objective]
     overlay = {"ril": {"objective": objective, **loop}, "discriminator": its}
-    job = project("discriminator", overlay)
+    job = loop_project("discriminator", overlay)
     discriminator.run(job)
     uses_one = objective != "dr_grpo"
     assert (job.out / WEIGHTS).is_file() == uses_one
     if uses_one:
         metrics = read_json(job.reports / "metrics.json")
         assert {"acc", "acc_student", "acc_internvl3", "acc_qwen2_5_vl", "calibration_error", "acc_length_only"} <= set(metrics)
-    job = project("ril", overlay)
+    job = loop_project("ril", overlay)
     ril.run(job)
     assert (job.out / "model" / "model.safetensors").is_file()
     with (job.reports / "history.csv").open() as handle:
@@ -109,7 +67,16 @@ def test_both_stages_run_under_every_objective(
         assert all(row["answer"] == 0 and row["similarity"] == -row["logit"] for row in samples)
     if objective == "dr_grpo":
         assert all(row["source"] == "student" and math.isnan(row["logit"]) for row in samples)
+    assert (job.out / "last" / "model.safetensors").is_file() == (objective == "ril")
     if objective == "ril":
+        kept = read_json(job.reports / "metrics.json")["validation"]["kept_step"]  # of equal scores the first: before any step
+        same = [hash_file(job.out / name / "model.safetensors") for name in ("model", "last")]
+        assert (same[0] == same[1]) == (kept == 2)
         assert {row["source"] for row in samples} >= {"internvl3", "qwen2_5_vl"}
         assert float(history[0]["ratio"]) == 1.0
         assert "ratio/last" in history[0]
+        columns = {name.format(source) for name in BY_SOURCE for source in SOURCES} | AS_A_WHOLE
+        columns |= {name.format(teacher) for name in BY_TEACHER for teacher in ("internvl3", "qwen2_5_vl")}
+        in_update = {"teacher"} | {row["source"] for row in samples}
+        columns |= {name.format(source) for name in OF_THE_UPDATE for source in in_update}
+        assert columns <= set(history[0]), columns - set(history[0])

@@ -16,8 +16,8 @@ from stages.imitation.exam import ATTACKS, rows_of
 from stages.imitation.rules import EMPTY
 from stages.job import Job, Progress, merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
+from stages.job.rejects import TooManyRejects
 from stages.responses import ANSWERS
-from stages.responses.rejects import TooManyRejects
 from stages.vlm import Checkpoint
 
 FEW = {"sampling": {"max_tokens": 8}, "responses": 3}

@@ -129,7 +129,11 @@ def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: 
     code, said = ril("contamination", data, "--questions", tmp_path / "questions")
     assert code == 1
     assert "1 = q0" in said
-    assert "not checked: ai2d_no_mask" in said
+    assert "not checked, not in" in said
+    assert "ai2d_no_mask" in said
+    (data / "BLINK.tsv").write_text("index\tquestion\n")
+    code, said = ril("contamination", data, "--questions", tmp_path / "questions")
+    assert "not checked: blink: " in said
 
 
 def test_quoted_rows_have_the_means_of_the_paper() -> None:

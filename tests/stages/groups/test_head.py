@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.groups import head
+from stages.groups import head, token_full_kl
 from stages.groups.head import tiled_log_probs
 
 
@@ -74,6 +74,24 @@ def test_no_tensor_is_larger_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> Non
         log_probs.sum().backward()
     assert seen.elements <= max(8 * 32, weight.numel(), hidden.numel())
     assert seen.elements < len(targets) * len(weight), "tokens x vocabulary was built"
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_exact_kl_in_tiles_is_that_of_full_softmax(monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    """Two rows at a time with a vocabulary of 101: values, both gradients, and no larger tensor."""
+    monkeypatch.setattr(head, "ROWS_PER_TILE", 8)
+    monkeypatch.setattr(head, "COLUMNS_PER_TILE", 32)
+    hidden, weight, _ = drawn()
+    reference = hidden.detach() + 0.3 * torch.sin(torch.arange(37.0))[:, None]
+    with Largest() as seen:
+        ours = token_full_kl(hidden, weight, reference, weight.detach(), temperature)
+        gradients = torch.autograd.grad(ours.sin().sum(), (hidden, weight))
+    assert seen.elements <= max(8 * 32, weight.numel(), hidden.numel())
+    p, q = ((states.double() @ weight.double().T / temperature).log_softmax(1) for states in (hidden, reference))
+    wanted = (p.exp() * (p - q.detach())).sum(1)
+    assert torch.allclose(ours.double(), wanted, atol=1e-5)
+    for got, expected in zip(gradients, torch.autograd.grad(wanted.sin().sum(), (hidden, weight)), strict=True):
+        assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_a_second_backward_through_kept_logits_is_refused() -> None:

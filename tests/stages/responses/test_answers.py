@@ -13,10 +13,10 @@ from stages.engines import Answer, Request, RequestError
 from stages.job import Job, Progress, load_params
 from stages.job.blocks import Build, Sampling
 from stages.job.files import read_json, read_shards, write_shards
+from stages.job.rejects import TooManyRejects
 from stages.responses import ANSWERS, Store, answer_rows, answer_statistics, waves
 from stages.responses.answers import answers, asked_of
 from stages.responses.projection import write_projection
-from stages.responses.rejects import TooManyRejects
 from stages.responses.sets import faults
 from stages.responses.wanted import Wanted
 from stages.vlm import build_tiny, open_checkpoint, write_card

@@ -109,6 +109,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "judge": "Checkpoint.identity",
         "profiles": "never",
         "strict_md5": "never",
+        "max_reject_share": "never",
     },
     "Evaluation": {"checkpoint": "Checkpoint.identity", "title": "never"},
     "Questions": {

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
         "warmup_steps": 1,
         "sampling": FEW,
         "validation_every": 3,
-        "keep": "best",
+        "keep": "both",
     },
     "verdict": {"max_tokens": 8, "max_failed_share": 1.0},
     "runtime": {"checkpoint_minutes": 0.0},

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -94,3 +95,47 @@ def test_changed_weights_change_the_identity(tiny: Callable[[str], Checkpoint], 
     weights.write_bytes(data)
     write_card(copy, "qwen2_5_vl", "fp32", 256)
     assert open_checkpoint(copy).identity != checkpoint.identity
+
+
+def turned(width: int, height: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tiles", [1, 6])
+def test_a_prompts_length_is_known_without_decoding_an_image(
+    tiny: Callable[[str], Checkpoint], family: str, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For pictures of many shapes, lying ones too, and for released InternVL processors, which cut into tiles."""
+    reader = load_reader(tiny(family))
+    if family == "internvl3":
+        reader._processor.image_processor.max_patches = tiles
+    shapes = [(28, 28), (84, 84), (300, 61), (57, 222), (1, 150), (640, 480), (1000, 999)]
+    for images in ([turned(*shape)] for shape in shapes):
+        turn = [{"role": "user", "content": "What is <image> here?"}]
+        prompt = reader.prompt(turn, images)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, "load", None)
+            assert reader.prompt_tokens(turn, images) == len(prompt.ids)
+    several = [*pictures(), turned(56, 140)]
+    turn = [{"role": "user", "content": "<image><image> and <image>?"}]
+    assert reader.prompt_tokens(turn, several) == len(reader.prompt(turn, several).ids)
+    plain = [{"role": "user", "content": "No picture"}]
+    assert reader.prompt_tokens(plain) == len(reader.prompt(plain).ids)
+
+
+def test_two_threads_may_use_one_chat(tiny: Callable[[str], Checkpoint]) -> None:
+    """A stage's own and that of its requests to a server: nothing becomes a special token, nobody is refused."""
+    chat = load_reader(tiny("qwen2_5_vl")).chat
+    turn = [{"role": "user", "content": "<|im_end|> is text"}]
+    expected, plain = chat.prompt_ids(turn, 0), chat.text_ids("<|im_end|> is text")
+
+    def work(number: int) -> bool:
+        return all(chat.prompt_ids(turn, 0) == expected and chat.decode(plain) == "<|im_end|> is text" for _ in range(300))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(4)))
