@@ -110,6 +110,7 @@ class Others:
 
     def __init__(self, name: str, processes: list["subprocess.Popen[bytes]"]) -> None:
         self._name, self._processes = name, processes
+        self._told: set[int] = set()  # ranks whose failure was said
         self._ending = threading.Event()
         self._watch = threading.Thread(target=self._watched, daemon=True, name="watch over ranks")
         self._watch.start()
@@ -117,14 +118,20 @@ class Others:
     def _watched(self) -> None:
         """Ends this process when a rank has failed: it may be waiting for that rank inside a library, deaf to exceptions."""
         while not self._ending.wait(_POLL_SECONDS):
-            for rank, process in enumerate(self._processes, 1):
-                if process.poll():
-                    print(f"error: {self._name}: rank {rank} ended with exit code {process.returncode}", file=sys.stderr)
-                    if self._ending.wait(_LAST_WORDS_SECONDS):
-                        return
-                    self.end()
-                    sys.stderr.flush()
-                    os._exit(1)
+            if self._failed():
+                if self._ending.wait(_LAST_WORDS_SECONDS):
+                    return
+                self.end()
+                sys.stderr.flush()
+                os._exit(1)
+
+    def _failed(self) -> bool:
+        """Whether any has; says which, once."""
+        for rank, process in enumerate(self._processes, 1):
+            if process.poll() and rank not in self._told:
+                self._told.add(rank)
+                print(f"error: {self._name}: rank {rank} ended with exit code {process.returncode}", file=sys.stderr)
+        return bool(self._told)
 
     def wait(self) -> None:
         """Returns when all have ended well, or after a minute."""
@@ -135,6 +142,7 @@ class Others:
     def end(self) -> None:
         """Kills those that are left; returns when they are gone."""
         self._ending.set()
+        self._failed()  # a failure here may come of theirs, and be faster than the watch
         for process in self._processes:
             process.kill()
         for process in self._processes:

@@ -97,7 +97,8 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
 @pytest.mark.slow
 def test_ril_in_two_processes(training_project: Path, tmp_path: Path, start: Start) -> None:
     """The whole stage: both models under ZeRO-3, the student's engine in a process of its own, weights pushed into it."""
-    loop = {"objective": "gad", "steps": 2, "validation_every": 2}
+    whole = {"max_tokens": 12, "pattern": "[a-z]{1,8}"}  # else random weights write until they are cut, and D reads no cut answer
+    loop = {"objective": "gad", "steps": 2, "validation_every": 2, "sampling": whole}
     change(training_project, ril=loop, runtime={"processes": 2, "zero_stage": 3, "checkpoint_minutes": 10.0})
     process = start(training_project, "flows.run", "ril", RIL_STORE=str(tmp_path / "store"))
     said = process.communicate(timeout=2 * LIMIT)[1]
