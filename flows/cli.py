@@ -10,6 +10,7 @@ import typer
 from flows import dvc, profile
 from flows import score as scoring
 from flows.environment import prepare, prepare_patiently
+from flows.experiments.commands import experiments_app
 from flows.serve import NoServer
 from flows.serve import serve as serve_forms
 from flows.store import StoreError, store_app
@@ -25,6 +26,7 @@ app = typer.Typer(
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
+app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.app)
 
 

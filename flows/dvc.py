@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,7 @@ from flows.order import Order, needs_of, stale_and_after, wanted
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
+_UNDER_WAY = "Reproducing experiment"  # what `dvc exp run` says when it has its copy
 _ASK_SECONDS = 600.0  # for questions to dvc that run nothing; hashing large outs takes minutes
 # What dvc adds after each stage; with stages side by side it would be every fifth line.
 _HINTS = re.compile(r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage|Use `dvc push`")
@@ -105,6 +107,102 @@ def experiment(
     return code
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment that is to be run beside others."""
+
+    name: str
+    overrides: Sequence[str]  # arguments of -S
+    targets: Sequence[str]
+    output: Output
+
+
+class Source(Protocol):
+    """Hands out experiments one by one, and is told how each of them ended."""
+
+    @property
+    def left(self) -> bool:
+        """Whether there is one that was not handed out yet."""
+        ...
+
+    def next(self) -> Experiment | None:
+        """The experiment to start now; None while what is left has to wait for one that runs."""
+        ...
+
+    def ended(self, experiment: Experiment, code: int, log: Path) -> None:
+        """Takes the exit code of an experiment and the file with all that dvc said."""
+        ...
+
+
+def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = LIMIT_HOURS) -> int:
+    """Runs what `source` hands out, each in a temporary copy of `root`, up to `jobs` at a time; one that fails ends no other.
+
+    0 when all have ended, however; 143 or 130 when this process was told to stop, 124 when `limit_hours` were over (then every
+    process of theirs has ended). Raises Nested inside a stage.
+    """
+    _refuse_nesting()
+    running, code = list[tuple[Experiment, _Run]](), 0
+    end = time.monotonic() + limit_hours * 3600
+    with _stop_signals() as stopped:
+        while (source.left and code == 0) or running:
+            # two that start at once may take each other's place in dvc's queue of one: the next waits until this one is under way
+            starting = any(not run.says(_UNDER_WAY) for _, run in running[-1:])
+            if code == 0 and len(running) < jobs and not starting and (new := source.next()) is not None:
+                given = [part for override in new.overrides for part in ("-S", override)]
+                arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
+                running.append((new, _Run(root, arguments, new.output, "")))
+            time.sleep(_POLL_SECONDS)
+            if stopped or time.monotonic() >= end:
+                code = 128 + stopped[0] if stopped else 124
+                _end_groups([run.process for _, run in running if run.process.poll() is None])
+            for one, run in [pair for pair in running if pair[1].show()]:
+                running.remove((one, run))
+                if run.process.returncode:
+                    _remove_copy(root, one.name)
+                if code == 0:  # else it was told to end
+                    source.ended(one, run.process.returncode, run.log)
+    return code
+
+
+class Finished:
+    """An experiment as dvc recorded it: files of its Git commit, and outs that are in the cache."""
+
+    def __init__(self, root: Path, revision: str) -> None:
+        from dvc.api import DVCFileSystem
+
+        self._root = root
+        self.revision = revision
+        self.baseline = _git(root, ["rev-parse", f"{revision}^"]).strip()  # the commit that it was started from
+        self._files = DVCFileSystem(str(root), rev=revision)
+
+    def changed(self, *paths: str) -> str:
+        """Names of the files below `paths` in which it differs from the commit that it was started from."""
+        return _git(self._root, ["diff", "--name-only", self.baseline, self.revision, "--", *paths])
+
+    def text(self, path: str) -> str:
+        """The text file at `path`. Raises FileNotFoundError when the experiment has none."""
+        return str(self._files.read_text(path))
+
+    def fetch(self, path: str, into: Path) -> Path:
+        """Copies the file or folder at `path` to `into`, and returns that. Raises FileNotFoundError when it isn't there."""
+        self._files.get(path, str(into), recursive=True)
+        return into
+
+
+def untracked(root: Path, *paths: str) -> list[str]:
+    """Files below `paths` that Git does not know: a temporary copy has none of them. Raises Refused when Git fails."""
+    return _git(root, ["ls-files", "--others", "--exclude-standard", "--", *paths]).splitlines()
+
+
+def finished(root: Path, name: str) -> Finished | None:
+    """Experiment `name`, whatever commit it was started from; None when none of that name was recorded.
+
+    Raises Refused when Git fails.
+    """
+    found = _git(root, ["for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"]).split()
+    return Finished(root, found[-1]) if found else None
+
+
 def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
     """What is out of date for `targets` and, unless `single`, for the stages before them: reasons by stage.
 
@@ -133,6 +231,13 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
     return answer.stdout
 
 
+def _git(root: Path, arguments: Sequence[str]) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=_ASK_SECONDS)
+    if answer.returncode:
+        raise Refused(f"git {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
+    return answer.stdout
+
+
 def _environment() -> dict[str, str]:
     """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
@@ -152,8 +257,7 @@ def _run_in_order(
     limit: float,
     output: Output,
 ) -> int:
-    if "DVC_STAGE" in os.environ:
-        raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
+    _refuse_nesting()
     running, done, code = dict[str, _Run](), 0, 0
     start = time.monotonic()
     end = start + limit
@@ -177,13 +281,18 @@ def _run_in_order(
     return code
 
 
+def _refuse_nesting() -> None:
+    if "DVC_STAGE" in os.environ:
+        raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
+
+
 class _Run:
     """One dvc in a session of its own, and what it has written so far."""
 
     def __init__(self, root: Path, arguments: Sequence[str], output: Output, label: str) -> None:
         """`label` stands before each line, to tell what runs side by side apart."""
-        log = _log_file(root)
-        with log.open("wb") as written:
+        self.log = _log_file(root)
+        with self.log.open("wb") as written:
             self.process = subprocess.Popen(
                 # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
@@ -194,8 +303,12 @@ class _Run:
                 stderr=written,
                 start_new_session=True,
             )
-        self._shown = log.open("r", encoding="utf-8", errors="replace")
+        self._shown = self.log.open("r", encoding="utf-8", errors="replace")
         self._output, self._label, self._part = output, label, ""
+
+    def says(self, text: str) -> bool:
+        """Whether dvc has written `text`, or has ended."""
+        return self.process.poll() is not None or text in self.log.read_text(encoding="utf-8", errors="replace")
 
     def show(self) -> bool:
         """Copies what is new in the log; True, once, when dvc has ended and all of it was copied."""

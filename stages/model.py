@@ -1,6 +1,6 @@
 """Model: makes a tiny model from nothing, or pins a given one.
 
-Reads    params: models.<id>, world, seed
+Reads    params: models.<id>, world
 Writes   data/model/<id>: an ordinary Hugging Face checkpoint with its card, or only a card that points to the weights
 Run      dvc repro model@student
 
@@ -20,7 +20,7 @@ from stages.corpora.kinds import PLACES, read_out
 from stages.groups import Group
 from stages.imitation.lessons import judge_texts, judging_row, short_form
 from stages.imitation.prompts import discriminator_texts
-from stages.job import Job
+from stages.job import Job, seed_for
 from stages.job.blocks import Build, Model, Schedule, World
 from stages.training import has_checkpoint, train_sft, train_vision
 from stages.vlm import IMAGE_MARKER, Pixels, Reader, build_tiny, write_card
@@ -65,15 +65,15 @@ def make(job: Job, model: Model, build: Build) -> None:
     prompts = discriminator_texts() if build.styles else judge_texts()
     texts = [*sample_texts(world.kinds, TOKENIZER_EXERCISES), *prompts]
     with job.writing() as folder:
-        reader, network = build_tiny(model.family, build, texts, model.context_tokens, job.seed("weights") % 2**31, folder)
+        reader, network = build_tiny(model.family, build, texts, model.context_tokens, model_seed(job, "weights") % 2**31, folder)
 
         def groups_of_step(step: int) -> list[Group]:
             rows = range(step * build.rows_per_step, (step + 1) * build.rows_per_step)
             reading = step < build.reading_steps
             if not build.styles:
-                return judging_groups(reader, world, job.seed("rows"), rows, short=reading)
+                return judging_groups(reader, world, model_seed(job, "rows"), rows, short=reading)
             groups = answering_groups(reader, drawn_rows(job, world, build, rows), reading)
-            return groups if reading else groups + practice_groups(reader, world, build, job.seed("practice"), step)
+            return groups if reading else groups + practice_groups(reader, world, build, model_seed(job, "practice"), step)
 
         def cells_of_step(step: int) -> tuple[Pixels, Tensor]:
             rows = drawn_rows(job, world, build, range(step * VISION_ROWS, (step + 1) * VISION_ROWS))
@@ -90,6 +90,15 @@ def make(job: Job, model: Model, build: Build) -> None:
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     job.write_metrics({"parameters": parameters, "loss": history[-1]["loss"] if history else None})
     job.write_history(history)
+
+
+def model_seed(job: Job, *parts: str) -> int:
+    """A seed from (world.seed, model, parts).
+
+    A tiny model is a given of its world, as a model of the hub is of ours: another `seed` trains another student on the same
+    teachers, whose answers are stored already.
+    """
+    return seed_for(job.block(World).seed, job.name, *parts)
 
 
 def vision_schedule(build: Build) -> Schedule:
@@ -130,7 +139,7 @@ def value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[int]:
 
 def drawn_rows(job: Job, world: World, build: Build, rows: range) -> list[Row]:
     """Rows of the tiny world's `train` part, drawn for this model."""
-    seed = job.seed("rows")
+    seed = model_seed(job, "rows")
     return [draw_row(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds) for row in rows]
 
 

@@ -97,6 +97,8 @@ def run(job: Job) -> None:
     validation = read_questions(job.input("data/questions"), "validation")
     players = gathered(job, block, objective)
     usable, rejects = fitting(job, players, [questions[name] for name in pool if name in questions], validation)
+    if objective.references:
+        pool = {question.id: [reference(question)] for question in usable}
 
     trainers = {"student": players.student_trainer, "discriminator": players.discriminator_trainer}
     state = TrainingState(job, {name: trainer for name, trainer in trainers.items() if trainer})
@@ -281,6 +283,8 @@ def sampled(
 
     The G answers to one question are one request and are finished together.
     """
+    if block.objective == "sft":
+        return [[] for _ in questions]
     compared = block.rollout_correction != "none"
     requests = [
         Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
@@ -305,6 +309,11 @@ def generated(engine: Engine, requests: Sequence[Request]) -> list[list[Answer]]
 def student_row(answer: Answer) -> Row:
     """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
     return Row(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None, answer.log_probs)
+
+
+def reference(question: Question) -> TeacherAnswer:
+    """The written-out reference of a question as an answer: its target, where it has one as in the warm start."""
+    return TeacherAnswer("reference", 0, question.target or question.answer, 1, "stop")
 
 
 def teacher_row(reader: Reader, answer: TeacherAnswer) -> Row:

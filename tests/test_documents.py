@@ -12,6 +12,7 @@ import typer
 from dvc.cli.parser import get_main_parser
 
 from flows.cli import app
+from flows.experiments.study import studies
 from flows.profile import profiles, read_profile
 from stages.job import STAGES, load_params, merged, read_yaml, validated
 from stages.job.job import Job, maker_of
@@ -79,7 +80,12 @@ def test_the_file_tree_is_the_one_that_is_there(root: Path) -> None:
     absent = [path for path in named if not (root / path).exists() and not any(line.startswith(path) for line in made)]
     assert not absent
     assert not [path for path, said in named.items() if not said]
-    wanted = [*(root / "flows").glob("*.py"), *(root / "stages").glob("*.py"), *(root / "profiles").glob("*.yaml")]
+    wanted = [
+        *(root / "flows").glob("*.py"),
+        *(root / "stages").glob("*.py"),
+        *(root / "profiles").glob("*.yaml"),
+        *(root / "experiments").glob("*.yaml"),
+    ]
     parts = [path.parent for path in (root / "stages").glob("*/__init__.py")]
     paths = {str(path.relative_to(root)) for path in wanted} | {f"{path.relative_to(root)}/" for path in parts}
     assert len(paths) > 25
@@ -194,6 +200,8 @@ def ril_complaint(root: Path, words: list[str]) -> str | None:
         values = command.make_context("ril", list(words)).params
     except Exception as error:  # the parser's own, vendored by typer
         return str(error)
+    if (study := values.get("study")) is not None and study not in studies(root):
+        return f"no study {study}"
     name = values.get("name")
     return f"no profile {name}" if name is not None and name not in profiles(root) else None
 
@@ -241,6 +249,7 @@ def test_commands_can_be_typed_as_they_stand(root: Path) -> None:
         "ril nothing",
         "ril profile nothing",
         "ril profile paper --nothing",
+        "ril experiments run nothing",
         "dvc nothing",
         "dvc repro nothing",
         "dvc repro teacher@nothing",

@@ -45,7 +45,7 @@ def world_rows(world: World, split: str) -> Iterator[Canonical]:
     while True:
         row = draw_row(world.seed, part, f"{split} {number}", world.kinds, WARM_START_STYLES, world.terse_kinds)
         messages = [{"role": "user", "content": f"{row.exercise.question}\n{IMAGE_MARKER}"}]
-        if split == "warm_start":
+        if split in ("warm_start", "imitation"):  # objective `sft` goes on with the warm start's way of answering
             messages.append({"role": "assistant", "content": row.response})
         source = "handwritten digits" if KINDS[row.exercise.kind].subject == "digits" else "bar chart"
         name = f"{split}-{number:06d}"

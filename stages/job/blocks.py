@@ -72,7 +72,7 @@ Kinds = Annotated[tuple[str, ...], AfterValidator(_known_kinds)]
 class World(Block):
     """The tiny world: pictures of handwritten digits and drawn charts with questions that need intermediate steps."""
 
-    seed: int = Field(0, ge=0, description="Another seed draws another world: other pictures, other questions.")
+    seed: int = Field(0, ge=0, description="Another seed draws another world: other pictures, questions and tiny models.")
     kinds: Kinds = Field(KINDS, min_length=1, strict=False, description="Kinds of question that are asked.")
     terse_kinds: Kinds = Field(
         (), strict=False, description="Kinds whose warm-start targets are the bare number, so that SFT teaches guessing there."

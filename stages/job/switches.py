@@ -10,7 +10,7 @@ from pydantic import Field
 
 from stages.job.block import Block
 
-ObjectiveName = Literal["ril", "dr_grpo", "grpo", "gad"]
+ObjectiveName = Literal["ril", "dr_grpo", "grpo", "gad", "sft"]
 TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
 Similarity = Literal["binary", "soft", "ranked", "raw"]
 Scale = Literal["none", "group"]
@@ -49,11 +49,12 @@ class Objective:
     rollout_cap: float = 3.0
     discriminator_loss: DiscriminatorLoss = "bce"
     discriminator_update: DiscriminatorUpdate = "before_scoring"
+    references: bool = False  # nobody answers: a group is the question's written-out reference, which counts as right
 
     @property
     def judged(self) -> bool:
         """Whether the judge's verdict is part of the reward."""
-        return self.answer_weight > 0
+        return self.answer_weight > 0 and not self.references
 
     @property
     def discriminated(self) -> bool:
@@ -80,6 +81,8 @@ OBJECTIVES: dict[str, Objective] = {
         discriminator_loss="bradley_terry",
         discriminator_update="after_scoring",
     ),
+    # the warm start continued in this loop: cross entropy on references, the control for more steps alone
+    "sft": replace(PAPER, teacher_rows="sft", similarity_weight=0.0, discriminator_update="none", references=True),
 }
 
 
@@ -108,7 +111,8 @@ class Switches(Block):
     """Of the student's objective."""
 
     objective: ObjectiveName = Field(
-        "ril", description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge alone), `gad` (discriminator alone)."
+        "ril",
+        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge alone), `gad` (discriminator alone), `sft`.",
     )
     teacher_rows: TeacherRows | None = Field(
         None,
@@ -196,6 +200,11 @@ def contradiction(switches: Switches, discriminator: DiscriminatorSwitches) -> s
     name = switches.objective
     no_teachers = found.teacher_rows == "none"
     rules: tuple[tuple[bool, str], ...] = (
+        (
+            found.references and (found.teacher_rows != "sft" or found.answer_weight == 0),
+            f"ril.objective is 'sft', which learns from references alone, but ril.teacher_rows is {found.teacher_rows!r} and "
+            f"ril.answer_weight {found.answer_weight:g}; remove them",
+        ),
         (
             found.similarity_weight > 0 and not found.discriminated,
             f"ril.similarity_weight is {found.similarity_weight:g}, but ril.objective {name!r} with discriminator.update 'none' "

@@ -30,7 +30,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "model",
             "Makes a tiny model from nothing, or pins a given one",
-            params=("seed", "world", "models.{item}"),
+            params=("world", "models.{item}"),
             inputs=(),
             parts=(*_TRAIN, "corpora", "imitation"),
             items="models",

@@ -32,7 +32,7 @@ def test_world_splits_share_no_picture_and_load_in_datasets(tmp_path: Path, root
         assert len(own) == count
         assert not own & images
         images |= own
-        assert all((row.target is not None) == (split == "warm_start") for row in rows)
+        assert all((row.target is not None) == (split in ("warm_start", "imitation")) for row in rows)
     files = str(tmp_path / "data/questions/test/*.parquet")
     loaded = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.num_rows == SPLITS["test"]

@@ -1,6 +1,7 @@
 """The updates of a step on tiny models: every switch moves the student as its formula says, mu > 1, the order of scoring."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from stages.groups import Group, packs, response_log_probs
 from stages.imitation import update
-from stages.imitation.discrimination import discriminate
+from stages.imitation.discrimination import discriminate, told_apart
 from stages.imitation.discriminator import Discriminator, Exhibits, Text, logits_of
 from stages.imitation.rewards import STUDENT, Row, rewarded_group
 from stages.imitation.update import Rewards, update_student
@@ -244,7 +245,20 @@ def test_the_order_of_learning_and_scoring(tiny: Callable[[str], Checkpoint], or
     after = logits_of(discriminator, exhibits, texts)
     assert scored == pytest.approx(after if order == "before_scoring" else before)
     assert (after == before) == (order == "frozen")
+    assert {"disc/acc", "disc/acc_student", "disc/acc_teacher", "disc/logit_gap", "disc/entropy"} <= set(seen)
     assert 0 <= seen["disc/acc"] <= 1
+
+
+def test_what_is_told_apart_is_told_by_teacher() -> None:
+    """Two texts of the student, one of each teacher: accuracies, gaps and cross entropies by hand."""
+    seen = told_apart(torch.tensor([2.0, -1.0, -3.0, 0.5]), [STUDENT, STUDENT, "a", "b"])
+    assert seen["disc/acc"] == 0.5
+    assert (seen["disc/acc_student"], seen["disc/acc_teacher"], seen["disc/acc_a"], seen["disc/acc_b"]) == (0.5, 0.5, 1.0, 0.0)
+    assert (seen["disc/logit_gap"], seen["disc/logit_gap_a"], seen["disc/logit_gap_b"]) == (1.75, 3.5, 0.0)
+    assert seen["disc/loss_a"] == pytest.approx(math.log(1 + math.exp(-3)))
+    assert seen["disc/loss_b"] == pytest.approx(math.log(1 + math.exp(0.5)))
+    assert 0 < seen["disc/entropy"] < math.log(2)
+    assert math.isnan(told_apart(torch.tensor([2.0]), [STUDENT])["disc/acc"])
 
 
 def test_it_pauses_where_it_is_too_good_and_learns_from_pairs(tiny: Callable[[str], Checkpoint]) -> None:

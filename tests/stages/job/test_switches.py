@@ -30,7 +30,7 @@ def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     params = validated(merged(read_yaml(root / "params.yaml"), {"ril": {"objective": name}}))
     assert params.objective == OBJECTIVES[name]
     assert params.objective.discriminated == (name in ("ril", "gad"))
-    assert params.objective.judged == (name != "gad")
+    assert params.objective.judged == (name not in ("gad", "sft"))
 
 
 def test_a_given_value_goes_before_that_of_the_objective() -> None:
@@ -57,6 +57,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"kl_weight": 0.0, "kl": "full"}, {}, ["ril.kl is 'full'", "ril.kl_weight is 0", "raise it"]),
     ({"teacher_weight": 0.5}, {}, ["ril.teacher_weight is 0.5", "'as_student'", "remove it"]),
     ({"luffy_gamma": 0.2}, {}, ["ril.luffy_gamma is 0.2", "not 'luffy'", "remove it"]),
+    ({"objective": "sft", "teacher_rows": "as_student"}, {}, ["ril.objective is 'sft'", "remove them"]),
     ({"objective": "gad", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", "set ril.loss_normaliser to constant"]),
     (

@@ -1,0 +1,157 @@
+"""`ril experiments`: what there is, running it, and the page about it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import dvc
+from flows.experiments.campaign import Campaign, chosen
+from flows.experiments.page import as_html, as_markdown, page
+from flows.experiments.records import read_records
+from flows.experiments.runs import Planner
+from flows.experiments.study import Seeds, Study, check_budgets, read_study, studies
+from stages.job import ParamsError
+from stages.job.files import write_text
+from stages.page.render import duration
+
+RESULTS = Path("docs/results")
+experiments_app = typer.Typer(help="Compare several settings over several seeds, one DVC experiment each.", no_args_is_help=True)
+
+StudyName = Annotated[str, typer.Argument(help="Name of a file in experiments/, such as figure1.")]
+Profile = Annotated[
+    str | None, typer.Option(help="A profile that is laid over the study, such as smoke; it has results of its own.")
+]
+Results = Annotated[Path, typer.Option(help="Folder with the records of all studies.")]
+
+
+@experiments_app.command("list")
+def list_command() -> None:
+    """The studies in experiments/ with their arms."""
+    for name, title in studies(Path.cwd()).items():
+        print(f"{name}: {title}\n    {', '.join(read_study(Path.cwd(), name).arms)}")
+
+
+@experiments_app.command("run")
+def run(
+    study: StudyName,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many of the study's pairs of seeds; without it all.")] = None,
+    arm: Annotated[list[str], typer.Option(help="Only this arm; can be given several times.")] = [],  # noqa: B006
+    jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time; a stage of the tiny profile keeps one core busy.")] = 1,
+    sweep: Annotated[bool, typer.Option(help="Choose the swept value on validation first; else it is as in params.yaml.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run, and how long it may take.")] = False,
+    limit_hours: Annotated[float, typer.Option(min=0.0, help="Stop everything after this many hours.")] = dvc.LIMIT_HOURS,
+    profile: Profile = None,
+    results: Results = RESULTS,
+) -> None:
+    """Runs what is not finished yet; the same command goes on after a stop. Exit code 1 when a run failed."""
+    root = Path.cwd()
+    declared = read_study(root, study)
+    if profile is None:
+        check_budgets(root, declared)
+    arms = _arms(declared, arm)
+    if seeds is not None and seeds > (listed := len(declared.seeds)):
+        raise ParamsError(f"--seeds {seeds}, but experiments/{study}.yaml lists {listed} pairs of seeds; add some there")
+    if lost := dvc.untracked(root, "stages", "flows"):
+        raise ParamsError(f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it")
+    planner = Planner(root, declared, study, profile)
+    wanted = Wanted(root, declared, planner, results / planner.name, arms, declared.seeds[:seeds], sweep, jobs)
+    if dry_run:
+        wanted.show()
+    elif code := wanted.run(limit_hours):
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked `ril experiments run` for: the sweep where one is wanted, then the comparison."""
+
+    root: Path
+    study: Study
+    planner: Planner
+    folder: Path  # of the study's records
+    arms: list[str]
+    seeds: list[Seeds]
+    sweep: bool
+    jobs: int
+
+    def run(self, limit_hours: float) -> int:
+        """Runs what is not finished, names what failed, and returns the exit code."""
+        tuning = self._tuning()
+        if code := self._carried_out(tuning, limit_hours):
+            return code
+        values = self._chosen(tuning)
+        lacking = [name for name in self.arms if self._swept(name) and name not in values]
+        compared = self._compared([name for name in self.arms if name not in lacking], values)
+        if code := self._carried_out(compared, limit_hours):
+            return code
+        for name in lacking:
+            print(f"failed: {name}: no value of the sweep has run on all tuning seeds, so none was chosen")
+        for name, reason in {**tuning.failed, **compared.failed}.items():
+            print(f"failed: {name}: {reason}")
+        whole = len(compared.runs)
+        print(f"{whole - len(compared.failed)} of {whole} runs are in {self.folder}; the page: ril experiments report")
+        return int(bool(lacking or tuning.failed or compared.failed))
+
+    def show(self) -> None:
+        """Prints every run that is not finished with the stages that it would make, and an estimate of the time."""
+        tuning = self._tuning()
+        total = 0.0
+        for title, campaign in (("sweep on validation", tuning), ("compared", self._compared(self.arms, self._chosen(tuning)))):
+            print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
+            seen: set[str] = set()
+            for run in campaign.waiting:
+                new = [stage for stage in campaign.todo(run) if run.stages[stage] not in seen]
+                seen |= set(run.stages.values())
+                print(f"  {run.label}: {', '.join(new) or 'nothing new'}")
+            seconds = campaign.seconds_left()
+            total += math.nan if seconds is None else seconds
+        if math.isnan(total):
+            print("no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them")
+        else:
+            print(f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an estimate)")
+
+    def _tuning(self) -> Campaign:
+        return Campaign(self.root, self.planner.tuning(self.arms) if self.sweep else [], self.folder, print, self.jobs)
+
+    def _compared(self, arms: list[str], values: Mapping[str, Mapping[str, float]]) -> Campaign:
+        return Campaign(self.root, self.planner.compared(arms, self.seeds, values), self.folder, print, self.jobs)
+
+    def _swept(self, name: str) -> bool:
+        return self.sweep and bool(self.study.sweep) and self.study.arms[name].trained
+
+    def _chosen(self, tuning: Campaign) -> dict[str, dict[str, float]]:
+        """The swept value of each trained arm: the best on validation, or the only one there is."""
+        only = {key: values[0] for key, values in self.study.sweep.items() if len(values) == 1}
+        if only:
+            return {name: only for name in self.arms if self._swept(name)}
+        records = [record for record in map(tuning.record, tuning.runs) if record is not None]
+        return chosen(records, len(self.study.tuning))
+
+    def _carried_out(self, campaign: Campaign, limit_hours: float) -> int:
+        campaign.adopt()
+        code = dvc.experiments(self.root, campaign, self.jobs, limit_hours)
+        if code:
+            print("stopped; what is finished stays, and the same command goes on")
+        return code
+
+
+def _arms(study: Study, wanted: list[str]) -> list[str]:
+    for name in wanted:
+        if name not in study.arms:
+            raise ParamsError(f"no arm {name!r}; arms: {', '.join(study.arms)}")
+    return [name for name in study.arms if not wanted or name in wanted]
+
+
+@experiments_app.command("report")
+def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
+    """Writes the page about a study, as Markdown and as HTML, from its records alone."""
+    full = study if profile is None else f"{study}-{profile}"
+    shown = page(read_study(Path.cwd(), study), read_records(results / full))
+    for suffix, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
+        write_text(results / f"{full}.{suffix}", text)
+        print(results / f"{full}.{suffix}")
+    print("\n".join(shown.findings))

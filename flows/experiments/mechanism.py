@@ -1,0 +1,73 @@
+"""How each arm came to its score: what its loop rewarded, what the discriminator saw, how it writes now."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flows.experiments.records import Record
+from stages.imitation.rewards import STUDENT
+
+END = 10  # steps at either end of a curve that a figure of the tables is the mean of
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One column of the loop's history, mean over the seeds of an arm."""
+
+    arm: str
+    steps: list[float]
+    values: list[float]
+
+    @property
+    def start(self) -> float:
+        """Mean of the first steps; nan where nothing was measured."""
+        return mean(self.values[:END])
+
+    @property
+    def end(self) -> float:
+        """Mean of the last steps."""
+        return mean(self.values[-END:])
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the finite values; nan where there are none."""
+    found = [value for value in values if math.isfinite(value)]
+    return sum(found) / len(found) if found else math.nan
+
+
+def curve(records: Sequence[Record], column: str) -> Curve | None:
+    """The mean over seeds of one column, step by step; None where no seed has it."""
+    having = [record.curves for record in records if any(map(math.isfinite, record.curves.get(column, [])))]
+    if not having:
+        return None
+    by_step: dict[float, list[float]] = defaultdict(list)
+    for columns in having:
+        for step, value in zip(columns["step"], columns[column], strict=True):
+            by_step[step].append(value)
+    steps = sorted(by_step)
+    return Curve(records[0].arm, steps, [mean(by_step[step]) for step in steps])
+
+
+def sources(records: Sequence[Record]) -> list[str]:
+    """Who answered in the loop: the student first, then teachers by name."""
+    names = {name.split("/")[1] for record in records for name in record.curves if name.startswith("rewards/")}
+    found = {name for name in names if name not in ("similarity", "answer")}
+    return sorted(found, key=lambda name: (name != STUDENT, name))
+
+
+def ends(records: Sequence[Record], column: str) -> tuple[float, float]:
+    """Start and end of a column's curve; nan where there is none."""
+    found = curve(records, column)
+    return (math.nan, math.nan) if found is None else (found.start, found.end)
+
+
+def by_kind(records: Sequence[Record]) -> dict[str, float]:
+    """Share of right test answers by kind of question, mean over seeds."""
+    kinds = sorted({kind for record in records for kind in record.scores.get("by_kind", {})})
+    return {kind: mean(record.scores["by_kind"].get(kind, math.nan) for record in records) for kind in kinds}
+
+
+def mean_of(records: Sequence[Record], name: str) -> float:
+    """Mean over seeds of one figure of the scores."""
+    return mean(float(record.scores.get(name, math.nan)) for record in records)

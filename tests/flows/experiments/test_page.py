@@ -1,0 +1,133 @@
+"""Records on disk, what is counted from texts, and the page that is written from records alone."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.experiments.page import as_html, as_markdown, page
+from flows.experiments.records import Record, form, read_records, style_shares, write_record
+from flows.experiments.study import Study
+from stages.corpora.kinds import KINDS, answer_in_style, ask
+from stages.job import ParamsError
+
+Make = Callable[..., Record]
+CURVES = {
+    "step": [1.0, 2.0],
+    "rewards/student/similarity": [0.1, 0.5],
+    "rewards/student/answer": [0.2, math.nan],
+    "rewards/internvl3/similarity": [0.9, 0.7],
+    "frac_correct_negative_advantage": [0.25, 0.75],
+    "styles/any": [0.3, 0.6],
+}
+
+
+@pytest.fixture
+def study(small_study: dict[str, Any]) -> Study:
+    return Study.model_validate(small_study)
+
+
+class _First:
+    """Chooses the first of everything."""
+
+    def choice(self, items: Any) -> Any:
+        return items[0]
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Make) -> None:
+    one = record("gad", 3, 0.5, curves=CURVES)
+    other = record("gad", 3, 0.5, purpose="tuning", swept={"ril.learning_rate": 2e-4}, validation={"start": 0.1, "end": 0.2})
+    for each in (one, other):
+        write_record(tmp_path, each)
+    back, tuned = read_records(tmp_path)
+    assert tuned == other
+    assert str(back) == str(one)
+    assert str(back.curves) == str(one.curves)  # nan is not equal to itself
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["gad-0.0002-w3-s1.json", "gad-w3-s1.csv", "gad-w3-s1.json"]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_each_style_of_the_tiny_world_is_one_form_whatever_is_said(kind: str) -> None:
+    answers = [ask(kind, values, _First()) for values in ([1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9], [5, 1, 8, 2, 7, 3])]  # type: ignore[arg-type]
+    forms = {style: {form(answer_in_style(answer, style)) for answer in answers} for style in ("terse", "steps", "arrows")}
+    assert all(len(found) == 1 for found in forms.values())
+    assert len(set().union(*forms.values())) == 3
+
+
+def test_shares_of_styles_are_counted_by_teacher_and_for_any() -> None:
+    forms = {"a": frozenset({"0.", "0!"}), "b": frozenset({"0!"})}
+    assert style_shares(["12.", "3!", "4?", "no"], forms) == {"a": 0.5, "b": 0.25, "any": 0.5}
+    assert style_shares([], forms) == {}
+    assert style_shares(["1"], {}) == {}
+
+
+def spread(record: Make, arm: str, accuracies: list[float], **changes: Any) -> list[Record]:
+    return [record(arm, world, accuracy, **changes) for world, accuracy in enumerate(accuracies)]
+
+
+def test_a_clear_difference_is_called_one_and_the_order_holds(study: Study, record: Make) -> None:
+    records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.71, 0.75])
+    findings = "\n".join(page(study, records).findings)
+    assert "2 arms of 2, 3 seeds in 3 worlds." in findings
+    assert "GAD against WARM_START: +20.0 points (95 % interval over 3 units +17.5 to +22.5): more." in findings
+    assert "The claimed order holds in all of its 1 step." in findings
+
+
+def test_a_difference_within_the_interval_is_not_told_apart_and_says_what_could_be_seen(study: Study, record: Make) -> None:
+    records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.40, 0.55])
+    findings = "\n".join(page(study, records).findings)
+    assert re.search(r"not told apart\. The smallest difference that this could have seen is \d+\.\d\.", findings)
+    assert "The claimed order as a whole is not shown: of its 1 step 0 hold, 0 go the other way, 1 not told apart." in findings
+
+
+def test_the_other_way_is_said_as_plainly(study: Study, record: Make) -> None:
+    records = spread(record, "warm_start", [0.70, 0.71, 0.75]) + spread(record, "gad", [0.50, 0.52, 0.54])
+    findings = "\n".join(page(study, records).findings)
+    assert "GAD against WARM_START: −20.0 points" in findings
+    assert "0 hold, 1 go the other way" in findings
+
+
+def test_one_seed_claims_nothing(study: Study, record: Make) -> None:
+    findings = "\n".join(page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.9)]).findings)
+    assert "There is one unit only: no interval, and nothing is claimed." in findings
+    assert "holds" not in findings
+
+
+def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
+    records = [record("gad", 1, 0.5, committed=False), record("gad", 2, 0.5, commit="56" * 20)]
+    findings = "\n".join(page(study, records).findings)
+    assert "1 arm of 2" in findings
+    assert "The claimed order can't be judged: 1 of its 1 step not run." in findings
+    assert "Code that no commit holds was used in: compared/gad-w1-s1." in findings
+    assert "different commits" in findings
+
+
+def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(study: Study, record: Make) -> None:
+    records = [
+        *spread(record, "warm_start", [0.5, 0.6], teachers={"internvl3": 0.9}),
+        *spread(record, "gad", [0.5, 0.7], curves=CURVES, discriminator={"acc": 0.8, "acc_length_only": 0.6}),
+        *(
+            record(
+                "gad", 9, 0.1, purpose="tuning", swept={"ril.learning_rate": rate}, validation={"start": 0.3, "end": rate * 1000}
+            )
+            for rate in (2e-4, 4e-4)
+        ),
+    ]
+    shown = page(study.model_copy(update={"sweep": {"ril.learning_rate": [2e-4, 4e-4]}}), records)
+    text, html = as_markdown(shown), as_html(shown)
+    assert "| GAD | student | 30 → 30 | 20 → 20 | – | – |" in text  # two steps: first and last ten are the same
+    assert "| GAD | 80.0 | 60.0 | – | – | 50 → 50 | – |" in text
+    assert "| Teacher internvl3 | 90.0\N{NO-BREAK SPACE}% |" in text
+    assert "| GAD | 20.0 | 40.0 |" in text
+    assert "| compared/gad-w0-s1 | key of gad 0 | abababababab | cdcdcdcdcdcd | 343434343434 | 1.0 |" in text
+    assert html.count("<svg") == 4  # nothing is drawn of what has no numbers
+    assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
+    assert as_html(page(study, records)) == as_html(page(study, records))
+
+
+def test_without_records_there_is_no_page(study: Study) -> None:
+    with pytest.raises(ParamsError, match="no run of this study is finished"):
+        page(study, [])
