@@ -155,8 +155,7 @@ def run(job: Job) -> None:
         if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
             validate(step + 1)
 
-    write_rejects(job.reports / "rejects.jsonl", rejects)
-    write(job, players, state)
+    write(job, players, state, rejects)
 
 
 def fitting(
@@ -382,11 +381,12 @@ def kept_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
     return int(max(scores, key=lambda row: (row["validation"], -row["step"]))["step"])
 
 
-def write(job: Job, players: Players, state: TrainingState) -> None:
-    """Writes the student, the samples and the curves."""
+def write(job: Job, players: Players, state: TrainingState, rejects: Sequence[Reject]) -> None:
+    """Writes the student, the samples, the curves and the questions that were too long."""
     now = players.student_trainer.state_dict()
     if not ranks().first:
         return
+    write_rejects(job.reports / "rejects.jsonl", rejects)
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     history, scores = state.rows("history"), state.rows("validation")
     best = now if state.copy is None else state.copy
