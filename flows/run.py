@@ -4,6 +4,8 @@
     python -m flows.run [<stage>] --help
 
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
+With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun on several machines,
+only the first rank is this stage, the others train along.
 Exit code: 0 the work is done, 1 it failed, 2 it could not start (parameters, inputs), 130 or 143 it was stopped.
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from flows.describe import describe_all, describe_stage
 from flows.environment import prepare
+from flows.ranks import follow, is_follower
 from flows.server import run_as_flow, server_answers
 from flows.signals import die_with_parent, end_well_on_signals, no_more_alarms
 from flows.work import InputsMoved, UnknownTarget, Work
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: expected a stage and at most one item, got {' '.join(arguments) or 'nothing'}", file=sys.stderr)
         print(describe_all(), file=sys.stderr)
         return 2
+    if is_follower():
+        return follow(names[0])
     end_well_on_signals()
     prepare()
     try:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows.ranks import joined
 from stages.job import STAGES, Job, ParamsError, Progress, load_params
 from stages.job.fingerprint import Fingerprint
 from stages.job.job import missing
@@ -61,7 +62,8 @@ class Work:
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         start = time.monotonic()
-        importlib.import_module(f"stages.{job.stage}").run(job)
+        with joined(job):
+            importlib.import_module(f"stages.{job.stage}").run(job)
         seconds = time.monotonic() - start
         if moved := self._moved():
             raise InputsMoved(

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from stages.corpora import Question, read_questions
 from stages.imitation.discrimination import backward
-from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of
+from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of, save_weights
 from stages.imitation.draws import TeacherAnswer, balanced_draw, plain_draw, teacher_answers
 from stages.imitation.health import calibration_error, length_accuracy, pretraining_alarm
 from stages.imitation.rewards import STUDENT
 from stages.job import Job, places_of_step, seed_for
 from stages.job.blocks import Discriminator as Block
 from stages.job.files import read_shards
-from stages.training import Trainer, TrainingState, learning_rate
+from stages.training import Trainer, TrainingState, learning_rate, ranks
 from stages.vlm import load_network, load_reader, open_checkpoint
 
 
@@ -45,10 +45,8 @@ def run(job: Job) -> None:
     objective = job.params.objective
     if not objective.discriminated:
         job.progress.say(f"ril.objective {job.params.ril.objective!r} needs no discriminator; nothing is trained")
-        with job.writing():
-            pass
-        job.write_metrics({"trained": False})
-        job.write_history([{"step": 0}])
+        if ranks().first:
+            write_nothing(job)
         return
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     reader = load_reader(checkpoint)
@@ -74,20 +72,31 @@ def run(job: Job) -> None:
         history = state.rows("history")
         for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
-            learned = lesson(exhibits, texts, labels, objective.discriminator_loss)
+            learned = lesson(exhibits, texts, labels, objective.discriminator_loss, tower=trainer.sharded)
             loss, logits = backward(discriminator, trainer, learned)
             right = int(((logits > 0) == (learned.labels > 0.5)).sum())
             norm = trainer.step(learning_rate(block, step))
             history.append({"step": step + 1, "loss": loss, "accuracy": right / len(texts), "grad_norm": norm})
 
-    metrics = measured(discriminator, exhibits, held_out)
+    metrics = measured(discriminator, trainer, exhibits, held_out)
+    weights = trainer.state_dict()
+    if not ranks().first:
+        return
     if alarm := pretraining_alarm(metrics):
         job.progress.say(alarm)
     with job.writing() as folder:
-        discriminator.save(folder)
+        save_weights(weights, folder)
     job.write_metrics({**metrics, "questions": {"training": len(training), "held_out": len(held_out)}})
     job.write_history(history)
     job.progress.table("discriminator on held-out questions", [metrics])
+
+
+def write_nothing(job: Job) -> None:
+    """An empty out, where the objective has no discriminator."""
+    with job.writing():
+        pass
+    job.write_metrics({"trained": False})
+    job.write_history([{"step": 0}])
 
 
 def texts_of_both(job: Job) -> list[Texts]:
@@ -117,11 +126,11 @@ def split(texts: list[Texts], held_out_share: float, seed: int) -> tuple[list[Te
     return training, [question for question in texts if question.question_id in held_out]
 
 
-def measured(discriminator: Discriminator, exhibits: Exhibits, held_out: list[Texts]) -> dict[str, float]:
+def measured(discriminator: Discriminator, trainer: Trainer, exhibits: Exhibits, held_out: list[Texts]) -> dict[str, float]:
     """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length alone."""
     writers = [(STUDENT, question.text(text)) for question in held_out for text in question.student]
     writers += [(answer.teacher, question.text(answer.text)) for question in held_out for answer in question.teachers]
-    logits = logits_of(discriminator, exhibits, [text for _, text in writers])
+    logits = logits_of(discriminator, exhibits, [text for _, text in writers], trainer)
     by_writer: dict[str, list[float]] = defaultdict(list)
     lengths: dict[bool, list[int]] = {True: [], False: []}
     for (writer, text), logit in zip(writers, logits, strict=True):

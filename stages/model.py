@@ -84,7 +84,7 @@ def make(job: Job, model: Model, build: Build) -> None:
         with job.timed("train"):
             if build.vision_steps and not has_checkpoint(job):
                 train_vision(network, vision_schedule(build), runtime, cells_of_step, CELL_CLASSES, job.progress)
-            trainer, history = train_sft(job, network, build, groups_of_step, f"training {job.item}")
+            trainer, history = train_sft(job, network, reader, build, groups_of_step, f"training {job.item}")
         trainer.save(folder)
         write_card(folder, model.family, model.precision, model.context_tokens)
     parameters = sum(parameter.numel() for parameter in network.model.parameters())

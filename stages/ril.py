@@ -12,13 +12,24 @@ At inference nothing but the student is needed: discriminator, judge and teacher
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from stages.benchmarks.scoring import is_correct
 from stages.corpora import Question, read_questions
-from stages.engines import Answer, Engine, EngineError, Need, Request, TrainableEngine, start_engine, start_trainable
+from stages.engines import (
+    Answer,
+    Engine,
+    EngineError,
+    Need,
+    Request,
+    TrainableEngine,
+    engine_elsewhere,
+    start_engine,
+    start_trainable,
+)
 from stages.groups import Group
 from stages.imitation.discrimination import discriminate
 from stages.imitation.discriminator import Discriminator, Exhibits, Text
@@ -34,7 +45,7 @@ from stages.job.blocks import Ril, Sampling, Schedule, Verdict
 from stages.job.files import read_shards, write_shards
 from stages.job.rejects import Reject, refused, write_rejects
 from stages.job.switches import Objective
-from stages.training import Trainer, TrainingState, learning_rate
+from stages.training import Idle, Trainer, TrainingState, learning_rate, prompt_cost, ranks, save_weights
 from stages.vlm import Checkpoint, Network, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
 
 SAMPLES = pa.schema(
@@ -62,8 +73,9 @@ class Players:
     reference: Network  # the SFT student, never refreshed
     discriminator: Discriminator | None  # None where the objective has none
     discriminator_trainer: Trainer | None
-    engine: TrainableEngine  # samples from the student
-    judge: Engine | None  # None where the judge's verdict is no part of the reward
+    engine: TrainableEngine  # samples from the student; only the first rank's does
+    judge: Engine | None  # None where the judge's verdict is no part of the reward, and on other ranks
+    idle: Idle
 
     def refusal(self, question: Question) -> str | None:
         """Why the question is more than the student takes; None when it is not."""
@@ -94,7 +106,8 @@ def run(job: Job) -> None:
 
     def validate(step: int) -> None:
         with job.timed("validate"):
-            scores.append({"step": step, "validation": validated(players, validation, block)})
+            share = ranks().from_first(lambda: validated(players, validation, block))
+        scores.append({"step": step, "validation": share})
         if block.keep != "last" and kept_step(scores, block) == step:
             state.copy = players.student_trainer.copied_state()
 
@@ -107,18 +120,20 @@ def run(job: Job) -> None:
 
         # Algorithm 2, lines 3 and 4: G answers of the student, each of which goes to the judge, and G of the teachers
         judging = Judging(players.judge, job.block(Verdict), f"{job.name}, step {step + 1}") if players.judge else None
-        groups = answered(job, players, state, chosen, pool, step, judging)
+        groups = ranks().from_first(partial(answered, job, players, state, chosen, pool, step, judging))
 
         # line 5, by all 2G, and what line 7 can know without rewards: a judge on a server is at work meanwhile
         with job.timed("discriminator"):
             scored, seen = scored_rows(job, players, chosen, groups, objective)
         with job.timed("reference"):
-            prompts = players.reader.prompts([(question.messages, question.images) for question in chosen])
-            candidate = [tuple(row.token_ids for row in candidates(rows, objective)) for rows in groups]
+            own = ranks().share(list(zip(chosen, groups, strict=True)), cost)
+            prompts = players.reader.prompts([(chosen[place].messages, chosen[place].images) for place in own])
+            candidate = [tuple(row.token_ids for row in candidates(groups[place], objective)) for place in own]
             packed = [Group(prompt, rows) for prompt, rows in zip(prompts, candidate, strict=True)]
-            known = reference_pass(players.student, players.reference, packed, block, objective)
+            trainer, idle = players.student_trainer, players.idle
+            known = reference_pass(players.student, players.reference, packed, block, objective, trainer, idle)
         with job.timed("judge"):
-            groups = judged(state, step, groups, judging)
+            groups = ranks().from_first(partial(judged, state, step, groups, judging))
 
         # line 6: rewards and advantages of all 2G, by the updated discriminator
         every_row = [row for rows in groups for row in rows]
@@ -127,10 +142,9 @@ def run(job: Job) -> None:
 
         # line 7: one update of the student on all 2G (Eq. 2)
         with job.timed("update"):
-            rewards = [Rewards(*one) for one in zip(prompts, map(tuple, rewarded), known, strict=True)]
-            updated = update_student(
-                players.student, players.student_trainer, players.reference, rewards, block, learning_rate(block, step), objective
-            )
+            its = zip(prompts, (tuple(rewarded[place]) for place in own), known, strict=True)
+            rewards, rate = [Rewards(*one) for one in its], learning_rate(block, step)
+            updated = update_student(players.student, trainer, players.reference, rewards, block, rate, objective, idle)
         with job.timed("sync"):
             players.engine.update_weights(players.student_trainer.state_dict().items())
 
@@ -141,8 +155,7 @@ def run(job: Job) -> None:
         if (step + 1) % block.validation_every == 0 or step + 1 == block.steps:
             validate(step + 1)
 
-    write_rejects(job.reports / "rejects.jsonl", rejects)
-    write(job, players, state)
+    write(job, players, state, rejects)
 
 
 def fitting(
@@ -163,10 +176,11 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
     runtime = job.params.runtime
-    need = Need(job.store / "logs", say=job.progress.say)
+    here = ranks()
+    need = Need(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with job.timed("start"):
-        engine = start_trainable(checkpoint, runtime, need)
-        judge_engine = start_engine(judge, runtime, need) if objective.judged else None
+        engine = start_trainable(checkpoint, runtime, need) if here.first else engine_elsewhere(checkpoint)
+        judge_engine = start_engine(judge, runtime, need) if objective.judged and here.first else None
         reader = load_reader(checkpoint)
         student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
         reference.model.requires_grad_(False)
@@ -183,6 +197,7 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
             discriminator_trainer=trainer,
             engine=engine,
             judge=judge_engine,
+            idle=Idle(reader),
         )
 
 
@@ -252,6 +267,12 @@ def answered(
         rows += [teacher_row(players.reader, answer) for answer in answers]
     record(state, step, groups, judged=judging is None)
     return groups
+
+
+def cost(question_and_rows: tuple[Question, Sequence[Row]]) -> float:
+    """About how many tokens a group has."""
+    question, rows = question_and_rows
+    return prompt_cost(question.messages, question.images) + sum(len(row.token_ids) for row in rows)
 
 
 def sampled(
@@ -360,14 +381,19 @@ def kept_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
     return int(max(scores, key=lambda row: (row["validation"], -row["step"]))["step"])
 
 
-def write(job: Job, players: Players, state: TrainingState) -> None:
-    """Writes the student, the samples and the curves."""
+def write(job: Job, players: Players, state: TrainingState, rejects: Sequence[Reject]) -> None:
+    """Writes the student, the samples, the curves and the questions that were too long."""
+    now = players.student_trainer.state_dict()
+    if not ranks().first:
+        return
+    write_rejects(job.reports / "rejects.jsonl", rejects)
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     history, scores = state.rows("history"), state.rows("validation")
-    kept = {"model": state.copy, **({"last": None} if job.block(Ril).keep == "both" else {})}  # None: as the student is now
+    best = now if state.copy is None else state.copy
+    kept = {"model": best, **({"last": now} if job.block(Ril).keep == "both" else {})}
     with job.writing() as folder:
         for name, weights in kept.items():
-            players.student_trainer.save(folder / name, weights)
+            save_weights(players.student.model, folder / name, weights)
             players.reader.save(folder / name)
             write_card(folder / name, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
         write_shards(folder / "samples", state.rows("samples"), SAMPLES)

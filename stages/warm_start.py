@@ -18,7 +18,7 @@ from stages.groups import Group
 from stages.job import Job, places_of_step
 from stages.job.blocks import WarmStart
 from stages.job.rejects import Reject, refused, write_rejects
-from stages.training import save_weights, train_sft
+from stages.training import prompt_cost, ranks, save_weights, train_sft
 from stages.vlm import Checkpoint, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
 
 
@@ -40,6 +40,7 @@ def run(job: Job) -> None:
 
     def groups_of_step(step: int) -> list[Group]:
         chosen = [questions[place] for place in places_of_step(len(questions), block.rows_per_step, step, job.seed())]
+        chosen = [chosen[place] for place in ranks().share(chosen, cost)]
         prompts = reader.prompts([(question.messages, question.images) for question in chosen])
         targets = [tuple(reader.chat.response_ids(question.target or "")) for question in chosen]
         return [Group(prompt, (target,)) for prompt, target in zip(prompts, targets, strict=True)]
@@ -48,8 +49,10 @@ def run(job: Job) -> None:
     history: list[dict[str, Any]] = []
     with job.timed("train"):
         if block.steps:
-            trainer, history = train_sft(job, network, block, groups_of_step, "warm start")
+            trainer, history = train_sft(job, network, reader, block, groups_of_step, "warm start")
             state = trainer.state_dict()
+    if not ranks().first:
+        return
     with job.writing() as folder:
         save_weights(network.model, folder, state)
         reader.save(folder)
@@ -59,6 +62,11 @@ def run(job: Job) -> None:
         job.progress.say(f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}")
     job.write_metrics({"questions": len(questions), "loss": history[-1]["loss"] if history else None})
     job.write_history(history or [{"step": 0, "loss": None, "grad_norm": None, "learning_rate": None}])
+
+
+def cost(question: Question) -> float:
+    """About how many tokens a question and its target have."""
+    return prompt_cost(question.messages, question.images, question.target or "")
 
 
 def fitting(

@@ -2,7 +2,7 @@
 
 from stages.engines.engine import Answer, ConcurrentEngine, Engine, EngineError, Request, RequestError, TrainableEngine
 from stages.engines.replay import MissingAnswers
-from stages.engines.start import Need, start_engine, start_trainable
+from stages.engines.start import Need, engine_elsewhere, start_engine, start_trainable
 from stages.engines.vllm import VllmEngine
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "RequestError",
     "TrainableEngine",
     "VllmEngine",
+    "engine_elsewhere",
     "start_engine",
     "start_trainable",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.engines.elsewhere import ElsewhereEngine
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Engine, TrainableEngine
 from stages.engines.replay import refuse
@@ -20,6 +21,7 @@ class Need:
     logs: Path  # folder for what servers write
     missing: Sequence[tuple[str, int]] = ()  # ids of questions with the answers that the store lacks; `replay` names them
     say: Callable[[str], None] = print  # where a start that takes minutes is announced
+    own_process: bool = False  # vLLM can't live in a process that trains with others: they would be one group
 
 
 def label_of(checkpoint: Checkpoint) -> str:
@@ -41,6 +43,11 @@ def start_engine(checkpoint: Checkpoint, runtime: Runtime, need: Need) -> Engine
     return _with_weights(checkpoint, runtime, settings, need, label, trainable=False)
 
 
+def engine_elsewhere(checkpoint: Checkpoint) -> TrainableEngine:
+    """For a rank without engines."""
+    return ElsewhereEngine(checkpoint)
+
+
 def start_trainable(checkpoint: Checkpoint, runtime: Runtime, need: Need) -> TrainableEngine:
     """The engine of the student in training; ValueError when its settings name one whose weights can't be replaced."""
     label = label_of(checkpoint)
@@ -56,6 +63,8 @@ def start_trainable(checkpoint: Checkpoint, runtime: Runtime, need: Need) -> Tra
 def _with_weights(
     checkpoint: Checkpoint, runtime: Runtime, settings: Vllm | VllmServer, need: Need, label: str, trainable: bool
 ) -> TrainableEngine:
+    if isinstance(settings, Vllm) and need.own_process:
+        settings = VllmServer(kind="vllm_server", sequences=settings.sequences, tensor_parallel=settings.tensor_parallel)
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, need.logs, label, trainable, need.say)
     return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel)

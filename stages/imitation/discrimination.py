@@ -1,15 +1,17 @@
 """The discriminator's part of a step: it learns from the step's texts (Eq. 1) and scores them, in that order or the other."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stages.imitation.discriminator import Discriminator, Exhibits, Lesson, Text, lesson, logits_of
+from stages.groups import Pack
+from stages.imitation.discriminator import Discriminator, Exhibits, Lesson, Text, in_order, lesson, logits_of
 from stages.imitation.rewards import STUDENT, Row
 from stages.job.switches import Objective
-from stages.training import Trainer
+from stages.training import Trainer, ranks
 
 
 def discriminate(
@@ -31,7 +33,7 @@ def discriminate(
     seen: dict[str, float] = {}
     if objective.discriminator_update == "before_scoring":
         seen = update_discriminator(discriminator, trainer, exhibits, rows, texts, objective, inner_updates, rate, pause_above)
-    logits = logits_of(discriminator, exhibits, texts)
+    logits = logits_of(discriminator, exhibits, texts, trainer)
     if objective.discriminator_update == "after_scoring":
         seen = update_discriminator(discriminator, trainer, exhibits, rows, texts, objective, inner_updates, rate, pause_above)
     if objective.discriminator_update == "frozen":
@@ -60,11 +62,11 @@ def update_discriminator(
     writers = [row.source for row, _ in pairs]
     if not 0 < sum(labels) < len(labels):
         return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
-    learned = lesson(exhibits, [text for _, text in pairs], labels, objective.discriminator_loss)
+    learned = lesson(exhibits, [text for _, text in pairs], labels, objective.discriminator_loss, trainer.sharded)
     if not learned.whole:  # pairs need both sides of one question
         return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
     if pause_above < 1:
-        fresh = torch.tensor(logits_of(discriminator, exhibits, [text for _, text in pairs]))
+        fresh = torch.tensor(logits_of(discriminator, exhibits, [text for _, text in pairs], trainer))
         if (measured := told_apart(fresh, writers))["disc/acc"] > pause_above:
             return {"disc/loss": float("nan"), "disc/grad_norm": 0.0, **measured}
     logged: dict[str, float] = {}
@@ -77,16 +79,22 @@ def update_discriminator(
 
 
 def backward(discriminator: Discriminator, trainer: Trainer, learned: Lesson) -> tuple[float, Tensor]:
-    """Adds the gradient of one step's texts; returns its loss and the logits [texts]."""
-    done, loss = 0, 0.0
+    """Adds the gradient of one step's texts; returns its loss and the logits [texts], both of all ranks."""
+    loss = 0.0
     seen: list[Tensor] = []
     for number, pack in enumerate(learned.packs):
-        logits = discriminator(pack)
-        part = learned.loss(logits, done)
+        part, logits = trainer.forward(partial(_share, discriminator, learned, pack, sum(map(len, seen))))
         trainer.backward(part, last=number == len(learned.packs) - 1)
-        done, loss = done + len(logits), loss + float(part.detach())
-        seen.append(logits.detach())
-    return loss, torch.cat(seen)
+        loss += float(part.detach())
+        seen.append(logits)
+    if ranks().count == 1:
+        return loss, torch.cat(seen)
+    return ranks().total(loss), torch.tensor(in_order(learned.own.tolist(), torch.cat(seen).tolist()))
+
+
+def _share(discriminator: Discriminator, learned: Lesson, pack: Pack, start: int) -> tuple[Tensor, Tensor]:
+    logits = discriminator(pack)
+    return learned.loss(logits, start), logits.detach()
 
 
 def told_apart(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:

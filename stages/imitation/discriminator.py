@@ -6,6 +6,7 @@ unless `discriminator.sees` says so.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from stages.groups import Group, Pack, packs, use_group_attention
+from stages.groups import Group, Pack, use_group_attention
 from stages.imitation.prompts import discriminator_group, questioned_group
 from stages.job.switches import DiscriminatorLoss
+from stages.training import Idle, Trainer, even_packs, ranks
 from stages.vlm import Network, Reader, text_hidden
 
 WEIGHTS = "discriminator.safetensors"
@@ -59,8 +61,8 @@ class Discriminator(nn.Module):
         return self.score(hidden[pack.last]).float().squeeze(1)  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
-        """Writes the weights into `folder`."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
+        """Writes the weights into `folder`; they must be whole (`save_weights` takes those of a trainer)."""
+        save_weights(self.state_dict(), folder)
 
     def load(self, folder: Path) -> None:
         """Reads weights that `save` wrote.
@@ -70,6 +72,11 @@ class Discriminator(nn.Module):
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder} holds no discriminator: its stage ran without one; run: dvc repro discriminator")
         self.load_state_dict(load_file(folder / WEIGHTS))
+
+
+def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes a discriminator's state into `folder`, as `Discriminator.load` reads it."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,27 @@ class Exhibits:
     sees: Sees = "response"
     together: bool = False  # all texts of a question in one pack, as a loss over pairs needs them
 
-    def packs(self, texts: Sequence[Text]) -> list[Pack]:
-        """Packs of the texts, in order; texts of one question follow each other."""
-        if self.sees == "response" and not self.together:
-            return text_packs(self.reader, [text.body for text in texts], self.tokens_per_pack)
-        return list(packs([self._group(run) for run in runs_of_questions(texts)], self.tokens_per_pack))
+    @property
+    def _alone(self) -> bool:
+        """Whether every text can stand beside any other."""
+        return self.sees == "response" and not self.together
+
+    def share(self, texts: Sequence[Text]) -> list[int]:
+        """Places of the texts that are this rank's, ascending; texts that belong together stay together."""
+        runs = [[text] for text in texts] if self._alone else runs_of_questions(texts)
+        own = set(ranks().share(runs, lambda run: sum(len(text.body) for text in run)))
+        numbers = [number for number, run in enumerate(runs) for _ in run]
+        return [place for place, number in enumerate(numbers) if number in own]
+
+    def packs(self, texts: Sequence[Text], tower: bool = False) -> list[Pack]:
+        """Packs of this rank's texts, in order; texts of one question follow each other. `tower` as in `even_packs`."""
+        sees = tower and self.sees == "question_and_image"
+        return list(even_packs(self._groups(texts), self.tokens_per_pack, Idle(self.reader), sees))
+
+    def _groups(self, texts: Sequence[Text]) -> list[Group]:
+        if self._alone:
+            return text_groups(self.reader, [text.body for text in texts])
+        return [self._group(run) for run in runs_of_questions(texts)]
 
     def _group(self, texts: Sequence[Text]) -> Group:
         bodies = [text.body for text in texts]
@@ -116,10 +139,10 @@ def runs_of_questions(texts: Sequence[Text]) -> list[list[Text]]:
     return runs
 
 
-def text_packs(reader: Reader, texts: Sequence[str], tokens_per_pack: int) -> list[Pack]:
-    """Packs of the texts in the discriminator's prompt, in order."""
+def text_groups(reader: Reader, texts: Sequence[str]) -> list[Group]:
+    """The texts in the discriminator's prompt, in order."""
     starts = range(0, len(texts), TEXTS_PER_GROUP)
-    return list(packs([discriminator_group(reader, list(texts[i : i + TEXTS_PER_GROUP])) for i in starts], tokens_per_pack))
+    return [discriminator_group(reader, list(texts[i : i + TEXTS_PER_GROUP])) for i in starts]
 
 
 def discriminator_loss(logits: Tensor, labels: Tensor, texts: int) -> Tensor:
@@ -147,39 +170,55 @@ def bradley_terry_loss(logits: Tensor, labels: Tensor, questions: Tensor, pairs:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One optimizer step's texts with their labels, ready to be learned from."""
+    """One optimizer step's texts with their labels, ready to be learned from; the packs are this rank's share."""
 
     packs: list[Pack]
-    labels: Tensor  # [texts] float: student 1, teacher 0
-    questions: Tensor  # [texts] int64
+    own: Tensor  # [texts of the packs] int64: their places among all
+    labels: Tensor  # [texts] float: student 1, teacher 0; of all ranks
+    questions: Tensor  # [texts] int64; of all ranks
     kind: DiscriminatorLoss
 
     @property
     def whole(self) -> int:
-        """What the sum of all packs' losses is divided by: texts, or pairs."""
+        """What the sum of all packs' losses is divided by: texts, or pairs, of all ranks."""
         if self.kind == "bce":
             return len(self.labels)
         return int(pairs_of(self.labels, self.questions).sum())
 
     def loss(self, logits: Tensor, start: int) -> Tensor:
-        """The share of a pack whose first text is number `start`."""
-        part = slice(start, start + len(logits))
+        """The share of a pack whose first text is this rank's number `start`."""
+        part = self.own[start : start + len(logits)]
         if self.kind == "bce":
             return discriminator_loss(logits, self.labels[part], self.whole)
         return bradley_terry_loss(logits, self.labels[part], self.questions[part], self.whole)
 
 
-def lesson(exhibits: Exhibits, texts: Sequence[Text], labels: Sequence[float], kind: DiscriminatorLoss) -> Lesson:
-    """Texts and labels as one step."""
+def lesson(
+    exhibits: Exhibits, texts: Sequence[Text], labels: Sequence[float], kind: DiscriminatorLoss, tower: bool = False
+) -> Lesson:
+    """Texts and labels as one step; `tower` as in `even_packs`."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
-    return Lesson(exhibits.packs(texts), torch.tensor(labels), torch.tensor([numbers[text.question_id] for text in texts]), kind)
+    own = exhibits.share(texts)
+    packs = exhibits.packs([texts[place] for place in own], tower)
+    questions = torch.tensor([numbers[text.question_id] for text in texts])
+    return Lesson(packs, torch.tensor(own, dtype=torch.long), torch.tensor(labels), questions, kind)
 
 
 @torch.no_grad()
-def logits_of(discriminator: Discriminator, exhibits: Exhibits, texts: Sequence[Text]) -> list[float]:
-    """The logit of each text."""
-    found = [discriminator(pack) for pack in exhibits.packs(texts)]
-    return [float(logit) for logits in found for logit in logits]
+def logits_of(
+    discriminator: Discriminator, exhibits: Exhibits, texts: Sequence[Text], trainer: Trainer | None = None
+) -> list[float]:
+    """The logit of each text; of `trainer`'s discriminator, sharded as it may be, each rank reads a share of them."""
+    own = exhibits.share(texts)
+    packs = exhibits.packs([texts[place] for place in own], tower=trainer is not None and trainer.sharded)
+    scored = [(trainer.forward(partial(discriminator, pack)) if trainer else discriminator(pack)) for pack in packs]
+    return in_order(own, [float(logit) for logits in scored for logit in logits])
+
+
+def in_order(own: Sequence[int], values: Sequence[float]) -> list[float]:
+    """The values of all ranks, each of which has those at its `own` places."""
+    found = {place: value for pairs in ranks().of_all(list(zip(own, values, strict=True))) for place, value in pairs}
+    return [found[place] for place in range(len(found))]
 
 
 def accuracy(logits: Sequence[float], labels: Sequence[int]) -> float:

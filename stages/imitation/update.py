@@ -6,6 +6,7 @@ The reference pass needs no reward, so that it can run while the judge is at wor
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from stages.imitation.objective import Policy, k3, policy_loss, rollout_weights,
 from stages.imitation.rewards import STUDENT, TEACHERS, Rewarded
 from stages.job.blocks import Ril
 from stages.job.switches import PAPER, Objective
-from stages.training import Trainer
+from stages.training import Idle, Trainer, even_packs, ranks
 from stages.vlm import Network, Prompt
 
 
@@ -63,7 +64,8 @@ class Batch:
 
     def written_by(self, source: str) -> Tensor:
         """Mask [N] of the tokens that `source` wrote."""
-        return torch.tensor([row.row.source == source for row in self.rows])[self.pack.response]
+        wrote = [row.row.source == source for row in self.rows]
+        return torch.tensor(wrote, dtype=torch.bool)[self.pack.response]
 
     def tokens_with(self, term: str) -> Tensor | None:
         """Mask [N] of the tokens of rows with this term of the loss; None where there are none."""
@@ -90,8 +92,11 @@ class Totals:
         self.add(f"{name}/{TEACHERS}", values[~batch.student_rows])
 
     def means(self) -> dict[str, float]:
-        """Mean of each name over its tokens; a name without tokens is left out."""
-        return {name: total / self.tokens[name] for name, total in self.sums.items() if self.tokens[name]}
+        """Mean of each name over its tokens, those of all ranks; a name without tokens is left out."""
+        parts = ranks().of_all((dict(self.sums), dict(self.tokens)))
+        names = dict.fromkeys(name for sums, _ in parts for name in sums)
+        tokens = {name: sum(counts.get(name, 0) for _, counts in parts) for name in names}
+        return {name: sum(sums.get(name, 0.0) for sums, _ in parts) / tokens[name] for name in names if tokens[name]}
 
 
 def update_student(
@@ -102,44 +107,37 @@ def update_student(
     block: Ril,
     rate: float,
     objective: Objective = PAPER,
+    idle: Idle | None = None,
 ) -> dict[str, float]:
     """`inner_updates` steps of Eq. 2 on all rows of the groups; returns what to log of the first of them.
 
+    The groups are this rank's; loss, gradient and what is logged are those of all ranks' rows (`idle` fills up their passes).
     With a frozen vision tower its features are computed once and serve student and reference alike. Old log-probabilities are
     those of the first inner update itself, so that no pass is run for them whatever mu is; at mu = 1 the ratio is exactly 1.
     """
     kept = [group for group in groups if group.rows]
-    rows = [row for group in kept for row in group.rows]
+    rows = int(ranks().total(sum(len(group.rows) for group in kept)))
     if not rows:
         return {"loss": float("nan"), "grad_norm": 0.0}
-    temperature = _temperature(block)
-    batches = _batches(_with_known(student, reference, kept, block, objective), block.tokens_per_pack)
-    normaliser = float(len(rows) * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
+    groups = _with_known(student, reference, kept, block, objective, trainer, idle)
+    batches = _batches(groups, block.tokens_per_pack, idle, student)
+    normaliser = float(rows * (block.sampling.max_tokens if objective.loss_normaliser == "constant" else 1))
     old: list[Tensor] = []
     logged: dict[str, float] = {}
     for inner in range(block.inner_updates):
         totals, whole_loss = Totals(), 0.0
         for number, batch in enumerate(batches):
-            states = predicting_states(student, batch.pack, batch.features)
-            if inner == 0:
-                log_probs, entropy = token_entropies(states, student.head.weight, batch.pack.targets, temperature)
-                old.append(log_probs.detach())
-                totals.add_by_source("entropy", entropy, batch)
-                totals.add_by_source("kl", k3(log_probs.detach(), batch.reference), batch)
-            else:
-                log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
-            full = _full_kl(student, reference, states, batch, temperature)
-            policy = _policy(batch, old[number], block, objective, normaliser, full)
-            # at the first inner update old is log_probs itself: the ratio is exactly 1 (mu = 1 runs no pass for it)
-            loss, seen = policy_loss(log_probs, old[number], policy)
+            before = old[number] if inner else None
+            loss, log_probs = trainer.forward(
+                partial(_loss, student, reference, batch, before, block, objective, normaliser, totals)
+            )
             trainer.backward(loss, last=number == len(batches) - 1)
             whole_loss += float(loss.detach())
-            for name, values in seen.items():
-                totals.add(name, values)
-                totals.add_by_source(name, values, batch)
+            if inner == 0:
+                old.append(log_probs)
         norm = trainer.step(rate)
         if inner == 0:
-            logged = {"loss": whole_loss, "grad_norm": norm, "learning_rate": rate, **totals.means()}
+            logged = {"loss": ranks().total(whole_loss), "grad_norm": norm, "learning_rate": rate, **totals.means()}
         else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
             logged |= {f"{name}/last": totals.means()[name] for name in ("ratio", "clip_ratio")}
     return logged
@@ -150,25 +148,69 @@ def _temperature(block: Ril) -> float:
     return block.sampling.temperature or 1.0
 
 
+def _loss(
+    student: Network,
+    reference: Network,
+    batch: Batch,
+    before: Tensor | None,
+    block: Ril,
+    objective: Objective,
+    normaliser: float,
+    totals: Totals,
+) -> tuple[Tensor, Tensor]:
+    """The batch's part of the loss, and its log-probabilities [N] without gradient; `before` are those of the first inner update.
+
+    Without `before` this is the first one: they are the log-probabilities themselves, so that the ratio is exactly 1.
+    """
+    temperature = _temperature(block)
+    states = predicting_states(student, batch.pack, batch.features)
+    if before is None:
+        log_probs, entropy = token_entropies(states, student.head.weight, batch.pack.targets, temperature)
+        totals.add_by_source("entropy", entropy, batch)
+        totals.add_by_source("kl", k3(log_probs.detach(), batch.reference), batch)
+    else:
+        log_probs = token_log_probs(states, student.head.weight, batch.pack.targets, temperature)
+    old = log_probs.detach() if before is None else before
+    whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
+    full = _full_kl(student, reference, states, batch, temperature) if whole else None
+    loss, seen = policy_loss(log_probs, old, _policy(batch, old, block, objective, normaliser, full))
+    for name, values in seen.items():
+        totals.add(name, values)
+        totals.add_by_source(name, values, batch)
+    return loss, log_probs.detach()
+
+
 @torch.no_grad()
 def reference_pass(
-    student: Network, reference: Network, groups: Sequence[Group], block: Ril, objective: Objective = PAPER
+    student: Network,
+    reference: Network,
+    groups: Sequence[Group],
+    block: Ril,
+    objective: Objective = PAPER,
+    trainer: Trainer | None = None,
+    idle: Idle | None = None,
 ) -> list[Known]:
     """What is known of each group before its rewards are: image features, and log p of every row under the SFT student.
 
-    With a trained tower the reference sees through its own, untrained one, and there are no features to share.
+    With a trained tower the reference sees through its own, untrained one, and there are no features to share. The groups are
+    this rank's; the tower of a student that `trainer` shards runs equally often on all ranks.
     """
     whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
     known: list[Known] = []
-    for pack in packs(groups, block.tokens_per_pack):
-        features = shared_features(student, pack) if block.freeze_vision else None
+    sharded = trainer if trainer and trainer.sharded and block.freeze_vision else None
+    made = even_packs(groups, block.tokens_per_pack, idle, tower=True) if sharded else packs(groups, block.tokens_per_pack)
+    for pack in made:
+        compute = partial(shared_features, student, pack)
+        features = (sharded.forward(compute) if sharded else compute()) if block.freeze_vision else None
+        if not pack.groups:  # an idle pass of the student's tower
+            continue
         states = predicting_states(reference, pack, features)
         log_probs = token_log_probs(states, reference.head.weight, pack.targets, _temperature(block))
         own = [groups[number] for number in pack.groups]
         lengths = [len(ids) for group in own for ids in group.responses]
         by_row = iter(zip(torch.split(log_probs, lengths), torch.split(states, lengths), strict=True))
         images = [int((group.prompt.ids == student.image_token_id).sum()) for group in own]
-        seen = [None] * len(own) if features is None else torch.split(features, images)
+        seen = [None] * len(own) if features is None else torch.split(features[: sum(images)], images)
         for group, its_features in zip(own, seen, strict=True):
             found = {ids: next(by_row) for ids in group.responses}
             log_probs_of = {ids: values for ids, (values, _) in found.items()}
@@ -177,19 +219,28 @@ def reference_pass(
 
 
 def _with_known(
-    student: Network, reference: Network, groups: Sequence[Rewards], block: Ril, objective: Objective
+    student: Network,
+    reference: Network,
+    groups: Sequence[Rewards],
+    block: Ril,
+    objective: Objective,
+    trainer: Trainer,
+    idle: Idle | None,
 ) -> list[Rewards]:
-    if all(group.known is not None for group in groups):
+    if not ranks().most(int(any(group.known is None for group in groups)))[0]:  # all ranks run the pass, or none
         return list(groups)
-    known = reference_pass(student, reference, [group.group for group in groups], block, objective)
+    known = reference_pass(student, reference, [group.group for group in groups], block, objective, trainer, idle)
     return [replace(group, known=its) for group, its in zip(groups, known, strict=True)]
 
 
-def _batches(groups: Sequence[Rewards], tokens_per_pack: int) -> list[Batch]:
-    """The packs of the step; what is known of their rows is put together in their order."""
+def _batches(groups: Sequence[Rewards], tokens_per_pack: int, idle: Idle | None, student: Network) -> list[Batch]:
+    """The packs of the step; what is known of their rows is put together in their order, nothing where a pack is idle."""
     found = []
-    for pack in packs([group.group for group in groups], tokens_per_pack):
+    for pack in even_packs([group.group for group in groups], tokens_per_pack, idle, student.trains_vision):
         own = [groups[number] for number in pack.groups]
+        if not own:
+            found.append(Batch(pack, (), None, torch.zeros(0, student.head.in_features), torch.zeros(0)))
+            continue
         known = [group.known for group in own if group.known is not None]
         rows = [(its, one.row.token_ids) for its, group in zip(known, own, strict=True) for one in group.rows]
         features = [its.features for its in known if its.features is not None and len(its.features)]

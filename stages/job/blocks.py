@@ -388,6 +388,9 @@ class Runtime(Block):
     engines: dict[str, EngineSettings] = Field(
         default_factory=dict, description="How each model is run, by entry of `models`; vLLM in process where none is given."
     )
+    processes: int = Field(
+        1, ge=1, le=1024, description="Processes on this machine that train together, one a GPU; 1 trains in the stage's own."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage: how much of the training state is sharded.")
     gradient_checkpointing: bool = Field(False, description="Recomputes activations to save memory, for about 25 % time.")
     checkpoint_minutes: float = Field(

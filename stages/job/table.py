@@ -18,6 +18,7 @@ class Stage:
     inputs: tuple[str, ...]  # outs of other stages, and users' data
     parts: tuple[str, ...]  # folders of stages/ whose code decides what comes out
     items: str | None = None  # plural block of params.yaml with one run an entry
+    ranks: bool = False  # whether it trains in `runtime.processes` processes
 
 
 _TRAIN = ("job", "vlm", "groups", "training")
@@ -50,6 +51,7 @@ STAGES: dict[str, Stage] = {
             params=("seed", "warm_start"),
             inputs=("data/model/student", "data/questions"),
             parts=(*_TRAIN, "corpora"),
+            ranks=True,
         ),
         Stage(
             "teacher",
@@ -87,6 +89,7 @@ STAGES: dict[str, Stage] = {
             params=("seed", "discriminator", "ril.objective"),
             inputs=("data/warm_start", "data/rollout", "data/pool", "data/questions"),
             parts=(*_TRAIN, "imitation", "responses", "corpora"),
+            ranks=True,
         ),
         Stage(
             "ril",
@@ -100,6 +103,7 @@ STAGES: dict[str, Stage] = {
                 "data/model/{params.verdict.model}",
             ),
             parts=(*_TRAIN, "engines", "responses", "imitation", "corpora", "benchmarks"),
+            ranks=True,
         ),
         Stage(
             "evaluate",

@@ -1,16 +1,19 @@
 """Supervised fine-tuning on packs: the loss, and the loop that warm start and tiny model building share."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 
-from stages.groups import Group, Pack, packs, response_log_probs
+from stages.groups import Group, Pack, response_log_probs
 from stages.job import Job
 from stages.job.blocks import Schedule
+from stages.training.passes import Idle, even_packs
+from stages.training.ranks import ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
-from stages.vlm import Network
+from stages.vlm import Network, Reader
 
 
 def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
@@ -19,27 +22,35 @@ def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
 
 
 def train_sft(
-    job: Job, network: Network, schedule: Schedule, groups_of_step: Callable[[int], list[Group]], title: str
+    job: Job, network: Network, reader: Reader, schedule: Schedule, groups_of_step: Callable[[int], list[Group]], title: str
 ) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Trains `network` on the groups of each step; returns the trainer and the history, one row a step.
+    """Trains `network` on the groups of each step, this rank's share; returns the trainer and the history, one row a step.
 
     Goes on from the job's last checkpoint, if it has one.
     """
     trainer = Trainer(network.model, schedule, job.params.runtime)
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
+    idle = Idle(reader)
     for step in state.steps(schedule.steps, title):
-        groups = groups_of_step(step)
-        response_tokens = sum(group.scored_tokens for group in groups)
-        loss = 0.0
-        for pack, last in with_last(packs(groups, schedule.tokens_per_pack)):
-            part = sft_loss(network, pack, response_tokens)
-            trainer.backward(part, last)
-            loss += float(part.detach())
-        rate = learning_rate(schedule, step)
-        norm = trainer.step(rate)
-        history.append({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate})
+        loss, norm = sft_step(network, trainer, groups_of_step(step), schedule, step, idle)
+        history.append({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate(schedule, step)})
     return trainer, history
+
+
+def sft_step(
+    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, idle: Idle
+) -> tuple[float, float]:
+    """One update on this rank's groups; the step's loss, which is that of all ranks, and the gradient's norm."""
+    response_tokens = int(ranks().total(sum(group.scored_tokens for group in groups)))
+    loss = 0.0
+    tower = network.trains_vision or (trainer.sharded and network.has_vision)
+    for pack, last in with_last(even_packs(groups, schedule.tokens_per_pack, idle, tower)):
+        part = trainer.forward(functools.partial(sft_loss, network, pack, response_tokens))
+        trainer.backward(part, last)
+        loss += float(part.detach())
+    norm = trainer.step(learning_rate(schedule, step))
+    return ranks().total(loss), norm
 
 
 def with_last(items: Iterator[Pack]) -> Iterator[tuple[Pack, bool]]:

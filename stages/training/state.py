@@ -6,9 +6,13 @@
 The fingerprint is of parameters and inputs, so only the same work resumes. A checkpoint counts when `DONE`, written last, is in
 it. Randomness is a function of (seed, stage, step), so the number of the step is all there is to know of it: on CPU a killed
 and resumed run ends with the same bytes as one that was not.
+
+With several ranks each writes its own shard of the optimizers, the first everything else; all do the same steps, save together
+and stop together. Their folder must be one that all of them see.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -24,6 +28,7 @@ from stages.job.files import replacing_folder, write_text
 from stages.job.stop import STOP
 from stages.training.board import FOLDER as BOARDS
 from stages.training.board import Board
+from stages.training.ranks import ranks
 from stages.training.trainer import Trainer
 
 DONE = "DONE"
@@ -35,7 +40,7 @@ class TrainingState:
     """The checkpoints of one loop.
 
     `records` holds the loop's own rows (history, samples), by name; they are saved and restored with the models. `copy` is
-    a further set of weights to keep (the best so far) or None.
+    a further set of weights to keep (the best so far; held by the first rank, empty on others) or None.
     """
 
     def __init__(self, job: Job, trainers: Mapping[str, Trainer]) -> None:
@@ -43,13 +48,14 @@ class TrainingState:
         self.trainers = trainers
         self.records: dict[str, list[dict[str, Any]]] = {}
         self.copy: dict[str, Tensor] | None = None
+        self._ranks = ranks()
         self._folder = job.run_folder
         self._runtime = job.params.runtime
         self._saved = time.monotonic()
         self.first = self._resume()  # steps that are done
-        self._board = Board(
-            job.store / BOARDS / job.name / job.fingerprint[:16] if self._folder else None, self.records, self.first
-        )
+        shown = self._folder is not None and self._ranks.first
+        boards = job.store / BOARDS / job.name / job.fingerprint[:16]
+        self._board = Board(boards if shown else None, self.records, self.first)
 
     def steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the steps that are left of `count`, behind a progress bar; after each it saves when that is due.
@@ -74,7 +80,7 @@ class TrainingState:
 
     def record(self, step: int, value: Any) -> None:
         """Keeps `value` (JSON) on disk until a checkpoint holds the step, so that a resumed step uses it again."""
-        if path := self._record(step):
+        if (path := self._record(step)) and self._ranks.first:
             write_text(path, json.dumps(value, ensure_ascii=False))
 
     def _record(self, step: int) -> Path | None:
@@ -84,51 +90,78 @@ class TrainingState:
 
     def _after(self, done: int, count: int) -> None:
         self._board.write(self.records)
-        due = time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
-        if self._folder and done < count and (due or STOP.code is not None):
+        late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
+        due, code = self._ranks.most(int(late), STOP.code or 0)  # a request to stop may have come to any rank
+        if self._folder and done < count and (due or code):
             with self.job.timed("checkpoint"):
                 self._save(self._folder, done)
-        if STOP.code is not None and done < count:
+        if code and done < count:
             kept = f"training state is in {self._folder}" if self._folder else "nothing is kept"
             self.job.progress.say(f"{self.job.name}: stopped after step {done} of {count}; {kept}")
-            raise SystemExit(STOP.code)
+            raise SystemExit(code)
 
     def _save(self, folder: Path, done: int) -> None:
-        with replacing_folder(folder / f"step_{done:08d}") as checkpoint:
+        with contextlib.ExitStack() as stack:
+            final = folder / f"step_{done:08d}"
+            checkpoint = self._ranks.from_first(lambda: stack.enter_context(replacing_folder(final)))
             for name, trainer in self.trainers.items():
                 trainer.save_state(checkpoint, name)
-            if self.copy is not None:
-                save_tensors(self.copy, checkpoint / _COPY)
-            (checkpoint / _LOOP).write_text(
-                json.dumps({"step": done, "code": self.job.code, "records": self.records}), encoding="utf-8"
-            )
-            (checkpoint / DONE).write_text(f"{done}\n")
+            self._ranks.wait()  # every shard is written
+            if self._ranks.first:
+                self._write_loop(checkpoint, done)
+        if self._ranks.first:
+            self._clear_up(folder, done)
+        self._saved = time.monotonic()
+
+    def _write_loop(self, checkpoint: Path, done: int) -> None:
+        if self.copy is not None:
+            save_tensors(self.copy, checkpoint / _COPY)
+        loop = {"step": done, "code": self.job.code, "made_by": self._made_by, "records": self.records}
+        (checkpoint / _LOOP).write_text(json.dumps(loop), encoding="utf-8")
+        (checkpoint / DONE).write_text(f"{done}\n")
+
+    @property
+    def _made_by(self) -> list[int]:
+        """Number of ranks and ZeRO stage: what a checkpoint's shards fit."""
+        return [self._ranks.count, self._runtime.zero_stage]
+
+    def _clear_up(self, folder: Path, done: int) -> None:
         for old in whole_checkpoints(folder)[: -self._runtime.keep_checkpoints]:
             shutil.rmtree(old)
         for path in (folder / "recorded").glob("step_*.json"):
             if path.stem <= f"step_{done:08d}":
                 path.unlink()
-        self._saved = time.monotonic()
 
     def _resume(self) -> int:
-        """Loads the newest whole checkpoint and returns the number of steps it holds; 0 when there is none."""
+        """Loads the newest whole checkpoint and returns the number of steps it holds; 0 when there is none.
+
+        Raises ValueError when other ranks or another ZeRO stage made it.
+        """
         if self._folder is None:
             return 0
-        self._look_around(self._folder)
-        found = whole_checkpoints(self._folder)
-        if not found:
+        checkpoint = self._ranks.from_first(functools.partial(self._newest, self._folder))
+        if checkpoint is None:
             return 0
-        checkpoint = found[-1]
         loop = json.loads((checkpoint / _LOOP).read_text(encoding="utf-8"))
+        if (made_by := loop.get("made_by", self._made_by)) != self._made_by:
+            raise ValueError(
+                f"training state in {checkpoint} is of {made_by[0]} processes with zero_stage {made_by[1]}, this run has "
+                f"{self._made_by[0]} with {self._made_by[1]}; set runtime back to go on, or start afresh with RIL_FRESH=1"
+            )
         if loop["code"] != self.job.code:  # mending a fault after a crash is the common case, so it goes on
             self.job.progress.say(f"warning: {self.job.name}: its code has changed since {checkpoint}; RIL_FRESH=1 starts afresh")
         for name, trainer in self.trainers.items():
             trainer.load_state(checkpoint, name)
         for name, rows in loop["records"].items():
             self.rows(name).extend(rows)
-        self.copy = load_tensors(checkpoint / _COPY) if (checkpoint / _COPY).is_file() else None
+        if (checkpoint / _COPY).is_file():
+            self.copy = load_tensors(checkpoint / _COPY) if self._ranks.first else {}
         self.job.progress.say(f"{self.job.name}: goes on after step {loop['step']}, from {checkpoint}")
         return int(loop["step"])
+
+    def _newest(self, folder: Path) -> Path | None:
+        self._look_around(folder)
+        return next(reversed(whole_checkpoints(folder)), None)
 
     def _look_around(self, folder: Path) -> None:
         """Obeys RIL_FRESH, removes what a killed process left half written, names state of other settings."""

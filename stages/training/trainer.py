@@ -2,13 +2,18 @@
 
 import logging
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from stages.job.blocks import Runtime, Schedule
+from stages.training.ranks import ranks
+
+Result = TypeVar("Result")
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -21,11 +26,23 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     return schedule.learning_rate + (schedule.final_learning_rate - schedule.learning_rate) * done
 
 
-class Trainer:
-    """Gradient steps on one model.
+class Whole(nn.Module):
+    """A sharded model as ZeRO-3 wants it called: inside, every weight that is touched is whole, a head's weight alone too."""
 
-    A step is any number of `backward` calls, whose gradients add up, and one `step`. With one process and fp32 on CPU the same
-    calls give the same bytes.
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], Result]) -> Result:
+        """What `compute` returns."""
+        return compute()
+
+
+class Trainer:
+    """Gradient steps on one model, the same model on every rank.
+
+    A step is any number of `backward` calls, whose gradients add up over calls and ranks, and one `step`. All ranks make the
+    same calls in the same order. With one process and fp32 on CPU the same calls give the same bytes.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
@@ -33,6 +50,7 @@ class Trainer:
 
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)  # one a call
         # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process that is
         # killed meanwhile leaves a lock for which all later ones wait without end.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -47,13 +65,26 @@ class Trainer:
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         config = _config(runtime, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self.sharded = runtime.zero_stage == 3
+        held = Whole(model) if self.sharded else model
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
         self.model = model
+        self._ranks = ranks().count
+
+    def forward(self, compute: Callable[[], Result]) -> Result:
+        """What `compute` returns; inside it the model's weights are whole. Of what comes back only a loss has a gradient.
+
+        With ZeRO-3 all ranks call this together, for passes without gradient too.
+        """
+        return self._engine(compute) if self.sharded else compute()  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Adds the gradient of `loss`; `last` says that `step` follows (gradients are reduced over ranks only then)."""
+        """Adds the gradient of `loss`, this rank's part of the step's; `last` says that `step` follows.
+
+        DeepSpeed takes the mean over ranks; parts of a whole are to be summed, so each counts as often as there are ranks.
+        """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss, scale_wrt_gas=False)
+        self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
         """Clips, updates with learning rate `rate`, clears gradients; returns the norm of the gradient before clipping."""
@@ -65,13 +96,17 @@ class Trainer:
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Full weights under the names transformers and vLLM use, gathered when they are sharded."""
-        if self._engine.zero_optimization_stage() == 3:
-            return dict(self._engine._zero3_consolidated_16bit_state_dict())
-        return dict(self.model.state_dict())
+        """Full weights under the names transformers and vLLM use, gathered when they are sharded.
+
+        All ranks call this together; only the first gets the weights, the others nothing.
+        """
+        if self.sharded:
+            whole = self._engine._zero3_consolidated_16bit_state_dict() or {}
+            return {name.removeprefix("model."): tensor for name, tensor in whole.items()}
+        return dict(self.model.state_dict()) if ranks().first else {}
 
     def copied_state(self) -> dict[str, Tensor]:
-        """`state_dict` as a copy in memory that later steps do not change."""
+        """`state_dict` as a copy in memory that later steps do not change; called by all ranks together."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
 
     def save_state(self, folder: Path, name: str) -> None:
@@ -88,7 +123,7 @@ class Trainer:
             raise RuntimeError(f"no training state of {name} in {folder}; start afresh with RIL_FRESH=1")
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Writes the weights (`state`, where an earlier copy is wanted) and the config into `folder`."""
+        """Writes the weights (`state`, where an earlier copy is wanted) and the config into `folder`; one process."""
         save_weights(self.model, folder, self.state_dict() if state is None else state)
 
 

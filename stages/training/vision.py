@@ -51,7 +51,7 @@ def train_vision(
     leaves them, nothing that attention adds at an image token is felt, and the language model does not learn to look.
     """
     probe = Probe(network, classes)
-    trainer = Trainer(probe, schedule, runtime)
+    trainer = Trainer(probe, schedule, runtime.model_copy(update={"zero_stage": 0}))  # too small to be sharded
     loss = torch.zeros(())
     for step in progress.track(range(schedule.steps), "training the vision tower"):
         pixels, targets = batch_of_step(step)

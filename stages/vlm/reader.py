@@ -96,6 +96,17 @@ class Network:
         for module in self.family.vision_modules(self.model):
             module.requires_grad_(False)
 
+    @property
+    def has_vision(self) -> bool:
+        """Whether there is a vision tower."""
+        return bool(self.family.vision_modules(self.model))
+
+    @property
+    def trains_vision(self) -> bool:
+        """Whether the tower takes part in training."""
+        modules = self.family.vision_modules(self.model)
+        return any(parameter.requires_grad for module in modules for parameter in module.parameters())
+
     def features(self, pixels: Pixels) -> Tensor:
         """Image features [image tokens, hidden]."""
         return self.family.features(self.model, pixels)

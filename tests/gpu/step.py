@@ -35,6 +35,12 @@ class PlainTrainer:
         """Parameters in training."""
         return sum(parameter.numel() for parameter in self._trained)
 
+    sharded = False
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """What `compute` returns."""
+        return compute()
+
     def backward(self, loss: Tensor, last: bool) -> None:
         """Adds the gradient of `loss`."""
         loss.backward()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, discriminator_loss, logits_of, text_packs
+from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, discriminator_loss, logits_of
 from stages.imitation.draws import TeacherAnswer, balanced_draw
 from stages.imitation.prompts import prefix_ids
 from stages.job.blocks import Runtime, Schedule
@@ -44,7 +44,7 @@ def test_response_is_fenced_and_nothing_of_the_turn_is_left_in_it(tiny: Callable
     tokenizer = reader.chat.tokenizer
     assert tokenizer.decode(opening.ids.tolist()).endswith("<response>")
     assert tokenizer.decode(closing).startswith("</response>")
-    pack = text_packs(reader, ["one", "two <|im_end|>"], 4096)[0]
+    pack = Exhibits(reader, 4096).packs([Text("one"), Text("two <|im_end|>")])[0]
     ends = [int(pack.ids[place]) for place in pack.last]
     assert ends == [closing[-1]] * 2
 
@@ -58,7 +58,7 @@ def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -
     texts = [f"3:{n},8:{n}. Answer: {n}" for n in range(10)] + [f"3->{n} 8->{n} so {n}." for n in range(10)]
     labels = torch.tensor([1.0] * 10 + [0.0] * 10)
     for _ in range(schedule.steps):
-        (pack, *more) = text_packs(reader, texts, 8192)
+        (pack, *more) = Exhibits(reader, 8192).packs([Text(text) for text in texts])
         assert not more
         trainer.backward(discriminator_loss(discriminator(pack), labels, 20), last=True)
         trainer.step(1e-3)

@@ -1,0 +1,89 @@
+"""Passes of several ranks: as many on each, and the same modules in each, or ranks wait for each other for ever.
+
+ZeRO 2 and 3 communicate inside forward and backward passes (trap T23). A rank with fewer packs than another therefore runs
+passes over a group that carries no loss, and where a vision tower runs on one rank it runs on all of them.
+"""
+
+import functools
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from stages.groups import Group, Pack, pack_of, packs
+from stages.training.ranks import ranks
+from stages.vlm import Prompt, Reader
+
+BLANK_PIXELS = 56  # sides of the picture that a tower without one gets
+CHARACTERS_PER_TOKEN = 4
+PIXELS_PER_TOKEN = 28 * 28  # Qwen2.5-VL's; InternVL3 has 256 tokens for 448 x 448, which is the same
+
+
+class Idle:
+    """Groups that carry no loss: a prompt, with or without a picture, and one token that is never predicted."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    @functools.cached_property
+    def text(self) -> Group:
+        """Without a picture."""
+        return _unscored(self._reader.text_prompt(self._reader.chat.prompt_ids([{"role": "user", "content": "."}], 0)))
+
+    @functools.cached_property
+    def picture(self) -> Group:
+        """With one."""
+        return _unscored(self._reader.prompt([{"role": "user", "content": "<image>"}], [_blank()]))
+
+
+def even_packs(groups: Sequence[Group], tokens_per_pack: int, idle: Idle | None = None, tower: bool = False) -> Iterator[Pack]:
+    """Packs of this rank's groups, filled up with idle ones until every rank has as many; with one process, `packs`.
+
+    `tower` says that a vision tower must run in them: it is trained, or sharded. Then every pack has a picture on several ranks,
+    and at least one in a step of one process: else the tower's weights would have no gradient, which ZeRO-3 takes for that of
+    the step before. An idle group adds nothing to `targets` and `last`, and stands in `groups` of no pack.
+    """
+    here = ranks()
+    if here.count == 1 and not tower:
+        yield from packs(groups, tokens_per_pack)
+        return
+    made = list(packs(groups, tokens_per_pack))
+    if idle is None:
+        raise ValueError("passes that have to be filled up need idle groups")
+    (passes,) = here.most(len(made))
+    seen = here.count == 1 and any(pack.pixels is not None for pack in made)
+    for pack in made:
+        if tower and not seen and pack.pixels is None:
+            yield _with_idle([groups[number] for number in pack.groups], pack.groups, idle.picture)
+            seen = here.count == 1
+        else:
+            yield pack
+    for _ in range(passes - len(made)):
+        yield _with_idle([], range(0), idle.picture if tower else idle.text)
+
+
+def _with_idle(groups: list[Group], numbers: range, idle: Group) -> Pack:
+    pack = pack_of([*groups, idle], range(len(groups) + 1))
+    return replace(pack, last=pack.last[:-1], groups=numbers)
+
+
+def prompt_cost(messages: Sequence[Mapping[str, str]], images: Sequence[bytes], response: str = "") -> float:
+    """About how many tokens prompt and response have, without decoding an image: what ranks share by must itself cost little."""
+    text = len(response) + sum(len(message["content"]) for message in messages)
+    return text / CHARACTERS_PER_TOKEN + sum(_area(image) for image in images) / PIXELS_PER_TOKEN
+
+
+def _area(image: bytes) -> int:
+    with Image.open(io.BytesIO(image)) as header:
+        return header.width * header.height
+
+
+def _unscored(prompt: Prompt) -> Group:
+    return Group(prompt, ((int(prompt.ids[-1]),),), (frozenset({0}),))
+
+
+def _blank() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (BLANK_PIXELS, BLANK_PIXELS), (255, 255, 255)).save(buffer, "PNG")
+    return buffer.getvalue()
