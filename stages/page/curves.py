@@ -20,7 +20,7 @@ def score_plot(models: Sequence[Scored]) -> Plot:
 
 
 def figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
-    """The paper's Figure 3 for this run: similarity reward, answer reward, validation; none that the run lacks."""
+    """The paper's Figure 3 for this run: similarity reward, answer reward, validation, as far as the run has them."""
     similarity = by_source(found, "rewards/{}/similarity", teachers)
     answer = by_source(found, "rewards/{}/answer", teachers)
     scores = [Line("validation", validation.steps, validation.columns["validation"], 0, smooth=False, dots=True)]

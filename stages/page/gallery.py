@@ -91,6 +91,7 @@ def said(models: Sequence[Scored], question_id: str) -> list[dict[str, Any]]:
             "text": row["response"],
             "correct": row["correct"],
             "cut": row["finish_reason"] == "length",
+            "refused": row["finish_reason"] == "refused",
             "tokens": row["completion_tokens"],
         }
         for model, row in rows

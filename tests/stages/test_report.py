@@ -24,7 +24,7 @@ from stages.corpora import SCHEMA, canonical_row
 from stages.corpora.exercises import draw_row
 from stages.job import Job, MissingInput, Params, Progress, load_params, merged, validated
 from stages.job.files import read_json, read_shards, write_json, write_shards
-from stages.page.gallery import data_uri, evenly
+from stages.page.gallery import data_uri, evenly, said
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
 from stages.responses import ANSWERS
@@ -401,6 +401,15 @@ def test_the_difference_is_paired() -> None:
     same_accuracy = difference(scored("ril", [True, False] * 50), scored("base", [False, True] * 50))
     assert same_accuracy.mean == 0
     assert same_accuracy.standard_error > 0.1  # unpaired it would be 0.07
+
+
+@pytest.mark.parametrize(
+    ("reason", "cut", "refused"), [("stop", False, False), ("length", True, False), (evaluate.REFUSED, False, True)]
+)
+def test_an_answer_says_how_it_ended(reason: str, cut: bool, refused: bool) -> None:
+    row = {"response": "", "correct": False, "finish_reason": reason, "completion_tokens": 0}
+    (told,) = said([Scored("ril", "RIL", "ril", {}, {"q": row})], "q")
+    assert (told["cut"], told["refused"]) == (cut, refused)
 
 
 def test_small_numbers() -> None:
