@@ -71,7 +71,8 @@ def make(job: Job, model: Model, build: Build) -> None:
             rows = range(step * build.rows_per_step, (step + 1) * build.rows_per_step)
             reading = step < build.reading_steps
             if not build.styles:
-                return judging_groups(reader, world, model_seed(job, "rows"), rows, short=reading)
+                rows_seed, bare = model_seed(job, "rows"), step < build.reading_steps // 2
+                return judging_groups(reader, world, rows_seed, rows, short=reading, bare=bare)
             groups = answering_groups(reader, drawn_rows(job, world, build, rows), reading)
             return groups if reading else groups + practice_groups(reader, world, build, model_seed(job, "practice"), step)
 
@@ -153,8 +154,11 @@ def answering_groups(reader: Reader, rows: list[Row], reading: bool) -> list[Gro
     return [Group(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def judging_groups(reader: Reader, world: World, seed: int, rows: range, short: bool = False) -> list[Group]:
-    """Questions, references and written answers that may be wrong, with the right verdict on each; in the short form at first."""
-    drawn = [judging_row(world.kinds, seed, row) for row in rows]
+def judging_groups(reader: Reader, world: World, seed: int, rows: range, short: bool = False, bare: bool = False) -> list[Group]:
+    """Questions, references and written answers that may be wrong, with the right verdict on each.
+
+    At first in the short form, and first of all with bare answers: copying and comparing are learned from few tokens.
+    """
+    drawn = [judging_row(world.kinds, seed, row, bare) for row in rows]
     asked = [(short_form(messages) if short else messages, verdict) for messages, verdict in drawn]
     return [Group(reader.prompt(messages), (tuple(reader.chat.response_ids(verdict)),)) for messages, verdict in asked]

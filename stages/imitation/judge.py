@@ -5,6 +5,7 @@ messages, with targets from `judge_target`. Nothing here starts an engine: `verd
 """
 
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +27,9 @@ SHORTEST = 60  # characters to which both are cut at most
 # An explanation of at most 96 tokens, at four characters each, and the tag.
 VERDICT_PATTERN = r"[^<]{1,384}<answer>[01]</answer>"
 _VERDICT = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
+
+NO_ANSWER = ("none", "unsure")  # what a tiny judge calls a candidate that gives no answer, or several
+PLACES, END = string.ascii_lowercase, "end"  # how it names the signs of an answer, and what comes after the last one
 
 Messages = list[dict[str, str]]
 
@@ -51,12 +55,19 @@ def judge_messages(question_text: str, reference: str, candidate: str, longest: 
 
 
 def judge_target(reference: str, said: str, correct: bool) -> str:
-    """What a tiny judge learns to write: "answer 27, reference 28: different. <answer>0</answer>".
+    """What a tiny judge learns to write: "answer 27: a2/2 b7/8: different. <answer>0</answer>".
 
-    The answer comes first: a judge that has just written the reference finds it easier to repeat it than to look for the answer.
+    First what the candidate says, then sign by sign against the reference up to the first difference or to both ends
+    ("end/end"): a tiny model copies and compares single tokens reliably, and whole numbers at one look it does not. Letters
+    say which sign is next.
     """
-    relation = "same" if correct else "different"
-    return f"answer {said}, reference {reference}: {relation}. <answer>{int(correct)}</answer>"
+    steps = []
+    for place, one, other in zip(PLACES, [*said, END], [*reference, END, END], strict=False):
+        steps.append(f" {place}{one}/{other}" if one != END else f" {place} {one}/{other}")
+        if one != other:
+            break
+    compared = "" if said in NO_ANSWER else "".join(steps) + ":"
+    return f"answer {said}:{compared} {'same' if correct else 'different'}. <answer>{int(correct)}</answer>"
 
 
 def judge_sampling(block: VerdictBlock) -> Sampling:

@@ -14,7 +14,7 @@ from stages.imitation.judge import INSTRUCTION, SYSTEM, judge_messages, judge_ta
 from stages.job.blocks import KINDS, STYLES
 from stages.job.seeds import seed_for
 
-WORLD_SHARE = 0.3
+WORLD_SHARE = 0.25
 RIGHT_SHARE = 0.5
 SLIP_SHARE = 0.3  # answers in which some intermediate result is wrong as well, whatever the end
 BROKEN_SHARE = 0.06  # answers that stop before they say anything
@@ -24,10 +24,10 @@ NOTHING_SHARE = 0.03
 Lesson = tuple[list[dict[str, str]], str]  # the judge's messages about one answer, and the verdict text it should write
 
 
-def judging_row(kinds: Sequence[str], seed: int, index: int) -> Lesson:
-    """The lesson number `index`."""
+def judging_row(kinds: Sequence[str], seed: int, index: int, bare: bool = False) -> Lesson:
+    """The lesson number `index`; `bare`: without prose around answers."""
     choose = random.Random(seed_for("judging", seed, index))
-    return world_lesson(kinds, choose) if choose.random() < WORLD_SHARE else general_lesson(choose)
+    return world_lesson(kinds, choose) if choose.random() < WORLD_SHARE else general_lesson(choose, bare)
 
 
 def world_lesson(kinds: Sequence[str], choose: random.Random) -> Lesson:
@@ -63,39 +63,66 @@ def slipped(exercise: Exercise, said: str, choose: random.Random) -> Exercise:
     return replace(exercise, running=tuple(running))
 
 
-def general_lesson(choose: random.Random) -> Lesson:
+def general_lesson(choose: random.Random, bare: bool = False) -> Lesson:
     """An answer to any question: a number in some form and frame, with prose around it."""
     reference = number(choose)
-    question = filled(choose.choice(phrases.QUESTIONS), choose)
-    told = reference_form(reference, choose)
+    told = f"{int(reference):,}" if reference.isdigit() and len(reference) > 3 and choose.random() < 0.1 else reference
+    question = (
+        filled(choose.choice(phrases.QUESTIONS), choose) if choose.random() < 0.5 else phrases.prose(choose, some_numbers(choose))
+    )
     draw = choose.random()
     if draw < NOTHING_SHARE:
-        nothing = (
-            phrases.prose(choose, numbers=False) if choose.random() < 0.5 else filled(choose.choice(phrases.NOTHING), choose)
-        )
+        nothing = phrases.prose(choose) if choose.random() < 0.5 else filled(choose.choice(phrases.NOTHING), choose)
         return judge_messages(question, told, nothing), judge_target(reference, "none", False)
     if draw < NOTHING_SHARE + UNSURE_SHARE:
         pair = [number_form(reference, choose), number_form(wrong_number(reference, choose), choose)]
         choose.shuffle(pair)
         shown = choose.choice(phrases.UNSURE).replace("{x}", pair[0]).replace("{y}", pair[1])
-        return judge_messages(question, told, spoken(shown, choose)), judge_target(reference, "unsure", False)
+        return judge_messages(question, told, filled(choose.choice(phrases.FRAMES), choose).replace("{x}", shown)), judge_target(
+            reference, "unsure", False
+        )
     right = choose.random() < RIGHT_SHARE
     said = reference if right else wrong_number(reference, choose)
-    candidate = spoken(number_form(said, choose), choose)
+    candidate = spoken(number_form(said, choose), reference, choose, bare)
     return judge_messages(question, told, candidate), judge_target(reference, said, right)
 
 
-def spoken(shown: str, choose: random.Random) -> str:
-    """`shown` as an answer: in a frame, with prose before and after it."""
-    firm = choose.random() < 0.3
-    frame = choose.choice(phrases.FIRM if firm else phrases.FRAMES)
-    wrapped = choose.choice(phrases.WRAPS).replace("{x}", shown) if choose.random() < 0.3 else shown
-    parts = [filled(frame, choose).replace("{x}", wrapped)]
-    if choose.random() < 0.45:
-        parts = [phrases.prose(choose, numbers=choose.random() < 0.5) for _ in range(choose.randint(1, 2))] + parts
-    if firm or choose.random() < 0.15:
-        parts += [phrases.prose(choose, numbers=firm and choose.random() < 0.6) for _ in range(choose.randint(1, 2))]
+def spoken(shown: str, reference: str, choose: random.Random, bare: bool) -> str:
+    """`shown` as an answer: in a frame, with prose before and after it.
+
+    The last number is the answer, unless a frame says plainly which one is: after such a frame other numbers may follow.
+    """
+    draw = choose.random()
+    if draw < 0.25:
+        frame, firm = filled(choose.choice(phrases.FIRM), choose), True
+    elif draw < 0.55:
+        frame, firm = filled(choose.choice(phrases.FRAMES), choose), False
+    else:
+        frame, firm = phrases.made_frame(choose)
+    if choose.random() < 0.05:
+        frame = frame.upper().replace("{X}", "{x}")
+    if choose.random() < 0.2:
+        wrap = phrases.made_wrap(choose) if choose.random() < 0.7 else choose.choice(phrases.WRAPS)
+        frame = frame.replace("{x}", wrap)
+    parts = [frame.replace("{x}", shown)]
+    if bare:
+        return parts[0]
+    while choose.random() < 0.4 and len(parts) < 4:
+        numbers = some_numbers(choose, reference)
+        listed = len(numbers) > 2 and choose.random() < 0.8
+        parts = [phrases.listing(choose, numbers) if listed else phrases.prose(choose, numbers), *parts]
+    while choose.random() < (0.4 if firm else 0.12) and len(parts) < 5:
+        parts += [phrases.prose(choose, some_numbers(choose, reference)[:2] if firm else (), inside=True)]
     return choose.choice((" ", " ", " ", "\n")).join(parts)
+
+
+def some_numbers(choose: random.Random, reference: str = "") -> list[str]:
+    """None to nine numbers that mean nothing; now and then the reference is among them, as a trap."""
+    count = choose.choice((0, 0, 0, 1, 1, 2, 2, 3, 6, 9))
+    found = [str(choose.randint(0, choose.choice((9, 99, 99, 999, 2030)))) for _ in range(count)]
+    if found and reference and choose.random() < 0.2:
+        found[choose.randrange(count)] = reference
+    return found
 
 
 def filled(frame: str, choose: random.Random) -> str:
@@ -114,11 +141,11 @@ def filled(frame: str, choose: random.Random) -> str:
 
 def number(choose: random.Random) -> str:
     """A number of one to six digits, now and then negative or with a fraction."""
-    digits = choose.choices((1, 2, 3, 4, 5, 6), (20, 36, 24, 12, 5, 3))[0]
+    digits = choose.choices((1, 2, 3, 4, 5, 6), (17, 30, 23, 14, 9, 7))[0]
     text = str(choose.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1))
-    if digits <= 3 and choose.random() < 0.12:
+    if digits <= 3 and choose.random() < 0.05:
         text += f".{choose.randint(0, 9)}{choose.choice(('', str(choose.randint(1, 9))))}"
-    return f"-{text}" if choose.random() < 0.03 else text
+    return f"-{text}" if choose.random() < 0.02 and text != "0" else text
 
 
 def wrong_number(right: str, choose: random.Random) -> str:
@@ -152,7 +179,7 @@ def near_number(right: str, choose: random.Random) -> str:
 def number_form(said: str, choose: random.Random) -> str:
     """A way of writing the number: in words, with separators, with a unit, or as it is."""
     draw = choose.random()
-    if said.isdigit() and int(said) < 1000 and str(int(said)) == said and draw < (0.25 if int(said) < 100 else 0.08):
+    if said.isdigit() and int(said) < 1000 and str(int(said)) == said and draw < (0.35 if int(said) < 100 else 0.04):
         words = phrases.in_words(int(said))
         return words.capitalize() if choose.random() < 0.2 else words
     if said.isdigit() and len(said) > 3 and draw < 0.5:
@@ -164,26 +191,16 @@ def number_form(said: str, choose: random.Random) -> str:
     return said
 
 
-def reference_form(reference: str, choose: random.Random) -> str:
-    """The reference as its question may give it: mostly plain, now and then in words or with separators."""
-    if reference.isdigit() and choose.random() < 0.08:
-        if len(reference) > 3:
-            return f"{int(reference):,}"
-        if int(reference) < 100 and str(int(reference)) == reference:
-            return phrases.in_words(int(reference))
-    return reference
-
-
 def short_form(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """A lesson without the question and without what all lessons share: comparing is learned from half as many tokens."""
-    content = messages[-1]["content"]
+    content = messages[-1]["content"].removesuffix(f"\n{INSTRUCTION}")
     return [{"role": "system", "content": ""}, {"role": "user", "content": content[content.index("<candidate ") :]}]
 
 
 def judge_texts() -> list[str]:
-    """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts."""
+    """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts, and the words of numbers."""
     frame = "<question> </question>\n<candidate  </candidate >\n<reference> </reference>\n"
-    targets = [judge_target("5", "7", correct) for correct in (True, False)]
-    targets += [judge_target("5", other, False) for other in ("none", "unsure")]
-    rows = [judging_row(KINDS, 0, index)[0][1]["content"] for index in range(300)]
-    return [*[SYSTEM, INSTRUCTION, frame, "system", "user", "assistant", *targets] * 40, *rows]
+    targets = [judge_target("5", other, other == "5") for other in ("5", "7", "55", "none", "unsure")]
+    spelled = [f"{one} {one} {one.capitalize()} x-{one}" for one in (*phrases.ONES, *phrases.TENS, "hundred", "and")]
+    rows = [judging_row(KINDS, 0, index)[0][1]["content"] for index in range(1000)]
+    return [*[SYSTEM, INSTRUCTION, frame, "system", "user", "assistant", *targets, *spelled] * 40, *rows]

@@ -1,9 +1,11 @@
 """Words that a tiny judge's lessons are put together from: questions, ways of saying an answer, prose around it.
 
-The labelled cases that judges are measured on (`cases.py`) use none of these frames; a test compares them.
+The labelled cases that judges are measured on (`exam.py`) use none of these frames; a test compares them. Half of all frames and
+nearly all prose are made of words drawn at random: where the answer stands has to be learned, not what is written around it.
 """
 
 import random
+from collections.abc import Sequence
 
 
 def listed(words: str) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ FIRM = (
     "{x} is my answer,",
 )
 
-WRAPS = ("{x}", "**{x}**", '"{x}"', "({x})", "${x}$", "'{x}'", "*{x}*", "{x}!")
+WRAPS = ("{x}", "**{x}**", '"{x}"', "({x})", "${x}$", "'{x}'", "*{x}*", "{x}!", "{{x}}", "~{x}~", "_{x}_", "|{x}|", "{x};")
 UNITS = ("cm", "kg", "m", "s", "%", "km", "euros", "points", "pieces", "hours", "g", "years", "°C", "mm", "days", "people")
 
 UNSURE = ("{x} or {y}", "either {x} or {y}", "{x} and {y}", "{x}, maybe {y}", "{x}. Or {y}.", "{x}/{y}", "{x}, {y}")
@@ -133,8 +135,10 @@ SALAD = listed(
     "work know place year live back give most very after thing our just name good sentence man think say great where help "
     "through much before line mean any same tell follow came want show also around form small set put end does another "
     "well large must big even such because turn here why ask went men read need land different home us move try kind hand "
+    "one first second last two "
     "picture again change off play spell air away animal house point page mother answer found study still learn should world"
 )
+SIGNS = ("#", "##", "*", "=>", "->", "--", "•", "–", "—", "…", "→", "€", "£", "...", ">>", "§", "|", "~", "×")
 _ONSETS = listed("b c d f g h j k l m n p r s t v w z br cl dr fl gr pl pr sh sk sl st th tr")
 _VOWELS = listed("a e i o u ai ea oo ou y")
 _CODAS = ("", "", "", *listed("n r s t l m nd rk st ng ck"))
@@ -164,11 +168,70 @@ def invented_word(choose: random.Random) -> str:
     )
 
 
-def prose(choose: random.Random, numbers: bool) -> str:
-    """Words without sense as a sentence or a piece of one; with `numbers` one or two of them are numbers."""
-    words = [choose.choice(SALAD) if choose.random() < 0.8 else invented_word(choose) for _ in range(choose.randint(2, 7))]
-    if numbers:
-        for _ in range(choose.randint(1, 2)):
-            words.insert(choose.randint(0, len(words)), str(choose.choice((choose.randint(0, 9), choose.randint(0, 999)))))
-    words[0] = words[0].capitalize() if choose.random() < 0.6 else words[0]
-    return " ".join(words) + choose.choice((".", ".", ",", ":", ";", "!", "?", ""))
+def word(choose: random.Random) -> str:
+    """A common word or, in a third of all cases, an invented one."""
+    return choose.choice(SALAD) if choose.random() < 0.65 else invented_word(choose)
+
+
+def words(choose: random.Random, fewest: int, most: int) -> list[str]:
+    """So many words without sense."""
+    return [word(choose) for _ in range(choose.randint(fewest, most))]
+
+
+def started(text: str, choose: random.Random) -> str:
+    """The text with a capital at its beginning, mostly; now and then all of it in capitals."""
+    draw = choose.random()
+    return text[:1].upper() + text[1:] if draw < 0.65 else text.upper().replace("{X}", "{x}") if draw < 0.7 else text
+
+
+def prose(choose: random.Random, numbers: Sequence[str] = (), inside: bool = False) -> str:
+    """Words without sense as a sentence or a piece of one, with `numbers` among them; `inside`: none of them first or last."""
+    said = words(choose, 2, 7)
+    if choose.random() < 0.15:
+        said[-1] = choose.choice(SIGNS)
+    for one in numbers:
+        said.insert(choose.randint(1, len(said) - 1) if inside else choose.randint(0, len(said)), one)
+    if choose.random() < 0.2:
+        place = choose.randrange(len(said) - 1)
+        said[place] += choose.choice((",", ";", " -", ")")) if not said[place][-1].isdigit() else ","
+    return started(" ".join(said), choose) + choose.choice((".", ".", ".", ",", ";", "!", "?", ""))
+
+
+def listing(choose: random.Random, numbers: Sequence[str]) -> str:
+    """Numbers in a row, as values that are read out or calculated with."""
+    head = choose.choice(("", f"{word(choose)}: ", f"{word(choose)} ", f"{' '.join(words(choose, 1, 3))} "))
+    if choose.random() < 0.5:
+        return (
+            started(head, choose) + choose.choice((", ", " ", ",", " / ", " and ")).join(numbers) + choose.choice((".", ";", ""))
+        )
+    sign = choose.choice(("+", "-", "*", " x ", " * ", " - ", " plus ", " times ", " minus "))
+    equals = choose.choice(("=", " = ", " is ", " -> ", " makes "))
+    pairs = [f"{one}{sign}{other}{equals}{result}" for one, other, result in zip(*[iter(numbers)] * 3, strict=False)]
+    return started(head, choose) + choose.choice((", ", ". ", "\n", "; then ")).join(pairs) + choose.choice((".", ";", "\n", ""))
+
+
+def made_frame(choose: random.Random) -> tuple[str, bool]:
+    """A frame of words without sense, and whether it says plainly that the answer stands there, as "word: {x}." does."""
+    draw = choose.random()
+    if draw < 0.45:
+        return started(f"{' '.join(words(choose, 1, 6))} {{x}}", choose) + choose.choice((".", ".", ".", "", "!", ",")), False
+    if draw < 0.65:
+        joint = choose.choice((" ", " ", ", ", " - "))
+        return f"{{x}}{joint}{' '.join(words(choose, 1, 5))}" + choose.choice((".", ".", "")), False
+    if draw < 0.75:
+        return f"{choose.choice(SIGNS)} {{x}}{choose.choice(('', '.'))}", False
+    head = started(" ".join(words(choose, 1, 2)), choose)
+    return f"{head}{choose.choice((': ', ': ', ' = ', ':'))}{{x}}.", True
+
+
+def made_wrap(choose: random.Random) -> str:
+    """Signs and markup around `{x}`."""
+    sign = choose.choice(("*", "~", "|", "$", "'", '"', "#", "^", "/", "%", "==", "::", "$$", "~~"))
+    opening, closing = choose.choice(((sign, sign), (sign, sign), ("(", ")"), ("{", "}"), ("«", "»"), (f"{sign}(", f"){sign}")))
+    if choose.random() < 0.3:
+        opening += f"\\{invented_word(choose)}{{"
+        closing = "}" + closing
+    elif choose.random() < 0.15:
+        name = invented_word(choose)
+        opening, closing = f"({name}){opening}", f"{closing}(/{name})"
+    return f"{opening}{{x}}{closing}"

@@ -1,6 +1,7 @@
 """The exam of judges: its files, its figures, and that a tiny judge's lessons hold nothing of it."""
 
 import importlib.util
+import re
 from types import ModuleType
 
 import pytest
@@ -61,7 +62,9 @@ def test_lessons_hold_no_frame_unit_or_attack_of_the_exam(maker: ModuleType) -> 
     lessons = "\n".join(known)
     for sign in ("‹", "Ignore", "ignore", "instruct", "grader", "Score", "Solution", "Thought", "step by step"):
         assert sign not in lessons, sign
-    assert lessons.isascii() or set(filter(lambda sign: not sign.isascii(), lessons)) <= set("°")
+    strange, examined = ({sign for sign in text if not sign.isascii()} for text in (lessons, "".join(prompts)))
+    assert not strange & examined
+    assert not any(map(str.isalpha, strange)), "no letter of another script"
 
 
 def test_lessons_say_what_is_right() -> None:
@@ -69,10 +72,23 @@ def test_lessons_say_what_is_right() -> None:
     assert set(verdicts) == {0, 1}
     assert 0.38 < sum(filter(None, verdicts)) / 1000 < 0.52
     for index in range(1000):
-        _, target = judging_row(KINDS, 3, index)
-        said, reference = target.split(": ")[0].removeprefix("answer ").split(", reference ")
-        assert (said == reference) == target.endswith("<answer>1</answer>"), target
+        messages, target = judging_row(KINDS, 3, index)
+        reference = messages[1]["content"].split("<reference> ")[1].split(" </reference>")[0].replace(",", "")
+        said = target.removeprefix("answer ").split(":")[0]
+        assert (said == reference) == target.endswith(": same. <answer>1</answer>"), target
+        assert (said != reference) == target.endswith(": different. <answer>0</answer>"), target
+        assert "{" not in said, target
     assert judging_row(KINDS, 3, 7) == judging_row(KINDS, 3, 7)
+
+
+def test_no_lesson_is_an_answer_of_the_exam() -> None:
+    """Frames and prose of lessons are drawn at random, so what was drawn is compared; only bare numbers may be in both."""
+    examined = {item.candidate for item in exam_items()}
+    plain = {text for text in examined if not text or re.fullmatch(r"(Answer: )?\d+|The answer is \d+\.", text)}
+    users = [judging_row(KINDS, 1, index)[0][1]["content"] for index in range(5000)]
+    drawn = {user.split("> ", 2)[2].split(" </candidate")[0] for user in users}
+    assert len(drawn) > 3000
+    assert not drawn & (examined - plain)
 
 
 def test_the_figures_of_judges_that_are_easily_told() -> None:

@@ -61,9 +61,19 @@ def test_the_last_tag_of_the_judges_text_is_the_verdict(text: str, verdict: int 
     assert parse_verdict(text) == verdict
 
 
-def test_targets_are_read_back_as_what_they_say() -> None:
-    assert judge_target("28", "28", True) == "answer 28, reference 28: same. <answer>1</answer>"
-    assert parse_verdict(judge_target("28", "27", False)) == 0
+@pytest.mark.parametrize(
+    ("reference", "said", "target"),
+    [
+        ("28", "28", "answer 28: a2/2 b8/8 c end/end: same. <answer>1</answer>"),
+        ("28", "27", "answer 27: a2/2 b7/8: different. <answer>0</answer>"),
+        ("283", "28", "answer 28: a2/2 b8/8 c end/3: different. <answer>0</answer>"),
+        ("2", "28", "answer 28: a2/2 b8/end: different. <answer>0</answer>"),
+        ("28", "none", "answer none: different. <answer>0</answer>"),
+    ],
+)
+def test_targets_compare_sign_by_sign_and_are_read_back_as_what_they_say(reference: str, said: str, target: str) -> None:
+    assert judge_target(reference, said, reference == said) == target
+    assert parse_verdict(target) == int(reference == said)
 
 
 def test_the_prompt_is_short_and_holds_all_parts() -> None:
