@@ -36,7 +36,7 @@ def test_there_is_a_form_for_every_stage_and_its_values_change_nothing(root: Pat
 def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
     (form,) = (form for form in forms(root) if form.target == "ril")
     blocks = form.schema["definitions"]
-    assert list(blocks["Settings"]["properties"]) == ["seed", "verdict", "discriminator", "ril"]
+    assert list(blocks["Settings"]["properties"]) == ["ril", "seed", "verdict", "discriminator"], "its own block comes first"
     fields = blocks["Ril"]["properties"]
     assert fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["keep"]["enum"] == ["best", "last", "both"]
@@ -78,6 +78,8 @@ def test_the_output_of_dvc_is_understood() -> None:
         seen.write(piece)
     assert seen.stages == {"ril": "ran", "pool": "skipped: nothing changed"}
     assert said[:4] == ["Running stage 'ril':", "> python", " 10%|##", "Stage 'pool' didn't change, skipping"]
+    seen.write("teacher@internvl3 | Running stage 'teacher@internvl3':\n")
+    assert seen.stages["teacher@internvl3"] == "ran", "side by side"
     assert seen.busy is None
     seen.write("ERROR: '/a/data' is busy, it is being blocked by:\n  (PID 12): dvc repro\n")
     assert seen.busy == "/a/data, held by process 12"
