@@ -218,6 +218,15 @@ def experiment_differences(root: Path, name: str) -> str:
     return _ask(root, ["exp", "diff", "--md", "HEAD", name])
 
 
+def shown_experiments(root: Path, commits: int) -> list[dict[str, Any]]:
+    """The workspace, the last `commits` commits and their experiments, as `dvc exp show --json` tells them.
+
+    Raises Refused when dvc fails.
+    """
+    answer: list[dict[str, Any]] = json.loads(_ask(root, ["exp", "show", "--json", "--num", str(commits)]))
+    return answer
+
+
 def _ask(root: Path, arguments: Sequence[str]) -> str:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     try:

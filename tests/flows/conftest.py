@@ -30,6 +30,7 @@ SMALL_JUDGE = {
     "warmup_steps": 1,
     "tokens_per_pack": 512,
 }
+KEY_NAME, PLANTED_KEY = "SOMEBODYS_API_KEY", "sk-planted-0123456789abcdef"  # tests/flows/test_secrets.py looks for it everywhere
 SMALL = {
     "questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}},
     "models": {"judge": {"build": SMALL_JUDGE}},
@@ -41,7 +42,7 @@ class Served:
     """A project with its `ril serve`."""
 
     def __init__(self, project: Path, home: Path) -> None:
-        self.project, self._home = project, home
+        self.project, self.home = project, home
         home.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -53,8 +54,9 @@ class Served:
         """Starts `ril serve` and waits until forms can be filled in."""
         left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
-        environment |= {"PYTHONPATH": str(self.project), "PREFECT_HOME": str(self._home), "PYTHONUNBUFFERED": "1"}
-        self.log = self._home / f"serve-{time.monotonic_ns()}.log"
+        environment |= {"PYTHONPATH": str(self.project), "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        environment[KEY_NAME] = PLANTED_KEY
+        self.log = self.home / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", "serve", "--port", str(self.port)],

@@ -142,6 +142,15 @@ def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone
     assert name in json.dumps(json.loads(shown.stdout))
     assert '"learning_rate": 0.003' in shown.stdout
 
+    compared = served.ended(served.submit("compare"))
+    assert compared["state_type"] == "COMPLETED", served.lines(compared["id"])
+    rows = {row["run"]: row for row in served.artifact(compared["id"], "compare")}
+    assert rows["workspace"]["changed"] == ""
+    assert "models.judge.build.learning_rate = 0.003" in rows[name]["changed"]
+    assert served.ended(served.submit("compare", experiments=["nobody"]))["state"]["message"].startswith(
+        "no experiment nobody in"
+    )
+
 
 @pytest.mark.prefect
 @pytest.mark.slow
