@@ -154,6 +154,17 @@ def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone
 
 @pytest.mark.prefect
 @pytest.mark.slow
+def test_experiments_of_two_forms_that_start_at_once_both_come_out(served: Any) -> None:
+    runs = [served.submit("questions", settings={"world": {"seed": 5}}), served.submit(JUDGE, settings=judge(steps=4))]
+    ended = [served.ended(run, 300) for run in runs]
+    assert [run["state_type"] for run in ended] == ["COMPLETED", "COMPLETED"], "\n".join(map(served.lines, runs))
+    refs = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=served.project, capture_output=True, text=True, timeout=60)
+    for run in ended:
+        assert run["state"]["message"].split(";")[0].removeprefix("Experiment ") in refs.stdout
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
 def test_wrong_values_are_refused_by_the_form_or_named_at_once(served: Any) -> None:
     said = served.refused(JUDGE, settings=judge(learning_rate=-1))
     assert "settings.models.judge.build.learning_rate" in said
