@@ -19,6 +19,7 @@ import pytest
 
 from flows.server import server_answers
 
+GUARD = Path(__file__).resolve().parents[2] / ".ci" / "offline"  # no process of `ril serve` reaches another machine
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # The cheapest stage that trains: a judge of 40 thousand weights; checkpoints after every step, so that a cancel finds one.
 SMALL_JUDGE = {
@@ -43,6 +44,7 @@ class Served:
 
     def __init__(self, project: Path, home: Path) -> None:
         self.project, self.home = project, home
+        self.attempts = home / "attempts"  # of connections to other machines; all were refused
         home.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -54,8 +56,9 @@ class Served:
         """Starts `ril serve` and waits until forms can be filled in."""
         left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
-        environment |= {"PYTHONPATH": str(self.project), "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
-        environment[KEY_NAME] = PLANTED_KEY
+        path = f"{self.project}{os.pathsep}{GUARD}"
+        environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        environment |= {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)}
         self.log = self.home / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -191,3 +194,4 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path
         one.process.wait(60)
     finally:
         one.kill()
+    assert not one.attempts.exists(), one.attempts.read_text()

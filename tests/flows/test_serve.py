@@ -29,6 +29,12 @@ def test_only_this_machine_is_answered(served: Any) -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
+def test_nothing_may_reach_another_machine(served: Any) -> None:
+    """Who tried is named when the last test with this `ril serve` has ended."""
+    for process in served.everything():
+        assert "offline" in process.environ()["PYTHONPATH"], process.cmdline()
+
+
 def test_reports_are_readable_and_nothing_else_is(served: Any) -> None:
     page = served.project / "reports" / "report" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
