@@ -1,8 +1,8 @@
 """Takes the pictures of the Prefect UI that docs/ui.md shows, from a `ril serve` whose forms have been used.
 
-    python docs/screenshots_ui.py [--url http://127.0.0.1:4200] [--stage ril] [--run NAME] [--out FOLDER]
+    python docs/screenshots_ui.py [--url http://127.0.0.1:4200] [--run NAME] [--out FOLDER]
 
-Without --run the newest run of the stage's form is taken. Needs what docs/screenshots.py needs.
+Without --run the newest run of a form that completed is taken. Needs what docs/screenshots.py needs.
 """
 
 import argparse
@@ -45,52 +45,48 @@ class Camera:
         scheme = {"name": "prefers-color-scheme", "value": "light"}
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    def take(self, path: str, words: str, height: int, click: str | None = None) -> Image.Image:
-        """The upper `height` pixels of a page once it shows `words`, after a click on the tab called `click`."""
+    def take(self, path: str, words: str, height: int) -> Image.Image:
+        """The upper `height` pixels of a page once it shows `words`."""
         self.browser.set_window_size(WIDTH, height)
         self.browser.get(self.url + path)
-        if click:
-            self._until(lambda: self.browser.find_elements("xpath", f"//*[normalize-space(text())='{click}']"), click)[0].click()
-        self._until(lambda: words.lower() in self.browser.execute_script(WORDS).lower(), words)
+        end = time.monotonic() + LIMIT
+        while words.lower() not in self.browser.execute_script(WORDS).lower():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.browser.current_url} shows no {words!r}")
+            time.sleep(0.2)
         time.sleep(1)  # what moves comes to rest
         return Image.open(io.BytesIO(self.browser.get_screenshot_as_png()))
-
-    def _until(self, condition: Any, what: str) -> Any:
-        end = time.monotonic() + LIMIT
-        while not (answer := condition()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self.browser.current_url} shows no {what!r}")
-            time.sleep(0.2)
-        return answer
 
 
 def main() -> int:
     """Writes the pictures and returns the exit code."""
     parser = argparse.ArgumentParser(description="Takes the pictures of the Prefect UI.")
     parser.add_argument("--url", default="http://127.0.0.1:4200", help="of `ril serve`")
-    parser.add_argument("--stage", default="ril", help="whose form is shown")
     parser.add_argument("--run", help="name of the run that is shown")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder of the pictures")
     arguments = parser.parse_args()
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         print("error: no chromium with chromedriver; on Debian: apt-get install chromium chromium-driver", file=sys.stderr)
         return 2
-    form = ask(arguments.url, f"/deployments/name/run-{arguments.stage.split('@')[0]}/{arguments.stage}")["id"]
-    asked: dict[str, Any] = {"flow_runs": {"deployment_id": {"any_": [form]}}, "sort": "START_TIME_DESC", "limit": 50}
-    if arguments.run:
-        asked["flow_runs"]["name"] = {"any_": [arguments.run]}
-    runs = ask(arguments.url, "/flow_runs/filter", asked)
+    form = ask(arguments.url, "/deployments/name/run-ril/ril")["id"]
+    wanted = {"tags": {"all_": ["form"]}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    wanted |= {"name": {"any_": [arguments.run]}} if arguments.run else {}
+    runs = ask(arguments.url, "/flow_runs/filter", {"flow_runs": wanted, "sort": "START_TIME_DESC", "limit": 50})
+    runs = [run for run in runs if "target" in run["parameters"]]  # not of `compare`
     if not runs:
-        print(f"error: the form of {arguments.stage} has no such run; press Run there first", file=sys.stderr)
+        print("error: no such run of a form has completed; press Run in one first", file=sys.stderr)
         return 2
     run = runs[0]["id"]
+    mine = {"flow_run_id": {"any_": [run]}}
+    artifacts = ask(arguments.url, "/artifacts/filter", {"artifacts": mine, "limit": 10})
+    told = next(each["id"] for key in ("experiment", "stages") for each in artifacts if each["key"] == key)
     with tempfile.TemporaryDirectory() as profile:
         camera = Camera(arguments.url, profile)
         try:
             pictures = {
                 "ui-form.png": camera.take(f"/deployments/deployment/{form}/run", "Learning Rate", 1000),
                 "ui-run.png": camera.take(f"/runs/flow-run/{run}", "Running stage", 800),
-                "ui-artifacts.png": camera.take(f"/runs/flow-run/{run}", "stages", 700, click="Artifacts"),
+                "ui-artifacts.png": camera.take(f"/artifacts/artifact/{told}", "Artifacts", 760),
             }
         finally:
             camera.browser.quit()

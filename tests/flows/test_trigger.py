@@ -132,7 +132,7 @@ def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone
     run = served.ended(served.submit(JUDGE, settings=judge(learning_rate=0.003)))
     assert run["state_type"] == "COMPLETED", served.lines(run["id"])
     assert [path.read_bytes() for path in files] == before
-    assert not (served.project / "data" / "model").exists()
+    assert not (served.project / "data" / "model" / "judge").exists()
     name = f"{run['name']}-{run['id'][:4]}"
     assert run["state"]["message"] == f"Experiment {name}; to adopt it: dvc exp apply {name}"
     assert f"dvc exp apply {name}" in served.artifact(run["id"], "experiment")
