@@ -85,8 +85,15 @@ class Served:
         """The server's answer; HTTPError when it refuses."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/api{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > end:  # 503: its database was busy, nothing was done
+                    raise
+            time.sleep(0.5)
 
     def form(self, target: str) -> Any:
         """The deployment of `target`."""
@@ -152,6 +159,16 @@ class Served:
             return []
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
+
+    def listening(self) -> list[Any]:
+        """Addresses at which `ril serve`, all that descends from it, dvc and stages listen."""
+        found = []
+        for process in {*self.everything(), *self.workers()}:
+            try:
+                found += [one.laddr for one in process.net_connections(kind="inet") if one.status == psutil.CONN_LISTEN]
+            except psutil.NoSuchProcess:
+                continue
+        return found
 
     def kill(self, but: Sequence[psutil.Process] = ()) -> None:
         """SIGKILL to everything that is left, `but` some."""
