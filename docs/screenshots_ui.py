@@ -86,7 +86,7 @@ def main() -> int:
             pictures = {
                 "ui-form.png": camera.take(f"/deployments/deployment/{form}/run", "Learning Rate", 1000),
                 "ui-run.png": camera.take(f"/runs/flow-run/{run}", "Running stage", 800),
-                "ui-artifacts.png": camera.take(f"/artifacts/artifact/{told}", "Artifacts", 760),
+                "ui-artifacts.png": camera.take(f"/artifacts/artifact/{told}", "Details", 900),
             }
         finally:
             camera.browser.quit()

@@ -205,6 +205,20 @@ def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None
 
 @pytest.mark.prefect
 @pytest.mark.slow
+def test_the_pipeline_runs_stages_side_by_side_and_cancel_ends_them_all(served: Any) -> None:
+    def stages() -> set[str]:
+        lines = (" ".join(process.info["cmdline"]) for process in served.workers())
+        return {line.partition("flows.run ")[2] for line in lines if "flows.run " in line}
+
+    run = served.submit("pipeline", settings={}, jobs=2)
+    served.until(lambda: len(stages()) == 2, 300, "no two stages at a time")
+    served.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert served.ended(run, 120)["state_type"] == "CANCELLED", served.lines(run)
+    assert not served.workers()
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
 def test_busy_is_waited_for_and_failure_is_not_tried_again(served: Any) -> None:
     """The holder is a process that lives, in DVC's own table of who works on what."""
     holder = subprocess.Popen(["sleep", "300"])
