@@ -1,6 +1,8 @@
 """Progress in the Prefect UI: bars as progress artifacts, tables as table artifacts, lines as logs of the flow run."""
 
+import json
 import logging
+import math
 import re
 import sys
 import time
@@ -9,11 +11,14 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler
 
 from stages.job import Progress
 
+_LATEST_SECONDS = 30.0
 _UPDATE_SECONDS = 3.0  # one update is a request of some 20 ms
 
 
@@ -23,6 +28,7 @@ class FlowProgress(Progress):
     def __init__(self) -> None:
         self._connected = True
         self._bars: dict[str, UUID] = {}
+        self._tables: dict[str, UUID] = {}
         self._updated: dict[str, float] = {}
 
     def say(self, text: str) -> None:
@@ -47,6 +53,23 @@ class FlowProgress(Progress):
         if self._connected and rows:
             cells = [{key: _plain(value) for key, value in row.items()} for row in rows]
             self._tell(lambda: create_table_artifact(table=cells, key=_key(title), description=title))
+
+    def latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The newest rows as one table that changes in place, at most every half minute."""
+        now = time.monotonic()
+        if not self._connected or not rows or now - self._updated.get(title, float("-inf")) < _LATEST_SECONDS:
+            return
+        self._updated[title] = now
+        self._tell(lambda: self._replace(title, _by_step(rows)))
+
+    def _replace(self, title: str, cells: list[dict[str, Any]]) -> None:
+        if title in self._tables:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._tables[title], ArtifactUpdate(data=json.dumps(cells)))
+            return
+        artifact = create_table_artifact(table=cells, key=_key(title), description=title)
+        if isinstance(artifact, UUID):
+            self._tables[title] = artifact
 
     def _move(self, description: str, percent: float) -> None:
         if description in self._bars:
@@ -78,5 +101,16 @@ def _key(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "progress"
 
 
+def _by_step(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Numbers by step with a line for each, so that many fit on a page; rows with texts stay as they are."""
+    cells = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    if any(isinstance(value, str) for row in rows for value in row.values()):
+        return cells
+    names = dict.fromkeys(key for row in cells for key in row if key != "step")
+    return [{"": name, **{f"step {row.get('step')}": row.get(name) for row in cells}} for name in names]
+
+
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int | bool) or value is None else str(value)

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from flows.order import Order, needs_of, stale_and_after, wanted
+from flows.turns import Heard, turn_to_start
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
@@ -101,7 +102,8 @@ def experiment(
     given = [part for override in overrides for part in ("-S", override)]
     flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
-    code = _run(root, arguments, limit_hours * 3600, output or sys.stdout)
+    with turn_to_start(root) as leave:
+        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, leave))
     if code:
         _remove_copy(root, name)
     return code
@@ -216,6 +218,15 @@ def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> 
 def experiment_differences(root: Path, name: str) -> str:
     """Metrics and parameters of experiment `name` beside those of HEAD, as Markdown. Raises Refused when dvc fails."""
     return _ask(root, ["exp", "diff", "--md", "HEAD", name])
+
+
+def shown_experiments(root: Path, commits: int) -> list[dict[str, Any]]:
+    """The workspace, the last `commits` commits and their experiments, as `dvc exp show --json` tells them.
+
+    Raises Refused when dvc fails.
+    """
+    answer: list[dict[str, Any]] = json.loads(_ask(root, ["exp", "show", "--json", "--num", str(commits)]))
+    return answer
 
 
 def _ask(root: Path, arguments: Sequence[str]) -> str:

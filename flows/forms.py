@@ -39,7 +39,10 @@ def forms(root: Path) -> list[Form]:
     everything = [key for name in Params.model_fields if name != "runtime" for key in _expanded(name, params)]
     found = [_form(PIPELINE, "Everything that is out of date", everything, params, names)]
     for stage in STAGES.values():
-        keys = _OWN_KEYS.get(stage.name, stage.params)
+        own = (stage.name, stage.items)
+        keys = sorted(
+            _OWN_KEYS.get(stage.name, stage.params), key=lambda key: key.split(".")[0] not in own
+        )  # its own block first
         for item in getattr(params, stage.items) if stage.items else [None]:
             target = f"{stage.name}@{item}" if item else stage.name
             found.append(_form(target, stage.title, [key.format(item=item) for key in keys], params, names))
@@ -54,7 +57,9 @@ def _expanded(name: str, params: Params) -> Iterator[str]:
 
 def _form(target: str, title: str, keys: list[str], params: Params, names: tuple[str, ...]) -> Form:
     fields: dict[str, Any] = {"settings": (_settings(keys), Field(title="Settings", description=_SETTINGS_HELP))}
-    if target != PIPELINE:
+    if target == PIPELINE:
+        fields["jobs"] = (int, Field(1, ge=1, le=16, title="Stages at a time", description=_JOBS_HELP))
+    else:
         fields["upstream"] = (bool, Field(True, title="Stages before it too", description=_UPSTREAM_HELP))
     fields["force"] = (bool, Field(False, title="Even when nothing changed", description=_FORCE_HELP))
     fields["profile"] = (Literal[names], Field(NO_PROFILE, title="Profile", description=_PROFILE_HELP))
@@ -71,6 +76,10 @@ def _form(target: str, title: str, keys: list[str], params: Params, names: tuple
 _SETTINGS_HELP = (
     "As in params.yaml. Left as they are, the stage runs in the workspace and dvc.lock records it; "
     "with a changed value it runs as an experiment in a copy, and the workspace stays as it is."
+)
+_JOBS_HELP = (
+    "Above 1, stages that do not need each other run side by side: teachers in parallel. They share memory and GPUs; "
+    "an experiment runs one stage after the other."
 )
 _UPSTREAM_HELP = "Off: the stage takes what lies in data/, even if the stages before it are out of date."
 _FORCE_HELP = "Runs although DVC would skip it; of the stages before it as well, when those take part."

@@ -10,6 +10,7 @@ from stages.job import read_yaml
 
 _BUSY = re.compile(r"'(?P<path>[^']*)' is busy, it is being blocked by")
 _HOLDER = re.compile(r"\(PID (?P<pid>\d+)\): (?P<command>.+)")
+_LABEL = re.compile(r"^[\w@.-]+ +\| ")  # of stages that run side by side (flows/dvc.py)
 _WORDS = (
     (re.compile(r"^Running stage '(?P<stage>[^']+)'"), "ran"),
     (re.compile(r"^Stage '(?P<stage>[^']+)' didn't change, skipping"), "skipped: nothing changed"),
@@ -39,6 +40,7 @@ class Watched(TextIOBase):
         if not line:
             return
         self._say(line)
+        line = _LABEL.sub("", line)
         for pattern, word in _WORDS:
             if found := pattern.match(line):
                 self.stages[found["stage"]] = word

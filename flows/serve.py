@@ -60,7 +60,8 @@ def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
     watcher = threading.Thread(target=_follow_params, args=(root, report), daemon=True)
     watcher.start()
     try:
-        serve_deployments(*(deployment(root, form, report) for form in asked), limit=limit, pause_on_shutdown=False)
+        deployments = [deployment(root, form, report) for form in asked]
+        serve_deployments(*deployments, _comparison(root), limit=limit, pause_on_shutdown=False)
     finally:
         _end_runs(root)
 
@@ -97,6 +98,25 @@ def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
     )
     made.entrypoint = "flows.trigger.start"
     made._parameter_openapi_schema = ParameterSchema.model_validate({"required": [], **form.schema})
+    return made
+
+
+def _comparison(root: Path) -> "RunnerDeployment":
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.compare import compare
+
+    made = RunnerDeployment.from_flow(
+        compare.with_options(name="run-compare"),
+        name="compare",
+        description="Experiments side by side: what was changed, what came out",
+        parameters={"root": str(root)},
+        tags=["form"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    made.entrypoint = "flows.compare.compare"
+    made._parameter_openapi_schema.properties.pop("root", None)
     return made
 
 

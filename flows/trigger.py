@@ -6,6 +6,7 @@ experiment in a copy. A trigger computes nothing: a stage's process is started b
 
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from stages.job import ParamsError
 
 BUSY_SECONDS = 5.0  # between two attempts while another dvc works on the same files
 BUSY_HOURS = 24.0
+_STAGES_HELP = "What DVC ran, what it skipped, and why; a stage that is not listed was up to date"
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
@@ -40,6 +42,7 @@ def start(
     upstream: bool = True,
     force: bool = False,
     profile: str = NO_PROFILE,
+    jobs: int = 1,
     report: str = "",
 ) -> State[Any]:
     """Runs a stage, or everything, through DVC.
@@ -51,6 +54,7 @@ def start(
         upstream: Whether the stages before it are brought up to date first.
         force: Whether it runs even when nothing changed.
         profile: Profile that is laid over params.yaml for this run.
+        jobs: How many stages run at a time in the workspace.
         report: Address of the report.
     """
     prepare_children(str(runtime.flow_run.id))
@@ -58,21 +62,33 @@ def start(
     try:
         plan = planned(folder, target, settings or {}, profile)
         with claimed(folder, str(runtime.flow_run.id)):
-            return _carried_out(folder, plan, not upstream, force, report)
+            return _carried_out(folder, plan, not upstream, force, jobs, report)
     except (ParamsError, dvc.Nested, dvc.Refused) as error:
         return Failed(message="; ".join(str(error).splitlines()))
 
 
-def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str) -> State[Any]:
+@dataclass(frozen=True)
+class _Manner:
+    """How a plan is carried out."""
+
+    single: bool  # without the stages before it
+    force: bool
+    jobs: int
+    experiment: str | None  # its name; None for a run in the workspace
+
+
+def _carried_out(root: Path, plan: Plan, single: bool, force: bool, jobs: int, report: str) -> State[Any]:
     log = get_run_logger()
     experiment = f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:4]}" if plan.changes else None
+    if experiment and jobs > 1:
+        log.warning("an experiment runs one stage after the other, not %d at a time", jobs)
     for change in plan.changes:
         log.info("%s", change)
     lock = locked(root)
-    stale, seen, code = _when_free(root, plan, single, force, experiment)
+    stale, seen, code = _when_free(root, plan, _Manner(single, force, jobs, experiment))
     rows = outcome_rows(stale, seen.stages, lock, lock if experiment else locked(root))
     if rows:
-        create_table_artifact(rows, key="stages", description="What DVC ran, what it skipped, and why")
+        create_table_artifact(rows, key="stages", description=_STAGES_HELP)
     if code in STOPPED:
         _cancel_stages()
         APILogHandler().flush()
@@ -88,14 +104,12 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, report: str)
     return Completed(message=f"Ran {', '.join(ran)}; dvc.lock says so" if ran else "Everything was up to date")
 
 
-def _when_free(
-    root: Path, plan: Plan, single: bool, force: bool, experiment: str | None
-) -> tuple[dict[str, list[Any]], Watched, int]:
+def _when_free(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[Any]], Watched, int]:
     """What was out of date, what dvc did, its exit code; retried while another dvc holds the same files, not after failure."""
     log = get_run_logger()
     end, said = time.monotonic() + BUSY_HOURS * 3600, None
     while True:
-        stale, seen, code = _attempt(root, plan, single, force, experiment)
+        stale, seen, code = _attempt(root, plan, manner)
         if not code or code in STOPPED or seen.busy is None or time.monotonic() > end:
             if said:
                 _show_state(Running())
@@ -107,13 +121,11 @@ def _when_free(
         time.sleep(BUSY_SECONDS)
 
 
-def _attempt(
-    root: Path, plan: Plan, single: bool, force: bool, experiment: str | None
-) -> tuple[dict[str, list[Any]], Watched, int]:
+def _attempt(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[Any]], Watched, int]:
     log = get_run_logger()
     seen = Watched(log.info)
     try:
-        stale = dvc.status(root, plan.targets, single=single)
+        stale = dvc.status(root, plan.targets, single=manner.single)
     except dvc.Refused as error:
         seen.write(f"{error}\n")
         if seen.busy is None:
@@ -121,10 +133,11 @@ def _attempt(
         return {}, seen, 1
     for stage in stale:
         log.info("out of date: %s", stage)
-    if experiment:
-        code = dvc.experiment(root, experiment, plan.overrides, plan.targets, single=single, force=force, output=seen)
+    flags: dict[str, Any] = {"single": manner.single, "force": manner.force, "output": seen}
+    if manner.experiment:
+        code = dvc.experiment(root, manner.experiment, plan.overrides, plan.targets, **flags)
     else:
-        code = dvc.repro(root, plan.targets, single=single, force=force, output=seen)
+        code = dvc.repro(root, plan.targets, jobs=manner.jobs, **flags)
     return stale, seen, code
 
 

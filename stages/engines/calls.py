@@ -218,11 +218,11 @@ class Caller:
         try:
             return call.read(response.json())
         except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failure(f"a reply that can't be used ({error}): {response.text[:SHOWN]!r}") from error
+            raise _Failure(f"a reply that can't be used ({error}): {_shown(response)!r}") from error
 
     def _refused(self, question: str, response: httpx.Response) -> Exception:
         code = response.status_code
-        reason = f"HTTP {code}: {' '.join(response.text[:SHOWN].split()) or '(no text)'}"
+        reason = f"HTTP {code}: {' '.join(_shown(response).split()) or '(no text)'}"
         if code in _REFUSED:
             return EngineError(f"{self.title}: {reason}; look at address, model name and key")
         if code in _AGAIN or code >= 500:
@@ -280,6 +280,12 @@ class Stream(Generic[T]):
                 yield item
         finally:
             self._work.cancel()
+
+
+def _shown(response: httpx.Response) -> str:
+    """The beginning of what a server said, for messages and the store; some servers repeat the key that they refuse."""
+    key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
+    return (response.text.replace(key, "[the key]") if key else response.text)[:SHOWN]
 
 
 def retry_after(header: str | None) -> float:

@@ -131,7 +131,7 @@ class Model(Block):
     path: str | None = Field(None, description="Folder of an ordinary Hugging Face checkpoint.")
     hub: str | None = Field(None, description="Name of a model on the hub; needs `revision`.")
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; it is pinned to a commit when found.")
-    endpoint: Endpoint | None = Field(None, description="Ask a model of others; runtime.engines.<id> says where it is reached.")
+    endpoint: Endpoint | None = Field(None, description="Ask a model of others; `runtime.engines.<id>` says where it is reached.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format in which this model answers and trains.")
     context_tokens: int = Field(4096, ge=64, description="Longest prompt with answer; longer questions are rejected by name.")
 

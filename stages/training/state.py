@@ -32,6 +32,7 @@ from stages.training.ranks import ranks
 from stages.training.trainer import Trainer
 
 DONE = "DONE"
+_LATEST = 6  # rows of each record that are shown while it trains
 _LOOP = "loop.json"
 _COPY = "copy.safetensors"
 
@@ -90,6 +91,8 @@ class TrainingState:
 
     def _after(self, done: int, count: int) -> None:
         self._board.write(self.records)
+        for name, rows in self.records.items():
+            self.job.progress.latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
         late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
         due, code = self._ranks.most(int(late), STOP.code or 0)  # a request to stop may have come to any rank
         if self._folder and done < count and (due or code):

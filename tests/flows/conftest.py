@@ -19,6 +19,7 @@ import pytest
 
 from flows.server import server_answers
 
+GUARD = Path(__file__).resolve().parents[2] / ".ci" / "offline"  # no process of `ril serve` reaches another machine
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # The cheapest stage that trains: a judge of 40 thousand weights; checkpoints after every step, so that a cancel finds one.
 SMALL_JUDGE = {
@@ -30,6 +31,7 @@ SMALL_JUDGE = {
     "warmup_steps": 1,
     "tokens_per_pack": 512,
 }
+KEY_NAME, PLANTED_KEY = "SOMEBODYS_API_KEY", "sk-planted-0123456789abcdef"  # tests/flows/test_secrets.py looks for it everywhere
 SMALL = {
     "questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}},
     "models": {"judge": {"build": SMALL_JUDGE}},
@@ -41,7 +43,8 @@ class Served:
     """A project with its `ril serve`."""
 
     def __init__(self, project: Path, home: Path) -> None:
-        self.project, self._home = project, home
+        self.project, self.home = project, home
+        self.attempts = home / "attempts"  # of connections to other machines; all were refused
         home.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -53,8 +56,10 @@ class Served:
         """Starts `ril serve` and waits until forms can be filled in."""
         left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
-        environment |= {"PYTHONPATH": str(self.project), "PREFECT_HOME": str(self._home), "PYTHONUNBUFFERED": "1"}
-        self.log = self._home / f"serve-{time.monotonic_ns()}.log"
+        path = f"{self.project}{os.pathsep}{GUARD}"
+        environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        environment |= {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)}
+        self.log = self.home / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", "serve", "--port", str(self.port)],
@@ -80,8 +85,15 @@ class Served:
         """The server's answer; HTTPError when it refuses."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/api{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > end:  # 503: its database was busy, nothing was done
+                    raise
+            time.sleep(0.5)
 
     def form(self, target: str) -> Any:
         """The deployment of `target`."""
@@ -148,6 +160,16 @@ class Served:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
+    def listening(self) -> list[Any]:
+        """Addresses at which `ril serve`, all that descends from it, dvc and stages listen."""
+        found = []
+        for process in {*self.everything(), *self.workers()}:
+            try:
+                found += [one.laddr for one in process.net_connections(kind="inet") if one.status == psutil.CONN_LISTEN]
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
     def kill(self, but: Sequence[psutil.Process] = ()) -> None:
         """SIGKILL to everything that is left, `but` some."""
         for process in {*self.everything(), *self.workers()} - {*but}:
@@ -189,3 +211,4 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path
         one.process.wait(60)
     finally:
         one.kill()
+    assert not one.attempts.exists(), one.attempts.read_text()

@@ -8,7 +8,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -18,15 +17,16 @@ pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
 
 def test_only_this_machine_is_answered(served: Any) -> None:
-    listening = [
-        connection.laddr
-        for process in served.everything()
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = served.listening()
     assert served.port in [address.port for address in listening]
     assert len(listening) >= 2, "the server and the reports; what tells a run of its cancel comes with the first run"
     assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_nothing_may_reach_another_machine(served: Any) -> None:
+    """Who tried is named when the last test with this `ril serve` has ended."""
+    for process in served.everything():
+        assert "offline" in process.environ()["PYTHONPATH"], process.cmdline()
 
 
 def test_reports_are_readable_and_nothing_else_is(served: Any) -> None:

@@ -94,6 +94,37 @@ def test_a_stage_is_a_flow_run_with_progress_table_and_logs(
     assert any("questions: done in" in line for line in lines)
 
 
+LOOP = """
+from prefect import flow
+from flows import display
+
+display._LATEST_SECONDS = 0.0
+
+@flow
+def loop():
+    progress = display.FlowProgress()
+    for count in (1, 2):
+        steps = range(1, count + 1)
+        progress.latest("ril: latest history", [{"step": step, "reward": step / 4, "kl": float("nan")} for step in steps])
+        progress.latest("ril: latest samples", [{"step": step, "response": "<b>4", "answer": 1} for step in steps])
+
+loop()
+"""
+
+
+def test_metrics_and_answers_are_shown_while_a_stage_trains(server: str, root: Path, tmp_path: Path) -> None:
+    """Each is one table that changes in place, not one a step."""
+    environment = {**os.environ, "PREFECT_API_URL": server, "PREFECT_HOME": str(tmp_path / "home")}
+    subprocess.run([sys.executable, "-c", LOOP], cwd=root, env=environment, check=True, timeout=120)
+    tables = {each["key"]: each["data"] for each in found(server, "artifacts") if each["key"].startswith("ril-latest")}
+    assert len([each for each in found(server, "artifacts") if each["key"].startswith("ril-latest")]) == 2
+    assert json.loads(tables["ril-latest-history"]) == [
+        {"": "reward", "step 1": 0.25, "step 2": 0.5},
+        {"": "kl", "step 1": "nan", "step 2": "nan"},
+    ]
+    assert [row["step"] for row in json.loads(tables["ril-latest-samples"])] == [1, 2]
+
+
 def test_work_that_fails_is_a_failed_flow_run_and_exit_code_1(
     make_project: Callable[..., Path], call: Call, server: str, tmp_path: Path
 ) -> None:

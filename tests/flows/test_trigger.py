@@ -36,7 +36,7 @@ def test_there_is_a_form_for_every_stage_and_its_values_change_nothing(root: Pat
 def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
     (form,) = (form for form in forms(root) if form.target == "ril")
     blocks = form.schema["definitions"]
-    assert list(blocks["Settings"]["properties"]) == ["seed", "verdict", "discriminator", "ril"]
+    assert list(blocks["Settings"]["properties"]) == ["ril", "seed", "verdict", "discriminator"], "its own block comes first"
     fields = blocks["Ril"]["properties"]
     assert fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["keep"]["enum"] == ["best", "last", "both"]
@@ -78,6 +78,8 @@ def test_the_output_of_dvc_is_understood() -> None:
         seen.write(piece)
     assert seen.stages == {"ril": "ran", "pool": "skipped: nothing changed"}
     assert said[:4] == ["Running stage 'ril':", "> python", " 10%|##", "Stage 'pool' didn't change, skipping"]
+    seen.write("teacher@internvl3 | Running stage 'teacher@internvl3':\n")
+    assert seen.stages["teacher@internvl3"] == "ran", "side by side"
     assert seen.busy is None
     seen.write("ERROR: '/a/data' is busy, it is being blocked by:\n  (PID 12): dvc repro\n")
     assert seen.busy == "/a/data, held by process 12"
@@ -130,7 +132,7 @@ def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone
     run = served.ended(served.submit(JUDGE, settings=judge(learning_rate=0.003)))
     assert run["state_type"] == "COMPLETED", served.lines(run["id"])
     assert [path.read_bytes() for path in files] == before
-    assert not (served.project / "data" / "model").exists()
+    assert not (served.project / "data" / "model" / "judge").exists()
     name = f"{run['name']}-{run['id'][:4]}"
     assert run["state"]["message"] == f"Experiment {name}; to adopt it: dvc exp apply {name}"
     assert f"dvc exp apply {name}" in served.artifact(run["id"], "experiment")
@@ -139,6 +141,26 @@ def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone
     )
     assert name in json.dumps(json.loads(shown.stdout))
     assert '"learning_rate": 0.003' in shown.stdout
+
+    compared = served.ended(served.submit("compare"))
+    assert compared["state_type"] == "COMPLETED", served.lines(compared["id"])
+    rows = {row["run"]: row for row in served.artifact(compared["id"], "compare")}
+    assert rows["workspace"]["changed"] == ""
+    assert "models.judge.build.learning_rate = 0.003" in rows[name]["changed"]
+    assert served.ended(served.submit("compare", experiments=["nobody"]))["state"]["message"].startswith(
+        "no experiment nobody in"
+    )
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_experiments_of_two_forms_that_start_at_once_both_come_out(served: Any) -> None:
+    runs = [served.submit("questions", settings={"world": {"seed": 5}}), served.submit(JUDGE, settings=judge(steps=4))]
+    ended = [served.ended(run, 300) for run in runs]
+    assert [run["state_type"] for run in ended] == ["COMPLETED", "COMPLETED"], "\n".join(map(served.lines, runs))
+    refs = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=served.project, capture_output=True, text=True, timeout=60)
+    for run in ended:
+        assert run["state"]["message"].split(";")[0].removeprefix("Experiment ") in refs.stdout
 
 
 @pytest.mark.prefect
@@ -178,6 +200,20 @@ def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None
     went_on = served.ended(second)
     assert went_on["state_type"] == "COMPLETED", served.lines(second)
     assert "model@judge: goes on after step" in served.lines(second)
+    assert not served.workers()
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_the_pipeline_runs_stages_side_by_side_and_cancel_ends_them_all(served: Any) -> None:
+    def stages() -> set[str]:
+        lines = (" ".join(process.info["cmdline"]) for process in served.workers())
+        return {line.partition("flows.run ")[2] for line in lines if "flows.run " in line}
+
+    run = served.submit("pipeline", settings={}, jobs=2)
+    served.until(lambda: len(stages()) == 2, 300, "no two stages at a time")
+    served.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert served.ended(run, 120)["state_type"] == "CANCELLED", served.lines(run)
     assert not served.workers()
 
 

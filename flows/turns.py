@@ -1,0 +1,55 @@
+"""Whose turn it is to start an experiment."""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.dvc import Output
+
+_POLL_SECONDS = 0.2
+_TURN_SECONDS = 600.0  # until dvc has made its copy; seconds where nothing else goes on
+
+
+@contextmanager
+def turn_to_start(root: Path) -> Iterator[Callable[[], None]]:
+    """Lets one process at a time start an experiment: two that start at once take each other's place in dvc's queue of one.
+
+    Yields what gives the turn to the next. Raises TimeoutError when the turn does not come.
+    """
+    path = root / ".ril" / "experiment-starts.lock"
+    path.parent.mkdir(exist_ok=True)
+    end = time.monotonic() + _TURN_SECONDS
+    with path.open("w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"another experiment has been starting for {_TURN_SECONDS:.0f} s") from error
+                time.sleep(_POLL_SECONDS)
+        yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+class Heard:
+    """Hands text on, and calls `then` once `words` were in it."""
+
+    def __init__(self, output: "Output", words: str, then: Callable[[], None]) -> None:
+        self._output, self._words, self._then = output, words, then
+        self._part, self._waits = "", True
+
+    def write(self, text: str, /) -> int:
+        """Takes a piece of text, of which `words` may be one end."""
+        self._part = (self._part + text)[-1000:] if self._waits else ""
+        if self._waits and self._words in self._part:
+            self._waits = False
+            self._then()
+        return self._output.write(text)
+
+    def flush(self) -> None:
+        """Flushes what the text is handed to."""
+        self._output.flush()
