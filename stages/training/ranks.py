@@ -105,6 +105,16 @@ def join() -> Ranks:
     return _join(dist.TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None)  # type: ignore[attr-defined]
 
 
+def join_alone() -> None:
+    """One process needs a group too: one that meets nobody, so that no port is opened. Nothing where there is a group already,
+    or a launcher has set the variables for one."""
+    if dist.is_initialized() or "RANK" in os.environ:
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
+    _join(dist.HashStore())  # type: ignore[attr-defined]
+
+
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
     """What a process of this machine is told about its place, in the variables that launchers use, and where the others meet."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}

@@ -1,7 +1,6 @@
 """One model under training: a DeepSpeed engine, a learning rate that is a function of the step, saving in Hugging Face format."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.job.blocks import Runtime, Schedule
-from stages.training.ranks import ranks
+from stages.training.ranks import join_alone, ranks
 
 Result = TypeVar("Result")
 
@@ -54,7 +53,7 @@ class Trainer:
         # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process that is
         # killed meanwhile leaves a lock for which all later ones wait without end.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        _join_process_group()
+        join_alone()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trained, lr=schedule.learning_rate, betas=(0.9, 0.999), weight_decay=schedule.weight_decay, foreach=True
@@ -130,23 +129,6 @@ class Trainer:
 def save_weights(model: nn.Module, folder: Path, state: dict[str, Tensor] | None = None) -> None:
     """Writes a transformers model into `folder` as safetensors with its config."""
     model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
-
-
-def _join_process_group() -> None:
-    """One process needs a process group too; a launcher (torchrun, deepspeed) has set the variables for several."""
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", _free_port())
-    os.environ.setdefault("RANK", "0")
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.setdefault("WORLD_SIZE", "1")
-
-
-def _free_port() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def _config(runtime: Runtime, dtype: torch.dtype, max_grad_norm: float) -> dict[str, Any]:
