@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from stages.engines.engine import Answer, Request
-from stages.vlm import Chat, Checkpoint, load_reader
+from stages.vlm import Chat, Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,8 @@ class ElsewhereEngine:
     @property
     def chat(self) -> Chat:
         """The model's own."""
+        from stages.vlm import load_reader  # needs torch, which a stage that only reads the store does without
+
         return load_reader(self.checkpoint).chat
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:

@@ -128,6 +128,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "keep_checkpoints": "never",
         "gpu_memory_utilization": "never",
         "zero_stage": "never",
+        "processes": "never",
         "gradient_checkpointing": "never",
         "prefect_probe_seconds": "never",
     },
