@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ranks import joined
+from flows.slots import gpu_slot
 from stages.job import STAGES, Job, ParamsError, Progress, load_params
 from stages.job.fingerprint import Fingerprint
 from stages.job.job import missing
@@ -61,10 +62,8 @@ class Work:
 
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
-        start = time.monotonic()
-        with joined(job):
-            importlib.import_module(f"stages.{job.stage}").run(job)
-        seconds = time.monotonic() - start
+        with gpu_slot(job):
+            seconds = self._computed(job)
         if moved := self._moved():
             raise InputsMoved(
                 f"{', '.join(moved)} changed while {job.name} ran, so its result fits neither state "
@@ -75,6 +74,12 @@ class Work:
             shutil.rmtree(job.run_folder, ignore_errors=True)  # the out holds what training came to
         places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
         progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+
+    def _computed(self, job: Job) -> float:
+        start = time.monotonic()
+        with joined(job):
+            importlib.import_module(f"stages.{job.stage}").run(job)
+        return time.monotonic() - start
 
     def _moved(self) -> list[str]:
         try:

@@ -391,6 +391,9 @@ class Runtime(Block):
     processes: int = Field(
         1, ge=1, le=1024, description="Processes on this machine that train together, one a GPU; 1 trains in the stage's own."
     )
+    gpu_slots: int = Field(
+        0, ge=0, description="Stages that load a model at a time on this machine, in all projects with this store; 0: no bound."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage: how much of the training state is sharded.")
     gradient_checkpointing: bool = Field(False, description="Recomputes activations to save memory, for about 25 % time.")
     checkpoint_minutes: float = Field(

@@ -129,6 +129,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "gpu_memory_utilization": "never",
         "zero_stage": "never",
         "processes": "never",
+        "gpu_slots": "never",
         "gradient_checkpointing": "never",
         "prefect_probe_seconds": "never",
     },

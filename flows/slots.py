@@ -1,0 +1,65 @@
+"""So many stages on the GPUs of this machine at a time; a further one waits, and says for whom.
+
+A slot is a lock file in the store, which experiments and copies of a project share; the kernel frees it when its holder dies.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from stages.job import Job
+
+_GPU_PARTS = {"engines", "training"}  # a stage with one of them loads a model
+_POLL_SECONDS = 0.5
+_LIMIT_HOURS = 14 * 24.0  # as long as a run of dvc may take
+
+
+class NoSlot(RuntimeError):
+    """The GPUs were taken for as long as anybody waits."""
+
+
+@contextmanager
+def gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
+    """For this block the stage holds one of `runtime.gpu_slots`; nothing where that is 0 or the stage loads no model.
+
+    Raises NoSlot after `limit_hours`.
+    """
+    count = job.params.runtime.gpu_slots
+    if count == 0 or not _GPU_PARTS & set(job.declared.parts):
+        yield
+        return
+    folder = job.store / "slots"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _taken([folder / f"{socket.gethostname()}-gpu-{number}" for number in range(count)], job.progress.say, limit_hours)
+    with handle:
+        handle.write(f"{job.name}, process {os.getpid()}")
+        handle.flush()
+        yield
+
+
+def _taken(paths: list[Path], say: Callable[[str], None], limit_hours: float) -> IO[str]:
+    end, said = time.monotonic() + limit_hours * 3600, ""
+    while True:
+        holders = []
+        for path in paths:
+            handle = path.open("a+")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holders.append(handle.read())
+                handle.close()
+            else:
+                handle.truncate(0)
+                return handle
+        if (now := " and ".join(holders)) != said:
+            said = now
+            say(f"waiting for a GPU slot (runtime.gpu_slots is {len(paths)}): {now}")
+        if time.monotonic() > end:
+            raise NoSlot(f"no GPU slot in {limit_hours:g} hours; held by {now}")
+        time.sleep(_POLL_SECONDS)
