@@ -159,7 +159,11 @@ def wrong_number(right: str, choose: random.Random) -> str:
 def near_number(right: str, choose: random.Random) -> str:
     """A number that is easily taken for `right`; it may be `right` itself."""
     place = choose.choice([at for at, sign in enumerate(right) if sign.isdigit()])
-    how = choose.randrange(5)
+    how = choose.randrange(7)
+    if how == 5:
+        return right + choose.choice(("0", right[-1]))
+    if how == 6:
+        return right[:-1] + str(choose.randint(0, 9))
     if how == 0:
         if "." in right:
             return f"{float(right) + choose.choice((-1, 1)):.{len(right.split('.')[1])}f}"
