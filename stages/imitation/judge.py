@@ -55,16 +55,16 @@ def judge_messages(question_text: str, reference: str, candidate: str, longest: 
 
 
 def judge_target(reference: str, said: str, correct: bool) -> str:
-    """What a tiny judge learns to write: "answer 27: a2/2 b7/8: different. <answer>0</answer>".
+    """What a tiny judge learns to write: "answer 27: a2/2 b7/8 no c end/end: different. <answer>0</answer>".
 
-    First what the candidate says, then sign by sign against the reference up to the first difference or to both ends
-    ("end/end"): a tiny model copies and compares single tokens reliably, and whole numbers at one look it does not. Letters
-    say which sign is next.
+    First what the candidate says, then sign by sign against the reference to the candidate's "end": a tiny model copies and
+    compares single tokens reliably, and whole numbers at one look it does not. Letters say which sign is next. It goes on after
+    a difference, since who stops there sees hardly any and learns to write each sign twice.
     """
     steps = []
-    for place, one, other in zip(PLACES, [*said, END], [*reference, END, END], strict=False):
-        steps.append(f" {place}{one}/{other}" if one != END else f" {place} {one}/{other}")
-        if one != other:
+    for place, one, other in zip(PLACES, [*said, END], [*reference, *[END] * len(said)], strict=False):
+        steps.append(f" {place}{' ' * (one == END)}{one}/{other}{' no' * (one != other)}")
+        if one == END:
             break
     compared = "" if said in NO_ANSWER else "".join(steps) + ":"
     return f"answer {said}:{compared} {'same' if correct else 'different'}. <answer>{int(correct)}</answer>"

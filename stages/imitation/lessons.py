@@ -111,7 +111,7 @@ def spoken(shown: str, reference: str, choose: random.Random, bare: bool) -> str
         numbers = some_numbers(choose, reference)
         listed = len(numbers) > 2 and choose.random() < 0.8
         parts = [phrases.listing(choose, numbers) if listed else phrases.prose(choose, numbers), *parts]
-    while choose.random() < (0.4 if firm else 0.12) and len(parts) < 5:
+    while choose.random() < (0.45 if firm else 0.2) and len(parts) < 5:
         parts += [phrases.prose(choose, some_numbers(choose, reference)[:2] if firm else (), inside=True)]
     return choose.choice((" ", " ", " ", "\n")).join(parts)
 
@@ -143,6 +143,8 @@ def number(choose: random.Random) -> str:
     """A number of one to six digits, now and then negative or with a fraction."""
     digits = choose.choices((1, 2, 3, 4, 5, 6), (17, 30, 23, 14, 9, 7))[0]
     text = str(choose.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1))
+    if digits > 2 and choose.random() < 0.15:  # the same digits again, where copying by the digit before goes astray
+        text = text[0] + "".join(choose.choice(text[:2]) for _ in text[1:])
     if digits <= 3 and choose.random() < 0.05:
         text += f".{choose.randint(0, 9)}{choose.choice(('', str(choose.randint(1, 9))))}"
     return f"-{text}" if choose.random() < 0.02 and text != "0" else text
@@ -151,7 +153,7 @@ def number(choose: random.Random) -> str:
 def wrong_number(right: str, choose: random.Random) -> str:
     """Another number: next to the right one, with digits changed, swapped, lost or added, or any."""
     while True:
-        wrong = near_number(right, choose) if choose.random() < 0.7 else number(choose)
+        wrong = near_number(right, choose) if choose.random() < 0.8 else number(choose)
         if float(wrong) != float(right):
             return wrong
 
@@ -159,7 +161,11 @@ def wrong_number(right: str, choose: random.Random) -> str:
 def near_number(right: str, choose: random.Random) -> str:
     """A number that is easily taken for `right`; it may be `right` itself."""
     place = choose.choice([at for at, sign in enumerate(right) if sign.isdigit()])
-    how = choose.randrange(5)
+    how = choose.randrange(8)
+    if how in (5, 7):
+        return right + choose.choice(("0", right[-1]))
+    if how == 6:
+        return right[:-1] + str(choose.randint(0, 9))
     if how == 0:
         if "." in right:
             return f"{float(right) + choose.choice((-1, 1)):.{len(right.split('.')[1])}f}"

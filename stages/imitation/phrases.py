@@ -135,9 +135,9 @@ SALAD = listed(
     "work know place year live back give most very after thing our just name good sentence man think say great where help "
     "through much before line mean any same tell follow came want show also around form small set put end does another "
     "well large must big even such because turn here why ask went men read need land different home us move try kind hand "
-    "one first second last two "
     "picture again change off play spell air away animal house point page mother answer found study still learn should world"
 )
+COUNTING = ("one", "first", "second", "two", "last", "once", "both", "third", "many")
 SIGNS = ("#", "##", "*", "=>", "->", "--", "•", "–", "—", "…", "→", "€", "£", "...", ">>", "§", "|", "~", "×")
 _ONSETS = listed("b c d f g h j k l m n p r s t v w z br cl dr fl gr pl pr sh sk sl st th tr")
 _VOWELS = listed("a e i o u ai ea oo ou y")
@@ -169,7 +169,9 @@ def invented_word(choose: random.Random) -> str:
 
 
 def word(choose: random.Random) -> str:
-    """A common word or, in a third of all cases, an invented one."""
+    """A common word or, in a third of all cases, an invented one; now and then one that speaks of numbers and gives none."""
+    if choose.random() < 0.03:
+        return choose.choice(COUNTING)
     return choose.choice(SALAD) if choose.random() < 0.65 else invented_word(choose)
 
 
@@ -213,12 +215,16 @@ def listing(choose: random.Random, numbers: Sequence[str]) -> str:
 def made_frame(choose: random.Random) -> tuple[str, bool]:
     """A frame of words without sense, and whether it says plainly that the answer stands there, as "word: {x}." does."""
     draw = choose.random()
-    if draw < 0.45:
+    if draw < 0.3:
         return started(f"{' '.join(words(choose, 1, 6))} {{x}}", choose) + choose.choice((".", ".", ".", "", "!", ",")), False
-    if draw < 0.65:
-        joint = choose.choice((" ", " ", ", ", " - "))
+    if draw < 0.53:
+        joint = choose.choice((" ", " ", " ", ", ", " - "))
         return f"{{x}}{joint}{' '.join(words(choose, 1, 5))}" + choose.choice((".", ".", "")), False
-    if draw < 0.75:
+    if draw < 0.68:
+        return started(f"{' '.join(words(choose, 1, 4))} {{x}} {' '.join(words(choose, 1, 3))}", choose) + ".", False
+    if draw < 0.76:
+        return f"{started(' '.join(words(choose, 1, 3)), choose)}, {{x}}{choose.choice(('.', '.', '', '!'))}", False
+    if draw < 0.82:
         return f"{choose.choice(SIGNS)} {{x}}{choose.choice(('', '.'))}", False
     head = started(" ".join(words(choose, 1, 2)), choose)
     return f"{head}{choose.choice((': ', ': ', ' = ', ':'))}{{x}}.", True

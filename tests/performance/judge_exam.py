@@ -17,7 +17,7 @@ from stages.job.blocks import Runtime
 from stages.job.blocks import Verdict as Block
 from stages.vlm import open_checkpoint
 
-MAX_TOKENS = 64  # as params.yaml has it for the tiny judge
+MAX_TOKENS = 96  # as params.yaml has it for the tiny judge
 
 
 def sat(folder: Path) -> list[Verdict]:

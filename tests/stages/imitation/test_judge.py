@@ -65,9 +65,9 @@ def test_the_last_tag_of_the_judges_text_is_the_verdict(text: str, verdict: int 
     ("reference", "said", "target"),
     [
         ("28", "28", "answer 28: a2/2 b8/8 c end/end: same. <answer>1</answer>"),
-        ("28", "27", "answer 27: a2/2 b7/8: different. <answer>0</answer>"),
-        ("283", "28", "answer 28: a2/2 b8/8 c end/3: different. <answer>0</answer>"),
-        ("2", "28", "answer 28: a2/2 b8/end: different. <answer>0</answer>"),
+        ("28", "27", "answer 27: a2/2 b7/8 no c end/end: different. <answer>0</answer>"),
+        ("283", "28", "answer 28: a2/2 b8/8 c end/3 no: different. <answer>0</answer>"),
+        ("2", "28", "answer 28: a2/2 b8/end no c end/end: different. <answer>0</answer>"),
         ("28", "none", "answer none: different. <answer>0</answer>"),
     ],
 )
