@@ -28,6 +28,7 @@ SMALL_JUDGE = {
     "layers": 1,
     "steps": 3,
     "rows_per_step": 2,
+    "learning_rate": 2.0e-3,
     "warmup_steps": 1,
     "tokens_per_pack": 512,
 }

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -47,7 +48,8 @@ def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
 
 
 def test_only_what_differs_is_an_override(root: Path) -> None:
-    values = {"ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": 60}, **judge(hidden_size=96)}
+    now = read_yaml(root / "params.yaml")["models"]["judge"]["build"]["hidden_size"]
+    values = {"ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": 60}, **judge(hidden_size=now)}
     assert planned(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
     fewer = planned(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
     assert fewer.overrides == ["~models.student.build.styles.arrows"]
@@ -107,6 +109,9 @@ def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
 @pytest.mark.prefect
 @pytest.mark.slow
 def test_values_as_they_are_run_in_the_workspace_and_a_second_run_says_what_it_skips(served: Any) -> None:
+    for path in ("data", ".dvc/cache"):  # whatever other tests have left
+        shutil.rmtree(served.project / path, ignore_errors=True)
+    (served.project / "dvc.lock").unlink(missing_ok=True)
     first = served.ended(served.submit("questions"))
     assert first["state_type"] == "COMPLETED", served.lines(first["id"])
     assert first["state"]["message"] == "Ran questions; dvc.lock says so"
