@@ -63,8 +63,8 @@ class Trainer:
         # DeepSpeed clips plain fp32 training without telling the norm; there it is done here instead
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
-        # One process has nobody to share weights with: ZeRO 3 would only cost time there. Nor did it go on well from a
-        # checkpoint with DeepSpeed 0.19.8: the loss of SFT was off by up to 6.6e-3, where all other runs are within 6e-7.
+        # One process has nobody to share weights with: ZeRO 3 would only cost time there. And there a text-only pack may come
+        # before one with a picture, which ZeRO 3 can't take (`even_packs`): SFT's loss was off by up to 6.6e-3, not 6e-7.
         stage = runtime.zero_stage if ranks().count > 1 else min(runtime.zero_stage, 2)
         config = _config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
