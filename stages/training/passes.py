@@ -42,7 +42,8 @@ def even_packs(groups: Sequence[Group], tokens_per_pack: int, idle: Idle | None 
 
     `tower` says that a vision tower must run in them: it is trained, or sharded. Then every pack has a picture on several ranks:
     ZeRO-3 adds a gradient that is not there in a step's first pass to that of the step before (DeepSpeed 0.19.8). A step of one
-    process has at least one, so that the tower's weights have a gradient, as they have on several ranks. An idle group adds nothing to `targets` and `last`, and stands in `groups` of no pack.
+    process has at least one, so that the tower's weights have a gradient, as they have on several ranks. An idle group adds
+    nothing to `targets` and `last`, and stands in `groups` of no pack.
     """
     here = ranks()
     if here.count == 1 and not tower:

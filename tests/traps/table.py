@@ -102,7 +102,7 @@ GUARDS = (
     Guard("T36", "stages/imitation/discrimination.py", "labels = [float(row.source == STUDENT) for row, _ in pairs]",
           "labels = [float(row.source != STUDENT) for row, _ in pairs]",
           f"{UPDATES}test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
-    Guard("T37", "stages/training/trainer.py", "self.sharded = runtime.zero_stage == 3", "self.sharded = False", RANKS, True),
+    Guard("T37", "stages/training/trainer.py", "self.sharded = stage == 3", "self.sharded = False", RANKS, True),
     Guard("T38", "stages/job/files.py",
           "        yield temporary\n        for file in sorted(", "        yield path\n        for file in sorted(",
           "tests/stages/job/test_job.py::test_an_out_appears_whole_or_not_at_all"),
