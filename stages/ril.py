@@ -183,15 +183,16 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
         judge_engine = start_engine(judge, runtime, need) if objective.judged and here.first else None
         reader = load_reader(checkpoint)
         student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
-        reference.model.requires_grad_(False)
         if block.freeze_vision:
             student.freeze_vision()
+        student_trainer = Trainer(student.model, block, runtime)
+        reference.model.requires_grad_(False).to(student.device)
         discriminator, trainer = pretrained(job, block, reader) if objective.discriminated else (None, None)
         return Players(
             checkpoint=checkpoint,
             reader=reader,
             student=student,
-            student_trainer=Trainer(student.model, block, runtime),
+            student_trainer=student_trainer,
             reference=reference,
             discriminator=discriminator,
             discriminator_trainer=trainer,

@@ -21,6 +21,10 @@ class GroupMask:
 
     spans: tuple[tuple[int, int, Tensor | None], ...]
 
+    def to(self, device: torch.device) -> "GroupMask":
+        """The same on `device`."""
+        return GroupMask(tuple((start, stop, None if mask is None else mask.to(device)) for start, stop, mask in self.spans))
+
 
 def group_attention(
     module: nn.Module,

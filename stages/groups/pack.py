@@ -48,6 +48,20 @@ class Pack:
     last: Tensor  # [responses] int64: place of each response's last token
     groups: range  # which of the groups that were packed
 
+    def to(self, device: torch.device) -> "Pack":
+        """The same on `device`: packs are made on the CPU, and go where the model is that reads them."""
+        return Pack(
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            mask=self.mask.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device),
+            predicts=self.predicts.to(device),
+            targets=self.targets.to(device),
+            response=self.response.to(device),
+            last=self.last.to(device),
+            groups=self.groups,
+        )
+
 
 def pack_of(groups: Sequence[Group], numbers: range) -> Pack:
     """The pack of `groups[numbers]`."""

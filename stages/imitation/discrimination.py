@@ -88,7 +88,7 @@ def backward(discriminator: Discriminator, trainer: Trainer, learned: Lesson) ->
         loss += float(part.detach())
         seen.append(logits)
     if ranks().count == 1:
-        return loss, torch.cat(seen)
+        return loss, torch.cat(seen).cpu()
     return ranks().total(loss), torch.tensor(in_order(learned.own.tolist(), torch.cat(seen).tolist()))
 
 

@@ -50,6 +50,7 @@ class Discriminator(nn.Module):
     def forward(self, pack: Pack) -> Tensor:
         """Logit [texts] fp32 of every text of the pack, read at its last token."""
         use_group_attention(self.text)
+        pack = pack.to(self.score.weight.device)
         embedded = self.text.embed_tokens(pack.ids)  # type: ignore[operator]
         if pack.pixels is not None:
             (network,) = self._network
@@ -189,8 +190,9 @@ class Lesson:
         """The share of a pack whose first text is this rank's number `start`."""
         part = self.own[start : start + len(logits)]
         if self.kind == "bce":
-            return discriminator_loss(logits, self.labels[part], self.whole)
-        return bradley_terry_loss(logits, self.labels[part], self.questions[part], self.whole)
+            return discriminator_loss(logits, self.labels[part].to(logits.device), self.whole)
+        labels, questions = self.labels[part].to(logits.device), self.questions[part].to(logits.device)
+        return bradley_terry_loss(logits, labels, questions, self.whole)
 
 
 def lesson(

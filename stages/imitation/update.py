@@ -55,7 +55,7 @@ class Batch:
 
     def per_token(self, values: Sequence[float]) -> Tensor:
         """Values of rows as values [N] of their tokens."""
-        return torch.tensor(values)[self.pack.response]
+        return torch.tensor(values, device=self.pack.response.device)[self.pack.response]
 
     @property
     def student_rows(self) -> Tensor:
@@ -65,12 +65,12 @@ class Batch:
     def written_by(self, source: str) -> Tensor:
         """Mask [N] of the tokens that `source` wrote."""
         wrote = [row.row.source == source for row in self.rows]
-        return torch.tensor(wrote, dtype=torch.bool)[self.pack.response]
+        return torch.tensor(wrote, dtype=torch.bool, device=self.pack.response.device)[self.pack.response]
 
     def tokens_with(self, term: str) -> Tensor | None:
         """Mask [N] of the tokens of rows with this term of the loss; None where there are none."""
         chosen = [row.term == term for row in self.rows]
-        return torch.tensor(chosen)[self.pack.response] if any(chosen) else None
+        return torch.tensor(chosen, device=self.pack.response.device)[self.pack.response] if any(chosen) else None
 
 
 @dataclass
@@ -199,7 +199,7 @@ def reference_pass(
     known: list[Known] = []
     sharded = trainer if trainer and trainer.sharded and block.freeze_vision else None
     made = even_packs(groups, block.tokens_per_pack, idle, tower=True) if sharded else packs(groups, block.tokens_per_pack)
-    for pack in made:
+    for pack in (one.to(student.device) for one in made):
         compute = partial(shared_features, student, pack)
         features = (sharded.forward(compute) if sharded else compute()) if block.freeze_vision else None
         if not pack.groups:  # an idle pass of the student's tower
@@ -236,10 +236,14 @@ def _with_known(
 def _batches(groups: Sequence[Rewards], tokens_per_pack: int, idle: Idle | None, student: Network) -> list[Batch]:
     """The packs of the step; what is known of their rows is put together in their order, nothing where a pack is idle."""
     found = []
-    for pack in even_packs([group.group for group in groups], tokens_per_pack, idle, student.trains_vision):
+    device = student.device
+    made = even_packs([group.group for group in groups], tokens_per_pack, idle, student.trains_vision)
+    for pack in (one.to(device) for one in made):
         own = [groups[number] for number in pack.groups]
         if not own:
-            found.append(Batch(pack, (), None, torch.zeros(0, student.head.in_features), torch.zeros(0)))
+            found.append(
+                Batch(pack, (), None, torch.zeros(0, student.head.in_features, device=device), torch.zeros(0, device=device))
+            )
             continue
         known = [group.known for group in own if group.known is not None]
         rows = [(its, one.row.token_ids) for its, group in zip(known, own, strict=True) for one in group.rows]
@@ -306,7 +310,7 @@ def _corrections(batch: Batch, old: Tensor, objective: Objective) -> Tensor | No
                 f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine gave no log-probs; set it to none"
             )
         sampled += row.row.sampled_log_probs or [0.0] * len(row.row.token_ids)
-    engine = torch.tensor(sampled, dtype=old.dtype)
+    engine = torch.tensor(sampled, dtype=old.dtype, device=old.device)
     kind, cap = objective.rollout_correction, objective.rollout_cap
     return rollout_weights(old, engine, batch.student_rows, batch.pack.response, kind, cap)
 

@@ -18,7 +18,7 @@ from stages.vlm import Network, Reader
 
 def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
     """Cross entropy of the pack's response tokens, summed and divided by the response tokens of the whole step."""
-    return -response_log_probs(network, pack).sum() / response_tokens
+    return -response_log_probs(network, pack.to(network.device)).sum() / response_tokens
 
 
 def train_sft(

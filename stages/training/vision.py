@@ -52,15 +52,17 @@ def train_vision(
     """
     probe = Probe(network, classes)
     trainer = Trainer(probe, schedule, runtime.model_copy(update={"zero_stage": 0}))  # too small to be sharded
+    device = next(probe.parameters()).device  # the rest of the model may be elsewhere still
     loss = torch.zeros(())
     for step in progress.track(range(schedule.steps), "training the vision tower"):
         pixels, targets = batch_of_step(step)
-        loss = probe.loss(network.features(pixels), targets)
+        loss = probe.loss(network.features(pixels.to(device)), targets.to(device))
         trainer.backward(loss, last=True)
         trainer.step(learning_rate(schedule, step))
     with torch.no_grad():
         embeddings = network.family.text_model(network.model).embed_tokens.weight  # type: ignore[union-attr]
-        ratio = embeddings.norm(dim=1).mean() / network.features(batch_of_step(0)[0]).norm(dim=1).mean()  # type: ignore[operator]
+        features = network.features(batch_of_step(0)[0].to(device))
+        ratio = embeddings.norm(dim=1).mean() / features.norm(dim=1).mean()  # type: ignore[operator]
         for parameter in network.family.projection(network.model).parameters():
             parameter.mul_(ratio)
     return float(loss.detach())

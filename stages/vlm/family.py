@@ -27,6 +27,11 @@ class Pixels:
         grids = self.grids[start:stop] if self.grids is not None else None
         return Pixels(values, grids, self.rows[start:stop], self.tokens[start:stop])
 
+    def to(self, device: torch.device) -> "Pixels":
+        """The same on `device`."""
+        grids = None if self.grids is None else self.grids.to(device)
+        return Pixels(self.values.to(device), grids, self.rows, self.tokens)
+
     @staticmethod
     def joined(several: Sequence["Pixels"]) -> "Pixels":
         """The images of several prompts, in order."""

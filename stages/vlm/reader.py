@@ -87,6 +87,11 @@ class Network:
         self.image_token_id = image_token_id
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are; what it reads has to be there."""
+        return next(self.model.parameters()).device
+
+    @property
     def head(self) -> nn.Linear:
         """The vocabulary head [vocabulary, hidden]."""
         return self.model.lm_head  # type: ignore[return-value]
