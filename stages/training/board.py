@@ -33,7 +33,9 @@ class Board:
             shutil.rmtree(folder, ignore_errors=True)
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first + 1 if first else None, flush_secs=FLUSH_SECONDS)
+        purged = first + 1 if first else None
+        # a name of its own: without the suffix two runs that start in one second write to one file
+        self._writer = SummaryWriter(str(folder), purge_step=purged, flush_secs=FLUSH_SECONDS, filename_suffix=f".{first}")
 
     def write(self, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Adds the rows that are new since the last call; what is no finite number is left out."""

@@ -95,14 +95,15 @@ class Meeting:
     def join(self) -> Ranks:
         """Waits, as the first rank, until all others have joined."""
         os.environ.update(self.environment(0))
-        return _join(self._store)
+        return _join(self._store, 0, self.count)
 
 
 def join() -> Ranks:
     """Joins the group that the environment names: that of the first rank here, or a launcher's (torchrun, deepspeed)."""
     port = os.environ.get(PORT_OF_FIRST)
     count = int(os.environ["WORLD_SIZE"])
-    return _join(dist.TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None)  # type: ignore[attr-defined]
+    store = dist.TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None  # type: ignore[attr-defined]
+    return _join(store, int(os.environ["RANK"]), count)
 
 
 def join_alone() -> None:
@@ -111,8 +112,8 @@ def join_alone() -> None:
     if dist.is_initialized() or "RANK" in os.environ:
         return
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
-    _join(dist.HashStore())  # type: ignore[attr-defined]
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; RANK would tell child processes that a launcher started them
+    _join(dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -121,13 +122,12 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1", PORT_OF_FIRST: str(port)}
 
 
-def _join(store: Any) -> Ranks:
+def _join(store: Any, rank: int, count: int) -> Ranks:
     import torch
 
     backend = "gloo"
     if torch.cuda.is_available():  # what ranks tell each other stays on gloo, so that waiting for it blocks no GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT)
     return ranks()
