@@ -307,6 +307,20 @@ def test_equal_inputs_give_equal_bytes(page: Callable[..., str], params: Params,
     assert page(changed) != first
 
 
+def test_the_key_of_an_endpoint_is_not_on_the_page(
+    page: Callable[..., str], params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page shows settings and versions; of a key there is its variable's name at most."""
+    monkeypatch.setenv("SOMEBODYS_API_KEY", "sk-planted-0123456789abcdef")
+    values = params.model_dump(mode="json")
+    engine = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "api_key": "SOMEBODYS_API_KEY"}
+    values["runtime"]["engines"] = {"internvl3": engine}
+    values["models"]["internvl3"] = {"family": "remote", "endpoint": {"provider": "somebody", "name": "big-1"}}
+    text = page(validated(values))
+    assert "big-1" in text
+    assert "sk-planted" not in text
+
+
 def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params: Params, project: Path) -> None:
     history = list(csv.DictReader((project / "reports/ril/history.csv").open()))
     kept = [{key: value for key, value in row.items() if "disc/" not in key and "similarity" not in key} for row in history]
