@@ -107,13 +107,16 @@ def join() -> Ranks:
 
 
 def join_alone() -> None:
-    """One process needs a group too: one that meets nobody, so that no port is opened. Nothing where there is a group already,
-    or a launcher has set the variables for one."""
-    if dist.is_initialized() or "RANK" in os.environ:
+    """One process needs a group too: one that meets nobody, so that no port is opened.
+
+    Nothing where a launcher has set the variables for one, or where there is a group already: vLLM makes one in its process.
+    """
+    if "RANK" in os.environ:
         return
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; RANK would tell child processes that a launcher started them
-    _join(dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
+    if not dist.is_initialized():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        _join(dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
