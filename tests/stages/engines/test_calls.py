@@ -54,10 +54,10 @@ def test_the_server_with_least_to_do_gets_the_next_request(two_fakes: tuple[Any,
 
 def test_equal_servers_share_equally(two_fakes: tuple[Any, Any]) -> None:
     first, second = two_fakes
-    first.latency = second.latency = 0.02
+    first.latency = second.latency = 0.1  # long against what a busy machine takes for a call
     with calling(first, second, concurrency=8) as caller:
         assert len(dict(replies(caller, calls(80)))) == 80
-    assert abs(first.count - second.count) <= 16
+    assert abs(first.count - second.count) <= 20
 
 
 def test_what_failed_at_one_server_is_tried_at_another(two_fakes: tuple[Any, Any]) -> None:
