@@ -183,12 +183,17 @@ def test_wrong_values_are_refused_by_the_form_or_named_at_once(served: Any) -> N
     assert run["state"]["message"] == "the form: models.judge.build: warmup_steps is 50, more than steps (3); lower it"
 
 
+def checkpoints(served: Any) -> list[Path]:
+    return list(served.project.glob(".ril/runs/model@judge/*/step_*/DONE"))
+
+
 @pytest.mark.prefect
 @pytest.mark.slow
 def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None:
     settings = judge(steps=150)
+    before = set(checkpoints(served))  # of runs that other tests have cancelled
     run = served.submit(JUDGE, settings=settings)
-    served.until(lambda: list(served.project.glob(".ril/runs/model@judge/*/step_*/DONE")), 150, "no checkpoint")
+    served.until(lambda: set(checkpoints(served)) - before, 150, "no checkpoint")
     assert len(served.workers()) == 2, "dvc and the stage"
     second = served.submit(JUDGE, settings=settings)  # a second click waits, visibly
     served.until(lambda: "AwaitingConcurrencySlot" in served.states(second), 60, "the second run did not wait")
