@@ -15,9 +15,16 @@ from stages.job.blocks import Build
 from stages.job.files import write_shards
 from stages.responses import ANSWERS
 from stages.responses.rows import POOL
+from stages.training.ranks import join_alone
 from stages.vlm import Checkpoint, build_tiny, open_checkpoint, write_card
 
 TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def process_group() -> None:
+    """One group for all tests of this process: vLLM would make and end its own, and DeepSpeed keeps groups that are gone."""
+    join_alone()
 
 
 @pytest.fixture(scope="session")
