@@ -7,6 +7,7 @@ weight updates of one do not touch the other (a test shows it). On CPU it is the
 import gc
 import os
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,11 @@ class VllmEngine:
             use_tqdm_on_load=False,  # a bar of a second for a file on this disk
         )
         self._engine = self._llm.llm_engine
+        # vLLM's own shutdown, also that of an engine that is garbage, destroys the process groups of this whole process: those
+        # of other engines and of the training.
+        client = self._engine.engine_core
+        client._finalizer.detach()
+        client._finalizer = weakref.finalize(client, _take_apart, client.engine_core)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
@@ -112,17 +118,15 @@ class VllmEngine:
         self._engine.reset_encoder_cache()
 
     def close(self) -> None:
-        """Frees the weights and the cache; the object is of no use afterwards.
-
-        vLLM's own shutdown, which also runs when an engine is garbage, destroys the process groups of this whole
-        process: those of other engines and of the training. So it is taken apart here, and the groups stay.
-        """
-        client = self._engine.engine_core
-        client._finalizer.detach()
-        core = client.engine_core
-        core.structured_output_manager.clear_backend()
-        core.model_executor.shutdown()
-        core.scheduler.shutdown()
-        del self._engine, self._llm, client, core
+        """Frees the weights and the cache; the object is of no use afterwards. Process groups stay."""
+        self._engine.engine_core._finalizer()
+        del self._engine, self._llm
         gc.unfreeze()  # vLLM froze what it loaded, which hides it from the collector
         gc.collect()
+
+
+def _take_apart(core: Any) -> None:
+    """What vLLM's shutdown of an engine's core does, but for the process groups."""
+    core.structured_output_manager.clear_backend()
+    core.model_executor.shutdown()
+    core.scheduler.shutdown()

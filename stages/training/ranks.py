@@ -5,6 +5,7 @@ functions below in the same order, else they wait for each other; what they exch
 """
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -85,7 +86,10 @@ class Meeting:
     """Where `count` processes of this machine meet; the first rank makes it, on a port that is free by construction."""
 
     def __init__(self, count: int) -> None:
-        self._store: Any = dist.TCPStore("127.0.0.1", 0, count, True, WAIT, False)  # type: ignore[attr-defined]
+        # A socket of ours: by itself TCPStore listens at all addresses of the machine, whatever address it is given.
+        with socket.create_server(("127.0.0.1", 0), backlog=count) as server:
+            port, handle = server.getsockname()[1], server.detach()
+        self._store: Any = dist.TCPStore("127.0.0.1", port, count, True, WAIT, False, master_listen_fd=handle)  # type: ignore[attr-defined]
         self.count = count
 
     def environment(self, rank: int) -> dict[str, str]:
@@ -122,7 +126,9 @@ def join_alone() -> None:
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
     """What a process of this machine is told about its place, in the variables that launchers use, and where the others meet."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    return {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1", PORT_OF_FIRST: str(port)}
+    interfaces = {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+    address = {"MASTER_ADDR": "127.0.0.1", PORT_OF_FIRST: str(port)}
+    return {name: str(value) for name, value in place.items()} | interfaces | address
 
 
 def _join(store: Any, rank: int, count: int) -> Ranks:

@@ -20,3 +20,23 @@ print(*{one.laddr.ip for one in psutil.Process().net_connections() if one.status
 def test_a_process_that_trains_alone_listens_on_loopback_at_most(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, timeout=240, check=True)
     assert set(done.stdout.splitlines()[-1].split()) <= {"127.0.0.1", "::1"}
+
+
+MEETING = """
+import os, subprocess, sys
+import psutil
+from stages.training.ranks import Meeting
+
+join = "from stages.training.ranks import join; join().of_all(1)"
+meeting = Meeting(2)
+other = subprocess.Popen([sys.executable, "-c", join], env=os.environ | meeting.environment(1), stdout=subprocess.DEVNULL)
+meeting.join().of_all(0)
+processes = [psutil.Process(), psutil.Process(other.pid)]
+print(*{one.laddr.ip for process in processes for one in process.net_connections() if one.status == "LISTEN"})
+other.wait(60)
+"""
+
+
+def test_processes_that_train_together_listen_on_loopback_alone(root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MEETING], cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    assert set(done.stdout.splitlines()[-1].split()) == {"127.0.0.1"}
