@@ -12,11 +12,12 @@ def claimed(root: Path, run: str) -> Iterator[None]:
     """Holds the lock of flow run `run` for this block; the file says which process runs it and which started that."""
     folder = _folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / run
-    with path.open("w") as handle:
+    path, made = folder / run, folder.parent / f"trigger-{run}"
+    with made.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         handle.write(f"{os.getpid()} {os.getppid()}")
         handle.flush()
+        made.rename(path)  # there it is locked from the first moment on: `abandoned` looks at any time
         try:
             yield
         finally:
@@ -27,6 +28,23 @@ def alive(root: Path, parent: int) -> list[int]:
     """Processes that run forms and were started by process `parent`."""
     held = (_holder(path) for path in _folder(root).glob("*"))
     return [int(words[0]) for words in held if words and words[1] == str(parent)]
+
+
+def mark_abandoned(root: Path) -> None:
+    """Marks as crashed the runs that would stay Running for ever: those killed together with whatever watched over them."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        for run in abandoned(root):
+            try:
+                state = client.read_flow_run(run).state  # type: ignore[arg-type]
+                if state is None or not state.is_final():
+                    message = "Its process was killed. What it had done is kept: the same run goes on from there."
+                    client.set_flow_run_state(run, Crashed(message=message), force=True)  # type: ignore[arg-type]
+            except ObjectNotFound:
+                continue  # a run of another server's database
 
 
 def abandoned(root: Path) -> list[str]:

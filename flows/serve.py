@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.claims import abandoned, alive
+from flows.claims import alive, mark_abandoned
 from flows.forms import Form, forms
 from flows.server import server_answers
 from flows.signals import end_child_with_parent
@@ -48,7 +48,7 @@ def serve(root: Path, host: str, port: int, report_port: int, limit: int) -> Non
         raise NoServer(f"no Prefect server answers at PREFECT_API_URL={given}; start it, or unset the variable")
     os.environ["PREFECT_API_URL"] = url
     with _server(root, host, port, url), _reports(root, host, report_port) as report:
-        _mark_abandoned(root)
+        mark_abandoned(root)
         print(f"forms: {url.removesuffix('/api')}/deployments   (dvc in a shell: export PREFECT_API_URL={url})", flush=True)
         _run_forms(root, asked, report, limit)
 
@@ -136,23 +136,6 @@ def _follow_params(root: Path, report: str) -> None:
             print("params.yaml has changed; the forms hold its values", flush=True)
         except ParamsError as error:
             print(f"params.yaml has changed and can't be used; the forms stay as they were: {error}", file=sys.stderr)
-
-
-def _mark_abandoned(root: Path) -> None:
-    """Runs whose process was killed together with their `ril serve` would stay Running for ever."""
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
-
-    with get_client(sync_client=True) as client:
-        for run in abandoned(root):
-            try:
-                state = client.read_flow_run(run).state  # type: ignore[arg-type]
-                if state is None or not state.is_final():
-                    message = "Its process was killed. What it had done is kept: the same run goes on from there."
-                    client.set_flow_run_state(run, Crashed(message=message), force=True)  # type: ignore[arg-type]
-            except ObjectNotFound:
-                continue  # a run of another server's database
 
 
 # --- what `ril serve` starts and ends -------------------------------------------------------------------------------

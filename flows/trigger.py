@@ -20,7 +20,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
 
 from flows import dvc
-from flows.claims import claimed
+from flows.claims import claimed, mark_abandoned
 from flows.environment import prepare_children
 from flows.forms import NO_PROFILE
 from flows.outcome import Watched, locked, outcome_rows
@@ -59,6 +59,7 @@ def start(
     """
     prepare_children(str(runtime.flow_run.id))
     folder = Path(root)
+    mark_abandoned(folder)
     try:
         plan = planned(folder, target, settings or {}, profile)
         with claimed(folder, str(runtime.flow_run.id)):

@@ -55,23 +55,26 @@ class Served:
 
     def start(self) -> None:
         """Starts `ril serve` and waits until forms can be filled in."""
-        left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
-        environment = {key: value for key, value in os.environ.items() if key not in left_out}
-        path = f"{self.project}{os.pathsep}{GUARD}"
-        environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
-        environment |= {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)}
         self.log = self.home / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", "serve", "--port", str(self.port)],
                 cwd=self.project,
-                env=environment,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self.until(lambda: "being served" in self.log.read_text(), 200, "the forms did not appear")
+
+    def environment(self) -> dict[str, str]:
+        """For processes of this project: they reach no other machine, and a planted key is there to be found."""
+        left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
+        environment = {key: value for key, value in os.environ.items() if key not in left_out}
+        path = f"{self.project}{os.pathsep}{GUARD}"
+        environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        return environment | {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)}
 
     def until(self, condition: Callable[[], Any], seconds: float, complaint: str) -> Any:
         """Waits for `condition` and returns what it says."""
@@ -98,11 +101,19 @@ class Served:
 
     def form(self, target: str) -> Any:
         """The deployment of `target`."""
-        return self.ask(f"/deployments/name/run-{target.split('@')[0]}/{target}")
+        return self.deployment(f"run-{target.split('@')[0]}/{target}")
+
+    def deployment(self, name: str) -> Any:
+        """The deployment called `name`: flow/deployment."""
+        return self.ask(f"/deployments/name/{name}")
 
     def submit(self, target: str, **parameters: Any) -> str:
         """Presses Run in the form of `target` and returns the id of the flow run."""
-        return str(self.ask(f"/deployments/{self.form(target)['id']}/create_flow_run", {"parameters": parameters})["id"])
+        return self.started(self.form(target), parameters)
+
+    def started(self, deployment: Any, parameters: dict[str, Any]) -> str:
+        """Starts `deployment` and returns the id of the flow run."""
+        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"])
 
     def refused(self, target: str, **parameters: Any) -> str:
         """What the server says about values that it does not take."""

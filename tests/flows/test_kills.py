@@ -1,5 +1,8 @@
-"""SIGKILL to the server, the form's run, both, everything, in the middle of a stage: what is seen, and that no work is lost."""
+"""SIGKILL to each process, alone and together, in the middle of a stage: what is seen, and that no work is lost."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from stages.job import read_yaml
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
 JUDGE = "model@judge"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +28,14 @@ def own(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path], 
     one.kill()
 
 
-def training(own: Any, steps: int) -> tuple[str, list[psutil.Process]]:
+def training(own: Any, steps: int, deployment: str = f"run-model/{JUDGE}") -> tuple[str, list[psutil.Process]]:
     """Sets the judge's steps in params.yaml, presses Run and waits for a checkpoint: the run; dvc and the stage."""
     path = own.project / "params.yaml"
     values = yaml.safe_load(path.read_text())
     values["models"]["judge"]["build"]["steps"] = steps
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     kept = set(checkpoints(own))
-    run = own.submit(JUDGE, settings={})
+    run = own.started(own.deployment(deployment), {"target": JUDGE, "settings": {}})
     own.until(lambda: set(checkpoints(own)) - kept, 300, "no checkpoint")
     workers = own.workers()
     assert len(workers) == 2, "dvc and the stage"
@@ -78,6 +82,24 @@ def test_a_killed_run_is_crashed_and_what_it_started_is_recorded(own: Any) -> No
     assert recorded_steps(own) == 151
 
 
+def test_a_killed_ril_serve_leaves_the_run_which_a_new_one_shows_to_its_end(own: Any) -> None:
+    run, workers = training(own, 154)
+    for process in workers:
+        process.suspend()  # until the new `ril serve` is there
+    triggered = process_of(own, run)
+    own.process.kill()
+    own.process.wait(30)
+    assert not server_answers(f"{own.url}/api", 2.0), "the server ends with it"
+    assert triggered.is_running()
+    own.start()
+    for process in workers:
+        process.resume()
+    ended = own.ended(run, 300)
+    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), own.lines(run)
+    assert recorded_steps(own) == 154
+    assert not triggered.is_running()
+
+
 def test_when_server_and_run_are_killed_the_stage_ends_its_work(own: Any) -> None:
     run, workers = training(own, 152)
     own.kill(but=workers)
@@ -100,3 +122,73 @@ def test_when_everything_is_killed_the_next_run_goes_on(own: Any) -> None:
     assert own.ended(again, 300)["state_type"] == "COMPLETED", own.lines(again)
     assert f"{JUDGE}: goes on after step" in own.lines(again)
     assert recorded_steps(own) == 153
+
+
+# --- the work pool of prefect.yaml -----------------------------------------------------------------------------------
+
+IN_POOL = "start/stage-in-pool"
+
+
+def prefect(own: Any, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+@pytest.fixture(scope="module")
+def pool(own: Any) -> dict[str, str]:
+    """A work pool with the deployments of prefect.yaml; the environment of its workers."""
+    shutil.copy(ROOT / "prefect.yaml", own.project)
+    environment = own.environment() | {"PREFECT_API_URL": f"{own.url}/api", "PWD": str(own.project)}
+    for words in (["work-pool", "create", "--type", "process", "ril"], ["--no-prompt", "deploy", "--all"]):
+        subprocess.run(prefect(own, *words), cwd=own.project, env=environment, check=True, timeout=180)
+    return environment
+
+
+@pytest.fixture
+def start_worker(own: Any, pool: dict[str, str]) -> Iterator[Callable[[], psutil.Process]]:
+    """Starts a worker of the pool, as prefect.yaml says."""
+    started: list[psutil.Process] = []
+
+    def start() -> psutil.Process:
+        log = (own.home / f"worker-{len(started)}.log").open("wb")
+        words = prefect(own, "worker", "start", "--pool", "ril")
+        started.append(psutil.Popen(words, cwd=own.project, env=pool, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        if worker.is_running():
+            for process in [*worker.children(recursive=True), worker]:
+                process.kill()
+        worker.wait(30)
+
+
+def test_a_killed_worker_leaves_its_run_to_end_and_the_next_worker_goes_on(own: Any, start_worker: Any) -> None:
+    worker = start_worker()
+    run, workers = training(own, 155, IN_POOL)
+    triggered = process_of(own, run)
+    assert worker in triggered.parents()
+    worker.kill()
+    ended = own.ended(run, 300)
+    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), own.lines(run)
+    assert recorded_steps(own) == 155
+    psutil.wait_procs([triggered, *workers], 60)
+    start_worker()
+    again = own.started(own.deployment(IN_POOL), {"target": JUDGE})
+    assert own.ended(again, 300)["state"]["message"] == "Everything was up to date", own.lines(again)
+
+
+def test_when_worker_and_run_are_killed_the_next_run_says_so(own: Any, start_worker: Any) -> None:
+    worker = start_worker()
+    run, workers = training(own, 156, IN_POOL)
+    everything = worker.children(recursive=True)
+    assert process_of(own, run) in everything
+    for process in [worker, *({*everything} - {*workers})]:
+        process.kill()
+    psutil.wait_procs(workers, 300)
+    assert recorded_steps(own) == 156, "dvc and the stage went on"
+    assert own.run(run)["state_type"] == "RUNNING", "nobody is left to say otherwise"
+    start_worker()
+    again = own.started(own.deployment("start/pipeline-in-pool"), {"target": JUDGE})
+    assert own.ended(again, 300)["state"]["message"] == "Everything was up to date", own.lines(again)
+    assert own.run(run)["state_type"] == "CRASHED"
+    assert "Its process was killed. What it had done is kept" in own.run(run)["state"]["message"]

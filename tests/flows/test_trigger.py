@@ -194,9 +194,14 @@ def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None
     before = set(checkpoints(served))  # of runs that other tests have cancelled
     run = served.submit(JUDGE, settings=settings)
     served.until(lambda: set(checkpoints(served)) - before, 150, "no checkpoint")
-    assert len(served.workers()) == 2, "dvc and the stage"
+    workers = served.workers()
+    assert len(workers) == 2, "dvc and the stage"
+    for process in workers:
+        process.suspend()  # else it may be done before the second click is seen
     second = served.submit(JUDGE, settings=settings)  # a second click waits, visibly
     served.until(lambda: "AwaitingConcurrencySlot" in served.states(second), 60, "the second run did not wait")
+    for process in workers:
+        process.resume()
 
     clicked = time.monotonic()
     served.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
