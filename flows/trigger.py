@@ -24,6 +24,7 @@ from flows.claims import claimed, mark_abandoned
 from flows.environment import prepare_children
 from flows.forms import NO_PROFILE
 from flows.outcome import Watched, locked, outcome_rows
+from flows.outlast import outlast_readers
 from flows.plan import Plan, planned
 from flows.server import trigger_tag
 from stages.job import ParamsError
@@ -57,6 +58,7 @@ def start(
         jobs: How many stages run at a time in the workspace.
         report: Address of the report.
     """
+    outlast_readers()
     prepare_children(str(runtime.flow_run.id))
     folder = Path(root)
     mark_abandoned(folder)

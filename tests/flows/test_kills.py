@@ -87,9 +87,11 @@ def test_a_killed_ril_serve_leaves_the_run_which_a_new_one_shows_to_its_end(own:
     for process in workers:
         process.suspend()  # until the new `ril serve` is there
     triggered = process_of(own, run)
+    server = server_of(own)
     own.process.kill()
     own.process.wait(30)
-    assert not server_answers(f"{own.url}/api", 2.0), "the server ends with it"
+    psutil.wait_procs([server], 60)
+    assert not server.is_running(), "the server ends with it"
     assert triggered.is_running()
     own.start()
     for process in workers:
@@ -97,6 +99,7 @@ def test_a_killed_ril_serve_leaves_the_run_which_a_new_one_shows_to_its_end(own:
     ended = own.ended(run, 300)
     assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), own.lines(run)
     assert recorded_steps(own) == 154
+    psutil.wait_procs([triggered], 60)
     assert not triggered.is_running()
 
 

@@ -2,11 +2,12 @@
 
 import io
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed
 from PIL import Image
 
 from stages.corpora import SCHEMA, canonical_row
@@ -21,10 +22,18 @@ from stages.vlm import Checkpoint, build_tiny, open_checkpoint, write_card
 TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def process_group() -> None:
-    """One group for all tests of this process: vLLM would make and end its own, and DeepSpeed keeps groups that are gone."""
+@pytest.fixture(scope="session")
+def process_group() -> Any:
+    """One group for all tests of this process: vLLM would make its own."""
     join_alone()
+    return torch.distributed.group.WORLD
+
+
+@pytest.fixture(autouse=True)
+def lasting_group(process_group: Any) -> Iterator[None]:
+    """No test may end the group, as vLLM's own shutdown does: DeepSpeed has kept it, and later tests would fail."""
+    yield
+    assert torch.distributed.group.WORLD is process_group
 
 
 @pytest.fixture(scope="session")

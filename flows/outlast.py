@@ -1,0 +1,44 @@
+"""A process that goes on when whoever reads its output has died."""
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+
+_LAST_SECONDS = 5.0  # for what is on its way when the process ends
+
+
+def outlast_readers() -> None:
+    """From now on what this process writes to standard output and error arrives as before, and is dropped once nobody reads it.
+
+    Else a broken pipe ends the process at its next line: Prefect's console answers it with SystemExit, so that a killed
+    `ril serve` or worker would take along the run that it had started.
+    """
+    for descriptor in (1, 2):
+        given = os.dup(descriptor)
+        reading, writing = os.pipe()
+        os.dup2(writing, descriptor, inheritable=True)
+        os.close(writing)
+        carrier = threading.Thread(target=_carry, args=(reading, given), daemon=True, name=f"output {descriptor}")
+        carrier.start()
+        atexit.register(_end, descriptor, given, carrier)
+
+
+def _carry(reading: int, given: int) -> None:
+    """Copies until the last writer has closed."""
+    heard = True
+    while data := os.read(reading, 65536):
+        while heard and data:
+            try:
+                data = data[os.write(given, data) :]
+            except BrokenPipeError:
+                heard = False
+
+
+def _end(descriptor: int, given: int, carrier: threading.Thread) -> None:
+    """Gives the descriptor back, which closes the pipe, and waits for what is in it."""
+    with contextlib.suppress(BrokenPipeError):
+        (sys.stdout if descriptor == 1 else sys.stderr).flush()
+    os.dup2(given, descriptor)
+    carrier.join(_LAST_SECONDS)
