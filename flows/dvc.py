@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from flows.order import Order, needs_of, stale_and_after, wanted
-from flows.turns import Heard, turn_to_start
+from flows.turns import Heard, Turn, turn_to_start
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
@@ -145,14 +145,18 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
     _refuse_nesting()
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
-    with _stop_signals() as stopped:
+    with _stop_signals() as stopped, closing(Turn(root)) as turn:
         while (source.left and code == 0) or running:
-            # two that start at once may take each other's place in dvc's queue of one: the next waits until this one is under way
-            starting = any(not run.says(_UNDER_WAY) for _, run in running[-1:])
-            if code == 0 and len(running) < jobs and not starting and (new := source.next()) is not None:
-                given = [part for override in new.overrides for part in ("-S", override)]
-                arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
-                running.append((new, _Run(root, arguments, new.output, "")))
+            if turn.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
+                turn.give()
+            if source.left and code == 0 and len(running) < jobs and not turn.held and turn.take():
+                new = source.next()
+                if new is not None:
+                    given = [part for override in new.overrides for part in ("-S", override)]
+                    arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
+                    running.append((new, _Run(root, arguments, new.output, "")))
+                else:
+                    turn.give()
             time.sleep(_POLL_SECONDS)
             if stopped or time.monotonic() >= end:
                 code = 128 + stopped[0] if stopped else 124

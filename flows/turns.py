@@ -3,7 +3,7 @@
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,25 +14,43 @@ _POLL_SECONDS = 0.2
 _TURN_SECONDS = 600.0  # until dvc has made its copy; seconds where nothing else goes on
 
 
+class Turn:
+    """The right to start an experiment in a project: two that start at once take each other's place in dvc's queue of one."""
+
+    def __init__(self, root: Path) -> None:
+        path = root / ".ril" / "experiment-starts.lock"
+        path.parent.mkdir(exist_ok=True)
+        self._handle = path.open("w")
+        self.held = False
+
+    def take(self) -> bool:
+        """Takes it unless another process has it; whether it is held now."""
+        with suppress(BlockingIOError):
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.held = True
+        return self.held
+
+    def give(self) -> None:
+        """Leaves it to the next."""
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+        self.held = False
+
+    def close(self) -> None:
+        """Leaves it and forgets about it."""
+        self._handle.close()
+        self.held = False
+
+
 @contextmanager
 def turn_to_start(root: Path) -> Iterator[Callable[[], None]]:
-    """Lets one process at a time start an experiment: two that start at once take each other's place in dvc's queue of one.
-
-    Yields what gives the turn to the next. Raises TimeoutError when the turn does not come.
-    """
-    path = root / ".ril" / "experiment-starts.lock"
-    path.parent.mkdir(exist_ok=True)
+    """Waits for the turn and yields what gives it to the next. Raises TimeoutError when the turn does not come."""
     end = time.monotonic() + _TURN_SECONDS
-    with path.open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"another experiment has been starting for {_TURN_SECONDS:.0f} s") from error
-                time.sleep(_POLL_SECONDS)
-        yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
+    with closing(Turn(root)) as turn:
+        while not turn.take():
+            if time.monotonic() > end:
+                raise TimeoutError(f"another experiment has been starting for {_TURN_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        yield turn.give
 
 
 class Heard:

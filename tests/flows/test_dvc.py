@@ -5,15 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.repo import Repo
 
 from flows import dvc
+from flows.turns import Turn
 from stages.job import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
@@ -165,3 +168,30 @@ def test_after_a_failure_nothing_that_needs_it_is_started(make_repo: Callable[..
     assert dvc.repro(project, ["warm_start"], jobs=2, limit_hours=0.1, output=output) not in (0, 124)
     assert "failed to reproduce 'questions'" in output.getvalue()
     assert not (project / "data" / "warm_start").exists()
+
+
+def test_experiments_start_when_it_is_their_turn(tmp_path: Path) -> None:
+    """A form that is starting an experiment has the turn; a source is asked for nothing before it comes."""
+
+    class Once:
+        asked: float | None = None
+
+        @property
+        def left(self) -> bool:
+            return self.asked is None
+
+        def next(self) -> None:
+            self.asked = time.monotonic()
+
+        def ended(self, *of: Any) -> None:
+            """Nothing was started."""
+
+    other, once = Turn(tmp_path), Once()
+    assert other.take()
+    start = time.monotonic()
+    threading.Timer(1.0, other.give).start()
+    assert dvc.experiments(tmp_path, once) == 0
+    assert once.asked is not None
+    assert once.asked - start >= 1.0
+    assert other.take(), "the turn was given back"
+    other.close()
