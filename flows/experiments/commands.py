@@ -12,7 +12,7 @@ from flows import dvc
 from flows.experiments.campaign import Campaign, chosen
 from flows.experiments.page import as_html, as_markdown, page
 from flows.experiments.records import read_records
-from flows.experiments.runs import Planner
+from flows.experiments.runs import COMPARED, Planner
 from flows.experiments.study import Seeds, Study, check_budgets, read_study, studies
 from stages.job import ParamsError
 from stages.job.files import write_text
@@ -150,7 +150,10 @@ def _arms(study: Study, wanted: list[str]) -> list[str]:
 def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
     """Writes the page about a study, as Markdown and as HTML, from its records alone."""
     full = study if profile is None else f"{study}-{profile}"
-    shown = page(read_study(Path.cwd(), study), read_records(results / full))
+    records = read_records(results / full)
+    if not any(record.purpose == COMPARED for record in records):
+        raise ParamsError(f"{results / full} has no record of a compared arm; run: ril experiments run {study}")
+    shown = page(read_study(Path.cwd(), study), records)
     for suffix, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
         write_text(results / f"{full}.{suffix}", text)
         print(results / f"{full}.{suffix}")

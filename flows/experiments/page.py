@@ -59,7 +59,7 @@ def page(study: Study, records: Sequence[Record]) -> Page:
     arms = {name: [one for one in records if one.arm == name and one.purpose == COMPARED] for name in study.arms}
     arms = {name: found for name, found in arms.items() if found}
     if not arms:
-        raise ParamsError("no run of this study is finished; run: ril experiments run <study>")
+        raise ParamsError("no arm of this study was compared yet")
     claimed = [found for pair in _neighbours(study) if (found := _difference(arms, *pair))]
     asked = [found for pair in study.differences if (found := _difference(arms, *pair))]
     return Page(

@@ -129,5 +129,5 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
 
 
 def test_without_records_there_is_no_page(study: Study) -> None:
-    with pytest.raises(ParamsError, match="no run of this study is finished"):
+    with pytest.raises(ParamsError, match="no arm of this study was compared yet"):
         page(study, [])
