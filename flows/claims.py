@@ -36,12 +36,15 @@ def mark_abandoned(root: Path) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
+    found = abandoned(root)
+    if not found:  # nearly always: no client is made for nothing
+        return
+    message = "Its process was killed. What it had done is kept: the same run goes on from there."
     with get_client(sync_client=True) as client:
-        for run in abandoned(root):
+        for run in found:
             try:
                 state = client.read_flow_run(run).state  # type: ignore[arg-type]
                 if state is None or not state.is_final():
-                    message = "Its process was killed. What it had done is kept: the same run goes on from there."
                     client.set_flow_run_state(run, Crashed(message=message), force=True)  # type: ignore[arg-type]
             except ObjectNotFound:
                 continue  # a run of another server's database
