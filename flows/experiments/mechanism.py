@@ -2,12 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.experiments.records import Record
 from stages.imitation.rewards import STUDENT
 
+Arms = Mapping[str, Sequence[Record]]  # the compared records of each arm, by its name, in the order of the study
 END = 10  # steps at either end of a curve that a figure of the tables is the mean of
 
 
@@ -28,6 +29,11 @@ class Curve:
     def end(self) -> float:
         """Mean of the last steps."""
         return mean(self.values[-END:])
+
+
+def title(arms: Arms, name: str) -> str:
+    """What the page calls an arm."""
+    return arms[name][0].title
 
 
 def mean(values: Iterable[float]) -> float:
@@ -66,6 +72,18 @@ def by_kind(records: Sequence[Record]) -> dict[str, float]:
     """Share of right test answers by kind of question, mean over seeds."""
     kinds = sorted({kind for record in records for kind in record.scores.get("by_kind", {})})
     return {kind: mean(record.scores["by_kind"].get(kind, math.nan) for record in records) for kind in kinds}
+
+
+def gains(records: Sequence[Record], reference: Sequence[Record]) -> dict[str, float]:
+    """By how much more is right than in the reference, by kind of question, where both have the kind."""
+    before = by_kind(reference)
+    return {kind: share - before[kind] for kind, share in by_kind(records).items() if kind in before}
+
+
+def said(records: Sequence[Record], kind: str) -> str:
+    """What the first of an arm's records answered to its first test question of a kind, with a mark; empty where it has none."""
+    found = next((one for one in records[0].answers if one["kind"] == kind), None)
+    return "" if found is None else f"{'✓' if found['correct'] else '✗'} {found['response']}"
 
 
 def mean_of(records: Sequence[Record], name: str) -> float:

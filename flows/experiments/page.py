@@ -4,24 +4,26 @@ Nothing here is written by hand: a sentence that the records don't bear out can'
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.experiments.mechanism import by_kind, curve, ends, mean, mean_of, sources
+from flows.experiments.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores
+from flows.experiments.findings import between, explanations, findings, neighbours, origins, reference, sweep_ends
+from flows.experiments.mechanism import Arms, by_kind, ends, gains, mean, mean_of, said, sources, title
 from flows.experiments.records import Record
 from flows.experiments.runs import COMPARED, TUNING
-from flows.experiments.statistics import Difference, Interval, difference, mean_over_seeds
+from flows.experiments.statistics import Difference, Interval, mean_over_seeds
 from flows.experiments.study import Study
-from stages.imitation.rewards import STUDENT
 from stages.job import ParamsError
-from stages.page.plots import Line, Plot, curves
+from stages.page.plots import Plot
 from stages.page.scores import percent, points
 
 NOTHING = "–"
 _SHOWN = 12  # digits of a hash
+_GROUPS = 4  # bars side by side in one plot
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Section:
     text: str
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = field(default=(), repr=False)
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -60,86 +63,25 @@ def page(study: Study, records: Sequence[Record]) -> Page:
     arms = {name: found for name, found in arms.items() if found}
     if not arms:
         raise ParamsError("no arm of this study was compared yet")
-    claimed = [found for pair in _neighbours(study) if (found := _difference(arms, *pair))]
-    asked = [found for pair in study.differences if (found := _difference(arms, *pair))]
+    claimed = [found for pair in neighbours(study) if (found := between(arms, *pair))]
+    asked = [found for first, second in study.differences if (found := between(arms, first, second))]
     return Page(
         study.title,
         study.about,
-        [*_findings(study, arms, claimed, asked), *_warnings(records, arms)],
+        [*findings(study, arms, claimed, asked), *origins(records, arms)],
         [
             _scores(arms),
-            _differences(arms, claimed, asked),
+            _differences(study, arms, list(dict.fromkeys([*asked, *claimed]))),
+            *([_explained(study, arms)] if reference(study) in arms else []),
             _tuning(study, records),
             _rewards(arms),
-            _answers(arms),
+            _answers(study, arms),
             _origin(records),
         ],
     )
 
 
-def _neighbours(study: Study) -> list[tuple[str, str]]:
-    """Each arm of the claimed order with those one step below it."""
-    return [
-        (upper, lower) for below, above in zip(study.order, study.order[1:], strict=False) for upper in above for lower in below
-    ]
-
-
-def _difference(arms: Mapping[str, Sequence[Record]], first: str, second: str) -> Difference | None:
-    return difference(arms[first], arms[second]) if first in arms and second in arms else None
-
-
-def _findings(
-    study: Study, arms: Mapping[str, Sequence[Record]], claimed: Sequence[Difference], asked: Sequence[Difference]
-) -> list[str]:
-    seeds = {(one.world, one.seed) for found in arms.values() for one in found}
-    worlds = {world for world, _ in seeds}
-    lines = [f"{_count(len(arms), 'arm')} of {len(study.arms)}, {_count(len(seeds), 'seed')} in {_count(len(worlds), 'world')}."]
-    means = {_title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
-    ordered = sorted(means, key=lambda title: -means[title])
-    lines.append("By mean accuracy: " + " > ".join(f"{title} {percent(means[title])}" for title in ordered) + ".")
-    lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
-    if study.order:
-        lines.append(_order_sentence(study, claimed))
-    return lines
-
-
-def _sentence(arms: Mapping[str, Sequence[Record]], found: Difference) -> str:
-    pair = f"{_title(arms, found.first)} against {_title(arms, found.second)}: {points(found.seeds.mean, True)} points"
-    if math.isnan(found.seeds.half):
-        return f"{pair}. There is one unit only: no interval, and nothing is claimed."
-    between = f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to {points(found.seeds.high, True)}"
-    if found.verdict == "open":
-        seen = f"The smallest difference that this could have seen is {points(found.detectable)}."
-        return f"{pair} ({between}): not told apart. {seen}"
-    return f"{pair} ({between}): {found.verdict}."
-
-
-def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
-    steps = len(_neighbours(study))
-    whole = _count(steps, "step")
-    if len(claimed) < steps:
-        return f"The claimed order can't be judged: {steps - len(claimed)} of its {whole} not run."
-    told = {word: sum(found.verdict == word for found in claimed) for word in ("more", "less", "open")}
-    if told["more"] == steps:
-        return f"The claimed order holds in all of its {whole}."
-    return (
-        f"The claimed order as a whole is not shown: of its {whole} {told['more']} hold, "
-        f"{told['less']} go the other way, {told['open']} not told apart."
-    )
-
-
-def _warnings(records: Sequence[Record], arms: Mapping[str, Sequence[Record]]) -> list[str]:
-    lines = []
-    if len({tuple(sorted((one.world, one.seed) for one in found)) for found in arms.values()}) > 1:
-        lines.append("Not all arms were run on the same seeds; differences are over those that both have.")
-    if loose := [one.name for one in records if not one.committed]:
-        lines.append(f"Code that no commit holds was used in: {', '.join(loose)}.")
-    if len({one.commit for one in records}) > 1:
-        lines.append("The runs were started from different commits; the table at the end says which.")
-    return lines
-
-
-def _scores(arms: Mapping[str, Sequence[Record]]) -> Section:
+def _scores(arms: Arms) -> Section:
     rows = []
     for name, found in arms.items():
         interval = mean_over_seeds(found)
@@ -147,7 +89,7 @@ def _scores(arms: Mapping[str, Sequence[Record]]) -> Section:
         swept = {value for one in found for value in one.swept.values()}
         rate = ", ".join(f"{value:g}" for value in sorted(swept)) or NOTHING
         shuffled = _percent(mean_of(found, "accuracy_shuffled"))
-        rows.append([_title(arms, name), percent(interval.mean), _plus_minus(interval), single, shuffled, rate])
+        rows.append([title(arms, name), percent(interval.mean), _plus_minus(interval), single, shuffled, rate])
     teachers = sorted({name for found in arms.values() for one in found for name in one.teachers})
     for name in teachers:
         values = [one.teachers[name] for found in arms.values() for one in found if name in one.teachers]
@@ -158,16 +100,16 @@ def _scores(arms: Mapping[str, Sequence[Record]]) -> Section:
     heads = ["arm", "right", "± (95 %)", "each seed", "images exchanged", key]
     count = next(iter(arms.values()))[0].scores["questions"]
     text = f"Share of {count:,} held-out test questions answered right, greedily; mean over units with the t-interval over them."
-    return Section("Scores", text, [Table("", "", heads, rows)])
+    return Section("Scores", text, [Table("", "", heads, rows)], [drawn_scores(arms)])
 
 
-def _differences(arms: Mapping[str, Sequence[Record]], claimed: Sequence[Difference], asked: Sequence[Difference]) -> Section:
+def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
     rows = []
-    for found in dict.fromkeys([*asked, *claimed]):
+    for found in differences:
         pooled = f"{points(found.pooled, True)} ({points(found.low, True)} to {points(found.high, True)})"
         rows.append(
             [
-                f"{_title(arms, found.first)} − {_title(arms, found.second)}",
+                f"{title(arms, found.first)} − {title(arms, found.second)}",
                 points(found.seeds.mean, True),
                 _plus_minus(found.seeds),
                 pooled,
@@ -187,19 +129,24 @@ def _differences(arms: Mapping[str, Sequence[Record]], claimed: Sequence[Differe
         "seen in 80 % of repetitions, at the spread that was measured. No interval is corrected for the number of comparisons."
     )
     heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "smallest difference", "verdict"]
-    return Section("Differences", text, [Table("", "", heads, rows)] if rows else [])
+    lowest = reference(study)
+    against = [one for name in arms if name != lowest and (one := between(arms, name, lowest))]
+    plots = [plot] if (plot := drawn_differences(arms, against, lowest)) else []
+    return Section("Differences", text, [Table("", "", heads, rows)] if rows else [], plots)
 
 
 def _tuning(study: Study, records: Sequence[Record]) -> Section:
     tried = [one for one in records if one.purpose == TUNING]
     values = sorted({value for one in tried for value in one.swept.values()})
-    rows = []
+    rows, compared_with = [], dict[str, float]()
     for name in [name for name in study.arms if any(one.arm == name for one in tried)]:
         own = [one for one in tried if one.arm == name]
         ended = {v: [one.validation["end"] for one in own if v in one.swept.values()] for v in values}
         used = {v for one in records if one.arm == name and one.purpose == COMPARED for v in one.swept.values()}
         cells = [f"{_percent(mean(ended[v]))}{' ←' if v in used else ''}" for v in values]
         rows.append([own[0].title, *cells])
+        if used:
+            compared_with[own[0].title] = max(used)
     if not rows:
         return Section("Sweep", "No sweep was run: the rates are those of the parameters.")
     seeds = sorted({f"world {one.world}, seed {one.seed}" for one in tried})
@@ -208,10 +155,11 @@ def _tuning(study: Study, records: Sequence[Record]) -> Section:
         f"seeds above. "
         "← is what the arm was compared with."
     )
-    return Section("Sweep", text, [Table("", "", ["arm", *(f"{value:g}" for value in values)], rows)])
+    lines = [line] if (line := sweep_ends(study, compared_with)) else []
+    return Section("Sweep", text, [Table("", "", ["arm", *(f"{value:g}" for value in values)], rows)], lines=lines)
 
 
-def _rewards(arms: Mapping[str, Sequence[Record]]) -> Section:
+def _rewards(arms: Arms) -> Section:
     trained = {name: found for name, found in arms.items() if any(one.curves for one in found)}
     by_source, health = [], []
     for name, found in trained.items():
@@ -219,13 +167,12 @@ def _rewards(arms: Mapping[str, Sequence[Record]]) -> Section:
             cells = [_from_to(ends(found, f"rewards/{source}/{reward}")) for reward in ("similarity", "answer")]
             advantage = _signed(ends(found, f"rewards/{source}/advantage")[1])
             length = _from_to(ends(found, f"completions/{source}/mean_length"), "{:.0f}", 1.0)
-            by_source.append([_title(arms, name), source, *cells, advantage, length])
+            by_source.append([title(arms, name), source, *cells, advantage, length])
         held_out = mean(one.discriminator.get("acc", math.nan) for one in found)
         by_length = mean(one.discriminator.get("acc_length_only", math.nan) for one in found)
         told = [_from_to(ends(found, f"disc/acc_{side}")) for side in ("student", "teacher")]
         shares = [_from_to(ends(found, one)) for one in ("frac_correct_negative_advantage", "frac_reward_zero_std")]
-        health.append([_title(arms, name), _percent(held_out), _percent(by_length), *told, *shares])
-    plots = [plot for title, column, text in _PLOTS if (plot := _plot(arms, trained, title, column, text))]
+        health.append([title(arms, name), _percent(held_out), _percent(by_length), *told, *shares])
     steps = "mean of the first and of the last ten steps, over seeds"
     rewards = Table(
         "Rewards by source",
@@ -241,40 +188,25 @@ def _rewards(arms: Mapping[str, Sequence[Record]]) -> Section:
         ["arm", "held out", "by length", "student told", "teacher told", "right, pushed down", "equal rewards"],
         health,
     )
-    return Section("What the loop rewarded", "", [rewards, signals] if trained else [], plots)
+    return Section("What the loop rewarded", "", [rewards, signals] if trained else [], drawn_loop(trained))
 
 
-_PLOTS = (
-    ("Similarity reward", f"rewards/{STUDENT}/similarity", "Share of the student's answers that pass for a teacher's."),
-    ("Answer reward", f"rewards/{STUDENT}/answer", "Share of the student's answers that the judge calls right."),
-    ("Teacher's style", "styles/any", "Share of the student's answers that are written as a teacher writes."),
-    ("Student told", "disc/acc_student", "Share of the student's answers that the discriminator knows as such."),
-    ("Right, pushed down", "frac_correct_negative_advantage", "Share of right student answers with negative advantage."),
-)
-
-
-def _plot(
-    arms: Mapping[str, Sequence[Record]], trained: Mapping[str, Sequence[Record]], title: str, column: str, text: str
-) -> Plot | None:
-    lines = []
-    for place, (name, found) in enumerate(trained.items()):
-        if one := curve(found, column):
-            lines.append(Line(_title(arms, name), one.steps, one.values, place % 6, dashed=place >= 6))
-    return curves(title, f"{text} Mean over seeds.", lines, percent=True) if lines else None
-
-
-def _answers(arms: Mapping[str, Sequence[Record]]) -> Section:
+def _answers(study: Study, arms: Arms) -> Section:
     kinds = list(dict.fromkeys(kind for found in arms.values() for kind in by_kind(found)))
     rows = [
-        [_title(arms, name), *(_percent(by_kind(found).get(kind, math.nan)) for kind in kinds)] for name, found in arms.items()
+        [title(arms, name), *(_percent(by_kind(found).get(kind, math.nan)) for kind in kinds)] for name, found in arms.items()
     ]
     teachers = sorted({name for found in arms.values() for one in found for name in one.styles if name != "any"})
     written = []
     for name, found in arms.items():
         styles = [_percent(mean(one.styles.get(style, math.nan) for one in found)) for style in [*teachers, "any"]]
         written.append(
-            [_title(arms, name), *styles, _number(mean_of(found, "mean_tokens")), _percent(mean_of(found, "truncated_share"))]
+            [title(arms, name), *styles, _number(mean_of(found, "mean_tokens")), _percent(mean_of(found, "truncated_share"))]
         )
+    lowest = reference(study)
+    asked = dict.fromkeys(name for pair in study.differences for name in pair if name in arms and name != lowest)
+    drawable = lowest in arms and len(asked) <= _GROUPS  # more bars side by side can't be told apart; the table has them all
+    plots = [plot] if drawable and (plot := drawn_kinds(arms, list(asked), lowest)) else []
     text = "Test questions, means over seeds."
     style = (
         "An answer is in a teacher's style when it reads like one of the forms in which that teacher writes at least 5 % of "
@@ -292,8 +224,38 @@ def _answers(arms: Mapping[str, Sequence[Record]]) -> Section:
                 ["arm", *(f"as {name}" for name in teachers), "as any teacher", "tokens", "cut"],
                 written,
             ),
+            *_examples(study, arms),
         ],
+        plots,
     )
+
+
+def _examples(study: Study, arms: Arms) -> list[Table]:
+    """What each arm answered to one question of the kind that gained most and of that which gained least; one world only."""
+    lowest = reference(study)
+    top = next((first for first, _ in study.differences if first in arms), lowest)
+    seeds = (arms[top][0].world, arms[top][0].seed)
+    there = {name: own for name, found in arms.items() if (own := [one for one in found if (one.world, one.seed) == seeds])}
+    changed = gains(arms[top], arms[lowest]) if lowest in arms else {}
+    kinds = list(dict.fromkeys(pick(changed, key=lambda kind: changed[kind]) for pick in (max, min))) if changed else []
+    rows = [[title(arms, name), *(said(found, kind) for kind in kinds)] for name, found in there.items()]
+    if not any(cell for row in rows for cell in row[1:]):
+        return []
+    reference_of = {one["kind"]: one["reference"] for one in there[top][0].answers}
+    text = (
+        f"World {seeds[0]}: the first test question, by its id, of the kinds in which {title(arms, top)} changed most and least; "
+        "for all arms the same."
+    )
+    heads = ["arm", *(f"{kind}; reference {reference_of.get(kind, NOTHING)}" for kind in kinds)]
+    return [Table("Two answers", text, heads, rows)]
+
+
+def _explained(study: Study, arms: Arms) -> Section:
+    text = (
+        "Before each arrow of the answers stands the figure of the arm that is compared with, after it that of the arm itself; "
+        "the loop's figures are means of its first and of its last ten steps. All are means over seeds."
+    )
+    return Section(f"What changed against {title(arms, reference(study))}", text, lines=explanations(study, arms))
 
 
 def _origin(records: Sequence[Record]) -> Section:
@@ -323,11 +285,16 @@ def as_markdown(shown: Page) -> str:
     lines = [f"# {shown.title}", "", shown.about, "", *(f"- {line}" for line in shown.findings)]
     for section in shown.sections:
         lines += ["", f"## {section.title}", *(["", section.text] if section.text else [])]
+        lines += ["", *(f"- {line}" for line in section.lines)] if section.lines else []
         for table in section.tables:
             lines += [*(["", f"### {table.title}"] if table.title else []), *(["", table.text] if table.text else []), ""]
             lines += [f"| {' | '.join(table.heads)} |", f"|---{'|---:' * (len(table.heads) - 1)}|"]
-            lines += [f"| {' | '.join(row)} |" for row in table.rows]
+            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table.rows]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")  # a model may write either
 
 
 def as_html(shown: Page) -> str:
@@ -341,14 +308,6 @@ def as_html(shown: Page) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("study.html").render(page=shown)
-
-
-def _title(arms: Mapping[str, Sequence[Record]], name: str) -> str:
-    return arms[name][0].title
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _percent(share: float) -> str:

@@ -62,6 +62,7 @@ class Record:
     scores: dict[str, Any] = field(default_factory=dict)  # of reports/evaluate/<id>, without benchmarks
     right: str = ""  # 1 or 0 for each test question, in the order of their ids
     questions_sha256: str = ""  # content of all questions
+    answers: list[dict[str, Any]] = field(default_factory=list)  # to the first test question of each kind
     styles: dict[str, float] = field(default_factory=dict)  # share of test answers in the style of each teacher
     teachers: dict[str, float] = field(default_factory=dict)  # accuracy of each, in the first arm of a seed
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)  # by column, one value a step; kept as CSV
@@ -120,6 +121,7 @@ def _scored(run: Run, done: Finished, params: Params, folder: Path) -> dict[str,
         "scores": {key: value for key, value in scores.items() if not key.startswith("benchmark")},
         "right": "".join("1" if row["correct"] else "0" for row in rows),
         "questions_sha256": json.loads(done.text("reports/questions/metrics.json"))["content_sha256"],
+        "answers": first_of_each_kind(rows),
         "styles": style_shares([row["response"] for row in rows], forms),
         "teachers": {
             name: json.loads(done.text(f"reports/evaluate/{name}/metrics.json"))["accuracy"]
@@ -127,6 +129,14 @@ def _scored(run: Run, done: Finished, params: Params, folder: Path) -> dict[str,
             if name != run.evaluation
         },
     }
+
+
+def first_of_each_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Kind, reference, response and correctness of the first row of each kind: examples that nobody picked."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["kind"], row)
+    return [{key: row[key] for key in ("kind", "reference", "response", "correct")} for _, row in sorted(first.items())]
 
 
 def _curves(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.experiments.page import as_html, as_markdown, page
-from flows.experiments.records import Record, form, read_records, style_shares, write_record
+from flows.experiments.records import Record, first_of_each_kind, form, read_records, style_shares, write_record
 from flows.experiments.study import Study
 from stages.corpora.kinds import KINDS, answer_in_style, ask
 from stages.job import ParamsError
@@ -103,6 +103,51 @@ def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     assert "The claimed order can't be judged: 1 of its 1 step not run." in findings
     assert "Code that no commit holds was used in: compared/gad-w1-s1." in findings
     assert "different commits" in findings
+    tuned = record("gad", 9, 0.5, purpose="tuning", commit="78" * 20, swept={"lr": 1.0}, validation={"start": 0.1, "end": 0.2})
+    one_commit = "\n".join(page(study, [record("gad", 1, 0.5), tuned]).findings)
+    assert "All compared runs were started from commit 343434343434," in one_commit
+
+
+def test_what_changed_is_said_of_each_trained_arm_against_the_lowest(study: Study, record: Make) -> None:
+    def scores(total: float, largest: float, tokens: float) -> dict[str, Any]:
+        kinds = {"total": total, "largest": largest}
+        return {"accuracy": (total + largest) / 2, "questions": 100, "by_kind": kinds, "mean_tokens": tokens}
+
+    before = record("warm_start", 1, 0.5, scores=scores(0.2, 0.8, 10.0), styles={"internvl3": 0.25, "any": 0.25})
+    after = record("gad", 1, 0.6, scores=scores(0.6, 0.7, 20.0), styles={"internvl3": 1.0, "any": 1.0}, curves=CURVES)
+    text = as_markdown(page(study, [before, after]))
+    assert "## What changed against WARM_START" in text
+    assert (
+        "- GAD: +15.0 points; answers as a teacher writes 25 → 100 %; tokens an answer 10.0 → 20.0; "
+        "most in total (+40.0), least in largest (−10.0). In the loop: answers called right 20 → 20 %, "
+        "passing for a teacher's 30 → 30 %, right ones pushed down 50 → 50 %."
+    ) in text
+    assert "- WARM_START" not in text
+
+
+def test_the_first_question_of_a_kind_is_the_example_whatever_became_of_it(study: Study, record: Make) -> None:
+    rows = [{"kind": kind, "reference": "7", "response": text, "correct": text == "7"} for kind, text in ("b7", "b8", "a9")]
+    answers = first_of_each_kind(rows)
+    assert [(one["kind"], one["response"], one["correct"]) for one in answers] == [("a", "9", False), ("b", "7", True)]
+    scores = {"questions": 100, "mean_tokens": 9.0}
+    before = record("warm_start", 1, 0.5, scores=scores | {"accuracy": 0.5, "by_kind": {"a": 0.5, "b": 0.5}}, answers=answers)
+    after = record("gad", 1, 0.5, scores=scores | {"accuracy": 0.5, "by_kind": {"a": 0.4, "b": 0.6}}, answers=answers)
+    text = as_markdown(page(study, [before, after]))
+    assert "| arm | b; reference 7 | a; reference 7 |" in text
+    assert "| GAD | ✓ 7 | ✗ 9 |" in text
+    without = as_markdown(page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5)]))
+    assert "Two answers" not in without
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1e-4, "GAD (lowest tried)"), (2e-4, ""), (4e-4, "GAD (highest tried)")])
+def test_a_value_at_an_end_of_the_sweep_is_said_to_be_one(study: Study, record: Make, rate: float, said: str) -> None:
+    swept = study.model_copy(update={"sweep": {"lr": [1e-4, 2e-4, 4e-4]}})
+    tuned = [
+        record("gad", 9, 0.5, purpose="tuning", swept={"lr": value}, validation={"end": 0.2}) for value in (1e-4, 2e-4, 4e-4)
+    ]
+    text = as_markdown(page(swept, [record("gad", 1, 0.5, swept={"lr": rate}), *tuned]))
+    assert ("At an end of the sweep" in text) == bool(said)
+    assert said in text
 
 
 def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(study: Study, record: Make) -> None:
@@ -123,7 +168,7 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
     assert "| Teacher internvl3 | 90.0\N{NO-BREAK SPACE}% |" in text
     assert "| GAD | 20.0 | 40.0 |" in text
     assert "| compared/gad-w0-s1 | key of gad 0 | abababababab | cdcdcdcdcdcd | 343434343434 | 1.0 |" in text
-    assert html.count("<svg") == 4  # nothing is drawn of what has no numbers
+    assert html.count("<svg") == 7  # scores, differences, kinds, four curves: nothing is drawn of what has no numbers
     assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
     assert as_html(page(study, records)) == as_html(page(study, records))
 

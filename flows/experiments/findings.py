@@ -1,0 +1,147 @@
+"""What the records of a study say, in sentences: scores, differences, the claimed order, and how each arm came there."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from flows.experiments.mechanism import Arms, ends, gains, mean, mean_of, title
+from flows.experiments.records import Record
+from flows.experiments.runs import COMPARED
+from flows.experiments.statistics import Difference, difference, mean_over_seeds
+from flows.experiments.study import Study
+from stages.imitation.rewards import STUDENT
+from stages.page.scores import percent, points
+
+_SHOWN = 12  # digits of a hash
+
+
+def neighbours(study: Study) -> list[tuple[str, str]]:
+    """Each arm of the claimed order with those one step below it."""
+    return [
+        (upper, lower) for below, above in zip(study.order, study.order[1:], strict=False) for upper in above for lower in below
+    ]
+
+
+def reference(study: Study) -> str:
+    """The arm that the others are measured against: the lowest of the claimed order, else what is subtracted first."""
+    if study.order:
+        return study.order[0][0]
+    return study.differences[0][1] if study.differences else next(iter(study.arms))
+
+
+def between(arms: Arms, first: str, second: str) -> Difference | None:
+    """The difference of two arms; None where one of them was not run, or not on a common seed."""
+    return difference(arms[first], arms[second]) if first in arms and second in arms else None
+
+
+def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
+    """The scores in order, each difference with what may be said of it, and the claimed order as a whole."""
+    seeds = {(one.world, one.seed) for found in arms.values() for one in found}
+    worlds = {world for world, _ in seeds}
+    run_on = f"{counted(len(seeds), 'seed')} in {counted(len(worlds), 'world')}"
+    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {run_on}."]
+    means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
+    ordered = sorted(means, key=lambda name: -means[name])
+    lines.append("By mean accuracy: " + " > ".join(f"{name} {percent(means[name])}" for name in ordered) + ".")
+    lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
+    if study.order:
+        lines.append(_order_sentence(study, claimed))
+    return lines
+
+
+def _sentence(arms: Arms, found: Difference) -> str:
+    pair = f"{title(arms, found.first)} against {title(arms, found.second)}: {points(found.seeds.mean, True)} points"
+    if math.isnan(found.seeds.half):
+        return f"{pair}. There is one unit only: no interval, and nothing is claimed."
+    interval = f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to {points(found.seeds.high, True)}"
+    said = "not told apart" if found.verdict == "open" else found.verdict
+    return f"{pair} ({interval}): {said}. The smallest difference that this could have seen is {points(found.detectable)}."
+
+
+def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
+    steps = len(neighbours(study))
+    whole = counted(steps, "step")
+    if len(claimed) < steps:
+        return f"The claimed order can't be judged: {steps - len(claimed)} of its {whole} not run."
+    told = {word: sum(found.verdict == word for found in claimed) for word in ("more", "less", "open")}
+    if told["more"] == steps:
+        return f"The claimed order holds in all of its {whole}."
+    return (
+        f"The claimed order as a whole is not shown: of its {whole} {told['more']} hold, "
+        f"{told['less']} go the other way, {told['open']} not told apart."
+    )
+
+
+def origins(records: Sequence[Record], arms: Arms) -> list[str]:
+    """Which commits the runs were started from, and what a reader has to know about them."""
+    lines = []
+    if len({tuple(sorted((one.world, one.seed) for one in found)) for found in arms.values()}) > 1:
+        lines.append("Not all arms were run on the same seeds; differences are over those that both have.")
+    if loose := [one.name for one in records if not one.committed]:
+        lines.append(f"Code that no commit holds was used in: {', '.join(loose)}.")
+    commits = {one.commit for one in records if one.purpose == COMPARED}
+    if len(commits) > 1:
+        lines.append("The compared runs were started from different commits; the table at the end says which.")
+    else:
+        fixed = "which held arms, seeds, budgets, schedules and metric before any of them was run"
+        lines.append(f"All compared runs were started from commit {min(commits)[:_SHOWN]}, {fixed}.")
+    return lines
+
+
+def explanations(study: Study, arms: Arms) -> list[str]:
+    """One line for each trained arm: what changed against the reference, in answers and in the loop."""
+    name = reference(study)
+    if name not in arms:
+        return []
+    return [
+        _explanation(arms, found, arms[name])
+        for other, found in arms.items()
+        if other != name and any(one.curves for one in found)
+    ]
+
+
+def _explanation(arms: Arms, found: Sequence[Record], start: Sequence[Record]) -> str:
+    gain = mean_over_seeds(found).mean - mean_over_seeds(start).mean
+    parts = [f"{found[0].title}: {points(gain, True)} points"]
+    if all("any" in one.styles for one in [*found, *start]):
+        parts.append(f"answers as a teacher writes {_moved(_style(start), _style(found))} %")
+    tokens = [mean_of(each, "mean_tokens") for each in (start, found)]
+    if all(map(math.isfinite, tokens)):
+        parts.append(f"tokens an answer {tokens[0]:.1f} → {tokens[1]:.1f}")
+    kinds = gains(found, start)
+    if len(kinds) > 1:
+        best, worst = (pick(kinds, key=lambda kind: kinds[kind]) for pick in (max, min))
+        parts.append(f"most in {best} ({points(kinds[best], True)}), least in {worst} ({points(kinds[worst], True)})")
+    loop = {
+        "answers called right": f"rewards/{STUDENT}/answer",
+        "passing for a teacher's": f"rewards/{STUDENT}/similarity",
+        "right ones pushed down": "frac_correct_negative_advantage",
+    }
+    moved = {text: ends(found, column) for text, column in loop.items()}
+    told = [f"{text} {_moved(*values)} %" for text, values in moved.items() if all(map(math.isfinite, values))]
+    return "; ".join(parts) + (f". In the loop: {', '.join(told)}." if told else ".")
+
+
+def _style(records: Sequence[Record]) -> float:
+    return mean(one.styles.get("any", math.nan) for one in records)
+
+
+def _moved(start: float, end: float) -> str:
+    return f"{100 * start:.0f} → {100 * end:.0f}"
+
+
+def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
+    """Which arms got a value at an end of the sweep, so that one beyond might be better; nothing where none did."""
+    values = next(iter(study.sweep.values()), [])
+    if len(values) < 2:
+        return ""
+    told = [
+        f"{', '.join(names)} ({word} tried)"
+        for word, edge in (("lowest", min(values)), ("highest", max(values)))
+        if (names := [name for name, value in chosen.items() if value == edge])
+    ]
+    return f"At an end of the sweep, so that a value beyond might be better: {'; '.join(told)}." if told else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: 1 seed, 2 seeds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
