@@ -78,12 +78,14 @@ def origins(records: Sequence[Record], arms: Arms) -> list[str]:
         lines.append("Not all arms were run on the same seeds; differences are over those that both have.")
     if loose := [one.name for one in records if not one.committed]:
         lines.append(f"Code that no commit holds was used in: {', '.join(loose)}.")
-    commits = {one.commit for one in records if one.purpose == COMPARED}
-    if len(commits) > 1:
-        lines.append("The compared runs were started from different commits; the table at the end says which.")
+    compared = [one for one in records if one.purpose == COMPARED]
+    code = {stage: {one.code[stage] for one in compared if stage in one.code} for one in compared for stage in one.code}
+    if other := sorted(stage for stage, found in code.items() if len(found) > 1):
+        lines.append(f"The compared runs did not all have the same code: {', '.join(other)}.")
+    elif len(commits := {one.commit for one in compared}) > 1:
+        lines.append(f"The compared runs were started from {len(commits)} commits; every stage had the same code in all of them.")
     else:
-        fixed = "which held arms, seeds, budgets, schedules and metric before any of them was run"
-        lines.append(f"All compared runs were started from commit {min(commits)[:_SHOWN]}, {fixed}.")
+        lines.append(f"All compared runs were started from commit {min(commits)[:_SHOWN]}.")
     return lines
 
 

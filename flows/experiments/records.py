@@ -27,6 +27,7 @@ from stages.job.files import read_json, read_shards, write_text
 from stages.job.fingerprint import hash_json
 
 _NUMBER = re.compile(r"\d+")
+_DIGITS = 16  # of a hash of code: enough to tell them apart
 _OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an accident, not its style
 _CURVES = re.compile(
     r"step|disc/acc_\w+|disc/passed|frac_\w+|completions/clipped_ratio|kl/\w+|"
@@ -53,6 +54,7 @@ class Record:
     revision: str
     commit: str
     committed: bool  # whether all code of the run is in that commit
+    code: dict[str, str]  # hash of the code of every stage on the way
     lock_sha256: str
     seconds: dict[str, float]  # of the stages that this run made itself
     budget: dict[str, Any]
@@ -102,6 +104,7 @@ def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
         revision=done.revision,
         commit=done.baseline,
         committed=not done.changed("stages", "flows", "dvc.yaml"),
+        code={stage: digest[:_DIGITS] for stage, digest in run.code.items()},
         lock_sha256=hashlib.sha256(lock.encode()).hexdigest(),
         seconds={stage: round(value, 1) for stage, value in seconds.items()},
         budget=budget(params),

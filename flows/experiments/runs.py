@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.experiments.study import Arm, Seeds, Study, values_of, with_value
 from flows.profile import as_overrides, differences
@@ -30,6 +30,7 @@ class Run:
     targets: tuple[str, ...]
     stages: Mapping[str, str] = field(repr=False)  # every stage on the way with the hash of all that decides its out
     key: str  # that hash of the last stage: equal key, equal result
+    code: Mapping[str, str] = field(repr=False)  # hash of the code of every stage on the way, and of users' data that it reads
 
     @property
     def name(self) -> str:
@@ -47,6 +48,13 @@ class Run:
         """Where its record is kept in the study's folder, without suffix."""
         rate = "".join(f"-{value:g}" for value in self.swept.values()) if self.purpose == TUNING else ""
         return f"{self.purpose}/{self.arm}{rate}-w{self.seeds.world}-s{self.seeds.seed}"
+
+
+class Hashes(NamedTuple):
+    """What a stage is known by."""
+
+    key: str  # of all that decides its out: parameters, code, the keys before it
+    code: str  # of its own code
 
 
 class Planner:
@@ -87,6 +95,7 @@ class Planner:
         evaluation = arm.evaluation if purpose == COMPARED else None
         own = "ril" if evaluation is None else f"evaluate@{evaluation}"
         targets = tuple(dict.fromkeys([*further, *(self._study.beside if purpose == COMPARED else ()), own]))
+        found = self.stages(params, targets)
         return Run(
             study=self.name,
             purpose=purpose,
@@ -98,13 +107,14 @@ class Planner:
             values=values,
             overrides=tuple(as_overrides(list(differences(self._base, values)))),
             targets=targets,
-            stages=(stages := self.stages(params, targets)),
-            key=stages[own],
+            stages={target: one.key for target, one in found.items()},
+            key=found[own].key,
+            code={target: one.code for target, one in found.items()},
         )
 
-    def stages(self, params: Params, targets: Sequence[str]) -> dict[str, str]:
-        """Every stage that `targets` need, in an order in which they can run, with the hash of what decides its out."""
-        found: dict[str, str] = {}
+    def stages(self, params: Params, targets: Sequence[str]) -> dict[str, Hashes]:
+        """Every stage that `targets` need, in an order in which they can run."""
+        found: dict[str, Hashes] = {}
 
         def add(target: str) -> str:
             if target not in found:
@@ -112,9 +122,10 @@ class Planner:
                 job = Job(stage, item or None, self._root, params, Progress())
                 inputs = [str(path.relative_to(self._root)) for path in job.inputs if path.is_relative_to(self._root)]
                 before = [maker for path in inputs if path.startswith("data/") for maker in makers(path, params)]
-                own = hash_json([target, job.values, self._code_of(job), sorted(add(one) for one in before)])
-                found[target] = own
-            return found[target]
+                code = self._code_of(job)
+                own = hash_json([target, job.values, code, sorted(add(one) for one in before)])
+                found[target] = Hashes(own, code)
+            return found[target].key
 
         for target in targets:
             add(target)

@@ -90,6 +90,7 @@ def _record(arm: str, world: int, accuracy: float, seed: int = 1, questions: int
         "revision": "12" * 20,
         "commit": "34" * 20,
         "committed": True,
+        "code": {"ril": "56" * 8},
         "lock_sha256": "cd" * 32,
         "seconds": {"ril": 60.0},
         "budget": {"steps": 2},

@@ -102,10 +102,12 @@ def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     assert "1 arm of 2" in findings
     assert "The claimed order can't be judged: 1 of its 1 step not run." in findings
     assert "Code that no commit holds was used in: compared/gad-w1-s1." in findings
-    assert "different commits" in findings
+    assert "were started from 2 commits; every stage had the same code in all of them." in findings
+    other = [record("gad", 1, 0.5), record("gad", 2, 0.5, code={"ril": "78" * 8}, commit="56" * 20)]
+    assert "did not all have the same code: ril." in "\n".join(page(study, other).findings)
     tuned = record("gad", 9, 0.5, purpose="tuning", commit="78" * 20, swept={"lr": 1.0}, validation={"start": 0.1, "end": 0.2})
     one_commit = "\n".join(page(study, [record("gad", 1, 0.5), tuned]).findings)
-    assert "All compared runs were started from commit 343434343434," in one_commit
+    assert "All compared runs were started from commit 343434343434." in one_commit
 
 
 def test_what_changed_is_said_of_each_trained_arm_against_the_lowest(study: Study, record: Make) -> None:
