@@ -92,7 +92,8 @@ def _scores(arms: Arms) -> Section:
         rows.append([title(arms, name), percent(interval.mean), _plus_minus(interval), single, shuffled, rate])
     teachers = sorted({name for found in arms.values() for one in found for name in one.teachers})
     for name in teachers:
-        values = [one.teachers[name] for found in arms.values() for one in found if name in one.teachers]
+        having = [one for found in arms.values() for one in found if name in one.teachers]
+        values = list({(one.world, one.seed): one.teachers[name] for one in having}.values())  # several arms may say the same
         rows.append(
             [f"Teacher {name}", percent(mean(values)), NOTHING, ", ".join(f"{100 * v:.1f}" for v in values), NOTHING, NOTHING]
         )

@@ -155,7 +155,14 @@ def test_a_value_at_an_end_of_the_sweep_is_said_to_be_one(study: Study, record: 
 def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(study: Study, record: Make) -> None:
     records = [
         *spread(record, "warm_start", [0.5, 0.6], teachers={"internvl3": 0.9}),
-        *spread(record, "gad", [0.5, 0.7], curves=CURVES, discriminator={"acc": 0.8, "acc_length_only": 0.6}),
+        *spread(
+            record,
+            "gad",
+            [0.5, 0.7],
+            teachers={"internvl3": 0.9},
+            curves=CURVES,
+            discriminator={"acc": 0.8, "acc_length_only": 0.6},
+        ),
         *(
             record(
                 "gad", 9, 0.1, purpose="tuning", swept={"ril.learning_rate": rate}, validation={"start": 0.3, "end": rate * 1000}
@@ -167,7 +174,7 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
     text, html = as_markdown(shown), as_html(shown)
     assert "| GAD | student | 30 → 30 | 20 → 20 | – | – |" in text  # two steps: first and last ten are the same
     assert "| GAD | 80.0 | 60.0 | – | – | 50 → 50 | – |" in text
-    assert "| Teacher internvl3 | 90.0\N{NO-BREAK SPACE}% |" in text
+    assert "| Teacher internvl3 | 90.0\N{NO-BREAK SPACE}% | – | 90.0, 90.0 |" in text  # once a seed
     assert "| GAD | 20.0 | 40.0 |" in text
     assert "| compared/gad-w0-s1 | key of gad 0 | abababababab | cdcdcdcdcdcd | 343434343434 | 1.0 |" in text
     assert html.count("<svg") == 7  # scores, differences, kinds, four curves: nothing is drawn of what has no numbers
