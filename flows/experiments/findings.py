@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from flows.experiments.mechanism import Arms, ends, gains, mean, mean_of, title
+from flows.experiments.mechanism import Arms, ends, gains, mean, mean_of, on_common_seeds, title
 from flows.experiments.records import Record
 from flows.experiments.runs import COMPARED
 from flows.experiments.statistics import Difference, difference, mean_over_seeds
@@ -39,13 +39,19 @@ def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Seq
     worlds = {world for world, _ in seeds}
     run_on = f"{counted(len(seeds), 'seed')} in {counted(len(worlds), 'world')}"
     lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {run_on}."]
-    means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
-    ordered = sorted(means, key=lambda name: -means[name])
-    lines.append("By mean accuracy: " + " > ".join(f"{name} {percent(means[name])}" for name in ordered) + ".")
+    common = on_common_seeds(arms)
+    if shared := len(next(iter(common.values()))):
+        where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} that all of them have"
+        lines.append(f"By mean accuracy{where}: {_ranked(common)}.")
     lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
     if study.order:
         lines.append(_order_sentence(study, claimed))
     return lines
+
+
+def _ranked(arms: Arms) -> str:
+    means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
+    return " > ".join(f"{name} {percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
 
 
 def _sentence(arms: Arms, found: Difference) -> str:
@@ -94,14 +100,15 @@ def explanations(study: Study, arms: Arms) -> list[str]:
     name = reference(study)
     if name not in arms:
         return []
-    return [
-        _explanation(arms, found, arms[name])
-        for other, found in arms.items()
-        if other != name and any(one.curves for one in found)
-    ]
+    lines = []
+    for other, found in arms.items():
+        if other != name and any(one.curves for one in found):
+            common = on_common_seeds({other: found, name: arms[name]})
+            lines += [_explanation(common[other], common[name])] if common[other] else []
+    return lines
 
 
-def _explanation(arms: Arms, found: Sequence[Record], start: Sequence[Record]) -> str:
+def _explanation(found: Sequence[Record], start: Sequence[Record]) -> str:
     gain = mean_over_seeds(found).mean - mean_over_seeds(start).mean
     parts = [f"{found[0].title}: {points(gain, True)} points"]
     if all("any" in one.styles for one in [*found, *start]):

@@ -36,6 +36,12 @@ def title(arms: Arms, name: str) -> str:
     return arms[name][0].title
 
 
+def on_common_seeds(arms: Arms) -> dict[str, list[Record]]:
+    """The records of the seeds that all arms have; without such seeds every arm is left with none."""
+    seeds = set.intersection(*({(one.world, one.seed) for one in found} for found in arms.values()))
+    return {name: [one for one in found if (one.world, one.seed) in seeds] for name, found in arms.items()}
+
+
 def mean(values: Iterable[float]) -> float:
     """Mean of the finite values; nan where there are none."""
     found = [value for value in values if math.isfinite(value)]
@@ -57,7 +63,12 @@ def curve(records: Sequence[Record], column: str) -> Curve | None:
 
 def sources(records: Sequence[Record]) -> list[str]:
     """Who answered in the loop: the student first, then teachers by name."""
-    names = {name.split("/")[1] for record in records for name in record.curves if name.startswith("rewards/")}
+    names = {
+        name.split("/")[1]
+        for record in records
+        for name, values in record.curves.items()
+        if name.startswith("rewards/") and any(map(math.isfinite, values))
+    }
     found = {name for name in names if name not in ("similarity", "answer")}
     return sorted(found, key=lambda name: (name != STUDENT, name))
 

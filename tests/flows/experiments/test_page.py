@@ -110,6 +110,21 @@ def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     assert "All compared runs were started from commit 343434343434." in one_commit
 
 
+def test_arms_with_other_seeds_are_ranked_and_explained_on_those_that_they_share(study: Study, record: Make) -> None:
+    records = [
+        record("warm_start", 1, 0.5),
+        *(record("gad", world, share, curves=CURVES) for world, share in ((1, 0.4), (2, 0.9))),
+    ]
+    shown = page(study, records)
+    assert (
+        "over the 1 seed that all of them have: WARM_START 50.0\N{NO-BREAK SPACE}% > GAD 40.0\N{NO-BREAK SPACE}%."
+        in shown.findings[1]
+    )
+    assert "- GAD: −10.0 points;" in as_markdown(shown)
+    apart = "\n".join(page(study, [record("warm_start", 1, 0.5), record("gad", 2, 0.9)]).findings)
+    assert "mean accuracy" not in apart
+
+
 def test_what_changed_is_said_of_each_trained_arm_against_the_lowest(study: Study, record: Make) -> None:
     def scores(total: float, largest: float, tokens: float) -> dict[str, Any]:
         kinds = {"total": total, "largest": largest}
