@@ -1,8 +1,9 @@
 """What is drawn on the page of a study."""
 
+import math
 from collections.abc import Sequence
 
-from flows.experiments.mechanism import Arms, curve, gains, mean_of, title
+from flows.experiments.mechanism import Arms, curve, gains, mean_of, on_common_seeds, title
 from flows.experiments.statistics import Difference, mean_over_seeds
 from stages.imitation.rewards import STUDENT
 from stages.page.plots import Bar, Line, Plot, Row, bars, curves, dots, finite, grouped
@@ -21,7 +22,7 @@ def drawn_scores(arms: Arms) -> Plot:
     rows = []
     for place, found in enumerate(arms.values()):
         interval, shuffled = mean_over_seeds(found), mean_of(found, "accuracy_shuffled")
-        hollow = shuffled if shuffled == shuffled else None  # nan: not measured
+        hollow = shuffled if math.isfinite(shuffled) else None  # nan: not measured
         rows.append(Bar(found[0].title, interval.mean, finite(interval.half), hollow, place % 6))
     text = "Right answers to test questions, with the 95 % interval over units. Hollow: with the images of other questions."
     return dots("Scores", text, rows)
@@ -37,7 +38,8 @@ def drawn_differences(arms: Arms, found: Sequence[Difference], reference: str) -
 
 def drawn_kinds(arms: Arms, names: Sequence[str], reference: str) -> Plot | None:
     """What arms gain over the reference, by kind of question."""
-    by_arm = {title(arms, name): gains(arms[name], arms[reference]) for name in names}
+    common = on_common_seeds({name: arms[name] for name in [*names, reference]})
+    by_arm = {title(arms, name): gains(common[name], common[reference]) for name in names}
     kinds = sorted(set.intersection(*(set(found) for found in by_arm.values()))) if by_arm else []
     if not kinds:
         return None

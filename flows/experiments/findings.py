@@ -1,6 +1,7 @@
 """What the records of a study say, in sentences: scores, differences, the claimed order, and how each arm came there."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from flows.experiments.mechanism import Arms, ends, gains, mean, mean_of, on_common_seeds, title
@@ -11,7 +12,7 @@ from flows.experiments.study import Study
 from stages.imitation.rewards import STUDENT
 from stages.page.scores import percent, points
 
-_SHOWN = 12  # digits of a hash
+SHOWN = 12  # digits of a hash
 
 
 def neighbours(study: Study) -> list[tuple[str, str]]:
@@ -85,13 +86,16 @@ def origins(records: Sequence[Record], arms: Arms) -> list[str]:
     if loose := [one.name for one in records if not one.committed]:
         lines.append(f"Code that no commit holds was used in: {', '.join(loose)}.")
     compared = [one for one in records if one.purpose == COMPARED]
-    code = {stage: {one.code[stage] for one in compared if stage in one.code} for one in compared for stage in one.code}
+    code: dict[str, set[str]] = defaultdict(set)
+    for one in compared:
+        for stage, digest in one.code.items():
+            code[stage].add(digest)
     if other := sorted(stage for stage, found in code.items() if len(found) > 1):
         lines.append(f"The compared runs did not all have the same code: {', '.join(other)}.")
     elif len(commits := {one.commit for one in compared}) > 1:
         lines.append(f"The compared runs were started from {len(commits)} commits; every stage had the same code in all of them.")
     else:
-        lines.append(f"All compared runs were started from commit {min(commits)[:_SHOWN]}.")
+        lines.append(f"All compared runs were started from commit {min(commits)[:SHOWN]}.")
     return lines
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.experiments.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores
-from flows.experiments.findings import between, explanations, findings, neighbours, origins, reference, sweep_ends
-from flows.experiments.mechanism import Arms, by_kind, ends, gains, mean, mean_of, said, sources, title
+from flows.experiments.findings import SHOWN, between, explanations, findings, neighbours, origins, reference, sweep_ends
+from flows.experiments.mechanism import Arms, by_kind, ends, gains, mean, mean_of, on_common_seeds, said, sources, title
 from flows.experiments.records import Record
 from flows.experiments.runs import COMPARED, TUNING
 from flows.experiments.statistics import Difference, Interval, mean_over_seeds
@@ -22,7 +22,6 @@ from stages.page.plots import Plot
 from stages.page.scores import percent, points
 
 NOTHING = "–"
-_SHOWN = 12  # digits of a hash
 _GROUPS = 4  # bars side by side in one plot
 
 
@@ -237,7 +236,8 @@ def _examples(study: Study, arms: Arms) -> list[Table]:
     top = next((first for first, _ in study.differences if first in arms), lowest)
     seeds = (arms[top][0].world, arms[top][0].seed)
     there = {name: own for name, found in arms.items() if (own := [one for one in found if (one.world, one.seed) == seeds])}
-    changed = gains(arms[top], arms[lowest]) if lowest in arms else {}
+    common = on_common_seeds({name: arms[name] for name in (top, lowest) if name in arms})
+    changed = gains(common[top], common[lowest]) if lowest in arms else {}
     kinds = list(dict.fromkeys(pick(changed, key=lambda kind: changed[kind]) for pick in (max, min))) if changed else []
     rows = [[title(arms, name), *(said(found, kind) for kind in kinds)] for name, found in there.items()]
     if not any(cell for row in rows for cell in row[1:]):
@@ -263,10 +263,10 @@ def _origin(records: Sequence[Record]) -> Section:
     rows = [
         [
             one.name,
-            one.key[:_SHOWN],
-            one.params_sha256[:_SHOWN],
-            one.lock_sha256[:_SHOWN],
-            f"{one.commit[:_SHOWN]}{'' if one.committed else ' and more'}",
+            one.key[:SHOWN],
+            one.params_sha256[:SHOWN],
+            one.lock_sha256[:SHOWN],
+            f"{one.commit[:SHOWN]}{'' if one.committed else ' and more'}",
             f"{sum(one.seconds.values()) / 60:.1f}" if one.seconds else NOTHING,
         ]
         for one in records
