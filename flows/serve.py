@@ -175,7 +175,7 @@ class _Server:
     """The process of a Prefect server, in a session of its own."""
 
     def __init__(self, root: Path, host: str, port: int) -> None:
-        self._command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+        self._command = [sys.executable, "-m", "flows.prefect_server", "--host", host, "--port", str(port)]
         self._log = root / ".ril" / "logs" / "prefect-server.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self.start()

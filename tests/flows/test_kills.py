@@ -53,7 +53,7 @@ def process_of(own: Any, run: str) -> psutil.Process:
 
 def server_of(own: Any) -> psutil.Process:
     """The process of the Prefect server."""
-    (found,) = [process for process in own.everything() if "prefect server start" in " ".join(process.cmdline())]
+    (found,) = [process for process in own.everything() if "flows.prefect_server" in " ".join(process.cmdline())]
     return found
 
 

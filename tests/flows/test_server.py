@@ -25,16 +25,17 @@ LONGER = {"questions": {"splits": {"warm_start": 10000, "imitation": 4, "validat
 
 
 @contextmanager
-def running_server(home: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A Prefect server with a database of its own: its API address and its process."""
+def running_server(home: Path, *module: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A Prefect server with a database of its own, Prefect's or that of `module`: its API address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    started = [*module] or ["prefect", "server", "start", "--no-services"]
+    command = [sys.executable, "-m", *started, "--host", "127.0.0.1", "--port", str(port)]
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--no-services"],
+            command,
             env={**os.environ, "PREFECT_HOME": str(home)},
             stdout=log,
             stderr=log,
