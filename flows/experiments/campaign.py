@@ -4,6 +4,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from flows import dvc
@@ -15,6 +16,8 @@ from stages.job.files import read_json
 from stages.page.render import duration
 
 _DONE = re.compile(r"(?P<stage>\w+(?:@\w+)?): done in (?P<seconds>[\d.]+) s")
+_PROGRESS = re.compile(r".+: \d+ of \d+ \(.+ left\)$")  # stages/job/progress.py
+_PROGRESS_SECONDS = 60.0  # between two lines of progress of one experiment
 _OWN_SECONDS = 10.0  # of dvc itself in one experiment: copy, checkout, commit (measured: 6.6 s for one stage of 1.2 s)
 
 
@@ -57,17 +60,24 @@ class Estimates:
 
 
 class _Heard(Watched):
-    """What one experiment says: the seconds of its stages, and its errors."""
+    """What one experiment says: the seconds of its stages, its errors, and how far it is, which is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, todo: Sequence[str], tell: Callable[[str], None]) -> None:
+        """`todo` are the stages it has to make; `tell` gets a line for each of them and, once a minute, one of progress."""
         super().__init__(self._hear)
         self.seconds: dict[str, float] = {}
         self.complaints: list[str] = []
-        self.start = time.monotonic()
+        self.start = self._told = time.monotonic()
+        self._todo, self._tell = todo, tell
 
     def _hear(self, line: str) -> None:
         if found := _DONE.match(line):
             self.seconds[found["stage"]] = float(found["seconds"])
+            if left := sum(stage not in self.stages for stage in self._todo):
+                self._tell(f"has {found['stage']} after {duration(float(found['seconds']))}, {left} stages to go")
+        elif _PROGRESS.match(line) and time.monotonic() - self._told >= _PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            self._tell(f"at {line}")
         if line.lower().startswith("error: "):
             self.complaints.append(line[len("error: ") :])
 
@@ -136,10 +146,10 @@ class Campaign:
             self._tell(run, f"done in {took}: {_result(self._records[run.file])}; {self._outlook()}")
 
     def _handed_out(self, run: Run) -> dvc.Experiment:
-        heard = _Heard()
-        todo = ", ".join(self.todo(run))
+        todo = self.todo(run)
+        heard = _Heard(todo, partial(self._tell, run))
         self._running[run.name] = (run, heard)
-        self._tell(run, f"starts: {todo}")
+        self._tell(run, f"starts: {', '.join(todo)}")
         return dvc.Experiment(run.name, run.overrides, run.targets, heard)
 
     def adopt(self) -> None:

@@ -64,6 +64,28 @@ def test_a_failure_is_named_and_stops_nobody(started: tuple[Campaign, list[Run],
     assert any("FAILED" in line and "base (world 3, seed 4)" in line for line in said)
 
 
+def test_a_run_tells_each_stage_and_once_a_minute_how_far_it_is(
+    started: tuple[Campaign, list[Run], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, runs, said = started
+    now = [1000.0]
+    monkeypatch.setattr("flows.experiments.campaign.time.monotonic", lambda: now[0])
+    one = campaign.next()
+    assert one is not None
+    del said[:]
+    one.output.write("Stage 'questions' is cached - skipping run, checking out outputs\nRunning stage 'model@student':\n")
+    for second in range(0, 121, 15):
+        now[0] = 1000.0 + second
+        one.output.write(f"SFT: {second} of 240 (1/s, {240 - second} s left)\n")
+    one.output.write("model@student: done in 240.0 s\n")
+    label, stages = f"[0/{len(runs)}] {runs[0].label}", len(campaign.todo(runs[0]))
+    assert said == [
+        f"{label} at SFT: 60 of 240 (1/s, 180 s left)",
+        f"{label} at SFT: 120 of 240 (1/s, 120 s left)",
+        f"{label} has model@student after 4 min 00 s, {stages - 2} stages to go",
+    ]
+
+
 def kept(run: Run, record: Callable[..., Record], **changes: Any) -> Record:
     return record(run.arm, run.seeds.world, 0.5, seed=run.seeds.seed, key=run.key, **changes)
 
