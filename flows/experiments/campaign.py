@@ -177,7 +177,7 @@ class Campaign:
     def _outlook(self) -> str:
         count = len(self.waiting) + len(self._running)
         seconds = self.seconds_left()
-        return f"{count} left" + ("" if not count or seconds is None else f", about {duration(seconds)}")
+        return f"{count} left" + (f", about {duration(seconds)}" if count and seconds else "")
 
     def _tell(self, run: Run, text: str) -> None:
         ended = len(self.runs) - len(self.waiting) - len(self._running)
