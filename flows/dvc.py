@@ -170,45 +170,6 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
     return code
 
 
-class Finished:
-    """An experiment as dvc recorded it: files of its Git commit, and outs that are in the cache."""
-
-    def __init__(self, root: Path, revision: str) -> None:
-        from dvc.api import DVCFileSystem
-
-        self._root = root
-        self.revision = revision
-        self.baseline = _git(root, ["rev-parse", f"{revision}^"]).strip()  # the commit that it was started from
-        self._files = DVCFileSystem(str(root), rev=revision)
-
-    def changed(self, *paths: str) -> str:
-        """Names of the files below `paths` in which it differs from the commit that it was started from."""
-        return _git(self._root, ["diff", "--name-only", self.baseline, self.revision, "--", *paths])
-
-    def text(self, path: str) -> str:
-        """The text file at `path`. Raises FileNotFoundError when the experiment has none."""
-        return str(self._files.read_text(path))
-
-    def fetch(self, path: str, into: Path) -> Path:
-        """Copies the file or folder at `path` to `into`, and returns that. Raises FileNotFoundError when it isn't there."""
-        self._files.get(path, str(into), recursive=True)
-        return into
-
-
-def untracked(root: Path, *paths: str) -> list[str]:
-    """Files below `paths` that Git does not know: a temporary copy has none of them. Raises Refused when Git fails."""
-    return _git(root, ["ls-files", "--others", "--exclude-standard", "--", *paths]).splitlines()
-
-
-def finished(root: Path, name: str) -> Finished | None:
-    """Experiment `name`, whatever commit it was started from; None when none of that name was recorded.
-
-    Raises Refused when Git fails.
-    """
-    found = _git(root, ["for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"]).split()
-    return Finished(root, found[-1]) if found else None
-
-
 def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
     """What is out of date for `targets` and, unless `single`, for the stages before them: reasons by stage.
 
@@ -217,6 +178,11 @@ def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> 
     deep = ["--with-deps"] if targets and not single else []
     answer: dict[str, list[Any]] = json.loads(_ask(root, ["status", "--json", *deep, *targets]))
     return answer
+
+
+def remove_experiment(root: Path, name: str) -> None:
+    """Takes experiment `name` out of dvc's list; outs stay in the cache. Raises Refused when dvc fails."""
+    _ask(root, ["exp", "remove", name])
 
 
 def experiment_differences(root: Path, name: str) -> str:
@@ -243,13 +209,6 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
         raise Refused(f"dvc {arguments[0]} took longer than {_ASK_SECONDS:.0f} s") from error
     if answer.returncode:
         raise Refused(f"dvc {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
-    return answer.stdout
-
-
-def _git(root: Path, arguments: Sequence[str]) -> str:
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=_ASK_SECONDS)
-    if answer.returncode:
-        raise Refused(f"git {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
     return answer.stdout
 
 

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from flows import dvc
-from flows.experiments.records import Record, gathered, read_records, write_record
+from flows.experiments.records import Record, departures, gathered, read_records, write_record
 from flows.experiments.runs import Run
 from flows.outcome import Watched
+from flows.recorded import differing, finished, snapshot
 from stages.job import ParamsError
 from stages.job.files import read_json
 from stages.page.render import duration
@@ -99,6 +100,10 @@ class Campaign:
         self._made = {key for run in runs if run not in self.waiting for key in run.stages.values()}
         self._running: dict[str, tuple[Run, _Heard]] = {}
         self.failed: dict[str, str] = {}  # what went wrong, by name of the run
+        self.moved: list[
+            str
+        ] = []  # files that are no longer as they were when the runs were planned; then none is started any more
+        self._planned = self._now() if self.waiting else ""
 
     def record(self, run: Run) -> Record | None:
         """The record of a finished run; one that was made with other parameters or other code is none."""
@@ -120,14 +125,17 @@ class Campaign:
 
     @property
     def left(self) -> bool:
-        """Whether a run was not handed out yet."""
-        return bool(self.waiting)
+        """Whether a run can still be handed out."""
+        return bool(self.waiting) and not self.moved
 
     def next(self) -> dvc.Experiment | None:
         """The first run that needs nothing which another one is making now."""
         busy = {key for run, _ in self._running.values() for key in run.stages.values()} - self._made
         for run in self.waiting:
             if not busy & set(run.stages.values()):
+                self.moved = differing(self._root, self._planned, self._now(), "params.yaml", *run.made_from)
+                if self.moved:
+                    return None
                 self.waiting.remove(run)
                 return self._handed_out(run)
         return None
@@ -155,15 +163,18 @@ class Campaign:
     def adopt(self) -> None:
         """Keeps the records of experiments that ended well while nobody was there to gather them."""
         for run in list(self.waiting):
-            if dvc.finished(self._root, run.name) is not None and not self._kept(run, {}):
+            if finished(self._root, run.name) is not None and not self._kept(run, {}):
                 self.waiting.remove(run)
                 self._tell(run, f"was run before: {_result(self._records[run.file])}")
 
     def _kept(self, run: Run, seconds: Mapping[str, float]) -> str:
         """Gathers and writes the record; what is wrong with it, or nothing."""
-        done = dvc.finished(self._root, run.name)
+        done = finished(self._root, run.name)
         if done is None:
             return "dvc ended well, but recorded no experiment of this name"
+        if moved := departures(run, done, self._planned):
+            dvc.remove_experiment(self._root, run.name)  # its name holds the key of what was planned
+            return f"{', '.join(moved)} changed while the run was started, so it is another run than the planned one"
         try:
             record = gathered(run, done, seconds)
         except (FileNotFoundError, KeyError, ParamsError) as error:
@@ -173,6 +184,9 @@ class Campaign:
         self._made |= set(run.stages.values())
         self._estimates.learn(seconds)
         return ""
+
+    def _now(self) -> str:
+        return snapshot(self._root, "params.yaml", "dvc.yaml", "stages")
 
     def _outlook(self) -> str:
         count = len(self.waiting) + len(self._running)

@@ -14,6 +14,7 @@ from flows.experiments.page import as_html, as_markdown, page
 from flows.experiments.records import read_records
 from flows.experiments.runs import COMPARED, Planner
 from flows.experiments.study import Seeds, Study, check_budgets, read_study, studies
+from flows.recorded import untracked
 from stages.job import ParamsError
 from stages.job.files import write_text
 from stages.page.render import duration
@@ -55,7 +56,7 @@ def run(
     arms = _arms(declared, arm)
     if seeds is not None and seeds > (listed := len(declared.seeds)):
         raise ParamsError(f"--seeds {seeds}, but experiments/{study}.yaml lists {listed} pairs of seeds; add some there")
-    if lost := dvc.untracked(root, "stages", "flows"):
+    if lost := untracked(root, "stages", "flows"):
         raise ParamsError(f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it")
     planner = Planner(root, declared, study, profile)
     wanted = Wanted(root, declared, planner, results / planner.name, arms, declared.seeds[:seeds], sweep, jobs)
@@ -136,6 +137,11 @@ class Wanted:
         code = dvc.experiments(self.root, campaign, self.jobs, limit_hours)
         if code:
             print("stopped; what is finished stays, and the same command goes on")
+        elif campaign.moved:
+            raise ParamsError(
+                f"{', '.join(campaign.moved)} changed after this command had read it, so {len(campaign.waiting)} runs were not "
+                "started; what is finished stays, and the same command goes on with what is there now"
+            )
         return code
 
 

@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.dvc import Finished
 from flows.experiments.runs import COMPARED, Run
 from flows.experiments.study import budget
+from flows.recorded import Finished
 from stages.imitation.rewards import STUDENT
-from stages.job import Params, validated
+from stages.job import Params, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_text
 from stages.job.fingerprint import hash_json
 
@@ -76,6 +76,18 @@ class Record:
         return f"{self.purpose}/{self.arm}{rate}-w{self.world}-s{self.seed}"
 
 
+def departures(run: Run, done: Finished, planned: str) -> list[str]:
+    """Files in which the experiment is not the run: code that differs from the snapshot `planned`, or other parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = read_yaml(done.fetch("params.yaml", Path(folder) / "params.yaml"))
+    same = _deciding(values) == _deciding(run.values)
+    return [*done.changed(planned, *run.made_from), *([] if same else ["params.yaml"])]
+
+
+def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    return validated(values).model_dump(exclude={"runtime", "report"})
+
+
 def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
     """The record of a run from its experiment. Raises FileNotFoundError when something that it should have made isn't there."""
     params = validated(run.values, run.name)
@@ -103,7 +115,7 @@ def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
         experiment=run.name,
         revision=done.revision,
         commit=done.baseline,
-        committed=not done.changed("stages", "flows", "dvc.yaml"),
+        committed=not done.changed(done.baseline, "stages", "flows", "dvc.yaml"),
         code={stage: digest[:_DIGITS] for stage, digest in run.code.items()},
         lock_sha256=hashlib.sha256(lock.encode()).hexdigest(),
         seconds={stage: round(value, 1) for stage, value in seconds.items()},

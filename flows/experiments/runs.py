@@ -39,6 +39,12 @@ class Run:
         return f"{self.study}-{self.arm}{rate}-w{self.seeds.world}-s{self.seeds.seed}-{self.key[:_SHOWN]}".replace(".", "_")
 
     @property
+    def made_from(self) -> list[str]:
+        """The files and folders with its code."""
+        names = dict.fromkeys(target.split("@")[0] for target in self.stages)
+        return sorted({"dvc.yaml", *(path for name in names for path in code_of(name))})
+
+    @property
     def label(self) -> str:
         """What a person calls it."""
         return f"{self.arm} ({self.seeds}{''.join(f', {key} {value:g}' for key, value in self.swept.items())})"
@@ -136,10 +142,14 @@ class Planner:
         given = [path for path in job.inputs if not path.is_relative_to(self._root / "data")]
         name = f"{job.stage} {given}"
         if name not in self._code:
-            folder = self._root / "stages"
-            code = [folder / f"{job.stage}.py", *(folder / part for part in job.declared.parts), *given]
+            code = [*(self._root / path for path in code_of(job.stage)), *given]
             self._code[name] = Fingerprint(self._root, [path for path in code if path.exists()], {}).digest
         return self._code[name]
+
+
+def code_of(stage: str) -> list[str]:
+    """The files and folders with the code of a stage."""
+    return [f"stages/{stage}.py", *(f"stages/{part}" for part in STAGES[stage].parts)]
 
 
 def makers(path: str, params: Params) -> Iterator[str]:

@@ -86,6 +86,31 @@ def test_a_run_tells_each_stage_and_once_a_minute_how_far_it_is(
     ]
 
 
+@pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml", "stages/ril.py"])
+def test_nothing_is_started_with_other_files_than_were_planned(
+    started: tuple[Campaign, list[Run], list[str]], tmp_path: Path, path: str
+) -> None:
+    campaign, runs, _ = started
+    first = campaign.next()
+    assert first is not None
+    campaign.ended(first, 1, Path("log"))
+    with (tmp_path / "project" / path).open("a") as file:
+        file.write("\n# an edit while the study runs\n")
+    assert campaign.next() is None
+    assert campaign.moved == [path]
+    assert not campaign.left
+    assert len(campaign.waiting) == len(runs) - 1
+
+
+def test_an_edit_that_no_run_depends_on_stops_nothing(started: tuple[Campaign, list[Run], list[str]], tmp_path: Path) -> None:
+    campaign, _, _ = started
+    for path in ("stages/report.py", "stages/page/render.py", "README.md"):
+        with (tmp_path / "project" / path).open("a") as file:
+            file.write("\n# an edit\n")
+    assert campaign.next() is not None
+    assert not campaign.moved
+
+
 def kept(run: Run, record: Callable[..., Record], **changes: Any) -> Record:
     return record(run.arm, run.seeds.world, 0.5, seed=run.seeds.seed, key=run.key, **changes)
 

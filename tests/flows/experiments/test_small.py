@@ -5,12 +5,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from flows import dvc
+from flows.experiments.records import departures
+from flows.experiments.runs import Planner
+from flows.experiments.study import read_study
+from flows.recorded import finished, snapshot
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -84,11 +88,22 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     page = (project / "docs/results/small.md").read_text()
     assert f"| compared/base-w3-s4 | {base['key'][:12]} |" in page
     assert (project / "docs/results/small.html").stat().st_size > 5000
-    found = dvc.finished(project, base["experiment"])
+    found = finished(project, base["experiment"])
     assert found is not None
     assert found.revision == base["revision"]
     with pytest.raises(FileNotFoundError):
         found.text("reports/ril/metrics.json")
+
+    # an experiment is told from the run that was planned, whatever its name says
+    study = read_study(project, "small")
+    run = Planner(project, study, "small").compared(["base"], study.seeds, {})[0]
+    planned = snapshot(project, "stages", "dvc.yaml")
+    assert departures(run, found, planned) == []
+    other = replace(run, values={**run.values, "seed": 5})
+    with (project / "stages" / "imitation" / "rewards.py").open("a") as code:
+        code.write("\n# an edit while it was copied\n")
+    assert departures(run, found, snapshot(project, "stages", "dvc.yaml")) == ["stages/imitation/rewards.py"]
+    assert departures(other, found, planned) == ["params.yaml"]
 
 
 def workers(project: Path) -> list[psutil.Process]:
