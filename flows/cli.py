@@ -14,6 +14,7 @@ from flows.experiments.commands import experiments_app
 from flows.serve import NoServer
 from flows.serve import serve as serve_forms
 from flows.store import StoreError, store_app
+from flows.turns import Occupied
 from stages.benchmarks.sample import BenchmarkError
 from stages.job import STAGES, ParamsError, load_params
 
@@ -95,7 +96,7 @@ def main() -> None:
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
-    except (ParamsError, StoreError, BenchmarkError, NoServer, dvc.Nested, dvc.Refused) as error:
+    except (ParamsError, StoreError, BenchmarkError, NoServer, Occupied, dvc.Nested, dvc.Refused) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

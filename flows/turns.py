@@ -1,6 +1,7 @@
-"""Whose turn it is to start an experiment."""
+"""Whose turn it is: to start an experiment, and to run a study."""
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -51,6 +52,30 @@ def turn_to_start(root: Path) -> Iterator[Callable[[], None]]:
                 raise TimeoutError(f"another experiment has been starting for {_TURN_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
         yield turn.give
+
+
+class Occupied(RuntimeError):
+    """A study runs here already; the message says which."""
+
+
+@contextmanager
+def only_study(root: Path, name: str) -> Iterator[None]:
+    """Holds the project for the study `name`: two at once would make the models that they share twice, in the same place.
+
+    Raises Occupied when another process holds it.
+    """
+    path = root / ".ril" / "study.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise Occupied(f"{handle.read()} runs in this project; wait for its end or stop it, finished runs stay") from None
+        handle.truncate(0)
+        handle.write(f"study {name} (process {os.getpid()})")
+        handle.flush()
+        yield
 
 
 class Heard:

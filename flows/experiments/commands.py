@@ -15,6 +15,7 @@ from flows.experiments.records import read_records
 from flows.experiments.runs import COMPARED, Planner
 from flows.experiments.study import Seeds, Study, check_budgets, read_study, studies
 from flows.recorded import untracked
+from flows.turns import only_study
 from stages.job import ParamsError
 from stages.job.files import write_text
 from stages.page.render import duration
@@ -62,8 +63,10 @@ def run(
     wanted = Wanted(root, declared, planner, results / planner.name, arms, declared.seeds[:seeds], sweep, jobs)
     if dry_run:
         wanted.show()
-    elif code := wanted.run(limit_hours):
-        raise typer.Exit(code)
+        return
+    with only_study(root, planner.name):
+        code = wanted.run(limit_hours)
+    raise typer.Exit(code)
 
 
 @dataclass(frozen=True)

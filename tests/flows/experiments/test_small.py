@@ -118,7 +118,7 @@ def workers(project: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_stop_ends_every_process_and_leaves_no_copy(make_study: Callable[..., Path], start: Start) -> None:
+def test_a_stop_ends_every_process_and_leaves_no_copy(make_study: Callable[..., Path], start: Start, call: Call) -> None:
     project = make_study(seeds=[{"world": world, "seed": 1} for world in (3, 4)])  # two worlds: both run at once
     process = start(project, "flows.cli", "experiments", "run", "small", "--jobs", "2", PYTHONUNBUFFERED="1")
     end = time.monotonic() + 120
@@ -126,6 +126,9 @@ def test_a_stop_ends_every_process_and_leaves_no_copy(make_study: Callable[..., 
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "two experiments did not start"
         time.sleep(0.1)
+    code, _, err = call(project, "flows.cli", "experiments", "run", "small")
+    assert code == 2
+    assert f"error: study small (process {process.pid}) runs in this project" in err
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=90)
     assert process.returncode == 143, out + err
