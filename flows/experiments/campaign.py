@@ -18,6 +18,7 @@ from stages.page.render import duration
 
 _DONE = re.compile(r"(?P<stage>\w+(?:@\w+)?): done in (?P<seconds>[\d.]+) s")
 _PROGRESS = re.compile(r".+: \d+ of \d+ \(.+ left\)$")  # stages/job/progress.py
+_BESIDE = ("params.yaml", "dvc.yaml")  # what a run is started from beside its code
 _PROGRESS_SECONDS = 60.0  # between two lines of progress of one experiment
 _OWN_SECONDS = 10.0  # of dvc itself in one experiment: copy, checkout, commit (measured: 6.6 s for one stage of 1.2 s)
 
@@ -133,7 +134,7 @@ class Campaign:
         busy = {key for run, _ in self._running.values() for key in run.stages.values()} - self._made
         for run in self.waiting:
             if not busy & set(run.stages.values()):
-                self.moved = differing(self._root, self._planned, self._now(), "params.yaml", *run.made_from)
+                self.moved = differing(self._root, self._planned, self._now(), *_BESIDE, *run.made_from)
                 if self.moved:
                     return None
                 self.waiting.remove(run)
@@ -186,7 +187,7 @@ class Campaign:
         return ""
 
     def _now(self) -> str:
-        return snapshot(self._root, "params.yaml", "dvc.yaml", "stages")
+        return snapshot(self._root, *_BESIDE, "stages")
 
     def _outlook(self) -> str:
         count = len(self.waiting) + len(self._running)

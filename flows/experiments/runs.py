@@ -42,7 +42,7 @@ class Run:
     def made_from(self) -> list[str]:
         """The files and folders with its code."""
         names = dict.fromkeys(target.split("@")[0] for target in self.stages)
-        return sorted({"dvc.yaml", *(path for name in names for path in code_of(name))})
+        return sorted({path for name in names for path in code_of(name)})
 
     @property
     def label(self) -> str:
