@@ -10,10 +10,11 @@ import typer
 
 from flows import dvc
 from flows.experiments.campaign import Campaign, chosen
-from flows.experiments.page import as_html, as_markdown, page
+from flows.experiments.document import as_html, as_markdown
+from flows.experiments.page import page
 from flows.experiments.records import read_records
 from flows.experiments.runs import COMPARED, Planner
-from flows.experiments.study import Seeds, Study, check_budgets, read_study, studies
+from flows.experiments.study import Seeds, Study, alike, check_budgets, read_study, studies
 from flows.recorded import untracked
 from flows.turns import only_study
 from stages.job import ParamsError
@@ -41,6 +42,7 @@ def list_command() -> None:
 def run(
     study: StudyName,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many of the study's pairs of seeds; without it all.")] = None,
+    world: Annotated[list[int], typer.Option(help="Only this world; can be given several times, a machine for each.")] = [],  # noqa: B006
     arm: Annotated[list[str], typer.Option(help="Only this arm; can be given several times.")] = [],  # noqa: B006
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time; a stage of the tiny profile keeps one core busy.")] = 1,
     sweep: Annotated[bool, typer.Option(help="Choose the swept value on validation first; else it is as in params.yaml.")] = True,
@@ -55,12 +57,11 @@ def run(
     if profile is None:
         check_budgets(root, declared)
     arms = _arms(declared, arm)
-    if seeds is not None and seeds > (listed := len(declared.seeds)):
-        raise ParamsError(f"--seeds {seeds}, but experiments/{study}.yaml lists {listed} pairs of seeds; add some there")
+    repetitions = _seeds(declared, f"experiments/{study}.yaml", seeds, world)
     if lost := untracked(root, "stages", "flows"):
         raise ParamsError(f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it")
     planner = Planner(root, declared, study, profile)
-    wanted = Wanted(root, declared, planner, results / planner.name, arms, declared.seeds[:seeds], sweep, jobs)
+    wanted = Wanted(root, declared, planner, results / planner.name, arms, repetitions, sweep, jobs)
     if dry_run:
         wanted.show()
         return
@@ -155,15 +156,28 @@ def _arms(study: Study, wanted: list[str]) -> list[str]:
     return [name for name in study.arms if not wanted or name in wanted]
 
 
+def _seeds(study: Study, file: str, first: int | None, worlds: list[int]) -> list[Seeds]:
+    """The first of the study's pairs of seeds, and of these the ones of `worlds`; without wishes all."""
+    if first is not None and first > (listed := len(study.seeds)):
+        raise ParamsError(f"--seeds {first}, but {file} lists {listed} pairs of seeds; add some there")
+    found = study.seeds[:first]
+    for world in worlds:
+        if world not in (there := [one.world for one in found]):
+            raise ParamsError(f"--world {world}, but the worlds are {', '.join(map(str, dict.fromkeys(there)))} ({file})")
+    return [one for one in found if not worlds or one.world in worlds]
+
+
 @experiments_app.command("report")
 def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
     """Writes the page about a study, as Markdown and as HTML, from its records alone."""
-    full = study if profile is None else f"{study}-{profile}"
+    root, suffix = Path.cwd(), "" if profile is None else f"-{profile}"
+    full = f"{study}{suffix}"
     records = read_records(results / full)
     if not any(record.purpose == COMPARED for record in records):
         raise ParamsError(f"{results / full} has no record of a compared arm; run: ril experiments run {study}")
-    shown = page(read_study(Path.cwd(), study), records)
-    for suffix, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
-        write_text(results / f"{full}.{suffix}", text)
-        print(results / f"{full}.{suffix}")
+    others = {name: (read_study(root, name), read_records(results / f"{name}{suffix}")) for name in alike(root, study)}
+    shown = page(read_study(root, study), records, others)
+    for ending, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
+        write_text(results / f"{full}.{ending}", text)
+        print(results / f"{full}.{ending}")
     print("\n".join(shown.findings))

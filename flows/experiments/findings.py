@@ -36,10 +36,8 @@ def between(arms: Arms, first: str, second: str) -> Difference | None:
 
 def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
     """The scores in order, each difference with what may be said of it, and the claimed order as a whole."""
-    seeds = {(one.world, one.seed) for found in arms.values() for one in found}
-    worlds = {world for world, _ in seeds}
-    run_on = f"{counted(len(seeds), 'seed')} in {counted(len(worlds), 'world')}"
-    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {run_on}."]
+    seeds = seeds_of(arms)
+    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {extent(arms)}."]
     common = on_common_seeds(arms)
     if shared := len(next(iter(common.values()))):
         where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} that all of them have"
@@ -50,13 +48,24 @@ def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Seq
     return lines
 
 
+def seeds_of(arms: Arms) -> list[tuple[int, int]]:
+    """The pairs of world and seed in which any arm was run, in their order."""
+    return sorted({(one.world, one.seed) for found in arms.values() for one in found})
+
+
+def extent(arms: Arms) -> str:
+    """On how many seeds in how many worlds the arms were run."""
+    seeds = seeds_of(arms)
+    return f"{counted(len(seeds), 'seed')} in {counted(len({world for world, _ in seeds}), 'world')}"
+
+
 def _ranked(arms: Arms) -> str:
     means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
     return " > ".join(f"{name} {percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
 
 
 def _sentence(arms: Arms, found: Difference) -> str:
-    pair = f"{title(arms, found.first)} against {title(arms, found.second)}: {points(found.seeds.mean, True)} points"
+    pair = f"{_pair(arms, found)}: {points(found.seeds.mean, True)} points"
     if math.isnan(found.seeds.half):
         return f"{pair}. There is one unit only: no interval, and nothing is claimed."
     interval = f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to {points(found.seeds.high, True)}"
@@ -76,6 +85,19 @@ def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
         f"The claimed order as a whole is not shown: of its {whole} {told['more']} hold, "
         f"{told['less']} go the other way, {told['open']} not told apart."
     )
+
+
+def verdicts(arms: Arms, found: Sequence[Difference]) -> str:
+    """All differences of a study in one sentence, by what may be said of them."""
+    said = []
+    for word, text in (("more", "more"), ("less", "less"), ("open", "not told apart")):
+        pairs = [f"{_pair(arms, one)} ({points(one.seeds.mean, True)})" for one in found if one.verdict == word]
+        said += [f"{text}: {', '.join(pairs)}"] if pairs else []
+    return "; ".join(said)
+
+
+def _pair(arms: Arms, found: Difference) -> str:
+    return f"{title(arms, found.first)} against {title(arms, found.second)}"
 
 
 def origins(records: Sequence[Record], arms: Arms) -> list[str]:

@@ -1,76 +1,63 @@
-"""The page about a study, from its records alone: the same tables as Markdown and as HTML, the curves in the HTML.
+"""What stands on the page about a study, from its records alone.
 
 Nothing here is written by hand: a sentence that the records don't bear out can't stand on the page.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from flows.experiments.document import Page, Section, Table
 from flows.experiments.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores
-from flows.experiments.findings import SHOWN, between, explanations, findings, neighbours, origins, reference, sweep_ends
+from flows.experiments.findings import (
+    SHOWN,
+    between,
+    explanations,
+    extent,
+    findings,
+    neighbours,
+    origins,
+    reference,
+    seeds_of,
+    sweep_ends,
+    verdicts,
+)
 from flows.experiments.mechanism import Arms, by_kind, ends, gains, mean, mean_of, on_common_seeds, said, sources, title
 from flows.experiments.records import Record
 from flows.experiments.runs import COMPARED, TUNING
 from flows.experiments.statistics import Difference, Interval, mean_over_seeds
 from flows.experiments.study import Study
 from stages.job import ParamsError
-from stages.page.plots import Plot
 from stages.page.scores import percent, points
 
 NOTHING = "–"
 _GROUPS = 4  # bars side by side in one plot
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows under heads; the first cell of a row names it."""
+def page(study: Study, records: Sequence[Record], others: Mapping[str, tuple[Study, Sequence[Record]]] | None = None) -> Page:
+    """The page of `study` from its records.
 
-    title: str
-    text: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page."""
-
-    title: str
-    text: str
-    tables: Sequence[Table] = ()
-    plots: Sequence[Plot] = field(default=(), repr=False)
-    lines: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything that stands on it."""
-
-    title: str
-    about: str
-    findings: Sequence[str]
-    sections: Sequence[Section]
-
-
-def page(study: Study, records: Sequence[Record]) -> Page:
-    """The page of `study` from its records. Raises ParamsError when no arm was run, Unpaired when arms don't fit together."""
-    arms = {name: [one for one in records if one.arm == name and one.purpose == COMPARED] for name in study.arms}
-    arms = {name: found for name, found in arms.items() if found}
+    `others` are studies that were made like it, by name, with their records: what they say of its arms stands on the page too.
+    Raises ParamsError when no arm was run, Unpaired when arms don't fit together.
+    """
+    arms = _compared(study, records)
     if not arms:
         raise ParamsError("no arm of this study was compared yet")
     claimed = [found for pair in neighbours(study) if (found := between(arms, *pair))]
-    asked = [found for first, second in study.differences if (found := between(arms, first, second))]
+    asked = _asked(study, arms)
+    run = {name: (one, _compared(one, found)) for name, (one, found) in (others or {}).items()}
+    followed = [(name, *found, _asked(*found)) for name, found in run.items() if found[1]]
     return Page(
         study.title,
         study.about,
-        [*findings(study, arms, claimed, asked), *origins(records, arms)],
+        [
+            *findings(study, arms, claimed, asked),
+            *(f"Study {name}, {extent(its)}: {verdicts(its, found)}." for name, _, its, found in followed if found),
+            *origins(records, arms),
+        ],
         [
             _scores(arms),
             _differences(study, arms, list(dict.fromkeys([*asked, *claimed]))),
+            *(_followed(*one) for one in followed),
             *([_explained(study, arms)] if reference(study) in arms else []),
             _tuning(study, records),
             _rewards(arms),
@@ -78,6 +65,16 @@ def page(study: Study, records: Sequence[Record]) -> Page:
             _origin(records),
         ],
     )
+
+
+def _compared(study: Study, records: Sequence[Record]) -> Arms:
+    """The compared records of each arm that was run, in the order of the study."""
+    arms = {name: [one for one in records if one.arm == name and one.purpose == COMPARED] for name in study.arms}
+    return {name: found for name, found in arms.items() if found}
+
+
+def _asked(study: Study, arms: Arms) -> list[Difference]:
+    return [found for first, second in study.differences if (found := between(arms, first, second))]
 
 
 def _scores(arms: Arms) -> Section:
@@ -103,7 +100,14 @@ def _scores(arms: Arms) -> Section:
     return Section("Scores", text, [Table("", "", heads, rows)], [drawn_scores(arms)])
 
 
-def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
+def _followed(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:
+    text = f"{study.about} {extent(arms).capitalize()}; columns as above. The page {name} beside this one has the rest."
+    rows = [[one.title, percent(mean_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
+    tables = [Table("Right answers", "", ["arm", "right"], rows), *([_subtracted(arms, asked)] if asked else [])]
+    return Section(f"{study.title} ({name})", text, tables)
+
+
+def _subtracted(arms: Arms, differences: Sequence[Difference]) -> Table:
     rows = []
     for found in differences:
         pooled = f"{points(found.pooled, True)} ({points(found.low, True)} to {points(found.high, True)})"
@@ -119,6 +123,11 @@ def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) ->
                 {"more": "more", "less": "less", "open": "not told apart"}[found.verdict],
             ]
         )
+    heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "smallest difference", "verdict"]
+    return Table("", "", heads, rows)
+
+
+def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
     text = (
         "In points of accuracy. The unit is the world, or the seed of training where there is one world only. Beside it, all "
         "questions of all "
@@ -128,11 +137,10 @@ def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) ->
         "% would have "
         "seen in 80 % of repetitions, at the spread that was measured. No interval is corrected for the number of comparisons."
     )
-    heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "smallest difference", "verdict"]
     lowest = reference(study)
     against = [one for name in arms if name != lowest and (one := between(arms, name, lowest))]
     plots = [plot] if (plot := drawn_differences(arms, against, lowest)) else []
-    return Section("Differences", text, [Table("", "", heads, rows)] if rows else [], plots)
+    return Section("Differences", text, [_subtracted(arms, differences)] if differences else [], plots)
 
 
 def _tuning(study: Study, records: Sequence[Record]) -> Section:
@@ -256,7 +264,32 @@ def _explained(study: Study, arms: Arms) -> Section:
         "Before each arrow of the answers stands the figure of the arm that is compared with, after it that of the arm itself; "
         "the loop's figures are means of its first and of its last ten steps. All are means over seeds."
     )
-    return Section(f"What changed against {title(arms, reference(study))}", text, lines=explanations(study, arms))
+    lowest = reference(study)
+    tables = [table] if len(seeds_of(arms)) > 1 and (table := _seed_by_seed(arms, lowest)) else []
+    return Section(f"What changed against {title(arms, lowest)}", text, tables, lines=explanations(study, arms))
+
+
+def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
+    """What each trained arm gained in each seed, and how far it took on a teacher's style there."""
+    before = {(one.world, one.seed): one for one in arms[lowest]}
+    rows = []
+    for name, found in arms.items():
+        own = {(one.world, one.seed): one for one in found if one.curves}
+        if name != lowest and own:
+            cells = [_gained(own[at], before[at]) if at in own and at in before else NOTHING for at in seeds_of(arms)]
+            rows.append([title(arms, name), *cells])
+    text = (
+        "Points gained in each seed, and in brackets the share of test answers in any teacher's style, in per cent: that of "
+        f"{title(arms, lowest)}, and after the loop."
+    )
+    heads = ["arm", *(f"world {world}, seed {seed}" for world, seed in seeds_of(arms))]
+    return Table("Seed by seed", text, heads, rows) if rows else None
+
+
+def _gained(found: Record, start: Record) -> str:
+    gain = points(found.scores["accuracy"] - start.scores["accuracy"], True)
+    styles = [one.styles.get("any", math.nan) for one in (start, found)]
+    return f"{gain} ({100 * styles[0]:.0f} → {100 * styles[1]:.0f})" if all(map(math.isfinite, styles)) else gain
 
 
 def _origin(records: Sequence[Record]) -> Section:
@@ -279,36 +312,6 @@ def _origin(records: Sequence[Record]) -> Section:
     return Section(
         "Where it comes from", text, [Table("", "", ["record", "key", "parameters", "dvc.lock", "commit", "minutes"], rows)]
     )
-
-
-def as_markdown(shown: Page) -> str:
-    """The page as Markdown, without the curves."""
-    lines = [f"# {shown.title}", "", shown.about, "", *(f"- {line}" for line in shown.findings)]
-    for section in shown.sections:
-        lines += ["", f"## {section.title}", *(["", section.text] if section.text else [])]
-        lines += ["", *(f"- {line}" for line in section.lines)] if section.lines else []
-        for table in section.tables:
-            lines += [*(["", f"### {table.title}"] if table.title else []), *(["", table.text] if table.text else []), ""]
-            lines += [f"| {' | '.join(table.heads)} |", f"|---{'|---:' * (len(table.heads) - 1)}|"]
-            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table.rows]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")  # a model may write either
-
-
-def as_html(shown: Page) -> str:
-    """The page as one HTML file that asks for nothing else."""
-    here = Path(__file__).resolve().parent
-    environment = Environment(
-        loader=FileSystemLoader([here, here.parents[1] / "stages" / "page"]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html").render(page=shown)
 
 
 def _percent(share: float) -> str:

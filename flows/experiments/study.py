@@ -81,6 +81,12 @@ def studies(root: Path) -> dict[str, str]:
     return {path.stem: str(read_yaml(path).get("title", "")) for path in sorted((root / "experiments").glob("*.yaml"))}
 
 
+def alike(root: Path, name: str) -> list[str]:
+    """Names of the studies whose `like` names study `name`."""
+    files = sorted((root / "experiments").glob("*.yaml"))
+    return [path.stem for path in files if read_yaml(path).get("like") == name]
+
+
 def read_study(root: Path, name: str) -> Study:
     """Study `name`; what its file leaves out is taken from the study that its `like` names.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows.experiments.page import as_html, as_markdown, page
+from flows.experiments.document import as_html, as_markdown
+from flows.experiments.page import page
 from flows.experiments.records import Record, first_of_each_kind, form, read_records, style_shares, write_record
 from flows.experiments.study import Study
 from stages.corpora.kinds import KINDS, answer_in_style, ask
@@ -200,3 +201,29 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
 def test_without_records_there_is_no_page(study: Study) -> None:
     with pytest.raises(ParamsError, match="no arm of this study was compared yet"):
         page(study, [])
+
+
+def test_the_page_says_seed_by_seed_what_was_gained_and_who_took_on_a_style(study: Study, record: Make) -> None:
+    records = [
+        *spread(record, "warm_start", [0.50, 0.52], styles={"any": 0.5}),
+        record("gad", 0, 0.75, curves=CURVES, styles={"any": 1.0}),
+        record("gad", 1, 0.48, curves=CURVES, styles={"any": 0.5}),
+        record("gad", 2, 0.48, curves=CURVES, styles={"any": 0.5}),  # nothing to compare it with
+    ]
+    text = as_markdown(page(study, records))
+    assert "| arm | world 0, seed 1 | world 1, seed 1 | world 2, seed 1 |" in text
+    assert "| GAD | +25.0 (50 → 100) | −4.0 (50 → 50) | – |" in text
+    assert "Seed by seed" not in as_markdown(page(study, [one for one in records if one.world == 0]))
+
+
+def test_what_a_study_like_this_one_found_stands_on_the_page(study: Study, record: Make) -> None:
+    own = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.50, 0.53, 0.54])
+    other = study.model_copy(update={"title": "Another rate", "about": "Twice as fast."})
+    faster = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.71, 0.75])
+    shown = page(study, own, {"fast": (other, faster), "unrun": (other, [])})
+    text = as_markdown(shown)
+    assert "Study fast, 3 seeds in 3 worlds: more: GAD against WARM_START (+20.0)." in shown.findings
+    assert "## Another rate (fast)\n\nTwice as fast. 3 seeds in 3 worlds; columns as above." in text
+    assert "| GAD − WARM_START | +20.0 | 2.5 |" in text
+    assert "GAD against WARM_START: +0.3 points" in "\n".join(shown.findings), "its own finding stays its own"
+    assert "unrun" not in text

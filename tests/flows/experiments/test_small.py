@@ -148,7 +148,16 @@ def test_code_that_git_does_not_know_is_refused(make_study: Callable[..., Path],
     assert "stages/new.py: unknown to Git" in err
 
 
-def test_more_seeds_than_there_are_are_refused(make_study: Callable[..., Path], call: Call) -> None:
-    code, _, err = call(make_study(), "flows.cli", "experiments", "run", "small", "--seeds", "2")
+def test_seeds_and_worlds_that_a_study_does_not_have_are_refused(make_study: Callable[..., Path], call: Call) -> None:
+    project = make_study(seeds=[{"world": world, "seed": 1} for world in (3, 4)])
+    run = (project, "flows.cli", "experiments", "run", "small")
+    code, _, err = call(*run, "--seeds", "3")
     assert code == 2
-    assert "--seeds 2, but experiments/small.yaml lists 1 pairs of seeds" in err
+    assert "--seeds 3, but experiments/small.yaml lists 2 pairs of seeds" in err
+    code, _, err = call(*run, "--world", "4", "--world", "5")
+    assert code == 2
+    assert "--world 5, but the worlds are 3, 4 (experiments/small.yaml)" in err
+    code, out, err = call(*run, "--world", "4", "--dry-run")
+    assert code == 0, err
+    assert "compared: 2 runs, 0 finished" in out
+    assert "(world 3" not in out

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.experiments.study import Study, check_budgets, read_study, studies, values_of
+from flows.experiments.study import Study, alike, check_budgets, read_study, studies, values_of
 from stages.job import ParamsError, validated
 
 SWEEP = {"ril.learning_rate": [1e-4, 2e-4]}
@@ -27,6 +27,8 @@ def test_every_study_can_be_run_and_gives_all_arms_the_same_budget(root: Path) -
 def test_the_switches_depart_from_literal_ril_one_at_a_time(root: Path) -> None:
     study, figure1 = read_study(root, "switches"), read_study(root, "figure1")
     assert study.seeds == figure1.seeds
+    assert alike(root, "figure1") == ["switches"]
+    assert alike(root, "switches") == []
     literal = validated(values_of(root, study, study.arms["ril"], study.seeds[0])).objective
     for name, arm in study.arms.items():
         own = validated(values_of(root, study, arm, study.seeds[0]))
