@@ -11,6 +11,7 @@ from flows import dvc, profile
 from flows import score as scoring
 from flows.environment import prepare, prepare_patiently
 from flows.experiments.commands import experiments_app
+from flows.experiments.statistics import Unpaired
 from flows.serve import NoServer
 from flows.serve import serve as serve_forms
 from flows.store import StoreError, store_app
@@ -96,7 +97,7 @@ def main() -> None:
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
-    except (ParamsError, StoreError, BenchmarkError, NoServer, Occupied, dvc.Nested, dvc.Refused) as error:
+    except (ParamsError, StoreError, BenchmarkError, NoServer, Occupied, Unpaired, dvc.Nested, dvc.Refused) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)
 

@@ -1,7 +1,7 @@
 """`ril experiments`: what there is, running it, and the page about it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,9 @@ import typer
 
 from flows import dvc
 from flows.experiments.campaign import Campaign, chosen
-from flows.experiments.document import as_html, as_markdown
+from flows.experiments.document import Page, as_html, as_markdown
 from flows.experiments.page import page
-from flows.experiments.records import read_records
+from flows.experiments.records import Record, read_records
 from flows.experiments.runs import COMPARED, Planner
 from flows.experiments.study import Seeds, Study, alike, check_budgets, read_study, studies
 from flows.recorded import untracked
@@ -51,7 +51,7 @@ def run(
     profile: Profile = None,
     results: Results = RESULTS,
 ) -> None:
-    """Runs what is not finished yet; the same command goes on after a stop. Exit code 1 when a run failed."""
+    """Runs what is not finished yet and writes the page; the same command goes on after a stop. Exit code 1 when a run failed."""
     root = Path.cwd()
     declared = read_study(root, study)
     if profile is None:
@@ -67,6 +67,8 @@ def run(
         return
     with only_study(root, planner.name):
         code = wanted.run(limit_hours)
+    if records := _with_compared(wanted.folder):
+        print("\n".join(_written(_page(root, study, records, wanted.folder), wanted.folder)))
     raise typer.Exit(code)
 
 
@@ -98,7 +100,7 @@ class Wanted:
         for name, reason in {**tuning.failed, **compared.failed}.items():
             print(f"failed: {name}: {reason}")
         whole = len(compared.runs)
-        print(f"{whole - len(compared.failed)} of {whole} runs are in {self.folder}; the page: ril experiments report")
+        print(f"{whole - len(compared.failed)} of {whole} runs are in {self.folder}")
         return int(bool(lacking or tuning.failed or compared.failed))
 
     def show(self) -> None:
@@ -170,14 +172,30 @@ def _seeds(study: Study, file: str, first: int | None, worlds: list[int]) -> lis
 @experiments_app.command("report")
 def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
     """Writes the page about a study, as Markdown and as HTML, from its records alone."""
-    root, suffix = Path.cwd(), "" if profile is None else f"-{profile}"
-    full = f"{study}{suffix}"
-    records = read_records(results / full)
-    if not any(record.purpose == COMPARED for record in records):
-        raise ParamsError(f"{results / full} has no record of a compared arm; run: ril experiments run {study}")
-    others = {name: (read_study(root, name), read_records(results / f"{name}{suffix}")) for name in alike(root, study)}
-    shown = page(read_study(root, study), records, others)
-    for ending, text in (("md", as_markdown(shown)), ("html", as_html(shown))):
-        write_text(results / f"{full}.{ending}", text)
-        print(results / f"{full}.{ending}")
-    print("\n".join(shown.findings))
+    folder = results / (study if profile is None else f"{study}-{profile}")
+    records = _with_compared(folder)
+    if not records:
+        raise ParamsError(f"{folder} has no record of a compared arm; run: ril experiments run {study}")
+    shown = _page(Path.cwd(), study, records, folder)
+    print("\n".join([*_written(shown, folder), *shown.findings]))
+
+
+def _with_compared(folder: Path) -> list[Record]:
+    """The records of a study, or none where no arm was compared, so that there is nothing to write a page about."""
+    records = read_records(folder)
+    return records if any(record.purpose == COMPARED for record in records) else []
+
+
+def _page(root: Path, study: str, records: Sequence[Record], folder: Path) -> Page:
+    """The page about a study, with what studies like it found: theirs are the records in the folders beside `folder`."""
+    profile = folder.name.removeprefix(study)
+    others = {name: (read_study(root, name), read_records(folder.with_name(f"{name}{profile}"))) for name in alike(root, study)}
+    return page(read_study(root, study), records, others)
+
+
+def _written(shown: Page, folder: Path) -> list[str]:
+    """Writes the page beside the folder of its records, and returns the names of its files."""
+    files = {f"{folder}.md": as_markdown(shown), f"{folder}.html": as_html(shown)}
+    for file, text in files.items():
+        write_text(Path(file), text)
+    return list(files)

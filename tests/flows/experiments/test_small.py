@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.experiments.records import departures
+from flows.experiments.records import Record, departures, write_record
 from flows.experiments.runs import Planner
 from flows.experiments.study import read_study
 from flows.recorded import finished, snapshot
@@ -60,6 +60,7 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     assert code == 1, out + err
     assert "failed: small-broken-w3-s4" in out
     assert "2 of 3 runs are in docs/results/small" in out
+    first_page = (project / "docs/results/small.md").read_text()
     records = {path.stem: json.loads(path.read_text()) for path in (project / "docs/results/small/compared").glob("*.json")}
     assert set(records) == {"base-w3-s4", "warm_start-w3-s4"}
     base, warm_start = records["base-w3-s4"], records["warm_start-w3-s4"]
@@ -86,6 +87,7 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     assert code == 0, out + err
     assert "one unit only" in out
     page = (project / "docs/results/small.md").read_text()
+    assert page.split("## Where it comes from")[0] == first_page.split("## Where it comes from")[0]
     assert f"| compared/base-w3-s4 | {base['key'][:12]} |" in page
     assert (project / "docs/results/small.html").stat().st_size > 5000
     found = finished(project, base["experiment"])
@@ -161,3 +163,17 @@ def test_seeds_and_worlds_that_a_study_does_not_have_are_refused(make_study: Cal
     assert code == 0, err
     assert "compared: 2 runs, 0 finished" in out
     assert "(world 3" not in out
+
+
+def test_a_page_that_cannot_be_written_is_a_line(
+    make_study: Callable[..., Path], call: Call, record: Callable[..., Record]
+) -> None:
+    project = make_study()
+    code, _, err = call(project, "flows.cli", "experiments", "report", "small")
+    assert code == 2
+    assert err == "error: docs/results/small has no record of a compared arm; run: ril experiments run small\n"
+    for one in (record("warm_start", 3, 0.5), record("gad", 3, 0.5, questions_sha256="others")):
+        write_record(project / "docs/results/small", one)
+    code, _, err = call(project, "flows.cli", "experiments", "report", "small")
+    assert code == 2
+    assert err == "error: compared/gad-w3-s1 and compared/warm_start-w3-s1 answered different questions; run one of them again\n"
