@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from flows.experiments.mechanism import Arms, curve, gains, mean_of, on_common_seeds, title
+from flows.experiments.mechanism import Arms, curve, gains, mean_of, on_common_seeds, rewarded, title
 from flows.experiments.statistics import Difference, mean_over_seeds
 from stages.imitation.rewards import STUDENT
 from stages.page.plots import Bar, Line, Plot, Row, bars, curves, dots, finite, grouped
@@ -54,9 +54,10 @@ def drawn_loop(trained: Arms) -> list[Plot]:
 
 
 def _drawn_curve(trained: Arms, name: str, column: str, text: str) -> Plot | None:
+    read = rewarded if column.startswith("rewards/") else curve
     lines = [
         Line(title(trained, arm), one.steps, one.values, place % 6, dashed=place >= 6)
         for place, (arm, found) in enumerate(trained.items())
-        if (one := curve(found, column))
+        if (one := read(found, column)) and one.shares
     ]
     return curves(name, f"{text} Mean over seeds.", lines, percent=True) if lines else None

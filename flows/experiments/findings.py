@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from flows.experiments.mechanism import Arms, ends, gains, mean, mean_of, on_common_seeds, title
+from flows.experiments.mechanism import Arms, curve, gains, mean, mean_of, on_common_seeds, rewarded, title
 from flows.experiments.records import Record
 from flows.experiments.runs import COMPARED
 from flows.experiments.statistics import Difference, difference, mean_over_seeds
@@ -147,12 +147,11 @@ def _explanation(found: Sequence[Record], start: Sequence[Record]) -> str:
         best, worst = (pick(kinds, key=lambda kind: kinds[kind]) for pick in (max, min))
         parts.append(f"most in {best} ({points(kinds[best], True)}), least in {worst} ({points(kinds[worst], True)})")
     loop = {
-        "answers called right": f"rewards/{STUDENT}/answer",
-        "passing for a teacher's": f"rewards/{STUDENT}/similarity",
-        "right ones pushed down": "frac_correct_negative_advantage",
+        "answers called right": rewarded(found, f"rewards/{STUDENT}/answer"),
+        "passing for a teacher's": rewarded(found, f"rewards/{STUDENT}/similarity"),
+        "right ones pushed down": curve(found, "frac_correct_negative_advantage"),
     }
-    moved = {text: ends(found, column) for text, column in loop.items()}
-    told = [f"{text} {_moved(*values)} %" for text, values in moved.items() if all(map(math.isfinite, values))]
+    told = [f"{text} {_moved(one.start, one.end)} %" for text, one in loop.items() if one is not None and one.shares]
     return "; ".join(parts) + (f". In the loop: {', '.join(told)}." if told else ".")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.experiments.records import Record
-from stages.imitation.rewards import STUDENT
+from stages.imitation.rewards import STUDENT, TEACHERS
 
 Arms = Mapping[str, Sequence[Record]]  # the compared records of each arm, by its name, in the order of the study
 END = 10  # steps at either end of a curve that a figure of the tables is the mean of
@@ -29,6 +29,11 @@ class Curve:
     def end(self) -> float:
         """Mean of the last steps."""
         return mean(self.values[-END:])
+
+    @property
+    def shares(self) -> bool:
+        """Whether all values are shares; GAD is rewarded with D's score itself, which is none."""
+        return all(0 <= value <= 1 for value in self.values if math.isfinite(value))
 
 
 def title(arms: Arms, name: str) -> str:
@@ -61,6 +66,12 @@ def curve(records: Sequence[Record], column: str) -> Curve | None:
     return Curve(records[0].arm, steps, [mean(by_step[step]) for step in steps])
 
 
+def rewarded(records: Sequence[Record], column: str) -> Curve | None:
+    """The curve of a reward; None where it was 0 throughout, which is how the loop logs one that is not given."""
+    found = curve(records, column)
+    return found if found is not None and any(value for value in found.values if math.isfinite(value)) else None
+
+
 def sources(records: Sequence[Record]) -> list[str]:
     """Who answered in the loop: the student first, then teachers by name."""
     names = {
@@ -70,6 +81,8 @@ def sources(records: Sequence[Record]) -> list[str]:
         if name.startswith("rewards/") and any(map(math.isfinite, values))
     }
     found = {name for name in names if name not in ("similarity", "answer")}
+    if len(found - {STUDENT, TEACHERS}) == 1:
+        found.discard(TEACHERS)  # all teachers together, which is the only one once more
     return sorted(found, key=lambda name: (name != STUDENT, name))
 
 

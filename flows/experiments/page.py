@@ -21,7 +21,20 @@ from flows.experiments.findings import (
     sweep_ends,
     verdicts,
 )
-from flows.experiments.mechanism import Arms, by_kind, ends, gains, mean, mean_of, on_common_seeds, said, sources, title
+from flows.experiments.mechanism import (
+    Arms,
+    Curve,
+    by_kind,
+    ends,
+    gains,
+    mean,
+    mean_of,
+    on_common_seeds,
+    rewarded,
+    said,
+    sources,
+    title,
+)
 from flows.experiments.records import Record
 from flows.experiments.runs import COMPARED, TUNING
 from flows.experiments.statistics import Difference, Interval, mean_over_seeds
@@ -172,7 +185,7 @@ def _rewards(arms: Arms) -> Section:
     by_source, health = [], []
     for name, found in trained.items():
         for source in sources(found):
-            cells = [_from_to(ends(found, f"rewards/{source}/{reward}")) for reward in ("similarity", "answer")]
+            cells = [_reward(rewarded(found, f"rewards/{source}/{reward}")) for reward in ("similarity", "answer")]
             advantage = _signed(ends(found, f"rewards/{source}/advantage")[1])
             length = _from_to(ends(found, f"completions/{source}/mean_length"), "{:.0f}", 1.0)
             by_source.append([title(arms, name), source, *cells, advantage, length])
@@ -184,7 +197,8 @@ def _rewards(arms: Arms) -> Section:
     steps = "mean of the first and of the last ten steps, over seeds"
     rewards = Table(
         "Rewards by source",
-        f"Rewards in per cent, length in tokens: {steps}. Mean advantage of the last steps, in units of reward.",
+        f"Rewards in per cent (GAD: D's score itself), – where one is not given; length in tokens: {steps}. Mean advantage of "
+        "the last steps, in units of reward.",
         ["arm", "source", "similarity", "answer", "advantage", "tokens"],
         by_source,
     )
@@ -323,14 +337,20 @@ def _number(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else NOTHING
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−") if math.isfinite(value) else NOTHING  # + 0.0: no −0.00
 
 
 def _plus_minus(interval: Interval) -> str:
     return NOTHING if math.isnan(interval.half) else points(interval.half)
 
 
+def _reward(found: Curve | None) -> str:
+    if found is None:
+        return NOTHING
+    return _from_to((found.start, found.end)) if found.shares else _from_to((found.start, found.end), "{:+.2f}", 1.0)
+
+
 def _from_to(values: tuple[float, float], form: str = "{:.0f}", factor: float = 100.0) -> str:
     if not all(map(math.isfinite, values)):
         return NOTHING
-    return " → ".join(form.format(factor * value) for value in values)
+    return " → ".join(form.format(factor * value).replace("-", "−") for value in values)

@@ -227,3 +227,21 @@ def test_what_a_study_like_this_one_found_stands_on_the_page(study: Study, recor
     assert "| GAD − WARM_START | +20.0 | 2.5 |" in text
     assert "GAD against WARM_START: +0.3 points" in "\n".join(shown.findings), "its own finding stays its own"
     assert "unrun" not in text
+
+
+def test_rewards_that_are_not_given_and_scores_that_are_no_shares_are_not_taken_for_shares(study: Study, record: Make) -> None:
+    curves = {
+        "step": [1.0, 2.0],
+        "rewards/student/similarity": [-0.5, 0.25],  # D's score
+        "rewards/student/answer": [0.0, 0.0],
+        "rewards/student/advantage": [0.0, -0.001],
+        "rewards/internvl3/similarity": [0.9, 0.7],
+        "rewards/teacher/similarity": [0.9, 0.7],
+    }
+    shown = page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5, curves=curves)])
+    text = as_markdown(shown)
+    assert "| GAD | student | −0.12 → −0.12 | – | +0.00 | – |" in text
+    assert "| GAD | internvl3 | 80 → 80 | – | – | – |" in text
+    assert "| GAD | teacher |" not in text, "the only teacher once more"
+    assert "In the loop" not in text
+    assert "Similarity reward" not in as_html(shown)
