@@ -12,6 +12,9 @@ import typer
 from dvc.cli.parser import get_main_parser
 
 from flows.cli import app
+from flows.experiments.commands import study_page
+from flows.experiments.document import as_html, as_markdown
+from flows.experiments.records import read_records
 from flows.experiments.study import studies
 from flows.profile import profiles, read_profile
 from stages.job import STAGES, load_params, merged, read_yaml, validated
@@ -261,3 +264,23 @@ def test_commands_can_be_typed_as_they_stand(root: Path) -> None:
 )
 def test_the_check_for_commands_can_fail(root: Path, line: str) -> None:
     assert complaint(root, shlex.split(line))
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> None:
+    pages_of = [path for path in (root / "docs" / "results").glob("*.md") if path.with_suffix("").is_dir()]
+    assert pages_of
+    for path in pages_of:
+        shown = study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
+        assert path.read_text() == as_markdown(shown), f"make it anew: ril experiments report {path.stem}"
+        assert path.with_suffix(".html").read_text() == as_html(shown)
+
+
+def test_the_readme_quotes_the_page_of_the_comparison(root: Path) -> None:
+    (block,) = re.findall(r"<!-- figure1 -->\n(.*?)<!-- /figure1 -->", (root / "README.md").read_text(), re.DOTALL)
+    page = (root / "docs" / "results" / "figure1.md").read_text().splitlines()
+    assert block.strip()
+    for line in block.splitlines():
+        assert line.replace("\N{NO-BREAK SPACE}", " ") in [one.replace("\N{NO-BREAK SPACE}", " ") for one in page]

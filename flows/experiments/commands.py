@@ -68,7 +68,7 @@ def run(
     with only_study(root, planner.name):
         code = wanted.run(limit_hours)
     if records := _with_compared(wanted.folder):
-        print("\n".join(_written(_page(root, study, records, wanted.folder), wanted.folder)))
+        print("\n".join(_written(study_page(root, study, records, wanted.folder), wanted.folder)))
     raise typer.Exit(code)
 
 
@@ -176,7 +176,7 @@ def report(study: StudyName, profile: Profile = None, results: Results = RESULTS
     records = _with_compared(folder)
     if not records:
         raise ParamsError(f"{folder} has no record of a compared arm; run: ril experiments run {study}")
-    shown = _page(Path.cwd(), study, records, folder)
+    shown = study_page(Path.cwd(), study, records, folder)
     print("\n".join([*_written(shown, folder), *shown.findings]))
 
 
@@ -186,7 +186,7 @@ def _with_compared(folder: Path) -> list[Record]:
     return records if any(record.purpose == COMPARED for record in records) else []
 
 
-def _page(root: Path, study: str, records: Sequence[Record], folder: Path) -> Page:
+def study_page(root: Path, study: str, records: Sequence[Record], folder: Path) -> Page:
     """The page about a study, with what studies like it found: theirs are the records in the folders beside `folder`."""
     profile = folder.name.removeprefix(study)
     others = {name: (read_study(root, name), read_records(folder.with_name(f"{name}{profile}"))) for name in alike(root, study)}

@@ -13,6 +13,7 @@ from stages.imitation.rewards import STUDENT
 from stages.page.scores import percent, points
 
 SHOWN = 12  # digits of a hash
+_RISE = 0.1  # of the share of answers in a teacher's style, from which on an arm has taken it on
 
 
 def neighbours(study: Study) -> list[tuple[str, str]]:
@@ -45,6 +46,8 @@ def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Seq
     lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
     if study.order:
         lines.append(_order_sentence(study, claimed))
+    if told := _style_sentence(arms, reference(study)):
+        lines.append(told)
     return lines
 
 
@@ -98,6 +101,24 @@ def verdicts(arms: Arms, found: Sequence[Difference]) -> str:
 
 def _pair(arms: Arms, found: Difference) -> str:
     return f"{title(arms, found.first)} against {title(arms, found.second)}"
+
+
+def _style_sentence(arms: Arms, lowest: str) -> str:
+    """What arms gained over the lowest in the seeds in which they took on a teacher's style, and in the others; or nothing."""
+    before = {(one.world, one.seed): one for one in arms.get(lowest, ())}
+    took: dict[bool, list[float]] = {True: [], False: []}
+    for one in (one for found in arms.values() for one in found if one.curves):
+        start = before.get((one.world, one.seed))
+        if start is not None and "any" in one.styles and "any" in start.styles:
+            rise = one.styles["any"] - start.styles["any"]
+            took[rise >= _RISE].append(one.scores["accuracy"] - start.scores["accuracy"])
+    if not all(took.values()):
+        return ""
+    return (
+        f"Where an arm came to write at least {100 * _RISE:.0f} points more of its answers as a teacher writes "
+        f"({counted(len(took[True]), 'run')}), it gained {points(mean(took[True]), True)} points over {title(arms, lowest)} on "
+        f"average; elsewhere ({counted(len(took[False]), 'run')}) {points(mean(took[False]), True)}."
+    )
 
 
 def origins(records: Sequence[Record], arms: Arms) -> list[str]:

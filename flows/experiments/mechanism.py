@@ -9,6 +9,7 @@ from flows.experiments.records import Record
 from stages.imitation.rewards import STUDENT, TEACHERS
 
 Arms = Mapping[str, Sequence[Record]]  # the compared records of each arm, by its name, in the order of the study
+_SMOOTHED = 5  # steps that a share of style is the mean of, so that one step of few answers is no onset
 END = 10  # steps at either end of a curve that a figure of the tables is the mean of
 
 
@@ -70,6 +71,18 @@ def rewarded(records: Sequence[Record], column: str) -> Curve | None:
     """The curve of a reward; None where it was 0 throughout, which is how the loop logs one that is not given."""
     found = curve(records, column)
     return found if found is not None and any(value for value in found.values if math.isfinite(value)) else None
+
+
+def onset(record: Record) -> int | None:
+    """The step by which half of what the student did not write in a teacher's style at the start is written so; None: never."""
+    shares = record.curves.get("styles/any", [])
+    smooth = [mean(shares[max(0, place - _SMOOTHED + 1) : place + 1]) for place in range(len(shares))]
+    half = (1 + smooth[_SMOOTHED - 1]) / 2 if len(smooth) >= _SMOOTHED else math.nan
+    return (
+        next((int(step) for step, share in zip(record.curves["step"], smooth, strict=True) if share >= half), None)
+        if shares
+        else None
+    )
 
 
 def sources(records: Sequence[Record]) -> list[str]:

@@ -30,6 +30,7 @@ from flows.experiments.mechanism import (
     mean,
     mean_of,
     on_common_seeds,
+    onset,
     rewarded,
     said,
     sources,
@@ -294,7 +295,8 @@ def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
             rows.append([title(arms, name), *cells])
     text = (
         "Points gained in each seed, and in brackets the share of test answers in any teacher's style, in per cent: that of "
-        f"{title(arms, lowest)}, and after the loop."
+        f"{title(arms, lowest)}, and after the loop; then the step of the loop by which half of what was not in such a style "
+        "came to be."
     )
     heads = ["arm", *(f"world {world}, seed {seed}" for world, seed in seeds_of(arms))]
     return Table("Seed by seed", text, heads, rows) if rows else None
@@ -303,7 +305,11 @@ def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
 def _gained(found: Record, start: Record) -> str:
     gain = points(found.scores["accuracy"] - start.scores["accuracy"], True)
     styles = [one.styles.get("any", math.nan) for one in (start, found)]
-    return f"{gain} ({100 * styles[0]:.0f} → {100 * styles[1]:.0f})" if all(map(math.isfinite, styles)) else gain
+    if not all(map(math.isfinite, styles)):
+        return gain
+    step = onset(found)
+    since = "" if step is None else f"; step {step}"
+    return f"{gain} ({100 * styles[0]:.0f} → {100 * styles[1]:.0f}{since})"
 
 
 def _origin(records: Sequence[Record]) -> Section:

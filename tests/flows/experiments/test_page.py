@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows.experiments.document import as_html, as_markdown
+from flows.experiments.mechanism import onset
 from flows.experiments.page import page
 from flows.experiments.records import Record, first_of_each_kind, form, read_records, style_shares, write_record
 from flows.experiments.study import Study
@@ -210,10 +211,33 @@ def test_the_page_says_seed_by_seed_what_was_gained_and_who_took_on_a_style(stud
         record("gad", 1, 0.48, curves=CURVES, styles={"any": 0.5}),
         record("gad", 2, 0.48, curves=CURVES, styles={"any": 0.5}),  # nothing to compare it with
     ]
-    text = as_markdown(page(study, records))
+    shown = page(study, records)
+    text = as_markdown(shown)
+    assert (
+        "Where an arm came to write at least 10 points more of its answers as a teacher writes (1 run), it gained +25.0 points "
+        "over WARM_START on average; elsewhere (1 run) −4.0."
+    ) in shown.findings
     assert "| arm | world 0, seed 1 | world 1, seed 1 | world 2, seed 1 |" in text
     assert "| GAD | +25.0 (50 → 100) | −4.0 (50 → 50) | – |" in text
     assert "Seed by seed" not in as_markdown(page(study, [one for one in records if one.world == 0]))
+
+
+@pytest.mark.parametrize(
+    ("shares", "step"),
+    [
+        ([0.5] * 5 + [1.0] * 5, 8),  # of the last five steps, three of 1 and two of 0.5 are the first with 0.75 and more
+        ([0.5] * 5 + [0.5, 1.0, 0.5, 0.5, 0.5], None),
+        ([0.5] * 10, None),
+        ([0.5] * 4, None),
+        ([math.nan] * 10, None),
+        ([], None),
+    ],
+)
+def test_the_onset_of_a_style_is_the_step_by_which_half_of_the_rest_is_written_so(
+    record: Make, shares: list[float], step: int | None
+) -> None:
+    curves = {"step": [float(one + 1) for one in range(len(shares))], "styles/any": shares}
+    assert onset(record("gad", 1, 0.5, curves=curves)) == step
 
 
 def test_what_a_study_like_this_one_found_stands_on_the_page(study: Study, record: Make) -> None:
