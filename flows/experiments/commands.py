@@ -106,17 +106,20 @@ class Wanted:
     def show(self) -> None:
         """Prints every run that is not finished with the stages that it would make, and an estimate of the time."""
         tuning = self._tuning()
-        total = 0.0
+        total, left = 0.0, 0
         for title, campaign in (("sweep on validation", tuning), ("compared", self._compared(self.arms, self._chosen(tuning)))):
             print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
             seen: set[str] = set()
+            left += len(campaign.waiting)
             for run in campaign.waiting:
                 new = [stage for stage in campaign.todo(run) if run.stages[stage] not in seen]
                 seen |= set(run.stages.values())
                 print(f"  {run.label}: {', '.join(new) or 'nothing new'}")
             seconds = campaign.seconds_left()
             total += math.nan if seconds is None else seconds
-        if math.isnan(total):
+        if not left:
+            print(f"nothing is left to run; all is in {self.folder}")
+        elif math.isnan(total):
             print("no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them")
         else:
             print(f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an estimate)")

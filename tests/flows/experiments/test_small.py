@@ -83,6 +83,10 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     again = json.loads((project / "docs/results/small/compared/base-w3-s4.json").read_text())
     assert {**again, "seconds": {}} == {**base, "seconds": {}}
 
+    code, out, err = call(project, "flows.cli", *run, "--arm", "base", "--dry-run")
+    assert code == 0, out + err
+    assert out.splitlines()[-1] == "nothing is left to run; all is in docs/results/small"
+
     code, out, err = call(project, "flows.cli", "experiments", "report", "small")
     assert code == 0, out + err
     assert "one unit only" in out
