@@ -275,7 +275,12 @@ def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> No
     for path in pages_of:
         shown = study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
         assert path.read_text() == as_markdown(shown), f"make it anew: ril experiments report {path.stem}"
-        assert path.with_suffix(".html").read_text() == as_html(shown)
+        assert without_strokes(path.with_suffix(".html").read_text()) == without_strokes(as_html(shown))
+
+
+def without_strokes(html: str) -> str:
+    """The page with each plot as what it says aloud: where its strokes lie hangs on the fonts and floats of the machine."""
+    return re.sub(r'<svg\b[^>]*aria-label="([^"]*)".*?</svg>', r"[\1]", html, flags=re.DOTALL)
 
 
 def test_the_readme_quotes_the_page_of_the_comparison(root: Path) -> None:
