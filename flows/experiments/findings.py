@@ -38,7 +38,7 @@ def between(arms: Arms, first: str, second: str) -> Difference | None:
 def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
     """The scores in order, each difference with what may be said of it, and the claimed order as a whole."""
     seeds = seeds_of(arms)
-    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {extent(arms)}."]
+    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {extent(study, arms)}."]
     common = on_common_seeds(arms)
     if shared := len(next(iter(common.values()))):
         where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} that all of them have"
@@ -56,10 +56,12 @@ def seeds_of(arms: Arms) -> list[tuple[int, int]]:
     return sorted({(one.world, one.seed) for found in arms.values() for one in found})
 
 
-def extent(arms: Arms) -> str:
-    """On how many seeds in how many worlds the arms were run."""
+def extent(study: Study, arms: Arms) -> str:
+    """On how many seeds in how many worlds the arms were run, and how many of those that the study plans were not."""
     seeds = seeds_of(arms)
-    return f"{counted(len(seeds), 'seed')} in {counted(len({world for world, _ in seeds}), 'world')}"
+    lacking = len({(one.world, one.seed) for one in study.seeds} - set(seeds))
+    rest = f", {counted(lacking, 'planned seed')} not run" if lacking else ""
+    return f"{counted(len(seeds), 'seed')} in {counted(len({world for world, _ in seeds}), 'world')}{rest}"
 
 
 def _ranked(arms: Arms) -> str:

@@ -65,7 +65,7 @@ def page(study: Study, records: Sequence[Record], others: Mapping[str, tuple[Stu
         study.about,
         [
             *findings(study, arms, claimed, asked),
-            *(f"Study {name}, {extent(its)}: {verdicts(its, found)}." for name, _, its, found in followed if found),
+            *(f"Study {name}, {extent(one, its)}: {verdicts(its, found)}." for name, one, its, found in followed if found),
             *origins(records, arms),
         ],
         [
@@ -115,7 +115,7 @@ def _scores(arms: Arms) -> Section:
 
 
 def _followed(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:
-    text = f"{study.about} {extent(arms).capitalize()}; columns as above. The page {name} beside this one has the rest."
+    text = f"{study.about} {extent(study, arms).capitalize()}; columns as above. The page {name} beside this one has the rest."
     rows = [[one.title, percent(mean_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
     tables = [Table("Right answers", "", ["arm", "right"], rows), *([_subtracted(arms, asked)] if asked else [])]
     return Section(f"{study.title} ({name})", text, tables)

@@ -29,7 +29,7 @@ CURVES = {
 
 @pytest.fixture
 def study(small_study: dict[str, Any]) -> Study:
-    return Study.model_validate(small_study)
+    return Study.model_validate({**small_study, "seeds": [{"world": world, "seed": 1} for world in range(3)]})
 
 
 class _First:
@@ -101,7 +101,7 @@ def test_one_seed_claims_nothing(study: Study, record: Make) -> None:
 def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     records = [record("gad", 1, 0.5, committed=False), record("gad", 2, 0.5, commit="56" * 20)]
     findings = "\n".join(page(study, records).findings)
-    assert "1 arm of 2" in findings
+    assert "1 arm of 2, 2 seeds in 2 worlds, 1 planned seed not run." in findings
     assert "The claimed order can't be judged: 1 of its 1 step not run." in findings
     assert "Code that no commit holds was used in: compared/gad-w1-s1." in findings
     assert "were started from 2 commits; every stage had the same code in all of them." in findings
