@@ -53,7 +53,8 @@ def profile_command(
     for change in found_changes:
         print(change)
     verb = "would change" if show else "changed"
-    print(f"params.yaml: {len(found_changes)} keys {verb}" if found_changes else f"params.yaml is as profile {name} says")
+    keys = "1 key" if len(found_changes) == 1 else f"{len(found_changes)} keys"
+    print(f"params.yaml: {keys} {verb}" if found_changes else f"params.yaml is as profile {name} says")
 
 
 @app.command()

@@ -36,7 +36,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert NAMES == ["paper", "single_gpu", "smoke"]
+    assert NAMES == ["paper", "recommended", "single_gpu", "smoke"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,6 +59,7 @@ def test_a_profile_holds_only_differences_of_known_keys(root: Path, name: str) -
 # The paper's hyper-parameters are written out even where the tiny profile has the same value.
 REPEATED = {
     "paper": {"models.student.family", "ril.group", "ril.kl_weight", "ril.clip_epsilon"},
+    "recommended": set(),
     "single_gpu": set(),
     "smoke": set(),
 }
@@ -96,7 +97,7 @@ def test_a_profile_that_would_not_be_valid_changes_nothing(project: Path) -> Non
 
 
 def test_an_unknown_profile_is_answered_with_the_list(project: Path) -> None:
-    with pytest.raises(ParamsError, match="no profile 'papr'; there are: paper, single_gpu, smoke"):
+    with pytest.raises(ParamsError, match="no profile 'papr'; there are: paper, recommended, single_gpu, smoke"):
         profile.changes(project, "papr")
 
 
