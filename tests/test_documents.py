@@ -283,9 +283,10 @@ def without_strokes(html: str) -> str:
     return re.sub(r'<svg\b[^>]*aria-label="([^"]*)".*?</svg>', r"[\1]", html, flags=re.DOTALL)
 
 
-def test_the_readme_quotes_the_page_of_the_comparison(root: Path) -> None:
-    (block,) = re.findall(r"<!-- figure1 -->\n(.*?)<!-- /figure1 -->", (root / "README.md").read_text(), re.DOTALL)
-    page = (root / "docs" / "results" / "figure1.md").read_text().splitlines()
+@pytest.mark.parametrize("study", ["figure1", "switches"])
+def test_the_readme_quotes_the_page_of_a_study(root: Path, study: str) -> None:
+    (block,) = re.findall(rf"<!-- {study} -->\n(.*?)<!-- /{study} -->", (root / "README.md").read_text(), re.DOTALL)
+    page = (root / "docs" / "results" / f"{study}.md").read_text().splitlines()
     assert block.strip()
     for line in block.splitlines():
         assert line.replace("\N{NO-BREAK SPACE}", " ") in [one.replace("\N{NO-BREAK SPACE}", " ") for one in page]
