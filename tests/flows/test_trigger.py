@@ -48,8 +48,11 @@ def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
 
 
 def test_only_what_differs_is_an_override(root: Path) -> None:
-    now = read_yaml(root / "params.yaml")["models"]["judge"]["build"]["hidden_size"]
-    values = {"ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": 60}, **judge(hidden_size=now)}
+    now = read_yaml(root / "params.yaml")
+    values = {
+        "ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": now["ril"]["steps"]},
+        **judge(hidden_size=now["models"]["judge"]["build"]["hidden_size"]),
+    }
     assert planned(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
     fewer = planned(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
     assert fewer.overrides == ["~models.student.build.styles.arrows"]
@@ -61,7 +64,7 @@ def test_only_what_differs_is_an_override(root: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "values", "message"),
     [
-        ("ril", {"ril": {"warmup_steps": 500}}, "the form: ril: warmup_steps is 500, more than steps (60); lower it"),
+        ("ril", {"ril": {"steps": 3}}, "the form: ril: warmup_steps is 5, more than steps (3); lower it"),
         ("ril", {"ril": {"step": 1}}, "the form: ril.step = 1 is not a known key; did you mean 'steps'?"),
         ("rill", {}, "no stage 'rill'; stages: model, questions"),
     ],
