@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
 from stages.job import merged, read_yaml
@@ -19,6 +20,9 @@ TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "val
 
 os.environ.pop("PREFECT_API_URL", None)  # no test may write to a server that happens to run here
 prepare()
+# A machine under load stalls for longer than hypothesis allows an example, or its drawing, to take.
+settings.register_profile("ril", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ril")
 
 
 @pytest.fixture(autouse=True)

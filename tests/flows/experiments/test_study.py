@@ -27,7 +27,7 @@ def test_every_study_can_be_run_and_gives_all_arms_the_same_budget(root: Path) -
 def test_the_switches_depart_from_literal_ril_one_at_a_time(root: Path) -> None:
     study, figure1 = read_study(root, "switches"), read_study(root, "figure1")
     assert study.seeds == figure1.seeds
-    assert alike(root, "figure1") == ["switches"]
+    assert alike(root, "figure1") == ["imitation", "switches"]
     assert alike(root, "switches") == []
     literal = validated(values_of(root, study, study.arms["ril"], study.seeds[0])).objective
     for name, arm in study.arms.items():
@@ -35,6 +35,17 @@ def test_the_switches_depart_from_literal_ril_one_at_a_time(root: Path) -> None:
         changed = [key for key, value in vars(literal).items() if value != getattr(own.objective, key)]
         changed += [] if own.discriminator.sees == "response" else ["sees"]
         assert len(changed) == (0 if name == "ril" or not arm.trained else 1), (name, changed)
+
+
+def test_the_control_imitates_and_nothing_else(root: Path) -> None:
+    study, switches = read_study(root, "imitation"), read_study(root, "switches")
+    assert (study.seeds, study.sweep) == (switches.seeds, switches.sweep)
+    assert all(study.arms[name] == switches.arms[name] for name in ("warm_start", "ril", "teacher_sft"))
+    found = {name: validated(values_of(root, study, study.arms[name], study.seeds[0])) for name in study.arms}
+    for name in ("no_discriminator", "imitation_alone"):
+        objective = found[name].objective
+        assert (objective.teacher_rows, objective.similarity_weight, objective.discriminated) == ("sft", 0, False)
+    assert (found["no_discriminator"].ril.teacher_weight, found["imitation_alone"].ril.teacher_weight) == (1, 1000)
 
 
 @pytest.mark.parametrize(
