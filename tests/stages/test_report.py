@@ -265,7 +265,7 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
     for words in (
         "someone/judge 1234567890ab",
         "sha256 14ab00000000",
-        "learning_rate: 0.0004",
+        f"learning_rate: {params.ril.learning_rate:g}",
         "3,168",
         "42.0 s",
         "3 min 20 s",
