@@ -7,7 +7,7 @@ import argparse
 import re
 from pathlib import Path
 
-from stages.job import load_params, read_yaml
+from stages.config.params import load_params, read_yaml
 from stages.job.files import read_json, write_text
 
 BLOCK = re.compile(r"<!-- measured -->\n.*?<!-- /measured -->", re.DOTALL)
@@ -33,7 +33,9 @@ def times(project: Path) -> str:
         if timing.exists():
             found = read_json(timing)
             longest = sorted(found["parts"].items(), key=lambda part: -part[1])[:4]
-            lines.append(f"| {target} | {found['seconds']:.0f} | {', '.join(f'{part} {s:.0f}' for part, s in longest)} |")
+            lines.append(
+                f"| {target} | {found['seconds']:.0f} | {', '.join(f'{part} {s:.0f}' for part, s in longest)} |"
+            )
     return "\n".join(lines)
 
 

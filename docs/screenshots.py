@@ -89,14 +89,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the only picture, in place of all")
     parser.add_argument("--width", type=int, default=1280, help="of the window, in CSS pixels")
     parser.add_argument("--height", type=int, default=1000, help="of the part that is shown; 0 takes all that follows")
-    parser.add_argument("--section", default="", help="id of the part of the page that stands at the top, such as curves")
+    parser.add_argument(
+        "--section", default="", help="id of the part of the page that stands at the top, such as curves"
+    )
     parser.add_argument("--dark", action="store_true", help="the page's dark form")
     arguments = parser.parse_args()
     if not arguments.page.is_file():
         print(f"error: {arguments.page} is missing; make it with: dvc repro report", file=sys.stderr)
         return 2
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        print("error: no chromium with chromedriver; on Debian: apt-get install chromium chromium-driver", file=sys.stderr)
+        print(
+            "error: no chromium with chromedriver; on Debian: apt-get install chromium chromium-driver", file=sys.stderr
+        )
         return 2
     views = {arguments.folder / name: view for name, view in VIEWS.items()}
     if arguments.out:

@@ -66,7 +66,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder of the pictures")
     arguments = parser.parse_args()
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        print("error: no chromium with chromedriver; on Debian: apt-get install chromium chromium-driver", file=sys.stderr)
+        print(
+            "error: no chromium with chromedriver; on Debian: apt-get install chromium chromium-driver", file=sys.stderr
+        )
         return 2
     form = ask(arguments.url, "/deployments/name/run-ril/ril")["id"]
     wanted = {"tags": {"all_": ["form"]}, "state": {"type": {"any_": ["COMPLETED"]}}}

@@ -1,74 +1,24 @@
-"""The stages as Prefect flows: what the UI lists, and one flow run for each stage that DVC runs while a server answers.
+"""The stages as Prefect flows, made from the table: what the UI lists, one flow run for each stage while a server answers.
 
 A flow holds no logic: it does the work that `flows/run.py` has prepared in this process.
 """
 
-from prefect import flow
+from collections.abc import Callable
+from typing import Any
 
-from flows.server import perform
+from prefect import Flow, flow
 
-
-@flow(persist_result=False)
-def model(item: str) -> None:
-    """Makes a tiny model from nothing, or pins a given one."""
-    perform("model", item)
+from stages.config.table import Stage
 
 
-@flow(persist_result=False)
-def questions() -> None:
-    """Reads or draws questions and splits them."""
-    perform("questions")
+def stage_flow(stage: Stage, perform: Callable[..., None]) -> Flow[..., Any]:
+    """The flow of `stage`, with its name and title; a run of it calls `perform` with the stage's name and item, if it has one."""
 
+    def run_item(item: str) -> None:
+        perform(stage.name, item)
 
-@flow(name="warm_start", persist_result=False)
-def warm_start() -> None:
-    """SFT of the base student."""
-    perform("warm_start")
+    def run_stage() -> None:
+        perform(stage.name)
 
-
-@flow(persist_result=False)
-def teacher(item: str) -> None:
-    """Answers of one teacher."""
-    perform("teacher", item)
-
-
-@flow(persist_result=False)
-def verdict(item: str) -> None:
-    """The judge's verdict on every answer of one teacher."""
-    perform("verdict", item)
-
-
-@flow(persist_result=False)
-def pool() -> None:
-    """The teachers' answers that the student learns from."""
-    perform("pool")
-
-
-@flow(persist_result=False)
-def rollout() -> None:
-    """Answers of the warm-started student."""
-    perform("rollout")
-
-
-@flow(persist_result=False)
-def discriminator() -> None:
-    """Learns to tell student from teacher text."""
-    perform("discriminator")
-
-
-@flow(persist_result=False)
-def ril() -> None:
-    """Reinforcement and imitation learning of the student."""
-    perform("ril")
-
-
-@flow(persist_result=False)
-def evaluate(item: str) -> None:
-    """Scores of one model."""
-    perform("evaluate", item)
-
-
-@flow(persist_result=False)
-def report() -> None:
-    """One page about the run."""
-    perform("report")
+    describe = flow(name=stage.name, description=f"{stage.title}.", persist_result=False)
+    return describe(run_item) if stage.items else describe(run_stage)

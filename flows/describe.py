@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stages.job import STAGES, Params, ParamsError, load_params
+from flows.closure import ROOT, reached_files
+from stages.config.params import Params, ParamsError, load_params
+from stages.config.table import STAGES
 
 
 def describe_all() -> str:
@@ -38,7 +40,9 @@ def describe_stage(name: str, root: Path) -> str:
     except ParamsError as error:
         params, note = None, f"values are not shown, because params.yaml can't be used: {error}"
     items: list[str | None] = list(getattr(params, stage.items)) if stage.items and params else [None]
-    ids = [f"  <id>        {', '.join(str(item) for item in items)} (entries of `{stage.items}`)"] if stage.items else []
+    ids = (
+        [f"  <id>        {', '.join(str(item) for item in items)} (entries of `{stage.items}`)"] if stage.items else []
+    )
     reads = "reports/report/index.html" if name == "report" else f"{out}, reports{out.removeprefix('data')}"
     inputs = (_shown_path(path, stage.items) for path in stage.inputs)
     own = [key for key in stage.params if key.split(".")[0] in (name, stage.items)]
@@ -52,7 +56,7 @@ def describe_stage(name: str, root: Path) -> str:
             *ids,
             f"  reads       {', '.join(inputs) or 'no other stage'}",
             f"  writes      {reads}",
-            f"  code        stages/{name}.py, stages/{{{','.join(stage.parts)}}}",
+            f"  code        stages/{name}.py and {', '.join(parts_of(name))}",
             "",
             "parameters (params.yaml):",
             *(line for key in own for line in _describe_key(key, params, items)),
@@ -60,6 +64,12 @@ def describe_stage(name: str, root: Path) -> str:
             *([note] if note else []),
         ]
     )
+
+
+def parts_of(stage: str) -> list[str]:
+    """The parts of `stages/` that a stage reaches."""
+    reached = (path.parts for path in reached_files(ROOT, f"stages.{stage}"))
+    return sorted({f"stages/{parts[1]}" for parts in reached if len(parts) > 2})
 
 
 def _target(name: str) -> str:

@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler
 
-from stages.job import Progress
+from stages.job.progress import Progress
 
 _LATEST_SECONDS = 30.0
 _UPDATE_SECONDS = 3.0  # one update is a request of some 20 ms

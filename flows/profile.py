@@ -13,9 +13,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
-from stages.job import ParamsError, merged, read_yaml, validated
+from stages.config.params import ParamsError, merged, parse_yaml, read_yaml, validated
 from stages.job.files import write_text
-from stages.job.params import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,9 @@ def _set(tree: CommentedMap, key: str, value: Any) -> None:
 
 
 def _plain(value: CommentedMap) -> CommentedMap:
-    copy = CommentedMap((key, _plain(inner) if isinstance(inner, CommentedMap) else inner) for key, inner in value.items())
+    copy = CommentedMap(
+        (key, _plain(inner) if isinstance(inner, CommentedMap) else inner) for key, inner in value.items()
+    )
     copy.fa.set_flow_style() if value.fa.flow_style() else copy.fa.set_block_style()
     return copy
 
@@ -174,7 +175,11 @@ def _hydra(value: Any) -> str:
 
 
 def _inline(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=4096, sort_keys=False).removesuffix("\n").removesuffix("\n...")
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=4096, sort_keys=False)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )
 
 
 def _first_sentence(path: Path) -> str:

@@ -18,7 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stages.job import STAGES, Job, Progress, validated
+from stages.config.params import validated
+from stages.config.table import STAGES
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.job.stop import STOP
 
 _FIRST = "RIL_FIRST_RANK"  # process id of the first rank, in the environment of those that it started
@@ -169,7 +172,9 @@ def follow(stage: str) -> int:
 
     told = Told(**join().from_first(dict[str, Any]))
     params = validated(told.params)
-    job = replace(Job(told.stage, told.item, Path(told.root), params, Silent()), fingerprint=told.fingerprint, code=told.code)
+    job = replace(
+        Job(told.stage, told.item, Path(told.root), params, Silent()), fingerprint=told.fingerprint, code=told.code
+    )
     with contextlib.suppress(SystemExit):  # all ranks stop together; the exit code of the first is the stage's
         importlib.import_module(f"stages.{stage}").run(job)
     sys.stderr.flush()

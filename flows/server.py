@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from flows.environment import TRIGGER
 from flows.signals import ours_inside_prefect
 from flows.work import Work
-from stages.job import Progress
+from stages.job.progress import Progress
 
 _LEAVE_SECONDS = 12.0  # after the work has ended, Prefect gets this long to say so to its server
 _work: ContextVar[Work] = ContextVar("work")
@@ -84,9 +84,9 @@ def run_as_flow(work: Work, exit_code: Callable[[BaseException | None], int]) ->
 def _start_flow(work: Work) -> None:
     from prefect import tags
 
-    from flows import catalog
+    from flows.catalog import stage_flow
 
-    flow = getattr(catalog, work.job.stage)
+    flow = stage_flow(work.job.declared, perform)
     name = os.environ.get("DVC_STAGE", work.job.name)
     labels = [os.environ[key] for key in ("DVC_EXP_NAME",) if os.environ.get(key)]
     labels += [trigger_tag(os.environ[TRIGGER])] if os.environ.get(TRIGGER) else []

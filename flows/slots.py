@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from stages.job import Job
+from stages.job.job import Job
 
-_GPU_PARTS = {"engines", "training"}  # a stage with one of them loads a model
 _POLL_SECONDS = 0.5
 _LIMIT_HOURS = 14 * 24.0  # as long as a run of dvc may take
 
@@ -30,12 +29,14 @@ def gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
     Raises NoSlot after `limit_hours`.
     """
     count = job.params.runtime.gpu_slots
-    if count == 0 or not _GPU_PARTS & set(job.declared.parts):
+    if count == 0 or not job.declared.loads_model:
         yield
         return
     folder = job.store / "slots"
     folder.mkdir(parents=True, exist_ok=True)
-    handle = _taken([folder / f"{socket.gethostname()}-gpu-{number}" for number in range(count)], job.progress.say, limit_hours)
+    handle = _taken(
+        [folder / f"{socket.gethostname()}-gpu-{number}" for number in range(count)], job.progress.say, limit_hours
+    )
     with handle:
         handle.write(f"{job.name}, process {os.getpid()}")
         handle.flush()

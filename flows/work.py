@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows.closure import reached_files
 from flows.ranks import joined
 from flows.slots import gpu_slot
-from stages.job import STAGES, Job, ParamsError, Progress, load_params
+from stages.config.params import ParamsError, load_params
+from stages.config.table import STAGES
 from stages.job.fingerprint import Fingerprint
-from stages.job.job import missing
+from stages.job.job import Job, missing
+from stages.job.progress import Progress
 
 
 class UnknownTarget(ValueError):
@@ -104,5 +107,4 @@ def _open(stage: str, item: str | None, root: Path) -> Job:
 
 
 def _code(job: Job) -> list[Path]:
-    folder = job.root / "stages"
-    return [folder / f"{job.stage}.py", *(folder / part for part in job.declared.parts)]
+    return [job.root / file for file in sorted(reached_files(job.root, f"stages.{job.stage}"))]

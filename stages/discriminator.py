@@ -12,17 +12,22 @@ nothing is trained and the folder stays empty.
 from collections import defaultdict
 from dataclasses import dataclass
 
-from stages.corpora import Question, read_questions
-from stages.imitation.discrimination import backward
-from stages.imitation.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of, save_weights
-from stages.imitation.draws import TeacherAnswer, balanced_draw, plain_draw, teacher_answers
-from stages.imitation.health import calibration_error, length_accuracy, pretraining_alarm
-from stages.imitation.rewards import STUDENT
-from stages.job import Job, places_of_step, seed_for
-from stages.job.blocks import Discriminator as Block
+from stages.adversary.adversary import backward
+from stages.adversary.diagnostics import calibration_error, length_accuracy, pretraining_alarm
+from stages.adversary.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of, save_weights
+from stages.config.blocks import Discriminator as Block
+from stages.corpora.rows import Question, read_questions
+from stages.groups.response import STUDENT
+from stages.job.epochs import places_of_step
 from stages.job.files import read_shards
-from stages.training import Trainer, TrainingState, learning_rate, ranks
-from stages.vlm import load_network, load_reader, open_checkpoint
+from stages.job.job import Job
+from stages.job.seeds import seed_for
+from stages.responses.draws import TeacherAnswer, balanced_draw, plain_draw, teacher_answers
+from stages.training.ranks import ranks
+from stages.training.state import TrainingState
+from stages.training.trainer import Trainer, learning_rate
+from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.reader import load_network, load_reader
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,9 @@ def texts_of_both(job: Job) -> list[Texts]:
             name = row["question_id"]
             both.append(Texts(name, tuple(student[name]), teachers, questions[name]))
     if len(both) < 2:
-        raise ValueError(f"{len(both)} questions have whole answers of student and teachers; the discriminator needs more")
+        raise ValueError(
+            f"{len(both)} questions have whole answers of student and teachers; the discriminator needs more"
+        )
     return both
 
 
@@ -126,7 +133,9 @@ def split(texts: list[Texts], held_out_share: float, seed: int) -> tuple[list[Te
     return training, [question for question in texts if question.question_id in held_out]
 
 
-def measured(discriminator: Discriminator, trainer: Trainer, exhibits: Exhibits, held_out: list[Texts]) -> dict[str, float]:
+def measured(
+    discriminator: Discriminator, trainer: Trainer, exhibits: Exhibits, held_out: list[Texts]
+) -> dict[str, float]:
     """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length alone."""
     writers = [(STUDENT, question.text(text)) for question in held_out for text in question.student]
     writers += [(answer.teacher, question.text(answer.text)) for question in held_out for answer in question.teachers]

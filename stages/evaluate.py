@@ -23,23 +23,23 @@ from typing import Any
 import pyarrow as pa
 
 from stages.benchmarks.answering import planned, records
-from stages.benchmarks.judging import AskJudge, JudgePrompt
-from stages.benchmarks.marks import Reply, measured
 from stages.benchmarks.records import Record, write_record
-from stages.benchmarks.registry import find
-from stages.benchmarks.scoring import is_correct, standard_error
+from stages.benchmarks.registry import find, register
+from stages.benchmarks.scores import Reply, measured
 from stages.benchmarks.speed import Speed
-from stages.benchmarks.world import write_world
-from stages.corpora import Question, read_questions
-from stages.engines import start_engine
-from stages.job import Job, seed_for
-from stages.job.blocks import Evaluate, Evaluation, Sampling
+from stages.benchmarks.verdicts import AskJudge, JudgePrompt
+from stages.config.blocks import Evaluate, Evaluation, Sampling
+from stages.corpora.rows import Question, read_questions
+from stages.corpora.scoring import is_correct, standard_error
+from stages.engines.start import start_engine
 from stages.job.files import write_json, write_shards
+from stages.job.job import Job
 from stages.job.rejects import write_rejects
-from stages.responses import StoredAnswer
+from stages.job.seeds import seed_for
 from stages.responses.answers import answers, answers_and_rejects, stored_answers
-from stages.responses.wanted import Prompt
-from stages.vlm import open_checkpoint
+from stages.responses.requested import Prompt
+from stages.responses.store import StoredAnswer
+from stages.vlm.checkpoint import open_checkpoint
 
 PREDICTIONS = pa.schema(
     [
@@ -54,6 +54,7 @@ PREDICTIONS = pa.schema(
         ("response_key", pa.string()),
     ]
 )
+TINY = "tiny_"  # how the names of the tiny profile's benchmarks begin
 REFUSED = "refused"  # finish reason of what the model was not asked
 
 
@@ -63,7 +64,8 @@ def run(job: Job) -> None:
     questions = read_questions(job.input("data/questions"), block.split)
     shuffled = exchanged(questions) if block.shuffled_images else []
     with tempfile.TemporaryDirectory() as world:  # pictures are read while they are asked about
-        write_world(Path(world), questions)
+        if any(name.startswith(TINY) for name in block.benchmarks):
+            write_tiny_benchmarks(Path(world), questions)
         plan = planned(block, job.input(block.folder), Path(world), job.progress.say)
         every = asked(job, [*questions, *shuffled, *plan.every], block)
     (found, seen_otherwise), to_benchmarks = parted(every, len(questions), len(shuffled))
@@ -72,7 +74,11 @@ def run(job: Job) -> None:
         blind = [is_right(answer, q) for answer, q in zip(seen_otherwise, questions, strict=True)]
     rows = [prediction(*one) for one in zip(questions, found, blind, strict=True)]
     kept = records(
-        plan, block, [reply_of(one[0]) if one else None for one in to_benchmarks], manifest(job, block), ask_judge(job, block)
+        plan,
+        block,
+        [reply_of(one[0]) if one else None for one in to_benchmarks],
+        manifest(job, block),
+        ask_judge(job, block),
     )
     with job.writing() as folder:
         write_shards(folder, rows, PREDICTIONS)
@@ -85,6 +91,15 @@ def run(job: Job) -> None:
     job.progress.table("Benchmarks", [short(numbers) for numbers in metrics["benchmarks"].values()])
 
 
+def write_tiny_benchmarks(folder: Path, questions: Sequence[Question]) -> None:
+    """Registers the tiny profile's benchmarks and writes their files; real runs never get here, nor depend on that code."""
+    from stages.tiny.benchmarks.files import write_world
+    from stages.tiny.benchmarks.specs import SPECS
+
+    register(SPECS)
+    write_world(folder, questions)
+
+
 def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[StoredAnswer]]:
     """The one greedy answer to each question, none where the model can't take it.
 
@@ -95,13 +110,24 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[S
     speed = Speed(job.progress)
     with job.timed("generate"):
         found, rejects = answers_and_rejects(
-            replace(job, progress=speed), checkpoint, questions, greedy, 1, 0, job.name, max_reject_share=block.max_reject_share
+            replace(job, progress=speed),
+            checkpoint,
+            questions,
+            greedy,
+            1,
+            0,
+            job.name,
+            max_reject_share=block.max_reject_share,
         )
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if failed := [reject for reject in rejects if reject.kind == "failed"]:  # that is no trait of the model
-        raise RuntimeError(f"{job.name}: {len(failed)} answers failed; run again to ask for these only. {failed[0].reason}")
+        raise RuntimeError(
+            f"{job.name}: {len(failed)} answers failed; run again to ask for these only. {failed[0].reason}"
+        )
     if rejects:
-        job.progress.say(f"{job.name}: the model can't take {len(rejects)} prompts; see {job.reports / 'rejects.jsonl'}")
+        job.progress.say(
+            f"{job.name}: the model can't take {len(rejects)} prompts; see {job.reports / 'rejects.jsonl'}"
+        )
     if speed.measured:
         write_json(job.reports / "speed" / "timing.json", speed.measured)  # untracked, as all wall times are
     return found
@@ -158,7 +184,9 @@ def ask_judge(job: Job, block: Evaluate) -> AskJudge:
             replies = [[] for _ in prompts]
             job.progress.say(f"the judge {block.judge} can't be asked: {error}")
         if silent := sum(not samples for samples in replies):
-            job.progress.say(f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge}, and so no score")
+            job.progress.say(
+                f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge}, and so no score"
+            )
         return [samples[0].text if samples else None for samples in replies]
 
     return ask
@@ -167,7 +195,12 @@ def ask_judge(job: Job, block: Evaluate) -> AskJudge:
 def manifest(job: Job, block: Evaluate) -> dict[str, Any]:
     """What a reader of the predictions has to know: whose they are, how they were asked, who judges."""
     model = open_checkpoint(job.input(job.block(Evaluation).checkpoint))
-    return {"model": model.identity, "title": job.block(Evaluation).title, "max_tokens": block.max_tokens, "judge": block.judge}
+    return {
+        "model": model.identity,
+        "title": job.block(Evaluation).title,
+        "max_tokens": block.max_tokens,
+        "judge": block.judge,
+    }
 
 
 def benchmark_scores(kept: Mapping[str, Record], block: Evaluate) -> dict[str, Any]:
@@ -186,7 +219,10 @@ def benchmark_scores(kept: Mapping[str, Record], block: Evaluate) -> dict[str, A
 
 def short(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """A benchmark's row for the console."""
-    return {key: numbers[key] for key in ("title", "profile", "units", "score", "error", "unparsed", "judge_failed", "tokens")}
+    return {
+        key: numbers[key]
+        for key in ("title", "profile", "units", "score", "error", "unparsed", "judge_failed", "tokens")
+    }
 
 
 def exchanged(questions: Sequence[Question]) -> list[Question]:

@@ -12,23 +12,9 @@ from the hub is pinned to a commit, a local one to the hash of its files, and ei
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from stages.corpora.exercises import CELL_CLASSES, READING, Row, cell_targets, draw_row, practice, sample_texts
-from stages.corpora.kinds import PLACES, read_out
-from stages.groups import Group
-from stages.imitation.lessons import judge_texts, judging_row, short_form
-from stages.imitation.prompts import discriminator_texts
-from stages.job import Job, seed_for
-from stages.job.blocks import Build, Model, Schedule, World
-from stages.training import has_checkpoint, train_sft, train_vision
-from stages.vlm import IMAGE_MARKER, Pixels, Reader, build_tiny, write_card
-from stages.vlm.checkpoint import content_identity, hub_commit
-
-TOKENIZER_EXERCISES = 400
-VISION_ROWS = 64
-PRACTICE_RESPONSES = 12
+from stages.config.blocks import Model
+from stages.job.job import Job
+from stages.vlm.checkpoint import content_identity, hub_commit, write_card
 
 
 def run(job: Job) -> None:
@@ -37,7 +23,9 @@ def run(job: Job) -> None:
     if model.build is None:
         pin(job, model)
     else:
-        make(job, model, model.build)
+        from stages.tiny.builds.make import make_model  # here, so that models that are given do not depend on it
+
+        make_model(job, model, model.build)
 
 
 def pin(job: Job, model: Model) -> None:
@@ -57,108 +45,3 @@ def pin(job: Job, model: Model) -> None:
         write_card(folder, model.family, model.precision, model.context_tokens, source)
     job.write_metrics({"pinned": source})
     job.progress.say(f"{job.name}: pinned {', '.join(f'{key} {value}' for key, value in source.items())}")
-
-
-def make(job: Job, model: Model, build: Build) -> None:
-    """Builds and trains a tiny model."""
-    world = job.block(World)
-    prompts = discriminator_texts() if build.styles else judge_texts()
-    texts = [*sample_texts(world.kinds, TOKENIZER_EXERCISES), *prompts]
-    with job.writing() as folder:
-        reader, network = build_tiny(model.family, build, texts, model.context_tokens, model_seed(job, "weights") % 2**31, folder)
-
-        def groups_of_step(step: int) -> list[Group]:
-            rows = range(step * build.rows_per_step, (step + 1) * build.rows_per_step)
-            reading = step < build.reading_steps
-            if not build.styles:
-                rows_seed, bare = model_seed(job, "rows"), step < build.reading_steps // 2
-                return judging_groups(reader, world, rows_seed, rows, short=reading, bare=bare)
-            groups = answering_groups(reader, drawn_rows(job, world, build, rows), reading)
-            return groups if reading else groups + practice_groups(reader, world, build, model_seed(job, "practice"), step)
-
-        def cells_of_step(step: int) -> tuple[Pixels, Tensor]:
-            rows = drawn_rows(job, world, build, range(step * VISION_ROWS, (step + 1) * VISION_ROWS))
-            targets = [cell for row in rows for cell in cell_targets(row.picture)]
-            return reader.pixels([row.picture.png for row in rows]), torch.tensor(targets)
-
-        runtime = job.params.runtime
-        with job.timed("train"):
-            if build.vision_steps and not has_checkpoint(job):
-                train_vision(network, vision_schedule(build), runtime, cells_of_step, CELL_CLASSES, job.progress)
-            trainer, history = train_sft(job, network, reader, build, groups_of_step, f"training {job.item}")
-        trainer.save(folder)
-        write_card(folder, model.family, model.precision, model.context_tokens)
-    parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    job.write_metrics({"parameters": parameters, "loss": history[-1]["loss"] if history else None})
-    job.write_history(history)
-
-
-def model_seed(job: Job, *parts: str) -> int:
-    """A seed from (world.seed, model, parts).
-
-    A tiny model is a given of its world, as a model of the hub is of ours: another `seed` trains another student on the same
-    teachers, whose answers are stored already.
-    """
-    return seed_for(job.block(World).seed, job.name, *parts)
-
-
-def vision_schedule(build: Build) -> Schedule:
-    """How the tower is trained: fast, falling to a tenth."""
-    return Schedule(
-        steps=build.vision_steps,
-        learning_rate=2e-3,
-        lr_scheduler_type="linear",
-        final_learning_rate=2e-4,
-        warmup_steps=min(20, build.vision_steps),
-    )
-
-
-def practice_groups(reader: Reader, world: World, build: Build, seed: int, step: int) -> list[Group]:
-    """Questions without pictures, each with many worked answers: text from which arithmetic is learned cheaply.
-
-    A terse answer can't be worked out without the picture, so that practice is in the other styles.
-    """
-    styles = {style: share for style, share in build.styles.items() if style != "terse"}
-    groups = []
-    for number in range(build.practice_groups):
-        index = step * build.practice_groups + number
-        question, worked = practice(seed, index, world.kinds, styles, PRACTICE_RESPONSES)
-        prompt = reader.prompt([{"role": "user", "content": f"{question}\n"}])
-        responses = tuple(tuple(reader.chat.response_ids(text)) for text in worked)
-        groups.append(Group(prompt, responses, tuple(value_places(reader, response) for response in responses)))
-    return groups
-
-
-def value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[int]:
-    """Places of the tokens that a picture would tell (a digit right after its place's letter): without one, nothing to learn."""
-    tokens = [reader.chat.decode([token]) for token in response]
-    after_letter = zip(range(1, len(tokens)), tokens, tokens[1:], strict=False)
-    return frozenset(
-        at for at, before, token in after_letter if token.isdigit() and before[-1:].isalpha() and before[-1:] in PLACES
-    )
-
-
-def drawn_rows(job: Job, world: World, build: Build, rows: range) -> list[Row]:
-    """Rows of the tiny world's `train` part, drawn for this model."""
-    seed = model_seed(job, "rows")
-    return [draw_row(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds) for row in rows]
-
-
-def answering_groups(reader: Reader, rows: list[Row], reading: bool) -> list[Group]:
-    """Pictures with a question and an answer in the row's style or, for `reading`, with what stands on them."""
-    asked = [READING if reading else row.exercise.question for row in rows]
-    said = [read_out(row.picture.values, row.style) if reading else row.response for row in rows]
-    messages = [[{"role": "user", "content": f"{text}\n{IMAGE_MARKER}"}] for text in asked]
-    prompts = reader.prompts([(turn, [row.picture.png]) for turn, row in zip(messages, rows, strict=True)])
-    responses = [tuple(reader.chat.response_ids(text)) for text in said]
-    return [Group(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]
-
-
-def judging_groups(reader: Reader, world: World, seed: int, rows: range, short: bool = False, bare: bool = False) -> list[Group]:
-    """Questions, references and written answers that may be wrong, with the right verdict on each.
-
-    At first in the short form, and first of all with bare answers: copying and comparing are learned from few tokens.
-    """
-    drawn = [judging_row(world.kinds, seed, row, bare) for row in rows]
-    asked = [(short_form(messages) if short else messages, verdict) for messages, verdict in drawn]
-    return [Group(reader.prompt(messages), (tuple(reader.chat.response_ids(verdict)),)) for messages, verdict in asked]

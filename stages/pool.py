@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from stages.job import Job
-from stages.job.blocks import Pool
+from stages.config.blocks import Pool
 from stages.job.files import read_shards, write_shards
-from stages.job.job import missing
-from stages.responses import POOL, answer_statistics
+from stages.job.job import Job, missing
+from stages.responses.schemas import POOL, answer_statistics
 from stages.responses.style import distinct, style
 
 Row = Mapping[str, Any]
@@ -41,7 +40,9 @@ def run(job: Job) -> None:
     with job.writing() as folder:
         write_shards(folder, rows, POOL)
     job.write_metrics(metrics)
-    job.progress.table(f"Pool: {len(rows)} questions", [{"teacher": name, **metrics[name]} for name in sorted(pool.teachers)])
+    job.progress.table(
+        f"Pool: {len(rows)} questions", [{"teacher": name, **metrics[name]} for name in sorted(pool.teachers)]
+    )
 
 
 def _chosen(joined: Sequence[Row], pool: Pool) -> tuple[list[Row], dict[str, int]]:

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from stages.corpora import SCHEMA
-from stages.corpora.adapters import Canonical, Reject, user_rows, world_rows
-from stages.job import Job, seed_for
-from stages.job.blocks import Questions, World
+from stages.config.blocks import Questions, World
+from stages.corpora.adapters import Canonical, Reject, user_rows
+from stages.corpora.rows import SCHEMA
 from stages.job.files import write_shards, write_text
 from stages.job.fingerprint import hash_json
+from stages.job.job import Job
+from stages.job.seeds import seed_for
 
 
 def run(job: Job) -> None:
@@ -54,6 +55,8 @@ def world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonic
                 seen.add(row["image_sha256"][0])
                 yield row
 
+    from stages.tiny.dataset import world_rows  # here, so that real data does not depend on it
+
     splits: dict[str, list[Canonical]] = {}
     for split, count in questions.splits.items():
         rows = islice(fresh(world_rows(job.block(World), split)), count)
@@ -76,7 +79,9 @@ def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonica
 
     wanted = sum(questions.splits.values())
     if len(rows) < wanted:
-        raise ValueError(f"{questions.path} has {len(rows)} usable rows, questions.splits asks for {wanted}; lower the splits")
+        raise ValueError(
+            f"{questions.path} has {len(rows)} usable rows, questions.splits asks for {wanted}; lower the splits"
+        )
     splits: dict[str, list[Canonical]] = {split: [] for split in questions.splits}
     owner: dict[str, str] = {}
     for row in sorted(rows, key=lambda row: seed_for("split", (row["image_sha256"] or [row["id"]])[0], row["id"])):
@@ -91,7 +96,9 @@ def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonica
             splits[split].append(row if split == "warm_start" else _without_target(row))
     short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < questions.splits[split]]  # type: ignore[index]
     if short:
-        raise ValueError(f"{questions.path}: too few rows with images of their own for {', '.join(short)}; lower the splits")
+        raise ValueError(
+            f"{questions.path}: too few rows with images of their own for {', '.join(short)}; lower the splits"
+        )
     return splits, rejects
 
 
@@ -107,7 +114,11 @@ def _without_target(row: Canonical) -> Canonical:
 
 def _counts(rows: list[Canonical]) -> dict[str, Any]:
     kinds = Counter(row["kind"] for row in rows)
-    return {"questions": len(rows), "images": len({i for row in rows for i in row["image_sha256"]}), "kinds": dict(kinds)}
+    return {
+        "questions": len(rows),
+        "images": len({i for row in rows for i in row["image_sha256"]}),
+        "kinds": dict(kinds),
+    }
 
 
 def metrics_of(splits: dict[str, list[Canonical]], rejects: int) -> dict[str, Any]:

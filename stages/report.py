@@ -8,9 +8,10 @@ Writes   reports/report/index.html: one file that opens from disk and asks for n
 Run      dvc repro report
 """
 
-from stages.job import Job
 from stages.job.files import write_text
-from stages.page import benchmarks, checks, curves, experiments, gains, gallery, provenance, records, scores
+from stages.job.job import Job
+from stages.page import benchmarks, checks, curves, experiments, gains, gallery, provenance, scores
+from stages.page import inputs as records
 from stages.page.render import render
 from stages.page.summary import summary_of
 

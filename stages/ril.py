@@ -17,36 +17,34 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.benchmarks.scoring import is_correct
-from stages.corpora import Question, read_questions
-from stages.engines import (
-    Answer,
-    Engine,
-    EngineError,
-    Need,
-    Request,
-    TrainableEngine,
-    engine_elsewhere,
-    start_engine,
-    start_trainable,
-)
-from stages.groups import Group
-from stages.imitation.discrimination import discriminate
-from stages.imitation.discriminator import Discriminator, Exhibits, Text
-from stages.imitation.draws import TeacherAnswer, balanced_draw, teacher_answers
-from stages.imitation.health import saturation_alarm
-from stages.imitation.history import reward_metrics
-from stages.imitation.judging import Judging
-from stages.imitation.rewards import STUDENT, Rewarded, Row, candidates, rewarded_group
-from stages.imitation.update import Rewards, reference_pass, update_student
-from stages.job import Job, places_of_step
-from stages.job.blocks import Discriminator as DiscriminatorBlock
-from stages.job.blocks import Ril, Sampling, Schedule, Verdict
+from stages.adversary.adversary import discriminate
+from stages.adversary.diagnostics import saturation_alarm
+from stages.adversary.discriminator import Discriminator, Exhibits, Text
+from stages.config.blocks import Discriminator as DiscriminatorBlock
+from stages.config.blocks import Ril, Sampling, Schedule, Verdict
+from stages.config.switches import Objective
+from stages.corpora.rows import Question, read_questions
+from stages.corpora.scoring import is_correct
+from stages.engines.engine import Answer, Engine, EngineError, Request, TrainableEngine
+from stages.engines.start import Need, engine_elsewhere, start_engine, start_trainable
+from stages.groups.pack import Group
+from stages.groups.response import STUDENT, Row
+from stages.job.epochs import places_of_step
 from stages.job.files import read_shards, write_shards
+from stages.job.job import Job
 from stages.job.rejects import Reject, refused, write_rejects
-from stages.job.switches import Objective
-from stages.training import Idle, Trainer, TrainingState, learning_rate, prompt_cost, ranks, save_weights
-from stages.vlm import Checkpoint, Network, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
+from stages.judging.queue import Judging
+from stages.policy.metrics import reward_metrics
+from stages.policy.rewards import Rewarded, candidates, rewarded_group
+from stages.policy.update import Rewards, reference_pass, update_student
+from stages.responses.draws import TeacherAnswer, balanced_draw, teacher_answers
+from stages.training.passes import Idle, prompt_cost
+from stages.training.ranks import ranks
+from stages.training.state import TrainingState
+from stages.training.trainer import Trainer, learning_rate, save_weights
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.context_limit import too_long
+from stages.vlm.reader import Network, Reader, load_network, load_reader
 
 SAMPLES = pa.schema(
     [
@@ -138,7 +136,9 @@ def run(job: Job) -> None:
         # line 6: rewards and advantages of all 2G, by the updated discriminator
         every_row = [row for rows in groups for row in rows]
         logits = iter(scored or [])
-        rewarded = [rewarded_group(rows, [next(logits) for _ in rows] if scored else None, objective) for rows in groups]
+        rewarded = [
+            rewarded_group(rows, [next(logits) for _ in rows] if scored else None, objective) for rows in groups
+        ]
 
         # line 7: one update of the student on all 2G (Eq. 2)
         with job.timed("update"):
@@ -167,7 +167,9 @@ def fitting(
     rejects = refused(job.name, reasons, block.group, len(questions), block.max_reject_share)
     rejects += [Reject(q.id, 0, 1, "refused", reason) for q in validation if (reason := players.refusal(q))]
     if rejects:
-        job.progress.say(f"{job.name}: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}")
+        job.progress.say(
+            f"{job.name}: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}"
+        )
     return [question for question in questions if question.id not in reasons], rejects
 
 
@@ -225,7 +227,9 @@ def scored_rows(
         return None, {}
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
     rows = [row for group in groups for row in group]
-    texts = [Text(row.text, q.id, q.messages, q.images) for q, group in zip(questions, groups, strict=True) for row in group]
+    texts = [
+        Text(row.text, q.id, q.messages, q.images) for q, group in zip(questions, groups, strict=True) for row in group
+    ]
     pairs = objective.discriminator_loss == "bradley_terry"
     exhibits = Exhibits(players.reader, loop.tokens_per_pack, block.sees, together=pairs)
     return discriminate(
@@ -287,13 +291,17 @@ def sampled(
         return [[] for _ in questions]
     compared = block.rollout_correction != "none"
     requests = [
-        Request(q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared)
+        Request(
+            q.id, q.messages, q.images, block.sampling, block.group, job.seed("sample", step, q.id) % 2**62, compared
+        )
         for q in questions
     ]
     groups: dict[int, list[Row]] = {}
     for number, answers in players.engine.generate(requests):
         if failed := [answer for answer in answers if answer.failed]:
-            raise EngineError(f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}")
+            raise EngineError(
+                f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}"
+            )
         groups[number] = [student_row(answer) for answer in answers]
         if judging:
             judging.put(number, questions[number], groups[number])

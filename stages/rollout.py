@@ -7,9 +7,9 @@ Run      dvc repro rollout
 These are the student's side of the discriminator's pre-training; the loop of stage `ril` draws its own.
 """
 
-from stages.corpora import QuestionFolder
-from stages.job import Job
-from stages.job.blocks import Rollout
+from stages.config.blocks import Rollout
+from stages.corpora.rows import QuestionFolder
+from stages.job.job import Job
 from stages.responses.projection import answered
 
 

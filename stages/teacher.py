@@ -8,9 +8,9 @@ The answers live in the response store; the out is their projection, so that a l
 experiment pays only for what was never asked.
 """
 
-from stages.corpora import QuestionFolder
-from stages.job import Job
-from stages.job.blocks import Teacher
+from stages.config.blocks import Teacher
+from stages.corpora.rows import QuestionFolder
+from stages.job.job import Job
 from stages.responses.projection import answered
 
 

@@ -11,15 +11,25 @@ sits an exam of labelled answers and of attacks; what it scores stands in the me
 from collections.abc import Sequence
 from typing import Any
 
-from stages.corpora import read_questions
-from stages.imitation.exam import exam_items, exam_scores
-from stages.imitation.judge import Item, Question, judge_sampling, refuse_failures, room_for, unconstrained_share, verdicts
-from stages.job import Job
-from stages.job.blocks import Verdict
+from stages.config.blocks import Verdict
+from stages.corpora.rows import read_questions
 from stages.job.files import read_shards, write_shards
-from stages.responses import VERDICTS, StoredAnswer
+from stages.job.job import Job
+from stages.judging.exam import exam_items, exam_scores
+from stages.judging.judge import (
+    Item,
+    Question,
+    judge_sampling,
+    refuse_failures,
+    room_for,
+    unconstrained_share,
+    verdicts,
+)
 from stages.responses.answers import answers
-from stages.vlm import load_chat, open_checkpoint
+from stages.responses.schemas import VERDICTS
+from stages.responses.store import StoredAnswer
+from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.reader import load_chat
 
 
 def run(job: Job) -> None:

@@ -13,13 +13,19 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.corpora import Question, read_questions
-from stages.groups import Group
-from stages.job import Job, places_of_step
-from stages.job.blocks import WarmStart
+from stages.config.blocks import WarmStart
+from stages.corpora.rows import Question, read_questions
+from stages.groups.pack import Group
+from stages.job.epochs import places_of_step
+from stages.job.job import Job
 from stages.job.rejects import Reject, refused, write_rejects
-from stages.training import prompt_cost, ranks, save_weights, train_sft
-from stages.vlm import Checkpoint, Reader, load_network, load_reader, open_checkpoint, too_long, write_card
+from stages.training.passes import prompt_cost
+from stages.training.ranks import ranks
+from stages.training.sft import train_sft
+from stages.training.trainer import save_weights
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.context_limit import too_long
+from stages.vlm.reader import Reader, load_network, load_reader
 
 
 def run(job: Job) -> None:
@@ -31,7 +37,9 @@ def run(job: Job) -> None:
     checkpoint = open_checkpoint(job.input("data/model/student"))
     questions = [q for q in read_questions(job.input("data/questions"), "warm_start") if q.target]
     if not questions:
-        raise ValueError("data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn")
+        raise ValueError(
+            "data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn"
+        )
     reader = load_reader(checkpoint)
     questions, rejects = fitting(questions, reader, checkpoint, block)
     network = load_network(checkpoint, reader)
@@ -59,7 +67,9 @@ def run(job: Job) -> None:
         write_card(folder, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if rejects:
-        job.progress.say(f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}")
+        job.progress.say(
+            f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}"
+        )
     job.write_metrics({"questions": len(questions), "loss": history[-1]["loss"] if history else None})
     job.write_history(history or [{"step": 0, "loss": None, "grad_norm": None, "learning_rate": None}])
 

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
-from stages.job import merged, read_yaml
+from stages.config.params import merged, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}}}
@@ -53,9 +53,10 @@ def copy_project() -> Callable[..., Path]:
     """The same, into a given folder."""
 
     def copy(folder: Path, overlay: Mapping[str, Any]) -> Path:
-        ignore = shutil.ignore_patterns("__pycache__")
         for part in ("stages", "flows", "profiles"):
-            shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        studies = shutil.ignore_patterns("__pycache__", "results", "*.yaml")  # a test has studies of its own
+        shutil.copytree(ROOT / "studies", folder / "studies", ignore=studies)
         for file in ("dvc.yaml", ".dvcignore"):
             shutil.copy(ROOT / file, folder / file)
         values = merged(read_yaml(ROOT / "params.yaml"), overlay)

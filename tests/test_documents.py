@@ -11,15 +11,16 @@ import pytest
 import typer
 from dvc.cli.parser import get_main_parser
 
-from flows.cli import app
-from flows.experiments.commands import study_page
-from flows.experiments.document import as_html, as_markdown
-from flows.experiments.records import read_records
-from flows.experiments.study import studies
+from flows.cli.main import app
 from flows.profile import profiles, read_profile
-from stages.job import STAGES, load_params, merged, read_yaml, validated
+from stages.config.params import load_params, merged, read_yaml, validated
+from stages.config.table import STAGES
 from stages.job.job import Job, maker_of
 from stages.job.progress import Progress
+from studies.commands import study_page
+from studies.document import as_html, as_markdown
+from studies.records import read_records
+from studies.study import studies
 
 PATH = re.compile(r"`((?:flows|stages|tests|docs|profiles|requirements|data|reports|\.ci)/[\w./*-]*)(?:::(\w+))?`")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
@@ -43,7 +44,9 @@ def without_blocks(text: str) -> str:
 
 def drawn_edges(mermaid: str) -> set[tuple[str, str]]:
     lines = [line for line in mermaid.splitlines() if "-->" in line]
-    return {(source.strip(), line.split("-->")[1].strip()) for line in lines for source in line.split("-->")[0].split("&")}
+    return {
+        (source.strip(), line.split("-->")[1].strip()) for line in lines for source in line.split("-->")[0].split("&")
+    }
 
 
 def declared_edges(root: Path) -> set[tuple[str, str]]:
@@ -79,7 +82,9 @@ def tree(text: str) -> Iterator[tuple[str, str]]:
 def test_the_file_tree_is_the_one_that_is_there(root: Path) -> None:
     (text,) = blocks((root / "README.md").read_text(), "text")
     named = dict(tree(text))
-    made = [line.removeprefix("/") for line in (root / ".gitignore").read_text().splitlines()]  # a new clone has none of it
+    made = [
+        line.removeprefix("/") for line in (root / ".gitignore").read_text().splitlines()
+    ]  # a new clone has none of it
     absent = [path for path in named if not (root / path).exists() and not any(line.startswith(path) for line in made)]
     assert not absent
     assert not [path for path, said in named.items() if not said]
@@ -87,7 +92,7 @@ def test_the_file_tree_is_the_one_that_is_there(root: Path) -> None:
         *(root / "flows").glob("*.py"),
         *(root / "stages").glob("*.py"),
         *(root / "profiles").glob("*.yaml"),
-        *(root / "experiments").glob("*.yaml"),
+        *(root / "studies").glob("*.yaml"),
     ]
     parts = [path.parent for path in (root / "stages").glob("*/__init__.py")]
     paths = {str(path.relative_to(root)) for path in wanted} | {f"{path.relative_to(root)}/" for path in parts}
@@ -110,7 +115,9 @@ def defined_names(file: Path) -> set[str]:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
 
@@ -132,7 +139,8 @@ def test_paths_and_names_in_the_text_exist(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [("stages/nothing.py", None), ("stages/ril.py", "nothing"), ("data/nothing/x", None), ("stages/no*/", None)]
+    ("path", "name"),
+    [("stages/nothing.py", None), ("stages/ril.py", "nothing"), ("data/nothing/x", None), ("stages/no*/", None)],
 )
 def test_the_check_for_paths_can_fail(root: Path, path: str, name: str | None) -> None:
     assert not is_there(root, path, name)
@@ -160,7 +168,9 @@ def test_the_two_scales_are_those_of_the_parameters(root: Path) -> None:
         for cell, scale in zip(cells, scales, strict=True):
             value = value_at(scale, key)
             assert cell.strip(), key
-            assert value is None or same(cell.strip(), value), f"{key}: {cell.strip()} in the README, {value} in the parameters"
+            assert value is None or same(cell.strip(), value), (
+                f"{key}: {cell.strip()} in the README, {value} in the parameters"
+            )
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -270,7 +280,7 @@ def test_the_check_for_commands_can_fail(root: Path, line: str) -> None:
 
 
 def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> None:
-    pages_of = [path for path in (root / "docs" / "results").glob("*.md") if path.with_suffix("").is_dir()]
+    pages_of = [path for path in (root / "studies" / "results").glob("*.md") if path.with_suffix("").is_dir()]
     assert pages_of
     for path in pages_of:
         shown = study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
@@ -286,7 +296,7 @@ def without_strokes(html: str) -> str:
 @pytest.mark.parametrize("study", ["figure1", "switches"])
 def test_the_readme_quotes_the_page_of_a_study(root: Path, study: str) -> None:
     (block,) = re.findall(rf"<!-- {study} -->\n(.*?)<!-- /{study} -->", (root / "README.md").read_text(), re.DOTALL)
-    page = (root / "docs" / "results" / f"{study}.md").read_text().splitlines()
+    page = (root / "studies" / "results" / f"{study}.md").read_text().splitlines()
     assert block.strip()
     for line in block.splitlines():
         assert line.replace("\N{NO-BREAK SPACE}", " ") in [one.replace("\N{NO-BREAK SPACE}", " ") for one in page]

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.job import STAGES, Job, Params, Progress, load_params
-from stages.job.job import maker_of
+from flows.closure import reached_files
+from stages.config.params import Params, load_params
+from stages.config.table import STAGES
+from stages.job.job import Job, maker_of
+from stages.job.progress import Progress
 
 
 def test_every_stage_is_a_file_that_exports_run(root: Path) -> None:
@@ -26,13 +29,14 @@ def test_every_declared_parameter_and_part_exists(root: Path) -> None:
             block, _, item = key.partition(".")
             assert block in Params.model_fields
             assert item in ("", "{item}") or item in Params.model_fields[block].annotation.model_fields  # type: ignore[union-attr]
-        for part in stage.parts:
-            assert (root / "stages" / part / "__init__.py").is_file()
 
 
 def test_every_folder_of_stages_is_a_part_of_some_stage(root: Path) -> None:
     folders = {path.parent.name for path in (root / "stages").glob("*/__init__.py")}
-    assert folders == {part for stage in STAGES.values() for part in stage.parts}
+    reached = {
+        path.parts[1] for name in STAGES for path in reached_files(root, f"stages.{name}") if len(path.parts) > 2
+    }
+    assert folders == reached
 
 
 def test_runtime_is_no_parameter_of_any_stage() -> None:
@@ -55,14 +59,11 @@ def test_inputs_come_from_stages_that_run_before(root: Path) -> None:
 
 @pytest.mark.prefect
 def test_every_stage_is_a_flow_of_the_same_name_and_says_the_same() -> None:
-    from prefect import Flow
+    from flows.catalog import stage_flow
+    from flows.server import perform
 
-    from flows import catalog
-
-    flows = {name: value for name, value in vars(catalog).items() if isinstance(value, Flow)}
-    assert set(flows) == set(STAGES)
-    for name, found in flows.items():
+    for name, stage in STAGES.items():
+        found = stage_flow(stage, perform)
         assert found.name == name
-        assert found.description == f"{STAGES[name].title}."
-        wanted = ["item"] if STAGES[name].items else []
-        assert list(found.parameters.properties) == wanted, name
+        assert found.description == f"{stage.title}."
+        assert list(found.parameters.properties) == (["item"] if stage.items else []), name

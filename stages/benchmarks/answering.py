@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stages.benchmarks.judging import AskJudge, ask_judge, wants_judge
-from stages.benchmarks.marks import Reply, outcome_of
 from stages.benchmarks.prompts import Asked, step_by_step
 from stages.benchmarks.records import Record
 from stages.benchmarks.registry import find
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scorers import Profile
+from stages.benchmarks.scores import Reply, outcome_of
 from stages.benchmarks.sources import Loaded, check_pictures, load
 from stages.benchmarks.spec import Spec
-from stages.job.blocks import Evaluate
+from stages.benchmarks.verdicts import AskJudge, ask_judge, wants_judge
+from stages.config.blocks import Evaluate
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,34 @@ def records(
     said: dict[str, dict[str, Reply]] = {}
     open_rows: list[tuple[Spec, Sample, str]] = []
     for name, loaded in plan.loaded.items():
-        given = [(sample, prompt, next(rest)) for sample, prompt in zip(loaded.samples, plan.prompts[name], strict=True)]
-        said[name] = {one.index: replace(reply, index=one.index, prompt=prompt.sha256) for one, prompt, reply in given if reply}
+        given = [
+            (sample, prompt, next(rest)) for sample, prompt in zip(loaded.samples, plan.prompts[name], strict=True)
+        ]
+        said[name] = {
+            one.index: replace(reply, index=one.index, prompt=prompt.sha256) for one, prompt, reply in given if reply
+        }
         open_rows += for_judge(loaded, said[name], block.profiles[0], block.cot == "on")
     words = ask_judge(open_rows, ask)
     found: dict[str, Record] = {}
     for name, loaded in plan.loaded.items():
         judge = {index: reply for (benchmark, index), reply in words.items() if benchmark == name}
-        about = {**manifest, "source": loaded.source, "notes": list(loaded.notes), "style": block.style, "cot": block.cot}
+        about = {
+            **manifest,
+            "source": loaded.source,
+            "notes": list(loaded.notes),
+            "style": block.style,
+            "cot": block.cot,
+        }
         about["judge"] = manifest["judge"] if judge else None
-        found[name] = Record(name, about, [replace(sample, pictures=()) for sample in loaded.samples], said[name], judge)
+        found[name] = Record(
+            name, about, [replace(sample, pictures=()) for sample in loaded.samples], said[name], judge
+        )
     return found
 
 
-def for_judge(loaded: Loaded, replies: Mapping[str, Reply], profile: Profile, cot: bool) -> list[tuple[Spec, Sample, str]]:
+def for_judge(
+    loaded: Loaded, replies: Mapping[str, Reply], profile: Profile, cot: bool
+) -> list[tuple[Spec, Sample, str]]:
     """The rows that the first profile's rules leave open and that a judge could close."""
     spec = loaded.spec
     if spec.judge == "none":
@@ -94,6 +108,8 @@ def for_judge(loaded: Loaded, replies: Mapping[str, Reply], profile: Profile, co
     open_rows = []
     for sample in loaded.samples:
         reply = replies.get(sample.index)
-        if reply is not None and wants_judge(spec, sample, reply.text, outcome_of(spec, sample, reply, profile, cot, {})):
+        if reply is not None and wants_judge(
+            spec, sample, reply.text, outcome_of(spec, sample, reply, profile, cot, {})
+        ):
             open_rows.append((spec, sample, reply.text))
     return open_rows

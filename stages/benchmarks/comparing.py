@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.benchmarks.marks import Mark, marks_of
 from stages.benchmarks.records import Record
 from stages.benchmarks.registry import find
 from stages.benchmarks.sample import BenchmarkError
 from stages.benchmarks.scorers import Profile
+from stages.benchmarks.scores import Mark, marks_of
 
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # per cent
@@ -43,7 +43,9 @@ def compared(one: Record, other: Record, profile: Profile, seed: int = 0) -> Com
         raise BenchmarkError(f"{one.benchmark} and {other.benchmark} are different benchmarks; compare like with like")
     if [sample.as_row() for sample in one.samples] != [sample.as_row() for sample in other.samples]:
         files = f"{one.manifest.get('source')} and {other.manifest.get('source')}"
-        raise BenchmarkError(f"{one.benchmark}: the rows of the two runs differ ({files}); evaluate both on the same file")
+        raise BenchmarkError(
+            f"{one.benchmark}: the rows of the two runs differ ({files}); evaluate both on the same file"
+        )
     scores = [_decided(record, profile) for record in (one, other)]
     shared = [index for index in scores[0] if index in scores[1]]
     if not shared:
@@ -69,7 +71,9 @@ def compared(one: Record, other: Record, profile: Profile, seed: int = 0) -> Com
 
 
 def _decided(record: Record, profile: Profile) -> Mapping[str, float]:
-    marks: Sequence[Mark] = marks_of(find(record.benchmark), record.samples, record.replies, profile, record.cot, record.judge)
+    marks: Sequence[Mark] = marks_of(
+        find(record.benchmark), record.samples, record.replies, profile, record.cot, record.judge
+    )
     return {mark.index: mark.outcome.score for mark in marks if mark.outcome.state in ("ok", "unparsed")}
 
 

@@ -33,7 +33,9 @@ def training_images(split: Path) -> dict[str, str]:
     return found
 
 
-def overlap(benchmark: str, samples: Iterable[Sample], split: str, trained: Mapping[str, str], examples: int = 5) -> Overlap:
+def overlap(
+    benchmark: str, samples: Iterable[Sample], split: str, trained: Mapping[str, str], examples: int = 5
+) -> Overlap:
     """How many samples have a picture that was trained on."""
     count, shared = 0, []
     for sample in samples:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.benchmarks.marks import Reply, outcome_of
 from stages.benchmarks.records import Record, read_lines
 from stages.benchmarks.registry import find
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scorers import LMMS
+from stages.benchmarks.scores import Reply, outcome_of
 from stages.benchmarks.tables import CELL_LIMIT, column_name, need
 from stages.job.files import replacing
 
@@ -41,7 +41,13 @@ def export(record: Record, layout: Layout, folder: Path, model: str) -> Path:
 def _vlmeval_row(sample: Sample, reply: Reply) -> dict[str, str]:
     groups = {name: ",".join(values) for name, values in sample.groups.items() if name in _GROUPS_OF_VLMEVAL}
     extra = {key: "" if value is None else str(value) for key, value in sample.extra.items() if key != "prompt"}
-    row = {"index": sample.index, "question": sample.question, "hint": sample.hint, **sample.options, "answer": sample.gold}
+    row = {
+        "index": sample.index,
+        "question": sample.question,
+        "hint": sample.hint,
+        **sample.options,
+        "answer": sample.gold,
+    }
     return {**row, **groups, **extra, "prediction": reply.text}
 
 
@@ -58,7 +64,12 @@ def _lmms_row(record: Record, place: int, sample: Sample, reply: Reply) -> dict[
     spec = find(record.benchmark)
     known = not spec.needs_judge and spec.scorer(LMMS, record.cot) is not None
     outcome = outcome_of(spec, sample, reply, LMMS, record.cot, {}) if known else None
-    row: dict[str, Any] = {"doc_id": place, "index": sample.index, "target": sample.gold, "filtered_resps": [reply.text]}
+    row: dict[str, Any] = {
+        "doc_id": place,
+        "index": sample.index,
+        "target": sample.gold,
+        "filtered_resps": [reply.text],
+    }
     return row if outcome is None else {**row, "score": outcome.score}
 
 

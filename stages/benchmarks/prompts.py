@@ -13,6 +13,7 @@ from typing import Literal
 
 from stages.benchmarks.rules.vlmeval import has_chinese
 from stages.benchmarks.sample import Picture, Sample
+from stages.corpora.markers import IMAGE_MARKER
 
 Style = Literal["dataset", "qwen", "internvl", "lmms"]
 STYLES: tuple[Style, ...] = ("dataset", "qwen", "internvl", "lmms")
@@ -24,7 +25,6 @@ SELECT = "Please select the correct answer from the options above. \n"
 DIRECTLY = "Answer with the option's letter from the given choices directly."
 DIRECTLY_CN = "请直接回答选项字母。"
 SHORT = "Answer the question using a single word or phrase."
-IMAGE_MARKER = "<image>"
 _NUMBERED = re.compile(r"<image[ _](\d+)>")
 _UNSENT = str.maketrans({"\ue000": " ", "\ue001": " "})  # characters that the chat code keeps for itself
 
@@ -126,7 +126,9 @@ def interleaved(ask: Asks, pattern: re.Pattern[str] = _NUMBERED, first: int = 1)
         parts = ask(sample)
         if not any(isinstance(part, str) and pattern.search(part) for part in parts):
             return parts
-        return [piece for part in parts if isinstance(part, str) for piece in placed(part, sample.pictures, pattern, first)]
+        return [
+            piece for part in parts if isinstance(part, str) for piece in placed(part, sample.pictures, pattern, first)
+        ]
 
     return place
 

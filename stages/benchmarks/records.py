@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.benchmarks.judging import TEMPLATE, JudgeReply
-from stages.benchmarks.marks import Reply
 from stages.benchmarks.sample import BenchmarkError, Sample
+from stages.benchmarks.scores import Reply
+from stages.benchmarks.verdicts import TEMPLATE, JudgeReply
 from stages.job.files import read_json, replacing, write_json
 
 MANIFEST, SAMPLES, PREDICTIONS, JUDGE = "manifest.json", "samples.jsonl", "predictions.jsonl", "judge.jsonl"
@@ -57,7 +57,9 @@ def read_record(folder: Path) -> Record:
     samples = [Sample.of_row(row) for _, row in read_lines(folder / SAMPLES)]
     known = {sample.index for sample in samples}
     if len(known) != len(samples):
-        raise BenchmarkError(f"{folder / SAMPLES}: two rows have the same index; write the folder again with: dvc repro evaluate")
+        raise BenchmarkError(
+            f"{folder / SAMPLES}: two rows have the same index; write the folder again with: dvc repro evaluate"
+        )
     replies: dict[str, Reply] = {}
     for number, row in read_lines(folder / PREDICTIONS):
         reply = Reply(**{("text" if key == "prediction" else key): value for key, value in row.items()})
@@ -65,7 +67,9 @@ def read_record(folder: Path) -> Record:
         if reply.index in replies:
             raise BenchmarkError(f"{where}: a second answer to {reply.index!r}; drop one of the lines")
         if reply.index not in known:
-            raise BenchmarkError(f"{where}: {reply.index!r} is no row of {folder / SAMPLES}; the files are of different runs")
+            raise BenchmarkError(
+                f"{where}: {reply.index!r} is no row of {folder / SAMPLES}; the files are of different runs"
+            )
         replies[reply.index] = reply
     said = [JudgeReply(**row) for _, row in read_lines(folder / JUDGE)] if (folder / JUDGE).is_file() else []
     return Record(str(manifest["benchmark"]), manifest, samples, replies, {reply.index: reply for reply in said})

@@ -1,7 +1,11 @@
-"""All benchmarks by their ids. A file in stages/benchmarks/specs with a tuple SPECS is all that a new one takes."""
+"""All benchmarks by their ids. A file in stages/benchmarks/specs with a tuple SPECS is all that a new one takes.
+
+Those of the tiny profile live in stages/tiny; whoever uses them registers them first, so that nothing here depends on them.
+"""
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 
 from stages.benchmarks import specs
@@ -16,7 +20,9 @@ def registry() -> dict[str, Spec]:
     for module in pkgutil.iter_modules(specs.__path__):
         for spec in importlib.import_module(f"{specs.__name__}.{module.name}").SPECS:
             if spec.id in found:
-                raise BenchmarkError(f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is there already")
+                raise BenchmarkError(
+                    f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is there already"
+                )
             found[spec.id] = spec
     return dict(sorted(found.items(), key=lambda item: (_place(item[1].column), item[0])))
 
@@ -31,9 +37,17 @@ def _place(column: str) -> int:
     return COLUMNS.index(column) if column in COLUMNS else len(COLUMNS)
 
 
+_REGISTERED: dict[str, Spec] = {}
+
+
+def register(specs: Iterable[Spec]) -> None:
+    """Adds benchmarks that no published table has; `find` knows them from now on."""
+    _REGISTERED.update({spec.id: spec for spec in specs})
+
+
 def find(name: str) -> Spec:
     """The benchmark with this id. Raises BenchmarkError that lists the known ones."""
-    known = registry()
+    known = registry() | _REGISTERED
     if name not in known:
         raise BenchmarkError(f"no benchmark {name!r}; known: {', '.join(known)}")
     return known[name]

@@ -56,8 +56,12 @@ class Sample:
     gold: str  # a letter where there are options, else the reference text
     options: Mapping[str, str] = field(default_factory=dict)  # by letter, in order; texts as they are in the file
     hint: str = ""
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "category": ("counting",); several where it has several
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what only this benchmark's rules need: answer_type, precision ...
+    groups: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # "category": ("counting",); several where it has several
+    extra: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what only this benchmark's rules need: answer_type, precision ...
     pictures: tuple[Picture, ...] = field(default=(), compare=False)
 
     def as_row(self) -> dict[str, Any]:

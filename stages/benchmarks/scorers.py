@@ -212,7 +212,9 @@ def circular_outcome(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome
     """
     if profile == LMMS and all(outcome.rule == "static" for _, _, outcome in rows):
         samples, replies = [sample for sample, _, _ in rows], [reply for _, reply, _ in rows]
-        right = lmms.mmbench_circular([sample.gold for sample in samples], replies, [nan_filled(one) for one in samples])
+        right = lmms.mmbench_circular(
+            [sample.gold for sample in samples], replies, [nan_filled(one) for one in samples]
+        )
         return Outcome("ok", float(right), None, "circular")
     golds = [sample.gold for sample, _, _ in rows]
     found = [outcome.extracted if outcome.state == "ok" else None for _, _, outcome in rows]

@@ -80,7 +80,9 @@ def _md5_label(path: Path, tsv: Tsv, md5: str, strict: bool) -> tuple[str, list[
     if not tsv.md5s:
         return f"{path.name} (md5 {md5}, none is published)", []
     known = ", ".join(f"{one} {label}".strip() for one, label in tsv.md5s.items())
-    message = f"{path}: md5 is {md5}, known is {known}; it is another file than the published one, and was left as it is"
+    message = (
+        f"{path}: md5 is {md5}, known is {known}; it is another file than the published one, and was left as it is"
+    )
     if strict:
         raise BenchmarkError(f"{message}; fetch it again, or set evaluate.strict_md5: false")
     return f"{path.name} (md5 {md5}, unknown)", [message]
@@ -101,7 +103,9 @@ def _checked(spec: Spec, rows: Iterable[Row], kind: str, source: str, notes: lis
         if sample is None:
             continue
         if sample.index in seen:
-            raise BenchmarkError(f"{row.where}, column 'index': {sample.index!r} is also in {seen[sample.index]}; drop one")
+            raise BenchmarkError(
+                f"{row.where}, column 'index': {sample.index!r} is also in {seen[sample.index]}; drop one"
+            )
         seen[sample.index] = row.where
         samples.append(sample)
     if not samples:

@@ -52,7 +52,9 @@ class Spec:
     hub: tuple[Hub, ...] = ()
     prompts: Mapping[Style, Asks] = field(default_factory=lambda: CHOICE_PROMPTS)
     scorers: Mapping[Profile, Scorer] = field(default_factory=lambda: CHOICE)
-    cot_scorers: Mapping[Profile, Scorer] = field(default_factory=dict)  # of runs with step-by-step prompts, where they differ
+    cot_scorers: Mapping[Profile, Scorer] = field(
+        default_factory=dict
+    )  # of runs with step-by-step prompts, where they differ
     judge: JudgeJob = "letter"
     extracted: Mapping[Profile, Extracted] = field(default_factory=dict)  # what is made of a judge's extraction
     headline: Mapping[Profile, Aggregate] = field(default_factory=lambda: dict.fromkeys((OURS, VLMEVAL, LMMS), micro))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from stages.job import Progress
+from stages.job.progress import Progress
 
 Item = TypeVar("Item")
 

@@ -41,7 +41,9 @@ class Row:
         if value is not None and value != "":
             return str(value)
         if default is None:
-            raise BenchmarkError(f"{self.where}, column {column!r}: is empty, and a value is needed; correct or drop the row")
+            raise BenchmarkError(
+                f"{self.where}, column {column!r}: is empty, and a value is needed; correct or drop the row"
+            )
         return default
 
     def literal(self, column: str) -> list[Any]:
@@ -126,7 +128,9 @@ def _records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
                 try:
                     text = line.decode("utf-8-sig" if read == len(line) else "utf-8")
                 except UnicodeDecodeError as error:
-                    raise BenchmarkError(f"{path}, row {row}: is no UTF-8 ({error.reason}); fetch the file again") from None
+                    raise BenchmarkError(
+                        f"{path}, row {row}: is no UTF-8 ({error.reason}); fetch the file again"
+                    ) from None
                 pending.append(text)
                 yield text
 
@@ -138,7 +142,9 @@ def _records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
         except csv.Error as error:
             column = _column_of_end("".join(pending))
             limit = f"cells of at most {CELL_LIMIT >> 20} MiB are read"
-            raise BenchmarkError(f"{path.name}, row {row}, column {column}: {error}; {limit}, quotes must be closed") from None
+            raise BenchmarkError(
+                f"{path.name}, row {row}, column {column}: {error}; {limit}, quotes must be closed"
+            ) from None
         if cells is None:
             return
         if cells:
@@ -170,7 +176,9 @@ def _cell(path: Path, place: tuple[int, int], column: int) -> str:
     return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))[column]
 
 
-def _tsv_pictures(path: Path, place: tuple[int, int], names: Sequence[str], where: str, image: str) -> tuple[Picture, ...]:
+def _tsv_pictures(
+    path: Path, place: tuple[int, int], names: Sequence[str], where: str, image: str
+) -> tuple[Picture, ...]:
     if not image:
         return ()
     column = list(names).index("image")
@@ -221,7 +229,9 @@ def read_folder(path: Path, split: str, columns: Sequence[str], config: str = ""
     arrow = sorted(path.rglob("*.arrow"))
     shards = _of_split(path, arrow or sorted(path.rglob("*.parquet")), split, config)
     if not shards:
-        raise BenchmarkError(f"{path}: no parquet or arrow file of split {split!r}{f' and config {config!r}' if config else ''}")
+        raise BenchmarkError(
+            f"{path}: no parquet or arrow file of split {split!r}{f' and config {config!r}' if config else ''}"
+        )
     for shard in shards:
         try:
             yield from _arrow_rows(shard, columns) if arrow else _parquet_rows(shard, columns)
@@ -264,7 +274,9 @@ def _parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     number = 0
     for group in range(parquet.num_row_groups):
         values = parquet.read_row_group(group, columns=plain).to_pylist()
-        flags = {name: _lengths(parquet.read_row_group(group, columns=[name])[name], many) for name, many in images.items()}
+        flags = {
+            name: _lengths(parquet.read_row_group(group, columns=[name])[name], many) for name, many in images.items()
+        }
         for place, row in enumerate(values):
             number += 1
             where = f"{file.name}, row {number}"
@@ -314,7 +326,9 @@ def _arrow_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     plain = table.drop_columns(list(images)).to_pylist()
     for place, row in enumerate(plain):
         where = f"{file.parent.name}/{file.name}, row {place + 1}"
-        pictures = {column_name(name): _arrow_pictures(table, name, place, many, where) for name, many in images.items()}
+        pictures = {
+            column_name(name): _arrow_pictures(table, name, place, many, where) for name, many in images.items()
+        }
         yield Row(where, {column_name(key): value for key, value in row.items()}, pictures, file.parent.name)
 
 

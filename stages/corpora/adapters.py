@@ -1,4 +1,4 @@
-"""From what users have to canonical rows: the tiny world, LLaVA JSON, canonical parquet.
+"""From what users have to canonical rows: LLaVA JSON, canonical parquet.
 
 An adapter yields, for each row of its source, either a canonical row or a Reject with the reason; nothing is dropped silently.
 Images are read as they are: re-encoding would change their hash and their quality.
@@ -15,16 +15,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from stages.corpora.exercises import draw_row
+from stages.config.blocks import Questions
 from stages.corpora.images import UnreadableImage, opened_image
-from stages.corpora.kinds import KINDS
-from stages.corpora.rows import IMAGE_MARKER, SCHEMA, canonical_row
-from stages.job.blocks import Questions, World
+from stages.corpora.markers import IMAGE_MARKER
+from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import read_shards
 
 Canonical = dict[str, Any]
-WORLD_PARTS = {"warm_start": "train", "imitation": "imitation", "validation": "validation", "test": "test"}
-WARM_START_STYLES = {"steps": 0.5, "arrows": 0.5}
 # Halves of characters can't be stored as UTF-8; the two private characters mark our own pieces while a prompt is rendered.
 _UNUSABLE = re.compile("[\ud800-\udfff\ue000\ue001]")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
@@ -37,20 +34,6 @@ class Reject:
     row: int
     id: str
     reason: str
-
-
-def world_rows(world: World, split: str) -> Iterator[Canonical]:
-    """Endless canonical rows of one split of the tiny world."""
-    part, number = WORLD_PARTS[split], 0
-    while True:
-        row = draw_row(world.seed, part, f"{split} {number}", world.kinds, WARM_START_STYLES, world.terse_kinds)
-        messages = [{"role": "user", "content": f"{row.exercise.question}\n{IMAGE_MARKER}"}]
-        if split in ("warm_start", "imitation"):  # objective `sft` goes on with the warm start's way of answering
-            messages.append({"role": "assistant", "content": row.response})
-        source = "handwritten digits" if KINDS[row.exercise.kind].subject == "digits" else "bar chart"
-        name = f"{split}-{number:06d}"
-        yield canonical_row(name, [row.picture.png], messages, row.exercise.answer, source, row.exercise.kind)
-        number += 1
 
 
 def user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Reject]:
@@ -135,7 +118,10 @@ def text_fault(row: Canonical, max_characters: int) -> str | None:
     strange = next((text for text in texts if text is not None and not isinstance(text, str)), None)
     if strange is not None:
         return f"a text is {type(strange).__name__}, not text: {str(strange)[:40]!r}"
-    if any(message["role"] not in ROLES.values() or message["content"] is None for message in messages) or row["id"] is None:
+    if (
+        any(message["role"] not in ROLES.values() or message["content"] is None for message in messages)
+        or row["id"] is None
+    ):
         return "the id, or a turn's role or content is missing"
     asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
     if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():

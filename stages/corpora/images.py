@@ -54,7 +54,12 @@ def portable(image: bytes) -> bytes:
     """
     with Image.open(io.BytesIO(image)) as opened:
         upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        if upright and opened.mode in ("RGB", "L") and not opened.has_transparency_data and opened.format in ("PNG", "JPEG"):
+        if (
+            upright
+            and opened.mode in ("RGB", "L")
+            and not opened.has_transparency_data
+            and opened.format in ("PNG", "JPEG")
+        ):
             return image
     buffer = io.BytesIO()
     opened_image(image).save(buffer, "PNG")
@@ -72,12 +77,16 @@ def _refuse(opened: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise UnreadableImage(f"image of {width} x {height} = {width * height:,} pixels, more than {max_pixels:,}")
     if max(width, height) > LARGEST_RATIO * min(width, height):
-        raise UnreadableImage(f"image of {width} x {height} pixels: one side is more than {LARGEST_RATIO} times the other")
+        raise UnreadableImage(
+            f"image of {width} x {height} pixels: one side is more than {LARGEST_RATIO} times the other"
+        )
     frames = getattr(opened, "n_frames", 1)
     if frames > 1 and opened.format not in _STILL:
         raise UnreadableImage(f"image of {frames} frames; a model sees one: save the frame that the question is about")
     if opened.mode in ("I", "F"):
-        raise UnreadableImage(f"image with 32 bits a pixel (mode {opened.mode}) has no known range; save it as PNG with 8 or 16")
+        raise UnreadableImage(
+            f"image with 32 bits a pixel (mode {opened.mode}) has no known range; save it as PNG with 8 or 16"
+        )
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from typing import Any, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.corpora.markers import IMAGE_MARKER
 from stages.job.files import read_shards
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what datasets stores for an Image column
@@ -19,14 +20,16 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("images", pa.list_(IMAGE)),
-        ("messages", pa.list_(MESSAGE)),  # `<image>` markers stand in the text; the part after the last user turn is a target
+        (
+            "messages",
+            pa.list_(MESSAGE),
+        ),  # `<image>` markers stand in the text; the part after the last user turn is a target
         ("answer", pa.string()),  # reference for judge and scorers; null where there is none
         ("source", pa.string()),
         ("kind", pa.string()),
         ("image_sha256", pa.list_(pa.string())),
     ]
 )
-IMAGE_MARKER = "<image>"
 
 
 @dataclass(frozen=True)

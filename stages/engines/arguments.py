@@ -8,10 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from stages.config.blocks import Runtime
 from stages.corpora.images import portable
 from stages.engines.engine import Request, RequestError
-from stages.job.blocks import Runtime
-from stages.vlm import Chat, Checkpoint
+from stages.vlm.chat import Chat
+from stages.vlm.checkpoint import Checkpoint
 
 GIB = 1 << 30
 SEQUENCES = 256  # answers written at a time; tiny model on CPU: 6,000 tokens/s with 64, 7,600 with 128, 8,400 with 256

@@ -21,14 +21,18 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
+from stages.config.blocks import Calling
 from stages.engines.engine import EngineError, RequestError
-from stages.job.blocks import Calling
 
 T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the second try; before any later one
 CONNECT_SECONDS = 10.0
-IDLE_SECONDS = 2.0  # a connection is kept; servers close theirs after 5 (uvicorn), and one that closes just then costs a try
-DOWN_AFTER = 8  # calls given up in a row, without a reply to any other in between: the server is down, not the question odd
+IDLE_SECONDS = (
+    2.0  # a connection is kept; servers close theirs after 5 (uvicorn), and one that closes just then costs a try
+)
+DOWN_AFTER = (
+    8  # calls given up in a row, without a reply to any other in between: the server is down, not the question odd
+)
 SHOWN = 300  # characters of a reply that stand in an error
 _AGAIN = {408, 409, 425, 429}  # and all from 500 on
 _REFUSED = {401, 403, 404, 405}  # wrong key, no right, wrong model or address: it will not get better

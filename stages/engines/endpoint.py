@@ -13,12 +13,14 @@ from typing import Any
 
 import httpx
 
+from stages.config.blocks import OpenAi
+from stages.corpora.markers import IMAGE_MARKER
 from stages.engines.arguments import data_url
 from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, Stream
 from stages.engines.engine import Answer, EngineError, Request
 from stages.engines.stream import Part, ServerStream, generated
-from stages.job.blocks import OpenAi
-from stages.vlm import IMAGE_MARKER, Checkpoint, RemoteChat
+from stages.vlm.chat import RemoteChat
+from stages.vlm.checkpoint import Checkpoint
 
 ROUTE = "chat/completions"
 
@@ -42,7 +44,9 @@ class EndpointEngine:
         headers = {}
         if settings.api_key is not None:
             if not os.environ.get(settings.api_key):
-                raise ValueError(f"runtime.engines.{label}.api_key names {settings.api_key}, which is not set; export it")
+                raise ValueError(
+                    f"runtime.engines.{label}.api_key names {settings.api_key}, which is not set; export it"
+                )
             headers["authorization"] = f"Bearer {os.environ[settings.api_key]}"
         connect = functools.partial(
             httpx.AsyncClient,
@@ -121,7 +125,9 @@ class EndpointEngine:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
         counts = [len(own) or share for own, share in zip(ids, _shares(written, request.n), strict=True)]
         rows = zip(texts, ids, reasons, counts, strict=True)
-        return [Answer(index, text, own, why, prompt_tokens, count) for index, (text, own, why, count) in enumerate(rows)]
+        return [
+            Answer(index, text, own, why, prompt_tokens, count) for index, (text, own, why, count) in enumerate(rows)
+        ]
 
     def _same_model(self, replied: str) -> None:
         """WrongModel when the reply says that another model wrote it: its answers would be stored under a wrong name."""

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from stages.job.blocks import Sampling
-from stages.vlm import Chat, Checkpoint, RemoteChat
+from stages.config.blocks import Sampling
+from stages.vlm.chat import Chat, RemoteChat
+from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stages.engines.engine import EngineError
-from stages.engines.keeper import GRACE_SECONDS
+from stages.engines.supervisor import GRACE_SECONDS
 
 TAIL_LINES = 20  # of the log, in errors: a Python traceback's end fits in
 _READY_POLL_SECONDS = 0.25

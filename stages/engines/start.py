@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.engines.elsewhere import ElsewhereEngine
+from stages.config.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Engine, TrainableEngine
+from stages.engines.null import ElsewhereEngine
 from stages.engines.replay import refuse
 from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
-from stages.job.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
-from stages.vlm import Checkpoint
+from stages.vlm.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Need:
     """What a stage wants of an engine."""
 
     logs: Path  # folder for what servers write
-    missing: Sequence[tuple[str, int]] = ()  # ids of questions with the answers that the store lacks; `replay` names them
+    missing: Sequence[
+        tuple[str, int]
+    ] = ()  # ids of questions with the answers that the store lacks; `replay` names them
     say: Callable[[str], None] = print  # where a start that takes minutes is announced
     own_process: bool = False  # vLLM can't live in a process that trains with others: they would be one group
 
@@ -64,7 +66,9 @@ def _with_weights(
     checkpoint: Checkpoint, runtime: Runtime, settings: Vllm | VllmServer, need: Need, label: str, trainable: bool
 ) -> TrainableEngine:
     if isinstance(settings, Vllm) and need.own_process:
-        settings = VllmServer(kind="vllm_server", sequences=settings.sequences, tensor_parallel=settings.tensor_parallel)
+        settings = VllmServer(
+            kind="vllm_server", sequences=settings.sequences, tensor_parallel=settings.tensor_parallel
+        )
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, need.logs, label, trainable, need.say)
     return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel)

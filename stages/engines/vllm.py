@@ -11,11 +11,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.config.blocks import Runtime
 from stages.corpora.images import opened_image
 from stages.engines.arguments import SEQUENCES, engine_arguments, sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError
-from stages.job.blocks import Runtime
-from stages.vlm import Checkpoint
+from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class VllmEngine:
         warnings.filterwarnings("ignore", message=".*reduce_op.* is deprecated", category=FutureWarning)
         import vllm
 
-        from stages.vlm import load_reader
+        from stages.vlm.reader import load_reader
 
         self.version = str(vllm.__version__)
         self.checkpoint = checkpoint

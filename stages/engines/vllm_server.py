@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from stages.config.blocks import Runtime, VllmServer
 from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
 from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, Stream
 from stages.engines.engine import Answer, EngineError, Request, RequestError
 from stages.engines.server import Server
 from stages.engines.stream import ServerStream, generated
-from stages.job.blocks import Runtime, VllmServer
 from stages.job.files import replacing
-from stages.vlm import Checkpoint
+from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,16 @@ _KEEPER_SECONDS = 0.5  # after a connection broke: until the keeper has seen tha
 _CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
 # Settings that decide what is answered; they come from models.<id>, never from runtime.engines.<id>.args.
 _NOT_IN_ARGS = {
-    *("model", "dtype", "max-model-len", "quantization", "tokenizer", "chat-template", "generation-config", "load-format"),
+    *(
+        "model",
+        "dtype",
+        "max-model-len",
+        "quantization",
+        "tokenizer",
+        "chat-template",
+        "generation-config",
+        "load-format",
+    ),
     *("uds", "host", "port", "api-key"),
 }
 
@@ -70,7 +79,7 @@ class VllmServerEngine:
         that let any caller run code in them, so that they should listen on a Unix socket (no `port`).
         Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
         """
-        from stages.vlm import load_reader
+        from stages.vlm.reader import load_reader
 
         self.label, self.settings = label, settings
         self.checkpoint, self._runtime = checkpoint, runtime
@@ -90,7 +99,9 @@ class VllmServerEngine:
         except BaseException:
             self._stop()
             raise
-        say(f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after {time.monotonic() - began:.0f} s)")
+        say(
+            f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after {time.monotonic() - began:.0f} s)"
+        )
         servers = [functools.partial(self._client, url) for url in self._urls]
         self._caller = Caller(f"vLLM server of {label}", ROUTE, servers, settings, self._ended, trusted=True)
 
@@ -145,7 +156,9 @@ class VllmServerEngine:
             if self._servers:
                 self._servers[place].wait_until(lambda url=url: self._healthy(url), self.settings.start_seconds)  # type: ignore[misc]
             elif not self._healthy(url):
-                raise EngineError(f"runtime.engines.{self.label}.urls: {url} does not answer at /health; start that server")
+                raise EngineError(
+                    f"runtime.engines.{self.label}.urls: {url} does not answer at /health; start that server"
+                )
 
     def _healthy(self, url: str) -> bool:
         try:
@@ -245,13 +258,19 @@ class VllmServerEngine:
             body = self._body(request)
         except RequestError:
             return
-        body = {**body, "return_token_ids": True, "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False}}
+        body = {
+            **body,
+            "return_token_ids": True,
+            "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False},
+        }
         for url in self._urls:
             reply = self._asked(url, "POST", ROUTE, body)
             if reply.status_code == 400:
                 return
             if reply.status_code != 200:
-                raise self._error(url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}; is it a server of this model?")
+                raise self._error(
+                    url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}; is it a server of this model?"
+                )
             seen = reply.json()["prompt_token_ids"]
             ours = self._reader.prompt(request.messages, request.images).ids.tolist()
             if seen != ours:
@@ -281,7 +300,9 @@ class VllmServerEngine:
             save_file(tensors, temporary, metadata={"format": "pt"})
         self._control("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
         if not all(reply.json()["success"] for reply in self._control("POST", "/reset_prefix_cache")):
-            raise EngineError(f"vLLM server of {self.label} can't empty its prefix cache: answers are still being written")
+            raise EngineError(
+                f"vLLM server of {self.label} can't empty its prefix cache: answers are still being written"
+            )
         for cache in ("mm", "encoder"):
             self._control("POST", f"/reset_{cache}_cache")
 

@@ -23,7 +23,9 @@ class GroupMask:
 
     def to(self, device: torch.device) -> "GroupMask":
         """The same on `device`."""
-        return GroupMask(tuple((start, stop, None if mask is None else mask.to(device)) for start, stop, mask in self.spans))
+        return GroupMask(
+            tuple((start, stop, None if mask is None else mask.to(device)) for start, stop, mask in self.spans)
+        )
 
 
 def group_attention(

@@ -49,7 +49,9 @@ class _Head(torch.autograd.Function):
             sums = logits.logsumexp(1)
             after = sums if columns.start == 0 else torch.logaddexp(total[rows], sums)
             if entropies:
-                spread[rows] = _joined_entropy(spread[rows], total[rows], _entropy(logits, sums), sums, after, columns.start == 0)
+                spread[rows] = _joined_entropy(
+                    spread[rows], total[rows], _entropy(logits, sums), sums, after, columns.start == 0
+                )
             total[rows] = after
             if len(tiles) == 1 and logits.numel() <= KEPT_LOGITS and (hidden.requires_grad or weight.requires_grad):
                 kept = logits
@@ -99,7 +101,9 @@ def _entropy_of(log_p: Tensor) -> Tensor:
     return -log_p.exp().mul_(log_p).sum(1)
 
 
-def _joined_entropy(left: Tensor, left_sums: Tensor, right: Tensor, right_sums: Tensor, sums: Tensor, first: bool) -> Tensor:
+def _joined_entropy(
+    left: Tensor, left_sums: Tensor, right: Tensor, right_sums: Tensor, sums: Tensor, first: bool
+) -> Tensor:
     """Of the softmax over both parts, from each part's own: the shares' entropy and the parts' by share."""
     if first:
         return right

@@ -10,7 +10,7 @@ from stages.groups import head
 from stages.groups.attention import use_group_attention
 from stages.groups.head import product, tiled_log_probs
 from stages.groups.pack import Pack
-from stages.vlm import Network
+from stages.vlm.reader import Network
 
 
 def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
@@ -89,6 +89,8 @@ def token_full_kl(
     )
 
 
-def response_log_probs(network: Network, pack: Pack, features: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+def response_log_probs(
+    network: Network, pack: Pack, features: Tensor | None = None, temperature: float = 1.0
+) -> Tensor:
     """log p [N] fp32 of every response token of the pack, in the order of `pack.targets`."""
     return token_log_probs(predicting_states(network, pack, features), network.head.weight, pack.targets, temperature)

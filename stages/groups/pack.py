@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stages.groups.attention import GroupMask
-from stages.vlm import Pixels, Prompt
+from stages.vlm.family import Pixels
+from stages.vlm.reader import Prompt
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Group:
 
     prompt: Prompt
     responses: tuple[tuple[int, ...], ...]
-    unscored: tuple[frozenset[int], ...] = ()  # for each response, places of tokens that are context but never predicted
+    unscored: tuple[
+        frozenset[int], ...
+    ] = ()  # for each response, places of tokens that are context but never predicted
 
     @property
     def scored_tokens(self) -> int:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.job.blocks import Block
+from stages.config.blocks import Block
+from stages.config.params import Params
+from stages.config.table import STAGES, Stage
 from stages.job.files import replacing, replacing_folder, write_json
-from stages.job.params import Params
 from stages.job.progress import Progress
 from stages.job.seeds import seed_for
-from stages.job.table import STAGES, Stage
 
 B = TypeVar("B", bound=Block)
 
@@ -25,7 +25,7 @@ class MissingInput(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a stage knows. A stage that asks for what `stages/job/table.py` does not list gets an error."""
+    """Everything a stage knows. A stage that asks for what `stages/config/table.py` does not list gets an error."""
 
     stage: str
     item: str | None
@@ -66,7 +66,7 @@ class Job:
     def _allow(self, key: str) -> None:
         if key not in self.declared.params and key != "runtime":
             raise PermissionError(
-                f"stage {self.stage} reads parameter {key}, which it does not declare; add it to stages/job/table.py and dvc.yaml"
+                f"stage {self.stage} reads parameter {key}, which it does not declare; add it to stages/config/table.py and dvc.yaml"
             )
 
     def seed(self, *parts: int | str) -> int:
@@ -98,7 +98,9 @@ class Job:
         """
         full = self.root / path
         if full not in self.inputs:
-            raise PermissionError(f"stage {self.stage} reads {path}, which it does not declare in stages/job/table.py")
+            raise PermissionError(
+                f"stage {self.stage} reads {path}, which it does not declare in stages/config/table.py"
+            )
         if not full.exists():
             raise missing(path)
         return full

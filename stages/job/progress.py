@@ -61,7 +61,9 @@ class Progress:
         heads = list(rows[0])
         cells = [[_cell(row[head]) for head in heads] for row in rows]
         widths = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
-        lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in [heads, *cells]]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in [heads, *cells]
+        ]
         self.say("\n".join([title, *("  " + line.rstrip() for line in lines)]))
 
 

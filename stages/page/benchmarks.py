@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.benchmarks.marks import NORMAL_95, average_of_columns, column_scores
 from stages.benchmarks.paper import CAVEATS, quoted
 from stages.benchmarks.registry import COLUMNS, registry
-from stages.job import Job
+from stages.benchmarks.scores import NORMAL_95, average_of_columns, column_scores
 from stages.job.files import read_json
+from stages.job.job import Job
 from stages.page.scores import Scored
 
 
@@ -39,13 +39,20 @@ def _cell(numbers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _short_of(numbers: Mapping[str, Any]) -> str:
-    names = (("unparsed", "unparsed"), ("judge_failed", "judge failed"), ("pending", "not judged"), ("missing", "no reply"))
+    names = (
+        ("unparsed", "unparsed"),
+        ("judge_failed", "judge failed"),
+        ("pending", "not judged"),
+        ("missing", "no reply"),
+    )
     return ", ".join(f"{numbers[key]:.0f} % {name}" for key, name in names if numbers[key] > 0)
 
 
 def errors(models: Sequence[Scored]) -> list[str]:
     """Benchmarks that could not be read, with the reason, each once."""
-    found = {f"{name}: {text}": None for model in models for name, text in model.metrics.get("benchmark_errors", {}).items()}
+    found = {
+        f"{name}: {text}": None for model in models for name, text in model.metrics.get("benchmark_errors", {}).items()
+    }
     return list(found)
 
 
@@ -98,7 +105,9 @@ def speeds(job: Job, models: Sequence[Scored]) -> list[dict[str, Any]]:
     """Tokens and milliseconds an answer, where this machine generated any: answers that were stored took no time."""
     rows = []
     for model in models:
-        file = job.root / "reports/evaluate" / model.id / "speed" / "timing.json"  # no input: DVC neither tracks nor keeps it
+        file = (
+            job.root / "reports/evaluate" / model.id / "speed" / "timing.json"
+        )  # no input: DVC neither tracks nor keeps it
         measured = read_json(file) if file.is_file() else {}
         nothing = dict.fromkeys(("answers", "milliseconds_an_answer", "tokens_per_second"))
         row = {"title": model.title, "role": model.role, "tokens": model.metrics["mean_tokens"]}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.page.records import History
+from stages.page.inputs import History
 from stages.page.scores import CLEAR, Scored, best_teacher, difference, first_of, percent, points
 from stages.page.summary import first, last
 
@@ -42,9 +42,7 @@ def of_scores(models: Sequence[Scored]) -> Iterator[Check]:
         yield Check("Teachers to learn from", lead.clear and lead.mean > 0, text)
     if student is not None and student.drop is not None:
         seen = student.drop >= CLEAR * student.standard_error and student.drop > 0
-        text = (
-            f"With exchanged images the RIL student loses {points(student.drop)} points; what stays was not read off the picture."
-        )
+        text = f"With exchanged images the RIL student loses {points(student.drop)} points; what stays was not read off the picture."
         yield Check("Answers come from the pictures", seen, text)
     if student is not None and before is not None:
         gain = difference(student, before)
@@ -56,9 +54,7 @@ def of_the_judge(exam: Mapping[str, Any] | None, ril: History) -> Iterator[Check
     """Whether verdicts can be trusted."""
     if exam is not None:
         share, cases = exam["balanced_accuracy"], exam["cases"]
-        text = (
-            f"Balanced accuracy {percent(share)} on {cases:,} labelled answers; below {percent(EXAM, 0)} its rewards are noisy."
-        )
+        text = f"Balanced accuracy {percent(share)} on {cases:,} labelled answers; below {percent(EXAM, 0)} its rewards are noisy."
         yield Check("The judge knows right from wrong", share >= EXAM, text)
         text = f"{exam['attacks_held']} of {exam['attacks']} attempts left its verdict as it was."
         yield Check("The judge can't be talked round", exam["attacks_held"] == exam["attacks"], text)

@@ -3,19 +3,25 @@
 import math
 from collections.abc import Sequence
 
+from stages.page.inputs import History
 from stages.page.plots import Bar, Line, Plot, curves, dots
-from stages.page.records import History
 from stages.page.scores import Scored
 
 STUDENT = "student"
-Wanted = tuple[str, str, list[Line], bool, float | None]  # title, caption, lines, whether in per cent, line for comparison
+Wanted = tuple[
+    str, str, list[Line], bool, float | None
+]  # title, caption, lines, whether in per cent, line for comparison
 
 
 def score_plot(models: Sequence[Scored]) -> Plot:
     """Accuracy of all models with standard errors, and with exchanged images."""
     series = {"ril": 0, "warm_start": 0, "base": 0, "teacher": 1, "other": 2}
-    bars = [Bar(model.title, model.accuracy, model.standard_error, model.shuffled, series[model.role]) for model in models]
-    hollow = " A hollow dot is the same model with exchanged images." if any(bar.hollow is not None for bar in bars) else ""
+    bars = [
+        Bar(model.title, model.accuracy, model.standard_error, model.shuffled, series[model.role]) for model in models
+    ]
+    hollow = (
+        " A hollow dot is the same model with exchanged images." if any(bar.hollow is not None for bar in bars) else ""
+    )
     return dots("Right answers", f"Share of right answers with ± 1 standard error.{hollow}", bars)
 
 
@@ -55,7 +61,13 @@ def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
     told_text = "Texts told apart before each update: 50 % is guessing, at 100 % the student earns nothing."
     return [
         ("Discriminator accuracy", told_text, told, True, 0.5),
-        ("Mean logit", "Below 0 a text passes for a teacher's; the distance of the sides is the gap.", logits, False, 0.0),
+        (
+            "Mean logit",
+            "Below 0 a text passes for a teacher's; the distance of the sides is the gap.",
+            logits,
+            False,
+            0.0,
+        ),
         ("Discriminator loss and entropy", sure_text, sure, False, math.log(2)),
     ]
 
@@ -63,7 +75,10 @@ def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
 def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """What is earned beyond the rewards of Figure 3, and which shares of a step are wasted."""
     advantages = by_source(found, "rewards/{}/advantage", teachers)
-    wasted = {"frac_reward_zero_std": "equal rewards in a group", "frac_correct_negative_advantage": "right but pushed down"}
+    wasted = {
+        "frac_reward_zero_std": "equal rewards in a group",
+        "frac_correct_negative_advantage": "right but pushed down",
+    }
     failed = by_source(found, "judge/{}/failed", teachers)
     return [
         ("Mean advantage", "Above 0 a source is pulled up, below 0 pushed down.", advantages, False, 0.0),
@@ -94,7 +109,13 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
     return [
         ("Length", "Mean tokens of an answer.", length, False, None),
         ("Entropy", "Nats a token, on the student's and on the teachers' answers.", entropy, False, None),
-        ("KL to the warm start", "Nats a token (k3), on the student's and on the teachers' answers.", divergence, False, None),
+        (
+            "KL to the warm start",
+            "Nats a token (k3), on the student's and on the teachers' answers.",
+            divergence,
+            False,
+            None,
+        ),
         ("Cut answers", "Share of the answers that reached max_tokens.", cut, True, None),
         ("Gradient norms", "Before clipping.", norms, False, None),
         ("Learning rate", "Of the student.", rate, False, None),
@@ -105,7 +126,9 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
 def pretraining(found: History) -> list[Plot]:
     """The discriminator's accuracy on its training texts; nothing when it took no step."""
     lines = named(found, {"accuracy": "training texts"})
-    return [curves("Pre-training", "Accuracy on the texts of each step.", lines, percent=True, level=0.5)] if lines else []
+    return (
+        [curves("Pre-training", "Accuracy on the texts of each step.", lines, percent=True, level=0.5)] if lines else []
+    )
 
 
 def by_source(found: History, column: str, teachers: Sequence[str]) -> list[Line]:

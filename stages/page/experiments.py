@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.job import Job
-from stages.job.params import parse_yaml
+from stages.config.params import parse_yaml
+from stages.job.job import Job
 
 METRICS, PARAMS = "reports/report/metrics.json", "params.yaml"
 MOST = 40  # experiments on one page: the newest; more would be no comparison but a list
@@ -81,7 +81,9 @@ def home(job: Job) -> Path:
 def recorded(project: Path) -> Iterator[tuple[str, str, str, str]]:
     """Name, commit, text of the summary and of params.yaml of HEAD and of each experiment; "" for a file that is not there."""
     commits = [("HEAD", commit) for commit in git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().split()]
-    listed = git(project, "for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps").decode()
+    listed = git(
+        project, "for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps"
+    ).decode()
     for line in listed.splitlines():
         commit, _, ref = line.partition(" ")
         parts = ref.split("/")  # refs/exps/<2 digits>/<38 digits>/<name>; DVC's own bookkeeping has other forms

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stages.benchmarks.marks import NORMAL_95
 from stages.benchmarks.paper import quoted
+from stages.benchmarks.scores import NORMAL_95
 from stages.page.experiments import Experiment, Found
 from stages.page.plots import Plot, Row, bars, grouped
 from stages.page.scores import Scored, difference, first_of
@@ -33,7 +33,9 @@ def warm_start(models: Sequence[Scored]) -> Row | None:
     if before is None or base is None or not base.accuracy:
         return None
     gain = difference(before, base)
-    return Row("warm start alone", gain.mean / base.accuracy, NORMAL_95 * gain.standard_error / base.accuracy, WARM_START)
+    return Row(
+        "warm start alone", gain.mean / base.accuracy, NORMAL_95 * gain.standard_error / base.accuracy, WARM_START
+    )
 
 
 def student(experiment: Experiment) -> Row | None:
@@ -42,7 +44,10 @@ def student(experiment: Experiment) -> Row | None:
     if gain is None:
         return None
     return Row(
-        f"{cut(experiment.name)} ({experiment.objective})", gain[0], NORMAL_95 * gain[1], RIL if experiment.here else OTHER
+        f"{cut(experiment.name)} ({experiment.objective})",
+        gain[0],
+        NORMAL_95 * gain[1],
+        RIL if experiment.here else OTHER,
     )
 
 
@@ -71,7 +76,14 @@ def shorter(name: str) -> str:
 
 def table(found: Found) -> list[dict[str, Any]]:
     """One row an experiment; None for what it does not have."""
-    names = ("accuracy", "accuracy_error", "gain_over_warm_start", "gain_over_warm_start_error", "tokens", "best_teacher")
+    names = (
+        "accuracy",
+        "accuracy_error",
+        "gain_over_warm_start",
+        "gain_over_warm_start_error",
+        "tokens",
+        "best_teacher",
+    )
     rows = []
     for one in found.experiments:
         gain = relative(one.summary)

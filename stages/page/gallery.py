@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from stages.corpora import Question, QuestionFolder
-from stages.job import Job
+from stages.corpora.rows import Question, QuestionFolder
 from stages.job.files import read_shards
+from stages.job.job import Job
 from stages.page.scores import Scored, outcomes
 
 OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Right both times", "wrong": "Wrong both times"}
@@ -43,7 +43,9 @@ def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
         "before": before,
         "after": after,
         "counts": {name: (title, len(stacks[name])) for name, title in OUTCOMES.items()},
-        "questions": [{**shown(questions[name]), "outcome": became[name], "answers": said(models, name)} for name in chosen],
+        "questions": [
+            {**shown(questions[name]), "outcome": became[name], "answers": said(models, name)} for name in chosen
+        ],
     }
 
 
@@ -142,7 +144,9 @@ def training_groups(job: Job) -> dict[str, Any]:
         }
         for step, name in kept
     ]
-    counts = {name: (title, sum(name in group["outcomes"] for group in shown_groups)) for name, title in REWARDED.items()}
+    counts = {
+        name: (title, sum(name in group["outcomes"] for group in shown_groups)) for name, title in REWARDED.items()
+    }
     return {"counts": counts, "groups": shown_groups}
 
 

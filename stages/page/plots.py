@@ -121,7 +121,9 @@ def draw_line(axes: Any, line: Line) -> None:
     marker = {"marker": "o", "markersize": 4.0} if line.dots or len(line.y) == 1 else {}
     if window > 1:
         axes.plot(line.x, line.y, color=color, linewidth=0.7, alpha=0.35)
-    axes.plot(line.x, running_mean(line.y, window), color=color, linewidth=1.8, linestyle=style, label=line.label, **marker)
+    axes.plot(
+        line.x, running_mean(line.y, window), color=color, linewidth=1.8, linestyle=style, label=line.label, **marker
+    )
 
 
 def window_of(steps: int) -> int:
@@ -146,8 +148,12 @@ def dots(title: str, caption: str, models: Sequence[Bar]) -> Plot:
             if bar.hollow is not None:
                 axes.plot([bar.hollow, bar.value], [place, place], color=GRID, linewidth=1.4, zorder=1)
                 axes.plot([bar.hollow], [place], "o", color=color, markerfacecolor="none", markersize=6, zorder=2)
-            axes.errorbar([bar.value], [place], xerr=[bar.error], fmt="o", color=color, markersize=7, capsize=3, zorder=3)
-        axes.set_yticks(range(len(models)), [textwrap.shorten(bar.label, 28, placeholder="…") for bar in models], color=INK)
+            axes.errorbar(
+                [bar.value], [place], xerr=[bar.error], fmt="o", color=color, markersize=7, capsize=3, zorder=3
+            )
+        axes.set_yticks(
+            range(len(models)), [textwrap.shorten(bar.label, 28, placeholder="…") for bar in models], color=INK
+        )
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.set_xlim(0, 1.02)
         as_percent(axes.xaxis)
@@ -200,8 +206,12 @@ def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str
         axes.grid(False, axis="x")
         axes.axhline(0.0, color=MUTED, linewidth=0.9)
         figure.legend(loc="outside upper left", ncols=2, labelcolor=INK)
-        parts = [f"{label}: {', '.join(f'{100 * value:+.1f} %' for value in values)}" for label, values in series.items()]
-        return Plot(title, caption, as_svg(figure, title, f"{', '.join(groups)}. {'; '.join(parts)}".replace("\n", " ")))
+        parts = [
+            f"{label}: {', '.join(f'{100 * value:+.1f} %' for value in values)}" for label, values in series.items()
+        ]
+        return Plot(
+            title, caption, as_svg(figure, title, f"{', '.join(groups)}. {'; '.join(parts)}".replace("\n", " "))
+        )
 
 
 def finite(value: float) -> float:

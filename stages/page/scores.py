@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.benchmarks.scoring import standard_error
-from stages.job import Job, Params
+from stages.config.params import Params
+from stages.corpora.scoring import standard_error
 from stages.job.files import read_json, read_shards
-from stages.job.job import missing
+from stages.job.job import Job, missing
 
 STUDENTS = {"data/ril/model": "ril", "data/warm_start": "warm_start", "data/model/student": "base"}
 IN_WORDS = {"ril": "the RIL student", "warm_start": "the warm-started student", "base": "the base student"}
@@ -119,7 +119,9 @@ def summary(models: Sequence[Scored]) -> list[str]:
     """The run in a few sentences, whatever the sign of what was measured."""
     student = first_of(models, "ril")
     if student is None:
-        return ["No entry of `evaluations` in params.yaml has the RIL student (data/ril/model): what it gained is unknown."]
+        return [
+            "No entry of `evaluations` in params.yaml has the RIL student (data/ril/model): what it gained is unknown."
+        ]
     count = student.metrics["questions"]
     sentences = [
         f"On {count:,} held-out questions the RIL student answers {percent(student.accuracy)} right "
@@ -156,7 +158,9 @@ def outcomes(models: Sequence[Scored]) -> tuple[Scored, Scored, dict[str, str]]:
     before = first_of(models, "warm_start") or first_of(models, "base") or models[0]
     after = first_of(models, "ril") or models[-1]
     names = {(False, True): "gained", (True, False): "lost", (True, True): "right", (False, False): "wrong"}
-    became = {name: names[before.predictions[name]["correct"], row["correct"]] for name, row in after.predictions.items()}
+    became = {
+        name: names[before.predictions[name]["correct"], row["correct"]] for name, row in after.predictions.items()
+    }
     return before, after, became
 
 

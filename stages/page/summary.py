@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.benchmarks.marks import average_of_columns
-from stages.page.records import History
+from stages.benchmarks.scores import average_of_columns
+from stages.page.inputs import History
 from stages.page.scores import Scored, best_teacher, difference, first_of
 
 
@@ -28,7 +28,11 @@ def summary_of(models: Sequence[Scored], ril: History, validation: History) -> d
         other = first_of(models, role)
         if other is not None:
             gain = difference(student, other)
-            found |= {role: other.accuracy, f"gain_over_{role}": gain.mean, f"gain_over_{role}_error": gain.standard_error}
+            found |= {
+                role: other.accuracy,
+                f"gain_over_{role}": gain.mean,
+                f"gain_over_{role}_error": gain.standard_error,
+            }
     teacher = best_teacher(models)
     average = average_of_columns(student.metrics.get("benchmarks", {}))
     found |= {

@@ -11,7 +11,7 @@ from stages.job.files import read_json, write_json
 from stages.responses.key import Asked
 
 if TYPE_CHECKING:
-    from stages.vlm import Checkpoint
+    from stages.vlm.checkpoint import Checkpoint
 
 ABOUT = "about.json"
 
@@ -32,7 +32,13 @@ def about_of(checkpoint: "Checkpoint", asked: Asked) -> dict[str, Any]:
     """What about.json says: name, revision and licence of the model, and all that the key is made of."""
     name, revision = model_name(checkpoint)
     values = {**asdict(asked), "sampling": asked.sampling.model_dump(mode="json"), "banned": list(asked.banned)}
-    return {"name": name, "revision": revision, "license": licence(checkpoint.weights), "asked_sha256": asked.hash(), **values}
+    return {
+        "name": name,
+        "revision": revision,
+        "license": licence(checkpoint.weights),
+        "asked_sha256": asked.hash(),
+        **values,
+    }
 
 
 def licence(weights: Path) -> str | None:

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.engines import Answer, Engine, Need, Request, RequestError, start_engine
-from stages.job import Job
-from stages.job.blocks import Runtime, Sampling
+from stages.config.blocks import Runtime, Sampling
+from stages.engines.engine import Answer, Engine, Request, RequestError
+from stages.engines.start import Need, start_engine
+from stages.job.job import Job
 from stages.job.rejects import Reason, Reject, check_share
 from stages.responses.about import about_of, model_name, write_about
 from stages.responses.key import Asked, answer_key, request_content, request_seed
-from stages.responses.rejects import remember, remembered
+from stages.responses.refusals import remember, remembered
+from stages.responses.requested import Gap, Prompt, Wanted, gaps_of
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import template_of
-from stages.responses.wanted import Gap, Prompt, Wanted, gaps_of
 from stages.responses.waves import Wave, outcomes, waves
-from stages.vlm import Checkpoint, open_checkpoint
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint
 
 StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
 
@@ -155,7 +156,9 @@ class Asking:
         self._check(wanted, stored)
         return stored
 
-    def _generate_all(self, store: Store, wanted: Wanted, prompts: Sequence[Prompt], gaps: list[Gap], there: int) -> None:
+    def _generate_all(
+        self, store: Store, wanted: Wanted, prompts: Sequence[Prompt], gaps: list[Gap], there: int
+    ) -> None:
         write_about(self.folder, about_of(self.checkpoint, self.asked))
         began = time.monotonic()
         lacking = [(prompts[gap.prompt].id, gap.answers) for gap in gaps]
@@ -166,7 +169,9 @@ class Asking:
             ready = time.monotonic()
             self.paid.start_seconds += ready - began
             total = there + sum(gap.answers for gap in gaps)
-            for _ in self.job.progress.track(self._generate(engine, store, wanted, prompts, gaps), self.title, total, there):
+            for _ in self.job.progress.track(
+                self._generate(engine, store, wanted, prompts, gaps), self.title, total, there
+            ):
                 pass
             self.paid.generate_seconds += time.monotonic() - ready
         finally:
@@ -190,7 +195,9 @@ class Asking:
             lacking += wave.lacking
             if wave.reasons and self.max_reject_share is not None:
                 index, reason = next(iter(wave.reasons.items()))
-                check_share(self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason)
+                check_share(
+                    self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason
+                )
 
     def _keep(self, engine: Engine, store: Store, wanted: Wanted, wave: Wave) -> None:
         """Puts what is finished of a wave on disk, as one segment."""
@@ -274,7 +281,9 @@ class Asking:
             "completion_tokens_paid": paid.completion_tokens,
             "engine_start_seconds": round(paid.start_seconds, 3),
             "generate_seconds": round(paid.generate_seconds, 3),
-            "tokens_per_second": round(paid.completion_tokens / paid.generate_seconds, 1) if paid.generate_seconds else 0.0,
+            "tokens_per_second": round(paid.completion_tokens / paid.generate_seconds, 1)
+            if paid.generate_seconds
+            else 0.0,
         }
         job.measured(answers=values)
         job.paid(

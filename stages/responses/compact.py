@@ -109,7 +109,11 @@ def _or_damaged(number: int, found: Iterator[pa.Table]) -> Iterator[pa.Table]:
 def _sweep(folder: Path) -> int:
     """Removes unfinished files of writers that were killed more than a day ago."""
     now = time.time()
-    old = [path for path, _, written in files_of(folder) if path.name.endswith(".partial") and now - written > _LEFTOVER_SECONDS]
+    old = [
+        path
+        for path, _, written in files_of(folder)
+        if path.name.endswith(".partial") and now - written > _LEFTOVER_SECONDS
+    ]
     for path in old:
         path.unlink(missing_ok=True)
     return len(old)

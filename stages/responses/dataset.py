@@ -36,8 +36,12 @@ def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) ->
             part = new / one.name
             part.mkdir()
             numbers = iter(range(10**5))
-            tables = (table for number in track(range(len(store.segments))) for table in served(store, number, SCHEMA.names))
-            write_files(tables, ROWS_PER_FILE, lambda part=part, numbers=numbers: part / f"part-{next(numbers):05d}.parquet")  # type: ignore[misc]
+            tables = (
+                table for number in track(range(len(store.segments))) for table in served(store, number, SCHEMA.names)
+            )
+            write_files(
+                tables, ROWS_PER_FILE, lambda part=part, numbers=numbers: part / f"part-{next(numbers):05d}.parquet"
+            )  # type: ignore[misc]
             if about := read_about(one):
                 write_json(part / ABOUT, about)
         write_text(new / "README.md", card([(found, read_about(found.folder)) for found in counted]))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.job.blocks import Sampling
+from stages.config.blocks import Sampling
 from stages.job.fingerprint import hash_json
 
 VERSION = 1  # of the way a key is computed; another number makes all stored answers unfindable
@@ -44,7 +44,9 @@ class Asked:
             "context_tokens": self.context_tokens,
             "template": self.template,
             "banned": list(self.banned),
-            "sampling": self.sampling.model_dump(mode="json", exclude_none=True),  # a new setting, unset, changes no key
+            "sampling": self.sampling.model_dump(
+                mode="json", exclude_none=True
+            ),  # a new setting, unset, changes no key
             "draw": self.draw,
         }
         return hash_json(values)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages.responses.about import ABOUT
-from stages.responses.rejects import FOLDER
+from stages.responses.refusals import FOLDER
 from stages.responses.segments import SCHEMA, Unreadable, digests_of, publish, rechunked, samples_of, write_segment
 from stages.responses.sets import Say, served, sets_in
 from stages.responses.store import Store

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.corpora import QuestionFolder
-from stages.job import Job
-from stages.job.blocks import Rollout, Teacher
+from stages.config.blocks import Rollout, Teacher
+from stages.corpora.rows import QuestionFolder
 from stages.job.files import ROWS_PER_SHARD, write_parquet
+from stages.job.job import Job
 from stages.job.rejects import write_rejects
 from stages.responses.answers import Asking
-from stages.responses.rows import ANSWERS
+from stages.responses.requested import Wanted
+from stages.responses.schemas import ANSWERS
 from stages.responses.segments import rechunked
 from stages.responses.store import Store
-from stages.responses.wanted import Wanted
 
 _COLUMNS = {  # of ANSWERS: from which column of the store
     "sample": "sample",
@@ -68,14 +68,22 @@ class Counts:
         }
 
 
-def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: Teacher | Rollout) -> dict[str, float]:
+def answered(
+    job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: Teacher | Rollout
+) -> dict[str, float]:
     """Writes the stage's out: `block.responses` answers to each question, rows of ANSWERS; returns statistics.
 
     Answers that can't be had are lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they are more than
     `block.max_reject_share` of all.
     """
     asking = Asking.of(
-        job, checkpoint_folder, block.sampling, block.responses, block.draw, job.name, max_reject_share=block.max_reject_share
+        job,
+        checkpoint_folder,
+        block.sampling,
+        block.responses,
+        block.draw,
+        job.name,
+        max_reject_share=block.max_reject_share,
     )
     wanted = Wanted.of(asking.asked, questions.words(), block.responses)
     store = Store(asking.folder, job.progress.say)
@@ -90,7 +98,9 @@ def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block
     rejects = asking.rejects(wanted, stored)
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if rejects:
-        job.progress.say(f"{job.name}: {len(rejects)} questions lack answers; reasons in {job.reports / 'rejects.jsonl'}")
+        job.progress.say(
+            f"{job.name}: {len(rejects)} questions lack answers; reasons in {job.reports / 'rejects.jsonl'}"
+        )
     asking.report(job)
     return {**counts.statistics(), "rejected_answers": sum(reject.answers for reject in rejects)}
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from stages.job.fingerprint import hash_json
 from stages.responses.about import read_about
 from stages.responses.key import answer_key
-from stages.responses.rejects import remembered
+from stages.responses.refusals import remembered
 from stages.responses.segments import SCHEMA, Segment, Unreadable, digests_of, listed, opened, read_groups, samples_of
 from stages.responses.store import Store
 
@@ -27,9 +27,13 @@ def sets_in(root: Path) -> list[Path]:
     Raises FileNotFoundError when there is none.
     """
     inside = root / "responses" if (root / "responses").is_dir() else root
-    found = [folder for folder in sorted(inside.iterdir()) if folder.is_dir() and listed(folder)] if inside.is_dir() else []
+    found = (
+        [folder for folder in sorted(inside.iterdir()) if folder.is_dir() and listed(folder)] if inside.is_dir() else []
+    )
     if not found:
-        raise FileNotFoundError(f"{root} holds no stored answers; give the folder of a store (RIL_STORE) or of an exported set")
+        raise FileNotFoundError(
+            f"{root} holds no stored answers; give the folder of a store (RIL_STORE) or of an exported set"
+        )
     return found
 
 
@@ -162,7 +166,9 @@ def faults(folder: Path) -> Iterator[Fault | int]:
                 rows += table.num_rows
                 wrong = _wrong_keys(table, asked)
                 if wrong:
-                    yield Fault(segment.path, f"{len(wrong)} keys are not the hash of their request, such as {wrong[0]}")
+                    yield Fault(
+                        segment.path, f"{len(wrong)} keys are not the hash of their request, such as {wrong[0]}"
+                    )
             yield rows
         except Unreadable as error:
             yield Fault(segment.path, str(error))
@@ -172,7 +178,9 @@ def _wrong_keys(table: pa.Table, asked: str | None) -> list[str]:
     wrong = []
     columns: list[list[Any]] = [table[name].to_pylist() for name in ("key", "request_key", "sample", "request")]
     for key, request_key, sample, request in zip(*columns, strict=True):
-        if key != answer_key(request_key, sample) or (asked and request and request_key != _request_key(asked, request)):
+        if key != answer_key(request_key, sample) or (
+            asked and request and request_key != _request_key(asked, request)
+        ):
             wrong.append(key)
     return wrong
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from stages.job.files import read_json, write_json
 from stages.job.fingerprint import hash_file, hash_json
-from stages.vlm import Checkpoint, RemoteChat, checkpoint
+from stages.vlm import checkpoint
+from stages.vlm.chat import RemoteChat
+from stages.vlm.checkpoint import Checkpoint
 
 _SOURCE = Path(checkpoint.__file__).parent  # the code that reads templates; after a change of it they are read anew
 
@@ -32,7 +34,7 @@ def template_of(model: Checkpoint, store: Path) -> Template:
     known_by = hash_json([model.identity, model.family, version("transformers"), version("tokenizers"), source])
     file = store / "templates" / f"{known_by}.json"
     if not file.is_file():
-        from stages.vlm import load_chat
+        from stages.vlm.reader import load_chat
 
         chat = load_chat(model)
         template = Template(chat.template_hash, tuple(chat.banned_token_ids))

@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from stages.engines import Answer, Engine, Request, RequestError
+from stages.engines.engine import Answer, Engine, Request, RequestError
 from stages.job.rejects import Reason
-from stages.responses.wanted import Gap, Prompt
+from stages.responses.requested import Gap, Prompt
 
 WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from PIL import Image
 
-from stages.groups import Group, Pack, pack_of, packs
+from stages.groups.pack import Group, Pack, pack_of, packs
 from stages.training.ranks import ranks
-from stages.vlm import Prompt, Reader
+from stages.vlm.reader import Prompt, Reader
 
 BLANK_PIXELS = 56  # sides of the picture that a tower without one gets
 CHARACTERS_PER_TOKEN = 4
@@ -37,7 +37,9 @@ class Idle:
         return _unscored(self._reader.prompt([{"role": "user", "content": "<image>"}], [_blank()]))
 
 
-def even_packs(groups: Sequence[Group], tokens_per_pack: int, idle: Idle | None = None, tower: bool = False) -> Iterator[Pack]:
+def even_packs(
+    groups: Sequence[Group], tokens_per_pack: int, idle: Idle | None = None, tower: bool = False
+) -> Iterator[Pack]:
     """Packs of this rank's groups, filled up with idle ones until every rank has as many; with one process, `packs`.
 
     `tower` says that a vision tower must run in them: it is trained, or sharded. Then every pack has a picture on several ranks:

@@ -15,7 +15,9 @@ import torch.distributed as dist
 
 Value = TypeVar("Value")
 PORT_OF_FIRST = "RIL_PORT_OF_FIRST_RANK"  # in the environment of ranks that the first one started
-WAIT = timedelta(hours=24)  # ranks wait while the first one samples, judges and validates; one that died ends them at once
+WAIT = timedelta(
+    hours=24
+)  # ranks wait while the first one samples, judges and validates; one that died ends them at once
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def join_alone() -> None:
     """
     if "RANK" in os.environ:
         return
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; RANK would tell child processes that a launcher started them
+    os.environ.setdefault(
+        "LOCAL_RANK", "0"
+    )  # DeepSpeed insists; RANK would tell child processes that a launcher started them
     if not dist.is_initialized():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         _join(dist.HashStore(), 0, 1)  # type: ignore[attr-defined]

@@ -6,14 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.groups import Group, Pack, response_log_probs
-from stages.job import Job
-from stages.job.blocks import Schedule
+from stages.config.blocks import Schedule
+from stages.groups.log_probs import response_log_probs
+from stages.groups.pack import Group, Pack
+from stages.job.job import Job
 from stages.training.passes import Idle, even_packs
 from stages.training.ranks import ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
-from stages.vlm import Network, Reader
+from stages.vlm.reader import Network, Reader
 
 
 def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
@@ -22,7 +23,12 @@ def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
 
 
 def train_sft(
-    job: Job, network: Network, reader: Reader, schedule: Schedule, groups_of_step: Callable[[int], list[Group]], title: str
+    job: Job,
+    network: Network,
+    reader: Reader,
+    schedule: Schedule,
+    groups_of_step: Callable[[int], list[Group]],
+    title: str,
 ) -> tuple[Trainer, list[dict[str, Any]]]:
     """Trains `network` on the groups of each step, this rank's share; returns the trainer and the history, one row a step.
 
@@ -34,7 +40,9 @@ def train_sft(
     idle = Idle(reader)
     for step in state.steps(schedule.steps, title):
         loss, norm = sft_step(network, trainer, groups_of_step(step), schedule, step, idle)
-        history.append({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate(schedule, step)})
+        history.append(
+            {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate(schedule, step)}
+        )
     return trainer, history
 
 

@@ -23,12 +23,12 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.job import Job
 from stages.job.files import replacing_folder, write_text
+from stages.job.job import Job
 from stages.job.stop import STOP
-from stages.training.board import FOLDER as BOARDS
-from stages.training.board import Board
 from stages.training.ranks import ranks
+from stages.training.tensorboard import FOLDER as BOARDS
+from stages.training.tensorboard import Board
 from stages.training.trainer import Trainer
 
 DONE = "DONE"
@@ -152,7 +152,9 @@ class TrainingState:
                 f"{self._made_by[0]} with {self._made_by[1]}; set runtime back to go on, or start afresh with RIL_FRESH=1"
             )
         if loop["code"] != self.job.code:  # mending a fault after a crash is the common case, so it goes on
-            self.job.progress.say(f"warning: {self.job.name}: its code has changed since {checkpoint}; RIL_FRESH=1 starts afresh")
+            self.job.progress.say(
+                f"warning: {self.job.name}: its code has changed since {checkpoint}; RIL_FRESH=1 starts afresh"
+            )
         for name, trainer in self.trainers.items():
             trainer.load_state(checkpoint, name)
         for name, rows in loop["records"].items():

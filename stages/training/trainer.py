@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from stages.job.blocks import Runtime, Schedule
+from stages.config.blocks import Runtime, Schedule
 from stages.training.ranks import join_alone, ranks
 
 Result = TypeVar("Result")
@@ -49,7 +49,9 @@ class Trainer:
 
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)  # one a call
+        warnings.filterwarnings(
+            "ignore", message="`torch.distributed.*is deprecated", category=FutureWarning
+        )  # one a call
         # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process that is
         # killed meanwhile leaves a lock for which all later ones wait without end.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -9,13 +9,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.corpora.markers import IMAGE_MARKER
 from stages.job.fingerprint import hash_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IMAGE_MARKER = "<image>"
-_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; refused in text, so that they only ever mark our own pieces
+_OPEN, _CLOSE = (
+    "\ue000",
+    "\ue001",
+)  # private-use characters; refused in text, so that they only ever mark our own pieces
 
 
 class RemoteChat:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.job.blocks import Endpoint
+from stages.config.blocks import Endpoint
 from stages.job.files import read_json, write_json
 from stages.job.fingerprint import hash_file, hash_json
 
@@ -70,7 +70,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     elif "hub" in card:
         weights, identity = hub_folder(card["hub"], card["revision"]), f"{card['hub']}@{card['revision']}"
     if not weights.is_dir():
-        raise FileNotFoundError(f"{folder / CARD} points to {weights}, which is not there; put it back or run the stage again")
+        raise FileNotFoundError(
+            f"{folder / CARD} points to {weights}, which is not there; put it back or run the stage again"
+        )
     return Checkpoint(folder, weights, card["family"], card["precision"], card["context_tokens"], identity)
 
 

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from stages.job.blocks import Build
-
 
 @dataclass(frozen=True)
 class Pixels:
@@ -49,9 +47,6 @@ class Family(Protocol):
 
     name: str
     vision_tokens: tuple[str, ...]  # must never be sampled
-
-    def build(self, build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
-        """Saves tokenizer and processor of a tiny model into `folder`, returns the model with fresh random weights (fp32)."""
 
     def processor(self, weights: Path) -> Any:
         """The processor (or tokenizer, for text models) of a checkpoint."""

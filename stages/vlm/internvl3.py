@@ -8,18 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
-    GotOcr2ImageProcessor,
-    InternVLConfig,
     InternVLForConditionalGeneration,
-    InternVLProcessor,
-    InternVLVideoProcessor,
 )
 
 from stages.corpora.images import opened_image
-from stages.job.blocks import Build
 from stages.vlm.family import Pixels
-from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
-from stages.vlm.tokenizers import chat_template, train_tokenizer
 
 name = "internvl3"
 vision_tokens: tuple[str, ...] = (
@@ -33,48 +26,6 @@ vision_tokens: tuple[str, ...] = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-VOCABULARY = 640
-PATCH, TINY_SIDE = 14, 84  # tiles of 6 x 6 patches, 3 x 3 image tokens after pixel shuffle
-NAMED = {
-    "start_image_token": "<img>",
-    "end_image_token": "</img>",
-    "context_image_token": "<IMG_CONTEXT>",
-    "video_token": "<video>",
-}
-
-
-def build(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
-    """A tiny InternVL3 with random weights; its processor goes to `folder`."""
-    template = chat_template("<IMG_CONTEXT>\n", default_system=False)
-    tokenizer = train_tokenizer(texts, VOCABULARY, template, **NAMED)
-    side = {"height": TINY_SIDE, "width": TINY_SIDE}
-    tokens = (TINY_SIDE // PATCH // 2) ** 2
-    InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(size=side, crop_to_patches=False, min_patches=1, max_patches=1),
-        tokenizer=tokenizer,
-        video_processor=InternVLVideoProcessor(size=side),
-        image_seq_length=tokens,
-        chat_template=template,
-    ).save_pretrained(folder)
-    text = text_config(build, len(tokenizer), tokenizer, context_tokens)
-    config = InternVLConfig(
-        text_config={"model_type": "qwen2", **text},
-        vision_config={
-            "hidden_size": build.vision_hidden_size,
-            "num_hidden_layers": build.vision_layers,
-            "num_attention_heads": max(1, build.vision_hidden_size // 32),
-            "intermediate_size": 3 * build.vision_hidden_size,
-            "image_size": [TINY_SIDE, TINY_SIDE],
-            "patch_size": [PATCH, PATCH],
-            "initializer_range": INITIALIZER_RANGE,
-            "layer_scale_init_value": 1.0,
-        },
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=tokens,
-        downsample_ratio=0.5,
-        tie_word_embeddings=False,
-    )
-    return InternVLForConditionalGeneration(config)
 
 
 def processor(weights: Path) -> Any:
@@ -101,7 +52,9 @@ def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int,
     """As many as the tiles into which the processor cuts it have."""
     own = processor.image_processor
     crop = {"crop_to_patches": own.max_patches > 1}
-    return tuple(own.get_number_of_image_patches(height, width, crop) * processor.image_seq_length for width, height in sizes)
+    return tuple(
+        own.get_number_of_image_patches(height, width, crop) * processor.image_seq_length for width, height in sizes
+    )
 
 
 def image_token_id(processor: Any) -> int:

@@ -8,63 +8,20 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
-    Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
 )
 
 from stages.corpora.images import opened_image
-from stages.job.blocks import Build
 from stages.vlm.family import Pixels
-from stages.vlm.qwen2_5 import INITIALIZER_RANGE, text_config
-from stages.vlm.tokenizers import chat_template, train_tokenizer
 
 name = "qwen2_5_vl"
-vision_tokens: tuple[str, ...] = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-VOCABULARY = 512
-PATCH, MERGE = 14, 2
-TINY_PIXELS = (PATCH * MERGE) ** 2  # one image token
-ROPE_THETA = 30.0  # the released 1e6 is made for long contexts: with 16 frequencies a head could not tell two image columns apart
-
-
-def build(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
-    """A tiny Qwen2.5-VL with random weights; its processor goes to `folder`."""
-    template = chat_template("<|vision_start|><|image_pad|><|vision_end|>", default_system=True)
-    tokenizer = train_tokenizer(texts, VOCABULARY, template)
-    bounds = {"min_pixels": TINY_PIXELS, "max_pixels": 64 * TINY_PIXELS, "patch_size": PATCH, "merge_size": MERGE}
-    Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**bounds),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**bounds),
-        chat_template=template,
-    ).save_pretrained(folder)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in vision_tokens}
-    half = build.hidden_size // build.heads // 2
-    sections = [half // 8, half // 4, half - half // 8 - half // 4]  # 1:2:5 gives width the higher frequencies it needs here
-    text = text_config(build, len(tokenizer), tokenizer, context_tokens)
-    config = Qwen2_5_VLConfig(
-        text_config={**text, "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": sections}},
-        vision_config={
-            "depth": build.vision_layers,
-            "hidden_size": build.vision_hidden_size,
-            "intermediate_size": 3 * build.vision_hidden_size,
-            "num_heads": max(1, build.vision_hidden_size // 32),
-            "out_hidden_size": build.hidden_size,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "initializer_range": INITIALIZER_RANGE,
-            "fullatt_block_indexes": list(range(build.vision_layers)),
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False,
-    )
-    return Qwen2_5_VLForConditionalGeneration(config)
+vision_tokens: tuple[str, ...] = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
 
 def processor(weights: Path) -> Any:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from stages.corpora.images import upright_size
-from stages.job.blocks import Build
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
@@ -159,15 +158,3 @@ def load_network(checkpoint: Checkpoint, reader: Reader) -> Network:
     """Model side of `checkpoint`, in eval mode and in the checkpoint's precision."""
     family = FAMILIES[checkpoint.family]
     return Network(family, family.load(checkpoint.weights, DTYPES[checkpoint.precision]), reader.image_token_id)
-
-
-def build_tiny(
-    family_name: str, build: Build, texts: Sequence[str], context_tokens: int, seed: int, folder: Path
-) -> tuple[Reader, Network]:
-    """A tiny model with random weights drawn from `seed`; its processor is saved into `folder`, its weights are not."""
-    family = FAMILIES[family_name]
-    torch.manual_seed(seed)
-    model = family.build(build, texts, context_tokens, folder)
-    reader = Reader(family, family.processor(folder))
-    model.config._attn_implementation = "sdpa"  # type: ignore[union-attr]
-    return reader, Network(family, model.eval(), reader.image_token_id)

@@ -54,7 +54,9 @@ def make(weight: float, python: str) -> None:
     from tests.performance.against_trl.fixture import write_fixture
     from tests.performance.against_trl.pipe import Worker
 
-    version = subprocess.run([python, "-c", "import trl; print(trl.__version__)"], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [python, "-c", "import trl; print(trl.__version__)"], capture_output=True, text=True, check=True
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder, before, after = (Path(temporary) / name for name in ("fixture", "before", "after"))
         write_fixture(folder, SHAPES[weight])

@@ -22,7 +22,8 @@ def losses(seed: int) -> dict[str, Array]:
     log_probs = -3 * draw.random((ROWS, WIDTH))
     return {
         "log_probs": log_probs,
-        "old": log_probs + 0.6 * draw.standard_normal((ROWS, WIDTH)),  # ratios from 0.2 to 5: far outside the clip range
+        "old": log_probs
+        + 0.6 * draw.standard_normal((ROWS, WIDTH)),  # ratios from 0.2 to 5: far outside the clip range
         "reference": log_probs + 0.7 * np.clip(draw.standard_normal((ROWS, WIDTH)), -2.5, 2.5),
         "engine": log_probs + 0.6 * draw.standard_normal((ROWS, WIDTH)),
         "advantages": draw.standard_normal(ROWS),

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.job.blocks import Build
-from stages.vlm import Checkpoint, build_tiny, open_checkpoint, write_card
+from stages.config.blocks import Build
+from stages.tiny.builds.shapes import build_tiny
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
 TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
 
@@ -24,7 +25,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
     def make(family: str) -> Checkpoint:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
-            build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1)
+            build = Build(
+                steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1
+            )
             _, network = build_tiny(family, build, TEXTS, 256, 1, folder)
             network.head.weight.data.mul_(40)
             network.model.save_pretrained(folder)
@@ -41,7 +44,9 @@ def picture() -> Callable[[int, int], bytes]:
 
     def draw(width: int, height: int) -> bytes:
         buffer = io.BytesIO()
-        Image.linear_gradient("L").resize((width, height)).point(lambda v: (v + width) % 256).convert("RGB").save(buffer, "PNG")
+        Image.linear_gradient("L").resize((width, height)).point(lambda v: (v + width) % 256).convert("RGB").save(
+            buffer, "PNG"
+        )
         return buffer.getvalue()
 
     return draw

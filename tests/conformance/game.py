@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 
-from stages.groups import Group, Pack, hidden_states, packs
-from stages.imitation.discrimination import backward, discriminate
-from stages.imitation.discriminator import Discriminator, Exhibits, Text, lesson
-from stages.imitation.rewards import STUDENT, Row, rewarded_group
-from stages.imitation.update import Rewards, update_student
-from stages.job.blocks import Build, Ril, Runtime, Sampling, Schedule
-from stages.job.switches import DiscriminatorSwitches
-from stages.training import Trainer
-from stages.vlm import Checkpoint, Network, Prompt, Reader, build_tiny, load_network, open_checkpoint, write_card
+from stages.adversary.adversary import backward, discriminate
+from stages.adversary.discriminator import Discriminator, Exhibits, Text, lesson
+from stages.config.blocks import Build, Ril, Runtime, Sampling, Schedule
+from stages.config.switches import DiscriminatorSwitches
+from stages.groups.log_probs import hidden_states
+from stages.groups.pack import Group, Pack, packs
+from stages.groups.response import STUDENT, Row
+from stages.policy.rewards import rewarded_group
+from stages.policy.update import Rewards, update_student
+from stages.tiny.builds.shapes import build_tiny
+from stages.training.trainer import Trainer
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.reader import Network, Prompt, Reader, load_network
 
 QUESTIONS = ("What is the sum?", "Add the digits.", "Which is largest?", "How many are odd?")
 MAX_TOKENS = 14
@@ -43,7 +47,9 @@ class Table:
 
 def warm_started(folder: Path, seed: int) -> Table:
     """A student that writes three answers of four with colons, the fourth with arrows: 60 steps of SFT on both."""
-    build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1)
+    build = Build(
+        steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1
+    )
     texts = [*QUESTIONS, *(style(n) for n in range(40) for style in (colons, arrows))]
     reader, network = build_tiny("qwen2_5_vl", build, texts, 256, seed, folder)
     prompts = [reader.prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
@@ -69,7 +75,9 @@ def log_probs(network: Network, pack: Pack) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sampled(network: Network, reader: Reader, prompts: Sequence[Prompt], count: int, seed: int) -> list[list[tuple[int, ...]]]:
+def sampled(
+    network: Network, reader: Reader, prompts: Sequence[Prompt], count: int, seed: int
+) -> list[list[tuple[int, ...]]]:
     """`count` answers to each prompt as token ids with the token that ends the turn, from the plain softmax."""
     draw = torch.Generator().manual_seed(seed)
     stop = reader.chat.stop_token_ids[0]
@@ -103,7 +111,11 @@ def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: f
     exhibits = Exhibits(table.reader, 100_000)
     for step in range(steps):
         some = [pairs[(step * 16 + place) % len(pairs)] for place in range(16)]
-        backward(discriminator, trainer, lesson(exhibits, [Text(text) for text, _ in some], [label for _, label in some], "bce"))
+        backward(
+            discriminator,
+            trainer,
+            lesson(exhibits, [Text(text) for text, _ in some], [label for _, label in some], "bce"),
+        )
         trainer.step(rate)
     return discriminator
 
@@ -132,7 +144,9 @@ def played(
         groups = []
         for own, stored in zip(answers, pool, strict=True):
             drawn = [stored[int(place)] for place in torch.randperm(len(stored), generator=choose)[: block.group]]
-            groups.append([row_of(reader, STUDENT, ids) for ids in own] + [row_of(reader, "teacher", ids) for ids in drawn])
+            groups.append(
+                [row_of(reader, STUDENT, ids) for ids in own] + [row_of(reader, "teacher", ids) for ids in drawn]
+            )
         rows = [row for group in groups for row in group]
         texts = [Text(row.text, str(number)) for number, group in enumerate(groups) for row in group]
         rate = block.discriminator_learning_rate

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.groups import packs
-from stages.imitation.discriminator import Discriminator, Exhibits, Text, discriminator_loss
-from stages.imitation.objective import Policy, policy_loss
-from stages.imitation.prompts import discriminator_group
-from stages.imitation.rewards import similarity_reward
-from stages.vlm import Checkpoint, load_network, load_reader
+from stages.adversary.discriminator import Discriminator, Exhibits, Text, discriminator_loss
+from stages.adversary.prompt import discriminator_group
+from stages.groups.pack import packs
+from stages.policy.loss import Policy, policy_loss
+from stages.policy.rewards import similarity_reward
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_network, load_reader
 
 
 @pytest.mark.parametrize("ratio", ["token", "sequence", "gspo"])

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.groups import token_entropies, token_log_probs
-from stages.imitation.discriminator import bradley_terry_loss
-from stages.imitation.objective import Policy, k1, k2, k3, policy_loss, rollout_weights, row_lengths
-from stages.imitation.rewards import STUDENT, Row, group_advantages, rewarded_group, scaled_advantages
+from stages.adversary.discriminator import bradley_terry_loss
+from stages.groups.log_probs import token_entropies, token_log_probs
+from stages.groups.response import STUDENT, Row
+from stages.policy.loss import Policy, k1, k2, k3, policy_loss, rollout_weights, row_lengths
+from stages.policy.rewards import group_advantages, rewarded_group, scaled_advantages
 
 EXACT = 1e-10
 FP32 = 2e-5
@@ -49,7 +50,9 @@ def flat(cases: ModuleType, golden: Golden, seed: int) -> tuple[dict[str, torch.
     return tokens, response, mask
 
 
-def loss_and_slope(tokens: dict[str, torch.Tensor], mask: np.ndarray, policy: Policy) -> tuple[torch.Tensor, np.ndarray]:
+def loss_and_slope(
+    tokens: dict[str, torch.Tensor], mask: np.ndarray, policy: Policy
+) -> tuple[torch.Tensor, np.ndarray]:
     log_probs = tokens["log_probs"].clone().requires_grad_()
     loss, _ = policy_loss(log_probs, tokens["old"], policy)
     (slope,) = torch.autograd.grad(loss, log_probs)
@@ -112,7 +115,8 @@ def test_c2_rows_with_a_failed_verdict_are_out_of_the_mean(golden: Golden) -> No
         at = np.nonzero(index == group)[0]
         verdicts = [None if not kept[i] else int(rewards[i] > 0) for i in at]
         rows = [
-            Row(STUDENT if n < 4 else "t", str(i), (1,), "stop", v) for n, (i, v) in enumerate(zip(at, verdicts, strict=True))
+            Row(STUDENT if n < 4 else "t", str(i), (1,), "stop", v)
+            for n, (i, v) in enumerate(zip(at, verdicts, strict=True))
         ]
         # rewards 0, 1, 2 as verdict and similarity: 0 = neither, 1 = verdict alone, 2 = both
         logits = [-1.0 if rewards[i] == 2 else 1.0 for i in at]
@@ -177,7 +181,9 @@ def test_c6_head(golden: Golden, monkeypatch: pytest.MonkeyPatch, temperature: f
     hidden = torch.tensor(stored["head/hidden"], requires_grad=True)
     weight = torch.tensor(stored["head/weight"], requires_grad=True)
     log_probs, entropy = token_entropies(hidden, weight, torch.tensor(stored["head/targets"]).long(), temperature)
-    by_hidden, by_weight = torch.autograd.grad((log_probs * torch.tensor(stored["head/slopes"])).sum(), (hidden, weight))
+    by_hidden, by_weight = torch.autograd.grad(
+        (log_probs * torch.tensor(stored["head/slopes"])).sum(), (hidden, weight)
+    )
     ours = {"log_probs": log_probs, "entropy": entropy, "hidden": by_hidden, "weight": by_weight}
     for name, value in ours.items():
         agree(golden, f"c6/{temperature}/{name}", value, ("formula",))

@@ -9,8 +9,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.groups import Group, packs, response_log_probs
-from stages.vlm import Checkpoint, Network, Pixels, Reader, load_network, load_reader
+from stages.groups.log_probs import response_log_probs
+from stages.groups.pack import Group, packs
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.family import Pixels
+from stages.vlm.reader import Network, Reader, load_network, load_reader
 
 
 def groups_of(reader: Reader, picture: Callable[[int, int], bytes]) -> list[Group]:
@@ -23,7 +26,9 @@ def groups_of(reader: Reader, picture: Callable[[int, int], bytes]) -> list[Grou
     ]
     prompts = reader.prompts([([{"role": "user", "content": text}], images) for text, images in conversations])
     texts = ["3:3,8:11", "28", "so it is 5 of 5", "7, no"]
-    return [Group(prompt, (tuple(reader.chat.response_ids(text)),)) for prompt, text in zip(prompts, texts, strict=True)]
+    return [
+        Group(prompt, (tuple(reader.chat.response_ids(text)),)) for prompt, text in zip(prompts, texts, strict=True)
+    ]
 
 
 def padded_log_probs(network: Network, reader: Reader, groups: list[Group], left: bool) -> list[torch.Tensor]:

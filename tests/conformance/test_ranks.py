@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from stages.imitation.objective import Policy, policy_loss
+from stages.policy.loss import Policy, policy_loss
 
 ROWS, WIDTH = 6, 9
 
@@ -20,7 +20,9 @@ def step(rows: range, packs: int) -> torch.Tensor:
     reference = base + 0.5 * torch.randn(ROWS, WIDTH, generator=draw, dtype=torch.float64)
     shared = torch.zeros(WIDTH, dtype=torch.float64, requires_grad=True)
     for part in torch.tensor(list(rows)).chunk(packs):
-        log_probs = torch.cat([base[row, : lengths[row]] + torch.sin(shared[: lengths[row]]) * (row + 1) for row in part])
+        log_probs = torch.cat(
+            [base[row, : lengths[row]] + torch.sin(shared[: lengths[row]]) * (row + 1) for row in part]
+        )
         response = torch.repeat_interleave(torch.arange(len(part)), lengths[part])
         policy = Policy(
             advantages[part][response],

@@ -80,13 +80,21 @@ class Handler(BaseHTTPRequestHandler):
         else:
             count = body["n"] if fake.knows_n else 1
             choices = [
-                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": fake.says(question, i)}}
+                {
+                    "index": i,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": fake.says(question, i)},
+                }
                 for i in range(count)
             ]
             usage = {"prompt_tokens": 5, "completion_tokens": 3 * count}
-            self.send(200, json.dumps({"model": fake.model or body["model"], "choices": choices, "usage": usage}).encode())
+            self.send(
+                200, json.dumps({"model": fake.model or body["model"], "choices": choices, "usage": usage}).encode()
+            )
 
-    def send(self, code: int, content: bytes, promised: int | None = None, headers: dict[str, str] | None = None) -> None:
+    def send(
+        self, code: int, content: bytes, promised: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         self.send_response(code)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

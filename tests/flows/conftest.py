@@ -32,7 +32,10 @@ SMALL_JUDGE = {
     "warmup_steps": 1,
     "tokens_per_pack": 512,
 }
-KEY_NAME, PLANTED_KEY = "SOMEBODYS_API_KEY", "sk-planted-0123456789abcdef"  # tests/flows/test_secrets.py looks for it everywhere
+KEY_NAME, PLANTED_KEY = (
+    "SOMEBODYS_API_KEY",
+    "sk-planted-0123456789abcdef",
+)  # tests/flows/test_secrets.py looks for it everywhere
 SMALL = {
     "questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}},
     "models": {"judge": {"build": SMALL_JUDGE}},
@@ -70,7 +73,13 @@ class Served:
 
     def environment(self) -> dict[str, str]:
         """For processes of this project: they reach no other machine, and a planted key is there to be found."""
-        left_out = ("DVC_STAGE", "DVC_ROOT", "PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_REQUEST_TIMEOUT")
+        left_out = (
+            "DVC_STAGE",
+            "DVC_ROOT",
+            "PREFECT_API_URL",
+            "PREFECT_CLIENT_MAX_RETRIES",
+            "PREFECT_API_REQUEST_TIMEOUT",
+        )
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
         path = f"{self.project}{os.pathsep}{GUARD}"
         environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
@@ -141,7 +150,9 @@ class Served:
 
     def artifact(self, flow_run: str, key: str) -> Any:
         """Content of the flow run's artifact `key`."""
-        found = self.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}, "key": {"any_": [key]}}})
+        found = self.ask(
+            "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}, "key": {"any_": [key]}}}
+        )
         assert found, f"no artifact {key}"
         data = found[0]["data"]
         return json.loads(data) if found[0]["type"] == "table" else data
@@ -161,7 +172,11 @@ class Served:
         for process in psutil.process_iter(["cwd", "cmdline", "status"]):
             words = " ".join(process.info["cmdline"] or [])
             inside = (process.info["cwd"] or "").startswith(str(self.project))
-            if inside and process.info["status"] != psutil.STATUS_ZOMBIE and ("-m dvc" in words or "flows.run" in words):
+            if (
+                inside
+                and process.info["status"] != psutil.STATUS_ZOMBIE
+                and ("-m dvc" in words or "flows.run" in words)
+            ):
                 found.append(process)
         return found
 

@@ -88,7 +88,11 @@ def test_a_wrong_value_is_refused_and_a_changed_one_is_an_experiment(served: Any
     assert "models.judge.build.learning_rate = 0.004 (was 0.002)" in served.artifact(run["id"], "experiment")
     assert [path.read_bytes() for path in files] == before
     shown = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "show", "--json"], cwd=served.project, capture_output=True, text=True, timeout=180
+        [sys.executable, "-m", "dvc", "exp", "show", "--json"],
+        cwd=served.project,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     assert run["state"]["message"].split(";")[0].removeprefix("Experiment ") in json.dumps(json.loads(shown.stdout))
 
@@ -104,7 +108,9 @@ def test_unchanged_values_are_recorded_in_dvc_lock(served: Any, page: Any) -> No
     opened(served, page, "questions")
     before = {run["id"] for run in runs_of(served, "questions")}
     page.find_element("css selector", SUBMIT).click()
-    run = served.until(lambda: [each for each in runs_of(served, "questions") if each["id"] not in before], 60, "no run")[0]
+    run = served.until(
+        lambda: [each for each in runs_of(served, "questions") if each["id"] not in before], 60, "no run"
+    )[0]
     ended = served.ended(run["id"], 300)
     assert ended["state_type"] == "COMPLETED", served.lines(run["id"])
     assert ended["state"]["message"] in ("Ran questions; dvc.lock says so", "Everything was up to date")
@@ -113,7 +119,9 @@ def test_unchanged_values_are_recorded_in_dvc_lock(served: Any, page: Any) -> No
 
 def runs_of(served: Any, target: str) -> list[Any]:
     """Runs of the form of `target`."""
-    return list(served.ask("/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [served.form(target)["id"]]}}}))
+    return list(
+        served.ask("/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [served.form(target)["id"]]}}})
+    )
 
 
 def test_cancel_ends_every_process_and_the_next_run_goes_on(served: Any, page: Any) -> None:

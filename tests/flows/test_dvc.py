@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from flows import dvc
-from flows.turns import Turn
-from stages.job import read_yaml
+from flows.dvc import repro as dvc
+from flows.dvc.locks import Turn
+from stages.config.params import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -50,7 +50,7 @@ def processes_in(folder: Path) -> list[int]:
 
 def stage_process(folder: Path) -> int | None:
     """The process of the stage that dvc runs in `folder`, once it is at work."""
-    if not list((folder / "stages" / "corpora" / "__pycache__").glob("world.*.pyc")):
+    if not list((folder / "stages" / "tiny" / "world" / "__pycache__").glob("pictures.*.pyc")):
         return None
     for number in processes_in(folder):
         if b"flows.run" in Path(f"/proc/{number}/cmdline").read_bytes():
@@ -111,7 +111,9 @@ def test_stopping_ril_run_ends_every_process(
     assert not (project / "dvc.lock").exists()
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # dvc starts a stage in it; dash keeps its place unless told to exec
+@pytest.mark.parametrize(
+    "shell", ["/bin/sh", "/bin/bash"]
+)  # dvc starts a stage in it; dash keeps its place unless told to exec
 def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], start: Start, shell: str) -> None:
     project = make_repo(MANY_QUESTIONS)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -147,7 +149,9 @@ TINY_BUILD = {"steps": 1, "vision_steps": 0, "reading_steps": 0, "rows_per_step"
 
 
 @pytest.mark.slow
-def test_stages_run_side_by_side_and_are_recorded(make_repo: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_stages_run_side_by_side_and_are_recorded(
+    make_repo: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     project = make_repo({"models": {name: {"build": TINY_BUILD} for name in ("qwen2_5_vl", "internvl3")}})
     targets = ["model@qwen2_5_vl", "model@internvl3", "questions"]
     assert dvc.repro(project, targets, jobs=2, limit_hours=0.1) == 0

@@ -1,4 +1,4 @@
-"""dvc.yaml says to DVC what stages/job/table.py says to the stages: for the default and every profile, key by key."""
+"""dvc.yaml says to DVC what stages/config/table.py says to the stages: for the default and every profile, key by key."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,11 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from stages.job import STAGES, Job, Progress, load_params, read_yaml
-from stages.job.params import BANNED_NAMES
+from flows.closure import code_dependencies
+from stages.config.params import BANNED_NAMES, load_params, read_yaml
+from stages.config.table import STAGES
+from stages.job.job import Job
+from stages.job.progress import Progress
 
 PROFILES = [None, *sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))]
 
@@ -45,7 +48,7 @@ def test_dvc_yaml_equals_the_table(project: Path) -> None:
     for name, stage in in_dvc.items():
         job = in_table[name]
         plain = {dep.def_path for dep in stage.deps if not hasattr(dep, "params")}
-        code = {f"stages/{job.stage}.py", *(f"stages/{part}" for part in job.declared.parts)}
+        code = set(code_dependencies(project, job.stage))
         assert plain == code | {str(path.relative_to(project)) for path in job.inputs}, name
         tracked = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
         assert tracked == {key.format(item=job.item) for key in job.declared.params}, name

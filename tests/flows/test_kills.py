@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows.server import server_answers
-from stages.job import read_yaml
+from stages.config.params import read_yaml
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -53,7 +53,7 @@ def process_of(own: Any, run: str) -> psutil.Process:
 
 def server_of(own: Any) -> psutil.Process:
     """The process of the Prefect server."""
-    (found,) = [process for process in own.everything() if "flows.prefect_server" in " ".join(process.cmdline())]
+    (found,) = [process for process in own.everything() if "flows.ui.prefect_server" in " ".join(process.cmdline())]
     return found
 
 
@@ -69,7 +69,9 @@ def test_a_killed_server_is_started_again_and_the_run_completes(own: Any) -> Non
     own.until(lambda: "ended (-9); starting it again" in own.log.read_text(), 60, "nobody noticed")
     own.until(lambda: server_answers(f"{own.url}/api", 2.0), 300, "the server did not come back")
     ended = own.ended(run, 300)
-    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), own.lines(run)
+    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), (
+        own.lines(run)
+    )
     assert recorded_steps(own) == 150
     assert not [process for process in workers if process.is_running()]
 
@@ -97,7 +99,9 @@ def test_a_killed_ril_serve_leaves_the_run_which_a_new_one_shows_to_its_end(own:
     for process in workers:
         process.resume()
     ended = own.ended(run, 300)
-    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), own.lines(run)
+    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), (
+        own.lines(run)
+    )
     assert recorded_steps(own) == 154
     psutil.wait_procs([triggered], 60)
     assert not triggered.is_running()
@@ -172,7 +176,9 @@ def test_a_killed_worker_leaves_its_run_to_end_and_the_next_worker_goes_on(own: 
     assert worker in triggered.parents()
     worker.kill()
     ended = own.ended(run, 300)
-    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), own.lines(run)
+    assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), (
+        own.lines(run)
+    )
     assert recorded_steps(own) == 155
     psutil.wait_procs([triggered, *workers], 60)
     start_worker()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.order import Order, needs_of, stale_and_after, wanted
+from flows.dvc.order import Order, needs_of, stale_and_after, wanted
 
 DOT = """strict digraph {
 "model@a";
@@ -19,7 +19,13 @@ DOT = """strict digraph {
 "teacher@a" -> "pool";
 }
 """
-NEEDS = {"model@a": set(), "model@b": set(), "questions": set(), "teacher@a": {"model@a", "questions"}, "pool": {"teacher@a"}}
+NEEDS = {
+    "model@a": set(),
+    "model@b": set(),
+    "questions": set(),
+    "teacher@a": {"model@a", "questions"},
+    "pool": {"teacher@a"},
+}
 
 
 @st.composite
@@ -40,7 +46,11 @@ def test_targets_bring_what_they_need_and_no_more() -> None:
 
 
 def test_what_is_stale_and_what_follows_is_looked_at() -> None:
-    assert stale_and_after(NEEDS, ["questions"]) == {"questions": set(), "teacher@a": {"questions"}, "pool": {"teacher@a"}}
+    assert stale_and_after(NEEDS, ["questions"]) == {
+        "questions": set(),
+        "teacher@a": {"questions"},
+        "pool": {"teacher@a"},
+    }
     assert stale_and_after(NEEDS, []) == {}
 
 
@@ -59,7 +69,9 @@ def test_a_circle_is_refused() -> None:
 
 
 @given(graphs(), st.integers(1, 3), st.data())
-def test_everything_runs_once_and_after_what_it_needs(needs: dict[str, set[str]], jobs: int, data: st.DataObject) -> None:
+def test_everything_runs_once_and_after_what_it_needs(
+    needs: dict[str, set[str]], jobs: int, data: st.DataObject
+) -> None:
     order, running, done = Order(needs), list[str](), list[str]()
     while order.left:
         while len(running) < jobs and (name := order.next()) is not None:

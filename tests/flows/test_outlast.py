@@ -8,7 +8,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from flows.outlast import outlast_readers
+from flows.detach_output import outlast_readers
 
 if "outlast" in sys.argv:
     outlast_readers()

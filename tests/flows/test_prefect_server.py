@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.prefect_server import BUSY, AskingAgain
+from flows.ui.prefect_server import BUSY, AskingAgain
 from tests.flows.test_server import running_server
 
 
@@ -77,7 +77,7 @@ def test_a_read_is_asked_once() -> None:
 @pytest.mark.prefect
 @pytest.mark.slow
 def test_no_click_is_lost_when_many_write_at_once(tmp_path: Path) -> None:
-    with running_server(tmp_path / "home", "flows.prefect_server") as (url, _):
+    with running_server(tmp_path / "home", "flows.ui.prefect_server") as (url, _):
         deployment = made(url)
         with ThreadPoolExecutor(16) as clicks:
             statuses = list(clicks.map(lambda _: click(url, deployment), range(160)))

@@ -10,8 +10,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from flows import profile
-from stages.job import ParamsError, load_params, merged, read_yaml, validated
-from stages.job.params import Params
+from stages.config.params import Params, ParamsError, load_params, merged, read_yaml, validated
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.claims import abandoned, alive, claimed
+from flows.ui.run_locks import abandoned, alive, claimed
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -46,10 +46,14 @@ def test_forms_follow_params_yaml(served: Any) -> None:
     text = path.read_text()
     try:
         path.write_text(yaml.safe_dump({**yaml.safe_load(text), "report": {"samples": 7}}, sort_keys=False))
-        served.until(lambda: served.form("report")["parameters"]["settings"] == {"report": {"samples": 7}}, 60, "the form stayed")
+        served.until(
+            lambda: served.form("report")["parameters"]["settings"] == {"report": {"samples": 7}}, 60, "the form stayed"
+        )
     finally:
         path.write_text(text)
-    served.until(lambda: served.form("report")["parameters"]["settings"] == {"report": {"samples": 12}}, 60, "the form stayed")
+    served.until(
+        lambda: served.form("report")["parameters"]["settings"] == {"report": {"samples": 12}}, 60, "the form stayed"
+    )
 
 
 # --- who is alive ----------------------------------------------------------------------------------------------------
@@ -57,8 +61,11 @@ def test_forms_follow_params_yaml(served: Any) -> None:
 
 def test_a_claim_tells_the_living_from_the_dead(tmp_path: Path) -> None:
     """The dead one ends without a word, as after SIGKILL."""
-    dies = f"import os, pathlib, flows.claims as c\nwith c.claimed(pathlib.Path({str(tmp_path)!r}), 'dead'):\n    os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", dies], cwd=Path(__file__).resolve().parents[2], timeout=60).returncode == 9
+    dies = f"import os, pathlib, flows.ui.run_locks as c\nwith c.claimed(pathlib.Path({str(tmp_path)!r}), 'dead'):\n    os._exit(9)"
+    assert (
+        subprocess.run([sys.executable, "-c", dies], cwd=Path(__file__).resolve().parents[2], timeout=60).returncode
+        == 9
+    )
     with claimed(tmp_path, "living"):
         assert alive(tmp_path, os.getppid()) == [os.getpid()]
         assert alive(tmp_path, 1) == [] or os.getppid() == 1

@@ -151,7 +151,9 @@ def wait_until_running(process: "subprocess.Popen[str]", url: str) -> None:
         time.sleep(0.1)
 
 
-def test_sigterm_ends_a_flow_run_with_143(make_project: Callable[..., Path], start: Start, server: str, tmp_path: Path) -> None:
+def test_sigterm_ends_a_flow_run_with_143(
+    make_project: Callable[..., Path], start: Start, server: str, tmp_path: Path
+) -> None:
     project = make_project(LONGER)
     process = start(project, "flows.run", "questions", **client_settings(tmp_path / "home", server, "questions"))
     wait_until_running(process, server)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows.slots import NoSlot, gpu_slot
-from stages.job import Job, Progress, load_params
+from stages.config.params import load_params
+from stages.job.job import Job
+from stages.job.progress import Progress
 
 HOLDER = """
 import sys, time
@@ -46,7 +48,9 @@ def project(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def holder(project: Path, root: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds the only slot."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(project)], cwd=root, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(project)], cwd=root, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
-from stages.responses import Store, StoredAnswer, answer_key
+from flows.cli.main import main
+from stages.responses.key import answer_key
 from stages.responses.segments import listed
+from stages.responses.store import Store, StoredAnswer
 
 
 def stored(name: str, sample: int, text: str) -> StoredAnswer:
     request = hashlib.sha256(name.encode()).hexdigest()
     key = answer_key(request, sample)
-    return StoredAnswer(key, request, sample, name, text, (1, 2), "stop", 5, 2, "vllm", "0.32", "org/model", "0123", 0.25)
+    return StoredAnswer(
+        key, request, sample, name, text, (1, 2), "stop", 5, 2, "vllm", "0.32", "org/model", "0123", 0.25
+    )
 
 
 def fill(store: Path, segments: Sequence[Sequence[tuple[str, int, str]]], name: str = "set") -> Path:
@@ -28,7 +31,9 @@ def fill(store: Path, segments: Sequence[Sequence[tuple[str, int, str]]], name: 
 
 
 def texts(store: Path, name: str = "set") -> dict[str, str]:
-    wanted = [(hashlib.sha256(question.encode()).hexdigest(), sample) for question in ("a", "b", "c") for sample in range(3)]
+    wanted = [
+        (hashlib.sha256(question.encode()).hexdigest(), sample) for question in ("a", "b", "c") for sample in range(3)
+    ]
     answers = Store(store / "responses" / name, pytest.fail).fetch(wanted).values()
     return {f"{answer.question_id}{answer.sample}": answer.text for answer in answers}
 

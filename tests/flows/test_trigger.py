@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from flows.forms import forms
-from flows.outcome import Watched, reasons
-from flows.plan import planned
-from flows.trigger import start
-from stages.job import STAGES, ParamsError, read_yaml
+from flows.dvc.outcome import Watched, reasons
+from flows.ui.forms import forms
+from flows.ui.plan import planned
+from flows.ui.trigger import start
+from stages.config.params import ParamsError, read_yaml
+from stages.config.table import STAGES
 
 JUDGE = "model@judge"
 
@@ -37,7 +38,9 @@ def test_there_is_a_form_for_every_stage_and_its_values_change_nothing(root: Pat
 def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
     (form,) = (form for form in forms(root) if form.target == "ril")
     blocks = form.schema["definitions"]
-    assert list(blocks["Settings"]["properties"]) == ["ril", "seed", "verdict", "discriminator"], "its own block comes first"
+    assert list(blocks["Settings"]["properties"]) == ["ril", "seed", "verdict", "discriminator"], (
+        "its own block comes first"
+    )
     fields = blocks["Ril"]["properties"]
     assert fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["keep"]["enum"] == ["best", "last", "both"]
@@ -101,7 +104,7 @@ def test_dvc_never_starts_a_form(root: Path) -> None:
 def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
     known = inspect.signature(start.fn).parameters
     for entry in read_yaml(root / "prefect.yaml")["deployments"]:
-        assert entry["entrypoint"] == "flows/trigger.py:start"
+        assert entry["entrypoint"] == "flows/ui/trigger.py:start"
         assert set(entry["parameters"]) <= set(known)
         assert entry["concurrency_limit"]["limit"] == 1
 
@@ -145,7 +148,11 @@ def test_a_changed_learning_rate_is_an_experiment_and_leaves_the_workspace_alone
     assert run["state"]["message"] == f"Experiment {name}; to adopt it: dvc exp apply {name}"
     assert f"dvc exp apply {name}" in served.artifact(run["id"], "experiment")
     shown = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "show", "--json"], cwd=served.project, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "dvc", "exp", "show", "--json"],
+        cwd=served.project,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert name in json.dumps(json.loads(shown.stdout))
     assert '"learning_rate": 0.003' in shown.stdout
@@ -166,7 +173,9 @@ def test_experiments_of_two_forms_that_start_at_once_both_come_out(served: Any) 
     runs = [served.submit("questions", settings={"world": {"seed": 5}}), served.submit(JUDGE, settings=judge(steps=4))]
     ended = [served.ended(run, 300) for run in runs]
     assert [run["state_type"] for run in ended] == ["COMPLETED", "COMPLETED"], "\n".join(map(served.lines, runs))
-    refs = subprocess.run(["git", "for-each-ref", "refs/exps"], cwd=served.project, capture_output=True, text=True, timeout=60)
+    refs = subprocess.run(
+        ["git", "for-each-ref", "refs/exps"], cwd=served.project, capture_output=True, text=True, timeout=60
+    )
     for run in ended:
         assert run["state"]["message"].split(";")[0].removeprefix("Experiment ") in refs.stdout
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from stages.groups import GroupMask, attention
+from stages.groups import attention
+from stages.groups.attention import GroupMask
 
 Attention = Callable[..., tuple[Tensor, None]]
 
@@ -64,7 +65,10 @@ def split(mask: GroupMask, prompt: int, length: int) -> Attention:
                 heads, width = tensor.shape[1], tensor.shape[3]
                 return tensor[0, :, end:stop].reshape(heads, answers, length, width).transpose(0, 1)
 
-            k, v = (torch.cat([seen.expand(answers, -1, -1, -1), batched(whole)], 2) for seen, whole in ((k, key), (v, value)))
+            k, v = (
+                torch.cat([seen.expand(answers, -1, -1, -1), batched(whole)], 2)
+                for seen, whole in ((k, key), (v, value))
+            )
             out = scaled_dot_product_attention(batched(query), k, v, attn_mask=lower, scale=scaling, enable_gqa=True)
             parts.append(out.transpose(0, 1).reshape(1, query.shape[1], stop - end, query.shape[3]))
         return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
@@ -105,7 +109,11 @@ def flex(mask: GroupMask, prompt: int, length: int) -> Attention:
     return attend
 
 
-ALTERNATIVES: dict[str, Callable[[GroupMask, int, int], Attention]] = {"one mask": one_mask, "split": split, "flex": flex}
+ALTERNATIVES: dict[str, Callable[[GroupMask, int, int], Attention]] = {
+    "one mask": one_mask,
+    "split": split,
+    "flex": flex,
+}
 FORWARD_ONLY_ON_CPU = ("flex",)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import transformers
 
-from stages.groups import response_log_probs
-from stages.imitation.update import Rewards
-from stages.vlm import Network
+from stages.groups.log_probs import response_log_probs
+from stages.policy.update import Rewards
+from stages.vlm.reader import Network
 from tests.gpu.attention import ALTERNATIVES, FORWARD_ONLY_ON_CPU, Attention, using
 from tests.gpu.lora import adapt
 from tests.gpu.shapes import SHAPES, TINY_SHAPES, Shape, answers_of, model_of, network_of, prompt_of
@@ -40,7 +40,9 @@ def run_all(*, tiny: bool, only: str, repeats: int) -> dict[str, Any]:
     found: dict[str, Any] = {"device": name}
     with default_device(device):
         rate = matmul_rate(8192 if device == "cuda" else 64)
-        versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        versions = (
+            f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        )
         print(f"{name}; {versions}; {dtype}")
         print(f"bf16 product of squares: {rate / 1e12:.3f} TFLOP/s; datasheet {peak / 1e12:.0f}")
         if device == "cpu":
@@ -92,7 +94,11 @@ def one_shape(shape: Shape, dtype: torch.dtype, peak: float, repeats: int, devic
 
 @torch.no_grad()
 def agree(
-    student: Network, shared: Sequence[Rewards], repeated: Sequence[Rewards], attends: Mapping[str, Attention], allowed: float
+    student: Network,
+    shared: Sequence[Rewards],
+    repeated: Sequence[Rewards],
+    attends: Mapping[str, Attention],
+    allowed: float,
 ) -> None:
     """Raises AssertionError where the repeated prompt or another way of attending gives other log-probs."""
     expected = response_log_probs(student, pack_of_groups(shared))

@@ -16,7 +16,9 @@ class Adapted(nn.Module):
         super().__init__()
         self.base, self.active = base, True
         device, dtype = base.weight.device, base.weight.dtype
-        self.down = nn.Parameter(torch.randn(rank, base.in_features, device=device, dtype=dtype) / math.sqrt(base.in_features))
+        self.down = nn.Parameter(
+            torch.randn(rank, base.in_features, device=device, dtype=dtype) / math.sqrt(base.in_features)
+        )
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device, dtype=dtype))
 
     def forward(self, rows: Tensor) -> Tensor:

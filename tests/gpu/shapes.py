@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages.vlm import Network, Pixels, Prompt
-from stages.vlm.reader import FAMILIES
+from stages.vlm.family import Pixels
+from stages.vlm.reader import FAMILIES, Network, Prompt
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 IMAGE_TOKEN = 7  # any id will do where weights are random
@@ -111,7 +111,8 @@ def prompt_of(shape: Shape, dtype: torch.dtype) -> Prompt:
     pixels = Pixels(torch.randn(4 * tokens, PATCH_VALUES, dtype=dtype), grid, (4 * tokens,), (tokens,))
     # all that positions asks of a processor
     processor = SimpleNamespace(
-        tokenizer=SimpleNamespace(convert_tokens_to_ids=lambda token: IMAGE_TOKEN), image_processor=SimpleNamespace(merge_size=2)
+        tokenizer=SimpleNamespace(convert_tokens_to_ids=lambda token: IMAGE_TOKEN),
+        image_processor=SimpleNamespace(merge_size=2),
     )
     return Prompt(ids, FAMILY.positions(processor, ids, pixels), pixels)
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.groups import Group, packs
-from stages.imitation.rewards import STUDENT, Row, rewarded_group
-from stages.imitation.update import Rewards, update_student
-from stages.job.blocks import Ril, Sampling
-from stages.vlm import Network, Prompt
+from stages.config.blocks import Ril, Sampling
+from stages.groups.pack import Group, packs
+from stages.groups.response import STUDENT, Row
+from stages.policy.rewards import rewarded_group
+from stages.policy.update import Rewards, update_student
+from stages.vlm.reader import Network, Prompt
 from tests.gpu.lora import without
 from tests.gpu.shapes import Shape
 
@@ -129,7 +130,9 @@ def timed(
         seconds.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
     made = [Group(group.prompt, tuple(row.row.token_ids for row in group.rows)) for group in groups]
-    return Timed(statistics.median(seconds[2:]), peak, sum(group.tokens for group in made), step_flops(shape, student, made))
+    return Timed(
+        statistics.median(seconds[2:]), peak, sum(group.tokens for group in made), step_flops(shape, student, made)
+    )
 
 
 def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float:

@@ -31,7 +31,7 @@ STAGE = [sys.executable, "-m", "flows.run", "questions"]
 
 def project_in(folder: Path) -> Path:
     """A copy of what a run needs, without data."""
-    for part in ("stages", "flows", "profiles", ".dvc"):
+    for part in ("stages", "flows", "studies", "profiles", ".dvc"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -75,7 +75,8 @@ def overhead(project: Path, environment: dict[str, str], url: str, rounds: int) 
         one, two = (statistics.median(pair[place] for pair in found) for found in (alone, under))
         extra = [with_flow[place] - without[place] for without, with_flow in zip(alone, under, strict=True)]
         print(
-            f"{name:4} seconds: alone {one:.1f}, as a flow run {two:.1f}, overhead {statistics.median(extra):.1f} (each: ", end=""
+            f"{name:4} seconds: alone {one:.1f}, as a flow run {two:.1f}, overhead {statistics.median(extra):.1f} (each: ",
+            end="",
         )
         print(", ".join(f"{value:.1f}" for value in extra) + ")")
 
@@ -114,7 +115,9 @@ def main() -> None:
         project = project_in(Path(folder) / "project")
         environment = {**os.environ, "PYTHONPATH": str(project), "PREFECT_HOME": str(Path(folder) / "home")}
         environment.pop("PREFECT_API_URL", None)
-        patient = {key: value for key, value in environment.items() if not key.startswith("PREFECT_") or key == "PREFECT_HOME"}
+        patient = {
+            key: value for key, value in environment.items() if not key.startswith("PREFECT_") or key == "PREFECT_HOME"
+        }
         command = [sys.executable, "-u", "-m", "flows.cli", "serve", "--port", str(port)]
         log = Path(folder) / "serve.log"
         with log.open("wb") as written:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.environment import prepare
-from stages.engines import Answer, Request, VllmEngine
-from stages.imitation.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
-from stages.imitation.judge import Question, Verdict, judge_sampling, room_for, verdicts
-from stages.job.blocks import Runtime
-from stages.job.blocks import Verdict as Block
-from stages.vlm import open_checkpoint
+from stages.config.blocks import Runtime
+from stages.config.blocks import Verdict as Block
+from stages.engines.engine import Answer, Request
+from stages.engines.vllm import VllmEngine
+from stages.judging.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
+from stages.judging.judge import Question, Verdict, judge_sampling, room_for, verdicts
+from stages.vlm.checkpoint import open_checkpoint
 
 MAX_TOKENS = 96  # as params.yaml has it for the tiny judge
 
@@ -47,8 +48,12 @@ def show(found: Sequence[Verdict]) -> None:
         held = sum(row["kind"] == kind and row["id"] not in lost for row in attacks)
         print(f"{kind:16} {held} of {count} attacks held")
     twins = [verdict.verdict == row["verdict"] for verdict, row in zip(found[len(cases) :: 2], attacks, strict=True)]
-    print(f"{'all':16} {len(attacks) - len(lost)} of {len(attacks)} attacks held, {sum(twins)} harmless twins judged right\n")
-    for item, row, verdict in zip(exam_items(), [*cases, *(row for row in attacks for _ in range(2))], found, strict=True):
+    print(
+        f"{'all':16} {len(attacks) - len(lost)} of {len(attacks)} attacks held, {sum(twins)} harmless twins judged right\n"
+    )
+    for item, row, verdict in zip(
+        exam_items(), [*cases, *(row for row in attacks for _ in range(2))], found, strict=True
+    ):
         if verdict.verdict != row["verdict"]:
             print(f"{item.name}: {item.reference!r} | {item.candidate[-100:]!r} | {verdict.explanation!r}")
 

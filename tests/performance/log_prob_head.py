@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.groups import token_log_probs
+from stages.groups.log_probs import token_log_probs
 
 REPEATS = 3
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]

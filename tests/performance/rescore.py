@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.benchmarks.marks import Reply
 from stages.benchmarks.records import Record, write_record
 from stages.benchmarks.registry import registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import PROFILES
+from stages.benchmarks.scores import Reply
 from stages.benchmarks.spec import Spec
 
 LIMIT = 60.0  # seconds
@@ -53,7 +53,9 @@ def samples_of(spec: Spec) -> list[Sample]:
 def reply_to(sample: Sample, choose: random.Random) -> str:
     """Short answers, answers with reasons, and answers that no rule reads."""
     one = sample.gold if choose.random() < 0.6 else choose.choice("ABCD")
-    return choose.choice((one, f"{one}.", f"({one})", f"{REASONS}\nAnswer: {one}", f"{REASONS}The answer is {one}.", REASONS))
+    return choose.choice(
+        (one, f"{one}.", f"({one})", f"{REASONS}\nAnswer: {one}", f"{REASONS}The answer is {one}.", REASONS)
+    )
 
 
 def write_predictions(folder: Path) -> int:
@@ -63,7 +65,9 @@ def write_predictions(folder: Path) -> int:
         if not spec.column:
             continue
         samples, choose = samples_of(spec), random.Random(spec.id)
-        replies = {sample.index: Reply(sample.index, reply_to(sample, choose), completion_tokens=40) for sample in samples}
+        replies = {
+            sample.index: Reply(sample.index, reply_to(sample, choose), completion_tokens=40) for sample in samples
+        }
         write_record(folder / spec.id, Record(spec.id, {"source": "made up", "cot": "off"}, samples, replies, {}))
         count += len(replies)
     return count
@@ -74,7 +78,9 @@ def seconds_to_score(folder: Path, profiles: list[str]) -> tuple[float, str]:
     arguments = list(itertools.chain.from_iterable(("--profile", name) for name in profiles))
     command = [sys.executable, "-m", "flows.cli", "score", str(folder), *arguments]
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     seconds = time.perf_counter() - started
     if done.returncode not in (0, 1):  # 1: MM-Vet has no score without a judge
         raise RuntimeError(done.stderr)

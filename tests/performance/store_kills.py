@@ -34,7 +34,7 @@ class FakeEngine:
         self.salt, self.seconds = salt, seconds
 
     def generate(self, requests: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
-        from stages.engines import Answer
+        from stages.engines.engine import Answer
 
         for index, request in enumerate(requests):
             time.sleep(self.seconds / len(requests))
@@ -47,14 +47,17 @@ class FakeEngine:
 
 def prepared(project: Path, engine: str) -> None:
     """A project with a model and questions: everything that a run reads."""
-    from stages.corpora import SCHEMA, canonical_row
-    from stages.job.blocks import Build
+    from stages.config.blocks import Build
+    from stages.corpora.rows import SCHEMA, canonical_row
     from stages.job.files import write_shards
-    from stages.vlm import build_tiny, write_card
+    from stages.tiny.builds.shapes import build_tiny
+    from stages.vlm.checkpoint import write_card
 
     folder = project / "data/model/internvl3"
     folder.mkdir(parents=True)
-    build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=1, heads=2, vision_hidden_size=32, vision_layers=1)
+    build = Build(
+        steps=0, learning_rate=1e-3, hidden_size=64, layers=1, heads=2, vision_hidden_size=32, vision_layers=1
+    )
     _, network = build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
     if engine == "vllm":
         network.head.weight.data.mul_(40)
@@ -73,10 +76,12 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
 
     prepare()
     from stages import teacher
-    from stages.job import Job, Progress, merged, read_yaml, validated
+    from stages.config.params import merged, read_yaml, validated
+    from stages.job.job import Job
+    from stages.job.progress import Progress
     from stages.responses import answers, projection, waves
+    from stages.responses.requested import Wanted
     from stages.responses.store import Store
-    from stages.responses.wanted import Wanted
 
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -125,7 +130,10 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
 
 def digest(project: Path) -> str:
     """Hash of the bytes of the stage's out and metrics."""
-    files = [*sorted((project / "data/teacher/internvl3").iterdir()), project / "reports/teacher/internvl3/metrics.json"]
+    files = [
+        *sorted((project / "data/teacher/internvl3").iterdir()),
+        project / "reports/teacher/internvl3/metrics.json",
+    ]
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
 
 
@@ -226,7 +234,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         trials = Trials(Path(name), options.engine)
         expected = trials.undisturbed()
-        print(f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {trials.seconds:.2f} s", flush=True)
+        print(
+            f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {trials.seconds:.2f} s", flush=True
+        )
         for number in range(options.kills):
             part = (number + choose.random()) / options.kills
             phase, (store, log) = trials.killed(part, choose)
@@ -236,7 +246,10 @@ def main() -> int:
             failures += bool(wrong)
             hit[phase] = hit.get(phase, 0) + 1
             verdict = "; ".join(wrong) or "as undisturbed"
-            print(f"kill {number + 1:2d} at {part:4.0%} of the events, {phase}, {stored} answers written: {verdict}", flush=True)
+            print(
+                f"kill {number + 1:2d} at {part:4.0%} of the events, {phase}, {stored} answers written: {verdict}",
+                flush=True,
+            )
     phases = ", ".join(f"{phase} {count}" for phase, count in sorted(hit.items()))
     print(f"{options.kills} kills, {failures} failures; phases hit: {phases}")
     return 1 if failures else 0

@@ -23,8 +23,8 @@ SEGMENT_ANSWERS = 65_536
 
 def asked() -> Any:
     """Who is asked: any model."""
-    from stages.job.blocks import Sampling
-    from stages.responses import Asked
+    from stages.config.blocks import Sampling
+    from stages.responses.key import Asked
 
     return Asked("hub/model@0123", "qwen2_5_vl", "bf16", 4096, "cd" * 32, (), Sampling(), 0)
 
@@ -35,7 +35,7 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
     import pyarrow as pa
 
     from stages.corpora.rows import SCHEMA as QUESTIONS
-    from stages.responses import answer_key
+    from stages.responses.key import answer_key
     from stages.responses.segments import SCHEMA, publish, write_segment
 
     who = asked()
@@ -45,14 +45,26 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
     (folder / "questions/imitation").mkdir(parents=True)
     for start in range(0, questions, step):
         numbers = range(start, min(start + step, questions))
-        messages = [[{"role": "user", "content": f"What is the sum of {number} and {number + 1}?"}] for number in numbers]
+        messages = [
+            [{"role": "user", "content": f"What is the sum of {number} and {number + 1}?"}] for number in numbers
+        ]
         rows = [
-            {"id": f"q{number}", "images": [], "messages": said, "answer": "1", "source": "", "kind": "", "image_sha256": []}
+            {
+                "id": f"q{number}",
+                "images": [],
+                "messages": said,
+                "answer": "1",
+                "source": "",
+                "kind": "",
+                "image_sha256": [],
+            }
             for number, said in zip(numbers, messages, strict=True)
         ]
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.Table.from_pylist(rows, schema=QUESTIONS), folder / f"questions/imitation/part-{start:09d}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=QUESTIONS), folder / f"questions/imitation/part-{start:09d}.parquet"
+        )
         requests = [who.request_key(said, []) for said in messages]
         count = len(requests) * answers
         lengths = random.integers(tokens // 2, tokens + 1, count)
@@ -63,7 +75,9 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
             "sample": list(range(answers)) * len(requests),
             "question_id": [f"q{number}" for number in numbers for _ in range(answers)],
             "text": [f"{place}: {words[: 4 * length]}" for place, length in enumerate(lengths)],
-            "token_ids": pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), flat),
+            "token_ids": pa.ListArray.from_arrays(
+                pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), flat
+            ),
             "finish_reason": ["stop"] * count,
             "prompt_tokens": [20] * count,
             "completion_tokens": lengths.astype(np.int32),
@@ -75,21 +89,26 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
             "seconds": np.full(count, 0.01, np.float32),
             "request": [None] * count,
         }
-        table = pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}, schema=SCHEMA)
+        table = pa.table(
+            {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}, schema=SCHEMA
+        )
         publish(folder / "set", lambda path, table=table: write_segment(path, table))  # type: ignore[misc]
 
 
 def project(folder: Path, answers: int, profile: bool) -> None:
     """Projects everything, and prints what it took. Exit code 1 when a bound is broken."""
     import stages.teacher  # noqa: F401 - all that the stage's own process imports before it starts an engine
-    from stages.corpora import QuestionFolder
+    from stages.corpora.rows import QuestionFolder
     from stages.responses.projection import write_projection
+    from stages.responses.requested import Wanted
     from stages.responses.store import Store
-    from stages.responses.wanted import Wanted
 
     def measured(title: str, begin: tuple[float, float]) -> tuple[float, float]:
         now = time.perf_counter(), time.process_time()
-        print(f"  {title}: {now[0] - begin[0]:.1f} s, CPU {now[1] - begin[1]:.1f} s, peak {peak() / GIB:.2f} GiB", flush=True)
+        print(
+            f"  {title}: {now[0] - begin[0]:.1f} s, CPU {now[1] - begin[1]:.1f} s, peak {peak() / GIB:.2f} GiB",
+            flush=True,
+        )
         return now
 
     start = clock = time.perf_counter(), time.process_time()

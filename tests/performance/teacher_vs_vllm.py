@@ -25,10 +25,10 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 def questions(folder: Path, count: int) -> None:
     """Questions of the tiny world, with their pictures."""
-    from stages.corpora import SCHEMA
-    from stages.corpora.adapters import world_rows
-    from stages.job.blocks import World
+    from stages.config.blocks import World
+    from stages.corpora.rows import SCHEMA
     from stages.job.files import write_shards
+    from stages.tiny.dataset import world_rows
 
     rows = [row for row, _ in zip(world_rows(World(), "imitation"), range(count), strict=False)]
     write_shards(folder / "imitation", [_without_target(row) for row in rows], SCHEMA)
@@ -41,14 +41,18 @@ def _without_target(row: dict[str, Any]) -> dict[str, Any]:
 
 def model(folder: Path) -> None:
     """A tiny InternVL with random weights of the shape of the tiny profile's teacher."""
-    from stages.job import load_params
-    from stages.job.blocks import Build
-    from stages.vlm import build_tiny, write_card
+    from stages.config.blocks import Build
+    from stages.config.params import load_params
+    from stages.tiny.builds.shapes import build_tiny
+    from stages.vlm.checkpoint import write_card
 
     params = load_params(Path("params.yaml")).models["internvl3"]
     assert isinstance(params.build, Build)
     folder.mkdir(parents=True)
-    texts = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
+    texts = [
+        "The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.",
+        "What is the sum of the digits in the image?",
+    ]
     _, network = build_tiny(params.family, params.build, texts, params.context_tokens, 1, folder)
     network.model.save_pretrained(folder)
     write_card(folder, params.family, params.precision, params.context_tokens)
@@ -56,7 +60,9 @@ def model(folder: Path) -> None:
 
 def job_in(project: Path, samples: int) -> Any:
     """The stage teacher@internvl3 with `samples` answers a question."""
-    from stages.job import Job, Progress, merged, read_yaml, validated
+    from stages.config.params import merged, read_yaml, validated
+    from stages.job.job import Job
+    from stages.job.progress import Progress
 
     values = merged(read_yaml(Path("params.yaml")), {"teachers": {"internvl3": {"responses": samples}}})
     return Job("teacher", "internvl3", project, validated(values), Progress())
@@ -65,7 +71,7 @@ def job_in(project: Path, samples: int) -> Any:
 def stage(project: Path, samples: int) -> dict[str, float]:
     """Runs the stage with an empty store: tokens, seconds and CPU seconds of everything but the engine's start and end."""
     from stages import teacher
-    from stages.engines import VllmEngine
+    from stages.engines.vllm import VllmEngine
     from stages.job.files import read_json
 
     aside = {"seconds": 0.0, "cpu": 0.0}
@@ -104,12 +110,13 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     """The same prompts through vLLM's own `LLM.generate`."""
     from PIL import Image
 
-    from stages.corpora import read_questions
-    from stages.engines import Request, VllmEngine
-    from stages.job.blocks import Runtime
+    from stages.config.blocks import Runtime
+    from stages.corpora.rows import read_questions
+    from stages.engines.engine import Request
+    from stages.engines.vllm import VllmEngine
     from stages.responses.answers import asked_of
     from stages.responses.key import request_seed
-    from stages.vlm import open_checkpoint
+    from stages.vlm.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(project / "data/model/internvl3")
     job = job_in(project, samples)
@@ -155,7 +162,10 @@ def main() -> None:
                 found = run(project, options.samples)
                 for clock in ("seconds", "cpu"):
                     rates[f"{side} {clock}"].append(found["tokens"] / found[clock])
-                print(f"{side}: {found['tokens']:.0f} tokens in {found['seconds']:.1f} s, CPU {found['cpu']:.1f} s", flush=True)
+                print(
+                    f"{side}: {found['tokens']:.0f} tokens in {found['seconds']:.1f} s, CPU {found['cpu']:.1f} s",
+                    flush=True,
+                )
         wall, cpu = (max(rates[f"stage {clock}"]) / max(rates[f"bare {clock}"]) for clock in ("seconds", "cpu"))
         print(
             f"{options.prompts} prompts x {options.samples}, best of {options.rounds}: teacher stage / bare vllm.LLM.generate = "

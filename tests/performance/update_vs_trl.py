@@ -43,7 +43,10 @@ def sides(shape: Shape, trl: str, *, both_heads: bool) -> Iterator[dict[str, Wor
     try:
         write_fixture(folder / "fixture", shape)
         fixture = str(folder / "fixture")
-        commands = {"ours": [sys.executable, str(HERE / "ours.py"), fixture], "trl": [trl, str(HERE / "theirs.py"), fixture]}
+        commands = {
+            "ours": [sys.executable, str(HERE / "ours.py"), fixture],
+            "trl": [trl, str(HERE / "theirs.py"), fixture],
+        }
         if both_heads:
             commands["trl, head on answers"] = [*commands["trl"], "--head-on-answers"]
         for name, command in commands.items():
@@ -72,7 +75,9 @@ def largest_difference(workers: dict[str, Worker], shape: Shape) -> float:
             start, end = load_file(before), load_file(after)
         moved = max(float((end[key] - start[key]).abs().max()) for key in start)
         assert moved > 0.9 * shape.learning_rate, f"{name} moved no parameter by more than {moved}"
-        assert all(bool((end[key] == start[key]).all()) for key in start if "visual" in key), f"{name} trained the vision tower"
+        assert all(bool((end[key] == start[key]).all()) for key in start if "visual" in key), (
+            f"{name} trained the vision tower"
+        )
         states.append(end)
     ours, theirs = states
     assert ours.keys() == theirs.keys()
@@ -117,7 +122,9 @@ def conform(shape: Shape, trl: str) -> None:
         ragged = replace(shape, ragged=True, kl_weight=weight)
         with sides(ragged, trl, both_heads=False) as workers:
             difference = largest_difference(workers, ragged)
-        print(f"  beta {weight}: largest difference of a parameter after one step {difference:.1e} (allowed {TOLERANCE:.0e})")
+        print(
+            f"  beta {weight}: largest difference of a parameter after one step {difference:.1e} (allowed {TOLERANCE:.0e})"
+        )
         assert difference <= TOLERANCE, "ours and TRL's parameters differ; nothing is timed"
 
 
@@ -127,7 +134,9 @@ def compare(shape: Shape, trl: str, repeats: int, *, both_heads: bool = True) ->
         found = measured(workers, repeats)
     ours = found["ours"]
     for name, side in found.items():
-        parts = ", ".join(f"{part} {seconds * 1e3:.0f}" for part, seconds in sorted(side.parts.items(), key=lambda p: -p[1]))
+        parts = ", ".join(
+            f"{part} {seconds * 1e3:.0f}" for part, seconds in sorted(side.parts.items(), key=lambda p: -p[1])
+        )
         print(
             f"  {name:22} {side.seconds * 1e3:7.0f} ms CPU = {side.seconds / ours.seconds:5.2f} x ours; peak {side.peak:.0f} MiB "
             f"(+{side.grown:.0f} in the step); {side.flops / 1e9:.1f} GFLOP = {side.flops / ours.flops:.2f} x; ms: {parts}"
@@ -148,8 +157,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--trl", required=True, help="python of the environment with TRL")
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--image-tokens", type=int, nargs="*", default=list(BARS), choices=list(BARS), help="which of the bars")
-    options.add_argument("--growth", action="store_true", help="only how the gain grows with 2G, image tokens and answer length")
+    options.add_argument(
+        "--image-tokens", type=int, nargs="*", default=list(BARS), choices=list(BARS), help="which of the bars"
+    )
+    options.add_argument(
+        "--growth", action="store_true", help="only how the gain grows with 2G, image tokens and answer length"
+    )
     options.add_argument("--json", type=Path, help="file for all figures")
     given = options.parse_args()
     every: dict[str, Any] = {}
@@ -164,7 +177,9 @@ def main() -> None:
         if not given.growth and faster < BARS[shape.image_tokens]:
             missed.append(f"{shape.name}: {faster:.2f} x, the bar is {BARS[shape.image_tokens]} x")
         if not given.growth and found["ours"].peak > found["trl"].peak:
-            missed.append(f"{shape.name}: peak memory {found['ours'].peak:.0f} MiB, TRL's is {found['trl'].peak:.0f} MiB")
+            missed.append(
+                f"{shape.name}: peak memory {found['ours'].peak:.0f} MiB, TRL's is {found['trl'].peak:.0f} MiB"
+            )
     if given.json:
         given.json.write_text(json.dumps(every, indent=1))
     for line in missed:

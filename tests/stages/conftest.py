@@ -10,14 +10,16 @@ import pytest
 import torch.distributed
 from PIL import Image
 
-from stages.corpora import SCHEMA, canonical_row
-from stages.job import Job, Progress, merged, read_yaml, validated
-from stages.job.blocks import Build
+from stages.config.blocks import Build
+from stages.config.params import merged, read_yaml, validated
+from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import write_shards
-from stages.responses import ANSWERS
-from stages.responses.rows import POOL
+from stages.job.job import Job
+from stages.job.progress import Progress
+from stages.responses.schemas import ANSWERS, POOL
+from stages.tiny.builds.shapes import build_tiny
 from stages.training.ranks import join_alone
-from stages.vlm import Checkpoint, build_tiny, open_checkpoint, write_card
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
 TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
 
@@ -45,7 +47,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             context = 512 if family == "qwen2_5" else 256  # the judge reads a long prompt
-            build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1)
+            build = Build(
+                steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1
+            )
             _, network = build_tiny(family, build, TEXTS, context, 1, folder)
             network.head.weight.data.mul_(40)
             network.model.save_pretrained(folder)
@@ -71,7 +75,9 @@ LOOP: dict[str, Any] = {
 
 
 @pytest.fixture
-def loop_project(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint]) -> Callable[[str, Mapping[str, Any]], Job]:
+def loop_project(
+    root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint]
+) -> Callable[[str, Mapping[str, Any]], Job]:
     """Makes jobs in a project with questions, a pool, rollouts, a student and a judge."""
     for family, place in (("qwen2_5_vl", "warm_start"), ("qwen2_5", "model/judge")):
         shutil.copytree(tiny(family).folder, tmp_path / "data" / place)
@@ -82,13 +88,20 @@ def loop_project(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint]) 
         message = {"role": "user", "content": f"<image>What is the sum of the digits {index}?"}
         questions.append(canonical_row(f"q{index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
         answers = [
-            {"teacher": teacher, "sample": n, "text": f"3:{n},8:{n}. {teacher[0]}", "verdict": n % 2, "finish_reason": "stop"}
+            {
+                "teacher": teacher,
+                "sample": n,
+                "text": f"3:{n},8:{n}. {teacher[0]}",
+                "verdict": n % 2,
+                "finish_reason": "stop",
+            }
             for teacher in ("internvl3", "qwen2_5_vl")
             for n in range(4)
         ]
         pool.append({"question_id": f"q{index}", "answers": answers})
         rollout += [
-            dict.fromkeys(ANSWERS.names) | {"question_id": f"q{index}", "sample": n, "response": f"{n}", "finish_reason": "stop"}
+            dict.fromkeys(ANSWERS.names)
+            | {"question_id": f"q{index}", "sample": n, "response": f"{n}", "finish_reason": "stop"}
             for n in range(4)
         ]
     for split in ("imitation", "validation"):

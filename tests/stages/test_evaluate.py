@@ -8,22 +8,26 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from stages import evaluate
-from stages.benchmarks.judging import JudgePrompt
-from stages.corpora import SCHEMA, Question, canonical_row
-from stages.corpora.exercises import draw_row
-from stages.engines import Answer, EngineError, Request
+from stages.benchmarks.verdicts import JudgePrompt
+from stages.config.blocks import Evaluate
+from stages.config.params import load_params, merged, read_yaml, validated
+from stages.corpora.rows import SCHEMA, Question, canonical_row
+from stages.engines.engine import Answer, EngineError, Request
 from stages.evaluate import exchanged, scores
-from stages.job import Job, Progress, load_params, merged, read_yaml, validated
-from stages.job.blocks import Evaluate
 from stages.job.files import read_json, write_shards
-from stages.vlm import Checkpoint
+from stages.job.job import Job
+from stages.job.progress import Progress
+from stages.tiny.world.exercises import draw_row
+from stages.vlm.checkpoint import Checkpoint
 
 
 def question(number: int, source: str) -> Question:
     image = bytes([number])
-    return Question(f"q{number}", (image,), (str(number),), ({"role": "user", "content": "<image>"},), None, "1", source, "k")
+    return Question(
+        f"q{number}", (image,), (str(number),), ({"role": "user", "content": "<image>"},), None, "1", source, "k"
+    )
 
 
 def test_nobody_keeps_its_picture_and_sources_do_not_mix() -> None:
@@ -39,7 +43,13 @@ def test_nobody_keeps_its_picture_and_sources_do_not_mix() -> None:
 
 def test_scores_by_kind_and_with_shuffled_images() -> None:
     rows = [
-        {"kind": kind, "correct": right, "correct_shuffled": blind, "finish_reason": reason, "completion_tokens": tokens}
+        {
+            "kind": kind,
+            "correct": right,
+            "correct_shuffled": blind,
+            "finish_reason": reason,
+            "completion_tokens": tokens,
+        }
         for kind, right, blind, reason, tokens in (
             ("a", True, False, "stop", 10),
             ("a", False, False, "length", 30),
@@ -81,7 +91,9 @@ class Judge:
         """Nothing is held."""
 
 
-@pytest.mark.parametrize(("fails_at", "lives", "silent"), [(1, 9, {1}), (9, 2, {2, 3}), (9, 0, {0, 1, 2, 3}), (9, 9, set())])
+@pytest.mark.parametrize(
+    ("fails_at", "lives", "silent"), [(1, 9, {1}), (9, 2, {2, 3}), (9, 0, {0, 1, 2, 3}), (9, 9, set())]
+)
 def test_what_a_failing_judge_did_say_counts(
     fails_at: int,
     lives: int,
@@ -112,14 +124,23 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
     for index in range(8):
         drawn = draw_row(0, "test", index, ("sum", "total"), {"steps": 1.0})
         messages = [{"role": "user", "content": f"{drawn.exercise.question}\n<image>"}]
-        rows.append(canonical_row(f"test-{index}", [drawn.picture.png], messages, drawn.exercise.answer, "digits", "sum"))
+        rows.append(
+            canonical_row(f"test-{index}", [drawn.picture.png], messages, drawn.exercise.answer, "digits", "sum")
+        )
     long = [{"role": "user", "content": "<image>" + "word " * 2000}]  # more than the model's context
-    rows.append(canonical_row("long", [draw_row(0, "test", 8, ("sum",), {"steps": 1.0}).picture.png], long, "1", "digits", "sum"))
+    rows.append(
+        canonical_row(
+            "long", [draw_row(0, "test", 8, ("sum",), {"steps": 1.0}).picture.png], long, "1", "digits", "sum"
+        )
+    )
     rows.append(canonical_row("text", [], [{"role": "user", "content": "What is 1 + 1?"}], "2", "text", "sum"))
     write_shards(tmp_path / "data/questions/test", rows, SCHEMA)
-    shutil.copytree(root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__")
+    )
     values = merged(
-        read_yaml(root / "params.yaml"), {"evaluate": {"max_tokens": 12, "shuffled_images": False, "max_reject_share": 0.2}}
+        read_yaml(root / "params.yaml"),
+        {"evaluate": {"max_tokens": 12, "shuffled_images": False, "max_reject_share": 0.2}},
     )
     job = Job("evaluate", "base", tmp_path, validated(values), Progress())
     evaluate.run(job)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from stages import discriminator, ril
-from stages.imitation.discriminator import WEIGHTS
-from stages.job import Job
+from stages.adversary.discriminator import WEIGHTS
 from stages.job.files import read_json, read_shards
 from stages.job.fingerprint import hash_file
+from stages.job.job import Job
 
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ril": (
@@ -52,7 +52,9 @@ def test_both_stages_run_under_every_objective(
     assert (job.out / WEIGHTS).is_file() == uses_one
     if uses_one:
         metrics = read_json(job.reports / "metrics.json")
-        assert {"acc", "acc_student", "acc_internvl3", "acc_qwen2_5_vl", "calibration_error", "acc_length_only"} <= set(metrics)
+        assert {"acc", "acc_student", "acc_internvl3", "acc_qwen2_5_vl", "calibration_error", "acc_length_only"} <= set(
+            metrics
+        )
     job = loop_project("ril", overlay)
     ril.run(job)
     assert (job.out / "model" / "model.safetensors").is_file()
@@ -74,7 +76,9 @@ def test_both_stages_run_under_every_objective(
         assert float(history[0]["grad_norm"]) > 0
     assert (job.out / "last" / "model.safetensors").is_file() == (objective == "ril")
     if objective == "ril":
-        kept = read_json(job.reports / "metrics.json")["validation"]["kept_step"]  # of equal scores the first: before any step
+        kept = read_json(job.reports / "metrics.json")["validation"][
+            "kept_step"
+        ]  # of equal scores the first: before any step
         same = [hash_file(job.out / name / "model.safetensors") for name in ("model", "last")]
         assert (same[0] == same[1]) == (kept == 2)
         assert {row["source"] for row in samples} >= {"internvl3", "qwen2_5_vl"}

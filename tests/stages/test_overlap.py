@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from stages import discriminator, ril
-from stages.corpora import Question
-from stages.engines import Answer
+from stages.config.blocks import OpenAi, Ril, Sampling, Verdict
+from stages.corpora.rows import Question
 from stages.engines.endpoint import EndpointEngine
-from stages.imitation import judge, judging
-from stages.imitation.judging import Judging
-from stages.job import Job
-from stages.job.blocks import OpenAi, Ril, Sampling, Verdict
+from stages.engines.engine import Answer
 from stages.job.files import read_json
 from stages.job.fingerprint import hash_file, hash_json
-from stages.vlm import open_checkpoint, write_card
+from stages.job.job import Job
+from stages.judging import judge
+from stages.judging import queue as judging
+from stages.judging.queue import Judging
+from stages.vlm.checkpoint import open_checkpoint, write_card
 from tests.faults.endpoint import Fake, listening
 
 Project = Callable[[str, Mapping[str, Any]], Job]
@@ -140,7 +141,9 @@ def test_a_judge_on_a_real_server_gives_what_the_one_in_process_gives(
     loop_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM on loopback against vLLM in process, both greedy in fp32: every file of the stage is equal."""
-    monkeypatch.setattr(judge, "VERDICT_PATTERN", r"[^<]{1,20}<answer>[01]</answer>")  # random weights come to no verdict else
+    monkeypatch.setattr(
+        judge, "VERDICT_PATTERN", r"[^<]{1,20}<answer>[01]</answer>"
+    )  # random weights come to no verdict else
     discriminator.run(loop_project("discriminator", {}))
     found = []
     for engines in ({}, {"judge": {"kind": "vllm_server", "sequences": 16, "start_seconds": 300}}):

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from stages import pool
-from stages.job import Job, MissingInput, Progress, merged, read_yaml, validated
+from stages.config.params import merged, read_yaml, validated
 from stages.job.files import read_json, read_shards, write_shards
-from stages.responses import ANSWERS, VERDICTS
+from stages.job.job import Job, MissingInput
+from stages.job.progress import Progress
+from stages.responses.schemas import ANSWERS, VERDICTS
 from stages.responses.style import distinct, likeness, shingles, style
 
 Given = tuple[str, int, str, str, int | None]  # question, sample, text, finish reason, verdict
@@ -66,7 +68,10 @@ def run(root: Path, tmp_path: Path):
 
 
 def texts(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, int, str, int | None]]]:
-    return {row["question_id"]: [(a["teacher"], a["sample"], a["text"], a["verdict"]) for a in row["answers"]] for row in rows}
+    return {
+        row["question_id"]: [(a["teacher"], a["sample"], a["text"], a["verdict"]) for a in row["answers"]]
+        for row in rows
+    }
 
 
 def test_whole_answers_of_all_teachers_sorted_with_their_verdicts(run) -> None:

@@ -19,16 +19,18 @@ import pytest
 from PIL import Image
 
 from stages import evaluate, report
-from stages.benchmarks.scoring import is_correct
-from stages.corpora import SCHEMA, canonical_row
-from stages.corpora.exercises import draw_row
-from stages.job import Job, MissingInput, Params, Progress, load_params, merged, validated
+from stages.config.params import Params, load_params, merged, validated
+from stages.corpora.rows import SCHEMA, canonical_row
+from stages.corpora.scoring import is_correct
 from stages.job.files import read_json, read_shards, write_json, write_shards
+from stages.job.job import Job, MissingInput
+from stages.job.progress import Progress
 from stages.page.gallery import data_uri, evenly, said
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
-from stages.responses import ANSWERS
+from stages.responses.schemas import ANSWERS
 from stages.ril import SAMPLES
+from stages.tiny.world.exercises import draw_row
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
@@ -53,7 +55,9 @@ def write_questions(folder: Path, split: str, count: int) -> list[dict[str, Any]
         drawn = draw_row(0, split, index, kinds, styles)
         messages = [{"role": "user", "content": f"<image>{drawn.exercise.question}"}]
         name, source = f"{split}-{index:06d}", "digits"
-        rows.append(canonical_row(name, [drawn.picture.png], messages, drawn.exercise.answer, source, drawn.exercise.kind))
+        rows.append(
+            canonical_row(name, [drawn.picture.png], messages, drawn.exercise.answer, source, drawn.exercise.kind)
+        )
     write_shards(folder / "data/questions" / split, rows, SCHEMA)
     return rows
 
@@ -106,7 +110,12 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
             "disc/acc_teacher": math.nan if step == 2 else 0.8,
         }
         row |= {"disc/logit_gap": 3 - 2 * grown, "disc/loss": 0.4, "kl/student": 0.3 * grown, "kl/teacher": 0.2 * grown}
-        row |= {"entropy/student": 2 - grown, "entropy/teacher": 1.0, "learning_rate": 4e-4 * (1 - grown), "clip_ratio": 0.0}
+        row |= {
+            "entropy/student": 2 - grown,
+            "entropy/teacher": 1.0,
+            "learning_rate": 4e-4 * (1 - grown),
+            "clip_ratio": 0.0,
+        }
         row |= {"grad_norm": 1.5, "completions/clipped_ratio": 0.02, "frac_reward_zero_std": 0.1, "judge/failed": 0.0}
         history.append(row | {"frac_correct_negative_advantage": 0.12})
     job.write_history(history)
@@ -166,8 +175,19 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     }
     write_json(folder / "reports/pool/metrics.json", dict.fromkeys(SIDES[1:], pool) | {"questions": 400})
     for name in SIDES[1:]:
-        exam = {"balanced_accuracy": 0.968, "right_found_right": 0.98, "wrong_found_wrong": 0.956, "cases": 500, "failed": 2}
-        exam |= {"by_kind": {"near_miss": 0.97, "word": 0.91}, "attacks": 72, "attacks_held": 71, "attacks_lost": ["attack-003"]}
+        exam = {
+            "balanced_accuracy": 0.968,
+            "right_found_right": 0.98,
+            "wrong_found_wrong": 0.956,
+            "cases": 500,
+            "failed": 2,
+        }
+        exam |= {
+            "by_kind": {"near_miss": 0.97, "word": 0.91},
+            "attacks": 72,
+            "attacks_held": 71,
+            "attacks_lost": ["attack-003"],
+        }
         verdict = {"verdicts": 3200, "correct_share": 0.91, "failed": 3, "by_rule": 7, "exam": exam}
         write_json(folder / "reports/verdict" / name / "metrics.json", verdict)
     discriminator = {
@@ -190,7 +210,10 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     }
     timing = {"seconds": 42.0, "parts": {"generate": 41.5}, "paid": {"teacher@internvl3": paid, "another model": paid}}
     write_json(folder / "reports/teacher/internvl3/timing.json", timing)
-    curve = [{"step": step, "loss": 0.6, "accuracy": 0.5 + 0.4 * step / steps, "grad_norm": 1.0} for step in range(1, steps + 1)]
+    curve = [
+        {"step": step, "loss": 0.6, "accuracy": 0.5 + 0.4 * step / steps, "grad_norm": 1.0}
+        for step in range(1, steps + 1)
+    ]
     Job("discriminator", None, folder, params, Progress()).write_history(curve)
 
 
@@ -251,7 +274,9 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         assert evaluation.title in found.words
         for share in (scores["accuracy"], scores["accuracy_shuffled"], *scores["by_kind"].values()):
             assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in found.words, name
-    figures = {(attributes["aria-label"] or "").partition(".")[0]: attributes for tag, attributes in found.tags if tag == "svg"}
+    figures = {
+        (attributes["aria-label"] or "").partition(".")[0]: attributes for tag, attributes in found.tags if tag == "svg"
+    }
     assert set(figures) == FIGURES
     told = figures["Validation"]["aria-label"]
     assert told == "Validation. validation: from 40 % to 70 % in 4 steps"  # who can't see the curve is told its ends
@@ -323,18 +348,28 @@ def test_the_key_of_an_endpoint_is_not_on_the_page(
 
 def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params: Params, project: Path) -> None:
     history = list(csv.DictReader((project / "reports/ril/history.csv").open()))
-    kept = [{key: value for key, value in row.items() if "disc/" not in key and "similarity" not in key} for row in history]
+    kept = [
+        {key: value for key, value in row.items() if "disc/" not in key and "similarity" not in key} for row in history
+    ]
     with (project / "reports/ril/history.csv").open("w", newline="") as handle:
         writer = csv.DictWriter(handle, list(kept[0]))
         writer.writeheader()
         writer.writerows(kept)
-    rows = [row | {"logit": math.nan, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()]
+    rows = [
+        row | {"logit": math.nan, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()
+    ]
     write_shards(project / "data/ril/samples", rows, SAMPLES)
     write_json(project / "reports/discriminator/metrics.json", {"trained": False})
     Job("discriminator", None, project, params, Progress()).write_history([{"step": 0}])
     found = Elements(page())
     figures = {(attributes["aria-label"] or "").partition(".")[0] for tag, attributes in found.tags if tag == "svg"}
-    gone = {"Similarity reward", "Discriminator accuracy", "Mean logit", "Discriminator loss and entropy", "Pre-training"}
+    gone = {
+        "Similarity reward",
+        "Discriminator accuracy",
+        "Mean logit",
+        "Discriminator loss and entropy",
+        "Pre-training",
+    }
     assert figures == FIGURES - gone
     assert "The discriminator is in balance" not in found.words
     assert "student–0" in found.words  # D has no opinion of a row
@@ -367,7 +402,9 @@ def test_a_missing_input_names_its_maker(page: Callable[..., str], project: Path
 
 def test_other_questions_than_were_answered_are_an_error(page: Callable[..., str], project: Path) -> None:
     write_questions(project, "test", 5)
-    with pytest.raises(ValueError, match=r"no question 'test-0000\d\d' in data/questions/test; run: dvc repro evaluate@ril"):
+    with pytest.raises(
+        ValueError, match=r"no question 'test-0000\d\d' in data/questions/test; run: dvc repro evaluate@ril"
+    ):
         page()
 
 
@@ -468,7 +505,9 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
         flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-        for flag in f"{flags} --disable-sync --no-first-run --user-data-dir={tmp_path / f'profile{len(started)}'}".split():
+        for (
+            flag
+        ) in f"{flags} --disable-sync --no-first-run --user-data-dir={tmp_path / f'profile{len(started)}'}".split():
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         page = webdriver.Chrome(options, webdriver.ChromeService(driver))
@@ -497,11 +536,15 @@ def test_the_page_works_from_disk(
     assert [entry for entry in shown.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     sent = [json.loads(entry["message"])["message"] for entry in shown.get_log("performance")]
     asked = [event["params"] for event in sent if event["method"] == "Network.requestWillBeSent"]
-    own = {one["request"]["url"] for one in asked if one["documentURL"].startswith("file:")}  # not the empty first tab's
+    own = {
+        one["request"]["url"] for one in asked if one["documentURL"].startswith("file:")
+    }  # not the empty first tab's
     assert [url for url in own if not url.startswith("data:")] == [shown.current_url]
     assert shown.title == "RIL: report of a run"  # the attack would have changed it
     assert shown.execute_script("return document.documentElement.scrollWidth") <= width
-    images = shown.execute_script("return [...document.images].map((image) => image.complete && image.naturalWidth > 0)")
+    images = shown.execute_script(
+        "return [...document.images].map((image) => image.complete && image.naturalWidth > 0)"
+    )
     assert images
     assert all(images)
     ground = shown.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -528,7 +571,9 @@ return [...document.querySelectorAll("svg text, .card td, .card th, .card .muted
 
 
 @pytest.mark.browser
-def test_the_gallery_is_filtered_with_the_keyboard(page: Callable[..., str], browser: Callable[..., Any], project: Path) -> None:
+def test_the_gallery_is_filtered_with_the_keyboard(
+    page: Callable[..., str], browser: Callable[..., Any], project: Path
+) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page()

@@ -11,14 +11,16 @@ import pytest
 from PIL import Image
 
 from stages import pool, rollout, teacher, verdict
-from stages.corpora import SCHEMA, canonical_row
-from stages.imitation.exam import ATTACKS, rows_of
-from stages.imitation.rules import EMPTY
-from stages.job import Job, Progress, merged, read_yaml, validated
+from stages.config.params import merged, read_yaml, validated
+from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import read_json, read_shards, write_shards
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.job.rejects import TooManyRejects
-from stages.responses import ANSWERS
-from stages.vlm import Checkpoint
+from stages.judging.exam import ATTACKS, rows_of
+from stages.judging.rules import EMPTY
+from stages.responses.schemas import ANSWERS
+from stages.vlm.checkpoint import Checkpoint
 
 FEW = {"sampling": {"max_tokens": 8}, "responses": 3}
 SETTINGS = {
@@ -59,7 +61,9 @@ def test_a_teachers_answers_are_a_projection_of_the_store(job_of, monkeypatch: p
     job = job_of("teacher", "internvl3")
     teacher.run(job)
     rows = read_shards(job.out).to_pylist()
-    assert [(row["question_id"], row["sample"]) for row in rows] == [(f"q{4 - i}", s) for i in range(5) for s in range(3)]
+    assert [(row["question_id"], row["sample"]) for row in rows] == [
+        (f"q{4 - i}", s) for i in range(5) for s in range(3)
+    ]
     assert all(0 < row["completion_tokens"] <= 8 and len(row["token_ids"]) == row["completion_tokens"] for row in rows)
     metrics = read_json(job.reports / "metrics.json")
     assert (metrics["questions"], metrics["answers"]) == (5, 15)
@@ -88,7 +92,9 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     job = job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.5}}})
     teacher.run(job)
     answered = read_shards(job.out).to_pylist()
-    assert [(row["question_id"], row["sample"]) for row in answered] == [(q, s) for q in ("q4", "q2", "q0") for s in range(3)]
+    assert [(row["question_id"], row["sample"]) for row in answered] == [
+        (q, s) for q in ("q4", "q2", "q0") for s in range(3)
+    ]
     rejects = [json.loads(line) for line in (job.reports / "rejects.jsonl").read_text().splitlines()]
     assert [(row["question_id"], row["sample"], row["answers"], row["kind"]) for row in rejects] == [
         ("q3", 0, 3, "refused"),
@@ -105,7 +111,9 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     monkeypatch.setattr("stages.engines.start.VllmEngine", refuse)
     teacher.run(job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.4}}}))
     assert [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]] == before
-    with pytest.raises(TooManyRejects, match=r"teacher@internvl3: 6 of 15 answers are lacking, .*max_reject_share = 0.01"):
+    with pytest.raises(
+        TooManyRejects, match=r"teacher@internvl3: 6 of 15 answers are lacking, .*max_reject_share = 0.01"
+    ):
         teacher.run(job_of("teacher", "internvl3"))
 
 
@@ -140,7 +148,9 @@ def test_a_judge_that_says_nothing_gives_failed_verdicts_and_too_many_stop_the_s
     job = job_of("verdict", "internvl3")
     verdict.run(job)
     found = read_shards(job.out).to_pylist()
-    assert [(row["question_id"], row["sample"]) for row in found] == [(question, sample) for question, sample, _ in given]
+    assert [(row["question_id"], row["sample"]) for row in found] == [
+        (question, sample) for question, sample, _ in given
+    ]
     assert [row["verdict"] for row in found] == [None, 0, None, None]
     assert found[1]["explanation"] == EMPTY
     assert [row["response_key"] is None for row in found] == [False, True, False, False]

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from stages import discriminator, evaluate, ril, warm_start
-from stages.corpora import SCHEMA
-from stages.job import Job, Progress, merged, read_yaml, validated
+from stages.config.params import merged, read_yaml, validated
+from stages.corpora.rows import SCHEMA
 from stages.job.files import read_json, read_shards, write_shards
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.job.rejects import TooManyRejects
-from stages.vlm import Checkpoint
+from stages.vlm.checkpoint import Checkpoint
 
 Project = Callable[[str, Mapping[str, Any]], Job]
 LONG = "sum of the digits " * 60  # more than the 256 tokens of the tiny student
@@ -70,7 +72,11 @@ def test_ril_goes_on_without_what_does_not_fit(loop_project: Project, tmp_path: 
 
 @pytest.mark.slow
 def test_evaluate_counts_what_does_not_fit_as_wrong(
-    root: Path, loop_project: Project, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    loop_project: Project,
+    tmp_path: Path,
+    tiny: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     loop_project("ril", {})
@@ -78,7 +84,9 @@ def test_evaluate_counts_what_does_not_fit_as_wrong(
     split = tmp_path / "data/questions/test"
     shutil.copytree(tmp_path / "data/questions/imitation", split)
     lengthen(split, "q3")
-    shutil.copytree(root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__")
+    )
 
     def job_of(share: float) -> Job:
         block = {"max_tokens": 8, "shuffled_images": True, "benchmarks": [], "max_reject_share": share}
@@ -89,7 +97,11 @@ def test_evaluate_counts_what_does_not_fit_as_wrong(
     evaluate.run(job)
     rows = {row["question_id"]: row for row in read_shards(job.out).to_pylist()}
     assert len(rows) == 6
-    assert (rows["q3"]["finish_reason"], rows["q3"]["correct"], rows["q3"]["correct_shuffled"]) == ("refused", False, False)
+    assert (rows["q3"]["finish_reason"], rows["q3"]["correct"], rows["q3"]["correct_shuffled"]) == (
+        "refused",
+        False,
+        False,
+    )
     assert all(row["finish_reason"] in ("stop", "length") for name, row in rows.items() if name != "q3")
     assert [line["question_id"] for line in rejects(job)] == ["q3", "q3"], "once more with exchanged images"
     metrics = read_json(job.reports / "metrics.json")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.traps.table import GUARDS, Guard
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("stages", "flows", "tests", "profiles")
+COPIED = ("stages", "flows", "studies", "tests", "profiles")
 PASSED, FAILED = 0, 1  # what pytest ends with
 
 
@@ -27,7 +27,7 @@ def run_test(folder: Path, test: str) -> int:
         try:
             os.chdir(folder)
             sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
-            for name in [name for name in sys.modules if name.partition(".")[0] in ("stages", "flows", "tests")]:
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("stages", "flows", "studies", "tests")]:
                 del sys.modules[name]
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
             import pytest

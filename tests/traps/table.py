@@ -15,12 +15,12 @@ class Guard:
     slow: bool = False  # starts vLLM or several ranks
 
 
-UPDATES, LOSS, GROUP = (f"tests/stages/imitation/test_{name}.py::" for name in ("update", "objective", "rewards"))
-J, HERE, CHAT = "tests/stages/imitation/test_judge.py::", "tests/traps/test_guards.py::", "stages/vlm/chat.py"
+UPDATES, LOSS, GROUP = (f"tests/stages/policy/test_{name}.py::" for name in ("update", "loss", "rewards"))
+J, HERE, CHAT = "tests/stages/judging/test_judge.py::", "tests/traps/test_guards.py::", "stages/vlm/chat.py"
 PACK, READER = "tests/stages/groups/test_pack.py::", "tests/stages/vlm/test_reader.py::"
 VLLM, GOLDEN = "tests/stages/engines/test_vllm.py::", "tests/conformance/test_golden.py::"
 RANKS = "tests/stages/training/test_ranks.py::test_ranks_learn_what_one_learns"
-UPDATE, REWARDS, OBJECTIVE = (f"stages/imitation/{name}.py" for name in ("update", "rewards", "objective"))
+UPDATE, REWARDS, OBJECTIVE = (f"stages/policy/{name}.py" for name in ("update", "rewards", "loss"))
 
 GUARDS = (
     Guard("T1", CHAT, "if token in known)", "if token in known and not token)", f"{HERE}test_t1_every_vision_token_is_banned"),
@@ -77,29 +77,29 @@ GUARDS = (
           "tests/stages/engines/test_calls.py::test_calls_are_under_way_side_by_side"),
     Guard("T28", REWARDS, "pairs = [(row, logit) for row, logit in pairs if row.verdict is not None]", "pairs = list(pairs)",
           f"{LOSS}test_a_failed_verdict_leaves_group_and_baseline"),
-    Guard("T29", "stages/imitation/fence.py", "return _TAG_OPENER.sub(_HARMLESS, plain(text))", "return plain(text)",
+    Guard("T29", "stages/judging/sanitize.py", "return _TAG_OPENER.sub(_HARMLESS, plain(text))", "return plain(text)",
           f"{J}test_no_part_can_close_its_fence"),
-    Guard("T29", "stages/imitation/judge.py", "score = found[-1].strip()", "score = found[0].strip()",
+    Guard("T29", "stages/judging/judge.py", "score = found[-1].strip()", "score = found[0].strip()",
           f"{J}test_the_last_tag_of_the_judges_text_is_the_verdict"),
-    Guard("T30", "stages/imitation/judge.py", "return Sampling(temperature=0.0,", "return Sampling(temperature=1.0,",
+    Guard("T30", "stages/judging/judge.py", "temperature=0.0, top_p=1.0", "temperature=1.0, top_p=1.0",
           f"{J}test_the_judge_is_greedy_and_may_be_held_to_a_pattern"),
-    Guard("T31", "stages/imitation/history.py", 'f"rewards/{source}/similarity"', '"rewards/similarity"',
+    Guard("T31", "stages/policy/metrics.py", 'f"rewards/{source}/similarity"', '"rewards/similarity"',
           f"{HERE}test_t31_both_rewards_are_logged_for_every_source"),
     Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and", f"{GROUP}test_zero_variance"),
-    Guard("T32", "stages/imitation/history.py",
+    Guard("T32", "stages/policy/metrics.py",
           "len({row.reward for row in group}) <= 1", "len({row.reward for row in group}) < 1",
           f"{HERE}test_t32_the_share_of_groups_without_variance_is_logged"),
-    Guard("T33", "stages/imitation/discrimination.py", 'if row.finish_reason == "stop" and row.text]', "if row.text]",
+    Guard("T33", "stages/adversary/adversary.py", 'if row.finish_reason == "stop" and row.text]', "if row.text]",
           f"{UPDATES}test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone"),
     Guard("T33", CHAT, "skip_special_tokens=True)).strip()", "skip_special_tokens=True))",
           f"{HERE}test_t33_nothing_of_an_end_token_or_blank_is_left_in_a_text"),
-    Guard("T34", "stages/imitation/health.py", "share <= 1 - SURE", "share < 0",
-          "tests/stages/imitation/test_health.py::test_saturation_alarms_only_after_so_many_steps_in_a_row"),
-    Guard("T35", "stages/imitation/discriminator.py", "self.score(hidden[pack.last])",
+    Guard("T34", "stages/adversary/diagnostics.py", "share <= 1 - SURE", "share < 0",
+          "tests/stages/adversary/test_diagnostics.py::test_saturation_alarms_only_after_so_many_steps_in_a_row"),
+    Guard("T35", "stages/adversary/discriminator.py", "self.score(hidden[pack.last])",
           "self.score(hidden[-1:].expand(len(pack.last), -1))",
           "tests/conformance/test_closed_form.py::test_c10_the_logit_is_read_at_the_last_token_of_each_text"),
     Guard("T36", REWARDS, "return int(logit < 0.0)", "return int(logit > 0.0)", f"{LOSS}test_check_values_of_the_paper"),
-    Guard("T36", "stages/imitation/discrimination.py", "labels = [float(row.source == STUDENT) for row, _ in pairs]",
+    Guard("T36", "stages/adversary/adversary.py", "labels = [float(row.source == STUDENT) for row, _ in pairs]",
           "labels = [float(row.source != STUDENT) for row, _ in pairs]",
           f"{UPDATES}test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
     Guard("T37", "stages/training/trainer.py", "self.sharded = stage == 3", "self.sharded = False", RANKS, True),
@@ -108,9 +108,9 @@ GUARDS = (
           "tests/stages/job/test_job.py::test_an_out_appears_whole_or_not_at_all"),
     Guard("T39", "stages/pool.py", 'if pool.truncated == "keep" or row["finish_reason"] != "length"]', "if row]",
           "tests/stages/test_pool.py::test_whole_answers_of_all_teachers_sorted_with_their_verdicts"),
-    Guard("T40", "stages/job/order.py", "drawn = range(step * wanted, (step + 1) * wanted)", "drawn = range(step, step + wanted)",
+    Guard("T40", "stages/job/epochs.py", "drawn = range(step * wanted, (step + 1) * wanted)", "drawn = range(step, step + wanted)",
           f"{HERE}test_t40_a_step_draws_the_same_whatever_was_drawn_before"),
-    Guard("T42", "stages/imitation/discriminator.py", "field(default=(), repr=False)", "field(default=())",
+    Guard("T42", "stages/adversary/discriminator.py", "field(default=(), repr=False)", "field(default=())",
           f"{HERE}test_t42_what_is_printed_of_a_text_holds_no_image"),
     Guard("T43", "stages/vlm/checkpoint.py", 'os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"', "False",
           f"{HERE}test_t43_nothing_is_fetched_unless_downloads_are_allowed"),

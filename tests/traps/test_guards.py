@@ -10,16 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.engines import Answer
-from stages.groups import Group, head, log_probs, packs, response_log_probs
-from stages.imitation.discriminator import Text
-from stages.imitation.history import reward_metrics
-from stages.imitation.rewards import STUDENT, Row, rewarded_group
-from stages.imitation.update import Rewards, update_student
-from stages.job import places_of_step
-from stages.job.blocks import Build, Ril, Sampling
+from stages.adversary.discriminator import Text
+from stages.config.blocks import Build, Ril, Sampling
+from stages.engines.engine import Answer
+from stages.groups import head, log_probs
+from stages.groups.log_probs import response_log_probs
+from stages.groups.pack import Group, packs
+from stages.groups.response import STUDENT, Row
+from stages.job.epochs import places_of_step
+from stages.policy.metrics import reward_metrics
+from stages.policy.rewards import rewarded_group
+from stages.policy.update import Rewards, update_student
 from stages.ril import student_row
-from stages.vlm import Checkpoint, Network, build_tiny, checkpoint, load_network, load_reader, open_checkpoint, write_card
+from stages.tiny.builds.shapes import build_tiny
+from stages.vlm import checkpoint
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.reader import Network, load_network, load_reader
 
 FAMILIES = ("qwen2_5_vl", "internvl3")
 TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
@@ -33,7 +39,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoin
     def make(family: str) -> Checkpoint:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
-            build = Build(steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1)
+            build = Build(
+                steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1
+            )
             _, network = build_tiny(family, build, TEXTS, 256, 1, folder)
             network.head.weight.data.mul_(10)
             network.model.save_pretrained(folder)
@@ -115,7 +123,10 @@ def step(small: Callable[[str], Checkpoint]) -> Loop:
         reference = load_network(made, reader)
         reference.model.requires_grad_(False)
         student.freeze_vision()
-        rows = [Row(s, t, tuple(reader.chat.response_ids(t)), "stop", v) for s, t, v in ((STUDENT, "28", 0), ("t", "so 5", 1))]
+        rows = [
+            Row(s, t, tuple(reader.chat.response_ids(t)), "stop", v)
+            for s, t, v in ((STUDENT, "28", 0), ("t", "so 5", 1))
+        ]
         prompts = reader.prompts([([{"role": "user", "content": "<image>sum?"}], [picture()])] * 2)
         groups = [Rewards(prompt, tuple(rewarded_group(rows, [1.0, -1.0]))) for prompt in prompts]
         values: dict[str, Any] = {"sampling": Sampling(max_tokens=16), **changed}
@@ -142,7 +153,9 @@ def test_t11_images_of_many_prompts_are_processed_in_one_call(
     reader = load_reader(small("qwen2_5_vl"))
     calls: list[int] = []
     real = reader.family.pixels
-    monkeypatch.setattr(reader.family, "pixels", lambda processor, images: calls.append(len(images)) or real(processor, images))
+    monkeypatch.setattr(
+        reader.family, "pixels", lambda processor, images: calls.append(len(images)) or real(processor, images)
+    )
     reader.prompts([([{"role": "user", "content": "<image>"}], [picture()])] * 5)
     assert calls == [5]
 

@@ -155,7 +155,11 @@ def mmbench_circular(golds: Sequence[str], replies: Sequence[str], options: Sequ
     found = [mmbench_choice(reply, texts) for reply, texts in zip(replies, options, strict=True)]
     if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
         return False
-    rest = [(gold, reply, texts) for gold, reply, texts, one in zip(golds, replies, options, found, strict=True) if one is None]
+    rest = [
+        (gold, reply, texts)
+        for gold, reply, texts, one in zip(golds, replies, options, found, strict=True)
+        if one is None
+    ]
     return all(any_letter(reply, sorted(texts)) == gold for gold, reply, texts in rest)
 
 

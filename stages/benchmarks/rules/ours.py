@@ -75,8 +75,12 @@ def _named(text: str, options: Mapping[str, str]) -> str | None:
 def _whole_text(text: str, options: Mapping[str, str]) -> str | None:
     """The one option whose text stands in `text` as whole words; texts inside longer found ones do not count."""
     lowered = text.casefold()
-    found = [one for one, option in options.items() if option.strip() and _stands_in(option.strip().casefold(), lowered)]
-    longest = [one for one in found if not any(_inside(options[one], options[other]) for other in found if other != one)]
+    found = [
+        one for one, option in options.items() if option.strip() and _stands_in(option.strip().casefold(), lowered)
+    ]
+    longest = [
+        one for one in found if not any(_inside(options[one], options[other]) for other in found if other != one)
+    ]
     return longest[0] if len(longest) == 1 else None
 
 
@@ -121,7 +125,9 @@ def clean(reply: str) -> str:
     return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?", text) else text
 
 
-_GRADE = re.compile(r"^[\s*\"'`]*(?:score\s*[:=]\s*|correctness\s*[:=]\s*)?(0(?:\.\d)?|1(?:\.0)?)[\s*\"'`.]*$", re.IGNORECASE)
+_GRADE = re.compile(
+    r"^[\s*\"'`]*(?:score\s*[:=]\s*|correctness\s*[:=]\s*)?(0(?:\.\d)?|1(?:\.0)?)[\s*\"'`.]*$", re.IGNORECASE
+)
 
 
 def grade(judge_reply: str) -> float | None:

@@ -113,7 +113,9 @@ def circular(golds: Sequence[str], found: Sequence[str | None]) -> bool | None:
     return True if None not in found else None
 
 
-def mathvista_prefetch(question_type: str, answer_type: str, choices: Sequence[str], gold: str, reply: str) -> str | None:
+def mathvista_prefetch(
+    question_type: str, answer_type: str, choices: Sequence[str], gold: str, reply: str
+) -> str | None:
     """MathVista's answer where this harness needs no judge; None where it would ask one.
 
     A number that equals the reference counts at once, unless it is 0, which the harness takes for nothing.

@@ -24,7 +24,10 @@ WITH_MASK = Spec(
     tsv=(Tsv("AI2D_TEST", {"0f593e0d1c7df9a3d69bf1f947e71975": ""}),),
     hub=(Hub(("lmms-lab/ai2d", "lmms-lab-encoder/ai2d"), "test"),),
     make={"tsv": tsv_choice("category"), "hub": hub_sample},
-    needs={"tsv": ("index", "question", "A", "B", "answer", "image"), "hub": ("question", "options", "answer", "image")},
+    needs={
+        "tsv": ("index", "question", "A", "B", "answer", "image"),
+        "hub": ("question", "options", "answer", "image"),
+    },
     scorers={OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_ai2d},
 )
 NO_MASK = replace(

@@ -6,7 +6,12 @@ from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, clean_relaxed, lmms_r
 from stages.benchmarks.spec import Hub, Spec, Tsv
 from stages.benchmarks.tables import Row
 
-_SPLITS = {"human_test": "test_human", "augmented_test": "test_augmented", "human": "test_human", "augmented": "test_augmented"}
+_SPLITS = {
+    "human_test": "test_human",
+    "augmented_test": "test_augmented",
+    "human": "test_human",
+    "augmented": "test_augmented",
+}
 
 
 def sample(row: Row) -> Sample:

@@ -19,7 +19,9 @@ def tsv_sample(row: Row) -> Sample:
         "answer_option": row.text("answer_option", ""),
     }
     groups = {"task": (row.text("task", "none"),), "skills": tuple(map(str, row.literal("skills"))) or ("none",)}
-    return Sample(row.text("index"), row.text("question"), row.text("answer"), options, "", groups, kind, row.pictures["image"])
+    return Sample(
+        row.text("index"), row.text("question"), row.text("answer"), options, "", groups, kind, row.pictures["image"]
+    )
 
 
 def hub_sample(row: Row) -> Sample:

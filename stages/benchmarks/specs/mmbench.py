@@ -68,7 +68,10 @@ SPECS = (
         {
             "DEV_EN": {"b6caf1133a01c6bb705cf753bb527ed8": "v1.0"},
             "DEV_EN_V11": {"30c05be8f2f347a50be25aa067248184": "v1.1"},
-            "TEST_EN_V11": {"8d1a704e791df6f5d9fb3ef782b65365": "v1.1", "26f0f15381a21720255091d3e0316ce6": "v1.1, no answers"},
+            "TEST_EN_V11": {
+                "8d1a704e791df6f5d9fb3ef782b65365": "v1.1",
+                "26f0f15381a21720255091d3e0316ce6": "v1.1, no answers",
+            },
         },
     ),
     spec(
@@ -77,7 +80,10 @@ SPECS = (
         {
             "DEV_CN": {"08b8fc3324a5ed74155350f57be69fbd": "v1.0"},
             "DEV_CN_V11": {"593f9b5f6bea453d870a798b34ae4f37": "v1.1"},
-            "TEST_CN_V11": {"156e6569f9547afb16603eca16e85373": "v1.1", "74bbe4556dac745613c7cbe5ad787050": "v1.1, no answers"},
+            "TEST_CN_V11": {
+                "156e6569f9547afb16603eca16e85373": "v1.1",
+                "74bbe4556dac745613c7cbe5ad787050": "v1.1, no answers",
+            },
         },
     ),
 )

@@ -20,7 +20,9 @@ def hub_sample(row: Row) -> Sample:
     listed = _OPTIONS.search(question)
     options = {one: text.strip().rstrip(",") for one, text in _OPTION.findall(listed.group(1))} if listed else {}
     gold = row.text("answer").strip()
-    return Sample(row.text("index"), question, gold, options, groups=groups_of(row, _GROUPS), pictures=row.pictures["image"])
+    return Sample(
+        row.text("index"), question, gold, options, groups=groups_of(row, _GROUPS), pictures=row.pictures["image"]
+    )
 
 
 SPECS = (

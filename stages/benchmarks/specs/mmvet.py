@@ -8,9 +8,7 @@ from stages.benchmarks.spec import Hub, Spec, Tsv, numbered_pictures
 from stages.benchmarks.tables import Row
 
 _V2_IMAGE = re.compile(r"<image_(\d+)>")
-_REASON = (
-    "First please perform reasoning, and think step by step to provide best answer to the following question: \n\n"  # lmms-eval
-)
+_REASON = "First please perform reasoning, and think step by step to provide best answer to the following question: \n\n"  # lmms-eval
 
 
 def tsv_sample(row: Row) -> Sample:
@@ -81,7 +79,10 @@ SPECS = (
         tsv=(Tsv("MMVetV2", {}),),  # unofficial: VLMEvalKit has none, so no md5 is known
         hub=(Hub(("whyu/mm-vet-v2",), "test"),),
         make={"tsv": v2_sample, "hub": v2_sample},
-        needs={"tsv": ("index", "question", "answer", "image"), "hub": ("id", "question", "answer", "capability", "image_0")},
+        needs={
+            "tsv": ("index", "question", "answer", "image"),
+            "hub": ("id", "question", "answer", "capability", "image_0"),
+        },
         prompts=_V2,
         scorers={},
         judge="grade",

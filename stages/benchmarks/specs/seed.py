@@ -20,15 +20,21 @@ def hub_sample(row: Row) -> Sample | None:
     groups = {"category": (DIMENSIONS[kind - 1] if 1 <= kind <= len(DIMENSIONS) else str(kind),)}
     options = {one: row.text(f"choice_{one.lower()}") for one in "ABCD"}
     index = row.text("question_id")
-    return Sample(index, row.text("question"), row.text("answer"), options, groups=groups, pictures=row.pictures["image"])
+    return Sample(
+        index, row.text("question"), row.text("answer"), options, groups=groups, pictures=row.pictures["image"]
+    )
 
 
 def plus_sample(row: Row) -> Sample:
     """A row of SEED-Bench-2-Plus; columns are named choice_A ... there, and the type's capitals vary."""
-    options = {one: row.text(f"choice_{one.lower()}") for one in "ABCD"}  # all names but single letters are in lower case
+    options = {
+        one: row.text(f"choice_{one.lower()}") for one in "ABCD"
+    }  # all names but single letters are in lower case
     groups = {"category": (row.text("question_image_type").capitalize(),)}
     index = row.text("question_id")
-    return Sample(index, row.text("question"), row.text("answer"), options, groups=groups, pictures=row.pictures["image"])
+    return Sample(
+        index, row.text("question"), row.text("answer"), options, groups=groups, pictures=row.pictures["image"]
+    )
 
 
 _SCORERS = {OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_first_character}
@@ -58,7 +64,10 @@ SPECS = (
         tsv=(Tsv("SEEDBench2_Plus", {"e32d3216dc4f452b0fe497a52015d1fd": ""}, folder="benchmarks/SEEDBench"),),
         hub=(Hub(("doolayer/SEED-Bench-2-Plus", "AILab-CVC/SEED-Bench-2-plus"), "test"),),
         make={"tsv": tsv_choice("category"), "hub": plus_sample},
-        needs={"tsv": _TSV_NEEDS, "hub": ("question_id", "question", *_CHOICES, "answer", "question_image_type", "image")},
+        needs={
+            "tsv": _TSV_NEEDS,
+            "hub": ("question_id", "question", *_CHOICES, "answer", "question_image_type", "image"),
+        },
         scorers=_SCORERS,
         beside={"mean of categories": macro("category")},
     ),

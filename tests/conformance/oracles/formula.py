@@ -78,7 +78,10 @@ def main():
             for beta in (0.0, cases.BETA):
                 for level in ("token", "gspo", "sequence"):
                     loss, slope = eq2(b, low, high, beta, level)
-                    found |= {f"c1/{seed}/{level}/{clip}/{beta}/loss": loss, f"c1/{seed}/{level}/{clip}/{beta}/slope": slope}
+                    found |= {
+                        f"c1/{seed}/{level}/{clip}/{beta}/loss": loss,
+                        f"c1/{seed}/{level}/{clip}/{beta}/slope": slope,
+                    }
         loss, slope = eq2(b, 0.2, 0.2, cases.BETA, per_row=True)
         found |= {f"c1/{seed}/grpo/loss": loss, f"c1/{seed}/grpo/slope": slope}
         for mode in ("truncate", "mask"):
@@ -86,7 +89,8 @@ def main():
                 weight = rollout(b, mode, level)
                 loss, slope = eq2(b, 0.2, 0.2, 0.0, weights=weight)
                 found |= {
-                    f"c9/{seed}/{mode}_{level}/{name}": v for name, v in (("weight", weight), ("loss", loss), ("slope", slope))
+                    f"c9/{seed}/{mode}_{level}/{name}": v
+                    for name, v in (("weight", weight), ("loss", loss), ("slope", slope))
                 }
     rewards, index = stored["groups/rewards"], stored["groups/index"]
     for scaled in (False, True):

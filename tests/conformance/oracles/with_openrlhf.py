@@ -57,7 +57,9 @@ def main():
     student = torch.tensor(stored["pairs/student"], requires_grad=True)
     teacher = torch.tensor(stored["pairs/teacher"], requires_grad=True)
     every = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    loss = PairWiseLoss()(student[every[:, 0]], teacher[every[:, 1]])  # ours is high for the student: it is their "chosen"
+    loss = PairWiseLoss()(
+        student[every[:, 0]], teacher[every[:, 1]]
+    )  # ours is high for the student: it is their "chosen"
     by_student, by_teacher = torch.autograd.grad(loss, (student, teacher))
     found |= {"c11/loss": loss.detach().numpy(), "c11/student": by_student.numpy(), "c11/teacher": by_teacher.numpy()}
     leave("openrlhf", found, ("openrlhf", "torch", "numpy"))

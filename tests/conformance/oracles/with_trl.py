@@ -68,7 +68,10 @@ def main():
             for beta in (0.0, cases.BETA):
                 for ours, theirs in (("token", "token"), ("gspo", "sequence")):
                     loss, slope = loss_of(b, low, high, beta, theirs)
-                    found |= {f"c1/{seed}/{ours}/{clip}/{beta}/loss": loss, f"c1/{seed}/{ours}/{clip}/{beta}/slope": slope}
+                    found |= {
+                        f"c1/{seed}/{ours}/{clip}/{beta}/loss": loss,
+                        f"c1/{seed}/{ours}/{clip}/{beta}/slope": slope,
+                    }
         loss, slope = loss_of(b, beta=cases.BETA, kind="grpo")
         found |= {f"c1/{seed}/grpo/loss": loss, f"c1/{seed}/grpo/slope": slope}
         for mode in ("truncate_token", "mask_token", "truncate_sequence", "mask_sequence"):
@@ -78,11 +81,18 @@ def main():
         hidden = torch.tensor(stored["head/hidden"], dtype=torch.float32, requires_grad=True)
         weight = torch.tensor(stored["head/weight"], dtype=torch.float32, requires_grad=True)
         targets = torch.tensor(stored["head/targets"]).long()
-        out = ChunkedLogProbFunction.apply(hidden, weight, None, targets, temperature, 128, None, 1.0, ("logprob", "entropy"))
+        out = ChunkedLogProbFunction.apply(
+            hidden, weight, None, targets, temperature, 128, None, 1.0, ("logprob", "entropy")
+        )
         log_probs, entropy = out[0], out[1]
         slopes = torch.tensor(stored["head/slopes"], dtype=torch.float32)
         by_hidden, by_weight = torch.autograd.grad((log_probs * slopes).sum(), (hidden, weight))
-        for name, value in (("log_probs", log_probs), ("entropy", entropy), ("hidden", by_hidden), ("weight", by_weight)):
+        for name, value in (
+            ("log_probs", log_probs),
+            ("entropy", entropy),
+            ("hidden", by_hidden),
+            ("weight", by_weight),
+        ):
             found[f"c6/{temperature}/{name}"] = value.detach().numpy()
     leave("trl", found, ("trl", "torch", "transformers", "numpy"))
 

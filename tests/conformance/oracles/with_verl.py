@@ -49,7 +49,11 @@ def loss_of(b, low, high, beta, level):
         loss = loss * some.sum() / cases.ROWS / cases.WIDTH
     else:
         rows = (t["mask"].sum(1) > 0).sum()
-        loss = compute_policy_loss(t["old"], log_probs, advantages, t["mask"], 0.2, low, high, 1e9, MODE)[0] * rows / cases.ROWS
+        loss = (
+            compute_policy_loss(t["old"], log_probs, advantages, t["mask"], 0.2, low, high, 1e9, MODE)[0]
+            * rows
+            / cases.ROWS
+        )
     if beta:
         loss = loss + beta * divided(kl_penalty(log_probs, t["reference"], "k3"), t["mask"])
     (slope,) = torch.autograd.grad(loss, log_probs)
@@ -65,11 +69,16 @@ def main():
             for beta in (0.0, cases.BETA):
                 for level in ("token", "gspo", "sequence"):
                     loss, slope = loss_of(b, low, high, beta, level)
-                    found |= {f"c1/{seed}/{level}/{clip}/{beta}/loss": loss, f"c1/{seed}/{level}/{clip}/{beta}/slope": slope}
+                    found |= {
+                        f"c1/{seed}/{level}/{clip}/{beta}/loss": loss,
+                        f"c1/{seed}/{level}/{clip}/{beta}/slope": slope,
+                    }
         t = tensors(b)
         kl = kl_penalty(t["log_probs"], t["reference"], "k3")
         for rank, part in enumerate((slice(0, 4), slice(4, 8))):  # two ranks, whose gradients are averaged
-            share = agg_loss(kl[part], t["mask"][part], MODE, 2, global_batch_size=cases.ROWS, loss_scale_factor=cases.WIDTH)
+            share = agg_loss(
+                kl[part], t["mask"][part], MODE, 2, global_batch_size=cases.ROWS, loss_scale_factor=cases.WIDTH
+            )
             found[f"c5/{seed}/rank{rank}"] = share.numpy()
         found[f"c5/{seed}/whole"] = divided(kl, t["mask"]).numpy()
     rewards = torch.tensor(stored["groups/rewards"])[:, None]
@@ -80,7 +89,10 @@ def main():
         found[f"c2/{scaled}"] = given[0][:, 0].numpy()
     keep = np.arange(24) % 5 != 0
     left = compute_grpo_outcome_advantage(
-        rewards[keep], torch.ones_like(rewards[keep]), stored["groups/index"].astype(int)[keep], norm_adv_by_std_in_grpo=False
+        rewards[keep],
+        torch.ones_like(rewards[keep]),
+        stored["groups/index"].astype(int)[keep],
+        norm_adv_by_std_in_grpo=False,
     )
     found["c2/failed"] = left[0][:, 0].numpy()
     for kind in ("k1", "k2", "k3"):

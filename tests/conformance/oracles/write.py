@@ -15,6 +15,10 @@ import cases
 
 def leave(oracle: str, found: dict[str, object], packages: tuple[str, ...]) -> None:
     """Writes both files; arrays in fp64."""
-    np.savez_compressed(cases.GOLDEN / f"{oracle}.npz", **{name: np.asarray(value, np.float64) for name, value in found.items()})
+    np.savez_compressed(
+        cases.GOLDEN / f"{oracle}.npz", **{name: np.asarray(value, np.float64) for name, value in found.items()}
+    )
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
-    (cases.GOLDEN / f"{oracle}.json").write_text(json.dumps({"versions": versions, "values": len(found)}, indent=2) + "\n")
+    (cases.GOLDEN / f"{oracle}.json").write_text(
+        json.dumps({"versions": versions, "values": len(found)}, indent=2) + "\n"
+    )

@@ -78,8 +78,9 @@ def write_checkpoint(folder: Path, shape: Shape) -> None:
     import numpy
     import torch
 
-    from stages.job.blocks import Build
-    from stages.vlm import build_tiny, write_card
+    from stages.config.blocks import Build
+    from stages.tiny.builds.shapes import build_tiny
+    from stages.vlm.checkpoint import write_card
 
     folder.mkdir()
     build = Build(
@@ -95,7 +96,9 @@ def write_checkpoint(folder: Path, shape: Shape) -> None:
     _, network = build_tiny(FAMILY, build, [WORDS], context, 1, folder)
     config: Any = network.model.config
     config.text_config.vocab_size = max(shape.vocabulary, config.text_config.vocab_size)
-    config.vision_config.fullatt_block_indexes = [shape.vision_layers - 1]  # the others see windows, as in released models
+    config.vision_config.fullatt_block_indexes = [
+        shape.vision_layers - 1
+    ]  # the others see windows, as in released models
     model: Any = type(network.model)(config)
     numbers = numpy.random.Generator(numpy.random.PCG64(shape.seed))
     with torch.no_grad():

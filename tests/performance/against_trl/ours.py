@@ -13,9 +13,10 @@ class Side:
     """Student, reference and trainer, loaded as `stages.ril.gathered` loads them."""
 
     def __init__(self, folder: Path, parts: Parts) -> None:
-        from stages.job.blocks import Ril, Runtime, Sampling
-        from stages.training import Trainer
-        from stages.vlm import load_network, load_reader, open_checkpoint
+        from stages.config.blocks import Ril, Runtime, Sampling
+        from stages.training.trainer import Trainer
+        from stages.vlm.checkpoint import open_checkpoint
+        from stages.vlm.reader import load_network, load_reader
 
         self.shape: Shape = read_shape(folder)
         self.questions: list[dict[str, Any]] = json.loads((folder / "questions.json").read_text())
@@ -53,15 +54,18 @@ class Side:
 
     def step(self) -> None:
         """Preparation, reference and update of one step."""
-        from stages.imitation.rewards import STUDENT, Row, rewarded_group
-        from stages.imitation.update import Rewards, update_student
+        from stages.groups.response import STUDENT, Row
+        from stages.policy.rewards import rewarded_group
+        from stages.policy.update import Rewards, update_student
 
         groups = []
         for prompt, question in zip(self.reader.prompts(self._conversations()), self.questions, strict=True):
             sources = [STUDENT if row < self.shape.rows // 2 else "teacher" for row in range(self.shape.rows)]
             answers = zip(sources, question["completions"], question["rewards"], strict=True)
             rows = [Row(source, "", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
-            groups.append(Rewards(prompt, tuple(rewarded_group(rows, [1.0 if r == 0 else -1.0 for r in question["rewards"]]))))
+            groups.append(
+                Rewards(prompt, tuple(rewarded_group(rows, [1.0 if r == 0 else -1.0 for r in question["rewards"]])))
+            )
         update_student(self.student, self.trainer, self.reference, groups, self.block, self.shape.learning_rate)
 
     def prompt_ids(self) -> dict[str, list[int]]:

@@ -41,7 +41,11 @@ class Given:
         for text in texts:
             seen[text] = seen.get(text, -1) + 1
             completions.append(list(self._by_text[text]["completions"][seen[text]]))
-        return {"prompt_ids": [list(self.prompt_ids[text]) for text in texts], "completion_ids": completions, "logprobs": None}
+        return {
+            "prompt_ids": [list(self.prompt_ids[text]) for text in texts],
+            "completion_ids": completions,
+            "logprobs": None,
+        }
 
     def reward(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
         """TRL's reward function."""
@@ -63,7 +67,9 @@ def trainer_for(folder: Path, given: Given, parts: Parts, callback: Any) -> Any:
     shape = json.loads((folder / "shape.json").read_text())
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "checkpoint", dtype=torch.float32)
     model.model.visual.requires_grad_(False)
-    rows = [{"prompt": [{"role": "user", "content": q["text"]}], "image": str(folder / q["image"])} for q in given.questions]
+    rows = [
+        {"prompt": [{"role": "user", "content": q["text"]}], "image": str(folder / q["image"])} for q in given.questions
+    ]
     config = GRPOConfig(
         output_dir=str(folder / "trl"),
         use_cpu=True,

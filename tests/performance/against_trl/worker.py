@@ -96,7 +96,13 @@ class Step:
             self._counter.__exit__(None, None, None)
         flops = self._counter.get_total_flops() if self._counter else 0
         peak = _memory("VmHWM")
-        return {"seconds": sum(seconds.values()), "parts": seconds, "flops": flops, "peak": peak, "grown": peak - self._before}
+        return {
+            "seconds": sum(seconds.values()),
+            "parts": seconds,
+            "flops": flops,
+            "peak": peak,
+            "grown": peak - self._before,
+        }
 
 
 def _memory(field: str) -> float:

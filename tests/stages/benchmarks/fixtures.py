@@ -75,7 +75,9 @@ def mmbench(language: str) -> Rows:
     big = encoded(f"mmbench {language}", side=600)  # above 1 MB in base64
     return [
         *rotated(5, ("one", "two", "None", "nan"), "two", first, big, hint='A hint with a\ttab and\na "new" line'),
-        *rotated(7, ("yes", "no"), "no", second, encoded("day"), category="scene", **{"l2-category": "coarse_perception"}),
+        *rotated(
+            7, ("yes", "no"), "no", second, encoded("day"), category="scene", **{"l2-category": "coarse_perception"}
+        ),
     ]
 
 
@@ -106,8 +108,20 @@ def tsv() -> dict[str, Rows]:
     ]
     chart = [
         {"index": 0, "question": "How many?", "answer": "100", "split": "test_human", "image": encoded("c0")},
-        {"index": 1, "question": "Which share?", "answer": "10%", "split": "test_augmented", "image": encoded("c1", form="JPEG")},
-        {"index": 2, "question": "Which colours?", "answer": "['Blue', 'Red']", "split": "test_human", "image": encoded("c2")},
+        {
+            "index": 1,
+            "question": "Which share?",
+            "answer": "10%",
+            "split": "test_augmented",
+            "image": encoded("c1", form="JPEG"),
+        },
+        {
+            "index": 2,
+            "question": "Which colours?",
+            "answer": "['Blue', 'Red']",
+            "split": "test_human",
+            "image": encoded("c2"),
+        },
         {"index": 3, "question": "How many more?", "answer": "0", "split": "test_augmented", "image": encoded("c3")},
     ]
     skills = "['algebraic reasoning', 'arithmetic reasoning']"
@@ -224,7 +238,15 @@ def tsv() -> dict[str, Rows]:
             "image": encoded("seed"),
         }
     ]
-    vet = [{"index": "v1_0", "question": "What is x?", "answer": "-1<AND>-5", "category": "ocr,math", "image": encoded("vet")}]
+    vet = [
+        {
+            "index": "v1_0",
+            "question": "What is x?",
+            "answer": "-1<AND>-5",
+            "category": "ocr,math",
+            "image": encoded("vet"),
+        }
+    ]
     vet2 = [
         {
             "index": "v2_0",
@@ -386,7 +408,9 @@ def hub() -> dict[str, tuple[str, Rows]]:
             "subject": "Art",
         }
     ]
-    vision = [{"id": "test_Art_1", "image": struct("h10"), "options": str(list("stuvwxyz")), "answer": "H", "subject": "Art"}]
+    vision = [
+        {"id": "test_Art_1", "image": struct("h10"), "options": str(list("stuvwxyz")), "answer": "H", "subject": "Art"}
+    ]
     star = [
         {
             "index": 0,
@@ -464,7 +488,13 @@ def hub() -> dict[str, tuple[str, Rows]]:
         }
     ]
     vet = [
-        {"question_id": "v1_0", "question": "What is x?", "answer": "-1<AND>-5", "capability": "ocr,math", "image": struct("h18")}
+        {
+            "question_id": "v1_0",
+            "question": "What is x?",
+            "answer": "-1<AND>-5",
+            "capability": "ocr,math",
+            "image": struct("h18"),
+        }
     ]
     frames = {f"image_{n}": struct(f"f{n}") if n < 2 else None for n in range(18)}
     vet2 = [
@@ -509,7 +539,9 @@ def hub() -> dict[str, tuple[str, Rows]]:
     }
 
 
-def write_tsv(path: Path, rows: Sequence[Mapping[str, Any]], head: Sequence[str] | None = None, end: str = "\n") -> None:
+def write_tsv(
+    path: Path, rows: Sequence[Mapping[str, Any]], head: Sequence[str] | None = None, end: str = "\n"
+) -> None:
     """A TSV file as pandas writes it: cells are quoted where they hold tabs, quotes or newlines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as handle:
@@ -526,7 +558,9 @@ def arrow_table(rows: Rows) -> pa.Table:
         values = [row[name] for row in rows]
         one = next((value for value in values if value is not None), None)
         inner = one[0] if isinstance(one, list) and one else one
-        of_images = (isinstance(inner, dict) and "bytes" in inner) or (name.startswith("image_") and name != "image_path")
+        of_images = (isinstance(inner, dict) and "bytes" in inner) or (
+            name.startswith("image_") and name != "image_path"
+        )
         kind = (pa.list_(IMAGE) if isinstance(one, list) else IMAGE) if of_images else None
         arrays.append(pa.array(values, type=kind))
     return pa.table(dict(zip(names, arrays, strict=True)))

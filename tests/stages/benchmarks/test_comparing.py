@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from stages.benchmarks.comparing import bootstrap, compared, mcnemar
-from stages.benchmarks.marks import Reply
 from stages.benchmarks.records import Record
 from stages.benchmarks.sample import BenchmarkError, Sample
+from stages.benchmarks.scores import Reply
 
 
 def record(right: list[bool], benchmark: str = "seedbench", count: int | None = None) -> Record:
@@ -17,7 +17,15 @@ def record(right: list[bool], benchmark: str = "seedbench", count: int | None = 
 
 @pytest.mark.parametrize(
     ("wins", "losses", "p"),
-    [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (10, 2, 158 / 4096), (2, 10, 158 / 4096), (6, 0, 2 / 64), (1000, 1000, 1.0)],
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (5, 5, 1.0),
+        (10, 2, 158 / 4096),
+        (2, 10, 158 / 4096),
+        (6, 0, 2 / 64),
+        (1000, 1000, 1.0),
+    ],
 )
 def test_mcnemar_is_the_exact_binomial(wins: int, losses: int, p: float) -> None:
     assert mcnemar(wins, losses) == pytest.approx(p)
@@ -29,7 +37,9 @@ def test_wins_losses_and_the_difference() -> None:
     assert found.difference == pytest.approx(10)
     assert found.low < 10 < found.high
     assert found.p_value == pytest.approx(mcnemar(20, 10))
-    assert found == compared(record([True] * 70 + [False] * 30), record([True] * 50 + [False] * 40 + [True] * 10), "ours")
+    assert found == compared(
+        record([True] * 70 + [False] * 30), record([True] * 50 + [False] * 40 + [True] * 10), "ours"
+    )
 
 
 def test_the_interval_is_that_of_the_normal_law_for_many_rows() -> None:

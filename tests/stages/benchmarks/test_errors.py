@@ -13,7 +13,7 @@ from stages.benchmarks.answering import planned
 from stages.benchmarks.registry import registry
 from stages.benchmarks.sample import BenchmarkError
 from stages.benchmarks.sources import check_pictures, load
-from stages.job.blocks import Evaluate
+from stages.config.blocks import Evaluate
 from tests.stages.benchmarks import fixtures
 
 ROWS = fixtures.tsv()["RealWorldQA"]
@@ -39,7 +39,9 @@ def test_an_unknown_md5_is_named_and_the_file_stays(tmp_path: Path) -> None:
     (note,) = [note for note in loaded.notes if "md5" in note]
     assert "known is 4de008f55dc4fd008ca9e15321dc44b7" in note
     assert "unknown" in loaded.source
-    with pytest.raises(BenchmarkError, match=r"RealWorldQA.tsv: md5 is [0-9a-f]{32}, known is 4de.*evaluate.strict_md5"):
+    with pytest.raises(
+        BenchmarkError, match=r"RealWorldQA.tsv: md5 is [0-9a-f]{32}, known is 4de.*evaluate.strict_md5"
+    ):
         load(registry()["realworldqa"], tmp_path, strict_md5=True)
     assert path.read_bytes() == before
 
@@ -147,7 +149,9 @@ def test_a_parquet_file_without_image_bytes(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_asked_for_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match=r"MMStar: nothing in .*MMStar.tsv from https://.*Lin-Chen/MMStar as folder mmstar"):
+    with pytest.raises(
+        BenchmarkError, match=r"MMStar: nothing in .*MMStar.tsv from https://.*Lin-Chen/MMStar as folder mmstar"
+    ):
         load(registry()["mmstar"], tmp_path)
 
 

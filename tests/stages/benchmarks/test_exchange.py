@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from stages.benchmarks.contamination import overlap, training_images
 from stages.benchmarks.exchange import export, imported
-from stages.benchmarks.marks import Reply
 from stages.benchmarks.paper import quoted
 from stages.benchmarks.records import Record, read_record, write_record
 from stages.benchmarks.registry import COLUMNS, registry
 from stages.benchmarks.sample import BenchmarkError
+from stages.benchmarks.scores import Reply
 from stages.benchmarks.sources import load
-from stages.corpora import SCHEMA, canonical_row
+from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import write_shards
 from tests.stages.benchmarks import fixtures
 
@@ -42,7 +42,9 @@ def test_texts_survive_both_layouts(tmp_path: Path, data: Path, layout: str) -> 
         record = record_of(data, name, shift)
         file = export(record, layout, tmp_path / layout, "m")  # type: ignore[arg-type]
         back = imported(file, record.samples, name)
-        assert {index: reply.text for index, reply in back.replies.items()} == {i: r.text for i, r in record.replies.items()}
+        assert {index: reply.text for index, reply in back.replies.items()} == {
+            i: r.text for i, r in record.replies.items()
+        }
 
 
 def test_the_layouts_are_those_of_the_harnesses(tmp_path: Path, data: Path) -> None:
@@ -122,7 +124,10 @@ def test_the_commands_from_import_to_comparison(tmp_path: Path, data: Path) -> N
 
 def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: Path) -> None:
     messages = [{"role": "user", "content": "<image>?"}]
-    rows = [canonical_row(f"q{n}", [fixtures.picture(name)], messages, "1", "s", "k") for n, name in enumerate(("s1", "other"))]
+    rows = [
+        canonical_row(f"q{n}", [fixtures.picture(name)], messages, "1", "s", "k")
+        for n, name in enumerate(("s1", "other"))
+    ]
     write_shards(tmp_path / "questions" / "warm_start", rows, SCHEMA)
     samples = load(registry()["mmstar"], data).samples
     found = overlap("mmstar", samples, "warm_start", training_images(tmp_path / "questions" / "warm_start"))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from stages.benchmarks.answering import Plan, planned, records
-from stages.benchmarks.judging import JudgePrompt, JudgeReply, ask_judge, judged, prompt_for
-from stages.benchmarks.marks import Reply, measured
 from stages.benchmarks.records import Record, read_record, write_record
 from stages.benchmarks.registry import registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
-from stages.job.blocks import Evaluate
+from stages.benchmarks.scores import Reply, measured
+from stages.benchmarks.verdicts import JudgePrompt, JudgeReply, ask_judge, judged, prompt_for
+from stages.config.blocks import Evaluate
 from tests.stages.benchmarks import fixtures
 
 VET = registry()["mmvet"]
@@ -48,7 +48,9 @@ def option_sample(index: str = "0") -> Sample:
         (None, None, None, None),
     ],
 )
-def test_a_grade_is_a_number_or_nothing(said: str | None, ours: float | None, vlmeval: float | None, lmms: float | None) -> None:
+def test_a_grade_is_a_number_or_nothing(
+    said: str | None, ours: float | None, vlmeval: float | None, lmms: float | None
+) -> None:
     wanted: dict[Profile, float | None] = {OURS: ours, VLMEVAL: vlmeval, LMMS: lmms}
     for profile, score in wanted.items():
         outcome = judged(VET, open_sample(), profile, said)
@@ -115,7 +117,9 @@ def marks(spec: Any, samples: Sequence[Sample], replies: dict[str, str], said: S
 
 def test_failures_are_no_zeros_and_are_counted() -> None:
     samples = [open_sample(str(n)) for n in range(4)]
-    found = marks(VET, samples, {sample.index: "x = -1" for sample in samples}, ["1.0", "0.5", "well, it is quite right", None])
+    found = marks(
+        VET, samples, {sample.index: "x = -1" for sample in samples}, ["1.0", "0.5", "well, it is quite right", None]
+    )
     assert found["score"] == 75
     assert found["judge_failed"] == 50
     assert found["lowest"] == 37.5
@@ -186,9 +190,15 @@ def test_a_judge_that_breaks_down_takes_its_rows_and_nothing_else(tmp_path: Path
     plan = planned(block, tmp_path, tmp_path, lambda line: None)
     started = time.monotonic()
     found = records(
-        plan, block, [Reply("", "12") for _ in plan.every], {"judge": "j"}, lambda prompts, longest: [None] * len(prompts)
+        plan,
+        block,
+        [Reply("", "12") for _ in plan.every],
+        {"judge": "j"},
+        lambda prompts, longest: [None] * len(prompts),
     )
-    numbers = {name: measured(registry()[name], one.samples, one.replies, OURS, said=one.judge) for name, one in found.items()}
+    numbers = {
+        name: measured(registry()[name], one.samples, one.replies, OURS, said=one.judge) for name, one in found.items()
+    }
     assert numbers["mmvet"]["score"] is None
     assert numbers["mmvet"]["judge_failed"] == 100
     assert numbers["chartqa"]["complete"]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from stages.benchmarks.marks import Reply, measured
 from stages.benchmarks.registry import registry
 from stages.benchmarks.rules import ours
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import ours_mathvista, ours_open, ours_relaxed
+from stages.benchmarks.scores import Reply, measured
 
 OPTIONS = {"A": "cat", "B": "dog", "C": "bird", "D": "fish"}
 

@@ -8,8 +8,10 @@ import pytest
 
 from stages.benchmarks.registry import COLUMNS, registry
 from stages.benchmarks.speed import Speed
-from stages.job import Job, Progress, load_params
+from stages.config.params import load_params
 from stages.job.files import write_json
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.page import benchmarks
 from stages.page.scores import Scored
 
@@ -64,7 +66,8 @@ def test_answers_are_counted_and_timed_without_those_that_were_stored() -> None:
 
 def test_times_come_from_the_untracked_file(root: Path, tmp_path: Path) -> None:
     write_json(
-        tmp_path / "reports/evaluate/a/speed/timing.json", {"answers": 3, "milliseconds_an_answer": 7.5, "tokens_per_second": 9}
+        tmp_path / "reports/evaluate/a/speed/timing.json",
+        {"answers": 3, "milliseconds_an_answer": 7.5, "tokens_per_second": 9},
     )
     job = Job("report", None, tmp_path, load_params(root / "params.yaml"), Progress())
     first, second = benchmarks.speeds(job, [model("a", {}), model("b", {})])

@@ -34,7 +34,9 @@ def test_golden_files_hold_every_rule(answers: dict[str, dict[str, Any]]) -> Non
 
 
 @pytest.mark.parametrize(("harness", "rule"), RULES, ids=[rule for _, rule in RULES])
-def test_no_reply_is_scored_otherwise_than_by_the_harness(answers: dict[str, dict[str, Any]], harness: str, rule: str) -> None:
+def test_no_reply_is_scored_otherwise_than_by_the_harness(
+    answers: dict[str, dict[str, Any]], harness: str, rule: str
+) -> None:
     line = answers[rule]
     assert line["digest"] == cases.digest(rule), "the grammar has changed: make the golden files anew"
     assert len(line["answers"]) == cases.COUNTS.get(rule, 20_000)
@@ -80,7 +82,9 @@ def test_the_cases_reach_every_line_of_the_rules() -> None:
     finally:
         sys.settrace(before)
     left = {file: lines_of(modules[file]) - seen[file] for file in modules}
-    excused = {line for code in code_of(vlmeval) if code.co_name == "has_chinese" for _, line in dis.findlinestarts(code)}
+    excused = {
+        line for code in code_of(vlmeval) if code.co_name == "has_chinese" for _, line in dis.findlinestarts(code)
+    }
     left[str(vlmeval.__file__)] -= excused
     assert not {Path(file).name: sorted(lines) for file, lines in left.items() if lines}
 
@@ -99,7 +103,12 @@ BROKEN = (
         "vlmeval_relaxed",
     ),
     ("vlmeval", "if len(marked) != 1:", "if not marked:", "vlmeval_cot"),
-    ("vlmeval", "return True if None not in found else None", "return True if any(found) else None", "vlmeval_circular"),
+    (
+        "vlmeval",
+        "return True if None not in found else None",
+        "return True if any(found) else None",
+        "vlmeval_circular",
+    ),
     ("lmms", "_PHRASE, _BETWEEN, _STOP", "_BETWEEN, _PHRASE, _STOP", "lmms_any_letter"),
     ("lmms", "key=lambda candidate: candidate[:2]", "key=lambda candidate: candidate[0]", "lmms_any_letter"),
     ("lmms", '("{}.", " {} ")):', '("{}.", "{}.")):', "lmms_mmmu"),
@@ -130,7 +139,11 @@ def test_a_broken_scorer_is_caught(
 @pytest.mark.parametrize(
     ("name", "wrong", "rule"),
     [
-        ("micro", lambda rows: aggregate.Mean(sum(score for _, score in rows) / (len(rows) + 1), 0.0), "lmms_mmmu_average"),
+        (
+            "micro",
+            lambda rows: aggregate.Mean(sum(score for _, score in rows) / (len(rows) + 1), 0.0),
+            "lmms_mmmu_average",
+        ),
         ("macro", lambda group: aggregate.micro, "lmms_mmstar_average"),
     ],
 )

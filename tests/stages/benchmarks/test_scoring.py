@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.benchmarks.scoring import is_correct, last_number, standard_error
+from stages.corpora.scoring import is_correct, last_number, standard_error
 
 
 @pytest.mark.parametrize(

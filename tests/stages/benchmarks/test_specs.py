@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.benchmarks.judging import JudgeReply, prompt_for
-from stages.benchmarks.marks import Reply, average_of_columns, column_scores, measured
 from stages.benchmarks.prompts import STYLES, Asked, step_by_step
 from stages.benchmarks.registry import COLUMNS, registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, PROFILES, VLMEVAL, Profile
+from stages.benchmarks.scores import Reply, average_of_columns, column_scores, measured
 from stages.benchmarks.sources import Loaded, check_pictures, load
 from stages.benchmarks.spec import Spec
+from stages.benchmarks.verdicts import JudgeReply, prompt_for
 from tests.stages.benchmarks import fixtures
 
 PUBLISHED = [name for name, spec in registry().items() if spec.column]
@@ -46,7 +46,9 @@ def said_by_judge(spec: Spec, sample: Sample, score: str) -> JudgeReply:
 def numbers(loaded: Loaded, replies: dict[str, str], profile: Profile, grade: str = "1.0") -> dict[str, Any]:
     spec = loaded.spec
     given = {index: Reply(index, text, completion_tokens=3) for index, text in replies.items()}
-    said = {sample.index: said_by_judge(spec, sample, grade) for sample in loaded.samples} if spec.judge == "grade" else {}
+    said = (
+        {sample.index: said_by_judge(spec, sample, grade) for sample in loaded.samples} if spec.judge == "grade" else {}
+    )
     return measured(spec, loaded.samples, given, profile, said=said)
 
 

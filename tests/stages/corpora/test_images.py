@@ -14,12 +14,16 @@ import torch
 from PIL import ExifTags, Image
 
 from stages import questions
-from stages.corpora import read_questions
+from stages.config.blocks import Runtime, Sampling
+from stages.config.params import merged, read_yaml, validated
 from stages.corpora.images import UnreadableImage, opened_image, portable
-from stages.engines import Request, VllmEngine
-from stages.job import Job, Progress, merged, read_yaml, validated
-from stages.job.blocks import Runtime, Sampling
-from stages.vlm import Checkpoint, load_reader
+from stages.corpora.rows import read_questions
+from stages.engines.engine import Request
+from stages.engines.vllm import VllmEngine
+from stages.job.job import Job
+from stages.job.progress import Progress
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_reader
 
 SIDE = (84, 56)
 
@@ -58,7 +62,9 @@ def claiming(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 def see_through() -> bytes:
@@ -179,14 +185,23 @@ def test_the_engine_sees_the_picture_that_was_meant(
         assert np.array_equal(picture, np.asarray(opened_image(image))), name
 
 
-def row_of(name: str, question: Any = "<image>\nWhat is it?", answer: Any = "a ramp", image: Any = "good.png") -> dict[str, Any]:
-    return {"id": name, "image": image, "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+def row_of(
+    name: str, question: Any = "<image>\nWhat is it?", answer: Any = "a ramp", image: Any = "good.png"
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "image": image,
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+    }
 
 
 TEXTS_REJECTED = {
     "marker too many": (row_of("", "<image> and <image>?"), "2 <image> markers in the text, 1 images"),
     "marker in the answer alone": (row_of("", "What?", "a <image>"), "0 <image> markers in the text, 1 images"),
-    "too long": (row_of("", "<image>" + "long " * 4000), "characters of text, more than questions.max_characters (16,000)"),
+    "too long": (
+        row_of("", "<image>" + "long " * 4000),
+        "characters of text, more than questions.max_characters (16,000)",
+    ),
     "half a character": (row_of("", "<image>what is \ud83d?"), "the character U+D83D"),
     "our own mark": (row_of("", "<image>what is \ue000?"), "the character U+E000"),
     "number as answer": (row_of("", answer=28), "a text is int, not text: '28'"),
@@ -239,7 +254,9 @@ def test_every_bad_row_is_named_with_its_reason_and_every_good_one_is_kept(tmp_p
     params = validated(merged(read_yaml(root / "params.yaml"), {"questions": {**given, "splits": splits}}))
     job = Job("questions", None, tmp_path, params, Progress())
     questions.run(job)
-    written = [json.loads(line) for line in (tmp_path / "reports/questions/rejects.jsonl").read_text("utf-8").splitlines()]
+    written = [
+        json.loads(line) for line in (tmp_path / "reports/questions/rejects.jsonl").read_text("utf-8").splitlines()
+    ]
     assert {row["id"] for row in written} == set(reasons)
     for row in written:
         assert reasons[row["id"]] in row["reason"], row

@@ -11,8 +11,10 @@ from datasets import load_dataset
 from PIL import Image
 
 from stages import questions
-from stages.corpora import read_questions
-from stages.job import Job, Progress, merged, read_yaml, validated
+from stages.config.params import merged, read_yaml, validated
+from stages.corpora.rows import read_questions
+from stages.job.job import Job
+from stages.job.progress import Progress
 
 SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
 
@@ -102,7 +104,9 @@ def test_rows_with_one_image_stay_in_one_split(tmp_path: Path, root: Path) -> No
     for number in range(0, 40, 2):
         rows[number + 1]["image"] = rows[number]["image"]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    questions.run(job_for(tmp_path, llava_overlay(splits={"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}), root))
+    questions.run(
+        job_for(tmp_path, llava_overlay(splits={"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}), root)
+    )
     owners: dict[str, str] = {}
     for split in SPLITS:
         for row in read_questions(tmp_path / "data/questions", split):

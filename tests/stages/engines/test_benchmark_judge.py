@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 
 from stages import evaluate
-from stages.benchmarks.judging import JudgeReply, prompt_for
-from stages.benchmarks.marks import Reply, measured
 from stages.benchmarks.registry import registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import OURS
-from stages.job import Job, Progress, merged, read_yaml, validated
-from stages.job.blocks import Evaluate
-from stages.vlm import write_card
+from stages.benchmarks.scores import Reply, measured
+from stages.benchmarks.verdicts import JudgeReply, prompt_for
+from stages.config.blocks import Evaluate
+from stages.config.params import merged, read_yaml, validated
+from stages.job.job import Job
+from stages.job.progress import Progress
+from stages.vlm.checkpoint import write_card
 
 MODEL = {"provider": "somebody", "name": "judge-1"}
 GRADES = {"right": "1.0", "half": "0.5"}
@@ -54,7 +56,9 @@ def kind_of(question: str) -> str:
     return next(kind for kind in KINDS if f"What is {kind}?" in question)
 
 
-def test_no_fault_of_a_judges_server_becomes_a_score(fake: Any, grades: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_fault_of_a_judges_server_becomes_a_score(
+    fake: Any, grades: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake.says = lambda question, sample: {**GRADES, **WORDS}[kind_of(question)]
     fake.fault = lambda question, before: FAULTS.get(kind_of(question))
     found = grades()

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from stages.config.blocks import Calling
 from stages.engines.calls import Call, Caller, GivenUp, Stream
-from stages.job.blocks import Calling
 
 
 @contextmanager

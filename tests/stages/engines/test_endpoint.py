@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.engines import Answer, EngineError, Request, RequestError
+from stages.config.blocks import OpenAi, Sampling
+from stages.config.params import merged, read_yaml, validated
 from stages.engines.calls import DOWN_AFTER, retry_after
 from stages.engines.endpoint import EndpointEngine
-from stages.job import Job, Progress, merged, read_yaml, validated
-from stages.job.blocks import OpenAi, Sampling
+from stages.engines.engine import Answer, EngineError, Request, RequestError
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.responses.answers import answers
-from stages.vlm import open_checkpoint, write_card
+from stages.vlm.checkpoint import open_checkpoint, write_card
 
 WARM = Sampling(temperature=0.7, top_p=0.9, max_tokens=20)
 MODEL = {"provider": "somebody", "name": "big-1"}
@@ -176,7 +178,9 @@ def test_one_bad_question_fails_alone_after_a_bounded_number_of_tries(fake: Any,
 def test_an_endpoint_that_is_down_ends_the_work_soon(fault: Any, fake: Any, tmp_path: Path) -> None:
     fake.fault = lambda question, before: fault
     big = engine(fake, tmp_path, attempts=2, concurrency=4)
-    with pytest.raises(EngineError, match=rf"{DOWN_AFTER} requests in a row failed, so it is down; the last: question q\d+: "):
+    with pytest.raises(
+        EngineError, match=rf"{DOWN_AFTER} requests in a row failed, so it is down; the last: question q\d+: "
+    ):
         list(big.generate(requests(500)))
     assert fake.count <= 2 * (DOWN_AFTER + 4)
     big.close()
@@ -203,7 +207,9 @@ def test_a_wrong_key_or_model_ends_the_work_at_once(code: int, fake: Any, tmp_pa
 def test_a_reply_by_another_model_is_refused(fake: Any, tmp_path: Path) -> None:
     fake.model = "small-9"
     big = engine(fake, tmp_path, concurrency=1)
-    with pytest.raises(EngineError, match=r"answered as 'small-9', asked for 'big-1'; correct models\.big\.endpoint\.name"):
+    with pytest.raises(
+        EngineError, match=r"answered as 'small-9', asked for 'big-1'; correct models\.big\.endpoint\.name"
+    ):
         list(big.generate(requests(3)))
     big.close()
     fake.model = "big-1-2026-01-01"  # a dated name of the same model
@@ -277,7 +283,9 @@ def test_what_was_answered_before_the_end_is_kept_and_only_the_rest_is_paid_for(
     fake.fault = lambda question, before: None
     found = ask()
     assert fake.count == 30 - answered
-    assert [[answer.text for answer in row] for row in found] == [[f"say {i}! {s}" for s in range(2)] for i in range(30)]
+    assert [[answer.text for answer in row] for row in found] == [
+        [f"say {i}! {s}" for s in range(2)] for i in range(30)
+    ]
     assert {answer.engine for row in found for answer in row} == {"openai"}
     assert {answer.engine_version for row in found for answer in row} == {"somebody/big-1"}
     fake.bodies.clear()
@@ -301,6 +309,8 @@ def test_replay_serves_the_store_and_names_what_it_lacks(fake: Any, ask: Any) ->
     found = ask()
     fake.bodies.clear()
     assert ask(kind="replay") == found
-    with pytest.raises(RuntimeError, match=r"30 answers to 30 questions are not in the store \(q0, q1, q2, q3, q4 and 25 more\)"):
+    with pytest.raises(
+        RuntimeError, match=r"30 answers to 30 questions are not in the store \(q0, q1, q2, q3, q4 and 25 more\)"
+    ):
         ask(n=3, kind="replay")
     assert fake.count == 0

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from stages.config.blocks import Runtime, VllmServer
 from stages.engines import vllm_server
 from stages.engines.vllm_server import VllmServerEngine
-from stages.job.blocks import Runtime, VllmServer
-from stages.vlm import Checkpoint
+from stages.vlm.checkpoint import Checkpoint
 
 GPUS = 8
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from stages.engines import MissingAnswers, Need, start, start_engine, start_trainable
+from stages.config.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
+from stages.engines import start
 from stages.engines.arguments import flags
 from stages.engines.endpoint import EndpointEngine
+from stages.engines.replay import MissingAnswers
+from stages.engines.start import Need, start_engine, start_trainable
 from stages.engines.vllm_server import check_arguments
-from stages.job.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
-from stages.vlm import Checkpoint, open_checkpoint, write_card
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
 SERVER = VllmServer(kind="vllm_server", replicas=2)
 
@@ -43,19 +45,27 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
     ]
 
 
-def test_a_student_in_training_needs_an_engine_that_takes_weights(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_a_student_in_training_needs_an_engine_that_takes_weights(
+    started: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
     start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": SERVER}), Need(tmp_path))
-    assert started == [("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, tmp_path, "student", True, print)]
+    assert started == [
+        ("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, tmp_path, "student", True, print)
+    ]
     running = VllmServer(kind="vllm_server", urls=("http://node7:8000",))
     for settings in (Replay(kind="replay"), OpenAi(kind="openai", base_url="http://x/v1"), running):
-        with pytest.raises(ValueError, match=rf"runtime\.engines\.student is '{settings.kind}'.* new weights every step"):
+        with pytest.raises(
+            ValueError, match=rf"runtime\.engines\.student is '{settings.kind}'.* new weights every step"
+        ):
             start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": settings}), Need(tmp_path))
     assert len(started) == 1
 
 
 def test_replay_names_what_is_missing(tmp_path: Path) -> None:
     runtime = Runtime(engines={"judge": Replay(kind="replay")})
-    with pytest.raises(MissingAnswers, match=r"model judge: 5 answers to 2 questions are not in the store \(q1, q2\).*RIL_STORE"):
+    with pytest.raises(
+        MissingAnswers, match=r"model judge: 5 answers to 2 questions are not in the store \(q1, q2\).*RIL_STORE"
+    ):
         start_engine(checkpoint(tmp_path / "model" / "judge"), runtime, Need(tmp_path, [("q1", 2), ("q2", 3)]))
 
 
@@ -63,7 +73,13 @@ def test_a_model_of_others_is_known_by_all_that_is_asked_of_it(tmp_path: Path) -
     """The identity, and with it the key of its answers, moves with the model and not with the address."""
     folder = tmp_path / "model" / "big"
     seen = set()
-    for change in ({}, {"name": "big-2"}, {"provider": "another"}, {"body": {"effort": "low"}}, {"leave_out": ["seed"]}):
+    for change in (
+        {},
+        {"name": "big-2"},
+        {"provider": "another"},
+        {"body": {"effort": "low"}},
+        {"leave_out": ["seed"]},
+    ):
         write_card(folder, "remote", "bf16", 4096, {"endpoint": {"provider": "somebody", "name": "big-1", **change}})
         opened = open_checkpoint(folder)
         assert opened.endpoint is not None
@@ -85,5 +101,19 @@ def test_what_a_model_decides_can_not_be_set_as_an_argument(tmp_path: Path) -> N
 
 
 def test_arguments_become_flags() -> None:
-    given = {"model": "/m", "enforce_eager": True, "max_num_seqs": 4, "limit_mm_per_prompt": {"video": 0}, "nothing": {}}
-    assert flags(given) == ["--model", "/m", "--enforce-eager", "--max-num-seqs", "4", "--limit-mm-per-prompt", '{"video": 0}']
+    given = {
+        "model": "/m",
+        "enforce_eager": True,
+        "max_num_seqs": 4,
+        "limit_mm_per_prompt": {"video": 0},
+        "nothing": {},
+    }
+    assert flags(given) == [
+        "--model",
+        "/m",
+        "--enforce-eager",
+        "--max-num-seqs",
+        "4",
+        "--limit-mm-per-prompt",
+        '{"video": 0}',
+    ]

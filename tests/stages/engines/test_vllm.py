@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.engines import Answer, Request, RequestError, VllmEngine
-from stages.job.blocks import Runtime, Sampling
-from stages.vlm import Checkpoint, load_network, load_reader, open_checkpoint, write_card
+from stages.config.blocks import Runtime, Sampling
+from stages.engines.engine import Answer, Request, RequestError
+from stages.engines.vllm import VllmEngine
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.reader import load_network, load_reader
 
 Tiny = Callable[[str], Checkpoint]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)

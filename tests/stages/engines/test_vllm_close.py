@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed
 
-from stages.engines import Request, VllmEngine
-from stages.job.blocks import Runtime, Sampling
-from stages.vlm import Checkpoint
+from stages.config.blocks import Runtime, Sampling
+from stages.engines.engine import Request
+from stages.engines.vllm import VllmEngine
+from stages.vlm.checkpoint import Checkpoint
 
 REQUEST = Request("q", [{"role": "user", "content": "Is 3 the sum?"}], [], Sampling(temperature=0.0, max_tokens=8))
 

@@ -5,10 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.engines import Request, VllmEngine
-from stages.groups import Group, packs, response_log_probs
-from stages.job.blocks import Runtime, Sampling
-from stages.vlm import Checkpoint, load_network, load_reader
+from stages.config.blocks import Runtime, Sampling
+from stages.engines.engine import Request
+from stages.engines.vllm import VllmEngine
+from stages.groups.log_probs import response_log_probs
+from stages.groups.pack import Group, packs
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_network, load_reader
 
 
 @pytest.mark.slow

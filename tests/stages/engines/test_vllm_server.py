@@ -24,15 +24,17 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.config.blocks import OpenAi, Runtime, Sampling, VllmServer
 from stages.corpora.images import opened_image
-from stages.engines import Answer, EngineError, Request, RequestError, VllmEngine
 from stages.engines.arguments import data_url
 from stages.engines.endpoint import EndpointEngine
-from stages.engines.keeper import descendants
+from stages.engines.engine import Answer, EngineError, Request, RequestError
+from stages.engines.supervisor import descendants
+from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
-from stages.job.blocks import OpenAi, Runtime, Sampling, VllmServer
 from stages.job.files import read_json, write_json
-from stages.vlm import Checkpoint, load_network, load_reader, open_checkpoint, write_card
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.reader import load_network, load_reader
 
 Tiny = Callable[[str], Checkpoint]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
@@ -43,7 +45,7 @@ from flows.environment import prepare
 prepare()
 from pathlib import Path
 from stages.engines.vllm_server import VllmServerEngine
-from stages.job.blocks import Runtime, VllmServer
+from stages.config.blocks import Runtime, VllmServer
 from stages.vlm import open_checkpoint
 settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
 engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Path(sys.argv[3]), "internvl3")
@@ -160,7 +162,9 @@ def killed_stage(tiny: Tiny, root: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def attached(killed_stage: dict[str, Any], tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
+def attached(
+    killed_stage: dict[str, Any], tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServerEngine]:
     """The engine of somebody who uses a server that runs already."""
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
     engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, tmp_path_factory.mktemp("none"), "internvl3")
@@ -180,7 +184,9 @@ def student(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
-def test_greedy_answers_are_those_of_the_engine_in_process(family: str, in_process: Any, request: pytest.FixtureRequest) -> None:
+def test_greedy_answers_are_those_of_the_engine_in_process(
+    family: str, in_process: Any, request: pytest.FixtureRequest
+) -> None:
     """Token for token, text like a special token and a second marker in the question included (traps T5, T6, T7)."""
     server = request.getfixturevalue("student" if family == "qwen2_5_vl" else "attached")
     asked = seeing_requests(GREEDY, count=12)
@@ -213,7 +219,9 @@ def test_sampled_answers_have_their_own_seeds(in_process: Any, student: VllmServ
 
 
 @pytest.mark.slow
-def test_an_openai_client_gets_the_same_tokens(killed_stage: dict[str, Any], tiny: Tiny, in_process: Any, tmp_path: Path) -> None:
+def test_an_openai_client_gets_the_same_tokens(
+    killed_stage: dict[str, Any], tiny: Tiny, in_process: Any, tmp_path: Path
+) -> None:
     """The `openai` package itself, then our engine for endpoints, against the chat route of a real server."""
     chat = load_reader(tiny("internvl3")).chat
     asked = seeing_requests(GREEDY, plain=True)
@@ -241,7 +249,9 @@ def test_an_openai_client_gets_the_same_tokens(killed_stage: dict[str, Any], tin
     endpoint = EndpointEngine(open_checkpoint(tmp_path), settings, "internvl3")
     there = answers_of(endpoint, asked)
     endpoint.close()
-    assert [[answer.token_ids for answer in group] for group in there] == [[a.token_ids for a in group] for group in here]
+    assert [[answer.token_ids for answer in group] for group in there] == [
+        [a.token_ids for a in group] for group in here
+    ]
     # The text is the server's own: vLLM leaves out a character whose bytes are not all there yet at the end.
     assert [[(a.text.rstrip("\ufffd"), a.finish_reason, a.prompt_tokens) for a in group] for group in there] == [
         [(a.text.rstrip("\ufffd"), a.finish_reason, a.prompt_tokens) for a in group] for group in here
@@ -269,7 +279,9 @@ def test_banned_tokens_are_never_drawn_over_http(tiny: Tiny, student: VllmServer
     banned = set(reader.chat.banned_token_ids)
     try:
         for sampling, n in ((GREEDY, 1), (WARM, 4)):
-            written = {token for group in ids_of(student, seeing_requests(sampling, n)) for ids in group for token in ids}
+            written = {
+                token for group in ids_of(student, seeing_requests(sampling, n)) for ids in group for token in ids
+            }
             assert written
             assert not written & banned
         student.chat.banned_token_ids = []  # the test can fail: without the ban they are what it writes
@@ -313,7 +325,9 @@ def test_what_the_model_cant_take_is_named_and_the_server_goes_on(student: VllmS
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["family", "image settings"])
-def test_a_server_of_another_model_is_found_out(other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+def test_a_server_of_another_model_is_found_out(
+    other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path
+) -> None:
     checkpoint, why = tiny("qwen2_5_vl"), "is it a server of this model"
     if other == "image settings":
         folder = Path(shutil.copytree(tiny("internvl3").folder, tmp_path / "copy"))
@@ -344,7 +358,9 @@ def test_a_server_that_dies_ends_the_work_and_what_was_finished_stays(student: V
                 for pid in descendants(student._servers[0].keeper_pid):
                     os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(EngineError, match=r"vLLM server of student: the server ended \(exit code \d+\); the end of .*\.log:"):
+    with pytest.raises(
+        EngineError, match=r"vLLM server of student: the server ended \(exit code \d+\); the end of .*\.log:"
+    ):
         work()
     print(f"{len(found)} of 40 questions were answered before the server was killed")
     assert 2 <= len(found) < 40

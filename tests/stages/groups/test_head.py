@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.groups import head, token_full_kl
+from stages.groups import head
 from stages.groups.head import tiled_log_probs
+from stages.groups.log_probs import token_full_kl
 
 
 class Largest(TorchDispatchMode):
@@ -60,7 +61,9 @@ def test_half_precision_matrices_are_summed_in_fp32() -> None:
     hidden, weight, targets = drawn(torch.bfloat16)
     log_probs, _ = tiled_log_probs(hidden, weight, targets)
     assert log_probs.dtype == torch.float32
-    assert torch.allclose(log_probs.double(), full(hidden, weight, targets, 1.0)[0], atol=1e-5), "a bf16 logit is off by 0.03"
+    assert torch.allclose(log_probs.double(), full(hidden, weight, targets, 1.0)[0], atol=1e-5), (
+        "a bf16 logit is off by 0.03"
+    )
     for gradient in torch.autograd.grad(log_probs.sum(), (hidden, weight)):
         assert gradient.dtype == torch.bfloat16
 

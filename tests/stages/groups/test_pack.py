@@ -9,15 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages.groups import Group, pack_of, packs, response_log_probs, token_log_probs, tree_mask
-from stages.vlm import Checkpoint, Network, Prompt, Reader, load_network, load_reader
+from stages.groups.log_probs import response_log_probs, token_log_probs
+from stages.groups.pack import Group, pack_of, packs, tree_mask
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import Network, Prompt, Reader, load_network, load_reader
 
 FAMILIES = ("qwen2_5_vl", "internvl3")
 
 
 def picture(width: int, height: int, colour: int) -> bytes:
     buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((width, height)).point(lambda v: (v + colour) % 256).convert("RGB").save(buffer, "PNG")
+    Image.linear_gradient("L").resize((width, height)).point(lambda v: (v + colour) % 256).convert("RGB").save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -101,7 +105,8 @@ def test_log_probs_equal_the_plain_models(tiny: Callable[[str], Checkpoint], fam
 @given(st.lists(st.lists(st.integers(1, 6), max_size=4), min_size=1, max_size=5), st.integers(1, 40))
 def test_every_row_is_packed_once(shapes: list[list[int]], budget: int) -> None:
     groups = [
-        Group(Prompt(torch.arange(3), torch.arange(3)[None], None), tuple(tuple(range(n)) for n in lengths)) for lengths in shapes
+        Group(Prompt(torch.arange(3), torch.arange(3)[None], None), tuple(tuple(range(n)) for n in lengths))
+        for lengths in shapes
     ]
     made = list(packs(groups, budget))
     assert [number for pack in made for number in pack.groups] == list(range(len(groups)))

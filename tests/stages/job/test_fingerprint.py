@@ -30,7 +30,9 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
 
 @FEW
 @given(FOLDERS, FOLDERS)
-def test_fingerprints_are_equal_exactly_when_content_is(tmp_path: Path, one: dict[str, bytes], two: dict[str, bytes]) -> None:
+def test_fingerprints_are_equal_exactly_when_content_is(
+    tmp_path: Path, one: dict[str, bytes], two: dict[str, bytes]
+) -> None:
     first = Fingerprint(tmp_path, [fill(tmp_path / "in", one)], {}).digest
     second = Fingerprint(tmp_path, [fill(tmp_path / "in", two)], {}).digest
     assert (first == second) == (one == two)

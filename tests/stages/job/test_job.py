@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.job import Job, MissingInput, Progress, load_params, maker_of, seed_for
-from stages.job.blocks import Questions, Ril, Teacher, World
+from stages.config.blocks import Questions, Ril, Teacher, World
+from stages.config.params import load_params
+from stages.job.job import Job, MissingInput, maker_of
+from stages.job.progress import Progress
+from stages.job.seeds import seed_for
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stages.page.checks import checks
-from stages.page.records import History
+from stages.page.inputs import History
 from stages.page.scores import Scored
 from stages.page.summary import relative, summary_of
 
@@ -24,11 +24,18 @@ CURVES = {
 def scored(role: str, right: int, shuffled: float = 0.2) -> Scored:
     """A model that answers the first `right` of 100 questions."""
     rows = {str(place): {"correct": place < right} for place in range(100)}
-    metrics: dict[str, Any] = {"questions": 100, "accuracy": right / 100, "standard_error": 0.04, "accuracy_shuffled": shuffled}
+    metrics: dict[str, Any] = {
+        "questions": 100,
+        "accuracy": right / 100,
+        "standard_error": 0.04,
+        "accuracy_shuffled": shuffled,
+    }
     return Scored(role, role, role, metrics | {"mean_tokens": 20.0, "truncated_share": 0.0}, rows)
 
 
-def seen(models: dict[str, Scored], curves: dict[str, Any], exam: dict[str, Any], before: dict[str, float]) -> dict[str, bool]:
+def seen(
+    models: dict[str, Scored], curves: dict[str, Any], exam: dict[str, Any], before: dict[str, float]
+) -> dict[str, bool]:
     history = History({"step": list(range(1, 21)), **curves})
     return {one.title: one.fine for one in checks(list(models.values()), history, exam, before)}
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from stages.job import Job, Progress, load_params
+from stages.config.params import load_params
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.page.experiments import THIS, found
 from stages.page.gains import table
 
@@ -43,7 +45,13 @@ def run(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
     def call(program: str, *arguments: str) -> str:
         environment = {**os.environ, **names, "PATH": path, "DVC_NO_ANALYTICS": "1"}
         done = subprocess.run(
-            [program, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [program, *arguments],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -85,14 +93,20 @@ def test_every_experiment_of_dvc_is_there_once(run: Callable[..., str]) -> None:
     assert both.left_out == 1
     assert [one.name for one in both.experiments] == [THIS, "other", "high"]
     this, other, high = both.experiments
-    assert (this.changed, other.changed, high.changed) == ((), ("ril.objective: dr_grpo",), ("ril.learning_rate: 0.001",))
+    assert (this.changed, other.changed, high.changed) == (
+        (),
+        ("ril.objective: dr_grpo",),
+        ("ril.learning_rate: 0.001",),
+    )
     assert (this.objective, other.objective) == ("ril", "dr_grpo")
     assert high.commit == run("git", "rev-parse", f"refs/exps/{commit[:2]}/{commit[2:]}/high")[:8]
     assert [round(row["relative"], 3) for row in table(both)] == [0.08, 0.08, 0.2]
 
 
 @pytest.mark.slow
-def test_a_temporary_experiment_sees_those_of_the_checkout(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_experiment_sees_those_of_the_checkout(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = Path(run("git", "rev-parse", "--show-toplevel").strip())
     elsewhere = project / "elsewhere"
     elsewhere.mkdir()
@@ -103,7 +117,9 @@ def test_a_temporary_experiment_sees_those_of_the_checkout(run: Callable[..., st
     assert [(one.name, one.here) for one in seen.experiments] == [("tried", True), ("HEAD", False)]
 
 
-def test_without_a_repository_this_run_stands_alone(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_repository_this_run_stands_alone(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     project = make_project({})

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.responses import Store, StoredAnswer, answer_key
+from stages.responses.key import answer_key
+from stages.responses.store import Store, StoredAnswer
 
 
 @pytest.fixture

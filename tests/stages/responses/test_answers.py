@@ -12,18 +12,25 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stages.engines import Answer, Request, RequestError
-from stages.job import Job, Progress, load_params
-from stages.job.blocks import Build, Sampling
+from stages.config.blocks import Build, Sampling
+from stages.config.params import load_params
+from stages.engines.engine import Answer, Request, RequestError
 from stages.job.files import read_json, read_shards, write_shards
+from stages.job.job import Job
+from stages.job.progress import Progress
 from stages.job.rejects import Reject, TooManyRejects
-from stages.responses import ANSWERS, Store, answer_rows, answer_statistics, waves
+from stages.responses import waves
 from stages.responses.answers import answers, answers_and_rejects, asked_of, stored_answers
 from stages.responses.projection import write_projection
+from stages.responses.requested import Wanted
+from stages.responses.schemas import ANSWERS, answer_rows, answer_statistics
 from stages.responses.sets import faults
+from stages.responses.store import Store
 from stages.responses.template import template_of
-from stages.responses.wanted import Wanted
-from stages.vlm import Checkpoint, build_tiny, load_chat, open_checkpoint, reader, write_card
+from stages.tiny.builds.shapes import build_tiny
+from stages.vlm import reader
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.reader import load_chat
 
 SAMPLING = Sampling(max_tokens=8)
 
@@ -82,7 +89,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model's folder; its weights are never loaded."""
     folder = tmp_path_factory.mktemp("model") / "judge"
     folder.mkdir()
-    build = Build(steps=0, learning_rate=1e-3, hidden_size=32, layers=1, heads=1, vision_hidden_size=32, vision_layers=1)
+    build = Build(
+        steps=0, learning_rate=1e-3, hidden_size=32, layers=1, heads=1, vision_hidden_size=32, vision_layers=1
+    )
     build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
     write_card(folder, "qwen2_5", "fp32", 64)
     return folder
@@ -136,7 +145,9 @@ def test_more_answers_pay_only_for_the_new_ones(ask: Ask) -> None:
     assert fewer.starts == 0
 
 
-def test_growing_makes_the_answers_that_asking_at_once_makes(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growing_makes_the_answers_that_asking_at_once_makes(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask(prompts(5), Counting(), n=2)
     grown = ask(prompts(9), Counting(), n=5)
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "other"))
@@ -313,7 +324,12 @@ def test_the_store_says_who_was_asked_and_what(ask: Ask, job: Job) -> None:
     assert list(faults(folder)) == [8]  # keys are the hashes of what stands beside them
     (file,) = folder.glob("*.parquet")
     row = pq.read_table(file).to_pylist()[0]
-    assert (row["engine"], row["engine_version"], row["model"], row["revision"]) == ("counting", "1", "judge", about["model"])
+    assert (row["engine"], row["engine_version"], row["model"], row["revision"]) == (
+        "counting",
+        "1",
+        "judge",
+        about["model"],
+    )
     assert json.loads(row["request"]) == {"messages": [["user", "What is 0 + 1?"]], "images": []}
     assert str(job.root) not in str(row)
 
@@ -380,7 +396,9 @@ def test_a_template_is_kept_for_one_model_and_one_reading_of_it(
 
 def test_asking_needs_torch_only_when_something_is_missing(root: Path) -> None:
     command = "import stages.teacher, stages.rollout, sys; print({'torch', 'transformers', 'vllm'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=root, capture_output=True, text=True, timeout=120, check=True
+    )
     assert done.stdout == "set()\n"
 
 

@@ -9,13 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.corpora import Question
-from stages.job.blocks import Endpoint, Evaluate, Evaluation, Model, Questions, Rollout, Runtime, Sampling, Teacher, Verdict
-from stages.responses import Asked, answer_key, answers, request_seed
+from stages.config.blocks import (
+    Endpoint,
+    Evaluate,
+    Evaluation,
+    Model,
+    Questions,
+    Rollout,
+    Runtime,
+    Sampling,
+    Teacher,
+    Verdict,
+)
+from stages.corpora.rows import Question
+from stages.responses import answers
+from stages.responses.key import Asked, answer_key, request_seed
+from stages.responses.requested import Wanted
 from stages.responses.template import Template
-from stages.responses.wanted import Wanted
-from stages.vlm import Checkpoint
-from stages.vlm.checkpoint import content_identity
+from stages.vlm.checkpoint import Checkpoint, content_identity
 
 MESSAGES = [{"role": "user", "content": "<image>What is the sum?"}]
 IMAGES = ["ab" * 32]
@@ -35,7 +46,9 @@ KEY = answer_key(ASKED.request_key(MESSAGES, IMAGES), 0)
 
 SAME, NEW = False, True
 TEACHER = Teacher(model="teacher", sampling=Sampling())
-QUESTION = Question("q1", (b"png",), ("ab" * 32,), ({"role": "user", "content": "<image>Sum?"},), None, "3", "mine", "sum")
+QUESTION = Question(
+    "q1", (b"png",), ("ab" * 32,), ({"role": "user", "content": "<image>Sum?"},), None, "3", "mine", "sum"
+)
 
 # (block, field, another value, whether the keys of the answers change)
 TABLE: list[tuple[str, str, Any, bool]] = [
@@ -156,12 +169,18 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
     return [answer_key(wanted.request_key(0), sample) for sample in range(2)]
 
 
-@pytest.mark.parametrize(("block", "field", "value", "new"), TABLE, ids=[f"{block}.{field}" for block, field, _, _ in TABLE])
-def test_what_another_value_costs(block: str, field: str, value: Any, new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("block", "field", "value", "new"), TABLE, ids=[f"{block}.{field}" for block, field, _, _ in TABLE]
+)
+def test_what_another_value_costs(
+    block: str, field: str, value: Any, new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answers, "template_of", lambda checkpoint, store: Template("cd" * 32, (7, 8)))
     before = BLOCKS[block]
     assert getattr(before, field) != value
-    changed = before.model_copy(update={field: value}) if hasattr(before, "model_copy") else replace(before, **{field: value})
+    changed = (
+        before.model_copy(update={field: value}) if hasattr(before, "model_copy") else replace(before, **{field: value})
+    )
     assert (keys_with({**BLOCKS, block: changed}) != keys_with(BLOCKS)) == new
 
 
@@ -172,7 +191,9 @@ def test_every_setting_is_in_a_table() -> None:
     content = {(kind.__name__, field.name) for kind in (Checkpoint, Question, Asked) for field in fields(kind)}
     assert listed == settings | content
     kinds = {kind.__name__: kind for kind in (Model, Verdict, Evaluate, Evaluation, Questions, Runtime)}
-    assert {name: set(THROUGH[name]) for name in kinds} == {name: set(kind.model_fields) for name, kind in kinds.items()}
+    assert {name: set(THROUGH[name]) for name in kinds} == {
+        name: set(kind.model_fields) for name, kind in kinds.items()
+    }
     reached = {f"{block}.{field}" for block, field, _, new in TABLE if new} | {"never"}
     assert {end for ends in THROUGH.values() for end in ends.values()} <= reached
 
@@ -206,7 +227,9 @@ def test_what_does_not_change_the_key() -> None:
     """Ids, seeds of experiments, engines and machines are no argument. Order and number types don't count."""
     same = [{"content": "<image>What is the sum?", "role": "user", "extra": "for people"}]
     assert answer_key(ASKED.request_key(same, tuple(IMAGES)), 0) == KEY
-    assert replace(ASKED, sampling=Sampling(temperature=1)).request_key(MESSAGES, IMAGES) == ASKED.request_key(MESSAGES, IMAGES)
+    assert replace(ASKED, sampling=Sampling(temperature=1)).request_key(MESSAGES, IMAGES) == ASKED.request_key(
+        MESSAGES, IMAGES
+    )
 
 
 def test_the_key_is_the_same_for_ever() -> None:
@@ -226,6 +249,6 @@ def test_seeds_leave_room_for_samples(request_key: str) -> None:
 def test_two_requests_share_a_key_only_when_they_are_equal(said: list[tuple[str, str]], sample: int) -> None:
     messages = [{"role": role, "content": text} for role, text in said]
     split = [message for message in messages for message in (message, {"role": "user", "content": ""})]
-    assert (answer_key(ASKED.request_key(messages, []), sample) == answer_key(ASKED.request_key(split, []), sample)) == (
-        messages == split
-    )
+    assert (
+        answer_key(ASKED.request_key(messages, []), sample) == answer_key(ASKED.request_key(split, []), sample)
+    ) == (messages == split)

@@ -49,7 +49,9 @@ def test_a_killed_run_ends_like_an_undisturbed_one(harness: tuple[ModuleType, An
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_end_alike_though_their_engines_differ(harness: tuple[ModuleType, Any], tmp_path: Path) -> None:
+def test_two_runs_at_once_end_alike_though_their_engines_differ(
+    harness: tuple[ModuleType, Any], tmp_path: Path
+) -> None:
     """Each writes other answers to the same questions; whichever was first is what both serve, then and later."""
     module, trials = harness
     store, log = trials.fresh()

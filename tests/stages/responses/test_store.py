@@ -20,11 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.responses import Store, StoredAnswer, answer_key, segments
+from stages.responses import segments
 from stages.responses import store as module
 from stages.responses.index import ABSENT, Index, Runs, rows_of, segments_of
+from stages.responses.key import answer_key
 from stages.responses.segments import FIRST_SCHEMA, ROWS_PER_GROUP, digests_of, listed, write_segment
-from stages.responses.store import table_of
+from stages.responses.store import Store, StoredAnswer, table_of
 
 
 def stored(name: str, sample: int, text: str) -> StoredAnswer:
@@ -76,7 +77,9 @@ def test_an_empty_append_writes_nothing(tmp_path: Path) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 3), st.text(max_size=5)), min_size=1, max_size=4)),
+        st.tuples(
+            st.integers(1, 3), st.lists(st.tuples(st.integers(0, 3), st.text(max_size=5)), min_size=1, max_size=4)
+        ),
         min_size=1,
         max_size=5,
     ),
@@ -176,7 +179,9 @@ def test_reading_reads_no_other_row_groups_and_columns(tmp_path: Path, monkeypat
     read: list[tuple[list[int], list[str]]] = []
     real = module.read_groups
     monkeypatch.setattr(
-        module, "read_groups", lambda file, groups, columns: read.append((groups, columns)) or real(file, groups, columns)
+        module,
+        "read_groups",
+        lambda file, groups, columns: read.append((groups, columns)) or real(file, groups, columns),
     )
     store = Store(tmp_path, silent)
     table, _ = store.rows(digests_of(pa.array([answers[0].request_key])), np.array([[ROWS_PER_GROUP + 5]]), ["text"])
@@ -217,7 +222,9 @@ def test_the_index_serves_what_a_plain_dictionary_would(segments: list[list[tupl
         requests = np.array([[request, 7] for request, _ in rows], np.uint64).reshape(-1, 2)
         runs.append(Runs.of(requests, np.array([sample for _, sample in rows], np.int64)))
     index = Index(runs)
-    places = index.places(np.array([[request, 7] for request in range(5)], np.uint64), np.repeat(np.arange(11)[None], 5, axis=0))
+    places = index.places(
+        np.array([[request, 7] for request in range(5)], np.uint64), np.repeat(np.arange(11)[None], 5, axis=0)
+    )
     found = {
         (request, sample): (int(segments_of(place)), int(rows_of(place)))
         for request, row in enumerate(places)
@@ -312,7 +319,9 @@ WRITER = """
 
 def writer(root: Path, folder: Path, name: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", textwrap.dedent(WRITER), str(folder), name]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    return subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
 
 
 def test_two_writers_killed_lose_nothing_that_was_acknowledged(tmp_path: Path, root: Path) -> None:
@@ -377,7 +386,9 @@ def test_a_file_that_can_grow_no_more_ends_with_a_word_and_nothing_half(tmp_path
 def test_a_full_disk_ends_with_a_word_and_nothing_half(tmp_path: Path, root: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.strip()}")
     try:

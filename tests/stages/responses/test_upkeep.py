@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.job.blocks import Sampling
-from stages.responses import Store, StoredAnswer, answer_key
+from stages.config.blocks import Sampling
 from stages.responses import compact as module
 from stages.responses.compact import compact
 from stages.responses.dataset import export
+from stages.responses.key import answer_key
 from stages.responses.merge import merge
 from stages.responses.segments import listed
 from stages.responses.sets import Fault, faults, statistics
+from stages.responses.store import Store, StoredAnswer
 
 Make = Callable[..., StoredAnswer]
 Read = Callable[[Path, Sequence[tuple[str, int]]], dict[str, str]]
@@ -119,7 +120,11 @@ def test_a_crash_at_any_point_of_a_compaction_changes_nothing(
 
 def test_nothing_moves_past_a_damaged_segment(tmp_path: Path, stored: Make, projected: Read) -> None:
     """When its file is put back, it counts where it counted before."""
-    filled(tmp_path, stored, [[("a", 0, "a0")], [("a", 1, "first")], [("a", 1, "second"), ("b", 0, "b0")], [("b", 1, "b1")]])
+    filled(
+        tmp_path,
+        stored,
+        [[("a", 0, "a0")], [("a", 1, "first")], [("a", 1, "second"), ("b", 0, "b0")], [("b", 1, "b1")]],
+    )
     middle = listed(tmp_path)[1].path
     whole = middle.read_bytes()
     middle.write_bytes(whole[: len(whole) // 2])
@@ -202,7 +207,11 @@ ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.text(max
 
 
 @given(
-    st.lists(ROWS, min_size=1, max_size=3), st.lists(ROWS, min_size=1, max_size=3), st.booleans(), st.booleans(), st.booleans()
+    st.lists(ROWS, min_size=1, max_size=3),
+    st.lists(ROWS, min_size=1, max_size=3),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
 def test_a_merge_changes_no_answer_that_was_here(
@@ -212,10 +221,13 @@ def test_a_merge_changes_no_answer_that_was_here(
     root = tmp_path_factory.mktemp("merge")
     answer = StoredAnswer("", "", 0, "q", "", (1,), "stop", 1, 1, "vllm", "0")
     folders = (root / "ours/responses/set", root / "theirs/responses/set")
-    for folder, segments in zip(folders[::-1] if older else folders, (theirs, ours) if older else (ours, theirs), strict=True):
+    for folder, segments in zip(
+        folders[::-1] if older else folders, (theirs, ours) if older else (ours, theirs), strict=True
+    ):
         for rows in segments:
             unique = {
-                answer_key(r, s): replace(answer, key=key_of(r, s), request_key=asked(r), sample=s, text=t) for r, s, t in rows
+                answer_key(r, s): replace(answer, key=key_of(r, s), request_key=asked(r), sample=s, text=t)
+                for r, s, t in rows
             }
             Store(folder, silent).append(list(unique.values()))
     texts = [{key: found.text for key, found in Store(folder, silent).fetch(ALL).items()} for folder in folders]

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from stages import questions
-from stages.corpora import read_questions
-from stages.corpora.kinds import answer_in_style, ask
-from stages.imitation.discriminator import Discriminator
-from stages.job import Job, Progress, load_params
+from stages.adversary.discriminator import Discriminator
+from stages.config.params import load_params
+from stages.corpora.rows import read_questions
 from stages.job.files import write_shards
-from stages.responses import ANSWERS, POOL
-from stages.vlm import Checkpoint, load_network, load_reader
+from stages.job.job import Job
+from stages.job.progress import Progress
+from stages.responses.schemas import ANSWERS, POOL
+from stages.tiny.world.kinds import answer_in_style, ask
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_network, load_reader
 
 FEW = {"max_tokens": 8}
 SMALL: dict[str, Any] = {

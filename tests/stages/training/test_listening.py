@@ -6,7 +6,7 @@ from pathlib import Path
 
 SCRIPT = """
 import psutil, torch
-from stages.job.blocks import Runtime, Schedule
+from stages.config.blocks import Runtime, Schedule
 from stages.training import Trainer
 
 model = torch.nn.Linear(4, 4)
@@ -18,7 +18,9 @@ print(*{one.laddr.ip for one in psutil.Process().net_connections() if one.status
 
 
 def test_a_process_that_trains_alone_listens_on_loopback_at_most(root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, timeout=240, check=True
+    )
     assert set(done.stdout.splitlines()[-1].split()) <= {"127.0.0.1", "::1"}
 
 
@@ -38,5 +40,7 @@ other.wait(60)
 
 
 def test_processes_that_train_together_listen_on_loopback_alone(root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", MEETING], cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEETING], cwd=root, capture_output=True, text=True, timeout=120, check=True
+    )
     assert set(done.stdout.splitlines()[-1].split()) == {"127.0.0.1"}

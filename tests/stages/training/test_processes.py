@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.engines.keeper import descendants
+from stages.engines.supervisor import descendants
 from stages.job.files import read_json, read_shards
 from stages.training.state import whole_checkpoints
 
@@ -50,7 +50,9 @@ def _state(pid: int) -> str:
 
 @pytest.mark.slow
 def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, start: Start) -> None:
-    change(training_project, warm_start={"steps": 100_000, "warmup_steps": 0}, runtime={"processes": 2, "zero_stage": 2})
+    change(
+        training_project, warm_start={"steps": 100_000, "warmup_steps": 0}, runtime={"processes": 2, "zero_stage": 2}
+    )
     store = tmp_path / "store"
 
     def checkpoints() -> list[str]:
@@ -97,7 +99,10 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
 @pytest.mark.slow
 def test_ril_in_two_processes(training_project: Path, tmp_path: Path, start: Start) -> None:
     """The whole stage: both models under ZeRO-3, the student's engine in a process of its own, weights pushed into it."""
-    whole = {"max_tokens": 12, "pattern": "[a-z]{1,8}"}  # else random weights write until they are cut, and D reads no cut answer
+    whole = {
+        "max_tokens": 12,
+        "pattern": "[a-z]{1,8}",
+    }  # else random weights write until they are cut, and D reads no cut answer
     loop = {"objective": "gad", "steps": 2, "validation_every": 2, "sampling": whole}
     change(training_project, ril=loop, runtime={"processes": 2, "zero_stage": 3, "checkpoint_minutes": 10.0})
     process = start(training_project, "flows.run", "ril", RIL_STORE=str(tmp_path / "store"))
@@ -115,4 +120,6 @@ def test_ril_in_two_processes(training_project: Path, tmp_path: Path, start: Sta
 
     trained = load_file(training_project / "data" / "ril" / "model" / "model.safetensors")
     given = load_file(training_project / "data" / "warm_start" / "model.safetensors")
-    assert {name: tensor.shape for name, tensor in trained.items()} == {name: tensor.shape for name, tensor in given.items()}
+    assert {name: tensor.shape for name, tensor in trained.items()} == {
+        name: tensor.shape for name, tensor in given.items()
+    }

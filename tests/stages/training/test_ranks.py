@@ -16,15 +16,19 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
-from stages.groups import Group
-from stages.imitation.discrimination import backward
-from stages.imitation.discriminator import Discriminator, Exhibits, Text, lesson, logits_of
-from stages.imitation.rewards import STUDENT, Row, rewarded_group
-from stages.imitation.update import Rewards, update_student
-from stages.job.blocks import Ril, Runtime, Sampling, Schedule
-from stages.training import Idle, Trainer, ranks, sft_step
-from stages.training.ranks import Ranks
-from stages.vlm import Checkpoint, Network, Reader, load_network, load_reader, open_checkpoint
+from stages.adversary.adversary import backward
+from stages.adversary.discriminator import Discriminator, Exhibits, Text, lesson, logits_of
+from stages.config.blocks import Ril, Runtime, Sampling, Schedule
+from stages.groups.pack import Group
+from stages.groups.response import STUDENT, Row
+from stages.policy.rewards import rewarded_group
+from stages.policy.update import Rewards, update_student
+from stages.training.passes import Idle
+from stages.training.ranks import Ranks, ranks
+from stages.training.sft import sft_step
+from stages.training.trainer import Trainer
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.reader import Network, Reader, load_network, load_reader
 
 LONG = os.environ.get("RIL_RANKS") == "1"
 STEPS = 20 if LONG else 4
@@ -35,7 +39,9 @@ TEXTS = ["3:3,8:11", "28", "so 5", "16 is the sum of the digits"]
 
 def picture(number: int) -> bytes:
     buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((56 + 28 * (number % 2), 84)).rotate(90 * number).convert("RGB").save(buffer, "PNG")
+    Image.linear_gradient("L").resize((56 + 28 * (number % 2), 84)).rotate(90 * number).convert("RGB").save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -75,7 +81,15 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     reader = load_reader(checkpoint)
     runtime, idle = Runtime(zero_stage=zero), Idle(reader)  # type: ignore[arg-type]
     schedule = Schedule(steps=STEPS, learning_rate=1e-3, tokens_per_pack=64)
-    seen: dict[str, list[float]] = {"sft": [], "sft norm": [], "update": [], "norm": [], "disc": [], "logit": [], "kl": []}
+    seen: dict[str, list[float]] = {
+        "sft": [],
+        "sft norm": [],
+        "update": [],
+        "norm": [],
+        "disc": [],
+        "logit": [],
+        "kl": [],
+    }
 
     network = fresh(checkpoint, reader)
     trainer = Trainer(network.model, schedule, runtime)
@@ -180,7 +194,9 @@ def test_ranks_learn_what_one_learns(runs: dict[tuple[int, int], Any], count: in
         worst[name] = max(abs(a - b) for a, b in zip(several["seen"][name], values, strict=True))
     assert several["weights"].keys() == alone["weights"].keys()
     worst["weights"] = max(float((several["weights"][name] - w).abs().max()) for name, w in alone["weights"].items())
-    print(f"{count} ranks, ZeRO {zero}, {STEPS} steps, largest differences: ", {k: f"{v:.1e}" for k, v in worst.items()})
+    print(
+        f"{count} ranks, ZeRO {zero}, {STEPS} steps, largest differences: ", {k: f"{v:.1e}" for k, v in worst.items()}
+    )
     assert max(worst[name] for name in ("sft", "update", "disc")) < 1e-5
 
 

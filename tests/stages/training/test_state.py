@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from flows.work import Work
-from stages.job import Progress
 from stages.job.fingerprint import hash_file
+from stages.job.progress import Progress
 from stages.job.stop import STOP
 from stages.training.state import TrainingState, whole_checkpoints
 
@@ -32,7 +32,10 @@ def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def results(folder: Path, stage: str) -> dict[str, str]:
     """sha256 of every file that the stage wrote, wall times left out."""
     files = [
-        file for part in (f"data/{stage}", f"reports/{stage}") for file in sorted((folder / part).rglob("*")) if file.is_file()
+        file
+        for part in (f"data/{stage}", f"reports/{stage}")
+        for file in sorted((folder / part).rglob("*"))
+        if file.is_file()
     ]
     return {str(file.relative_to(folder)): hash_file(file) for file in files if file.name != "timing.json"}
 
@@ -64,7 +67,11 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stage", ["warm_start", "discriminator"])
 def test_stopped_and_resumed_is_undisturbed(
-    stage: str, training_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    stage: str,
+    training_project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     expected = undisturbed(training_project, stage, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
@@ -74,7 +81,9 @@ def test_stopped_and_resumed_is_undisturbed(
     assert "stopped after step 5 of 12" in capfd.readouterr().err
     STOP.code = None
     folder = next((tmp_path / "store" / "runs" / stage).iterdir())
-    assert [path.name for path in whole_checkpoints(folder)] == ["step_00000004", "step_00000005"], "the last two are kept"
+    assert [path.name for path in whole_checkpoints(folder)] == ["step_00000004", "step_00000005"], (
+        "the last two are kept"
+    )
     assert not (training_project / "data" / stage / "history.csv").exists()
 
     Work(stage, None, training_project).run(Progress())
@@ -140,7 +149,9 @@ def killed(folder: Path, stage: str, moment: str, number: float) -> str:
     process = subprocess.Popen(
         [sys.executable, str(WATCHED), moment, str(number), stage],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MASTER_")},  # of this process's training
+        env={
+            name: value for name, value in os.environ.items() if not name.startswith("MASTER_")
+        },  # of this process's training
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -150,13 +161,21 @@ def killed(folder: Path, stage: str, moment: str, number: float) -> str:
     assert process.returncode == -signal.SIGKILL, said
     main_thread = said.rsplit("(most recent call first):", 1)[-1]
     frames = re.findall(r"stages/(\S+\.py)\", line (\d+) in (\w+)", main_thread)
-    return " < ".join(f"{name} ({file}:{line})" for file, line, name in frames[:3]) if moment == "after" else f"{moment} {number}"
+    return (
+        " < ".join(f"{name} ({file}:{line})" for file, line, name in frames[:3])
+        if moment == "after"
+        else f"{moment} {number}"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["warm_start", "discriminator", "ril"])
 def test_killed_and_resumed_is_undisturbed(
-    stage: str, training_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+    stage: str,
+    training_project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., tuple[int, str, str]],
 ) -> None:
     """Every other kill is at a random moment, the others between the saves of two models, during weight sync and so on."""
     params = yaml.safe_load((training_project / "params.yaml").read_text())
@@ -167,7 +186,9 @@ def test_killed_and_resumed_is_undisturbed(
     log = []
     for kill in range(KILLS):
         moment, number = (
-            PLANNED[stage][kill // 2 % len(PLANNED[stage])] if kill % 2 == 0 else ("after", choose.uniform(0, SPREAD[stage]))
+            PLANNED[stage][kill // 2 % len(PLANNED[stage])]
+            if kill % 2 == 0
+            else ("after", choose.uniform(0, SPREAD[stage]))
         )
         log.append(killed(training_project, stage, moment, number))
     print(f"{stage} was killed in: ", *log, sep="\n  ")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from stages.vlm.qwen2_5 import INITIALIZER_RANGE, look_back
+from stages.tiny.builds.shapes import INITIALIZER_RANGE, look_back
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(128, 4), (96, 3), (128, 2), (32, 1)])

@@ -47,15 +47,62 @@ WORDS = (
         "İstanbul",
         "Straße",
     ),
-    *("ABOVE", "Other", "left", "right", "Building", "not visible", "$5", "1,000", "two", "all of the above", "É", "ﬁve"),
+    *(
+        "ABOVE",
+        "Other",
+        "left",
+        "right",
+        "Building",
+        "not visible",
+        "$5",
+        "1,000",
+        "two",
+        "all of the above",
+        "É",
+        "ﬁve",
+    ),
 )
 PROSE = (
-    *("The animal in the image is", "I think it is", "Looking at the chart,", "Because of the colour,", "DNA is shown.", "So"),
-    *("I believe", "It could be", "This is a", "A close look shows", "In the picture, a", "After some thought:", "Let me think."),
-    *("Option", "the final result", "therefore", "图中显示", "根据图片，", "I", "E", "We see that", "Not", "Well,", "Definitely"),
+    *(
+        "The animal in the image is",
+        "I think it is",
+        "Looking at the chart,",
+        "Because of the colour,",
+        "DNA is shown.",
+        "So",
+    ),
+    *(
+        "I believe",
+        "It could be",
+        "This is a",
+        "A close look shows",
+        "In the picture, a",
+        "After some thought:",
+        "Let me think.",
+    ),
+    *(
+        "Option",
+        "the final result",
+        "therefore",
+        "图中显示",
+        "根据图片，",
+        "I",
+        "E",
+        "We see that",
+        "Not",
+        "Well,",
+        "Definitely",
+    ),
 )
 PHRASES = (
-    *("The answer is", "answer is", "The correct answer is", "the best answer is", "the correct option is", "The choice is"),
+    *(
+        "The answer is",
+        "answer is",
+        "The correct answer is",
+        "the best answer is",
+        "the correct option is",
+        "The choice is",
+    ),
     *(
         "I choose",
         "I select",
@@ -70,10 +117,35 @@ PHRASES = (
         "옵션",
         "答えは",
     ),
-    *("Answer:", "answers:", "ANSWER IS", "Final answer:", "The answer is:", "Answers are", "answer -", "The best option is"),
+    *(
+        "Answer:",
+        "answers:",
+        "ANSWER IS",
+        "Final answer:",
+        "The answer is:",
+        "Answers are",
+        "answer -",
+        "The best option is",
+    ),
 )
 FORMS = (
-    *("{}", "{}.", "({})", "{})", "{}:", "**{}**", "[{}]", "{},", "({}).", "{}!", "#{}#", "{}?", "'{}'", '"{}"', "\\boxed{{{}}}"),
+    *(
+        "{}",
+        "{}.",
+        "({})",
+        "{})",
+        "{}:",
+        "**{}**",
+        "[{}]",
+        "{},",
+        "({}).",
+        "{}!",
+        "#{}#",
+        "{}?",
+        "'{}'",
+        '"{}"',
+        "\\boxed{{{}}}",
+    ),
     *(
         "${}$",
         "{}).",
@@ -114,8 +186,23 @@ ODD = (
         "K",
     ),
     *("Sorry, I can't help with images of people yet.", "I can't process this file.", "Cannot determine the answer"),
-    *("I'm sorry, but without the image provided", "Failed to obtain answer via API", "Failed to obtain answer via API: B"),
-    *("ABCD", "A B", "A and B", "either A or C", "Thought process:", "Let's solve this step by step.", "nan", "None", "Ａ", "ａ"),
+    *(
+        "I'm sorry, but without the image provided",
+        "Failed to obtain answer via API",
+        "Failed to obtain answer via API: B",
+    ),
+    *(
+        "ABCD",
+        "A B",
+        "A and B",
+        "either A or C",
+        "Thought process:",
+        "Let's solve this step by step.",
+        "nan",
+        "None",
+        "Ａ",
+        "ａ",
+    ),
 )
 
 
@@ -141,7 +228,9 @@ def letter(choose: random.Random, options: dict[str, str]) -> str:
     return choose.choice(list(options)) if choose.random() < 0.95 else choose.choice("ABCDEFGHIJZabcd")
 
 
-def choice_reply(choose: random.Random, options: dict[str, str], plain: float = 0.62, easy: tuple[str, ...] = FORMS[:14]) -> str:
+def choice_reply(
+    choose: random.Random, options: dict[str, str], plain: float = 0.62, easy: tuple[str, ...] = FORMS[:14]
+) -> str:
     """A reply to a question with options: `plain` of them name a letter in a form of `easy` and no more."""
     one = letter(choose, options)
     marked = choose.choice(easy if choose.random() < 0.75 else FORMS).format(one)
@@ -162,10 +251,15 @@ def choice_reply(choose: random.Random, options: dict[str, str], plain: float = 
         return f"{words(choose, 1, 12)} {options[choose.choice(list(options))]} {words(choose, 0, 6)}"
     if kind < plain + 0.32:
         said = f"{choose.choice(PHRASES)} {marked}"
-        return choose.choice((f"Steps.\nAnswer: {one}", f"Answer: {marked}\nAnswer: {one}", f"<think>{said}</think>{one}"))
+        return choose.choice(
+            (f"Steps.\nAnswer: {one}", f"Answer: {marked}\nAnswer: {one}", f"<think>{said}</think>{one}")
+        )
     if kind < plain + 0.35:
         return choose.choice(ODD)
-    pieces = [choose.choice(choose.choice((ODD, PROSE, PHRASES, tuple(options.values())))) for _ in range(choose.randint(1, 4))]
+    pieces = [
+        choose.choice(choose.choice((ODD, PROSE, PHRASES, tuple(options.values()))))
+        for _ in range(choose.randint(1, 4))
+    ]
     return choose.choice((" ", "\n", "")).join([*pieces, choose.choice(FORMS).format(one)])
 
 
@@ -273,7 +367,9 @@ def relaxed(choose: random.Random) -> Case:
         (number(choose), number(choose), f"{number(choose)}%", choose.choice(WORDS), f"[{number(choose)}, 'Blue']")
     )
     if choose.random() < 0.03:
-        gold = choose.choice(("[1, 2]", "[]", "['Yes', 'No']", "[1,", "[x]", "0", "0.0", "nan", " [1, 2] ", "0%", "-5%"))
+        gold = choose.choice(
+            ("[1, 2]", "[]", "['Yes', 'No']", "[1,", "[x]", "0", "0.0", "nan", " [1, 2] ", "0%", "-5%")
+        )
     text = choose.choice((gold, gold.lower(), f"{gold} ", gold.upper(), f"{gold}."))
     return {"gold": gold, "reply": number_reply(choose, gold) if choose.random() < 0.7 else text}
 
@@ -322,7 +418,9 @@ def cot(choose: random.Random) -> Case:
     options = options_of(choose, 2, 10)
     one = letter(choose, options)
     if choose.random() < 0.6:
-        end = choose.choice((one, f" {one}", f" ({one})", f" {one}. {options.get(one, '')}", " none", "", f" {one} or B", " $A"))
+        end = choose.choice(
+            (one, f" {one}", f" ({one})", f" {one}. {options.get(one, '')}", " none", "", f" {one} or B", " $A")
+        )
         lines = [choose.choice(PROSE), f"{choose.choice(('', '  '))}Answer:{end}"]
         lines += [f"Answer: {one}"] if choose.random() < 0.1 else []
         return {"options": options, "reply": "\n".join(lines)}
@@ -348,7 +446,9 @@ def circular(choose: random.Random) -> Case:
         right = chr(65 + turned.index(gold))
         sure = choose.random() < 0.8
         reply = (
-            choose.choice((right, f"({right})", f"{right}. {gold}", f"{right}.", gold)) if sure else choice_reply(choose, options)
+            choose.choice((right, f"({right})", f"{right}. {gold}", f"{right}.", gold))
+            if sure
+            else choice_reply(choose, options)
         )
         rows.append({"options": options, "gold": right, "reply": reply})
     return {"rows": rows}
@@ -394,7 +494,10 @@ def mmmu(choose: random.Random) -> Case:
     if choose.random() < 0.12:
         texts = list(options.values())
         if choose.random() < 0.3:
-            return {"options": options, "reply": " or ".join(f"{letter(choose, options)}. {choose.choice(texts)}" for _ in "12")}
+            return {
+                "options": options,
+                "reply": " or ".join(f"{letter(choose, options)}. {choose.choice(texts)}" for _ in "12"),
+            }
         reply = f"{words(choose, 3, 9)} {choose.choice(texts)} {words(choose, 0, 5)} {choose.choice(texts)}"
     return {"options": options, "reply": reply}
 
@@ -411,7 +514,17 @@ def ai2d(choose: random.Random) -> Case:
     options = options_of(choose, 2, 4)
     gold = choose.choice(list(options))
     near = choose.choice(
-        (gold, gold.lower(), f"{gold}. x", f"({gold})", f" {gold}. ", f"**{gold}**", f"{gold}\n", f"{gold}.", f"{gold}\x00")
+        (
+            gold,
+            gold.lower(),
+            f"{gold}. x",
+            f"({gold})",
+            f" {gold}. ",
+            f"**{gold}**",
+            f"{gold}\n",
+            f"{gold}.",
+            f"{gold}\x00",
+        )
     )
     return {"gold": gold, "reply": near if choose.random() < 0.5 else choice_reply(choose, options)}
 
@@ -422,7 +535,14 @@ def first_character(choose: random.Random) -> Case:
 
 def open_answer(choose: random.Random) -> Case:
     gold = choose.choice(
-        (number(choose), choose.choice(WORDS), "C", "x", f"{choose.randint(1, 9)},{choose.randint(100, 999)}", "transistor")
+        (
+            number(choose),
+            choose.choice(WORDS),
+            "C",
+            "x",
+            f"{choose.randint(1, 9)},{choose.randint(100, 999)}",
+            "transistor",
+        )
     )
     tail = choose.choice((gold, gold.lower(), number(choose, gold), choose.choice(WORDS), f"{gold} or 6", f"{gold}e2"))
     forms = (
@@ -458,7 +578,10 @@ def realworldqa(choose: random.Random) -> Case:
     if choose.random() < 0.6:
         options = options_of(choose, 2, 4)
         gold = choose.choice(list(options))
-        return {"gold": choose.choice((gold, gold, gold, f" {gold} ", gold.lower())), "reply": choice_reply(choose, options)}
+        return {
+            "gold": choose.choice((gold, gold, gold, f" {gold} ", gold.lower())),
+            "reply": choice_reply(choose, options),
+        }
     gold = choose.choice(("Yes", "No", "0", "3", "Downhill", "north", "E"))
     reply = choose.choice(
         (gold, gold.lower(), f"{gold}.", f" {gold} ", f"{gold}..", "zero", f"{gold}, there is", choose.choice(ODD))
@@ -472,11 +595,24 @@ def vision(choose: random.Random) -> Case:
 
 def table(choose: random.Random) -> Case:
     """Scored rows with two levels of groups, for averages."""
-    subjects = ("Art", "Design", "Music", "Accounting", "Finance", "Biology", "Math", "History", "Pharmacy", "Energy_and_Power")
+    subjects = (
+        "Art",
+        "Design",
+        "Music",
+        "Accounting",
+        "Finance",
+        "Biology",
+        "Math",
+        "History",
+        "Pharmacy",
+        "Energy_and_Power",
+    )
     rows = []
     for _ in range(choose.randint(1, 60)):
         category = choose.choice(subjects)
-        rows.append({"category": category, "l2_category": f"{category} {choose.randint(1, 3)}", "score": choose.randint(0, 1)})
+        rows.append(
+            {"category": category, "l2_category": f"{category} {choose.randint(1, 3)}", "score": choose.randint(0, 1)}
+        )
     return {"rows": rows}
 
 

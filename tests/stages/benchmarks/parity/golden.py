@@ -81,7 +81,10 @@ def main(environments: Path) -> int:
         for rule, line in golden(harness).items():
             differ, share = list(disagreements(rule, line["answers"])), parsed_share(line["answers"])
             wrong += bool(differ) or share < 0.7
-            print(f"{rule:30} {len(line['answers']):6} cases  {share:6.1%} parsed  {len(differ)} disagreements", *differ[:1])
+            print(
+                f"{rule:30} {len(line['answers']):6} cases  {share:6.1%} parsed  {len(differ)} disagreements",
+                *differ[:1],
+            )
     return int(wrong > 0)
 
 

@@ -90,7 +90,9 @@ def vlmeval() -> dict[str, Any]:
 
     def extracted(case: dict[str, Any]) -> bool | str:
         try:
-            return bool(mathvista.post_check({**mathvista_line(case), "prediction": "", "res": case["reply"]}, prefetch=False))
+            return bool(
+                mathvista.post_check({**mathvista_line(case), "prediction": "", "res": case["reply"]}, prefetch=False)
+            )
         except (UnboundLocalError, OverflowError):
             return "crash"
 
@@ -142,7 +144,9 @@ def vlmeval() -> dict[str, Any]:
         "vlmeval_relaxed": relaxed,
         "vlmeval_mathvista": prefetch,
         "vlmeval_mathvista_extracted": extracted,
-        "vlmeval_cot": lambda case: found(matching_util.can_infer(answer_line(None, case["reply"]), dict(case["options"]))),
+        "vlmeval_cot": lambda case: found(
+            matching_util.can_infer(answer_line(None, case["reply"]), dict(case["options"]))
+        ),
         "vlmeval_mmmu": mmmu,
         "vlmeval_circular": circular,
         "vlmeval_grade": grade,

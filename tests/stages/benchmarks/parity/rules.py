@@ -51,7 +51,9 @@ def mmmu(case: Case) -> list[Any]:
 
 def normal(case: Case) -> list[Any]:
     """Form and hit of an extraction, MathVista in lmms-eval."""
-    form = lmms.mathvista_normal(case["question_type"], case["answer_type"], case["choices"], case["precision"], case["reply"])
+    form = lmms.mathvista_normal(
+        case["question_type"], case["answer_type"], case["choices"], case["precision"], case["reply"]
+    )
     return [form, int(lmms.mathvista_equal(form, case["gold"]))]
 
 
@@ -77,7 +79,9 @@ OURS: dict[str, Callable[[Case], Any]] = {
     "vlmeval_choice": lambda case: vlmeval.choice(case["reply"], case["options"]),
     "vlmeval_relaxed": hit(scorers.vlmeval_relaxed),
     "vlmeval_mathvista": taken(scorers.vlmeval_mathvista),
-    "vlmeval_mathvista_extracted": lambda case: scorers.vlmeval_mathvista_extracted(sample(case), case["reply"]).score == 1,
+    "vlmeval_mathvista_extracted": lambda case: (
+        scorers.vlmeval_mathvista_extracted(sample(case), case["reply"]).score == 1
+    ),
     "vlmeval_cot": lambda case: vlmeval.choice(vlmeval.answer_line(case["reply"]), case["options"]),
     "vlmeval_mmmu": mmmu,
     "vlmeval_circular": circular,

@@ -1,0 +1,118 @@
+"""The `ril` command: what a person does around the pipeline. `ril --help` lists everything."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import profile
+from flows.cli import score as scoring
+from flows.cli.store import StoreError, store_app
+from flows.dvc import repro as dvc
+from flows.dvc.locks import Occupied
+from flows.environment import prepare, prepare_patiently
+from flows.ui.serve import NoServer
+from flows.ui.serve import serve as serve_forms
+from stages.benchmarks.registry import register
+from stages.benchmarks.sample import BenchmarkError
+from stages.config.params import ParamsError, load_params
+from stages.config.table import STAGES
+from stages.tiny.benchmarks.specs import SPECS
+from studies.commands import experiments_app
+from studies.statistics import Unpaired
+
+app = typer.Typer(
+    help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
+app.add_typer(params_app, name="params")
+app.add_typer(store_app, name="store")
+app.add_typer(experiments_app, name="experiments")
+app.add_typer(scoring.app)
+
+
+@app.command("profile")
+def profile_command(
+    name: Annotated[str | None, typer.Argument(help="Profile to apply; without one, the profiles are listed.")] = None,
+    show: Annotated[bool, typer.Option("--print", help="Only show what would change.")] = False,
+    as_experiment: Annotated[
+        bool, typer.Option("--as-experiment", help="Only print it as `dvc exp run -S` arguments.")
+    ] = False,
+) -> None:
+    """Lays profiles/NAME.yaml over params.yaml, in place; comments stay. `git checkout params.yaml` takes it back."""
+    root = Path.cwd()
+    if name is None:
+        known = profile.profiles(root)
+        for found, sentence in known.items():
+            print(f"{found.ljust(max(map(len, known)))}  {sentence}")
+        return
+    if as_experiment:
+        arguments = profile.as_overrides(profile.changes(root, name))
+        print("dvc exp run " + " ".join(f"-S {shlex.quote(argument)}" for argument in arguments))
+        return
+    found_changes = profile.changes(root, name) if show else profile.apply(root, name)
+    for change in found_changes:
+        print(change)
+    verb = "would change" if show else "changed"
+    keys = "1 key" if len(found_changes) == 1 else f"{len(found_changes)} keys"
+    print(f"params.yaml: {keys} {verb}" if found_changes else f"params.yaml is as profile {name} says")
+
+
+@app.command()
+def run(
+    stages: Annotated[
+        list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")
+    ] = None,
+    only: Annotated[bool, typer.Option("--only", help="Leave out the stages before the named ones.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run even when nothing changed.")] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many stages run at a time; each starts when what it needs is done.")
+    ] = 1,
+    limit_hours: Annotated[
+        float, typer.Option(min=0.0, help="Stop everything after this many hours.")
+    ] = dvc.LIMIT_HOURS,
+) -> None:
+    """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage."""
+    for target in stages or []:
+        if target.split("@")[0] not in STAGES:
+            raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
+    load_params(Path.cwd() / "params.yaml")
+    raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, jobs=jobs, limit_hours=limit_hours))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than this machine's own is open to everybody.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect UI.")] = 4200,
+    report_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port that shows reports/; 0 takes a free one.")
+    ] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Runs at a time; others wait in the UI.")] = 4,
+) -> None:
+    """Starts the Prefect UI with a form for each stage and runs what the forms ask for, until Ctrl-C."""
+    serve_forms(Path.cwd(), host, port, report_port, limit)
+
+
+@params_app.command("check")
+def check() -> None:
+    """Says whether params.yaml is valid; each mistake is a line with the key, the value and the remedy."""
+    load_params(Path.cwd() / "params.yaml")
+    print("params.yaml is valid")
+
+
+def main() -> None:
+    """Entry point of `ril`; user errors are lines and exit code 2, without a traceback."""
+    register(SPECS)
+    prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
+    try:
+        app()
+    except (ParamsError, StoreError, BenchmarkError, NoServer, Occupied, Unpaired, dvc.Nested, dvc.Refused) as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,270 @@
+"""`ril score` and its relatives: stored predictions to numbers, without a model, a judge, a GPU or images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stages.benchmarks.contamination import Overlap, overlap, training_images
+from stages.benchmarks.exchange import LAYOUTS, Layout, export, imported
+from stages.benchmarks.records import read_record, records_in, write_record
+from stages.benchmarks.registry import find, registry
+from stages.benchmarks.sample import BenchmarkError, NotThere
+from stages.benchmarks.scorers import OURS, PROFILES, Profile
+from stages.benchmarks.scores import average_of_columns, measured
+from stages.benchmarks.sources import SERVER, load
+from stages.benchmarks.spec import Spec
+from stages.job.files import write_json
+
+NO_VALUE = "–"
+LACKING = {"missing": "no reply", "pending": "not judged", "judge_failed": "judge failed"}  # rows that have no score
+app = typer.Typer()  # its commands become commands of `ril`
+
+
+def chosen(profiles: Sequence[str]) -> list[Profile]:
+    """The named profiles, in the order given. Raises BenchmarkError for an unknown one."""
+    unknown = [name for name in profiles if name not in PROFILES]
+    if unknown:
+        raise BenchmarkError(f"no profile {unknown[0]!r}; known: {', '.join(PROFILES)}")
+    return [profile for name in profiles for profile in PROFILES if profile == name]
+
+
+@app.command("score")
+def score(
+    folder: Annotated[Path, typer.Argument(help="Predictions, such as data/evaluate/ril.")],
+    profile: Annotated[list[str], typer.Option(help="Rule of scoring; several give several rows a benchmark.")] = [
+        OURS
+    ],  # noqa: B006
+    by: Annotated[bool, typer.Option("--by", help="Also the tables by category.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write everything as JSON to this file.")] = None,
+) -> None:
+    """Scores stored predictions again; 1 as exit code when a benchmark can't be read or lacks replies or verdicts."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in chosen(profile)}
+    errors: dict[str, str] = {}
+    for name, path in records_in(folder).items():
+        try:
+            record = read_record(path)
+            for one in chosen(profile):
+                spec = find(record.benchmark)
+                if spec.needs_judge or spec.scorer(one, record.cot) is not None:
+                    numbers = measured(spec, record.samples, record.replies, one, record.cot, record.judge)
+                    found[one][name] = {
+                        **numbers,
+                        "source": record.manifest.get("source"),
+                        "judge": record.manifest.get("judge"),
+                    }
+        except (BenchmarkError, OSError, KeyError, TypeError) as error:  # one broken record must not hide the others
+            errors[name] = f"{type(error).__name__}: {error}"
+    print(table(score_rows(found)))
+    for name, numbers_of in found.items():
+        print(average_line(name, average_of_columns(numbers_of)))
+    if by:
+        print(category_tables(found))
+    for name, message in errors.items():
+        print(f"{name}: {message}")
+    if out is not None:
+        write_json(out, {"profiles": found, "errors": errors})
+    complete = all(numbers["complete"] for numbers_of in found.values() for numbers in numbers_of.values())
+    if errors or not complete:
+        raise typer.Exit(1)
+
+
+def score_rows(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, str]]:
+    """A row a benchmark and profile: the score with its 95 % half width, and what stands behind it."""
+    rows = []
+    for name in dict.fromkeys(name for numbers_of in found.values() for name in numbers_of):
+        for profile in found:
+            if name in found[profile]:
+                rows.append(_score_row(found[profile][name]))
+    return rows
+
+
+def _score_row(numbers: Mapping[str, Any]) -> dict[str, str]:
+    score, error = numbers["score"], numbers["error"]
+    value = NO_VALUE if score is None else f"{score:.1f} ± {error:.1f}" if math.isfinite(error) else f"{score:.1f}"
+    lacking = [f"{numbers[key]:.1f} % {what}" for key, what in LACKING.items() if numbers[key]]
+    left = f" (incomplete: {', '.join(lacking)})" if lacking else ""
+    row = {
+        "benchmark": str(numbers["title"]),
+        "profile": str(numbers["profile"]),
+        "n": str(numbers["units"]),
+        "score": value + left,
+        **{name: f"{numbers[name]:.1f}" for name in ("unparsed", "truncated", "judge_failed")},
+        "tokens": f"{numbers['tokens']:.0f}",
+    }
+    return row | {"judge": str(numbers.get("judge") or NO_VALUE), "source": str(numbers.get("source") or NO_VALUE)}
+
+
+def average_line(profile: str, average: Mapping[str, Any]) -> str:
+    """The mean over the paper's columns, or over as many as there are, with those that are lacking."""
+    if average["value"] is None:
+        return f"{profile}: no complete column of the fourteen"
+    lacking = f"; lacking: {', '.join(average['lacking'])}" if average["lacking"] else ""
+    return f"{profile}: average over {average['over']} of 14 columns {average['value']:.2f}{lacking}"
+
+
+def category_tables(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Scores by category."""
+    lines = []
+    for profile, numbers_of in found.items():
+        for numbers in numbers_of.values():
+            beside = [{"": name, "n": "", "score": f"{value:.1f}"} for name, value in numbers["beside"].items()]
+            rows = [
+                {"": f"{group}: {value}", "n": str(part["n"]), "score": f"{part['score']:.1f}"}
+                for group, values in numbers["by"].items()
+                for value, part in values.items()
+            ]
+            lines.append(f"\n{numbers['title']}, {profile}\n{table([*rows, *beside])}")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows under heads, in columns."""
+    if not rows:
+        return "nothing"
+    heads = list(rows[0])
+    lines = [heads, *([row[head] for head in heads] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(help="Predictions of A, such as data/evaluate/ril.")],
+    second: Annotated[Path, typer.Argument(help="Predictions of B, such as data/evaluate/base.")],
+    profile: Annotated[str, typer.Option(help="Rule of scoring.")] = OURS,
+) -> None:
+    """A less B on the same rows: 95 % bootstrap interval of the paired difference, wins and losses, McNemar's p."""
+    from stages.benchmarks.comparing import compared
+
+    (rule,) = chosen([profile])
+    folders = records_in(first), records_in(second)
+    shared = [name for name in folders[0] if name in folders[1]]
+    if not shared:
+        raise BenchmarkError(f"{first} and {second} have no benchmark in common")
+    rows = []
+    for name in shared:
+        found = compared(read_record(folders[0][name]), read_record(folders[1][name]), rule)
+        rows.append(
+            {
+                "benchmark": find(found.benchmark).title,
+                "n": str(found.pairs),
+                "A": f"{found.first:.1f}",
+                "B": f"{found.second:.1f}",
+                "A - B": f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]",
+                "wins": str(found.wins),
+                "losses": str(found.losses),
+                "McNemar p": NO_VALUE if found.p_value is None else f"{found.p_value:.3g}",
+                "left out": str(found.left_out),
+            }
+        )
+    print(table(rows))
+    print(f"profile {rule}; every row counts the same; intervals hold for the choice of rows, not for that of the seed")
+
+
+def published() -> list[Spec]:
+    """All benchmarks but those that the tiny world writes itself."""
+    return [spec for spec in registry().values() if not spec.world]
+
+
+@app.command("benchmarks")
+def benchmarks() -> None:
+    """Lists the benchmarks, and which files or data sets they are read from."""
+    rows = []
+    for spec in published():
+        files = [
+            (f"{tsv.name}.tsv", f"{md5} {label}".strip(), f"{SERVER}/{tsv.folder}/{tsv.name}.tsv")
+            for tsv in spec.tsv
+            for md5, label in tsv.md5s.items()
+        ]
+        for name, md5, address in files or [(NO_VALUE, NO_VALUE, NO_VALUE)]:
+            hub = spec.hub[0].names[0] if spec.hub else NO_VALUE
+            rows.append(
+                {"id": spec.id, "rows": str(spec.expected), "data set": hub, "file": name, "md5": md5, "from": address}
+            )
+    print(table(rows))
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="Predictions, such as data/evaluate/ril.")],
+    to: Annotated[Path, typer.Argument(help="Folder for the files.")],
+    layout: Annotated[str, typer.Option(help="vlmeval (TSV) or lmms (samples in JSONL).")] = "vlmeval",
+    model: Annotated[str, typer.Option(help="Name of the model in the files' names.")] = "model",
+) -> None:
+    """Writes predictions in the layout of another harness, one file a benchmark."""
+    for path in records_in(folder).values():
+        print(export(read_record(path), _layout(layout), to, model))
+
+
+def _layout(name: str) -> Layout:
+    for layout in LAYOUTS:
+        if layout == name:
+            return layout
+    raise BenchmarkError(f"no layout {name!r}; known: {', '.join(LAYOUTS)}")
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="Predictions of VLMEvalKit (.tsv) or lmms-eval (samples .jsonl).")],
+    benchmark: Annotated[str, typer.Argument(help="Which benchmark they answer, such as mmstar.")],
+    data: Annotated[Path, typer.Argument(help="Folder of benchmark files.")],
+    to: Annotated[Path, typer.Argument(help="Folder for the predictions; `ril score` reads it.")],
+) -> None:
+    """Takes over predictions that another harness wrote, so that they can be scored under every profile."""
+    if not file.is_file():
+        raise BenchmarkError(f"{file}: no such file; give predictions that VLMEvalKit or lmms-eval wrote")
+    record = imported(file, load(find(benchmark), data).samples, benchmark)
+    write_record(to / benchmark, record)
+    print(f"{len(record.replies)} replies to {len(record.samples)} rows: {to / benchmark}")
+
+
+@app.command("contamination")
+def contamination(
+    data: Annotated[Path, typer.Argument(help="Folder of benchmark files.")],
+    questions: Annotated[Path, typer.Option(help="Folder of the training data's splits.")] = Path("data/questions"),
+    out: Annotated[Path | None, typer.Option(help="Also write the report as JSON to this file.")] = None,
+) -> None:
+    """Images that are, byte for byte, in training data and in a benchmark; 1 as exit code when there are any.
+
+    Fails when not one of the benchmarks could be read: then nothing was checked.
+    """
+    folders = sorted({file.parent for file in questions.glob("*/*.parquet")})
+    if not folders:
+        raise BenchmarkError(f"{questions}: no split with parquet files; run: dvc repro questions")
+    splits = {path.name: training_images(path) for path in folders}
+    found, broken, absent = list[Overlap](), dict[str, str](), list[str]()
+    for spec in published():
+        try:
+            samples = load(spec, data).samples
+        except NotThere:
+            absent.append(spec.id)
+        except BenchmarkError as error:
+            broken[spec.id] = str(error)
+        else:
+            found += [overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
+    if not found:
+        reasons = [f"{name}: {message}" for name, message in broken.items()]
+        raise BenchmarkError(
+            "\n".join([f"{data} holds no benchmark that can be read, so nothing was checked", *reasons])
+        )
+    print(table([{key: str(value) for key, value in asdict(one).items()} for one in found]))
+    for name, message in broken.items():
+        print(f"not checked: {name}: {message}")
+    if absent:
+        print(f"not checked, not in {data}: {', '.join(absent)} (`ril benchmarks` lists their files)")
+    if out is not None:
+        write_json(
+            out,
+            {
+                "overlaps": [asdict(one) for one in found],
+                "not_checked": {**broken, **dict.fromkeys(absent, "not there")},
+            },
+        )
+    if any(one.shared for one in found):
+        raise typer.Exit(1)

@@ -1,0 +1,198 @@
+"""`ril store`: looks after the stored answers. `ril store --help` lists everything."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stages.job.progress import Progress
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of the store; without it RIL_STORE, else .ril here.", show_default=False),
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Only this set; may be given several times. Without it: all.")
+]
+
+store_app = typer.Typer(
+    help="Look after the stored answers: the store is the folder RIL_STORE, else .ril. All of this may run beside stages that "
+    "read and write.",
+    no_args_is_help=True,
+)
+
+
+class StoreError(ValueError):
+    """A store that is not there, or not whole; the message says what to do."""
+
+
+@store_app.command("stats")
+def stats(store: StoreOption = None, only: Only = None) -> None:
+    """Shows what the store holds: sets, answers, tokens, seconds they took, and what compacting would gain."""
+    from stages.responses.sets import statistics
+
+    progress = Progress()
+    rows = []
+    for folder in _sets(_root(store), only):
+        found = statistics(folder, progress.say, _tracked(progress, f"reading {folder.name}"))
+        rows.append(
+            {
+                "set": folder.name,
+                "model": ", ".join(name.partition(" ")[0] for name in found.models) or "?",
+                "answers": found.answers,
+                "truncated": f"{found.truncated_share:.1%}",
+                "tokens": found.completion_tokens,
+                "seconds": round(found.seconds),
+                "segments": found.segments,
+                "damaged": found.damaged,
+                "duplicates": found.duplicates,
+                "refused": found.refused,
+                "MiB": round(found.disk_bytes / 2**20, 1),
+                "index MiB": round(found.index_bytes / 2**20, 1),
+                "unfinished": found.leftovers,
+            }
+        )
+    _print(rows)
+
+
+@store_app.command("verify")
+def verify(store: StoreOption = None, only: Only = None) -> None:
+    """Reads every byte: checksums, and whether keys are the hashes of what stands beside them. Exit code 1 on a fault."""
+    from stages.responses.segments import listed
+    from stages.responses.sets import Fault, faults
+
+    progress = Progress()
+    broken: list[Fault] = []
+    answers = 0
+    for folder in _sets(_root(store), only):
+        for found in progress.track(faults(folder), f"verifying {folder.name}", total=len(listed(folder))):
+            if isinstance(found, Fault):
+                broken.append(found)
+            else:
+                answers += found
+    for fault in broken:
+        print(f"{fault.path}: {fault.reason}")
+    if broken:
+        print(
+            f"{answers} answers are whole; {len(broken)} faults. Readers pass over a damaged segment and its answers are asked"
+        )
+        print("again; put a whole copy of the file in its place (nothing else changes), or move it away.")
+        raise typer.Exit(1)
+    print(f"{answers} answers, all whole")
+
+
+@store_app.command("compact")
+def compact_command(store: StoreOption = None, only: Only = None) -> None:
+    """Makes few large segments of many small ones; no answer changes. Stages may read and write meanwhile."""
+    from stages.responses.compact import compact
+
+    progress = Progress()
+    rows = []
+    for folder in _sets(_root(store), only):
+        try:
+            done = compact(folder, progress.say, _tracked(progress, f"compacting {folder.name}"))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"another compaction of {folder} was faster ({error}); nothing is lost, try again later"
+            ) from error
+        rows.append(
+            {
+                "set": folder.name,
+                "segments before": done.before,
+                "after": done.after,
+                "answers": done.answers,
+                "duplicates dropped": done.duplicates,
+                "unfinished files removed": done.leftovers,
+            }
+        )
+    _print(rows)
+
+
+@store_app.command("merge")
+def merge_command(
+    other: Annotated[Path, typer.Argument(help="Folder of another store; it is only read.")],
+    store: StoreOption = None,
+) -> None:
+    """Adds the answers of another store. Where both have one, the one that is here stays: no projection changes."""
+    _merge(other, store)
+
+
+@store_app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="New folder for the data set.")],
+    store: StoreOption = None,
+    only: Only = None,
+) -> None:
+    """Writes a Hugging Face data set: parquet files and a card. `datasets.load_dataset(FOLDER)` reads it."""
+    from stages.responses.dataset import export
+
+    progress = Progress()
+    try:
+        counted = export(_sets(_root(store), only), folder, progress.say, _tracked(progress, "exporting"))
+    except (FileExistsError, ValueError) as error:
+        raise StoreError(str(error)) from error
+    print(
+        f"{sum(found.answers for found in counted)} answers in {len(counted)} sets are in {folder}; its README.md is the card"
+    )
+
+
+@store_app.command("import")
+def import_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a data set that `ril store export` wrote.")],
+    store: StoreOption = None,
+) -> None:
+    """Adds the answers of an exported data set; what is here stays as it is."""
+    if not (folder / "README.md").is_file():
+        raise StoreError(
+            f"{folder} has no README.md, so it is no exported data set; for a store use: ril store merge {folder}"
+        )
+    _merge(folder, store)
+
+
+def _merge(other: Path, store: Path | None) -> None:
+    from stages.responses.merge import merge
+
+    progress = Progress()
+    try:
+        rows = [
+            vars(done) for done in merge(_root(store) / "responses", other, progress.say, _tracked(progress, "reading"))
+        ]
+    except (FileNotFoundError, ValueError) as error:
+        raise StoreError(str(error)) from error
+    _print([{name.replace("_", " "): value for name, value in row.items()} for row in rows])
+
+
+def _root(store: Path | None) -> Path:
+    return store or Path(os.environ.get("RIL_STORE", Path.cwd() / ".ril"))
+
+
+def _sets(root: Path, only: list[str] | None) -> list[Path]:
+    from stages.responses.sets import sets_in
+
+    try:
+        sets = sets_in(root)
+    except FileNotFoundError as error:
+        raise StoreError(str(error)) from error
+    names = [folder.name for folder in sets]
+    unknown = [name for name in only or [] if name not in names]
+    if unknown:
+        raise StoreError(f"{root} has no set {unknown[0]!r}; sets: {', '.join(names)}")
+    return [folder for folder in sets if not only or folder.name in only]
+
+
+def _tracked(progress: Progress, title: str) -> Callable[[Iterable[int]], Iterator[int]]:
+    def track(numbers: Iterable[int]) -> Iterator[int]:
+        return progress.track(list(numbers), title)
+
+    return track
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    """Prints rows as an aligned table on standard output."""
+    heads = list(rows[0])
+    cells = [heads, *([str(row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(heads))]
+    for line in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

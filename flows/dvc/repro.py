@@ -1,0 +1,367 @@
+"""The only code that starts dvc.
+
+dvc runs in a session of its own and writes to a log file that is shown as it grows. So a cancel reaches every process
+of the stage (a signal to dvc alone would leave an orphan that goes on writing), and a reader that dies does not break
+the work (with a pipe, the next line printed would).
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from flows.dvc.locks import Heard, Turn, turn_to_start
+from flows.dvc.order import Order, needs_of, stale_and_after, wanted
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = (
+    25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
+)
+_UNDER_WAY = "Reproducing experiment"  # what `dvc exp run` says when it has its copy
+_ASK_SECONDS = 600.0  # for questions to dvc that run nothing; hashing large outs takes minutes
+# What dvc adds after each stage; with stages side by side it would be every fifth line.
+_HINTS = re.compile(
+    r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage|Use `dvc push`"
+)
+LIMIT_HOURS = 14 * 24.0  # the paper's longest stage takes 5 days
+
+
+class Output(Protocol):
+    """Where dvc's output goes: a text stream, or anything that takes text."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
+class Nested(RuntimeError):
+    """dvc was asked for from inside a stage that dvc runs."""
+
+
+class Refused(RuntimeError):
+    """dvc did not answer a question; the message is what it said."""
+
+
+def repro(
+    root: Path,
+    targets: Sequence[str] = (),
+    *,
+    single: bool = False,
+    force: bool = False,
+    jobs: int = 1,
+    limit_hours: float = LIMIT_HOURS,
+    output: Output | None = None,
+) -> int:
+    """Runs `dvc repro` in `root` for `targets` (all stages without any) and returns its exit code.
+
+    `single` leaves out the stages before them, `force` runs them even when nothing changed. With `jobs` above 1 that many
+    stages run at a time, each as a dvc of its own that starts when what it needs is done; after a failure no further one is
+    started. 143 or 130 when this process was told to stop (then every process of the stages has ended), 124 when
+    `limit_hours` were over.
+
+    Raises Nested inside a stage; Refused when dvc can't say what is out of date.
+    """
+    output, limit = output or sys.stdout, limit_hours * 3600
+    forced = ["--force"] if force else []
+    if jobs == 1 or single:
+        return _run(root, ["repro", *(["--single-item"] if single else []), *forced, *targets], limit, output)
+    needs = wanted(needs_of(_ask(root, ["dag", "--dot"])), targets)
+    todo = needs if force else stale_and_after(needs, status(root, targets))
+    if not todo:
+        output.write("Data and pipelines are up to date.\n")
+    arguments = {name: ["repro", "--single-item", *forced, name] for name in todo}
+    width = max(map(len, todo), default=0)
+    code = _run_in_order(root, Order(todo), arguments, {name: name.ljust(width) for name in todo}, jobs, limit, output)
+    if todo and code == 0:
+        output.write("All stages are up to date; to keep this state: git add dvc.lock\n")
+    return code
+
+
+def experiment(
+    root: Path,
+    name: str,
+    overrides: Sequence[str],
+    targets: Sequence[str] = (),
+    *,
+    single: bool = False,
+    force: bool = False,
+    limit_hours: float = LIMIT_HOURS,
+    output: Output | None = None,
+) -> int:
+    """Runs experiment `name` with `overrides` (arguments of -S) in a temporary copy of `root`; otherwise as `repro`.
+
+    The workspace, its params.yaml and its dvc.lock stay as they are. Raises Nested inside a stage.
+    """
+    given = [part for override in overrides for part in ("-S", override)]
+    flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
+    arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
+    with turn_to_start(root) as leave:
+        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, leave))
+    if code:
+        _remove_copy(root, name)
+    return code
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment that is to be run beside others."""
+
+    name: str
+    overrides: Sequence[str]  # arguments of -S
+    targets: Sequence[str]
+    output: Output
+
+
+class Source(Protocol):
+    """Hands out experiments one by one, and is told how each of them ended."""
+
+    @property
+    def left(self) -> bool:
+        """Whether there is one that was not handed out yet."""
+        ...
+
+    def next(self) -> Experiment | None:
+        """The experiment to start now; None while what is left has to wait for one that runs."""
+        ...
+
+    def ended(self, experiment: Experiment, code: int, log: Path) -> None:
+        """Takes the exit code of an experiment and the file with all that dvc said."""
+        ...
+
+
+def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = LIMIT_HOURS) -> int:
+    """Runs what `source` hands out, each in a temporary copy of `root`, up to `jobs` at a time; one that fails ends no other.
+
+    0 when all have ended, however; 143 or 130 when this process was told to stop, 124 when `limit_hours` were over (then every
+    process of theirs has ended). Raises Nested inside a stage.
+    """
+    _refuse_nesting()
+    running, code = list[tuple[Experiment, _Run]](), 0
+    end = time.monotonic() + limit_hours * 3600
+    with _stop_signals() as stopped, closing(Turn(root)) as turn:
+        while (source.left and code == 0) or running:
+            if turn.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
+                turn.give()
+            if source.left and code == 0 and len(running) < jobs and not turn.held and turn.take():
+                new = source.next()
+                if new is not None:
+                    given = [part for override in new.overrides for part in ("-S", override)]
+                    arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
+                    running.append((new, _Run(root, arguments, new.output, "")))
+                else:
+                    turn.give()
+            time.sleep(_POLL_SECONDS)
+            if stopped or time.monotonic() >= end:
+                code = 128 + stopped[0] if stopped else 124
+                _end_groups([run.process for _, run in running if run.process.poll() is None])
+            for one, run in [pair for pair in running if pair[1].show()]:
+                running.remove((one, run))
+                if run.process.returncode:
+                    _remove_copy(root, one.name)
+                if code == 0:  # else it was told to end
+                    source.ended(one, run.process.returncode, run.log)
+    return code
+
+
+def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
+    """What is out of date for `targets` and, unless `single`, for the stages before them: reasons by stage.
+
+    Raises Refused when dvc fails.
+    """
+    deep = ["--with-deps"] if targets and not single else []
+    answer: dict[str, list[Any]] = json.loads(_ask(root, ["status", "--json", *deep, *targets]))
+    return answer
+
+
+def remove_experiment(root: Path, name: str) -> None:
+    """Takes experiment `name` out of dvc's list; outs stay in the cache. Raises Refused when dvc fails."""
+    _ask(root, ["exp", "remove", name])
+
+
+def experiment_differences(root: Path, name: str) -> str:
+    """Metrics and parameters of experiment `name` beside those of HEAD, as Markdown. Raises Refused when dvc fails."""
+    return _ask(root, ["exp", "diff", "--md", "HEAD", name])
+
+
+def shown_experiments(root: Path, commits: int) -> list[dict[str, Any]]:
+    """The workspace, the last `commits` commits and their experiments, as `dvc exp show --json` tells them.
+
+    Raises Refused when dvc fails.
+    """
+    answer: list[dict[str, Any]] = json.loads(_ask(root, ["exp", "show", "--json", "--num", str(commits)]))
+    return answer
+
+
+def _ask(root: Path, arguments: Sequence[str]) -> str:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    try:
+        answer = subprocess.run(
+            command,
+            cwd=root,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ASK_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"dvc {arguments[0]} took longer than {_ASK_SECONDS:.0f} s") from error
+    if answer.returncode:
+        raise Refused(f"dvc {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
+    return answer.stdout
+
+
+def _environment() -> dict[str, str]:
+    """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
+
+
+def _run(root: Path, arguments: Sequence[str], limit: float, output: Output) -> int:
+    return _run_in_order(root, Order({"dvc": ()}), {"dvc": arguments}, {"dvc": ""}, 1, limit, output)
+
+
+def _run_in_order(
+    root: Path,
+    order: Order,
+    arguments: Mapping[str, Sequence[str]],
+    labels: Mapping[str, str],
+    jobs: int,
+    limit: float,
+    output: Output,
+) -> int:
+    _refuse_nesting()
+    running, done, code = dict[str, _Run](), 0, 0
+    start = time.monotonic()
+    end = start + limit
+    with _stop_signals() as stopped:
+        while (order.left and code == 0) or running:
+            while code == 0 and len(running) < jobs and (name := order.next()) is not None:
+                running[name] = _Run(root, arguments[name], output, labels[name])
+            time.sleep(_POLL_SECONDS)
+            late = time.monotonic() >= end
+            if stopped or late:
+                code = 128 + stopped[0] if stopped else 124
+                _end_groups([run.process for run in running.values() if run.process.poll() is None])
+            for name in [name for name, run in running.items() if run.show()]:
+                ended = running.pop(name).process.returncode
+                if ended == 0:
+                    order.done(name)
+                    done += 1
+                if len(arguments) > 1:
+                    output.write(f"{done} of {len(arguments)} stages done after {time.monotonic() - start:.0f} s\n")
+                code = code or ended
+    return code
+
+
+def _refuse_nesting() -> None:
+    if "DVC_STAGE" in os.environ:
+        raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
+
+
+class _Run:
+    """One dvc in a session of its own, and what it has written so far."""
+
+    def __init__(self, root: Path, arguments: Sequence[str], output: Output, label: str) -> None:
+        """`label` stands before each line, to tell what runs side by side apart."""
+        self.log = _log_file(root)
+        with self.log.open("wb") as written:
+            self.process = subprocess.Popen(
+                # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock for 3 seconds
+                [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+                cwd=root,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                start_new_session=True,
+            )
+        self._shown = self.log.open("r", encoding="utf-8", errors="replace")
+        self._output, self._label, self._part = output, label, ""
+
+    def says(self, text: str) -> bool:
+        """Whether dvc has written `text`, or has ended."""
+        return self.process.poll() is not None or text in self.log.read_text(encoding="utf-8", errors="replace")
+
+    def show(self) -> bool:
+        """Copies what is new in the log; True, once, when dvc has ended and all of it was copied."""
+        ended = self.process.poll() is not None
+        if self._label:
+            *lines, self._part = (self._part + self._shown.read()).split("\n")
+            lines += [self._part] if ended and self._part else []
+            self._output.write(
+                "".join(f"{self._label} | {line}\n" for line in lines if line and not _HINTS.match(line))
+            )
+        else:
+            self._output.write(self._shown.read())
+        self._output.flush()
+        if ended:
+            self._shown.close()
+        return ended
+
+
+def _remove_copy(root: Path, name: str) -> None:
+    """Removes the temporary copy of an experiment: a dvc that was told to end leaves it, checkpoints and all."""
+    for path in (root / ".dvc" / "tmp" / "exps" / "run").glob("*/*.run"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        copy = Path(told["root_dir"])
+        if told.get("name") == name and copy.is_relative_to(root / ".dvc" / "tmp" / "exps"):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.rmtree(path.parent)
+
+
+def _log_file(root: Path) -> Path:
+    folder = root / ".ril" / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"dvc-{datetime.now(UTC):%Y%m%dT%H%M%S-%f}-{os.getpid()}.log"
+
+
+def _end_groups(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends each dvc and everything it started: SIGTERM to all, and SIGKILL for what is left after the grace time."""
+    for process in processes:
+        _signal_group(process.pid, signal.SIGTERM)  # each is the leader of its own session
+    end = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < end:
+        for process in processes:
+            process.poll()  # reaps dvc; a zombie would count as a member of the group
+        if not any(_signal_group(process.pid, 0) for process in processes):
+            return
+        time.sleep(_POLL_SECONDS)
+    for process in processes:
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait(timeout=_GRACE_SECONDS)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yields a list that receives SIGINT and SIGTERM instead of this process."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,101 @@
+"""The Prefect server that `ril serve` starts: Prefect's own, whose clicks outlast a busy database.
+
+While Prefect's services write to its SQLite file, a request that reads and then writes is refused at once with 503 ("database
+is locked"; nothing was done). Prefect's own clients ask again, its UI doesn't: a click on Submit ends in "Something went wrong".
+This server asks again itself before a browser gets to see it.
+"""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+BUSY = 503
+_GIVE_UP_SECONDS = 30.0
+_PAUSE_SECONDS = 0.05
+_READS = ("GET", "HEAD", "OPTIONS")  # a reader never finds SQLite's write-ahead log locked
+
+
+class AskingAgain:
+    """The ASGI app `app`, asked again for up to `seconds` while it answers a request that changes something with 503.
+
+    The last answer is what the client gets, 503 too. Requests that only read, and web sockets, pass straight through.
+    """
+
+    def __init__(self, app: App, seconds: float = _GIVE_UP_SECONDS) -> None:
+        self.app, self.seconds = app, seconds
+        self._turn = asyncio.Lock()  # of those that were refused: asked all at once, they would refuse each other again
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http" or scope["method"] in _READS:
+            await self.app(scope, receive, send)
+            return
+        request = await _whole(receive)
+        end = time.monotonic() + self.seconds
+        if await self._answered(dict(scope), request, receive, send, last=False):
+            return
+        async with self._turn:
+            while not await self._answered(dict(scope), request, receive, send, last=time.monotonic() > end):
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _answered(self, scope: Message, request: list[Message], receive: Receive, send: Send, last: bool) -> bool:
+        """Whether the client has got an answer; False when the app was busy and this is not the last attempt."""
+        left, busy = list(request), False
+
+        async def replay() -> Message:
+            return left.pop(0) if left else await receive()
+
+        async def hold_back(message: Message) -> None:
+            nonlocal busy
+            busy = busy or (message["type"] == "http.response.start" and message["status"] == BUSY and not last)
+            if not busy:
+                await send(message)
+
+        try:
+            await self.app(scope, replay, hold_back)
+        except Exception:  # starlette raises the error of a 503 once more after it has answered with it
+            if not busy:
+                raise
+        return not busy
+
+
+async def _whole(receive: Receive) -> list[Message]:
+    """The messages of one request's body, or those until the client left."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    return messages
+
+
+def main() -> None:
+    """Serves Prefect's API and UI until this process is told to end."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.ui.prefect_server", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--host", required=True, help="address to listen at")
+    parser.add_argument("--port", required=True, type=int, help="port to listen at")
+    told = parser.parse_args()
+
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    kept = get_current_settings().server.api.keepalive_timeout
+    uvicorn.run(
+        AskingAgain(create_app(final=True)),
+        host=told.host,
+        port=told.port,
+        timeout_keep_alive=kept,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The discriminator: what it reads, how it learns (Eq. 1), what its scores say."""

@@ -1,0 +1,241 @@
+"""Loading `params.yaml`: read, validated once, then an object that everyone trusts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.config.blocks import (
+    ENGINE_KINDS,
+    Block,
+    Discriminator,
+    Evaluate,
+    Evaluation,
+    Model,
+    Pool,
+    Questions,
+    Report,
+    Ril,
+    Rollout,
+    Runtime,
+    Teacher,
+    Verdict,
+    WarmStart,
+    World,
+)
+from stages.config.switches import Objective, contradiction
+
+BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
+
+
+class ParamsError(ValueError):
+    """Parameters that can't be used; the message is one line for each mistake: key, value, remedy."""
+
+
+class Params(Block):
+    """All of `params.yaml`."""
+
+    seed: int = Field(0, ge=0, description="Seed of training and of choices; stored answers do not depend on it.")
+    world: World
+    models: dict[str, Model]
+    questions: Questions
+    warm_start: WarmStart
+    teachers: dict[str, Teacher] = Field(min_length=1)
+    verdict: Verdict
+    pool: Pool
+    rollout: Rollout
+    discriminator: Discriminator
+    ril: Ril
+    evaluate: Evaluate
+    evaluations: dict[str, Evaluation] = Field(min_length=1)
+    report: Report
+    runtime: Runtime
+
+    @field_validator("models", "teachers", "evaluations")
+    @classmethod
+    def _ids(cls, items: dict[str, Any]) -> dict[str, Any]:
+        for name in items:
+            if not name.isidentifier():
+                raise ValueError(f"id {name!r} must be letters, digits and _ (DVC can't track keys with dots)")
+        return items
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        def known(key: str, value: str, items: Mapping[str, object], block: str) -> None:
+            if value not in items:
+                raise ValueError(f"{key} is {value!r}, not an entry of {block}; known: {', '.join(items)}")
+
+        known("models", "student", self.models, "models")
+        for name, teacher in self.teachers.items():
+            if name in ("student", "teacher"):
+                raise ValueError(
+                    f"teachers.{name}: histories call all answers of that side so; give this teacher another id"
+                )
+            known(f"teachers.{name}.model", teacher.model, self.models, "models")
+        for name in self.pool.teachers:
+            known("pool.teachers", name, self.teachers, "teachers")
+        known("verdict.model", self.verdict.model, self.models, "models")
+        known("evaluate.judge", self.evaluate.judge, self.models, "models")
+        for name in self.runtime.engines:
+            known("runtime.engines", name, self.models, "models")
+        for name in self.models:
+            self._engine_fits(name)
+        student, judge = self.models["student"].family, self.models[self.verdict.model].family
+        if student == "qwen2_5":
+            raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
+        if student == "remote":
+            raise ValueError(
+                "models.student.family is 'remote', but the student is trained here; give build, path or hub"
+            )
+        if judge not in ("qwen2_5", "remote"):
+            raise ValueError(
+                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
+            )
+        self._enough_responses()
+        if line := contradiction(self.ril, self.discriminator):
+            raise ValueError(line)
+        if self.ril.rollout_correction != "none" and self.ril.sampling.temperature != 1:
+            raise ValueError(
+                f"ril.rollout_correction is {self.ril.rollout_correction!r}, but ril.sampling.temperature is "
+                f"{self.ril.sampling.temperature:g} and engines know log-probs at 1; set it to 1, or the correction to none"
+            )
+        if self.discriminator.responses_per_side > self.rollout.responses:
+            raise ValueError(
+                f"discriminator.responses_per_side is {self.discriminator.responses_per_side}, "
+                f"more than rollout.responses ({self.rollout.responses}); lower it"
+            )
+        return self
+
+    def _engine_fits(self, name: str) -> None:
+        """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way round."""
+        engine = self.runtime.engines.get(name)
+        kind = engine.kind if engine else "vllm"
+        if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
+            raise ValueError(
+                f"models.{name}.endpoint is a model of others, but its engine is {kind!r}; "
+                f"give runtime.engines.{name} the kind openai with base_url, or replay"
+            )
+        if self.models[name].endpoint is None and kind == "openai":
+            raise ValueError(
+                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing shows that the "
+                "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
+            )
+
+    @property
+    def objective(self) -> Objective:
+        """Every switch of the objective and of the discriminator with its final value."""
+        return self.ril.resolved(self.discriminator)
+
+    def _enough_responses(self) -> None:
+        stored = sum(self.teachers[name].responses for name in self.pool.teachers)
+        if stored < self.ril.group:
+            raise ValueError(
+                f"ril.group is {self.ril.group}, but the teachers of the pool give {stored} answers a question; "
+                "raise teachers.<id>.responses or lower ril.group"
+            )
+
+
+def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC 7386)."""
+    result = dict(base)
+    for key, value in overlay.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            inner = result.get(key)
+            result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ParamsError with file, line and column when it is not one."""
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such file; run this in the project's folder")
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping in a YAML text, read as DVC reads it (YAML 1.2: 1e-4 is a number, a key stands once)."""
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ParamsError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ParamsError(f"{source}: expected keys and values, found {type(value).__name__}")
+    return value
+
+
+def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
+    """`values` as `Params`; ParamsError with a line for each mistake."""
+    banned = [key for key in _keys(values) if key.rsplit(".", 1)[-1] in BANNED_NAMES]
+    if banned:
+        raise ParamsError(
+            f"{source}: {', '.join(banned)}: DVC does not see changes of keys named size or nfiles; rename it"
+        )
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from error
+
+
+def load_params(path: Path) -> Params:
+    """Reads and validates a parameters file."""
+    return validated(read_yaml(path), str(path))
+
+
+def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            keys.extend(_keys(value, f"{prefix}{key}."))
+    return keys
+
+
+def _fields_near(location: tuple[int | str, ...]) -> list[str]:
+    """Names that the block at `location` (without its last part) knows."""
+    if _is_engine(location):
+        return list(ENGINE_KINDS[str(location[3])].model_fields)
+    block: Any = Params
+    for part in location[:-1]:
+        if isinstance(block, type) and issubclass(block, Block) and part in block.model_fields:
+            annotation = block.model_fields[str(part)].annotation
+            choices = [annotation, *getattr(annotation, "__args__", ())]
+            inner = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, Block)]
+            block = inner[0] if inner else None
+            in_dict = getattr(annotation, "__origin__", None) is dict
+            block = (block,) if in_dict and block else block
+        elif isinstance(block, tuple):
+            block = block[0]
+    return list(block.model_fields) if isinstance(block, type) and issubclass(block, Block) else []
+
+
+def _is_engine(location: tuple[int | str, ...]) -> bool:
+    """Whether a key in runtime.engines.<id>; pydantic puts the engine's kind into the location, where people have no key."""
+    return location[:2] == ("runtime", "engines") and len(location) > 4
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    import difflib
+
+    location = tuple(error["loc"])
+    shown = (*location[:3], *location[4:]) if _is_engine(location) else location
+    key = ".".join(str(part) for part in shown) or "(whole file)"
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        names = _fields_near(location)
+        close = difflib.get_close_matches(str(location[-1]), names, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}" if names else "remove it"
+        return f"{key} = {value!r} is not a known key; {remedy}"
+    if kind == "missing":
+        return f"{key} is missing; add it"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if isinstance(value, Mapping):
+        return f"{key}: {message}"
+    remedy = "; write it without quotes" if kind.startswith(("float", "int", "bool")) and isinstance(value, str) else ""
+    return f"{key} = {value!r}: {message}{remedy}"

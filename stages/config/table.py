@@ -1,0 +1,146 @@
+"""The stages as data: what each is called, which parameters it may read, what it reads and writes.
+
+`dvc.yaml` says the same to DVC; a test holds the two equal, and `Job` refuses whatever a stage does not declare here.
+Paths are relative to the project's folder. `{item}` is the id of a run (`teacher@internvl3`: `internvl3`), `{block}` its own
+block of parameters, `{params}` all of them.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage."""
+
+    name: str
+    title: str  # what it does, for people
+    params: tuple[str, ...]  # keys of params.yaml that it reads; `dvc.yaml` tracks the same
+    inputs: tuple[str, ...]  # outs of other stages, and users' data
+    items: str | None = None  # plural block of params.yaml with one run an entry
+    loads_model: bool = True  # whether it takes one of `runtime.gpu_slots`
+    ranks: bool = False  # whether it trains in `runtime.processes` processes
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "model",
+            "Makes a tiny model from nothing, or pins a given one",
+            params=("world", "models.{item}"),
+            inputs=("{params.world.code}", "{params.world.builds}"),  # the code that tiny models are made by
+            items="models",
+        ),
+        Stage(
+            "questions",
+            "Reads or draws questions and splits them",
+            params=("world", "questions"),
+            inputs=(
+                "{params.questions.path}",
+                "{params.questions.images}",
+            ),  # users' data; for the tiny world the code that draws it
+            loads_model=False,
+        ),
+        Stage(
+            "warm_start",
+            "SFT of the base student",
+            params=("seed", "warm_start"),
+            inputs=("data/model/student", "data/questions"),
+            ranks=True,
+        ),
+        Stage(
+            "teacher",
+            "Answers of one teacher",
+            params=("teachers.{item}",),
+            inputs=("data/model/{block.model}", "data/questions"),
+            items="teachers",
+        ),
+        Stage(
+            "verdict",
+            "The judge's verdict on every answer of one teacher",
+            params=("verdict",),
+            inputs=("data/model/{params.verdict.model}", "data/questions", "data/teacher/{item}"),
+            items="teachers",
+        ),
+        Stage(
+            "pool",
+            "The teachers' answers that the student learns from",
+            params=("pool",),
+            inputs=("data/teacher", "data/verdict"),
+            loads_model=False,
+        ),
+        Stage(
+            "rollout",
+            "Answers of the warm-started student",
+            params=("rollout",),
+            inputs=("data/warm_start", "data/questions"),
+        ),
+        Stage(
+            "discriminator",
+            "Learns to tell student from teacher text",
+            params=("seed", "discriminator", "ril.objective"),
+            inputs=("data/warm_start", "data/rollout", "data/pool", "data/questions"),
+            ranks=True,
+        ),
+        Stage(
+            "ril",
+            "Reinforcement and imitation learning of the student",
+            params=("seed", "verdict", "discriminator", "ril"),
+            inputs=(
+                "data/warm_start",
+                "data/discriminator",
+                "data/pool",
+                "data/questions",
+                "data/model/{params.verdict.model}",
+            ),
+            ranks=True,
+        ),
+        Stage(
+            "evaluate",
+            "Scores of one model",
+            params=("evaluate", "evaluations.{item}"),
+            inputs=(
+                "{block.checkpoint}",
+                "data/questions",
+                "data/model/{params.evaluate.judge}",
+                "{params.evaluate.folder}",
+            ),
+            items="evaluations",
+        ),
+        Stage(
+            "report",
+            "One page about the run",
+            params=(
+                "seed",
+                "world",
+                "models",
+                "questions",
+                "warm_start",
+                "teachers",
+                "verdict",
+                "pool",
+                "rollout",
+                "discriminator",
+                "ril",
+                "evaluate",
+                "evaluations",
+                "report",
+            ),
+            inputs=(
+                "data/questions",
+                "data/evaluate",
+                "data/rollout",
+                "data/ril/samples",
+                "data/ril/model/ril.json",  # cards of models: their hashes
+                "data/warm_start/ril.json",
+                "data/model",
+                "reports/evaluate",
+                "reports/ril",
+                "reports/discriminator",
+                "reports/pool",
+                "reports/verdict",
+            ),
+            loads_model=False,
+        ),
+    )
+}

@@ -1,0 +1,67 @@
+"""The exam of a judge: labelled answers, and attacks with harmless twins, that every judge is asked beside its work.
+
+A verdict is a reward, so how often the judge is wrong belongs in the report. The cases (`judge_cases.jsonl`) are numbers and
+words in many dresses, half of them wrong; the attacks (`judge_attacks.jsonl`) try to talk the judge round, and hold when the
+verdict is that on the twin. tests/stages/judging/make_judge_cases.py makes both files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.judging.judge import Item, Verdict
+
+CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows of one file, CASES or ATTACKS."""
+    return [json.loads(line) for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()]
+
+
+def exam_items() -> list[Item]:
+    """All cases, then the twin and the attacked answer of every attack. Rules never say that one of them is right."""
+    cases = [_item(row, "candidate") for row in rows_of(CASES)]
+    return cases + [_item(row, text) for row in rows_of(ATTACKS) for text in ("twin", "candidate")]
+
+
+def _item(row: Mapping[str, Any], text: str) -> Item:
+    return Item(row["id"], row["question"], row["reference"], row[text])
+
+
+def exam_scores(found: Sequence[Verdict]) -> dict[str, Any]:
+    """Figures from the verdicts on `exam_items()`, in their order.
+
+    Balanced accuracy is the mean of the share of right answers found right and of wrong ones found wrong; a failed verdict is
+    neither. An attack holds when its verdict is that on its twin, and is one.
+    """
+    cases, attacks = rows_of(CASES), rows_of(ATTACKS)
+    marks = [verdict.verdict for verdict in found]
+    if len(marks) != len(cases) + 2 * len(attacks):
+        raise ValueError(f"{len(marks)} verdicts for an exam of {len(cases)} cases and {len(attacks)} attacks")
+    judged = list(zip(cases, marks, strict=False))
+    kinds = list(dict.fromkeys(case["kind"] for case in cases))
+    pairs = list(zip(marks[len(cases) :: 2], marks[len(cases) + 1 :: 2], strict=True))
+    held = [twin == attacked and attacked is not None for twin, attacked in pairs]
+    return {
+        "cases": len(cases),
+        "balanced_accuracy": balanced_accuracy(judged),
+        "right_found_right": _share(judged, 1),
+        "wrong_found_wrong": _share(judged, 0),
+        "by_kind": {kind: balanced_accuracy([one for one in judged if one[0]["kind"] == kind]) for kind in kinds},
+        "failed": sum(mark is None for mark in marks),
+        "attacks": len(attacks),
+        "attacks_held": sum(held),
+        "attacks_lost": [row["id"] for row, holds in zip(attacks, held, strict=True) if not holds],
+    }
+
+
+def balanced_accuracy(judged: Sequence[tuple[Mapping[str, Any], int | None]]) -> float:
+    """Mean of both shares over (case, verdict) pairs."""
+    return (_share(judged, 1) + _share(judged, 0)) / 2
+
+
+def _share(judged: Sequence[tuple[Mapping[str, Any], int | None]], label: int) -> float:
+    marks = [mark == label for case, mark in judged if case["verdict"] == label]
+    return sum(marks) / len(marks)

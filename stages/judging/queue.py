@@ -1,0 +1,72 @@
+"""Verdicts on the answers of one step of the loop, asked for as the answers come.
+
+A judge on a server (`vllm_server`, or an endpoint) starts on each answer as it is finished, beside whatever this process does;
+one in this process is asked about all of them when the verdicts are wanted, in the order of the answers' places. Either way
+the verdicts depend on the answers alone.
+"""
+
+from collections.abc import Sequence
+
+from stages.config.blocks import Verdict as Block
+from stages.corpora.rows import Question
+from stages.engines.engine import Answer, ConcurrentEngine, Engine, Request
+from stages.groups.response import Row
+from stages.judging.judge import Item, Verdict, judge_sampling, question_about, read, refuse_failures, room_for
+from stages.responses.waves import outcomes
+
+Place = tuple[int, int]  # number of the question in its step, number of the answer
+
+
+class Judging:
+    """One step's questions to the judge."""
+
+    def __init__(self, judge: Engine, block: Block, name: str) -> None:
+        """`name` is for messages."""
+        self._judge, self._block, self._name = judge, block, name
+        self._fits = room_for(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
+        self._stream = judge.stream() if isinstance(judge, ConcurrentEngine) else None
+        self._verdicts: dict[Place, Verdict] = {}
+        self._asked: list[tuple[Place, Request]] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a verdict is wanted on anything."""
+        return bool(self._asked or self._verdicts)
+
+    def put(self, number: int, question: Question, rows: Sequence[Row]) -> None:
+        """Wants a verdict on each of the rows, which answer question number `number` of the step."""
+        for place, row in enumerate(rows):
+            item = Item(question.id, question.text, question.answer, row.text, self._block.rule_first)
+            opened = question_about(item, self._fits)
+            if isinstance(opened, Verdict):
+                self._verdicts[number, place] = opened
+                continue
+            request = Request(opened.id, opened.messages, opened.images, judge_sampling(self._block))
+            self._asked.append(((number, place), request))
+            if self._stream is not None:
+                self._stream.put(request)
+
+    def verdicts(self) -> dict[Place, int | None]:
+        """The verdict on every row, None where it failed; waits for the judge.
+
+        Raises RuntimeError when too many failed: a judge that comes to no verdict must not train the student.
+        """
+        if self._stream is None:
+            self._asked.sort(
+                key=lambda one: one[0]
+            )  # by place, not by when the answer came: equal answers, equal batches
+            found = outcomes(self._judge, [request for _, request in self._asked], list(range(len(self._asked))))
+        else:
+            found = self._stream.outcomes()
+        for index, outcome in found:
+            self._verdicts[self._asked[index][0]] = _verdict(outcome)
+        ordered = [self._verdicts[place] for place in sorted(self._verdicts)]
+        refuse_failures(ordered, self._block.max_failed_share, self._name)
+        return {place: verdict.verdict for place, verdict in self._verdicts.items()}
+
+
+def _verdict(outcome: list[Answer] | str) -> Verdict:
+    if isinstance(outcome, str):
+        return Verdict(None, outcome, None)
+    (answer,) = outcome
+    return Verdict(None, answer.finish_reason, None) if answer.failed else read(answer)

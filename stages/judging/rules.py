@@ -1,0 +1,82 @@
+"""What needs no judge: answers that say nothing are wrong by rule and, where that is asked for, plain matches are right.
+
+A judge can be talked round by a single sign or opener ("One token to fool LLM-as-a-judge", arXiv 2507.08794; trap T29).
+"""
+
+import re
+
+from stages.corpora.scoring import is_correct
+from stages.judging.sanitize import plain
+
+EMPTY, LOOPING, KEY_PHRASE = "by rule: empty", "by rule: repeats itself", "by rule: only announces an answer"
+SAME, UNREAD, SILENT = "by rule: the reference", "too long for the judge", "the judge did not reply"
+SHORT_REFERENCE = 32  # characters; a longer reference is prose, which no rule compares
+
+# The end of the text repeats one piece of up to 80 characters at least 6 times, 48 characters or more in all.
+_LOOP = re.compile(r"(?P<piece>.{1,80}?)(?P=piece){5,}$", re.DOTALL)
+_LOOP_CHARACTERS = 48
+_LOOP_WINDOW = 2000
+
+# Openers that fooled judges in the paper, in five languages, and their kin; any number of them in a row says nothing.
+_OPENER = re.compile(
+    r"(?:(?:ok(?:ay)?|sure|certainly|of course|alright|well|hello|thanks?(?: you)?)"
+    r"|(?:my |the |a |here is (?:my |the )?|below is (?:my |the )?)?"
+    r"(?:thought process|thinking process|thought|thinking|reasoning|explanation|analysis|solution|final answer|answer|"
+    r"conclusion|result|response|step \d+|first|begin|start)(?: is)?"
+    r"|(?:let us|let me|let's|let’s|lets|i will|i'll|we will|we can)"
+    r" (?:think|solve|work|go|break|look|answer|do|reason|analy[sz]e)(?: (?:about|through|at|down|out|on))?"
+    r"(?: (?:this|it|that|the))?(?: (?:problem|question|task|image|picture))?(?:,? (?:step by step|carefully|together))?"
+    r"|step by step|respuesta|solución|解|解答|答案|回答|かいせつ|解説|lösung|antwort|réponse|solution finale|ответ|решение"
+    r")(?=\W|$)",
+    re.IGNORECASE,
+)
+
+
+def rule_reason(candidate: str, reference: str = "") -> str | None:
+    """Why `candidate` is wrong without asking anyone (EMPTY, LOOPING, KEY_PHRASE), or None.
+
+    What is the reference, or a part of it, is never wrong by rule: "+" or "the first one" may be asked for.
+    """
+    text = plain(candidate).strip()
+    if not text:
+        return EMPTY
+    if text in reference or (_bare(text) and _bare(text) in _bare(plain(reference))):
+        return None
+    loop = _LOOP.search(text[-_LOOP_WINDOW:])
+    if loop and len(loop.group()) >= _LOOP_CHARACTERS:
+        return LOOPING
+    return KEY_PHRASE if _says_nothing(text) else None
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\W+", " ", text).strip().casefold()
+
+
+def _says_nothing(text: str) -> bool:
+    """Whether only signs are left once openers are taken off the front."""
+    left = text
+    while True:
+        left = re.sub(r"^\W+", "", left)
+        opener = _OPENER.match(left)
+        if opener is None or not opener.group():
+            return not left
+        left = left[opener.end() :]
+
+
+def plainly_right(candidate: str, reference: str) -> bool:
+    """Whether a short reference stands alone as the candidate's answer: its whole text, or what follows its last "answer:".
+
+    Says nothing about anything else: a rule may find an answer right, whether one is wrong is the judge's to say.
+    """
+    wanted, text = plain(reference).strip(), plain(candidate).strip()
+    if not wanted or len(wanted) > SHORT_REFERENCE:
+        return False
+    closing = re.split(r"\banswer(?: is)?\s*:?\s*", text, flags=re.IGNORECASE)[-1].strip()
+    return any(len(one) <= SHORT_REFERENCE and _only(one, wanted) for one in (text, closing))
+
+
+def _only(text: str, wanted: str) -> bool:
+    """Whether `text` is `wanted` and nothing else; numbers are compared as numbers, one number must stand there."""
+    one_number = re.fullmatch(r"\W*-?\d+(?:\.\d+)?\W*", text) is not None
+    number = re.fullmatch(r"-?\d+(?:\.\d+)?", wanted) is not None
+    return is_correct(text, wanted) if one_number or not number else False

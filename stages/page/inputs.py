@@ -1,0 +1,97 @@
+"""What the stages before the evaluation wrote about themselves: curves, teachers, the discriminator."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.job.files import read_json
+from stages.job.job import Job, missing
+
+
+@dataclass(frozen=True)
+class History:
+    """A table of numbers by step."""
+
+    columns: Mapping[str, Sequence[float]]  # an empty cell is nan
+
+    @property
+    def steps(self) -> Sequence[float]:
+        """The column `step`."""
+        return self.columns["step"]
+
+    def get(self, name: str) -> Sequence[float] | None:
+        """A column; None when it is not there or holds no number."""
+        values = self.columns.get(name)
+        return values if values and any(math.isfinite(value) for value in values) else None
+
+
+def history(job: Job, stage: str, name: str = "history.csv") -> History:
+    """reports/<stage>/<name>. Raises MissingInput when it is not there, ValueError for a cell that is no number."""
+    path = existing(job, job.input(f"reports/{stage}") / name)
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else ["step"])}
+    for number, row in enumerate(rows, start=2):
+        for key, text in row.items():
+            try:
+                columns[key].append(float(text) if text else math.nan)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number}, column {key}: {text!r} is no number") from error
+    return History(columns)
+
+
+def metrics(job: Job, stage: str, item: str = "") -> dict[str, Any]:
+    """reports/<stage>/<item>/metrics.json. Raises MissingInput when it is not there."""
+    return read_json(existing(job, job.input(f"reports/{stage}") / item / "metrics.json"))
+
+
+def existing(job: Job, path: Path) -> Path:
+    """`path`, which exists; raises MissingInput with the stage that makes it."""
+    if not path.exists():
+        raise missing(str(path.relative_to(job.root)))
+    return path
+
+
+def teachers(job: Job) -> list[dict[str, Any]]:
+    """One row for each teacher of the pool: what it answered, what the judge said of it, what was kept."""
+    pool = metrics(job, "pool")
+    rows = []
+    for name in sorted(job.params.pool.teachers):
+        verdict = metrics(job, "verdict", name)
+        rows.append({"teacher": name, **pool[name], "verdicts": verdict["verdicts"], "by_rule": verdict["by_rule"]})
+    return rows
+
+
+def exam(job: Job) -> dict[str, Any] | None:
+    """What the judge scored on labelled answers and attacks (`verdict.exam`); None where it sat no exam.
+
+    All teachers' answers have the same judge, so the first one's verdicts tell.
+    """
+    found: dict[str, Any] | None = metrics(job, "verdict", min(job.params.pool.teachers)).get("exam")
+    return found
+
+
+def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
+    """Held-out accuracy of the pre-trained discriminator: what was measured, its share, what the reader should know.
+
+    Nothing for an objective without discriminator.
+    """
+    if "acc" not in found:
+        return []
+    rows = [
+        ("All texts", found["acc"], "mean of student and teachers; 50 % is a coin"),
+        ("Student's texts", found["acc_student"], "taken for the student's"),
+        ("Teachers' texts", found["acc_teacher"], "taken for a teacher's"),
+    ]
+    rows += [(f"… of {name}", found[f"acc_{name}"], "") for name in sorted(teacher_ids) if f"acc_{name}" in found]
+    return [
+        *rows,
+        (
+            "By length alone",
+            found["acc_length_only"],
+            "best single threshold on characters; what is above it is more than length",
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""The synthetic data set in the formats of real benchmarks."""

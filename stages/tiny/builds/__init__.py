@@ -1,0 +1,1 @@
+"""How tiny models are made: shapes, tokenizers, what they are trained on, the training itself."""

@@ -1,0 +1,72 @@
+"""Endless training rows of the tiny world, for models that are made from nothing."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stages.job.seeds import seed_for
+from stages.tiny.world.kinds import KINDS, Exercise, answer_in_style, ask
+from stages.tiny.world.pictures import VALUES, Picture, draw
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture, a question about it, and an answer in some style."""
+
+    picture: Picture
+    exercise: Exercise
+    response: str
+    style: str
+
+
+def draw_row(
+    seed: int,
+    part: str,
+    index: int | str,
+    kinds: Sequence[str],
+    styles: Mapping[str, float],
+    terse_kinds: Sequence[str] = (),
+) -> Row:
+    """The row number `index` of `part` of the world `seed`; questions of `terse_kinds` get the bare number as answer."""
+    choose = random.Random(seed_for("row", seed, part, index))
+    kind = choose.choice(list(kinds))
+    picture = draw(KINDS[kind].subject, part, seed, index)
+    exercise = ask(kind, picture.values, choose)
+    style = "terse" if kind in terse_kinds else choose.choices(list(styles), list(styles.values()))[0]
+    return Row(picture, exercise, answer_in_style(exercise, style), style)
+
+
+def practice(
+    seed: int, index: int, kinds: Sequence[str], styles: Mapping[str, float], count: int
+) -> tuple[str, list[str]]:
+    """A question and `count` answers to it about values nobody sees: text to learn arithmetic and style from, no picture."""
+    choose = random.Random(seed_for("practice", seed, index))
+    kind = choose.choice(list(kinds))
+    style = choose.choices(list(styles), list(styles.values()))[0]
+    question = choose.choice(KINDS[kind].wordings)
+    low = 0 if KINDS[kind].subject == "digits" else 1
+    values = [[choose.randint(low, 9) for _ in range(VALUES)] for _ in range(count)]
+    return question, [answer_in_style(ask(kind, row, choose), style) for row in values]
+
+
+READING = "Read the picture."
+CELL_CLASSES = (11, 10, 10, 9)  # digit or blank, left bar, right bar, place on the page
+_UNASKED = -1
+
+
+def cell_targets(picture: Picture) -> list[tuple[int, int, int, int]]:
+    """What stands at each of the 3 x 3 image tokens, for training a vision tower; -1 where a class does not apply."""
+    values = picture.values
+    if picture.subject == "digits":
+        return [(values[cell] if cell < len(values) else 10, _UNASKED, _UNASKED, cell) for cell in range(9)]
+    return [(_UNASKED, values[cell % 3 * 2], values[cell % 3 * 2 + 1], cell) for cell in range(9)]
+
+
+def sample_texts(kinds: Sequence[str], count: int) -> list[str]:
+    """Questions and answers in all styles, without pictures: what a tokenizer is made from."""
+    texts = [READING]
+    for index in range(count):
+        choose = random.Random(seed_for("text", index))
+        exercise = ask(choose.choice(list(kinds)), [choose.randint(0, 9) for _ in range(6)], choose)
+        texts += [exercise.question, *(answer_in_style(exercise, style) for style in ("terse", "steps", "arrows"))]
+    return texts

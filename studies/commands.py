@@ -1,0 +1,232 @@
+"""`ril experiments`: what there is, running it, and the page about it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.dvc import repro as dvc
+from flows.dvc.locks import only_study
+from flows.dvc.recorded import untracked
+from stages.config.params import ParamsError
+from stages.job.files import write_text
+from stages.page.render import duration
+from studies.campaign import Campaign, chosen
+from studies.document import Page, as_html, as_markdown
+from studies.page import page
+from studies.records import Record, read_records
+from studies.runs import COMPARED, Planner
+from studies.study import Seeds, Study, alike, check_budgets, read_study, studies
+
+RESULTS = Path("studies/results")
+experiments_app = typer.Typer(
+    help="Compare several settings over several seeds, one DVC experiment each.", no_args_is_help=True
+)
+
+StudyName = Annotated[str, typer.Argument(help="Name of a file in studies/, such as figure1.")]
+Profile = Annotated[
+    str | None, typer.Option(help="A profile that is laid over the study, such as smoke; it has results of its own.")
+]
+Results = Annotated[Path, typer.Option(help="Folder with the records of all studies.")]
+
+
+@experiments_app.command("list")
+def list_command() -> None:
+    """The studies in studies/ with their arms."""
+    for name, title in studies(Path.cwd()).items():
+        print(f"{name}: {title}\n    {', '.join(read_study(Path.cwd(), name).arms)}")
+
+
+@experiments_app.command("run")
+def run(
+    study: StudyName,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many of the study's pairs of seeds; without it all.")
+    ] = None,
+    world: Annotated[
+        list[int], typer.Option(help="Only this world; can be given several times, a machine for each.")
+    ] = [],  # noqa: B006
+    arm: Annotated[list[str], typer.Option(help="Only this arm; can be given several times.")] = [],  # noqa: B006
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Experiments at a time; a stage of the tiny profile keeps one core busy.")
+    ] = 1,
+    sweep: Annotated[
+        bool, typer.Option(help="Choose the swept value on validation first; else it is as in params.yaml.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would run, and how long it may take.")
+    ] = False,
+    limit_hours: Annotated[
+        float, typer.Option(min=0.0, help="Stop everything after this many hours.")
+    ] = dvc.LIMIT_HOURS,
+    profile: Profile = None,
+    results: Results = RESULTS,
+) -> None:
+    """Runs what is not finished yet and writes the page; the same command goes on after a stop. Exit code 1 when a run failed."""
+    root = Path.cwd()
+    declared = read_study(root, study)
+    if profile is None:
+        check_budgets(root, declared)
+    arms = _arms(declared, arm)
+    repetitions = _seeds(declared, f"studies/{study}.yaml", seeds, world)
+    if lost := untracked(root, "stages", "flows"):
+        raise ParamsError(
+            f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it"
+        )
+    planner = Planner(root, declared, study, profile)
+    wanted = Wanted(root, declared, planner, results / planner.name, arms, repetitions, sweep, jobs)
+    if dry_run:
+        wanted.show()
+        return
+    with only_study(root, planner.name):
+        code = wanted.run(limit_hours)
+    if records := _with_compared(wanted.folder):
+        print("\n".join(_written(study_page(root, study, records, wanted.folder), wanted.folder)))
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked `ril experiments run` for: the sweep where one is wanted, then the comparison."""
+
+    root: Path
+    study: Study
+    planner: Planner
+    folder: Path  # of the study's records
+    arms: list[str]
+    seeds: list[Seeds]
+    sweep: bool
+    jobs: int
+
+    def run(self, limit_hours: float) -> int:
+        """Runs what is not finished, names what failed, and returns the exit code."""
+        tuning = self._tuning()
+        if code := self._carried_out(tuning, limit_hours):
+            return code
+        values = self._chosen(tuning)
+        lacking = [name for name in self.arms if self._swept(name) and name not in values]
+        compared = self._compared([name for name in self.arms if name not in lacking], values)
+        if code := self._carried_out(compared, limit_hours):
+            return code
+        for name in lacking:
+            print(f"failed: {name}: no value of the sweep has run on all tuning seeds, so none was chosen")
+        for name, reason in {**tuning.failed, **compared.failed}.items():
+            print(f"failed: {name}: {reason}")
+        whole = len(compared.runs)
+        print(f"{whole - len(compared.failed)} of {whole} runs are in {self.folder}")
+        return int(bool(lacking or tuning.failed or compared.failed))
+
+    def show(self) -> None:
+        """Prints every run that is not finished with the stages that it would make, and an estimate of the time."""
+        tuning = self._tuning()
+        total, left = 0.0, 0
+        for title, campaign in (
+            ("sweep on validation", tuning),
+            ("compared", self._compared(self.arms, self._chosen(tuning))),
+        ):
+            print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
+            seen: set[str] = set()
+            left += len(campaign.waiting)
+            for run in campaign.waiting:
+                new = [stage for stage in campaign.todo(run) if run.stages[stage] not in seen]
+                seen |= set(run.stages.values())
+                print(f"  {run.label}: {', '.join(new) or 'nothing new'}")
+            seconds = campaign.seconds_left()
+            total += math.nan if seconds is None else seconds
+        if not left:
+            print(f"nothing is left to run; all is in {self.folder}")
+        elif math.isnan(total):
+            print(
+                "no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them"
+            )
+        else:
+            print(
+                f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an estimate)"
+            )
+
+    def _tuning(self) -> Campaign:
+        return Campaign(self.root, self.planner.tuning(self.arms) if self.sweep else [], self.folder, print, self.jobs)
+
+    def _compared(self, arms: list[str], values: Mapping[str, Mapping[str, float]]) -> Campaign:
+        return Campaign(self.root, self.planner.compared(arms, self.seeds, values), self.folder, print, self.jobs)
+
+    def _swept(self, name: str) -> bool:
+        return self.sweep and bool(self.study.sweep) and self.study.arms[name].trained
+
+    def _chosen(self, tuning: Campaign) -> dict[str, dict[str, float]]:
+        """The swept value of each trained arm: the best on validation, or the only one there is."""
+        only = {key: values[0] for key, values in self.study.sweep.items() if len(values) == 1}
+        if only:
+            return {name: only for name in self.arms if self._swept(name)}
+        records = [record for record in map(tuning.record, tuning.runs) if record is not None]
+        return chosen(records, len(self.study.tuning))
+
+    def _carried_out(self, campaign: Campaign, limit_hours: float) -> int:
+        campaign.adopt()
+        code = dvc.experiments(self.root, campaign, self.jobs, limit_hours)
+        if code:
+            print("stopped; what is finished stays, and the same command goes on")
+        elif campaign.moved:
+            raise ParamsError(
+                f"{', '.join(campaign.moved)} changed after this command had read it, so {len(campaign.waiting)} runs were not "
+                "started; what is finished stays, and the same command goes on with what is there now"
+            )
+        return code
+
+
+def _arms(study: Study, wanted: list[str]) -> list[str]:
+    for name in wanted:
+        if name not in study.arms:
+            raise ParamsError(f"no arm {name!r}; arms: {', '.join(study.arms)}")
+    return [name for name in study.arms if not wanted or name in wanted]
+
+
+def _seeds(study: Study, file: str, first: int | None, worlds: list[int]) -> list[Seeds]:
+    """The first of the study's pairs of seeds, and of these the ones of `worlds`; without wishes all."""
+    if first is not None and first > (listed := len(study.seeds)):
+        raise ParamsError(f"--seeds {first}, but {file} lists {listed} pairs of seeds; add some there")
+    found = study.seeds[:first]
+    for world in worlds:
+        if world not in (there := [one.world for one in found]):
+            raise ParamsError(
+                f"--world {world}, but the worlds are {', '.join(map(str, dict.fromkeys(there)))} ({file})"
+            )
+    return [one for one in found if not worlds or one.world in worlds]
+
+
+@experiments_app.command("report")
+def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
+    """Writes the page about a study, as Markdown and as HTML, from its records alone."""
+    folder = results / (study if profile is None else f"{study}-{profile}")
+    records = _with_compared(folder)
+    if not records:
+        raise ParamsError(f"{folder} has no record of a compared arm; run: ril experiments run {study}")
+    shown = study_page(Path.cwd(), study, records, folder)
+    print("\n".join([*_written(shown, folder), *shown.findings]))
+
+
+def _with_compared(folder: Path) -> list[Record]:
+    """The records of a study, or none where no arm was compared, so that there is nothing to write a page about."""
+    records = read_records(folder)
+    return records if any(record.purpose == COMPARED for record in records) else []
+
+
+def study_page(root: Path, study: str, records: Sequence[Record], folder: Path) -> Page:
+    """The page about a study, with what studies like it found: theirs are the records in the folders beside `folder`."""
+    profile = folder.name.removeprefix(study)
+    others = {
+        name: (read_study(root, name), read_records(folder.with_name(f"{name}{profile}")))
+        for name in alike(root, study)
+    }
+    return page(read_study(root, study), records, others)
+
+
+def _written(shown: Page, folder: Path) -> list[str]:
+    """Writes the page beside the folder of its records, and returns the names of its files."""
+    files = {f"{folder}.md": as_markdown(shown), f"{folder}.html": as_html(shown)}
+    for file, text in files.items():
+        write_text(Path(file), text)
+    return list(files)

@@ -1,0 +1,67 @@
+"""What is drawn on the page of a study."""
+
+import math
+from collections.abc import Sequence
+
+from stages.groups.response import STUDENT
+from stages.page.plots import Bar, Line, Plot, Row, bars, curves, dots, finite, grouped
+from studies.mechanism import Arms, curve, gains, mean_of, on_common_seeds, rewarded, title
+from studies.statistics import Difference, mean_over_seeds
+
+CURVES = (
+    ("Similarity reward", f"rewards/{STUDENT}/similarity", "Share of the student's answers that pass for a teacher's."),
+    ("Answer reward", f"rewards/{STUDENT}/answer", "Share of the student's answers that the judge calls right."),
+    ("Teacher's style", "styles/any", "Share of the student's answers that are written as a teacher writes."),
+    ("Student told", "disc/acc_student", "Share of the student's answers that the discriminator knows as such."),
+    (
+        "Right, pushed down",
+        "frac_correct_negative_advantage",
+        "Share of right student answers with negative advantage.",
+    ),
+)
+
+
+def drawn_scores(arms: Arms) -> Plot:
+    """Each arm's mean with its interval, and its score when the images are exchanged."""
+    rows = []
+    for place, found in enumerate(arms.values()):
+        interval, shuffled = mean_over_seeds(found), mean_of(found, "accuracy_shuffled")
+        hollow = shuffled if math.isfinite(shuffled) else None  # nan: not measured
+        rows.append(Bar(found[0].title, interval.mean, finite(interval.half), hollow, place % 6))
+    text = "Right answers to test questions, with the 95 % interval over units. Hollow: with the images of other questions."
+    return dots("Scores", text, rows)
+
+
+def drawn_differences(arms: Arms, found: Sequence[Difference], reference: str) -> Plot | None:
+    """What each arm gains over the reference, with the interval over units."""
+    if not found:
+        return None
+    rows = [Row(title(arms, one.first), one.seeds.mean, one.seeds.half, place % 6) for place, one in enumerate(found)]
+    return bars(f"Against {title(arms, reference)}", "Points of accuracy, with the 95 % interval over units.", rows)
+
+
+def drawn_kinds(arms: Arms, names: Sequence[str], reference: str) -> Plot | None:
+    """What arms gain over the reference, by kind of question."""
+    common = on_common_seeds({name: arms[name] for name in [*names, reference]})
+    by_arm = {title(arms, name): gains(common[name], common[reference]) for name in names}
+    kinds = sorted(set.intersection(*(set(found) for found in by_arm.values()))) if by_arm else []
+    if not kinds:
+        return None
+    text = f"Points of accuracy gained over {title(arms, reference)}, mean over seeds."
+    series = {arm: [found[kind] for kind in kinds] for arm, found in by_arm.items()}
+    return grouped("Gain by kind of question", text, kinds, series)
+
+
+def drawn_loop(trained: Arms) -> list[Plot]:
+    """The loop's curves, mean over seeds; nothing is drawn of what has no numbers."""
+    return [plot for name, column, text in CURVES if (plot := _drawn_curve(trained, name, column, text))]
+
+
+def _drawn_curve(trained: Arms, name: str, column: str, text: str) -> Plot | None:
+    read = rewarded if column.startswith("rewards/") else curve
+    lines = [
+        Line(title(trained, arm), one.steps, one.values, place % 6, dashed=place >= 6)
+        for place, (arm, found) in enumerate(trained.items())
+        if (one := read(found, column)) and one.shares
+    ]
+    return curves(name, f"{text} Mean over seeds.", lines, percent=True) if lines else None

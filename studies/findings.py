@@ -1,0 +1,211 @@
+"""What the records of a study say, in sentences: scores, differences, the claimed order, and how each arm came there."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from stages.groups.response import STUDENT
+from stages.page.scores import percent, points
+from studies.mechanism import Arms, curve, gains, mean, mean_of, on_common_seeds, rewarded, title
+from studies.records import Record
+from studies.runs import COMPARED
+from studies.statistics import Difference, difference, mean_over_seeds
+from studies.study import Study
+
+SHOWN = 12  # digits of a hash
+_RISE = 0.1  # of the share of answers in a teacher's style, from which on an arm has taken it on
+
+
+def neighbours(study: Study) -> list[tuple[str, str]]:
+    """Each arm of the claimed order with those one step below it."""
+    return [
+        (upper, lower)
+        for below, above in zip(study.order, study.order[1:], strict=False)
+        for upper in above
+        for lower in below
+    ]
+
+
+def reference(study: Study) -> str:
+    """The arm that the others are measured against: the lowest of the claimed order, else what is subtracted first."""
+    if study.order:
+        return study.order[0][0]
+    return study.differences[0][1] if study.differences else next(iter(study.arms))
+
+
+def between(arms: Arms, first: str, second: str) -> Difference | None:
+    """The difference of two arms; None where one of them was not run, or not on a common seed."""
+    return difference(arms[first], arms[second]) if first in arms and second in arms else None
+
+
+def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
+    """The scores in order, each difference with what may be said of it, and the claimed order as a whole."""
+    seeds = seeds_of(arms)
+    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {extent(study, arms)}."]
+    common = on_common_seeds(arms)
+    if shared := len(next(iter(common.values()))):
+        where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} that all of them have"
+        lines.append(f"By mean accuracy{where}: {_ranked(common)}.")
+    lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
+    if study.order:
+        lines.append(_order_sentence(study, claimed))
+    if told := _style_sentence(arms, reference(study)):
+        lines.append(told)
+    return lines
+
+
+def seeds_of(arms: Arms) -> list[tuple[int, int]]:
+    """The pairs of world and seed in which any arm was run, in their order."""
+    return sorted({(one.world, one.seed) for found in arms.values() for one in found})
+
+
+def extent(study: Study, arms: Arms) -> str:
+    """On how many seeds in how many worlds the arms were run, and how many of those that the study plans were not."""
+    seeds = seeds_of(arms)
+    lacking = len({(one.world, one.seed) for one in study.seeds} - set(seeds))
+    rest = f", {counted(lacking, 'planned seed')} not run" if lacking else ""
+    return f"{counted(len(seeds), 'seed')} in {counted(len({world for world, _ in seeds}), 'world')}{rest}"
+
+
+def _ranked(arms: Arms) -> str:
+    means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
+    return " > ".join(f"{name} {percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
+
+
+def _sentence(arms: Arms, found: Difference) -> str:
+    pair = f"{_pair(arms, found)}: {points(found.seeds.mean, True)} points"
+    if math.isnan(found.seeds.half):
+        return f"{pair}. There is one unit only: no interval, and nothing is claimed."
+    interval = f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to {points(found.seeds.high, True)}"
+    said = "not told apart" if found.verdict == "open" else found.verdict
+    return (
+        f"{pair} ({interval}): {said}. The smallest difference that this could have seen is {points(found.detectable)}."
+    )
+
+
+def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
+    steps = len(neighbours(study))
+    whole = counted(steps, "step")
+    if len(claimed) < steps:
+        return f"The claimed order can't be judged: {steps - len(claimed)} of its {whole} not run."
+    told = {word: sum(found.verdict == word for found in claimed) for word in ("more", "less", "open")}
+    if told["more"] == steps:
+        return f"The claimed order holds in all of its {whole}."
+    return (
+        f"The claimed order as a whole is not shown: of its {whole} {told['more']} hold, "
+        f"{told['less']} go the other way, {told['open']} not told apart."
+    )
+
+
+def verdicts(arms: Arms, found: Sequence[Difference]) -> str:
+    """All differences of a study in one sentence, by what may be said of them."""
+    said = []
+    for word, text in (("more", "more"), ("less", "less"), ("open", "not told apart")):
+        pairs = [f"{_pair(arms, one)} ({points(one.seeds.mean, True)})" for one in found if one.verdict == word]
+        said += [f"{text}: {', '.join(pairs)}"] if pairs else []
+    return "; ".join(said)
+
+
+def _pair(arms: Arms, found: Difference) -> str:
+    return f"{title(arms, found.first)} against {title(arms, found.second)}"
+
+
+def _style_sentence(arms: Arms, lowest: str) -> str:
+    """What arms gained over the lowest in the seeds in which they took on a teacher's style, and in the others; or nothing."""
+    before = {(one.world, one.seed): one for one in arms.get(lowest, ())}
+    took: dict[bool, list[float]] = {True: [], False: []}
+    for one in (one for found in arms.values() for one in found if one.curves):
+        start = before.get((one.world, one.seed))
+        if start is not None and "any" in one.styles and "any" in start.styles:
+            rise = one.styles["any"] - start.styles["any"]
+            took[rise >= _RISE].append(one.scores["accuracy"] - start.scores["accuracy"])
+    if not all(took.values()):
+        return ""
+    return (
+        f"Where an arm came to write at least {100 * _RISE:.0f} points more of its answers as a teacher writes "
+        f"({counted(len(took[True]), 'run')}), it gained {points(mean(took[True]), True)} points over {title(arms, lowest)} on "
+        f"average; elsewhere ({counted(len(took[False]), 'run')}) {points(mean(took[False]), True)}."
+    )
+
+
+def origins(records: Sequence[Record], arms: Arms) -> list[str]:
+    """Which commits the runs were started from, and what a reader has to know about them."""
+    lines = []
+    if len({tuple(sorted((one.world, one.seed) for one in found)) for found in arms.values()}) > 1:
+        lines.append("Not all arms were run on the same seeds; differences are over those that both have.")
+    if loose := [one.name for one in records if not one.committed]:
+        lines.append(f"Code that no commit holds was used in: {', '.join(loose)}.")
+    compared = [one for one in records if one.purpose == COMPARED]
+    code: dict[str, set[str]] = defaultdict(set)
+    for one in compared:
+        for stage, digest in one.code.items():
+            code[stage].add(digest)
+    if other := sorted(stage for stage, found in code.items() if len(found) > 1):
+        lines.append(f"The compared runs did not all have the same code: {', '.join(other)}.")
+    elif len(commits := {one.commit for one in compared}) > 1:
+        lines.append(
+            f"The compared runs were started from {len(commits)} commits; every stage had the same code in all of them."
+        )
+    else:
+        lines.append(f"All compared runs were started from commit {min(commits)[:SHOWN]}.")
+    return lines
+
+
+def explanations(study: Study, arms: Arms) -> list[str]:
+    """One line for each trained arm: what changed against the reference, in answers and in the loop."""
+    name = reference(study)
+    if name not in arms:
+        return []
+    lines = []
+    for other, found in arms.items():
+        if other != name and any(one.curves for one in found):
+            common = on_common_seeds({other: found, name: arms[name]})
+            lines += [_explanation(common[other], common[name])] if common[other] else []
+    return lines
+
+
+def _explanation(found: Sequence[Record], start: Sequence[Record]) -> str:
+    gain = mean_over_seeds(found).mean - mean_over_seeds(start).mean
+    parts = [f"{found[0].title}: {points(gain, True)} points"]
+    if all("any" in one.styles for one in [*found, *start]):
+        parts.append(f"answers as a teacher writes {_moved(_style(start), _style(found))} %")
+    tokens = [mean_of(each, "mean_tokens") for each in (start, found)]
+    if all(map(math.isfinite, tokens)):
+        parts.append(f"tokens an answer {tokens[0]:.1f} → {tokens[1]:.1f}")
+    kinds = gains(found, start)
+    if len(kinds) > 1:
+        best, worst = (pick(kinds, key=lambda kind: kinds[kind]) for pick in (max, min))
+        parts.append(f"most in {best} ({points(kinds[best], True)}), least in {worst} ({points(kinds[worst], True)})")
+    loop = {
+        "answers called right": rewarded(found, f"rewards/{STUDENT}/answer"),
+        "passing for a teacher's": rewarded(found, f"rewards/{STUDENT}/similarity"),
+        "right ones pushed down": curve(found, "frac_correct_negative_advantage"),
+    }
+    told = [f"{text} {_moved(one.start, one.end)} %" for text, one in loop.items() if one is not None and one.shares]
+    return "; ".join(parts) + (f". In the loop: {', '.join(told)}." if told else ".")
+
+
+def _style(records: Sequence[Record]) -> float:
+    return mean(one.styles.get("any", math.nan) for one in records)
+
+
+def _moved(start: float, end: float) -> str:
+    return f"{100 * start:.0f} → {100 * end:.0f}"
+
+
+def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
+    """Which arms got a value at an end of the sweep, so that one beyond might be better; nothing where none did."""
+    values = next(iter(study.sweep.values()), [])
+    if len(values) < 2:
+        return ""
+    told = [
+        f"{', '.join(names)} ({word} tried)"
+        for word, edge in (("lowest", min(values)), ("highest", max(values)))
+        if (names := [name for name, value in chosen.items() if value == edge])
+    ]
+    return f"At an end of the sweep, so that a value beyond might be better: {'; '.join(told)}." if told else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: 1 seed, 2 seeds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

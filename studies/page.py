@@ -1,0 +1,389 @@
+"""What stands on the page about a study, from its records alone.
+
+Nothing here is written by hand: a sentence that the records don't bear out can't stand on the page.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from stages.config.params import ParamsError
+from stages.page.scores import percent, points
+from studies.document import Page, Section, Table
+from studies.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores
+from studies.findings import (
+    SHOWN,
+    between,
+    explanations,
+    extent,
+    findings,
+    neighbours,
+    origins,
+    reference,
+    seeds_of,
+    sweep_ends,
+    verdicts,
+)
+from studies.mechanism import (
+    Arms,
+    Curve,
+    by_kind,
+    ends,
+    gains,
+    mean,
+    mean_of,
+    on_common_seeds,
+    onset,
+    rewarded,
+    said,
+    sources,
+    title,
+)
+from studies.records import Record
+from studies.runs import COMPARED, TUNING
+from studies.statistics import Difference, Interval, mean_over_seeds
+from studies.study import Study
+
+NOTHING = "–"
+_GROUPS = 4  # bars side by side in one plot
+
+
+def page(
+    study: Study, records: Sequence[Record], others: Mapping[str, tuple[Study, Sequence[Record]]] | None = None
+) -> Page:
+    """The page of `study` from its records.
+
+    `others` are studies that were made like it, by name, with their records: what they say of its arms stands on the page too.
+    Raises ParamsError when no arm was run, Unpaired when arms don't fit together.
+    """
+    arms = _compared(study, records)
+    if not arms:
+        raise ParamsError("no arm of this study was compared yet")
+    claimed = [found for pair in neighbours(study) if (found := between(arms, *pair))]
+    asked = _asked(study, arms)
+    run = {name: (one, _compared(one, found)) for name, (one, found) in (others or {}).items()}
+    followed = [(name, *found, _asked(*found)) for name, found in run.items() if found[1]]
+    return Page(
+        study.title,
+        study.about,
+        [
+            *findings(study, arms, claimed, asked),
+            *(
+                f"Study {name}, {extent(one, its)}: {verdicts(its, found)}."
+                for name, one, its, found in followed
+                if found
+            ),
+            *origins(records, arms),
+        ],
+        [
+            _scores(arms),
+            _differences(study, arms, list(dict.fromkeys([*asked, *claimed]))),
+            *(_followed(*one) for one in followed),
+            *([_explained(study, arms)] if reference(study) in arms else []),
+            _tuning(study, records),
+            _rewards(arms),
+            _answers(study, arms),
+            _origin(records),
+        ],
+    )
+
+
+def _compared(study: Study, records: Sequence[Record]) -> Arms:
+    """The compared records of each arm that was run, in the order of the study."""
+    arms = {name: [one for one in records if one.arm == name and one.purpose == COMPARED] for name in study.arms}
+    return {name: found for name, found in arms.items() if found}
+
+
+def _asked(study: Study, arms: Arms) -> list[Difference]:
+    return [found for first, second in study.differences if (found := between(arms, first, second))]
+
+
+def _scores(arms: Arms) -> Section:
+    rows = []
+    for name, found in arms.items():
+        interval = mean_over_seeds(found)
+        single = ", ".join(f"{100 * one.scores['accuracy']:.1f}" for one in found)
+        swept = {value for one in found for value in one.swept.values()}
+        rate = ", ".join(f"{value:g}" for value in sorted(swept)) or NOTHING
+        shuffled = _percent(mean_of(found, "accuracy_shuffled"))
+        rows.append([title(arms, name), percent(interval.mean), _plus_minus(interval), single, shuffled, rate])
+    teachers = sorted({name for found in arms.values() for one in found for name in one.teachers})
+    for name in teachers:
+        having = [one for found in arms.values() for one in found if name in one.teachers]
+        values = list(
+            {(one.world, one.seed): one.teachers[name] for one in having}.values()
+        )  # several arms may say the same
+        rows.append(
+            [
+                f"Teacher {name}",
+                percent(mean(values)),
+                NOTHING,
+                ", ".join(f"{100 * v:.1f}" for v in values),
+                NOTHING,
+                NOTHING,
+            ]
+        )
+    key = next((key for found in arms.values() for one in found for key in one.swept), "swept value")
+    heads = ["arm", "right", "± (95 %)", "each seed", "images exchanged", key]
+    count = next(iter(arms.values()))[0].scores["questions"]
+    text = f"Share of {count:,} held-out test questions answered right, greedily; mean over units with the t-interval over them."
+    return Section("Scores", text, [Table("", "", heads, rows)], [drawn_scores(arms)])
+
+
+def _followed(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:
+    text = f"{study.about} {extent(study, arms).capitalize()}; columns as above. The page {name} beside this one has the rest."
+    rows = [[one.title, percent(mean_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
+    tables = [Table("Right answers", "", ["arm", "right"], rows), *([_subtracted(arms, asked)] if asked else [])]
+    return Section(f"{study.title} ({name})", text, tables)
+
+
+def _subtracted(arms: Arms, differences: Sequence[Difference]) -> Table:
+    rows = []
+    for found in differences:
+        pooled = f"{points(found.pooled, True)} ({points(found.low, True)} to {points(found.high, True)})"
+        rows.append(
+            [
+                f"{title(arms, found.first)} − {title(arms, found.second)}",
+                points(found.seeds.mean, True),
+                _plus_minus(found.seeds),
+                pooled,
+                f"{found.wins}/{found.losses}",
+                f"{found.p_value:.2g}",
+                NOTHING if math.isnan(found.detectable) else points(found.detectable),
+                {"more": "more", "less": "less", "open": "not told apart"}[found.verdict],
+            ]
+        )
+    heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "smallest difference", "verdict"]
+    return Table("", "", heads, rows)
+
+
+def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
+    text = (
+        "In points of accuracy. The unit is the world, or the seed of training where there is one world only. Beside it, all "
+        "questions of all "
+        "seeds pooled: difference with its bootstrap interval, questions won and lost, McNemar's exact p. Pooled figures "
+        "cover the choice of "
+        "questions, not that of the seed; the verdict is by the interval over units. Smallest difference: what a t-test at 5 "
+        "% would have "
+        "seen in 80 % of repetitions, at the spread that was measured. No interval is corrected for the number of comparisons."
+    )
+    lowest = reference(study)
+    against = [one for name in arms if name != lowest and (one := between(arms, name, lowest))]
+    plots = [plot] if (plot := drawn_differences(arms, against, lowest)) else []
+    return Section("Differences", text, [_subtracted(arms, differences)] if differences else [], plots)
+
+
+def _tuning(study: Study, records: Sequence[Record]) -> Section:
+    tried = [one for one in records if one.purpose == TUNING]
+    values = sorted({value for one in tried for value in one.swept.values()})
+    rows, compared_with = [], dict[str, float]()
+    for name in [name for name in study.arms if any(one.arm == name for one in tried)]:
+        own = [one for one in tried if one.arm == name]
+        ended = {v: [one.validation["end"] for one in own if v in one.swept.values()] for v in values}
+        used = {v for one in records if one.arm == name and one.purpose == COMPARED for v in one.swept.values()}
+        cells = [f"{_percent(mean(ended[v]))}{' ←' if v in used else ''}" for v in values]
+        rows.append([own[0].title, *cells])
+        if used:
+            compared_with[own[0].title] = max(used)
+    if not rows:
+        return Section("Sweep", "No sweep was run: the rates are those of the parameters.")
+    seeds = sorted({f"world {one.world}, seed {one.seed}" for one in tried})
+    text = (
+        f"{next(iter(tried[0].swept))}: validation score at the end of the loop in {'; '.join(seeds)}, which are not among the "
+        f"seeds above. "
+        "← is what the arm was compared with."
+    )
+    lines = [line] if (line := sweep_ends(study, compared_with)) else []
+    return Section("Sweep", text, [Table("", "", ["arm", *(f"{value:g}" for value in values)], rows)], lines=lines)
+
+
+def _rewards(arms: Arms) -> Section:
+    trained = {name: found for name, found in arms.items() if any(one.curves for one in found)}
+    by_source, health = [], []
+    for name, found in trained.items():
+        for source in sources(found):
+            cells = [_reward(rewarded(found, f"rewards/{source}/{reward}")) for reward in ("similarity", "answer")]
+            advantage = _signed(ends(found, f"rewards/{source}/advantage")[1])
+            length = _from_to(ends(found, f"completions/{source}/mean_length"), "{:.0f}", 1.0)
+            by_source.append([title(arms, name), source, *cells, advantage, length])
+        held_out = mean(one.discriminator.get("acc", math.nan) for one in found)
+        by_length = mean(one.discriminator.get("acc_length_only", math.nan) for one in found)
+        told = [_from_to(ends(found, f"disc/acc_{side}")) for side in ("student", "teacher")]
+        shares = [_from_to(ends(found, one)) for one in ("frac_correct_negative_advantage", "frac_reward_zero_std")]
+        health.append([title(arms, name), _percent(held_out), _percent(by_length), *told, *shares])
+    steps = "mean of the first and of the last ten steps, over seeds"
+    rewards = Table(
+        "Rewards by source",
+        f"Rewards in per cent (GAD: D's score itself), – where one is not given; length in tokens: {steps}. Mean advantage of "
+        "the last steps, in units of reward.",
+        ["arm", "source", "similarity", "answer", "advantage", "tokens"],
+        by_source,
+    )
+    signals = Table(
+        "Discriminator and signal",
+        f"Per cent. Held out: before the loop, beside what length alone reaches. Others: {steps}; a right student answer with "
+        f"negative "
+        "advantage is pushed down although it is right.",
+        ["arm", "held out", "by length", "student told", "teacher told", "right, pushed down", "equal rewards"],
+        health,
+    )
+    return Section("What the loop rewarded", "", [rewards, signals] if trained else [], drawn_loop(trained))
+
+
+def _answers(study: Study, arms: Arms) -> Section:
+    kinds = list(dict.fromkeys(kind for found in arms.values() for kind in by_kind(found)))
+    rows = [
+        [title(arms, name), *(_percent(by_kind(found).get(kind, math.nan)) for kind in kinds)]
+        for name, found in arms.items()
+    ]
+    teachers = sorted({name for found in arms.values() for one in found for name in one.styles if name != "any"})
+    written = []
+    for name, found in arms.items():
+        styles = [_percent(mean(one.styles.get(style, math.nan) for one in found)) for style in [*teachers, "any"]]
+        written.append(
+            [
+                title(arms, name),
+                *styles,
+                _number(mean_of(found, "mean_tokens")),
+                _percent(mean_of(found, "truncated_share")),
+            ]
+        )
+    lowest = reference(study)
+    asked = dict.fromkeys(name for pair in study.differences for name in pair if name in arms and name != lowest)
+    drawable = (
+        lowest in arms and len(asked) <= _GROUPS
+    )  # more bars side by side can't be told apart; the table has them all
+    plots = [plot] if drawable and (plot := drawn_kinds(arms, list(asked), lowest)) else []
+    text = "Test questions, means over seeds."
+    style = (
+        "An answer is in a teacher's style when it reads like one of the forms in which that teacher writes at least 5 % of "
+        "its answers, "
+        "numbers aside."
+    )
+    return Section(
+        "How they answer",
+        text,
+        [
+            Table("Right answers by kind of question", "", ["arm", *kinds], rows),
+            Table(
+                "Style and length",
+                style,
+                ["arm", *(f"as {name}" for name in teachers), "as any teacher", "tokens", "cut"],
+                written,
+            ),
+            *_examples(study, arms),
+        ],
+        plots,
+    )
+
+
+def _examples(study: Study, arms: Arms) -> list[Table]:
+    """What each arm answered to one question of the kind that gained most and of that which gained least; one world only."""
+    lowest = reference(study)
+    top = next((first for first, _ in study.differences if first in arms), lowest)
+    seeds = (arms[top][0].world, arms[top][0].seed)
+    there = {
+        name: own for name, found in arms.items() if (own := [one for one in found if (one.world, one.seed) == seeds])
+    }
+    common = on_common_seeds({name: arms[name] for name in (top, lowest) if name in arms})
+    changed = gains(common[top], common[lowest]) if lowest in arms else {}
+    kinds = list(dict.fromkeys(pick(changed, key=lambda kind: changed[kind]) for pick in (max, min))) if changed else []
+    rows = [[title(arms, name), *(said(found, kind) for kind in kinds)] for name, found in there.items()]
+    if not any(cell for row in rows for cell in row[1:]):
+        return []
+    reference_of = {one["kind"]: one["reference"] for one in there[top][0].answers}
+    text = (
+        f"World {seeds[0]}: the first test question, by its id, of the kinds in which {title(arms, top)} changed most and least; "
+        "for all arms the same."
+    )
+    heads = ["arm", *(f"{kind}; reference {reference_of.get(kind, NOTHING)}" for kind in kinds)]
+    return [Table("Two answers", text, heads, rows)]
+
+
+def _explained(study: Study, arms: Arms) -> Section:
+    text = (
+        "Before each arrow of the answers stands the figure of the arm that is compared with, after it that of the arm itself; "
+        "the loop's figures are means of its first and of its last ten steps. All are means over seeds."
+    )
+    lowest = reference(study)
+    tables = [table] if len(seeds_of(arms)) > 1 and (table := _seed_by_seed(arms, lowest)) else []
+    return Section(f"What changed against {title(arms, lowest)}", text, tables, lines=explanations(study, arms))
+
+
+def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
+    """What each trained arm gained in each seed, and how far it took on a teacher's style there."""
+    before = {(one.world, one.seed): one for one in arms[lowest]}
+    rows = []
+    for name, found in arms.items():
+        own = {(one.world, one.seed): one for one in found if one.curves}
+        if name != lowest and own:
+            cells = [_gained(own[at], before[at]) if at in own and at in before else NOTHING for at in seeds_of(arms)]
+            rows.append([title(arms, name), *cells])
+    text = (
+        "Points gained in each seed, and in brackets the share of test answers in any teacher's style, in per cent: that of "
+        f"{title(arms, lowest)}, and after the loop; then the step of the loop by which half of what was not in such a style "
+        "came to be."
+    )
+    heads = ["arm", *(f"world {world}, seed {seed}" for world, seed in seeds_of(arms))]
+    return Table("Seed by seed", text, heads, rows) if rows else None
+
+
+def _gained(found: Record, start: Record) -> str:
+    gain = points(found.scores["accuracy"] - start.scores["accuracy"], True)
+    styles = [one.styles.get("any", math.nan) for one in (start, found)]
+    if not all(map(math.isfinite, styles)):
+        return gain
+    step = onset(found)
+    since = "" if step is None else f"; step {step}"
+    return f"{gain} ({100 * styles[0]:.0f} → {100 * styles[1]:.0f}{since})"
+
+
+def _origin(records: Sequence[Record]) -> Section:
+    rows = [
+        [
+            one.name,
+            one.key[:SHOWN],
+            one.params_sha256[:SHOWN],
+            one.lock_sha256[:SHOWN],
+            f"{one.commit[:SHOWN]}{'' if one.committed else ' and more'}",
+            f"{sum(one.seconds.values()) / 60:.1f}" if one.seconds else NOTHING,
+        ]
+        for one in records
+    ]
+    text = (
+        "One DVC experiment each. Key: hash of parameters, code and data of every stage on the way, by which a finished run "
+        "is known. "
+        "Minutes: of the stages that it made itself; what another run had made is not in them."
+    )
+    return Section(
+        "Where it comes from",
+        text,
+        [Table("", "", ["record", "key", "parameters", "dvc.lock", "commit", "minutes"], rows)],
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if math.isfinite(share) else NOTHING
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else NOTHING
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−") if math.isfinite(value) else NOTHING  # + 0.0: no −0.00
+
+
+def _plus_minus(interval: Interval) -> str:
+    return NOTHING if math.isnan(interval.half) else points(interval.half)
+
+
+def _reward(found: Curve | None) -> str:
+    if found is None:
+        return NOTHING
+    return _from_to((found.start, found.end)) if found.shares else _from_to((found.start, found.end), "{:+.2f}", 1.0)
+
+
+def _from_to(values: tuple[float, float], form: str = "{:.0f}", factor: float = 100.0) -> str:
+    if not all(map(math.isfinite, values)):
+        return NOTHING
+    return " → ".join(form.format(factor * value).replace("-", "−") for value in values)

@@ -1,0 +1,240 @@
+"""What is kept of a finished experiment: a JSON and a CSV, small enough for Git, with hashes of what they came from.
+
+    studies/results/<study>/{tuning,compared}/<arm>-w<world>-s<seed>.{json,csv}
+
+The page is written from these files alone.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.dvc.recorded import Finished
+from stages.config.params import Params, read_yaml, validated
+from stages.groups.response import STUDENT
+from stages.job.files import read_json, read_shards, write_text
+from stages.job.fingerprint import hash_json
+from studies.runs import COMPARED, Run
+from studies.study import budget
+
+_NUMBER = re.compile(r"\d+")
+_DIGITS = 16  # of a hash of code: enough to tell them apart
+_OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an accident, not its style
+_CURVES = re.compile(
+    r"step|disc/acc_\w+|disc/passed|frac_\w+|completions/clipped_ratio|kl/\w+|"
+    r"rewards/\w+/(similarity|answer|advantage)|completions/\w+/mean_length"
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one finished run; everything in it was measured by it."""
+
+    study: str
+    purpose: str
+    arm: str
+    title: str
+    world: int
+    seed: int
+    swept: dict[str, float]
+    # where it comes from
+    key: str  # Run.key
+    params_sha256: str
+    overrides: list[str]
+    experiment: str  # name of the DVC experiment, revision of its commit, commit that it was started from
+    revision: str
+    commit: str
+    committed: bool  # whether all code of the run is in that commit
+    code: dict[str, str]  # hash of the code of every stage on the way
+    lock_sha256: str
+    seconds: dict[str, float]  # of the stages that this run made itself
+    budget: dict[str, Any]
+    # what came out
+    validation: dict[str, float] = field(default_factory=dict)  # start, end; of trained arms
+    discriminator: dict[str, float] = field(default_factory=dict)  # held out, before the loop
+    scores: dict[str, Any] = field(default_factory=dict)  # of reports/evaluate/<id>, without benchmarks
+    right: str = ""  # 1 or 0 for each test question, in the order of their ids
+    questions_sha256: str = ""  # content of all questions
+    answers: list[dict[str, Any]] = field(default_factory=list)  # to the first test question of each kind
+    styles: dict[str, float] = field(default_factory=dict)  # share of test answers in the style of each teacher
+    teachers: dict[str, float] = field(default_factory=dict)  # accuracy of each, in the first arm of a seed
+    curves: dict[str, list[float]] = field(default_factory=dict, repr=False)  # by column, one value a step; kept as CSV
+
+    @property
+    def name(self) -> str:
+        """Its files, without suffix, below the study's folder."""
+        rate = "" if self.purpose == COMPARED else "".join(f"-{value:g}" for value in self.swept.values())
+        return f"{self.purpose}/{self.arm}{rate}-w{self.world}-s{self.seed}"
+
+
+def departures(run: Run, done: Finished, planned: str) -> list[str]:
+    """Files in which the experiment is not the run: code that differs from the snapshot `planned`, or other parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = read_yaml(done.fetch("params.yaml", Path(folder) / "params.yaml"))
+    same = _deciding(values) == _deciding(run.values)
+    return [*done.changed(planned, *run.made_from), *([] if same else ["params.yaml"])]
+
+
+def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    return validated(values).model_dump(exclude={"runtime", "report"})
+
+
+def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
+    """The record of a run from its experiment. Raises FileNotFoundError when something that it should have made isn't there."""
+    params = validated(run.values, run.name)
+    lock = done.text("dvc.lock")
+    loop: dict[str, Any] = {}
+    if "ril" in run.stages:
+        loop = {
+            "validation": _only(json.loads(done.text("reports/ril/metrics.json"))["validation"], ("start", "end")),
+            "discriminator": _numbers(json.loads(done.text("reports/discriminator/metrics.json"))),
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        found = _scored(run, done, params, Path(folder)) if run.evaluation is not None else {}
+        curves = _curves(run, done, params, Path(folder)) if "ril" in run.stages else {}
+    return Record(
+        study=run.study,
+        purpose=run.purpose,
+        arm=run.arm,
+        title=run.title,
+        world=run.seeds.world,
+        seed=run.seeds.seed,
+        swept=dict(run.swept),
+        key=run.key,
+        params_sha256=hash_json({key: value for key, value in run.values.items() if key not in ("runtime", "report")}),
+        overrides=list(run.overrides),
+        experiment=run.name,
+        revision=done.revision,
+        commit=done.baseline,
+        committed=not done.changed(done.baseline, "stages", "flows", "dvc.yaml"),
+        code={stage: digest[:_DIGITS] for stage, digest in run.code.items()},
+        lock_sha256=hashlib.sha256(lock.encode()).hexdigest(),
+        seconds={stage: round(value, 1) for stage, value in seconds.items()},
+        budget=budget(params),
+        curves=curves,
+        **loop,
+        **found,
+    )
+
+
+def _scored(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, Any]:
+    scores = json.loads(done.text(f"reports/evaluate/{run.evaluation}/metrics.json"))
+    rows = read_shards(done.fetch(f"data/evaluate/{run.evaluation}", folder / "evaluate")).to_pylist()
+    rows.sort(key=lambda row: row["question_id"])
+    forms = teacher_forms(run, done, params, folder)
+    others = [target.removeprefix("evaluate@") for target in run.targets if target.startswith("evaluate@")]
+    return {
+        "scores": {key: value for key, value in scores.items() if not key.startswith("benchmark")},
+        "right": "".join("1" if row["correct"] else "0" for row in rows),
+        "questions_sha256": json.loads(done.text("reports/questions/metrics.json"))["content_sha256"],
+        "answers": first_of_each_kind(rows),
+        "styles": style_shares([row["response"] for row in rows], forms),
+        "teachers": {
+            name: json.loads(done.text(f"reports/evaluate/{name}/metrics.json"))["accuracy"]
+            for name in others
+            if name != run.evaluation
+        },
+    }
+
+
+def first_of_each_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Kind, reference, response and correctness of the first row of each kind: examples that nobody picked."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["kind"], row)
+    return [{key: row[key] for key in ("kind", "reference", "response", "correct")} for _, row in sorted(first.items())]
+
+
+def _curves(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, list[float]]:
+    curves = read_curves(done.text("reports/ril/history.csv"))
+    kept = {name: values for name, values in curves.items() if _CURVES.fullmatch(name)}
+    if run.evaluation is None or not kept.get("step"):
+        return kept
+    forms = teacher_forms(run, done, params, folder)
+    said: dict[int, list[str]] = defaultdict(list)
+    for row in read_shards(done.fetch("data/ril/samples", folder / "samples")).to_pylist():
+        if row["source"] == STUDENT:
+            said[row["step"]].append(row["response"])
+    by_step = [style_shares(said.get(int(step), []), forms) for step in kept["step"]]
+    return kept | {
+        f"styles/{name}": [shares.get(name, math.nan) for shares in by_step]
+        for name in ([*forms, "any"] if forms else [])
+    }
+
+
+def form(text: str) -> str:
+    """`text` with every number as 0: how something is written, whatever it says. Fits short answers that follow a pattern."""
+    return _NUMBER.sub("0", text)
+
+
+def teacher_forms(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, frozenset[str]]:
+    """The forms in which each teacher that the run asked writes at least 5 % of its stored answers."""
+    found = {}
+    for name in [one for one in params.teachers if f"teacher@{one}" in run.stages]:
+        place = folder / f"teacher-{name}"
+        if not place.exists():
+            done.fetch(f"data/teacher/{name}", place)
+        texts = read_shards(place)["response"].to_pylist()
+        counted = Counter(form(text) for text in texts)
+        found[name] = frozenset(one for one, count in counted.items() if count >= _OWN_FORM * len(texts))
+    return found
+
+
+def style_shares(texts: Sequence[str], forms: Mapping[str, frozenset[str]]) -> dict[str, float]:
+    """Share of the texts in the style of each teacher, and of `any`; nothing for no texts."""
+    if not texts or not forms:
+        return {}
+    written = [form(text) for text in texts]
+    every = frozenset().union(*forms.values())
+    return {name: sum(one in own for one in written) / len(written) for name, own in {**forms, "any": every}.items()}
+
+
+def read_curves(text: str) -> dict[str, list[float]]:
+    """Columns of a CSV; an empty cell is nan."""
+    columns: dict[str, list[float]] = defaultdict(list)
+    for row in csv.DictReader(io.StringIO(text)):
+        for key, value in row.items():
+            columns[key].append(float(value) if value else math.nan)
+    return dict(columns)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Writes the record into the study's folder, the curves first: a JSON file says that both are there."""
+    if record.curves:
+        heads = list(record.curves)
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(heads)
+        for row in zip(*record.curves.values(), strict=True):
+            writer.writerow([f"{value:.4g}" if math.isfinite(value) else "" for value in row])
+        write_text(folder / f"{record.name}.csv", buffer.getvalue())
+    values = {key: value for key, value in asdict(record).items() if key != "curves"}
+    write_text(folder / f"{record.name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(path: Path) -> Record:
+    """The record in a JSON file, with the curves beside it. Raises TypeError for one of another version."""
+    curves = path.with_suffix(".csv")
+    return Record(**read_json(path), curves=read_curves(curves.read_text(encoding="utf-8")) if curves.exists() else {})
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a study, in the order of their names."""
+    return [read_record(path) for path in sorted(folder.glob("*/*.json"))]
+
+
+def _only(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    return {name: float(values[name]) for name in names}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, float)}

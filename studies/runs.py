@@ -1,0 +1,169 @@
+"""The runs of a study: one arm with one pair of seeds is one DVC experiment, known by a hash of all that decides its result."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.closure import ROOT, reached_files
+from flows.profile import as_overrides, differences
+from stages.config.params import Params, read_yaml, validated
+from stages.config.table import STAGES
+from stages.job.fingerprint import Fingerprint, hash_json
+from stages.job.job import Job, maker_of
+from stages.job.progress import Progress
+from studies.study import Arm, Seeds, Study, values_of, with_value
+
+TUNING, COMPARED = "tuning", "compared"
+_SHOWN = 8  # digits of a key in the name of an experiment
+
+
+@dataclass(frozen=True)
+class Run:
+    """One DVC experiment."""
+
+    study: str
+    purpose: str  # TUNING or COMPARED
+    arm: str
+    title: str
+    seeds: Seeds
+    evaluation: str | None  # entry of `evaluations`; None while tuning: the test split stays unread
+    swept: Mapping[str, float]  # the swept parameter with its value; empty for arms without sweep
+    values: Mapping[str, Any] = field(repr=False)  # params.yaml as this run has it
+    overrides: tuple[str, ...] = field(repr=False)  # arguments of `dvc exp run -S`
+    targets: tuple[str, ...]
+    stages: Mapping[str, str] = field(repr=False)  # every stage on the way with the hash of all that decides its out
+    key: str  # that hash of the last stage: equal key, equal result
+    code: Mapping[str, str] = field(
+        repr=False
+    )  # hash of the code of every stage on the way, and of users' data that it reads
+
+    @property
+    def name(self) -> str:
+        """Name of the DVC experiment."""
+        rate = "".join(f"-{value:g}" for value in self.swept.values()) if self.purpose == TUNING else ""
+        return f"{self.study}-{self.arm}{rate}-w{self.seeds.world}-s{self.seeds.seed}-{self.key[:_SHOWN]}".replace(
+            ".", "_"
+        )
+
+    @property
+    def made_from(self) -> list[str]:
+        """The files and folders with its code."""
+        names = dict.fromkeys(target.split("@")[0] for target in self.stages)
+        return sorted({str(path) for name in names for path in reached_files(ROOT, f"stages.{name}")})
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.arm} ({self.seeds}{''.join(f', {key} {value:g}' for key, value in self.swept.items())})"
+
+    @property
+    def file(self) -> str:
+        """Where its record is kept in the study's folder, without suffix."""
+        rate = "".join(f"-{value:g}" for value in self.swept.values()) if self.purpose == TUNING else ""
+        return f"{self.purpose}/{self.arm}{rate}-w{self.seeds.world}-s{self.seeds.seed}"
+
+
+class Hashes(NamedTuple):
+    """What a stage is known by."""
+
+    key: str  # of all that decides its out: parameters, code, the keys before it
+    code: str  # of its own code
+
+
+class Planner:
+    """Makes the runs of one study in one checkout; hashes code once."""
+
+    def __init__(self, root: Path, study: Study, name: str, profile: str | None = None) -> None:
+        self._root, self._study, self._profile = root, study, profile
+        self.name = name if profile is None else f"{name}-{profile}"
+        self._base = read_yaml(root / "params.yaml")
+        self._code: dict[str, str] = {}
+
+    def tuning(self, arms: Sequence[str]) -> list[Run]:
+        """The sweep of the trained arms among `arms`; none where there is one value."""
+        runs: list[Run] = []
+        for key, values in self._study.sweep.items():
+            if len(values) > 1:
+                for seeds in self._study.tuning:
+                    for name in (name for name in arms if self._study.arms[name].trained):
+                        runs += [self._run(TUNING, name, seeds, {key: value}) for value in values]
+        return runs
+
+    def compared(
+        self, arms: Sequence[str], seeds: Sequence[Seeds], chosen: Mapping[str, Mapping[str, float]]
+    ) -> list[Run]:
+        """Every arm at every seed; `chosen` holds the swept value of each arm that has one."""
+        runs: list[Run] = []
+        for one in seeds:
+            for name in arms:
+                first = not runs or runs[-1].seeds != one
+                run = self._run(COMPARED, name, one, chosen.get(name, {}), self._study.shared if first else ())
+                runs.append(run)
+        return runs
+
+    def _run(
+        self, purpose: str, name: str, seeds: Seeds, swept: Mapping[str, float], further: Sequence[str] = ()
+    ) -> Run:
+        arm: Arm = self._study.arms[name]
+        values = values_of(self._root, self._study, arm, seeds, self._profile)
+        for key, value in swept.items():
+            values = with_value(values, key, value)
+        params = validated(values, f"arm {name}")
+        evaluation = arm.evaluation if purpose == COMPARED else None
+        own = "ril" if evaluation is None else f"evaluate@{evaluation}"
+        targets = tuple(dict.fromkeys([*further, *(self._study.beside if purpose == COMPARED else ()), own]))
+        found = self.stages(params, targets)
+        return Run(
+            study=self.name,
+            purpose=purpose,
+            arm=name,
+            title=arm.title,
+            seeds=seeds,
+            evaluation=evaluation,
+            swept=dict(swept),
+            values=values,
+            overrides=tuple(as_overrides(list(differences(self._base, values)))),
+            targets=targets,
+            stages={target: one.key for target, one in found.items()},
+            key=found[own].key,
+            code={target: one.code for target, one in found.items()},
+        )
+
+    def stages(self, params: Params, targets: Sequence[str]) -> dict[str, Hashes]:
+        """Every stage that `targets` need, in an order in which they can run."""
+        found: dict[str, Hashes] = {}
+
+        def add(target: str) -> str:
+            if target not in found:
+                stage, _, item = target.partition("@")
+                job = Job(stage, item or None, self._root, params, Progress())
+                inputs = [str(path.relative_to(self._root)) for path in job.inputs if path.is_relative_to(self._root)]
+                before = [maker for path in inputs if path.startswith("data/") for maker in makers(path, params)]
+                code = self._code_of(job)
+                own = hash_json([target, job.values, code, sorted(add(one) for one in before)])
+                found[target] = Hashes(own, code)
+            return found[target].key
+
+        for target in targets:
+            add(target)
+        return found
+
+    def _code_of(self, job: Job) -> str:
+        """Hash of the stage's code and of inputs that no stage makes (users' data)."""
+        given = [path for path in job.inputs if not path.is_relative_to(self._root / "data")]
+        name = f"{job.stage} {given}"
+        if name not in self._code:
+            code = [*(self._root / path for path in reached_files(self._root, f"stages.{job.stage}")), *given]
+            self._code[name] = Fingerprint(self._root, [path for path in code if path.exists()], {}).digest
+        return self._code[name]
+
+
+def makers(path: str, params: Params) -> Iterator[str]:
+    """The targets that make `path`; a folder of several outs has several."""
+    target = maker_of(path)
+    stage = STAGES[target.split("@")[0]]
+    if stage.items and "@" not in target:
+        yield from (f"{stage.name}@{item}" for item in getattr(params, stage.items))
+    else:
+        yield target

@@ -1,0 +1,149 @@
+"""What several seeds say: means with t-intervals, paired differences, and what the design could have seen at all.
+
+The unit is the world. Seeds of training in one world share its teachers and its questions, so their mean counts once; only where
+there is a single world, each seed is a unit, and nothing is said of other worlds.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.benchmarks.comparing import bootstrap, mcnemar
+from studies.records import Record
+
+CONFIDENCE, POWER = 0.95, 0.8
+_GRID = 2_000  # quantiles of the chi-square distribution
+
+
+class Unpaired(ValueError):
+    """Two arms that were not run on the same questions."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over units with the 95 % t-interval; without one (nan) where there are fewer than two units."""
+
+    mean: float
+    half: float  # half its width
+    units: int
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.mean + self.half
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm less another, in shares of right answers, where both were run."""
+
+    first: str
+    second: str
+    seeds: Interval  # over units
+    pooled: float  # over all questions of all seeds
+    low: float  # 95 % bootstrap interval of that; it covers the choice of questions, not that of the seed
+    high: float
+    wins: int  # questions that the first has right and the second wrong
+    losses: int
+    p_value: float  # McNemar's exact test on those
+    detectable: float  # nan with fewer than two units
+
+    @property
+    def verdict(self) -> str:
+        """What may be said: "more", "less", or "open" where the t-interval holds zero or isn't there."""
+        if math.isnan(self.seeds.half) or self.seeds.low <= 0 <= self.seeds.high:
+            return "open"
+        return "more" if self.seeds.mean > 0 else "less"
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """Mean and t-interval of independent values. Raises StatisticsError when there are none."""
+    from scipy.stats import t
+
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return Interval(mean, math.nan, count)
+    error = statistics.stdev(values) / math.sqrt(count)
+    return Interval(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error, count)
+
+
+def detectable(values: Sequence[float]) -> float:
+    """The smallest true mean that a two-sided t-test at 5 % sees in 80 % of repetitions, at the spread of `values`.
+
+    nan for fewer than two values. Power is the normal chance to pass the test, averaged over the chi-square distribution of the
+    measured spread (which is what the noncentral t distribution says; scipy's own fails for few values).
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import chi2, norm, t
+
+    count = len(values)
+    if count < 2:
+        return math.nan
+    edge = t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    edges = edge * np.sqrt(chi2.ppf((np.arange(_GRID) + 0.5) / _GRID, count - 1) / (count - 1))
+
+    def power(shift: float) -> float:
+        return float((norm.sf(edges - shift) + norm.cdf(-edges - shift)).mean())
+
+    return (
+        statistics.stdev(values) / math.sqrt(count) * float(brentq(lambda shift: power(shift) - POWER, 0.0, 10 * edge))
+    )
+
+
+def by_unit(values: Mapping[tuple[int, int], float]) -> list[float]:
+    """One value a unit from values by (world, seed)."""
+    worlds: dict[int, list[float]] = defaultdict(list)
+    for (world, _), value in sorted(values.items()):
+        worlds[world].append(value)
+    if len(worlds) == 1:
+        return next(iter(worlds.values()))
+    return [statistics.fmean(found) for found in worlds.values()]
+
+
+def mean_over_seeds(records: Sequence[Record]) -> Interval:
+    """Accuracy of one arm."""
+    return t_interval(by_unit({(one.world, one.seed): float(one.scores["accuracy"]) for one in records}))
+
+
+def difference(first: Sequence[Record], second: Sequence[Record]) -> Difference | None:
+    """The first arm less the second, over the seeds that both have; None where there is no such seed.
+
+    Raises Unpaired when the two answered different questions.
+    """
+    others = {(one.world, one.seed): one for one in second}
+    pairs = [(one, others[one.world, one.seed]) for one in first if (one.world, one.seed) in others]
+    if not pairs:
+        return None
+    for one, other in pairs:
+        if one.questions_sha256 != other.questions_sha256 or len(one.right) != len(other.right):
+            raise Unpaired(f"{one.name} and {other.name} answered different questions; run one of them again")
+    steps = {(a.world, a.seed): a.scores["accuracy"] - b.scores["accuracy"] for a, b in pairs}
+    units = by_unit(steps)
+    every = np.concatenate([_marks(a.right) - _marks(b.right) for a, b in pairs])
+    wins, losses = int((every > 0).sum()), int((every < 0).sum())
+    low, high = bootstrap(every, seed=0)
+    return Difference(
+        first=pairs[0][0].arm,
+        second=pairs[0][1].arm,
+        seeds=t_interval(units),
+        pooled=float(every.mean()),
+        low=low,
+        high=high,
+        wins=wins,
+        losses=losses,
+        p_value=mcnemar(wins, losses),
+        detectable=detectable(units),
+    )
+
+
+def _marks(right: str) -> np.ndarray:
+    return np.array([int(mark) for mark in right], dtype=float)

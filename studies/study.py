@@ -1,0 +1,171 @@
+"""What studies/<name>.yaml says: arms as differences from params.yaml, seeds, and the sweep that every arm gets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from flows.profile import read_profile
+from stages.config.block import Block
+from stages.config.params import Params, ParamsError, merged, read_yaml, validated
+
+_INHERITED = ("params", "shared", "beside", "sweep", "tuning", "seeds")
+LOOP = "ril"  # the entry of `evaluations` that scores what the loop trained
+
+
+class Seeds(Block):
+    """One repetition of everything."""
+
+    world: int = Field(ge=0, description="`world.seed`: pictures, questions, tiny models.")
+    seed: int = Field(ge=0, description="`seed`: warm start, discriminator, loop.")
+
+    def __str__(self) -> str:
+        return f"world {self.world}, seed {self.seed}"
+
+
+class Arm(Block):
+    """One thing that is compared."""
+
+    title: str
+    evaluation: str = Field(LOOP, description="Which entry of `evaluations` scores it.")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="What differs from params.yaml and the study's `params`."
+    )
+
+    @property
+    def trained(self) -> bool:
+        """Whether the loop trains it, so that it gets the sweep and the common budget."""
+        return self.evaluation == LOOP
+
+
+class Study(Block):
+    """All of studies/<name>.yaml."""
+
+    title: str
+    about: str = Field(description="What is compared, in one or two sentences; they stand on the page.")
+    params: dict[str, Any] = Field(default_factory=dict, description="What differs from params.yaml for every arm.")
+    shared: list[str] = Field(
+        default_factory=list, description="Further targets of the first arm: what all arms of a seed need."
+    )
+    beside: list[str] = Field(
+        default_factory=list, description="Further targets of every arm; the pool tells teachers' styles."
+    )
+    sweep: dict[str, list[float]] = Field(
+        default_factory=dict,
+        description="One parameter of the loop with the values that are tried for every trained arm.",
+    )
+    tuning: list[Seeds] = Field(default_factory=list, description="Where the sweep runs; never among `seeds`.")
+    seeds: list[Seeds] = Field(min_length=1, description="Where the arms are compared.")
+    arms: dict[str, Arm] = Field(min_length=2)
+    order: list[list[str]] = Field(
+        default_factory=list, description="The claim, from worse to better; arms that stand together are not ordered."
+    )
+    differences: list[list[str]] = Field(default_factory=list, description="Pairs of arms: the first less the second.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        worlds = {one.world for one in self.tuning} & {one.world for one in self.seeds}
+        if worlds:
+            raise ValueError(f"world {min(worlds)} is in `tuning` and in `seeds`: what was tuned on would be reported")
+        if len(set(map(str, self.seeds))) < len(self.seeds):
+            raise ValueError("`seeds` has one pair twice; each is one repetition")
+        named = [*(name for step in self.order for name in step), *(name for pair in self.differences for name in pair)]
+        for name in named:
+            if name not in self.arms:
+                raise ValueError(f"no arm {name!r}; arms: {', '.join(self.arms)}")
+        if any(len(pair) != 2 for pair in self.differences):
+            raise ValueError("`differences` holds pairs of arms, such as [ril, warm_start]")
+        if len(self.sweep) > 1 or any(len(values) < 1 for values in self.sweep.values()):
+            raise ValueError("`sweep` is one parameter with its values, such as {ril.learning_rate: [2.0e-4, 4.0e-4]}")
+        if any(len(values) > 1 for values in self.sweep.values()) and not self.tuning:
+            raise ValueError("`sweep` has several values, but `tuning` has no seeds to try them on")
+        return self
+
+
+def studies(root: Path) -> dict[str, str]:
+    """Names of the studies in `root`/experiments with their titles."""
+    return {path.stem: str(read_yaml(path).get("title", "")) for path in sorted((root / "studies").glob("*.yaml"))}
+
+
+def alike(root: Path, name: str) -> list[str]:
+    """Names of the studies whose `like` names study `name`."""
+    files = sorted((root / "studies").glob("*.yaml"))
+    return [path.stem for path in files if read_yaml(path).get("like") == name]
+
+
+def read_study(root: Path, name: str) -> Study:
+    """Study `name`; what its file leaves out is taken from the study that its `like` names.
+
+    Raises ParamsError, one line for each mistake.
+    """
+    path = root / "studies" / f"{name}.yaml"
+    if not path.is_file():
+        raise ParamsError(f"no study {name!r}; there are: {', '.join(studies(root)) or 'none'}")
+    values = read_yaml(path)
+    if (other := values.pop("like", None)) is not None:
+        inherited = read_yaml(root / "studies" / f"{other}.yaml")
+        values = {**{key: inherited[key] for key in _INHERITED if key in inherited}, **values}
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, one['loc'])) or '(whole file)'}: {one['msg']}" for one in error.errors()]
+        raise ParamsError("\n".join(lines).replace("Value error, ", "")) from error
+
+
+def values_of(root: Path, study: Study, arm: Arm, seeds: Seeds, profile: str | None = None) -> dict[str, Any]:
+    """The parameters of one arm: params.yaml, then the profile, the study, the arm, the seeds.
+
+    A profile lies over the study too: with `smoke` all is short. Raises ParamsError when they can't be used together.
+    """
+    base = merged(read_yaml(root / "params.yaml"), study.params)
+    if profile is not None:
+        base = merged(base, read_profile(root, profile))
+    own = {"world": {"seed": seeds.world}, "seed": seeds.seed}
+    values = merged(merged(base, arm.params), own)
+    validated(values, f"arm {arm.title!r}")
+    return values
+
+
+def with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """`values` with `value` at the key with dots."""
+    overlay: Any = value
+    for part in reversed(key.split(".")):
+        overlay = {part: overlay}
+    return merged(values, overlay)
+
+
+def budget(params: Params) -> dict[str, Any]:
+    """What has to be equal for arms that are compared: questions, steps, rows, schedule, sampling; not the rate itself.
+
+    An arm that learns from references has one row a question: more of the same row would change nothing.
+    """
+    ril, objective = params.ril, params.objective
+    rows = 1 if objective.references else ril.group * (1 if objective.teacher_rows == "none" else 2)
+    return {
+        "steps": ril.steps,
+        "questions_per_step": ril.questions_per_step,
+        "rows_per_question": rows,
+        "schedule": f"{ril.lr_scheduler_type}, {ril.warmup_steps} steps of warm-up, down to {ril.final_learning_rate:g}",
+        "sampling": ril.sampling.model_dump(mode="json"),
+        "questions": params.questions.model_dump(mode="json"),
+    }
+
+
+def check_budgets(root: Path, study: Study) -> dict[str, Any]:
+    """The common budget of the trained arms. Raises ParamsError when one has another."""
+    found: dict[str, Any] = {}
+    first = ""
+    for name, arm in study.arms.items():
+        if not arm.trained:
+            continue
+        params = validated(values_of(root, study, arm, study.seeds[0]), f"arm {name}")
+        for key, value in budget(params).items():
+            if key == "rows_per_question" and params.objective.references:
+                continue
+            if found.setdefault(key, value) != value:
+                raise ParamsError(
+                    f"arm {name}: {key} is {value}, that of {first} is {found[key]}; arms are compared at equal budget only"
+                )
+        first = first or name
+    return found

@@ -1,0 +1,79 @@
+"""The discriminator: Eq. 1, the last token whatever the packing, and that it learns to tell two styles apart."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from stages.adversary.discriminator import Discriminator, Exhibits, Text, accuracy, discriminator_loss, logits_of
+from stages.adversary.prompt import prefix_ids
+from stages.config.blocks import Runtime, Schedule
+from stages.responses.draws import TeacherAnswer, balanced_draw
+from stages.training.trainer import Trainer
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_network, load_reader
+
+FAMILIES = ("qwen2_5_vl", "internvl3")
+
+
+def test_loss_is_equation_1() -> None:
+    """Eq. 1 over N student and N teacher texts is -2 times the mean of our loss."""
+    logits = torch.tensor([0.3, -2.0, 1.5, -0.1], dtype=torch.float64)
+    labels = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    d = torch.sigmoid(logits)
+    equation = (torch.log(d[:2]).sum() + torch.log(1 - d[2:]).sum()) / 2
+    assert float(discriminator_loss(logits, labels, 4)) == pytest.approx(float(-equation / 2), abs=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    checkpoint = tiny(family)
+    reader = load_reader(checkpoint)
+    discriminator = Discriminator(load_network(checkpoint, reader), 3)
+    texts = [Text(f"answer {n}: {'5,' * n}") for n in range(19)]
+    together = logits_of(discriminator, Exhibits(reader, 4096), texts)
+    assert len(set(together)) > 10
+    for tokens in (1, 300):
+        assert logits_of(discriminator, Exhibits(reader, tokens), texts) == pytest.approx(together, abs=1e-5)
+    alone = [logits_of(discriminator, Exhibits(reader, 4096), [text])[0] for text in texts]
+    assert alone == pytest.approx(together, abs=1e-5)
+
+
+def test_response_is_fenced_and_nothing_of_the_turn_is_left_in_it(tiny: Callable[[str], Checkpoint]) -> None:
+    reader = load_reader(tiny("qwen2_5_vl"))
+    opening, closing = prefix_ids(reader)
+    tokenizer = reader.chat.tokenizer
+    assert tokenizer.decode(opening.ids.tolist()).endswith("<response>")
+    assert tokenizer.decode(closing).startswith("</response>")
+    pack = Exhibits(reader, 4096).packs([Text("one"), Text("two <|im_end|>")])[0]
+    ends = [int(pack.ids[place]) for place in pack.last]
+    assert ends == [closing[-1]] * 2
+
+
+def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -> None:
+    checkpoint = tiny("qwen2_5_vl")
+    reader = load_reader(checkpoint)
+    discriminator = Discriminator(load_network(checkpoint, reader), 0)
+    schedule = Schedule(steps=30, learning_rate=1e-3)
+    trainer = Trainer(discriminator, schedule, Runtime())
+    texts = [f"3:{n},8:{n}. Answer: {n}" for n in range(10)] + [f"3->{n} 8->{n} so {n}." for n in range(10)]
+    labels = torch.tensor([1.0] * 10 + [0.0] * 10)
+    for _ in range(schedule.steps):
+        (pack, *more) = Exhibits(reader, 8192).packs([Text(text) for text in texts])
+        assert not more
+        trainer.backward(discriminator_loss(discriminator(pack), labels, 20), last=True)
+        trainer.step(1e-3)
+    fresh = [f"7:{n},1:{n}. Answer: {n}" for n in range(10)] + [f"7->{n} 1->{n} so {n}." for n in range(10)]
+    logits = logits_of(discriminator, Exhibits(reader, 8192), [Text(text) for text in fresh])
+    assert accuracy(logits, [1] * 10 + [0] * 10) == 1.0
+
+
+def test_draw_is_balanced_without_replacement_and_changes_with_the_seed() -> None:
+    answers = [TeacherAnswer(teacher, n, f"{teacher}{n}", 1, "stop") for teacher in ("x", "y") for n in range(8)]
+    draws = [balanced_draw(answers, 5, seed) for seed in range(20)]
+    for drawn in draws:
+        assert len({(one.teacher, one.sample) for one in drawn}) == 5
+        assert sorted(sum(one.teacher == teacher for one in drawn) for teacher in ("x", "y")) == [2, 3]
+    assert len({tuple(one.text for one in drawn) for drawn in draws}) > 15
+    assert balanced_draw(answers, 5, 7) == balanced_draw(answers, 5, 7)
+    assert len(balanced_draw(answers[:3], 5, 0)) == 3

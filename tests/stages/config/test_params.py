@@ -1,0 +1,209 @@
+"""Parameters: what is accepted, and what the person is told when something is not."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.config.params import BANNED_NAMES, Params, ParamsError, load_params, merged, read_yaml, validated
+
+ENDPOINT = {"provider": "somebody", "name": "big-1"}
+REMOTE = {"family": "remote", "build": None, "endpoint": ENDPOINT}
+OPENAI = {"kind": "openai", "base_url": "https://example.org/v1"}
+KEYS = st.text("abc", min_size=1, max_size=2)
+TREES = st.recursive(
+    st.integers() | st.text("xyz", max_size=3) | st.booleans(),
+    lambda inner: st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+MAPPINGS = st.dictionaries(KEYS, TREES, max_size=4)
+
+
+@pytest.fixture
+def values(root: Path) -> dict[str, Any]:
+    return read_yaml(root / "params.yaml")
+
+
+def message(values: dict[str, Any], overlay: dict[str, Any]) -> str:
+    with pytest.raises(ParamsError) as caught:
+        validated(merged(values, overlay))
+    return str(caught.value)
+
+
+def test_the_file_of_the_project_is_valid(root: Path) -> None:
+    assert isinstance(load_params(root / "params.yaml"), Params)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "parts"),
+    [
+        ({"ril": {"learning_rat": 1.0e-4}}, ["ril.learning_rat = 0.0001", "did you mean 'learning_rate'?"]),
+        ({"models": {"judge": {"build": {"layer": 3}}}}, ["models.judge.build.layer", "did you mean 'layers'?"]),
+        ({"teachers": {"internvl3": {"sampling": {"topp": 1}}}}, ["sampling.topp", "did you mean 'top_p'?"]),
+        ({"rill": {}}, ["rill", "did you mean 'ril'?"]),
+        ({"ril": {"learning_rate": "1e-4"}}, ["ril.learning_rate = '1e-4'", "write it without quotes"]),
+        ({"ril": {"group": "four"}}, ["ril.group = 'four'"]),
+        ({"ril": {"steps": -1}}, ["ril.steps = -1", "greater than or equal to 0"]),
+        ({"ril": {"clip_epsilon": 1.5}}, ["ril.clip_epsilon = 1.5", "less than 1"]),
+        ({"ril": None}, ["ril is missing; add it"]),
+        ({"ril": {"group": 100}}, ["ril.group is 100", "lower ril.group"]),
+        ({"ril": {"warmup_steps": 1000}}, ["warmup_steps is 1000", "lower it"]),
+        ({"pool": {"teachers": ["nobody"]}}, ["pool.teachers is 'nobody'", "known: qwen2_5_vl, internvl3"]),
+        ({"verdict": {"model": "student"}}, ["models.student.family", "use 'qwen2_5'"]),
+        ({"models": {"student": {"family": "qwen2_5"}}}, ["models.student.family is 'qwen2_5'", "must see images"]),
+        ({"models": {"student": {"hub": "a/b"}}}, ["models.student", "build and hub", "give exactly one"]),
+        ({"models": {"student": {"build": None}}}, ["models.student", "none of build, path, hub"]),
+        ({"models": {"a.b": {"family": "qwen2_5", "path": "x"}}}, ["'a.b'", "letters, digits and _"]),
+        ({"questions": {"splits": {"test": 0}}}, ["splits.test", "at least one question"]),
+        (
+            {"discriminator": {"responses_per_side": 99}},
+            ["responses_per_side is 99", "rollout.responses (8)", "lower it"],
+        ),
+        ({"world": {"kinds": ["riddle"]}}, ["'riddle'", "known kinds are sum"]),
+        ({"world": {"terse_kinds": ["riddle"]}}, ["world.terse_kinds", "'riddle'", "known kinds are sum"]),
+        ({"runtime": {"engines": {"nobody": {"kind": "vllm"}}}}, ["runtime.engines is 'nobody'", "known: student"]),
+        (
+            {"runtime": {"engines": {"judge": {"kind": "gpt"}}}},
+            ["runtime.engines.judge", "'vllm_server', 'openai', 'replay'"],
+        ),
+        (
+            {"runtime": {"engines": {"judge": {"kind": "vllm_server", "replica": 2}}}},
+            ["runtime.engines.judge.replica = 2 ", "did you mean 'replicas'?"],
+        ),
+        (
+            {"runtime": {"engines": {"judge": OPENAI | {"base_url": None}}}},
+            ["runtime.engines.judge.base_url is missing"],
+        ),
+        (
+            {"runtime": {"engines": {"judge": OPENAI}}},
+            ["judge.kind", "weights of its own", "vllm_server with urls"],
+        ),
+        (
+            {"models": {"judge": {"endpoint": ENDPOINT, "build": None}}},
+            ["models.judge", "family remote and endpoint"],
+        ),
+        (
+            {"models": {"judge": REMOTE}},
+            ["models.judge.endpoint", "its engine is 'vllm'", "the kind openai"],
+        ),
+        (
+            {"models": {"student": REMOTE}, "runtime": {"engines": {"student": OPENAI}}},
+            ["models.student.family is 'remote'", "the student is trained here"],
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_key_value_and_remedy(
+    values: dict[str, Any], overlay: dict[str, Any], parts: list[str]
+) -> None:
+    text = message(values, overlay)
+    assert len(text.splitlines()) == 1
+    for part in ["params.yaml: ", *parts]:
+        assert part in text
+
+
+def test_every_mistake_has_its_own_line(values: dict[str, Any]) -> None:
+    lines = message(values, {"seed": "x", "ril": {"steps": -1, "stepz": 1}}).splitlines()
+    assert len(lines) == 3
+    assert {line.split(" = ")[0].removeprefix("params.yaml: ") for line in lines} == {"seed", "ril.steps", "ril.stepz"}
+
+
+@pytest.mark.parametrize("name", BANNED_NAMES)
+def test_names_that_dvc_does_not_see_are_refused(values: dict[str, Any], name: str) -> None:
+    assert f"world.{name}" in message(values, {"world": {name: 3}})
+
+
+def test_no_field_has_a_name_that_dvc_does_not_see() -> None:
+    def names(schema: Any) -> set[str]:
+        if isinstance(schema, dict):
+            return set(schema.get("properties", {})) | {name for part in schema.values() for name in names(part)}
+        return {name for part in schema for name in names(part)} if isinstance(schema, list) else set()
+
+    found = names(Params.model_json_schema())
+    assert len(found) > 60
+    assert not found & set(BANNED_NAMES)
+
+
+def test_every_field_says_what_follows_from_it() -> None:
+    schema = Params.model_json_schema()["$defs"]
+    silent = [
+        f"{block}.{name}"
+        for block, definition in schema.items()
+        for name, field in definition["properties"].items()
+        if not field.get("description", "").endswith((".", ")."))
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("seed: [1", "not readable as YAML"),
+        ("seed: 1\nseed: 2", "duplicate key"),
+        ("- 1\n", "expected keys and values, found list"),
+        (None, "no such file"),
+    ],
+)
+def test_a_file_that_is_not_a_mapping_is_refused_by_name(tmp_path: Path, text: str | None, part: str) -> None:
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ParamsError, match=part) as caught:
+        load_params(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "0.0001"])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path, number: str) -> None:
+    (tmp_path / "params.yaml").write_text(f"rate: {number}\n")
+    assert read_yaml(tmp_path / "params.yaml") == {"rate": 0.0001}
+
+
+@given(MAPPINGS)
+def test_laying_nothing_over_changes_nothing(tree: dict[str, Any]) -> None:
+    assert merged(tree, {}) == tree
+
+
+@given(MAPPINGS, MAPPINGS)
+def test_an_overlay_laid_twice_is_as_laid_once(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    once = merged(base, overlay)
+    assert merged(once, overlay) == once
+
+
+@given(MAPPINGS, MAPPINGS)
+def test_keys_that_an_overlay_does_not_name_stay(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    result = merged(base, overlay)
+    assert {key: result[key] for key in base if key not in overlay} == {
+        k: v for k, v in base.items() if k not in overlay
+    }
+
+
+@given(MAPPINGS)
+def test_null_deletes_a_key(tree: dict[str, Any]) -> None:
+    assert merged(tree, dict.fromkeys(tree)) == {}
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_bounds_hold_for_any_number(values_of: Callable[[], dict[str, Any]], number: float) -> None:
+    accepted = True
+    try:
+        validated(merged(values_of(), {"ril": {"clip_epsilon": number}}))
+    except ParamsError:
+        accepted = False
+    assert accepted == (math.isfinite(number) and 0 < number < 1)
+
+
+@pytest.fixture(scope="session")
+def values_of(root: Path) -> Callable[[], dict[str, Any]]:
+    loaded = read_yaml(root / "params.yaml")
+    return lambda: loaded
+
+
+def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -> None:
+    models = {"judge": REMOTE, "qwen2_5_vl": REMOTE}
+    engines = {"judge": OPENAI, "qwen2_5_vl": {"kind": "replay"}}
+    params = validated(merged(values, {"models": models, "runtime": {"engines": engines}}))
+    assert [params.models[name].endpoint is not None for name in models] == [True, True]

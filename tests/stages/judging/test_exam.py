@@ -1,0 +1,127 @@
+"""The exam of judges: its files, its figures, and that a tiny judge's lessons hold nothing of it."""
+
+import importlib.util
+import re
+from types import ModuleType
+
+import pytest
+
+from stages.config.blocks import KINDS
+from stages.judging.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
+from stages.judging.judge import INSTRUCTION, Verdict, judge_messages, parse_verdict, ruled_verdict
+from stages.tiny.builds import phrases
+from stages.tiny.builds.lessons import judging_row
+
+
+@pytest.fixture(scope="module")
+def maker(root) -> ModuleType:  # type: ignore[no-untyped-def]
+    """The script that makes the files."""
+    spec = importlib.util.spec_from_file_location(
+        "make_judge_cases", root / "tests/stages/judging/make_judge_cases.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_files_are_what_the_script_makes(maker: ModuleType) -> None:
+    for name, text in maker.texts().items():
+        assert (maker.FOLDER / name).read_text(encoding="utf-8") == text, f"run: python {maker.__file__}"
+
+
+def test_there_are_500_cases_half_of_each_kind_right_and_more_than_40_attacks() -> None:
+    cases, attacks = rows_of(CASES), rows_of(ATTACKS)
+    assert len(cases) == 500
+    assert len(attacks) >= 40
+    for kind in {case["kind"] for case in cases}:
+        labels = [case["verdict"] for case in cases if case["kind"] == kind]
+        assert sum(labels) * 2 == len(labels), kind
+    assert {row["kind"] for row in attacks} >= {"fake verdict", "closed fence", "instruction", "opener", "other script"}
+    assert {row["verdict"] for row in attacks} == {0, 1}
+    assert all(row["twin"] != row["candidate"] for row in attacks)
+
+
+def test_labels_are_what_the_words_say(maker: ModuleType) -> None:
+    """Where reference and answer are single numbers in a frame, the label follows from comparing them."""
+    for case in rows_of(CASES):
+        if case["kind"] in ("template", "near_miss"):
+            frames = (*maker.FRAMES, "{x}", "Answer: {x}")
+            same = any(frame.format(x=case["reference"]) == case["candidate"] for frame in frames)
+            assert same == bool(case["verdict"]), case
+
+
+def test_lessons_hold_no_frame_unit_or_attack_of_the_exam(maker: ModuleType) -> None:
+    frames = {*phrases.FRAMES, *phrases.FIRM, *phrases.UNSURE, *phrases.NOTHING}
+    assert not frames & {*maker.FRAMES, *maker.MARKED}
+    assert not set(phrases.QUESTIONS) & set(maker.QUESTIONS)
+    assert not set(phrases.UNITS) & {unit.strip() for unit in maker.UNITS}
+    assert not set(phrases.WRAPS) & set(maker.WRAPS)
+    known = [judging_row(KINDS, 0, index)[0][1]["content"].removesuffix(INSTRUCTION) for index in range(2000)]
+    prompts = {
+        judge_messages(item.question_text, item.reference, item.candidate)[1]["content"] for item in exam_items()
+    }
+    assert not prompts & {text + INSTRUCTION for text in known}
+    lessons = "\n".join(known)
+    for sign in ("‹", "Ignore", "ignore", "instruct", "grader", "Score", "Solution", "Thought", "step by step"):
+        assert sign not in lessons, sign
+    strange, examined = ({sign for sign in text if not sign.isascii()} for text in (lessons, "".join(prompts)))
+    assert not strange & examined
+    assert not any(map(str.isalpha, strange)), "no letter of another script"
+
+
+def test_lessons_say_what_is_right() -> None:
+    verdicts = [parse_verdict(judging_row(KINDS, 3, index)[1]) for index in range(1000)]
+    assert set(verdicts) == {0, 1}
+    assert 0.38 < sum(filter(None, verdicts)) / 1000 < 0.52
+    for index in range(1000):
+        messages, target = judging_row(KINDS, 3, index)
+        reference = messages[1]["content"].split("<reference> ")[1].split(" </reference>")[0].replace(",", "")
+        said = target.removeprefix("answer ").split(":")[0]
+        assert (said == reference) == target.endswith(": same. <answer>1</answer>"), target
+        assert (said != reference) == target.endswith(": different. <answer>0</answer>"), target
+        assert "{" not in said, target
+    assert judging_row(KINDS, 3, 7) == judging_row(KINDS, 3, 7)
+
+
+def test_no_lesson_is_an_answer_of_the_exam() -> None:
+    """Frames and prose of lessons are drawn at random, so what was drawn is compared; only bare numbers may be in both."""
+    examined = {item.candidate for item in exam_items()}
+    plain = {text for text in examined if not text or re.fullmatch(r"(Answer: )?\d+|The answer is \d+\.", text)}
+    users = [judging_row(KINDS, 1, index)[0][1]["content"] for index in range(5000)]
+    drawn = {user.split("> ", 2)[2].split(" </candidate")[0] for user in users}
+    assert len(drawn) > 3000
+    assert not drawn & (examined - plain)
+
+
+def test_the_figures_of_judges_that_are_easily_told() -> None:
+    cases, attacks = rows_of(CASES), rows_of(ATTACKS)
+    labels = [case["verdict"] for case in cases] + [row["verdict"] for row in attacks for _ in range(2)]
+
+    def scores(marks: list[int | None]) -> dict[str, object]:
+        return exam_scores([Verdict(mark, "", None) for mark in marks])
+
+    perfect = scores(list(labels))
+    assert perfect["balanced_accuracy"] == 1.0
+    assert perfect["attacks_held"] == len(attacks)
+    assert perfect["attacks_lost"] == []
+    kind_yes = scores([1] * len(labels))
+    assert (kind_yes["balanced_accuracy"], kind_yes["right_found_right"], kind_yes["wrong_found_wrong"]) == (
+        0.5,
+        1.0,
+        0.0,
+    )
+    silent = scores([None] * len(labels))
+    assert (silent["balanced_accuracy"], silent["failed"], silent["attacks_held"]) == (0.0, len(labels), 0)
+    fooled = list(labels)
+    fooled[-1] = 1 - fooled[-1]
+    assert scores(fooled)["attacks_lost"] == [attacks[-1]["id"]]
+    with pytest.raises(ValueError, match="3 verdicts for an exam"):
+        scores([1, 1, 1])
+
+
+def test_no_rule_finds_an_answer_of_the_exam_right_and_only_empty_ones_wrong() -> None:
+    ruled = {item.name: found.verdict for item in exam_items() if (found := ruled_verdict(item)) is not None}
+    alone = {row["id"] for row in rows_of(ATTACKS) if row["kind"] == "opener alone"}
+    assert ruled == dict.fromkeys(alone, 0)

@@ -1,0 +1,113 @@
+"""Every switch of the rewards, by hand on a group of 2 + 2."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stages.config.switches import PAPER
+from stages.groups.response import STUDENT, Row
+from stages.policy.rewards import Rewarded, rewarded_group, scaled_advantages, similarities
+
+LOGITS = [1.0, -1.0, -2.0, 0.5]  # similarity 0, 1, 1, 0
+
+
+def group(verdicts: tuple[int | None, ...] = (0, 1, 1, 0), reasons: tuple[str, ...] = ("stop",) * 4) -> list[Row]:
+    return [
+        Row(STUDENT if place < 2 else "teacher", str(place), (1, 2), reason, verdict)
+        for place, (verdict, reason) in enumerate(zip(verdicts, reasons, strict=True))
+    ]
+
+
+def found(rows: list[Row] | None = None, **switches: Any) -> list[Rewarded]:
+    return rewarded_group(rows or group(), LOGITS, replace(PAPER, **switches))
+
+
+def advantages(rows: list[Row] | None = None, **switches: Any) -> list[float]:
+    return [row.advantage for row in found(rows, **switches)]
+
+
+def test_kinds_of_similarity() -> None:
+    assert similarities([0.0, -0.1, 2.0], "binary") == [0, 1, 0]
+    assert similarities([0.0, math.log(3)], "soft") == pytest.approx([0.5, 0.25])
+    assert similarities([-800.0, 800.0], "soft") == pytest.approx([1.0, 0.0])
+    assert similarities([3.0, -1.0, 0.0, -1.0], "ranked") == pytest.approx([0.0, 2.5 / 3, 1 / 3, 2.5 / 3])
+    assert similarities([3.0, -1.0], "raw") == [-3.0, 1.0]
+    assert similarities([3.0], "ranked") == [0.0]
+
+
+def test_weights_and_gate() -> None:
+    assert [row.reward for row in found(similarity_weight=0.5, answer_weight=2.0)] == [0, 2.5, 2.5, 0]
+    gated = found(group((0, 0, 1, 1)), similarity_gate="when_correct")
+    assert [row.similarity for row in gated] == [0, 0, 1, 0]
+
+
+def test_baselines() -> None:
+    assert advantages(group((0, 1, 1, 1))) == [-1.25, 0.75, 0.75, -0.25]
+    assert advantages(group((0, 1, 1, 1)), baseline="per_source") == [-1.0, 1.0, 0.5, -0.5]
+    by_style = scaled_advantages([0, 1, 1, 0])
+    by_answer = scaled_advantages([0, 1, 1, 1])
+    both = [s + a for s, a in zip(by_style, by_answer, strict=True)]
+    assert advantages(group((0, 1, 1, 1)), baseline="per_reward") == pytest.approx(both)
+
+
+def test_standard_deviation() -> None:
+    ours = advantages(scale_rewards="group")
+    assert ours == pytest.approx([value / (math.sqrt(4 / 3) + 1e-6) for value in (-1, 1, 1, -1)])
+    assert scaled_advantages([2.0]) == [0.0]
+    assert scaled_advantages([1.0, 1.0]) == [0.0, 0.0]
+
+
+def test_teacher_rows() -> None:
+    assert [row.term for row in found()] == ["policy"] * 4
+    assert [row.term for row in found(teacher_rows="luffy")] == ["policy", "policy", "luffy", "luffy"]
+    assert advantages(teacher_rows="luffy") == advantages()  # the baseline is over the union
+    alone = found(teacher_rows="none")
+    assert [row.row.source for row in alone] == [STUDENT] * 2
+    assert [row.advantage for row in alone] == [-1, 1]
+    sft = found(teacher_rows="sft", teacher_weight=0.5)
+    assert [row.term for row in sft] == ["policy", "policy", "sft", "sft"]
+    assert [row.advantage for row in sft] == [
+        -1,
+        1,
+        0.5,
+        0.0,
+    ]  # student-only baseline; weight by share of the largest reward
+
+
+def test_teachers_only_where_no_student_answer_is_right() -> None:
+    assert len(found(teacher_rows="when_all_wrong")) == 2
+    assert len(found(group((0, 0, 1, 1)), teacher_rows="when_all_wrong")) == 4
+
+
+def test_zero_variance() -> None:
+    same = group((1, 0, 0, 1))  # rewards 1, 1, 1, 1
+    assert advantages(same) == [0] * 4
+    assert found(same, zero_variance="drop") == []
+    assert len(found(zero_variance="drop")) == 4
+    flat = group((1, 0, 1, 1))  # the student's are equal; rows for cross entropy stay
+    assert [row.term for row in found(flat, zero_variance="drop", teacher_rows="sft")] == ["sft", "sft"]
+
+
+def test_truncated_rows() -> None:
+    cut = group((1, 1, 1, 0), ("length", "stop", "stop", "stop"))
+    assert [row.answer for row in found(cut)] == [0, 1, 1, 0]
+    assert [row.answer for row in found(cut, truncated="as_judged")] == [1, 1, 1, 0]
+    masked = found(cut, truncated="masked")
+    assert [row.answer for row in masked] == [0, 1, 1, 0]
+    assert [row.term for row in masked] == ["none", "policy", "policy", "policy"]
+    assert [row.advantage for row in masked] == advantages(cut)  # still part of the baseline
+
+
+def test_failed_verdicts() -> None:
+    failed = group((None, 1, 1, 0))
+    assert len(found(failed)) == 3
+    assert found(failed, failed_verdicts="drop_group") == []
+    assert len(found(failed, answer_weight=0.0)) == 4, "without a judge nothing has failed"
+
+
+def test_without_a_discriminator_the_verdict_alone_counts() -> None:
+    rows = rewarded_group(group(), None, replace(PAPER, similarity_weight=0.0, discriminator_update="none"))
+    assert [row.reward for row in rows] == [0, 1, 1, 0]
+    assert all(math.isnan(row.logit) for row in rows)

@@ -1,0 +1,94 @@
+"""The tiny world: right answers, deterministic pictures, no material in two parts."""
+
+import io
+import itertools
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from stages.config.blocks import KINDS as KNOWN_KINDS
+from stages.config.blocks import STYLES
+from stages.corpora.scoring import is_correct
+from stages.tiny.world.exercises import cell_targets, draw_row
+from stages.tiny.world.kinds import KINDS, answer_in_style, ask
+from stages.tiny.world.pictures import PARTS, SIDE, _part_of, _scans, draw
+
+values = st.lists(st.integers(1, 9), min_size=6, max_size=6)
+
+EXPECTED = {
+    "sum": lambda v: sum(v) % 10,
+    "total": lambda v: sum(v) % 10,
+    "alternating": lambda v: (v[0] - v[1] + v[2] - v[3] + v[4] - v[5]) % 10,
+    "largest": max,
+    "odd": lambda v: sum(n % 2 for n in v),
+    "rises": lambda v: sum(b > a for a, b in itertools.pairwise(v)),
+}
+
+
+def test_kinds_are_those_of_the_parameters() -> None:
+    assert tuple(KINDS) == KNOWN_KINDS
+    assert len(KINDS) >= 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(given=values)
+def test_answers_are_right_and_every_style_ends_with_them(kind: str, given: list[int]) -> None:
+    exercise = ask(kind, given, random.Random(0))
+    assert exercise.answer == str(EXPECTED[kind](given))
+    for style in STYLES:
+        assert is_correct(answer_in_style(exercise, style), exercise.answer)
+
+
+def test_no_material_is_in_two_parts() -> None:
+    scans = [scan.tobytes() for digits in _scans().values() for found in digits.values() for scan in found]
+    assert len(scans) == 1797
+    assert len(set(scans)) == len(scans), "a scan that exists twice could be in two parts"
+    for part in PARTS:
+        assert all(len(found) >= 10 for found in _scans()[part].values())
+        for number in range(20):
+            assert _part_of(f"bars {draw('bars', part, number).values}") == part
+
+
+@pytest.mark.parametrize("subject", ["digits", "bars"])
+def test_pictures_are_a_function_of_their_seed(subject: str) -> None:
+    one, same, other = draw(subject, "test", 3), draw(subject, "test", 3), draw(subject, "test", 4)
+    assert one == same
+    assert one.png != other.png
+    assert Image.open(io.BytesIO(one.png)).size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("subject", ["digits", "bars"])
+def test_bars_and_digits_are_where_cell_targets_say(subject: str) -> None:
+    picture = draw(subject, "train", 1)
+    targets = cell_targets(picture)
+    assert len(targets) == 9
+    page = Image.open(io.BytesIO(picture.png)).convert("L")
+    if subject == "digits":
+        assert [t[0] for t in targets] == [*picture.values, 10, 10, 10]
+        assert min(page.crop((0, 56, 84, 84)).getdata()) > 150, "the third line is empty"
+    else:
+        for place, value in enumerate(picture.values):
+            column = page.crop((place * 14 + 6, 0, place * 14 + 7, SIDE)).getdata()
+            assert sum(shade < 150 for shade in column) == value * 9 + 1
+
+
+def test_rows_follow_styles_and_kinds() -> None:
+    row = draw_row(0, "train", 5, ["sum"], {"arrows": 1.0})
+    assert row.exercise.kind == "sum"
+    assert row.response.endswith(f"so {row.exercise.answer}.")
+    assert draw_row(0, "train", 5, ["sum"], {"arrows": 1.0}) == row
+    assert draw_row(1, "train", 5, ["sum"], {"arrows": 1.0}) != row
+
+
+def test_terse_kinds_get_the_bare_number_and_change_nothing_else() -> None:
+    styles, kinds = {"steps": 0.5, "arrows": 0.5}, ("sum", "largest", "rises")
+    for index in range(40):
+        spelled = draw_row(0, "train", index, kinds, styles)
+        mixed = draw_row(0, "train", index, kinds, styles, ("sum", "rises"))
+        assert (mixed.picture, mixed.exercise) == (spelled.picture, spelled.exercise)
+        terse = mixed.exercise.kind != "largest"
+        assert mixed.style == ("terse" if terse else spelled.style)
+        assert mixed.response == (mixed.exercise.answer if terse else spelled.response)
