@@ -1,6 +1,7 @@
 """Writes the measured tables of README.md and docs/architecture.md from the reports of a run.
 
-python docs/measured.py --project . --seconds 1020        (--seconds: wall time of the whole `make repro`, after installation)
+python docs/measured.py --project . --seconds 1020        (--seconds: wall time of the whole `make repro`, after
+installation)
 """
 
 import argparse

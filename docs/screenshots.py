@@ -3,8 +3,8 @@
     python docs/screenshots.py [--page FILE] [--folder FOLDER]
     python docs/screenshots.py --out FILE [--page FILE] [--width 1280] [--height 1000] [--section answers] [--dark]
 
-Without --out all of them are taken. Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver) and
-selenium (group `dev`).
+Without --out all of them are taken. Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver)
+and selenium (group `dev`).
 """
 
 import argparse

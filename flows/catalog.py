@@ -1,4 +1,5 @@
-"""The stages as Prefect flows, made from the table: what the UI lists, one flow run for each stage while a server answers.
+"""The stages as Prefect flows, made from the table: what the UI lists, one flow run for each stage while a server
+answers.
 
 A flow holds no logic: it does the work that `flows/run.py` has prepared in this process.
 """
@@ -12,7 +13,9 @@ from stages.config.table import Stage
 
 
 def stage_flow(stage: Stage, perform: Callable[..., None]) -> Flow[..., Any]:
-    """The flow of `stage`, with its name and title; a run of it calls `perform` with the stage's name and item, if it has one."""
+    """The flow of `stage`, with its name and title; a run of it calls `perform` with the stage's name and item, if it
+    has one.
+    """
 
     def run_item(item: str) -> None:
         perform(stage.name, item)

@@ -1,7 +1,8 @@
 """Which files a stage can reach by importing: what DVC has to watch for it.
 
-Imports are read from the source, those inside functions included; nothing is imported. Importing a module runs the `__init__` of
-every package above it. A package that is imported itself, as in `from stages.benchmarks import specs`, stands for all its files.
+Imports are read from the source, those inside functions included; nothing is imported. Importing a module runs the
+`__init__` of every package above it. A package that is imported itself, as in `from stages.benchmarks import specs`,
+stands for all its files.
 """
 
 import ast
@@ -10,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the code that is running
 OURS = ("stages", "flows", "studies")
-DATA = (".jsonl", ".html", ".css", ".js", ".json")  # files that a module of the same folder reads by name
+READ_BY_NAME = (".py", ".jsonl", ".html", ".css", ".js", ".json")  # read or run by a module of the same folder
 
 
 def reached_files(root: Path, module: str) -> set[Path]:
@@ -23,7 +24,9 @@ def reached_files(root: Path, module: str) -> set[Path]:
             continue
         found.add(file)
         waiting += imported_files(root, file)
-        found |= _read_beside(root, file)
+        beside = _read_beside(root, file)
+        waiting += [path for path in beside if path.suffix == ".py"]
+        found |= {path for path in beside if path.suffix != ".py"}
     return found
 
 
@@ -67,7 +70,7 @@ def _file(root: Path, name: str) -> Path | None:
 @cache
 def _read_beside(root: Path, file: Path) -> frozenset[Path]:
     """Data files beside `file` whose names stand in it as a literal."""
-    beside = [path for path in (root / file).parent.iterdir() if path.suffix in DATA]
+    beside = [path for path in (root / file).parent.iterdir() if path.suffix in READ_BY_NAME and path.name != file.name]
     if not beside:
         return frozenset()
     text = (root / file).read_text(encoding="utf-8")
@@ -103,8 +106,8 @@ def is_empty(root: Path, file: Path) -> bool:
 def code_dependencies(root: Path, stage: str) -> list[str]:
     """What `dvc.yaml` lists as the code of `stage`: all that it reaches but `stages/tiny`.
 
-    Tiny code is watched where parameters ask for it (`${world.code}`, `${questions.path}`, ...), so that it never makes a real
-    run stale.
+    Tiny code is watched where parameters ask for it (`${world.code}`, `${questions.path}`, ...), so that it never makes
+    a real run stale.
     """
     return [path for path in dependencies(root, f"stages.{stage}") if not path.startswith("stages/tiny/")]
 

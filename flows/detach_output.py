@@ -10,7 +10,8 @@ _LAST_SECONDS = 5.0  # for what is on its way when the process ends
 
 
 def outlast_readers() -> None:
-    """From now on what this process writes to standard output and error arrives as before, and is dropped once nobody reads it.
+    """From now on what this process writes to standard output and error arrives as before, and is dropped once nobody
+    reads it.
 
     Else a broken pipe ends the process at its next line: Prefect's console answers it with SystemExit, so that a killed
     `ril serve` or worker would take along the run that it had started.

@@ -1,7 +1,8 @@
-"""Processes that train along with a stage: the stage's own process is the first rank and starts, watches and ends the others.
+"""Processes that train along with a stage: the stage's own process is the first rank and starts, watches and ends the
+others.
 
-A rank that dies ends the stage, and no rank outlives it: it kills them when it ends, and the kernel kills them when it is
-killed. SIGTERM and Ctrl-C are the first rank's business; after the step all of them stop together (`TrainingState`).
+A rank that dies ends the stage, and no rank outlives it: it kills them when it ends, and the kernel kills them when it
+is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all of them stop together (`TrainingState`).
 """
 
 import contextlib
@@ -66,9 +67,11 @@ def is_follower() -> bool:
 
 @contextlib.contextmanager
 def joined(job: Job) -> Iterator[None]:
-    """For this block the ranks of a training stage are one group: those that a launcher started, or `runtime.processes` here.
+    """For this block the ranks of a training stage are one group: those that a launcher started, or `runtime.processes`
+    here.
 
-    Raises what the block raises, after the other ranks have ended. When one of them dies, the stage ends with exit code 1.
+    Raises what the block raises, after the other ranks have ended. When one of them dies, the stage ends with exit code
+    1.
     """
     count = job.params.runtime.processes
     if not job.declared.ranks or (count == 1 and not launched()):
@@ -119,7 +122,9 @@ class Others:
         self._watch.start()
 
     def _watched(self) -> None:
-        """Ends this process when a rank has failed: it may be waiting for that rank inside a library, deaf to exceptions."""
+        """Ends this process when a rank has failed: it may be waiting for that rank inside a library, deaf to
+        exceptions.
+        """
         while not self._ending.wait(_POLL_SECONDS):
             if self._failed():
                 if self._ending.wait(_LAST_WORDS_SECONDS):
@@ -182,7 +187,9 @@ def follow(stage: str) -> int:
 
 
 def _die_with_first() -> None:
-    """The kernel ends this process with the one that started it, whatever ends that one: it holds a GPU, and no state to save."""
+    """The kernel ends this process with the one that started it, whatever ends that one: it holds a GPU, and no state
+    to save.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if (first := os.environ.get(_FIRST)) and os.getppid() != int(first):
         os._exit(1)  # it died just before

@@ -4,8 +4,8 @@
     python -m flows.run [<stage>] --help
 
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
-With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun on several machines,
-only the first rank is this stage, the others train along.
+With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun on several
+machines, only the first rank is this stage, the others train along.
 Exit code: 0 the work is done, 1 it failed, 2 it could not start (parameters, inputs), 130 or 143 it was stopped.
 """
 

@@ -21,9 +21,9 @@ _first: list[float] = []  # when the first request came
 def end_well_on_signals() -> None:
     """Makes SIGTERM and Ctrl-C exceptions, so that engines are shut down and files closed; a later one ends at once.
 
-    In a training loop the exception waits for the end of the step, so that a checkpoint can be written. C code that is being
-    imported may drop an exception (seen in one of three kills at that moment), so it is raised again as long as none is on
-    its way.
+    In a training loop the exception waits for the end of the step, so that a checkpoint can be written. C code that is
+    being imported may drop an exception (seen in one of three kills at that moment), so it is raised again as long as
+    none is on its way.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, _stop)

@@ -1,6 +1,7 @@
 """So many stages on the GPUs of this machine at a time; a further one waits, and says for whom.
 
-A slot is a lock file in the store, which experiments and copies of a project share; the kernel frees it when its holder dies.
+A slot is a lock file in the store, which experiments and copies of a project share; the kernel frees it when its holder
+dies.
 """
 
 import fcntl

@@ -1,9 +1,10 @@
 """Lets a CUDA build of torchvision be imported beside a CPU build of torch.
 
 Package indexes other than PyTorch's own carry only the CUDA build of torchvision. Beside CPU torch its import stops at
-`operator torchvision::nms does not exist`, because its C++ library cannot be loaded. The image processors of transformers need
-torchvision's pure-Python transforms only, so declaring the schemas of the two missing operators is enough. A `.pth` file
-imports this module at interpreter start (about 2 ms), so that the worker processes of vLLM get it too.
+`operator torchvision::nms does not exist`, because its C++ library cannot be loaded. The image processors of
+transformers need torchvision's pure-Python transforms only, so declaring the schemas of the two missing operators is
+enough. A `.pth` file imports this module at interpreter start (about 2 ms), so that the worker processes of vLLM get it
+too.
 """
 
 import importlib.abc

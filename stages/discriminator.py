@@ -4,9 +4,9 @@ Reads    data/warm_start, data/rollout, data/pool, data/questions; params: discr
 Writes   data/discriminator; reports/discriminator/{metrics.json,history.csv}
 Run      dvc repro discriminator
 
-Some questions are held out; accuracy on their answers says whether there is anything to tell apart, and the accuracy of a
-model that sees nothing but lengths says how much of it is mere length (trap T33). Where `ril.objective` has no discriminator
-nothing is trained and the folder stays empty.
+Some questions are held out; accuracy on their answers says whether there is anything to tell apart, and the accuracy of
+a model that sees nothing but lengths says how much of it is mere length (trap T33). Where `ril.objective` has no
+discriminator nothing is trained and the folder stays empty.
 """
 
 from collections import defaultdict
@@ -136,7 +136,9 @@ def split(texts: list[Texts], held_out_share: float, seed: int) -> tuple[list[Te
 def measured(
     discriminator: Discriminator, trainer: Trainer, exhibits: Exhibits, held_out: list[Texts]
 ) -> dict[str, float]:
-    """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length alone."""
+    """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length
+    alone.
+    """
     writers = [(STUDENT, question.text(text)) for question in held_out for text in question.student]
     writers += [(answer.teacher, question.text(answer.text)) for question in held_out for answer in question.teachers]
     logits = logits_of(discriminator, exhibits, [text for _, text in writers], trainer)

@@ -1,15 +1,16 @@
 """Evaluate: scores of one model on the held-out split and on benchmarks.
 
-Reads    the model of evaluations.<id>.checkpoint, data/questions, the judge data/model/<evaluate.judge>, the benchmark files of
-         evaluate.folder (for the tiny world the code that writes them); params: evaluate, evaluations.<id>
+Reads    the model of evaluations.<id>.checkpoint, data/questions, the judge data/model/<evaluate.judge>, the benchmark
+         files of evaluate.folder (for the tiny world the code that writes them); params: evaluate, evaluations.<id>
 Writes   data/evaluate/<id>: one row a question with answer and score, and a folder a benchmark that `ril score` reads;
          reports/evaluate/<id>/{metrics.json,rejects.jsonl}
 Run      dvc repro evaluate@ril
 
-All models get the same questions in the same words, greedily. With `shuffled_images` everything is asked once more with the
-pictures exchanged among questions of one source: what is still right then was not read off the picture. Benchmarks go into the
-same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no zero. A question that is
-longer than the model is wrong in the split and missing in a benchmark, with a line in rejects.jsonl.
+All models get the same questions in the same words, greedily. With `shuffled_images` everything is asked once more with
+the pictures exchanged among questions of one source: what is still right then was not read off the picture. Benchmarks
+go into the same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no
+zero. A question that is longer than the model is wrong in the split and missing in a benchmark, with a line in
+rejects.jsonl.
 """
 
 import random
@@ -92,7 +93,9 @@ def run(job: Job) -> None:
 
 
 def write_tiny_benchmarks(folder: Path, questions: Sequence[Question]) -> None:
-    """Registers the tiny profile's benchmarks and writes their files; real runs never get here, nor depend on that code."""
+    """Registers the tiny profile's benchmarks and writes their files; real runs never get here, nor depend on that
+    code.
+    """
     from stages.tiny.benchmarks.files import write_world
     from stages.tiny.benchmarks.specs import SPECS
 
@@ -136,7 +139,9 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[S
 def parted(
     every: Sequence[list[StoredAnswer]], questions: int, shuffled: int
 ) -> tuple[tuple[list[StoredAnswer | None], list[StoredAnswer | None]], Sequence[list[StoredAnswer]]]:
-    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks. Any may be lacking."""
+    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks. Any may be
+    lacking.
+    """
     end = questions + shuffled
     single = [one[0] if one else None for one in every[:end]]
     return (single[:questions], single[questions:]), every[end:]
@@ -204,7 +209,9 @@ def manifest(job: Job, block: Evaluate) -> dict[str, Any]:
 
 
 def benchmark_scores(kept: Mapping[str, Record], block: Evaluate) -> dict[str, Any]:
-    """The numbers of every benchmark under the first profile, with its source and judge; those of the others in `profiles`."""
+    """The numbers of every benchmark under the first profile, with its source and judge; those of the others in
+    `profiles`.
+    """
     found = {}
     for name, record in kept.items():
         spec = find(name)

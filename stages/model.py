@@ -4,9 +4,10 @@ Reads    params: models.<id>, world
 Writes   data/model/<id>: an ordinary Hugging Face checkpoint with its card, or only a card that points to the weights
 Run      dvc repro model@student
 
-A tiny model is a real architecture with random weights, trained on the `train` part of the tiny world: students and teachers on
-pictures with questions, answered in the styles that `build.styles` names; the judge on verdicts about written answers. A model
-from the hub is pinned to a commit, a local one to the hash of its files, and either must be there now rather than in hour nine.
+A tiny model is a real architecture with random weights, trained on the `train` part of the tiny world: students and
+teachers on pictures with questions, answered in the styles that `build.styles` names; the judge on verdicts about
+written answers. A model from the hub is pinned to a commit, a local one to the hash of its files, and either must be
+there now rather than in hour nine.
 """
 
 from pathlib import Path

@@ -35,7 +35,8 @@ def run(job: Job) -> None:
     metrics["questions"] = len(rows)
     if not rows:
         raise ValueError(
-            "no answer is left for the pool; set pool.truncated or pool.wrong to keep, or raise the teachers' max_tokens"
+            "no answer is left for the pool; set pool.truncated or pool.wrong to keep, or raise the teachers' "
+            "max_tokens"
         )
     with job.writing() as folder:
         write_shards(folder, rows, POOL)
@@ -46,7 +47,9 @@ def run(job: Job) -> None:
 
 
 def _chosen(joined: Sequence[Row], pool: Pool) -> tuple[list[Row], dict[str, int]]:
-    """The answers of one teacher that `pool` keeps, and how many were dropped for which reason (the first that holds)."""
+    """The answers of one teacher that `pool` keeps, and how many were dropped for which reason (the first that
+    holds).
+    """
     whole = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
     right = [row for row in whole if pool.wrong == "keep" or row["verdict"] != 0]
     varied = right if pool.near_duplicates == "keep" else _varied(right, pool.alike)
@@ -59,7 +62,9 @@ def _chosen(joined: Sequence[Row], pool: Pool) -> tuple[list[Row], dict[str, int
 
 
 def _varied(rows: Sequence[Row], alike: float) -> list[Row]:
-    """`rows`, which are sorted by question, without those that are near-duplicates of an earlier answer to their question."""
+    """`rows`, which are sorted by question, without those that are near-duplicates of an earlier answer to their
+    question.
+    """
     varied: list[Row] = []
     for _, group in groupby(rows, key=lambda row: row["question_id"]):
         answers = list(group)
@@ -103,7 +108,9 @@ def _pooled(kept: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
 
 
 def _statistics(rows: Sequence[Row]) -> dict[str, float]:
-    """Length, style and accuracy of one teacher's answers, dropped ones included; failed verdicts are no part of accuracy."""
+    """Length, style and accuracy of one teacher's answers, dropped ones included; failed verdicts are no part of
+    accuracy.
+    """
     judged = [row["verdict"] for row in rows if row["verdict"] is not None]
     given = answer_statistics(rows)
     return {

@@ -36,7 +36,8 @@ def run(job: Job) -> None:
     if len(rejects) > questions.max_reject_share * read:
         raise ValueError(
             f"{len(rejects)} of {read} rows of {questions.path} are unusable, more than questions.max_reject_share "
-            f"({questions.max_reject_share}); reasons in {job.reports / 'rejects.jsonl'}, the first: {rejects[0].reason}"
+            f"({questions.max_reject_share}); reasons in {job.reports / 'rejects.jsonl'}, the first: "
+            f"{rejects[0].reason}"
         )
     with job.writing() as folder:
         for split, rows in splits.items():
@@ -94,7 +95,8 @@ def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonica
         owner.update(dict.fromkeys(images, split))
         if len(splits[split]) < questions.splits[split]:  # type: ignore[index]
             splits[split].append(row if split == "warm_start" else _without_target(row))
-    short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < questions.splits[split]]  # type: ignore[index]
+    wanted_of = {str(split): count for split, count in questions.splits.items()}
+    short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < wanted_of[split]]
     if short:
         raise ValueError(
             f"{questions.path}: too few rows with images of their own for {', '.join(short)}; lower the splits"

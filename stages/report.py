@@ -1,10 +1,10 @@
 """Report: one page about the run.
 
-Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models, reports/{evaluate,ril,discriminator,
-         pool,verdict}; params: all but runtime. Where there are any: wall times (reports/**/timing.json), dvc.lock, and the
-         experiments of the Git repository
-Writes   reports/report/index.html: one file that opens from disk and asks for nothing else; reports/report/metrics.json: the run
-         in a dozen numbers
+Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models,
+         reports/{evaluate,ril,discriminator, pool,verdict}; params: all but runtime. Where there are any: wall times
+         (reports/**/timing.json), dvc.lock, and the experiments of the Git repository
+Writes   reports/report/index.html: one file that opens from disk and asks for nothing else;
+         reports/report/metrics.json: the run in a dozen numbers
 Run      dvc repro report
 """
 

@@ -1,8 +1,8 @@
 """RIL: reinforcement and imitation learning of the student (Algorithm 2).
 
 Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, verdict, seed
-Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint (ril.keep: both: the last one in data/ril/last too);
-         data/ril/samples: answers with rewards;
+Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint (ril.keep: both: the last one in
+         data/ril/last too); data/ril/samples: answers with rewards;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
 Run      dvc repro ril
 
@@ -83,8 +83,8 @@ class Players:
 def run(job: Job) -> None:
     """Trains the student and writes it, and which questions are longer than it takes.
 
-    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows, TooManyRejects when more than
-    ril.max_reject_share of the questions are too long.
+    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows, TooManyRejects when more
+    than ril.max_reject_share of the questions are too long.
     """
     block = job.block(Ril)
     objective = block.resolved(job.block(DiscriminatorBlock))
@@ -161,7 +161,9 @@ def run(job: Job) -> None:
 def fitting(
     job: Job, players: Players, questions: Sequence[Question], validation: Sequence[Question]
 ) -> tuple[list[Question], list[Reject]]:
-    """The questions that go into the student, and the others with their reasons; of validation those that count as wrong."""
+    """The questions that go into the student, and the others with their reasons; of validation those that count as
+    wrong.
+    """
     block = job.block(Ril)
     reasons = {question.id: reason for question in questions if (reason := players.refusal(question))}
     rejects = refused(job.name, reasons, block.group, len(questions), block.max_reject_share)
@@ -283,7 +285,8 @@ def cost(question_and_rows: tuple[Question, Sequence[Row]]) -> float:
 def sampled(
     job: Job, players: Players, questions: Sequence[Question], block: Ril, step: int, judging: Judging | None
 ) -> list[list[Row]]:
-    """G answers of the student to each question, as rows that wait for a verdict; the judge hears of each as it is finished.
+    """G answers of the student to each question, as rows that wait for a verdict; the judge hears of each as it is
+    finished.
 
     The G answers to one question are one request and are finished together.
     """
@@ -344,12 +347,16 @@ def judged(state: TrainingState, step: int, groups: list[list[Row]], judging: Ju
 
 
 def record(state: TrainingState, step: int, groups: Sequence[Sequence[Row]], judged: bool) -> None:
-    """Keeps the step's answers, and their verdicts once they are there, so that a resumed step does not pay for them again."""
+    """Keeps the step's answers, and their verdicts once they are there, so that a resumed step does not pay for them
+    again.
+    """
     state.record(step, {"judged": judged, "groups": [[asdict(row) for row in rows] for rows in groups]})
 
 
 def validated(players: Players, questions: Sequence[Question], block: Ril) -> float:
-    """Share of the validation questions that the student answers right, greedily; one that it can't take is not right."""
+    """Share of the validation questions that the student answers right, greedily; one that it can't take is not
+    right.
+    """
     greedy = Sampling(temperature=0.0, max_tokens=block.sampling.max_tokens)
     asked = [question for question in questions if players.refusal(question) is None]
     requests = [Request(question.id, question.messages, question.images, greedy) for question in asked]

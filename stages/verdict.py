@@ -4,8 +4,8 @@ Reads    data/teacher/<id>, data/questions/imitation, data/model/<verdict.model>
 Writes   data/verdict/<id>: one row an answer; reports/verdict/<id>/metrics.json
 Run      dvc repro verdict@<id>
 
-A verdict is 1, 0 or null: null says that the judge came to none. It is never counted as 0 (trap T28). Beside its work the judge
-sits an exam of labelled answers and of attacks; what it scores stands in the metrics and in the report.
+A verdict is 1, 0 or null: null says that the judge came to none. It is never counted as 0 (trap T28). Beside its work
+the judge sits an exam of labelled answers and of attacks; what it scores stands in the metrics and in the report.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,8 @@ def run(job: Job) -> None:
     free = unconstrained_share(given) if judge.constrained else 0.0
     if free:
         job.progress.say(
-            f"{job.name}: {free:.0%} of the judge's texts are not as verdict.constrained wants them: this engine does not hold a "
+            f"{job.name}: {free:.0%} of the judge's texts are not as verdict.constrained wants them: this engine "
+            "does not hold a "
             "judge to a pattern. Their verdicts are read as they stand"
         )
     failed = refuse_failures(found, judge.max_failed_share, job.name)

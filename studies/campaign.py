@@ -1,4 +1,6 @@
-"""Running the runs of a study: what is finished stays, what is shared is made once, a failure is named and stops nobody else."""
+"""Running the runs of a study: what is finished stays, what is shared is made once, a failure is named and stops nobody
+else.
+"""
 
 import re
 import time
@@ -24,7 +26,9 @@ _OWN_SECONDS = 10.0  # of dvc itself in one experiment: copy, checkout, commit (
 
 
 class Estimates:
-    """Seconds of stages as far as they were measured on this machine: by earlier runs, else by the workspace's last run."""
+    """Seconds of stages as far as they were measured on this machine: by earlier runs, else by the workspace's last
+    run.
+    """
 
     def __init__(self, root: Path, records: Iterable[Record]) -> None:
         self._seconds: dict[str, list[float]] = defaultdict(list)
@@ -47,7 +51,9 @@ class Estimates:
         return sum(found) / len(found) if found else None
 
     def of_all(self, runs: Iterable[Run], made: Collection[str], jobs: int) -> float | None:
-        """Wall seconds for `runs`, each stage that they share counted once; None when one of the stages never ran here."""
+        """Wall seconds for `runs`, each stage that they share counted once; None when one of the stages never ran
+        here.
+        """
         seen, total = set(made), 0.0
         for run in runs:
             total += _OWN_SECONDS
@@ -65,7 +71,9 @@ class _Heard(Watched):
     """What one experiment says: the seconds of its stages, its errors, and how far it is, which is told."""
 
     def __init__(self, todo: Sequence[str], tell: Callable[[str], None]) -> None:
-        """`todo` are the stages it has to make; `tell` gets a line for each of them and, once a minute, one of progress."""
+        """`todo` are the stages it has to make; `tell` gets a line for each of them and, once a minute, one of
+        progress.
+        """
         super().__init__(self._hear)
         self.seconds: dict[str, float] = {}
         self.complaints: list[str] = []
@@ -87,8 +95,9 @@ class _Heard(Watched):
 class Campaign:
     """The source of experiments for `flows.dvc.experiments`.
 
-    A stage that two runs share has the same hash in both. A run waits while another one makes a stage that it needs as well;
-    afterwards DVC's run cache has it. So models, teachers' answers and the like are made once, without anybody listing them.
+    A stage that two runs share has the same hash in both. A run waits while another one makes a stage that it needs as
+    well; afterwards DVC's run cache has it. So models, teachers' answers and the like are made once, without anybody
+    listing them.
     """
 
     def __init__(
@@ -114,14 +123,18 @@ class Campaign:
         return found if found is not None and found.key == run.key else None
 
     def seconds_left(self) -> float | None:
-        """Estimate of the wall seconds until all has ended; None when a stage that is still to come was never timed here."""
+        """Estimate of the wall seconds until all has ended; None when a stage that is still to come was never timed
+        here.
+        """
         running = [run for run, _ in self._running.values()]
         spent = sum(time.monotonic() - heard.start for _, heard in self._running.values())
         total = self._estimates.of_all([*running, *self.waiting], self._made, self._jobs)
         return None if total is None else max(total - spent / self._jobs, 0.0)
 
     def todo(self, run: Run) -> list[str]:
-        """The stages of `run` that were made neither by a finished run of the study nor are restored for that reason."""
+        """The stages of `run` that were made neither by a finished run of the study nor are restored for that
+        reason.
+        """
         return [stage for stage, key in run.stages.items() if key not in self._made]
 
     # --- what flows.dvc.experiments asks ------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ def run(
     profile: Profile = None,
     results: Results = RESULTS,
 ) -> None:
-    """Runs what is not finished yet and writes the page; the same command goes on after a stop. Exit code 1 when a run failed."""
+    """Runs what is not finished yet and writes the page; the same command goes on after a stop. Exit code 1 when a run
+    failed.
+    """
     root = Path.cwd()
     declared = read_study(root, study)
     if profile is None:
@@ -144,7 +146,8 @@ class Wanted:
             )
         else:
             print(
-                f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an estimate)"
+                f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an "
+                "estimate)"
             )
 
     def _tuning(self) -> Campaign:
@@ -171,7 +174,8 @@ class Wanted:
             print("stopped; what is finished stays, and the same command goes on")
         elif campaign.moved:
             raise ParamsError(
-                f"{', '.join(campaign.moved)} changed after this command had read it, so {len(campaign.waiting)} runs were not "
+                f"{', '.join(campaign.moved)} changed after this command had read it, so {len(campaign.waiting)} "
+                "runs were not "
                 "started; what is finished stays, and the same command goes on with what is there now"
             )
         return code
@@ -215,7 +219,9 @@ def _with_compared(folder: Path) -> list[Record]:
 
 
 def study_page(root: Path, study: str, records: Sequence[Record], folder: Path) -> Page:
-    """The page about a study, with what studies like it found: theirs are the records in the folders beside `folder`."""
+    """The page about a study, with what studies like it found: theirs are the records in the folders beside
+    `folder`.
+    """
     profile = folder.name.removeprefix(study)
     others = {
         name: (read_study(root, name), read_records(folder.with_name(f"{name}{profile}")))

@@ -1,4 +1,6 @@
-"""A page of tables, lines and plots, written as Markdown and as HTML: the same tables in both, the plots in the HTML."""
+"""A page of tables, lines and plots, written as Markdown and as HTML: the same tables in both, the plots in the
+HTML.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

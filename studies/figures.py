@@ -28,7 +28,10 @@ def drawn_scores(arms: Arms) -> Plot:
         interval, shuffled = mean_over_seeds(found), mean_of(found, "accuracy_shuffled")
         hollow = shuffled if math.isfinite(shuffled) else None  # nan: not measured
         rows.append(Bar(found[0].title, interval.mean, finite(interval.half), hollow, place % 6))
-    text = "Right answers to test questions, with the 95 % interval over units. Hollow: with the images of other questions."
+    text = (
+        "Right answers to test questions, with the 95 % interval over units. Hollow: with the images of other "
+        "questions."
+    )
     return dots("Scores", text, rows)
 
 

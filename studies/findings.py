@@ -1,4 +1,6 @@
-"""What the records of a study say, in sentences: scores, differences, the claimed order, and how each arm came there."""
+"""What the records of a study say, in sentences: scores, differences, the claimed order, and how each arm came
+there.
+"""
 
 import math
 from collections import defaultdict
@@ -76,7 +78,10 @@ def _sentence(arms: Arms, found: Difference) -> str:
     pair = f"{_pair(arms, found)}: {points(found.seeds.mean, True)} points"
     if math.isnan(found.seeds.half):
         return f"{pair}. There is one unit only: no interval, and nothing is claimed."
-    interval = f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to {points(found.seeds.high, True)}"
+    interval = (
+        f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to "
+        f"{points(found.seeds.high, True)}"
+    )
     said = "not told apart" if found.verdict == "open" else found.verdict
     return (
         f"{pair} ({interval}): {said}. The smallest difference that this could have seen is {points(found.detectable)}."
@@ -111,7 +116,9 @@ def _pair(arms: Arms, found: Difference) -> str:
 
 
 def _style_sentence(arms: Arms, lowest: str) -> str:
-    """What arms gained over the lowest in the seeds in which they took on a teacher's style, and in the others; or nothing."""
+    """What arms gained over the lowest in the seeds in which they took on a teacher's style, and in the others; or
+    nothing.
+    """
     before = {(one.world, one.seed): one for one in arms.get(lowest, ())}
     took: dict[bool, list[float]] = {True: [], False: []}
     for one in (one for found in arms.values() for one in found if one.curves):
@@ -123,7 +130,8 @@ def _style_sentence(arms: Arms, lowest: str) -> str:
         return ""
     return (
         f"Where an arm came to write at least {100 * _RISE:.0f} points more of its answers as a teacher writes "
-        f"({counted(len(took[True]), 'run')}), it gained {points(mean(took[True]), True)} points over {title(arms, lowest)} on "
+        f"({counted(len(took[True]), 'run')}), it gained {points(mean(took[True]), True)} points over "
+        f"{title(arms, lowest)} on "
         f"average; elsewhere ({counted(len(took[False]), 'run')}) {points(mean(took[False]), True)}."
     )
 

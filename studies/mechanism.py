@@ -74,7 +74,9 @@ def rewarded(records: Sequence[Record], column: str) -> Curve | None:
 
 
 def onset(record: Record) -> int | None:
-    """The step by which half of what the student did not write in a teacher's style at the start is written so; None: never."""
+    """The step by which half of what the student did not write in a teacher's style at the start is written so; None:
+    never.
+    """
     shares = record.curves.get("styles/any", [])
     smooth = [mean(shares[max(0, place - _SMOOTHED + 1) : place + 1]) for place in range(len(shares))]
     half = (1 + smooth[_SMOOTHED - 1]) / 2 if len(smooth) >= _SMOOTHED else math.nan
@@ -118,7 +120,9 @@ def gains(records: Sequence[Record], reference: Sequence[Record]) -> dict[str, f
 
 
 def said(records: Sequence[Record], kind: str) -> str:
-    """What the first of an arm's records answered to its first test question of a kind, with a mark; empty where it has none."""
+    """What the first of an arm's records answered to its first test question of a kind, with a mark; empty where it has
+    none.
+    """
     found = next((one for one in records[0].answers if one["kind"] == kind), None)
     return "" if found is None else f"{'✓' if found['correct'] else '✗'} {found['response']}"
 

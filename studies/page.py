@@ -52,7 +52,8 @@ def page(
 ) -> Page:
     """The page of `study` from its records.
 
-    `others` are studies that were made like it, by name, with their records: what they say of its arms stands on the page too.
+    `others` are studies that were made like it, by name, with their records: what they say of its arms stands on the
+    page too.
     Raises ParamsError when no arm was run, Unpaired when arms don't fit together.
     """
     arms = _compared(study, records)
@@ -125,12 +126,18 @@ def _scores(arms: Arms) -> Section:
     key = next((key for found in arms.values() for one in found for key in one.swept), "swept value")
     heads = ["arm", "right", "± (95 %)", "each seed", "images exchanged", key]
     count = next(iter(arms.values()))[0].scores["questions"]
-    text = f"Share of {count:,} held-out test questions answered right, greedily; mean over units with the t-interval over them."
+    text = (
+        f"Share of {count:,} held-out test questions answered right, greedily; mean over units with the "
+        "t-interval over them."
+    )
     return Section("Scores", text, [Table("", "", heads, rows)], [drawn_scores(arms)])
 
 
 def _followed(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:
-    text = f"{study.about} {extent(study, arms).capitalize()}; columns as above. The page {name} beside this one has the rest."
+    text = (
+        f"{study.about} {extent(study, arms).capitalize()}; columns as above. The page {name} beside this one "
+        "has the rest."
+    )
     rows = [[one.title, percent(mean_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
     tables = [Table("Right answers", "", ["arm", "right"], rows), *([_subtracted(arms, asked)] if asked else [])]
     return Section(f"{study.title} ({name})", text, tables)
@@ -158,13 +165,17 @@ def _subtracted(arms: Arms, differences: Sequence[Difference]) -> Table:
 
 def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
     text = (
-        "In points of accuracy. The unit is the world, or the seed of training where there is one world only. Beside it, all "
+        "In points of accuracy. The unit is the world, or the seed of training where there is one world only. "
+        "Beside it, all "
         "questions of all "
-        "seeds pooled: difference with its bootstrap interval, questions won and lost, McNemar's exact p. Pooled figures "
+        "seeds pooled: difference with its bootstrap interval, questions won and lost, McNemar's exact p. Pooled "
+        "figures "
         "cover the choice of "
-        "questions, not that of the seed; the verdict is by the interval over units. Smallest difference: what a t-test at 5 "
+        "questions, not that of the seed; the verdict is by the interval over units. Smallest difference: what a "
+        "t-test at 5 "
         "% would have "
-        "seen in 80 % of repetitions, at the spread that was measured. No interval is corrected for the number of comparisons."
+        "seen in 80 % of repetitions, at the spread that was measured. No interval is corrected for the number "
+        "of comparisons."
     )
     lowest = reference(study)
     against = [one for name in arms if name != lowest and (one := between(arms, name, lowest))]
@@ -188,7 +199,8 @@ def _tuning(study: Study, records: Sequence[Record]) -> Section:
         return Section("Sweep", "No sweep was run: the rates are those of the parameters.")
     seeds = sorted({f"world {one.world}, seed {one.seed}" for one in tried})
     text = (
-        f"{next(iter(tried[0].swept))}: validation score at the end of the loop in {'; '.join(seeds)}, which are not among the "
+        f"{next(iter(tried[0].swept))}: validation score at the end of the loop in {'; '.join(seeds)}, which are "
+        "not among the "
         f"seeds above. "
         "← is what the arm was compared with."
     )
@@ -213,14 +225,16 @@ def _rewards(arms: Arms) -> Section:
     steps = "mean of the first and of the last ten steps, over seeds"
     rewards = Table(
         "Rewards by source",
-        f"Rewards in per cent (GAD: D's score itself), – where one is not given; length in tokens: {steps}. Mean advantage of "
+        f"Rewards in per cent (GAD: D's score itself), – where one is not given; length in tokens: {steps}. Mean "
+        "advantage of "
         "the last steps, in units of reward.",
         ["arm", "source", "similarity", "answer", "advantage", "tokens"],
         by_source,
     )
     signals = Table(
         "Discriminator and signal",
-        f"Per cent. Held out: before the loop, beside what length alone reaches. Others: {steps}; a right student answer with "
+        f"Per cent. Held out: before the loop, beside what length alone reaches. Others: {steps}; a right "
+        "student answer with "
         f"negative "
         "advantage is pushed down although it is right.",
         ["arm", "held out", "by length", "student told", "teacher told", "right, pushed down", "equal rewards"],
@@ -255,7 +269,8 @@ def _answers(study: Study, arms: Arms) -> Section:
     plots = [plot] if drawable and (plot := drawn_kinds(arms, list(asked), lowest)) else []
     text = "Test questions, means over seeds."
     style = (
-        "An answer is in a teacher's style when it reads like one of the forms in which that teacher writes at least 5 % of "
+        "An answer is in a teacher's style when it reads like one of the forms in which that teacher writes at "
+        "least 5 % of "
         "its answers, "
         "numbers aside."
     )
@@ -277,7 +292,9 @@ def _answers(study: Study, arms: Arms) -> Section:
 
 
 def _examples(study: Study, arms: Arms) -> list[Table]:
-    """What each arm answered to one question of the kind that gained most and of that which gained least; one world only."""
+    """What each arm answered to one question of the kind that gained most and of that which gained least; one world
+    only.
+    """
     lowest = reference(study)
     top = next((first for first, _ in study.differences if first in arms), lowest)
     seeds = (arms[top][0].world, arms[top][0].seed)
@@ -292,7 +309,8 @@ def _examples(study: Study, arms: Arms) -> list[Table]:
         return []
     reference_of = {one["kind"]: one["reference"] for one in there[top][0].answers}
     text = (
-        f"World {seeds[0]}: the first test question, by its id, of the kinds in which {title(arms, top)} changed most and least; "
+        f"World {seeds[0]}: the first test question, by its id, of the kinds in which {title(arms, top)} changed "
+        "most and least; "
         "for all arms the same."
     )
     heads = ["arm", *(f"{kind}; reference {reference_of.get(kind, NOTHING)}" for kind in kinds)]
@@ -301,7 +319,8 @@ def _examples(study: Study, arms: Arms) -> list[Table]:
 
 def _explained(study: Study, arms: Arms) -> Section:
     text = (
-        "Before each arrow of the answers stands the figure of the arm that is compared with, after it that of the arm itself; "
+        "Before each arrow of the answers stands the figure of the arm that is compared with, after it that of "
+        "the arm itself; "
         "the loop's figures are means of its first and of its last ten steps. All are means over seeds."
     )
     lowest = reference(study)
@@ -319,8 +338,10 @@ def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
             cells = [_gained(own[at], before[at]) if at in own and at in before else NOTHING for at in seeds_of(arms)]
             rows.append([title(arms, name), *cells])
     text = (
-        "Points gained in each seed, and in brackets the share of test answers in any teacher's style, in per cent: that of "
-        f"{title(arms, lowest)}, and after the loop; then the step of the loop by which half of what was not in such a style "
+        "Points gained in each seed, and in brackets the share of test answers in any teacher's style, in per "
+        "cent: that of "
+        f"{title(arms, lowest)}, and after the loop; then the step of the loop by which half of what was not in "
+        "such a style "
         "came to be."
     )
     heads = ["arm", *(f"world {world}, seed {seed}" for world, seed in seeds_of(arms))]
@@ -350,7 +371,8 @@ def _origin(records: Sequence[Record]) -> Section:
         for one in records
     ]
     text = (
-        "One DVC experiment each. Key: hash of parameters, code and data of every stage on the way, by which a finished run "
+        "One DVC experiment each. Key: hash of parameters, code and data of every stage on the way, by which a "
+        "finished run "
         "is known. "
         "Minutes: of the stages that it made itself; what another run had made is not in them."
     )

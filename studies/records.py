@@ -77,7 +77,9 @@ class Record:
 
 
 def departures(run: Run, done: Finished, planned: str) -> list[str]:
-    """Files in which the experiment is not the run: code that differs from the snapshot `planned`, or other parameters."""
+    """Files in which the experiment is not the run: code that differs from the snapshot `planned`, or other
+    parameters.
+    """
     with tempfile.TemporaryDirectory() as folder:
         values = read_yaml(done.fetch("params.yaml", Path(folder) / "params.yaml"))
     same = _deciding(values) == _deciding(run.values)
@@ -89,7 +91,9 @@ def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
-    """The record of a run from its experiment. Raises FileNotFoundError when something that it should have made isn't there."""
+    """The record of a run from its experiment. Raises FileNotFoundError when something that it should have made isn't
+    there.
+    """
     params = validated(run.values, run.name)
     lock = done.text("dvc.lock")
     loop: dict[str, Any] = {}
@@ -172,7 +176,9 @@ def _curves(run: Run, done: Finished, params: Params, folder: Path) -> dict[str,
 
 
 def form(text: str) -> str:
-    """`text` with every number as 0: how something is written, whatever it says. Fits short answers that follow a pattern."""
+    """`text` with every number as 0: how something is written, whatever it says. Fits short answers that follow a
+    pattern.
+    """
     return _NUMBER.sub("0", text)
 
 

@@ -1,4 +1,6 @@
-"""The runs of a study: one arm with one pair of seeds is one DVC experiment, known by a hash of all that decides its result."""
+"""The runs of a study: one arm with one pair of seeds is one DVC experiment, known by a hash of all that decides its
+result.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

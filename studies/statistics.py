@@ -1,7 +1,7 @@
 """What several seeds say: means with t-intervals, paired differences, and what the design could have seen at all.
 
-The unit is the world. Seeds of training in one world share its teachers and its questions, so their mean counts once; only where
-there is a single world, each seed is a unit, and nothing is said of other worlds.
+The unit is the world. Seeds of training in one world share its teachers and its questions, so their mean counts once;
+only where there is a single world, each seed is a unit, and nothing is said of other worlds.
 """
 
 import math
@@ -79,8 +79,9 @@ def t_interval(values: Sequence[float]) -> Interval:
 def detectable(values: Sequence[float]) -> float:
     """The smallest true mean that a two-sided t-test at 5 % sees in 80 % of repetitions, at the spread of `values`.
 
-    nan for fewer than two values. Power is the normal chance to pass the test, averaged over the chi-square distribution of the
-    measured spread (which is what the noncentral t distribution says; scipy's own fails for few values).
+    nan for fewer than two values. Power is the normal chance to pass the test, averaged over the chi-square
+    distribution of the measured spread (which is what the noncentral t distribution says; scipy's own fails for few
+    values).
     """
     from scipy.optimize import brentq
     from scipy.stats import chi2, norm, t

@@ -146,7 +146,9 @@ def budget(params: Params) -> dict[str, Any]:
         "steps": ril.steps,
         "questions_per_step": ril.questions_per_step,
         "rows_per_question": rows,
-        "schedule": f"{ril.lr_scheduler_type}, {ril.warmup_steps} steps of warm-up, down to {ril.final_learning_rate:g}",
+        "schedule": (
+            f"{ril.lr_scheduler_type}, {ril.warmup_steps} steps of warm-up, down to {ril.final_learning_rate:g}"
+        ),
         "sampling": ril.sampling.model_dump(mode="json"),
         "questions": params.questions.model_dump(mode="json"),
     }
@@ -165,7 +167,8 @@ def check_budgets(root: Path, study: Study) -> dict[str, Any]:
                 continue
             if found.setdefault(key, value) != value:
                 raise ParamsError(
-                    f"arm {name}: {key} is {value}, that of {first} is {found[key]}; arms are compared at equal budget only"
+                    f"arm {name}: {key} is {value}, that of {first} is {found[key]}; arms are compared at equal "
+                    "budget only"
                 )
         first = first or name
     return found

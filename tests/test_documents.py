@@ -289,7 +289,9 @@ def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> No
 
 
 def without_strokes(html: str) -> str:
-    """The page with each plot as what it says aloud: where its strokes lie hangs on the fonts and floats of the machine."""
+    """The page with each plot as what it says aloud: where its strokes lie hangs on the fonts and floats of the
+    machine.
+    """
     return re.sub(r'<svg\b[^>]*aria-label="([^"]*)".*?</svg>', r"[\1]", html, flags=re.DOTALL)
 
 

@@ -15,7 +15,9 @@ PURE = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.C
 
 
 def modules(root: Path) -> list[Path]:
-    return sorted([*(root / "flows").rglob("*.py"), *(root / "stages").rglob("*.py"), *(root / "studies").rglob("*.py")])
+    return sorted(
+        [*(root / "flows").rglob("*.py"), *(root / "stages").rglob("*.py"), *(root / "studies").rglob("*.py")]
+    )
 
 
 def test_import_linter_keeps_every_contract(root: Path) -> None:

@@ -35,9 +35,7 @@ def chosen(profiles: Sequence[str]) -> list[Profile]:
 @app.command("score")
 def score(
     folder: Annotated[Path, typer.Argument(help="Predictions, such as data/evaluate/ril.")],
-    profile: Annotated[list[str], typer.Option(help="Rule of scoring; several give several rows a benchmark.")] = [
-        OURS
-    ],  # noqa: B006
+    profile: Annotated[list[str], typer.Option(help="Rule of scoring; several give several rows.")] = [OURS],  # noqa: B006
     by: Annotated[bool, typer.Option("--by", help="Also the tables by category.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything as JSON to this file.")] = None,
 ) -> None:

@@ -18,7 +18,8 @@ Only = Annotated[
 ]
 
 store_app = typer.Typer(
-    help="Look after the stored answers: the store is the folder RIL_STORE, else .ril. All of this may run beside stages that "
+    help="Look after the stored answers: the store is the folder RIL_STORE, else .ril. All of this may run "
+    "beside stages that "
     "read and write.",
     no_args_is_help=True,
 )
@@ -59,7 +60,9 @@ def stats(store: StoreOption = None, only: Only = None) -> None:
 
 @store_app.command("verify")
 def verify(store: StoreOption = None, only: Only = None) -> None:
-    """Reads every byte: checksums, and whether keys are the hashes of what stands beside them. Exit code 1 on a fault."""
+    """Reads every byte: checksums, and whether keys are the hashes of what stands beside them. Exit code 1 on a
+    fault.
+    """
     from stages.responses.segments import listed
     from stages.responses.sets import Fault, faults
 
@@ -76,7 +79,8 @@ def verify(store: StoreOption = None, only: Only = None) -> None:
         print(f"{fault.path}: {fault.reason}")
     if broken:
         print(
-            f"{answers} answers are whole; {len(broken)} faults. Readers pass over a damaged segment and its answers are asked"
+            f"{answers} answers are whole; {len(broken)} faults. Readers pass over a damaged segment and its "
+            "answers are asked"
         )
         print("again; put a whole copy of the file in its place (nothing else changes), or move it away.")
         raise typer.Exit(1)
@@ -134,7 +138,8 @@ def export_command(
     except (FileExistsError, ValueError) as error:
         raise StoreError(str(error)) from error
     print(
-        f"{sum(found.answers for found in counted)} answers in {len(counted)} sets are in {folder}; its README.md is the card"
+        f"{sum(found.answers for found in counted)} answers in {len(counted)} sets are in {folder}; its "
+        "README.md is the card"
     )
 
 

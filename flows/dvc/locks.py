@@ -16,7 +16,9 @@ _TURN_SECONDS = 600.0  # until dvc has made its copy; seconds where nothing else
 
 
 class Turn:
-    """The right to start an experiment in a project: two that start at once take each other's place in dvc's queue of one."""
+    """The right to start an experiment in a project: two that start at once take each other's place in dvc's queue of
+    one.
+    """
 
     def __init__(self, root: Path) -> None:
         path = root / ".ril" / "experiment-starts.lock"
@@ -60,7 +62,8 @@ class Occupied(RuntimeError):
 
 @contextmanager
 def only_study(root: Path, name: str) -> Iterator[None]:
-    """Holds the project for the study `name`: two at once would make the models that they share twice, in the same place.
+    """Holds the project for the study `name`: two at once would make the models that they share twice, in the same
+    place.
 
     Raises Occupied when another process holds it.
     """

@@ -1,4 +1,6 @@
-"""Which stages may run now when several run side by side: what they need is done, the longest chain of followers goes first."""
+"""Which stages may run now when several run side by side: what they need is done, the longest chain of followers goes
+first.
+"""
 
 import re
 from collections.abc import Collection, Mapping

@@ -31,7 +31,9 @@ class Finished:
         return str(self._files.read_text(path))
 
     def fetch(self, path: str, into: Path) -> Path:
-        """Copies the file or folder at `path` to `into`, and returns that. Raises FileNotFoundError when it isn't there."""
+        """Copies the file or folder at `path` to `into`, and returns that. Raises FileNotFoundError when it isn't
+        there.
+        """
         self._files.get(path, str(into), recursive=True)
         return into
 
@@ -51,7 +53,8 @@ def finished(root: Path, name: str) -> Finished | None:
 
 
 def snapshot(root: Path, *paths: str) -> str:
-    """The Git tree of the files below `paths` as they are now, changed ones included; HEAD, index and files stay as they are.
+    """The Git tree of the files below `paths` as they are now, changed ones included; HEAD, index and files stay as
+    they are.
 
     Raises Refused when Git fails.
     """

@@ -65,10 +65,10 @@ def repro(
 ) -> int:
     """Runs `dvc repro` in `root` for `targets` (all stages without any) and returns its exit code.
 
-    `single` leaves out the stages before them, `force` runs them even when nothing changed. With `jobs` above 1 that many
-    stages run at a time, each as a dvc of its own that starts when what it needs is done; after a failure no further one is
-    started. 143 or 130 when this process was told to stop (then every process of the stages has ended), 124 when
-    `limit_hours` were over.
+    `single` leaves out the stages before them, `force` runs them even when nothing changed. With `jobs` above 1 that
+    many stages run at a time, each as a dvc of its own that starts when what it needs is done; after a failure no
+    further one is started. 143 or 130 when this process was told to stop (then every process of the stages has ended),
+    124 when `limit_hours` were over.
 
     Raises Nested inside a stage; Refused when dvc can't say what is out of date.
     """
@@ -141,10 +141,11 @@ class Source(Protocol):
 
 
 def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = LIMIT_HOURS) -> int:
-    """Runs what `source` hands out, each in a temporary copy of `root`, up to `jobs` at a time; one that fails ends no other.
+    """Runs what `source` hands out, each in a temporary copy of `root`, up to `jobs` at a time; one that fails ends no
+    other.
 
-    0 when all have ended, however; 143 or 130 when this process was told to stop, 124 when `limit_hours` were over (then every
-    process of theirs has ended). Raises Nested inside a stage.
+    0 when all have ended, however; 143 or 130 when this process was told to stop, 124 when `limit_hours` were over
+    (then every process of theirs has ended). Raises Nested inside a stage.
     """
     _refuse_nesting()
     running, code = list[tuple[Experiment, _Run]](), 0
@@ -278,7 +279,8 @@ class _Run:
         self.log = _log_file(root)
         with self.log.open("wb") as written:
             self.process = subprocess.Popen(
-                # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock for 3 seconds
+                # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock
+                # for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
                 cwd=root,
                 env=_environment(),

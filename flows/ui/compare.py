@@ -24,7 +24,8 @@ def compare(
     experiments: Annotated[list[str], Field(title="Experiments", description=_EXPERIMENTS_HELP)] = [],  # noqa: B006
     metrics: Annotated[list[str], Field(title="Metrics", description=_METRICS_HELP)] = [*METRICS],  # noqa: B006
 ) -> State[Any]:
-    """Puts experiments side by side, the newest first: what was changed for each against the workspace, and what came out.
+    """Puts experiments side by side, the newest first: what was changed for each against the workspace, and what came
+    out.
 
     Args:
         root: Folder of the project.

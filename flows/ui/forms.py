@@ -104,7 +104,9 @@ def _settings(keys: list[str]) -> type[BaseModel]:
 
 
 def _parts(block: Any, names: list[str]) -> dict[str, Any]:
-    """Fields for some entries of a block of items (`teachers.internvl3`) or for some fields of a block (`ril.objective`)."""
+    """Fields for some entries of a block of items (`teachers.internvl3`) or for some fields of a block
+    (`ril.objective`).
+    """
     if get_origin(block) is dict:
         return dict.fromkeys(names, (get_args(block)[1], ...))
     return {name: (block.model_fields[name].annotation, block.model_fields[name]) for name in names}

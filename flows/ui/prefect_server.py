@@ -1,8 +1,8 @@
 """The Prefect server that `ril serve` starts: Prefect's own, whose clicks outlast a busy database.
 
-While Prefect's services write to its SQLite file, a request that reads and then writes is refused at once with 503 ("database
-is locked"; nothing was done). Prefect's own clients ask again, its UI doesn't: a click on Submit ends in "Something went wrong".
-This server asks again itself before a browser gets to see it.
+While Prefect's services write to its SQLite file, a request that reads and then writes is refused at once with 503
+("database is locked"; nothing was done). Prefect's own clients ask again, its UI doesn't: a click on Submit ends in
+"Something went wrong". This server asks again itself before a browser gets to see it.
 """
 
 import argparse

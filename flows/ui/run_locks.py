@@ -31,7 +31,9 @@ def alive(root: Path, parent: int) -> list[int]:
 
 
 def mark_abandoned(root: Path) -> None:
-    """Marks as crashed the runs that would stay Running for ever: those killed together with whatever watched over them."""
+    """Marks as crashed the runs that would stay Running for ever: those killed together with whatever watched over
+    them.
+    """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed

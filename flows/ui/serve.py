@@ -1,4 +1,6 @@
-"""`ril serve`: a Prefect server on loopback, a form for each stage in its UI, and a process that runs what they ask for."""
+"""`ril serve`: a Prefect server on loopback, a form for each stage in its UI, and a process that runs what they ask
+for.
+"""
 
 import http.server
 import os
@@ -36,8 +38,9 @@ class NoServer(RuntimeError):
 def serve(root: Path, host: str, port: int, report_port: int, limit: int) -> None:
     """Serves the forms of the project in `root` until this process is told to end; then ends everything it started.
 
-    The server of PREFECT_API_URL is used if that is set, else one at `host`:`port`, which is started unless one answers. The
-    folder reports/ is readable at `host`:`report_port`. At most `limit` runs at a time; others wait in the UI.
+    The server of PREFECT_API_URL is used if that is set, else one at `host`:`port`, which is started unless one
+    answers. The folder reports/ is readable at `host`:`report_port`. At most `limit` runs at a time; others wait in the
+    UI.
 
     Raises NoServer, or ParamsError when params.yaml can't be used.
     """
@@ -124,7 +127,9 @@ def _comparison(root: Path) -> "RunnerDeployment":
 
 
 def _follow_params(root: Path, report: str) -> None:
-    """Gives the forms new values whenever params.yaml has changed; a file that can't be used leaves them as they are."""
+    """Gives the forms new values whenever params.yaml has changed; a file that can't be used leaves them as they
+    are.
+    """
     path = root / "params.yaml"
     seen = path.stat().st_mtime_ns
     while True:
@@ -146,7 +151,9 @@ def _follow_params(root: Path, report: str) -> None:
 
 @contextmanager
 def _server(root: Path, host: str, port: int, url: str) -> Iterator[None]:
-    """A Prefect server that answers at `url` for this block: the one that is there, or a new one, started again if it dies."""
+    """A Prefect server that answers at `url` for this block: the one that is there, or a new one, started again if it
+    dies.
+    """
     if server_answers(url, 2.0):
         yield
         return

@@ -1,7 +1,8 @@
 """What the Prefect UI starts: dvc, for one stage or for all. `flows/ui/serve.py` makes a deployment of it for each.
 
-With the values of params.yaml dvc runs in the workspace, so that dvc.lock is true whoever started a stage; with others it runs an
-experiment in a copy. A trigger computes nothing: a stage's process is started by dvc and is a flow run of its own.
+With the values of params.yaml dvc runs in the workspace, so that dvc.lock is true whoever started a stage; with others
+it runs an experiment in a copy. A trigger computes nothing: a stage's process is started by dvc and is a flow run of
+its own.
 """
 
 import signal
@@ -110,7 +111,9 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, jobs: int, r
 
 
 def _when_free(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[Any]], Watched, int]:
-    """What was out of date, what dvc did, its exit code; retried while another dvc holds the same files, not after failure."""
+    """What was out of date, what dvc did, its exit code; retried while another dvc holds the same files, not after
+    failure.
+    """
     log = get_run_logger()
     end, said = time.monotonic() + BUSY_HOURS * 3600, None
     while True:

@@ -1,4 +1,6 @@
-"""The discriminator's part of a step: it learns from the step's texts (Eq. 1) and scores them, in that order or the other."""
+"""The discriminator's part of a step: it learns from the step's texts (Eq. 1) and scores them, in that order or the
+other.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,8 +30,9 @@ def discriminate(
 ) -> tuple[list[float], dict[str, float]]:
     """The logit of every row's text by which it is rewarded, and what to log.
 
-    `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores texts before it has been fitted to them (GAD);
-    `frozen` never learns (Table 5d). What is logged was measured before anything was learned, on texts that are new to it.
+    `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores texts before it has been fitted to them
+    (GAD); `frozen` never learns (Table 5d). What is logged was measured before anything was learned, on texts that are
+    new to it.
     """
     seen: dict[str, float] = {}
     if objective.discriminator_update == "before_scoring":
@@ -59,8 +62,9 @@ def update_discriminator(
 ) -> dict[str, float]:
     """`inner_updates` steps on the texts of all rows; returns what to log, measured before the first step.
 
-    Answers that were cut are left out on both sides: where a text stops would give its writer away (trap T33). A step with whole
-    texts of one side only, or one that it gets more right than `pause_above`, leaves the discriminator as it is.
+    Answers that were cut are left out on both sides: where a text stops would give its writer away (trap T33). A step
+    with whole texts of one side only, or one that it gets more right than `pause_above`, leaves the discriminator as it
+    is.
     """
     pairs = [(row, text) for row, text in zip(rows, texts, strict=True) if row.finish_reason == "stop" and row.text]
     labels = [float(row.source == STUDENT) for row, _ in pairs]
@@ -103,10 +107,11 @@ def _share(discriminator: Discriminator, learned: Lesson, pack: Pack, start: int
 
 
 def told_apart(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:
-    """Share of texts [n] on the right side, balanced and by writer, gaps of mean logits, and how sure it is (entropy in nats).
+    """Share of texts [n] on the right side, balanced and by writer, gaps of mean logits, and how sure it is (entropy in
+    nats).
 
-    What has a teacher's id at its end is about that teacher: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its texts) and
-    `disc/logit_gap_<id>` (mean of the student's logits less that of its own).
+    What has a teacher's id at its end is about that teacher: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its
+    texts) and `disc/logit_gap_<id>` (mean of the student's logits less that of its own).
     """
     by_student = torch.tensor([writer == STUDENT for writer in writers])
     student, teacher = logits[by_student], logits[~by_student]

@@ -1,4 +1,6 @@
-"""Whether the discriminator still has something to say: calibration, the floor of mere length, alarms when it saturates."""
+"""Whether the discriminator still has something to say: calibration, the floor of mere length, alarms when it
+saturates.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +11,9 @@ SHORTCUT = 0.05  # within this of length alone, length explains the accuracy
 
 
 def calibration_error(logits: Sequence[float], labels: Sequence[int], bins: int = 10) -> float:
-    """Expected calibration error in [0, 1]: mean gap between D and the share of student texts, in bins of equal width of D."""
+    """Expected calibration error in [0, 1]: mean gap between D and the share of student texts, in bins of equal width
+    of D.
+    """
     sums: dict[int, list[float]] = {}
     for logit, label in zip(logits, labels, strict=True):
         probability = 1 / (1 + math.exp(-max(min(logit, 700.0), -700.0)))
@@ -37,9 +41,15 @@ def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:
             "reward length; make max_tokens and prompts of both sides alike"
         )
     if metrics["acc"] >= SURE:
-        return f"held-out accuracy is {metrics['acc']:.2f}: few student answers will be rewarded; lower discriminator.steps"
+        return (
+            f"held-out accuracy is {metrics['acc']:.2f}: few student answers will be rewarded; lower "
+            "discriminator.steps"
+        )
     if metrics["acc"] <= 0.5:
-        return f"held-out accuracy is {metrics['acc']:.2f}: it tells nothing apart; raise discriminator.steps or learning_rate"
+        return (
+            f"held-out accuracy is {metrics['acc']:.2f}: it tells nothing apart; raise discriminator.steps or "
+            "learning_rate"
+        )
     return None
 
 
@@ -50,7 +60,8 @@ def saturation_alarm(history: Sequence[Mapping[str, Any]], steps: int) -> str | 
     shares = [row.get("disc/passed") for row in history[-steps:]]
     if all(share is not None and share <= 1 - SURE for share in shares):
         return (
-            f"for {steps} steps no student answer passed for a teacher's: the discriminator has won and teaches nothing; "
+            f"for {steps} steps no student answer passed for a teacher's: the discriminator has won and teaches "
+            "nothing; "
             "lower ril.discriminator_learning_rate or set discriminator.pause_above"
         )
     if all(share is not None and share >= SURE for share in shares):

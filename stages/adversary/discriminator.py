@@ -1,7 +1,7 @@
 """The discriminator (§3.2): the SFT student's language model with one number in place of the vocabulary.
 
-Student text is 1, teacher text is 0. It reads the response inside a fixed prompt (Fig. 3), not the question and not the image,
-unless `discriminator.sees` says so.
+Student text is 1, teacher text is 0. It reads the response inside a fixed prompt (Fig. 3), not the question and not the
+image, unless `discriminator.sees` says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -152,7 +152,8 @@ def text_groups(reader: Reader, texts: Sequence[str]) -> list[Group]:
 
 
 def discriminator_loss(logits: Tensor, labels: Tensor, texts: int) -> Tensor:
-    """Binary cross entropy of a pack's logits [n] with labels [n] (student 1), summed and divided by the texts of the step.
+    """Binary cross entropy of a pack's logits [n] with labels [n] (student 1), summed and divided by the texts of the
+    step.
 
     Eq. 1 is -2 times its mean over a balanced step.
     """
@@ -166,7 +167,8 @@ def pairs_of(labels: Tensor, questions: Tensor) -> Tensor:
 
 
 def bradley_terry_loss(logits: Tensor, labels: Tensor, questions: Tensor, pairs: int) -> Tensor:
-    """-log sigma(z_student - z_teacher) of a pack, over all pairs that answer one question, divided by the pairs of the step.
+    """-log sigma(z_student - z_teacher) of a pack, over all pairs that answer one question, divided by the pairs of the
+    step.
 
     GAD's loss (arXiv 2511.10643) in our sign: its D is high for the teacher, ours for the student.
     """

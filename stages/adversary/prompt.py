@@ -23,8 +23,9 @@ CLOSING = (
 def discriminator_group(reader: Reader, responses: list[str]) -> Group:
     """One text prefix and the responses to judge, each followed by the closing words and the end of the turn.
 
-    The discriminator reads the last token of each. Both sides' texts are decoded and stripped in the same way before they come
-    here, and neither side's end token is part of them, so that no leftover of a tokenizer gives the writer away (trap T33).
+    The discriminator reads the last token of each. Both sides' texts are decoded and stripped in the same way before
+    they come here, and neither side's end token is part of them, so that no leftover of a tokenizer gives the writer
+    away (trap T33).
     """
     opening, closing = prefix_ids(reader)
     return Group(opening, _bodies(reader, responses, closing))

@@ -1,6 +1,7 @@
 """From benchmark files to records: load, ask, let a judge speak, and leave nothing out silently.
 
-The models are asked by functions that the caller gives; a benchmark that can't be read is named and left out, the others go on.
+The models are asked by functions that the caller gives; a benchmark that can't be read is named and left out, the
+others go on.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -24,7 +24,9 @@ class Overlap:
 
 
 def training_images(split: Path) -> dict[str, str]:
-    """Hash of every image of canonical parquet shards, with the id of a question that has it; image bytes are not read."""
+    """Hash of every image of canonical parquet shards, with the id of a question that has it; image bytes are not
+    read.
+    """
     found: dict[str, str] = {}
     for file in sorted(split.glob("*.parquet")):
         table = pq.read_table(file, columns=["id", "image_sha256"])

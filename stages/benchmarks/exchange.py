@@ -76,8 +76,8 @@ def _lmms_row(record: Record, place: int, sample: Sample, reply: Reply) -> dict[
 def imported(path: Path, samples: Sequence[Sample], benchmark: str) -> Record:
     """A record of predictions that another harness wrote: a TSV of VLMEvalKit, or samples in JSONL of lmms-eval.
 
-    Rows are matched by `index`, else (lmms-eval) by their place `doc_id`. Raises BenchmarkError for another kind of file, for
-    rows that the benchmark does not have, and for second answers to a row.
+    Rows are matched by `index`, else (lmms-eval) by their place `doc_id`. Raises BenchmarkError for another kind of
+    file, for rows that the benchmark does not have, and for second answers to a row.
     """
     if path.suffix == ".tsv":
         pairs = _from_tsv(path)
@@ -127,5 +127,6 @@ def _from_samples(path: Path, samples: Sequence[Sample]) -> list[tuple[str, str,
         place = row.get("doc_id")
         if "index" not in row and not (isinstance(place, int) and 0 <= place < len(samples)):
             raise BenchmarkError(f"{where}: doc_id {place!r} is no place among {len(samples)} rows")
-        found.append((where, str(row["index"]) if "index" in row else samples[int(place)].index, replies))  # type: ignore[arg-type]
+        index = str(row["index"]) if "index" in row else samples[int(str(place))].index
+        found.append((where, index, replies))
     return found

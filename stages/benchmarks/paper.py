@@ -1,15 +1,19 @@
-"""Scores that the paper prints (arXiv 2510.19307, Tables 1 and 2), as quoted reference rows; nothing here was measured by us.
+"""Scores that the paper prints (arXiv 2510.19307, Tables 1 and 2), as quoted reference rows; nothing here was measured
+by us.
 
-The paper names no toolkit, split or judge. 74 of 79 comparable cells of its base and teacher rows equal the InternVL3 report
-(arXiv 2504.10479), so a gain in it is its own measurement less a quoted base: compare our gains with ours, never across.
+The paper names no toolkit, split or judge. 74 of 79 comparable cells of its base and teacher rows equal the InternVL3
+report (arXiv 2504.10479), so a gain in it is its own measurement less a quoted base: compare our gains with ours, never
+across.
 """
 
 from stages.benchmarks.registry import COLUMNS
 
 CAVEATS = (
     "Quoted from arXiv 2510.19307; toolkit, splits and judge are not named there.",
-    "Its base rows equal the InternVL3 report in 74 of 79 cells: where our base differs from the quoted one, the harness does.",
-    "That report takes the better of direct and step-by-step answers for MMMU and MMMU-Pro, MMBench v1.0 test (server closed), "
+    "Its base rows equal the InternVL3 report in 74 of 79 cells: where our base differs from the quoted one, the "
+    "harness does.",
+    "That report takes the better of direct and step-by-step answers for MMMU and MMMU-Pro, MMBench v1.0 test "
+    "(server closed), "
     "GPT-4-Turbo for MM-Vet and GPT-4-0613 for MM-Vet v2, and BLINK labels of before September 2025.",
     "Single runs without error bars; several gains are smaller than the 95 % interval of their benchmark.",
 )
@@ -43,7 +47,9 @@ InternVL3-1B + RIL (both teachers) | 73.0 94.1 55.5 79.1 75.9 62.9 50.7 49.7 19.
 
 
 def quoted() -> dict[str, dict[str, float]]:
-    """The printed scores by model and column, in the paper's order; "one teacher" is the largest of the student's own family."""
+    """The printed scores by model and column, in the paper's order; "one teacher" is the largest of the student's own
+    family.
+    """
     found = {}
     for line in _ROWS.strip().splitlines():
         name, _, cells = line.partition(" | ")

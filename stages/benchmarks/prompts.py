@@ -1,7 +1,7 @@
 """How a sample is asked: prompt styles of the data set, of two model families, and of lmms-eval.
 
-Scores of one model differ by 10 to 20 points between these (VLMEvalKit and lmms-eval issues), so the style's name stands beside
-every score. The literal sentences are those that the harnesses send.
+Scores of one model differ by 10 to 20 points between these (VLMEvalKit and lmms-eval issues), so the style's name
+stands beside every score. The literal sentences are those that the harnesses send.
 """
 
 import hashlib
@@ -102,7 +102,9 @@ def plain(sample: Sample) -> list[Part]:
 
 
 def as_it_stands(sample: Sample) -> list[Part]:
-    """The question alone where it holds its options (on the hub), else `lmms_choice` (TSV files have them in columns)."""
+    """The question alone where it holds its options (on the hub), else `lmms_choice` (TSV files have them in
+    columns).
+    """
     held = all(text in sample.question for text in sample.options.values())
     return plain(sample) if held else lmms_choice(sample)
 
@@ -172,7 +174,8 @@ MMMU: dict[Style, Asks] = {
 
 _STEPS = (
     "\nAnswer the preceding {kind} question. The last line of your response should follow this format: "
-    "'Answer: \\boxed{{{what}}}' (without quotes). If you are uncertain, give the most likely answer. Think step by step."
+    "'Answer: \\boxed{{{what}}}' (without quotes). If you are uncertain, give the most likely answer. Think step "
+    "by step."
 )
 
 _DIRECT_LINE = re.compile(r"(?:Answer (?:with|the question)|Please (?:select|try|answer directly)|请直接).*")

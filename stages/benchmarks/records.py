@@ -76,7 +76,9 @@ def read_record(folder: Path) -> Record:
 
 
 def records_in(folder: Path) -> dict[str, Path]:
-    """The folders of records at or below `folder`, by benchmark. Raises BenchmarkError when there are none, or two of one."""
+    """The folders of records at or below `folder`, by benchmark. Raises BenchmarkError when there are none, or two of
+    one.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob(MANIFEST)):
         name = path.parent.name

@@ -1,6 +1,7 @@
 """All benchmarks by their ids. A file in stages/benchmarks/specs with a tuple SPECS is all that a new one takes.
 
-Those of the tiny profile live in stages/tiny; whoever uses them registers them first, so that nothing here depends on them.
+Those of the tiny profile live in stages/tiny; whoever uses them registers them first, so that nothing here depends on
+them.
 """
 
 import importlib

@@ -1,4 +1,6 @@
-"""Scorers: the rules of a profile put to a sample and a reply. A scorer is a named function; specs choose among them."""
+"""Scorers: the rules of a profile put to a sample and a reply. A scorer is a named function; specs choose among
+them.
+"""
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +94,9 @@ def lmms_first_character(sample: Sample, reply: str) -> Outcome:
 
 
 def lmms_mmbench(sample: Sample, reply: str) -> Outcome:
-    """One row of MMBench without a judge: the harness's own letter or text, else M4. Missing options are the text "nan" there."""
+    """One row of MMBench without a judge: the harness's own letter or text, else M4. Missing options are the text "nan"
+    there.
+    """
     options = nan_filled(sample)
     found = lmms.mmbench_choice(reply, options) or lmms.any_letter(reply, sorted(options)) or None
     return Outcome.of(found, found == sample.gold, "static")
@@ -112,7 +116,9 @@ def lmms_realworldqa(sample: Sample, reply: str) -> Outcome:
 
 
 def vlmeval_relaxed(sample: Sample, reply: str) -> Outcome:
-    """Within 5 %, or the same text (M9); blanks at the ends of the reply and list references as that harness has them."""
+    """Within 5 %, or the same text (M9); blanks at the ends of the reply and list references as that harness has
+    them.
+    """
     return Outcome.of(reply, vlmeval.relaxed_any(sample.gold, reply), "M9")
 
 
@@ -152,7 +158,9 @@ def vlmeval_mathvista_extracted(sample: Sample, extraction: str) -> Outcome:
 
 
 def lmms_mathvista(sample: Sample, reply: str) -> Outcome:
-    """What that harness extracts without its judge. Where it would then score the option nearest to nothing: unparsed."""
+    """What that harness extracts without its judge. Where it would then score the option nearest to nothing:
+    unparsed.
+    """
     kind, answer, choices = _mathvista(sample)
     found = lmms.mathvista_quick(kind, answer, choices, reply)
     return Outcome("unparsed", rule="quick") if found is None else lmms_mathvista_extracted(sample, found)
@@ -207,8 +215,8 @@ def _list(text: str) -> list[object] | None:
 def circular_outcome(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome]]) -> Outcome:
     """One outcome for a question that was asked in all its rotations; right only when every rotation is.
 
-    An unparsed row makes it `unparsed` (which scores 0) unless another one is wrong already; so does a row whose judge failed
-    or has not spoken: the state that is left says what is missing.
+    An unparsed row makes it `unparsed` (which scores 0) unless another one is wrong already; so does a row whose judge
+    failed or has not spoken: the state that is left says what is missing.
     """
     if profile == LMMS and all(outcome.rule == "static" for _, _, outcome in rows):
         samples, replies = [sample for sample, _, _ in rows], [reply for _, reply, _ in rows]

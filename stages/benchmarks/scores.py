@@ -99,8 +99,9 @@ def measured(
 ) -> dict[str, Any]:
     """The numbers of one benchmark under one profile; scores in per cent.
 
-    `score` is over decided rows. It is None where nothing was decided, and `complete` is false while any row lacks a reply
-    or a verdict; `lowest` then counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` says how many.
+    `score` is over decided rows. It is None where nothing was decided, and `complete` is false while any row lacks a
+    reply or a verdict; `lowest` then counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` says how
+    many.
     """
     marks = marks_of(spec, samples, replies, profile, cot, said)
     decided = [mark for mark in marks if mark.outcome.state in ("ok", "unparsed")]
@@ -150,7 +151,8 @@ def _table(rows: Sequence[Scored], group: str) -> dict[str, dict[str, float]]:
 
 
 def average_of_columns(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The unweighted mean over the paper's columns (a column of two settings is their mean), and which columns are lacking.
+    """The unweighted mean over the paper's columns (a column of two settings is their mean), and which columns are
+    lacking.
 
     Only complete scores of one profile count; `value` is None where there are none.
     """

@@ -31,8 +31,9 @@ class Loaded:
 def load(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded:
     """The samples of one benchmark from `folder`.
 
-    Looked for, in this order: the TSV files of VLMEvalKit, a folder named after the benchmark or after its data set (parquet
-    or `save_to_disk`), the hub where downloads are allowed. Raises BenchmarkError that names file, row and column.
+    Looked for, in this order: the TSV files of VLMEvalKit, a folder named after the benchmark or after its data set
+    (parquet or `save_to_disk`), the hub where downloads are allowed. Raises BenchmarkError that names file, row and
+    column.
     """
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"

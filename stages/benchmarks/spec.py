@@ -1,4 +1,6 @@
-"""What one benchmark is: where its rows come from, how they are asked, scored and averaged. One value of `Spec` a benchmark."""
+"""What one benchmark is: where its rows come from, how they are asked, scored and averaged. One value of `Spec` a
+benchmark.
+"""
 
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,7 +77,9 @@ class Spec:
 
 
 def tsv_choice(*groups: str, split: str = "") -> MakeSample:
-    """Rows of a TSV file with options in A, B, ...; an empty cell is no option, and every other text is one ("None" too)."""
+    """Rows of a TSV file with options in A, B, ...; an empty cell is no option, and every other text is one ("None"
+    too).
+    """
 
     def make(row: Row) -> Sample | None:
         if split and row.text("split", split) != split:

@@ -88,8 +88,9 @@ def file_md5(path: Path) -> str:
 def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a TSV file, in order; cells may hold quoted tabs and newlines.
 
-    An `image` cell is base64, a list literal of base64, or the index of a row whose image is shared. Raises BenchmarkError with
-    file, row and column for missing columns, rows of another length, cells above CELL_LIMIT and indexes of no row.
+    An `image` cell is base64, a list literal of base64, or the index of a row whose image is shared. Raises
+    BenchmarkError with file, row and column for missing columns, rows of another length, cells above CELL_LIMIT and
+    indexes of no row.
     """
     csv.field_size_limit(CELL_LIMIT)
     records = _records(path)
@@ -222,7 +223,8 @@ def _shared(path: Path, places: Mapping[str, tuple[int, int]], names: Sequence[s
 
 
 def read_folder(path: Path, split: str, columns: Sequence[str], config: str = "") -> Iterator[Row]:
-    """The rows of a folder of parquet shards or of `save_to_disk`, of one split (and one config, where there are several).
+    """The rows of a folder of parquet shards or of `save_to_disk`, of one split (and one config, where there are
+    several).
 
     Image columns are structs of bytes and path, or lists of them. Raises BenchmarkError when there is nothing to read.
     """

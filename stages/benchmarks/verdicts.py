@@ -1,9 +1,9 @@
 """What a judge is asked about a benchmark's replies, and what its words are worth.
 
-Four jobs: match a free answer to an option, copy the final answer out of a reply (neither sees the reference), grade an open
-answer from 0.0 to 1.0, or say right or wrong as the judge of training does (the tiny judge knows no other job). Rules decide
-first. A judge that is silent, wordy or out of range has failed: that is a state of the row and no score. The texts are ours; a
-profile decides how the judge's words are read, not what it is asked.
+Four jobs: match a free answer to an option, copy the final answer out of a reply (neither sees the reference), grade an
+open answer from 0.0 to 1.0, or say right or wrong as the judge of training does (the tiny judge knows no other job).
+Rules decide first. A judge that is silent, wordy or out of range has failed: that is a state of the row and no score.
+The texts are ours; a profile decides how the judge's words are read, not what it is asked.
 """
 
 import hashlib
@@ -29,11 +29,13 @@ _LETTER = (
     "答案对应哪个选项？只回答该选项的字母；如果都不对应，回答 Z。拒绝回答或同时给出多个选项的，视为都不对应。",
 )
 _EXTRACT = (
-    "Copy the final answer out of the response, in the form that the question asks for: a letter, a number without unit, or a "
+    "Copy the final answer out of the response, in the form that the question asks for: a letter, a number "
+    "without unit, or a "
     'list. Reply with it alone; reply "none" when the response gives none. Do not solve the question.'
 )
 _GRADE = (
-    "How right is the prediction, compared with the reference? <AND> in the reference: all parts are needed. <OR>: one part is "
+    "How right is the prediction, compared with the reference? <AND> in the reference: all parts are needed. "
+    "<OR>: one part is "
     "enough. Reply with one number alone: 0.0 (wrong), 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9 or 1.0 (all right)."
 )
 
@@ -109,7 +111,9 @@ _GRADES: Mapping[Profile, Callable[[str], float | None]] = {OURS: ours.grade, VL
 
 
 def judged(spec: Spec, sample: Sample, profile: Profile, text: str | None) -> Outcome:
-    """What a judge's words make of a row: a score, `unparsed` when it found no answer, `judge_failed` without usable words."""
+    """What a judge's words make of a row: a score, `unparsed` when it found no answer, `judge_failed` without usable
+    words.
+    """
     if text is None or not text.strip():
         return Outcome("judge_failed", rule="judge silent")
     if spec.judge == "verdict":

@@ -1,8 +1,9 @@
 """The blocks of `params.yaml` as types: one class a block, named after the stage that owns it.
 
-Every field has bounds and one sentence that says what follows from it; the forms of the Prefect UI show the same sentences.
-Defaults of the algorithm are the paper's (arXiv 2510.19307); `params.yaml` writes out the tiny profile. Validation never
-changes a value. The names `size` and `nfiles` are banned: DVC does not see such parameters (DVC issue 10296).
+Every field has bounds and one sentence that says what follows from it; the forms of the Prefect UI show the same
+sentences. Defaults of the algorithm are the paper's (arXiv 2510.19307); `params.yaml` writes out the tiny profile.
+Validation never changes a value. The names `size` and `nfiles` are banned: DVC does not see such parameters (DVC issue
+10296).
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -68,7 +69,8 @@ class Schedule(Block):
             raise ValueError(f"warmup_steps is {self.warmup_steps}, more than steps ({self.steps}); lower it")
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
-                f"final_learning_rate is {self.final_learning_rate}, above learning_rate ({self.learning_rate}); lower it"
+                f"final_learning_rate is {self.final_learning_rate}, above learning_rate ({self.learning_rate}); "
+                "lower it"
             )
         return self
 
@@ -200,13 +202,15 @@ class Questions(Block):
     """Where questions come from, and how many of them each split takes."""
 
     kind: Literal["world", "llava", "rows"] = Field(
-        description="`world` draws the tiny world, `llava` reads LLaVA JSON with an image folder, `rows` reads canonical parquet."
+        description="`world` draws the tiny world, `llava` reads LLaVA JSON with an image folder, `rows` reads "
+        "canonical parquet."
     )
     path: str = Field(
         description="File or folder with the questions; DVC watches it (for `world`: the code that draws it)."
     )
     images: str = Field(
-        description="Folder that the image paths of `llava` files start from; DVC watches it. Otherwise the same as `path`."
+        description="Folder that the image paths of `llava` files start from; DVC watches it. Otherwise the same "
+        "as `path`."
     )
     splits: dict[Split, int] = Field(
         description="Questions in each split; images never cross from one split to another."
@@ -221,7 +225,8 @@ class Questions(Block):
     max_characters: int = Field(
         16_000,
         ge=1,
-        description="Rows with more text, question and answer together, are rejected; 16,000 are about 4,000 tokens of English.",
+        description="Rows with more text, question and answer together, are rejected; 16,000 are about 4,000 "
+        "tokens of English.",
     )
 
     @model_validator(mode="after")
@@ -270,7 +275,8 @@ class Verdict(Block):
     )
     constrained: bool = Field(
         False,
-        description="Lets the engine write nothing but a short explanation and a verdict; engines that can't are named.",
+        description="Lets the engine write nothing but a short explanation and a verdict; engines that can't are "
+        "named.",
     )
     exam: bool = Field(
         True,
@@ -291,7 +297,8 @@ class Pool(Block):
     )
     near_duplicates: Literal["keep", "drop"] = Field(
         "keep",
-        description="`drop` keeps the first of a teacher's answers to a question that are alike; less variety was faked.",
+        description="`drop` keeps the first of a teacher's answers to a question that are alike; less variety "
+        "was faked.",
     )
     alike: float = Field(
         0.9,
@@ -339,7 +346,8 @@ class Ril(Schedule, Switches):
     validation_every: int = Field(50, ge=1, description="Steps between greedy evaluations on the validation split.")
     keep: Literal["best", "last", "both"] = Field(
         "last",
-        description="Which checkpoint becomes the model, by validation; `both` is the best, with the last in data/ril/last.",
+        description="Which checkpoint becomes the model, by validation; `both` is the best, with the last in "
+        "data/ril/last.",
     )
     samples_per_step: int = Field(2, ge=0, description="Questions a step whose answers are kept for the report.")
     max_reject_share: float = Field(

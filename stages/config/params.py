@@ -100,7 +100,8 @@ class Params(Block):
         if self.ril.rollout_correction != "none" and self.ril.sampling.temperature != 1:
             raise ValueError(
                 f"ril.rollout_correction is {self.ril.rollout_correction!r}, but ril.sampling.temperature is "
-                f"{self.ril.sampling.temperature:g} and engines know log-probs at 1; set it to 1, or the correction to none"
+                f"{self.ril.sampling.temperature:g} and engines know log-probs at 1; set it to 1, or the "
+                "correction to none"
             )
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
@@ -110,7 +111,9 @@ class Params(Block):
         return self
 
     def _engine_fits(self, name: str) -> None:
-        """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way round."""
+        """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way
+        round.
+        """
         engine = self.runtime.engines.get(name)
         kind = engine.kind if engine else "vllm"
         if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
@@ -120,7 +123,8 @@ class Params(Block):
             )
         if self.models[name].endpoint is None and kind == "openai":
             raise ValueError(
-                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing shows that the "
+                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing "
+                "shows that the "
                 "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
             )
 
@@ -139,7 +143,9 @@ class Params(Block):
 
 
 def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC 7386)."""
+    """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC
+    7386).
+    """
     result = dict(base)
     for key, value in overlay.items():
         if value is None:
@@ -216,7 +222,9 @@ def _fields_near(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _is_engine(location: tuple[int | str, ...]) -> bool:
-    """Whether a key in runtime.engines.<id>; pydantic puts the engine's kind into the location, where people have no key."""
+    """Whether a key in runtime.engines.<id>; pydantic puts the engine's kind into the location, where people have no
+    key.
+    """
     return location[:2] == ("runtime", "engines") and len(location) > 4
 
 

@@ -1,4 +1,5 @@
-"""The switches of RIL's objective: the paper's values unless said otherwise, what each objective sets, what excludes what.
+"""The switches of RIL's objective: the paper's values unless said otherwise, what each objective sets, what excludes
+what.
 
 docs/objectives.md gives the reason and the source of every departure.
 """
@@ -95,11 +96,13 @@ class DiscriminatorSwitches(Block):
     )
     loss: DiscriminatorLoss | None = Field(
         None,
-        description="`bce` is Eq. 1, `bradley_terry` compares answers to one question (GAD). Without it: `ril.objective`'s.",
+        description="`bce` is Eq. 1, `bradley_terry` compares answers to one question (GAD). Without it: "
+        "`ril.objective`'s.",
     )
     update: DiscriminatorUpdate | None = Field(
         None,
-        description="When the loop trains it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never (`frozen`), or no "
+        description="When the loop trains it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never "
+        "(`frozen`), or no "
         "discriminator at all (`none`). Without it: what `ril.objective` has.",
     )
     pause_above: float = Field(
@@ -115,11 +118,13 @@ class Switches(Block):
 
     objective: ObjectiveName = Field(
         "ril",
-        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge alone), `gad` (discriminator alone), `sft`.",
+        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge alone), `gad` (discriminator alone), "
+        "`sft`.",
     )
     teacher_rows: TeacherRows | None = Field(
         None,
-        description="What teacher answers do to the student: trained on as its own (`as_student`, Eq. 2), with LUFFY's ratio, by "
+        description="What teacher answers do to the student: trained on as its own (`as_student`, Eq. 2), with "
+        "LUFFY's ratio, by "
         "cross entropy, only where no student answer is right, or nothing. Without it: what the objective has.",
     )
     teacher_weight: float = Field(1.0, gt=0, description="Weight of teacher answers where `teacher_rows` is `sft`.")
@@ -136,11 +141,13 @@ class Switches(Block):
     )
     loss_normaliser: Normaliser | None = Field(
         None,
-        description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length. Without it: the objective's.",
+        description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length. Without it: the "
+        "objective's.",
     )
     similarity: Similarity | None = Field(
         None,
-        description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit. Without it: the "
+        description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit. "
+        "Without it: the "
         "objective's.",
     )
     similarity_weight: float | None = Field(
@@ -166,7 +173,8 @@ class Switches(Block):
     )
     ratio: Ratio = Field(
         "token",
-        description="Ratio to the old student by token, by sequence (Eq. 2 literally), or its mean (GSPO); same at mu = 1.",
+        description="Ratio to the old student by token, by sequence (Eq. 2 literally), or its mean (GSPO); same "
+        "at mu = 1.",
     )
     clip_epsilon: float = Field(
         0.2, gt=0, lt=1, description="Clip range of the ratio (§4.2); idle at one inner update."
@@ -196,8 +204,8 @@ class Switches(Block):
         given: dict[str, Any] = {name: getattr(self, name) for name in same}
         given |= {"discriminator_loss": discriminator.loss, "discriminator_update": discriminator.update}
         always = (
-            "teacher_weight", "luffy_gamma", "baseline", "similarity_gate", "zero_variance", "truncated", "failed_verdicts",
-            "ratio", "kl", "kl_on_teacher_rows", "rollout_correction", "rollout_cap",
+            "teacher_weight", "luffy_gamma", "baseline", "similarity_gate", "zero_variance", "truncated",
+            "failed_verdicts", "ratio", "kl", "kl_on_teacher_rows", "rollout_correction", "rollout_cap",
         )  # fmt: skip
         return replace(
             named,
@@ -209,7 +217,9 @@ class Switches(Block):
 
 
 def contradiction(switches: Switches, discriminator: DiscriminatorSwitches) -> str | None:
-    """The first pair of switches that contradict each other, as one line with key, value and remedy; None when all agree."""
+    """The first pair of switches that contradict each other, as one line with key, value and remedy; None when all
+    agree.
+    """
     found = switches.resolved(discriminator)
     mine = switches.model_fields_set
     name = switches.objective
@@ -217,17 +227,20 @@ def contradiction(switches: Switches, discriminator: DiscriminatorSwitches) -> s
     rules: tuple[tuple[bool, str], ...] = (
         (
             found.references and (found.teacher_rows != "sft" or found.answer_weight == 0),
-            f"ril.objective is 'sft', which learns from references alone, but ril.teacher_rows is {found.teacher_rows!r} and "
+            "ril.objective is 'sft', which learns from references alone, but ril.teacher_rows is "
+            f"{found.teacher_rows!r} and "
             f"ril.answer_weight {found.answer_weight:g}; remove them",
         ),
         (
             found.similarity_weight > 0 and not found.discriminated,
-            f"ril.similarity_weight is {found.similarity_weight:g}, but ril.objective {name!r} with discriminator.update 'none' "
+            f"ril.similarity_weight is {found.similarity_weight:g}, but ril.objective {name!r} with "
+            "discriminator.update 'none' "
             "has no discriminator; set ril.similarity_weight to 0, or ril.objective to 'dr_grpo' (Table 5d, none)",
         ),
         (
             found.similarity_weight == 0 and found.discriminated,
-            f"ril.similarity_weight is 0, but discriminator.update is {found.discriminator_update!r}: it would be trained for "
+            f"ril.similarity_weight is 0, but discriminator.update is {found.discriminator_update!r}: it would "
+            "be trained for "
             "nothing; set discriminator.update to none",
         ),
         (
@@ -255,16 +268,19 @@ def contradiction(switches: Switches, discriminator: DiscriminatorSwitches) -> s
         ),
         (
             found.baseline == "per_source" and found.teacher_rows in ("none", "sft"),
-            f"ril.baseline is 'per_source', but with ril.teacher_rows {found.teacher_rows!r} a group has student answers only; "
+            f"ril.baseline is 'per_source', but with ril.teacher_rows {found.teacher_rows!r} a group has student "
+            "answers only; "
             "set ril.baseline to joint",
         ),
         (
             found.baseline == "per_reward" and 0 in (found.similarity_weight, found.answer_weight),
-            "ril.baseline is 'per_reward', but ril.similarity_weight or ril.answer_weight is 0; set ril.baseline to joint",
+            "ril.baseline is 'per_reward', but ril.similarity_weight or ril.answer_weight is 0; set ril.baseline "
+            "to joint",
         ),
         (
             found.baseline == "per_reward" and "scale_rewards" in mine,
-            f"ril.scale_rewards is {found.scale_rewards!r}, but ril.baseline 'per_reward' scales reward by reward; remove it",
+            f"ril.scale_rewards is {found.scale_rewards!r}, but ril.baseline 'per_reward' scales reward by "
+            "reward; remove it",
         ),
         (
             found.kl_on_teacher_rows != "same" and no_teachers,
@@ -277,11 +293,13 @@ def contradiction(switches: Switches, discriminator: DiscriminatorSwitches) -> s
         ),
         (
             found.teacher_rows != "sft" and found.teacher_weight != 1,
-            f"ril.teacher_weight is {found.teacher_weight:g}, but ril.teacher_rows is {found.teacher_rows!r}; remove it",
+            f"ril.teacher_weight is {found.teacher_weight:g}, but ril.teacher_rows is {found.teacher_rows!r}; "
+            "remove it",
         ),
         (
             found.teacher_rows != "luffy" and "luffy_gamma" in mine and found.luffy_gamma != 0.1,
-            f"ril.luffy_gamma is {found.luffy_gamma:g}, but ril.teacher_rows is {found.teacher_rows!r}, not 'luffy'; remove it",
+            f"ril.luffy_gamma is {found.luffy_gamma:g}, but ril.teacher_rows is {found.teacher_rows!r}, not "
+            "'luffy'; remove it",
         ),
         (
             found.teacher_rows == "sft" and found.similarity == "raw",
@@ -298,7 +316,8 @@ def contradiction(switches: Switches, discriminator: DiscriminatorSwitches) -> s
         ),
         (
             found.discriminator_update == "none" and discriminator.sees != "response",
-            f"discriminator.sees is {discriminator.sees!r}, but there is no discriminator (update 'none'); set it to response",
+            f"discriminator.sees is {discriminator.sees!r}, but there is no discriminator (update 'none'); set "
+            "it to response",
         ),
     )
     return next((message for broken, message in rules if broken), None)

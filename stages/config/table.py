@@ -1,8 +1,8 @@
 """The stages as data: what each is called, which parameters it may read, what it reads and writes.
 
 `dvc.yaml` says the same to DVC; a test holds the two equal, and `Job` refuses whatever a stage does not declare here.
-Paths are relative to the project's folder. `{item}` is the id of a run (`teacher@internvl3`: `internvl3`), `{block}` its own
-block of parameters, `{params}` all of them.
+Paths are relative to the project's folder. `{item}` is the id of a run (`teacher@internvl3`: `internvl3`), `{block}`
+its own block of parameters, `{params}` all of them.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """From what users have to canonical rows: LLaVA JSON, canonical parquet.
 
-An adapter yields, for each row of its source, either a canonical row or a Reject with the reason; nothing is dropped silently.
-Images are read as they are: re-encoding would change their hash and their quality.
+An adapter yields, for each row of its source, either a canonical row or a Reject with the reason; nothing is dropped
+silently. Images are read as they are: re-encoding would change their hash and their quality.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import read_shards
 
 Canonical = dict[str, Any]
-# Halves of characters can't be stored as UTF-8; the two private characters mark our own pieces while a prompt is rendered.
+# Halves of characters can't be stored as UTF-8; the two private characters mark our own pieces while a prompt is
+# rendered.
 _UNUSABLE = re.compile("[\ud800-\udfff\ue000\ue001]")
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
@@ -39,8 +40,8 @@ class Reject:
 def user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Reject]:
     """Canonical rows, or rejects, of the users' data that `questions` names, in the order of the source.
 
-    Raises FileNotFoundError where there is nothing at `questions.path`, ValueError for a file that is no JSON list or lacks
-    a column.
+    Raises FileNotFoundError where there is nothing at `questions.path`, ValueError for a file that is no JSON list or
+    lacks a column.
     """
     path = root / questions.path
     if not path.exists():
@@ -100,7 +101,9 @@ def _inside(images: Path, file: str) -> Path:
 
 
 def checked_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | Reject:
-    """`row`, or a Reject that says what is wrong with it: what passes here is read by every later stage without a look."""
+    """`row`, or a Reject that says what is wrong with it: what passes here is read by every later stage without a
+    look.
+    """
     reason = text_fault(row, questions.max_characters)
     if reason is None:
         reason = image_fault(row, questions.max_image_pixels)
@@ -131,7 +134,10 @@ def text_fault(row: Canonical, max_characters: int) -> str | None:
     for text in filter(None, texts):
         found = _UNUSABLE.search(text)
         if found:
-            return f"the text holds the character U+{ord(found.group()):04X}, which can't be stored or is our own mark; remove it"
+            return (
+                f"the text holds the character U+{ord(found.group()):04X}, which can't be stored or is our "
+                "own mark; remove it"
+            )
     length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
     if length > max_characters:
         return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"

@@ -1,7 +1,7 @@
 """From the bytes of an image file to the picture that every model sees, engines and training alike.
 
-There is one way of decoding here and no other: where an engine turned a photo upright and training did not, the student would be
-trained on answers about other pictures than its own.
+There is one way of decoding here and no other: where an engine turned a photo upright and training did not, the student
+would be trained on answers about other pictures than its own.
 """
 
 import io
@@ -21,9 +21,10 @@ class UnreadableImage(OSError):
 def opened_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """The picture in RGB, 8 bits a channel, upright.
 
-    The orientation in its EXIF data is applied; 16-bit greys are scaled, not clipped; transparent places are white; CMYK and
-    palettes are converted; colour profiles are ignored, as the models' own processors do. Raises UnreadableImage for what is no
-    image, cut short, animated, of pixels without a range (32 bits), of more than `max_pixels`, or too long for its width.
+    The orientation in its EXIF data is applied; 16-bit greys are scaled, not clipped; transparent places are white;
+    CMYK and palettes are converted; colour profiles are ignored, as the models' own processors do. Raises
+    UnreadableImage for what is no image, cut short, animated, of pixels without a range (32 bits), of more than
+    `max_pixels`, or too long for its width.
     """
     if not image:
         raise UnreadableImage("unreadable image: cannot identify a picture in 0 bytes")

@@ -14,8 +14,8 @@ def last_number(text: str) -> str | None:
 def is_correct(answer: str, reference: str) -> bool:
     """Whether `answer` gives `reference`.
 
-    A numeric reference asks for the last number of the answer, compared as a number; any other one for the same text, letter
-    case, blanks and a closing full stop aside.
+    A numeric reference asks for the last number of the answer, compared as a number; any other one for the same text,
+    letter case, blanks and a closing full stop aside.
     """
     if _NUMBER.fullmatch(reference.strip()):
         number = last_number(answer)

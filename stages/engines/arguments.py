@@ -88,8 +88,8 @@ def flags(arguments: Mapping[str, Any]) -> list[str]:
 def data_url(image: bytes, question: str) -> str:
     """The bytes of `image`, as they are, as a `data:` URL with their own type.
 
-    A picture that servers would decode in another way than training does (turned, transparent, 16 bits) goes as a PNG of
-    what training sees. Raises RequestError, naming the question, for bytes that are no image.
+    A picture that servers would decode in another way than training does (turned, transparent, 16 bits) goes as a PNG
+    of what training sees. Raises RequestError, naming the question, for bytes that are no image.
     """
     try:
         sent = portable(image)

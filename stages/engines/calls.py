@@ -1,9 +1,9 @@
 """Many HTTP calls at once to servers that may be slow, overloaded, broken or gone.
 
-One thread with an event loop does the calls; the stage puts them in and takes replies as they come. At most `concurrency` are
-under way. A call is tried again, a bounded number of times, after waits that double and are jittered, so that many callers do
-not come back in step; a server's Retry-After holds back everybody. A total deadline ends it all. Replies that came before an
-end are always handed out first.
+One thread with an event loop does the calls; the stage puts them in and takes replies as they come. At most
+`concurrency` are under way. A call is tried again, a bounded number of times, after waits that double and are jittered,
+so that many callers do not come back in step; a server's Retry-After holds back everybody. A total deadline ends it
+all. Replies that came before an end are always handed out first.
 """
 
 import asyncio
@@ -62,8 +62,8 @@ class GivenUp:
 class Place:
     """One server that calls go to.
 
-    Every call under way has a client of its own, kept for the next call. httpx's pool looks at all its connections for each of
-    them: with 64 in one client 100 calls of 0.5 s took 2.3 to 3 s, most of it there.
+    Every call under way has a client of its own, kept for the next call. httpx's pool looks at all its connections for
+    each of them: with 64 in one client 100 calls of 0.5 s took 2.3 to 3 s, most of it there.
     """
 
     connect: Callable[[], httpx.AsyncClient]
@@ -110,8 +110,8 @@ class Caller:
     ) -> None:
         """Each of `servers` makes a client of one server. `ended` says why a server is gone for good, or None.
 
-        A `trusted` server refuses a request (400) for what the question is; another may as well not know a field of it, so
-        that many refusals in a row end the work.
+        A `trusted` server refuses a request (400) for what the question is; another may as well not know a field of it,
+        so that many refusals in a row end the work.
         """
         self.title, self.path, self.settings = title, path, settings
         self.counts = Counts()
@@ -196,7 +196,9 @@ class Caller:
 
     @asynccontextmanager
     async def _least_busy(self, failed_at: Place | None) -> AsyncIterator[tuple[Place, httpx.AsyncClient]]:
-        """The server with the fewest requests under way, and a client; not the one that just failed, where there is another."""
+        """The server with the fewest requests under way, and a client; not the one that just failed, where there is
+        another.
+        """
         open_ones = [place for place in self._places if place is not failed_at] or self._places
         place = min(open_ones, key=lambda one: one.under_way)
         place.under_way += 1
@@ -262,7 +264,9 @@ class Stream(Generic[T]):
         self.come: queue.SimpleQueue[tuple[int, T | GivenUp | RequestError] | Exception] = queue.SimpleQueue()
 
     def put(self, call: Call[T]) -> None:
-        """Sends `call` as soon as fewer than `concurrency` are under way; with the first one the deadline begins to run."""
+        """Sends `call` as soon as fewer than `concurrency` are under way; with the first one the deadline begins to
+        run.
+        """
         if self._work is None:
             self._work = self._caller.start(self)
         self._caller.feed(self, (self.count, call))
@@ -271,7 +275,8 @@ class Stream(Generic[T]):
     def outcomes(self) -> Iterator[tuple[int, T | GivenUp | RequestError]]:
         """Yields (number of the call, what became of it) as replies come, until all that was put in are through.
 
-        Nothing can be put in any more. Raises EngineError when no more can be had; left early, it gives up what is under way.
+        Nothing can be put in any more. Raises EngineError when no more can be had; left early, it gives up what is
+        under way.
         """
         if self._work is None:
             return

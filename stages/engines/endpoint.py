@@ -1,8 +1,8 @@
 """Models of others, at any endpoint that speaks OpenAI's chat completions: rented, or run by colleagues.
 
-Such a model is known by name (`models.<id>.endpoint`), which is what its answers are stored under. It gets messages and images,
-not token ids, and gives text: `token_ids` of its answers are empty. Nothing later needs them: the student learns from a
-teacher's text in the student's own tokens, and a verdict is read from text.
+Such a model is known by name (`models.<id>.endpoint`), which is what its answers are stored under. It gets messages and
+images, not token ids, and gives text: `token_ids` of its answers are empty. Nothing later needs them: the student
+learns from a teacher's text in the student's own tokens, and a verdict is read from text.
 """
 
 import functools
@@ -119,7 +119,8 @@ class EndpointEngine:
         if len(choices) != request.n:
             if len(choices) == 1:
                 raise EngineError(
-                    f"endpoint of {self.label} gave one answer where {request.n} were asked for; it does not know `n`: set "
+                    f"endpoint of {self.label} gave one answer where {request.n} were asked for; it does not "
+                    "know `n`: set "
                     f"runtime.engines.{self.label}.one_answer_a_request"
                 )
             raise BadReply(f"{len(choices)} answers, not {request.n}")
@@ -130,7 +131,9 @@ class EndpointEngine:
         ]
 
     def _same_model(self, replied: str) -> None:
-        """WrongModel when the reply says that another model wrote it: its answers would be stored under a wrong name."""
+        """WrongModel when the reply says that another model wrote it: its answers would be stored under a wrong
+        name.
+        """
         wanted = self._endpoint.replies_as or self._endpoint.name
         if replied and not replied.startswith(wanted):
             raise WrongModel(

@@ -17,7 +17,9 @@ class RequestError(ValueError):
 
 
 class EngineError(RuntimeError):
-    """An engine that can't go on: its server died, refuses the key, does not answer. What it yielded before is whole."""
+    """An engine that can't go on: its server died, refuses the key, does not answer. What it yielded before is
+    whole.
+    """
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class Stream(Protocol):
         """Sends `request`; returns at once."""
 
     def outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
-        """Yields (number of the request, its answers in order, or why it was refused) until all that were put in are through."""
+        """Yields (number of the request, its answers in order, or why it was refused) until all that were put in are
+        through.
+        """
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ def refuse(label: str, missing: Sequence[tuple[str, int]]) -> MissingAnswers:
     count = sum(answers for _, answers in missing)
     return MissingAnswers(
         f"model {label}: {count} answers to {len(missing)} questions are not in the store ({named}{more}), and "
-        f"runtime.engines.{label}.kind is replay, which asks nobody. Bring the answers into the store (RIL_STORE), or give "
+        f"runtime.engines.{label}.kind is replay, which asks nobody. Bring the answers into the store "
+        "(RIL_STORE), or give "
         "the model an engine that answers"
     )

@@ -1,4 +1,4 @@
-"""One server process that the stage starts, watches and stops; `keeper.py` ends it when the stage can't any more."""
+"""One server process that the stage starts, watches and stops; `supervisor.py` ends it when the stage can't."""
 
 import collections
 import os
@@ -25,10 +25,12 @@ class Server:
     """A running server; its output goes to `log`."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], scratch: Path) -> None:
-        """Starts `command` with `environment` laid over this process's own; `scratch` is removed if this process is killed."""
+        """Starts `command` with `environment` laid over this process's own; `scratch` is removed if this process is
+        killed.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
-        keeper = str(Path(__file__).with_name("keeper.py"))
+        keeper = str(Path(__file__).with_name("supervisor.py"))
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
         with log.open("wb") as output:
             self._keeper = subprocess.Popen(
@@ -56,14 +58,17 @@ class Server:
             return "".join(f"  {line.rstrip()}\n" for line in collections.deque(lines, TAIL_LINES)) or "  (empty)\n"
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Returns when `ready()`; EngineError with the log's end when the server ends first or `seconds` have passed."""
+        """Returns when `ready()`; EngineError with the log's end when the server ends first or `seconds` have
+        passed.
+        """
         limit = time.monotonic() + seconds
         while not ready():
             if (why := self.ended()) is not None:
                 raise EngineError(why)
             if time.monotonic() > limit:
                 raise EngineError(
-                    f"the server was not ready after {seconds:g} s; raise start_seconds or look at the end of {self.log}:\n"
+                    f"the server was not ready after {seconds:g} s; raise start_seconds or look at the end of "
+                    f"{self.log}:\n"
                     f"{self.tail()}"
                 )
             time.sleep(_READY_POLL_SECONDS)

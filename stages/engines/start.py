@@ -27,7 +27,9 @@ class Need:
 
 
 def label_of(checkpoint: Checkpoint) -> str:
-    """Entry of `models` that a checkpoint belongs to: its folder in data/model; everything trained here is the student."""
+    """Entry of `models` that a checkpoint belongs to: its folder in data/model; everything trained here is the
+    student.
+    """
     return checkpoint.folder.name if checkpoint.folder.parent.name == "model" else "student"
 
 
@@ -56,7 +58,8 @@ def start_trainable(checkpoint: Checkpoint, runtime: Runtime, need: Need) -> Tra
     settings = runtime.engines.get(label) or Vllm(kind="vllm")
     if isinstance(settings, Replay | OpenAi) or (isinstance(settings, VllmServer) and settings.urls):
         raise ValueError(
-            f"runtime.engines.{label} is {settings.kind!r}, but this model is in training and its engine gets new weights every "
+            f"runtime.engines.{label} is {settings.kind!r}, but this model is in training and its engine gets "
+            "new weights every "
             "step; take vllm, or a vllm_server that the stage starts (without urls)"
         )
     return _with_weights(checkpoint, runtime, settings, need, label, trainable=True)

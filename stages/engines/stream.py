@@ -32,7 +32,8 @@ class ServerStream:
         self._requests.append(request)
 
     def outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
-        """Yields (number of the request, its answers in order) as requests finish, until all that were put in are through.
+        """Yields (number of the request, its answers in order) as requests finish, until all that were put in are
+        through.
 
         A request that failed again and again comes as failed answers that say why; for one that the server refuses the
         reason comes in place of answers. Raises EngineError when nothing more can be had.
@@ -55,7 +56,9 @@ class ServerStream:
 
 
 def generated(stream: ServerStream, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-    """The answers to all of `requests`, as `Engine.generate` yields them; the first refusal is raised when all are through."""
+    """The answers to all of `requests`, as `Engine.generate` yields them; the first refusal is raised when all are
+    through.
+    """
     for request in requests:
         stream.put(request)
     refusals: list[str] = []

@@ -1,9 +1,10 @@
-"""Keeps one server only as long as the stage lives: `python keeper.py <pid of the stage> <scratch folder> <command> ...`
+"""Keeps one server only as long as the stage lives: `python supervisor.py <pid of the stage> <scratch folder> <command>
+...`
 
-A process of its own between stage and server, because nobody else can clean up when the stage is killed with SIGKILL: the
-kernel's parent-death signal reaches the server but not the server's own children (vLLM's EngineCore and workers), and those
-hold the GPUs. All orphans below become children of this process (it is their subreaper), so none escapes by losing its parent
-or by starting a session. It stays in the standard library and starts in 30 ms. Linux only.
+A process of its own between stage and server, because nobody else can clean up when the stage is killed with SIGKILL:
+the kernel's parent-death signal reaches the server but not the server's own children (vLLM's EngineCore and workers),
+and those hold the GPUs. All orphans below become children of this process (it is their subreaper), so none escapes by
+losing its parent or by starting a session. It stays in the standard library and starts in 30 ms. Linux only.
 """
 
 import contextlib

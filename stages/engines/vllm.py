@@ -48,7 +48,8 @@ class VllmEngine:
             use_tqdm_on_load=False,  # a bar of a second for a file on this disk
         )
         self._engine = self._llm.llm_engine
-        # vLLM's own shutdown, also that of an engine that is garbage, destroys the process groups of this whole process: those
+        # vLLM's own shutdown, also that of an engine that is garbage, destroys the process groups of this whole
+        # process: those
         # of other engines and of the training.
         client = self._engine.engine_core
         client._finalizer.detach()

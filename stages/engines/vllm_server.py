@@ -1,8 +1,9 @@
-"""vLLM as servers that the stage starts, or that run already: replicas, several GPUs each, weights updated through a file.
+"""vLLM as servers that the stage starts, or that run already: replicas, several GPUs each, weights updated through a
+file.
 
-Prompts go as token ids through vLLM's own route (`/inference/v1/generate`), images beside them as they came: no chat template
-but ours is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of answers come back (T6). At the
-first call every server shows how it read a prompt, which must be how training reads it (T5).
+Prompts go as token ids through vLLM's own route (`/inference/v1/generate`), images beside them as they came: no chat
+template but ours is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of answers come
+back (T6). At the first call every server shows how it read a prompt, which must be how training reads it (T5).
 """
 
 import functools
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +102,8 @@ class VllmServerEngine:
             self._stop()
             raise
         say(
-            f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after {time.monotonic() - began:.0f} s)"
+            f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after "
+            f"{time.monotonic() - began:.0f} s)"
         )
         servers = [functools.partial(self._client, url) for url in self._urls]
         self._caller = Caller(f"vLLM server of {label}", ROUTE, servers, settings, self._ended, trusted=True)
@@ -146,7 +149,8 @@ class VllmServerEngine:
         names = [str(gpu) for gpu in settings.gpus] or visible or [str(gpu) for gpu in range(torch.cuda.device_count())]
         if len(names) < each * settings.replicas:
             raise ValueError(
-                f"runtime.engines.{self.label} wants {settings.replicas} replicas of {each} GPUs, but there are {len(names)} "
+                f"runtime.engines.{self.label} wants {settings.replicas} replicas of {each} GPUs, but "
+                f"there are {len(names)} "
                 f"({', '.join(names)}); lower replicas, tensor_parallel or pipeline_parallel"
             )
         return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * each : (i + 1) * each])} for i in range(settings.replicas)]
@@ -154,7 +158,7 @@ class VllmServerEngine:
     def _wait(self) -> None:
         for place, url in enumerate(self._urls):
             if self._servers:
-                self._servers[place].wait_until(lambda url=url: self._healthy(url), self.settings.start_seconds)  # type: ignore[misc]
+                self._servers[place].wait_until(partial(self._healthy, url), self.settings.start_seconds)
             elif not self._healthy(url):
                 raise EngineError(
                     f"runtime.engines.{self.label}.urls: {url} does not answer at /health; start that server"
@@ -276,7 +280,8 @@ class VllmServerEngine:
             if seen != ours:
                 raise self._error(
                     url,
-                    f"it reads question {request.name} as {len(seen)} tokens, training reads {len(ours)}, and they differ; it "
+                    f"it reads question {request.name} as {len(seen)} tokens, training reads {len(ours)}, and "
+                    "they differ; it "
                     "serves another model, or its image processor is set otherwise",
                 )
         self._checked = True

@@ -1,8 +1,9 @@
-"""Attention inside packs: every group attends to itself only, so that a pack of many groups costs no more than its groups.
+"""Attention inside packs: every group attends to itself only, so that a pack of many groups costs no more than its
+groups.
 
-A pack's mask as one [T, T] tensor would make attention quadratic in the pack (28 % of a training step on CPU at packs of 512
-tokens). Here each group's part is computed by itself. transformers takes the function through its attention interface;
-no model is patched.
+A pack's mask as one [T, T] tensor would make attention quadratic in the pack (28 % of a training step on CPU at packs
+of 512 tokens). Here each group's part is computed by itself. transformers takes the function through its attention
+interface; no model is patched.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ NAME = "ril_groups"
 
 @dataclass(frozen=True)
 class GroupMask:
-    """Which tokens see which: for each group its first token, the one after its last, and [t, t] bool (None: causal)."""
+    """Which tokens see which: for each group its first token, the one after its last, and [t, t] bool (None:
+    causal).
+    """
 
     spans: tuple[tuple[int, int, Tensor | None], ...]
 

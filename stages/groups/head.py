@@ -1,8 +1,9 @@
-"""The vocabulary head on the tokens that are scored: log p and entropy of each, with no [tokens, vocabulary] tensor kept.
+"""The vocabulary head on the tokens that are scored: log p and entropy of each, with no [tokens, vocabulary] tensor
+kept.
 
-Forward folds tiles of the logits into running log-sum-exps; backward makes each tile again, turns it into the gradient in
-place and adds up the products. With a vocabulary of 152k, full logits of 1,600 tokens are 0.97 GB in fp32, and autograd holds
-three to four tensors of that size.
+Forward folds tiles of the logits into running log-sum-exps; backward makes each tile again, turns it into the gradient
+in place and adds up the products. With a vocabulary of 152k, full logits of 1,600 tokens are 0.97 GB in fp32, and
+autograd holds three to four tensors of that size.
 """
 
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ KEPT_LOGITS = 2**25  # up to so many logits (128 MiB in fp32), all in one tile, 
 def tiled_log_probs(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, *, entropies: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log p of each target [N] and, where asked for, the entropy in nats [N] of each distribution, the latter without gradient.
+    """log p of each target [N] and, where asked for, the entropy in nats [N] of each distribution, the latter without
+    gradient.
 
-    From hidden [N, H] and head weight [V, H]. fp32, whatever the format of hidden and weight; fp64 from fp64. The products of
-    half-precision matrices are summed and kept in fp32 (trap T20); gradients come in the format of what they belong to.
+    From hidden [N, H] and head weight [V, H]. fp32, whatever the format of hidden and weight; fp64 from fp64. The
+    products of half-precision matrices are summed and kept in fp32 (trap T20); gradients come in the format of what
+    they belong to.
     """
     log_probs, found = _Head.apply(hidden, weight, targets, temperature, entropies)  # type: ignore[no-untyped-call]
     return log_probs, found if entropies else None
@@ -91,7 +94,9 @@ class _Head(torch.autograd.Function):
 
 
 def _entropy(logits: Tensor, sums: Tensor) -> Tensor:
-    """Of the softmax over one tile. From log p, not as log-sum-exp less mean logit, which cancels to 2e-5 at logits of 20."""
+    """Of the softmax over one tile. From log p, not as log-sum-exp less mean logit, which cancels to 2e-5 at logits of
+    20.
+    """
     rows = max(1, ENTROPY_LOGITS // logits.shape[1])
     parts = zip(torch.split(logits, rows), torch.split(sums, rows), strict=True)
     return torch.cat([_entropy_of(part - total[:, None]) for part, total in parts])

@@ -58,12 +58,15 @@ def _full_kl(hidden: Tensor, weight: Tensor, reference: Tensor, reference_weight
 
 
 def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p of each target [N], fp32 (fp64 from fp64), from hidden [N, H] and head weight [V, H]; never a [N, V] tensor."""
+    """log p of each target [N], fp32 (fp64 from fp64), from hidden [N, H] and head weight [V, H]; never a [N, V]
+    tensor.
+    """
     return tiled_log_probs(hidden, weight, targets, temperature)[0]
 
 
 def token_entropies(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """log p of each target [N] as `token_log_probs` has it, and the entropy in nats [N] of each next-token distribution.
+    """log p of each target [N] as `token_log_probs` has it, and the entropy in nats [N] of each next-token
+    distribution.
 
     One pass gives both; the entropy has no gradient.
     """
@@ -77,15 +80,15 @@ def token_full_kl(
 ) -> Tensor:
     """KL(policy || reference) over the whole vocabulary [N] at each row of hidden and reference [N, H], in nats.
 
-    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. In tiles of whole rows, as many logits
-    each as those of `token_log_probs` have; backward makes them again.
+    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. In tiles of whole rows, as many
+    logits each as those of `token_log_probs` have; backward makes them again.
     """
     rows = max(1, head.ROWS_PER_TILE * head.COLUMNS_PER_TILE // len(weight))
     if len(hidden) <= rows:
         return _full_kl(hidden, weight, reference, reference_weight, temperature)
     tiles = zip(torch.split(hidden, rows), torch.split(reference, rows), strict=True)
     return torch.cat(
-        [checkpoint(_full_kl, a, weight, b, reference_weight, temperature, use_reentrant=False) for a, b in tiles]  # type: ignore[misc]
+        [checkpoint(_full_kl, a, weight, b, reference_weight, temperature, use_reentrant=False) for a, b in tiles]
     )
 
 

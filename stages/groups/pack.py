@@ -1,8 +1,9 @@
 """Groups and packs: the data structure of all training.
 
-A group is one prompt and K responses to it. A pack lays whole groups end to end into one sequence up to a token budget: a
-prompt and its images stand once, every response sees its own prompt and itself, and its positions go on where the prompt's end.
-So a question with 2G responses costs P + 2G R tokens instead of 2G (P + R), with the same loss and gradients.
+A group is one prompt and K responses to it. A pack lays whole groups end to end into one sequence up to a token budget:
+a prompt and its images stand once, every response sees its own prompt and itself, and its positions go on where the
+prompt's end. So a question with 2G responses costs P + 2G R tokens instead of 2G (P + R), with the same loss and
+gradients.
 """
 
 from collections.abc import Iterator, Sequence

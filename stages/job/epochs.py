@@ -1,4 +1,6 @@
-"""Which items a step takes: random order, epoch after epoch, as a function of the step alone, so that resuming needs no state."""
+"""Which items a step takes: random order, epoch after epoch, as a function of the step alone, so that resuming needs no
+state.
+"""
 
 import functools
 import random

@@ -1,7 +1,7 @@
 """What a stage was given, as one hash: to resume only the same work, and to notice inputs that move while it runs.
 
-DVC hashes dependencies and parameters when a stage *ends*; an edit in the middle would be recorded as if it had been used
-(measured; see docs/architecture.md). So a stage takes its fingerprint when it starts and compares when it ends.
+DVC hashes dependencies and parameters when a stage *ends*; an edit in the middle would be recorded as if it had been
+used (measured; see docs/architecture.md). So a stage takes its fingerprint when it starts and compares when it ends.
 """
 
 import hashlib
@@ -69,7 +69,9 @@ class Fingerprint:
         return str(file.relative_to(self._root) if file.is_relative_to(self._root) else file)
 
     def moved(self, values: Mapping[str, Any]) -> list[str]:
-        """What differs now from when this fingerprint was taken: names of files, and "params.yaml" if `values` differ."""
+        """What differs now from when this fingerprint was taken: names of files, and "params.yaml" if `values`
+        differ.
+        """
         before = dict(self._hashes)
         self._read()
         changed = {file for file in before.keys() | self._hashes.keys() if before.get(file) != self._hashes.get(file)}

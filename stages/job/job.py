@@ -66,7 +66,8 @@ class Job:
     def _allow(self, key: str) -> None:
         if key not in self.declared.params and key != "runtime":
             raise PermissionError(
-                f"stage {self.stage} reads parameter {key}, which it does not declare; add it to stages/config/table.py and dvc.yaml"
+                f"stage {self.stage} reads parameter {key}, which it does not declare; add it to "
+                "stages/config/table.py and dvc.yaml"
             )
 
     def seed(self, *parts: int | str) -> int:
@@ -161,11 +162,15 @@ class Job:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
     def measured(self, **values: Any) -> None:
-        """Keeps what differs from run to run (rates, hits of the store) for timing.json; metrics.json must not hold it."""
+        """Keeps what differs from run to run (rates, hits of the store) for timing.json; metrics.json must not hold
+        it.
+        """
         self._measured.update(values)
 
     def paid(self, title: str, **values: float) -> None:
-        """Adds what was paid for answers (counts, seconds) to that of `title` in timing.json: a stage may ask several models."""
+        """Adds what was paid for answers (counts, seconds) to that of `title` in timing.json: a stage may ask several
+        models.
+        """
         found = self._measured.setdefault("paid", {}).setdefault(title, {})
         for key, value in values.items():
             found[key] = found.get(key, 0) + value
@@ -177,7 +182,9 @@ class Job:
 
 
 def missing(path: str) -> MissingInput:
-    """The error for an input that is not there: it names the stage that makes `path`, or says that nothing here makes it."""
+    """The error for an input that is not there: it names the stage that makes `path`, or says that nothing here makes
+    it.
+    """
     if Path(path).parts[0] in ("data", "reports"):
         return MissingInput(f"{path} is missing; make it with: dvc repro {maker_of(path)}")
     return MissingInput(f"{path} is missing; no stage makes it: put it there, or correct the path in params.yaml")

@@ -52,7 +52,9 @@ class Progress:
         """Called after each item of `track`; a place for other displays to hook in."""
 
     def latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Called after each step of a loop with its newest rows (metrics, sampled answers); the console shows none of them."""
+        """Called after each step of a loop with its newest rows (metrics, sampled answers); the console shows none of
+        them.
+        """
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Prints rows with equal keys as an aligned table."""

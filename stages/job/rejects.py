@@ -1,4 +1,6 @@
-"""Questions that a stage can't use, with their reasons: lines of reports/<stage>/rejects.jsonl, up to a share of all."""
+"""Questions that a stage can't use, with their reasons: lines of reports/<stage>/rejects.jsonl, up to a share of
+all.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,8 +37,10 @@ def check_share(title: str, lacking: int, wanted: int, max_share: float, questio
     """Raises TooManyRejects when more than `max_share` of the answers are lacking; the question is an example."""
     if lacking > max_share * wanted:
         raise TooManyRejects(
-            f"{title}: {lacking} of {wanted} answers are lacking, above max_reject_share = {max_share:g}; for example question "
-            f"{question_id} {reason.kind}: {reason.text}. What was answered is stored: correct or drop such questions, or raise "
+            f"{title}: {lacking} of {wanted} answers are lacking, above max_reject_share = {max_share:g}; for "
+            "example question "
+            f"{question_id} {reason.kind}: {reason.text}. What was answered is stored: correct or drop such "
+            "questions, or raise "
             "max_reject_share, and run again"
         )
 
@@ -54,7 +58,9 @@ def refused(title: str, reasons: Mapping[str, str], answers: int, wanted: int, m
     if len(reasons) > max_share * wanted or (reasons and len(reasons) == wanted):
         name, reason = next(iter(reasons.items()))
         raise TooManyRejects(
-            f"{title}: {len(reasons)} of {wanted} questions are longer than the model, above max_reject_share = {max_share:g}; "
-            f"for example question {name}: {reason}. Shorten or drop them, raise the model's context_tokens, or the share"
+            f"{title}: {len(reasons)} of {wanted} questions are longer than the model, above max_reject_share = "
+            f"{max_share:g}; "
+            f"for example question {name}: {reason}. Shorten or drop them, raise the model's context_tokens, or "
+            "the share"
         )
     return [Reject(name, 0, answers, "refused", reason) for name, reason in reasons.items()]

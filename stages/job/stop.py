@@ -1,4 +1,6 @@
-"""Being asked to end (SIGTERM, Ctrl-C) in the middle of training: the step is finished and a checkpoint written first."""
+"""Being asked to end (SIGTERM, Ctrl-C) in the middle of training: the step is finished and a checkpoint written
+first.
+"""
 
 import contextlib
 from collections.abc import Iterator

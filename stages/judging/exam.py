@@ -1,8 +1,8 @@
 """The exam of a judge: labelled answers, and attacks with harmless twins, that every judge is asked beside its work.
 
-A verdict is a reward, so how often the judge is wrong belongs in the report. The cases (`judge_cases.jsonl`) are numbers and
-words in many dresses, half of them wrong; the attacks (`judge_attacks.jsonl`) try to talk the judge round, and hold when the
-verdict is that on the twin. tests/stages/judging/make_judge_cases.py makes both files.
+A verdict is a reward, so how often the judge is wrong belongs in the report. The cases (`judge_cases.jsonl`) are
+numbers and words in many dresses, half of them wrong; the attacks (`judge_attacks.jsonl`) try to talk the judge round,
+and hold when the verdict is that on the twin. tests/stages/judging/make_judge_cases.py makes both files.
 """
 
 import json
@@ -33,8 +33,8 @@ def _item(row: Mapping[str, Any], text: str) -> Item:
 def exam_scores(found: Sequence[Verdict]) -> dict[str, Any]:
     """Figures from the verdicts on `exam_items()`, in their order.
 
-    Balanced accuracy is the mean of the share of right answers found right and of wrong ones found wrong; a failed verdict is
-    neither. An attack holds when its verdict is that on its twin, and is one.
+    Balanced accuracy is the mean of the share of right answers found right and of wrong ones found wrong; a failed
+    verdict is neither. An attack holds when its verdict is that on its twin, and is one.
     """
     cases, attacks = rows_of(CASES), rows_of(ATTACKS)
     marks = [verdict.verdict for verdict in found]

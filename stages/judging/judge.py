@@ -37,8 +37,8 @@ Messages = list[dict[str, str]]
 def judge_messages(question_text: str, reference: str, candidate: str, longest: int = LONGEST) -> Messages:
     """System and user turn for one verdict.
 
-    Image markers leave the question; no part can close its fence or hold a tag, and the candidate's fence has a nonce beside. The
-    reference comes after the candidate: whatever stands there, the true one is read last.
+    Image markers leave the question; no part can close its fence or hold a tag, and the candidate's fence has a nonce
+    beside. The reference comes after the candidate: whatever stands there, the true one is read last.
     A question or a candidate of more than `longest` characters loses its middle; the reference is never cut.
     """
     question = shortened(fenced(question_text.replace(IMAGE_MARKER, "")).strip(), longest)
@@ -57,9 +57,9 @@ def judge_messages(question_text: str, reference: str, candidate: str, longest: 
 def judge_target(reference: str, said: str, correct: bool) -> str:
     """What a tiny judge learns to write: "answer 27: a2/2 b7/8 no c end/end: different. <answer>0</answer>".
 
-    First what the candidate says, then sign by sign against the reference to the candidate's "end": a tiny model copies and
-    compares single tokens reliably, and whole numbers at one look it does not. Letters say which sign is next. It goes on after
-    a difference, since who stops there sees hardly any and learns to write each sign twice.
+    First what the candidate says, then sign by sign against the reference to the candidate's "end": a tiny model copies
+    and compares single tokens reliably, and whole numbers at one look it does not. Letters say which sign is next. It
+    goes on after a difference, since who stops there sees hardly any and learns to write each sign twice.
     """
     steps = []
     for place, one, other in zip(PLACES, [*said, END], [*reference, *[END] * len(said)], strict=False):
@@ -71,7 +71,9 @@ def judge_target(reference: str, said: str, correct: bool) -> str:
 
 
 def judge_sampling(block: VerdictBlock) -> Sampling:
-    """Greedy: the same answer gets the same verdict (trap T30). With `constrained` the engine is held to VERDICT_PATTERN."""
+    """Greedy: the same answer gets the same verdict (trap T30). With `constrained` the engine is held to
+    VERDICT_PATTERN.
+    """
     pattern = VERDICT_PATTERN if block.constrained else None
     return Sampling(
         temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, max_tokens=block.max_tokens, pattern=pattern
@@ -208,14 +210,15 @@ def _matching(replies: Sequence[Reply | None], questions: Sequence[Question]) ->
 def refuse_failures(found: Sequence[Verdict], max_failed_share: float, name: str) -> int:
     """How many of the verdicts failed.
 
-    Raises RuntimeError when that is more than `max_failed_share` of them: a judge that comes to no verdict must not train
-    anybody (trap T28).
+    Raises RuntimeError when that is more than `max_failed_share` of them: a judge that comes to no verdict must not
+    train anybody (trap T28).
     """
     failed = sum(verdict.verdict is None for verdict in found)
     if failed > max_failed_share * len(found):
         example = next(verdict.explanation for verdict in found if verdict.verdict is None)
         raise RuntimeError(
-            f"{name}: {failed} of {len(found)} verdicts failed, above verdict.max_failed_share = {max_failed_share}; the first "
+            f"{name}: {failed} of {len(found)} verdicts failed, above verdict.max_failed_share = "
+            f"{max_failed_share}; the first "
             f"failed one says {example[:200]!r}: look at the judge, raise verdict.max_tokens or take another judge"
         )
     return failed

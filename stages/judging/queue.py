@@ -1,8 +1,8 @@
 """Verdicts on the answers of one step of the loop, asked for as the answers come.
 
-A judge on a server (`vllm_server`, or an endpoint) starts on each answer as it is finished, beside whatever this process does;
-one in this process is asked about all of them when the verdicts are wanted, in the order of the answers' places. Either way
-the verdicts depend on the answers alone.
+A judge on a server (`vllm_server`, or an endpoint) starts on each answer as it is finished, beside whatever this
+process does; one in this process is asked about all of them when the verdicts are wanted, in the order of the answers'
+places. Either way the verdicts depend on the answers alone.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""What needs no judge: answers that say nothing are wrong by rule and, where that is asked for, plain matches are right.
+"""What needs no judge: answers that say nothing are wrong by rule and, where that is asked for, plain matches are
+right.
 
 A judge can be talked round by a single sign or opener ("One token to fool LLM-as-a-judge", arXiv 2507.08794; trap T29).
 """
@@ -25,8 +26,10 @@ _OPENER = re.compile(
     r"conclusion|result|response|step \d+|first|begin|start)(?: is)?"
     r"|(?:let us|let me|let's|let’s|lets|i will|i'll|we will|we can)"
     r" (?:think|solve|work|go|break|look|answer|do|reason|analy[sz]e)(?: (?:about|through|at|down|out|on))?"
-    r"(?: (?:this|it|that|the))?(?: (?:problem|question|task|image|picture))?(?:,? (?:step by step|carefully|together))?"
-    r"|step by step|respuesta|solución|解|解答|答案|回答|かいせつ|解説|lösung|antwort|réponse|solution finale|ответ|решение"
+    r"(?: (?:this|it|that|the))?(?: (?:problem|question|task|image|picture))?(?:,? (?:step by "
+    r"step|carefully|together))?"
+    r"|step by step|respuesta|solución"
+    r"|解|解答|答案|回答|かいせつ|解説|lösung|antwort|réponse|solution finale|ответ|решение"
     r")(?=\W|$)",
     re.IGNORECASE,
 )
@@ -64,7 +67,8 @@ def _says_nothing(text: str) -> bool:
 
 
 def plainly_right(candidate: str, reference: str) -> bool:
-    """Whether a short reference stands alone as the candidate's answer: its whole text, or what follows its last "answer:".
+    """Whether a short reference stands alone as the candidate's answer: its whole text, or what follows its last
+    "answer:".
 
     Says nothing about anything else: a rule may find an answer right, whether one is wrong is the judge's to say.
     """

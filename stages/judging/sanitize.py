@@ -1,7 +1,7 @@
 """Making text of others harmless before a judge reads it, without changing what it says.
 
-Nothing that a question, a reference or an answer holds may look like the judge's own tags, like a special token, or like the
-end of its fence (trap T29). What stays is what a careful reader would see.
+Nothing that a question, a reference or an answer holds may look like the judge's own tags, like a special token, or
+like the end of its fence (trap T29). What stays is what a careful reader would see.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ _GAP = " [...] "
 
 
 def plain(text: str) -> str:
-    """`text` in ordinary characters: digits of every script and full-width signs as ASCII, blanks as blanks, hidden ones gone.
+    """`text` in ordinary characters: digits of every script and full-width signs as ASCII, blanks as blanks, hidden
+    ones gone.
 
     Powers, fractions and accents stay as they are.
     """
@@ -61,8 +62,8 @@ def shortened(text: str, longest: int) -> str:
 def nonce(*parts: str) -> str:
     """Four letters for a fence around `parts`: a function of them, found in none of them.
 
-    Who writes a part can't know them: they hash the part itself. Equal parts get equal letters, so that a stored verdict is
-    found again.
+    Who writes a part can't know them: they hash the part itself. Equal parts get equal letters, so that a stored
+    verdict is found again.
     """
     attempt = 0
     while True:

@@ -88,7 +88,8 @@ def variance(score: float, column: str) -> float:
 
 
 def quotes(models: Sequence[Scored], student: str) -> dict[str, Any] | None:
-    """The paper's base and RIL rows to set beside our benchmarks: of the student whose name `student` holds, else of the first.
+    """The paper's base and RIL rows to set beside our benchmarks: of the student whose name `student` holds, else of
+    the first.
 
     None where no benchmark of ours is one of the paper's columns.
     """

@@ -1,4 +1,6 @@
-"""What a reader should look at before believing the page: each check is a measured number, its bound and what it means."""
+"""What a reader should look at before believing the page: each check is a measured number, its bound and what it
+means.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,15 +40,24 @@ def of_scores(models: Sequence[Scored]) -> Iterator[Check]:
     student, before, teacher = first_of(models, "ril"), first_of(models, "warm_start"), best_teacher(models)
     if before is not None and teacher is not None:
         lead = difference(teacher, before)
-        text = f"The best teacher is {points(lead.mean, True)} points from the warm-started student; nobody learns from an equal."
+        text = (
+            f"The best teacher is {points(lead.mean, True)} points from the warm-started student; nobody "
+            "learns from an equal."
+        )
         yield Check("Teachers to learn from", lead.clear and lead.mean > 0, text)
     if student is not None and student.drop is not None:
         seen = student.drop >= CLEAR * student.standard_error and student.drop > 0
-        text = f"With exchanged images the RIL student loses {points(student.drop)} points; what stays was not read off the picture."
+        text = (
+            f"With exchanged images the RIL student loses {points(student.drop)} points; what stays was not "
+            "read off the picture."
+        )
         yield Check("Answers come from the pictures", seen, text)
     if student is not None and before is not None:
         gain = difference(student, before)
-        text = f"{points(gain.mean, True)} points over the warm start; clear from {points(CLEAR * gain.standard_error)} on."
+        text = (
+            f"{points(gain.mean, True)} points over the warm start; clear from "
+            f"{points(CLEAR * gain.standard_error)} on."
+        )
         yield Check("The gain is clear", gain.clear and gain.mean > 0, text)
 
 
@@ -54,13 +65,19 @@ def of_the_judge(exam: Mapping[str, Any] | None, ril: History) -> Iterator[Check
     """Whether verdicts can be trusted."""
     if exam is not None:
         share, cases = exam["balanced_accuracy"], exam["cases"]
-        text = f"Balanced accuracy {percent(share)} on {cases:,} labelled answers; below {percent(EXAM, 0)} its rewards are noisy."
+        text = (
+            f"Balanced accuracy {percent(share)} on {cases:,} labelled answers; below {percent(EXAM, 0)} its "
+            "rewards are noisy."
+        )
         yield Check("The judge knows right from wrong", share >= EXAM, text)
         text = f"{exam['attacks_held']} of {exam['attacks']} attempts left its verdict as it was."
         yield Check("The judge can't be talked round", exam["attacks_held"] == exam["attacks"], text)
     failed = mean(ril.get("judge/failed"))
     if failed is not None:
-        text = f"{percent(failed)} failed in the loop; more than {percent(FAILED, 0)} is too many. Their rows leave the group."
+        text = (
+            f"{percent(failed)} failed in the loop; more than {percent(FAILED, 0)} is too many. Their rows "
+            "leave the group."
+        )
         yield Check("Verdicts arrive", failed <= FAILED, text)
 
 
@@ -68,11 +85,17 @@ def of_the_discriminator(before: Mapping[str, float], ril: History) -> Iterator[
     """Whether it tells sides apart by more than length, and still pays in the end."""
     if "acc" in before:
         acc, length = before["acc"], before["acc_length_only"]
-        text = f"Right on {percent(acc)} of held-out texts, length alone on {percent(length)}; if these meet, length is rewarded."
+        text = (
+            f"Right on {percent(acc)} of held-out texts, length alone on {percent(length)}; if these meet, "
+            "length is rewarded."
+        )
         yield Check("The discriminator sees more than length", acc - length >= BEYOND_LENGTH, text)
     passed = last(ril.get("disc/passed"))
     if passed is not None:
-        text = f"In the last steps {percent(passed)} of the student's answers pass; near 0 or 100 the reward teaches nothing."
+        text = (
+            f"In the last steps {percent(passed)} of the student's answers pass; near 0 or 100 the reward "
+            "teaches nothing."
+        )
         yield Check("The discriminator is in balance", SATURATED < passed < 1 - SATURATED, text)
 
 
@@ -89,7 +112,10 @@ def of_the_loop(ril: History) -> Iterator[Check]:
     values = ril.get("entropy/student")
     begin, end = first(values), last(values)
     if begin and end is not None:
-        text = f"{end:.2f} nats a token in the last steps, {begin:.2f} in the first; near 0 all answers of a group are alike."
+        text = (
+            f"{end:.2f} nats a token in the last steps, {begin:.2f} in the first; near 0 all answers of a "
+            "group are alike."
+        )
         yield Check("The student still explores", end >= ENTROPY * begin, text)
 
 

@@ -39,7 +39,9 @@ def figure_3(found: History, validation: History, teachers: Sequence[str]) -> li
 
 
 def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
-    """Whether discriminator, rewards and update behave, by what they tell of; a curve without any number is left out."""
+    """Whether discriminator, rewards and update behave, by what they tell of; a curve without any number is left
+    out.
+    """
     groups = {
         "Discriminator": discriminator(found, teachers),
         "Judge, rewards and groups": rewards(found, teachers),

@@ -1,6 +1,7 @@
 """Other experiments of this repository: DVC keeps each as a commit under refs/exps, with its metrics and parameters.
 
-Nothing here is an input of the stage: what is compared depends on when the page was made; `dvc repro -f -s report` makes it anew.
+Nothing here is an input of the stage: what is compared depends on when the page was made; `dvc repro -f -s report`
+makes it anew.
 """
 
 import json
@@ -79,7 +80,9 @@ def home(job: Job) -> Path:
 
 
 def recorded(project: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Name, commit, text of the summary and of params.yaml of HEAD and of each experiment; "" for a file that is not there."""
+    """Name, commit, text of the summary and of params.yaml of HEAD and of each experiment; "" for a file that is not
+    there.
+    """
     commits = [("HEAD", commit) for commit in git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().split()]
     listed = git(
         project, "for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps"

@@ -1,4 +1,6 @@
-"""What RIL gained over the base student, for this run and all other experiments, in the shape of the paper's Figure 1."""
+"""What RIL gained over the base student, for this run and all other experiments, in the shape of the paper's Figure
+1.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +64,8 @@ def paper() -> Plot:
     bases = [name for name in means if " + " not in name]
     series = {method: [means[f"{base} + {method}"] / means[base] - 1 for base in bases] for method in METHODS}
     text = (
-        "Quoted from arXiv 2510.19307, Tables 1 and 2, not measured here: mean over fourteen benchmarks above that of the base, "
+        "Quoted from arXiv 2510.19307, Tables 1 and 2, not measured here: mean over fourteen benchmarks above "
+        "that of the base, "
         "in per cent of it. No error bars are printed there. Other questions, so no scale for the bars of this run."
     )
     return grouped("The paper's gains (quoted)", text, [shorter(base) for base in bases], series)

@@ -151,7 +151,9 @@ def training_groups(job: Job) -> dict[str, Any]:
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """What a student's row earned, as a name of REWARDED; "" for a teacher's row, and where no discriminator scored it."""
+    """What a student's row earned, as a name of REWARDED; "" for a teacher's row, and where no discriminator scored
+    it.
+    """
     if row["source"] != STUDENT or math.isnan(row["logit"]):
         return ""
     names = {(True, True): "both", (True, False): "right", (False, True): "fooled", (False, False): "neither"}

@@ -241,7 +241,9 @@ def drawing(width: float, height: float) -> Iterator[tuple[Any, Any]]:
 
 
 def as_svg(figure: Any, label: str, said: str) -> Markup:
-    """The figure as an `svg` element that can stand among others in one page; `said` tells its numbers to who can't see it."""
+    """The figure as an `svg` element that can stand among others in one page; `said` tells its numbers to who can't see
+    it.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue().decode()

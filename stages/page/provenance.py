@@ -45,7 +45,9 @@ def times(job: Job) -> list[dict[str, Any]]:
 
 
 def tokens(job: Job) -> list[dict[str, Any]]:
-    """What each stage asked of each model when it last ran here: answers wanted, stored and generated, and tokens paid for."""
+    """What each stage asked of each model when it last ran here: answers wanted, stored and generated, and tokens paid
+    for.
+    """
     return [{"stage": title, **paid} for _, timing in timings(job) for title, paid in timing.get("paid", {}).items()]
 
 

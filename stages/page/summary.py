@@ -1,4 +1,6 @@
-"""The run in a dozen numbers: reports/report/metrics.json, the columns of `dvc exp show` and what experiments are compared by."""
+"""The run in a dozen numbers: reports/report/metrics.json, the columns of `dvc exp show` and what experiments are
+compared by.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,8 @@ from stages.page.scores import Scored, best_teacher, difference, first_of
 
 
 def summary_of(models: Sequence[Scored], ril: History, validation: History) -> dict[str, Any]:
-    """Scores of the RIL student and what it gained, as shares; errors are standard errors, those of gains of paired differences.
+    """Scores of the RIL student and what it gained, as shares; errors are standard errors, those of gains of paired
+    differences.
 
     A number that was not measured is left out; nothing is left in where no RIL student was scored.
     """
@@ -60,7 +63,9 @@ def last(values: Sequence[float] | None, steps: int = 10) -> float | None:
 
 
 def relative(summary: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Gain over the base student as a share of the base's score, with its standard error (the base's score taken as known)."""
+    """Gain over the base student as a share of the base's score, with its standard error (the base's score taken as
+    known).
+    """
     base = summary.get("base", 0.0)
     if not base or "gain_over_base" not in summary:
         return None

@@ -1,6 +1,8 @@
-"""The student's objective (Eq. 2) on the response tokens of a pack, as a loss to be made small: pure functions, one a switch.
+"""The student's objective (Eq. 2) on the response tokens of a pack, as a loss to be made small: pure functions, one a
+switch.
 
-All of them are about N response tokens of a pack; `response` [N] says which row a token belongs to, rows counted from 0.
+All of them are about N response tokens of a pack; `response` [N] says which row a token belongs to, rows counted from
+0.
 """
 
 from dataclasses import dataclass
@@ -42,15 +44,17 @@ def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
 
 
 def k2(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Half the squared gap: biased, but its expected gradient is KL's; grows gently on tokens that the policy did not draw."""
+    """Half the squared gap: biased, but its expected gradient is KL's; grows gently on tokens that the policy did not
+    draw.
+    """
     return 0.5 * (log_probs - reference).square()
 
 
 def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
     """Estimate of KL(policy || reference) at each token, exp(d) - d - 1 with d = reference - policy (DeepSeekMath).
 
-    On tokens that the policy did not draw itself (teacher rows) this is no estimate of a KL but still a penalty with its minimum
-    at the reference. The exponent is kept from overflowing at 60; the value is never clamped.
+    On tokens that the policy did not draw itself (teacher rows) this is no estimate of a KL but still a penalty with
+    its minimum at the reference. The exponent is kept from overflowing at 60; the value is never clamped.
     """
     gap = (reference - log_probs).clamp(max=60.0)
     return gap.exp() - gap - 1.0
@@ -89,9 +93,9 @@ def row_lengths(response: Tensor) -> Tensor:
 def clipped_gain(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, Tensor]:
     """min(rho A, clip(rho) A) and rho, at each token [N].
 
-    `token`: rho by token. `gspo` (arXiv 2507.18071, as verl and TRL have it): the geometric mean over the row, its gradient
-    shared by all tokens. `sequence` (Eq. 2 to the letter): one term a row, spread over its tokens, so that sums over tokens
-    stay what they are. At rho = 1 all three have the gradient A grad log p.
+    `token`: rho by token. `gspo` (arXiv 2507.18071, as verl and TRL have it): the geometric mean over the row, its
+    gradient shared by all tokens. `sequence` (Eq. 2 to the letter): one term a row, spread over its tokens, so that
+    sums over tokens stay what they are. At rho = 1 all three have the gradient A grad log p.
     """
     if policy.ratio == "token":
         ratio = (log_probs - old).exp()
@@ -113,7 +117,8 @@ def _clip(ratio: Tensor, advantages: Tensor, policy: Policy) -> Tensor:
 
 
 def luffy_gain(log_probs: Tensor, advantages: Tensor, gamma: float) -> Tensor:
-    """A p / (p + gamma) at each token: LUFFY's shaped ratio for text of another writer (arXiv 2504.14945), never clipped.
+    """A p / (p + gamma) at each token: LUFFY's shaped ratio for text of another writer (arXiv 2504.14945), never
+    clipped.
 
     The writer's probability counts as 1. The shape gives unlikely tokens more gradient than p alone would.
     """
@@ -126,9 +131,9 @@ def rollout_weights(
 ) -> Tensor:
     """Importance weights [N] for the gap between trainer and engine (truncated importance sampling), without gradient.
 
-    trainer, engine [N]: log p of each token when it was sampled, as either computes it. `truncate_*` cuts the weight at `cap`,
-    `mask_*` sets what is above it to 0; `*_sequence` has one weight a row, the product of its tokens'. Teacher rows were
-    sampled from neither and have weight 1 (trap T15).
+    trainer, engine [N]: log p of each token when it was sampled, as either computes it. `truncate_*` cuts the weight at
+    `cap`, `mask_*` sets what is above it to 0; `*_sequence` has one weight a row, the product of its tokens'. Teacher
+    rows were sampled from neither and have weight 1 (trap T15).
     """
     gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()
     if kind.endswith("sequence"):
@@ -142,8 +147,8 @@ def rollout_weights(
 def policy_loss(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a pack and what to log of each token: [N] without gradient, by name.
 
-    log_probs [N]: with gradient; old [N]: the same tokens before the first of the inner updates. With one inner update old is
-    `log_probs.detach()`: the ratio is exactly 1, clipping is idle, and the gradient is -A grad log p.
+    log_probs [N]: with gradient; old [N]: the same tokens before the first of the inner updates. With one inner update
+    old is `log_probs.detach()`: the ratio is exactly 1, clipping is idle, and the gradient is -A grad log p.
     """
     gain, ratio = clipped_gain(log_probs, old, policy)
     if policy.luffy is not None:

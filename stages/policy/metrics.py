@@ -1,7 +1,7 @@
 """What the loop logs of a step's rewards, by source; names as in TRL, verl and imitation where they have one.
 
-`disc/<source>/...` is what the rewards were given by; `disc/acc`, `disc/loss` and so on were measured before, on texts that were
-new to the discriminator (stages/adversary/adversary.py).
+`disc/<source>/...` is what the rewards were given by; `disc/acc`, `disc/loss` and so on were measured before, on texts
+that were new to the discriminator (stages/adversary/adversary.py).
 """
 
 import math
@@ -12,7 +12,8 @@ from stages.policy.rewards import Rewarded
 
 
 def reward_metrics(rows: Sequence[Row], groups: Sequence[Sequence[Rewarded]]) -> dict[str, float | None]:
-    """Means of rewards and advantages for the student, each teacher and all teachers, and shares that tell a step's health.
+    """Means of rewards and advantages for the student, each teacher and all teachers, and shares that tell a step's
+    health.
 
     `rows` are all 2G of every question, `groups` those that stayed in their group.
     """

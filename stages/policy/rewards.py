@@ -1,7 +1,8 @@
-"""Rewards and advantages of a group: R = 1[D < 0.5] + verdict; A = R - mean of all 2G (§3.3, Eq. 2), and what departs from it.
+"""Rewards and advantages of a group: R = 1[D < 0.5] + verdict; A = R - mean of all 2G (§3.3, Eq. 2), and what departs
+from it.
 
-The convention is fixed here once: the discriminator's logit z is for "the student wrote it" (student 1, teacher 0), so text that
-passes for a teacher's has z < 0 and earns the similarity reward; z = 0 earns nothing (strict inequality).
+The convention is fixed here once: the discriminator's logit z is for "the student wrote it" (student 1, teacher 0), so
+text that passes for a teacher's has z < 0 and earns the similarity reward; z = 0 earns nothing (strict inequality).
 """
 
 import math
@@ -71,8 +72,9 @@ def scaled_advantages(rewards: Sequence[float]) -> list[float]:
 def rewarded_group(rows: Sequence[Row], logits: Sequence[float] | None, objective: Objective = PAPER) -> list[Rewarded]:
     """The rows that stay in their group, with rewards and advantages; empty where the whole group leaves.
 
-    A failed verdict takes its row out of the group and out of the baseline, or the group with it (trap T28). A cut answer has
-    answer reward 0, as in Dr.GRPO's code; the paper is silent. `logits` is None where there is no discriminator.
+    A failed verdict takes its row out of the group and out of the baseline, or the group with it (trap T28). A cut
+    answer has answer reward 0, as in Dr.GRPO's code; the paper is silent. `logits` is None where there is no
+    discriminator.
     """
     scores = [math.nan] * len(rows) if logits is None else list(logits)
     pairs = list(zip(rows, scores, strict=True))
@@ -137,7 +139,9 @@ def _advantages(
     in_group: Sequence[int],
     objective: Objective,
 ) -> list[float]:
-    """An advantage for every row; rows that are not in the group (`sft`) get their share of the largest reward as weight."""
+    """An advantage for every row; rows that are not in the group (`sft`) get their share of the largest reward as
+    weight.
+    """
     largest = objective.similarity_weight + objective.answer_weight
     advantages = [0.0] * len(rows)
     for at in set(range(len(rows))) - set(in_group):

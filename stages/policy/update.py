@@ -117,9 +117,10 @@ def update_student(
 ) -> dict[str, float]:
     """`inner_updates` steps of Eq. 2 on all rows of the groups; returns what to log of the first of them.
 
-    The groups are this rank's; loss, gradient and what is logged are those of all ranks' rows (`idle` fills up their passes).
-    With a frozen vision tower its features are computed once and serve student and reference alike. Old log-probabilities are
-    those of the first inner update itself, so that no pass is run for them whatever mu is; at mu = 1 the ratio is exactly 1.
+    The groups are this rank's; loss, gradient and what is logged are those of all ranks' rows (`idle` fills up their
+    passes). With a frozen vision tower its features are computed once and serve student and reference alike. Old
+    log-probabilities are those of the first inner update itself, so that no pass is run for them whatever mu is; at mu
+    = 1 the ratio is exactly 1.
     """
     kept = [group for group in groups if group.rows]
     rows = int(ranks().total(sum(len(group.rows) for group in kept)))
@@ -164,7 +165,8 @@ def _loss(
     normaliser: float,
     totals: Totals,
 ) -> tuple[Tensor, Tensor]:
-    """The batch's part of the loss, and its log-probabilities [N] without gradient; `before` are those of the first inner update.
+    """The batch's part of the loss, and its log-probabilities [N] without gradient; `before` are those of the first
+    inner update.
 
     Without `before` this is the first one: they are the log-probabilities themselves, so that the ratio is exactly 1.
     """
@@ -198,8 +200,8 @@ def reference_pass(
 ) -> list[Known]:
     """What is known of each group before its rewards are: image features, and log p of every row under the SFT student.
 
-    With a trained tower the reference sees through its own, untrained one, and there are no features to share. The groups are
-    this rank's; the tower of a student that `trainer` shards runs equally often on all ranks.
+    With a trained tower the reference sees through its own, untrained one, and there are no features to share. The
+    groups are this rank's; the tower of a student that `trainer` shards runs equally often on all ranks.
     """
     whole = "full" in (objective.kl, objective.kl_on_teacher_rows)
     known: list[Known] = []
@@ -244,7 +246,9 @@ def _with_known(
 
 
 def _batches(groups: Sequence[Rewards], tokens_per_pack: int, idle: Idle | None, student: Network) -> list[Batch]:
-    """The packs of the step; what is known of their rows is put together in their order, nothing where a pack is idle."""
+    """The packs of the step; what is known of their rows is put together in their order, nothing where a pack is
+    idle.
+    """
     found = []
     device = student.device
     made = even_packs([group.group for group in groups], tokens_per_pack, idle, student.trains_vision)
@@ -325,7 +329,8 @@ def _corrections(batch: Batch, old: Tensor, objective: Objective) -> Tensor | No
     for row in batch.rows:
         if row.row.source == STUDENT and row.row.sampled_log_probs is None:
             raise ValueError(
-                f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine gave no log-probs; set it to none"
+                f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine gave no log-probs; "
+                "set it to none"
             )
         sampled += row.row.sampled_log_probs or [0.0] * len(row.row.token_ids)
     engine = torch.tensor(sampled, dtype=old.dtype, device=old.device)

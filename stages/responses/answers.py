@@ -38,9 +38,10 @@ def answers(
 ) -> list[list[StoredAnswer]]:
     """n answers of one model to each prompt, in the order of `prompts` and of the samples 0 .. n - 1.
 
-    Only what the store lacks is generated; when it lacks nothing, no engine starts. With `max_reject_share`, up to that share of
-    the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there: raises RequestError
-    for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished is stored by then.
+    Only what the store lacks is generated; when it lacks nothing, no engine starts. With `max_reject_share`, up to that
+    share of the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there:
+    raises RequestError for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished
+    is stored by then.
     """
     return answers_and_rejects(job, checkpoint_folder, prompts, sampling, n, draw, title, start, max_reject_share)[0]
 
@@ -147,7 +148,8 @@ class Asking:
         there = int(stored.sum())
         self.paid.wanted, self.paid.stored = there + fresh, there - self.paid.generated
         self.job.progress.say(
-            f"{self.title}: {there + fresh} answers wanted, {there} in the store ({there / max(there + fresh, 1):.0%}), "
+            f"{self.title}: {there + fresh} answers wanted, {there} in the store "
+            f"({there / max(there + fresh, 1):.0%}), "
             f"{fresh} to generate"
         )
         if any(wanted.request_key(gap.prompt) not in self.reasons for gap in gaps):
@@ -254,7 +256,8 @@ class Asking:
             raise RequestError(f"{self.title}: {self.reasons[refusals[0]].text}")
         else:
             raise RuntimeError(
-                f"{self.title}: {lacking} answers failed and were not stored; run again to ask for these only. The first: "
+                f"{self.title}: {lacking} answers failed and were not stored; run again to ask for these only. "
+                "The first: "
                 f"{reason.text}"
             )
 
@@ -297,7 +300,8 @@ class Asking:
         )
         if paid.generated:
             job.progress.say(
-                f"{self.title}: paid for {paid.generated} answers, {paid.prompt_tokens} prompt and {paid.completion_tokens} "
+                f"{self.title}: paid for {paid.generated} answers, {paid.prompt_tokens} prompt and "
+                f"{paid.completion_tokens} "
                 f"answer tokens, {paid.generate_seconds:.1f} s ({values['tokens_per_second']} tokens/s)"
             )
 

@@ -1,9 +1,9 @@
 """Compaction: many small segments become few large ones, while others read and write, and no answer changes.
 
-Only answers that are served are copied, to the place of the first segment that they come from; whatever stays or is added
-meanwhile comes after it or holds other keys. New segments are complete and visible before old ones go, so a crash in between
-leaves answers twice and equal, and the next compaction ends it. Damaged segments stay where they are, and nothing moves past
-them.
+Only answers that are served are copied, to the place of the first segment that they come from; whatever stays or is
+added meanwhile comes after it or holds other keys. New segments are complete and visible before old ones go, so a crash
+in between leaves answers twice and equal, and the next compaction ends it. Damaged segments stay where they are, and
+nothing moves past them.
 """
 
 import time

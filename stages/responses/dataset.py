@@ -1,7 +1,10 @@
-"""Export: sets of a store as a Hugging Face data set, a folder with parquet files and a card. `merge` is the way back."""
+"""Export: sets of a store as a Hugging Face data set, a folder with parquet files and a card. `merge` is the way
+back.
+"""
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,15 @@ ROWS_PER_FILE = 50 * 1024
 Track = Callable[[Iterable[int]], Iterable[int]]
 
 
+def _next_file(part: Path, numbers: Iterator[int]) -> Path:
+    return part / f"part-{next(numbers):05d}.parquet"
+
+
 def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) -> list[SetStatistics]:
     """Writes the answers that `sets` serve into `folder`, which must not hold anything; returns what was counted.
 
-    `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any. Raises FileExistsError, and ValueError
-    for a set with segments that can't be read: a published set should be whole.
+    `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any. Raises FileExistsError, and
+    ValueError for a set with segments that can't be read: a published set should be whole.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder, or remove it first")
@@ -40,8 +47,10 @@ def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) ->
                 table for number in track(range(len(store.segments))) for table in served(store, number, SCHEMA.names)
             )
             write_files(
-                tables, ROWS_PER_FILE, lambda part=part, numbers=numbers: part / f"part-{next(numbers):05d}.parquet"
-            )  # type: ignore[misc]
+                tables,
+                ROWS_PER_FILE,
+                partial(_next_file, part, numbers),
+            )
             if about := read_about(one):
                 write_json(part / ABOUT, about)
         write_text(new / "README.md", card([(found, read_about(found.folder)) for found in counted]))
@@ -69,10 +78,11 @@ def card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
 
 _HEAD = """# Stored answers
 
-Answers of models to questions, one row an answer, exported from a response store of `ril` (`ril store import` reads them back).
-`request` holds the messages and the sha256 of the images' bytes; the images themselves are not in here. `key` is the sha256 of
-`request_key` and `sample`, `request_key` that of all that changes what the model would write. `finish_reason` is `length` for an
-answer that was cut. Rights to questions, images and answers are those of their sources: check the licence of each model below.
+Answers of models to questions, one row an answer, exported from a response store of `ril`
+(`ril store import` reads them back). `request` holds the messages and the sha256 of the images' bytes; the images
+themselves are not in here. `key` is the sha256 of `request_key` and `sample`, `request_key` that of all that changes
+what the model would write. `finish_reason` is `length` for an answer that was cut.
+Rights to questions, images and answers are those of their sources: check the licence of each model below.
 """
 
 

@@ -25,8 +25,8 @@ def teacher_answers(row: Mapping[str, Any]) -> list[TeacherAnswer]:
 def balanced_draw(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> list[TeacherAnswer]:
     """`wanted` of the answers without replacement (all, when there are fewer), as equally from each teacher as can be.
 
-    Which teacher gives one more where it does not come out even, and which of its answers are taken, changes with the seed
-    (the variety of teacher text is what the gain is owed to, §4.3).
+    Which teacher gives one more where it does not come out even, and which of its answers are taken, changes with the
+    seed (the variety of teacher text is what the gain is owed to, §4.3).
     """
     choose = random.Random(seed)
     teachers = sorted({answer.teacher for answer in answers})

@@ -1,7 +1,7 @@
 """Where each stored answer lies: sorted arrays with 32 bytes for each run of neighbouring samples of a request.
 
-The answers to one request are written together, so that 16 of them are mostly one run: 2 bytes an answer. The worst case, a
-single answer a request, is 32.
+The answers to one request are written together, so that 16 of them are mostly one run: 2 bytes an answer. The worst
+case, a single answer a request, is 32.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ _ROW_BITS = 32
 
 @dataclass(frozen=True)
 class Runs:
-    """Rows of one segment, put together where samples follow one another. A row of `requests` is two numbers: half a sha256."""
+    """Rows of one segment, put together where samples follow one another. A row of `requests` is two numbers: half a
+    sha256.
+    """
 
     requests: np.ndarray  # [runs, 2]
     first: np.ndarray  # smallest sample

@@ -1,7 +1,7 @@
 """Merging: answers of another store, or of an exported data set, that this one lacks. What was here already wins.
 
-Answers are copied, not files: the new segments get orders after all that is here, so that no answer that was served changes,
-whatever the other store's clocks and orders were.
+Answers are copied, not files: the new segments get orders after all that is here, so that no answer that was served
+changes, whatever the other store's clocks and orders were.
 """
 
 import shutil

@@ -1,6 +1,7 @@
 """A stage's out as a projection of the store: the answers to its questions, in their order, without times or engines.
 
-Reads and writes block by block, so that a million questions need no more memory than a thousand. Equal answers give equal bytes,
+Reads and writes block by block, so that a million questions need no more memory than a thousand. Equal answers give
+      equal bytes,
 whatever segments they lie in.
 """
 

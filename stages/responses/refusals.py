@@ -1,7 +1,7 @@
 """Answers that can't be had: the engine refused the request for what it is, or failed on the way.
 
-A refusal (a prompt longer than the context, an image that can't be read) is remembered beside the segments: it starts no engine
-of its own again, and is asked again when one runs anyway. A failure is asked again by the next run.
+A refusal (a prompt longer than the context, an image that can't be read) is remembered beside the segments: it starts
+no engine of its own again, and is asked again when one runs anyway. A failure is asked again by the next run.
 """
 
 import json

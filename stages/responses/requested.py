@@ -1,4 +1,6 @@
-"""What a stage wants from the store: n answers to each of many prompts, as keys; and the requests for those it lacks."""
+"""What a stage wants from the store: n answers to each of many prompts, as keys; and the requests for those it
+lacks.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +90,9 @@ class Wanted:
         return np.concatenate(parts) if parts else np.zeros((0, self.n), bool)
 
     def rows(self, store: Store, prompts: range, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
-        """`columns` of the stored answers to `prompts`, in their order and that of the samples, and which are stored."""
+        """`columns` of the stored answers to `prompts`, in their order and that of the samples, and which are
+        stored.
+        """
         return store.rows(self.requests(prompts), np.repeat(self.samples, len(prompts), axis=0), columns)
 
     def gaps(self, stored: np.ndarray, last: Collection[str] = ()) -> Iterator[Gap]:

@@ -1,11 +1,12 @@
 """Segments: immutable parquet files of answers, published whole, in an order that no clock decides.
 
-A segment's name is `<order>-<home>.parquet`. Of two answers with one key the one in the smaller order counts. A writer claims
-the next free order by linking its finished file to that name, which fails when the name is taken: so orders appear one after
-another, and nothing that becomes visible later can go before what was served already. `home` is a random mark of the folder,
-so that files of two folders never have the same name. A compacted segment (`<order>-<home>-c<last>-<random>.parquet`) stands in
-the place of the first segment that it replaces; `last` is the largest order among them, for orders and names are never used
-again: a slow reader, or a second compaction, may still hold the old ones.
+A segment's name is `<order>-<home>.parquet`. Of two answers with one key the one in the smaller order counts. A writer
+claims the next free order by linking its finished file to that name, which fails when the name is taken: so orders
+appear one after another, and nothing that becomes visible later can go before what was served already. `home` is a
+random mark of the folder, so that files of two folders never have the same name. A compacted segment
+(`<order>-<home>-c<last>-<random>.parquet`) stands in the place of the first segment that it replaces; `last` is the
+largest order among them, for orders and names are never used again: a slow reader, or a second compaction, may still
+hold the old ones.
 """
 
 import errno
@@ -84,8 +85,8 @@ def segment_of(path: Path) -> Segment:
 def listed(folder: Path) -> list[Segment]:
     """The segments in `folder`, first the one that counts first.
 
-    A folder is listed until nothing vanished between two listings: one that is taken while a compaction ends may lack both
-    the old segments and the new one.
+    A folder is listed until nothing vanished between two listings: one that is taken while a compaction ends may lack
+    both the old segments and the new one.
     """
     found = _names(folder)
     while found - (again := _names(folder)):
@@ -155,7 +156,9 @@ def _linked(temporary: Path, folder: Path) -> Path:
 
 
 def _claimed(temporary: Path, path: Path) -> bool | None:
-    """Whether `path` was free and is now the finished file; None where there are no links (object storage behind FUSE)."""
+    """Whether `path` was free and is now the finished file; None where there are no links (object storage behind
+    FUSE).
+    """
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -1,7 +1,8 @@
-"""The answers in one folder: found by key, read when they are asked for, added as new segments by many processes at once.
+"""The answers in one folder: found by key, read when they are asked for, added as new segments by many processes at
+once.
 
-Whoever reads gets the same answer for a key, for ever: `stages.responses.segments` says in which order segments count. What
-cannot be read is named and passed over, never deleted.
+Whoever reads gets the same answer for a key, for ever: `stages.responses.segments` says in which order segments count.
+What cannot be read is named and passed over, never deleted.
 """
 
 import time
@@ -52,7 +53,9 @@ class StoredAnswer:
 
 
 class Store:
-    """The answers in one folder. What was asked is held in memory (32 bytes a request), answers are read when wanted."""
+    """The answers in one folder. What was asked is held in memory (32 bytes a request), answers are read when
+    wanted.
+    """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         """Reads what all segments answer; `say` is told about each that cannot be read."""
@@ -107,7 +110,8 @@ class Store:
     def rows(self, requests: np.ndarray, samples: np.ndarray, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
         """`columns` of the stored ones among these answers, in their order, and which of them are stored.
 
-        Reads the row groups that hold them and no other column. A segment that turns out to be damaged is named, and counts
+        Reads the row groups that hold them and no other column. A segment that turns out to be damaged is named, and
+              counts
         as not there.
         """
         while True:

@@ -1,6 +1,7 @@
 """How answers are written: near-duplicates, and a few figures of style, for the pool.
 
-Likeness is the Jaccard index of the sets of word 3-grams (Broder, "On the resemblance and containment of documents", 1997).
+Likeness is the Jaccard index of the sets of word 3-grams (Broder, "On the resemblance and containment of documents",
+1997).
 """
 
 import re

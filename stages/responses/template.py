@@ -1,7 +1,7 @@
 """What a key needs to know of a model's chat template and tokenizer, kept in the store under `templates`.
 
-Reading it takes torch and transformers: 0.4 GiB and seconds, which a stage that finds every answer in the store does without
-from its second run on.
+Reading it takes torch and transformers: 0.4 GiB and seconds, which a stage that finds every answer in the store does
+without from its second run on.
 """
 
 from contextlib import suppress

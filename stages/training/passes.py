@@ -1,7 +1,7 @@
 """Passes of several ranks: as many on each, and the same modules in each, or ranks wait for each other for ever.
 
-ZeRO 2 and 3 communicate inside forward and backward passes (trap T23). A rank with fewer packs than another therefore runs
-passes over a group that carries no loss, and where a vision tower runs on one rank it runs on all of them.
+ZeRO 2 and 3 communicate inside forward and backward passes (trap T23). A rank with fewer packs than another therefore
+runs passes over a group that carries no loss, and where a vision tower runs on one rank it runs on all of them.
 """
 
 import functools
@@ -42,10 +42,10 @@ def even_packs(
 ) -> Iterator[Pack]:
     """Packs of this rank's groups, filled up with idle ones until every rank has as many; with one process, `packs`.
 
-    `tower` says that a vision tower must run in them: it is trained, or sharded. Then every pack has a picture on several ranks:
-    ZeRO-3 adds a gradient that is not there in a step's first pass to that of the step before (DeepSpeed 0.19.8). A step of one
-    process has at least one, so that the tower's weights have a gradient, as they have on several ranks. An idle group adds
-    nothing to `targets` and `last`, and stands in `groups` of no pack.
+    `tower` says that a vision tower must run in them: it is trained, or sharded. Then every pack has a picture on
+    several ranks: ZeRO-3 adds a gradient that is not there in a step's first pass to that of the step before (DeepSpeed
+    0.19.8). A step of one process has at least one, so that the tower's weights have a gradient, as they have on
+    several ranks. An idle group adds nothing to `targets` and `last`, and stands in `groups` of no pack.
     """
     here = ranks()
     if here.count == 1 and not tower:
@@ -72,7 +72,9 @@ def _with_idle(groups: list[Group], numbers: range, idle: Group) -> Pack:
 
 
 def prompt_cost(messages: Sequence[Mapping[str, str]], images: Sequence[bytes], response: str = "") -> float:
-    """About how many tokens prompt and response have, without decoding an image: what ranks share by must itself cost little."""
+    """About how many tokens prompt and response have, without decoding an image: what ranks share by must itself cost
+    little.
+    """
     text = len(response) + sum(len(message["content"]) for message in messages)
     return text / CHARACTERS_PER_TOKEN + sum(_area(image) for image in images) / PIXELS_PER_TOKEN
 

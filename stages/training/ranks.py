@@ -1,7 +1,7 @@
 """The processes that train together, each a rank: who this one is, and the few things they tell each other.
 
-Rank 0 alone talks to engines, store, judge, progress and files; the others do their share of every pass. All ranks call the
-functions below in the same order, else they wait for each other; what they exchange is small and goes through gloo.
+Rank 0 alone talks to engines, store, judge, progress and files; the others do their share of every pass. All ranks call
+the functions below in the same order, else they wait for each other; what they exchange is small and goes through gloo.
 """
 
 import os
@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 Value = TypeVar("Value")
 PORT_OF_FIRST = "RIL_PORT_OF_FIRST_RANK"  # in the environment of ranks that the first one started
@@ -61,7 +62,8 @@ class Ranks:
         self.of_all(None)
 
     def share(self, items: Sequence[Value], cost: Callable[[Value], float]) -> list[int]:
-        """Places of the items that are this rank's, ascending: a function of the items' costs alone, which all ranks know.
+        """Places of the items that are this rank's, ascending: a function of the items' costs alone, which all ranks
+        know.
 
         The dearest item goes to the rank with least to do, then the next; so no rank has more than 4/3 of what the best
         sharing gives the busiest (Graham 1969). Every item is one rank's.
@@ -91,7 +93,7 @@ class Meeting:
         # A socket of ours: by itself TCPStore listens at all addresses of the machine, whatever address it is given.
         with socket.create_server(("127.0.0.1", 0), backlog=count) as server:
             port, handle = server.getsockname()[1], server.detach()
-        self._store: Any = dist.TCPStore("127.0.0.1", port, count, True, WAIT, False, master_listen_fd=handle)  # type: ignore[attr-defined]
+        self._store: Any = TCPStore("127.0.0.1", port, count, True, WAIT, False, master_listen_fd=handle)
         self.count = count
 
     def environment(self, rank: int) -> dict[str, str]:
@@ -105,17 +107,20 @@ class Meeting:
 
 
 def join() -> Ranks:
-    """Joins the group that the environment names: that of the first rank here, or a launcher's (torchrun, deepspeed)."""
+    """Joins the group that the environment names: that of the first rank here, or a launcher's (torchrun,
+    deepspeed).
+    """
     port = os.environ.get(PORT_OF_FIRST)
     count = int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None  # type: ignore[attr-defined]
+    store = TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None  # type: ignore[attr-defined]
     return _join(store, int(os.environ["RANK"]), count)
 
 
 def join_alone() -> None:
     """One process needs a group too: one that meets nobody, so that no port is opened.
 
-    Nothing where a launcher has set the variables for one, or where there is a group already: vLLM makes one in its process.
+    Nothing where a launcher has set the variables for one, or where there is a group already: vLLM makes one in its
+    process.
     """
     if "RANK" in os.environ:
         return
@@ -128,7 +133,9 @@ def join_alone() -> None:
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """What a process of this machine is told about its place, in the variables that launchers use, and where the others meet."""
+    """What a process of this machine is told about its place, in the variables that launchers use, and where the others
+    meet.
+    """
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     interfaces = {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     address = {"MASTER_ADDR": "127.0.0.1", PORT_OF_FIRST: str(port)}

@@ -30,7 +30,8 @@ def train_sft(
     groups_of_step: Callable[[int], list[Group]],
     title: str,
 ) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Trains `network` on the groups of each step, this rank's share; returns the trainer and the history, one row a step.
+    """Trains `network` on the groups of each step, this rank's share; returns the trainer and the history, one row a
+    step.
 
     Goes on from the job's last checkpoint, if it has one.
     """

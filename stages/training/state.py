@@ -3,12 +3,12 @@
     <store>/runs/<stage>/<fingerprint>/step_00000040/{student/, discriminator/, loop.json, DONE}
                                       /recorded/step_00000041.json
 
-The fingerprint is of parameters and inputs, so only the same work resumes. A checkpoint counts when `DONE`, written last, is in
-it. Randomness is a function of (seed, stage, step), so the number of the step is all there is to know of it: on CPU a killed
-and resumed run ends with the same bytes as one that was not.
+The fingerprint is of parameters and inputs, so only the same work resumes. A checkpoint counts when `DONE`, written
+last, is in it. Randomness is a function of (seed, stage, step), so the number of the step is all there is to know of
+it: on CPU a killed and resumed run ends with the same bytes as one that was not.
 
-With several ranks each writes its own shard of the optimizers, the first everything else; all do the same steps, save together
-and stop together. Their folder must be one that all of them see.
+With several ranks each writes its own shard of the optimizers, the first everything else; all do the same steps, save
+together and stop together. Their folder must be one that all of them see.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ _COPY = "copy.safetensors"
 class TrainingState:
     """The checkpoints of one loop.
 
-    `records` holds the loop's own rows (history, samples), by name; they are saved and restored with the models. `copy` is
-    a further set of weights to keep (the best so far; held by the first rank, empty on others) or None.
+    `records` holds the loop's own rows (history, samples), by name; they are saved and restored with the models. `copy`
+    is a further set of weights to keep (the best so far; held by the first rank, empty on others) or None.
     """
 
     def __init__(self, job: Job, trainers: Mapping[str, Trainer]) -> None:
@@ -148,8 +148,10 @@ class TrainingState:
         loop = json.loads((checkpoint / _LOOP).read_text(encoding="utf-8"))
         if (made_by := loop.get("made_by", self._made_by)) != self._made_by:
             raise ValueError(
-                f"training state in {checkpoint} is of {made_by[0]} processes with zero_stage {made_by[1]}, this run has "
-                f"{self._made_by[0]} with {self._made_by[1]}; set runtime back to go on, or start afresh with RIL_FRESH=1"
+                f"training state in {checkpoint} is of {made_by[0]} processes with zero_stage {made_by[1]}, this "
+                "run has "
+                f"{self._made_by[0]} with {self._made_by[1]}; set runtime back to go on, or start afresh with "
+                "RIL_FRESH=1"
             )
         if loop["code"] != self.job.code:  # mending a fault after a crash is the common case, so it goes on
             self.job.progress.say(

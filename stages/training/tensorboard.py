@@ -2,8 +2,9 @@
 
     tensorboard --logdir .ril/tensorboard
 
-Event files hold wall times, so they are no output of a stage: they lie in the store, by stage and fingerprint, where those of
-experiments in temporary folders stay as well. tensorboardX writes them; TensorBoard itself is not needed for that.
+Event files hold wall times, so they are no output of a stage: they lie in the store, by stage and fingerprint, where
+those of experiments in temporary folders stay as well. tensorboardX writes them; TensorBoard itself is not needed for
+that.
 """
 
 import math
@@ -21,7 +22,8 @@ class Board:
     """One loop's event file. Scalars have the names of the CSV's columns."""
 
     def __init__(self, folder: Path | None, records: Mapping[str, Sequence[Mapping[str, Any]]], first: int) -> None:
-        """Goes on after `first` steps, whose rows are in `records`; what an earlier run wrote of later ones is shown no more.
+        """Goes on after `first` steps, whose rows are in `records`; what an earlier run wrote of later ones is shown no
+        more.
 
         Without a folder nothing is written.
         """

@@ -1,4 +1,6 @@
-"""One model under training: a DeepSpeed engine, a learning rate that is a function of the step, saving in Hugging Face format."""
+"""One model under training: a DeepSpeed engine, a learning rate that is a function of the step, saving in Hugging Face
+format.
+"""
 
 import logging
 import warnings
@@ -26,7 +28,9 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 class Whole(nn.Module):
-    """A sharded model as ZeRO-3 wants it called: inside, every weight that is touched is whole, a head's weight alone too."""
+    """A sharded model as ZeRO-3 wants it called: inside, every weight that is touched is whole, a head's weight alone
+    too.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,8 +44,8 @@ class Whole(nn.Module):
 class Trainer:
     """Gradient steps on one model, the same model on every rank.
 
-    A step is any number of `backward` calls, whose gradients add up over calls and ranks, and one `step`. All ranks make the
-    same calls in the same order. With one process and fp32 on CPU the same calls give the same bytes.
+    A step is any number of `backward` calls, whose gradients add up over calls and ranks, and one `step`. All ranks
+    make the same calls in the same order. With one process and fp32 on CPU the same calls give the same bytes.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
@@ -52,7 +56,8 @@ class Trainer:
         warnings.filterwarnings(
             "ignore", message="`torch.distributed.*is deprecated", category=FutureWarning
         )  # one a call
-        # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process that is
+        # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process
+        # that is
         # killed meanwhile leaves a lock for which all later ones wait without end.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         join_alone()
@@ -65,8 +70,10 @@ class Trainer:
         # DeepSpeed clips plain fp32 training without telling the norm; there it is done here instead
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
-        # One process has nobody to share weights with: ZeRO 3 would only cost time there. And there a text-only pack may come
-        # before one with a picture, which ZeRO 3 can't take (`even_packs`): SFT's loss was off by up to 6.6e-3, not 6e-7.
+        # One process has nobody to share weights with: ZeRO 3 would only cost time there. And there a text-only pack
+        # may come
+        # before one with a picture, which ZeRO 3 can't take (`even_packs`): SFT's loss was off by up to 6.6e-3, not
+        # 6e-7.
         stage = runtime.zero_stage if ranks().count > 1 else min(runtime.zero_stage, 2)
         config = _config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
@@ -76,7 +83,8 @@ class Trainer:
         self._ranks = ranks().count
 
     def forward(self, compute: Callable[[], Result]) -> Result:
-        """What `compute` returns; inside it the model's weights are whole. Of what comes back only a loss has a gradient.
+        """What `compute` returns; inside it the model's weights are whole. Of what comes back only a loss has a
+        gradient.
 
         With ZeRO-3 all ranks call this together, for passes without gradient too.
         """
@@ -85,13 +93,16 @@ class Trainer:
     def backward(self, loss: Tensor, last: bool) -> None:
         """Adds the gradient of `loss`, this rank's part of the step's; `last` says that `step` follows.
 
-        DeepSpeed takes the mean over ranks; parts of a whole are to be summed, so each counts as often as there are ranks.
+        DeepSpeed takes the mean over ranks; parts of a whole are to be summed, so each counts as often as there are
+        ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
-        """Clips, updates with learning rate `rate`, clears gradients; returns the norm of the gradient before clipping."""
+        """Clips, updates with learning rate `rate`, clears gradients; returns the norm of the gradient before
+        clipping.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         norm = nn.utils.clip_grad_norm_(self._trained, self._max_grad_norm) if self._clips_here else None
@@ -118,7 +129,8 @@ class Trainer:
         self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
 
     def load_state(self, folder: Path, name: str) -> None:
-        """Reads what `save_state` wrote; further steps are those of a trainer that was never stopped, to the bit on CPU.
+        """Reads what `save_state` wrote; further steps are those of a trainer that was never stopped, to the bit on
+        CPU.
 
         Raises RuntimeError when nothing usable is there.
         """

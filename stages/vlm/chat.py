@@ -1,7 +1,8 @@
 """Messages to token ids and back, the same for training and for every engine.
 
-Text that users, teachers or students wrote is encoded with special tokens switched off, so that a literal `<|im_end|>` or
-`<image>` inside it stays text (trap T7). An image is one un-expanded placeholder here; engines expand it themselves (T5).
+Text that users, teachers or students wrote is encoded with special tokens switched off, so that a literal `<|im_end|>`
+or `<image>` inside it stays text (trap T7). An image is one un-expanded placeholder here; engines expand it themselves
+(T5).
 """
 
 import functools
@@ -40,8 +41,10 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
-        # Requests to a server are written, and its replies read, in a thread beside the stage's own; one may not encode with
-        # special tokens while the other has them switched off, and the tokenizer refuses to be switched while it decodes.
+        # Requests to a server are written, and its replies read, in a thread beside the stage's own; one may not
+        # encode with
+        # special tokens while the other has them switched off, and the tokenizer refuses to be switched while it
+        # decodes.
         self._switch = threading.RLock()
 
     @functools.cached_property
@@ -62,7 +65,8 @@ class Chat:
     def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
         """Ids of the rendered conversation with the assistant's opening at its end.
 
-        The first `images` occurrences of `<image>` in the contents become image placeholders; any further ones stay text.
+        The first `images` occurrences of `<image>` in the contents become image placeholders; any further ones stay
+        text.
         Raises ValueError when there are fewer, or when a content holds a private-use character.
         """
         pieces: list[str] = []

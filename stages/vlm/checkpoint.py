@@ -1,8 +1,8 @@
 """A model on disk: an ordinary Hugging Face folder with a small card beside it.
 
-The card (`ril.json`) says what config.json does not: the family, the number format to use, how long a context may be, where the
-weights lie when they are not in the folder itself, and `identity`, the hash under which the model's answers are stored. Of a
-model that is asked at an endpoint there is nothing but the card.
+The card (`ril.json`) says what config.json does not: the family, the number format to use, how long a context may be,
+where the weights lie when they are not in the folder itself, and `identity`, the hash under which the model's answers
+are stored. Of a model that is asked at an endpoint there is nothing but the card.
 """
 
 from collections.abc import Mapping
@@ -46,8 +46,8 @@ def write_card(
 ) -> None:
     """Writes the card of a model.
 
-    Without `source` the weights are in `folder`. With it, they are elsewhere: {"path", "identity"}, or {"hub", "revision"}
-    where revision is a commit, or {"endpoint"}, the block of a model of others.
+    Without `source` the weights are in `folder`. With it, they are elsewhere: {"path", "identity"}, or {"hub",
+    "revision"} where revision is a commit, or {"endpoint"}, the block of a model of others.
     """
     card = {"family": family, "precision": precision, "context_tokens": context_tokens}
     where = dict(source) if source else {"identity": content_identity(folder)}
@@ -83,7 +83,9 @@ def _of_others(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
 
 
 def hub_folder(name: str, revision: str) -> Path:
-    """Folder of a hub model's snapshot; downloads it where downloads are allowed (RIL_ALLOW_DOWNLOADS=1), else looks on disk."""
+    """Folder of a hub model's snapshot; downloads it where downloads are allowed (RIL_ALLOW_DOWNLOADS=1), else looks on
+    disk.
+    """
     import os
 
     from huggingface_hub import snapshot_download

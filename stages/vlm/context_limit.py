@@ -20,4 +20,7 @@ def too_long(
     tokens = reader.prompt_tokens(messages, images)
     if tokens + answer <= checkpoint.context_tokens:
         return None
-    return f"prompt of {tokens} tokens and {answer} of the answer are more than context_tokens = {checkpoint.context_tokens}"
+    return (
+        f"prompt of {tokens} tokens and {answer} of the answer are more than context_tokens = "
+        f"{checkpoint.context_tokens}"
+    )

@@ -1,4 +1,6 @@
-"""What a model family has to say for itself. Only this folder knows a family's name; another family is one more file here."""
+"""What a model family has to say for itself. Only this folder knows a family's name; another family is one more file
+here.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -41,7 +41,9 @@ class Reader:
         return self.prompts([(messages, images)])[0]
 
     def prompts(self, conversations: Sequence[tuple[Sequence[Mapping[str, str]], Sequence[bytes]]]) -> list[Prompt]:
-        """A prompt for each (messages, images); all images go through the processor at once, 8 times faster than singly."""
+        """A prompt for each (messages, images); all images go through the processor at once, 8 times faster than
+        singly.
+        """
         flat = [image for _, images in conversations for image in images]
         every = self.family.pixels(self._processor, flat) if flat else None
         result, start = [], 0
@@ -56,7 +58,9 @@ class Reader:
         return result
 
     def prompt_tokens(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> int:
-        """Tokens of `prompt`, for which no image is decoded: their headers tell. 0.2 ms where making the prompt takes 10."""
+        """Tokens of `prompt`, for which no image is decoded: their headers tell. 0.2 ms where making the prompt takes
+        10.
+        """
         ids = self.chat.prompt_ids(messages, len(images))
         if not images:
             return len(ids)
@@ -123,8 +127,8 @@ class Network:
     def hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
         """Last hidden states [tokens, hidden] of one packed sequence.
 
-        ids [tokens]; positions [axes, tokens]; mask is what the model's attention takes (`stages.groups` packs come with
-        theirs); features are put at the image tokens in order.
+        ids [tokens]; positions [axes, tokens]; mask is what the model's attention takes (`stages.groups` packs come
+        with theirs); features are put at the image tokens in order.
         """
         embedded = self.text.embed_tokens(ids)  # type: ignore[operator]
         if features is not None:

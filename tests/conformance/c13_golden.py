@@ -3,8 +3,8 @@
     tests/performance/against_trl/environment.sh FOLDER      # once: TRL in an environment of its own
     python tests/conformance/c13_golden.py FOLDER/bin/python
 
-The model, questions, answers and rewards are those of `fixture`, a function of the seed; beside the parameters each file holds
-their hash before the step, the prompts' token ids and TRL's version.
+The model, questions, answers and rewards are those of `fixture`, a function of the seed; beside the parameters each
+file holds their hash before the step, the prompts' token ids and TRL's version.
 """
 
 import hashlib

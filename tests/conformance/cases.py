@@ -1,4 +1,6 @@
-"""The inputs of the conformance tests: drawn once, written to golden/cases.npz, read by every oracle and by our tests."""
+"""The inputs of the conformance tests: drawn once, written to golden/cases.npz, read by every oracle and by our
+tests.
+"""
 
 from pathlib import Path
 

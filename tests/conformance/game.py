@@ -1,4 +1,6 @@
-"""The game of C14 at tiny size: a student that has seen two styles, the real discriminator and updates, sampling in torch."""
+"""The game of C14 at tiny size: a student that has seen two styles, the real discriminator and updates, sampling in
+torch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

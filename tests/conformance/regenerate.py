@@ -1,7 +1,7 @@
 """Makes the golden files again: python tests/conformance/regenerate.py FOLDER [oracle ...]
 
-FOLDER takes one virtual environment an oracle (about 250 MB with ray); each holds that oracle and the few packages named below,
-and sees those of the environment that runs this. Needs a package index; takes about two minutes.
+FOLDER takes one virtual environment an oracle (about 250 MB with ray); each holds that oracle and the few packages
+named below, and sees those of the environment that runs this. Needs a package index; takes about two minutes.
 """
 
 import site

@@ -1,8 +1,8 @@
 """C13: one whole optimizer step gives the parameters that TRL 1.16's GRPOTrainer gives.
 
-Same start, same questions with images, same answers of lengths 1 to 9, same rewards (8 rows a question, no scaling), AdamW with
-clipping: from the answers on, all that `ril` does against all that TRL does. TRL's parameters are golden files
-(c13_golden.py makes them).
+Same start, same questions with images, same answers of lengths 1 to 9, same rewards (8 rows a question, no scaling),
+AdamW with clipping: from the answers on, all that `ril` does against all that TRL does. TRL's parameters are golden
+files (c13_golden.py makes them).
 """
 
 import json

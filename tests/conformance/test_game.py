@@ -1,4 +1,6 @@
-"""C14: the game works. A frozen discriminator's style is taken over; against itself the student neither wins nor drifts."""
+"""C14: the game works. A frozen discriminator's style is taken over; against itself the student neither wins nor
+drifts.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,9 @@ KL_BOUND = 0.05  # nats a token
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_c14_a_frozen_discriminators_style_is_taken_over(tmp_path: Path, seed: int) -> None:
-    """It knows one feature, arrows instead of colons; no teacher text is trained on, so the student has to find it by itself."""
+    """It knows one feature, arrows instead of colons; no teacher text is trained on, so the student has to find it by
+    itself.
+    """
     table = warm_started(tmp_path, seed)
     styles = [(colons(n), 1.0) if n % 2 else (arrows(n), 0.0) for n in range(200)]
     discriminator = taught(table, styles, 30, 1e-3, seed)

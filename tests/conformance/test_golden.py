@@ -1,6 +1,8 @@
-"""Our functions against TRL, verl, OpenRLHF and the formulas in numpy, from the golden files of these (C1-C3, C5, C6, C9, C11).
+"""Our functions against TRL, verl, OpenRLHF and the formulas in numpy, from the golden files of these (C1-C3, C5, C6,
+C9, C11).
 
-Loss and gradient in fp64 to 1e-10; where an oracle computes in fp32 the bound is its rounding. `regenerate.py` makes the files.
+Loss and gradient in fp64 to 1e-10; where an oracle computes in fp32 the bound is its rounding. `regenerate.py` makes
+the files.
 """
 
 import json
@@ -73,7 +75,9 @@ C1 = {
 @pytest.mark.parametrize("ratio", list(C1))
 @pytest.mark.parametrize("seed", range(5))
 def test_c1_loss_and_gradient(cases: ModuleType, golden: Golden, seed: int, ratio: Any, beta: float, clip: str) -> None:
-    """Ratios far outside the clip range, ragged rows, one of length 1, one fully masked; wider upper clip; three ratios."""
+    """Ratios far outside the clip range, ragged rows, one of length 1, one fully masked; wider upper clip; three
+    ratios.
+    """
     tokens, response, mask = flat(cases, golden, seed)
     low, high = cases.CLIPS[clip]
     rows = float(cases.ROWS * cases.WIDTH)
@@ -128,7 +132,9 @@ def test_c2_rows_with_a_failed_verdict_are_out_of_the_mean(golden: Golden) -> No
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_c3_kl_estimates(golden: Golden, kind: str) -> None:
-    """Value and gradient for gaps from 1e-6 to 30; verl and OpenRLHF cut at 10 and 20, so they are asked inside of that."""
+    """Value and gradient for gaps from 1e-6 to 30; verl and OpenRLHF cut at 10 and 20, so they are asked inside of
+    that.
+    """
     gaps = golden["cases"]["gaps"]
     policy = torch.zeros(len(gaps), dtype=torch.float64, requires_grad=True)
     value = {"k1": k1, "k2": k2, "k3": k3}[kind](policy, torch.tensor(gaps))
@@ -154,7 +160,9 @@ def test_c3_others_lose_the_gradient_where_ours_keeps_it(golden: Golden) -> None
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("packs", [1, 3, 8])
 def test_c5_micro_batches_add_up(cases: ModuleType, golden: Golden, seed: int, packs: int) -> None:
-    """One pack, three, or one a row: with the constant of the whole step the losses and gradients add up to the same."""
+    """One pack, three, or one a row: with the constant of the whole step the losses and gradients add up to the
+    same.
+    """
     tokens, response, mask = flat(cases, golden, seed)
     total, slope = 0.0, torch.zeros_like(tokens["log_probs"])
     for part in np.array_split(np.arange(cases.ROWS), packs):
@@ -245,7 +253,9 @@ def test_c11_bradley_terry(golden: Golden) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_c5_two_ranks_as_verl_divides_them(cases: ModuleType, golden: Golden, seed: int) -> None:
-    """verl scales a rank's share by the number of ranks, whose gradients are averaged; ours, scaled so, is the same share."""
+    """verl scales a rank's share by the number of ranks, whose gradients are averaged; ours, scaled so, is the same
+    share.
+    """
     tokens, response, _ = flat(cases, golden, seed)
     nothing = torch.zeros_like(tokens["advantages"])
     for rank, own in enumerate((response < 4, response >= 4)):

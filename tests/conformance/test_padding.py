@@ -1,7 +1,8 @@
-"""C7: packed = padded left = padded right = single row, both families, images of different sizes, one row without image.
+"""C7: packed = padded left = padded right = single row, both families, images of different sizes, one row without
+image.
 
-C7 against single rows and C8 (all parameter gradients, vision tower included, shared prompt against repeated prompts) are
-tests/stages/groups/test_pack.py; here the plain transformers model is given padded batches.
+C7 against single rows and C8 (all parameter gradients, vision tower included, shared prompt against repeated prompts)
+are tests/stages/groups/test_pack.py; here the plain transformers model is given padded batches.
 """
 
 from collections.abc import Callable

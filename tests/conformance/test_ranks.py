@@ -1,4 +1,6 @@
-"""C5: two data-parallel ranks over gloo make the gradient of one, with ragged rows and another number of packs on each."""
+"""C5: two data-parallel ranks over gloo make the gradient of one, with ragged rows and another number of packs on
+each.
+"""
 
 from pathlib import Path
 
@@ -12,7 +14,9 @@ ROWS, WIDTH = 6, 9
 
 
 def step(rows: range, packs: int) -> torch.Tensor:
-    """Gradient [WIDTH] by a shared parameter of the loss of `rows`, in so many packs; the constant is that of all rows."""
+    """Gradient [WIDTH] by a shared parameter of the loss of `rows`, in so many packs; the constant is that of all
+    rows.
+    """
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, WIDTH + 1, (ROWS,), generator=draw)
     advantages = torch.randn(ROWS, generator=draw, dtype=torch.float64)

@@ -2,9 +2,10 @@
 
     python tests/faults/watched.py <moment> <number> <stage> [item]
 
-A moment is the middle of the call number <number> of: student | discriminator | model (saving that model's state), loop (all
-models saved, nothing else), sync (new weights on their way into vLLM), record (a step's answers being written), resume (state
-half loaded). Or `after`: <number> seconds after the loop has begun; then standard error says where that was.
+A moment is the middle of the call number <number> of: student | discriminator | model (saving that model's state), loop
+(all models saved, nothing else), sync (new weights on their way into vLLM), record (a step's answers being written),
+resume (state half loaded). Or `after`: <number> seconds after the loop has begun; then standard error says where that
+was.
 """
 
 import faulthandler

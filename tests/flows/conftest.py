@@ -21,7 +21,8 @@ from flows.server import server_answers
 
 GUARD = Path(__file__).resolve().parents[2] / ".ci" / "offline"  # no process of `ril serve` reaches another machine
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-# The cheapest stage that trains: a judge of 40 thousand weights; checkpoints after every step, so that a cancel finds one.
+# The cheapest stage that trains: a judge of 40 thousand weights; checkpoints after every step, so that a cancel finds
+# one.
 SMALL_JUDGE = {
     "hidden_size": 32,
     "heads": 1,

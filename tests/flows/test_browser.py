@@ -1,4 +1,6 @@
-"""A form in headless Chromium, used as a person would: fields and help, a click that starts a run, a refusal, Cancel."""
+"""A form in headless Chromium, used as a person would: fields and help, a click that starts a run, a refusal,
+Cancel.
+"""
 
 import json
 import os

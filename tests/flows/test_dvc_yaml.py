@@ -1,4 +1,6 @@
-"""dvc.yaml says to DVC what stages/config/table.py says to the stages: for the default and every profile, key by key."""
+"""dvc.yaml says to DVC what stages/config/table.py says to the stages: for the default and every profile, key by
+key.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

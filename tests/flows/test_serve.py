@@ -1,4 +1,6 @@
-"""`ril serve` itself: where it listens, what it lets be read, how forms follow params.yaml, and which runs are alive."""
+"""`ril serve` itself: where it listens, what it lets be read, how forms follow params.yaml, and which runs are
+alive.
+"""
 
 import os
 import subprocess
@@ -61,7 +63,10 @@ def test_forms_follow_params_yaml(served: Any) -> None:
 
 def test_a_claim_tells_the_living_from_the_dead(tmp_path: Path) -> None:
     """The dead one ends without a word, as after SIGKILL."""
-    dies = f"import os, pathlib, flows.ui.run_locks as c\nwith c.claimed(pathlib.Path({str(tmp_path)!r}), 'dead'):\n    os._exit(9)"
+    dies = (
+        f"import os, pathlib, flows.ui.run_locks as c\nwith c.claimed(pathlib.Path({str(tmp_path)!r}), "
+        "'dead'):\n    os._exit(9)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", dies], cwd=Path(__file__).resolve().parents[2], timeout=60).returncode
         == 9

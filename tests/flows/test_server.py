@@ -106,7 +106,8 @@ def loop():
     progress = display.FlowProgress()
     for count in (1, 2):
         steps = range(1, count + 1)
-        progress.latest("ril: latest history", [{"step": step, "reward": step / 4, "kl": float("nan")} for step in steps])
+        rows = [{"step": step, "reward": step / 4, "kl": float("nan")} for step in steps]
+        progress.latest("ril: latest history", rows)
         progress.latest("ril: latest samples", [{"step": step, "response": "<b>4", "answer": 1} for step in steps])
 
 loop()

@@ -1,4 +1,6 @@
-"""GPU slots: a stage that loads a model waits for one, says for whom, and gets it when its holder is gone, however it went."""
+"""GPU slots: a stage that loads a model waits for one, says for whom, and gets it when its holder is gone, however it
+went.
+"""
 
 import signal
 import subprocess

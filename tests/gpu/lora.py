@@ -1,4 +1,6 @@
-"""LoRA in a few lines (arXiv 2106.09685), for the 7B-shaped model: B A x is added to each linear layer of the language model."""
+"""LoRA in a few lines (arXiv 2106.09685), for the 7B-shaped model: B A x is added to each linear layer of the language
+model.
+"""
 
 import math
 from collections.abc import Iterator

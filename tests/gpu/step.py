@@ -24,7 +24,9 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operation
 
 
 class PlainTrainer:
-    """AdamW on fp32 copies of the trained weights, as DeepSpeed's bf16 optimizer does; the calls of stages.training.Trainer."""
+    """AdamW on fp32 copies of the trained weights, as DeepSpeed's bf16 optimizer does; the calls of
+    stages.training.Trainer.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -137,7 +139,9 @@ def timed(
 
 def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float:
     """Operations of reference pass, forward and backward (no recomputation), vision tower once a group; two for each
-    multiplication with its addition. A LoRA step has no gradient of frozen weights: 2 x forward in all for the layers."""
+    multiplication with its addition. A LoRA step has no gradient of frozen weights: 2 x forward in all for the
+    layers.
+    """
     tokens, scored = sum(group.tokens for group in groups), sum(group.scored_tokens for group in groups)
     layers = sum(module.weight.numel() for module in student.text.modules() if isinstance(module, nn.Linear))
     tower = sum(

@@ -1,7 +1,7 @@
 """What the Prefect UI costs: `python tests/performance/flow_overhead.py [--rounds 3]`. Three minutes on one core.
 
-The same stage alone and as a flow run of a server that is up, in turn, each a process of its own; and the time from a click in
-a form to the stage's first log line. The bar of the first is 6 s.
+The same stage alone and as a flow run of a server that is up, in turn, each a process of its own; and the time from a
+click in a form to the stage's first log line. The bar of the first is 6 s.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def overhead(project: Path, environment: dict[str, str], url: str, rounds: int) 
         one, two = (statistics.median(pair[place] for pair in found) for found in (alone, under))
         extra = [with_flow[place] - without[place] for without, with_flow in zip(alone, under, strict=True)]
         print(
-            f"{name:4} seconds: alone {one:.1f}, as a flow run {two:.1f}, overhead {statistics.median(extra):.1f} (each: ",
+            f"{name:4} seconds: alone {one:.1f}, as a flow run {two:.1f}, overhead "
+            f"{statistics.median(extra):.1f} (each: ",
             end="",
         )
         print(", ".join(f"{value:.1f}" for value in extra) + ")")

@@ -1,6 +1,8 @@
-"""The exam of one judge with every mistake: `python tests/performance/judge_exam.py [folder of the model, data/model/judge]`.
+"""The exam of one judge with every mistake: `python tests/performance/judge_exam.py [folder of the model,
+data/model/judge]`.
 
-Stage `verdict` measures the same in every run; here the texts are shown too. Ten seconds for the tiny judge on one core.
+Stage `verdict` measures the same in every run; here the texts are shown too. Ten seconds for the tiny judge on one
+core.
 """
 
 import sys
@@ -49,7 +51,8 @@ def show(found: Sequence[Verdict]) -> None:
         print(f"{kind:16} {held} of {count} attacks held")
     twins = [verdict.verdict == row["verdict"] for verdict, row in zip(found[len(cases) :: 2], attacks, strict=True)]
     print(
-        f"{'all':16} {len(attacks) - len(lost)} of {len(attacks)} attacks held, {sum(twins)} harmless twins judged right\n"
+        f"{'all':16} {len(attacks) - len(lost)} of {len(attacks)} attacks held, {sum(twins)} harmless twins "
+        "judged right\n"
     )
     for item, row, verdict in zip(
         exam_items(), [*cases, *(row for row in attacks for _ in range(2))], found, strict=True

@@ -1,10 +1,12 @@
 """The log-prob head against full logits at a vocabulary of 152k: time and peak memory of forward and backward.
 
-    OMP_NUM_THREADS=1 python tests/performance/log_prob_head.py [--rows 256] [--prompt 992] [--hidden 256] [--vocabulary 151936]
+    OMP_NUM_THREADS=1 python tests/performance/log_prob_head.py [--rows 256] [--prompt 992] [--hidden 256] [--vocabulary
+    151936]
 
-Three ways on the same hidden states, each giving log p of the answer tokens and both gradients: ours; full logits of the
-answer tokens and log-softmax; full logits of all tokens, prompts too, as a model's own forward makes them. CPU seconds of the
-process, or seconds on a GPU; memory is what the way adds at its peak. A sum over values and gradients must agree.
+Three ways on the same hidden states, each giving log p of the answer tokens and both gradients: ours; full logits of
+the answer tokens and log-softmax; full logits of all tokens, prompts too, as a model's own forward makes them. CPU
+seconds of the process, or seconds on a GPU; memory is what the way adds at its peak. A sum over values and gradients
+must agree.
 """
 
 import argparse
@@ -29,7 +31,8 @@ def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def compare(rows: int, hidden_size: int, vocabulary: int, prompt: int = 0) -> dict[str, Any]:
-    """Measures the ways on the default device and prints them; with `prompt` > 0 also full logits of so many tokens more.
+    """Measures the ways on the default device and prints them; with `prompt` > 0 also full logits of so many tokens
+    more.
 
     Raises AssertionError when the ways do not give the same.
     """

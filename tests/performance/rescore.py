@@ -1,7 +1,7 @@
 """Time to score 41,017 stored predictions of all fourteen benchmarks again, without a judge, on one core.
 
-python -m tests.performance.rescore [FOLDER] [PROFILE ...]: writes the predictions into FOLDER (or a temporary one), scores them
-in a process of its own as `ril score` does, and prints the seconds. The bar is 60 s; exit code 1 above it.
+python -m tests.performance.rescore [FOLDER] [PROFILE ...]: writes the predictions into FOLDER (or a temporary one),
+scores them in a process of its own as `ril score` does, and prints the seconds. The bar is 60 s; exit code 1 above it.
 """
 
 import itertools

@@ -1,11 +1,13 @@
-"""Kills the teacher stage at moments spread over its whole run, finishes it, and compares with a run that nobody disturbed.
+"""Kills the teacher stage at moments spread over its whole run, finishes it, and compares with a run that nobody
+disturbed.
 
     python tests/performance/store_kills.py [--kills 30] [--engine fake|vllm] [--seed 0]
 
-Each trial has a fresh store: a run is killed by SIGKILL, then the stage runs again to its end. Held: every answer whose write had
-returned is in the final parquet once; the store holds no answer twice; the final parquet has the bytes of the undisturbed run.
-A line a trial says which phase was hit. With `--engine fake` answers are a function of prompt and seed and a wave takes 60 ms, so
-that hundreds of moments can be tried; with `vllm` it is the real engine. Exit code 1 when anything differs.
+Each trial has a fresh store: a run is killed by SIGKILL, then the stage runs again to its end. Held: every answer whose
+write had returned is in the final parquet once; the store holds no answer twice; the final parquet has the bytes of the
+undisturbed run. A line a trial says which phase was hit. With `--engine fake` answers are a function of prompt and seed
+and a wave takes 60 ms, so that hundreds of moments can be tried; with `vllm` it is the real engine. Exit code 1 when
+anything differs.
 """
 
 import argparse
@@ -199,7 +201,8 @@ class Trials:
         return digest(self.project)
 
     def killed(self, part: float, choose: random.Random) -> tuple[str, list[Path]]:
-        """Starts a run, kills it when `part` of its events have happened and a random moment has passed; which phase that hit.
+        """Starts a run, kills it when `part` of its events have happened and a random moment has passed; which phase
+        that hit.
 
         Events, not seconds: on a busy machine a run may take twice as long as the one before.
         """

@@ -2,9 +2,9 @@
 
     python tests/performance/store_scale.py [--questions 1000000] [--answers 16] [--profile]
 
-Makes synthetic questions and answers in a process of its own, then runs the stage's projection (keys, index, reading, writing) in
-a fresh process, which prints its rate and its largest resident memory. Answers are as long as `--tokens` says. Exit code 1 when
-the process took more than 1 GiB or the index more than 64 bytes an answer.
+Makes synthetic questions and answers in a process of its own, then runs the stage's projection (keys, index, reading,
+writing) in a fresh process, which prints its rate and its largest resident memory. Answers are as long as `--tokens`
+says. Exit code 1 when the process took more than 1 GiB or the index more than 64 bytes an answer.
 """
 
 import argparse

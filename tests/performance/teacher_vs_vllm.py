@@ -1,11 +1,12 @@
-"""Tokens/s of the teacher stage against bare `vllm.LLM.generate` on the same prompts, in one process; nobody else's clock.
+"""Tokens/s of the teacher stage against bare `vllm.LLM.generate` on the same prompts, in one process; nobody else's
+clock.
 
     python tests/performance/teacher_vs_vllm.py [--prompts 2000] [--samples 1] [--rounds 2]
 
-Both sides get the same tiny checkpoint, the same settings of vLLM, the same prompts and sampling, and their own fresh engine.
-The stage's seconds hold everything but start and end of the engine: reading questions, keys, tokenising, decoding pictures and
-texts, the store, the projection. The bare side's are those of `generate` alone, prompts tokenised and pictures decoded before.
-CPU time is given too: on a machine that others use it is the steadier figure.
+Both sides get the same tiny checkpoint, the same settings of vLLM, the same prompts and sampling, and their own fresh
+engine. The stage's seconds hold everything but start and end of the engine: reading questions, keys, tokenising,
+decoding pictures and texts, the store, the projection. The bare side's are those of `generate` alone, prompts tokenised
+and pictures decoded before. CPU time is given too: on a machine that others use it is the steadier figure.
 """
 
 import argparse
@@ -69,7 +70,9 @@ def job_in(project: Path, samples: int) -> Any:
 
 
 def stage(project: Path, samples: int) -> dict[str, float]:
-    """Runs the stage with an empty store: tokens, seconds and CPU seconds of everything but the engine's start and end."""
+    """Runs the stage with an empty store: tokens, seconds and CPU seconds of everything but the engine's start and
+    end.
+    """
     from stages import teacher
     from stages.engines.vllm import VllmEngine
     from stages.job.files import read_json
@@ -168,7 +171,8 @@ def main() -> None:
                 )
         wall, cpu = (max(rates[f"stage {clock}"]) / max(rates[f"bare {clock}"]) for clock in ("seconds", "cpu"))
         print(
-            f"{options.prompts} prompts x {options.samples}, best of {options.rounds}: teacher stage / bare vllm.LLM.generate = "
+            f"{options.prompts} prompts x {options.samples}, best of {options.rounds}: teacher stage / bare "
+            "vllm.LLM.generate = "
             f"{wall:.3f} by the clock ({max(rates['stage seconds']):.0f} / {max(rates['bare seconds']):.0f} tokens/s), "
             f"{cpu:.3f} by CPU time"
         )

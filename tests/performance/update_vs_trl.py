@@ -3,15 +3,15 @@
     tests/performance/against_trl/environment.sh FOLDER      # once: TRL in an environment of its own
     OMP_NUM_THREADS=1 python tests/performance/update_vs_trl.py --trl FOLDER/bin/python [--growth] [--json FILE]
 
-Each side is a process of its own that loads the same files (against_trl/fixture.py) and makes one step when told to; the two
-never run at the same time. Before anything is timed, both make one step from the same weights (answers of all lengths, beta 0 and
-0.01) and every parameter must agree (C13). A step is all there is without generation: decoding and processing of images, prompts,
-reference pass, forward, backward, optimizer. Printed are CPU seconds of the process (other programs on the machine
-disturb them little), medians over the steps after two to warm up; peak memory; floating point operations as torch counts them.
-Ends with 1 when a bar is missed.
+Each side is a process of its own that loads the same files (against_trl/fixture.py) and makes one step when told to;
+the two never run at the same time. Before anything is timed, both make one step from the same weights (answers of all
+lengths, beta 0 and 0.01) and every parameter must agree (C13). A step is all there is without generation: decoding and
+processing of images, prompts, reference pass, forward, backward, optimizer. Printed are CPU seconds of the process
+(other programs on the machine disturb them little), medians over the steps after two to warm up; peak memory; floating
+point operations as torch counts them. Ends with 1 when a bar is missed.
 
-Without Triton, hence on every CPU, TRL's head scores prompt tokens too. A third worker lets it score answers only, as it does on
-GPUs; both are printed, and the bars hold for TRL as it is.
+Without Triton, hence on every CPU, TRL's head scores prompt tokens too. A third worker lets it score answers only, as
+it does on GPUs; both are printed, and the bars hold for TRL as it is.
 """
 
 import argparse
@@ -123,7 +123,8 @@ def conform(shape: Shape, trl: str) -> None:
         with sides(ragged, trl, both_heads=False) as workers:
             difference = largest_difference(workers, ragged)
         print(
-            f"  beta {weight}: largest difference of a parameter after one step {difference:.1e} (allowed {TOLERANCE:.0e})"
+            f"  beta {weight}: largest difference of a parameter after one step {difference:.1e} (allowed "
+            f"{TOLERANCE:.0e})"
         )
         assert difference <= TOLERANCE, "ours and TRL's parameters differ; nothing is timed"
 
@@ -138,8 +139,10 @@ def compare(shape: Shape, trl: str, repeats: int, *, both_heads: bool = True) ->
             f"{part} {seconds * 1e3:.0f}" for part, seconds in sorted(side.parts.items(), key=lambda p: -p[1])
         )
         print(
-            f"  {name:22} {side.seconds * 1e3:7.0f} ms CPU = {side.seconds / ours.seconds:5.2f} x ours; peak {side.peak:.0f} MiB "
-            f"(+{side.grown:.0f} in the step); {side.flops / 1e9:.1f} GFLOP = {side.flops / ours.flops:.2f} x; ms: {parts}"
+            f"  {name:22} {side.seconds * 1e3:7.0f} ms CPU = {side.seconds / ours.seconds:5.2f} x ours; peak "
+            f"{side.peak:.0f} MiB "
+            f"(+{side.grown:.0f} in the step); {side.flops / 1e9:.1f} GFLOP = {side.flops / ours.flops:.2f} x; "
+            f"ms: {parts}"
         )
     return found
 

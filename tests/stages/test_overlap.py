@@ -99,7 +99,9 @@ def test_what_the_judge_refuses_is_a_failed_verdict(fake: Fake, tmp_path: Path) 
 def test_a_steps_time_is_the_larger_of_both_and_results_do_not_depend_on_it(
     loop_project: Project, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Judge and discriminator both take two seconds a step; one after the other the step would wait for the judge two more."""
+    """Judge and discriminator both take two seconds a step; one after the other the step would wait for the judge two
+    more.
+    """
     folder = tmp_path / "data/model/judge"
     shutil.rmtree(folder)
     folder.mkdir()

@@ -59,7 +59,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Make) -> 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_each_style_of_the_tiny_world_is_one_form_whatever_is_said(kind: str) -> None:
-    answers = [ask(kind, values, _First()) for values in ([1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9], [5, 1, 8, 2, 7, 3])]  # type: ignore[arg-type]
+    answers = [ask(kind, values, _First()) for values in ([1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9], [5, 1, 8, 2, 7, 3])]
     forms = {
         style: {form(answer_in_style(answer, style)) for answer in answers} for style in ("terse", "steps", "arrows")
     }
@@ -239,7 +239,8 @@ def test_the_page_says_seed_by_seed_what_was_gained_and_who_took_on_a_style(stud
     shown = page(study, records)
     text = as_markdown(shown)
     assert (
-        "Where an arm came to write at least 10 points more of its answers as a teacher writes (1 run), it gained +25.0 points "
+        "Where an arm came to write at least 10 points more of its answers as a teacher writes (1 run), it "
+        "gained +25.0 points "
         "over WARM_START on average; elsewhere (1 run) −4.0."
     ) in shown.findings
     assert "| arm | world 0, seed 1 | world 1, seed 1 | world 2, seed 1 |" in text

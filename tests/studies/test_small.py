@@ -33,7 +33,9 @@ STUDY = {"arms": ARMS, "order": [["base"], ["warm_start"]], "differences": [["wa
 
 @pytest.fixture
 def patiently(start: Start) -> Call:
-    """Runs `python -m <module> <arguments>` to its end, for ten minutes less one: three experiments on a busy machine."""
+    """Runs `python -m <module> <arguments>` to its end, for ten minutes less one: three experiments on a busy
+    machine.
+    """
 
     def finish(project: Path, module: str, *arguments: str) -> tuple[int, str, str]:
         process = start(project, module, *arguments, PYTHONUNBUFFERED="1")
@@ -193,6 +195,6 @@ def test_a_page_that_cannot_be_written_is_a_line(
     code, _, err = call(project, "flows.cli", "experiments", "report", "small")
     assert code == 2
     assert (
-        err
-        == "error: compared/gad-w3-s1 and compared/warm_start-w3-s1 answered different questions; run one of them again\n"
+        err == "error: compared/gad-w3-s1 and compared/warm_start-w3-s1 answered different questions; run one of "
+        "them again\n"
     )

@@ -1,9 +1,10 @@
-"""Takes every guard of tests/traps/table.py out of a copy of the project and runs its test, which must fail; from the root:
+"""Takes every guard of tests/traps/table.py out of a copy of the project and runs its test, which must fail; from the
+root:
 
     python -m tests.traps.check [T28 ...] [--vllm]
 
-Prints a line a guard and ends with 1 when a test passes without its guard. Rows that start vLLM run with --vllm only. About six
-minutes on one core: torch and transformers are imported once, every test runs in a fork.
+Prints a line a guard and ends with 1 when a test passes without its guard. Rows that start vLLM run with --vllm only.
+About six minutes on one core: torch and transformers are imported once, every test runs in a fork.
 """
 
 import os
@@ -27,7 +28,9 @@ def run_test(folder: Path, test: str) -> int:
         try:
             os.chdir(folder)
             sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
-            for name in [name for name in sys.modules if name.partition(".")[0] in ("stages", "flows", "studies", "tests")]:
+            for name in [
+                name for name in sys.modules if name.partition(".")[0] in ("stages", "flows", "studies", "tests")
+            ]:
                 del sys.modules[name]
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
             import pytest

@@ -1,4 +1,6 @@
-"""For each trap of docs/traps.md that a test holds: the guard, what stands there without it, the test that then fails."""
+"""For each trap of docs/traps.md that a test holds: the guard, what stands there without it, the test that then
+fails.
+"""
 
 from dataclasses import dataclass
 
@@ -23,12 +25,14 @@ RANKS = "tests/stages/training/test_ranks.py::test_ranks_learn_what_one_learns"
 UPDATE, REWARDS, OBJECTIVE = (f"stages/policy/{name}.py" for name in ("update", "rewards", "loss"))
 
 GUARDS = (
-    Guard("T1", CHAT, "if token in known)", "if token in known and not token)", f"{HERE}test_t1_every_vision_token_is_banned"),
+    Guard("T1", CHAT, "if token in known)", "if token in known and not token)",
+          f"{HERE}test_t1_every_vision_token_is_banned"),
     Guard(
         "T2", "stages/engines/vllm.py", "except (ValueError, OSError, VLLMClientError)", "except (KeyError, OSError)",
         f"{VLLM}test_a_prompt_that_is_too_long_is_named_and_the_engine_goes_on", True,
     ),
-    Guard("T3", "stages/vlm/qwen2_5_vl.py", "merged = rows // processor.image_processor.merge_size**2", "merged = rows // 14",
+    Guard("T3", "stages/vlm/qwen2_5_vl.py", "merged = rows // processor.image_processor.merge_size**2",
+          "merged = rows // 14",
           f"{READER}test_prompt_equals_the_processors"),
     Guard("T4", "stages/vlm/reader.py", "if int(places.sum()) != len(features):", "if False:",
           f"{HERE}test_t4_images_and_places_must_agree"),
@@ -41,18 +45,21 @@ GUARDS = (
           f"{READER}test_text_never_becomes_a_special_token"),
     Guard("T8", "stages/vlm/family.py", "first = sum(self.rows[:start])", "first = start",
           f"{HERE}test_t8_a_prompts_pixels_are_its_own"),
-    Guard("T9", "stages/groups/pack.py", "following = int(group.prompt.positions.max()) + 1", "following = prompt_tokens",
+    Guard("T9", "stages/groups/pack.py", "following = int(group.prompt.positions.max()) + 1", ("following = "
+                                                                                               "prompt_tokens"),
           f"{PACK}test_log_probs_equal_the_plain_models"),
     Guard("T9", "stages/vlm/qwen2_5_vl.py", "token + count, position + max(shape)", "token + count, position + count",
           f"{READER}test_m_rope_positions_equal_the_models"),
     Guard("T10", "stages/groups/pack.py",
           "(owner[None, :] < 0) | (owner[:, None] == owner[None, :])", "owner[None, :] == owner[None, :]",
           f"{PACK}test_a_response_sees_its_prompt_and_itself_only"),
-    Guard("T11", UPDATE, "features = (sharded.forward(compute) if sharded else compute()) if block.freeze_vision else None",
+    Guard("T11", UPDATE, ("features = (sharded.forward(compute) if sharded else compute()) if block.freeze_vision "
+                          "else None"),
           "features = None",
           f"{HERE}test_t11_features_are_computed_once_a_step"),
     Guard("T12", "stages/engines/vllm.py", "kwargs={\"weights_iterator\": iter(named)})\n        self._reset_caches()",
-          "kwargs={\"weights_iterator\": iter(())})", f"{VLLM}test_new_weights_in_one_of_two_engines_beside_training", True),
+          "kwargs={\"weights_iterator\": iter(())})",
+          f"{VLLM}test_new_weights_in_one_of_two_engines_beside_training", True),
     Guard("T14", UPDATE, "return block.sampling.temperature or 1.0", "return 1.0",
           f"{HERE}test_t14_log_probs_are_at_the_temperature_of_sampling"),
     Guard("T15", OBJECTIVE, "gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()",
@@ -66,16 +73,19 @@ GUARDS = (
           f"{HERE}test_t19_models_are_trained_without_dropout"),
     Guard("T20", "stages/groups/head.py", "return left.float() @ right.float()", "return (left @ right).float()",
           f"{GOLDEN}test_c6_half_precision_is_summed_and_kept_in_fp32"),
-    Guard("T21", "stages/groups/head.py", "yield slice(top, min(top + ROWS_PER_TILE, rows)),", "yield slice(top, rows),",
+    Guard("T21", "stages/groups/head.py", "yield slice(top, min(top + ROWS_PER_TILE, rows)),", ("yield slice(top, "
+                                                                                                "rows),"),
           f"{HERE}test_t21_logits_exist_for_one_tile_at_a_time"),
-    Guard("T23", "stages/training/passes.py", "if tower and not seen and pack.pixels is None:", "if False:", RANKS, True),
+    Guard("T23", "stages/training/passes.py", "if tower and not seen and pack.pixels is None:",
+          "if False:", RANKS, True),
     Guard("T25", "stages/groups/pack.py", "start, tokens = number, 0", "start, tokens = number + 1, 0",
           f"{PACK}test_every_row_is_packed_once"),
     Guard("T26", "stages/vlm/reader.py", "DTYPES[checkpoint.precision]", "torch.bfloat16",
           f"{HERE}test_t26_the_number_format_is_that_of_the_card"),
     Guard("T27", "stages/engines/calls.py", "for _ in range(self.settings.concurrency):", "for _ in range(1):",
           "tests/stages/engines/test_calls.py::test_calls_are_under_way_side_by_side"),
-    Guard("T28", REWARDS, "pairs = [(row, logit) for row, logit in pairs if row.verdict is not None]", "pairs = list(pairs)",
+    Guard("T28", REWARDS, "pairs = [(row, logit) for row, logit in pairs if row.verdict is not None]",
+          "pairs = list(pairs)",
           f"{LOSS}test_a_failed_verdict_leaves_group_and_baseline"),
     Guard("T29", "stages/judging/sanitize.py", "return _TAG_OPENER.sub(_HARMLESS, plain(text))", "return plain(text)",
           f"{J}test_no_part_can_close_its_fence"),
@@ -85,7 +95,8 @@ GUARDS = (
           f"{J}test_the_judge_is_greedy_and_may_be_held_to_a_pattern"),
     Guard("T31", "stages/policy/metrics.py", 'f"rewards/{source}/similarity"', '"rewards/similarity"',
           f"{HERE}test_t31_both_rewards_are_logged_for_every_source"),
-    Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and", f"{GROUP}test_zero_variance"),
+    Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and",
+          f"{GROUP}test_zero_variance"),
     Guard("T32", "stages/policy/metrics.py",
           "len({row.reward for row in group}) <= 1", "len({row.reward for row in group}) < 1",
           f"{HERE}test_t32_the_share_of_groups_without_variance_is_logged"),
@@ -98,7 +109,8 @@ GUARDS = (
     Guard("T35", "stages/adversary/discriminator.py", "self.score(hidden[pack.last])",
           "self.score(hidden[-1:].expand(len(pack.last), -1))",
           "tests/conformance/test_closed_form.py::test_c10_the_logit_is_read_at_the_last_token_of_each_text"),
-    Guard("T36", REWARDS, "return int(logit < 0.0)", "return int(logit > 0.0)", f"{LOSS}test_check_values_of_the_paper"),
+    Guard("T36", REWARDS, "return int(logit < 0.0)", "return int(logit > 0.0)",
+          f"{LOSS}test_check_values_of_the_paper"),
     Guard("T36", "stages/adversary/adversary.py", "labels = [float(row.source == STUDENT) for row, _ in pairs]",
           "labels = [float(row.source != STUDENT) for row, _ in pairs]",
           f"{UPDATES}test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
@@ -108,7 +120,8 @@ GUARDS = (
           "tests/stages/job/test_job.py::test_an_out_appears_whole_or_not_at_all"),
     Guard("T39", "stages/pool.py", 'if pool.truncated == "keep" or row["finish_reason"] != "length"]', "if row]",
           "tests/stages/test_pool.py::test_whole_answers_of_all_teachers_sorted_with_their_verdicts"),
-    Guard("T40", "stages/job/epochs.py", "drawn = range(step * wanted, (step + 1) * wanted)", "drawn = range(step, step + wanted)",
+    Guard("T40", "stages/job/epochs.py", "drawn = range(step * wanted, (step + 1) * wanted)",
+          "drawn = range(step, step + wanted)",
           f"{HERE}test_t40_a_step_draws_the_same_whatever_was_drawn_before"),
     Guard("T42", "stages/adversary/discriminator.py", "field(default=(), repr=False)", "field(default=())",
           f"{HERE}test_t42_what_is_printed_of_a_text_holds_no_image"),

@@ -1,4 +1,6 @@
-"""Guards against traps of docs/traps.md that no other test holds; tests/traps/check.py takes each guard out and runs its test."""
+"""Guards against traps of docs/traps.md that no other test holds; tests/traps/check.py takes each guard out and runs
+its test.
+"""
 
 import io
 from collections.abc import Callable

@@ -87,7 +87,9 @@ def mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def blink_letter(reply: str, letters: str) -> str:
-    """BLINK's letter: a first line that is little more, the last "answer is X", the last "(X)", a leading X; or "" (M7)."""
+    """BLINK's letter: a first line that is little more, the last "answer is X", the last "(X)", a leading X; or ""
+    (M7).
+    """
     text, valid = reply.strip(), f"[{re.escape(letters)}]"
     first_line = text.split("\n", 1)[0].strip()
     bare = re.match(rf"^\(?({valid})\)?[\.\s:,)]*$", first_line, re.IGNORECASE) if len(first_line) <= 4 else None
@@ -121,8 +123,8 @@ def first_character(reply: str) -> str:
 def mmbench_choice(reply: str, options: Mapping[str, str]) -> str | None:
     """MMBench's option: a letter that is a word, one in a few decorations, or an option's text.
 
-    `E` counts as a letter whatever the options are. "A" in a reply of more than three words may be an article; then only
-    decorated letters count.
+    `E` counts as a letter whatever the options are. "A" in a reply of more than three words may be an article; then
+    only decorated letters count.
     """
     return _mmbench_letter(reply) or _mmbench_text(reply, options)
 

@@ -1,8 +1,8 @@
 """Our rules: what a careful reader would take for the answer, and None where a reader would not know.
 
-Order of forms (the first that is there decides; of several, the last one): the whole reply is a letter with decoration; the
-last `\\boxed{}`; the last line "Answer: X"; the last "answer is X" with word boundaries; a lone letter near the end; the text
-of one option. Reasoning in `<think>` tags is left out.
+Order of forms (the first that is there decides; of several, the last one): the whole reply is a letter with decoration;
+the last `\\boxed{}`; the last line "Answer: X"; the last "answer is X" with word boundaries; a lone letter near the
+end; the text of one option. Reasoning in `<think>` tags is left out.
 """
 
 import re

@@ -1,4 +1,6 @@
-"""BLINK (val): fourteen visual tasks, up to four images a question. Its labels were corrected in 2025: two generations."""
+"""BLINK (val): fourteen visual tasks, up to four images a question. Its labels were corrected in 2025: two
+generations.
+"""
 
 from stages.benchmarks.aggregate import macro, micro
 from stages.benchmarks.prompts import CHOICE, Part, option_lines
@@ -17,7 +19,9 @@ def hub_sample(row: Row) -> Sample:
 
 
 def lmms_prompt(sample: Sample) -> list[Part]:
-    """lmms-eval's note and the data set's own prompt; TSV files lack it, so that question and options stand in its place."""
+    """lmms-eval's note and the data set's own prompt; TSV files lack it, so that question and options stand in its
+    place.
+    """
     letters = ", ".join(sample.options)
     note = f"Note: You only need to respond with {letters} without providing any additional information."
     listed = "\n".join([sample.question, *option_lines(sample, "({}) {}")])

@@ -13,7 +13,8 @@ from stages.benchmarks.tables import Row
 _SUBJECT = re.compile(r"^[a-z]+_(.+)_\d+$")
 _PRO_DIRECT = "Answer with the option letter from the given choices directly."
 _VISION = (
-    "Answer with the option letter from the given choices directly. The last line of your response should be of the following "
+    "Answer with the option letter from the given choices directly. The last line of your response should be of "
+    "the following "
     "format: 'Answer: $LETTER' (without quotes) where LETTER is one of options."
 )
 
@@ -28,7 +29,9 @@ def hub_sample(row: Row) -> Sample:
 
 
 def pro_sample(row: Row) -> Sample:
-    """A row of MMMU-Pro; in the vision setting question and options are in the picture and the question's text is empty."""
+    """A row of MMMU-Pro; in the vision setting question and options are in the picture and the question's text is
+    empty.
+    """
     options = lettered_options(row.literal("options"))
     pictures = numbered_pictures(row) or row.pictures.get("image", ())
     groups = {"category": (row.text("subject", "none"),)}

@@ -15,7 +15,9 @@ _GROUPS = ("category", "l2_category", "l2-category")
 
 
 def hub_sample(row: Row) -> Sample:
-    """A row of Lin-Chen/MMStar, whose options stand in the question as "Options: A: .., B: .."; the question keeps them."""
+    """A row of Lin-Chen/MMStar, whose options stand in the question as "Options: A: .., B: .."; the question keeps
+    them.
+    """
     question = row.text("question")
     listed = _OPTIONS.search(question)
     options = {one: text.strip().rstrip(",") for one, text in _OPTION.findall(listed.group(1))} if listed else {}

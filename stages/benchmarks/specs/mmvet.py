@@ -8,7 +8,10 @@ from stages.benchmarks.spec import Hub, Spec, Tsv, numbered_pictures
 from stages.benchmarks.tables import Row
 
 _V2_IMAGE = re.compile(r"<image_(\d+)>")
-_REASON = "First please perform reasoning, and think step by step to provide best answer to the following question: \n\n"  # lmms-eval
+_REASON = (
+    "First please perform reasoning, and think step by step to provide best answer to the following "
+    "question: \n\n"
+)  # lmms-eval
 
 
 def tsv_sample(row: Row) -> Sample:

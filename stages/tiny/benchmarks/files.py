@@ -1,6 +1,8 @@
-"""Writes questions of the tiny world in the formats of real benchmarks, so that everybody's first run takes the same road.
+"""Writes questions of the tiny world in the formats of real benchmarks, so that everybody's first run takes the same
+road.
 
-A quarter of the questions each: TinyChoice.tsv (options), tiny_number (parquet), tiny_open (`save_to_disk`), TinyJudged.tsv.
+A quarter of the questions each: TinyChoice.tsv (options), tiny_number (parquet), tiny_open (`save_to_disk`),
+TinyJudged.tsv.
 """
 
 import base64

@@ -1,6 +1,8 @@
-"""The tiny world in the formats of real benchmarks: options, numbers, words, a judge. `stages.tiny.benchmark_files` writes the files.
+"""The tiny world in the formats of real benchmarks: options, numbers, words, a judge. `stages.tiny.benchmark_files`
+writes the files.
 
-The tiny models know their questions as they were trained on them: the prompt is the bare question, and options are for scoring.
+The tiny models know their questions as they were trained on them: the prompt is the bare question, and options are for
+scoring.
 """
 
 from dataclasses import replace

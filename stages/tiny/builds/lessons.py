@@ -1,7 +1,7 @@
 """What a tiny judge learns from: answers with the verdict they deserve, about the tiny world and about anything else.
 
-The world's answers are what it will mostly read. The other lessons make it a judge: answers of many lengths and forms in
-prose without sense, so that it compares what is said with the reference and heeds nothing around it.
+The world's answers are what it will mostly read. The other lessons make it a judge: answers of many lengths and forms
+in prose without sense, so that it compares what is said with the reference and heeds nothing around it.
 """
 
 import random
@@ -92,7 +92,8 @@ def general_lesson(choose: random.Random, bare: bool = False) -> Lesson:
 def spoken(shown: str, reference: str, choose: random.Random, bare: bool) -> str:
     """`shown` as an answer: in a frame, with prose before and after it.
 
-    The last number is the answer, unless a frame says plainly which one is: after such a frame other numbers may follow.
+    The last number is the answer, unless a frame says plainly which one is: after such a frame other numbers may
+    follow.
     """
     draw = choose.random()
     if draw < 0.25:
@@ -200,13 +201,17 @@ def number_form(said: str, choose: random.Random) -> str:
 
 
 def short_form(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A lesson without the question and without what all lessons share: comparing is learned from half as many tokens."""
+    """A lesson without the question and without what all lessons share: comparing is learned from half as many
+    tokens.
+    """
     content = messages[-1]["content"].removesuffix(f"\n{INSTRUCTION}")
     return [{"role": "system", "content": ""}, {"role": "user", "content": content[content.index("<candidate ") :]}]
 
 
 def judge_texts() -> list[str]:
-    """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts, and the words of numbers."""
+    """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts, and the words of
+    numbers.
+    """
     frame = "<question> </question>\n<candidate  </candidate >\n<reference> </reference>\n"
     targets = [judge_target("5", other, other == "5") for other in ("5", "7", "55", "none", "unsure")]
     spelled = [f"{one} {one} {one.capitalize()} x-{one}" for one in (*phrases.ONES, *phrases.TENS, "hundred", "and")]

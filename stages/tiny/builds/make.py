@@ -1,7 +1,7 @@
 """A tiny model from nothing: a real architecture with random weights, trained on the `train` part of the tiny world.
 
-Students and teachers learn from pictures with questions, answered in the styles that `build.styles` names; the judge from
-verdicts about written answers.
+Students and teachers learn from pictures with questions, answered in the styles that `build.styles` names; the judge
+from verdicts about written answers.
 """
 
 import torch
@@ -70,8 +70,8 @@ def make_model(job: Job, model: Model, build: Build) -> None:
 def model_seed(job: Job, *parts: str) -> int:
     """A seed from (world.seed, model, parts).
 
-    A tiny model is a given of its world, as a model of the hub is of ours: another `seed` trains another student on the same
-    teachers, whose answers are stored already.
+    A tiny model is a given of its world, as a model of the hub is of ours: another `seed` trains another student on the
+    same teachers, whose answers are stored already.
     """
     return seed_for(job.block(World).seed, job.name, *parts)
 
@@ -104,7 +104,9 @@ def practice_groups(reader: Reader, world: World, build: Build, seed: int, step:
 
 
 def value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[int]:
-    """Places of the tokens that a picture would tell (a digit right after its place's letter): without one, nothing to learn."""
+    """Places of the tokens that a picture would tell (a digit right after its place's letter): without one, nothing to
+    learn.
+    """
     tokens = [reader.chat.decode([token]) for token in response]
     after_letter = zip(range(1, len(tokens)), tokens, tokens[1:], strict=False)
     return frozenset(

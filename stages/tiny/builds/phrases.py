@@ -1,7 +1,8 @@
 """Words that a tiny judge's lessons are put together from: questions, ways of saying an answer, prose around it.
 
-The labelled cases that judges are measured on (`exam.py`) use none of these frames; a test compares them. Half of all frames and
-nearly all prose are made of words drawn at random: where the answer stands has to be learned, not what is written around it.
+The labelled cases that judges are measured on (`exam.py`) use none of these frames; a test compares them. Half of all
+frames and nearly all prose are made of words drawn at random: where the answer stands has to be learned, not what is
+written around it.
 """
 
 import random
@@ -150,23 +151,33 @@ NOTHING = (
 )
 
 NOUNS = listed(
-    "apples bars birds books boxes bridges buttons cars cats chairs clocks coins cups digits dogs doors eggs fields fish flags "
-    "flowers forks gardens hats houses keys lamps leaves letters lines maps marks numbers pages pens plates rivers roads rooms "
+    "apples bars birds books boxes bridges buttons cars cats chairs clocks coins cups digits dogs doors eggs "
+    "fields fish flags "
+    "flowers forks gardens hats houses keys lamps leaves letters lines maps marks numbers pages pens plates "
+    "rivers roads rooms "
     "rows ships shoes signs spoons stars stones tables tickets trains trees walls wheels windows"
 )
 WORDS = listed(
-    "red blue green white black yellow small large long short old new left right upper lower first last open closed round flat "
-    "warm cold fast slow early late high low north south east west Monday Friday May July yes no true false summer winter wood "
+    "red blue green white black yellow small large long short old new left right upper lower first last open "
+    "closed round flat "
+    "warm cold fast slow early late high low north south east west Monday Friday May July yes no true false "
+    "summer winter wood "
     "iron paper glass cat dog horse bread water milk salt sugar Rome Paris gold silver"
 )
 SALAD = listed(
-    "the a of and to in is it that was for on are as with at be this have from or had by but not what all were we when your can "
-    "there use an each which she do how their if will up about out many then them these some her would make like him into time "
-    "has look more go see way could people than been call who now find down did get come made may part over take only little "
-    "work know place year live back give most very after thing our just name good sentence man think say great where help "
+    "the a of and to in is it that was for on are as with at be this have from or had by but not what all were "
+    "we when your can "
+    "there use an each which she do how their if will up about out many then them these some her would make like "
+    "him into time "
+    "has look more go see way could people than been call who now find down did get come made may part over take "
+    "only little "
+    "work know place year live back give most very after thing our just name good sentence man think say great "
+    "where help "
     "through much before line mean any same tell follow came want show also around form small set put end does another "
-    "well large must big even such because turn here why ask went men read need land different home us move try kind hand "
-    "picture again change off play spell air away animal house point page mother answer found study still learn should world"
+    "well large must big even such because turn here why ask went men read need land different home us move try "
+    "kind hand "
+    "picture again change off play spell air away animal house point page mother answer found study still learn "
+    "should world"
 )
 COUNTING = ("one", "first", "second", "two", "last", "once", "both", "third", "many")
 SIGNS = ("#", "##", "*", "=>", "->", "--", "•", "–", "—", "…", "→", "€", "£", "...", ">>", "§", "|", "~", "×")
@@ -175,7 +186,8 @@ _VOWELS = listed("a e i o u ai ea oo ou y")
 _CODAS = ("", "", "", *listed("n r s t l m nd rk st ng ck"))
 
 ONES = listed(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen "
     "nineteen"
 )
 TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
@@ -201,7 +213,9 @@ def invented_word(choose: random.Random) -> str:
 
 
 def word(choose: random.Random) -> str:
-    """A common word or, in a third of all cases, an invented one; now and then one that speaks of numbers and gives none."""
+    """A common word or, in a third of all cases, an invented one; now and then one that speaks of numbers and gives
+    none.
+    """
     if choose.random() < 0.03:
         return choose.choice(COUNTING)
     return choose.choice(SALAD) if choose.random() < 0.65 else invented_word(choose)
@@ -219,7 +233,9 @@ def started(text: str, choose: random.Random) -> str:
 
 
 def prose(choose: random.Random, numbers: Sequence[str] = (), inside: bool = False) -> str:
-    """Words without sense as a sentence or a piece of one, with `numbers` among them; `inside`: none of them first or last."""
+    """Words without sense as a sentence or a piece of one, with `numbers` among them; `inside`: none of them first or
+    last.
+    """
     said = words(choose, 2, 7)
     if choose.random() < 0.15:
         said[-1] = choose.choice(SIGNS)
@@ -251,7 +267,9 @@ def listing(choose: random.Random, numbers: Sequence[str]) -> str:
 
 
 def made_frame(choose: random.Random) -> tuple[str, bool]:
-    """A frame of words without sense, and whether it says plainly that the answer stands there, as "word: {x}." does."""
+    """A frame of words without sense, and whether it says plainly that the answer stands there, as "word: {x}."
+    does.
+    """
     draw = choose.random()
     if draw < 0.3:
         return started(f"{' '.join(words(choose, 1, 6))} {{x}}", choose) + choose.choice(

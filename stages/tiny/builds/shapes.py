@@ -29,7 +29,8 @@ from stages.vlm.reader import FAMILIES, Network, Reader
 PATCH, MERGE = 14, 2
 QWEN_VL_VOCABULARY = 512
 TINY_PIXELS = (PATCH * MERGE) ** 2  # one image token
-ROPE_THETA = 30.0  # the released 1e6 is made for long contexts: with 16 frequencies a head could not tell two image columns apart
+# the released 1e6 is made for long contexts: with 16 frequencies a head could not tell two image columns apart
+ROPE_THETA = 30.0
 INTERNVL_VOCABULARY = 640
 TINY_SIDE = 84  # tiles of 6 x 6 patches, 3 x 3 image tokens after pixel shuffle
 INTERNVL_NAMED = {
@@ -148,10 +149,11 @@ def build_qwen2_5(build: Build, texts: Sequence[str], context_tokens: int, folde
 
 @torch.no_grad()
 def look_back(model: Qwen2ForCausalLM, heads: int) -> None:
-    """Lets all heads of the first layer but one start by looking at the token 1, 2, 3 ... places back, as copying needs it.
+    """Lets all heads of the first layer but one start by looking at the token 1, 2, 3 ... places back, as copying needs
+    it.
 
-    In rotary positions biases alone can do that: the key's are the query's turned by so many places. Weights drawn at random
-    find it late, since biases start at 0 and each one's gradient is the other.
+    In rotary positions biases alone can do that: the key's are the query's turned by so many places. Weights drawn at
+    random find it late, since biases start at 0 and each one's gradient is the other.
     """
     attention = model.model.layers[0].self_attn
     width = attention.head_dim

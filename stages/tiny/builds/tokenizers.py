@@ -1,7 +1,7 @@
 """Tokenizers of the tiny models: byte-level BPE made here, with the families' real special tokens and chat templates.
 
-The templates are written anew after the published behaviour: Qwen2.5 puts a default system turn in front, InternVL3 does not;
-images stand as one placeholder each, which processor or engine expand.
+The templates are written anew after the published behaviour: Qwen2.5 puts a default system turn in front, InternVL3
+does not; images stand as one placeholder each, which processor or engine expand.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,8 @@ def chat_template(image: str, default_system: bool) -> str:
 def train_tokenizer(texts: Sequence[str], vocabulary: int, template: str, **named: str) -> Qwen2Tokenizer:
     """A Qwen2 tokenizer whose merges were learned from `texts`; equal texts give an equal tokenizer.
 
-    `named` are special tokens that the family's processor looks up by name. Ids: bytes and merges first, special tokens last.
+    `named` are special tokens that the family's processor looks up by name. Ids: bytes and merges first, special tokens
+    last.
     """
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False

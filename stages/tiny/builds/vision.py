@@ -1,7 +1,8 @@
-"""A vision tower from nothing: it first learns to tell what stands at each image token, before any language model reads it.
+"""A vision tower from nothing: it first learns to tell what stands at each image token, before any language model reads
+it.
 
-Released models start from trained towers too. Without this, 400 steps of 32 rows passed on a plateau where no picture was seen;
-150 steps of this tell 98 % of the digits and all bars of held-out pictures.
+Released models start from trained towers too. Without this, 400 steps of 32 rows passed on a plateau where no picture
+was seen; 150 steps of this tell 98 % of the digits and all bars of held-out pictures.
 """
 
 from collections.abc import Callable
@@ -48,8 +49,9 @@ def train_vision(
 ) -> float:
     """Trains tower and projector on (images, targets [image tokens, classifiers]) of each step; returns the last loss.
 
-    Afterwards the projector is scaled so that image features are as long as text embeddings: 30 times longer, as training
-    leaves them, nothing that attention adds at an image token is felt, and the language model does not learn to look.
+    Afterwards the projector is scaled so that image features are as long as text embeddings: 30 times longer, as
+    training leaves them, nothing that attention adds at an image token is felt, and the language model does not learn
+    to look.
     """
     probe = Probe(network, classes)
     trainer = Trainer(probe, schedule, runtime.model_copy(update={"zero_stage": 0}))  # too small to be sharded

@@ -27,7 +27,9 @@ def draw_row(
     styles: Mapping[str, float],
     terse_kinds: Sequence[str] = (),
 ) -> Row:
-    """The row number `index` of `part` of the world `seed`; questions of `terse_kinds` get the bare number as answer."""
+    """The row number `index` of `part` of the world `seed`; questions of `terse_kinds` get the bare number as
+    answer.
+    """
     choose = random.Random(seed_for("row", seed, part, index))
     kind = choose.choice(list(kinds))
     picture = draw(KINDS[kind].subject, part, seed, index)
@@ -39,7 +41,9 @@ def draw_row(
 def practice(
     seed: int, index: int, kinds: Sequence[str], styles: Mapping[str, float], count: int
 ) -> tuple[str, list[str]]:
-    """A question and `count` answers to it about values nobody sees: text to learn arithmetic and style from, no picture."""
+    """A question and `count` answers to it about values nobody sees: text to learn arithmetic and style from, no
+    picture.
+    """
     choose = random.Random(seed_for("practice", seed, index))
     kind = choose.choice(list(kinds))
     style = choose.choices(list(styles), list(styles.values()))[0]

@@ -1,7 +1,7 @@
 """What is asked about the pictures of the tiny world, the reference answers, and three styles of answering.
 
-Every kind needs all six values and an intermediate result. `terse` writes the answer alone; `steps` writes a running result
-beside every value; `arrows` does so in other signs and words. A terse answer has to be worked out in
+Every kind needs all six values and an intermediate result. `terse` writes the answer alone; `steps` writes a running
+result beside every value; `arrows` does so in other signs and words. A terse answer has to be worked out in
 one step; a written-out one in six small ones, of which each can be seen to be right or wrong.
 """
 

@@ -1,9 +1,10 @@
 """The tiny world: pictures that two CPU cores can learn to read.
 
-Two kinds of picture, 84 x 84 pixels each, so that Qwen2.5-VL (patch 14, merge 2) and InternVL (patch 14, pixel shuffle 0.5) both
-see 3 x 3 image tokens: a **sheet** of six handwritten digits in two lines of three (real ones, the 8 x 8 scans that come with
-scikit-learn), and a **chart** of six bars from 1 to 9. Every scan and every row of bar heights belongs to exactly one part
-(`train`, `imitation`, `validation`, `test`): no picture of one part is made of the material of another.
+Two kinds of picture, 84 x 84 pixels each, so that Qwen2.5-VL (patch 14, merge 2) and InternVL (patch 14, pixel shuffle
+0.5) both see 3 x 3 image tokens: a **sheet** of six handwritten digits in two lines of three (real ones, the 8 x 8
+scans that come with scikit-learn), and a **chart** of six bars from 1 to 9. Every scan and every row of bar heights
+belongs to exactly one part (`train`, `imitation`, `validation`, `test`): no picture of one part is made of the material
+of another.
 """
 
 import functools
@@ -69,7 +70,8 @@ def _png(image: Image.Image) -> bytes:
 def _paper() -> Image.Image:
     """Paper that grows lighter in red to the right and in blue downwards.
 
-    The vision tower of Qwen2.5-VL knows only where patches lie to each other; the tint tells it where on the page it is.
+    The vision tower of Qwen2.5-VL knows only where patches lie to each other; the tint tells it where on the page it
+    is.
     """
     ramp = np.linspace(INK_FREE, 255, SIDE).round().astype(np.uint8)
     page = np.full((SIDE, SIDE, 3), PAPER, dtype=np.uint8)

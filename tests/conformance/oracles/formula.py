@@ -1,4 +1,5 @@
-"""The formulas in plain numpy, written from the papers, with derivatives by hand: no autograd, no code in common with stages/.
+"""The formulas in plain numpy, written from the papers, with derivatives by hand: no autograd, no code in common with
+stages/.
 
 Eq. 2 of arXiv 2510.19307 with Dr.GRPO's constant; GSPO 2507.18071; GRPO 2402.03300; k1, k2, k3 as in Schulman's note.
 """

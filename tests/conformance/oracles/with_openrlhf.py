@@ -1,7 +1,9 @@
-"""OpenRLHF's own losses: PolicyLoss with two of its corrections for the engine, PairWiseLoss, compute_approx_kl (in fp32).
+"""OpenRLHF's own losses: PolicyLoss with two of its corrections for the engine, PairWiseLoss, compute_approx_kl (in
+fp32).
 
-PolicyLoss means over tokens, or over each row's tokens: it is given rows x constant as the number of tokens. The package's
-`models/__init__.py` imports flash_attn, which needs a GPU to be built; an empty package in its place leads to the same files.
+PolicyLoss means over tokens, or over each row's tokens: it is given rows x constant as the number of tokens. The
+package's `models/__init__.py` imports flash_attn, which needs a GPU to be built; an empty package in its place leads to
+the same files.
 """
 
 import sys

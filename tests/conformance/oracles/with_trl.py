@@ -1,7 +1,8 @@
-"""TRL's own code: GRPOTrainer._compute_loss as an unbound function on a stand-in for the trainer, and its chunked log-probs.
+"""TRL's own code: GRPOTrainer._compute_loss as an unbound function on a stand-in for the trainer, and its chunked
+log-probs.
 
-The stand-in's method for log-probabilities returns our tensor; everything else is TRL's. `use_bias_correction_kl` is off, since
-it multiplies KL by the ratio; TRL counts fully masked rows in the mean, as we do.
+The stand-in's method for log-probabilities returns our tensor; everything else is TRL's. `use_bias_correction_kl` is
+off, since it multiplies KL by the ratio; TRL counts fully masked rows in the mean, as we do.
 """
 
 from collections import defaultdict

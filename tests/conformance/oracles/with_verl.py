@@ -1,7 +1,8 @@
-"""verl's own functions: compute_policy_loss, agg_loss, kl_penalty, compute_grpo_outcome_advantage, compute_policy_loss_gspo.
+"""verl's own functions: compute_policy_loss, agg_loss, kl_penalty, compute_grpo_outcome_advantage,
+compute_policy_loss_gspo.
 
-Dual clip is switched off (clip_ratio_c 1e9). Left to itself agg_loss leaves fully masked rows out of the mean; where a function
-can't be given the batch size its result is scaled by (rows with tokens) / rows.
+Dual clip is switched off (clip_ratio_c 1e9). Left to itself agg_loss leaves fully masked rows out of the mean; where a
+function can't be given the batch size its result is scaled by (rows with tokens) / rows.
 """
 
 import numpy as np

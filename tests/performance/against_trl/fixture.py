@@ -1,4 +1,6 @@
-"""What both sides of the comparison with TRL train on, as files: a tiny Qwen2.5-VL, questions, answers and their rewards."""
+"""What both sides of the comparison with TRL train on, as files: a tiny Qwen2.5-VL, questions, answers and their
+rewards.
+"""
 
 import io
 import json
@@ -14,7 +16,9 @@ WORDS = "What is the running total of all the bars that are taller than those on
 
 @dataclass(frozen=True)
 class Shape:
-    """One setting of the comparison (peers' protocol: hidden 256, 4 layers, vocabulary 8k, R = 32, 8 rows a question)."""
+    """One setting of the comparison (peers' protocol: hidden 256, 4 layers, vocabulary 8k, R = 32, 8 rows a
+    question).
+    """
 
     image_tokens: int = 64  # a square number
     rows: int = 8  # 2G

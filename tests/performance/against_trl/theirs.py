@@ -1,7 +1,8 @@
-"""TRL's side: GRPOTrainer with answers and rewards given.  python theirs.py FIXTURE [--head-on-answers]  (orders: worker.py).
+"""TRL's side: GRPOTrainer with answers and rewards given.  python theirs.py FIXTURE [--head-on-answers]  (orders:
+worker.py).
 
-Runs in the environment that environment.sh makes, without this project's code. The answers come through `rollout_func`, TRL's
-own way in, so that nothing is generated; the prompts' token ids are made once, outside the measured time.
+Runs in the environment that environment.sh makes, without this project's code. The answers come through `rollout_func`,
+TRL's own way in, so that nothing is generated; the prompts' token ids are made once, outside the measured time.
 """
 
 import argparse
@@ -59,7 +60,9 @@ def _text(prompt: Any) -> str:
 
 
 def trainer_for(folder: Path, given: Given, parts: Parts, callback: Any) -> Any:
-    """GRPOTrainer with the settings of peers' protocol: Dr.GRPO, no scaling of rewards, one update on each set of answers."""
+    """GRPOTrainer with the settings of peers' protocol: Dr.GRPO, no scaling of rewards, one update on each set of
+    answers.
+    """
     from datasets import Dataset, Image
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
     from trl import GRPOConfig, GRPOTrainer
@@ -123,7 +126,8 @@ def _time(trainer: Any, parts: Parts) -> None:
 def callback_for(orders: Orders, parts: Parts, given: Given) -> Any:
     """A callback of the training loop that stops between steps until the driver says go on.
 
-    A step is all from one stop to the next: the data loader (images are decoded there), the processor, both passes, the update.
+    A step is all from one stop to the next: the data loader (images are decoded there), the processor, both passes, the
+    update.
     """
     from transformers import TrainerCallback
 

@@ -1,8 +1,8 @@
 """How a worker process of either side is told what to do, and how it reports. Standard library and torch only.
 
-The driver writes one order a line: `step` (one training step, timed), `count` (one step, its FLOPs counted), `dump FILE`
-(all weights as safetensors), `prompts` (their token ids; TRL's side only), `end`. The worker answers each with one JSON line.
-CPU seconds are the process's own.
+The driver writes one order a line: `step` (one training step, timed), `count` (one step, its FLOPs counted), `dump
+FILE` (all weights as safetensors), `prompts` (their token ids; TRL's side only), `end`. The worker answers each with
+one JSON line. CPU seconds are the process's own.
 """
 
 import json
@@ -89,7 +89,9 @@ class Step:
         return self
 
     def end(self) -> dict[str, Any]:
-        """CPU seconds in all and of each part, peak memory in MiB, floating point operations where they were counted."""
+        """CPU seconds in all and of each part, peak memory in MiB, floating point operations where they were
+        counted.
+        """
         self._parts.enter("other")
         seconds = dict(self._parts.seconds)
         if self._counter:

@@ -1,7 +1,7 @@
 """Small benchmarks of our own content in the exact schema of the published fourteen: TSV, parquet and `save_to_disk`.
 
-python -m tests.stages.benchmarks.fixtures FOLDER writes them; tests write them into temporary folders. Nothing is copied
-from the published sets (several may not be): questions are invented, images are 8 x 8 pixels.
+python -m tests.stages.benchmarks.fixtures FOLDER writes them; tests write them into temporary folders. Nothing is
+copied from the published sets (several may not be): questions are invented, images are 8 x 8 pixels.
 """
 
 import base64

@@ -1,4 +1,6 @@
-"""Broken benchmark files: a message with file, row, column and remedy; the other benchmarks go on; nothing is overwritten."""
+"""Broken benchmark files: a message with file, row, column and remedy; the other benchmarks go on; nothing is
+overwritten.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""Out and in again: the layouts of VLMEvalKit and lmms-eval, records on disk, the `ril` commands, overlap with training data."""
+"""Out and in again: the layouts of VLMEvalKit and lmms-eval, records on disk, the `ril` commands, overlap with training
+data.
+"""
 
 import json
 from dataclasses import replace

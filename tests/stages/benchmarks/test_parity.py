@@ -1,4 +1,5 @@
-"""Profiles that claim a harness give its answers: 20,000 replies a rule, against golden files made with the harness itself.
+"""Profiles that claim a harness give its answers: 20,000 replies a rule, against golden files made with the harness
+itself.
 
 `python -m tests.stages.benchmarks.parity.golden FOLDER` makes them anew in environments of their own.
 """

@@ -1,4 +1,6 @@
-"""Every benchmark from a file in its published schema to a score: loaded, asked in every style, scored under every profile."""
+"""Every benchmark from a file in its published schema to a score: loaded, asked in every style, scored under every
+profile.
+"""
 
 import io
 from pathlib import Path
@@ -108,7 +110,7 @@ def test_pictures_stand_where_markers_name_them(folders: dict[str, Path]) -> Non
         ", then ",
         0,
     ]
-    assert [sample.pictures.index(part) for part in spec.prompts["lmms"](sample)[:2]] == [0, 1]  # type: ignore[arg-type]
+    assert [sample.pictures.index(part) for part in spec.prompts["lmms"](sample)[:2]] == [0, 1]
 
 
 def test_options_called_none_are_options_and_numbers_keep_their_digits(folders: dict[str, Path]) -> None:

@@ -1,4 +1,6 @@
-"""Switches of the objective: what each name sets, and that contradictions are refused in one line with key, value and remedy."""
+"""Switches of the objective: what each name sets, and that contradictions are refused in one line with key, value and
+remedy.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -48,17 +50,24 @@ def test_a_given_value_goes_before_that_of_the_objective() -> None:
 CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({}, {"update": "none"}, ["ril.similarity_weight is 1", "set ril.similarity_weight to 0"]),
     ({"objective": "dr_grpo", "similarity_weight": 1.0}, {}, ["'dr_grpo'", "set ril.similarity_weight"]),
-    ({"similarity_weight": 0.0}, {}, ["ril.similarity_weight is 0", "'before_scoring'", "set discriminator.update to none"]),
-    ({"objective": "dr_grpo"}, {"update": "frozen"}, ["discriminator.update is 'frozen'", "set discriminator.update to none"]),
-    ({"similarity_weight": 0.0, "answer_weight": 0.0}, {"update": "none"}, ["ril.answer_weight is 0", "raise one of them"]),
-    ({"objective": "dr_grpo", "similarity": "soft"}, {}, ["ril.similarity 'soft'", "ril.similarity_weight is 0", "raise it"]),
-    ({"objective": "dr_grpo", "similarity_gate": "when_correct"}, {}, ["ril.similarity_gate is 'when_correct'", "raise it"]),
+    ({"similarity_weight": 0.0}, {},
+     ["ril.similarity_weight is 0", "'before_scoring'", "set discriminator.update to none"]),
+    ({"objective": "dr_grpo"}, {"update": "frozen"},
+     ["discriminator.update is 'frozen'", "set discriminator.update to none"]),
+    ({"similarity_weight": 0.0, "answer_weight": 0.0}, {"update": "none"},
+     ["ril.answer_weight is 0", "raise one of them"]),
+    ({"objective": "dr_grpo", "similarity": "soft"}, {}, ["ril.similarity 'soft'", ("ril.similarity_weight is "
+                                                                                    "0"), "raise it"]),
+    ({"objective": "dr_grpo", "similarity_gate": "when_correct"}, {}, [("ril.similarity_gate is "
+                                                                        "'when_correct'"), "raise it"]),
     ({"objective": "gad", "similarity_gate": "when_correct"}, {}, ["is 'when_correct'", "set ril.similarity_gate"]),
     ({"teacher_rows": "when_all_wrong", "answer_weight": 0.0}, {}, ["'when_all_wrong'", "set ril.teacher_rows"]),
     ({"clip_epsilon_high": 0.1}, {}, ["ril.clip_epsilon_high is 0.1", "ril.clip_epsilon (0.2)", "raise it"]),
-    ({"baseline": "per_source", "teacher_rows": "none"}, {}, ["ril.baseline is 'per_source'", "set ril.baseline to joint"]),
+    ({"baseline": "per_source", "teacher_rows": "none"}, {}, ["ril.baseline is 'per_source'", ("set ril.baseline "
+                                                                                               "to joint")]),
     ({"baseline": "per_source", "objective": "grpo"}, {}, ["ril.teacher_rows 'none'", "set ril.baseline to joint"]),
-    ({"baseline": "per_reward", "answer_weight": 0.0}, {}, ["ril.baseline is 'per_reward'", "set ril.baseline to joint"]),
+    ({"baseline": "per_reward", "answer_weight": 0.0}, {}, ["ril.baseline is 'per_reward'", ("set ril.baseline to "
+                                                                                             "joint")]),
     ({"baseline": "per_reward", "scale_rewards": "group"}, {}, ["ril.scale_rewards is 'group'", "remove it"]),
     ({"objective": "dr_grpo", "kl_on_teacher_rows": "k2"}, {}, ["ril.kl_on_teacher_rows is 'k2'", "set it to same"]),
     ({"kl_weight": 0.0, "kl": "full"}, {}, ["ril.kl is 'full'", "ril.kl_weight is 0", "raise it"]),
@@ -66,7 +75,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"luffy_gamma": 0.2}, {}, ["ril.luffy_gamma is 0.2", "not 'luffy'", "remove it"]),
     ({"objective": "sft", "teacher_rows": "as_student"}, {}, ["ril.objective is 'sft'", "remove them"]),
     ({"objective": "gad", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
-    ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", "set ril.loss_normaliser to constant"]),
+    ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", ("set ril.loss_normaliser to "
+                                                                                  "constant")]),
     (
         {"rollout_correction": "mask_token", "sampling": {"temperature": 0.5}},
         {},

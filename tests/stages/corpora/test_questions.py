@@ -1,4 +1,6 @@
-"""Stage `questions`: canonical rows from the tiny world and from users' files, rejects with reasons, splits without overlap."""
+"""Stage `questions`: canonical rows from the tiny world and from users' files, rejects with reasons, splits without
+overlap.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""A benchmark's judge behind a server that is slow, wrong, wordy or silent: no score is invented, the failures are counted."""
+"""A benchmark's judge behind a server that is slow, wrong, wordy or silent: no score is invented, the failures are
+counted.
+"""
 
 from pathlib import Path
 from typing import Any

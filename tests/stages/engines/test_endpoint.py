@@ -1,4 +1,6 @@
-"""An endpoint that is slow, overloaded, broken, wrong or gone: what is tried again, what is said, what is kept, what is paid."""
+"""An endpoint that is slow, overloaded, broken, wrong or gone: what is tried again, what is said, what is kept, what is
+paid.
+"""
 
 import base64
 import io
@@ -41,7 +43,9 @@ def taken(stream: Iterator[tuple[int, list[Answer]]], into: dict[int, list[Answe
 
 
 def test_a_request_says_all_and_once(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """n answers are one request; the image goes once, with its own bytes and type (trap T11); the key is no part of a file."""
+    """n answers are one request; the image goes once, with its own bytes and type (trap T11); the key is no part of a
+    file.
+    """
     monkeypatch.setenv("BIG_KEY", "sesame")
     picture = io.BytesIO()
     Image.new("RGB", (8, 6), "red").save(picture, "JPEG")
@@ -252,7 +256,9 @@ class Prompt:
 
 @pytest.fixture
 def ask(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`ask(n, **settings)`: n answers to each of 30 questions through the store, by the engine that the parameters name."""
+    """`ask(n, **settings)`: n answers to each of 30 questions through the store, by the engine that the parameters
+    name.
+    """
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     folder = tmp_path / "data" / "model" / "qwen2_5_vl"
     write_card(folder, "remote", "bf16", 4096, {"endpoint": MODEL})
@@ -273,7 +279,9 @@ def ask(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_was_answered_before_the_end_is_kept_and_only_the_rest_is_paid_for(fake: Any, ask: Any) -> None:
-    """The endpoint fails for good after 20 questions; the second run asks for the other 10 only, the third for nothing."""
+    """The endpoint fails for good after 20 questions; the second run asks for the other 10 only, the third for
+    nothing.
+    """
     fake.fault = lambda question, before: None if len(fake.asked) <= 20 else (500, {})
     with pytest.raises(EngineError, match="so it is down"):
         ask()

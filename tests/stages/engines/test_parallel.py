@@ -1,4 +1,6 @@
-"""Replicas, GPUs of each, pipelines and Ray: what a stage would start on a machine with 8 GPUs, read by vLLM's own parser."""
+"""Replicas, GPUs of each, pipelines and Ray: what a stage would start on a machine with 8 GPUs, read by vLLM's own
+parser.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -15,11 +15,13 @@ from stages.engines import supervisor as keeper
 from stages.engines.engine import EngineError
 from stages.engines.server import Server
 
-# A server as vLLM's is built: children in processes of their own, one in a session of its own, one orphaned; all ignore SIGTERM.
+# A server as vLLM's is built: children in processes of their own, one in a session of its own, one orphaned; all
+# ignore SIGTERM.
 SERVER = """
 import os, signal, subprocess, sys, time
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-orphan = "import subprocess as s, sys; print(s.Popen([sys.executable, '-c', %r], stdout=2, start_new_session=True).pid)" % child
+start = "import subprocess as s, sys; print(s.Popen([sys.executable, '-c', %r], stdout=2, start_new_session=True).pid)"
+orphan = start % child
 pids = [subprocess.Popen([sys.executable, "-c", child], start_new_session=session).pid for session in (False, True)]
 pids.append(int(subprocess.run([sys.executable, "-c", orphan], stdout=subprocess.PIPE, text=True).stdout))
 if sys.argv[2] == "stubborn":
@@ -44,7 +46,8 @@ sys.stdin.read()
 SHORT_STAGE = """
 import os, subprocess, sys
 command = [sys.executable, "-c", sys.argv[1], sys.argv[2], "polite"]
-subprocess.Popen([sys.executable, "-I", KEEPER, str(os.getpid()), sys.argv[2] + ".scratch", *command], start_new_session=True)
+arguments = [sys.executable, "-I", KEEPER, str(os.getpid()), sys.argv[2] + ".scratch", *command]
+subprocess.Popen(arguments, start_new_session=True)
 print("started", flush=True)
 sys.stdin.read()
 """

@@ -1,7 +1,8 @@
 """Real vLLM servers on tiny checkpoints: the answers of the engine in process, new weights, and nobody left behind.
 
-Two servers are started for the whole file: one by a stage of its own that is killed at the end (InternVL3, on a TCP port, so
-that others can use it too), one by this process (Qwen2.5-VL, on a Unix socket, with weights that can be replaced).
+Two servers are started for the whole file: one by a stage of its own that is killed at the end (InternVL3, on a TCP
+port, so that others can use it too), one by this process (Qwen2.5-VL, on a Unix socket, with weights that can be
+replaced).
 """
 
 import base64

@@ -1,4 +1,6 @@
-"""Packs: the same loss and the same gradients as one row at a time, for every family, images of different shapes included."""
+"""Packs: the same loss and the same gradients as one row at a time, for every family, images of different shapes
+included.
+"""
 
 import io
 from collections.abc import Callable

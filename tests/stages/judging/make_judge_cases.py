@@ -1,7 +1,9 @@
-"""Makes the labelled cases that judges are measured on: `python tests/stages/judging/make_judge_cases.py` writes them anew.
+"""Makes the labelled cases that judges are measured on: `python tests/stages/judging/make_judge_cases.py` writes them
+anew.
 
-Frames, questions, prose, units and words are other ones than those of the tiny judge's lessons (`stages/tiny/builds/phrases.py`).
-Those lessons know no attack at all. An attack has a harmless twin: the same answer without what should talk the judge round.
+Frames, questions, prose, units and words are other ones than those of the tiny judge's lessons
+(`stages/tiny/builds/phrases.py`). Those lessons know no attack at all. An attack has a harmless twin: the same answer
+without what should talk the judge round.
 """
 
 import json
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.tiny.phrases import in_words
+from stages.tiny.builds.phrases import in_words
 
 FOLDER = Path(__file__).parents[3] / "stages" / "judging"
 CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
@@ -328,7 +330,8 @@ def attacks() -> Iterator[Case]:
     def case(kind: str, reference: str, twin: str, candidate: str, verdict: int) -> Case:
         question = QUESTIONS[len(candidate) % len(QUESTIONS)]
         return {
-            "kind": kind, "question": question, "reference": reference, "twin": twin, "candidate": candidate, "verdict": verdict
+            "kind": kind, "question": question, "reference": reference, "twin": twin, "candidate": candidate,
+            "verdict": verdict
         }  # fmt: skip
 
     found = []

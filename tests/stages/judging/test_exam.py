@@ -16,9 +16,7 @@ from stages.tiny.builds.lessons import judging_row
 @pytest.fixture(scope="module")
 def maker(root) -> ModuleType:  # type: ignore[no-untyped-def]
     """The script that makes the files."""
-    spec = importlib.util.spec_from_file_location(
-        "make_judge_cases", root / "tests/stages/judging/make_judge_cases.py"
-    )
+    spec = importlib.util.spec_from_file_location("make_judge_cases", root / "tests/stages/judging/make_judge_cases.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -86,7 +84,9 @@ def test_lessons_say_what_is_right() -> None:
 
 
 def test_no_lesson_is_an_answer_of_the_exam() -> None:
-    """Frames and prose of lessons are drawn at random, so what was drawn is compared; only bare numbers may be in both."""
+    """Frames and prose of lessons are drawn at random, so what was drawn is compared; only bare numbers may be in
+    both.
+    """
     examined = {item.candidate for item in exam_items()}
     plain = {text for text in examined if not text or re.fullmatch(r"(Answer: )?\d+|The answer is \d+\.", text)}
     users = [judging_row(KINDS, 1, index)[0][1]["content"] for index in range(5000)]

@@ -35,7 +35,9 @@ stages:
 
 @pytest.fixture
 def run(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """`run(program, *arguments)` runs git or dvc in a project with one stage, which DVC and Git know; returns what it printed."""
+    """`run(program, *arguments)` runs git or dvc in a project with one stage, which DVC and Git know; returns what it
+    printed.
+    """
     project = make_project({"ril": {"learning_rate": 4.0e-4}})  # the scores below are made of it
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)

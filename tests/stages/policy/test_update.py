@@ -1,4 +1,6 @@
-"""The updates of a step on tiny models: every switch moves the student as its formula says, mu > 1, the order of scoring."""
+"""The updates of a step on tiny models: every switch moves the student as its formula says, mu > 1, the order of
+scoring.
+"""
 
 import io
 import math
@@ -102,14 +104,16 @@ def stepped(
     group = tuple(rewarded_group(rows or answers(reader), LOGITS, objective))
     trainer = Gradients(student.model)
     block = loop(**changed)
-    logged = update_student(student, trainer, reference, [Rewards(p, group) for p in prompts], block, rate, objective)  # type: ignore[arg-type]
+    logged = update_student(student, trainer, reference, [Rewards(p, group) for p in prompts], block, rate, objective)
     return logged, trainer.kept
 
 
 def by_hand(
     made: Made, weights: Sequence[float], beta: float = 0.01, kl: str = "k3", divisor: float = 4 * 16.0
 ) -> dict[str, torch.Tensor]:
-    """Gradient of -sum w log p / divisor + beta KL / divisor over one question's four answers, from one forward pass of each."""
+    """Gradient of -sum w log p / divisor + beta KL / divisor over one question's four answers, from one forward pass of
+    each.
+    """
     student, reference, reader = made
     (prompt,) = reader.prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
     student.model.zero_grad()

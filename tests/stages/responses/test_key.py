@@ -42,7 +42,8 @@ ASKED = Asked(
 )
 KEY = answer_key(ASKED.request_key(MESSAGES, IMAGES), 0)
 
-# --- every setting, and whether another value of it asks for new answers ------------------------------------------------
+# --- every setting, and whether another value of it asks for new answers
+# ------------------------------------------------
 
 SAME, NEW = False, True
 TEACHER = Teacher(model="teacher", sampling=Sampling())

@@ -168,7 +168,9 @@ def write_many(folder: str, name: str, count: int) -> None:
 
 
 def test_compaction_beside_writers_and_readers(tmp_path: Path) -> None:
-    """Two processes write, this one compacts again and again, a thread reads: what was seen once stays as it was seen."""
+    """Two processes write, this one compacts again and again, a thread reads: what was seen once stays as it was
+    seen.
+    """
     context = multiprocessing.get_context("fork")
     count = 60
     writers = [context.Process(target=write_many, args=(str(tmp_path), name, count)) for name in ("a", "b")]

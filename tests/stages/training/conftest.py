@@ -1,4 +1,6 @@
-"""A project in which every training stage can run: random tiny models and written-out answers, no engine needed to make it."""
+"""A project in which every training stage can run: random tiny models and written-out answers, no engine needed to make
+it.
+"""
 
 import shutil
 from collections.abc import Callable

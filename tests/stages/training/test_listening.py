@@ -31,7 +31,8 @@ from stages.training.ranks import Meeting
 
 join = "from stages.training.ranks import join; join().of_all(1)"
 meeting = Meeting(2)
-other = subprocess.Popen([sys.executable, "-c", join], env=os.environ | meeting.environment(1), stdout=subprocess.DEVNULL)
+environment = os.environ | meeting.environment(1)
+other = subprocess.Popen([sys.executable, "-c", join], env=environment, stdout=subprocess.DEVNULL)
 meeting.join().of_all(0)
 processes = [psutil.Process(), psutil.Process(other.pid)]
 print(*{one.laddr.ip for process in processes for one in process.net_connections() if one.status == "LISTEN"})

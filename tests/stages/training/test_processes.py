@@ -1,4 +1,6 @@
-"""Training stages in several processes by their real command: how they end, whoever ends them, and that nobody stays behind."""
+"""Training stages in several processes by their real command: how they end, whoever ends them, and that nobody stays
+behind.
+"""
 
 import csv
 import os
@@ -98,7 +100,9 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
 
 @pytest.mark.slow
 def test_ril_in_two_processes(training_project: Path, tmp_path: Path, start: Start) -> None:
-    """The whole stage: both models under ZeRO-3, the student's engine in a process of its own, weights pushed into it."""
+    """The whole stage: both models under ZeRO-3, the student's engine in a process of its own, weights pushed into
+    it.
+    """
     whole = {
         "max_tokens": 12,
         "pattern": "[a-z]{1,8}",

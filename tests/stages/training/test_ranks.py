@@ -1,4 +1,5 @@
-"""Several ranks over gloo learn what one learns, under every ZeRO stage, whoever has the images and whoever has nothing.
+"""Several ranks over gloo learn what one learns, under every ZeRO stage, whoever has the images and whoever has
+nothing.
 
 The long form (20 steps, 4 ranks, ZeRO 0 to 3): RIL_RANKS=1.
 """

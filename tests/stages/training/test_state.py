@@ -177,7 +177,9 @@ def test_killed_and_resumed_is_undisturbed(
     monkeypatch: pytest.MonkeyPatch,
     call: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """Every other kill is at a random moment, the others between the saves of two models, during weight sync and so on."""
+    """Every other kill is at a random moment, the others between the saves of two models, during weight sync and so
+    on.
+    """
     params = yaml.safe_load((training_project / "params.yaml").read_text())
     params[stage]["steps"] = STEPS[stage]
     (training_project / "params.yaml").write_text(yaml.safe_dump(params))

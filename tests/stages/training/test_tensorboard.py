@@ -27,7 +27,9 @@ def events(folder: Path) -> list[Event]:
 
 
 def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The curves as TensorBoard shows them: an event that starts a session takes away what earlier ones say of later steps."""
+    """The curves as TensorBoard shows them: an event that starts a session takes away what earlier ones say of later
+    steps.
+    """
     curves: dict[str, list[tuple[int, float]]] = {}
     for event in events(folder):
         if event.HasField("session_log") and event.session_log.status == SessionLog.START:

@@ -1,7 +1,8 @@
 """Random and adversarial replies for every rule: the same 20,000 everywhere, from a grammar and fixed seeds.
 
-Plain standard library: the harnesses' environments make the same cases from this file. A case is a JSON object of the rule's
-arguments. What a rule is good at makes up most of the cases, so that at least 70 % are parsed; the rest is what trips rules up.
+Plain standard library: the harnesses' environments make the same cases from this file. A case is a JSON object of the
+rule's arguments. What a rule is good at makes up most of the cases, so that at least 70 % are parsed; the rest is what
+trips rules up.
 """
 
 import hashlib

@@ -2,8 +2,9 @@
 
 Made anew with: python -m tests.stages.benchmarks.parity.golden ENVIRONMENTS
 
-ENVIRONMENTS is a folder for two virtual environments; they are made when they are not there, and never this project's own:
-ms-vlmeval 0.0.20 and lmms-eval 0.7.3 without their dependencies, beside the few packages that their scoring modules import.
+ENVIRONMENTS is a folder for two virtual environments; they are made when they are not there, and never this project's
+own: ms-vlmeval 0.0.20 and lmms-eval 0.7.3 without their dependencies, beside the few packages that their scoring
+modules import.
 """
 
 import json
@@ -42,7 +43,9 @@ def ours(rule: str, case: dict[str, Any]) -> Any:
 
 
 def excused(rule: str, case: dict[str, Any]) -> bool:
-    """Where the harness is not followed: a judge that says "nan" makes its average nan; here such a judge has failed."""
+    """Where the harness is not followed: a judge that says "nan" makes its average nan; here such a judge has
+    failed.
+    """
     return rule == "vlmeval_grade" and case["reply"] == "nan"
 
 
@@ -70,7 +73,9 @@ def python_of(harness: str, environments: Path) -> Path:
 
 
 def main(environments: Path) -> int:
-    """Asks both harnesses, writes the golden files, prints a line a rule; 1 when a rule disagrees or parses too little."""
+    """Asks both harnesses, writes the golden files, prints a line a rule; 1 when a rule disagrees or parses too
+    little.
+    """
     wrong = 0
     (HERE / "golden").mkdir(exist_ok=True)
     for harness in PACKAGES:

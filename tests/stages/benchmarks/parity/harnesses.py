@@ -1,7 +1,7 @@
 """Runs the rules of one harness on the cases; started by `make_golden.py` in that harness's own environment.
 
-python harnesses.py vlmeval|lmms OUT: one JSON line a rule, with the harness's answer to every case. Nothing of this package is
-imported but the grammar. The packages' own `__init__` files import torch and more; they are passed over.
+python harnesses.py vlmeval|lmms OUT: one JSON line a rule, with the harness's answer to every case. Nothing of this
+package is imported but the grammar. The packages' own `__init__` files import torch and more; they are passed over.
 """
 
 import ast
