@@ -21,7 +21,9 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from flows.slots import gpu_slot
-from stages.job import Job, Progress, load_params
+from stages.config.params import load_params
+from stages.job.job import Job
+from stages.job.progress import Progress
 
 root = Path(sys.argv[1])
 with gpu_slot(Job("warm_start", None, root, load_params(root / "params.yaml"), Progress())):
