@@ -39,7 +39,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
-	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, pytest      [ARGS="-k name"]'
+	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, pytest      [ARGS="-k name"]'
 	@echo 'make install only install, into $(VENV)'
 
 repro: $(STAMP)
@@ -49,6 +49,7 @@ test: $(STAMP)
 	@echo '== ruff'; ruff check .; ruff format --check .
 	@echo '== mypy'; mypy
 	@echo '== import rules'; lint-imports
+	@echo '== dead code'; vulture
 	@echo '== pytest'; pytest -m '' $(ARGS)
 
 install: $(STAMP)

@@ -23,9 +23,9 @@ from stages.responses import waves
 from stages.responses.answers import answers, answers_and_rejects, asked_of, stored_answers
 from stages.responses.projection import write_projection
 from stages.responses.requested import Wanted
-from stages.responses.schemas import ANSWERS, answer_rows, answer_statistics
+from stages.responses.schemas import ANSWERS, answer_statistics
 from stages.responses.sets import faults
-from stages.responses.store import Store
+from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import template_of
 from stages.tiny.builds.shapes import build_tiny
 from stages.vlm import reader
@@ -33,6 +33,24 @@ from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_chat
 
 SAMPLING = Sampling(max_tokens=8)
+
+
+def answer_rows(question_ids: Sequence[str], answers: Sequence[Sequence[StoredAnswer]]) -> list[dict[str, Any]]:
+    """Rows of ANSWERS in the order of the questions, then of the samples."""
+    return [
+        {
+            "question_id": question_id,
+            "sample": answer.sample,
+            "response": answer.text,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "response_key": answer.key,
+            "token_ids": list(answer.token_ids),
+        }
+        for question_id, samples in zip(question_ids, answers, strict=True)
+        for answer in samples
+    ]
 
 
 @dataclass(frozen=True)
