@@ -10,7 +10,7 @@ from stages.config.blocks import Schedule
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job.job import Job
-from stages.training.passes import Idle, even_packs
+from stages.training.passes import PaddingGroups, even_packs
 from stages.training.ranks import ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
@@ -38,7 +38,7 @@ def train_sft(
     trainer = Trainer(network.model, schedule, job.params.runtime)
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
-    idle = Idle(reader)
+    idle = PaddingGroups(reader)
     for step in state.steps(schedule.steps, title):
         loss, norm = sft_step(network, trainer, groups_of_step(step), schedule, step, idle)
         history.append(
@@ -48,7 +48,7 @@ def train_sft(
 
 
 def sft_step(
-    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, idle: Idle
+    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, idle: PaddingGroups
 ) -> tuple[float, float]:
     """One update on this rank's groups; the step's loss, which is that of all ranks, and the gradient's norm."""
     response_tokens = int(ranks().total(sum(group.scored_tokens for group in groups)))
