@@ -22,8 +22,8 @@ from flows.ranks import follow, is_follower
 from flows.server import run_as_flow, server_answers
 from flows.signals import die_with_parent, end_well_on_signals, no_more_alarms
 from flows.work import InputsMoved, UnknownTarget, Work
-from stages.config.params import ParamsError
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 

@@ -11,8 +11,9 @@ from typing import Any
 from flows.closure import reached_files
 from flows.ranks import joined
 from flows.slots import gpu_slot
-from stages.config.params import ParamsError, load_params
+from stages.config.params import load_params
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError
 from stages.job.fingerprint import Fingerprint
 from stages.job.job import Job, missing
 from stages.job.progress import Progress

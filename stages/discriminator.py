@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from stages.adversary.adversary import backward
 from stages.adversary.diagnostics import calibration_error, length_accuracy, pretraining_alarm
 from stages.adversary.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of, save_weights
-from stages.config.blocks import Discriminator as Block
+from stages.config.discriminator import Discriminator as Block
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import STUDENT
 from stages.job.epochs import places_of_step

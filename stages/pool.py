@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from stages.config.blocks import Pool
+from stages.config.pool import Pool
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job, missing
 from stages.responses.schemas import POOL, answer_statistics

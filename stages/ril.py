@@ -20,9 +20,12 @@ import pyarrow as pa
 from stages.adversary.adversary import discriminate
 from stages.adversary.diagnostics import saturation_alarm
 from stages.adversary.discriminator import Discriminator, Exhibits, Text
-from stages.config.blocks import Discriminator as DiscriminatorBlock
-from stages.config.blocks import Ril, Sampling, Schedule, Verdict
+from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
+from stages.config.schedule import Schedule
 from stages.config.switches import Objective
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question, read_questions
 from stages.corpora.scoring import is_correct
 from stages.engines.engine import Answer, Engine, EngineError, Request, TrainableEngine

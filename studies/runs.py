@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from flows.closure import ROOT, reached_files
 from flows.profile import as_overrides, differences
-from stages.config.params import Params, read_yaml, validated
+from stages.config.params import Params, validated
 from stages.config.table import STAGES
+from stages.config.yaml import read_yaml
 from stages.job.fingerprint import Fingerprint, hash_json
 from stages.job.job import Job, maker_of
 from stages.job.progress import Progress

@@ -13,8 +13,9 @@ from dvc.cli.parser import get_main_parser
 
 from flows.cli.main import app
 from flows.profile import profiles, read_profile
-from stages.config.params import load_params, merged, read_yaml, validated
+from stages.config.params import load_params, validated
 from stages.config.table import STAGES
+from stages.config.yaml import merged, read_yaml
 from stages.job.job import Job, maker_of
 from stages.job.progress import Progress
 from studies.commands import study_page

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from stages.config.blocks import Family
+from stages.config.model import Family
 
 PURE = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 

@@ -5,34 +5,26 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from stages.config.blocks import (
-    ENGINE_KINDS,
-    Block,
-    Discriminator,
-    Evaluate,
-    Evaluation,
-    Model,
-    Pool,
-    Questions,
-    Report,
-    Ril,
-    Rollout,
-    Runtime,
-    Teacher,
-    Verdict,
-    WarmStart,
-    World,
-)
+from stages.config.block import Block
+from stages.config.discriminator import Discriminator
+from stages.config.engines import ENGINE_KINDS
+from stages.config.evaluate import Evaluate, Evaluation
+from stages.config.model import Model
+from stages.config.pool import Pool
+from stages.config.questions import Questions
+from stages.config.report import Report
+from stages.config.ril import Ril
+from stages.config.rollout import Rollout
+from stages.config.runtime import Runtime
 from stages.config.switches import Objective, contradiction
+from stages.config.teacher import Teacher
+from stages.config.verdict import Verdict
+from stages.config.warm_start import WarmStart
+from stages.config.world import World
+from stages.config.yaml import ParamsError, read_yaml
 
 BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
-
-
-class ParamsError(ValueError):
-    """Parameters that can't be used; the message is one line for each mistake: key, value, remedy."""
 
 
 class Params(Block):
@@ -140,40 +132,6 @@ class Params(Block):
                 f"ril.group is {self.ril.group}, but the teachers of the pool give {stored} answers a question; "
                 "raise teachers.<id>.responses or lower ril.group"
             )
-
-
-def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC
-    7386).
-    """
-    result = dict(base)
-    for key, value in overlay.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping):
-            inner = result.get(key)
-            result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
-        else:
-            result[key] = value
-    return result
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ParamsError with file, line and column when it is not one."""
-    if not path.is_file():
-        raise ParamsError(f"{path}: no such file; run this in the project's folder")
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-
-
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in a YAML text, read as DVC reads it (YAML 1.2: 1e-4 is a number, a key stands once)."""
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ParamsError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise ParamsError(f"{source}: expected keys and values, found {type(value).__name__}")
-    return value
 
 
 def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.config.blocks import Block
+from stages.config.block import Block
 from stages.config.params import Params
-from stages.config.table import STAGES, Stage
+from stages.config.stage import Stage
+from stages.config.table import STAGES
 from stages.job.files import replacing, replacing_folder, write_json
 from stages.job.progress import Progress
 from stages.job.seeds import seed_for

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from stages.config.params import read_yaml
 from stages.config.table import STAGES
+from stages.config.yaml import read_yaml
 from stages.job.files import read_json
 from stages.job.job import Job
 from stages.page.experiments import git

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.config.blocks import Rollout, Teacher
+from stages.config.rollout import Rollout
+from stages.config.teacher import Teacher
 from stages.corpora.rows import QuestionFolder
 from stages.job.files import ROWS_PER_SHARD, write_parquet
 from stages.job.job import Job

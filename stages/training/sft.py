@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.config.blocks import Schedule
+from stages.config.schedule import Schedule
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job.job import Job

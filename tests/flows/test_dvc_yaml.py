@@ -11,8 +11,9 @@ import yaml
 from dvc.repo import Repo
 
 from flows.closure import code_dependencies
-from stages.config.params import BANNED_NAMES, load_params, read_yaml
+from stages.config.params import BANNED_NAMES, load_params
 from stages.config.table import STAGES
+from stages.config.yaml import read_yaml
 from stages.job.job import Job
 from stages.job.progress import Progress
 

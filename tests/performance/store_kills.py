@@ -49,7 +49,7 @@ class FakeEngine:
 
 def prepared(project: Path, engine: str) -> None:
     """A project with a model and questions: everything that a run reads."""
-    from stages.config.blocks import Build
+    from stages.config.build import Build
     from stages.corpora.rows import SCHEMA, canonical_row
     from stages.job.files import write_shards
     from stages.tiny.builds.shapes import build_tiny
@@ -78,7 +78,8 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
 
     prepare()
     from stages import teacher
-    from stages.config.params import merged, read_yaml, validated
+    from stages.config.params import validated
+    from stages.config.yaml import merged, read_yaml
     from stages.job.job import Job
     from stages.job.progress import Progress
     from stages.responses import answers, projection, waves

@@ -10,8 +10,9 @@ import pytest
 import torch.distributed
 from PIL import Image
 
-from stages.config.blocks import Build
-from stages.config.params import merged, read_yaml, validated
+from stages.config.build import Build
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import write_shards
 from stages.job.job import Job

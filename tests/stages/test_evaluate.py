@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from stages import evaluate
 from stages.benchmarks.verdicts import JudgePrompt
-from stages.config.blocks import Evaluate
-from stages.config.params import load_params, merged, read_yaml, validated
+from stages.config.evaluate import Evaluate
+from stages.config.params import load_params, validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA, Question, canonical_row
 from stages.engines.engine import Answer, EngineError, Request
 from stages.evaluate import exchanged, scores

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from stages import discriminator, ril
-from stages.config.blocks import OpenAi, Ril, Sampling, Verdict
+from stages.config.engines import OpenAi
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer

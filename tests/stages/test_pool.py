@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from stages import pool
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job, MissingInput
 from stages.job.progress import Progress

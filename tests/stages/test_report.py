@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from stages import evaluate, report
-from stages.config.params import Params, load_params, merged, validated
+from stages.config.params import Params, load_params, validated
+from stages.config.yaml import merged
 from stages.corpora.rows import SCHEMA, canonical_row
 from stages.corpora.scoring import is_correct
 from stages.job.files import read_json, read_shards, write_json, write_shards

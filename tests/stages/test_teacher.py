@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from stages import pool, rollout, teacher, verdict
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from stages.adversary.prompt import discriminator_texts
-from stages.config.blocks import Build, Model, Schedule, World
+from stages.config.build import Build
+from stages.config.model import Model
+from stages.config.schedule import Schedule
+from stages.config.world import World
 from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group
 from stages.job.job import Job

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.params import BANNED_NAMES, Params, ParamsError, load_params, merged, read_yaml, validated
+from stages.config.params import BANNED_NAMES, Params, load_params, validated
+from stages.config.yaml import ParamsError, merged, read_yaml
 
 ENDPOINT = {"provider": "somebody", "name": "big-1"}
 REMOTE = {"family": "remote", "build": None, "endpoint": ENDPOINT}

@@ -14,8 +14,10 @@ import torch
 from PIL import ExifTags, Image
 
 from stages import questions
-from stages.config.blocks import Runtime, Sampling
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.images import UnreadableImage, opened_image, portable
 from stages.corpora.rows import read_questions
 from stages.engines.engine import Request

@@ -13,7 +13,8 @@ from datasets import load_dataset
 from PIL import Image
 
 from stages import questions
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import read_questions
 from stages.job.job import Job
 from stages.job.progress import Progress

@@ -13,8 +13,9 @@ from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import OURS
 from stages.benchmarks.scores import Reply, measured
 from stages.benchmarks.verdicts import JudgeReply, prompt_for
-from stages.config.blocks import Evaluate
-from stages.config.params import merged, read_yaml, validated
+from stages.config.evaluate import Evaluate
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.job.job import Job
 from stages.job.progress import Progress
 from stages.vlm.checkpoint import write_card

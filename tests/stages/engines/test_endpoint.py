@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.config.blocks import OpenAi, Sampling
-from stages.config.params import merged, read_yaml, validated
+from stages.config.engines import OpenAi
+from stages.config.params import validated
+from stages.config.sampling import Sampling
+from stages.config.yaml import merged, read_yaml
 from stages.engines.calls import DOWN_AFTER, retry_after
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer, EngineError, Request, RequestError

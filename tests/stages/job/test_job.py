@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.blocks import Questions, Ril, Teacher, World
 from stages.config.params import load_params
+from stages.config.questions import Questions
+from stages.config.ril import Ril
+from stages.config.teacher import Teacher
+from stages.config.world import World
 from stages.job.job import Job, MissingInput, maker_of
 from stages.job.progress import Progress
 from stages.job.seeds import seed_for

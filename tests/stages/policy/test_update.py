@@ -14,7 +14,9 @@ from PIL import Image
 
 from stages.adversary.adversary import discriminate, told_apart
 from stages.adversary.discriminator import Discriminator, Exhibits, Text, logits_of
-from stages.config.blocks import Ril, Runtime, Sampling
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
 from stages.config.switches import PAPER, Objective
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, packs

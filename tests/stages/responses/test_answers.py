@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stages.config.blocks import Build, Sampling
+from stages.config.build import Build
 from stages.config.params import load_params
+from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job

@@ -19,7 +19,10 @@ from PIL import Image
 
 from stages.adversary.adversary import backward
 from stages.adversary.discriminator import Discriminator, Exhibits, Text, lesson, logits_of
-from stages.config.blocks import Ril, Runtime, Sampling, Schedule
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.schedule import Schedule
 from stages.groups.pack import Group
 from stages.groups.response import STUDENT, Row
 from stages.policy.rewards import rewarded_group
