@@ -22,6 +22,7 @@ from stages.adversary.diagnostics import saturation_alarm
 from stages.adversary.discriminator import Discriminator, Exhibits, Text
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.ril import Ril
+from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
 from stages.config.switches import Objective
@@ -182,7 +183,7 @@ def gathered(job: Job, block: Ril, objective: Objective) -> Players:
     """Loads everybody whom the objective needs."""
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
-    runtime = job.params.runtime
+    runtime = job.block(Runtime)
     here = ranks()
     need = Need(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with job.timed("start"):
@@ -221,7 +222,7 @@ def pretrained(job: Job, block: Ril, reader: Reader) -> tuple[Discriminator, Tra
         max_grad_norm=block.max_grad_norm,
         tokens_per_pack=block.tokens_per_pack,
     )
-    return discriminator, Trainer(discriminator, constant, job.params.runtime)
+    return discriminator, Trainer(discriminator, constant, job.block(Runtime))
 
 
 def scored_rows(

@@ -61,13 +61,12 @@ def model(folder: Path) -> None:
 
 def job_in(project: Path, samples: int) -> Any:
     """The stage teacher@internvl3 with `samples` answers a question."""
+    from flows.jobs import open_job
     from stages.config.params import validated
     from stages.config.yaml import merged, read_yaml
-    from stages.job.job import Job
-    from stages.job.progress import Progress
 
     values = merged(read_yaml(Path("params.yaml")), {"teachers": {"internvl3": {"responses": samples}}})
-    return Job("teacher", "internvl3", project, validated(values), Progress())
+    return open_job("teacher", "internvl3", project, validated(values))
 
 
 def stage(project: Path, samples: int) -> dict[str, float]:
@@ -115,6 +114,7 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     from PIL import Image
 
     from stages.config.runtime import Runtime
+    from stages.config.teacher import Teacher
     from stages.corpora.rows import read_questions
     from stages.engines.engine import Request
     from stages.engines.vllm import VllmEngine
@@ -124,7 +124,7 @@ def bare(project: Path, samples: int) -> dict[str, float]:
 
     checkpoint = open_checkpoint(project / "data/model/internvl3")
     job = job_in(project, samples)
-    teacher = job.params.teachers["internvl3"]
+    teacher = job.block(Teacher)
     asked = asked_of(checkpoint, teacher.sampling, 0, job.store)
     engine = VllmEngine(checkpoint, Runtime())
     asked_questions = read_questions(project / "data/questions", "imitation")
