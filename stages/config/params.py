@@ -87,6 +87,7 @@ class Params(Block):
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
         self._enough_responses()
+        self._watched()
         if line := contradiction(self.ril, self.discriminator):
             raise ValueError(line)
         if self.ril.rollout_correction != "none" and self.ril.sampling.temperature != 1:
@@ -125,6 +126,21 @@ class Params(Block):
         """Every switch of the objective and of the discriminator with its final value."""
         return self.ril.resolved(self.discriminator)
 
+    def _watched(self) -> None:
+        """DVC watches the code of the tiny world only where a parameter names it, so that no real run depends on it."""
+        built = next((f"models.{name} is made from nothing (build)" for name, m in self.models.items() if m.build), "")
+        drawn = "questions.kind is 'world'" if self.questions.kind == "world" else ""
+        tiny = next((f"evaluate.benchmarks has {name!r}" for name in self.evaluate.benchmarks if _is_tiny(name)), "")
+        for key, value, code, reason in (
+            ("world.code", self.world.code, "stages/tiny/world", built),
+            ("world.builds", self.world.builds, "stages/tiny/builds", built),
+            ("questions.path", self.questions.path, "stages/tiny/dataset.py", drawn),
+            ("questions.images", self.questions.images, "stages/tiny/world", drawn),
+            ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
+        ):
+            if reason and value != code:
+                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC has to watch {code}; set it to that")
+
     def _enough_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
         if stored < self.ril.group:
@@ -132,6 +148,10 @@ class Params(Block):
                 f"ril.group is {self.ril.group}, but the teachers of the pool give {stored} answers a question; "
                 "raise teachers.<id>.responses or lower ril.group"
             )
+
+
+def _is_tiny(benchmark: str) -> bool:
+    return benchmark.startswith("tiny_")
 
 
 def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
