@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from stages.adversary.adversary import Adversary
 from stages.adversary.diagnostics import calibration_error, length_accuracy, pretraining_alarm
 from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, compute_accuracy, save_weights
-from stages.config.blocks import Discriminator as Block
+from stages.config.discriminator import Discriminator as Block
+from stages.config.runtime import Runtime
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import STUDENT
 from stages.job.epochs import places_of_step
@@ -47,9 +48,9 @@ class Texts:
 def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
-    objective = job.params.objective
-    if not objective.discriminated:
-        job.progress.say(f"ril.objective {job.params.ril.objective!r} needs no discriminator; nothing is trained")
+    objective = block.resolved(job.value("ril.objective"))
+    if not objective.used:
+        job.progress.say(f"ril.objective {job.value('ril.objective')!r} needs no discriminator; nothing is trained")
         if ranks().first:
             write_nothing(job)
         return
@@ -57,7 +58,7 @@ def run(job: Job) -> None:
     reader = load_reader(checkpoint)
     discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split(texts_of_both(job), block.held_out_share, job.seed("held out"))
-    pairs = objective.discriminator_loss == "bradley_terry"
+    pairs = objective.loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
     def texts_of_step(step: int) -> tuple[list[Text], list[float]]:
@@ -72,13 +73,13 @@ def run(job: Job) -> None:
         return texts, labels
 
     with job.timed("train"):
-        trainer = Trainer(discriminator, block, job.params.runtime)
+        trainer = Trainer(discriminator, block, job.block(Runtime))
         adversary = Adversary(discriminator, trainer, collator)
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
         for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
-            batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
+            batch = collator.collate(texts, labels, objective.loss, tower=trainer.sharded)
             loss, logits = adversary.backward(batch)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
             norm = trainer.step(learning_rate(block, step))

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from stages.adversary.diagnostics import saturation_alarm
 from stages.adversary.discriminator import Text
-from stages.config.blocks import Discriminator as DiscriminatorBlock
-from stages.config.blocks import Ril
+from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.ril import Ril
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import Response
 from stages.job.epochs import places_of_step

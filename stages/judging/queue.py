@@ -7,7 +7,7 @@ places. Either way the verdicts depend on the answers alone.
 
 from collections.abc import Sequence
 
-from stages.config.blocks import Verdict as Block
+from stages.config.verdict import Verdict as Block
 from stages.corpora.rows import Question
 from stages.engines.engine import Answer, ConcurrentEngine, Engine, Request
 from stages.groups.response import Response

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.discriminator import Discriminator, DiscriminatorCollator
-from stages.config.blocks import Discriminator as DiscriminatorBlock
-from stages.config.blocks import Ril, Schedule, Verdict
+from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.config.switches import Objective
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.engines.engine import Engine, TrainableEngine
 from stages.engines.start import Need, engine_elsewhere, start_engine, start_trainable
@@ -46,7 +49,7 @@ def load_models(job: Job, objective: Objective) -> RilModels:
     """Loads the models that the objective needs; engines start on the first rank only."""
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge_checkpoint = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
-    runtime, here = job.params.runtime, ranks()
+    runtime, here = job.block(Runtime), ranks()
     need = Need(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with job.timed("start"):
         engine = start_trainable(checkpoint, runtime, need) if here.first else engine_elsewhere(checkpoint)
@@ -63,7 +66,7 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
     student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
     if block.freeze_vision:
         student.freeze_vision()
-    trainer = Trainer(student.model, block, job.params.runtime)
+    trainer = Trainer(student.model, block, job.block(Runtime))
     reference.model.requires_grad_(False).to(student.device)
     return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))
 
@@ -89,4 +92,4 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
     )
     together = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)
-    return Adversary(discriminator, Trainer(discriminator, constant, job.params.runtime), collator, settings)
+    return Adversary(discriminator, Trainer(discriminator, constant, job.block(Runtime)), collator, settings)

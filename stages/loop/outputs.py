@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.config.blocks import Ril
+from stages.config.ril import Ril
 from stages.corpora.rows import Question
 from stages.job.files import write_shards
 from stages.job.job import Job

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from stages.config.blocks import Ril, Verdict
+from stages.config.ril import Ril
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.engines.engine import Answer, EngineError, Request
 from stages.groups.response import STUDENT, Response

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.config.blocks import Ril, Sampling
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
 from stages.corpora.rows import Question
 from stages.corpora.scoring import is_correct
 from stages.engines.engine import Request

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.config.blocks import Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job.job import Job
@@ -35,7 +36,7 @@ def train_sft(
 
     Goes on from the job's last checkpoint, if it has one.
     """
-    trainer = Trainer(network.model, schedule, job.params.runtime)
+    trainer = Trainer(network.model, schedule, job.block(Runtime))
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
     idle = PaddingGroups(reader)

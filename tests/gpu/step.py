@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.config.blocks import Ril, Sampling
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
 from stages.groups.pack import Group, packs
 from stages.groups.response import STUDENT, Response
 from stages.policy.batch import RewardedGroup

@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from stages.config.blocks import Ril, Sampling
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
 from stages.groups.response import STUDENT, Response
 from stages.vlm.reader import Reader
 

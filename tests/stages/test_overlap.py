@@ -12,7 +12,10 @@ import pytest
 
 from stages import discriminator, ril
 from stages.adversary.adversary import Adversary
-from stages.config.blocks import OpenAi, Ril, Sampling, Verdict
+from stages.config.engines import OpenAi
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer

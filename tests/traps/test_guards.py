@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from stages.adversary.discriminator import Text
-from stages.config.blocks import Build, Ril, Sampling
+from stages.config.build import Build
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
 from stages.engines.engine import Answer
 from stages.groups import head, log_probs
 from stages.groups.log_probs import response_log_probs

@@ -13,7 +13,9 @@ class Side:
     """Student, reference and trainer, loaded as `stages.loop.models.load_policy` loads them."""
 
     def __init__(self, folder: Path, parts: Parts) -> None:
-        from stages.config.blocks import Ril, Runtime, Sampling
+        from stages.config.ril import Ril
+        from stages.config.runtime import Runtime
+        from stages.config.sampling import Sampling
         from stages.training.trainer import Trainer
         from stages.vlm.checkpoint import open_checkpoint
         from stages.vlm.reader import load_network, load_reader

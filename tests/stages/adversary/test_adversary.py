@@ -13,7 +13,7 @@ from PIL import Image
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import discriminator_metrics
 from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, score_texts
-from stages.config.blocks import Runtime
+from stages.config.runtime import Runtime
 from stages.groups.response import STUDENT
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint

@@ -14,7 +14,8 @@ from stages.adversary.discriminator import (
     score_texts,
 )
 from stages.adversary.prompt import prefix_ids
-from stages.config.blocks import Runtime, Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.responses.draws import TeacherAnswer, balanced_draw
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint

@@ -6,7 +6,8 @@ from pathlib import Path
 
 SCRIPT = """
 import psutil, torch
-from stages.config.blocks import Runtime, Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.training import Trainer
 
 model = torch.nn.Linear(4, 4)

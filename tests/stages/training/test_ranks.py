@@ -19,7 +19,10 @@ from PIL import Image
 
 from stages.adversary.adversary import Adversary
 from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text
-from stages.config.blocks import Ril, Runtime, Sampling, Schedule
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.schedule import Schedule
 from stages.groups.pack import Group
 from stages.groups.response import STUDENT, Response
 from stages.policy.batch import RewardedGroup
