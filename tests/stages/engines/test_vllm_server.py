@@ -50,7 +50,7 @@ from pathlib import Path
 from stages.engines.vllm_server import VllmServerEngine
 from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
-from stages.vlm import open_checkpoint
+from stages.vlm.checkpoint import open_checkpoint
 settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
 engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Path(sys.argv[3]), "internvl3")
 print("ready", flush=True)
