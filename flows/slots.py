@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from flows.lock_files import holder_of, lock_file
+from stages.config.runtime import Runtime
 from stages.job.job import Job
 
 _POLL_SECONDS = 0.5
@@ -30,7 +31,7 @@ def gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
 
     Raises NoSlot after `limit_hours`.
     """
-    count = job.params.runtime.gpu_slots
+    count = job.block(Runtime).gpu_slots
     if count == 0 or not job.declared.loads_model:
         yield
         return

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flows.server import server_answers
 from flows.ui.forms import Form, forms
 from flows.ui.run_locks import alive, mark_abandoned
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 from stages.engines.supervisor import signal_on_parent_death
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The files in experiments/ and what is refused in one."""
+"""The files studies/*.yaml, and the mistakes that are rejected."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from stages.config.params import ParamsError, validated
+from stages.config.params import validated
+from stages.config.yaml import ParamsError
 from studies.study import Study, alike, check_budgets, read_study, studies, values_of
 
 SWEEP = {"ril.learning_rate": [1e-4, 2e-4]}
@@ -77,7 +78,7 @@ def test_another_budget_is_refused(
 ) -> None:
     arms = {**small_study["arms"], "other": {"title": "Other", "params": params}}
     project = make_study(arms=arms)
-    with pytest.raises(ParamsError, match=r"arm other: .* equal budget only"):
+    with pytest.raises(ParamsError, match=r"arm other: .* need an equal budget"):
         check_budgets(project, read_study(project, "small"))
 
 

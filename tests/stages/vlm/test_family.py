@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from stages.config.blocks import Family as FamilyName
+from stages.config.model import Family as FamilyName
 from stages.vlm import internvl3, qwen2_5
 from stages.vlm.family import Family, families_by_name
 from stages.vlm.reader import FAMILIES
