@@ -102,7 +102,7 @@ def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.entrypoint = "flows.trigger.start"
+    made.entrypoint = "flows.ui.trigger.start"
     made._parameter_openapi_schema = ParameterSchema.model_validate({"required": [], **form.schema})
     return made
 
@@ -121,7 +121,7 @@ def _comparison(root: Path) -> "RunnerDeployment":
         tags=["form"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.entrypoint = "flows.compare.compare"
+    made.entrypoint = "flows.ui.compare.compare"
     made._parameter_openapi_schema.properties.pop("root", None)
     return made
 
