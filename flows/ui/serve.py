@@ -67,7 +67,7 @@ def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
     watcher.start()
     try:
         deployments = [deployment(root, form, report) for form in asked]
-        serve_deployments(*deployments, _comparison(root), limit=limit, pause_on_shutdown=False)
+        serve_deployments(*deployments, comparison(root), limit=limit, pause_on_shutdown=False)
     finally:
         _end_runs(root)
 
@@ -107,7 +107,8 @@ def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
     return made
 
 
-def _comparison(root: Path) -> "RunnerDeployment":
+def comparison(root: Path) -> "RunnerDeployment":
+    """The form `compare` as Prefect knows it: a deployment of `flows/ui/compare.py::compare`."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
