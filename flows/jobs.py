@@ -1,9 +1,11 @@
 """From `params.yaml` and the table of stages to the job that a stage gets: what it declares, and nothing else."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.dvc.experiments import read_repository
 from stages.config.params import Params
 from stages.config.table import STAGES
 from stages.job.job import Job
@@ -37,6 +39,7 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         runtime=params.runtime,
         runs=runs_of(params),
         progress=Progress(),
+        repository=partial(read_repository, root),
     )
 
 

@@ -29,7 +29,8 @@ def run(job: Job) -> None:
 
     summary = summary_of(models, ril, validation)
     job.write_metrics({"summary": summary})  # one word before them all, by which `dvc exp show --drop` tells them apart
-    found = experiments.found(job, summary)
+    repository = job.repository()
+    found = experiments.found(job, summary, repository)
     page = render(
         {
             "summary": scores.summary(models),
@@ -66,7 +67,7 @@ def run(job: Job) -> None:
             "versions": provenance.versions(),
             "checkpoints": provenance.checkpoints(job),
             "recorded": provenance.recorded(job),
-            "code": provenance.code(job),
+            "code": repository.code,
         }
     )
     write_text(job.reports / "index.html", page)

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from stages.config.block import Block
 from stages.config.stage import Stage
 from stages.job.files import replacing, replacing_folder, write_json
 from stages.job.progress import Progress
+from stages.job.repository import Repository
 from stages.job.seeds import seed_for
 
 B = TypeVar("B", bound=Block)
@@ -40,6 +41,7 @@ class Job:
     progress: Progress = field(repr=False)
     fingerprint: str = ""  # hash of parameters and inputs; without one no training state is kept
     code: str = ""  # hash of the code at work
+    repository: Callable[[], Repository] = field(default=Repository, repr=False)  # reads what Git and DVC know
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
     _measured: dict[str, Any] = field(default_factory=dict, repr=False)
 

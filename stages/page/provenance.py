@@ -13,7 +13,6 @@ from stages.config.model import Model
 from stages.config.yaml import read_yaml
 from stages.job.files import read_json
 from stages.job.job import Job
-from stages.page.experiments import git
 from stages.page.gallery import STUDENT
 from stages.page.inputs import History
 
@@ -114,12 +113,3 @@ def recorded(job: Job) -> list[dict[str, Any]]:
         for out in outs
         if out["path"].startswith("data/")
     ]
-
-
-def code(job: Job) -> str:
-    """The commit that is checked out, with "+" where tracked files differ from it; "" outside a Git repository."""
-    commit = git(job.root, "rev-parse", "--short=12", "HEAD").decode().strip()
-    changed = git(
-        job.root, "status", "--porcelain", "--untracked-files=no", "--", "stages", "flows", "params.yaml", "dvc.yaml"
-    )
-    return f"{commit}+" if commit and changed else commit
