@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.job.fingerprint import Fingerprint, hash_json
@@ -16,7 +16,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
-FEW = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -28,7 +27,6 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-@FEW
 @given(FOLDERS, FOLDERS)
 def test_fingerprints_are_equal_exactly_when_content_is(
     tmp_path: Path, one: dict[str, bytes], two: dict[str, bytes]
