@@ -22,7 +22,7 @@ from flows.dvc.recorded import Finished
 from stages.config.params import Params, read_yaml, validated
 from stages.groups.response import STUDENT
 from stages.job.files import read_json, read_shards, write_text
-from stages.job.fingerprint import hash_json
+from stages.job.hashes import hash_json
 from studies.runs import COMPARED, Run
 from studies.study import budget
 

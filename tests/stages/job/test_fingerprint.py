@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.job.fingerprint import Fingerprint, hash_json
+from stages.job.hashes import Fingerprint, hash_json
 
 NAMES = st.text("abc", min_size=1, max_size=3)
 FOLDERS = st.dictionaries(NAMES, st.binary(max_size=20), min_size=1, max_size=4)
