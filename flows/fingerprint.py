@@ -7,7 +7,7 @@ An input that another stage made is not read for that: dvc.lock has its md5. Wha
 hashes it, so that the fingerprint stays the same when DVC records it later.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from flows.lockfile import (
 )
 from stages.config.table import STAGES
 from stages.job.hashes import hash_json
-from stages.job.job import maker_of
 
 Stamp = tuple[int, int]  # length and modification time in nanoseconds
 
@@ -45,20 +44,23 @@ class Fingerprint:
         self.digest = hash_json([self._values, sorted(rows)])
 
     def _wholes(self, path: Path) -> Iterator[Path]:
-        """What is hashed for `path`: the outs that it is, is in, or holds; else itself."""
-        parts = Path(self._name(path)).parts
-        if parts[0] != "data" or len(parts) < 2 or parts[1] not in STAGES:
+        """What is hashed for `path`: the results of stages that it is, is in, or holds; else itself."""
+        folder, *parts = Path(self._name(path)).parts
+        if folder != "data" or not parts or parts[0] not in STAGES:
             yield path
             return
-        stage, _, item = maker_of(self._name(path)).partition("@")
-        out = self._root / "data" / stage / item
-        holds_outs = out == path and not item and STAGES[stage].items
-        yield from sorted(inner for inner in path.iterdir() if inner.is_dir()) if holds_outs else [out]
+        depth = 2 if STAGES[parts[0]].items else 1
+        if len(parts) < depth:
+            yield from sorted(inner for inner in path.iterdir() if inner.is_dir())
+        else:
+            yield self._root.joinpath(folder, *parts[:depth])
 
-    def _part(self, whole: Path, recorded: Recorded | None, ignored: Iterable[str]) -> "_Part":
-        target = maker_of(self._name(whole)) if recorded else ""
-        part = _Part(whole, recorded if is_recorded(self._root, target) else None, tuple(ignored))
-        if recorded and part.md5 == recorded.md5:
+    def _part(self, whole: Path, recorded: Recorded | None, ignored: Sequence[str]) -> "_Part":
+        if recorded is None:
+            return _Part(whole, None, ignored)
+        target = "@".join(Path(self._name(whole)).parts[1:])
+        part = _Part(whole, recorded if is_recorded(self._root, target) else None, ignored)
+        if part.md5 == recorded.md5:
             mark_recorded(self._root, target)
         return part
 
@@ -78,7 +80,7 @@ class Fingerprint:
 class _Part:
     """A file or folder that is hashed as a whole."""
 
-    def __init__(self, path: Path, recorded: Recorded | None, ignored: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, recorded: Recorded | None, ignored: Sequence[str]) -> None:
         """Without `recorded`, or where it is about other lengths, all of it is read."""
         self._path, self._ignored = path, ignored
         self._stamps = self._look()

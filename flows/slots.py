@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from stages.config.runtime import Runtime
 from stages.job.job import Job
 
 _POLL_SECONDS = 0.5
@@ -29,7 +30,7 @@ def gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
 
     Raises NoSlot after `limit_hours`.
     """
-    count = job.params.runtime.gpu_slots
+    count = job.block(Runtime).gpu_slots
     if count == 0 or not job.declared.loads_model:
         yield
         return

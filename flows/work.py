@@ -7,22 +7,18 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flows.closure import unlisted
 from flows.code_record import WatchedCode, forget_accepted, is_code, write_record
 from flows.fingerprint import Fingerprint
+from flows.jobs import UnknownTarget, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.ranks import joined
 from flows.slots import gpu_slot
-from stages.config.params import ParamsError, load_params
-from stages.config.table import STAGES
-from stages.job.job import Job, missing
+from stages.config.params import load_params
+from stages.config.yaml import ParamsError
+from stages.job.job import Job
 from stages.job.progress import Progress
-
-
-class UnknownTarget(ValueError):
-    """A stage or an item that does not exist; the message lists those that do."""
 
 
 class Unlisted(ValueError):
@@ -45,12 +41,10 @@ class Work:
 
         Raises ParamsError, UnknownTarget, MissingInput; under DVC also Unlisted.
         """
-        if stage not in STAGES:
-            raise UnknownTarget(f"no stage {stage!r}; stages: {', '.join(STAGES)}")
-        self.job = _open(stage, item, root)
+        self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
         for path in self.job.inputs:
             if not path.exists():
-                raise missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+                raise self.job.missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
         if self._by_dvc and (files := unlisted(root, stage)):
             raise Unlisted(
                 f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "
@@ -111,35 +105,19 @@ class Work:
 
     def _moved(self) -> list[str]:
         try:
-            values = _open(self.job.stage, self.job.item, self.job.root).values
+            params = load_params(self.job.root / "params.yaml")
+            values = open_job(self.job.stage, self.job.item, self.job.root, params).values
         except (ParamsError, UnknownTarget):
             return ["params.yaml"]
         moved = self._given.moved(values)
         return moved + self._code.moved()
 
 
-def _open(stage: str, item: str | None, root: Path) -> Job:
-    params = load_params(root / "params.yaml")
-    block = STAGES[stage].items
-    known: dict[str, Any] = getattr(params, block) if block else {}
-    if block and item is None:
-        raise UnknownTarget(f"stage {stage} has one run an entry of `{block}`; say which: {', '.join(known)}")
-    if block and item not in known:
-        raise UnknownTarget(f"no {item!r} in `{block}` of params.yaml; entries: {', '.join(known)}")
-    if not block and item is not None:
-        raise UnknownTarget(f"stage {stage} has no items; leave out {item!r}")
-    return Job(stage, item, root, params, Progress())
-
-
 def code_inputs(job: Job) -> list[str]:
     """Declared inputs that are code: what `world.code` and the like name for the tiny profile."""
-    return [path for path in _relative_inputs(job) if is_code(path)]
+    return [path for path in job.paths if is_code(path)]
 
 
 def data_inputs(job: Job) -> list[Path]:
     """Declared inputs that are data: results of other stages, and users' files."""
-    return [job.root / path for path in _relative_inputs(job) if not is_code(path)]
-
-
-def _relative_inputs(job: Job) -> list[str]:
-    return [str(path.relative_to(job.root) if path.is_relative_to(job.root) else path) for path in job.inputs]
+    return [job.root / path for path in job.paths if not is_code(path)]

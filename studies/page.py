@@ -6,7 +6,7 @@ Nothing here is written by hand: a sentence that the records don't bear out can'
 import math
 from collections.abc import Mapping, Sequence
 
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 from stages.page.scores import percent, points
 from studies.document import Page, Section, Table
 from studies.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores

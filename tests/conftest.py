@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
-from stages.config.params import merged, read_yaml
+from stages.config.yaml import merged, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}}}

@@ -16,7 +16,6 @@ from flows.digest import Change, changes
 from flows.dvc.repro import Refused
 from flows.lockfile import locked_stages
 from stages.config.table import STAGES
-from stages.job.job import maker_of
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -174,7 +173,7 @@ def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path,
             if is_code(path):
                 files.append(path)
             else:
-                inputs.append(Input(path, what, _maker(path)))
+                inputs.append(Input(path, what, _maker(stage.repo, path)))
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
@@ -218,9 +217,13 @@ def reports_of(root: Path, name: str) -> Path:
     return root.joinpath("reports", *name.split("@"))
 
 
-def _maker(path: str) -> str | None:
-    parts = Path(path).parts
-    return maker_of(path) if parts[0] in ("data", "reports") and len(parts) > 1 and parts[1] in STAGES else None
+def _maker(repo: "Repo", path: str) -> str | None:
+    """The stage with an out at `path`, above or below it; for several items of one stage its name."""
+    outs = [
+        out for out in repo.index.outs if Path(path).is_relative_to(out.def_path) or out.def_path.startswith(f"{path}/")
+    ]
+    names = {out.stage.addressing for out in outs}
+    return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:

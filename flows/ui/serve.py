@@ -19,7 +19,7 @@ from flows.server import server_answers
 from flows.signals import end_child_with_parent
 from flows.ui.forms import Form, forms
 from flows.ui.run_locks import alive, mark_abandoned
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment

@@ -17,7 +17,7 @@ from dvc.repo import Repo
 
 from flows.dvc import repro as dvc
 from flows.dvc.locks import Turn
-from stages.config.params import read_yaml
+from stages.config.yaml import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]

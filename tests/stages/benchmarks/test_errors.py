@@ -15,7 +15,7 @@ from stages.benchmarks.answering import planned
 from stages.benchmarks.registry import registry
 from stages.benchmarks.sample import BenchmarkError
 from stages.benchmarks.sources import check_pictures, load
-from stages.config.blocks import Evaluate
+from stages.config.evaluate import Evaluate
 from tests.stages.benchmarks import fixtures
 
 ROWS = fixtures.tsv()["RealWorldQA"]

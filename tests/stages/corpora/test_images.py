@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from flows.jobs import open_job
 from stages import questions
-from stages.config.blocks import Runtime, Sampling
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.images import UnreadableImage, opened_image, portable
 from stages.corpora.rows import read_questions
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
-from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_reader
 
@@ -252,7 +253,7 @@ def test_every_bad_row_is_named_with_its_reason_and_every_good_one_is_kept(tmp_p
     given = {"kind": "llava", "path": "rows.json", "images": "images", "max_reject_share": 0.9}
     splits = {"warm_start": 1, "imitation": 1, "validation": 1, "test": 1}
     params = validated(merged(read_yaml(root / "params.yaml"), {"questions": {**given, "splits": splits}}))
-    job = Job("questions", None, tmp_path, params, Progress())
+    job = open_job("questions", None, tmp_path, params)
     questions.run(job)
     written = [
         json.loads(line) for line in (tmp_path / "reports/questions/rejects.jsonl").read_text("utf-8").splitlines()

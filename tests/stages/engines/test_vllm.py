@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.config.blocks import Runtime, Sampling
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Request, RequestError
 from stages.engines.vllm import VllmEngine
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
