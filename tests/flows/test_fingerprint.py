@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.job.fingerprint import Fingerprint, hash_json
+from flows.fingerprint import Fingerprint
+from stages.job.hashes import hash_json
 
 NAMES = st.text("abc", min_size=1, max_size=3)
 FOLDERS = st.dictionaries(NAMES, st.binary(max_size=20), min_size=1, max_size=4)
