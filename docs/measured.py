@@ -8,7 +8,8 @@ import argparse
 import re
 from pathlib import Path
 
-from stages.config.params import load_params, read_yaml
+from stages.config.params import load_params
+from stages.config.yaml import read_yaml
 from stages.job.files import read_json, write_text
 
 BLOCK = re.compile(r"<!-- measured -->\n.*?<!-- /measured -->", re.DOTALL)

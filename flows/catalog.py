@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import Flow, flow
 
-from stages.config.table import Stage
+from stages.config.stage import Stage
 
 
 def stage_flow(stage: Stage, perform: Callable[..., None]) -> Flow[..., Any]:

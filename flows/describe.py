@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.closure import ROOT, reached_files
-from stages.config.params import Params, ParamsError, load_params
+from stages.config.params import Params, load_params
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError
 
 
 def describe_all() -> str:

@@ -29,6 +29,8 @@ _CPU = {
     "TORCHDYNAMO_DISABLE": "1",  # else vLLM compiles its sampler in C++ at the first answer: 20 s
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else vLLM pins the process that trains as well
     "DS_ACCELERATOR": "cpu",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # the CPU build of vLLM warns of its NUMA binding each time an engine starts
+    "TORCH_LOGS": "-torch._library.triton",  # errors only: the CPU lock leaves triton out, and torch warns of that
 }
 TRIGGER = "RIL_TRIGGER"  # in the environment of stages that a form started: the id of that flow run
 

@@ -13,7 +13,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
-from stages.config.params import ParamsError, merged, parse_yaml, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import ParamsError, merged, parse_yaml, read_yaml
 from stages.job.files import write_text
 
 

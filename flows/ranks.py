@@ -6,7 +6,6 @@ is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all 
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,13 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from stages.config.params import validated
+from stages.config.runtime import Runtime
 from stages.config.table import STAGES
+from stages.engines.supervisor import signal_on_parent_death
 from stages.job.job import Job
 from stages.job.progress import Progress
 from stages.job.stop import STOP
@@ -29,19 +28,6 @@ _FIRST = "RIL_FIRST_RANK"  # process id of the first rank, in the environment of
 _POLL_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 10.0  # for the first rank to fail by itself when another has died
 _END_SECONDS = 60.0  # for the others to end by themselves when all the work is done
-_PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the first rank tells the others about the job."""
-
-    stage: str
-    item: str | None
-    root: str
-    params: dict[str, Any]
-    fingerprint: str
-    code: str
 
 
 class Silent(Progress):
@@ -73,7 +59,8 @@ def joined(job: Job) -> Iterator[None]:
     Raises what the block raises, after the other ranks have ended. When one of them dies, the stage ends with exit code
     1.
     """
-    count = job.params.runtime.processes
+    runtime = job.block(Runtime)
+    count = runtime.processes
     if not job.declared.ranks or (count == 1 and not launched()):
         yield
         return
@@ -87,7 +74,7 @@ def joined(job: Job) -> Iterator[None]:
     from stages.training.ranks import Meeting
 
     meeting = Meeting(count)
-    job.progress.say(f"{job.name}: trains in {count} processes, ZeRO {job.params.runtime.zero_stage}")
+    job.progress.say(f"{job.name}: trains in {count} processes, ZeRO {runtime.zero_stage}")
     others = Others(job.name, [_start(job.stage, meeting.environment(rank)) for rank in range(1, count)])
     try:
         meeting.join()
@@ -105,10 +92,10 @@ def _start(stage: str, place: dict[str, str]) -> "subprocess.Popen[bytes]":
 
 
 def _tell(job: Job) -> None:
+    """Hands the job to the other ranks."""
     from stages.training.ranks import ranks
 
-    told = Told(job.stage, job.item, str(job.root), job.params.model_dump(mode="json"), job.fingerprint, job.code)
-    ranks().from_first(lambda: asdict(told))
+    ranks().from_first(lambda: replace(job, progress=Silent()))
 
 
 class Others:
@@ -175,22 +162,22 @@ def follow(stage: str) -> int:
 
     from stages.training.ranks import join
 
-    told = Told(**join().from_first(dict[str, Any]))
-    params = validated(told.params)
-    job = replace(
-        Job(told.stage, told.item, Path(told.root), params, Silent()), fingerprint=told.fingerprint, code=told.code
-    )
+    job = join().from_first(_no_job)
     with contextlib.suppress(SystemExit):  # all ranks stop together; the exit code of the first is the stage's
         importlib.import_module(f"stages.{stage}").run(job)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one
 
 
+def _no_job() -> Job:
+    raise RuntimeError("this rank asked itself for the job that the first rank has")
+
+
 def _die_with_first() -> None:
     """The kernel ends this process with the one that started it, whatever ends that one: it holds a GPU, and no state
     to save.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_on_parent_death(signal.SIGKILL)
     if (first := os.environ.get(_FIRST)) and os.getppid() != int(first):
         os._exit(1)  # it died just before
 

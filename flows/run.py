@@ -18,12 +18,14 @@ from pathlib import Path
 
 from flows.describe import describe_all, describe_stage
 from flows.environment import prepare
+from flows.jobs import UnknownTarget
 from flows.ranks import follow, is_follower
 from flows.server import run_as_flow, server_answers
 from flows.signals import die_with_parent, end_well_on_signals, no_more_alarms
-from flows.work import InputsMoved, UnknownTarget, Work
-from stages.config.params import ParamsError
+from flows.work import InputsMoved, Work
+from stages.config.runtime import Runtime
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 
@@ -58,7 +60,7 @@ def _run(work: Work) -> int:
         die_with_parent()
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
-    runtime = work.job.params.runtime
+    runtime = work.job.block(Runtime)
     url = os.environ.get("PREFECT_API_URL")
     try:
         if url and server_answers(url, runtime.prefect_probe_seconds):

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from flows.environment import TRIGGER
 from flows.signals import ours_inside_prefect
 from flows.work import Work
+from stages.config.runtime import Runtime
 from stages.job.progress import Progress
 
 _LEAVE_SECONDS = 12.0  # after the work has ended, Prefect gets this long to say so to its server
@@ -51,7 +52,7 @@ def perform(stage: str, item: str | None = None) -> None:
         with ours_inside_prefect():
             work.run(FlowProgress())
     finally:
-        if not server_answers(os.environ["PREFECT_API_URL"], work.job.params.runtime.prefect_probe_seconds):
+        if not server_answers(os.environ["PREFECT_API_URL"], work.job.block(Runtime).prefect_probe_seconds):
             mute_prefect()  # it is about to report to a server that is gone, with a traceback for each attempt
 
 

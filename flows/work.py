@@ -6,20 +6,16 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flows.closure import reached_files
+from flows.jobs import UnknownTarget, open_job
 from flows.ranks import joined
 from flows.slots import gpu_slot
-from stages.config.params import ParamsError, load_params
-from stages.config.table import STAGES
+from stages.config.params import load_params
+from stages.config.yaml import ParamsError
 from stages.job.fingerprint import Fingerprint
-from stages.job.job import Job, missing
+from stages.job.job import Job
 from stages.job.progress import Progress
-
-
-class UnknownTarget(ValueError):
-    """A stage or an item that does not exist; the message lists those that do."""
 
 
 class InputsMoved(RuntimeError):
@@ -35,12 +31,10 @@ class Work:
 
     def __init__(self, stage: str, item: str | None, root: Path) -> None:
         """Loads and checks; raises ParamsError, UnknownTarget or MissingInput before anything is computed."""
-        if stage not in STAGES:
-            raise UnknownTarget(f"no stage {stage!r}; stages: {', '.join(STAGES)}")
-        self.job = _open(stage, item, root)
+        self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
         for path in self.job.inputs:
             if not path.exists():
-                raise missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+                raise self.job.missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
         self._given = Fingerprint(root, self.job.inputs, self.job.values)
         self._code = Fingerprint(root, _code(self.job), {})
         self.started = False
@@ -86,24 +80,12 @@ class Work:
 
     def _moved(self) -> list[str]:
         try:
-            values = _open(self.job.stage, self.job.item, self.job.root).values
+            params = load_params(self.job.root / "params.yaml")
+            values = open_job(self.job.stage, self.job.item, self.job.root, params).values
         except (ParamsError, UnknownTarget):
             return ["params.yaml"]
         moved = self._given.moved(values)
         return moved + [name for name in self._code.moved({}) if name not in moved]
-
-
-def _open(stage: str, item: str | None, root: Path) -> Job:
-    params = load_params(root / "params.yaml")
-    block = STAGES[stage].items
-    known: dict[str, Any] = getattr(params, block) if block else {}
-    if block and item is None:
-        raise UnknownTarget(f"stage {stage} has one run an entry of `{block}`; say which: {', '.join(known)}")
-    if block and item not in known:
-        raise UnknownTarget(f"no {item!r} in `{block}` of params.yaml; entries: {', '.join(known)}")
-    if not block and item is not None:
-        raise UnknownTarget(f"stage {stage} has no items; leave out {item!r}")
-    return Job(stage, item, root, params, Progress())
 
 
 def _code(job: Job) -> list[Path]:

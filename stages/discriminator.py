@@ -12,10 +12,11 @@ discriminator nothing is trained and the folder stays empty.
 from collections import defaultdict
 from dataclasses import dataclass
 
-from stages.adversary.adversary import backward
+from stages.adversary.adversary import Adversary
 from stages.adversary.diagnostics import calibration_error, length_accuracy, pretraining_alarm
-from stages.adversary.discriminator import Discriminator, Exhibits, Text, accuracy, lesson, logits_of, save_weights
-from stages.config.blocks import Discriminator as Block
+from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, compute_accuracy, save_weights
+from stages.config.discriminator import Discriminator as Block
+from stages.config.runtime import Runtime
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import STUDENT
 from stages.job.epochs import places_of_step
@@ -47,9 +48,9 @@ class Texts:
 def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
-    objective = job.params.objective
-    if not objective.discriminated:
-        job.progress.say(f"ril.objective {job.params.ril.objective!r} needs no discriminator; nothing is trained")
+    objective = block.resolved(job.value("ril.objective"))
+    if not objective.used:
+        job.progress.say(f"ril.objective {job.value('ril.objective')!r} needs no discriminator; nothing is trained")
         if ranks().first:
             write_nothing(job)
         return
@@ -57,8 +58,8 @@ def run(job: Job) -> None:
     reader = load_reader(checkpoint)
     discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split(texts_of_both(job), block.held_out_share, job.seed("held out"))
-    pairs = objective.discriminator_loss == "bradley_terry"
-    exhibits = Exhibits(reader, block.tokens_per_pack, block.sees, together=pairs)
+    pairs = objective.loss == "bradley_terry"
+    collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
     def texts_of_step(step: int) -> tuple[list[Text], list[float]]:
         texts: list[Text] = []
@@ -72,18 +73,19 @@ def run(job: Job) -> None:
         return texts, labels
 
     with job.timed("train"):
-        trainer = Trainer(discriminator, block, job.params.runtime)
+        trainer = Trainer(discriminator, block, job.block(Runtime))
+        adversary = Adversary(discriminator, trainer, collator)
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
         for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
-            learned = lesson(exhibits, texts, labels, objective.discriminator_loss, tower=trainer.sharded)
-            loss, logits = backward(discriminator, trainer, learned)
-            right = int(((logits > 0) == (learned.labels > 0.5)).sum())
+            batch = collator.collate(texts, labels, objective.loss, tower=trainer.sharded)
+            loss, logits = adversary.backward(batch)
+            right = int(((logits > 0) == (batch.labels > 0.5)).sum())
             norm = trainer.step(learning_rate(block, step))
             history.append({"step": step + 1, "loss": loss, "accuracy": right / len(texts), "grad_norm": norm})
 
-    metrics = measured(discriminator, trainer, exhibits, held_out)
+    metrics = measure_held_out(adversary, held_out)
     weights = trainer.state_dict()
     if not ranks().first:
         return
@@ -133,24 +135,22 @@ def split(texts: list[Texts], held_out_share: float, seed: int) -> tuple[list[Te
     return training, [question for question in texts if question.question_id in held_out]
 
 
-def measured(
-    discriminator: Discriminator, trainer: Trainer, exhibits: Exhibits, held_out: list[Texts]
-) -> dict[str, float]:
+def measure_held_out(adversary: Adversary, held_out: list[Texts]) -> dict[str, float]:
     """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length
     alone.
     """
     writers = [(STUDENT, question.text(text)) for question in held_out for text in question.student]
     writers += [(answer.teacher, question.text(answer.text)) for question in held_out for answer in question.teachers]
-    logits = logits_of(discriminator, exhibits, [text for _, text in writers], trainer)
+    logits = adversary.score([text for _, text in writers])
     by_writer: dict[str, list[float]] = defaultdict(list)
     lengths: dict[bool, list[int]] = {True: [], False: []}
     for (writer, text), logit in zip(writers, logits, strict=True):
         by_writer[writer].append(logit)
         lengths[writer == STUDENT].append(len(text.body))
-    shares = {w: accuracy(found, [int(w == STUDENT)] * len(found)) for w, found in by_writer.items()}
+    shares = {w: compute_accuracy(found, [int(w == STUDENT)] * len(found)) for w, found in by_writer.items()}
     teachers = [writer for writer in sorted(by_writer) if writer != STUDENT]
     teacher_logits = [logit for writer in teachers for logit in by_writer[writer]]
-    acc_teacher = accuracy(teacher_logits, [0] * len(teacher_logits))
+    acc_teacher = compute_accuracy(teacher_logits, [0] * len(teacher_logits))
     gap = sum(by_writer[STUDENT]) / len(by_writer[STUDENT]) - sum(teacher_logits) / len(teacher_logits)
     return {
         "acc": (shares[STUDENT] + acc_teacher) / 2,

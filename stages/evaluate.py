@@ -29,7 +29,8 @@ from stages.benchmarks.registry import find, register
 from stages.benchmarks.scores import Reply, measured
 from stages.benchmarks.speed import Speed
 from stages.benchmarks.verdicts import AskJudge, JudgePrompt
-from stages.config.blocks import Evaluate, Evaluation, Sampling
+from stages.config.evaluate import Evaluate, Evaluation
+from stages.config.sampling import Sampling
 from stages.corpora.rows import Question, read_questions
 from stages.corpora.scoring import is_correct, standard_error
 from stages.engines.start import start_engine

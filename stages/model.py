@@ -13,7 +13,7 @@ there now rather than in hour nine.
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks import Model
+from stages.config.model import Model
 from stages.job.job import Job
 from stages.vlm.checkpoint import content_identity, hub_commit, write_card
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from stages.config.blocks import Pool
+from stages.config.pool import Pool
 from stages.job.files import read_shards, write_shards
-from stages.job.job import Job, missing
+from stages.job.job import Job
 from stages.responses.schemas import POOL, answer_statistics
 from stages.responses.style import distinct, style
 
@@ -77,7 +77,7 @@ def _joined(job: Job, teacher: str) -> list[dict[str, Any]]:
     folders = {kind: job.input(f"data/{kind}") / teacher for kind in ("teacher", "verdict")}
     for kind, folder in folders.items():
         if not folder.is_dir():
-            raise missing(f"data/{kind}/{teacher}")
+            raise job.missing(f"data/{kind}/{teacher}")
     verdicts = {
         (row["question_id"], row["sample"]): row["verdict"]
         for row in read_shards(folders["verdict"]).select(["question_id", "sample", "verdict"]).to_pylist()

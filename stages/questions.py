@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from stages.config.blocks import Questions, World
+from stages.config.questions import Questions
+from stages.config.world import World
 from stages.corpora.adapters import Canonical, Reject, user_rows
 from stages.corpora.rows import SCHEMA
 from stages.job.files import write_shards, write_text

@@ -8,6 +8,9 @@ Writes   reports/report/index.html: one file that opens from disk and asks for n
 Run      dvc repro report
 """
 
+from stages.config.model import Model
+from stages.config.pool import Pool
+from stages.config.ril import Ril
 from stages.job.files import write_text
 from stages.job.job import Job
 from stages.page import benchmarks, checks, curves, experiments, gains, gallery, provenance, scores
@@ -19,10 +22,10 @@ from stages.page.summary import summary_of
 def run(job: Job) -> None:
     """Writes the page and its summary. Raises MissingInput when something that it shows was not made yet."""
     models = scores.scored_models(job)
-    teachers = job.params.pool.teachers
+    teachers = job.block(Pool).teachers
     ril, validation = records.history(job, "ril"), records.history(job, "ril", "validation.csv")
     discriminator, exam = records.metrics(job, "discriminator"), records.exam(job)
-    student, block = job.params.models["student"], job.params.ril
+    student, block = job.blocks(Model)["student"], job.block(Ril)
 
     summary = summary_of(models, ril, validation)
     job.write_metrics({"summary": summary})  # one word before them all, by which `dvc exp show --drop` tells them apart

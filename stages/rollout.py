@@ -7,7 +7,7 @@ Run      dvc repro rollout
 These are the student's side of the discriminator's pre-training; the loop of stage `ril` draws its own.
 """
 
-from stages.config.blocks import Rollout
+from stages.config.rollout import Rollout
 from stages.corpora.rows import QuestionFolder
 from stages.job.job import Job
 from stages.responses.projection import answered

@@ -8,7 +8,7 @@ The answers live in the response store; the out is their projection, so that a l
 experiment pays only for what was never asked.
 """
 
-from stages.config.blocks import Teacher
+from stages.config.teacher import Teacher
 from stages.corpora.rows import QuestionFolder
 from stages.job.job import Job
 from stages.responses.projection import answered

@@ -11,7 +11,7 @@ the judge sits an exam of labelled answers and of attacks; what it scores stands
 from collections.abc import Sequence
 from typing import Any
 
-from stages.config.blocks import Verdict
+from stages.config.verdict import Verdict
 from stages.corpora.rows import read_questions
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job

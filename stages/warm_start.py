@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.config.blocks import WarmStart
+from stages.config.warm_start import WarmStart
 from stages.corpora.rows import Question, read_questions
 from stages.groups.pack import Group
 from stages.job.epochs import places_of_step

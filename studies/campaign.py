@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.dvc import repro as dvc
 from flows.dvc.outcome import Watched
 from flows.dvc.recorded import differing, finished, snapshot
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 from stages.job.files import read_json
 from stages.page.render import duration
 from studies.records import Record, departures, gathered, read_records, write_record

@@ -11,7 +11,7 @@ import typer
 from flows.dvc import repro as dvc
 from flows.dvc.locks import only_study
 from flows.dvc.recorded import untracked
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 from stages.job.files import write_text
 from stages.page.render import duration
 from studies.campaign import Campaign, chosen

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 from stages.page.scores import percent, points
 from studies.document import Page, Section, Table
 from studies.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores

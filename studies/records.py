@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc.recorded import Finished
-from stages.config.params import Params, read_yaml, validated
+from stages.config.params import Params, validated
+from stages.config.yaml import read_yaml
 from stages.groups.response import STUDENT
 from stages.job.files import read_json, read_shards, write_text
 from stages.job.fingerprint import hash_json

@@ -2,18 +2,18 @@
 result.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.closure import ROOT, reached_files
+from flows.jobs import open_job
 from flows.profile import as_overrides, differences
-from stages.config.params import Params, read_yaml, validated
-from stages.config.table import STAGES
+from stages.config.params import Params, validated
+from stages.config.yaml import read_yaml
 from stages.job.fingerprint import Fingerprint, hash_json
-from stages.job.job import Job, maker_of
-from stages.job.progress import Progress
+from stages.job.job import Job
 from studies.study import Arm, Seeds, Study, values_of, with_value
 
 TUNING, COMPARED = "tuning", "compared"
@@ -139,9 +139,9 @@ class Planner:
         def add(target: str) -> str:
             if target not in found:
                 stage, _, item = target.partition("@")
-                job = Job(stage, item or None, self._root, params, Progress())
+                job = open_job(stage, item or None, self._root, params)
                 inputs = [str(path.relative_to(self._root)) for path in job.inputs if path.is_relative_to(self._root)]
-                before = [maker for path in inputs if path.startswith("data/") for maker in makers(path, params)]
+                before = [one for path in inputs if path.startswith("data/") for one in makers(job, path)]
                 code = self._code_of(job)
                 own = hash_json([target, job.values, code, sorted(add(one) for one in before)])
                 found[target] = Hashes(own, code)
@@ -161,11 +161,7 @@ class Planner:
         return self._code[name]
 
 
-def makers(path: str, params: Params) -> Iterator[str]:
-    """The targets that make `path`; a folder of several outs has several."""
-    target = maker_of(path)
-    stage = STAGES[target.split("@")[0]]
-    if stage.items and "@" not in target:
-        yield from (f"{stage.name}@{item}" for item in getattr(params, stage.items))
-    else:
-        yield target
+def makers(job: Job, path: str) -> list[str]:
+    """The targets that make the input `path` of `job`; a folder of several outs has several."""
+    target = job.maker_of(path)
+    return [run for run in job.runs if run == target or run.startswith(f"{target}@")]

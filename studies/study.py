@@ -8,7 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from flows.profile import read_profile
 from stages.config.block import Block
-from stages.config.params import Params, ParamsError, merged, read_yaml, validated
+from stages.config.params import Params, validated
+from stages.config.yaml import ParamsError, merged, read_yaml
 
 _INHERITED = ("params", "shared", "beside", "sweep", "tuning", "seeds")
 LOOP = "ril"  # the entry of `evaluations` that scores what the loop trained

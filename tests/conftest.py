@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
-from stages.config.params import merged, read_yaml
+from stages.config.model import Family
+from stages.config.yaml import merged, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}}}
@@ -36,6 +37,12 @@ def _port_of_this_process() -> Iterator[None]:
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture(params=[name for name in get_args(Family) if name not in ("qwen2_5", "remote")])
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of models that see images."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import typer
 from dvc.cli.parser import get_main_parser
 
 from flows.cli.main import app
+from flows.jobs import open_job
 from flows.profile import profiles, read_profile
-from stages.config.params import load_params, merged, read_yaml, validated
+from stages.config.params import load_params, validated
 from stages.config.table import STAGES
-from stages.job.job import Job, maker_of
-from stages.job.progress import Progress
+from stages.config.yaml import merged, read_yaml
 from studies.commands import study_page
 from studies.document import as_html, as_markdown
 from studies.records import read_records
@@ -54,8 +54,9 @@ def declared_edges(root: Path) -> set[tuple[str, str]]:
     edges = set()
     for name, stage in STAGES.items():
         for item in list(getattr(params, stage.items)) if stage.items else [None]:
-            inputs = [str(path.relative_to(root)) for path in Job(name, item, root, params, Progress()).inputs]
-            edges |= {(maker_of(path).split("@")[0], name) for path in inputs if path.startswith(("data/", "reports/"))}
+            job = open_job(name, item, root, params)
+            made = [path for path in job.paths if path.startswith(("data/", "reports/"))]
+            edges |= {(job.maker_of(path).split("@")[0], name) for path in made}
     return edges
 
 

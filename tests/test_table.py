@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.closure import reached_files
+from flows.jobs import open_job
 from stages.config.params import Params, load_params
 from stages.config.table import STAGES
-from stages.job.job import Job, maker_of
-from stages.job.progress import Progress
 
 
 def test_every_stage_is_a_file_that_exports_run(root: Path) -> None:
@@ -49,10 +48,9 @@ def test_inputs_come_from_stages_that_run_before(root: Path) -> None:
     for name, stage in STAGES.items():
         items = list(getattr(params, stage.items)) if stage.items else [None]
         for item in items:
-            job = Job(name, item, root, params, Progress())
-            made = [str(path.relative_to(root)) for path in job.inputs]
-            for path in [path for path in made if path.startswith(("data/", "reports/"))]:
-                assert order.index(maker_of(path).split("@")[0]) < order.index(name), (job.name, path)
+            job = open_job(name, item, root, params)
+            for path in [path for path in job.paths if path.startswith(("data/", "reports/"))]:
+                assert order.index(job.maker_of(path).split("@")[0]) < order.index(name), (job.name, path)
             assert job.out == root / "data" / name / (item or "")
             assert job.reports == root / "reports" / name / (item or "")
 

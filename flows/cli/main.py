@@ -17,8 +17,9 @@ from flows.ui.serve import NoServer
 from flows.ui.serve import serve as serve_forms
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
-from stages.config.params import ParamsError, load_params
+from stages.config.params import load_params
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError
 from stages.tiny.benchmarks.specs import SPECS
 from studies.commands import experiments_app
 from studies.statistics import Unpaired

@@ -6,7 +6,7 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
-from stages.config.params import read_yaml
+from stages.config.yaml import read_yaml
 
 _BUSY = re.compile(r"'(?P<path>[^']*)' is busy, it is being blocked by")
 _HOLDER = re.compile(r"\(PID (?P<pid>\d+)\): (?P<command>.+)")

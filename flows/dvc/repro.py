@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from flows.dvc.locks import Heard, Turn, turn_to_start
+from flows.dvc.locks import ExperimentLock, Heard, starting_experiment
 from flows.dvc.order import Order, needs_of, stale_and_after, wanted
 
 _POLL_SECONDS = 0.2
@@ -106,8 +106,8 @@ def experiment(
     given = [part for override in overrides for part in ("-S", override)]
     flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
-    with turn_to_start(root) as leave:
-        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, leave))
+    with starting_experiment(root) as release:
+        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, release))
     if code:
         _remove_copy(root, name)
     return code
@@ -150,18 +150,18 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
     _refuse_nesting()
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
-    with _stop_signals() as stopped, closing(Turn(root)) as turn:
+    with _stop_signals() as stopped, ExperimentLock(root) as lock:
         while (source.left and code == 0) or running:
-            if turn.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
-                turn.give()
-            if source.left and code == 0 and len(running) < jobs and not turn.held and turn.take():
+            if lock.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
+                lock.release()
+            if source.left and code == 0 and len(running) < jobs and not lock.held and lock.acquire():
                 new = source.next()
                 if new is not None:
                     given = [part for override in new.overrides for part in ("-S", override)]
                     arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
                     running.append((new, _Run(root, arguments, new.output, "")))
                 else:
-                    turn.give()
+                    lock.release()
             time.sleep(_POLL_SECONDS)
             if stopped or time.monotonic() >= end:
                 code = 128 + stopped[0] if stopped else 124

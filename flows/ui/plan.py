@@ -7,9 +7,10 @@ from typing import Any
 
 from flows.profile import Change, as_overrides, differences, read_profile
 from flows.ui.forms import NO_PROFILE, PIPELINE
-from stages.config.blocks import Block
-from stages.config.params import Params, ParamsError, merged, read_yaml, validated
+from stages.config.block import Block
+from stages.config.params import Params, validated
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError, merged, read_yaml
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.server import server_answers
-from flows.signals import end_child_with_parent
 from flows.ui.forms import Form, forms
 from flows.ui.run_locks import alive, mark_abandoned
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
+from stages.engines.supervisor import signal_on_parent_death
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -203,7 +203,7 @@ class _Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=end_child_with_parent,
+                preexec_fn=partial(signal_on_parent_death, signal.SIGTERM),
             )
 
     def wait(self, url: str) -> None:

@@ -28,7 +28,7 @@ from flows.server import trigger_tag
 from flows.ui.forms import NO_PROFILE
 from flows.ui.plan import Plan, planned
 from flows.ui.run_locks import claimed, mark_abandoned
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 
 BUSY_SECONDS = 5.0  # between two attempts while another dvc works on the same files
 BUSY_HOURS = 24.0

@@ -1,136 +1,115 @@
-"""The discriminator's part of a step: it learns from the step's texts (Eq. 1) and scores them, in that order or the
-other.
-"""
+"""The adversary: the discriminator with its trainer. In a step it learns from texts (Eq. 1) and scores them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from stages.adversary.discriminator import Discriminator, Exhibits, Lesson, Text, in_order, lesson, logits_of
-from stages.config.switches import Objective
+from stages.adversary.diagnostics import discriminator_metrics
+from stages.adversary.discriminator import (
+    Discriminator,
+    DiscriminatorBatch,
+    DiscriminatorCollator,
+    Text,
+    collect_in_order,
+    score_texts,
+)
+from stages.config.switches import DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
-from stages.groups.response import STUDENT, Row
+from stages.groups.response import STUDENT, Response
 from stages.training.ranks import ranks
 from stages.training.trainer import Trainer
 
-
-def discriminate(
-    discriminator: Discriminator,
-    trainer: Trainer,
-    exhibits: Exhibits,
-    rows: Sequence[Row],
-    texts: Sequence[Text],
-    objective: Objective,
-    inner_updates: int,
-    rate: float,
-    pause_above: float = 1.0,
-) -> tuple[list[float], dict[str, float]]:
-    """The logit of every row's text by which it is rewarded, and what to log.
-
-    `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores texts before it has been fitted to them
-    (GAD); `frozen` never learns (Table 5d). What is logged was measured before anything was learned, on texts that are
-    new to it.
-    """
-    seen: dict[str, float] = {}
-    if objective.discriminator_update == "before_scoring":
-        seen = update_discriminator(
-            discriminator, trainer, exhibits, rows, texts, objective, inner_updates, rate, pause_above
-        )
-    logits = logits_of(discriminator, exhibits, texts, trainer)
-    if objective.discriminator_update == "after_scoring":
-        seen = update_discriminator(
-            discriminator, trainer, exhibits, rows, texts, objective, inner_updates, rate, pause_above
-        )
-    if objective.discriminator_update == "frozen":
-        seen = told_apart(torch.tensor(logits), [row.source for row in rows])
-    return logits, seen
+NOT_TRAINED = {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
 
 
-def update_discriminator(
-    discriminator: Discriminator,
-    trainer: Trainer,
-    exhibits: Exhibits,
-    rows: Sequence[Row],
-    texts: Sequence[Text],
-    objective: Objective,
-    inner_updates: int,
-    rate: float,
-    pause_above: float = 1.0,
-) -> dict[str, float]:
-    """`inner_updates` steps on the texts of all rows; returns what to log, measured before the first step.
+@dataclass(frozen=True)
+class AdversarySettings:
+    """When and how the discriminator learns in the loop."""
 
-    Answers that were cut are left out on both sides: where a text stops would give its writer away (trap T33). A step
-    with whole texts of one side only, or one that it gets more right than `pause_above`, leaves the discriminator as it
-    is.
-    """
-    pairs = [(row, text) for row, text in zip(rows, texts, strict=True) if row.finish_reason == "stop" and row.text]
-    labels = [float(row.source == STUDENT) for row, _ in pairs]
-    writers = [row.source for row, _ in pairs]
-    if not 0 < sum(labels) < len(labels):
-        return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
-    learned = lesson(exhibits, [text for _, text in pairs], labels, objective.discriminator_loss, trainer.sharded)
-    if not learned.whole:  # pairs need both sides of one question
-        return {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
-    if pause_above < 1:
-        fresh = torch.tensor(logits_of(discriminator, exhibits, [text for _, text in pairs], trainer))
-        if (measured := told_apart(fresh, writers))["disc/acc"] > pause_above:
-            return {"disc/loss": float("nan"), "disc/grad_norm": 0.0, **measured}
-    logged: dict[str, float] = {}
-    for inner in range(inner_updates):
-        loss, seen = backward(discriminator, trainer, learned)
-        norm = trainer.step(rate)
-        if inner == 0:
-            logged = {"disc/loss": loss, "disc/grad_norm": norm, **told_apart(seen, writers)}
-    return logged
+    loss: DiscriminatorLoss = "bce"
+    update: DiscriminatorUpdate = "before_scoring"
+    inner_updates: int = 1  # mu
+    learning_rate: float = 1e-6
+    pause_above: float = 1.0  # accuracy on new texts above which it does not learn; 1 never pauses
 
 
-def backward(discriminator: Discriminator, trainer: Trainer, learned: Lesson) -> tuple[float, Tensor]:
-    """Adds the gradient of one step's texts; returns its loss and the logits [texts], both of all ranks."""
-    loss = 0.0
-    seen: list[Tensor] = []
-    for number, pack in enumerate(learned.packs):
-        part, logits = trainer.forward(partial(_share, discriminator, learned, pack, sum(map(len, seen))))
-        trainer.backward(part, last=number == len(learned.packs) - 1)
-        loss += float(part.detach())
-        seen.append(logits)
-    if ranks().count == 1:
-        return loss, torch.cat(seen).cpu()
-    return ranks().total(loss), torch.tensor(in_order(learned.own.tolist(), torch.cat(seen).tolist()))
+@dataclass(frozen=True)
+class Adversary:
+    """The discriminator, its trainer and its collator. With several ranks each reads a share of the texts."""
 
+    discriminator: Discriminator
+    trainer: Trainer
+    collator: DiscriminatorCollator
+    settings: AdversarySettings = field(default_factory=AdversarySettings)
 
-def _share(discriminator: Discriminator, learned: Lesson, pack: Pack, start: int) -> tuple[Tensor, Tensor]:
-    logits = discriminator(pack)
-    return learned.loss(logits, start), logits.detach()
+    def learn_and_score(
+        self, responses: Sequence[Response], texts: Sequence[Text]
+    ) -> tuple[list[float], dict[str, float]]:
+        """The logit of every response's text that its reward is made from, and metrics.
 
+        `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores texts before it has been fitted to them
+        (GAD); `frozen` never learns (Table 5d). The metrics are measured before anything is learned, on texts that are
+        new to it.
+        """
+        metrics: dict[str, float] = {}
+        if self.settings.update == "before_scoring":
+            metrics = self.learn(responses, texts)
+        logits = self.score(texts)
+        if self.settings.update == "after_scoring":
+            metrics = self.learn(responses, texts)
+        if self.settings.update == "frozen":
+            metrics = discriminator_metrics(torch.tensor(logits), [one.source for one in responses])
+        return logits, metrics
 
-def told_apart(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:
-    """Share of texts [n] on the right side, balanced and by writer, gaps of mean logits, and how sure it is (entropy in
-    nats).
+    def score(self, texts: Sequence[Text]) -> list[float]:
+        """The logit of each text."""
+        return score_texts(self.discriminator, self.collator, texts, self.trainer)
 
-    What has a teacher's id at its end is about that teacher: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its
-    texts) and `disc/logit_gap_<id>` (mean of the student's logits less that of its own).
-    """
-    by_student = torch.tensor([writer == STUDENT for writer in writers])
-    student, teacher = logits[by_student], logits[~by_student]
-    if not len(student) or not len(teacher):
-        return {"disc/acc": float("nan")}
-    acc_student, acc_teacher = float((student > 0).float().mean()), float((teacher < 0).float().mean())
-    d = torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7)
-    measured = {
-        "disc/acc": (acc_student + acc_teacher) / 2,
-        "disc/acc_student": acc_student,
-        "disc/acc_teacher": acc_teacher,
-        "disc/logit_gap": float(student.mean() - teacher.mean()),
-        "disc/entropy": float(-(d * d.log() + (1 - d) * (1 - d).log()).mean()),
-    }
-    for name in sorted(set(writers) - {STUDENT}):
-        own = logits[torch.tensor([writer == name for writer in writers])]
-        measured |= {
-            f"disc/acc_{name}": float((own < 0).float().mean()),
-            f"disc/loss_{name}": float(softplus(own).mean()),
-            f"disc/logit_gap_{name}": float(student.mean() - own.mean()),
-        }
-    return measured
+    def learn(self, responses: Sequence[Response], texts: Sequence[Text]) -> dict[str, float]:
+        """`inner_updates` steps on the texts of all responses; returns metrics, measured before the first step.
+
+        Cut responses are left out on both sides: where a text stops would give its writer away (trap T33). A step with
+        whole texts of one side only, or one that it gets more right than `pause_above`, leaves the discriminator as it
+        is.
+        """
+        pairs = [
+            (one, text) for one, text in zip(responses, texts, strict=True) if one.finish_reason == "stop" and one.text
+        ]
+        labels = [float(one.source == STUDENT) for one, _ in pairs]
+        writers, whole = [one.source for one, _ in pairs], [text for _, text in pairs]
+        if not 0 < sum(labels) < len(labels):
+            return dict(NOT_TRAINED)
+        batch = self.collator.collate(whole, labels, self.settings.loss, self.trainer.sharded)
+        if not batch.count:  # pairs need both sides of one question
+            return dict(NOT_TRAINED)
+        if self.settings.pause_above < 1:
+            measured = discriminator_metrics(torch.tensor(self.score(whole)), writers)
+            if measured["disc/acc"] > self.settings.pause_above:
+                return {"disc/loss": float("nan"), "disc/grad_norm": 0.0, **measured}
+        metrics: dict[str, float] = {}
+        for inner in range(self.settings.inner_updates):
+            loss, logits = self.backward(batch)
+            norm = self.trainer.step(self.settings.learning_rate)
+            if inner == 0:
+                metrics = {"disc/loss": loss, "disc/grad_norm": norm, **discriminator_metrics(logits, writers)}
+        return metrics
+
+    def backward(self, batch: DiscriminatorBatch) -> tuple[float, Tensor]:
+        """Adds the gradient of one step's texts; returns its loss and the logits [texts], both of all ranks."""
+        loss = 0.0
+        seen: list[Tensor] = []
+        for number, pack in enumerate(batch.packs):
+            part, logits = self.trainer.forward(partial(self._loss, batch, pack, sum(map(len, seen))))
+            self.trainer.backward(part, last=number == len(batch.packs) - 1)
+            loss += float(part.detach())
+            seen.append(logits)
+        if ranks().count == 1:
+            return loss, torch.cat(seen).cpu()
+        return ranks().total(loss), torch.tensor(collect_in_order(batch.own.tolist(), torch.cat(seen).tolist()))
+
+    def _loss(self, batch: DiscriminatorBatch, pack: Pack, start: int) -> tuple[Tensor, Tensor]:
+        logits = self.discriminator(pack)
+        return batch.loss(logits, start), logits.detach()

@@ -6,6 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from stages.groups.response import STUDENT
+
 SURE = 0.98  # accuracy or share beyond which a side has won
 SHORTCUT = 0.05  # within this of length alone, length explains the accuracy
 
@@ -31,6 +37,36 @@ def length_accuracy(student: Sequence[int], teacher: Sequence[int]) -> float:
         longer = sum(length > threshold for length in teacher) / len(teacher)
         best = max(best, (shorter + longer) / 2, 1 - (shorter + longer) / 2)
     return best
+
+
+def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:
+    """Share of texts [n] on the right side, balanced and by writer, gaps of mean logits, and how sure it is (entropy in
+    nats).
+
+    What has a teacher's id at its end is about that teacher: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its
+    texts) and `disc/logit_gap_<id>` (mean of the student's logits less that of its own).
+    """
+    by_student = torch.tensor([writer == STUDENT for writer in writers])
+    student, teacher = logits[by_student], logits[~by_student]
+    if not len(student) or not len(teacher):
+        return {"disc/acc": float("nan")}
+    acc_student, acc_teacher = float((student > 0).float().mean()), float((teacher < 0).float().mean())
+    d = torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7)
+    measured = {
+        "disc/acc": (acc_student + acc_teacher) / 2,
+        "disc/acc_student": acc_student,
+        "disc/acc_teacher": acc_teacher,
+        "disc/logit_gap": float(student.mean() - teacher.mean()),
+        "disc/entropy": float(-(d * d.log() + (1 - d) * (1 - d).log()).mean()),
+    }
+    for name in sorted(set(writers) - {STUDENT}):
+        own = logits[torch.tensor([writer == name for writer in writers])]
+        measured |= {
+            f"disc/acc_{name}": float((own < 0).float().mean()),
+            f"disc/loss_{name}": float(softplus(own).mean()),
+            f"disc/logit_gap_{name}": float(student.mean() - own.mean()),
+        }
+    return measured
 
 
 def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:

@@ -19,7 +19,7 @@ from stages.adversary.prompt import discriminator_group, questioned_group
 from stages.config.switches import DiscriminatorLoss
 from stages.groups.attention import use_group_attention
 from stages.groups.pack import Group, Pack
-from stages.training.passes import Idle, even_packs
+from stages.training.passes import PaddingGroups, even_packs
 from stages.training.ranks import ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader, text_hidden
@@ -96,8 +96,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Exhibits:
-    """How texts come before the discriminator: which prompt, and which of them share a pack."""
+class DiscriminatorCollator:
+    """Makes packs of texts: which prompt they stand in, and which of them share a pack."""
 
     reader: Reader
     tokens_per_pack: int
@@ -111,7 +111,7 @@ class Exhibits:
 
     def share(self, texts: Sequence[Text]) -> list[int]:
         """Places of the texts that are this rank's, ascending; texts that belong together stay together."""
-        runs = [[text] for text in texts] if self._alone else runs_of_questions(texts)
+        runs = [[text] for text in texts] if self._alone else split_by_question(texts)
         own = set(ranks().share(runs, lambda run: sum(len(text.body) for text in run)))
         numbers = [number for number, run in enumerate(runs) for _ in run]
         return [place for place, number in enumerate(numbers) if number in own]
@@ -119,12 +119,22 @@ class Exhibits:
     def packs(self, texts: Sequence[Text], tower: bool = False) -> list[Pack]:
         """Packs of this rank's texts, in order; texts of one question follow each other. `tower` as in `even_packs`."""
         sees = tower and self.sees == "question_and_image"
-        return list(even_packs(self._groups(texts), self.tokens_per_pack, Idle(self.reader), sees))
+        return list(even_packs(self._groups(texts), self.tokens_per_pack, PaddingGroups(self.reader), sees))
+
+    def collate(
+        self, texts: Sequence[Text], labels: Sequence[float], loss: DiscriminatorLoss, tower: bool = False
+    ) -> "DiscriminatorBatch":
+        """Texts and labels (student 1, teacher 0) as one optimizer step; `tower` as in `even_packs`."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
+        own = self.share(texts)
+        packs = self.packs([texts[place] for place in own], tower)
+        questions = torch.tensor([numbers[text.question_id] for text in texts])
+        return DiscriminatorBatch(packs, torch.tensor(own, dtype=torch.long), torch.tensor(labels), questions, loss)
 
     def _groups(self, texts: Sequence[Text]) -> list[Group]:
         if self._alone:
-            return text_groups(self.reader, [text.body for text in texts])
-        return [self._group(run) for run in runs_of_questions(texts)]
+            return group_texts(self.reader, [text.body for text in texts])
+        return [self._group(run) for run in split_by_question(texts)]
 
     def _group(self, texts: Sequence[Text]) -> Group:
         bodies = [text.body for text in texts]
@@ -134,7 +144,7 @@ class Exhibits:
         return questioned_group(self.reader, texts[0].messages, images, bodies)
 
 
-def runs_of_questions(texts: Sequence[Text]) -> list[list[Text]]:
+def split_by_question(texts: Sequence[Text]) -> list[list[Text]]:
     """The texts in order, cut where the question changes."""
     runs: list[list[Text]] = []
     for text in texts:
@@ -145,7 +155,7 @@ def runs_of_questions(texts: Sequence[Text]) -> list[list[Text]]:
     return runs
 
 
-def text_groups(reader: Reader, texts: Sequence[str]) -> list[Group]:
+def group_texts(reader: Reader, texts: Sequence[str]) -> list[Group]:
     """The texts in the discriminator's prompt, in order."""
     starts = range(0, len(texts), TEXTS_PER_GROUP)
     return [discriminator_group(reader, list(texts[i : i + TEXTS_PER_GROUP])) for i in starts]
@@ -160,7 +170,7 @@ def discriminator_loss(logits: Tensor, labels: Tensor, texts: int) -> Tensor:
     return binary_cross_entropy_with_logits(logits, labels, reduction="sum") / texts
 
 
-def pairs_of(labels: Tensor, questions: Tensor) -> Tensor:
+def mask_pairs(labels: Tensor, questions: Tensor) -> Tensor:
     """[n, n] bool: row a student text, column a teacher text, both answers to one question."""
     student = labels > 0.5
     return student[:, None] & ~student[None, :] & (questions[:, None] == questions[None, :])
@@ -172,65 +182,54 @@ def bradley_terry_loss(logits: Tensor, labels: Tensor, questions: Tensor, pairs:
 
     GAD's loss (arXiv 2511.10643) in our sign: its D is high for the teacher, ours for the student.
     """
-    wanted = pairs_of(labels, questions)
+    wanted = mask_pairs(labels, questions)
     return softplus(logits[None, :] - logits[:, None])[wanted].sum() / pairs
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One optimizer step's texts with their labels, ready to be learned from; the packs are this rank's share."""
+class DiscriminatorBatch:
+    """One optimizer step's texts with their labels; the packs are this rank's share."""
 
     packs: list[Pack]
     own: Tensor  # [texts of the packs] int64: their places among all
     labels: Tensor  # [texts] float: student 1, teacher 0; of all ranks
     questions: Tensor  # [texts] int64; of all ranks
-    kind: DiscriminatorLoss
+    kind: DiscriminatorLoss  # which loss
 
     @property
-    def whole(self) -> int:
+    def count(self) -> int:
         """What the sum of all packs' losses is divided by: texts, or pairs, of all ranks."""
         if self.kind == "bce":
             return len(self.labels)
-        return int(pairs_of(self.labels, self.questions).sum())
+        return int(mask_pairs(self.labels, self.questions).sum())
 
     def loss(self, logits: Tensor, start: int) -> Tensor:
         """The share of a pack whose first text is this rank's number `start`."""
         part = self.own[start : start + len(logits)]
         if self.kind == "bce":
-            return discriminator_loss(logits, self.labels[part].to(logits.device), self.whole)
+            return discriminator_loss(logits, self.labels[part].to(logits.device), self.count)
         labels, questions = self.labels[part].to(logits.device), self.questions[part].to(logits.device)
-        return bradley_terry_loss(logits, labels, questions, self.whole)
-
-
-def lesson(
-    exhibits: Exhibits, texts: Sequence[Text], labels: Sequence[float], kind: DiscriminatorLoss, tower: bool = False
-) -> Lesson:
-    """Texts and labels as one step; `tower` as in `even_packs`."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
-    own = exhibits.share(texts)
-    packs = exhibits.packs([texts[place] for place in own], tower)
-    questions = torch.tensor([numbers[text.question_id] for text in texts])
-    return Lesson(packs, torch.tensor(own, dtype=torch.long), torch.tensor(labels), questions, kind)
+        return bradley_terry_loss(logits, labels, questions, self.count)
 
 
 @torch.no_grad()
-def logits_of(
-    discriminator: Discriminator, exhibits: Exhibits, texts: Sequence[Text], trainer: Trainer | None = None
+def score_texts(
+    discriminator: Discriminator, collator: DiscriminatorCollator, texts: Sequence[Text], trainer: Trainer | None = None
 ) -> list[float]:
     """The logit of each text; of `trainer`'s discriminator, sharded as it may be, each rank reads a share of them."""
-    own = exhibits.share(texts)
-    packs = exhibits.packs([texts[place] for place in own], tower=trainer is not None and trainer.sharded)
+    own = collator.share(texts)
+    packs = collator.packs([texts[place] for place in own], tower=trainer is not None and trainer.sharded)
     scored = [(trainer.forward(partial(discriminator, pack)) if trainer else discriminator(pack)) for pack in packs]
-    return in_order(own, [float(logit) for logits in scored for logit in logits])
+    return collect_in_order(own, [float(logit) for logits in scored for logit in logits])
 
 
-def in_order(own: Sequence[int], values: Sequence[float]) -> list[float]:
+def collect_in_order(own: Sequence[int], values: Sequence[float]) -> list[float]:
     """The values of all ranks, each of which has those at its `own` places."""
     found = {place: value for pairs in ranks().of_all(list(zip(own, values, strict=True))) for place, value in pairs}
     return [found[place] for place in range(len(found))]
 
 
-def accuracy(logits: Sequence[float], labels: Sequence[int]) -> float:
+def compute_accuracy(logits: Sequence[float], labels: Sequence[int]) -> float:
     """Share of texts on the right side; z = 0 counts as wrong for both sides."""
     right = [logit > 0 if label else logit < 0 for logit, label in zip(logits, labels, strict=True)]
     return sum(right) / len(right)

@@ -18,7 +18,7 @@ from stages.benchmarks.scores import Reply, outcome_of
 from stages.benchmarks.sources import Loaded, check_pictures, load
 from stages.benchmarks.spec import Spec
 from stages.benchmarks.verdicts import AskJudge, ask_judge, wants_judge
-from stages.config.blocks import Evaluate
+from stages.config.evaluate import Evaluate
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,26 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from stages.config.blocks import (
-    ENGINE_KINDS,
-    Block,
-    Discriminator,
-    Evaluate,
-    Evaluation,
-    Model,
-    Pool,
-    Questions,
-    Report,
-    Ril,
-    Rollout,
-    Runtime,
-    Teacher,
-    Verdict,
-    WarmStart,
-    World,
-)
+from stages.config.block import Block
+from stages.config.discriminator import Discriminator
+from stages.config.engines import ENGINE_KINDS
+from stages.config.evaluate import Evaluate, Evaluation
+from stages.config.model import Model
+from stages.config.pool import Pool
+from stages.config.questions import Questions
+from stages.config.report import Report
+from stages.config.ril import Ril
+from stages.config.rollout import Rollout
+from stages.config.runtime import Runtime
 from stages.config.switches import Objective, contradiction
+from stages.config.teacher import Teacher
+from stages.config.verdict import Verdict
+from stages.config.warm_start import WarmStart
+from stages.config.world import World
+from stages.config.yaml import ParamsError, read_yaml
 
 BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
-
-
-class ParamsError(ValueError):
-    """Parameters that can't be used; the message is one line for each mistake: key, value, remedy."""
 
 
 class Params(Block):
@@ -95,6 +87,7 @@ class Params(Block):
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
         self._enough_responses()
+        self._watched()
         if line := contradiction(self.ril, self.discriminator):
             raise ValueError(line)
         if self.ril.rollout_correction != "none" and self.ril.sampling.temperature != 1:
@@ -133,6 +126,21 @@ class Params(Block):
         """Every switch of the objective and of the discriminator with its final value."""
         return self.ril.resolved(self.discriminator)
 
+    def _watched(self) -> None:
+        """DVC watches the code of the tiny world only where a parameter names it, so that no real run depends on it."""
+        built = next((f"models.{name} is made from nothing (build)" for name, m in self.models.items() if m.build), "")
+        drawn = "questions.kind is 'world'" if self.questions.kind == "world" else ""
+        tiny = next((f"evaluate.benchmarks has {name!r}" for name in self.evaluate.benchmarks if _is_tiny(name)), "")
+        for key, value, code, reason in (
+            ("world.code", self.world.code, "stages/tiny/world", built),
+            ("world.builds", self.world.builds, "stages/tiny/builds", built),
+            ("questions.path", self.questions.path, "stages/tiny/dataset.py", drawn),
+            ("questions.images", self.questions.images, "stages/tiny/world", drawn),
+            ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
+        ):
+            if reason and value != code:
+                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC has to watch {code}; set it to that")
+
     def _enough_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
         if stored < self.ril.group:
@@ -142,38 +150,8 @@ class Params(Block):
             )
 
 
-def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC
-    7386).
-    """
-    result = dict(base)
-    for key, value in overlay.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping):
-            inner = result.get(key)
-            result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
-        else:
-            result[key] = value
-    return result
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ParamsError with file, line and column when it is not one."""
-    if not path.is_file():
-        raise ParamsError(f"{path}: no such file; run this in the project's folder")
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-
-
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in a YAML text, read as DVC reads it (YAML 1.2: 1e-4 is a number, a key stands once)."""
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ParamsError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise ParamsError(f"{source}: expected keys and values, found {type(value).__name__}")
-    return value
+def _is_tiny(benchmark: str) -> bool:
+    return benchmark.startswith("tiny_")
 
 
 def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:

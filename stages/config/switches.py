@@ -87,6 +87,19 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
+@dataclass(frozen=True)
+class DiscriminatorObjective:
+    """What the discriminator learns by, and when the loop trains it."""
+
+    loss: DiscriminatorLoss
+    update: DiscriminatorUpdate
+
+    @property
+    def used(self) -> bool:
+        """Whether there is a discriminator at all."""
+        return self.update != "none"
+
+
 class DiscriminatorSwitches(Block):
     """Of the discriminator, in pre-training and in the loop alike."""
 
@@ -111,6 +124,13 @@ class DiscriminatorSwitches(Block):
     alarm_steps: int = Field(
         10, ge=1, description="Steps in a row without a useful reward after which the loop says so."
     )
+
+    def resolved(self, objective: ObjectiveName) -> DiscriminatorObjective:
+        """As given here, else as the objective of this name has it."""
+        named = OBJECTIVES[objective]
+        return DiscriminatorObjective(
+            loss=self.loss or named.discriminator_loss, update=self.update or named.discriminator_update
+        )
 
 
 class Switches(Block):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from stages.config.blocks import Questions
+from stages.config.questions import Questions
 from stages.corpora.images import UnreadableImage, opened_image
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.rows import SCHEMA, canonical_row

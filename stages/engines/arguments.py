@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from stages.config.blocks import Runtime
+from stages.config.runtime import Runtime
 from stages.corpora.images import portable
 from stages.engines.engine import Request, RequestError
 from stages.vlm.chat import Chat

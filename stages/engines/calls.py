@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from stages.config.blocks import Calling
+from stages.config.engines import Calling
 from stages.engines.engine import EngineError, RequestError
 
 T = TypeVar("T")

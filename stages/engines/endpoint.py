@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from stages.config.blocks import OpenAi
+from stages.config.engines import OpenAi
 from stages.corpora.markers import IMAGE_MARKER
 from stages.engines.arguments import data_url
 from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, Stream

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.config.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
+from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
+from stages.config.runtime import Runtime
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Engine, TrainableEngine
 from stages.engines.null import ElsewhereEngine

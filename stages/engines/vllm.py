@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stages.config.blocks import Runtime
+from stages.config.runtime import Runtime
 from stages.corpora.images import opened_image
 from stages.engines.arguments import SEQUENCES, engine_arguments, sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from stages.config.blocks import Runtime, VllmServer
+from stages.config.engines import VllmServer
+from stages.config.runtime import Runtime
 from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
 from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, Stream
 from stages.engines.engine import Answer, EngineError, Request, RequestError

@@ -7,7 +7,7 @@ TEACHERS = "teacher"  # all of them together, where something is logged by sourc
 
 
 @dataclass(frozen=True)
-class Row:
+class Response:
     """One response of a group while it is being rewarded."""
 
     source: str  # STUDENT, or the teacher's id

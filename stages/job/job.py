@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.config.blocks import Block
-from stages.config.params import Params
-from stages.config.table import STAGES, Stage
+from stages.config.block import Block
+from stages.config.stage import Stage
 from stages.job.files import replacing, replacing_folder, write_json
 from stages.job.progress import Progress
 from stages.job.seeds import seed_for
@@ -25,12 +24,19 @@ class MissingInput(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a stage knows. A stage that asks for what `stages/config/table.py` does not list gets an error."""
+    """Everything a stage knows. A stage that asks for what `stages/config/table.py` does not list gets an error.
 
-    stage: str
+    `flows.jobs.open_job` makes it: here is neither the table nor all of `params.yaml`, so that a stage depends on the
+    blocks that it reads and on no others.
+    """
+
+    declared: Stage  # the stage's row of the table
     item: str | None
     root: Path
-    params: Params = field(repr=False)
+    given: Mapping[str, Any] = field(repr=False)  # the declared parameters by key: blocks, plural blocks, single values
+    paths: tuple[str, ...] = field(repr=False)  # the declared inputs, relative to `root`
+    runtime: Block = field(repr=False)  # `block(Runtime)` hands it out
+    runs: tuple[str, ...] = field(repr=False)  # all of the pipeline in order: what a message or the report calls them
     progress: Progress = field(repr=False)
     fingerprint: str = ""  # hash of parameters and inputs; without one no training state is kept
     code: str = ""  # hash of the code at work
@@ -38,9 +44,9 @@ class Job:
     _measured: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def declared(self) -> Stage:
-        """The stage's row of the table."""
-        return STAGES[self.stage]
+    def stage(self) -> str:
+        """The stage's name."""
+        return self.declared.name
 
     @property
     def name(self) -> str:
@@ -54,43 +60,48 @@ class Job:
 
         Raises PermissionError when the stage does not declare it: DVC would not notice changes of it.
         """
-        for name, info in Params.model_fields.items():
-            if info.annotation is kind:
-                self._allow(name)
-                return getattr(self.params, name)  # type: ignore[no-any-return]
-            if info.annotation == dict[str, kind]:  # type: ignore[valid-type]
-                self._allow(f"{name}.{{item}}")
-                return getattr(self.params, name)[self.item]  # type: ignore[no-any-return]
-        raise TypeError(f"{kind.__name__} is no block of params.yaml")
+        for block in (*self.given.values(), self.runtime):
+            if type(block) is kind:
+                return block
+        raise self._undeclared(f"block {kind.__name__}")
 
-    def _allow(self, key: str) -> None:
-        if key not in self.declared.params and key != "runtime":
-            raise PermissionError(
-                f"stage {self.stage} reads parameter {key}, which it does not declare; add it to "
-                "stages/config/table.py and dvc.yaml"
-            )
+    def blocks(self, kind: type[B]) -> Mapping[str, B]:
+        """All blocks of class `kind` by their ids, for a stage that declares the plural block as a whole.
+
+        Raises PermissionError when the stage does not declare it.
+        """
+        for block in self.given.values():
+            if isinstance(block, Mapping) and all(type(entry) is kind for entry in block.values()):
+                return block
+        raise self._undeclared(f"all blocks {kind.__name__}")
+
+    def value(self, key: str) -> Any:
+        """A declared parameter that is a single value, such as "ril.objective".
+
+        Raises PermissionError when the stage does not declare it.
+        """
+        if key not in self.given:
+            raise self._undeclared(f"parameter {key}")
+        return self.given[key]
+
+    def _undeclared(self, what: str) -> PermissionError:
+        return PermissionError(
+            f"stage {self.stage} reads {what}, which it does not declare; add it to stages/config/table.py and dvc.yaml"
+        )
 
     def seed(self, *parts: int | str) -> int:
         """A seed from (params.seed, stage and item, parts)."""
-        self._allow("seed")
-        return seed_for(self.params.seed, self.name, *parts)
+        return seed_for(self.value("seed"), self.name, *parts)
 
     @property
     def inputs(self) -> list[Path]:
         """Absolute paths of the declared inputs."""
-        own = getattr(self.params, self.declared.items)[self.item] if self.declared.items else None
-        texts = (text.format(item=self.item, params=self.params, block=own) for text in self.declared.inputs)
-        return [self.root / text for text in texts]
+        return [self.root / path for path in self.paths]
 
     @property
     def values(self) -> dict[str, Any]:
         """The declared parameters as plain values, for the fingerprint and for the copy beside the results."""
-        tree = self.params.model_dump(mode="json")
-        values: dict[str, Any] = {}
-        for key in self.declared.params:
-            name, _, item = key.format(item=self.item).partition(".")
-            values[key.format(item=self.item)] = tree[name][item] if item else tree[name]
-        return values
+        return {key: _plain(value) for key, value in self.given.items()}
 
     def input(self, path: str) -> Path:
         """The declared input `path` (such as "data/questions"), which exists.
@@ -103,8 +114,19 @@ class Job:
                 f"stage {self.stage} reads {path}, which it does not declare in stages/config/table.py"
             )
         if not full.exists():
-            raise missing(path)
+            raise self.missing(path)
         return full
+
+    def missing(self, path: str) -> MissingInput:
+        """The error for an input that is not there: it names the stage that makes `path`, or says that none does."""
+        if Path(path).parts[0] in ("data", "reports"):
+            return MissingInput(f"{path} is missing; make it with: dvc repro {self.maker_of(path)}")
+        return MissingInput(f"{path} is missing; no stage makes it: put it there, or correct the path in params.yaml")
+
+    def maker_of(self, path: str) -> str:
+        """The DVC target that makes `path`: "data/teacher/x" is made by "teacher@x", "reports/ril" by "ril"."""
+        _, stage, *rest = Path(path).parts
+        return f"{stage}@{rest[0]}" if rest and stage not in self.runs else stage
 
     # --- where it writes --------------------------------------------------------------------------------------------
 
@@ -181,17 +203,7 @@ class Job:
         write_json(self.reports / "timing.json", {"seconds": round(total, 3), "parts": parts, **self._measured})
 
 
-def missing(path: str) -> MissingInput:
-    """The error for an input that is not there: it names the stage that makes `path`, or says that nothing here makes
-    it.
-    """
-    if Path(path).parts[0] in ("data", "reports"):
-        return MissingInput(f"{path} is missing; make it with: dvc repro {maker_of(path)}")
-    return MissingInput(f"{path} is missing; no stage makes it: put it there, or correct the path in params.yaml")
-
-
-def maker_of(path: str) -> str:
-    """The DVC target that makes `path`: "data/teacher/x" is made by "teacher@x", "reports/ril" by "ril"."""
-    parts = Path(path).parts
-    stage = parts[1]
-    return f"{stage}@{parts[2]}" if STAGES[stage].items and len(parts) > 2 else stage
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return value.model_dump(mode="json") if isinstance(value, Block) else value

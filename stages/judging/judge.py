@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stages.config.blocks import Sampling
-from stages.config.blocks import Verdict as VerdictBlock
+from stages.config.sampling import Sampling
+from stages.config.verdict import Verdict as VerdictBlock
 from stages.corpora.markers import IMAGE_MARKER
 from stages.judging.rules import SAME, SILENT, UNREAD, plainly_right, rule_reason
 from stages.judging.sanitize import fenced, nonce, shortened

@@ -7,18 +7,18 @@ places. Either way the verdicts depend on the answers alone.
 
 from collections.abc import Sequence
 
-from stages.config.blocks import Verdict as Block
+from stages.config.verdict import Verdict as Block
 from stages.corpora.rows import Question
 from stages.engines.engine import Answer, ConcurrentEngine, Engine, Request
-from stages.groups.response import Row
+from stages.groups.response import Response
 from stages.judging.judge import Item, Verdict, judge_sampling, question_about, read, refuse_failures, room_for
 from stages.responses.waves import outcomes
 
 Place = tuple[int, int]  # number of the question in its step, number of the answer
 
 
-class Judging:
-    """One step's questions to the judge."""
+class JudgeQueue:
+    """The responses of one step that wait for a verdict."""
 
     def __init__(self, judge: Engine, block: Block, name: str) -> None:
         """`name` is for messages."""
@@ -29,11 +29,11 @@ class Judging:
         self._asked: list[tuple[Place, Request]] = []
 
     @property
-    def wanted(self) -> bool:
-        """Whether a verdict is wanted on anything."""
+    def used(self) -> bool:
+        """Whether anything was put in."""
         return bool(self._asked or self._verdicts)
 
-    def put(self, number: int, question: Question, rows: Sequence[Row]) -> None:
+    def put(self, number: int, question: Question, rows: Sequence[Response]) -> None:
         """Wants a verdict on each of the rows, which answer question number `number` of the step."""
         for place, row in enumerate(rows):
             item = Item(question.id, question.text, question.answer, row.text, self._block.rule_first)

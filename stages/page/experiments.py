@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.params import parse_yaml
+from stages.config.yaml import parse_yaml
 from stages.job.job import Job
 
 METRICS, PARAMS = "reports/report/metrics.json", "params.yaml"

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
+from stages.config.evaluate import Evaluate
+from stages.config.report import Report
 from stages.corpora.rows import Question, QuestionFolder
 from stages.job.files import read_shards
 from stages.job.job import Job
@@ -37,8 +39,8 @@ def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
     order = sorted(became, key=lambda name: job.seed("gallery", name))
     for question_id in across_kinds(order, kinds):
         stacks[became[question_id]].append(question_id)
-    chosen = evenly(stacks, job.params.report.samples)
-    questions = asked(job, job.params.evaluate.split, chosen, f"evaluate@{after.id}")
+    chosen = evenly(stacks, job.block(Report).samples)
+    questions = asked(job, job.block(Evaluate).split, chosen, f"evaluate@{after.id}")
     return {
         "before": before,
         "after": after,
@@ -131,7 +133,7 @@ def training_groups(job: Job) -> dict[str, Any]:
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read_shards(job.input("data/ril/samples")).to_pylist():
         groups[row["step"], row["question_id"]].append({**row, "student": sigmoid(row["logit"]), "kind": kind_of(row)})
-    kept = first_and_last(sorted(groups), job.params.report.samples // 2)
+    kept = first_and_last(sorted(groups), job.block(Report).samples // 2)
     questions = asked(job, "imitation", [name for _, name in kept], "ril")
     before = earlier_answers(job, {name for _, name in kept})
     shown_groups = [

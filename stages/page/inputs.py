@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.pool import Pool
 from stages.job.files import read_json
-from stages.job.job import Job, missing
+from stages.job.job import Job
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def metrics(job: Job, stage: str, item: str = "") -> dict[str, Any]:
 def existing(job: Job, path: Path) -> Path:
     """`path`, which exists; raises MissingInput with the stage that makes it."""
     if not path.exists():
-        raise missing(str(path.relative_to(job.root)))
+        raise job.missing(str(path.relative_to(job.root)))
     return path
 
 
@@ -59,7 +60,7 @@ def teachers(job: Job) -> list[dict[str, Any]]:
     """One row for each teacher of the pool: what it answered, what the judge said of it, what was kept."""
     pool = metrics(job, "pool")
     rows = []
-    for name in sorted(job.params.pool.teachers):
+    for name in sorted(job.block(Pool).teachers):
         verdict = metrics(job, "verdict", name)
         rows.append({"teacher": name, **pool[name], "verdicts": verdict["verdicts"], "by_rule": verdict["by_rule"]})
     return rows
@@ -70,7 +71,7 @@ def exam(job: Job) -> dict[str, Any] | None:
 
     All teachers' answers have the same judge, so the first one's verdicts tell.
     """
-    found: dict[str, Any] | None = metrics(job, "verdict", min(job.params.pool.teachers)).get("exam")
+    found: dict[str, Any] | None = metrics(job, "verdict", min(job.block(Pool).teachers)).get("exam")
     return found
 
 

@@ -4,12 +4,13 @@ import math
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stages.config.params import read_yaml
-from stages.config.table import STAGES
+from stages.config.model import Model
+from stages.config.yaml import read_yaml
 from stages.job.files import read_json
 from stages.job.job import Job
 from stages.page.experiments import git
@@ -23,12 +24,10 @@ SHOWN_DIGITS = 12  # of 64: enough to tell checkpoints of one project apart
 
 def timings(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and timing.json of every stage that left one, in the order of the pipeline."""
-    for name, stage in STAGES.items():
-        items: Sequence[str | None] = list(getattr(job.params, stage.items)) if stage.items else [None]
-        for item in items:
-            file = job.root / "reports" / name / (item or "") / "timing.json"
-            if name != job.stage and file.is_file():
-                yield f"{name}@{item}" if item else name, read_json(file)
+    for run in job.runs:
+        file = job.root / "reports" / Path(*run.split("@")) / "timing.json"
+        if run != job.name and file.is_file():
+            yield run, read_json(file)
 
 
 def times(job: Job) -> list[dict[str, Any]]:
@@ -85,7 +84,7 @@ def versions() -> list[tuple[str, str]]:
 def checkpoints(job: Job) -> list[tuple[str, str]]:
     """Folder of every model with the hash of its files, or the hub's name and commit, as its card says."""
     folder = job.input("data/model")
-    cards = [folder / name / "ril.json" for name in job.params.models]
+    cards = [folder / name / "ril.json" for name in job.blocks(Model)]
     cards += [job.input("data/warm_start/ril.json"), job.input("data/ril/model/ril.json")]
     rows = []
     for file in cards:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.params import Params
+from stages.config.evaluate import Evaluation
+from stages.config.pool import Pool
+from stages.config.teacher import Teacher
 from stages.corpora.scoring import standard_error
 from stages.job.files import read_json, read_shards
-from stages.job.job import Job, missing
+from stages.job.job import Job
 
 STUDENTS = {"data/ril/model": "ril", "data/warm_start": "warm_start", "data/model/student": "base"}
 IN_WORDS = {"ril": "the RIL student", "warm_start": "the warm-started student", "base": "the base student"}
@@ -68,12 +70,12 @@ def scored_models(job: Job) -> list[Scored]:
     """
     metrics, predictions = job.input("reports/evaluate"), job.input("data/evaluate")
     found = []
-    for name, evaluation in job.params.evaluations.items():
+    for name, evaluation in job.blocks(Evaluation).items():
         for path in (metrics / name / "metrics.json", predictions / name):
             if not path.exists():
-                raise missing(str(path.relative_to(job.root)))
+                raise job.missing(str(path.relative_to(job.root)))
         rows = {row["question_id"]: row for row in read_shards(predictions / name).to_pylist()}
-        role = role_of(evaluation.checkpoint, job.params)
+        role = role_of(job, evaluation.checkpoint)
         found.append(Scored(name, evaluation.title, role, read_json(metrics / name / "metrics.json"), rows))
     for model in found[1:]:
         if model.predictions.keys() != found[0].predictions.keys():
@@ -84,10 +86,10 @@ def scored_models(job: Job) -> list[Scored]:
     return found
 
 
-def role_of(checkpoint: str, params: Params) -> str:
+def role_of(job: Job, checkpoint: str) -> str:
     """What the model in this folder is in the run."""
     folder = Path(checkpoint).as_posix()
-    teachers = {f"data/model/{params.teachers[name].model}" for name in params.pool.teachers}
+    teachers = {f"data/model/{job.blocks(Teacher)[name].model}" for name in job.block(Pool).teachers}
     return STUDENTS.get(folder, "teacher" if folder in teachers else "other")
 
 

@@ -16,7 +16,7 @@ FAR = 2.6  # nats: from here on other trainers' cap of k3 at 10 has no gradient 
 
 
 @dataclass(frozen=True)
-class Policy:
+class LossInputs:
     """What Eq. 2 needs beside log-probabilities, for one pack."""
 
     advantages: Tensor  # [N] fp32: the advantage of each token's response
@@ -33,9 +33,9 @@ class Policy:
     luffy: Tensor | None = None  # [N] bool: tokens with LUFFY's ratio
     luffy_gamma: float = 0.1
     sft: Tensor | None = None  # [N] bool: tokens with cross entropy, weighted by `advantages`
-    kl_elsewhere: Tensor | None = None  # [N] bool: tokens with another KL term (teacher rows)
-    kl_there: Kl | None = None  # the one they have; None for none at all
-    full_kl: Tensor | None = None  # [N] with gradient, where `kl` or `kl_there` is "full"
+    teacher_mask: Tensor | None = None  # [N] bool: teacher tokens, where their KL term differs
+    teacher_kl: Kl | None = None  # their term; None for none
+    full_kl: Tensor | None = None  # [N] with gradient, where `kl` or `teacher_kl` is "full"
 
 
 def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
@@ -63,20 +63,20 @@ def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
 _ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 
 
-def kl_term(log_probs: Tensor, policy: Policy) -> Tensor:
+def kl_term(log_probs: Tensor, inputs: LossInputs) -> Tensor:
     """The KL penalty at each token [N]: one estimate for all, or another on teacher rows."""
 
     def term(kind: Kl) -> Tensor:
         if kind == "full":
-            assert policy.full_kl is not None
-            return policy.full_kl
-        return _ESTIMATES[kind](log_probs, policy.reference)
+            assert inputs.full_kl is not None
+            return inputs.full_kl
+        return _ESTIMATES[kind](log_probs, inputs.reference)
 
-    kl = term(policy.kl)
-    if policy.kl_elsewhere is None:
+    kl = term(inputs.kl)
+    if inputs.teacher_mask is None:
         return kl
-    there = torch.zeros_like(kl) if policy.kl_there is None else term(policy.kl_there)
-    return torch.where(policy.kl_elsewhere, there, kl)
+    there = torch.zeros_like(kl) if inputs.teacher_kl is None else term(inputs.teacher_kl)
+    return torch.where(inputs.teacher_mask, there, kl)
 
 
 def row_sums(values: Tensor, response: Tensor) -> Tensor:
@@ -90,29 +90,29 @@ def row_lengths(response: Tensor) -> Tensor:
     return torch.bincount(response).clamp(min=1)
 
 
-def clipped_gain(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, Tensor]:
+def clipped_gain(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     """min(rho A, clip(rho) A) and rho, at each token [N].
 
     `token`: rho by token. `gspo` (arXiv 2507.18071, as verl and TRL have it): the geometric mean over the row, its
     gradient shared by all tokens. `sequence` (Eq. 2 to the letter): one term a row, spread over its tokens, so that
     sums over tokens stay what they are. At rho = 1 all three have the gradient A grad log p.
     """
-    if policy.ratio == "token":
+    if inputs.ratio == "token":
         ratio = (log_probs - old).exp()
-        return _clip(ratio, policy.advantages, policy), ratio
-    assert policy.response is not None
-    lengths = row_lengths(policy.response)
-    gaps = row_sums(log_probs - old, policy.response)
-    if policy.ratio == "gspo":
-        mean = (gaps / lengths).detach()[policy.response]
+        return _clip(ratio, inputs.advantages, inputs), ratio
+    assert inputs.response is not None
+    lengths = row_lengths(inputs.response)
+    gaps = row_sums(log_probs - old, inputs.response)
+    if inputs.ratio == "gspo":
+        mean = (gaps / lengths).detach()[inputs.response]
         ratio = (log_probs - log_probs.detach() + mean).exp()
-        return _clip(ratio, policy.advantages, policy), ratio
-    ratio = gaps.exp()[policy.response]
-    return _clip(ratio, policy.advantages, policy) / lengths[policy.response], ratio
+        return _clip(ratio, inputs.advantages, inputs), ratio
+    ratio = gaps.exp()[inputs.response]
+    return _clip(ratio, inputs.advantages, inputs) / lengths[inputs.response], ratio
 
 
-def _clip(ratio: Tensor, advantages: Tensor, policy: Policy) -> Tensor:
-    clipped = ratio.clamp(1 - policy.clip_low, 1 + policy.clip_high)
+def _clip(ratio: Tensor, advantages: Tensor, inputs: LossInputs) -> Tensor:
+    clipped = ratio.clamp(1 - inputs.clip_low, 1 + inputs.clip_high)
     return torch.minimum(ratio * advantages, clipped * advantages)
 
 
@@ -144,25 +144,25 @@ def rollout_weights(
     )  # cap is above 1
 
 
-def policy_loss(log_probs: Tensor, old: Tensor, policy: Policy) -> tuple[Tensor, dict[str, Tensor]]:
+def policy_loss(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a pack and what to log of each token: [N] without gradient, by name.
 
     log_probs [N]: with gradient; old [N]: the same tokens before the first of the inner updates. With one inner update
     old is `log_probs.detach()`: the ratio is exactly 1, clipping is idle, and the gradient is -A grad log p.
     """
-    gain, ratio = clipped_gain(log_probs, old, policy)
-    if policy.luffy is not None:
-        gain = torch.where(policy.luffy, luffy_gain(log_probs, policy.advantages, policy.luffy_gamma), gain)
-    if policy.sft is not None:
-        gain = torch.where(policy.sft, log_probs * policy.advantages, gain)
-    if policy.gain_weights is not None:
-        gain = gain * policy.gain_weights
-    terms = policy.kl_weight * kl_term(log_probs, policy) - gain
-    if policy.weights is not None:
-        terms = terms * policy.weights
+    gain, ratio = clipped_gain(log_probs, old, inputs)
+    if inputs.luffy is not None:
+        gain = torch.where(inputs.luffy, luffy_gain(log_probs, inputs.advantages, inputs.luffy_gamma), gain)
+    if inputs.sft is not None:
+        gain = torch.where(inputs.sft, log_probs * inputs.advantages, gain)
+    if inputs.gain_weights is not None:
+        gain = gain * inputs.gain_weights
+    terms = inputs.kl_weight * kl_term(log_probs, inputs) - gain
+    if inputs.weights is not None:
+        terms = terms * inputs.weights
     seen = ratio.detach()
-    return terms.sum() / policy.normaliser, {
+    return terms.sum() / inputs.normaliser, {
         "ratio": seen,
-        "clip_ratio": ((seen < 1 - policy.clip_low) | (seen > 1 + policy.clip_high)).float(),
-        "kl/far": (policy.reference - log_probs.detach() > FAR).float(),
+        "clip_ratio": ((seen < 1 - inputs.clip_low) | (seen > 1 + inputs.clip_high)).float(),
+        "kl/far": (inputs.reference - log_probs.detach() > FAR).float(),
     }

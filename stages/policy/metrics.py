@@ -7,60 +7,68 @@ that were new to the discriminator (stages/adversary/adversary.py).
 import math
 from collections.abc import Sequence
 
-from stages.groups.response import STUDENT, TEACHERS, Row
-from stages.policy.rewards import Rewarded
+from stages.groups.response import STUDENT, TEACHERS, Response
+from stages.policy.rewards import ScoredResponse
 
 
-def reward_metrics(rows: Sequence[Row], groups: Sequence[Sequence[Rewarded]]) -> dict[str, float | None]:
+def reward_metrics(
+    groups: Sequence[Sequence[Response]], scored: Sequence[Sequence[ScoredResponse]]
+) -> dict[str, float | None]:
     """Means of rewards and advantages for the student, each teacher and all teachers, and shares that tell a step's
     health.
 
-    `rows` are all 2G of every question, `groups` those that stayed in their group.
+    `groups` are all 2G responses to every question, `scored` those that stayed in their group.
     """
-    rewarded = [row for group in groups for row in group]
-    by_student = [row for row in rewarded if row.row.source == STUDENT]
+    everything = [one for group in groups for one in group]
+    kept = [one for group in scored for one in group]
+    by_student = [one for one in kept if one.response.source == STUDENT]
     metrics: dict[str, float | None] = {
-        "rewards/similarity": _mean([row.similarity for row in by_student]),
-        "rewards/answer": _mean([row.answer for row in by_student]),
-        "disc/passed": _mean([row.logit < 0 for row in by_student if _known(row)]),
+        "rewards/similarity": _mean([one.similarity for one in by_student]),
+        "rewards/answer": _mean([one.answer for one in by_student]),
+        "disc/passed": _mean([one.logit < 0 for one in by_student if _is_scored(one)]),
     }
-    for source in sorted({row.source for row in rows}):
-        metrics |= _of_source(
-            source, [row for row in rows if row.source == source], [row for row in rewarded if row.row.source == source]
+    for source in sorted({one.source for one in everything}):
+        metrics |= _source_metrics(
+            source,
+            [one for one in everything if one.source == source],
+            [one for one in kept if one.response.source == source],
         )
-    written = [row for row in rows if row.source != STUDENT]
-    if written:
-        metrics |= _of_source(TEACHERS, written, [row for row in rewarded if row.row.source != STUDENT])
+    teachers = [one for one in everything if one.source != STUDENT]
+    if teachers:
+        metrics |= _source_metrics(TEACHERS, teachers, [one for one in kept if one.response.source != STUDENT])
     return metrics | {
         "completions/clipped_ratio": metrics.get(f"completions/{STUDENT}/clipped_ratio"),
-        "frac_reward_zero_std": _mean([len({row.reward for row in group}) <= 1 for group in groups if group]),
-        "frac_correct_negative_advantage": _mean([row.advantage < 0 for row in by_student if row.answer]),
+        "frac_reward_zero_std": _mean([len({one.reward for one in group}) <= 1 for group in scored if group]),
+        "frac_correct_negative_advantage": _mean([one.advantage < 0 for one in by_student if one.answer]),
         "judge/failed": metrics.get(f"judge/{STUDENT}/failed"),
     }
 
 
-def _of_source(source: str, rows: Sequence[Row], rewarded: Sequence[Rewarded]) -> dict[str, float | None]:
-    """What is logged of one writer's rows, and of those of them that stayed."""
-    scored = [row for row in rewarded if _known(row)]
+def _source_metrics(
+    source: str, responses: Sequence[Response], kept: Sequence[ScoredResponse]
+) -> dict[str, float | None]:
+    """The metrics of one writer's responses, and of those of them that stayed."""
+    scored = [one for one in kept if _is_scored(one)]
     return {
-        f"rewards/{source}/similarity": _mean([row.similarity for row in rewarded]),
-        f"rewards/{source}/answer": _mean([row.answer for row in rewarded]),
-        f"rewards/{source}/mean": _mean([row.reward for row in rewarded]),
-        f"rewards/{source}/advantage": _mean([row.advantage for row in rewarded]),
-        f"disc/{source}/logit": _mean([row.logit for row in scored]),
-        f"disc/{source}/acc": _mean([_right(row) for row in scored]),
-        f"completions/{source}/mean_length": _mean([len(row.token_ids) for row in rows]),
-        f"completions/{source}/clipped_ratio": _mean([row.finish_reason == "length" for row in rows]),
-        f"judge/{source}/failed": _mean([row.verdict is None for row in rows]),
+        f"rewards/{source}/similarity": _mean([one.similarity for one in kept]),
+        f"rewards/{source}/answer": _mean([one.answer for one in kept]),
+        f"rewards/{source}/mean": _mean([one.reward for one in kept]),
+        f"rewards/{source}/advantage": _mean([one.advantage for one in kept]),
+        f"disc/{source}/logit": _mean([one.logit for one in scored]),
+        f"disc/{source}/acc": _mean([_is_told(one) for one in scored]),
+        f"completions/{source}/mean_length": _mean([len(one.token_ids) for one in responses]),
+        f"completions/{source}/clipped_ratio": _mean([one.finish_reason == "length" for one in responses]),
+        f"judge/{source}/failed": _mean([one.verdict is None for one in responses]),
     }
 
 
-def _right(row: Rewarded) -> bool:
-    return row.logit > 0 if row.row.source == STUDENT else row.logit < 0
+def _is_told(one: ScoredResponse) -> bool:
+    """Whether the discriminator is right about the writer."""
+    return one.logit > 0 if one.response.source == STUDENT else one.logit < 0
 
 
-def _known(row: Rewarded) -> bool:
-    return not math.isnan(row.logit)
+def _is_scored(one: ScoredResponse) -> bool:
+    return not math.isnan(one.logit)
 
 
 def _mean(values: Sequence[float]) -> float | None:

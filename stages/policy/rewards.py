@@ -12,17 +12,17 @@ from typing import Literal
 
 from stages.config.switches import PAPER, Objective
 from stages.config.switches import Similarity as SimilarityKind
-from stages.groups.response import STUDENT, Row
+from stages.groups.response import STUDENT, Response
 
 EPSILON = 1e-6  # beside a standard deviation, as in verl
 Term = Literal["policy", "luffy", "sft", "none"]
 
 
 @dataclass(frozen=True)
-class Rewarded:
-    """A row that stays in its group, with its rewards and its advantage."""
+class ScoredResponse:
+    """A response that stays in its group, with its rewards and its advantage."""
 
-    row: Row
+    response: Response
     logit: float  # nan where there is no discriminator
     similarity: float  # 0 or 1 unless ril.similarity says otherwise
     answer: int
@@ -69,7 +69,17 @@ def scaled_advantages(rewards: Sequence[float]) -> list[float]:
     return [value / (deviation + EPSILON) for value in centred]
 
 
-def rewarded_group(rows: Sequence[Row], logits: Sequence[float] | None, objective: Objective = PAPER) -> list[Rewarded]:
+def score_groups(
+    groups: Sequence[Sequence[Response]], logits: Sequence[float] | None, objective: Objective = PAPER
+) -> list[list[ScoredResponse]]:
+    """`score_group` of every group; `logits` are those of all responses in order, None without a discriminator."""
+    rest = iter(logits or ())
+    return [score_group(group, None if logits is None else [next(rest) for _ in group], objective) for group in groups]
+
+
+def score_group(
+    rows: Sequence[Response], logits: Sequence[float] | None, objective: Objective = PAPER
+) -> list[ScoredResponse]:
     """The rows that stay in their group, with rewards and advantages; empty where the whole group leaves.
 
     A failed verdict takes its row out of the group and out of the baseline, or the group with it (trap T28). A cut
@@ -99,31 +109,31 @@ def rewarded_group(rows: Sequence[Row], logits: Sequence[float] | None, objectiv
     flat = objective.zero_variance == "drop" and len({rewards[at] for at in in_group}) <= 1
     group = set(in_group)
     return [
-        Rewarded(row, logit, similarity[at], answers[at], rewards[at], advantages[at], _term(row, objective))
+        ScoredResponse(row, logit, similarity[at], answers[at], rewards[at], advantages[at], _term(row, objective))
         for at, (row, logit) in enumerate(pairs)
         if not (flat and at in group)
     ]
 
 
-def candidates(rows: Sequence[Row], objective: Objective = PAPER) -> list[Row]:
-    """The rows that may be trained on, whatever their verdicts turn out to be."""
-    return [row for row in rows if row.source == STUDENT or objective.teacher_rows != "none"]
+def trainable_responses(responses: Sequence[Response], objective: Objective = PAPER) -> list[Response]:
+    """The responses that may be trained on, whatever their verdicts turn out to be."""
+    return [one for one in responses if one.source == STUDENT or objective.teacher_rows != "none"]
 
 
-def _takes_part(pairs: Iterable[tuple[Row, float]], objective: Objective) -> bool:
+def _takes_part(pairs: Iterable[tuple[Response, float]], objective: Objective) -> bool:
     """Whether teacher rows are trained on in this group."""
     if objective.teacher_rows == "when_all_wrong":
         return not any(row.source == STUDENT and _answer(row, objective) for row, _ in pairs)
     return objective.teacher_rows != "none"
 
 
-def _answer(row: Row, objective: Objective) -> int:
+def _answer(row: Response, objective: Objective) -> int:
     if row.finish_reason != "stop" and objective.truncated != "as_judged":
         return 0
     return 1 if row.verdict else 0
 
 
-def _term(row: Row, objective: Objective) -> Term:
+def _term(row: Response, objective: Objective) -> Term:
     if row.finish_reason != "stop" and objective.truncated == "masked":
         return "none"
     if row.source == STUDENT:
@@ -132,7 +142,7 @@ def _term(row: Row, objective: Objective) -> Term:
 
 
 def _advantages(
-    rows: Sequence[Row],
+    rows: Sequence[Response],
     similarity: Sequence[float],
     answers: Sequence[int],
     rewards: Sequence[float],

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.config.blocks import Runtime, Sampling
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Engine, Request, RequestError
 from stages.engines.start import Need, start_engine
 from stages.job.job import Job

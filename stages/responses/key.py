@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.config.blocks import Sampling
+from stages.config.sampling import Sampling
 from stages.job.fingerprint import hash_json
 
 VERSION = 1  # of the way a key is computed; another number makes all stored answers unfindable

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.config.blocks import Rollout, Teacher
+from stages.config.sampling import Sampling
 from stages.corpora.rows import QuestionFolder
 from stages.job.files import ROWS_PER_SHARD, write_parquet
 from stages.job.job import Job
@@ -34,6 +35,19 @@ _COLUMNS = {  # of ANSWERS: from which column of the store
     "response_key": "key",
     "token_ids": "token_ids",
 }
+
+
+class AnswerSettings(Protocol):
+    """What the blocks `teachers.<id>` and `rollout` have in common; the stages import their own."""
+
+    @property
+    def responses(self) -> int: ...
+    @property
+    def draw(self) -> int: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def max_reject_share(self) -> float: ...
 
 
 @dataclass
@@ -69,9 +83,7 @@ class Counts:
         }
 
 
-def answered(
-    job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: Teacher | Rollout
-) -> dict[str, float]:
+def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: AnswerSettings) -> dict[str, float]:
     """Writes the stage's out: `block.responses` answers to each question, rows of ANSWERS; returns statistics.
 
     Answers that can't be had are lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they are more than

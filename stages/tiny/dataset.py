@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stages.config.blocks import World
+from stages.config.world import World
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.rows import canonical_row
 from stages.tiny.world.exercises import draw_row

@@ -20,7 +20,7 @@ CHARACTERS_PER_TOKEN = 4
 PIXELS_PER_TOKEN = 28 * 28  # Qwen2.5-VL's; InternVL3 has 256 tokens for 448 x 448, which is the same
 
 
-class Idle:
+class PaddingGroups:
     """Groups that carry no loss: a prompt, with or without a picture, and one token that is never predicted."""
 
     def __init__(self, reader: Reader) -> None:
@@ -38,7 +38,7 @@ class Idle:
 
 
 def even_packs(
-    groups: Sequence[Group], tokens_per_pack: int, idle: Idle | None = None, tower: bool = False
+    groups: Sequence[Group], tokens_per_pack: int, idle: PaddingGroups | None = None, tower: bool = False
 ) -> Iterator[Pack]:
     """Packs of this rank's groups, filled up with idle ones until every rank has as many; with one process, `packs`.
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from stages.config.blocks import Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job.job import Job
-from stages.training.passes import Idle, even_packs
+from stages.training.passes import PaddingGroups, even_packs
 from stages.training.ranks import ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
@@ -35,10 +36,10 @@ def train_sft(
 
     Goes on from the job's last checkpoint, if it has one.
     """
-    trainer = Trainer(network.model, schedule, job.params.runtime)
+    trainer = Trainer(network.model, schedule, job.block(Runtime))
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
-    idle = Idle(reader)
+    idle = PaddingGroups(reader)
     for step in state.steps(schedule.steps, title):
         loss, norm = sft_step(network, trainer, groups_of_step(step), schedule, step, idle)
         history.append(
@@ -48,7 +49,7 @@ def train_sft(
 
 
 def sft_step(
-    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, idle: Idle
+    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, idle: PaddingGroups
 ) -> tuple[float, float]:
     """One update on this rank's groups; the step's loss, which is that of all ranks, and the gradient's norm."""
     response_tokens = int(ranks().total(sum(group.scored_tokens for group in groups)))

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stages.config.runtime import Runtime
 from stages.job.files import replacing_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
@@ -51,7 +52,7 @@ class TrainingState:
         self.copy: dict[str, Tensor] | None = None
         self._ranks = ranks()
         self._folder = job.run_folder
-        self._runtime = job.params.runtime
+        self._runtime = job.block(Runtime)
         self._saved = time.monotonic()
         self.first = self._resume()  # steps that are done
         shown = self._folder is not None and self._ranks.first

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from stages.config.blocks import Runtime, Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.training.ranks import join_alone, ranks
 
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.config.blocks import Endpoint
+from stages.config.endpoint import Endpoint
 from stages.job.files import read_json, write_json
 from stages.job.fingerprint import hash_file, hash_json
 

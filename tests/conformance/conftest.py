@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.config.blocks import Build
+from stages.config.build import Build
 from stages.tiny.builds.shapes import build_tiny
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 

@@ -9,15 +9,20 @@ from typing import Any
 
 import torch
 
-from stages.adversary.adversary import backward, discriminate
-from stages.adversary.discriminator import Discriminator, Exhibits, Text, lesson
-from stages.config.blocks import Build, Ril, Runtime, Sampling, Schedule
+from stages.adversary.adversary import Adversary, AdversarySettings
+from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text
+from stages.config.build import Build
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.schedule import Schedule
 from stages.config.switches import DiscriminatorSwitches
 from stages.groups.log_probs import hidden_states
 from stages.groups.pack import Group, Pack, packs
-from stages.groups.response import STUDENT, Row
-from stages.policy.rewards import rewarded_group
-from stages.policy.update import Rewards, update_student
+from stages.groups.response import STUDENT, Response
+from stages.policy.batch import RewardedGroup
+from stages.policy.policy import Policy
+from stages.policy.rewards import score_groups
 from stages.tiny.builds.shapes import build_tiny
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
@@ -100,24 +105,21 @@ def sampled(
     return [[tuple(row) for row in group] for group in rows]
 
 
-def row_of(reader: Reader, source: str, ids: tuple[int, ...]) -> Row:
+def row_of(reader: Reader, source: str, ids: tuple[int, ...]) -> Response:
     """An answer without a verdict: the judge is off."""
     reason = "stop" if ids[-1] == reader.chat.stop_token_ids[0] else "length"
-    return Row(source, reader.chat.decode(ids), ids, reason, None)
+    return Response(source, reader.chat.decode(ids), ids, reason, None)
 
 
 def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: float, seed: int) -> Discriminator:
     """A discriminator trained on texts with their labels (student 1, teacher 0)."""
     discriminator = Discriminator(load_network(table.checkpoint, table.reader), seed)
     trainer = Trainer(discriminator, Schedule(steps=steps, learning_rate=rate), Runtime())
-    exhibits = Exhibits(table.reader, 100_000)
+    collator = DiscriminatorCollator(table.reader, 100_000)
     for step in range(steps):
         some = [pairs[(step * 16 + place) % len(pairs)] for place in range(16)]
-        backward(
-            discriminator,
-            trainer,
-            lesson(exhibits, [Text(text) for text, _ in some], [label for _, label in some], "bce"),
-        )
+        batch = collator.collate([Text(text) for text, _ in some], [label for _, label in some], "bce")
+        Adversary(discriminator, trainer, collator).backward(batch)
         trainer.step(rate)
     return discriminator
 
@@ -138,7 +140,10 @@ def played(
     student.freeze_vision()
     trainer = Trainer(student.model, block, Runtime())
     its_trainer = Trainer(discriminator, block, Runtime())
-    exhibits = Exhibits(reader, block.tokens_per_pack)
+    rate = block.discriminator_learning_rate
+    settings = AdversarySettings(objective.discriminator_loss, objective.discriminator_update, learning_rate=rate)
+    collator = DiscriminatorCollator(reader, block.tokens_per_pack)
+    adversary = Adversary(discriminator, its_trainer, collator, settings)
     history = []
     for step in range(block.steps):
         answers = sampled(student, reader, table.prompts, block.group, seed * 10_000 + step)
@@ -151,13 +156,11 @@ def played(
             )
         rows = [row for group in groups for row in group]
         texts = [Text(row.text, str(number)) for number, group in enumerate(groups) for row in group]
-        rate = block.discriminator_learning_rate
-        logits, seen = discriminate(discriminator, its_trainer, exhibits, rows, texts, objective, 1, rate)
+        logits, seen = adversary.learn_and_score(rows, texts)
         mine = [logit for logit, row in zip(logits, rows, strict=True) if row.source == STUDENT]
-        remaining = iter(logits)
-        rewarded = [rewarded_group(group, [next(remaining) for _ in group], objective) for group in groups]
-        rewards = [Rewards(prompt, tuple(group)) for prompt, group in zip(table.prompts, rewarded, strict=True)]
-        logged = update_student(student, trainer, reference, rewards, block, block.learning_rate, objective)
+        rewarded = score_groups(groups, logits, objective)
+        rewards = [RewardedGroup(prompt, tuple(group)) for prompt, group in zip(table.prompts, rewarded, strict=True)]
+        logged = Policy(student, reference, trainer, block, objective).update(rewards, block.learning_rate)
         history.append({"logit": sum(mine) / len(mine), **seen, **logged})
     return history, student
 

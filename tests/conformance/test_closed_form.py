@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.adversary.discriminator import Discriminator, Exhibits, Text, discriminator_loss
+from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, discriminator_loss
 from stages.adversary.prompt import discriminator_group
 from stages.groups.pack import packs
-from stages.policy.loss import Policy, policy_loss
+from stages.policy.loss import LossInputs, policy_loss
 from stages.policy.rewards import similarity_reward
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
@@ -20,7 +20,7 @@ def test_c4_at_one_inner_update_every_ratio_is_one_and_gives_reinforce(ratio: st
     log_probs = (-3 * torch.rand(40, generator=draw, dtype=torch.float64)).requires_grad_()
     response = torch.repeat_interleave(torch.arange(4), torch.tensor([1, 20, 7, 12]))
     advantages = torch.randn(4, generator=draw, dtype=torch.float64)[response]
-    policy = Policy(advantages, log_probs.detach(), 0.2, 0.2, 0.0, 64.0, ratio=ratio, response=response)  # type: ignore[arg-type]
+    policy = LossInputs(advantages, log_probs.detach(), 0.2, 0.2, 0.0, 64.0, ratio=ratio, response=response)  # type: ignore[arg-type]
     loss, seen = policy_loss(log_probs, log_probs.detach(), policy)
     (gradient,) = torch.autograd.grad(loss, log_probs)
     assert bool((seen["ratio"] == 1).all())
@@ -45,7 +45,6 @@ def test_c10_exactly_zero_earns_nothing() -> None:
     assert [similarity_reward(z) for z in (0.0, -0.0, 1e-30, -1e-30, float("inf"), float("-inf"))] == [0, 0, 0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
 def test_c10_the_logit_is_read_at_the_last_token_of_each_text(tiny: Callable[[str], Checkpoint], family: str) -> None:
     """By hand: the language model over one text alone, its last hidden state times the head (traps T35, C10)."""
     checkpoint = tiny(family)
@@ -53,7 +52,7 @@ def test_c10_the_logit_is_read_at_the_last_token_of_each_text(tiny: Callable[[st
     discriminator = Discriminator(load_network(checkpoint, reader), 3)
     plain = load_network(checkpoint, reader)
     bodies = ["3:3,8:11", "28", "so it is 5"]
-    (pack,) = Exhibits(reader, 4096).packs([Text(body) for body in bodies])
+    (pack,) = DiscriminatorCollator(reader, 4096).packs([Text(body) for body in bodies])
     with torch.no_grad():
         together = discriminator(pack)
         for place, body in enumerate(bodies):

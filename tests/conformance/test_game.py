@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.adversary.discriminator import Exhibits, Text, accuracy, logits_of
+from stages.adversary.discriminator import DiscriminatorCollator, Text, compute_accuracy, score_texts
 from stages.config.switches import DiscriminatorSwitches
 from tests.conformance.game import arrows, colons, loop, played, sampled, taught, warm_started
 
@@ -22,9 +22,13 @@ def test_c14_a_frozen_discriminators_style_is_taken_over(tmp_path: Path, seed: i
     table = warm_started(tmp_path, seed)
     styles = [(colons(n), 1.0) if n % 2 else (arrows(n), 0.0) for n in range(200)]
     discriminator = taught(table, styles, 30, 1e-3, seed)
-    fresh = logits_of(discriminator, Exhibits(table.reader, 100_000), [Text(colons(n)) for n in range(300, 340)])
-    fresh += logits_of(discriminator, Exhibits(table.reader, 100_000), [Text(arrows(n)) for n in range(300, 340)])
-    assert accuracy(fresh, [1] * 40 + [0] * 40) > 0.95
+    fresh = score_texts(
+        discriminator, DiscriminatorCollator(table.reader, 100_000), [Text(colons(n)) for n in range(300, 340)]
+    )
+    fresh += score_texts(
+        discriminator, DiscriminatorCollator(table.reader, 100_000), [Text(arrows(n)) for n in range(300, 340)]
+    )
+    assert compute_accuracy(fresh, [1] * 40 + [0] * 40) > 0.95
     block = loop(teacher_rows="none")
     history, _ = played(
         table, discriminator, block, DiscriminatorSwitches(update="frozen"), [[(0,)] for _ in table.prompts], seed
@@ -55,12 +59,12 @@ def test_c14_against_itself_nobody_wins(tmp_path: Path) -> None:
     history, student = played(table, discriminator, block, DiscriminatorSwitches(), pool, 7)
     new = sampled(student, table.reader, table.prompts, 125, 3)
     stored = sampled(start, table.reader, table.prompts, 125, 4)
-    exhibits = Exhibits(table.reader, 100_000)
+    collator = DiscriminatorCollator(table.reader, 100_000)
     logits = [
-        logits_of(discriminator, exhibits, [Text(decode(ids)) for group in side for ids in group])
+        score_texts(discriminator, collator, [Text(decode(ids)) for group in side for ids in group])
         for side in (new, stored)
     ]
-    reached = (accuracy(logits[0], [1] * 500) + accuracy(logits[1], [0] * 500)) / 2
+    reached = (compute_accuracy(logits[0], [1] * 500) + compute_accuracy(logits[1], [0] * 500)) / 2
     kl = sum(row["kl/student"] for row in history[-8:]) / 8
     print(f"accuracy of the discriminator at the end {reached:.3f}, KL of the student {kl:.4f} nats a token")
     assert abs(reached - 0.5) <= 0.05

@@ -15,9 +15,9 @@ import torch
 
 from stages.adversary.discriminator import bradley_terry_loss
 from stages.groups.log_probs import token_entropies, token_log_probs
-from stages.groups.response import STUDENT, Row
-from stages.policy.loss import Policy, k1, k2, k3, policy_loss, rollout_weights, row_lengths
-from stages.policy.rewards import group_advantages, rewarded_group, scaled_advantages
+from stages.groups.response import STUDENT, Response
+from stages.policy.loss import LossInputs, k1, k2, k3, policy_loss, rollout_weights, row_lengths
+from stages.policy.rewards import group_advantages, scaled_advantages, score_group
 
 EXACT = 1e-10
 FP32 = 2e-5
@@ -53,7 +53,7 @@ def flat(cases: ModuleType, golden: Golden, seed: int) -> tuple[dict[str, torch.
 
 
 def loss_and_slope(
-    tokens: dict[str, torch.Tensor], mask: np.ndarray, policy: Policy
+    tokens: dict[str, torch.Tensor], mask: np.ndarray, policy: LossInputs
 ) -> tuple[torch.Tensor, np.ndarray]:
     log_probs = tokens["log_probs"].clone().requires_grad_()
     loss, _ = policy_loss(log_probs, tokens["old"], policy)
@@ -81,7 +81,9 @@ def test_c1_loss_and_gradient(cases: ModuleType, golden: Golden, seed: int, rati
     tokens, response, mask = flat(cases, golden, seed)
     low, high = cases.CLIPS[clip]
     rows = float(cases.ROWS * cases.WIDTH)
-    policy = Policy(tokens["advantages"], tokens["reference"], low, high, beta, rows, ratio=ratio, response=response)
+    policy = LossInputs(
+        tokens["advantages"], tokens["reference"], low, high, beta, rows, ratio=ratio, response=response
+    )
     loss, slope = loss_and_slope(tokens, mask, policy)
     oracles = (*C1[ratio], "openrlhf") if ratio == "token" and not beta else C1[ratio]
     agree(golden, f"c1/{seed}/{ratio}/{clip}/{beta}/loss", loss, oracles)
@@ -93,7 +95,7 @@ def test_c1_mean_over_each_row(cases: ModuleType, golden: Golden, seed: int) -> 
     """`loss_normaliser: row`, which objective `grpo` has."""
     tokens, response, mask = flat(cases, golden, seed)
     weights = (1.0 / row_lengths(response).double())[response]
-    policy = Policy(
+    policy = LossInputs(
         tokens["advantages"], tokens["reference"], 0.2, 0.2, 0.01, float(cases.ROWS), response=response, weights=weights
     )
     loss, slope = loss_and_slope(tokens, mask, policy)
@@ -111,7 +113,7 @@ def test_c2_advantages_of_interleaved_groups(golden: Golden, scaled: bool) -> No
 
 
 def test_c2_rows_with_a_failed_verdict_are_out_of_the_mean(golden: Golden) -> None:
-    """The whole way through `rewarded_group`: similarity 1 for all (z < 0), the verdict is the rest of the reward."""
+    """The whole way through `score_group`: similarity 1 for all (z < 0), the verdict is the rest of the reward."""
     rewards, index = golden["cases"]["groups/rewards"], golden["cases"]["groups/index"]
     kept = golden["formula"]["c2/kept"].astype(bool)
     found = np.full(len(rewards), np.nan)
@@ -119,13 +121,13 @@ def test_c2_rows_with_a_failed_verdict_are_out_of_the_mean(golden: Golden) -> No
         at = np.nonzero(index == group)[0]
         verdicts = [None if not kept[i] else int(rewards[i] > 0) for i in at]
         rows = [
-            Row(STUDENT if n < 4 else "t", str(i), (1,), "stop", v)
+            Response(STUDENT if n < 4 else "t", str(i), (1,), "stop", v)
             for n, (i, v) in enumerate(zip(at, verdicts, strict=True))
         ]
         # rewards 0, 1, 2 as verdict and similarity: 0 = neither, 1 = verdict alone, 2 = both
         logits = [-1.0 if rewards[i] == 2 else 1.0 for i in at]
-        for one in rewarded_group(rows, logits):
-            found[int(one.row.text)] = one.advantage
+        for one in score_group(rows, logits):
+            found[int(one.response.text)] = one.advantage
     assert np.array_equal(np.isnan(found), ~kept)
     agree(golden, "c2/failed", found[kept], ("formula", "verl"))
 
@@ -171,7 +173,7 @@ def test_c5_micro_batches_add_up(cases: ModuleType, golden: Golden, seed: int, p
             continue
         log_probs = tokens["log_probs"][own].clone().requires_grad_()
         rows = float(cases.ROWS * cases.WIDTH)
-        policy = Policy(tokens["advantages"][own], tokens["reference"][own], 0.2, 0.2, cases.BETA, rows)
+        policy = LossInputs(tokens["advantages"][own], tokens["reference"][own], 0.2, 0.2, cases.BETA, rows)
         loss, _ = policy_loss(log_probs, tokens["old"][own], policy)
         slope[own] = torch.autograd.grad(loss, log_probs)[0]
         total += float(loss.detach())
@@ -232,7 +234,7 @@ def test_c9_corrections_for_the_engine(cases: ModuleType, golden: Golden, seed: 
     assert bool((weights[response >= 4] == 1).all())
     assert np.abs(weights.numpy() - golden["formula"][f"c9/{seed}/{kind}/weight"][mask]).max() <= EXACT
     rows = float(cases.ROWS * cases.WIDTH)
-    policy = Policy(tokens["advantages"], tokens["reference"], 0.2, 0.2, 0.0, rows, gain_weights=weights)
+    policy = LossInputs(tokens["advantages"], tokens["reference"], 0.2, 0.2, 0.0, rows, gain_weights=weights)
     loss, slope = loss_and_slope(tokens, mask, policy)
     agree(golden, f"c9/{seed}/{kind}/loss", loss, C9[kind])
     agree(golden, f"c9/{seed}/{kind}/slope", slope, C9[kind])
@@ -260,7 +262,7 @@ def test_c5_two_ranks_as_verl_divides_them(cases: ModuleType, golden: Golden, se
     nothing = torch.zeros_like(tokens["advantages"])
     for rank, own in enumerate((response < 4, response >= 4)):
         rows = float(cases.ROWS * cases.WIDTH)
-        policy = Policy(nothing[own], tokens["reference"][own], 0.2, 0.2, 1.0, rows)
+        policy = LossInputs(nothing[own], tokens["reference"][own], 0.2, 0.2, 1.0, rows)
         share, _ = policy_loss(tokens["log_probs"][own], tokens["log_probs"][own], policy)
         agree(golden, f"c5/{seed}/rank{rank}", 2 * share, ("verl",))
     both = golden["verl"][f"c5/{seed}/rank0"] + golden["verl"][f"c5/{seed}/rank1"]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from stages.policy.loss import Policy, policy_loss
+from stages.policy.loss import LossInputs, policy_loss
 
 ROWS, WIDTH = 6, 9
 
@@ -28,7 +28,7 @@ def step(rows: range, packs: int) -> torch.Tensor:
             [base[row, : lengths[row]] + torch.sin(shared[: lengths[row]]) * (row + 1) for row in part]
         )
         response = torch.repeat_interleave(torch.arange(len(part)), lengths[part])
-        policy = Policy(
+        policy = LossInputs(
             advantages[part][response],
             torch.cat([reference[row, : lengths[row]] for row in part]),
             0.2,

@@ -16,8 +16,8 @@ import pytest
 from dvc.repo import Repo
 
 from flows.dvc import repro as dvc
-from flows.dvc.locks import Turn
-from stages.config.params import read_yaml
+from flows.dvc.locks import ExperimentLock
+from stages.config.yaml import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -174,8 +174,8 @@ def test_after_a_failure_nothing_that_needs_it_is_started(make_repo: Callable[..
     assert not (project / "data" / "warm_start").exists()
 
 
-def test_experiments_start_when_it_is_their_turn(tmp_path: Path) -> None:
-    """A form that is starting an experiment has the turn; a source is asked for nothing before it comes."""
+def test_experiments_start_when_the_lock_is_free(tmp_path: Path) -> None:
+    """A form that is starting an experiment holds the lock; a source is asked for nothing before it is released."""
 
     class Once:
         asked: float | None = None
@@ -190,12 +190,12 @@ def test_experiments_start_when_it_is_their_turn(tmp_path: Path) -> None:
         def ended(self, *of: Any) -> None:
             """Nothing was started."""
 
-    other, once = Turn(tmp_path), Once()
-    assert other.take()
+    other, once = ExperimentLock(tmp_path), Once()
+    assert other.acquire()
     start = time.monotonic()
-    threading.Timer(1.0, other.give).start()
+    threading.Timer(1.0, other.release).start()
     assert dvc.experiments(tmp_path, once) == 0
     assert once.asked is not None
     assert once.asked - start >= 1.0
-    assert other.take(), "the turn was given back"
-    other.close()
+    assert other.acquire(), "the lock was released"
+    other.release()

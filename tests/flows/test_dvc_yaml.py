@@ -11,10 +11,11 @@ import yaml
 from dvc.repo import Repo
 
 from flows.closure import code_dependencies
-from stages.config.params import BANNED_NAMES, load_params, read_yaml
+from flows.jobs import open_job
+from stages.config.params import BANNED_NAMES, load_params
 from stages.config.table import STAGES
+from stages.config.yaml import read_yaml
 from stages.job.job import Job
-from stages.job.progress import Progress
 
 PROFILES = [None, *sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))]
 
@@ -39,7 +40,7 @@ def jobs(project: Path) -> dict[str, Job]:
     found = {}
     for name, stage in STAGES.items():
         for item in getattr(params, stage.items) if stage.items else [None]:
-            job = Job(name, item, project, params, Progress())
+            job = open_job(name, item, project, params)
             found[job.name] = job
     return found
 

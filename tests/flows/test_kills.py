@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows.server import server_answers
-from stages.config.params import read_yaml
+from stages.config.yaml import read_yaml
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 

@@ -10,7 +10,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from flows import profile
-from stages.config.params import Params, ParamsError, load_params, merged, read_yaml, validated
+from stages.config.params import Params, load_params, validated
+from stages.config.yaml import ParamsError, merged, read_yaml
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))
 

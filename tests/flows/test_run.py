@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.config.params import read_yaml
 from stages.config.table import STAGES
+from stages.config.yaml import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]

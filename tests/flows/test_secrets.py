@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from stages.config.params import merged, read_yaml
+from stages.config.yaml import merged, read_yaml
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 

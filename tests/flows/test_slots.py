@@ -12,19 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from flows.jobs import open_job
 from flows.slots import NoSlot, gpu_slot
 from stages.config.params import load_params
+from stages.config.runtime import Runtime
 from stages.job.job import Job
 from stages.job.progress import Progress
 
 HOLDER = """
 import sys, time
 from pathlib import Path
+from flows.jobs import open_job
 from flows.slots import gpu_slot
-from stages.job import Job, Progress, load_params
+from stages.config.params import load_params
 
 root = Path(sys.argv[1])
-with gpu_slot(Job("warm_start", None, root, load_params(root / "params.yaml"), Progress())):
+with gpu_slot(open_job("warm_start", None, root, load_params(root / "params.yaml"))):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -61,7 +64,7 @@ def holder(project: Path, root: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def job_of(project: Path, stage: str = "rollout") -> Job:
-    return Job(stage, None, project, load_params(project / "params.yaml"), Said())
+    return replace(open_job(stage, None, project, load_params(project / "params.yaml")), progress=Said())
 
 
 def test_a_stage_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(
@@ -80,9 +83,8 @@ def test_a_stage_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(
 
 def test_two_slots_serve_two(project: Path, holder: "subprocess.Popen[str]") -> None:
     job = job_of(project)
-    two = job.params.model_copy(update={"runtime": job.params.runtime.model_copy(update={"gpu_slots": 2})})
     began = time.monotonic()
-    with gpu_slot(replace(job, params=two), limit_hours=1 / 60):
+    with gpu_slot(replace(job, runtime=Runtime(gpu_slots=2)), limit_hours=1 / 60):
         assert time.monotonic() - began < 30
 
 

@@ -15,8 +15,8 @@ from flows.dvc.outcome import Watched, reasons
 from flows.ui.forms import forms
 from flows.ui.plan import planned
 from flows.ui.trigger import start
-from stages.config.params import ParamsError, read_yaml
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError, read_yaml
 
 JUDGE = "model@judge"
 

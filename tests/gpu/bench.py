@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import transformers
+from stages.policy.update import RewardedGroup
 
 from stages.groups.log_probs import response_log_probs
-from stages.policy.update import Rewards
 from stages.vlm.reader import Network
 from tests.gpu.attention import ALTERNATIVES, FORWARD_ONLY_ON_CPU, Attention, using
 from tests.gpu.lora import adapt
@@ -77,7 +77,7 @@ def one_shape(shape: Shape, dtype: torch.dtype, peak: float, repeats: int, devic
     agree(student, shared, repeated, attends, AGREE[dtype])
     found: dict[str, Any] = {}
 
-    def note(way: str, groups: Sequence[Rewards], tokens_per_pack: int = 10**9) -> None:
+    def note(way: str, groups: Sequence[RewardedGroup], tokens_per_pack: int = 10**9) -> None:
         measured = timed(shape, student, reference, trainer, groups, tokens_per_pack, repeats)
         print(f"  {way:34} {measured.line(shape, peak)}", flush=True)
         found[way] = measured.__dict__
@@ -95,8 +95,8 @@ def one_shape(shape: Shape, dtype: torch.dtype, peak: float, repeats: int, devic
 @torch.no_grad()
 def agree(
     student: Network,
-    shared: Sequence[Rewards],
-    repeated: Sequence[Rewards],
+    shared: Sequence[RewardedGroup],
+    repeated: Sequence[RewardedGroup],
     attends: Mapping[str, Attention],
     allowed: float,
 ) -> None:

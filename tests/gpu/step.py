@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.config.blocks import Ril, Sampling
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
 from stages.groups.pack import Group, packs
-from stages.groups.response import STUDENT, Row
-from stages.policy.rewards import rewarded_group
-from stages.policy.update import Rewards, update_student
+from stages.groups.response import STUDENT, Response
+from stages.policy.batch import RewardedGroup
+from stages.policy.policy import Policy
+from stages.policy.rewards import score_group
 from stages.vlm.reader import Network, Prompt
 from tests.gpu.lora import without
 from tests.gpu.shapes import Shape
@@ -71,12 +73,12 @@ class Unadapted(Network):
             return super().hidden(ids, positions, mask, features)
 
 
-def rewards_of(prompt: Prompt, answers: Sequence[tuple[int, ...]], *, shared: bool) -> list[Rewards]:
+def rewards_of(prompt: Prompt, answers: Sequence[tuple[int, ...]], *, shared: bool) -> list[RewardedGroup]:
     """One group of all answers; or, with the prompt repeated, a group for each answer with the same advantages."""
     half = len(answers) // 2
-    rows = [Row(STUDENT if at < half else "teacher", "", ids, "stop", at % 2) for at, ids in enumerate(answers)]
-    group = rewarded_group(rows, [1.0 if at < half else -1.0 for at in range(len(rows))])
-    return [Rewards(prompt, tuple(group))] if shared else [Rewards(prompt, (row,)) for row in group]
+    rows = [Response(STUDENT if at < half else "teacher", "", ids, "stop", at % 2) for at, ids in enumerate(answers)]
+    group = score_group(rows, [1.0 if at < half else -1.0 for at in range(len(rows))])
+    return [RewardedGroup(prompt, tuple(group))] if shared else [RewardedGroup(prompt, (row,)) for row in group]
 
 
 def block_of(shape: Shape, tokens_per_pack: int) -> Ril:
@@ -114,7 +116,7 @@ def timed(
     student: Network,
     reference: Network,
     trainer: Any,
-    groups: Sequence[Rewards],
+    groups: Sequence[RewardedGroup],
     tokens_per_pack: int,
     repeats: int,
 ) -> Timed:
@@ -127,11 +129,11 @@ def timed(
     for _ in range(2 + repeats):
         _synchronise()
         start = time.perf_counter()
-        update_student(student, trainer, reference, groups, block, RATE)
+        Policy(student, reference, trainer, block).update(groups, RATE)
         _synchronise()
         seconds.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    made = [Group(group.prompt, tuple(row.row.token_ids for row in group.rows)) for group in groups]
+    made = [Group(group.prompt, tuple(row.response.token_ids for row in group.responses)) for group in groups]
     return Timed(
         statistics.median(seconds[2:]), peak, sum(group.tokens for group in made), step_flops(shape, student, made)
     )
@@ -162,9 +164,9 @@ def _visible_pairs(prompt: int, answers: Sequence[int]) -> float:
     return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in answers)
 
 
-def pack_of_groups(groups: Sequence[Rewards]) -> Any:
+def pack_of_groups(groups: Sequence[RewardedGroup]) -> Any:
     """All groups as one pack."""
-    return next(packs([Group(g.prompt, tuple(row.row.token_ids for row in g.rows)) for g in groups], 10**9))
+    return next(packs([Group(g.prompt, tuple(row.response.token_ids for row in g.responses)) for g in groups], 10**9))
 
 
 def peak_rate(name: str) -> float:

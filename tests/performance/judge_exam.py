@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.environment import prepare
-from stages.config.blocks import Runtime
-from stages.config.blocks import Verdict as Block
+from stages.config.runtime import Runtime
+from stages.config.verdict import Verdict as Block
 from stages.engines.engine import Answer, Request
 from stages.engines.vllm import VllmEngine
 from stages.judging.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of

@@ -49,7 +49,7 @@ class FakeEngine:
 
 def prepared(project: Path, engine: str) -> None:
     """A project with a model and questions: everything that a run reads."""
-    from stages.config.blocks import Build
+    from stages.config.build import Build
     from stages.corpora.rows import SCHEMA, canonical_row
     from stages.job.files import write_shards
     from stages.tiny.builds.shapes import build_tiny
@@ -77,10 +77,10 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
     from flows.environment import prepare
 
     prepare()
+    from flows.jobs import open_job
     from stages import teacher
-    from stages.config.params import merged, read_yaml, validated
-    from stages.job.job import Job
-    from stages.job.progress import Progress
+    from stages.config.params import validated
+    from stages.config.yaml import merged, read_yaml
     from stages.responses import answers, projection, waves
     from stages.responses.requested import Wanted
     from stages.responses.store import Store
@@ -126,7 +126,7 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
     few = {"responses": SAMPLES, "sampling": {"max_tokens": 16}}
     values = merged(read_yaml(root / "params.yaml"), {"teachers": {"internvl3": few}})
     note("phase reading")
-    teacher.run(Job("teacher", "internvl3", Path(project), validated(values), Progress()))
+    teacher.run(open_job("teacher", "internvl3", Path(project), validated(values)))
     note("phase done")
 
 

@@ -23,7 +23,7 @@ SEGMENT_ANSWERS = 65_536
 
 def asked() -> Any:
     """Who is asked: any model."""
-    from stages.config.blocks import Sampling
+    from stages.config.sampling import Sampling
     from stages.responses.key import Asked
 
     return Asked("hub/model@0123", "qwen2_5_vl", "bf16", 4096, "cd" * 32, (), Sampling(), 0)

@@ -26,7 +26,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 def questions(folder: Path, count: int) -> None:
     """Questions of the tiny world, with their pictures."""
-    from stages.config.blocks import World
+    from stages.config.world import World
     from stages.corpora.rows import SCHEMA
     from stages.job.files import write_shards
     from stages.tiny.dataset import world_rows
@@ -42,7 +42,7 @@ def _without_target(row: dict[str, Any]) -> dict[str, Any]:
 
 def model(folder: Path) -> None:
     """A tiny InternVL with random weights of the shape of the tiny profile's teacher."""
-    from stages.config.blocks import Build
+    from stages.config.build import Build
     from stages.config.params import load_params
     from stages.tiny.builds.shapes import build_tiny
     from stages.vlm.checkpoint import write_card
@@ -61,12 +61,12 @@ def model(folder: Path) -> None:
 
 def job_in(project: Path, samples: int) -> Any:
     """The stage teacher@internvl3 with `samples` answers a question."""
-    from stages.config.params import merged, read_yaml, validated
-    from stages.job.job import Job
-    from stages.job.progress import Progress
+    from flows.jobs import open_job
+    from stages.config.params import validated
+    from stages.config.yaml import merged, read_yaml
 
     values = merged(read_yaml(Path("params.yaml")), {"teachers": {"internvl3": {"responses": samples}}})
-    return Job("teacher", "internvl3", project, validated(values), Progress())
+    return open_job("teacher", "internvl3", project, validated(values))
 
 
 def stage(project: Path, samples: int) -> dict[str, float]:
@@ -113,7 +113,8 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     """The same prompts through vLLM's own `LLM.generate`."""
     from PIL import Image
 
-    from stages.config.blocks import Runtime
+    from stages.config.runtime import Runtime
+    from stages.config.teacher import Teacher
     from stages.corpora.rows import read_questions
     from stages.engines.engine import Request
     from stages.engines.vllm import VllmEngine
@@ -123,7 +124,7 @@ def bare(project: Path, samples: int) -> dict[str, float]:
 
     checkpoint = open_checkpoint(project / "data/model/internvl3")
     job = job_in(project, samples)
-    teacher = job.params.teachers["internvl3"]
+    teacher = job.block(Teacher)
     asked = asked_of(checkpoint, teacher.sampling, 0, job.store)
     engine = VllmEngine(checkpoint, Runtime())
     asked_questions = read_questions(project / "data/questions", "imitation")

@@ -10,12 +10,13 @@ import pytest
 import torch.distributed
 from PIL import Image
 
-from stages.config.blocks import Build
-from stages.config.params import merged, read_yaml, validated
+from flows.jobs import open_job
+from stages.config.build import Build
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import write_shards
 from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.responses.schemas import ANSWERS, POOL
 from stages.tiny.builds.shapes import build_tiny
 from stages.training.ranks import join_alone
@@ -111,6 +112,6 @@ def loop_project(
 
     def make(stage: str, overlay: Mapping[str, Any]) -> Job:
         values = merged(merged(read_yaml(root / "params.yaml"), LOOP), overlay)
-        return Job(stage, None, tmp_path, validated(values), Progress())
+        return open_job(stage, None, tmp_path, validated(values))
 
     return make

@@ -9,16 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.jobs import open_job
 from stages import evaluate
 from stages.benchmarks.verdicts import JudgePrompt
-from stages.config.blocks import Evaluate
-from stages.config.params import load_params, merged, read_yaml, validated
+from stages.config.evaluate import Evaluate
+from stages.config.params import load_params, validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA, Question, canonical_row
 from stages.engines.engine import Answer, EngineError, Request
 from stages.evaluate import exchanged, scores
 from stages.job.files import read_json, write_shards
 from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.tiny.world.exercises import draw_row
 from stages.vlm.checkpoint import Checkpoint
 
@@ -69,7 +70,7 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
 def judge_job(root: Path, folder: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setenv("RIL_STORE", str(folder / "store"))
     shutil.copytree(checkpoint.folder, folder / "data/model/judge")
-    return Job("evaluate", "base", folder, load_params(root / "params.yaml"), Progress())
+    return open_job("evaluate", "base", folder, load_params(root / "params.yaml"))
 
 
 class Judge:
@@ -142,7 +143,7 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
         read_yaml(root / "params.yaml"),
         {"evaluate": {"max_tokens": 12, "shuffled_images": False, "max_reject_share": 0.2}},
     )
-    job = Job("evaluate", "base", tmp_path, validated(values), Progress())
+    job = open_job("evaluate", "base", tmp_path, validated(values))
     evaluate.run(job)
 
     metrics = read_json(job.reports / "metrics.json")
@@ -163,7 +164,7 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
     files = {path: path.read_bytes() for path in sorted(job.out.rglob("*")) if path.is_file()}
     segments = sorted((tmp_path / "store").rglob("*.parquet"))
     shutil.rmtree(job.out)
-    evaluate.run(Job("evaluate", "base", tmp_path, validated(values), Progress()))
+    evaluate.run(open_job("evaluate", "base", tmp_path, validated(values)))
     assert {path: path.read_bytes() for path in sorted(job.out.rglob("*")) if path.is_file()} == files
     assert sorted((tmp_path / "store").rglob("*.parquet")) == segments  # nothing was asked again
 

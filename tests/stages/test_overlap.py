@@ -1,5 +1,6 @@
 """The judge works while the discriminator learns and the reference pass runs, and nothing but time depends on it."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 
 from stages import discriminator, ril
-from stages.config.blocks import OpenAi, Ril, Sampling, Verdict
+from stages.adversary.adversary import Adversary
+from stages.config.engines import OpenAi
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer
@@ -19,7 +24,8 @@ from stages.job.fingerprint import hash_file, hash_json
 from stages.job.job import Job
 from stages.judging import judge
 from stages.judging import queue as judging
-from stages.judging.queue import Judging
+from stages.judging.queue import JudgeQueue
+from stages.loop.rollouts import Rollouts, student_response
 from stages.vlm.checkpoint import open_checkpoint, write_card
 from tests.faults.endpoint import Fake, listening
 
@@ -62,14 +68,18 @@ def test_the_judge_hears_of_an_answer_before_the_next_one_is_there(fake: Fake, t
                 seen.append(fake.count)
 
     questions = [Question(f"q{n}", (), (), ({"role": "user", "content": "?"},), None, "1", "", "") for n in range(3)]
-    asking = Judging(endpoint, Verdict(model="judge"), "ril, step 1")
     block = Ril(steps=1, learning_rate=1e-3, discriminator_learning_rate=1e-3, group=2, sampling=Sampling(max_tokens=4))
-    job: Any = SimpleNamespace(seed=lambda *_: 0)
-    state: Any = SimpleNamespace(record=lambda step, rows: None)
-    groups = ril.sampled(job, SimpleNamespace(engine=Student()), questions, block, 0, asking)  # type: ignore[arg-type]
+    blocks = {Ril: block, Verdict: Verdict(model="judge")}
+    job: Any = SimpleNamespace(
+        name="ril", seed=lambda *_: 0, block=blocks.__getitem__, timed=lambda _: contextlib.nullcontext()
+    )
+    state: Any = SimpleNamespace(record=lambda step, rows: None, recorded=lambda step: None)
+    models: Any = SimpleNamespace(engine=Student(), judge=endpoint, reader=None)
+    rollouts = Rollouts(job, models, state, {question.id: [] for question in questions})
+    groups = rollouts.collect(0, questions)
     assert seen == [2, 4, 6]
     assert [[row.text for row in rows] for rows in groups] == [[f"so {n}0", f"so {n}1"] for n in range(3)]
-    verdicts = [[row.verdict for row in rows] for rows in ril.judged(state, 0, groups, asking)]
+    verdicts = [[row.verdict for row in rows] for rows in rollouts.judge(0, groups)]
     endpoint.close()
     asked = {fake_body["messages"][-1]["content"] for fake_body in fake.bodies}
     for rows, found in zip(groups, verdicts, strict=True):
@@ -83,9 +93,9 @@ def test_what_the_judge_refuses_is_a_failed_verdict(fake: Fake, tmp_path: Path) 
     fake.fault = lambda question, _: (400, {}) if " no 1 " in question else None
     endpoint = engine(fake, tmp_path)
     question = Question("q", (), (), ({"role": "user", "content": "?"},), None, "1", "", "")
-    rows = [ril.student_row(Answer(n, f"no {n}", (5,), "stop", 3, 1)) for n in range(4)]
+    rows = [student_response(Answer(n, f"no {n}", (5,), "stop", 3, 1)) for n in range(4)]
     for share in (0.5, 0.0):
-        asking = Judging(endpoint, Verdict(model="judge", max_failed_share=share), "ril, step 1")
+        asking = JudgeQueue(endpoint, Verdict(model="judge", max_failed_share=share), "ril, step 1")
         asking.put(0, question, rows)
         if share:
             assert [place for place, verdict in asking.verdicts().items() if verdict is None] == [(0, 1)]
@@ -111,7 +121,7 @@ def test_a_steps_time_is_the_larger_of_both_and_results_do_not_depend_on_it(
         "runtime": {"engines": {"judge": {"kind": "openai", "base_url": fake.url}}},
     }
     discriminator.run(loop_project("discriminator", {}))
-    learns = ril.scored_rows
+    learns = Adversary.learn_and_score
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(SLOW)
@@ -122,7 +132,7 @@ def test_a_steps_time_is_the_larger_of_both_and_results_do_not_depend_on_it(
         fake.latency = latency
         with monkeypatch.context() as patch:
             if name == "slow":
-                patch.setattr(ril, "scored_rows", slowly)
+                patch.setattr(Adversary, "learn_and_score", slowly)
             if name == "in turn":
                 patch.setattr(judging, "ConcurrentEngine", type(None))
             job = loop_project("ril", overlay)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import open_job
 from stages import pool
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.job.files import read_json, read_shards, write_shards
-from stages.job.job import Job, MissingInput
-from stages.job.progress import Progress
+from stages.job.job import MissingInput
 from stages.responses.schemas import ANSWERS, VERDICTS
 from stages.responses.style import distinct, likeness, shingles, style
 
@@ -60,7 +61,7 @@ def run(root: Path, tmp_path: Path):
 
     def go(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         params = validated(merged(read_yaml(root / "params.yaml"), {"pool": changes}))
-        job = Job("pool", None, tmp_path, params, Progress())
+        job = open_job("pool", None, tmp_path, params)
         pool.run(job)
         return read_shards(job.out).to_pylist(), read_json(job.reports / "metrics.json")
 

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flows.jobs import open_job
 from stages import evaluate, report
-from stages.config.params import Params, load_params, merged, validated
+from stages.config.params import Params, load_params, validated
+from stages.config.yaml import merged
 from stages.corpora.rows import SCHEMA, canonical_row
 from stages.corpora.scoring import is_correct
 from stages.job.files import read_json, read_shards, write_json, write_shards
 from stages.job.job import Job, MissingInput
-from stages.job.progress import Progress
 from stages.page.gallery import data_uri, evenly, said
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
@@ -160,7 +161,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     asked = write_questions(folder, "test", questions)
     for name, skill in SKILL.items():
         write_evaluation(folder, name, asked, skill)
-    write_training(Job("ril", None, folder, params, Progress()), write_questions(folder, "imitation", 3), steps)
+    write_training(open_job("ril", None, folder, params), write_questions(folder, "imitation", 3), steps)
     write_rollouts(folder)
     for place in ("data/model/student", "data/model/internvl3", "data/warm_start", "data/ril/model"):
         write_json(folder / place / "ril.json", {"identity": f"{len(place):02d}ab" + "0" * 60, "family": "x"})
@@ -214,7 +215,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
         {"step": step, "loss": 0.6, "accuracy": 0.5 + 0.4 * step / steps, "grad_norm": 1.0}
         for step in range(1, steps + 1)
     ]
-    Job("discriminator", None, folder, params, Progress()).write_history(curve)
+    open_job("discriminator", None, folder, params).write_history(curve)
 
 
 @pytest.fixture(scope="session")
@@ -241,7 +242,7 @@ def page(params: Params, project: Path) -> Callable[..., str]:
     """`page()` runs the stage over the inputs in `project` and returns what it wrote."""
 
     def make(given: Params = params, folder: Path = project) -> str:
-        job = Job("report", None, folder, given, Progress())
+        job = open_job("report", None, folder, given)
         report.run(job)
         return (folder / "reports/report/index.html").read_text(encoding="utf-8")
 
@@ -360,7 +361,7 @@ def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params
     ]
     write_shards(project / "data/ril/samples", rows, SAMPLES)
     write_json(project / "reports/discriminator/metrics.json", {"trained": False})
-    Job("discriminator", None, project, params, Progress()).write_history([{"step": 0}])
+    open_job("discriminator", None, project, params).write_history([{"step": 0}])
     found = Elements(page())
     figures = {(attributes["aria-label"] or "").partition(".")[0] for tag, attributes in found.tags if tag == "svg"}
     gone = {

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flows.jobs import open_job
 from stages import pool, rollout, teacher, verdict
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA, canonical_row
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.job.rejects import TooManyRejects
 from stages.judging.exam import ATTACKS, rows_of
 from stages.judging.rules import EMPTY
@@ -47,7 +48,7 @@ def job_of(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkey
 
     def make(stage: str, item: str | None = None, overlay: Any = None) -> Job:
         values = merged(merged(read_yaml(root / "params.yaml"), SETTINGS), overlay or {})
-        return Job(stage, item, tmp_path, validated(values), Progress())
+        return open_job(stage, item, tmp_path, validated(values))
 
     return make
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import open_job
 from stages import discriminator, evaluate, ril, warm_start
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import SCHEMA
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.job.rejects import TooManyRejects
 from stages.vlm.checkpoint import Checkpoint
 
@@ -91,7 +92,7 @@ def test_evaluate_counts_what_does_not_fit_as_wrong(
     def job_of(share: float) -> Job:
         block = {"max_tokens": 8, "shuffled_images": True, "benchmarks": [], "max_reject_share": share}
         values = merged(read_yaml(root / "params.yaml"), {"evaluate": block})
-        return Job("evaluate", "base", tmp_path, validated(values), Progress())
+        return open_job("evaluate", "base", tmp_path, validated(values))
 
     job = job_of(0.2)
     evaluate.run(job)

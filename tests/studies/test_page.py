@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.config.params import ParamsError
+from stages.config.yaml import ParamsError
 from stages.tiny.world.kinds import KINDS, answer_in_style, ask
 from studies.document import as_html, as_markdown
 from studies.mechanism import onset

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from stages.config.params import ParamsError, validated
+from stages.config.params import validated
+from stages.config.yaml import ParamsError
 from studies.study import Study, alike, check_budgets, read_study, studies, values_of
 
 SWEEP = {"ril.learning_rate": [1e-4, 2e-4]}

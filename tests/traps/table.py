@@ -22,7 +22,7 @@ J, HERE, CHAT = "tests/stages/judging/test_judge.py::", "tests/traps/test_guards
 PACK, READER = "tests/stages/groups/test_pack.py::", "tests/stages/vlm/test_reader.py::"
 VLLM, GOLDEN = "tests/stages/engines/test_vllm.py::", "tests/conformance/test_golden.py::"
 RANKS = "tests/stages/training/test_ranks.py::test_ranks_learn_what_one_learns"
-UPDATE, REWARDS, OBJECTIVE = (f"stages/policy/{name}.py" for name in ("update", "rewards", "loss"))
+UPDATE, REWARDS, OBJECTIVE = (f"stages/policy/{name}.py" for name in ("policy", "rewards", "loss"))
 
 GUARDS = (
     Guard("T1", CHAT, "if token in known)", "if token in known and not token)",
@@ -39,7 +39,7 @@ GUARDS = (
     Guard("T5", "stages/engines/vllm.py", "ids = self.chat.prompt_ids(request.messages, len(request.images))",
           "ids = [i for i in self.chat.prompt_ids(request.messages, len(request.images)) for _ in range(2)]",
           f"{VLLM}test_prompts_have_the_trainers_length", True),
-    Guard("T6", "stages/ril.py", "answer.text, answer.token_ids, answer.finish_reason",
+    Guard("T6", "stages/loop/rollouts.py", "answer.text, answer.token_ids, answer.finish_reason",
           "answer.text, tuple(map(ord, answer.text)), answer.finish_reason", f"{HERE}test_t6_sampled_ids_are_kept"),
     Guard("T7", CHAT, "backend.encode_special_tokens = True", "backend.encode_special_tokens = False",
           f"{READER}test_text_never_becomes_a_special_token"),
@@ -53,18 +53,17 @@ GUARDS = (
     Guard("T10", "stages/groups/pack.py",
           "(owner[None, :] < 0) | (owner[:, None] == owner[None, :])", "owner[None, :] == owner[None, :]",
           f"{PACK}test_a_response_sees_its_prompt_and_itself_only"),
-    Guard("T11", UPDATE, ("features = (sharded.forward(compute) if sharded else compute()) if block.freeze_vision "
-                          "else None"),
+    Guard("T11", UPDATE, "features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None",
           "features = None",
           f"{HERE}test_t11_features_are_computed_once_a_step"),
     Guard("T12", "stages/engines/vllm.py", "kwargs={\"weights_iterator\": iter(named)})\n        self._reset_caches()",
           "kwargs={\"weights_iterator\": iter(())})",
           f"{VLLM}test_new_weights_in_one_of_two_engines_beside_training", True),
-    Guard("T14", UPDATE, "return block.sampling.temperature or 1.0", "return 1.0",
+    Guard("T14", UPDATE, "return self.block.sampling.temperature or 1.0", "return 1.0",
           f"{HERE}test_t14_log_probs_are_at_the_temperature_of_sampling"),
     Guard("T15", OBJECTIVE, "gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()",
           "gap = (trainer - engine).detach()", f"{GOLDEN}test_c9_corrections_for_the_engine"),
-    Guard("T15", UPDATE, "if row.row.source == STUDENT and row.row.sampled_log_probs is None:", "if False:",
+    Guard("T15", UPDATE, "if one.response.source == STUDENT and one.response.sampled_log_probs is None:", "if False:",
           f"{UPDATES}test_a_correction_without_the_engines_log_probs_is_refused"),
     Guard("T19", UPDATE, "old = log_probs.detach() if before is None else before",
           "old = log_probs.detach() - 1e-4 if before is None else before",
@@ -98,10 +97,10 @@ GUARDS = (
     Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and",
           f"{GROUP}test_zero_variance"),
     Guard("T32", "stages/policy/metrics.py",
-          "len({row.reward for row in group}) <= 1", "len({row.reward for row in group}) < 1",
+          "len({one.reward for one in group}) <= 1", "len({one.reward for one in group}) < 1",
           f"{HERE}test_t32_the_share_of_groups_without_variance_is_logged"),
-    Guard("T33", "stages/adversary/adversary.py", 'if row.finish_reason == "stop" and row.text]', "if row.text]",
-          f"{UPDATES}test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone"),
+    Guard("T33", "stages/adversary/adversary.py", 'if one.finish_reason == "stop" and one.text', "if one.text",
+          "tests/stages/adversary/test_adversary.py::test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone"),
     Guard("T33", CHAT, "skip_special_tokens=True)).strip()", "skip_special_tokens=True))",
           f"{HERE}test_t33_nothing_of_an_end_token_or_blank_is_left_in_a_text"),
     Guard("T34", "stages/adversary/diagnostics.py", "share <= 1 - SURE", "share < 0",
@@ -111,9 +110,9 @@ GUARDS = (
           "tests/conformance/test_closed_form.py::test_c10_the_logit_is_read_at_the_last_token_of_each_text"),
     Guard("T36", REWARDS, "return int(logit < 0.0)", "return int(logit > 0.0)",
           f"{LOSS}test_check_values_of_the_paper"),
-    Guard("T36", "stages/adversary/adversary.py", "labels = [float(row.source == STUDENT) for row, _ in pairs]",
-          "labels = [float(row.source != STUDENT) for row, _ in pairs]",
-          f"{UPDATES}test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
+    Guard("T36", "stages/adversary/adversary.py", "labels = [float(one.source == STUDENT) for one, _ in pairs]",
+          "labels = [float(one.source != STUDENT) for one, _ in pairs]",
+          "tests/stages/adversary/test_adversary.py::test_it_pauses_where_it_is_too_good_and_learns_from_pairs"),
     Guard("T37", "stages/training/trainer.py", "self.sharded = stage == 3", "self.sharded = False", RANKS, True),
     Guard("T38", "stages/job/files.py",
           "        yield temporary\n        for file in sorted(", "        yield path\n        for file in sorted(",

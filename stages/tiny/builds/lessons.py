@@ -8,7 +8,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.config.blocks import KINDS, STYLES
+from stages.config.build import STYLES
+from stages.config.world import KINDS
 from stages.job.seeds import seed_for
 from stages.judging.judge import INSTRUCTION, SYSTEM, judge_messages, judge_target
 from stages.tiny.builds import phrases

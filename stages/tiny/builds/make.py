@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from stages.adversary.prompt import discriminator_texts
-from stages.config.blocks import Build, Model, Schedule, World
+from stages.config.build import Build
+from stages.config.model import Model
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
+from stages.config.world import World
 from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group
 from stages.job.job import Job
@@ -55,7 +59,7 @@ def make_model(job: Job, model: Model, build: Build) -> None:
             targets = [cell for row in rows for cell in cell_targets(row.picture)]
             return reader.pixels([row.picture.png for row in rows]), torch.tensor(targets)
 
-        runtime = job.params.runtime
+        runtime = job.block(Runtime)
         with job.timed("train"):
             if build.vision_steps and not has_checkpoint(job):
                 train_vision(network, vision_schedule(build), runtime, cells_of_step, CELL_CLASSES, job.progress)

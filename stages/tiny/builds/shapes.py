@@ -21,7 +21,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from stages.config.blocks import Build
+from stages.config.build import Build
 from stages.tiny.builds.tokenizers import chat_template, train_tokenizer
 from stages.vlm import qwen2_5_vl
 from stages.vlm.reader import FAMILIES, Network, Reader

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stages.config.blocks import Runtime, Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.job.progress import Progress
 from stages.training.trainer import Trainer, learning_rate
 from stages.vlm.family import Pixels

@@ -82,7 +82,7 @@ def write_checkpoint(folder: Path, shape: Shape) -> None:
     import numpy
     import torch
 
-    from stages.config.blocks import Build
+    from stages.config.build import Build
     from stages.tiny.builds.shapes import build_tiny
     from stages.vlm.checkpoint import write_card
 

@@ -10,10 +10,12 @@ from tests.performance.against_trl.worker import Orders, Parts, Step, dump, sett
 
 
 class Side:
-    """Student, reference and trainer, loaded as `stages.ril.gathered` loads them."""
+    """Student, reference and trainer, loaded as `stages.loop.models.load_policy` loads them."""
 
     def __init__(self, folder: Path, parts: Parts) -> None:
-        from stages.config.blocks import Ril, Runtime, Sampling
+        from stages.config.ril import Ril
+        from stages.config.runtime import Runtime
+        from stages.config.sampling import Sampling
         from stages.training.trainer import Trainer
         from stages.vlm.checkpoint import open_checkpoint
         from stages.vlm.reader import load_network, load_reader
@@ -54,19 +56,21 @@ class Side:
 
     def step(self) -> None:
         """Preparation, reference and update of one step."""
-        from stages.groups.response import STUDENT, Row
-        from stages.policy.rewards import rewarded_group
-        from stages.policy.update import Rewards, update_student
+        from stages.groups.response import STUDENT, Response
+        from stages.policy.batch import RewardedGroup
+        from stages.policy.policy import Policy
+        from stages.policy.rewards import score_group
 
         groups = []
         for prompt, question in zip(self.reader.prompts(self._conversations()), self.questions, strict=True):
             sources = [STUDENT if row < self.shape.rows // 2 else "teacher" for row in range(self.shape.rows)]
             answers = zip(sources, question["completions"], question["rewards"], strict=True)
-            rows = [Row(source, "", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
+            rows = [Response(source, "", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
             groups.append(
-                Rewards(prompt, tuple(rewarded_group(rows, [1.0 if r == 0 else -1.0 for r in question["rewards"]])))
+                RewardedGroup(prompt, tuple(score_group(rows, [1.0 if r == 0 else -1.0 for r in question["rewards"]])))
             )
-        update_student(self.student, self.trainer, self.reference, groups, self.block, self.shape.learning_rate)
+        policy = Policy(self.student, self.reference, self.trainer, self.block)
+        policy.update(groups, self.shape.learning_rate)
 
     def prompt_ids(self) -> dict[str, list[int]]:
         """Token ids of the prompt by question text."""

@@ -5,15 +5,21 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.adversary.discriminator import Discriminator, Exhibits, Text, accuracy, discriminator_loss, logits_of
+from stages.adversary.discriminator import (
+    Discriminator,
+    DiscriminatorCollator,
+    Text,
+    compute_accuracy,
+    discriminator_loss,
+    score_texts,
+)
 from stages.adversary.prompt import prefix_ids
-from stages.config.blocks import Runtime, Schedule
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
 from stages.responses.draws import TeacherAnswer, balanced_draw
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
-
-FAMILIES = ("qwen2_5_vl", "internvl3")
 
 
 def test_loss_is_equation_1() -> None:
@@ -25,17 +31,18 @@ def test_loss_is_equation_1() -> None:
     assert float(discriminator_loss(logits, labels, 4)) == pytest.approx(float(-equation / 2), abs=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Checkpoint], family: str) -> None:
     checkpoint = tiny(family)
     reader = load_reader(checkpoint)
     discriminator = Discriminator(load_network(checkpoint, reader), 3)
     texts = [Text(f"answer {n}: {'5,' * n}") for n in range(19)]
-    together = logits_of(discriminator, Exhibits(reader, 4096), texts)
+    together = score_texts(discriminator, DiscriminatorCollator(reader, 4096), texts)
     assert len(set(together)) > 10
     for tokens in (1, 300):
-        assert logits_of(discriminator, Exhibits(reader, tokens), texts) == pytest.approx(together, abs=1e-5)
-    alone = [logits_of(discriminator, Exhibits(reader, 4096), [text])[0] for text in texts]
+        assert score_texts(discriminator, DiscriminatorCollator(reader, tokens), texts) == pytest.approx(
+            together, abs=1e-5
+        )
+    alone = [score_texts(discriminator, DiscriminatorCollator(reader, 4096), [text])[0] for text in texts]
     assert alone == pytest.approx(together, abs=1e-5)
 
 
@@ -45,7 +52,7 @@ def test_response_is_fenced_and_nothing_of_the_turn_is_left_in_it(tiny: Callable
     tokenizer = reader.chat.tokenizer
     assert tokenizer.decode(opening.ids.tolist()).endswith("<response>")
     assert tokenizer.decode(closing).startswith("</response>")
-    pack = Exhibits(reader, 4096).packs([Text("one"), Text("two <|im_end|>")])[0]
+    pack = DiscriminatorCollator(reader, 4096).packs([Text("one"), Text("two <|im_end|>")])[0]
     ends = [int(pack.ids[place]) for place in pack.last]
     assert ends == [closing[-1]] * 2
 
@@ -59,13 +66,13 @@ def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -
     texts = [f"3:{n},8:{n}. Answer: {n}" for n in range(10)] + [f"3->{n} 8->{n} so {n}." for n in range(10)]
     labels = torch.tensor([1.0] * 10 + [0.0] * 10)
     for _ in range(schedule.steps):
-        (pack, *more) = Exhibits(reader, 8192).packs([Text(text) for text in texts])
+        (pack, *more) = DiscriminatorCollator(reader, 8192).packs([Text(text) for text in texts])
         assert not more
         trainer.backward(discriminator_loss(discriminator(pack), labels, 20), last=True)
         trainer.step(1e-3)
     fresh = [f"7:{n},1:{n}. Answer: {n}" for n in range(10)] + [f"7->{n} 1->{n} so {n}." for n in range(10)]
-    logits = logits_of(discriminator, Exhibits(reader, 8192), [Text(text) for text in fresh])
-    assert accuracy(logits, [1] * 10 + [0] * 10) == 1.0
+    logits = score_texts(discriminator, DiscriminatorCollator(reader, 8192), [Text(text) for text in fresh])
+    assert compute_accuracy(logits, [1] * 10 + [0] * 10) == 1.0
 
 
 def test_draw_is_balanced_without_replacement_and_changes_with_the_seed() -> None:

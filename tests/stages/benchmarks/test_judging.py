@@ -14,7 +14,7 @@ from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
 from stages.benchmarks.scores import Reply, measured
 from stages.benchmarks.verdicts import JudgePrompt, JudgeReply, ask_judge, judged, prompt_for
-from stages.config.blocks import Evaluate
+from stages.config.evaluate import Evaluate
 from tests.stages.benchmarks import fixtures
 
 VET = registry()["mmvet"]

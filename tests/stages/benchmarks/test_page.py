@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import open_job
 from stages.benchmarks.registry import COLUMNS, registry
 from stages.benchmarks.speed import Speed
 from stages.config.params import load_params
 from stages.job.files import write_json
-from stages.job.job import Job
 from stages.job.progress import Progress
 from stages.page import benchmarks
 from stages.page.scores import Scored
@@ -70,7 +70,7 @@ def test_times_come_from_the_untracked_file(root: Path, tmp_path: Path) -> None:
         tmp_path / "reports/evaluate/a/speed/timing.json",
         {"answers": 3, "milliseconds_an_answer": 7.5, "tokens_per_second": 9},
     )
-    job = Job("report", None, tmp_path, load_params(root / "params.yaml"), Progress())
+    job = open_job("report", None, tmp_path, load_params(root / "params.yaml"))
     first, second = benchmarks.speeds(job, [model("a", {}), model("b", {})])
     assert (first["answers"], first["milliseconds_an_answer"], first["tokens"]) == (3, 7.5, 12)
     assert second["answers"] is None

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.params import BANNED_NAMES, Params, ParamsError, load_params, merged, read_yaml, validated
+from stages.config.params import BANNED_NAMES, Params, load_params, validated
+from stages.config.yaml import ParamsError, merged, read_yaml
 
 ENDPOINT = {"provider": "somebody", "name": "big-1"}
 REMOTE = {"family": "remote", "build": None, "endpoint": ENDPOINT}
@@ -94,6 +95,26 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
             {"models": {"student": REMOTE}, "runtime": {"engines": {"student": OPENAI}}},
             ["models.student.family is 'remote'", "the student is trained here"],
         ),
+        (
+            {"world": {"code": "stages/model.py"}},
+            ["world.code is 'stages/model.py'", "models.student is made from nothing", "stages/tiny/world; set it"],
+        ),
+        (
+            {"world": {"builds": "stages/model.py"}},
+            ["world.builds is 'stages/model.py'", "models.student is made", "stages/tiny/builds; set it"],
+        ),
+        (
+            {"questions": {"path": "datasets/mine"}},
+            ["questions.path is 'datasets/mine'", "questions.kind is 'world'", "stages/tiny/dataset.py; set it"],
+        ),
+        (
+            {"questions": {"images": "datasets/mine"}},
+            ["questions.images is 'datasets/mine'", "questions.kind is 'world'", "stages/tiny/world; set it"],
+        ),
+        (
+            {"evaluate": {"folder": "datasets/benchmarks"}},
+            ["evaluate.folder is", "evaluate.benchmarks has 'tiny_choice'", "stages/tiny/benchmarks; set it"],
+        ),
     ],
 )
 def test_a_mistake_is_named_with_key_value_and_remedy(
@@ -103,6 +124,17 @@ def test_a_mistake_is_named_with_key_value_and_remedy(
     assert len(text.splitlines()) == 1
     for part in ["params.yaml: ", *parts]:
         assert part in text
+
+
+def test_where_nothing_is_tiny_no_tiny_code_has_to_be_watched(values: dict[str, Any]) -> None:
+    path = {"build": None, "path": "checkpoints/one"}
+    mine = {
+        "world": {"code": "stages/model.py", "builds": "stages/model.py"},
+        "models": dict.fromkeys(values["models"], path),
+        "questions": {"kind": "rows", "path": "datasets/mine", "images": "datasets/mine"},
+        "evaluate": {"folder": "datasets/benchmarks", "benchmarks": ["mmvet"]},
+    }
+    assert validated(merged(values, mine)).world.code == "stages/model.py"
 
 
 def test_every_mistake_has_its_own_line(values: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from stages.config.params import ParamsError, load_params, merged, read_yaml, validated
+from stages.config.params import load_params, validated
 from stages.config.switches import OBJECTIVES, PAPER, DiscriminatorSwitches, Objective, Switches
+from stages.config.yaml import ParamsError, merged, read_yaml
 
 
 def test_the_papers_values_are_the_defaults(root: Path) -> None:

@@ -12,18 +12,19 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from flows.jobs import open_job
 from stages import questions
-from stages.config.params import merged, read_yaml, validated
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.corpora.rows import read_questions
 from stages.job.job import Job
-from stages.job.progress import Progress
 
 SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
 
 
 def job_for(root: Path, overlay: Mapping[str, Any], project: Path) -> Job:
     params = validated(merged(read_yaml(project / "params.yaml"), overlay))
-    return Job("questions", None, root, params, Progress())
+    return open_job("questions", None, root, params)
 
 
 def test_world_splits_share_no_picture_and_load_in_datasets(tmp_path: Path, root: Path) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import open_job
 from stages import evaluate
 from stages.benchmarks.registry import registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import OURS
 from stages.benchmarks.scores import Reply, measured
 from stages.benchmarks.verdicts import JudgeReply, prompt_for
-from stages.config.blocks import Evaluate
-from stages.config.params import merged, read_yaml, validated
-from stages.job.job import Job
-from stages.job.progress import Progress
+from stages.config.evaluate import Evaluate
+from stages.config.params import validated
+from stages.config.yaml import merged, read_yaml
 from stages.vlm.checkpoint import write_card
 
 MODEL = {"provider": "somebody", "name": "judge-1"}
@@ -41,7 +41,7 @@ def grades(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "models": {"judge": {"family": "remote", "build": None, "endpoint": MODEL}},
         "runtime": {"engines": {"judge": openai}},
     }
-    job = Job("evaluate", "base", tmp_path, validated(merged(read_yaml(root / "params.yaml"), overlay)), Progress())
+    job = open_job("evaluate", "base", tmp_path, validated(merged(read_yaml(root / "params.yaml"), overlay)))
     spec = registry()["mmvet"]
     samples = [Sample(kind, f"What is {kind}?", "x", groups={"capability": ("ocr",)}) for kind in KINDS]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from stages.config.blocks import Calling
+from stages.config.engines import Calling
 from stages.engines.calls import Call, Caller, GivenUp, Stream
 
 

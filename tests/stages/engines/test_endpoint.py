@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.config.blocks import OpenAi, Sampling
-from stages.config.params import merged, read_yaml, validated
+from flows.jobs import open_job
+from stages.config.engines import OpenAi
+from stages.config.params import validated
+from stages.config.sampling import Sampling
+from stages.config.yaml import merged, read_yaml
 from stages.engines.calls import DOWN_AFTER, retry_after
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer, EngineError, Request, RequestError
-from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.responses.answers import answers
 from stages.vlm.checkpoint import open_checkpoint, write_card
 
@@ -272,7 +273,7 @@ def ask(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 "runtime": {"engines": {"qwen2_5_vl": base if base["kind"] == "openai" else {"kind": base["kind"]}}},
             },
         )
-        job = Job("teacher", "qwen2_5_vl", tmp_path, validated(values), Progress())
+        job = open_job("teacher", "qwen2_5_vl", tmp_path, validated(values))
         return answers(job, folder, [Prompt(i) for i in range(30)], WARM, n, 0, "teacher@qwen2_5_vl")
 
     return begin

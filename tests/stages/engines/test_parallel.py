@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from stages.config.blocks import Runtime, VllmServer
+from stages.config.engines import VllmServer
+from stages.config.runtime import Runtime
 from stages.engines import vllm_server
 from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks import OpenAi, Replay, Runtime, Vllm, VllmServer
+from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
+from stages.config.runtime import Runtime
 from stages.engines import start
 from stages.engines.arguments import flags
 from stages.engines.endpoint import EndpointEngine

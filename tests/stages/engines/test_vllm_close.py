@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed
 
-from stages.config.blocks import Runtime, Sampling
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.vlm.checkpoint import Checkpoint

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.config.blocks import Runtime, Sampling
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.groups.log_probs import response_log_probs

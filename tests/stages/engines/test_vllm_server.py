@@ -25,7 +25,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.config.blocks import OpenAi, Runtime, Sampling, VllmServer
+from stages.config.engines import OpenAi, VllmServer
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
 from stages.corpora.images import opened_image
 from stages.engines.arguments import data_url
 from stages.engines.endpoint import EndpointEngine
@@ -46,8 +48,9 @@ from flows.environment import prepare
 prepare()
 from pathlib import Path
 from stages.engines.vllm_server import VllmServerEngine
-from stages.config.blocks import Runtime, VllmServer
-from stages.vlm import open_checkpoint
+from stages.config.engines import VllmServer
+from stages.config.runtime import Runtime
+from stages.vlm.checkpoint import open_checkpoint
 settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
 engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Path(sys.argv[3]), "internvl3")
 print("ready", flush=True)

@@ -4,16 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.blocks import Questions, Ril, Teacher, World
+from flows.jobs import open_job
 from stages.config.params import load_params
-from stages.job.job import Job, MissingInput, maker_of
-from stages.job.progress import Progress
+from stages.config.questions import Questions
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.teacher import Teacher
+from stages.config.world import World
+from stages.job.job import Job, MissingInput
 from stages.job.seeds import seed_for
 
 
 @pytest.fixture
 def job(root: Path, tmp_path: Path) -> Job:
-    return Job("teacher", "internvl3", tmp_path, load_params(root / "params.yaml"), Progress())
+    return open_job("teacher", "internvl3", tmp_path, load_params(root / "params.yaml"))
 
 
 def test_a_stage_gets_the_block_of_its_item(job: Job) -> None:
@@ -21,8 +25,31 @@ def test_a_stage_gets_the_block_of_its_item(job: Job) -> None:
 
 
 def test_a_block_that_is_not_declared_is_refused(job: Job) -> None:
-    with pytest.raises(PermissionError, match="stage teacher reads parameter ril, which it does not declare"):
+    with pytest.raises(PermissionError, match="stage teacher reads block Ril, which it does not declare"):
         job.block(Ril)
+
+
+def test_only_a_stage_that_declares_a_plural_block_as_a_whole_gets_all_of_it(job: Job, root: Path) -> None:
+    with pytest.raises(PermissionError, match="stage teacher reads all blocks Teacher, which it does not declare"):
+        job.blocks(Teacher)
+    report = open_job("report", None, root, load_params(root / "params.yaml"))
+    assert list(report.blocks(Teacher)) == ["qwen2_5_vl", "internvl3"]
+    with pytest.raises(PermissionError, match="stage report reads block Teacher"):
+        report.block(Teacher)
+
+
+def test_a_declared_key_inside_a_block_is_all_that_a_stage_gets_of_it(root: Path) -> None:
+    job = open_job("discriminator", None, root, load_params(root / "params.yaml"))
+    assert job.value("ril.objective") == "ril"
+    with pytest.raises(PermissionError, match="stage discriminator reads block Ril"):
+        job.block(Ril)
+    with pytest.raises(PermissionError, match=r"stage discriminator reads parameter ril\.steps"):
+        job.value("ril.steps")
+
+
+def test_every_stage_gets_the_runtime_which_is_no_value_of_its(job: Job) -> None:
+    assert job.block(Runtime).processes == 1
+    assert list(job.values) == ["teachers.internvl3"]
 
 
 def test_a_seed_is_only_for_stages_that_declare_it(job: Job) -> None:
@@ -31,7 +58,7 @@ def test_a_seed_is_only_for_stages_that_declare_it(job: Job) -> None:
 
 
 def test_values_are_those_of_the_declared_keys(root: Path) -> None:
-    job = Job("questions", None, root, load_params(root / "params.yaml"), Progress())
+    job = open_job("questions", None, root, load_params(root / "params.yaml"))
     assert list(job.values) == ["world", "questions"]
     assert job.block(Questions).splits["test"] == job.values["questions"]["splits"]["test"]
     assert job.block(World).seed == 0
@@ -51,8 +78,8 @@ def test_an_input_that_is_not_declared_is_refused(job: Job) -> None:
     ("path", "target"),
     [("data/teacher/x", "teacher@x"), ("data/teacher", "teacher"), ("data/ril", "ril"), ("reports/ril", "ril")],
 )
-def test_the_maker_of_a_path_is_its_stage(path: str, target: str) -> None:
-    assert maker_of(path) == target
+def test_the_maker_of_a_path_is_its_stage(job: Job, path: str, target: str) -> None:
+    assert job.maker_of(path) == target
 
 
 def test_the_store_is_shared_by_experiments(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from stages.config.blocks import KINDS
+from stages.config.world import KINDS
 from stages.judging.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
 from stages.judging.judge import INSTRUCTION, Verdict, judge_messages, parse_verdict, ruled_verdict
 from stages.tiny.builds import phrases

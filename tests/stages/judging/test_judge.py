@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.blocks import Runtime
-from stages.config.blocks import Verdict as Block
+from stages.config.runtime import Runtime
+from stages.config.verdict import Verdict as Block
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.judging.judge import (

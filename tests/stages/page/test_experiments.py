@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import open_job
 from stages.config.params import load_params
 from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.page.experiments import THIS, found
 from stages.page.gains import table
 
@@ -69,7 +69,7 @@ def run(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def job_in(project: Path) -> Job:
-    return Job("report", None, project, load_params(project / "params.yaml"), Progress())
+    return open_job("report", None, project, load_params(project / "params.yaml"))
 
 
 def summary_in(project: Path) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_a_temporary_experiment_sees_those_of_the_checkout(
     elsewhere.mkdir()
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.setenv("DVC_EXP_NAME", "tried")
-    job = Job("report", None, elsewhere, load_params(project / "params.yaml"), Progress())
+    job = open_job("report", None, elsewhere, load_params(project / "params.yaml"))
     seen = found(job, {"accuracy": 0.9})
     assert [(one.name, one.here) for one in seen.experiments] == [("tried", True), ("HEAD", False)]
 

@@ -7,26 +7,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.groups.response import STUDENT, Row
-from stages.policy.loss import Policy, k3, policy_loss
-from stages.policy.rewards import group_advantages, rewarded_group, similarity_reward
+from stages.groups.response import STUDENT, Response
+from stages.policy.loss import LossInputs, k3, policy_loss
+from stages.policy.rewards import group_advantages, score_group, similarity_reward
 
 
 def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def rows(verdicts: list[int | None], reasons: list[str] | None = None) -> list[Row]:
+def rows(verdicts: list[int | None], reasons: list[str] | None = None) -> list[Response]:
     reasons = reasons or ["stop"] * len(verdicts)
     return [
-        Row(STUDENT if i < 2 else "teacher", "t", (1,), r, v)
+        Response(STUDENT if i < 2 else "teacher", "t", (1,), r, v)
         for i, (v, r) in enumerate(zip(verdicts, reasons, strict=True))
     ]
 
 
 def test_check_values_of_the_paper() -> None:
     """G = 2: D = [.9 .3 | .2 .6], verdicts [0 1 | 1 0] give R = [0 2 2 0] and A = [-1 1 1 -1]."""
-    found = rewarded_group(rows([0, 1, 1, 0]), [logit(d) for d in (0.9, 0.3, 0.2, 0.6)])
+    found = score_group(rows([0, 1, 1, 0]), [logit(d) for d in (0.9, 0.3, 0.2, 0.6)])
     assert [row.reward for row in found] == [0, 2, 2, 0]
     assert [row.advantage for row in found] == [-1, 1, 1, -1]
 
@@ -37,14 +37,14 @@ def test_half_earns_nothing() -> None:
 
 
 def test_a_failed_verdict_leaves_group_and_baseline() -> None:
-    with_failure = rewarded_group(rows([1, None, 1, 0]), [1.0, -1.0, -1.0, -1.0])
-    without = rewarded_group([row for row in rows([1, None, 1, 0]) if row.verdict is not None], [1.0, -1.0, -1.0])
+    with_failure = score_group(rows([1, None, 1, 0]), [1.0, -1.0, -1.0, -1.0])
+    without = score_group([row for row in rows([1, None, 1, 0]) if row.verdict is not None], [1.0, -1.0, -1.0])
     assert [row.advantage for row in with_failure] == [row.advantage for row in without]
     assert len(with_failure) == 3
 
 
 def test_a_cut_answer_has_no_answer_reward() -> None:
-    found = rewarded_group(rows([1, 1, 1, 1], ["length", "stop", "stop", "stop"]), [1.0] * 4)
+    found = score_group(rows([1, 1, 1, 1], ["length", "stop", "stop", "stop"]), [1.0] * 4)
     assert [row.answer for row in found] == [0, 1, 1, 1]
 
 
@@ -53,13 +53,13 @@ def test_advantages_sum_to_zero(rewards: list[int]) -> None:
     assert sum(group_advantages(rewards)) == pytest.approx(0, abs=1e-9)
 
 
-def random_policy(seed: int, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor, Policy]:
+def random_policy(seed: int, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor, LossInputs]:
     generator = torch.Generator().manual_seed(seed)
     log_probs = (-3 * torch.rand(40, generator=generator, dtype=torch.float64)).requires_grad_()
     reference = -3 * torch.rand(40, generator=generator, dtype=torch.float64)
     old = log_probs.detach() + 0.6 * torch.randn(40, generator=generator, dtype=torch.float64)
     advantages = torch.randn(40, generator=generator, dtype=torch.float64)
-    return log_probs, old, Policy(advantages, reference, 0.2, 0.2, kl_weight, 8 * 16.0)
+    return log_probs, old, LossInputs(advantages, reference, 0.2, 0.2, kl_weight, 8 * 16.0)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -7,24 +7,24 @@ from typing import Any
 import pytest
 
 from stages.config.switches import PAPER
-from stages.groups.response import STUDENT, Row
-from stages.policy.rewards import Rewarded, rewarded_group, scaled_advantages, similarities
+from stages.groups.response import STUDENT, Response
+from stages.policy.rewards import ScoredResponse, scaled_advantages, score_group, similarities
 
 LOGITS = [1.0, -1.0, -2.0, 0.5]  # similarity 0, 1, 1, 0
 
 
-def group(verdicts: tuple[int | None, ...] = (0, 1, 1, 0), reasons: tuple[str, ...] = ("stop",) * 4) -> list[Row]:
+def group(verdicts: tuple[int | None, ...] = (0, 1, 1, 0), reasons: tuple[str, ...] = ("stop",) * 4) -> list[Response]:
     return [
-        Row(STUDENT if place < 2 else "teacher", str(place), (1, 2), reason, verdict)
+        Response(STUDENT if place < 2 else "teacher", str(place), (1, 2), reason, verdict)
         for place, (verdict, reason) in enumerate(zip(verdicts, reasons, strict=True))
     ]
 
 
-def found(rows: list[Row] | None = None, **switches: Any) -> list[Rewarded]:
-    return rewarded_group(rows or group(), LOGITS, replace(PAPER, **switches))
+def found(rows: list[Response] | None = None, **switches: Any) -> list[ScoredResponse]:
+    return score_group(rows or group(), LOGITS, replace(PAPER, **switches))
 
 
-def advantages(rows: list[Row] | None = None, **switches: Any) -> list[float]:
+def advantages(rows: list[Response] | None = None, **switches: Any) -> list[float]:
     return [row.advantage for row in found(rows, **switches)]
 
 
@@ -64,7 +64,7 @@ def test_teacher_rows() -> None:
     assert [row.term for row in found(teacher_rows="luffy")] == ["policy", "policy", "luffy", "luffy"]
     assert advantages(teacher_rows="luffy") == advantages()  # the baseline is over the union
     alone = found(teacher_rows="none")
-    assert [row.row.source for row in alone] == [STUDENT] * 2
+    assert [row.response.source for row in alone] == [STUDENT] * 2
     assert [row.advantage for row in alone] == [-1, 1]
     sft = found(teacher_rows="sft", teacher_weight=0.5)
     assert [row.term for row in sft] == ["policy", "policy", "sft", "sft"]
@@ -108,6 +108,6 @@ def test_failed_verdicts() -> None:
 
 
 def test_without_a_discriminator_the_verdict_alone_counts() -> None:
-    rows = rewarded_group(group(), None, replace(PAPER, similarity_weight=0.0, discriminator_update="none"))
+    rows = score_group(group(), None, replace(PAPER, similarity_weight=0.0, discriminator_update="none"))
     assert [row.reward for row in rows] == [0, 1, 1, 0]
     assert all(math.isnan(row.logit) for row in rows)

@@ -2,29 +2,24 @@
 scoring.
 """
 
-import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-from stages.adversary.adversary import discriminate, told_apart
-from stages.adversary.discriminator import Discriminator, Exhibits, Text, logits_of
-from stages.config.blocks import Ril, Runtime, Sampling
 from stages.config.switches import PAPER, Objective
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, packs
-from stages.groups.response import STUDENT, Row
-from stages.policy import update
-from stages.policy.rewards import rewarded_group
-from stages.policy.update import Rewards, update_student
-from stages.training.trainer import Trainer
+from stages.groups.response import STUDENT, Response
+from stages.policy import policy as policy_module
+from stages.policy.batch import RewardedGroup
+from stages.policy.policy import Policy
+from stages.policy.rewards import score_group
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
+from tests.stages.rollout_fixtures import answers, loop, picture
 
 LOGITS = [1.0, -1.0, -2.0, 0.5]
 
@@ -55,31 +50,6 @@ class Gradients:
         return 1.0
 
 
-def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((84, 84)).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def loop(**changed: Any) -> Ril:
-    values: dict[str, Any] = {
-        "steps": 9,
-        "learning_rate": 1e-2,
-        "discriminator_learning_rate": 1e-3,
-        "tokens_per_pack": 4096,
-    }
-    return Ril(**{**values, "sampling": Sampling(max_tokens=16), **changed})
-
-
-def answers(reader: Reader, reasons: Sequence[str] = ("stop",) * 4) -> list[Row]:
-    texts, verdicts = ["3:3,8:11", "28", "so 5", "16 is the sum"], [0, 1, 1, 0]
-    rows = zip(texts, reasons, verdicts, strict=True)
-    return [
-        Row(STUDENT if n < 2 else "teacher", text, tuple(reader.chat.response_ids(text)), reason, verdict)
-        for n, (text, reason, verdict) in enumerate(rows)
-    ]
-
-
 Made = tuple[Network, Network, Reader]
 
 
@@ -97,14 +67,15 @@ def made(tiny: Callable[[str], Checkpoint]) -> Made:
 
 
 def stepped(
-    made: Made, objective: Objective = PAPER, rows: list[Row] | None = None, rate: float = 0.0, **changed: Any
+    made: Made, objective: Objective = PAPER, rows: list[Response] | None = None, rate: float = 0.0, **changed: Any
 ) -> tuple[dict[str, float], list[dict[str, torch.Tensor]]]:
     student, reference, reader = made
     prompts = reader.prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])] * 2)
-    group = tuple(rewarded_group(rows or answers(reader), LOGITS, objective))
+    group = tuple(score_group(rows or answers(reader), LOGITS, objective))
     trainer = Gradients(student.model)
     block = loop(**changed)
-    logged = update_student(student, trainer, reference, [Rewards(p, group) for p in prompts], block, rate, objective)
+    policy = Policy(student, reference, trainer, block, objective)  # type: ignore[arg-type]
+    logged = policy.update([RewardedGroup(p, group) for p in prompts], rate)
     return logged, trainer.kept
 
 
@@ -197,9 +168,9 @@ def test_full_kl_is_exact_and_has_its_minimum_at_the_reference(made: Made, tiny:
 def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old log-probabilities are those of the first inner update: mu passes of the student, 1 of the reference."""
     calls: list[Network] = []
-    real = update.predicting_states
+    real = policy_module.predicting_states
     monkeypatch.setattr(
-        update, "predicting_states", lambda network, *rest: calls.append(network) or real(network, *rest)
+        policy_module, "predicting_states", lambda network, *rest: calls.append(network) or real(network, *rest)
     )
     logged, gradients = stepped(made, rate=1e-4, inner_updates=3)
     assert [network is made[0] for network in calls].count(True) == 3
@@ -239,90 +210,3 @@ def test_a_correction_scales_student_rows_only(made: Made) -> None:
         rows.append(replace(row, sampled_log_probs=tuple(seen.tolist())) if row.source == STUDENT else row)
     _, (gradient,) = stepped(made, replace(PAPER, rollout_correction="truncate_token", rollout_cap=3.0), rows)
     same(gradient, by_hand(made, [-2, 2, 1, -1]))
-
-
-# --- the discriminator's turn -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sees", ["response", "question", "question_and_image"])
-@pytest.mark.parametrize("order", ["before_scoring", "after_scoring", "frozen"])
-def test_the_order_of_learning_and_scoring(tiny: Callable[[str], Checkpoint], order: Any, sees: Any) -> None:
-    checkpoint = tiny("qwen2_5_vl")
-    reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0, sees)
-    exhibits = Exhibits(reader, 4096, sees)
-    rows = [row for _ in range(2) for row in answers(reader)]
-    message = [{"role": "user", "content": "<image>What is the sum?"}]
-    texts = [Text(row.text, str(number // 4), message, (picture(),)) for number, row in enumerate(rows)]
-    before = logits_of(discriminator, exhibits, texts)
-    trainer = Trainer(discriminator, loop(), Runtime())
-    objective = replace(PAPER, discriminator_update=order)
-    scored, seen = discriminate(discriminator, trainer, exhibits, rows, texts, objective, 1, 1e-2)
-    after = logits_of(discriminator, exhibits, texts)
-    assert scored == pytest.approx(after if order == "before_scoring" else before)
-    assert (after == before) == (order == "frozen")
-    assert {"disc/acc", "disc/acc_student", "disc/acc_teacher", "disc/logit_gap", "disc/entropy"} <= set(seen)
-    assert 0 <= seen["disc/acc"] <= 1
-
-
-def test_what_is_told_apart_is_told_by_teacher() -> None:
-    """Two texts of the student, one of each teacher: accuracies, gaps and cross entropies by hand."""
-    seen = told_apart(torch.tensor([2.0, -1.0, -3.0, 0.5]), [STUDENT, STUDENT, "a", "b"])
-    assert seen["disc/acc"] == 0.5
-    assert (seen["disc/acc_student"], seen["disc/acc_teacher"], seen["disc/acc_a"], seen["disc/acc_b"]) == (
-        0.5,
-        0.5,
-        1.0,
-        0.0,
-    )
-    assert (seen["disc/logit_gap"], seen["disc/logit_gap_a"], seen["disc/logit_gap_b"]) == (1.75, 3.5, 0.0)
-    assert seen["disc/loss_a"] == pytest.approx(math.log(1 + math.exp(-3)))
-    assert seen["disc/loss_b"] == pytest.approx(math.log(1 + math.exp(0.5)))
-    assert 0 < seen["disc/entropy"] < math.log(2)
-    assert math.isnan(told_apart(torch.tensor([2.0]), [STUDENT])["disc/acc"])
-
-
-def test_it_pauses_where_it_is_too_good_and_learns_from_pairs(tiny: Callable[[str], Checkpoint]) -> None:
-    checkpoint = tiny("qwen2_5_vl")
-    reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0)
-    exhibits = Exhibits(reader, 4096, together=True)
-    rows = answers(reader)
-    texts = [Text(row.text, "q") for row in rows]
-    trainer = Trainer(discriminator, loop(learning_rate=1e-3), Runtime())
-    pairs = replace(PAPER, discriminator_loss="bradley_terry")
-    losses = [
-        discriminate(discriminator, trainer, exhibits, rows, texts, pairs, 1, 1e-3)[1]["disc/loss"] for _ in range(20)
-    ]
-    assert losses[-1] < 0.5 * losses[0]
-    learned = logits_of(discriminator, exhibits, texts)
-    assert min(learned[:2]) > max(learned[2:]), "high for the student, low for the teacher (trap T36)"
-    _, seen = discriminate(discriminator, trainer, exhibits, rows, texts, pairs, 1, 1e-3, pause_above=0.6)
-    assert seen["disc/acc"] > 0.6
-    assert logits_of(discriminator, exhibits, texts) == learned
-
-
-def test_a_discriminator_that_sees_images_tells_them_apart(tiny: Callable[[str], Checkpoint]) -> None:
-    checkpoint = tiny("qwen2_5_vl")
-    reader = load_reader(checkpoint)
-    message = [{"role": "user", "content": "<image>What is the sum?"}]
-    other = io.BytesIO()
-    Image.new("RGB", (84, 84), (255, 0, 0)).save(other, "PNG")
-    shown = [Text("28", "a", message, (picture(),)), Text("28", "b", message, (other.getvalue(),))]
-    for sees, differ in (("response", False), ("question", False), ("question_and_image", True)):
-        discriminator = Discriminator(load_network(checkpoint, reader), 0, sees)  # type: ignore[arg-type]
-        first, second = logits_of(discriminator, Exhibits(reader, 4096, sees), shown)  # type: ignore[arg-type]
-        assert (abs(first - second) > 1e-6) == differ, sees
-
-
-def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny: Callable[[str], Checkpoint]) -> None:
-    checkpoint = tiny("qwen2_5_vl")
-    reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0)
-    exhibits = Exhibits(reader, 4096)
-    trainer = Trainer(discriminator, loop(), Runtime())
-    for rows in (answers(reader)[:2], answers(reader, ("length", "length", "stop", "stop"))):
-        texts = [Text(row.text, "q") for row in rows]
-        before = logits_of(discriminator, exhibits, texts)
-        discriminate(discriminator, trainer, exhibits, rows, texts, PAPER, 1, 1e-2)
-        assert logits_of(discriminator, exhibits, texts) == before

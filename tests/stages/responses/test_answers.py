@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stages.config.blocks import Build, Sampling
+from flows.jobs import open_job
+from stages.config.build import Build
 from stages.config.params import load_params
+from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.job.rejects import Reject, TooManyRejects
 from stages.responses import waves
 from stages.responses.answers import answers, answers_and_rejects, asked_of, stored_answers
@@ -101,7 +102,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(waves, "WAVE_ANSWERS", 16)
-    return Job("rollout", None, tmp_path, load_params(root / "params.yaml"), Progress())
+    return open_job("rollout", None, tmp_path, load_params(root / "params.yaml"))
 
 
 Ask = Callable[..., list[list[str]]]

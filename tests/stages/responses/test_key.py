@@ -9,18 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.blocks import (
-    Endpoint,
-    Evaluate,
-    Evaluation,
-    Model,
-    Questions,
-    Rollout,
-    Runtime,
-    Sampling,
-    Teacher,
-    Verdict,
-)
+from stages.config.endpoint import Endpoint
+from stages.config.evaluate import Evaluate, Evaluation
+from stages.config.model import Model
+from stages.config.questions import Questions
+from stages.config.rollout import Rollout
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.teacher import Teacher
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.responses import answers
 from stages.responses.key import Asked, answer_key, request_seed

@@ -308,7 +308,7 @@ def test_a_second_copy_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
 WRITER = """
     import sys
     from pathlib import Path
-    from stages.responses import Store
+    from stages.responses.store import Store
     from tests.stages.responses.test_store import stored
     store = Store(Path(sys.argv[1]), print)
     for number in range(100000):
@@ -348,7 +348,7 @@ def test_two_writers_killed_lose_nothing_that_was_acknowledged(tmp_path: Path, r
 FILLER = """
     import resource, signal, sys
     from pathlib import Path
-    from stages.responses import Store
+    from stages.responses.store import Store
     from tests.stages.responses.test_store import stored
     store = Store(Path(sys.argv[1]), print)
     store.append([stored("small", sample, "x") for sample in range(10)])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.config.blocks import Sampling
+from stages.config.sampling import Sampling
 from stages.responses import compact as module
 from stages.responses.compact import compact
 from stages.responses.dataset import export

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages.config.blocks import KINDS as KNOWN_KINDS
-from stages.config.blocks import STYLES
+from stages.config.build import STYLES
+from stages.config.world import KINDS as KNOWN_KINDS
 from stages.corpora.scoring import is_correct
 from stages.tiny.world.exercises import cell_targets, draw_row
 from stages.tiny.world.kinds import KINDS, answer_in_style, ask

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import open_job
 from stages import questions
 from stages.adversary.discriminator import Discriminator
 from stages.config.params import load_params
 from stages.corpora.rows import read_questions
 from stages.job.files import write_shards
-from stages.job.job import Job
-from stages.job.progress import Progress
 from stages.responses.schemas import ANSWERS, POOL
 from stages.tiny.world.kinds import answer_in_style, ask
 from stages.vlm.checkpoint import Checkpoint
@@ -48,7 +47,7 @@ def training_project(make_project: Callable[..., Path], tiny: Callable[[str], Ch
     params = load_params(folder / "params.yaml")
     for family, place in (("qwen2_5_vl", "model/student"), ("qwen2_5_vl", "warm_start"), ("qwen2_5", "model/judge")):
         shutil.copytree(tiny(family).folder, folder / "data" / place)
-    questions.run(Job("questions", None, folder, params, Progress()))
+    questions.run(open_job("questions", None, folder, params))
     rollouts, pool = [], []
     for question in read_questions(folder / "data" / "questions", "imitation"):
         answers = []

@@ -6,8 +6,9 @@ from pathlib import Path
 
 SCRIPT = """
 import psutil, torch
-from stages.config.blocks import Runtime, Schedule
-from stages.training import Trainer
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
+from stages.training.trainer import Trainer
 
 model = torch.nn.Linear(4, 4)
 trainer = Trainer(model, Schedule(steps=1, learning_rate=1e-3), Runtime())

@@ -17,14 +17,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
-from stages.adversary.adversary import backward
-from stages.adversary.discriminator import Discriminator, Exhibits, Text, lesson, logits_of
-from stages.config.blocks import Ril, Runtime, Sampling, Schedule
+from stages.adversary.adversary import Adversary
+from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.config.schedule import Schedule
 from stages.groups.pack import Group
-from stages.groups.response import STUDENT, Row
-from stages.policy.rewards import rewarded_group
-from stages.policy.update import Rewards, update_student
-from stages.training.passes import Idle
+from stages.groups.response import STUDENT, Response
+from stages.policy.batch import RewardedGroup
+from stages.policy.policy import Policy
+from stages.policy.rewards import score_groups
+from stages.training.passes import PaddingGroups
 from stages.training.ranks import Ranks, ranks
 from stages.training.sft import sft_step
 from stages.training.trainer import Trainer
@@ -52,13 +56,13 @@ def question(step: int, number: int) -> tuple[list[dict[str, str]], list[bytes]]
     return [{"role": "user", "content": "<image>" * len(seen) + f"What is the sum of {number} and {step}?"}], seen
 
 
-def rows(reader: Reader, step: int, number: int) -> list[Row]:
+def rows(reader: Reader, step: int, number: int) -> list[Response]:
     """Recorded answers: two of the student, two of a teacher."""
     found = []
     for place, text in enumerate(TEXTS):
         told = f"{text} {(step * 7 + number * 3 + place) % 10}" * (1 + (step + number) % 3)
         source = STUDENT if place < 2 else "teacher"
-        found.append(Row(source, told, tuple(reader.chat.response_ids(told)), "stop", (step + place) % 2))
+        found.append(Response(source, told, tuple(reader.chat.response_ids(told)), "stop", (step + place) % 2))
     return found
 
 
@@ -80,7 +84,7 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     Half-way through SFT all runs but those with ZeRO 0 go on with another trainer, from a checkpoint.
     """
     reader = load_reader(checkpoint)
-    runtime, idle = Runtime(zero_stage=zero), Idle(reader)  # type: ignore[arg-type]
+    runtime, idle = Runtime(zero_stage=zero), PaddingGroups(reader)  # type: ignore[arg-type]
     schedule = Schedule(steps=STEPS, learning_rate=1e-3, tokens_per_pack=64)
     seen: dict[str, list[float]] = {
         "sft": [],
@@ -122,7 +126,8 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     trainer = Trainer(student.model, block, runtime)
     discriminator = Discriminator(fresh(checkpoint, reader), seed=1)
     critic = Trainer(discriminator, schedule, runtime)
-    exhibits = Exhibits(reader, 96)
+    collator = DiscriminatorCollator(reader, 96)
+    adversary = Adversary(discriminator, critic, collator)
     original, parts = trainer.backward, list[float]()
 
     def recorded(loss: torch.Tensor, last: bool) -> None:
@@ -134,14 +139,14 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
         answers = [rows(reader, step, number) for number in range(3)]
         texts = [Text(row.text, str(number)) for number, group in enumerate(answers) for row in group]
         labels = [float(row.source == STUDENT) for group in answers for row in group]
-        loss, _ = backward(discriminator, critic, lesson(exhibits, texts, labels, "bce"))
+        loss, _ = adversary.backward(collator.collate(texts, labels, "bce"))
         critic.step(1e-3)
-        logits = iter(found := logits_of(discriminator, exhibits, texts, critic))
-        rewarded = [tuple(rewarded_group(group, [next(logits) for _ in group])) for group in answers]
+        found = adversary.score(texts)
+        rewarded = [tuple(group) for group in score_groups(answers, found)]
         prompts = reader.prompts([question(step, number) for number in range(3)])
-        groups = [Rewards(prompt, its) for prompt, its in zip(prompts, rewarded, strict=True)]
+        groups = [RewardedGroup(prompt, its) for prompt, its in zip(prompts, rewarded, strict=True)]
         mine = own(groups, [len(group.prompt.ids) for group in groups])
-        logged = update_student(student, trainer, reference, mine, block, 1e-3, idle=idle)
+        logged = Policy(student, reference, trainer, block, padding=idle).update(mine, 1e-3)
         seen["disc"].append(loss)
         seen["logit"] += found
         seen["update"].append(ranks().total(sum(parts)))

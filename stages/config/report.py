@@ -1,0 +1,11 @@
+"""The block `report`: the page about a run."""
+
+from pydantic import Field
+
+from stages.config.block import Block
+
+
+class Report(Block):
+    """The page about a run."""
+
+    samples: int = Field(12, ge=1, le=200, description="Questions in the gallery of answers.")

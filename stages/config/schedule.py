@@ -1,0 +1,37 @@
+"""How an optimisation goes."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.config.block import Block
+
+
+class Schedule(Block):
+    """One optimisation: how long, how much at a time, how fast."""
+
+    steps: int = Field(ge=0, description="Optimizer steps; 0 passes the model through unchanged.")
+    learning_rate: float = Field(
+        gt=0, lt=1, description="Peak rate of AdamW; too high forgets, too low learns nothing."
+    )
+    lr_scheduler_type: Literal["constant", "linear"] = Field(
+        "constant", description="`linear` goes from learning_rate down to final_learning_rate."
+    )
+    final_learning_rate: float = Field(0.0, ge=0, lt=1, description="Where a linear schedule ends.")
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0 to its peak.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of every weight towards zero.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    tokens_per_pack: int = Field(
+        8192, ge=64, description="Tokens of one forward pass; more is faster until memory runs out, results stay equal."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, more than steps ({self.steps}); lower it")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate is {self.final_learning_rate}, above learning_rate ({self.learning_rate}); "
+                "lower it"
+            )
+        return self

@@ -1,0 +1,15 @@
+"""The block `warm_start`."""
+
+from pydantic import Field
+
+from stages.config.schedule import Schedule
+
+
+class WarmStart(Schedule):
+    """SFT of the base student (App. C: rate 1e-5 falling linearly to 1e-6)."""
+
+    rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
+    freeze_vision: bool = Field(False, description="Leaves the vision tower as it is.")
+    max_reject_share: float = Field(
+        0.01, ge=0, le=1, description="Above this share of questions that are longer than the model it fails."
+    )

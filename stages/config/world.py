@@ -1,0 +1,41 @@
+"""The block `world`: the tiny world."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from stages.config.block import Block
+
+KINDS = ("sum", "alternating", "largest", "odd", "total", "rises")
+
+
+def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"has {kind!r}; known kinds are {', '.join(KINDS)}")
+    return kinds
+
+
+Kinds = Annotated[tuple[str, ...], AfterValidator(_known_kinds)]
+
+
+class World(Block):
+    """The tiny world: pictures of handwritten digits and drawn charts with questions that need intermediate steps."""
+
+    seed: int = Field(
+        0, ge=0, description="Another seed draws another world: other pictures, questions and tiny models."
+    )
+    kinds: Kinds = Field(KINDS, min_length=1, strict=False, description="Kinds of question that are asked.")
+    terse_kinds: Kinds = Field(
+        (),
+        strict=False,
+        description="Kinds whose warm-start targets are the bare number, so that SFT teaches guessing there.",
+    )
+    code: str = Field(
+        "stages/tiny/world",
+        description="Code that DVC watches for tiny models; `stages/model.py` where no model is built.",
+    )
+    builds: str = Field(
+        "stages/tiny/builds",
+        description="Code that builds tiny models, watched as well; `stages/model.py` where no model is built.",
+    )

@@ -1,0 +1,95 @@
+"""The models of the RIL loop: the policy, the adversary, the student's engine and the judge."""
+
+from dataclasses import dataclass
+
+from stages.adversary.adversary import Adversary, AdversarySettings
+from stages.adversary.discriminator import Discriminator, DiscriminatorCollator
+from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.ril import Ril
+from stages.config.runtime import Runtime
+from stages.config.schedule import Schedule
+from stages.config.switches import Objective
+from stages.config.verdict import Verdict
+from stages.corpora.rows import Question
+from stages.engines.engine import Engine, TrainableEngine
+from stages.engines.start import Need, engine_elsewhere, start_engine, start_trainable
+from stages.job.job import Job
+from stages.policy.policy import Policy
+from stages.training.passes import PaddingGroups
+from stages.training.ranks import ranks
+from stages.training.trainer import Trainer
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.context_limit import too_long
+from stages.vlm.reader import Reader, load_network, load_reader
+
+
+@dataclass(frozen=True)
+class RilModels:
+    """All models of the loop."""
+
+    checkpoint: Checkpoint  # of the SFT student
+    reader: Reader
+    policy: Policy
+    adversary: Adversary | None  # None where the objective has no discriminator
+    engine: TrainableEngine  # samples from the student; on ranks but the first it has nothing to do
+    judge: Engine | None  # None where the judge's verdict is no part of the reward, and on ranks but the first
+
+    @property
+    def trainers(self) -> dict[str, Trainer]:
+        """The models under training by the names of their checkpoints."""
+        adversary = {"discriminator": self.adversary.trainer} if self.adversary else {}
+        return {"student": self.policy.trainer, **adversary}
+
+    def explain_refusal(self, question: Question) -> str | None:
+        """Why the question is more than the student takes; None when it is not."""
+        return too_long(self.reader, self.checkpoint, question.messages, question.images)
+
+
+def load_models(job: Job, objective: Objective) -> RilModels:
+    """Loads the models that the objective needs; engines start on the first rank only."""
+    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    judge_checkpoint = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
+    runtime, here = job.block(Runtime), ranks()
+    need = Need(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
+    with job.timed("start"):
+        engine = start_trainable(checkpoint, runtime, need) if here.first else engine_elsewhere(checkpoint)
+        judge = start_engine(judge_checkpoint, runtime, need) if objective.judged and here.first else None
+        reader = load_reader(checkpoint)
+        policy = load_policy(job, checkpoint, reader, objective)
+        adversary = load_adversary(job, checkpoint, reader, objective) if objective.discriminated else None
+    return RilModels(checkpoint, reader, policy, adversary, engine, judge)
+
+
+def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:
+    """The student and its reference, both as the warm start left them (Algorithm 2, line 1)."""
+    block = job.block(Ril)
+    student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
+    if block.freeze_vision:
+        student.freeze_vision()
+    trainer = Trainer(student.model, block, job.block(Runtime))
+    reference.model.requires_grad_(False).to(student.device)
+    return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))
+
+
+def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Adversary:
+    """The discriminator as its stage left it, with a trainer at the loop's constant rate."""
+    block, loop = job.block(DiscriminatorBlock), job.block(Ril)
+    discriminator = Discriminator(load_network(checkpoint, reader), seed=0, sees=block.sees)
+    discriminator.load(job.input("data/discriminator"))
+    constant = Schedule(
+        steps=loop.steps,
+        learning_rate=loop.discriminator_learning_rate,
+        weight_decay=loop.weight_decay,
+        max_grad_norm=loop.max_grad_norm,
+        tokens_per_pack=loop.tokens_per_pack,
+    )
+    settings = AdversarySettings(
+        objective.discriminator_loss,
+        objective.discriminator_update,
+        loop.inner_updates,
+        loop.discriminator_learning_rate,
+        block.pause_above,
+    )
+    together = objective.discriminator_loss == "bradley_terry"
+    collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)
+    return Adversary(discriminator, Trainer(discriminator, constant, job.block(Runtime)), collator, settings)

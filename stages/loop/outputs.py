@@ -1,0 +1,81 @@
+"""What stage `ril` writes: the student, samples of responses with their rewards, the curves."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from stages.config.ril import Ril
+from stages.corpora.rows import Question
+from stages.job.files import write_shards
+from stages.job.job import Job
+from stages.job.rejects import Reject, write_rejects
+from stages.loop.models import RilModels
+from stages.loop.validation import select_step
+from stages.policy.rewards import ScoredResponse
+from stages.training.ranks import ranks
+from stages.training.state import TrainingState
+from stages.training.trainer import save_weights
+from stages.vlm.checkpoint import write_card
+
+SAMPLES = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("question_id", pa.string()),
+        ("source", pa.string()),
+        ("response", pa.string()),
+        ("similarity", pa.float64()),
+        ("answer", pa.int8()),
+        ("advantage", pa.float64()),
+        ("logit", pa.float64()),
+    ]
+)
+
+
+def sample_rows(
+    step: int, questions: Sequence[Question], groups: Sequence[Sequence[ScoredResponse]]
+) -> list[dict[str, Any]]:
+    """Rows of SAMPLES: the responses to the first `questions` of a step and what they earned."""
+    return [
+        {
+            "step": step,
+            "question_id": question.id,
+            "source": one.response.source,
+            "response": one.response.text,
+            "similarity": one.similarity,
+            "answer": one.answer,
+            "advantage": one.advantage,
+            "logit": one.logit,
+        }
+        for question, group in zip(questions, groups, strict=False)
+        for one in group
+    ]
+
+
+def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Sequence[Reject]) -> None:
+    """Writes the student, the samples, the curves and the questions that were too long; ends the engines."""
+    now = dict(models.policy.weights())
+    if not ranks().first:
+        return
+    block, checkpoint = job.block(Ril), models.checkpoint
+    write_rejects(job.reports / "rejects.jsonl", rejects)
+    history, scores = state.rows("history"), state.rows("validation")
+    best = now if state.copy is None else state.copy
+    kept = {"model": best, **({"last": now} if block.keep == "both" else {})}
+    with job.writing() as folder:
+        for name, weights in kept.items():
+            save_weights(models.policy.student.model, folder / name, weights)
+            models.reader.save(folder / name)
+            write_card(folder / name, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+        write_shards(folder / "samples", state.rows("samples"), SAMPLES)
+    job.write_history(history)
+    job.write_history(scores, "validation.csv")
+    last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
+    finite = {key: value for key, value in last.items() if math.isfinite(value)}
+    ends = {"start": scores[0]["validation"], "end": scores[-1]["validation"]}
+    job.write_metrics({"validation": {**ends, "kept_step": select_step(scores, block)}, "last_step": finite})
+    job.progress.table("validation", scores)
+    models.engine.close()
+    if models.judge:
+        models.judge.close()

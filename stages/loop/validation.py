@@ -1,0 +1,51 @@
+"""Validation inside the loop: the student answers the validation split greedily; which step becomes the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.config.ril import Ril
+from stages.config.sampling import Sampling
+from stages.corpora.rows import Question
+from stages.corpora.scoring import is_correct
+from stages.engines.engine import Request
+from stages.job.job import Job
+from stages.loop.models import RilModels
+from stages.training.ranks import ranks
+from stages.training.state import TrainingState
+
+
+class Validation:
+    """Scores the student on the validation questions and keeps a copy of its weights where `ril.keep` wants one."""
+
+    def __init__(self, job: Job, models: RilModels, state: TrainingState, questions: Sequence[Question]) -> None:
+        self._job, self._models, self._state, self._questions = job, models, state, questions
+        self._block = job.block(Ril)
+
+    def run(self, step: int) -> None:
+        """Adds the student's score after `step` steps to the records; called by all ranks."""
+        with self._job.timed("validate"):
+            share = ranks().from_first(self._share_right)
+        scores = self._state.rows("validation")
+        scores.append({"step": step, "validation": share})
+        if self._block.keep != "last" and select_step(scores, self._block) == step:
+            self._state.copy = self._models.policy.trainer.copied_state()
+
+    def is_due(self, step: int) -> bool:
+        """Whether the student is scored after `step` steps."""
+        return step % self._block.validation_every == 0 or step == self._block.steps
+
+    def _share_right(self) -> float:
+        """Share of the questions that are answered right; one that the student can't take is not right."""
+        greedy = Sampling(temperature=0.0, max_tokens=self._block.sampling.max_tokens)
+        asked = [one for one in self._questions if self._models.explain_refusal(one) is None]
+        requests = [Request(question.id, question.messages, question.images, greedy) for question in asked]
+        answers = dict(self._models.engine.generate(requests))
+        right = [is_correct(answers[index][0].text, question.answer) for index, question in enumerate(asked)]
+        return sum(right) / len(self._questions)
+
+
+def select_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
+    """After which step the student becomes the stage's model: the last, or the first of those that validate best."""
+    if block.keep == "last":
+        return int(scores[-1]["step"])
+    return int(max(scores, key=lambda row: (row["validation"], -row["step"]))["step"])

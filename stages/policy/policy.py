@@ -1,0 +1,261 @@
+"""The policy: the student under training, the reference that it is held to, and their part of a step (Eq. 2).
+
+The reference pass needs no reward, so that it can run while the judge works (`Policy.prepare`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from stages.config.ril import Ril
+from stages.config.switches import PAPER, Objective
+from stages.corpora.rows import Question
+from stages.groups.log_probs import predicting_states, token_entropies, token_full_kl, token_log_probs
+from stages.groups.pack import Group, Pack, packs
+from stages.groups.response import STUDENT, Response
+from stages.policy.batch import PolicyBatch, PreparedGroup, ReferenceCache, RewardedGroup, TokenMeans
+from stages.policy.loss import LossInputs, k3, policy_loss, rollout_weights, row_lengths
+from stages.policy.rewards import trainable_responses
+from stages.training.passes import PaddingGroups, even_packs, prompt_cost
+from stages.training.ranks import ranks
+from stages.training.trainer import Trainer
+from stages.vlm.reader import Network, Reader
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The student with its trainer, the reference model, and the settings of Eq. 2.
+
+    With several ranks each has its share of a step's groups; loss, gradient and metrics are those of all ranks.
+    """
+
+    student: Network
+    reference: Network  # the SFT student, never refreshed
+    trainer: Trainer
+    block: Ril
+    objective: Objective = PAPER
+    padding: PaddingGroups | None = None  # fills up passes of ranks that have fewer; needed with several ranks
+
+    @property
+    def temperature(self) -> float:
+        """At which log-probabilities are taken: that of sampling, on all sides (trap T14)."""
+        return self.block.sampling.temperature or 1.0
+
+    @property
+    def has_full_kl(self) -> bool:
+        """Whether a KL term is over the whole vocabulary."""
+        return "full" in (self.objective.kl, self.objective.kl_on_teacher_rows)
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Name and value of every weight of the student, for the engine; on ranks but the first, none."""
+        return self.trainer.state_dict().items()
+
+    # --- what needs no reward ----------------------------------------------------------------------------------------
+
+    def prepare(
+        self, reader: Reader, questions: Sequence[Question], groups: Sequence[Sequence[Response]]
+    ) -> list[PreparedGroup]:
+        """Prompts and reference log-probabilities of this rank's share of the step's groups."""
+        own = ranks().share(list(zip(questions, groups, strict=True)), estimate_tokens)
+        prompts = reader.prompts([(questions[place].messages, questions[place].images) for place in own])
+        kept = [trainable_responses(groups[place], self.objective) for place in own]
+        packed = [
+            Group(prompt, tuple(one.token_ids for one in rows)) for prompt, rows in zip(prompts, kept, strict=True)
+        ]
+        caches = self.cache_reference(packed)
+        return [PreparedGroup(*one) for one in zip(own, prompts, caches, strict=True)]
+
+    @torch.no_grad()
+    def cache_reference(self, groups: Sequence[Group]) -> list[ReferenceCache]:
+        """Image features, and log p of every response under the SFT student.
+
+        With a trained tower the reference sees through its own, untrained one, and there are no features to share. The
+        tower of a sharded student runs equally often on all ranks.
+        """
+        caches: list[ReferenceCache] = []
+        budget, frozen = self.block.tokens_per_pack, self.block.freeze_vision
+        sharded = self.trainer.sharded and frozen
+        made = even_packs(groups, budget, self.padding, tower=True) if sharded else packs(groups, budget)
+        for pack in (one.to(self.student.device) for one in made):
+            compute = partial(compute_features, self.student, pack)
+            features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None
+            if pack.groups:  # else a pass that only keeps the ranks in step
+                caches += self._cache_pack(pack, [groups[number] for number in pack.groups], features)
+        return caches
+
+    def _cache_pack(self, pack: Pack, groups: Sequence[Group], features: Tensor | None) -> list[ReferenceCache]:
+        states = predicting_states(self.reference, pack, features)
+        log_probs = token_log_probs(states, self.reference.head.weight, pack.targets, self.temperature)
+        lengths = [len(ids) for group in groups for ids in group.responses]
+        by_response = iter(zip(torch.split(log_probs, lengths), torch.split(states, lengths), strict=True))
+        images = [int((group.prompt.ids == self.student.image_token_id).sum()) for group in groups]
+        seen = [None] * len(groups) if features is None else torch.split(features[: sum(images)], images)
+        caches = []
+        for group, its_features in zip(groups, seen, strict=True):
+            found = {ids: next(by_response) for ids in group.responses}
+            log_probs_of = {ids: values for ids, (values, _) in found.items()}
+            states_of = {ids: rows for ids, (_, rows) in found.items()} if self.has_full_kl else {}
+            caches.append(ReferenceCache(its_features, log_probs_of, states_of))
+        return caches
+
+    # --- the update --------------------------------------------------------------------------------------------------
+
+    def update(self, groups: Sequence[RewardedGroup], rate: float) -> dict[str, float]:
+        """`inner_updates` steps of Eq. 2 on all responses of this rank's groups; returns the metrics of the first.
+
+        With a frozen vision tower its features are computed once and serve student and reference alike. Old
+        log-probabilities are those of the first inner update itself, so that no pass is run for them whatever mu is; at
+        mu = 1 the ratio is exactly 1.
+        """
+        kept = [group for group in groups if group.responses]
+        responses = int(ranks().total(sum(len(group.responses) for group in kept)))
+        if not responses:
+            return {"loss": float("nan"), "grad_norm": 0.0}
+        batches = self._batches(self._with_caches(kept))
+        constant = self.objective.loss_normaliser == "constant"
+        normaliser = float(responses * (self.block.sampling.max_tokens if constant else 1))
+        old: list[Tensor] = []
+        metrics: dict[str, float] = {}
+        for inner in range(self.block.inner_updates):
+            means, whole_loss = TokenMeans(), 0.0
+            for number, batch in enumerate(batches):
+                compute = partial(self._loss, batch, old[number] if inner else None, normaliser, means)
+                loss, log_probs = self.trainer.forward(compute)
+                self.trainer.backward(loss, last=number == len(batches) - 1)
+                whole_loss += float(loss.detach())
+                if inner == 0:
+                    old.append(log_probs)
+            norm = self.trainer.step(rate)
+            if inner == 0:
+                metrics = {"loss": ranks().total(whole_loss), "grad_norm": norm, "learning_rate": rate, **means.means()}
+            else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
+                metrics |= {f"{name}/last": means.means()[name] for name in ("ratio", "clip_ratio")}
+        return metrics
+
+    def _with_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
+        if not ranks().most(int(any(group.cache is None for group in groups)))[0]:  # all ranks run the pass, or none
+            return list(groups)
+        caches = self.cache_reference([group.group for group in groups])
+        return [replace(group, cache=cache) for group, cache in zip(groups, caches, strict=True)]
+
+    def _batches(self, groups: Sequence[RewardedGroup]) -> list[PolicyBatch]:
+        """The packs of the step; the caches of their responses are put together in their order."""
+        made = even_packs(
+            [group.group for group in groups], self.block.tokens_per_pack, self.padding, self.student.trains_vision
+        )
+        return [self._batch(pack.to(self.student.device), [groups[number] for number in pack.groups]) for pack in made]
+
+    def _batch(self, pack: Pack, groups: Sequence[RewardedGroup]) -> PolicyBatch:
+        if not groups:  # padding alone
+            device = self.student.device
+            empty = torch.zeros(0, self.student.head.in_features, device=device)
+            return PolicyBatch(pack, (), None, empty, torch.zeros(0, device=device))
+        caches = [group.cache for group in groups if group.cache is not None]
+        places = [
+            (cache, one.response.token_ids)
+            for cache, group in zip(caches, groups, strict=True)
+            for one in group.responses
+        ]
+        features = [cache.features for cache in caches if cache.features is not None and len(cache.features)]
+        return PolicyBatch(
+            pack,
+            [one for group in groups for one in group.responses],
+            torch.cat(features) if features else None,
+            torch.cat([cache.states[ids] for cache, ids in places]) if caches[0].states else None,
+            torch.cat([cache.log_probs[ids] for cache, ids in places]),
+        )
+
+    def _loss(
+        self, batch: PolicyBatch, before: Tensor | None, normaliser: float, means: TokenMeans
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's part of the loss, and its log-probabilities [N] without gradient.
+
+        `before` [N] are the log-probabilities of the first inner update. Without it this is the first one: its own are
+        the old ones, so that the ratio is exactly 1.
+        """
+        states = predicting_states(self.student, batch.pack, batch.features)
+        weight, targets = self.student.head.weight, batch.pack.targets
+        if before is None:
+            log_probs, entropy = token_entropies(states, weight, targets, self.temperature)
+            means.add_by_source("entropy", entropy, batch)
+            means.add_by_source("kl", k3(log_probs.detach(), batch.reference), batch)
+        else:
+            log_probs = token_log_probs(states, weight, targets, self.temperature)
+        old = log_probs.detach() if before is None else before
+        inputs = self._loss_inputs(batch, old, normaliser, self._full_kl(states, batch))
+        loss, seen = policy_loss(log_probs, old, inputs)
+        for name, values in seen.items():
+            means.add(name, values)
+            means.add_by_source(name, values, batch)
+        return loss, log_probs.detach()
+
+    def _full_kl(self, states: Tensor, batch: PolicyBatch) -> Tensor | None:
+        if not self.has_full_kl or batch.reference_states is None:
+            return None
+        heads = self.student.head.weight, self.reference.head.weight
+        return token_full_kl(states, heads[0], batch.reference_states, heads[1], self.temperature)
+
+    def _loss_inputs(self, batch: PolicyBatch, old: Tensor, normaliser: float, full: Tensor | None) -> LossInputs:
+        objective, response = self.objective, batch.pack.response
+        weights = None
+        if objective.loss_normaliser == "row":
+            weights = 1.0 / row_lengths(response)[response]
+        if (outside := batch.tokens_with("none")) is not None:
+            weights = torch.where(outside, 0.0, 1.0 if weights is None else weights)
+        teacher_kl = objective.kl_on_teacher_rows
+        return LossInputs(
+            advantages=batch.per_token([one.advantage for one in batch.responses]),
+            reference=batch.reference,
+            clip_low=objective.clip_low,
+            clip_high=objective.clip_high,
+            kl_weight=self.block.kl_weight,
+            normaliser=normaliser,
+            ratio=objective.ratio,
+            kl=objective.kl,
+            response=response,
+            weights=weights,
+            gain_weights=rollout_corrections(batch, old, objective),
+            luffy=batch.tokens_with("luffy"),
+            luffy_gamma=objective.luffy_gamma,
+            sft=batch.tokens_with("sft"),
+            teacher_mask=None if teacher_kl == "same" else ~batch.student_tokens,
+            teacher_kl=None if teacher_kl in ("same", "none") else teacher_kl,  # type: ignore[arg-type]
+            full_kl=full,
+        )
+
+
+def estimate_tokens(question_and_responses: tuple[Question, Sequence[Response]]) -> float:
+    """About how many tokens a group has; ranks share a step by it."""
+    question, responses = question_and_responses
+    return prompt_cost(question.messages, question.images) + sum(len(one.token_ids) for one in responses)
+
+
+def rollout_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -> Tensor | None:
+    """Weights [N] for the gap between engine and trainer; None without the switch.
+
+    Raises ValueError when a student's response came without the engine's log-probabilities.
+    """
+    if objective.rollout_correction == "none":
+        return None
+    sampled: list[float] = []
+    for one in batch.responses:
+        if one.response.source == STUDENT and one.response.sampled_log_probs is None:
+            raise ValueError(
+                f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine gave no log-probs; "
+                "set it to none"
+            )
+        sampled += one.response.sampled_log_probs or [0.0] * len(one.response.token_ids)
+    engine = torch.tensor(sampled, dtype=old.dtype, device=old.device)
+    kind, cap = objective.rollout_correction, objective.rollout_cap
+    return rollout_weights(old, engine, batch.student_tokens, batch.pack.response, kind, cap)
+
+
+def compute_features(network: Network, pack: Pack) -> Tensor | None:
+    """Image features of a pack without gradient; None for a pack without images."""
+    if pack.pixels is None:
+        return None
+    with torch.no_grad():
+        return network.features(pack.pixels)
