@@ -30,7 +30,7 @@ from stages.page.gallery import data_uri, evenly, said
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
 from stages.responses.schemas import ANSWERS
-from stages.ril import SAMPLES
+from stages.loop.outputs import SAMPLES
 from stages.tiny.world.exercises import draw_row
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
