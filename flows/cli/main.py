@@ -9,6 +9,7 @@ import typer
 
 from flows import profile
 from flows.cli import score as scoring
+from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import Occupied
@@ -41,6 +42,7 @@ app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.app)
+app.add_typer(staleness.app)
 
 
 @app.command("profile")

@@ -22,8 +22,9 @@ from prefect.states import Cancelled, Completed, Failed, Running
 
 from flows.detach_output import outlast_readers
 from flows.dvc import repro as dvc
-from flows.dvc.outcome import Watched, locked, outcome_rows
+from flows.dvc.outcome import Watched, outcome_rows
 from flows.environment import prepare_children
+from flows.lockfile import locked_stages
 from flows.server import trigger_tag
 from flows.ui.forms import NO_PROFILE
 from flows.ui.plan import Plan, planned
@@ -87,9 +88,9 @@ def _carried_out(root: Path, plan: Plan, targets: dvc.Targets, jobs: int, report
         log.warning("an experiment runs one stage after the other, not %d at a time", jobs)
     for change in plan.changes:
         log.info("%s", change)
-    lock = locked(root)
+    lock = locked_stages(root)
     stale, seen, code = _when_free(root, plan, _Manner(targets, jobs, experiment))
-    rows = outcome_rows(stale, seen.stages, lock, lock if experiment else locked(root))
+    rows = outcome_rows(stale, seen.stages, lock, lock if experiment else locked_stages(root))
     if rows:
         create_table_artifact(rows, key="stages", description=_STAGES_HELP)
     if code in STOPPED:
