@@ -66,7 +66,7 @@ def run(job: Job) -> None:
             "settings": provenance.settings(job),
             "versions": provenance.versions(),
             "checkpoints": provenance.checkpoints(job),
-            "recorded": provenance.recorded(job),
+            "recorded": provenance.recorded(repository.outs),
             "code": repository.code,
         }
     )

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flows.git import GitError, git, git_lines
+from flows.lockfile import locked_outs
 from stages.job.repository import RecordedRun, Repository
 
 METRICS, PARAMS = "reports/report/metrics.json", "params.yaml"
@@ -25,10 +26,10 @@ def read_repository(root: Path) -> Repository:
         code = f"{commit}+" if git(root, "status", *_TRACKED_ONLY, "--", *_WATCHED) else commit
     with suppress(GitError):
         runs = list(_recorded_runs(Path(os.environ.get("DVC_ROOT", root))))
-    return Repository(code, os.environ.get("DVC_EXP_NAME", ""), runs)
+    return Repository(code, os.environ.get("DVC_EXP_NAME", ""), runs, locked_outs(root))
 
 
-def revision_of(root: Path, name: str) -> str | None:
+def experiment_commit(root: Path, name: str) -> str | None:
     """The commit of experiment `name`, whatever commit it was started from; None when none of that name was recorded.
 
     Raises GitError.

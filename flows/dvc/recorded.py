@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from flows.dvc.experiments import revision_of
+from flows.dvc.experiments import experiment_commit
 from flows.git import git, git_lines
 
 
@@ -44,7 +44,7 @@ def finished(root: Path, name: str) -> Finished | None:
 
     Raises GitError.
     """
-    revision = revision_of(root, name)
+    revision = experiment_commit(root, name)
     return None if revision is None else Finished(root, revision)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ class Job:
     declared: Stage  # the stage's row of the table
     item: str | None
     root: Path
+    store: Path  # folder of what outlives outs: stored answers and training state
     given: Mapping[str, Any] = field(repr=False)  # the declared parameters by key: blocks, plural blocks, single values
     paths: tuple[str, ...] = field(repr=False)  # the declared inputs, relative to `root`
     runtime: Block = field(repr=False)  # `block(Runtime)` hands it out
@@ -141,16 +141,6 @@ class Job:
     def reports(self) -> Path:
         """The stage's folder in reports/."""
         return self.root / "reports" / self.stage / (self.item or "")
-
-    @property
-    def store(self) -> Path:
-        """Folder of what outlives outs: stored answers and training state.
-
-        RIL_STORE, else `.ril` in DVC's root (in a temporary experiment that is the main checkout), else in the project.
-        """
-        if "RIL_STORE" in os.environ:
-            return Path(os.environ["RIL_STORE"])
-        return Path(os.environ.get("DVC_ROOT", self.root)) / ".ril"
 
     @property
     def run_folder(self) -> Path | None:

@@ -1,7 +1,7 @@
 """What Git and DVC know of the project, as plain values: whoever runs a stage reads it, the report shows it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,19 @@ class RecordedRun:
 
 
 @dataclass(frozen=True)
+class RecordedOut:
+    """A file or folder as dvc.lock has it."""
+
+    md5: str  # of a folder with the suffix ".dir"
+    length: int  # bytes in all
+    files: int
+
+
+@dataclass(frozen=True)
 class Repository:
-    """The project's Git repository; empty where there is none."""
+    """The project's Git repository and its dvc.lock; empty where there is none."""
 
     code: str = ""  # the commit that is checked out, with "+" where tracked files differ from it
     experiment: str = ""  # name of the experiment that runs now; "" for a run in the workspace
     runs: Sequence[RecordedRun] = ()  # HEAD, then the experiments, the newest first
+    outs: Mapping[str, RecordedOut] = field(default_factory=dict)  # by path, relative to the project
