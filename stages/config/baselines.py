@@ -16,20 +16,24 @@ class Baseline:
 
 BASELINES: dict[ObjectiveName, Baseline] = {
     "ril": Baseline(
-        "Similarity to the teachers and the judge's verdict, over G student and G teacher answers.", "Eq. 2"
+        description="Similarity to the teachers and the judge's verdict, over G student and G teacher answers.",
+        source="Eq. 2",
     ),
-    "dr_grpo": Baseline("Algorithm 1: the judge alone, with the loss of Dr.GRPO.", "arXiv 2503.20783"),
+    "dr_grpo": Baseline(
+        description="Algorithm 1: the judge alone, with the loss of Dr.GRPO.", source="arXiv 2503.20783"
+    ),
     "grpo": Baseline(
-        "Algorithm 1 with the loss of GRPO: standard deviation in the advantage, mean over each answer's tokens.",
-        "arXiv 2402.03300",
+        description="Algorithm 1 with the loss of GRPO: standard deviation in the advantage, mean over each answer's "
+        "tokens.",
+        source="arXiv 2402.03300",
     ),
     "gad": Baseline(
-        "The discriminator alone: its raw score is the reward, and pairs train it after it has scored.",
-        "arXiv 2511.10643",
+        description="The discriminator alone: its raw score is the reward, and pairs train it after it has scored.",
+        source="arXiv 2511.10643",
     ),
     "sft": Baseline(
-        "The control for more steps alone: the warm start goes on in this loop, by cross entropy on the questions' "
-        "targets (references, where a question has no target).",
-        "own control",
+        description="The control for more steps alone: the warm start goes on in this loop, by cross entropy on the "
+        "questions' targets (references, where a question has no target).",
+        source="own control",
     ),
 }

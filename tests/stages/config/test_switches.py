@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic import Field, TypeAdapter, create_model
 
+from flows.digest import definitions
 from flows.objectives import PAGE, Declared, with_sections
 from stages.config.baselines import BASELINES, ObjectiveName
 from stages.config.block import Block
@@ -334,6 +335,24 @@ def test_no_contradiction_can_be_left_out(root: Path, rule: str) -> None:
 
 
 def test_a_switch_that_nothing_reads_is_found(root: Path) -> None:
-    new = [("advantage_clip", Annotated[float, Field(description="?"), Switch("ours")], 0.5)]
+    new = [("advantage_clip", Annotated[float, Field(description="?"), Switch(source="ours")], 0.5)]
     kind = make_dataclass("Objective", new, bases=(Objective,), frozen=True)
     assert "nothing reads it" in complaints(root, Declared(objective=kind))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says_the_same"),
+    [
+        ("GAD's reward.", "The reward of GAD.", True),  # a reason
+        ('source="§3.3"', 'source="section 3.3"', True),
+        ("Weight of the similarity reward.", "How much similarity counts.", True),  # help
+        ('presets={"gad": "raw"}', 'presets={"gad": "soft"}', False),
+        ('key="ril.similarity"', 'key="ril.alike"', False),
+        ('] = "binary"', '] = "soft"', False),
+    ],
+)
+def test_reasons_are_words_that_make_no_stage_stale(root: Path, old: str, new: str, says_the_same: bool) -> None:
+    text = (root / "stages/config/rewards.py").read_text()
+    assert old in text
+    changed = text.replace(old, new)
+    assert (definitions(text.encode()) == definitions(changed.encode())) == says_the_same
