@@ -1,62 +1,152 @@
-"""Which files a stage can reach by importing: what DVC has to watch for it.
+"""Which files a stage can reach: what DVC watches for it.
 
-Imports are read from the source, those inside functions included; nothing is imported. Importing a module runs the
-`__init__` of every package above it. A package that is imported itself, as in `from stages.benchmarks import specs`,
-stands for all its files.
+    python -m flows.closure        rewrites the code dependencies in dvc.yaml
+
+Imports are read from the source, those inside functions included; nothing is imported. What counts:
+
+- `import a.b`, `from a import b`, relative imports; importing a module also runs the `__init__` of every package above
+  it. A package that is imported as an object (`from stages.benchmarks import specs`) stands for all its files, because
+  `pkgutil` can list them.
+- A string that is the name of a module (`import_module("stages.x")`, `[python, "-m", "stages.x"]`). A computed name is
+  an error, unless the module also imports a package as an object (the registry of benchmarks does).
+- Where a module reads its own place (`__file__`): all data files of its folder and of its subfolders that are not
+  packages (templates, styles, JSON lines), and the `.py` files of its folder that it names in a string.
+- `if TYPE_CHECKING:` does not count. It never runs, so no change behind it can change a result.
 """
 
 import ast
-from functools import cache
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeGuard
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]  # the code that is running
 OURS = ("stages", "flows", "studies")
-READ_BY_NAME = (".py", ".jsonl", ".html", ".css", ".js", ".json")  # read or run by a module of the same folder
+TINY = Path("stages", "tiny")  # watched where parameters ask for it
+_MODULE = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")
+
+
+class ComputedImport(ValueError):
+    """A module is imported by a computed name, so what it reaches can't be read; the message says where."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What one source file names; a function of its text and of its own module name alone."""
+
+    modules: tuple[tuple[str, bool], ...]  # name, and whether it may be a package that stands for all its files
+    own_folder: bool  # whether it reads its own place
+    literals: frozenset[str]  # strings that end in ".py"
+    computed: int | None  # line of an import by a computed name
 
 
 def reached_files(root: Path, module: str) -> set[Path]:
-    """All files of this project that `module` reaches, itself included, as paths relative to `root`."""
+    """All files of this project that `module` reaches, itself included, as paths relative to `root`.
+
+    Raises ComputedImport.
+    """
     found: set[Path] = set()
-    waiting = [_file(root, module)]
+    waiting = sorted(_files_of(root, module, whole=False))
     while waiting:
         file = waiting.pop()
-        if file in found or file is None:
-            continue
-        found.add(file)
-        waiting += imported_files(root, file)
-        beside = _read_beside(root, file)
-        waiting += [path for path in beside if path.suffix == ".py"]
-        found |= {path for path in beside if path.suffix != ".py"}
+        if file not in found:
+            found.add(file)
+            if file.suffix == ".py":
+                waiting += named_files(root, file)
     return found
 
 
-@cache
-def imported_files(root: Path, file: Path) -> tuple[Path, ...]:
-    """The project's files that `file` imports directly, with the `__init__` files above them."""
+def named_files(root: Path, file: Path) -> set[Path]:
+    """The project's files that `file` imports, runs or reads directly, with the `__init__` files above them.
+
+    Raises ComputedImport.
+    """
+    stat = (root / file).stat()
+    named = _read_names(root, file, stat.st_mtime_ns, stat.st_size)
     files: set[Path] = set()
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [name for alias in node.names for name in (node.module, f"{node.module}.{alias.name}")]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] in OURS:
-                files |= _files_of(root, name, whole=name != getattr(node, "module", None))
-    return tuple(sorted(files))
+    packages = 0
+    for name, whole in named.modules:
+        reached = _files_of(root, name, whole)
+        packages += whole and _is_package(root, name)
+        files |= reached
+    if named.computed and not packages:
+        raise ComputedImport(
+            f"{file}, line {named.computed}: imports a module by a computed name, so nobody can say what it reaches; "
+            "import the package that holds these modules as well (from stages.x import package)"
+        )
+    if named.own_folder:
+        files |= set(_data_beside(root, file))
+        files |= {path for name in named.literals if (root / (path := file.with_name(name))).is_file()}
+    return files
+
+
+@lru_cache(maxsize=4096)
+def _read_names(root: Path, file: Path, mtime_ns: int, length: int) -> _Named:
+    """Reads `file`; the stamp of the file is part of the key, so that an edit is read anew."""
+    modules: dict[tuple[str, bool], None] = {}
+    own_folder, literals, computed = False, set[str](), None
+    for node in _running_nodes(ast.parse((root / file).read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names=aliases):
+                modules |= dict.fromkeys((alias.name, True) for alias in aliases)
+            case ast.ImportFrom(module=origin, names=aliases, level=level):
+                package = file.parts[: len(file.parts) - level] if level else ()
+                base = ".".join([*package, *([origin] if origin else [])])
+                modules[base, False] = None
+                modules |= dict.fromkeys((f"{base}.{alias.name}", True) for alias in aliases)
+            case ast.Constant(value=str(text)):
+                if _MODULE.fullmatch(text):
+                    modules[text, True] = None
+                elif text.endswith(".py"):
+                    literals.add(text)
+            case ast.Name(id="__file__"):
+                own_folder = True
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[name, *_]):
+                if called in ("import_module", "__import__") and not isinstance(name, ast.Constant):
+                    computed = node.lineno
+            case _:
+                pass
+    ours = tuple((name, whole) for name, whole in modules if name.split(".")[0] in OURS)
+    return _Named(ours, own_folder, frozenset(literals), computed)
+
+
+def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only type checkers read."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        inner = node.orelse if is_for_types(node) else ast.iter_child_nodes(node)
+        waiting += inner
+
+
+def is_for_types(node: ast.AST) -> TypeGuard[ast.If]:
+    """Whether this is an `if TYPE_CHECKING:`."""
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            return True
+        case _:
+            return False
 
 
 def _files_of(root: Path, name: str, whole: bool) -> set[Path]:
+    """The file of module `name` and the `__init__` files above it; of a package, if `whole`, all its modules."""
     file = _file(root, name)
     if file is None:
         return set()
-    parts = file.parent.parts
-    found = {Path(*parts[: depth + 1], "__init__.py") for depth in range(len(parts))}
+    found = {Path(*file.parts[:depth], "__init__.py") for depth in range(1, len(file.parts))}
     found = {init for init in found if (root / init).is_file()}
     if whole and file.name == "__init__.py":
-        found |= {path.relative_to(root) for path in (root / file.parent).glob("*.py")}
+        found |= {path.relative_to(root) for path in (root / file.parent).rglob("*.py")}
     return found | {file}
+
+
+def _is_package(root: Path, name: str) -> bool:
+    return (root / Path(*name.split(".")) / "__init__.py").is_file()
 
 
 def _file(root: Path, name: str) -> Path | None:
@@ -67,14 +157,28 @@ def _file(root: Path, name: str) -> Path | None:
     return None
 
 
-@cache
-def _read_beside(root: Path, file: Path) -> frozenset[Path]:
-    """Data files beside `file` whose names stand in it as a literal."""
-    beside = [path for path in (root / file).parent.iterdir() if path.suffix in READ_BY_NAME and path.name != file.name]
-    if not beside:
-        return frozenset()
-    text = (root / file).read_text(encoding="utf-8")
-    return frozenset(path.relative_to(root) for path in beside if f'"{path.name}"' in text)
+def _data_beside(root: Path, file: Path) -> Iterator[Path]:
+    """Files other than Python in the folder of `file` and in those below it that are no packages."""
+    waiting = [(root / file).parent]
+    while waiting:
+        for path in _visible(waiting.pop()):
+            if path.is_dir() and not (path / "__init__.py").is_file():
+                waiting.append(path)
+            elif path.is_file() and path.suffix != ".py":
+                yield path.relative_to(root)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """What Python and editors leave behind is left out."""
+    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__pycache__")
+
+
+def _all_files(folder: Path) -> Iterator[Path]:
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _all_files(path)
+        else:
+            yield path
 
 
 def dependencies(root: Path, module: str) -> list[str]:
@@ -84,9 +188,7 @@ def dependencies(root: Path, module: str) -> list[str]:
     for file in reached:
         place = file
         for folder in list(file.parents)[:-2]:  # below stages/, flows/
-            inside = {
-                p.relative_to(root) for p in (root / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts
-            }
+            inside = {path.relative_to(root) for path in _all_files(root / folder)}
             if {path for path in inside if not is_empty(root, path)} <= reached:
                 place = folder
         if place != file or not is_empty(root, file):
@@ -94,7 +196,6 @@ def dependencies(root: Path, module: str) -> list[str]:
     return sorted(found)
 
 
-@cache
 def is_empty(root: Path, file: Path) -> bool:
     """Whether an `__init__` file holds nothing but its docstring, so that no change of it can change a result."""
     if file.name != "__init__.py":
@@ -109,7 +210,17 @@ def code_dependencies(root: Path, stage: str) -> list[str]:
     Tiny code is watched where parameters ask for it (`${world.code}`, `${questions.path}`, ...), so that it never makes
     a real run stale.
     """
-    return [path for path in dependencies(root, f"stages.{stage}") if not path.startswith("stages/tiny/")]
+    found = dependencies(root, f"stages.{stage}")
+    return [path for path in found if not Path(path).is_relative_to(TINY)]
+
+
+def unlisted(root: Path, stage: str) -> list[str]:
+    """Files that `stage` reaches and that dvc.yaml does not list for it, neither themselves nor by a folder."""
+    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    listed = [*declared.get("do", declared)["deps"], TINY]
+    files = sorted(reached_files(root, f"stages.{stage}"))
+    bare = [file for file in files if not any(file.is_relative_to(path) for path in listed)]
+    return [str(file) for file in bare if not is_empty(root, file)]
 
 
 def with_code_dependencies(root: Path, text: str) -> str:

@@ -85,3 +85,8 @@ def prepare_children(trigger: str) -> None:
         {name: _PREFECT[name] for name, value in _PATIENT.items() if name in _PREFECT and os.environ.get(name) == value}
     )
     os.environ[TRIGGER] = trigger
+
+
+def store_folder(root: Path) -> Path:
+    """The store of the project in `root`: RIL_STORE, else .ril."""
+    return Path(os.environ.get("RIL_STORE", root / ".ril"))

@@ -16,13 +16,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.closure import ComputedImport
 from flows.describe import describe_all, describe_stage
 from flows.environment import prepare
 from flows.jobs import UnknownTarget
 from flows.ranks import follow, is_follower
 from flows.server import run_as_flow, server_answers
 from flows.signals import die_with_parent, end_well_on_signals, no_more_alarms
-from flows.work import InputsMoved, Work
+from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare()
     try:
         work = Work(names[0], names[1] if len(names) == 2 else None, root)
-    except (ParamsError, UnknownTarget, MissingInput) as error:
+    except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     return _run(work)

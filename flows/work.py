@@ -1,21 +1,28 @@
 """One stage's work: checked before it starts, run at most once, and refused when its inputs moved meanwhile."""
 
 import importlib
+import os
 import shutil
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from flows.closure import reached_files
+from flows.closure import unlisted
+from flows.code_record import WatchedCode, forget_accepted, is_code, write_record
+from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, open_job
+from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.ranks import joined
 from flows.slots import gpu_slot
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
-from stages.job.fingerprint import Fingerprint
 from stages.job.job import Job
 from stages.job.progress import Progress
+
+
+class Unlisted(ValueError):
+    """Code that a stage reaches and DVC does not watch for it; the message lists it and says what to do."""
 
 
 class InputsMoved(RuntimeError):
@@ -30,16 +37,29 @@ class Work:
     """
 
     def __init__(self, stage: str, item: str | None, root: Path) -> None:
-        """Loads and checks; raises ParamsError, UnknownTarget or MissingInput before anything is computed."""
+        """Loads and checks before anything is computed.
+
+        Raises ParamsError, UnknownTarget, MissingInput; under DVC also Unlisted.
+        """
         self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
-        self._given = Fingerprint(root, self.job.inputs, self.job.values)
-        self._code = Fingerprint(root, _code(self.job), {})
+        if self._by_dvc and (files := unlisted(root, stage)):
+            raise Unlisted(
+                f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "
+                "unnoticed; bring dvc.yaml up to date with: python -m flows.closure"
+            )
+        self._code = WatchedCode(root, stage, code_inputs(self.job))
+        self._given = Fingerprint(root, data_inputs(self.job), self.job.values)
         self.started = False
         self.ended = threading.Event()
         self.error: BaseException | None = None
+
+    @property
+    def _by_dvc(self) -> bool:
+        """Whether DVC has started this process and will record the result."""
+        return "DVC_STAGE" in os.environ
 
     def run(self, progress: Progress) -> None:
         """Does the work, once; `ended` and `error` say afterwards how it went.
@@ -59,6 +79,7 @@ class Work:
 
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
+        mark_unrecorded(job.root, job.name)
         with gpu_slot(job):
             seconds = self._computed(job)
         if moved := self._moved():
@@ -67,6 +88,10 @@ class Work:
                 f"and is not recorded; run it again: dvc repro {job.name}"
             )
         job.write_timing(seconds)
+        write_record(self._code.record(), job.reports, job.store)
+        forget_accepted(job.reports)
+        if self._by_dvc:
+            mark_recorded(job.root, job.name)
         if job.run_folder:
             shutil.rmtree(job.run_folder, ignore_errors=True)  # the out holds what training came to
         places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
@@ -85,8 +110,14 @@ class Work:
         except (ParamsError, UnknownTarget):
             return ["params.yaml"]
         moved = self._given.moved(values)
-        return moved + [name for name in self._code.moved({}) if name not in moved]
+        return moved + self._code.moved()
 
 
-def _code(job: Job) -> list[Path]:
-    return [job.root / file for file in sorted(reached_files(job.root, f"stages.{job.stage}"))]
+def code_inputs(job: Job) -> list[str]:
+    """Declared inputs that are code: what `world.code` and the like name for the tiny profile."""
+    return [path for path in job.paths if is_code(path)]
+
+
+def data_inputs(job: Job) -> list[Path]:
+    """Declared inputs that are data: results of other stages, and users' files."""
+    return [job.root / path for path in job.paths if not is_code(path)]

@@ -18,7 +18,7 @@ from stages.config.world import World
 from stages.corpora.adapters import Canonical, Reject, user_rows
 from stages.corpora.rows import SCHEMA
 from stages.job.files import write_shards, write_text
-from stages.job.fingerprint import hash_json
+from stages.job.hashes import hash_json
 from stages.job.job import Job
 from stages.job.seeds import seed_for
 

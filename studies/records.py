@@ -23,7 +23,7 @@ from stages.config.params import Params, validated
 from stages.config.yaml import read_yaml
 from stages.groups.response import STUDENT
 from stages.job.files import read_json, read_shards, write_text
-from stages.job.fingerprint import hash_json
+from stages.job.hashes import hash_json
 from studies.runs import COMPARED, Run
 from studies.study import budget
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.closure import ROOT, reached_files
+from flows.code_record import WatchedCode
+from flows.fingerprint import Fingerprint
 from flows.jobs import open_job
 from flows.profile import as_overrides, differences
+from flows.work import code_inputs, data_inputs
 from stages.config.params import Params, validated
 from stages.config.yaml import read_yaml
-from stages.job.fingerprint import Fingerprint, hash_json
+from stages.job.hashes import hash_json
 from stages.job.job import Job
 from studies.study import Arm, Seeds, Study, values_of, with_value
 
@@ -152,12 +155,12 @@ class Planner:
         return found
 
     def _code_of(self, job: Job) -> str:
-        """Hash of the stage's code and of inputs that no stage makes (users' data)."""
-        given = [path for path in job.inputs if not path.is_relative_to(self._root / "data")]
-        name = f"{job.stage} {given}"
+        """Hash of what the stage's code says and of inputs that no stage makes (users' data)."""
+        given = [path for path in data_inputs(job) if not path.is_relative_to(self._root / "data") and path.exists()]
+        name = f"{job.stage} {given} {code_inputs(job)}"
         if name not in self._code:
-            code = [*(self._root / path for path in reached_files(self._root, f"stages.{job.stage}")), *given]
-            self._code[name] = Fingerprint(self._root, [path for path in code if path.exists()], {}).digest
+            code = WatchedCode(self._root, job.stage, code_inputs(job)).digest
+            self._code[name] = hash_json([code, Fingerprint(self._root, given, {}).digest])
         return self._code[name]
 
 

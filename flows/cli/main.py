@@ -9,6 +9,7 @@ import typer
 
 from flows import profile
 from flows.cli import score as scoring
+from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import Occupied
@@ -35,6 +36,7 @@ app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.app)
+app.add_typer(staleness.app)
 
 
 @app.command("profile")
@@ -83,7 +85,7 @@ def run(
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
     load_params(Path.cwd() / "params.yaml")
-    raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, jobs=jobs, limit_hours=limit_hours))
+    raise typer.Exit(dvc.repro(Path.cwd(), dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
 
 
 @app.command()

@@ -1,12 +1,12 @@
 """`ril store`: looks after the stored answers. `ril store --help` lists everything."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flows.environment import store_folder
 from stages.job.progress import Progress
 
 StoreOption = Annotated[
@@ -170,7 +170,7 @@ def _merge(other: Path, store: Path | None) -> None:
 
 
 def _root(store: Path | None) -> Path:
-    return store or Path(os.environ.get("RIL_STORE", Path.cwd() / ".ril"))
+    return store or store_folder(Path.cwd())
 
 
 def _sets(root: Path, only: list[str] | None) -> list[Path]:

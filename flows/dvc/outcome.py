@@ -3,10 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from io import TextIOBase
-from pathlib import Path
 from typing import Any
-
-from stages.config.yaml import read_yaml
 
 _BUSY = re.compile(r"'(?P<path>[^']*)' is busy, it is being blocked by")
 _HOLDER = re.compile(r"\(PID (?P<pid>\d+)\): (?P<command>.+)")
@@ -71,12 +68,6 @@ def _flat(changed: Any) -> str:
     for name, what in changed.items():
         parts.append(_flat(what) if name == "params.yaml" and isinstance(what, Mapping) else f"{name} {_flat(what)}")
     return ", ".join(parts)
-
-
-def locked(root: Path) -> dict[str, Any]:
-    """The stages that dvc.lock records; none when there is no dvc.lock yet."""
-    path = root / "dvc.lock"
-    return dict(read_yaml(path).get("stages", {})) if path.is_file() else {}
 
 
 def outcome_rows(

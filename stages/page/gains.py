@@ -10,7 +10,7 @@ from stages.page.plots import Plot, Row, bars, grouped
 from stages.page.scores import Scored, difference, first_of
 from stages.page.summary import relative
 
-RIL, WARM_START, OTHER, QUOTED = 0, 4, 2, 5  # colours
+RIL, WARM_START, OTHER = 0, 4, 2  # colours
 LONGEST = 22  # characters of an experiment's name in the figure
 METHODS = ("GRPO", "Dr.GRPO", "RIL (one teacher)", "RIL (both teachers)")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.config.sampling import Sampling
-from stages.job.fingerprint import hash_json
+from stages.job.hashes import hash_json
 
 VERSION = 1  # of the way a key is computed; another number makes all stored answers unfindable
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.job.fingerprint import hash_json
+from stages.job.hashes import hash_json
 from stages.responses.about import read_about
 from stages.responses.key import answer_key
 from stages.responses.refusals import remembered

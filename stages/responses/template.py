@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from stages.job.files import read_json, write_json
-from stages.job.fingerprint import hash_file, hash_json
+from stages.job.hashes import hash_file, hash_json
 from stages.vlm import checkpoint
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint

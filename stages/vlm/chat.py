@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.corpora.markers import IMAGE_MARKER
-from stages.job.fingerprint import hash_json
+from stages.job.hashes import hash_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from stages.config.endpoint import Endpoint
 from stages.job.files import read_json, write_json
-from stages.job.fingerprint import hash_file, hash_json
+from stages.job.hashes import hash_file, hash_json
 
 CARD = "ril.json"
 Precision = Literal["fp32", "bf16"]

@@ -10,7 +10,7 @@ import pytest
 from stages import discriminator, ril
 from stages.adversary.discriminator import WEIGHTS
 from stages.job.files import read_json, read_shards
-from stages.job.fingerprint import hash_file
+from stages.job.hashes import hash_file
 from stages.job.job import Job
 
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

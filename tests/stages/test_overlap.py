@@ -20,7 +20,7 @@ from stages.corpora.rows import Question
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer
 from stages.job.files import read_json
-from stages.job.fingerprint import hash_file, hash_json
+from stages.job.hashes import hash_file, hash_json
 from stages.job.job import Job
 from stages.judging import judge
 from stages.judging import queue as judging

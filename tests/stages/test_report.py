@@ -26,11 +26,11 @@ from stages.corpora.rows import SCHEMA, canonical_row
 from stages.corpora.scoring import is_correct
 from stages.job.files import read_json, read_shards, write_json, write_shards
 from stages.job.job import Job, MissingInput
+from stages.loop.outputs import SAMPLES
 from stages.page.gallery import data_uri, evenly, said
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
 from stages.responses.schemas import ANSWERS
-from stages.loop.outputs import SAMPLES
 from stages.tiny.world.exercises import draw_row
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'

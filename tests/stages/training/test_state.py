@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.work import Work
-from stages.job.fingerprint import hash_file
+from stages.job.hashes import hash_file
 from stages.job.progress import Progress
 from stages.job.stop import STOP
 from stages.training.state import TrainingState, whole_checkpoints

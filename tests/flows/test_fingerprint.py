@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.job.fingerprint import Fingerprint, hash_json
+from flows.fingerprint import Fingerprint
+from stages.job.hashes import hash_json
 
 NAMES = st.text("abc", min_size=1, max_size=3)
 FOLDERS = st.dictionaries(NAMES, st.binary(max_size=20), min_size=1, max_size=4)
@@ -16,7 +17,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
-FEW = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -28,7 +28,6 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-@FEW
 @given(FOLDERS, FOLDERS)
 def test_fingerprints_are_equal_exactly_when_content_is(
     tmp_path: Path, one: dict[str, bytes], two: dict[str, bytes]

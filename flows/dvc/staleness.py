@@ -1,0 +1,238 @@
+"""Why a stage is out of date: which parameters, inputs and functions are not as dvc.lock has them.
+
+DVC is asked through its library, in this process: what it has hashed before it does not read again. What changed in
+code is read from the stage's record (flows/code_record.py), not from DVC, which knows bytes only.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.code_record import WatchedCode, is_code, keep_copy, read_record
+from flows.digest import Change, changes
+from flows.dvc.repro import Refused
+from flows.lockfile import locked_stages
+from stages.config.table import STAGES
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+LOCK_SECONDS = (
+    60.0  # for another dvc to give the project back; it holds it while it looks around, not while a stage runs
+)
+NEVER_RUN, STALE, FOLLOWS, UP_TO_DATE = "never run", "stale", "follows", "up to date"
+_ABSENT = "(absent)"
+_UNKNOWN = "no record of the code before, so what changed in it is not known"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter with another value."""
+
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.now}"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that a stage reads and that is not as it was."""
+
+    path: str
+    what: str  # modified, deleted or new
+    maker: str | None  # the stage that makes it; None for users' files
+
+    def __str__(self) -> str:
+        word = {"modified": "changed", "deleted": "missing", "new": "not read before"}.get(self.what, self.what)
+        return f"{self.path} {word}" + (f"; made by {self.maker}" if self.maker else "")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage, compared with its entry in dvc.lock."""
+
+    name: str
+    state: str = UP_TO_DATE
+    parameters: Sequence[Parameter] = ()
+    inputs: Sequence[Input] = ()
+    outs: Mapping[str, str] = field(default_factory=dict)  # what became of each result that is not as it was
+    command: bool = False  # whether dvc.yaml starts it in another way
+    files: Sequence[str] = ()  # code that DVC finds changed
+    code: Sequence[Change] | None = ()  # what changed in it; None when there is no record of the code that made it
+    follows: Sequence[str] = ()  # the stages before it that are out of date, when nothing of its own changed
+
+    @property
+    def words_only(self) -> bool:
+        """Whether comments, docstrings, help texts or formatting are all that changed."""
+        return self.state == STALE and self.code_only and self.code is not None and not self.code
+
+    @property
+    def changed(self) -> list[str]:
+        """What changed in its code, as far as that is known."""
+        if self.code is None:
+            return [
+                f"{path} changed (what in it is not known: there is no record of the code before)"
+                for path in self.files
+            ]
+        return [str(change) for change in self.code]
+
+    @property
+    def code_only(self) -> bool:
+        """Whether nothing but code changed."""
+        return bool(self.files) and not (self.parameters or self.inputs or self.outs or self.command)
+
+
+@contextlib.contextmanager
+def opened(root: Path) -> Iterator["Repo"]:
+    """DVC's view of the project, which no other dvc changes during the block.
+
+    Raises Refused when there is none, when dvc.yaml or params.yaml can't be used, or when another dvc holds it.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo, lock_repo
+
+    if not (root / ".dvc").is_dir():
+        raise Refused("DVC is not set up in this folder; run: git init && dvc init (or go to the project's folder)")
+    end = time.monotonic() + LOCK_SECONDS
+    try:
+        with contextlib.ExitStack() as stack:
+            repo = stack.enter_context(Repo(str(root)))
+            while True:
+                try:
+                    stack.enter_context(lock_repo(repo))
+                    break
+                except LockError:
+                    if time.monotonic() > end:
+                        raise Refused(
+                            f"another dvc has held this project for {LOCK_SECONDS:.0f} s; try again"
+                        ) from None
+            yield repo
+    except DvcException as error:
+        raise Refused(" ".join(str(error).split())) from error
+
+
+def statuses(root: Path, store: Path) -> dict[str, StageStatus]:
+    """Every stage and item by its name, in an order in which they can run. Raises Refused.
+
+    `store` is the folder that holds copies of records.
+    """
+    with opened(root) as repo:
+        return statuses_in(repo, root, store)
+
+
+def statuses_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
+    """The same, in a project that is open already."""
+    lock = locked_stages(root)
+    found: dict[str, StageStatus] = {}
+    for stage in _in_order(repo):
+        own = _status(stage, lock.get(stage.addressing), root, store)
+        before = [found[one.addressing] for one in repo.index.graph.successors(stage) if one.addressing in found]
+        causes = [name for one in before for name in ([one.name] if one.state in (STALE, NEVER_RUN) else one.follows)]
+        if own.state == UP_TO_DATE and causes:
+            own = StageStatus(own.name, FOLLOWS, follows=list(dict.fromkeys(causes)))
+        found[own.name] = own
+    return found
+
+
+def selected(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[StageStatus]:
+    """The stages that `targets` name; `teacher` stands for all of its items, no target for everything.
+
+    Raises Refused for a name that is no stage.
+    """
+    for target in targets:
+        if not any(target in (name, name.split("@")[0]) for name in found):
+            raise Refused(f"no stage {target!r}; stages: {', '.join(found)}")
+    return [one for name, one in found.items() if not targets or {name, name.split("@")[0]} & set(targets)]
+
+
+def _in_order(repo: "Repo") -> list["PipelineStage"]:
+    """In the order of the table, in which every stage comes after those that make its inputs."""
+    places = {name: place for place, name in enumerate(STAGES)}
+    return sorted(repo.index.stages, key=lambda stage: places.get(stage.addressing.split("@")[0], len(places)))
+
+
+def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path) -> StageStatus:
+    if entry is None:
+        return StageStatus(stage.addressing, NEVER_RUN)
+    parameters, inputs, files, watched = list[Parameter](), list[Input](), list[str](), list[str]()
+    for dep in stage.deps:
+        path = dep.def_path
+        if hasattr(dep, "read_params"):
+            parameters += _differences(dep.hash_info.value or {}, dep.read_params())
+            continue
+        watched += [path] if is_code(path) else []
+        for what in dep.status().values():
+            if is_code(path):
+                files.append(path)
+            else:
+                inputs.append(Input(path, what, _maker(stage.repo, path)))
+    outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
+    stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
+    return StageStatus(
+        stage.addressing,
+        STALE if stale else UP_TO_DATE,
+        parameters,
+        inputs,
+        outs,
+        stage.cmd_changed,
+        files,
+        _code_changes(stage.addressing, entry, watched, root, store, changed=bool(files)),
+    )
+
+
+def _code_changes(
+    name: str, entry: Mapping[str, Any], paths: Sequence[str], root: Path, store: Path, changed: bool
+) -> list[Change] | None:
+    """What changed in the code since the result was made; None when nothing tells.
+
+    A result that was recorded without a run of its stage here (`dvc commit`) has no record. While its code is as DVC
+    has it, one is kept in the store.
+    """
+    locked = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if is_code(dep["path"])}
+    record = read_record(reports_of(root, name), store, locked)
+    if record is not None and not changed:
+        return []
+    try:
+        now = WatchedCode(root, name.split("@")[0], paths)
+    except SyntaxError as error:
+        raise Refused(f"{error.filename}, line {error.lineno}: {error.msg}; Python can't read it") from error
+    if record is not None:
+        return changes(record.code, now.code)
+    if changed:
+        return None
+    keep_copy(now.record(), store)
+    return []
+
+
+def reports_of(root: Path, name: str) -> Path:
+    """The folder in reports/ of a stage or item."""
+    return root.joinpath("reports", *name.split("@"))
+
+
+def _maker(repo: "Repo", path: str) -> str | None:
+    """The stage with an out at `path`, above or below it; for several items of one stage its name."""
+    outs = [
+        out for out in repo.index.outs if Path(path).is_relative_to(out.def_path) or out.def_path.startswith(f"{path}/")
+    ]
+    names = {out.stage.addressing for out in outs}
+    return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:
+    """Values that differ, key by key; what one side lacks is absent there."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        found = []
+        for key in dict.fromkeys([*now, *before]):
+            found += _differences(
+                before.get(key, _ABSENT), now.get(key, _ABSENT), f"{prefix}.{key}" if prefix else str(key)
+            )
+        return found
+    return [] if before == now else [Parameter(prefix, before, now)]
