@@ -67,7 +67,7 @@ def hash_code(code: Code) -> str:
     return hash_json({file: dict(inside) for file, inside in code.items()})
 
 
-def definitions(content: bytes, file: str) -> Definitions:
+def definitions(content: bytes, file: str = "module.py") -> Definitions:
     """The definitions in the content of one file. Raises SyntaxError when it is Python that can't be read."""
     if not file.endswith(".py"):
         return {"": _short([hashlib.sha256(content).hexdigest()])}
