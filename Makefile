@@ -12,6 +12,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Further arguments: make repro ARGS="ril", make test ARGS="-k params"
 ARGS ?=
+# Processes that run tests, each on a core of its own. 0 runs them in this process, as --pdb and -s need it.
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +41,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
-	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, pytest      [ARGS="-k name"]'
+	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, pytest  [ARGS="-k name"] [WORKERS=2]'
 	@echo 'make install only install, into $(VENV)'
 
 repro: $(STAMP)
@@ -49,7 +51,8 @@ test: $(STAMP)
 	@echo '== ruff'; ruff check .; ruff format --check .
 	@echo '== mypy'; mypy
 	@echo '== import rules'; lint-imports
-	@echo '== pytest'; pytest -m '' $(ARGS)
+	@echo '== dead code'; vulture
+	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 install: $(STAMP)
 	@echo 'Installed in $(VENV) ($(PROFILE)).'

@@ -6,7 +6,6 @@ is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all 
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
+from stages.engines.supervisor import signal_on_parent_death
 from stages.job.job import Job
 from stages.job.progress import Progress
 from stages.job.stop import STOP
@@ -28,7 +28,6 @@ _FIRST = "RIL_FIRST_RANK"  # process id of the first rank, in the environment of
 _POLL_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 10.0  # for the first rank to fail by itself when another has died
 _END_SECONDS = 60.0  # for the others to end by themselves when all the work is done
-_PR_SET_PDEATHSIG = 1
 
 
 class Silent(Progress):
@@ -178,7 +177,7 @@ def _die_with_first() -> None:
     """The kernel ends this process with the one that started it, whatever ends that one: it holds a GPU, and no state
     to save.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_on_parent_death(signal.SIGKILL)
     if (first := os.environ.get(_FIRST)) and os.getppid() != int(first):
         os._exit(1)  # it died just before
 

@@ -1,6 +1,5 @@
 """How a stage's process ends when it is asked to: SIGTERM, Ctrl-C, or its dvc dying."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -9,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from stages.engines.supervisor import signal_on_parent_death
 from stages.job.stop import STOP
 
 _SAME_STOP_SECONDS = 5.0  # a signal to the group comes twice: once sent, once more because dvc died of it
 _RAISE_AGAIN_SECONDS = 0.5
 _STEP_SECONDS = 15.0  # a step of training gets this long to end well; dvc's stage is killed after 30
-_PR_SET_PDEATHSIG = 1
 _first: list[float] = []  # when the first request came
 
 
@@ -48,14 +47,9 @@ def no_more_alarms() -> None:
 def die_with_parent() -> None:
     """Asks the kernel for SIGTERM when dvc dies; else a killed dvc leaves an orphan that goes on writing."""
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_on_parent_death(signal.SIGTERM)
     if os.getppid() != parent:  # it died just before
         raise SystemExit(128 + signal.SIGTERM)
-
-
-def end_child_with_parent() -> None:
-    """For a child between fork and exec: the kernel sends it SIGTERM when the thread that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -4,15 +4,16 @@ A slot is a lock file in the store, which experiments and copies of a project sh
 dies.
 """
 
-import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
 
+from filelock import Timeout
+
+from flows.lock_files import holder_of, lock_file
 from stages.config.runtime import Runtime
 from stages.job.job import Job
 
@@ -35,31 +36,22 @@ def gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
         yield
         return
     folder = job.store / "slots"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = _taken(
-        [folder / f"{socket.gethostname()}-gpu-{number}" for number in range(count)], job.progress.say, limit_hours
-    )
-    with handle:
-        handle.write(f"{job.name}, process {os.getpid()}")
-        handle.flush()
+    paths = [folder / f"{socket.gethostname()}-gpu-{number}" for number in range(count)]
+    with _wait_for_slot(paths, f"{job.name}, process {os.getpid()}", job.progress.say, limit_hours):
         yield
 
 
-def _taken(paths: list[Path], say: Callable[[str], None], limit_hours: float) -> IO[str]:
+def _wait_for_slot(
+    paths: Sequence[Path], holder: str, say: Callable[[str], None], limit_hours: float
+) -> AbstractContextManager[object]:
     end, said = time.monotonic() + limit_hours * 3600, ""
     while True:
         holders = []
         for path in paths:
-            handle = path.open("a+")
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                holders.append(handle.read())
-                handle.close()
-            else:
-                handle.truncate(0)
-                return handle
+                return lock_file(path, holder)
+            except Timeout:
+                holders.append(holder_of(path) or "")
         if (now := " and ".join(holders)) != said:
             said = now
             say(f"waiting for a GPU slot (runtime.gpu_slots is {len(paths)}): {now}")

@@ -38,7 +38,7 @@ from stages.job.files import write_json, write_shards
 from stages.job.job import Job
 from stages.job.rejects import write_rejects
 from stages.job.seeds import seed_for
-from stages.responses.answers import answers, answers_and_rejects, stored_answers
+from stages.responses.answers import Generation, answers, answers_and_rejects, stored_answers
 from stages.responses.requested import Prompt
 from stages.responses.store import StoredAnswer
 from stages.vlm.checkpoint import open_checkpoint
@@ -109,19 +109,12 @@ def asked(job: Job, questions: Sequence[Prompt], block: Evaluate) -> list[list[S
 
     Raises TooManyRejects when that is more than max_reject_share of them, RuntimeError when answers failed.
     """
-    checkpoint = job.input(job.block(Evaluation).checkpoint)
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
+    generation = Generation(job.input(job.block(Evaluation).checkpoint), greedy)
     speed = Speed(job.progress)
     with job.timed("generate"):
         found, rejects = answers_and_rejects(
-            replace(job, progress=speed),
-            checkpoint,
-            questions,
-            greedy,
-            1,
-            0,
-            job.name,
-            max_reject_share=block.max_reject_share,
+            replace(job, progress=speed), generation, questions, job.name, max_reject_share=block.max_reject_share
         )
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if failed := [reject for reject in rejects if reject.kind == "failed"]:  # that is no trait of the model
@@ -177,14 +170,14 @@ def ask_judge(job: Job, block: Evaluate) -> AskJudge:
     """Asks the judge through the store. Where it fails, texts are None: those rows have no score, and say so."""
 
     def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
-        checkpoint = job.input(f"data/model/{block.judge}")
         greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
+        generation = Generation(job.input(f"data/model/{block.judge}"), greedy)
         try:
             with job.timed("judge"):
                 title = f"{job.name}, judge"
-                replies = answers(job, checkpoint, prompts, greedy, 1, 0, title, start_engine, max_reject_share=1.0)
+                replies = answers(job, generation, prompts, title, start_engine, max_reject_share=1.0)
         except RuntimeError as error:  # it went down: what it said before was stored, and counts
-            replies = stored_answers(job, checkpoint, prompts, greedy, 1, 0)
+            replies = stored_answers(job, generation, prompts)
             job.progress.say(f"the judge {block.judge} failed: {error}")
         except OSError as error:
             replies = [[] for _ in prompts]

@@ -25,7 +25,7 @@ from stages.judging.judge import (
     unconstrained_share,
     verdicts,
 )
-from stages.responses.answers import answers
+from stages.responses.answers import Generation, answers
 from stages.responses.schemas import VERDICTS
 from stages.responses.store import StoredAnswer
 from stages.vlm.checkpoint import open_checkpoint
@@ -46,10 +46,12 @@ def run(job: Job) -> None:
     if unknown:
         raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
 
+    generation = Generation(checkpoint, judge_sampling(judge))
+
     def ask(prompts: Sequence[Question]) -> list[StoredAnswer | None]:
         with job.timed("generate"):
             # what the judge can't be asked is a failed verdict, of which max_failed_share may be
-            replies = answers(job, checkpoint, prompts, judge_sampling(judge), 1, 0, job.name, max_reject_share=1.0)
+            replies = answers(job, generation, prompts, job.name, max_reject_share=1.0)
         return [reply[0] if reply else None for reply in replies]
 
     items = [

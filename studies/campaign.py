@@ -1,5 +1,5 @@
-"""Running the runs of a study: what is finished stays, what is shared is made once, a failure is named and stops nobody
-else.
+"""Runs the experiments of a study: finished runs are kept, shared stages run once, a failed run does not stop the
+others.
 """
 
 import re
@@ -20,15 +20,13 @@ from studies.runs import Run
 
 _DONE = re.compile(r"(?P<stage>\w+(?:@\w+)?): done in (?P<seconds>[\d.]+) s")
 _PROGRESS = re.compile(r".+: \d+ of \d+ \(.+ left\)$")  # stages/job/progress.py
-_BESIDE = ("params.yaml", "dvc.yaml")  # what a run is started from beside its code
+_BESIDE = ("params.yaml", "dvc.yaml")  # further files that decide a run
 _PROGRESS_SECONDS = 60.0  # between two lines of progress of one experiment
-_OWN_SECONDS = 10.0  # of dvc itself in one experiment: copy, checkout, commit (measured: 6.6 s for one stage of 1.2 s)
+_OWN_SECONDS = 10.0  # overhead of dvc per experiment: copy, checkout, commit (measured: 6.6 s, one stage of 1.2 s)
 
 
 class Estimates:
-    """Seconds of stages as far as they were measured on this machine: by earlier runs, else by the workspace's last
-    run.
-    """
+    """Seconds of stages measured on this machine: in earlier runs, else in the last run of the workspace."""
 
     def __init__(self, root: Path, records: Iterable[Record]) -> None:
         self._seconds: dict[str, list[float]] = defaultdict(list)
@@ -41,19 +39,17 @@ class Estimates:
                 self._seconds[stage].append(float(read_json(path).get("seconds", 0.0)))
 
     def learn(self, seconds: Mapping[str, float]) -> None:
-        """Takes what the stages of one run took."""
+        """Adds the seconds of the stages of one run."""
         for stage, value in seconds.items():
             self._seconds[stage].append(value)
 
     def of(self, stage: str) -> float | None:
-        """Mean seconds of `stage`; None when it never ran here."""
+        """Mean seconds of `stage`; None if it has not run here."""
         found = self._seconds.get(stage)
         return sum(found) / len(found) if found else None
 
     def of_all(self, runs: Iterable[Run], made: Collection[str], jobs: int) -> float | None:
-        """Wall seconds for `runs`, each stage that they share counted once; None when one of the stages never ran
-        here.
-        """
+        """Wall seconds for `runs`, with shared stages counted once; None if one of the stages has not run here."""
         seen, total = set(made), 0.0
         for run in runs:
             total += _OWN_SECONDS
@@ -68,12 +64,10 @@ class Estimates:
 
 
 class _Heard(Watched):
-    """What one experiment says: the seconds of its stages, its errors, and how far it is, which is told."""
+    """Reads the output of one experiment: seconds of its stages, errors, progress."""
 
     def __init__(self, todo: Sequence[str], tell: Callable[[str], None]) -> None:
-        """`todo` are the stages it has to make; `tell` gets a line for each of them and, once a minute, one of
-        progress.
-        """
+        """`todo` are the stages to run; `tell` gets a line for each finished stage and a progress line each minute."""
         super().__init__(self._hear)
         self.seconds: dict[str, float] = {}
         self.complaints: list[str] = []
@@ -84,26 +78,25 @@ class _Heard(Watched):
         if found := _DONE.match(line):
             self.seconds[found["stage"]] = float(found["seconds"])
             if left := sum(stage not in self.stages for stage in self._todo):
-                self._tell(f"has {found['stage']} after {duration(float(found['seconds']))}, {left} stages to go")
+                self._tell(f"finished {found['stage']} in {duration(float(found['seconds']))}, stages left: {left}")
         elif _PROGRESS.match(line) and time.monotonic() - self._told >= _PROGRESS_SECONDS:
             self._told = time.monotonic()
-            self._tell(f"at {line}")
+            self._tell(f"progress: {line}")
         if line.lower().startswith("error: "):
             self.complaints.append(line[len("error: ") :])
 
 
 class Campaign:
-    """The source of experiments for `flows.dvc.experiments`.
+    """The source of experiments for `flows.dvc.repro.experiments`.
 
-    A stage that two runs share has the same hash in both. A run waits while another one makes a stage that it needs as
-    well; afterwards DVC's run cache has it. So models, teachers' answers and the like are made once, without anybody
-    listing them.
+    A stage that two runs share has the same hash in both. A run waits while another run executes a stage that it needs
+    too; afterwards it takes the outs from DVC's run cache. So models and teachers' answers are made once.
     """
 
     def __init__(
         self, root: Path, runs: Sequence[Run], folder: Path, say: Callable[[str], None], jobs: int = 1
     ) -> None:
-        """`folder` is where the study's records are; a run whose record has its key is finished."""
+        """`folder` holds the records of the study; a run whose record has its key is finished."""
         self._root, self._folder, self._say, self._jobs = root, folder, say, jobs
         self._records = {record.name: record for record in read_records(folder)}
         self._estimates = Estimates(root, self._records.values())
@@ -111,41 +104,35 @@ class Campaign:
         self.waiting = [run for run in runs if self.record(run) is None]
         self._made = {key for run in runs if run not in self.waiting for key in run.stages.values()}
         self._running: dict[str, tuple[Run, _Heard]] = {}
-        self.failed: dict[str, str] = {}  # what went wrong, by name of the run
-        self.moved: list[
-            str
-        ] = []  # files that are no longer as they were when the runs were planned; then none is started any more
+        self.failed: dict[str, str] = {}  # reason by name of the run
+        self.moved: list[str] = []  # files that changed since the runs were planned; then no further run starts
         self._planned = self._now() if self.waiting else ""
 
     def record(self, run: Run) -> Record | None:
-        """The record of a finished run; one that was made with other parameters or other code is none."""
+        """The record of a finished run; None if there is none with these parameters and this code."""
         found = self._records.get(run.file)
         return found if found is not None and found.key == run.key else None
 
     def seconds_left(self) -> float | None:
-        """Estimate of the wall seconds until all has ended; None when a stage that is still to come was never timed
-        here.
-        """
+        """Estimate of the wall seconds until all runs have ended; None if a stage that is left was never timed here."""
         running = [run for run, _ in self._running.values()]
         spent = sum(time.monotonic() - heard.start for _, heard in self._running.values())
         total = self._estimates.of_all([*running, *self.waiting], self._made, self._jobs)
         return None if total is None else max(total - spent / self._jobs, 0.0)
 
     def todo(self, run: Run) -> list[str]:
-        """The stages of `run` that were made neither by a finished run of the study nor are restored for that
-        reason.
-        """
+        """The stages of `run` that no finished run of the study has executed."""
         return [stage for stage, key in run.stages.items() if key not in self._made]
 
-    # --- what flows.dvc.experiments asks ------------------------------------------------------------------------------
+    # --- called by flows.dvc.repro.experiments ------------------------------------------------------------------------
 
     @property
     def left(self) -> bool:
-        """Whether a run can still be handed out."""
+        """Whether another run can start."""
         return bool(self.waiting) and not self.moved
 
     def next(self) -> dvc.Experiment | None:
-        """The first run that needs nothing which another one is making now."""
+        """The first waiting run that shares no unfinished stage with a running one."""
         busy = {key for run, _ in self._running.values() for key in run.stages.values()} - self._made
         for run in self.waiting:
             if not busy & set(run.stages.values()):
@@ -157,14 +144,14 @@ class Campaign:
         return None
 
     def ended(self, experiment: dvc.Experiment, code: int, log: Path) -> None:
-        """Keeps the record of a run that ended well, and says why another one did not."""
+        """Keeps the record of a run that succeeded; prints the reason for one that failed."""
         run, heard = self._running.pop(experiment.name)
         took = duration(time.monotonic() - heard.start)
-        reason = "; ".join(dict.fromkeys(heard.complaints)) or f"dvc ended with {code}"
+        reason = "; ".join(dict.fromkeys(heard.complaints)) or f"dvc ended with exit code {code}"
         if code == 0:
             reason = self._kept(run, heard.seconds)
         if reason:
-            self.failed[run.name] = f"{reason} (all it said: {log})"
+            self.failed[run.name] = f"{reason} (full output: {log})"
             self._tell(run, f"FAILED after {took}: {self.failed[run.name]}")
         else:
             self._tell(run, f"done in {took}: {_result(self._records[run.file])}; {self._outlook()}")
@@ -173,28 +160,28 @@ class Campaign:
         todo = self.todo(run)
         heard = _Heard(todo, partial(self._tell, run))
         self._running[run.name] = (run, heard)
-        self._tell(run, f"starts: {', '.join(todo)}")
+        self._tell(run, f"started; stages to run: {', '.join(todo)}")
         return dvc.Experiment(run.name, run.overrides, run.targets, heard)
 
     def adopt(self) -> None:
-        """Keeps the records of experiments that ended well while nobody was there to gather them."""
+        """Keeps the records of experiments that succeeded after the command that started them had ended."""
         for run in list(self.waiting):
             if finished(self._root, run.name) is not None and not self._kept(run, {}):
                 self.waiting.remove(run)
-                self._tell(run, f"was run before: {_result(self._records[run.file])}")
+                self._tell(run, f"already finished: {_result(self._records[run.file])}")
 
     def _kept(self, run: Run, seconds: Mapping[str, float]) -> str:
-        """Gathers and writes the record; what is wrong with it, or nothing."""
+        """Reads the results and writes the record. Returns an error message, empty on success."""
         done = finished(self._root, run.name)
         if done is None:
-            return "dvc ended well, but recorded no experiment of this name"
+            return "dvc succeeded but recorded no experiment with this name"
         if moved := departures(run, done, self._planned):
             dvc.remove_experiment(self._root, run.name)  # its name holds the key of what was planned
-            return f"{', '.join(moved)} changed while the run was started, so it is another run than the planned one"
+            return f"{', '.join(moved)} changed while the run started; its result was removed"
         try:
             record = gathered(run, done, seconds)
         except (FileNotFoundError, KeyError, ParamsError) as error:
-            return f"its results can't be read: {error}"
+            return f"can't read its results: {error}"
         write_record(self._folder, record)
         self._records[run.file] = record
         self._made |= set(run.stages.values())
@@ -207,7 +194,7 @@ class Campaign:
     def _outlook(self) -> str:
         count = len(self.waiting) + len(self._running)
         seconds = self.seconds_left()
-        return f"{count} left" + (f", about {duration(seconds)}" if count and seconds else "")
+        return f"runs left: {count}" + (f", about {duration(seconds)}" if count and seconds else "")
 
     def _tell(self, run: Run, text: str) -> None:
         ended = len(self.runs) - len(self.waiting) - len(self._running)
@@ -216,14 +203,14 @@ class Campaign:
 
 def _result(record: Record) -> str:
     if record.scores:
-        return f"{100 * record.scores['accuracy']:.1f} % of {record.scores['questions']} test questions right"
+        return f"{100 * record.scores['accuracy']:.1f} % of {record.scores['questions']} test questions correct"
     return f"validation {100 * record.validation['start']:.1f} % to {100 * record.validation['end']:.1f} %"
 
 
 def chosen(records: Iterable[Record], seeds: int) -> dict[str, dict[str, float]]:
-    """For each arm the swept value with the best mean validation score at the end; of equal ones the smaller.
+    """For each arm the swept value with the best mean validation score at the end; of equal values the smaller.
 
-    A value that was not tried on all `seeds` (one failed) is no candidate; an arm without candidates is left out.
+    A value without a result on all `seeds` is no candidate; an arm without candidates is left out.
     """
     found: dict[str, dict[tuple[str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:

@@ -1,4 +1,4 @@
-"""`ril experiments`: what there is, running it, and the page about it."""
+"""`ril experiments`: lists studies, runs them, and writes their pages."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ experiments_app = typer.Typer(
 
 StudyName = Annotated[str, typer.Argument(help="Name of a file in studies/, such as figure1.")]
 Profile = Annotated[
-    str | None, typer.Option(help="A profile that is laid over the study, such as smoke; it has results of its own.")
+    str | None, typer.Option(help="Profile laid over the study, such as smoke; its results have their own folder.")
 ]
 Results = Annotated[Path, typer.Option(help="Folder with the records of all studies.")]
 
 
 @experiments_app.command("list")
 def list_command() -> None:
-    """The studies in studies/ with their arms."""
+    """Lists the studies with their arms."""
     for name, title in studies(Path.cwd()).items():
         print(f"{name}: {title}\n    {', '.join(read_study(Path.cwd(), name).arms)}")
 
@@ -44,20 +44,20 @@ def list_command() -> None:
 def run(
     study: StudyName,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many of the study's pairs of seeds; without it all.")
+        int | None, typer.Option(min=1, help="Number of pairs of seeds of the study to use; default: all.")
     ] = None,
     world: Annotated[
-        list[int], typer.Option(help="Only this world; can be given several times, a machine for each.")
+        list[int], typer.Option(help="Only this data set (`world`); repeatable. Each machine can run its own.")
     ] = [],  # noqa: B006
-    arm: Annotated[list[str], typer.Option(help="Only this arm; can be given several times.")] = [],  # noqa: B006
+    arm: Annotated[list[str], typer.Option(help="Only this arm; repeatable.")] = [],  # noqa: B006
     jobs: Annotated[
-        int, typer.Option(min=1, help="Experiments at a time; a stage of the tiny profile keeps one core busy.")
+        int, typer.Option(min=1, help="Experiments at a time; a stage of the tiny profile uses one core.")
     ] = 1,
     sweep: Annotated[
-        bool, typer.Option(help="Choose the swept value on validation first; else it is as in params.yaml.")
+        bool, typer.Option(help="First choose the swept value on validation; otherwise it is that of params.yaml.")
     ] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would run, and how long it may take.")
+        bool, typer.Option("--dry-run", help="Only show what would run, with an estimate of the time.")
     ] = False,
     limit_hours: Annotated[
         float, typer.Option(min=0.0, help="Stop everything after this many hours.")
@@ -65,8 +65,9 @@ def run(
     profile: Profile = None,
     results: Results = RESULTS,
 ) -> None:
-    """Runs what is not finished yet and writes the page; the same command goes on after a stop. Exit code 1 when a run
-    failed.
+    """Runs what is not finished and writes the page. After a stop, the same command continues.
+
+    Exit code 1 if a run failed.
     """
     root = Path.cwd()
     declared = read_study(root, study)
@@ -76,7 +77,7 @@ def run(
     repetitions = _seeds(declared, f"studies/{study}.yaml", seeds, world)
     if lost := untracked(root, "stages", "flows"):
         raise ParamsError(
-            f"{', '.join(lost)}: unknown to Git, and experiments run in a copy of what Git knows; add or remove it"
+            f"{', '.join(lost)}: untracked, but experiments run in a copy of the tracked files; add or remove it"
         )
     planner = Planner(root, declared, study, profile)
     wanted = Wanted(root, declared, planner, results / planner.name, arms, repetitions, sweep, jobs)
@@ -92,7 +93,7 @@ def run(
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asked `ril experiments run` for: the sweep where one is wanted, then the comparison."""
+    """A request to `ril experiments run`: the sweep, if requested, then the comparison."""
 
     root: Path
     study: Study
@@ -104,7 +105,7 @@ class Wanted:
     jobs: int
 
     def run(self, limit_hours: float) -> int:
-        """Runs what is not finished, names what failed, and returns the exit code."""
+        """Runs what is not finished, prints what failed, and returns the exit code."""
         tuning = self._tuning()
         if code := self._carried_out(tuning, limit_hours):
             return code
@@ -114,7 +115,7 @@ class Wanted:
         if code := self._carried_out(compared, limit_hours):
             return code
         for name in lacking:
-            print(f"failed: {name}: no value of the sweep has run on all tuning seeds, so none was chosen")
+            print(f"failed: {name}: no value of the sweep has a result on all tuning seeds")
         for name, reason in {**tuning.failed, **compared.failed}.items():
             print(f"failed: {name}: {reason}")
         whole = len(compared.runs)
@@ -122,7 +123,7 @@ class Wanted:
         return int(bool(lacking or tuning.failed or compared.failed))
 
     def show(self) -> None:
-        """Prints every run that is not finished with the stages that it would make, and an estimate of the time."""
+        """Prints every unfinished run with the stages that it would execute, and an estimate of the time."""
         tuning = self._tuning()
         total, left = 0.0, 0
         for title, campaign in (
@@ -139,16 +140,13 @@ class Wanted:
             seconds = campaign.seconds_left()
             total += math.nan if seconds is None else seconds
         if not left:
-            print(f"nothing is left to run; all is in {self.folder}")
+            print(f"nothing left to run; all records are in {self.folder}")
         elif math.isnan(total):
             print(
-                "no estimate: not every stage was timed here yet; `make repro`, or the first runs of a study, time them"
+                "no estimate: not every stage has been timed here; `make repro` or the first runs of a study time them"
             )
         else:
-            print(
-                f"about {duration(total)} with --jobs {self.jobs}, by the times that stages took here before (an "
-                "estimate)"
-            )
+            print(f"about {duration(total)} with --jobs {self.jobs} (estimate from earlier times on this machine)")
 
     def _tuning(self) -> Campaign:
         return Campaign(self.root, self.planner.tuning(self.arms) if self.sweep else [], self.folder, print, self.jobs)
@@ -171,12 +169,11 @@ class Wanted:
         campaign.adopt()
         code = dvc.experiments(self.root, campaign, self.jobs, limit_hours)
         if code:
-            print("stopped; what is finished stays, and the same command goes on")
+            print("stopped; finished runs are kept, and the same command continues")
         elif campaign.moved:
             raise ParamsError(
-                f"{', '.join(campaign.moved)} changed after this command had read it, so {len(campaign.waiting)} "
-                "runs were not "
-                "started; what is finished stays, and the same command goes on with what is there now"
+                f"{', '.join(campaign.moved)} changed after this command had read it; runs not started: "
+                f"{len(campaign.waiting)}. Finished runs are kept; the same command continues with the changed files"
             )
         return code
 
@@ -189,7 +186,7 @@ def _arms(study: Study, wanted: list[str]) -> list[str]:
 
 
 def _seeds(study: Study, file: str, first: int | None, worlds: list[int]) -> list[Seeds]:
-    """The first of the study's pairs of seeds, and of these the ones of `worlds`; without wishes all."""
+    """The first `first` pairs of seeds of the study (None: all), restricted to `worlds` unless it is empty."""
     if first is not None and first > (listed := len(study.seeds)):
         raise ParamsError(f"--seeds {first}, but {file} lists {listed} pairs of seeds; add some there")
     found = study.seeds[:first]
@@ -203,7 +200,7 @@ def _seeds(study: Study, file: str, first: int | None, worlds: list[int]) -> lis
 
 @experiments_app.command("report")
 def report(study: StudyName, profile: Profile = None, results: Results = RESULTS) -> None:
-    """Writes the page about a study, as Markdown and as HTML, from its records alone."""
+    """Writes the page of a study, as Markdown and as HTML, from its records."""
     folder = results / (study if profile is None else f"{study}-{profile}")
     records = _with_compared(folder)
     if not records:
@@ -213,15 +210,13 @@ def report(study: StudyName, profile: Profile = None, results: Results = RESULTS
 
 
 def _with_compared(folder: Path) -> list[Record]:
-    """The records of a study, or none where no arm was compared, so that there is nothing to write a page about."""
+    """The records of a study; empty if no arm was compared."""
     records = read_records(folder)
     return records if any(record.purpose == COMPARED for record in records) else []
 
 
 def study_page(root: Path, study: str, records: Sequence[Record], folder: Path) -> Page:
-    """The page about a study, with what studies like it found: theirs are the records in the folders beside
-    `folder`.
-    """
+    """The page of a study, with those derived from it; their records are in the sibling folders of `folder`."""
     profile = folder.name.removeprefix(study)
     others = {
         name: (read_study(root, name), read_records(folder.with_name(f"{name}{profile}")))
@@ -231,7 +226,7 @@ def study_page(root: Path, study: str, records: Sequence[Record], folder: Path) 
 
 
 def _written(shown: Page, folder: Path) -> list[str]:
-    """Writes the page beside the folder of its records, and returns the names of its files."""
+    """Writes the page next to the folder of its records. Returns the names of the files."""
     files = {f"{folder}.md": as_markdown(shown), f"{folder}.html": as_html(shown)}
     for file, text in files.items():
         write_text(Path(file), text)

@@ -1,19 +1,20 @@
-"""A page of tables, lines and plots, written as Markdown and as HTML: the same tables in both, the plots in the
-HTML.
-"""
+"""A page of texts, tables and plots, as Markdown (without plots) and as HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.page.plots import Plot
 
+_WIDTH = 120  # characters in a line of Markdown outside tables
+
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under heads; the first cell of a row names it."""
+    """Rows under a head; the first cell of a row is its name."""
 
     title: str
     text: str
@@ -34,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that stands on it."""
+    """A whole page."""
 
     title: str
     about: str
@@ -43,15 +44,15 @@ class Page:
 
 
 def as_markdown(shown: Page) -> str:
-    """The page as Markdown, without the curves."""
-    lines = [f"# {shown.title}", "", shown.about, "", *(f"- {line}" for line in shown.findings)]
+    """The page as Markdown, without plots; texts are wrapped."""
+    lines = [f"# {shown.title}", "", _wrapped(shown.about), "", *map(_item, shown.findings)]
     for section in shown.sections:
-        lines += ["", f"## {section.title}", *(["", section.text] if section.text else [])]
-        lines += ["", *(f"- {line}" for line in section.lines)] if section.lines else []
+        lines += ["", f"## {section.title}", *(["", _wrapped(section.text)] if section.text else [])]
+        lines += ["", *map(_item, section.lines)] if section.lines else []
         for table in section.tables:
             lines += [
                 *(["", f"### {table.title}"] if table.title else []),
-                *(["", table.text] if table.text else []),
+                *(["", _wrapped(table.text)] if table.text else []),
                 "",
             ]
             lines += [f"| {' | '.join(table.heads)} |", f"|---{'|---:' * (len(table.heads) - 1)}|"]
@@ -59,12 +60,20 @@ def as_markdown(shown: Page) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _wrapped(text: str) -> str:
+    return fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _item(text: str) -> str:
+    return fill(f"- {text}", _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")  # a model may write either
+    return text.replace("|", "\\|").replace("\n", " ")  # answers of models may contain both
 
 
 def as_html(shown: Page) -> str:
-    """The page as one HTML file that asks for nothing else."""
+    """The page as one HTML file that loads nothing."""
     here = Path(__file__).resolve().parent
     environment = Environment(
         loader=FileSystemLoader([here, here.parent / "stages" / "page"]),

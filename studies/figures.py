@@ -1,4 +1,4 @@
-"""What is drawn on the page of a study."""
+"""The plots on the page of a study."""
 
 import math
 from collections.abc import Sequence
@@ -9,42 +9,39 @@ from studies.mechanism import Arms, curve, gains, mean_of, on_common_seeds, rewa
 from studies.statistics import Difference, mean_over_seeds
 
 CURVES = (
-    ("Similarity reward", f"rewards/{STUDENT}/similarity", "Share of the student's answers that pass for a teacher's."),
-    ("Answer reward", f"rewards/{STUDENT}/answer", "Share of the student's answers that the judge calls right."),
-    ("Teacher's style", "styles/any", "Share of the student's answers that are written as a teacher writes."),
-    ("Student told", "disc/acc_student", "Share of the student's answers that the discriminator knows as such."),
+    ("Similarity reward", f"rewards/{STUDENT}/similarity", "Share of the student's answers classified as a teacher's."),
+    ("Answer reward", f"rewards/{STUDENT}/answer", "Share of the student's answers judged correct."),
+    ("Teacher's style", "styles/any", "Share of the student's answers in a teacher's style."),
+    ("Student detected", "disc/acc_student", "Share of the student's answers classified as its own."),
     (
-        "Right, pushed down",
+        "Correct, negative advantage",
         "frac_correct_negative_advantage",
-        "Share of right student answers with negative advantage.",
+        "Share of the student's correct answers with a negative advantage.",
     ),
 )
 
 
 def drawn_scores(arms: Arms) -> Plot:
-    """Each arm's mean with its interval, and its score when the images are exchanged."""
+    """Mean accuracy of each arm with its interval, and its accuracy with shuffled images."""
     rows = []
     for place, found in enumerate(arms.values()):
         interval, shuffled = mean_over_seeds(found), mean_of(found, "accuracy_shuffled")
         hollow = shuffled if math.isfinite(shuffled) else None  # nan: not measured
         rows.append(Bar(found[0].title, interval.mean, finite(interval.half), hollow, place % 6))
-    text = (
-        "Right answers to test questions, with the 95 % interval over units. Hollow: with the images of other "
-        "questions."
-    )
+    text = "Accuracy on test questions, with the 95 % interval over units. Hollow: with shuffled images."
     return dots("Scores", text, rows)
 
 
 def drawn_differences(arms: Arms, found: Sequence[Difference], reference: str) -> Plot | None:
-    """What each arm gains over the reference, with the interval over units."""
+    """Gain of each arm over the reference, with the interval over units; None without differences."""
     if not found:
         return None
     rows = [Row(title(arms, one.first), one.seeds.mean, one.seeds.half, place % 6) for place, one in enumerate(found)]
-    return bars(f"Against {title(arms, reference)}", "Points of accuracy, with the 95 % interval over units.", rows)
+    return bars(f"Gain over {title(arms, reference)}", "Points of accuracy, with the 95 % interval over units.", rows)
 
 
 def drawn_kinds(arms: Arms, names: Sequence[str], reference: str) -> Plot | None:
-    """What arms gain over the reference, by kind of question."""
+    """Gain of the arms over the reference, by kind of question; None without a common kind."""
     common = on_common_seeds({name: arms[name] for name in [*names, reference]})
     by_arm = {title(arms, name): gains(common[name], common[reference]) for name in names}
     kinds = sorted(set.intersection(*(set(found) for found in by_arm.values()))) if by_arm else []
@@ -56,7 +53,7 @@ def drawn_kinds(arms: Arms, names: Sequence[str], reference: str) -> Plot | None
 
 
 def drawn_loop(trained: Arms) -> list[Plot]:
-    """The loop's curves, mean over seeds; nothing is drawn of what has no numbers."""
+    """Curves of the loop, mean over seeds; columns without numbers are left out."""
     return [plot for name, column, text in CURVES if (plot := _drawn_curve(trained, name, column, text))]
 
 

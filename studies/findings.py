@@ -1,5 +1,5 @@
-"""What the records of a study say, in sentences: scores, differences, the claimed order, and how each arm came
-there.
+"""The findings of a study as sentences, from its records: scores, differences, the claimed ranking, and what changed
+in each arm.
 """
 
 import math
@@ -15,11 +15,12 @@ from studies.statistics import Difference, difference, mean_over_seeds
 from studies.study import Study
 
 SHOWN = 12  # digits of a hash
-_RISE = 0.1  # of the share of answers in a teacher's style, from which on an arm has taken it on
+VERDICTS = {"more": "significantly higher", "less": "significantly lower", "open": "not significant"}
+_RISE = 0.1  # of the share of answers in a teacher's style: from here on a run has adopted it
 
 
 def neighbours(study: Study) -> list[tuple[str, str]]:
-    """Each arm of the claimed order with those one step below it."""
+    """Pairs (arm, arm one step below it) of the claimed ranking."""
     return [
         (upper, lower)
         for below, above in zip(study.order, study.order[1:], strict=False)
@@ -29,7 +30,7 @@ def neighbours(study: Study) -> list[tuple[str, str]]:
 
 
 def reference(study: Study) -> str:
-    """The arm that the others are measured against: the lowest of the claimed order, else what is subtracted first."""
+    """The arm that the others are compared with: the lowest of the claimed ranking, else that of `differences`."""
     if study.order:
         return study.order[0][0]
     return study.differences[0][1] if study.differences else next(iter(study.arms))
@@ -41,12 +42,12 @@ def between(arms: Arms, first: str, second: str) -> Difference | None:
 
 
 def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
-    """The scores in order, each difference with what may be said of it, and the claimed order as a whole."""
+    """The ranking by mean accuracy, each difference with its verdict, and the claimed ranking as a whole."""
     seeds = seeds_of(arms)
     lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {extent(study, arms)}."]
     common = on_common_seeds(arms)
     if shared := len(next(iter(common.values()))):
-        where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} that all of them have"
+        where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} common to all arms"
         lines.append(f"By mean accuracy{where}: {_ranked(common)}.")
     lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
     if study.order:
@@ -62,62 +63,56 @@ def seeds_of(arms: Arms) -> list[tuple[int, int]]:
 
 
 def extent(study: Study, arms: Arms) -> str:
-    """On how many seeds in how many worlds the arms were run, and how many of those that the study plans were not."""
+    """On how many seeds and data sets the arms were run, and how many planned seeds were not."""
     seeds = seeds_of(arms)
     lacking = len({(one.world, one.seed) for one in study.seeds} - set(seeds))
     rest = f", {counted(lacking, 'planned seed')} not run" if lacking else ""
-    return f"{counted(len(seeds), 'seed')} in {counted(len({world for world, _ in seeds}), 'world')}{rest}"
+    return f"{counted(len(seeds), 'seed')} on {counted(len({world for world, _ in seeds}), 'data set')}{rest}"
 
 
 def _ranked(arms: Arms) -> str:
     means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
-    return " > ".join(f"{name} {percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
+    return "; ".join(f"{name} {percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
 
 
 def _sentence(arms: Arms, found: Difference) -> str:
     pair = f"{_pair(arms, found)}: {points(found.seeds.mean, True)} points"
     if math.isnan(found.seeds.half):
-        return f"{pair}. There is one unit only: no interval, and nothing is claimed."
-    interval = (
-        f"95 % interval over {found.seeds.units} units {points(found.seeds.low, True)} to "
-        f"{points(found.seeds.high, True)}"
-    )
-    said = "not told apart" if found.verdict == "open" else found.verdict
-    return (
-        f"{pair} ({interval}): {said}. The smallest difference that this could have seen is {points(found.detectable)}."
-    )
+        return f"{pair}; one unit only, so there is no interval and no verdict."
+    low, high = points(found.seeds.low, True), points(found.seeds.high, True)
+    interval = f"95 % interval {low} to {high}, n = {found.seeds.units}"
+    return f"{pair} ({interval}): {VERDICTS[found.verdict]} (minimum detectable difference {points(found.detectable)})."
 
 
 def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
     steps = len(neighbours(study))
-    whole = counted(steps, "step")
     if len(claimed) < steps:
-        return f"The claimed order can't be judged: {steps - len(claimed)} of its {whole} not run."
-    told = {word: sum(found.verdict == word for found in claimed) for word in ("more", "less", "open")}
+        return f"The claimed ranking can't be tested; pairwise steps not run: {steps - len(claimed)} of {steps}."
+    told = {word: sum(found.verdict == word for found in claimed) for word in VERDICTS}
     if told["more"] == steps:
-        return f"The claimed order holds in all of its {whole}."
+        return f"The claimed ranking is reproduced; pairwise steps that hold: {steps} of {steps}."
     return (
-        f"The claimed order as a whole is not shown: of its {whole} {told['more']} hold, "
-        f"{told['less']} go the other way, {told['open']} not told apart."
+        f"The claimed ranking is not reproduced; pairwise steps that hold: {told['more']} of {steps}, "
+        f"reversed: {told['less']}, not significant: {told['open']}."
     )
 
 
 def verdicts(arms: Arms, found: Sequence[Difference]) -> str:
-    """All differences of a study in one sentence, by what may be said of them."""
+    """All differences of a study in one sentence, by verdict."""
     said = []
-    for word, text in (("more", "more"), ("less", "less"), ("open", "not told apart")):
+    for word, text in VERDICTS.items():
         pairs = [f"{_pair(arms, one)} ({points(one.seeds.mean, True)})" for one in found if one.verdict == word]
         said += [f"{text}: {', '.join(pairs)}"] if pairs else []
     return "; ".join(said)
 
 
 def _pair(arms: Arms, found: Difference) -> str:
-    return f"{title(arms, found.first)} against {title(arms, found.second)}"
+    return f"{title(arms, found.first)} vs. {title(arms, found.second)}"
 
 
 def _style_sentence(arms: Arms, lowest: str) -> str:
-    """What arms gained over the lowest in the seeds in which they took on a teacher's style, and in the others; or
-    nothing.
+    """Mean gain over the lowest arm of the runs that adopted a teacher's style, and of the others; empty where one of
+    the two groups is empty.
     """
     before = {(one.world, one.seed): one for one in arms.get(lowest, ())}
     took: dict[bool, list[float]] = {True: [], False: []}
@@ -128,34 +123,32 @@ def _style_sentence(arms: Arms, lowest: str) -> str:
             took[rise >= _RISE].append(one.scores["accuracy"] - start.scores["accuracy"])
     if not all(took.values()):
         return ""
+    adopted, others = took[True], took[False]
     return (
-        f"Where an arm came to write at least {100 * _RISE:.0f} points more of its answers as a teacher writes "
-        f"({counted(len(took[True]), 'run')}), it gained {points(mean(took[True]), True)} points over "
-        f"{title(arms, lowest)} on "
-        f"average; elsewhere ({counted(len(took[False]), 'run')}) {points(mean(took[False]), True)}."
+        f"Runs in which the share of answers in a teacher's style rose by at least {100 * _RISE:.0f} points "
+        f"({len(adopted)} of {len(adopted) + len(others)}): {points(mean(adopted), True)} points vs. "
+        f"{title(arms, lowest)} on average; all other runs: {points(mean(others), True)}."
     )
 
 
 def origins(records: Sequence[Record], arms: Arms) -> list[str]:
-    """Which commits the runs were started from, and what a reader has to know about them."""
+    """Which commits the runs started from, and what limits their comparison."""
     lines = []
     if len({tuple(sorted((one.world, one.seed) for one in found)) for found in arms.values()}) > 1:
-        lines.append("Not all arms were run on the same seeds; differences are over those that both have.")
+        lines.append("Not all arms were run on the same seeds; each difference uses the seeds common to both arms.")
     if loose := [one.name for one in records if not one.committed]:
-        lines.append(f"Code that no commit holds was used in: {', '.join(loose)}.")
+        lines.append(f"Runs with uncommitted code: {', '.join(loose)}.")
     compared = [one for one in records if one.purpose == COMPARED]
     code: dict[str, set[str]] = defaultdict(set)
     for one in compared:
         for stage, digest in one.code.items():
             code[stage].add(digest)
     if other := sorted(stage for stage, found in code.items() if len(found) > 1):
-        lines.append(f"The compared runs did not all have the same code: {', '.join(other)}.")
+        lines.append(f"Stages whose code differs between the compared runs: {', '.join(other)}.")
     elif len(commits := {one.commit for one in compared}) > 1:
-        lines.append(
-            f"The compared runs were started from {len(commits)} commits; every stage had the same code in all of them."
-        )
+        lines.append(f"The compared runs started from {len(commits)} commits with the same code in every stage.")
     else:
-        lines.append(f"All compared runs were started from commit {min(commits)[:SHOWN]}.")
+        lines.append(f"All compared runs started from commit {min(commits)[:SHOWN]}.")
     return lines
 
 
@@ -176,18 +169,18 @@ def _explanation(found: Sequence[Record], start: Sequence[Record]) -> str:
     gain = mean_over_seeds(found).mean - mean_over_seeds(start).mean
     parts = [f"{found[0].title}: {points(gain, True)} points"]
     if all("any" in one.styles for one in [*found, *start]):
-        parts.append(f"answers as a teacher writes {_moved(_style(start), _style(found))} %")
+        parts.append(f"answers in a teacher's style {_moved(_style(start), _style(found))} %")
     tokens = [mean_of(each, "mean_tokens") for each in (start, found)]
     if all(map(math.isfinite, tokens)):
-        parts.append(f"tokens an answer {tokens[0]:.1f} → {tokens[1]:.1f}")
+        parts.append(f"tokens per answer {tokens[0]:.1f} → {tokens[1]:.1f}")
     kinds = gains(found, start)
     if len(kinds) > 1:
         best, worst = (pick(kinds, key=lambda kind: kinds[kind]) for pick in (max, min))
-        parts.append(f"most in {best} ({points(kinds[best], True)}), least in {worst} ({points(kinds[worst], True)})")
+        parts.append(f"by kind {points(kinds[worst], True)} ({worst}) to {points(kinds[best], True)} ({best})")
     loop = {
-        "answers called right": rewarded(found, f"rewards/{STUDENT}/answer"),
-        "passing for a teacher's": rewarded(found, f"rewards/{STUDENT}/similarity"),
-        "right ones pushed down": curve(found, "frac_correct_negative_advantage"),
+        "answers judged correct": rewarded(found, f"rewards/{STUDENT}/answer"),
+        "answers classified as a teacher's": rewarded(found, f"rewards/{STUDENT}/similarity"),
+        "correct answers with negative advantage": curve(found, "frac_correct_negative_advantage"),
     }
     told = [f"{text} {_moved(one.start, one.end)} %" for text, one in loop.items() if one is not None and one.shares]
     return "; ".join(parts) + (f". In the loop: {', '.join(told)}." if told else ".")
@@ -202,7 +195,7 @@ def _moved(start: float, end: float) -> str:
 
 
 def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
-    """Which arms got a value at an end of the sweep, so that one beyond might be better; nothing where none did."""
+    """Which arms got a value at an end of the sweep; empty where none did."""
     values = next(iter(study.sweep.values()), [])
     if len(values) < 2:
         return ""
@@ -211,7 +204,7 @@ def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
         for word, edge in (("lowest", min(values)), ("highest", max(values)))
         if (names := [name for name, value in chosen.items() if value == edge])
     ]
-    return f"At an end of the sweep, so that a value beyond might be better: {'; '.join(told)}." if told else ""
+    return f"Best value at an end of the sweep (a value outside might be better): {'; '.join(told)}." if told else ""
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,10 +1,8 @@
-"""What stands on the page about a study, from its records alone.
-
-Nothing here is written by hand: a sentence that the records don't bear out can't stand on the page.
-"""
+"""The page about a study, computed from its records; no sentence on it is written by hand."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from stages.config.yaml import ParamsError
 from stages.page.scores import percent, points
@@ -12,6 +10,7 @@ from studies.document import Page, Section, Table
 from studies.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores
 from studies.findings import (
     SHOWN,
+    VERDICTS,
     between,
     explanations,
     extent,
@@ -52,13 +51,12 @@ def page(
 ) -> Page:
     """The page of `study` from its records.
 
-    `others` are studies that were made like it, by name, with their records: what they say of its arms stands on the
-    page too.
-    Raises ParamsError when no arm was run, Unpaired when arms don't fit together.
+    `others` are the studies derived from it (`like`), by name, with their records; the page summarises them too.
+    Raises ParamsError when no arm was compared, Unpaired when two arms answered different questions.
     """
     arms = _compared(study, records)
     if not arms:
-        raise ParamsError("no arm of this study was compared yet")
+        raise ParamsError("no arm of this study has been compared yet")
     claimed = [found for pair in neighbours(study) if (found := between(arms, *pair))]
     asked = _asked(study, arms)
     run = {name: (one, _compared(one, found)) for name, (one, found) in (others or {}).items()}
@@ -69,7 +67,7 @@ def page(
         [
             *findings(study, arms, claimed, asked),
             *(
-                f"Study {name}, {extent(one, its)}: {verdicts(its, found)}."
+                f"Study {name} ({extent(one, its)}): {verdicts(its, found)}."
                 for name, one, its, found in followed
                 if found
             ),
@@ -89,8 +87,11 @@ def page(
 
 
 def _compared(study: Study, records: Sequence[Record]) -> Arms:
-    """The compared records of each arm that was run, in the order of the study."""
-    arms = {name: [one for one in records if one.arm == name and one.purpose == COMPARED] for name in study.arms}
+    """The compared records of each arm that was run, in the order of the study, with the titles of the study."""
+    arms = {
+        name: [replace(one, title=arm.title) for one in records if one.arm == name and one.purpose == COMPARED]
+        for name, arm in study.arms.items()
+    }
     return {name: found for name, found in arms.items() if found}
 
 
@@ -112,7 +113,7 @@ def _scores(arms: Arms) -> Section:
         having = [one for found in arms.values() for one in found if name in one.teachers]
         values = list(
             {(one.world, one.seed): one.teachers[name] for one in having}.values()
-        )  # several arms may say the same
+        )  # several arms may have the same value
         rows.append(
             [
                 f"Teacher {name}",
@@ -124,22 +125,19 @@ def _scores(arms: Arms) -> Section:
             ]
         )
     key = next((key for found in arms.values() for one in found for key in one.swept), "swept value")
-    heads = ["arm", "right", "± (95 %)", "each seed", "images exchanged", key]
+    heads = ["arm", "accuracy", "± (95 %)", "each seed", "shuffled images", key]
     count = next(iter(arms.values()))[0].scores["questions"]
     text = (
-        f"Share of {count:,} held-out test questions answered right, greedily; mean over units with the "
-        "t-interval over them."
+        f"Accuracy on {count:,} held-out test questions with greedy decoding: mean over units (see Differences) with "
+        "its 95 % t-interval."
     )
     return Section("Scores", text, [Table("", "", heads, rows)], [drawn_scores(arms)])
 
 
 def _followed(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:
-    text = (
-        f"{study.about} {extent(study, arms).capitalize()}; columns as above. The page {name} beside this one "
-        "has the rest."
-    )
+    text = f"{study.about} {extent(study, arms).capitalize()}; columns as above. Details are on the page {name}."
     rows = [[one.title, percent(mean_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
-    tables = [Table("Right answers", "", ["arm", "right"], rows), *([_subtracted(arms, asked)] if asked else [])]
+    tables = [Table("Accuracy", "", ["arm", "accuracy"], rows), *([_subtracted(arms, asked)] if asked else [])]
     return Section(f"{study.title} ({name})", text, tables)
 
 
@@ -156,26 +154,21 @@ def _subtracted(arms: Arms, differences: Sequence[Difference]) -> Table:
                 f"{found.wins}/{found.losses}",
                 f"{found.p_value:.2g}",
                 NOTHING if math.isnan(found.detectable) else points(found.detectable),
-                {"more": "more", "less": "less", "open": "not told apart"}[found.verdict],
+                VERDICTS[found.verdict],
             ]
         )
-    heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "smallest difference", "verdict"]
+    heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "detectable", "verdict"]
     return Table("", "", heads, rows)
 
 
 def _differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
     text = (
-        "In points of accuracy. The unit is the world, or the seed of training where there is one world only. "
-        "Beside it, all "
-        "questions of all "
-        "seeds pooled: difference with its bootstrap interval, questions won and lost, McNemar's exact p. Pooled "
-        "figures "
-        "cover the choice of "
-        "questions, not that of the seed; the verdict is by the interval over units. Smallest difference: what a "
-        "t-test at 5 "
-        "% would have "
-        "seen in 80 % of repetitions, at the spread that was measured. No interval is corrected for the number "
-        "of comparisons."
+        "In percentage points of accuracy. The unit is the data set, or the training seed where there is only one data "
+        "set. Points: mean over units with its 95 % t-interval. Pooled: all questions of all seeds, with a bootstrap "
+        "interval; won/lost: questions that only one of the two arms answers correctly, with McNemar's exact p. Pooled "
+        "figures cover the choice of questions, not that of the seed. Detectable: the minimum difference that a "
+        "two-sided t-test at 5 % detects with 80 % power at the measured spread. The verdict uses the interval over "
+        "units. Intervals are not corrected for multiple comparisons."
     )
     lowest = reference(study)
     against = [one for name in arms if name != lowest and (one := between(arms, name, lowest))]
@@ -192,17 +185,15 @@ def _tuning(study: Study, records: Sequence[Record]) -> Section:
         ended = {v: [one.validation["end"] for one in own if v in one.swept.values()] for v in values}
         used = {v for one in records if one.arm == name and one.purpose == COMPARED for v in one.swept.values()}
         cells = [f"{_percent(mean(ended[v]))}{' ←' if v in used else ''}" for v in values]
-        rows.append([own[0].title, *cells])
+        rows.append([study.arms[name].title, *cells])
         if used:
-            compared_with[own[0].title] = max(used)
+            compared_with[study.arms[name].title] = max(used)
     if not rows:
-        return Section("Sweep", "No sweep was run: the rates are those of the parameters.")
-    seeds = sorted({f"world {one.world}, seed {one.seed}" for one in tried})
+        return Section("Sweep", "No sweep was run: all values are those of the parameters.")
+    seeds = sorted({f"data set {one.world}, seed {one.seed}" for one in tried})
     text = (
-        f"{next(iter(tried[0].swept))}: validation score at the end of the loop in {'; '.join(seeds)}, which are "
-        "not among the "
-        f"seeds above. "
-        "← is what the arm was compared with."
+        f"{next(iter(tried[0].swept))}: validation score at the end of the loop on {'; '.join(seeds)}. No tuning seed "
+        "is among the seeds above. ← marks the value that the comparison uses."
     )
     lines = [line] if (line := sweep_ends(study, compared_with)) else []
     return Section("Sweep", text, [Table("", "", ["arm", *(f"{value:g}" for value in values)], rows)], lines=lines)
@@ -222,25 +213,24 @@ def _rewards(arms: Arms) -> Section:
         told = [_from_to(ends(found, f"disc/acc_{side}")) for side in ("student", "teacher")]
         shares = [_from_to(ends(found, one)) for one in ("frac_correct_negative_advantage", "frac_reward_zero_std")]
         health.append([title(arms, name), _percent(held_out), _percent(by_length), *told, *shares])
-    steps = "mean of the first and of the last ten steps, over seeds"
+    steps = "mean of the first ten steps → mean of the last ten steps, averaged over seeds"
     rewards = Table(
         "Rewards by source",
-        f"Rewards in per cent (GAD: D's score itself), – where one is not given; length in tokens: {steps}. Mean "
-        "advantage of "
-        "the last steps, in units of reward.",
+        f"Rewards in per cent (GAD: the discriminator's score), – where the objective has none; length in tokens. "
+        f"{steps.capitalize()}. Advantage: mean of the last ten steps, in units of reward.",
         ["arm", "source", "similarity", "answer", "advantage", "tokens"],
         by_source,
     )
     signals = Table(
         "Discriminator and signal",
-        f"Per cent. Held out: before the loop, beside what length alone reaches. Others: {steps}; a right "
-        "student answer with "
-        f"negative "
-        "advantage is pushed down although it is right.",
-        ["arm", "held out", "by length", "student told", "teacher told", "right, pushed down", "equal rewards"],
+        "In per cent. Held out: accuracy before the loop, next to that of length alone. Student, teachers: share of "
+        "texts that the discriminator assigns to their true source. Correct, negative advantage: share of the "
+        "student's correct answers whose probability the update lowers. Equal rewards: groups in which all "
+        f"answers have the same reward. The last four columns: {steps}.",
+        ["arm", "held out", "length only", "student", "teachers", "correct, negative advantage", "equal rewards"],
         health,
     )
-    return Section("What the loop rewarded", "", [rewards, signals] if trained else [], drawn_loop(trained))
+    return Section("Rewards in the loop", "", [rewards, signals] if trained else [], drawn_loop(trained))
 
 
 def _answers(study: Study, arms: Arms) -> Section:
@@ -265,24 +255,22 @@ def _answers(study: Study, arms: Arms) -> Section:
     asked = dict.fromkeys(name for pair in study.differences for name in pair if name in arms and name != lowest)
     drawable = (
         lowest in arms and len(asked) <= _GROUPS
-    )  # more bars side by side can't be told apart; the table has them all
+    )  # more bars side by side are not readable; the table has all arms
     plots = [plot] if drawable and (plot := drawn_kinds(arms, list(asked), lowest)) else []
     text = "Test questions, means over seeds."
     style = (
-        "An answer is in a teacher's style when it reads like one of the forms in which that teacher writes at "
-        "least 5 % of "
-        "its answers, "
-        "numbers aside."
+        "In per cent, except tokens. An answer is in a teacher's style if, with all numbers replaced, it equals a form "
+        "that this teacher uses in at least 5 % of its answers."
     )
     return Section(
-        "How they answer",
+        "Answers",
         text,
         [
-            Table("Right answers by kind of question", "", ["arm", *kinds], rows),
+            Table("Accuracy by kind of question", "", ["arm", *kinds], rows),
             Table(
                 "Style and length",
                 style,
-                ["arm", *(f"as {name}" for name in teachers), "as any teacher", "tokens", "cut"],
+                ["arm", *(f"style of {name}" for name in teachers), "style of any teacher", "tokens", "truncated"],
                 written,
             ),
             *_examples(study, arms),
@@ -292,8 +280,8 @@ def _answers(study: Study, arms: Arms) -> Section:
 
 
 def _examples(study: Study, arms: Arms) -> list[Table]:
-    """What each arm answered to one question of the kind that gained most and of that which gained least; one world
-    only.
+    """The answers of all arms to one question of the kind that gained most and of the kind that gained least, on one
+    data set.
     """
     lowest = reference(study)
     top = next((first for first, _ in study.differences if first in arms), lowest)
@@ -309,27 +297,25 @@ def _examples(study: Study, arms: Arms) -> list[Table]:
         return []
     reference_of = {one["kind"]: one["reference"] for one in there[top][0].answers}
     text = (
-        f"World {seeds[0]}: the first test question, by its id, of the kinds in which {title(arms, top)} changed "
-        "most and least; "
-        "for all arms the same."
+        f"Data set {seeds[0]}: the first test question (by id) of the kinds with the largest and the smallest gain "
+        f"of {title(arms, top)}, the same for all arms."
     )
     heads = ["arm", *(f"{kind}; reference {reference_of.get(kind, NOTHING)}" for kind in kinds)]
-    return [Table("Two answers", text, heads, rows)]
+    return [Table("Examples", text, heads, rows)]
 
 
 def _explained(study: Study, arms: Arms) -> Section:
-    text = (
-        "Before each arrow of the answers stands the figure of the arm that is compared with, after it that of "
-        "the arm itself; "
-        "the loop's figures are means of its first and of its last ten steps. All are means over seeds."
-    )
     lowest = reference(study)
+    text = (
+        f"Answers: value of {title(arms, lowest)} → value of the arm. Loop: mean of the first ten steps → mean of the "
+        "last ten steps. All values are means over seeds."
+    )
     tables = [table] if len(seeds_of(arms)) > 1 and (table := _seed_by_seed(arms, lowest)) else []
-    return Section(f"What changed against {title(arms, lowest)}", text, tables, lines=explanations(study, arms))
+    return Section(f"Changes vs. {title(arms, lowest)}", text, tables, lines=explanations(study, arms))
 
 
 def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
-    """What each trained arm gained in each seed, and how far it took on a teacher's style there."""
+    """The gain of each trained arm in each seed, with its share of answers in a teacher's style."""
     before = {(one.world, one.seed): one for one in arms[lowest]}
     rows = []
     for name, found in arms.items():
@@ -338,14 +324,12 @@ def _seed_by_seed(arms: Arms, lowest: str) -> Table | None:
             cells = [_gained(own[at], before[at]) if at in own and at in before else NOTHING for at in seeds_of(arms)]
             rows.append([title(arms, name), *cells])
     text = (
-        "Points gained in each seed, and in brackets the share of test answers in any teacher's style, in per "
-        "cent: that of "
-        f"{title(arms, lowest)}, and after the loop; then the step of the loop by which half of what was not in "
-        "such a style "
-        "came to be."
+        "Points gained per seed. In brackets: per cent of test answers in any teacher's style, of "
+        f"{title(arms, lowest)} → after the loop; then the step of the loop at which the share in such a style had "
+        "covered half of the way to 100 %."
     )
-    heads = ["arm", *(f"world {world}, seed {seed}" for world, seed in seeds_of(arms))]
-    return Table("Seed by seed", text, heads, rows) if rows else None
+    heads = ["arm", *(f"data set {world}, seed {seed}" for world, seed in seeds_of(arms))]
+    return Table("By seed", text, heads, rows) if rows else None
 
 
 def _gained(found: Record, start: Record) -> str:
@@ -365,19 +349,18 @@ def _origin(records: Sequence[Record]) -> Section:
             one.key[:SHOWN],
             one.params_sha256[:SHOWN],
             one.lock_sha256[:SHOWN],
-            f"{one.commit[:SHOWN]}{'' if one.committed else ' and more'}",
+            f"{one.commit[:SHOWN]}{'' if one.committed else ' (modified)'}",
             f"{sum(one.seconds.values()) / 60:.1f}" if one.seconds else NOTHING,
         ]
         for one in records
     ]
     text = (
-        "One DVC experiment each. Key: hash of parameters, code and data of every stage on the way, by which a "
-        "finished run "
-        "is known. "
-        "Minutes: of the stages that it made itself; what another run had made is not in them."
+        "One DVC experiment per record. Key: hash of the parameters, code and data of all stages that the run depends "
+        "on; it identifies a finished run. Minutes: time of the stages that the run executed itself, without those "
+        "that it took over from other runs."
     )
     return Section(
-        "Where it comes from",
+        "Provenance",
         text,
         [Table("", "", ["record", "key", "parameters", "dvc.lock", "commit", "minutes"], rows)],
     )

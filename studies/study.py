@@ -1,4 +1,4 @@
-"""What studies/<name>.yaml says: arms as differences from params.yaml, seeds, and the sweep that every arm gets."""
+"""Reads studies/<name>.yaml: arms as differences from params.yaml, seeds, and the sweep of every trained arm."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ LOOP = "ril"  # the entry of `evaluations` that scores what the loop trained
 
 
 class Seeds(Block):
-    """One repetition of everything."""
+    """One repetition."""
 
     world: int = Field(ge=0, description="`world.seed`: pictures, questions, tiny models.")
     seed: int = Field(ge=0, description="`seed`: warm start, discriminator, loop.")
@@ -26,51 +26,51 @@ class Seeds(Block):
 
 
 class Arm(Block):
-    """One thing that is compared."""
+    """One compared setting."""
 
     title: str
-    evaluation: str = Field(LOOP, description="Which entry of `evaluations` scores it.")
+    evaluation: str = Field(LOOP, description="The entry of `evaluations` that scores it.")
     params: dict[str, Any] = Field(
         default_factory=dict, description="What differs from params.yaml and the study's `params`."
     )
 
     @property
     def trained(self) -> bool:
-        """Whether the loop trains it, so that it gets the sweep and the common budget."""
+        """Whether the loop trains it; only trained arms are swept and share a budget."""
         return self.evaluation == LOOP
 
 
 class Study(Block):
-    """All of studies/<name>.yaml."""
+    """The content of studies/<name>.yaml."""
 
     title: str
-    about: str = Field(description="What is compared, in one or two sentences; they stand on the page.")
+    about: str = Field(description="What is compared, in one or two sentences; shown on the page.")
     params: dict[str, Any] = Field(default_factory=dict, description="What differs from params.yaml for every arm.")
     shared: list[str] = Field(
         default_factory=list, description="Further targets of the first arm: what all arms of a seed need."
     )
     beside: list[str] = Field(
-        default_factory=list, description="Further targets of every arm; the pool tells teachers' styles."
+        default_factory=list, description="Further targets of every arm; the pool holds the teachers' styles."
     )
     sweep: dict[str, list[float]] = Field(
         default_factory=dict,
-        description="One parameter of the loop with the values that are tried for every trained arm.",
+        description="One parameter of the loop with the values to try for every trained arm.",
     )
-    tuning: list[Seeds] = Field(default_factory=list, description="Where the sweep runs; never among `seeds`.")
-    seeds: list[Seeds] = Field(min_length=1, description="Where the arms are compared.")
+    tuning: list[Seeds] = Field(default_factory=list, description="Seeds of the sweep; never among `seeds`.")
+    seeds: list[Seeds] = Field(min_length=1, description="Seeds of the comparison.")
     arms: dict[str, Arm] = Field(min_length=2)
     order: list[list[str]] = Field(
-        default_factory=list, description="The claim, from worse to better; arms that stand together are not ordered."
+        default_factory=list, description="The claimed ranking, from worse to better; arms in one list are not ranked."
     )
-    differences: list[list[str]] = Field(default_factory=list, description="Pairs of arms: the first less the second.")
+    differences: list[list[str]] = Field(default_factory=list, description="Pairs of arms: the first minus the second.")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         worlds = {one.world for one in self.tuning} & {one.world for one in self.seeds}
         if worlds:
-            raise ValueError(f"world {min(worlds)} is in `tuning` and in `seeds`: what was tuned on would be reported")
+            raise ValueError(f"world {min(worlds)} is in `tuning` and in `seeds`; they must not share a data set")
         if len(set(map(str, self.seeds))) < len(self.seeds):
-            raise ValueError("`seeds` has one pair twice; each is one repetition")
+            raise ValueError("`seeds` has one pair twice; each pair is one repetition")
         named = [*(name for step in self.order for name in step), *(name for pair in self.differences for name in pair)]
         for name in named:
             if name not in self.arms:
@@ -80,25 +80,25 @@ class Study(Block):
         if len(self.sweep) > 1 or any(len(values) < 1 for values in self.sweep.values()):
             raise ValueError("`sweep` is one parameter with its values, such as {ril.learning_rate: [2.0e-4, 4.0e-4]}")
         if any(len(values) > 1 for values in self.sweep.values()) and not self.tuning:
-            raise ValueError("`sweep` has several values, but `tuning` has no seeds to try them on")
+            raise ValueError("`sweep` has several values, but `tuning` has no seeds")
         return self
 
 
 def studies(root: Path) -> dict[str, str]:
-    """Names of the studies in `root`/experiments with their titles."""
+    """Names of the studies in `root`/studies with their titles."""
     return {path.stem: str(read_yaml(path).get("title", "")) for path in sorted((root / "studies").glob("*.yaml"))}
 
 
 def alike(root: Path, name: str) -> list[str]:
-    """Names of the studies whose `like` names study `name`."""
+    """Names of the studies derived from study `name` (`like`)."""
     files = sorted((root / "studies").glob("*.yaml"))
     return [path.stem for path in files if read_yaml(path).get("like") == name]
 
 
 def read_study(root: Path, name: str) -> Study:
-    """Study `name`; what its file leaves out is taken from the study that its `like` names.
+    """Study `name`; keys that its file leaves out are those of the study that its `like` names.
 
-    Raises ParamsError, one line for each mistake.
+    Raises ParamsError with one line per mistake.
     """
     path = root / "studies" / f"{name}.yaml"
     if not path.is_file():
@@ -115,9 +115,9 @@ def read_study(root: Path, name: str) -> Study:
 
 
 def values_of(root: Path, study: Study, arm: Arm, seeds: Seeds, profile: str | None = None) -> dict[str, Any]:
-    """The parameters of one arm: params.yaml, then the profile, the study, the arm, the seeds.
+    """The parameters of one arm: params.yaml, overlaid by the study, the profile, the arm and the seeds, in this order.
 
-    A profile lies over the study too: with `smoke` all is short. Raises ParamsError when they can't be used together.
+    Raises ParamsError when they contradict each other.
     """
     base = merged(read_yaml(root / "params.yaml"), study.params)
     if profile is not None:
@@ -129,7 +129,7 @@ def values_of(root: Path, study: Study, arm: Arm, seeds: Seeds, profile: str | N
 
 
 def with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """`values` with `value` at the key with dots."""
+    """`values` with `value` at the dotted key."""
     overlay: Any = value
     for part in reversed(key.split(".")):
         overlay = {part: overlay}
@@ -137,9 +137,9 @@ def with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
 
 
 def budget(params: Params) -> dict[str, Any]:
-    """What has to be equal for arms that are compared: questions, steps, rows, schedule, sampling; not the rate itself.
+    """What compared arms must share: questions, steps, rows, schedule, sampling; not the learning rate.
 
-    An arm that learns from references has one row a question: more of the same row would change nothing.
+    An arm that learns from references has one row per question: copies of the same row change nothing.
     """
     ril, objective = params.ril, params.objective
     rows = 1 if objective.references else ril.group * (1 if objective.teacher_rows == "none" else 2)
@@ -156,7 +156,7 @@ def budget(params: Params) -> dict[str, Any]:
 
 
 def check_budgets(root: Path, study: Study) -> dict[str, Any]:
-    """The common budget of the trained arms. Raises ParamsError when one has another."""
+    """The common budget of the trained arms. Raises ParamsError if one of them differs."""
     found: dict[str, Any] = {}
     first = ""
     for name, arm in study.arms.items():
@@ -168,8 +168,7 @@ def check_budgets(root: Path, study: Study) -> dict[str, Any]:
                 continue
             if found.setdefault(key, value) != value:
                 raise ParamsError(
-                    f"arm {name}: {key} is {value}, that of {first} is {found[key]}; arms are compared at equal "
-                    "budget only"
+                    f"arm {name}: {key} is {value}, that of {first} is {found[key]}; compared arms need an equal budget"
                 )
         first = first or name
     return found

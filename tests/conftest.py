@@ -1,18 +1,24 @@
-"""What all tests share: the libraries' settings, and projects of their own in temporary folders."""
+"""What all tests share: the libraries' settings, how they run on several workers, and projects in temporary folders.
+
+Long forms, off by default: RIL_PROPERTIES=thorough (examples of each property), RIL_KILLS=20 (moments of a kill),
+RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB).
+"""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from filelock import ReadWriteLock
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
+from stages.config.model import Family
 from stages.config.yaml import merged, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,8 +27,55 @@ TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "val
 os.environ.pop("PREFECT_API_URL", None)  # no test may write to a server that happens to run here
 prepare()
 # A machine under load stalls for longer than hypothesis allows an example, or its drawing, to take.
-settings.register_profile("ril", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("ril")
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile("ci", UNHURRIED, max_examples=50)
+settings.register_profile("thorough", UNHURRIED, max_examples=2000)
+settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
+
+MACHINE = pytest.StashKey[ReadWriteLock]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives each worker whole modules, so that their fixtures are made once, and the longest first."""
+    if not config.getoption("loadgroup", False):
+        return
+    weights: dict[str, int] = {}
+    for item in items:
+        # One `ril serve` (20 s) serves the modules that ask for it.
+        group = "served" if "served" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+        weights[group] = weights.get(group, 0) + (20 if item.get_closest_marker("slow") else 1)
+    items.sort(key=lambda item: -weights[_group(item)])
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine(request: pytest.FixtureRequest, shared_folder: Path) -> None:
+    """All workers' tests hold this lock together; one that measures time (marked `alone`) holds it by itself."""
+    request.config.stash[MACHINE] = ReadWriteLock(shared_folder / "machine.lock")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Runs the test when the machine is free for it."""
+    machine = item.config.stash.get(MACHINE, None)
+    if machine is None:
+        return (yield)
+    with machine.write_lock() if item.get_closest_marker("alone") else machine.read_lock():
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that the workers of one run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +89,12 @@ def _port_of_this_process() -> Iterator[None]:
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture(params=[name for name in get_args(Family) if name not in ("qwen2_5", "remote")])
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of models that see images."""
+    return str(request.param)
 
 
 @pytest.fixture

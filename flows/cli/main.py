@@ -85,7 +85,7 @@ def run(
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
     load_params(Path.cwd() / "params.yaml")
-    raise typer.Exit(dvc.repro(Path.cwd(), stages or [], single=only, force=force, jobs=jobs, limit_hours=limit_hours))
+    raise typer.Exit(dvc.repro(Path.cwd(), dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
 
 
 @app.command()

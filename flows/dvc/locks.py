@@ -1,59 +1,63 @@
-"""Whose turn it is: to start an experiment, and to run a study."""
+"""Locks of a project: who may start an experiment, and who may run a study."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from filelock import Timeout
+
+from flows.lock_files import holder_of, lock_file, native_lock
 
 if TYPE_CHECKING:
     from flows.dvc.repro import Output
 
 _POLL_SECONDS = 0.2
-_TURN_SECONDS = 600.0  # until dvc has made its copy; seconds where nothing else goes on
+_START_SECONDS = 600.0  # until dvc has made its copy; seconds where nothing else goes on
 
 
-class Turn:
+class ExperimentLock:
     """The right to start an experiment in a project: two that start at once take each other's place in dvc's queue of
-    one.
+    one. A `with` block over it ends with the release.
     """
 
     def __init__(self, root: Path) -> None:
-        path = root / ".ril" / "experiment-starts.lock"
-        path.parent.mkdir(exist_ok=True)
-        self._handle = path.open("w")
-        self.held = False
+        self._lock = native_lock(root / ".ril" / "experiment-starts.lock")
 
-    def take(self) -> bool:
-        """Takes it unless another process has it; whether it is held now."""
-        with suppress(BlockingIOError):
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.held = True
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held here."""
+        return self._lock.is_locked
+
+    def acquire(self) -> bool:
+        """Acquires it unless another process holds it; whether it is held now."""
+        with suppress(Timeout):
+            self._lock.acquire(blocking=False)
         return self.held
 
-    def give(self) -> None:
-        """Leaves it to the next."""
-        fcntl.flock(self._handle, fcntl.LOCK_UN)
-        self.held = False
-
-    def close(self) -> None:
-        """Leaves it and forgets about it."""
-        self._handle.close()
-        self.held = False
+    def release(self) -> None:
+        """Leaves it to the next process."""
+        self._lock.release(force=True)
 
 
 @contextmanager
-def turn_to_start(root: Path) -> Iterator[Callable[[], None]]:
-    """Waits for the turn and yields what gives it to the next. Raises TimeoutError when the turn does not come."""
-    end = time.monotonic() + _TURN_SECONDS
-    with closing(Turn(root)) as turn:
-        while not turn.take():
+def starting_experiment(root: Path) -> Iterator[Callable[[], None]]:
+    """Waits for the lock and yields the function that releases it. Raises TimeoutError when it does not come."""
+    end = time.monotonic() + _START_SECONDS
+    with ExperimentLock(root) as lock:
+        while not lock.acquire():
             if time.monotonic() > end:
-                raise TimeoutError(f"another experiment has been starting for {_TURN_SECONDS:.0f} s")
+                raise TimeoutError(f"another experiment has been starting for {_START_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
-        yield turn.give
+        yield lock.release
 
 
 class Occupied(RuntimeError):
@@ -68,18 +72,13 @@ def only_study(root: Path, name: str) -> Iterator[None]:
     Raises Occupied when another process holds it.
     """
     path = root / ".ril" / "study.lock"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise Occupied(
-                f"{handle.read()} runs in this project; wait for its end or stop it, finished runs stay"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"study {name} (process {os.getpid()})")
-        handle.flush()
+    try:
+        lock = lock_file(path, f"study {name} (process {os.getpid()})")
+    except Timeout:
+        raise Occupied(
+            f"{holder_of(path)} runs in this project; wait for its end or stop it, finished runs stay"
+        ) from None
+    with lock:
         yield
 
 

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from flows.dvc.locks import Heard, Turn, turn_to_start
+from flows.dvc.locks import ExperimentLock, Heard, starting_experiment
 from flows.dvc.order import Order, needs_of, stale_and_after, wanted
 
 _POLL_SECONDS = 0.2
@@ -45,6 +45,14 @@ class Output(Protocol):
     def flush(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Command:
+    """One dvc: what it is told, and what stands before each line that it writes where several run side by side."""
+
+    arguments: Sequence[str]
+    label: str = ""
+
+
 class Nested(RuntimeError):
     """dvc was asked for from inside a stage that dvc runs."""
 
@@ -53,49 +61,57 @@ class Refused(RuntimeError):
     """dvc did not answer a question; the message is what it said."""
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What dvc is to bring up to date."""
+
+    names: Sequence[str] = ()  # stages such as `ril` or `teacher@internvl3`; none: all
+    single: bool = False  # without the stages before them
+    force: bool = False  # even when nothing changed
+
+
 def repro(
     root: Path,
-    targets: Sequence[str] = (),
+    targets: Targets = Targets(),
     *,
-    single: bool = False,
-    force: bool = False,
     jobs: int = 1,
     limit_hours: float = LIMIT_HOURS,
     output: Output | None = None,
 ) -> int:
-    """Runs `dvc repro` in `root` for `targets` (all stages without any) and returns its exit code.
+    """Runs `dvc repro` in `root` for `targets` and returns its exit code.
 
-    `single` leaves out the stages before them, `force` runs them even when nothing changed. With `jobs` above 1 that
-    many stages run at a time, each as a dvc of its own that starts when what it needs is done; after a failure no
-    further one is started. 143 or 130 when this process was told to stop (then every process of the stages has ended),
-    124 when `limit_hours` were over.
+    With `jobs` above 1 that many stages run at a time, each as a dvc of its own that starts when what it needs is
+    done; after a failure no further one is started. 143 or 130 when this process was told to stop (then every process
+    of the stages has ended), 124 when `limit_hours` were over.
 
     Raises Nested inside a stage; Refused when dvc can't say what is out of date.
     """
     output, limit = output or sys.stdout, limit_hours * 3600
-    forced = ["--force"] if force else []
-    if jobs == 1 or single:
-        return _run(root, ["repro", *(["--single-item"] if single else []), *forced, *targets], limit, output)
-    needs = wanted(needs_of(_ask(root, ["dag", "--dot"])), targets)
-    todo = needs if force else stale_and_after(needs, status(root, targets))
+    forced = ["--force"] if targets.force else []
+    if jobs == 1 or targets.single:
+        return _run(root, ["repro", *_flags(targets), *targets.names], limit, output)
+    needs = wanted(needs_of(_ask(root, ["dag", "--dot"])), targets.names)
+    todo = needs if targets.force else stale_and_after(needs, status(root, targets.names))
     if not todo:
         output.write("Data and pipelines are up to date.\n")
-    arguments = {name: ["repro", "--single-item", *forced, name] for name in todo}
     width = max(map(len, todo), default=0)
-    code = _run_in_order(root, Order(todo), arguments, {name: name.ljust(width) for name in todo}, jobs, limit, output)
+    commands = {name: Command(["repro", "--single-item", *forced, name], name.ljust(width)) for name in todo}
+    code = _run_in_order(root, Order(todo), commands, jobs, limit, output)
     if todo and code == 0:
         output.write("All stages are up to date; to keep this state: git add dvc.lock\n")
     return code
+
+
+def _flags(targets: Targets) -> list[str]:
+    return [*(["--single-item"] if targets.single else []), *(["--force"] if targets.force else [])]
 
 
 def experiment(
     root: Path,
     name: str,
     overrides: Sequence[str],
-    targets: Sequence[str] = (),
+    targets: Targets = Targets(),
     *,
-    single: bool = False,
-    force: bool = False,
     limit_hours: float = LIMIT_HOURS,
     output: Output | None = None,
 ) -> int:
@@ -104,10 +120,9 @@ def experiment(
     The workspace, its params.yaml and its dvc.lock stay as they are. Raises Nested inside a stage.
     """
     given = [part for override in overrides for part in ("-S", override)]
-    flags = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
-    arguments = ["exp", "run", "--temp", "--name", name, *given, *flags, *targets]
-    with turn_to_start(root) as leave:
-        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, leave))
+    arguments = ["exp", "run", "--temp", "--name", name, *given, *_flags(targets), *targets.names]
+    with starting_experiment(root) as release:
+        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, release))
     if code:
         _remove_copy(root, name)
     return code
@@ -150,18 +165,18 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
     _refuse_nesting()
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
-    with _stop_signals() as stopped, closing(Turn(root)) as turn:
+    with _stop_signals() as stopped, ExperimentLock(root) as lock:
         while (source.left and code == 0) or running:
-            if turn.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
-                turn.give()
-            if source.left and code == 0 and len(running) < jobs and not turn.held and turn.take():
+            if lock.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
+                lock.release()
+            if source.left and code == 0 and len(running) < jobs and not lock.held and lock.acquire():
                 new = source.next()
                 if new is not None:
                     given = [part for override in new.overrides for part in ("-S", override)]
                     arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
-                    running.append((new, _Run(root, arguments, new.output, "")))
+                    running.append((new, _Run(root, Command(arguments), new.output)))
                 else:
-                    turn.give()
+                    lock.release()
             time.sleep(_POLL_SECONDS)
             if stopped or time.monotonic() >= end:
                 code = 128 + stopped[0] if stopped else 124
@@ -230,17 +245,11 @@ def _environment() -> dict[str, str]:
 
 
 def _run(root: Path, arguments: Sequence[str], limit: float, output: Output) -> int:
-    return _run_in_order(root, Order({"dvc": ()}), {"dvc": arguments}, {"dvc": ""}, 1, limit, output)
+    return _run_in_order(root, Order({"dvc": ()}), {"dvc": Command(arguments)}, 1, limit, output)
 
 
 def _run_in_order(
-    root: Path,
-    order: Order,
-    arguments: Mapping[str, Sequence[str]],
-    labels: Mapping[str, str],
-    jobs: int,
-    limit: float,
-    output: Output,
+    root: Path, order: Order, commands: Mapping[str, Command], jobs: int, limit: float, output: Output
 ) -> int:
     _refuse_nesting()
     running, done, code = dict[str, _Run](), 0, 0
@@ -249,7 +258,7 @@ def _run_in_order(
     with _stop_signals() as stopped:
         while (order.left and code == 0) or running:
             while code == 0 and len(running) < jobs and (name := order.next()) is not None:
-                running[name] = _Run(root, arguments[name], output, labels[name])
+                running[name] = _Run(root, commands[name], output)
             time.sleep(_POLL_SECONDS)
             late = time.monotonic() >= end
             if stopped or late:
@@ -260,8 +269,8 @@ def _run_in_order(
                 if ended == 0:
                     order.done(name)
                     done += 1
-                if len(arguments) > 1:
-                    output.write(f"{done} of {len(arguments)} stages done after {time.monotonic() - start:.0f} s\n")
+                if len(commands) > 1:
+                    output.write(f"{done} of {len(commands)} stages done after {time.monotonic() - start:.0f} s\n")
                 code = code or ended
     return code
 
@@ -274,14 +283,13 @@ def _refuse_nesting() -> None:
 class _Run:
     """One dvc in a session of its own, and what it has written so far."""
 
-    def __init__(self, root: Path, arguments: Sequence[str], output: Output, label: str) -> None:
-        """`label` stands before each line, to tell what runs side by side apart."""
+    def __init__(self, root: Path, command: Command, output: Output) -> None:
         self.log = _log_file(root)
         with self.log.open("wb") as written:
             self.process = subprocess.Popen(
                 # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock
                 # for 3 seconds
-                [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+                [sys.executable, "-m", "dvc", "--wait-for-lock", *command.arguments],
                 cwd=root,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -290,7 +298,7 @@ class _Run:
                 start_new_session=True,
             )
         self._shown = self.log.open("r", encoding="utf-8", errors="replace")
-        self._output, self._label, self._part = output, label, ""
+        self._output, self._label, self._part = output, command.label, ""
 
     def says(self, text: str) -> bool:
         """Whether dvc has written `text`, or has ended."""

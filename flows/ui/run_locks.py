@@ -1,10 +1,11 @@
 """Which runs of forms are alive: each holds a lock file for as long as its process lives, whatever ends it."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from flows.lock_files import holder_of, lock_file
 
 
 @contextmanager
@@ -13,10 +14,7 @@ def claimed(root: Path, run: str) -> Iterator[None]:
     folder = _folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     path, made = folder / run, folder.parent / f"trigger-{run}"
-    with made.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.write(f"{os.getpid()} {os.getppid()}")
-        handle.flush()
+    with lock_file(made, f"{os.getpid()} {os.getppid()}"):
         made.rename(path)  # there it is locked from the first moment on: `abandoned` looks at any time
         try:
             yield
@@ -26,8 +24,8 @@ def claimed(root: Path, run: str) -> Iterator[None]:
 
 def alive(root: Path, parent: int) -> list[int]:
     """Processes that run forms and were started by process `parent`."""
-    held = (_holder(path) for path in _folder(root).glob("*"))
-    return [int(words[0]) for words in held if words and words[1] == str(parent)]
+    holders = [words.split() for path in _folder(root).glob("*") if (words := holder_of(path))]
+    return [int(process) for process, started_by in holders if started_by == str(parent)]
 
 
 def mark_abandoned(root: Path) -> None:
@@ -54,7 +52,7 @@ def mark_abandoned(root: Path) -> None:
 
 def abandoned(root: Path) -> list[str]:
     """Flow runs whose process ended without a word; each is named once."""
-    found = [path for path in _folder(root).glob("*") if _holder(path) is None]
+    found = [path for path in _folder(root).glob("*") if holder_of(path) is None]
     for path in found:
         path.unlink(missing_ok=True)
     return [path.name for path in found]
@@ -62,16 +60,3 @@ def abandoned(root: Path) -> list[str]:
 
 def _folder(root: Path) -> Path:
     return root / ".ril" / "triggers"
-
-
-def _holder(path: Path) -> list[str] | None:
-    """What the process that holds the lock has written: itself and its parent. None when nobody holds it."""
-    try:
-        with path.open("r") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().split() or ["0", "0"]
-    except FileNotFoundError:  # it ended just now
-        return None
-    return None

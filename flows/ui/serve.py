@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.server import server_answers
-from flows.signals import end_child_with_parent
 from flows.ui.forms import Form, forms
 from flows.ui.run_locks import alive, mark_abandoned
 from stages.config.yaml import ParamsError
+from stages.engines.supervisor import signal_on_parent_death
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -67,7 +67,7 @@ def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
     watcher.start()
     try:
         deployments = [deployment(root, form, report) for form in asked]
-        serve_deployments(*deployments, _comparison(root), limit=limit, pause_on_shutdown=False)
+        serve_deployments(*deployments, comparison(root), limit=limit, pause_on_shutdown=False)
     finally:
         _end_runs(root)
 
@@ -102,12 +102,13 @@ def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.entrypoint = "flows.trigger.start"
+    made.entrypoint = "flows.ui.trigger.start"
     made._parameter_openapi_schema = ParameterSchema.model_validate({"required": [], **form.schema})
     return made
 
 
-def _comparison(root: Path) -> "RunnerDeployment":
+def comparison(root: Path) -> "RunnerDeployment":
+    """The form `compare` as Prefect knows it: a deployment of `flows/ui/compare.py::compare`."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
@@ -121,7 +122,7 @@ def _comparison(root: Path) -> "RunnerDeployment":
         tags=["form"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.entrypoint = "flows.compare.compare"
+    made.entrypoint = "flows.ui.compare.compare"
     made._parameter_openapi_schema.properties.pop("root", None)
     return made
 
@@ -203,7 +204,7 @@ class _Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=end_child_with_parent,
+                preexec_fn=partial(signal_on_parent_death, signal.SIGTERM),
             )
 
     def wait(self, url: str) -> None:

@@ -67,7 +67,7 @@ def start(
     try:
         plan = planned(folder, target, settings or {}, profile)
         with claimed(folder, str(runtime.flow_run.id)):
-            return _carried_out(folder, plan, not upstream, force, jobs, report)
+            return _carried_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs, report)
     except (ParamsError, dvc.Nested, dvc.Refused) as error:
         return Failed(message="; ".join(str(error).splitlines()))
 
@@ -76,13 +76,12 @@ def start(
 class _Manner:
     """How a plan is carried out."""
 
-    single: bool  # without the stages before it
-    force: bool
+    targets: dvc.Targets
     jobs: int
     experiment: str | None  # its name; None for a run in the workspace
 
 
-def _carried_out(root: Path, plan: Plan, single: bool, force: bool, jobs: int, report: str) -> State[Any]:
+def _carried_out(root: Path, plan: Plan, targets: dvc.Targets, jobs: int, report: str) -> State[Any]:
     log = get_run_logger()
     experiment = f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:4]}" if plan.changes else None
     if experiment and jobs > 1:
@@ -90,7 +89,7 @@ def _carried_out(root: Path, plan: Plan, single: bool, force: bool, jobs: int, r
     for change in plan.changes:
         log.info("%s", change)
     lock = locked_stages(root)
-    stale, seen, code = _when_free(root, plan, _Manner(single, force, jobs, experiment))
+    stale, seen, code = _when_free(root, plan, _Manner(targets, jobs, experiment))
     rows = outcome_rows(stale, seen.stages, lock, lock if experiment else locked_stages(root))
     if rows:
         create_table_artifact(rows, key="stages", description=_STAGES_HELP)
@@ -136,7 +135,7 @@ def _attempt(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[An
     log = get_run_logger()
     seen = Watched(log.info)
     try:
-        stale = dvc.status(root, plan.targets, single=manner.single)
+        stale = dvc.status(root, plan.targets, single=manner.targets.single)
     except dvc.Refused as error:
         seen.write(f"{error}\n")
         if seen.busy is None:
@@ -144,11 +143,10 @@ def _attempt(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[An
         return {}, seen, 1
     for stage in stale:
         log.info("out of date: %s", stage)
-    flags: dict[str, Any] = {"single": manner.single, "force": manner.force, "output": seen}
     if manner.experiment:
-        code = dvc.experiment(root, manner.experiment, plan.overrides, plan.targets, **flags)
+        code = dvc.experiment(root, manner.experiment, plan.overrides, manner.targets, output=seen)
     else:
-        code = dvc.repro(root, plan.targets, jobs=manner.jobs, **flags)
+        code = dvc.repro(root, manner.targets, jobs=manner.jobs, output=seen)
     return stale, seen, code
 
 

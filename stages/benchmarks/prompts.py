@@ -17,7 +17,6 @@ from stages.corpora.markers import IMAGE_MARKER
 
 Style = Literal["dataset", "qwen", "internvl", "lmms"]
 STYLES: tuple[Style, ...] = ("dataset", "qwen", "internvl", "lmms")
-Cot = Literal["off", "on"]
 Part = str | Picture
 Asks = Callable[[Sample], list[Part]]
 

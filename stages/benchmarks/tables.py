@@ -346,11 +346,6 @@ def _arrow_pictures(table: pa.Table, column: str, place: int, many: bool, where:
     return tuple(picture(number) for number in range(len(cell))) if many else (picture(None),)
 
 
-def saved_split(path: Path) -> bool:
-    """Whether a folder is one that `save_to_disk` wrote."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-
-
 def revision_of(path: Path) -> str:
     """The revision that a downloaded data set names, "" where it names none."""
     note = path / "revision.json"

@@ -1,7 +1,8 @@
 """What every engine takes and gives. Stages and the response store know these types and no engine's own."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stages.config.sampling import Sampling
@@ -51,6 +52,16 @@ class Answer:
     def failed(self) -> bool:
         """True when the engine gave up on it; such an answer is never stored."""
         return self.finish_reason not in ("stop", "length")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage wants of an engine."""
+
+    logs: Path  # folder for what servers write
+    missing: Sequence[tuple[str, int]] = ()  # question ids and how many answers the store lacks; `replay` names them
+    say: Callable[[str], None] = print  # where a start that takes minutes is announced
+    own_process: bool = False  # vLLM can't live in a process that trains with others: they would be one group
 
 
 class Engine(Protocol):

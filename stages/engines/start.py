@@ -1,30 +1,14 @@
 """Which engine a model gets: `runtime.engines.<model>`, else vLLM in this process."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
 from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
 from stages.config.runtime import Runtime
 from stages.engines.endpoint import EndpointEngine
-from stages.engines.engine import Engine, TrainableEngine
+from stages.engines.engine import Engine, Need, TrainableEngine
 from stages.engines.null import ElsewhereEngine
 from stages.engines.replay import refuse
 from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a stage wants of an engine."""
-
-    logs: Path  # folder for what servers write
-    missing: Sequence[
-        tuple[str, int]
-    ] = ()  # ids of questions with the answers that the store lacks; `replay` names them
-    say: Callable[[str], None] = print  # where a start that takes minutes is announced
-    own_process: bool = False  # vLLM can't live in a process that trains with others: they would be one group
 
 
 def label_of(checkpoint: Checkpoint) -> str:
@@ -74,5 +58,5 @@ def _with_weights(
             kind="vllm_server", sequences=settings.sequences, tensor_parallel=settings.tensor_parallel
         )
     if isinstance(settings, VllmServer):
-        return VllmServerEngine(checkpoint, runtime, settings, need.logs, label, trainable, need.say)
+        return VllmServerEngine(checkpoint, runtime, settings, need, label, trainable)
     return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -73,9 +74,9 @@ def end_all(server: "subprocess.Popen[bytes]", grace: float) -> None:
     server.wait()  # it is gone; the other orphans go to init with this process
 
 
-def dies_with_its_parent() -> None:
-    """Runs in the server before it is the server: should this process be killed, the server goes too."""
-    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
+def signal_on_parent_death(number: int) -> None:
+    """Asks the kernel to send this process signal `number` when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, number)
 
 
 def keep(stage: int, scratch: Path, command: list[str]) -> int:
@@ -85,7 +86,7 @@ def keep(stage: int, scratch: Path, command: list[str]) -> int:
     """
     asked = Asked()
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
-    server = subprocess.Popen(command, preexec_fn=dies_with_its_parent)
+    server = subprocess.Popen(command, preexec_fn=partial(signal_on_parent_death, signal.SIGKILL))
     while server.poll() is None and os.getppid() == stage and not asked.to_stop:
         time.sleep(POLL_SECONDS)
     end_all(server, GRACE_SECONDS)

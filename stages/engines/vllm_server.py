@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
 from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
 from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, Stream
-from stages.engines.engine import Answer, EngineError, Request, RequestError
+from stages.engines.engine import Answer, EngineError, Need, Request, RequestError
 from stages.engines.server import Server
 from stages.engines.stream import ServerStream, generated
 from stages.job.files import replacing
@@ -71,10 +71,9 @@ class VllmServerEngine:
         checkpoint: Checkpoint,
         runtime: Runtime,
         settings: VllmServer,
-        logs: Path,
+        need: Need,
         label: str,
         trainable: bool = False,
-        say: Callable[[str], None] = print,
     ) -> None:
         """Starts the servers and waits until they answer: 25 to 40 s on CPU, minutes for a large model.
 
@@ -92,9 +91,9 @@ class VllmServerEngine:
         self._servers: list[Server] = []
         self._checked = False
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
-        began = time.monotonic()
+        began, say = time.monotonic(), need.say
         try:
-            self._urls = list(settings.urls) or self._started(logs, trainable)
+            self._urls = list(settings.urls) or self._started(need.logs, trainable)
             for server in self._servers:
                 say(f"starting a vLLM server of {label}; what it says: {server.log}")
             self._wait()

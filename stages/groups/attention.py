@@ -7,6 +7,7 @@ interface; no model is patched.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +33,12 @@ class GroupMask:
 
 
 def group_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: GroupMask,
-    scaling: float | None = None,
-    **_: object,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: GroupMask, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention output [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width]."""
+    """Attention output [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
+
+    transformers calls it; of its `options` only `scaling` has a meaning here.
+    """
     parts = [
         scaled_dot_product_attention(
             query[:, :, start:stop],
@@ -48,7 +46,7 @@ def group_attention(
             value[:, :, start:stop],
             attn_mask=mask,
             is_causal=mask is None,
-            scale=scaling,
+            scale=options.get("scaling"),
             enable_gqa=query.shape[1] != key.shape[1],
         )
         for start, stop, mask in attention_mask.spans

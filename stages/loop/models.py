@@ -11,8 +11,8 @@ from stages.config.schedule import Schedule
 from stages.config.switches import Objective
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
-from stages.engines.engine import Engine, TrainableEngine
-from stages.engines.start import Need, engine_elsewhere, start_engine, start_trainable
+from stages.engines.engine import Engine, Need, TrainableEngine
+from stages.engines.start import engine_elsewhere, start_engine, start_trainable
 from stages.job.job import Job
 from stages.policy.policy import Policy
 from stages.training.passes import PaddingGroups

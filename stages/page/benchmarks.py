@@ -1,4 +1,4 @@
-"""The benchmarks of the report: ours with their intervals and rules, the paper's as quoted rows, time an answer."""
+"""The benchmarks of the report: measured scores with intervals, the paper's quoted rows, time per answer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from stages.page.scores import Scored
 
 
 def ours(models: Sequence[Scored]) -> list[dict[str, Any]]:
-    """One row a benchmark that any model answered: what stands behind the score, and each model's cell."""
+    """One row per benchmark that any model answered: profile, judge and source, and a cell per model."""
     every = {name: numbers for model in models for name, numbers in model.metrics.get("benchmarks", {}).items()}
     return [
         {
@@ -31,7 +31,7 @@ def ours(models: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def _cell(numbers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A score with its half width and whatever keeps it from being whole."""
+    """A score with half of its interval, and a note on rows without a score."""
     if numbers is None or numbers["score"] is None:
         failed = "" if numbers is None else _short_of(numbers)
         return {"score": None, "error": None, "note": failed}
@@ -68,7 +68,7 @@ def by_column(models: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def reference() -> dict[str, Any]:
-    """The paper's rows as it prints them, with their average and what a reader has to know."""
+    """The paper's rows as printed, with their average and caveats."""
     rows = [
         {
             "title": name,
@@ -82,16 +82,15 @@ def reference() -> dict[str, Any]:
 
 
 def variance(score: float, column: str) -> float:
-    """Variance of a printed score in per cent, as of a share of that many rows: the least that it can have."""
+    """Variance of a printed score in per cent, from its number of rows alone: a lower bound."""
     rows = sum(spec.expected for spec in registry().values() if spec.column == column)
     return score * (100 - score) / rows
 
 
 def quotes(models: Sequence[Scored], student: str) -> dict[str, Any] | None:
-    """The paper's base and RIL rows to set beside our benchmarks: of the student whose name `student` holds, else of
-    the first.
+    """The paper's base and RIL rows for comparison: of the student that is named in `student`, else the first.
 
-    None where no benchmark of ours is one of the paper's columns.
+    None if no measured benchmark is one of the paper's columns.
     """
     if not any(numbers.get("column") for model in models for numbers in model.metrics.get("benchmarks", {}).values()):
         return None
@@ -103,7 +102,7 @@ def quotes(models: Sequence[Scored], student: str) -> dict[str, Any] | None:
 
 
 def speeds(job: Job, models: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Tokens and milliseconds an answer, where this machine generated any: answers that were stored took no time."""
+    """Tokens and milliseconds per answer, of the answers that this machine generated; stored answers take no time."""
     rows = []
     for model in models:
         file = (

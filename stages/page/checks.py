@@ -1,6 +1,4 @@
-"""What a reader should look at before believing the page: each check is a measured number, its bound and what it
-means.
-"""
+"""Checks of the run, shown at the top of the page: each is a measured number, its limit and what it means."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +9,17 @@ from stages.page.scores import CLEAR, Scored, best_teacher, difference, first_of
 from stages.page.summary import first, last
 
 EXAM = 0.95  # balanced accuracy of a judge whose verdicts may train a student
-FAILED = 0.01  # share of verdicts that failed
-BEYOND_LENGTH = 0.05  # what the discriminator has to add to the best threshold on lengths
-SATURATED = 0.02  # of the student's answers, from either end: the similarity reward says nothing then
-EQUAL = 0.5  # share of groups without any advantage
-CUT = 0.05  # share of answers that were cut
-ENTROPY = 0.25  # of what it was: below, the student has stopped trying things out
+FAILED = 0.01  # share of failed verdicts
+BEYOND_LENGTH = 0.05  # minimum gain of the discriminator over the best threshold on lengths
+SATURATED = 0.02  # of the student's answers, from either end: the similarity reward then carries no signal
+EQUAL = 0.5  # share of groups with equal rewards
+CUT = 0.05  # share of truncated answers
+ENTROPY = 0.25  # of its first value: below, the student has stopped exploring
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the list."""
+    """One check."""
 
     title: str
     fine: bool
@@ -31,90 +29,87 @@ class Check:
 def checks(
     models: Sequence[Scored], ril: History, exam: Mapping[str, Any] | None, discriminator: Mapping[str, float]
 ) -> list[Check]:
-    """The checks that this run's numbers allow, in the order in which a fault would spread."""
+    """The checks for which this run has numbers, in the order of the pipeline."""
     return [*of_scores(models), *of_the_judge(exam, ril), *of_the_discriminator(discriminator, ril), *of_the_loop(ril)]
 
 
 def of_scores(models: Sequence[Scored]) -> Iterator[Check]:
-    """Room to learn, answers that come from the picture, a gain that is more than chance."""
+    """Teachers that are better, answers that depend on the images, a significant gain."""
     student, before, teacher = first_of(models, "ril"), first_of(models, "warm_start"), best_teacher(models)
     if before is not None and teacher is not None:
         lead = difference(teacher, before)
-        text = (
-            f"The best teacher is {points(lead.mean, True)} points from the warm-started student; nobody "
-            "learns from an equal."
-        )
-        yield Check("Teachers to learn from", lead.clear and lead.mean > 0, text)
+        text = f"Best teacher vs. warm-started student: {points(lead.mean, True)} points."
+        yield Check("The teachers are better than the student", lead.clear and lead.mean > 0, text)
     if student is not None and student.drop is not None:
         seen = student.drop >= CLEAR * student.standard_error and student.drop > 0
         text = (
-            f"With exchanged images the RIL student loses {points(student.drop)} points; what stays was not "
-            "read off the picture."
+            f"With shuffled images the RIL student loses {points(student.drop)} points; the remaining accuracy does "
+            "not come from the images."
         )
-        yield Check("Answers come from the pictures", seen, text)
+        yield Check("Answers depend on the images", seen, text)
     if student is not None and before is not None:
         gain = difference(student, before)
         text = (
-            f"{points(gain.mean, True)} points over the warm start; clear from "
-            f"{points(CLEAR * gain.standard_error)} on."
+            f"RIL student vs. warm start: {points(gain.mean, True)} points; significant from "
+            f"{points(CLEAR * gain.standard_error)} points ({CLEAR:g} standard errors)."
         )
-        yield Check("The gain is clear", gain.clear and gain.mean > 0, text)
+        yield Check("The gain is significant", gain.clear and gain.mean > 0, text)
 
 
 def of_the_judge(exam: Mapping[str, Any] | None, ril: History) -> Iterator[Check]:
-    """Whether verdicts can be trusted."""
+    """Accuracy and robustness of the judge, failed verdicts."""
     if exam is not None:
         share, cases = exam["balanced_accuracy"], exam["cases"]
         text = (
             f"Balanced accuracy {percent(share)} on {cases:,} labelled answers; below {percent(EXAM, 0)} its "
             "rewards are noisy."
         )
-        yield Check("The judge knows right from wrong", share >= EXAM, text)
-        text = f"{exam['attacks_held']} of {exam['attacks']} attempts left its verdict as it was."
-        yield Check("The judge can't be talked round", exam["attacks_held"] == exam["attacks"], text)
+        yield Check("The judge is accurate", share >= EXAM, text)
+        text = f"{exam['attacks_held']} of {exam['attacks']} attacks left the verdict unchanged."
+        yield Check("The judge resists attacks", exam["attacks_held"] == exam["attacks"], text)
     failed = mean(ril.get("judge/failed"))
     if failed is not None:
         text = (
-            f"{percent(failed)} failed in the loop; more than {percent(FAILED, 0)} is too many. Their rows "
-            "leave the group."
+            f"{percent(failed)} of the verdicts failed in the loop (limit {percent(FAILED, 0)}); their rows leave the "
+            "group."
         )
-        yield Check("Verdicts arrive", failed <= FAILED, text)
+        yield Check("Few verdicts fail", failed <= FAILED, text)
 
 
 def of_the_discriminator(before: Mapping[str, float], ril: History) -> Iterator[Check]:
-    """Whether it tells sides apart by more than length, and still pays in the end."""
+    """Whether it uses more than length, and whether its reward still carries a signal at the end."""
     if "acc" in before:
         acc, length = before["acc"], before["acc_length_only"]
         text = (
-            f"Right on {percent(acc)} of held-out texts, length alone on {percent(length)}; if these meet, "
-            "length is rewarded."
+            f"Accuracy {percent(acc)} on held-out texts, {percent(length)} by length alone; if the two are equal, the "
+            "reward is for length."
         )
-        yield Check("The discriminator sees more than length", acc - length >= BEYOND_LENGTH, text)
+        yield Check("The discriminator uses more than length", acc - length >= BEYOND_LENGTH, text)
     passed = last(ril.get("disc/passed"))
     if passed is not None:
         text = (
-            f"In the last steps {percent(passed)} of the student's answers pass; near 0 or 100 the reward "
-            "teaches nothing."
+            f"In the last steps {percent(passed)} of the student's answers are classified as a teacher's; near 0 or "
+            "100 % the similarity reward carries no signal."
         )
         yield Check("The discriminator is in balance", SATURATED < passed < 1 - SATURATED, text)
 
 
 def of_the_loop(ril: History) -> Iterator[Check]:
-    """Whether steps taught anything, and whether the student's text stayed healthy."""
+    """Whether steps carry a signal, and whether the student's answers stay complete and varied."""
     equal = mean(ril.get("frac_reward_zero_std"))
     if equal is not None:
-        text = f"In {percent(equal)} of the groups all answers earned the same; those teach nothing."
+        text = f"In {percent(equal)} of the groups all answers have the same reward; these give no policy gradient."
         yield Check("Groups differ in reward", equal < EQUAL, text)
     cut = last(ril.get("completions/clipped_ratio"))
     if cut is not None:
-        text = f"{percent(cut)} were cut at max_tokens in the last steps; cut answers count as wrong."
-        yield Check("Answers end by themselves", cut <= CUT, text)
+        text = f"{percent(cut)} were truncated at max_tokens in the last steps; truncated answers count as wrong."
+        yield Check("Answers are complete", cut <= CUT, text)
     values = ril.get("entropy/student")
     begin, end = first(values), last(values)
     if begin and end is not None:
         text = (
-            f"{end:.2f} nats a token in the last steps, {begin:.2f} in the first; near 0 all answers of a "
-            "group are alike."
+            f"Entropy {end:.2f} nats per token in the last steps, {begin:.2f} in the first; near 0 all answers of a "
+            "group are the same."
         )
         yield Check("The student still explores", end >= ENTROPY * begin, text)
 

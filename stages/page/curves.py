@@ -1,4 +1,4 @@
-"""Which curves the page shows."""
+"""The curves of the page."""
 
 import math
 from collections.abc import Sequence
@@ -14,34 +14,30 @@ Wanted = tuple[
 
 
 def score_plot(models: Sequence[Scored]) -> Plot:
-    """Accuracy of all models with standard errors, and with exchanged images."""
+    """Accuracy of all models with standard errors, and with shuffled images."""
     series = {"ril": 0, "warm_start": 0, "base": 0, "teacher": 1, "other": 2}
     bars = [
         Bar(model.title, model.accuracy, model.standard_error, model.shuffled, series[model.role]) for model in models
     ]
-    hollow = (
-        " A hollow dot is the same model with exchanged images." if any(bar.hollow is not None for bar in bars) else ""
-    )
-    return dots("Right answers", f"Share of right answers with ± 1 standard error.{hollow}", bars)
+    hollow = " Hollow: the same model with shuffled images." if any(bar.hollow is not None for bar in bars) else ""
+    return dots("Accuracy", f"Share of correct answers with ± 1 standard error.{hollow}", bars)
 
 
 def figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
-    """The paper's Figure 3 for this run: similarity reward, answer reward, validation, as far as the run has them."""
+    """The paper's Figure 3 for this run: similarity reward, answer reward, validation; those that the run has."""
     similarity = by_source(found, "rewards/{}/similarity", teachers)
     answer = by_source(found, "rewards/{}/answer", teachers)
     scores = [Line("validation", validation.steps, validation.columns["validation"], 0, smooth=False, dots=True)]
     drawn = (
-        ("Similarity reward", "Share of answers that pass for a teacher's.", similarity),
-        ("Answer reward", "Share of answers that the judge calls right.", answer),
-        ("Validation", "Share of validation questions answered right, greedily.", scores),
+        ("Similarity reward", "Share of answers classified as a teacher's.", similarity),
+        ("Answer reward", "Share of answers judged correct.", answer),
+        ("Validation", "Accuracy on the validation questions with greedy decoding.", scores),
     )
     return [curves(title, text, lines, percent=True) for title, text, lines in drawn if lines]
 
 
 def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
-    """Whether discriminator, rewards and update behave, by what they tell of; a curve without any number is left
-    out.
-    """
+    """Curves of discriminator, rewards and update by topic; curves without numbers are left out."""
     groups = {
         "Discriminator": discriminator(found, teachers),
         "Judge, rewards and groups": rewards(found, teachers),
@@ -55,17 +51,17 @@ def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
 
 
 def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
-    """Whether it still tells the sides apart, and how surely."""
+    """Its accuracy, logits, loss and entropy."""
     told = by_source(found, "disc/acc_{}", teachers)
     sure = named(found, {"disc/loss": "loss", "disc/entropy": "entropy"})
-    sure_text = "Loss: cross entropy, the line is guessing (ln 2). Entropy of its guesses: near 0 it is sure."
+    sure_text = "Cross entropy (dashed: chance, ln 2), and entropy of its predictions (near 0: certain)."
     logits = by_source(found, "disc/{}/logit", teachers)
-    told_text = "Texts told apart before each update: 50 % is guessing, at 100 % the student earns nothing."
+    told_text = "Before each update; 50 % is chance, at 100 % the student gets no similarity reward."
     return [
         ("Discriminator accuracy", told_text, told, True, 0.5),
         (
             "Mean logit",
-            "Below 0 a text passes for a teacher's; the distance of the sides is the gap.",
+            "Below 0 a text is classified as a teacher's; the gap is the distance between the sources.",
             logits,
             False,
             0.0,
@@ -75,28 +71,34 @@ def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
 
 
 def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
-    """What is earned beyond the rewards of Figure 3, and which shares of a step are wasted."""
+    """Advantages, shares of a step without a useful signal, failed verdicts."""
     advantages = by_source(found, "rewards/{}/advantage", teachers)
-    wasted = {
+    lost = {
         "frac_reward_zero_std": "equal rewards in a group",
-        "frac_correct_negative_advantage": "right but pushed down",
+        "frac_correct_negative_advantage": "correct, negative advantage",
     }
     failed = by_source(found, "judge/{}/failed", teachers)
     return [
-        ("Mean advantage", "Above 0 a source is pulled up, below 0 pushed down.", advantages, False, 0.0),
         (
-            "Wasted shares",
-            "Of groups and of right answers; high: steps are wasted.",
-            named(found, wasted),
+            "Mean advantage",
+            "Above 0 the update raises the probability of a source.",
+            advantages,
+            False,
+            0.0,
+        ),
+        (
+            "Lost signal",
+            "Groups with equal rewards; correct student answers with a negative advantage.",
+            named(found, lost),
             True,
             None,
         ),
-        ("Failed verdicts", "Share of the answers on which the judge came to none.", failed, True, None),
+        ("Failed verdicts", "Share of answers without a verdict.", failed, True, None),
     ]
 
 
 def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
-    """How far the student went, how long it writes, how sure it is."""
+    """Length, entropy, KL and optimizer statistics of the student."""
     sides = ("student", "teacher")
     labels = ("student's", "teachers'")
     divergence = named(found, {f"kl/{side}": label for side, label in zip(sides, labels, strict=True)})
@@ -107,18 +109,18 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
     rate = named(found, {"learning_rate": "learning rate"})
     clipped = named(found, {"clip_ratio": "clipped tokens", "clip_ratio/last": "last inner update"})
     if not any(value > 0 for line in clipped for value in line.y):
-        clipped = []  # with one inner update nothing can be clipped
+        clipped = []  # with one inner update the ratio is 1
     return [
-        ("Length", "Mean tokens of an answer.", length, False, None),
-        ("Entropy", "Nats a token, on the student's and on the teachers' answers.", entropy, False, None),
+        ("Length", "Mean tokens per answer.", length, False, None),
+        ("Entropy", "Nats per token, on the student's and on the teachers' answers.", entropy, False, None),
         (
             "KL to the warm start",
-            "Nats a token (k3), on the student's and on the teachers' answers.",
+            "Nats per token (k3), on the student's and on the teachers' answers.",
             divergence,
             False,
             None,
         ),
-        ("Cut answers", "Share of the answers that reached max_tokens.", cut, True, None),
+        ("Truncated answers", "Share of answers that reached max_tokens.", cut, True, None),
         ("Gradient norms", "Before clipping.", norms, False, None),
         ("Learning rate", "Of the student.", rate, False, None),
         ("Clipped tokens", "Share of tokens whose ratio left the clip range.", clipped, True, None),
@@ -126,7 +128,7 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
 
 
 def pretraining(found: History) -> list[Plot]:
-    """The discriminator's accuracy on its training texts; nothing when it took no step."""
+    """The discriminator's accuracy on its training texts; empty if it took no step."""
     lines = named(found, {"accuracy": "training texts"})
     return (
         [curves("Pre-training", "Accuracy on the texts of each step.", lines, percent=True, level=0.5)] if lines else []
@@ -134,7 +136,7 @@ def pretraining(found: History) -> list[Plot]:
 
 
 def by_source(found: History, column: str, teachers: Sequence[str]) -> list[Line]:
-    """A line for the student, and a dashed one for each teacher."""
+    """A line for the student, a dashed line for each teacher."""
     lines = []
     for series, source in enumerate([STUDENT, *sorted(teachers)]):
         values = found.get(column.format(source))
@@ -144,6 +146,6 @@ def by_source(found: History, column: str, teachers: Sequence[str]) -> list[Line
 
 
 def named(found: History, columns: dict[str, str]) -> list[Line]:
-    """A line for each of the columns that are there."""
+    """A line for each column that has numbers."""
     values = [(label, found.get(column), series) for series, (column, label) in enumerate(columns.items())]
     return [Line(label, found.steps, column, series) for label, column, series in values if column is not None]

@@ -1,7 +1,7 @@
 """Other experiments of this repository: DVC keeps each as a commit under refs/exps, with its metrics and parameters.
 
-Nothing here is an input of the stage: what is compared depends on when the page was made; `dvc repro -f -s report`
-makes it anew.
+They are no input of the stage: the list is that of the time when the page was made; `dvc repro -f -s report` updates
+it.
 """
 
 import json

@@ -1,6 +1,4 @@
-"""What RIL gained over the base student, for this run and all other experiments, in the shape of the paper's Figure
-1.
-"""
+"""Gain over the base student of this run and all other experiments, as in the paper's Figure 1."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,25 +10,25 @@ from stages.page.plots import Plot, Row, bars, grouped
 from stages.page.scores import Scored, difference, first_of
 from stages.page.summary import relative
 
-RIL, WARM_START, OTHER, QUOTED = 0, 4, 2, 5  # colours
+RIL, WARM_START, OTHER = 0, 4, 2  # colours
 LONGEST = 22  # characters of an experiment's name in the figure
 METHODS = ("GRPO", "Dr.GRPO", "RIL (one teacher)", "RIL (both teachers)")
 
 
 def figure_1(models: Sequence[Scored], found: Found) -> list[Plot]:
-    """Gains of this run's students and of every experiment's, and beside them those that the paper prints."""
+    """Gains of the students of this run and of every experiment, and the gains that the paper reports."""
     rows = [row for row in (warm_start(models), *map(student, found.experiments)) if row is not None]
     if not rows:
         return [paper()]
     text = (
-        "Score of the student above that of its base, in per cent of the base's score, on the held-out questions; "
-        "whiskers are 95 % intervals for the choice of questions."
+        "Gain of the student over its base on the held-out questions, in per cent of the base's score; whiskers are "
+        "95 % intervals for the choice of questions."
     )
     return [bars("Gain over the base student", text, rows), paper()]
 
 
 def warm_start(models: Sequence[Scored]) -> Row | None:
-    """The gain of the warm start alone: what reinforcement and imitation have to add to."""
+    """The gain of the warm start alone."""
     before, base = first_of(models, "warm_start"), first_of(models, "base")
     if before is None or base is None or not base.accuracy:
         return None
@@ -64,9 +62,9 @@ def paper() -> Plot:
     bases = [name for name in means if " + " not in name]
     series = {method: [means[f"{base} + {method}"] / means[base] - 1 for base in bases] for method in METHODS}
     text = (
-        "Quoted from arXiv 2510.19307, Tables 1 and 2, not measured here: mean over fourteen benchmarks above "
-        "that of the base, "
-        "in per cent of it. No error bars are printed there. Other questions, so no scale for the bars of this run."
+        "Quoted from arXiv 2510.19307, Tables 1 and 2, not measured here: gain of the mean over fourteen benchmarks, "
+        "in per cent of the base's. The paper reports no error bars. The questions are not those of this run, so the "
+        "two figures can't be compared bar by bar."
     )
     return grouped("The paper's gains (quoted)", text, [shorter(base) for base in bases], series)
 
@@ -78,7 +76,7 @@ def shorter(name: str) -> str:
 
 
 def table(found: Found) -> list[dict[str, Any]]:
-    """One row an experiment; None for what it does not have."""
+    """One row per experiment; None for numbers that it does not have."""
     names = (
         "accuracy",
         "accuracy_error",

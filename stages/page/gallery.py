@@ -1,4 +1,4 @@
-"""Questions that are shown with their images: answers of all models, and rewarded groups of the training."""
+"""Questions shown with their images: answers of all models, and rewarded groups of the loop."""
 
 import base64
 import io
@@ -17,21 +17,21 @@ from stages.job.files import read_shards
 from stages.job.job import Job
 from stages.page.scores import Scored, outcomes
 
-OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Right both times", "wrong": "Wrong both times"}
+OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Correct both times", "wrong": "Wrong both times"}
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "GIF", "WEBP")
 STUDENT = "student"  # the writer of a row that is no teacher
 REWARDED = {
-    "earned-both": "Right, passes for a teacher's",
-    "earned-right": "Right, does not pass",
-    "earned-fooled": "Passes, but wrong",
+    "earned-both": "Correct, classified as a teacher's",
+    "earned-right": "Correct only",
+    "earned-fooled": "Classified as a teacher's only",
     "earned-neither": "Neither",
 }
 
 
 def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
-    """`report.samples` questions of the scored split, as evenly as can be from the four outcomes and from all kinds.
+    """`report.samples` questions of the scored split, as evenly as possible from the four outcomes and from all kinds.
 
-    Raises ValueError when the questions are not those that were answered.
+    Raises ValueError if the questions are not those that were answered.
     """
     before, after, became = outcomes(models)
     kinds = {name: row["kind"] for name, row in after.predictions.items()}
@@ -52,9 +52,9 @@ def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
 
 
 def asked(job: Job, split: str, names: Collection[str], maker: str) -> dict[str, Question]:
-    """The questions of a split with these ids; no image of another is read.
+    """The questions of a split with these ids; images of other questions are not read.
 
-    Raises ValueError when one is not there: `maker` has to run again.
+    Raises ValueError if one is missing: then `maker` has to run again.
     """
     folder, wanted = QuestionFolder(job.input("data/questions"), split), set(names)
     found = {words.id: folder[place] for place, words in enumerate(folder.words()) if words.id in wanted}
@@ -65,7 +65,7 @@ def asked(job: Job, split: str, names: Collection[str], maker: str) -> dict[str,
 
 
 def across_kinds(order: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
-    """The questions so that each kind takes its turn; `order` decides within a kind."""
+    """The questions with kinds alternating; `order` decides within a kind."""
     turns: dict[str, int] = defaultdict(int)
     places = []
     for question_id in order:
@@ -76,7 +76,7 @@ def across_kinds(order: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
 
 
 def evenly(stacks: Mapping[str, Sequence[str]], wanted: int) -> list[str]:
-    """`wanted` entries (all, when there are fewer), one from each stack in turn; those of a stack stay together."""
+    """`wanted` entries (all if there are fewer), taken from the stacks in turn; those of a stack stay together."""
     taken = dict.fromkeys(stacks, 0)
     while sum(taken.values()) < wanted and any(taken[name] < len(stack) for name, stack in stacks.items()):
         for name, stack in stacks.items():
@@ -103,7 +103,7 @@ def said(models: Sequence[Scored], question_id: str) -> list[dict[str, Any]]:
 
 
 def shown(question: Question) -> dict[str, Any]:
-    """What the page shows of a question."""
+    """The fields of a question that the page shows."""
     return {
         "id": question.id,
         "kind": question.kind,
@@ -114,7 +114,7 @@ def shown(question: Question) -> dict[str, Any]:
 
 
 def data_uri(image: bytes) -> str:
-    """The image as a `data:` address: its own bytes where browsers know the format, else the same picture as PNG."""
+    """The image as a `data:` URL: its own bytes if browsers know the format, else re-encoded as PNG."""
     with Image.open(io.BytesIO(image)) as picture:
         kind = picture.format or ""
         if kind not in SHOWN_BY_BROWSERS:
@@ -125,10 +125,10 @@ def data_uri(image: bytes) -> str:
 
 
 def training_groups(job: Job) -> dict[str, Any]:
-    """Rewarded groups of the loop's first and last steps: who wrote what, D's score, verdict and reward.
+    """Rewarded groups of the first and last steps of the loop: source, answer, D's score, verdict and reward.
 
-    Beside the rows of a group stands an answer of the student before the loop (`rollout`), which earned nothing there.
-    Raises ValueError when the groups are not about questions of the split `imitation`.
+    Each group also has an answer of the student before the loop (`rollout`), without reward.
+    Raises ValueError if the groups are not about questions of the split `imitation`.
     """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read_shards(job.input("data/ril/samples")).to_pylist():
@@ -153,9 +153,7 @@ def training_groups(job: Job) -> dict[str, Any]:
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """What a student's row earned, as a name of REWARDED; "" for a teacher's row, and where no discriminator scored
-    it.
-    """
+    """The rewards of a student's row as a key of REWARDED; "" for a teacher's row, or without a discriminator."""
     if row["source"] != STUDENT or math.isnan(row["logit"]):
         return ""
     names = {(True, True): "both", (True, False): "right", (False, True): "fooled", (False, False): "neither"}
@@ -163,7 +161,7 @@ def kind_of(row: Mapping[str, Any]) -> str:
 
 
 def first_and_last(keys: Sequence[tuple[int, str]], wanted: int) -> list[tuple[int, str]]:
-    """About `wanted` of the sorted (step, question): whole steps, from both ends of the run inwards, in their order."""
+    """About `wanted` of the sorted (step, question): whole steps, from both ends of the run inwards, in order."""
     steps = list(dict.fromkeys(step for step, _ in keys))
     inwards = dict.fromkeys(step for pair in zip(steps, reversed(steps), strict=True) for step in pair)
     chosen: set[int] = set()

@@ -1,4 +1,4 @@
-"""What the stages before the evaluation wrote about themselves: curves, teachers, the discriminator."""
+"""Metrics and curves of the stages before the evaluation."""
 
 import csv
 import math
@@ -83,9 +83,9 @@ def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> 
     if "acc" not in found:
         return []
     rows = [
-        ("All texts", found["acc"], "mean of student and teachers; 50 % is a coin"),
-        ("Student's texts", found["acc_student"], "taken for the student's"),
-        ("Teachers' texts", found["acc_teacher"], "taken for a teacher's"),
+        ("All texts", found["acc"], "mean of student and teachers; 50 % is chance"),
+        ("Student's texts", found["acc_student"], "classified as the student's"),
+        ("Teachers' texts", found["acc_teacher"], "classified as a teacher's"),
     ]
     rows += [(f"… of {name}", found[f"acc_{name}"], "") for name in sorted(teacher_ids) if f"acc_{name}" in found]
     return [
@@ -93,6 +93,6 @@ def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> 
         (
             "By length alone",
             found["acc_length_only"],
-            "best single threshold on characters; what is above it is more than length",
+            "best single threshold on the number of characters",
         ),
     ]

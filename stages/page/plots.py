@@ -1,4 +1,4 @@
-"""Drawing: matplotlib figures as inline SVG in the page's own colours, so that they follow its light or dark form."""
+"""Matplotlib figures as inline SVG in the colours of the page, so that they follow its light or dark theme."""
 
 import io
 import math
@@ -11,14 +11,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-# matplotlib wants numbers for colours; each of these stands for a variable of style.css and is replaced in the SVG.
+# matplotlib needs colours as numbers; each of these is replaced in the SVG by a variable of page.css.
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 SERIES = ("#010210", "#010211", "#010212", "#010213", "#010214", "#010215")
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {color: f"--s{i}" for i, color in enumerate(SERIES)}
 SETTINGS = {
     "svg.hashsalt": "ril",  # equal figures, equal bytes
-    "svg.fonttype": "none",  # text stays text: it takes the page's font and can be read aloud and searched
-    "text.parse_math": False,  # a `$` in a title is a `$`
+    "svg.fonttype": "none",  # text stays text: it has the font of the page, can be searched and read by screen readers
+    "text.parse_math": False,  # `$` in a title is literal
     "font.size": 9.0,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
@@ -37,9 +37,9 @@ SETTINGS = {
     "legend.handlelength": 1.4,
     "legend.columnspacing": 1.2,
 }
-GROUPED = (5, 3, 1, 0)  # colours of bars side by side, the last in that of the student
-FEWEST_BARS = 4  # room for so many, so that a single bar is no plank
-SMOOTHED_FROM = 20  # steps; shorter runs are shown as they are
+GROUPED = (5, 3, 1, 0)  # colours of grouped bars; the last is that of the student
+FEWEST_BARS = 4  # minimum number of places, so that a single bar is not too thick
+SMOOTHED_FROM = 20  # steps; shorter runs are not smoothed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn figure with what belongs above it."""
+    """A figure with title and caption."""
 
     title: str
     caption: str
@@ -86,7 +86,7 @@ class Bar:
 
 
 def curves(title: str, caption: str, lines: Sequence[Line], percent: bool = False, level: float | None = None) -> Plot:
-    """Lines by step; long noisy ones thin, with their running mean in bold. `level` is a dashed line for comparison."""
+    """Lines by step; long ones thin, with their running mean in bold. `level` is a dashed line for comparison."""
     with drawing(3.7, 2.5) as (figure, axes):
         for line in lines:
             draw_line(axes, line)
@@ -105,7 +105,7 @@ def curves(title: str, caption: str, lines: Sequence[Line], percent: bool = Fals
 
 
 def in_words(line: Line, percent: bool) -> str:
-    """Where a curve begins and ends."""
+    """First and last value of a curve, for screen readers."""
     window = window_of(len(line.y)) if line.smooth else 1
     ends = [value for value in running_mean(line.y, window) if math.isfinite(value)]
     if not ends:
@@ -127,12 +127,12 @@ def draw_line(axes: Any, line: Line) -> None:
 
 
 def window_of(steps: int) -> int:
-    """Over how many steps a curve of this length is averaged."""
+    """Width of the running mean for a curve of this length, in steps."""
     return min(max(steps // 12, 2), 25) if steps >= SMOOTHED_FROM else 1
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean of the last `window` values at each place, nan aside."""
+    """Mean of the finite ones among the last `window` values at each place."""
     means = []
     for place in range(len(values)):
         last = [value for value in values[max(0, place + 1 - window) : place + 1] if math.isfinite(value)]
@@ -164,7 +164,7 @@ def dots(title: str, caption: str, models: Sequence[Bar]) -> Plot:
 
 
 def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
-    """Horizontal bars of shares above or below nothing, each with its interval and its value in words."""
+    """Horizontal bars of positive or negative shares, each with its interval and its value."""
     places = max(len(rows), FEWEST_BARS)
     with drawing(3.9, max(0.36 * places + 0.6, 2.4)) as (figure, axes):
         for place, row in enumerate(rows):
@@ -194,7 +194,7 @@ def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
 
 
 def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> Plot:
-    """Upright bars of shares, those of one group side by side."""
+    """Vertical bars of shares, grouped."""
     width = 0.8 / len(series)
     with drawing(3.9, 2.9) as (figure, axes):
         for number, (label, values) in enumerate(series.items()):
@@ -215,18 +215,18 @@ def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str
 
 
 def finite(value: float) -> float:
-    """The value, or nothing where it has no bound."""
+    """`value`, or 0.0 if it is not finite."""
     return value if math.isfinite(value) else 0.0
 
 
 def as_percent(axis: Any) -> None:
-    """Shares as whole percents."""
+    """Formats shares as whole per cent."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[tuple[Any, Any]]:
-    """An empty figure (inches) with one pair of axes, whatever the user's matplotlibrc says."""
+    """An empty figure (inches) with one pair of axes, independent of the user's matplotlibrc."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -241,9 +241,7 @@ def drawing(width: float, height: float) -> Iterator[tuple[Any, Any]]:
 
 
 def as_svg(figure: Any, label: str, said: str) -> Markup:
-    """The figure as an `svg` element that can stand among others in one page; `said` tells its numbers to who can't see
-    it.
-    """
+    """The figure as an `svg` element for a page with several; `said` gives its numbers to screen readers."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue().decode()
@@ -263,7 +261,7 @@ def as_svg(figure: Any, label: str, said: str) -> Markup:
 
 
 def own_ids(svg: str, prefix: str) -> str:
-    """Drops ids that nothing points to and puts `prefix` before the others: a page holds each id once."""
+    """Drops unused ids and puts `prefix` before the others: ids are unique in a page."""
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", svg)
     return re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", svg)

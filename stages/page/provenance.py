@@ -1,4 +1,4 @@
-"""Where the page's figures come from: wall times, settings, versions of packages, hashes of models."""
+"""Provenance of the run: wall times, settings, versions of packages, hashes of models."""
 
 import math
 import platform

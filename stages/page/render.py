@@ -1,4 +1,4 @@
-"""The page as HTML: template, style and script in one text that asks for nothing else."""
+"""The page as HTML: template, style and script in one text that loads nothing."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ SECTIONS = (  # id, heading, name in the bar at the top
     ("time", "Time and tokens", "Time"),
     ("settings", "Settings, versions, hashes", "Settings"),
 )
-LONG = 400  # characters; longer answers are folded
+LONG = 400  # characters; longer answers are collapsed
 
 
 def render(values: Mapping[str, Any]) -> str:

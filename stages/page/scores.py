@@ -1,4 +1,4 @@
-"""Scores of all evaluated models, and what they say in plain words."""
+"""Scores of all evaluated models, and the summary of the run in sentences."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ from stages.job.job import Job
 
 STUDENTS = {"data/ril/model": "ril", "data/warm_start": "warm_start", "data/model/student": "base"}
 IN_WORDS = {"ril": "the RIL student", "warm_start": "the warm-started student", "base": "the base student"}
-CLEAR = 2.0  # standard errors from which on a difference is called one
+CLEAR = 2.0  # standard errors from which a difference is called significant
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,25 @@ class Scored:
 
     @property
     def shuffled(self) -> float | None:
-        """Share of right answers with exchanged images, where that was measured."""
+        """Accuracy with shuffled images; None if not measured."""
         return self.metrics.get("accuracy_shuffled")
 
     @property
     def drop(self) -> float | None:
-        """By how much the accuracy falls when the images are exchanged."""
+        """Loss of accuracy with shuffled images; None if not measured."""
         return None if self.shuffled is None else self.accuracy - self.shuffled
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of one model less that of another on the same questions."""
+    """Accuracy of one model minus that of another on the same questions."""
 
     mean: float
-    standard_error: float  # of the paired difference; infinite where one question alone was asked
+    standard_error: float  # of the paired difference; infinite for a single question
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is at least `CLEAR` standard errors, and not nothing."""
+        """Whether the difference is not zero and at least `CLEAR` standard errors."""
         return self.mean != 0 and abs(self.mean) >= CLEAR * self.standard_error
 
 
@@ -118,16 +118,16 @@ def headline(models: Sequence[Scored]) -> list[Scored]:
 
 
 def summary(models: Sequence[Scored]) -> list[str]:
-    """The run in a few sentences, whatever the sign of what was measured."""
+    """The run in a few sentences."""
     student = first_of(models, "ril")
     if student is None:
         return [
-            "No entry of `evaluations` in params.yaml has the RIL student (data/ril/model): what it gained is unknown."
+            "No entry of `evaluations` in params.yaml scores the RIL student (data/ril/model), so its gain is unknown."
         ]
     count = student.metrics["questions"]
     sentences = [
-        f"On {count:,} held-out questions the RIL student answers {percent(student.accuracy)} right "
-        f"(± {points(student.standard_error)}, one standard error)."
+        f"The RIL student answers {percent(student.accuracy)} of {count:,} held-out questions correctly "
+        f"(standard error {points(student.standard_error)})."
     ]
     for role in ("warm_start", "base"):
         other = first_of(models, role)
@@ -137,8 +137,8 @@ def summary(models: Sequence[Scored]) -> list[str]:
     if teacher is not None:
         sentences.append(f"The best teacher ({teacher.title}) reaches {percent(teacher.accuracy)}.")
     if student.shuffled is not None:
-        sentences.append(f"With the images exchanged the RIL student is right in {percent(student.shuffled)}.")
-    return [*sentences, "This is one run: the standard errors cover the choice of questions, not that of the seed."]
+        sentences.append(f"With shuffled images the RIL student reaches {percent(student.shuffled)}.")
+    return [*sentences, "This is a single run: standard errors cover the choice of questions, not that of the seed."]
 
 
 def compared(found: Difference, other: Scored) -> str:
@@ -147,9 +147,9 @@ def compared(found: Difference, other: Scored) -> str:
     error = f"standard error of the paired difference {points(found.standard_error)}"
     if not found.clear:
         change = f"{points(found.mean, True)} points; {error}"
-        return f"Against {name} ({share}) there is no change beyond the standard error ({change})."
-    side = "more" if found.mean > 0 else "fewer"
-    return f"That is {points(abs(found.mean))} points {side} than {name} ({share}; {error})."
+        return f"The difference to {name} ({share}) is not significant ({change})."
+    side = "above" if found.mean > 0 else "below"
+    return f"This is {points(abs(found.mean))} points {side} {name} ({share}; {error})."
 
 
 def outcomes(models: Sequence[Scored]) -> tuple[Scored, Scored, dict[str, str]]:

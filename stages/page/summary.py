@@ -1,5 +1,5 @@
-"""The run in a dozen numbers: reports/report/metrics.json, the columns of `dvc exp show` and what experiments are
-compared by.
+"""The run in a dozen numbers: reports/report/metrics.json, the columns of `dvc exp show` by which experiments are
+compared.
 """
 
 import math
@@ -12,10 +12,10 @@ from stages.page.scores import Scored, best_teacher, difference, first_of
 
 
 def summary_of(models: Sequence[Scored], ril: History, validation: History) -> dict[str, Any]:
-    """Scores of the RIL student and what it gained, as shares; errors are standard errors, those of gains of paired
-    differences.
+    """Scores and gains of the RIL student, as shares; errors are standard errors, for gains those of the paired
+    difference.
 
-    A number that was not measured is left out; nothing is left in where no RIL student was scored.
+    Numbers that were not measured are left out. Empty if no RIL student was scored.
     """
     student = first_of(models, "ril")
     if student is None:
@@ -52,19 +52,19 @@ def summary_of(models: Sequence[Scored], ril: History, validation: History) -> d
 
 
 def first(values: Sequence[float] | None) -> float | None:
-    """The first number there is."""
+    """The first finite number; None if there is none."""
     return next((value for value in values or () if math.isfinite(value)), None)
 
 
 def last(values: Sequence[float] | None, steps: int = 10) -> float | None:
-    """The mean of the last `steps` places, those without a number aside."""
+    """The mean of the finite numbers among the last `steps`; None if there are none."""
     found = [value for value in (values or ())[-steps:] if math.isfinite(value)]
     return sum(found) / len(found) if found else None
 
 
 def relative(summary: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Gain over the base student as a share of the base's score, with its standard error (the base's score taken as
-    known).
+    """Gain over the base student relative to the base's score, with its standard error (the base's score taken as
+    exact). None if it was not measured.
     """
     base = summary.get("base", 0.0)
     if not base or "gain_over_base" not in summary:

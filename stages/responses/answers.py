@@ -10,8 +10,8 @@ import numpy as np
 
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
-from stages.engines.engine import Answer, Engine, Request, RequestError
-from stages.engines.start import Need, start_engine
+from stages.engines.engine import Answer, Engine, Need, Request, RequestError
+from stages.engines.start import start_engine
 from stages.job.job import Job
 from stages.job.rejects import Reason, Reject, check_share
 from stages.responses.about import about_of, model_name, write_about
@@ -26,41 +26,45 @@ from stages.vlm.checkpoint import Checkpoint, open_checkpoint
 StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
 
 
+@dataclass(frozen=True)
+class Generation:
+    """Which model answers, and how."""
+
+    checkpoint: Path  # folder with the model's card
+    sampling: Sampling
+    samples: int = 1  # answers to each prompt
+    draw: int = 0  # another number asks for a fresh set of answers
+
+
 def answers(
     job: Job,
-    checkpoint_folder: Path,
+    generation: Generation,
     prompts: Sequence[Prompt],
-    sampling: Sampling,
-    n: int,
-    draw: int,
     title: str,
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
 ) -> list[list[StoredAnswer]]:
-    """n answers of one model to each prompt, in the order of `prompts` and of the samples 0 .. n - 1.
+    """The model's answers to each prompt, in the order of `prompts` and of their samples.
 
     Only what the store lacks is generated; when it lacks nothing, no engine starts. With `max_reject_share`, up to that
     share of the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there:
     raises RequestError for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished
     is stored by then.
     """
-    return answers_and_rejects(job, checkpoint_folder, prompts, sampling, n, draw, title, start, max_reject_share)[0]
+    return answers_and_rejects(job, generation, prompts, title, start, max_reject_share)[0]
 
 
 def answers_and_rejects(
     job: Job,
-    checkpoint_folder: Path,
+    generation: Generation,
     prompts: Sequence[Prompt],
-    sampling: Sampling,
-    n: int,
-    draw: int,
     title: str,
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
 ) -> tuple[list[list[StoredAnswer]], list[Reject]]:
     """What `answers` gives, and which answers are lacking for which reasons."""
-    asking = Asking.of(job, checkpoint_folder, sampling, n, draw, title, start, max_reject_share)
-    wanted = Wanted.of(asking.asked, prompts, n)
+    asking = Asking.of(job, generation, title, start, max_reject_share)
+    wanted = Wanted.of(asking.asked, prompts, generation.samples)
     store = Store(asking.folder, job.progress.say)
     while True:
         damaged = len(store.damaged)
@@ -72,12 +76,10 @@ def answers_and_rejects(
     return found, asking.rejects(wanted, stored)
 
 
-def stored_answers(
-    job: Job, checkpoint_folder: Path, prompts: Sequence[Prompt], sampling: Sampling, n: int, draw: int
-) -> list[list[StoredAnswer]]:
+def stored_answers(job: Job, generation: Generation, prompts: Sequence[Prompt]) -> list[list[StoredAnswer]]:
     """What the store has of these answers, as `answers` gives them; no engine starts."""
-    asking = Asking.of(job, checkpoint_folder, sampling, n, draw, job.name)
-    return _found(Store(asking.folder, job.progress.say), Wanted.of(asking.asked, prompts, n))
+    asking = Asking.of(job, generation, job.name)
+    return _found(Store(asking.folder, job.progress.say), Wanted.of(asking.asked, prompts, generation.samples))
 
 
 def _found(store: Store, wanted: Wanted) -> list[list[StoredAnswer]]:
@@ -117,19 +119,20 @@ class Asking:
     def of(
         cls,
         job: Job,
-        checkpoint_folder: Path,
-        sampling: Sampling,
-        n: int,
-        draw: int,
+        generation: Generation,
         title: str,
         start: StartEngine = start_engine,
         max_reject_share: float | None = None,
     ) -> "Asking":
         """Opens the model's card. Raises ValueError for several greedy answers: they would all be the same."""
-        if sampling.temperature == 0 and n > 1:
-            raise ValueError(f"{title}: temperature 0 writes the same answer {n} times; set responses: 1, or raise it")
-        checkpoint = open_checkpoint(checkpoint_folder)
-        return cls(job, checkpoint, asked_of(checkpoint, sampling, draw, job.store), title, start, max_reject_share)
+        if generation.sampling.temperature == 0 and generation.samples > 1:
+            raise ValueError(
+                f"{title}: temperature 0 writes the same answer {generation.samples} times; set responses: 1, or "
+                "raise it"
+            )
+        checkpoint = open_checkpoint(generation.checkpoint)
+        asked = asked_of(checkpoint, generation.sampling, generation.draw, job.store)
+        return cls(job, checkpoint, asked, title, start, max_reject_share)
 
     @property
     def folder(self) -> Path:

@@ -20,7 +20,7 @@ from stages.corpora.rows import QuestionFolder
 from stages.job.files import ROWS_PER_SHARD, write_parquet
 from stages.job.job import Job
 from stages.job.rejects import write_rejects
-from stages.responses.answers import Asking
+from stages.responses.answers import Asking, Generation
 from stages.responses.requested import Wanted
 from stages.responses.schemas import ANSWERS
 from stages.responses.segments import rechunked
@@ -89,15 +89,8 @@ def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block
     Answers that can't be had are lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they are more than
     `block.max_reject_share` of all.
     """
-    asking = Asking.of(
-        job,
-        checkpoint_folder,
-        block.sampling,
-        block.responses,
-        block.draw,
-        job.name,
-        max_reject_share=block.max_reject_share,
-    )
+    generation = Generation(checkpoint_folder, block.sampling, block.responses, block.draw)
+    asking = Asking.of(job, generation, job.name, max_reject_share=block.max_reject_share)
     wanted = Wanted.of(asking.asked, questions.words(), block.responses)
     store = Store(asking.folder, job.progress.say)
     while True:

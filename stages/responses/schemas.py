@@ -5,8 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.responses.store import StoredAnswer
-
 ANSWERS = pa.schema(
     [
         ("question_id", pa.string()),
@@ -47,24 +45,6 @@ POOL = pa.schema(
         ),
     ]
 )
-
-
-def answer_rows(question_ids: Sequence[str], answers: Sequence[Sequence[StoredAnswer]]) -> list[dict[str, Any]]:
-    """Rows of ANSWERS in the order of the questions, then of the samples."""
-    return [
-        {
-            "question_id": question_id,
-            "sample": answer.sample,
-            "response": answer.text,
-            "finish_reason": answer.finish_reason,
-            "prompt_tokens": answer.prompt_tokens,
-            "completion_tokens": answer.completion_tokens,
-            "response_key": answer.key,
-            "token_ids": list(answer.token_ids),
-        }
-        for question_id, samples in zip(question_ids, answers, strict=True)
-        for answer in samples
-    ]
 
 
 def answer_statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

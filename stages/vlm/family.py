@@ -2,10 +2,12 @@
 here.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import FunctionType
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -82,3 +84,40 @@ class Family(Protocol):
 
     def projection(self, model: nn.Module) -> nn.Linear:
         """The last layer before image features enter the language model."""
+
+
+def families_by_name(*modules: Family) -> dict[str, Family]:
+    """The modules by the names of their families.
+
+    Raises TypeError, and so ends the import, when a module lacks something that `Family` has or has it in another form.
+    """
+    for module in modules:
+        if faults := [*_attribute_faults(module), *_function_faults(module)]:
+            raise TypeError(f"{getattr(module, '__name__', module)} is no family of models: {'; '.join(faults)}")
+    return {module.name: module for module in modules}
+
+
+def _attribute_faults(module: Family) -> Iterator[str]:
+    if not isinstance(getattr(module, "name", None), str):
+        yield "name is not a str"
+    tokens = getattr(module, "vision_tokens", None)
+    if not isinstance(tokens, tuple) or not all(isinstance(token, str) for token in tokens):
+        yield "vision_tokens is not a tuple of str"
+
+
+def _function_faults(module: Family) -> Iterator[str]:
+    for name, wanted in vars(Family).items():
+        if name.startswith("_") or not isinstance(wanted, FunctionType):
+            continue
+        found = getattr(module, name, None)
+        if not isinstance(found, FunctionType):
+            yield f"no function {name}"
+        elif _signature(found) != _signature(wanted):
+            yield f"{name} has the signature {inspect.signature(found)}"
+
+
+def _signature(function: FunctionType) -> list[tuple[str, Any]]:
+    """Names and types of the parameters but `self`, in order, then the type of what comes back."""
+    types = get_type_hints(function)
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    return [(name, types.get(name)) for name in (*names, "return")]

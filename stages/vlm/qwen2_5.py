@@ -35,6 +35,11 @@ def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     raise ValueError(f"a prompt for a text model has {len(images)} images")
 
 
+def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Raises ValueError: a text model sees no images."""
+    raise ValueError(f"a prompt for a text model has {len(sizes)} images")
+
+
 def expanded(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
     """The same ids."""
     return list(ids)

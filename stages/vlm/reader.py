@@ -12,9 +12,9 @@ from stages.corpora.images import upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
-from stages.vlm.family import Family, Pixels
+from stages.vlm.family import Family, Pixels, families_by_name
 
-FAMILIES: dict[str, Family] = {module.name: module for module in (qwen2_5_vl, internvl3, qwen2_5)}  # type: ignore[misc]
+FAMILIES = families_by_name(qwen2_5_vl, internvl3, qwen2_5)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

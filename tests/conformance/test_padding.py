@@ -55,7 +55,6 @@ def padded_log_probs(network: Network, reader: Reader, groups: list[Group], left
     return found
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
 @pytest.mark.parametrize("left", [True, False])
 def test_c7_packed_equals_padded(
     tiny: Callable[[str], Checkpoint], picture: Callable[[int, int], bytes], family: str, left: bool

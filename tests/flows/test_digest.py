@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.digest import IMPORTS, ORDER, WORDS, Change, changes, code_of, definitions, hash_code
@@ -107,7 +107,6 @@ def test_every_file_of_ours_says_the_same_in_another_form() -> None:
         assert definitions(text.encode()) == definitions(ast.unparse(ast.parse(text)).encode()), file
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(FILES), st.randoms(use_true_random=False))
 def test_one_other_number_in_a_file_of_ours_is_one_change(file: Path, draw: random.Random) -> None:
     tree = ast.parse(file.read_text())

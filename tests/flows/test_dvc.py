@@ -16,7 +16,7 @@ import pytest
 from dvc.repo import Repo
 
 from flows.dvc import repro as dvc
-from flows.dvc.locks import Turn
+from flows.dvc.locks import ExperimentLock
 from stages.config.yaml import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
@@ -128,7 +128,7 @@ def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], star
 def test_a_time_limit_ends_the_run(make_repo: Callable[..., Path]) -> None:
     project = make_repo(MANY_QUESTIONS)
     output = StringIO()
-    assert dvc.repro(project, ["questions"], limit_hours=5 / 3600, output=output) == 124
+    assert dvc.repro(project, dvc.Targets(["questions"]), limit_hours=5 / 3600, output=output) == 124
     wait_until_gone(project, 1.0)
 
 
@@ -154,12 +154,12 @@ def test_stages_run_side_by_side_and_are_recorded(
 ) -> None:
     project = make_repo({"models": {name: {"build": TINY_BUILD} for name in ("qwen2_5_vl", "internvl3")}})
     targets = ["model@qwen2_5_vl", "model@internvl3", "questions"]
-    assert dvc.repro(project, targets, jobs=2, limit_hours=0.1) == 0
+    assert dvc.repro(project, dvc.Targets(targets), jobs=2, limit_hours=0.1) == 0
     shown = capfd.readouterr().out
     for target in targets:  # its name before each of its lines
         assert re.search(rf"^{target} +\| {target}: done in", shown, re.MULTILINE)
     assert set(read_yaml(project / "dvc.lock")["stages"]) == set(targets)
-    assert dvc.repro(project, targets, jobs=2, limit_hours=0.1) == 0
+    assert dvc.repro(project, dvc.Targets(targets), jobs=2, limit_hours=0.1) == 0
     assert capfd.readouterr().out == "Data and pipelines are up to date.\n"
 
 
@@ -169,13 +169,13 @@ def test_after_a_failure_nothing_that_needs_it_is_started(make_repo: Callable[..
     project = make_repo({"questions": broken, "models": {"student": {"build": TINY_BUILD}}})
     (project / "mine.parquet").write_text("no parquet")
     output = StringIO()
-    assert dvc.repro(project, ["warm_start"], jobs=2, limit_hours=0.1, output=output) not in (0, 124)
+    assert dvc.repro(project, dvc.Targets(["warm_start"]), jobs=2, limit_hours=0.1, output=output) not in (0, 124)
     assert "failed to reproduce 'questions'" in output.getvalue()
     assert not (project / "data" / "warm_start").exists()
 
 
-def test_experiments_start_when_it_is_their_turn(tmp_path: Path) -> None:
-    """A form that is starting an experiment has the turn; a source is asked for nothing before it comes."""
+def test_experiments_start_when_the_lock_is_free(tmp_path: Path) -> None:
+    """A form that is starting an experiment holds the lock; a source is asked for nothing before it is released."""
 
     class Once:
         asked: float | None = None
@@ -190,12 +190,12 @@ def test_experiments_start_when_it_is_their_turn(tmp_path: Path) -> None:
         def ended(self, *of: Any) -> None:
             """Nothing was started."""
 
-    other, once = Turn(tmp_path), Once()
-    assert other.take()
+    other, once = ExperimentLock(tmp_path), Once()
+    assert other.acquire()
     start = time.monotonic()
-    threading.Timer(1.0, other.give).start()
+    threading.Timer(1.0, other.release).start()
     assert dvc.experiments(tmp_path, once) == 0
     assert once.asked is not None
     assert once.asked - start >= 1.0
-    assert other.take(), "the turn was given back"
-    other.close()
+    assert other.acquire(), "the lock was released"
+    other.release()

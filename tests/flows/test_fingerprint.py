@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.fingerprint import Fingerprint
@@ -21,7 +21,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
-FEW = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -33,7 +32,6 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-@FEW
 @given(FOLDERS, FOLDERS)
 def test_fingerprints_are_equal_exactly_when_content_is(
     tmp_path: Path, one: dict[str, bytes], two: dict[str, bytes]

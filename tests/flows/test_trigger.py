@@ -1,5 +1,6 @@
 """Runs that are started from a form, on a real server: recorded by DVC, refused, queued, cancelled, resumed."""
 
+import importlib
 import inspect
 import json
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import Flow
 
 from flows.dvc.outcome import Watched, reasons
 from flows.ui.forms import forms
 from flows.ui.plan import planned
+from flows.ui.serve import comparison, deployment
 from flows.ui.trigger import start
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError, read_yaml
@@ -107,6 +110,14 @@ def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
         assert entry["entrypoint"] == "flows/ui/trigger.py:start"
         assert set(entry["parameters"]) <= set(known)
         assert entry["concurrency_limit"]["limit"] == 1
+
+
+def test_forms_start_what_can_be_imported(root: Path) -> None:
+    made = [*(deployment(root, form) for form in forms(root)), comparison(root)]
+    assert {one.entrypoint for one in made} == {"flows.ui.trigger.start", "flows.ui.compare.compare"}
+    for entrypoint in {one.entrypoint for one in made}:
+        module, _, name = entrypoint.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), Flow)
 
 
 # --- with a server ---------------------------------------------------------------------------------------------------

@@ -75,6 +75,12 @@ LOOP: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def loop_params() -> Mapping[str, Any]:
+    """What `loop_project` lays over params.yaml."""
+    return LOOP
+
+
 @pytest.fixture
 def loop_project(
     root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint]

@@ -26,21 +26,21 @@ from stages.corpora.rows import SCHEMA, canonical_row
 from stages.corpora.scoring import is_correct
 from stages.job.files import read_json, read_shards, write_json, write_shards
 from stages.job.job import Job, MissingInput
+from stages.loop.outputs import SAMPLES
 from stages.page.gallery import data_uri, evenly, said
 from stages.page.plots import running_mean
 from stages.page.scores import Scored, difference, points, summary
 from stages.responses.schemas import ANSWERS
-from stages.ril import SAMPLES
 from stages.tiny.world.exercises import draw_row
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
 FIGURES = {
-    *("Right answers", "Gain over the base student", "The paper's gains (quoted)"),
+    *("Accuracy", "Gain over the base student", "The paper's gains (quoted)"),
     *("Similarity reward", "Answer reward", "Validation"),  # the paper's Figure 3
     *("Discriminator accuracy", "Mean logit", "Discriminator loss and entropy", "Pre-training"),
-    *("Mean advantage", "Wasted shares", "Failed verdicts"),
-    *("Length", "Entropy", "KL to the warm start", "Cut answers", "Gradient norms", "Learning rate"),
+    *("Mean advantage", "Lost signal", "Failed verdicts"),
+    *("Length", "Entropy", "KL to the warm start", "Truncated answers", "Gradient norms", "Learning rate"),
 }
 SIDES = ("student", "qwen2_5_vl", "internvl3")
 
@@ -296,12 +296,12 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         "42.0 s",
         "3 min 20 s",
         "Balanced accuracy 96.8\N{NO-BREAK SPACE}% on 500 labelled answers",
-        "Of 72 attempts to talk it round, 71 left the verdict as it was.",
+        "Of 72 attacks, 71 left the verdict unchanged.",
         "near miss",
         "teacher@internvl33,2001,2002,00051,00061,00040.0 s1,525",
         "student1,92035,200",
         "internvl396026,880",  # 30 steps of 16 questions and 4 answers; the mean of all teachers is no further writer
-        "in all6,4002,4004,000102,000122,000",
+        "total6,4002,4004,000102,000122,000",
     ):
         assert words in found.words
 
@@ -377,7 +377,7 @@ def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params
 
 
 def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> None:
-    assert "Wall time of each stage" in page()
+    assert "Wall time of the last run of each stage" in page()
     for file in (project / "reports").rglob("timing.json"):
         file.unlink()
     assert "No wall times on this machine" in page()
@@ -424,21 +424,21 @@ def scored(role: str, marks: Sequence[bool]) -> Scored:
         (
             [False] * 50 + [True] * 50,
             [True] * 100,
-            "That is 50.0 points more than the warm-started student (50.0\N{NO-BREAK SPACE}%;",
+            "This is 50.0 points above the warm-started student (50.0\N{NO-BREAK SPACE}%;",
         ),
         (
             [True] * 100,
             [False] * 50 + [True] * 50,
-            "That is 50.0 points fewer than the warm-started student (100.0\N{NO-BREAK SPACE}%;",
+            "This is 50.0 points below the warm-started student (100.0\N{NO-BREAK SPACE}%;",
         ),
         (
             [True] * 50 + [False] * 50,
             [True] * 51 + [False] * 49,
-            "there is no change beyond the standard error (+1.0 points;",
+            "is not significant (+1.0 points;",
         ),
-        ([True, False] * 50, [False, True] * 50, "there is no change beyond the standard error (0.0 points;"),
-        ([True] * 9, [True] * 9, "there is no change beyond the standard error (0.0 points;"),
-        ([False], [True], "there is no change beyond the standard error (+100.0 points;"),  # one question says nothing
+        ([True, False] * 50, [False, True] * 50, "is not significant (0.0 points;"),
+        ([True] * 9, [True] * 9, "is not significant (0.0 points;"),
+        ([False], [True], "is not significant (+100.0 points;"),  # one question says nothing
     ],
 )
 def test_the_summary_says_what_was_measured(before: list[bool], after: list[bool], words: str) -> None:
@@ -580,7 +580,7 @@ def test_the_gallery_is_filtered_with_the_keyboard(
     page()
     shown = browser((project / "reports/report/index.html").as_uri(), 1280, False)
     buttons = shown.find_elements("css selector", "[data-filters=gallery] button")
-    assert [button.text for button in buttons] == ["All", "Gained", "Lost", "Right both times", "Wrong both times"]
+    assert [button.text for button in buttons] == ["All", "Gained", "Lost", "Correct both times", "Wrong both times"]
     cards = shown.find_elements("css selector", "#gallery > [data-outcome]")
     outcomes = [card.get_attribute("data-outcome") for card in cards]
     assert 0 < outcomes.count("gained") < len(cards)
@@ -603,9 +603,9 @@ def test_the_gallery_is_filtered_with_the_keyboard(
     usable = {choice.text: choice.is_enabled() for choice in choices}
     assert usable == {
         "All": True,
-        "Right, passes for a teacher's": False,
-        "Right, does not pass": True,
-        "Passes, but wrong": False,
+        "Correct, classified as a teacher's": False,
+        "Correct only": True,
+        "Classified as a teacher's only": False,
         "Neither": False,
     }
     choices[2].send_keys(Keys.ENTER)

@@ -82,9 +82,9 @@ def test_a_run_tells_each_stage_and_once_a_minute_how_far_it_is(
     one.output.write("model@student: done in 240.0 s\n")
     label, stages = f"[0/{len(runs)}] {runs[0].label}", len(campaign.todo(runs[0]))
     assert said == [
-        f"{label} at SFT: 60 of 240 (1/s, 180 s left)",
-        f"{label} at SFT: 120 of 240 (1/s, 120 s left)",
-        f"{label} has model@student after 4 min 00 s, {stages - 2} stages to go",
+        f"{label} progress: SFT: 60 of 240 (1/s, 180 s left)",
+        f"{label} progress: SFT: 120 of 240 (1/s, 120 s left)",
+        f"{label} finished model@student in 4 min 00 s, stages left: {stages - 2}",
     ]
 
 

@@ -81,19 +81,19 @@ def spread(record: Make, arm: str, accuracies: list[float], **changes: Any) -> l
 def test_a_clear_difference_is_called_one_and_the_order_holds(study: Study, record: Make) -> None:
     records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.71, 0.75])
     findings = "\n".join(page(study, records).findings)
-    assert "2 arms of 2, 3 seeds in 3 worlds." in findings
-    assert "GAD against WARM_START: +20.0 points (95 % interval over 3 units +17.5 to +22.5): more." in findings
-    assert "The claimed order holds in all of its 1 step." in findings
+    assert "2 arms of 2, 3 seeds on 3 data sets." in findings
+    assert "GAD vs. Warm start: +20.0 points (95 % interval +17.5 to +22.5, n = 3): significantly higher (" in findings
+    assert "The claimed ranking is reproduced; pairwise steps that hold: 1 of 1." in findings
 
 
-def test_a_difference_within_the_interval_is_not_told_apart_and_says_what_could_be_seen(
+def test_a_difference_within_the_interval_is_not_significant_and_has_a_detectable_difference(
     study: Study, record: Make
 ) -> None:
     records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.40, 0.55])
     findings = "\n".join(page(study, records).findings)
-    assert re.search(r"not told apart\. The smallest difference that this could have seen is \d+\.\d\.", findings)
+    assert re.search(r": not significant \(minimum detectable difference \d+\.\d\)\.", findings)
     assert (
-        "The claimed order as a whole is not shown: of its 1 step 0 hold, 0 go the other way, 1 not told apart."
+        "The claimed ranking is not reproduced; pairwise steps that hold: 0 of 1, reversed: 0, not significant: 1."
         in findings
     )
 
@@ -101,30 +101,31 @@ def test_a_difference_within_the_interval_is_not_told_apart_and_says_what_could_
 def test_the_other_way_is_said_as_plainly(study: Study, record: Make) -> None:
     records = spread(record, "warm_start", [0.70, 0.71, 0.75]) + spread(record, "gad", [0.50, 0.52, 0.54])
     findings = "\n".join(page(study, records).findings)
-    assert "GAD against WARM_START: −20.0 points" in findings
-    assert "0 hold, 1 go the other way" in findings
+    assert "GAD vs. Warm start: −20.0 points" in findings
+    assert "pairwise steps that hold: 0 of 1, reversed: 1, not significant: 0." in findings
 
 
 def test_one_seed_claims_nothing(study: Study, record: Make) -> None:
     findings = "\n".join(page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.9)]).findings)
-    assert "There is one unit only: no interval, and nothing is claimed." in findings
-    assert "holds" not in findings
+    assert "one unit only, so there is no interval and no verdict." in findings
+    assert "is reproduced" not in findings
+    assert "significant" not in findings.replace("not significant: 1", "")
 
 
 def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     records = [record("gad", 1, 0.5, committed=False), record("gad", 2, 0.5, commit="56" * 20)]
     findings = "\n".join(page(study, records).findings)
-    assert "1 arm of 2, 2 seeds in 2 worlds, 1 planned seed not run." in findings
-    assert "The claimed order can't be judged: 1 of its 1 step not run." in findings
-    assert "Code that no commit holds was used in: compared/gad-w1-s1." in findings
-    assert "were started from 2 commits; every stage had the same code in all of them." in findings
+    assert "1 arm of 2, 2 seeds on 2 data sets, 1 planned seed not run." in findings
+    assert "The claimed ranking can't be tested; pairwise steps not run: 1 of 1." in findings
+    assert "Runs with uncommitted code: compared/gad-w1-s1." in findings
+    assert "started from 2 commits with the same code in every stage." in findings
     other = [record("gad", 1, 0.5), record("gad", 2, 0.5, code={"ril": "78" * 8}, commit="56" * 20)]
-    assert "did not all have the same code: ril." in "\n".join(page(study, other).findings)
+    assert "Stages whose code differs between the compared runs: ril." in "\n".join(page(study, other).findings)
     tuned = record(
         "gad", 9, 0.5, purpose="tuning", commit="78" * 20, swept={"lr": 1.0}, validation={"start": 0.1, "end": 0.2}
     )
     one_commit = "\n".join(page(study, [record("gad", 1, 0.5), tuned]).findings)
-    assert "All compared runs were started from commit 343434343434." in one_commit
+    assert "All compared runs started from commit 343434343434." in one_commit
 
 
 def test_arms_with_other_seeds_are_ranked_and_explained_on_those_that_they_share(study: Study, record: Make) -> None:
@@ -134,7 +135,7 @@ def test_arms_with_other_seeds_are_ranked_and_explained_on_those_that_they_share
     ]
     shown = page(study, records)
     assert (
-        "over the 1 seed that all of them have: WARM_START 50.0\N{NO-BREAK SPACE}% > GAD 40.0\N{NO-BREAK SPACE}%."
+        "over the 1 seed common to all arms: Warm start 50.0\N{NO-BREAK SPACE}%; GAD 40.0\N{NO-BREAK SPACE}%."
         in shown.findings[1]
     )
     assert "- GAD: −10.0 points;" in as_markdown(shown)
@@ -149,14 +150,16 @@ def test_what_changed_is_said_of_each_trained_arm_against_the_lowest(study: Stud
 
     before = record("warm_start", 1, 0.5, scores=scores(0.2, 0.8, 10.0), styles={"internvl3": 0.25, "any": 0.25})
     after = record("gad", 1, 0.6, scores=scores(0.6, 0.7, 20.0), styles={"internvl3": 1.0, "any": 1.0}, curves=CURVES)
-    text = as_markdown(page(study, [before, after]))
-    assert "## What changed against WARM_START" in text
-    assert (
-        "- GAD: +15.0 points; answers as a teacher writes 25 → 100 %; tokens an answer 10.0 → 20.0; "
-        "most in total (+40.0), least in largest (−10.0). In the loop: answers called right 20 → 20 %, "
-        "passing for a teacher's 30 → 30 %, right ones pushed down 50 → 50 %."
-    ) in text
-    assert "- WARM_START" not in text
+    shown = page(study, [before, after])
+    text = as_markdown(shown)
+    assert "## Changes vs. Warm start" in text
+    (line,) = next(section.lines for section in shown.sections if section.title == "Changes vs. Warm start")
+    assert line == (
+        "GAD: +15.0 points; answers in a teacher's style 25 → 100 %; tokens per answer 10.0 → 20.0; "
+        "by kind −10.0 (largest) to +40.0 (total). In the loop: answers judged correct 20 → 20 %, "
+        "answers classified as a teacher's 30 → 30 %, correct answers with negative advantage 50 → 50 %."
+    )
+    assert "- Warm start" not in text
 
 
 def test_the_first_question_of_a_kind_is_the_example_whatever_became_of_it(study: Study, record: Make) -> None:
@@ -174,7 +177,7 @@ def test_the_first_question_of_a_kind_is_the_example_whatever_became_of_it(study
     assert "| arm | b; reference 7 | a; reference 7 |" in text
     assert "| GAD | ✓ 7 | ✗ 9 |" in text
     without = as_markdown(page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5)]))
-    assert "Two answers" not in without
+    assert "Examples" not in without
 
 
 @pytest.mark.parametrize(("rate", "said"), [(1e-4, "GAD (lowest tried)"), (2e-4, ""), (4e-4, "GAD (highest tried)")])
@@ -185,7 +188,7 @@ def test_a_value_at_an_end_of_the_sweep_is_said_to_be_one(study: Study, record: 
         for value in (1e-4, 2e-4, 4e-4)
     ]
     text = as_markdown(page(swept, [record("gad", 1, 0.5, swept={"lr": rate}), *tuned]))
-    assert ("At an end of the sweep" in text) == bool(said)
+    assert ("at an end of the sweep" in text) == bool(said)
     assert said in text
 
 
@@ -225,7 +228,7 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
 
 
 def test_without_records_there_is_no_page(study: Study) -> None:
-    with pytest.raises(ParamsError, match="no arm of this study was compared yet"):
+    with pytest.raises(ParamsError, match="no arm of this study has been compared yet"):
         page(study, [])
 
 
@@ -239,13 +242,12 @@ def test_the_page_says_seed_by_seed_what_was_gained_and_who_took_on_a_style(stud
     shown = page(study, records)
     text = as_markdown(shown)
     assert (
-        "Where an arm came to write at least 10 points more of its answers as a teacher writes (1 run), it "
-        "gained +25.0 points "
-        "over WARM_START on average; elsewhere (1 run) −4.0."
+        "Runs in which the share of answers in a teacher's style rose by at least 10 points (1 of 2): +25.0 points "
+        "vs. Warm start on average; all other runs: −4.0."
     ) in shown.findings
-    assert "| arm | world 0, seed 1 | world 1, seed 1 | world 2, seed 1 |" in text
+    assert "| arm | data set 0, seed 1 | data set 1, seed 1 | data set 2, seed 1 |" in text
     assert "| GAD | +25.0 (50 → 100) | −4.0 (50 → 50) | – |" in text
-    assert "Seed by seed" not in as_markdown(page(study, [one for one in records if one.world == 0]))
+    assert "### By seed" not in as_markdown(page(study, [one for one in records if one.world == 0]))
 
 
 @pytest.mark.parametrize(
@@ -275,10 +277,10 @@ def test_what_a_study_like_this_one_found_stands_on_the_page(study: Study, recor
     faster = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.71, 0.75])
     shown = page(study, own, {"fast": (other, faster), "unrun": (other, [])})
     text = as_markdown(shown)
-    assert "Study fast, 3 seeds in 3 worlds: more: GAD against WARM_START (+20.0)." in shown.findings
-    assert "## Another rate (fast)\n\nTwice as fast. 3 seeds in 3 worlds; columns as above." in text
-    assert "| GAD − WARM_START | +20.0 | 2.5 |" in text
-    assert "GAD against WARM_START: +0.3 points" in "\n".join(shown.findings), "its own finding stays its own"
+    assert "Study fast (3 seeds on 3 data sets): significantly higher: GAD vs. Warm start (+20.0)." in shown.findings
+    assert "## Another rate (fast)\n\nTwice as fast. 3 seeds on 3 data sets; columns as above." in text
+    assert "| GAD − Warm start | +20.0 | 2.5 |" in text
+    assert "GAD vs. Warm start: +0.3 points" in "\n".join(shown.findings), "its own finding stays its own"
     assert "unrun" not in text
 
 

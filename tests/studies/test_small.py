@@ -90,20 +90,20 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     (project / "studies/results/small/compared/base-w3-s4.json").unlink()
     code, out, err = call(project, "flows.cli", *run, "--arm", "base", "--arm", "warm_start")
     assert code == 0, out + err
-    assert "base (world 3, seed 4) was run before" in out
-    assert "starts" not in out
+    assert "base (world 3, seed 4) already finished: " in out
+    assert "started; stages to run" not in out
     again = json.loads((project / "studies/results/small/compared/base-w3-s4.json").read_text())
     assert {**again, "seconds": {}} == {**base, "seconds": {}}
 
     code, out, err = call(project, "flows.cli", *run, "--arm", "base", "--dry-run")
     assert code == 0, out + err
-    assert out.splitlines()[-1] == "nothing is left to run; all is in studies/results/small"
+    assert out.splitlines()[-1] == "nothing left to run; all records are in studies/results/small"
 
     code, out, err = call(project, "flows.cli", "experiments", "report", "small")
     assert code == 0, out + err
     assert "one unit only" in out
     page = (project / "studies/results/small.md").read_text()
-    assert page.split("## Where it comes from")[0] == first_page.split("## Where it comes from")[0]
+    assert page.split("## Provenance")[0] == first_page.split("## Provenance")[0]
     assert f"| compared/base-w3-s4 | {base['key'][:12]} |" in page
     assert (project / "studies/results/small.html").stat().st_size > 5000
     found = finished(project, base["experiment"])
@@ -165,7 +165,7 @@ def test_code_that_git_does_not_know_is_refused(make_study: Callable[..., Path],
     (project / "stages" / "new.py").write_text("")
     code, _, err = call(project, "flows.cli", "experiments", "run", "small")
     assert code == 2
-    assert "stages/new.py: unknown to Git" in err
+    assert "stages/new.py: untracked" in err
 
 
 def test_seeds_and_worlds_that_a_study_does_not_have_are_refused(make_study: Callable[..., Path], call: Call) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,7 +17,6 @@ Make = Callable[..., Record]
 values = st.lists(st.floats(-1, 1), min_size=2, max_size=12).filter(lambda found: statistics.stdev(found) > 1e-6)
 
 
-@settings(deadline=None)
 @given(values)
 def test_the_interval_is_that_of_the_t_test(found: list[float]) -> None:
     ours = t_interval(found)
@@ -71,7 +70,6 @@ def test_answers_to_other_questions_are_not_compared(record: Make) -> None:
         difference([record("a", 1, 0.6)], [record("b", 1, 0.5, questions_sha256="others")])
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=2, max_size=5))
 def test_turned_round_a_difference_changes_its_sign_alone(record: Make, shares: list[tuple[int, int]]) -> None:
     first = [record("a", world, a / 100) for world, (a, _) in enumerate(shares)]

@@ -1,4 +1,4 @@
-"""The files in experiments/ and what is refused in one."""
+"""The files studies/*.yaml, and the mistakes that are rejected."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_another_budget_is_refused(
 ) -> None:
     arms = {**small_study["arms"], "other": {"title": "Other", "params": params}}
     project = make_study(arms=arms)
-    with pytest.raises(ParamsError, match=r"arm other: .* equal budget only"):
+    with pytest.raises(ParamsError, match=r"arm other: .* need an equal budget"):
         check_budgets(project, read_study(project, "small"))
 
 

@@ -1,4 +1,4 @@
-"""Small benchmarks of our own content in the exact schema of the published fourteen: TSV, parquet and `save_to_disk`.
+"""Small benchmarks of our own content in the exact schema of the published ones: TSV, parquet and `save_to_disk`.
 
 python -m tests.stages.benchmarks.fixtures FOLDER writes them; tests write them into temporary folders. Nothing is
 copied from the published sets (several may not be): questions are invented, images are 8 x 8 pixels.
@@ -16,6 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from stages.corpora.rows import Question, canonical_row, question_of
+from stages.tiny.benchmarks.files import write_world
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 Rows = list[dict[str, Any]]
@@ -268,6 +271,7 @@ def tsv() -> dict[str, Rows]:
     ]
     return {
         "AI2D_TEST": ai2d,
+        "AI2D_TEST_NO_MASK": ai2d,
         "ChartQA_TEST": chart,
         "MathVista_MINI": vista,
         "MMBench_DEV_EN": mmbench("en"),
@@ -522,6 +526,7 @@ def hub() -> dict[str, tuple[str, Rows]]:
     ]
     return {
         "ai2d": ("data/test-00000-of-00001.parquet", ai2d),
+        "ai2d_no_mask": ("data/test-00000-of-00001.parquet", ai2d),
         "chartqa": ("data/test-00000-of-00001.parquet", chart),
         "mathvista": ("data/testmini-00000-of-00001.parquet", vista),
         "mmbench_en": ("en/dev-00000-of-00001.parquet", bench["en"]),
@@ -537,6 +542,16 @@ def hub() -> dict[str, tuple[str, Rows]]:
         "seedbench2_plus": ("data/test-00000-of-00001.parquet", plus),
         "realworldqa": ("data/test-00000-of-00001.parquet", world),
     }
+
+
+def tiny_questions() -> list[Question]:
+    """Questions as stage `questions` writes them, two for each benchmark of the tiny world."""
+    asked = [{"role": "user", "content": "<image>What is the sum?"}]
+    rows = [
+        canonical_row(f"test-{number}", [picture(f"tiny {number}")], asked, str(number), "digits", "sum")
+        for number in range(8)
+    ]
+    return [question_of(row) for row in rows]
 
 
 def write_tsv(
@@ -567,7 +582,8 @@ def arrow_table(rows: Rows) -> pa.Table:
 
 
 def write_all(folder: Path, kind: str) -> None:
-    """All benchmarks as `tsv` or as `hub`."""
+    """All benchmarks as `tsv` or as `hub`; those of the tiny world, which have one form each, in both folders."""
+    write_world(folder, tiny_questions())
     if kind == "tsv":
         for name, rows in tsv().items():
             write_tsv(folder / f"{name}.tsv", rows)

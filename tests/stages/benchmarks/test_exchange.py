@@ -134,6 +134,7 @@ def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: 
     samples = load(registry()["mmstar"], data).samples
     found = overlap("mmstar", samples, "warm_start", training_images(tmp_path / "questions" / "warm_start"))
     assert (found.samples, found.shared, found.examples) == (4, 1, ("1 = q0",))
+    (data / "AI2D_TEST_NO_MASK.tsv").unlink()
     code, said = ril("contamination", data, "--questions", tmp_path / "questions")
     assert code == 1
     assert "1 = q0" in said

@@ -1,26 +1,33 @@
 """Every benchmark from a file in its published schema to a score: loaded, asked in every style, scored under every
 profile.
+
+A new benchmark without rows in `fixtures`, or with other columns than these, fails here.
 """
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from stages.benchmarks.prompts import STYLES, Asked, step_by_step
+from stages.benchmarks.prompts import STYLES, Asked, Style, step_by_step
 from stages.benchmarks.registry import COLUMNS, registry
-from stages.benchmarks.sample import Sample
+from stages.benchmarks.sample import BenchmarkError, NotThere, Sample
 from stages.benchmarks.scorers import LMMS, OURS, PROFILES, VLMEVAL, Profile
 from stages.benchmarks.scores import Reply, average_of_columns, column_scores, measured
 from stages.benchmarks.sources import Loaded, check_pictures, load
-from stages.benchmarks.spec import Spec
+from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
+from stages.benchmarks.tables import Row
 from stages.benchmarks.verdicts import JudgeReply, prompt_for
+from stages.tiny.benchmarks.specs import SPECS as TINY
 from tests.stages.benchmarks import fixtures
 
+EVERY = {spec.id: spec for spec in (*registry().values(), *TINY)}
 PUBLISHED = [name for name, spec in registry().items() if spec.column]
 KINDS = ("tsv", "hub")
+FORMS = [(name, kind) for name, spec in EVERY.items() for kind in KINDS if getattr(spec, kind)]
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +45,37 @@ def right(spec: Spec, sample: Sample) -> str:
         return str(sample.extra["answer_option"]) or sample.gold
     if spec.id == "chartqa":
         return sample.gold.strip("[]").split(",")[0].strip("'")
+    if spec.id == "tiny_choice":
+        return sample.options[sample.gold]
     return "3.429" if sample.gold.startswith("[") else sample.gold
 
 
-def said_by_judge(spec: Spec, sample: Sample, score: str) -> JudgeReply:
-    return JudgeReply(sample.index, prompt_for(spec, sample, "x").sha256, score)
-
-
-def numbers(loaded: Loaded, replies: dict[str, str], profile: Profile, grade: str = "1.0") -> dict[str, Any]:
+def numbers(loaded: Loaded, replies: dict[str, str], profile: Profile, right: bool = True) -> dict[str, Any]:
+    """The scores of these replies; a judge, where one is needed, finds all of them right or all of them wrong."""
     spec = loaded.spec
     given = {index: Reply(index, text, completion_tokens=3) for index, text in replies.items()}
-    said = (
-        {sample.index: said_by_judge(spec, sample, grade) for sample in loaded.samples} if spec.judge == "grade" else {}
-    )
+    words = {"grade": ("0.0", "1.0"), "verdict": ("<answer>0</answer>", "<answer>1</answer>")}
+    said = {
+        sample.index: JudgeReply(sample.index, prompt_for(spec, sample, "x").sha256, words[spec.judge][right])
+        for sample in loaded.samples
+        if spec.needs_judge
+    }
     return measured(spec, loaded.samples, given, profile, said=said)
+
+
+def checked(spec: Spec, folder: Path) -> Loaded:
+    """The benchmark from its file in `folder`. Fails unless every row has all that asking and scoring need."""
+    try:
+        loaded = load(spec, folder)
+    except NotThere:
+        pytest.fail(f"{spec.id} has no rows in its published schema; add some to tests/stages/benchmarks/fixtures.py")
+    check_pictures(loaded.samples)
+    assert all(sample.index and sample.gold and sample.pictures for sample in loaded.samples)
+    assert spec.judge != "letter" or any(sample.options for sample in loaded.samples)
+    replies = {sample.index: right(spec, sample) for sample in loaded.samples}
+    assert numbers(loaded, replies, OURS)["score"] == 100
+    assert numbers(loaded, dict.fromkeys(replies, "unheard of, Sir"), OURS, right=False)["score"] == 0
+    return loaded
 
 
 def test_there_are_fourteen_columns_and_41017_rows() -> None:
@@ -60,19 +84,16 @@ def test_there_are_fourteen_columns_and_41017_rows() -> None:
     assert sum(registry()[name].expected for name in PUBLISHED) == 41_017
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(("name", "kind"), FORMS)
 def test_right_replies_score_100_and_wrong_ones_0(folders: dict[str, Path], name: str, kind: str) -> None:
-    spec = registry()[name]
-    loaded = load(spec, folders[kind])
-    check_pictures(loaded.samples)
-    assert all(sample.pictures for sample in loaded.samples)
-    for profile in PROFILES:
+    spec = EVERY[name]
+    loaded = checked(spec, folders[kind])
+    for profile in (one for one in PROFILES if spec.needs_judge or spec.scorer(one, cot=False)):
         all_right = numbers(loaded, {sample.index: right(spec, sample) for sample in loaded.samples}, profile)
-        wrong = numbers(loaded, {sample.index: "unheard of, Sir" for sample in loaded.samples}, profile, "0.0")
+        wrong = numbers(loaded, {sample.index: "unheard of, Sir" for sample in loaded.samples}, profile, right=False)
         # known departures of the harnesses: lists and rounded numbers in MathVista, lists of references in MMMU
         lost = {(one, other) for one in (VLMEVAL, LMMS) for other in ("mathvista", "mmmu")}
-        lost |= {(VLMEVAL, "ai2d"), (VLMEVAL, "mmbench_en"), (VLMEVAL, "mmbench_cn")}  # options "None" and "nan"
+        lost |= {(VLMEVAL, other) for other in ("ai2d", "ai2d_no_mask", "mmbench_en", "mmbench_cn")}  # "None", "nan"
         lost |= {(LMMS, "chartqa"), (VLMEVAL, "realworldqa")}  # list references; references that are no letters
         if (profile, name) not in lost:
             assert all_right["score"] == 100, (profile, all_right)
@@ -80,24 +101,91 @@ def test_right_replies_score_100_and_wrong_ones_0(folders: dict[str, Path], name
         assert wrong["score"] == 0, (profile, wrong)
 
 
+# A benchmark that is new here, as somebody would add it: its rows in VLMEvalKit's schema, and its spec.
+SCIENCE_ROWS = [
+    {
+        "index": number,
+        "question": "Which of these is a liquid?",
+        "hint": "",
+        **fixtures.choices("iron", "water"),
+        "answer": "B",
+        "category": "natural science",
+        "image": fixtures.encoded(f"science {number}"),
+    }
+    for number in range(2)
+]
+SCIENCE = Spec(
+    id="scienceqa",
+    title="ScienceQA (test)",
+    column="",
+    expected=2017,
+    licence="CC BY-NC-SA 4.0",
+    tsv=(Tsv("ScienceQA_TEST", {}),),
+    make={"tsv": tsv_choice("category")},
+    needs={"tsv": ("index", "question", "A", "B", "answer", "image")},
+)
+
+
+def reads_no_such_column(row: Row) -> Sample | None:
+    return Sample(row.text("index"), row.text("no_such_column"), row.text("answer"), pictures=row.pictures["image"])
+
+
+def reads_options_elsewhere(row: Row) -> Sample | None:
+    options = {letter: row.text(f"option_{letter}", "") for letter in "AB"}
+    made = tsv_choice("category")(row)
+    return made and replace(made, options={letter: text for letter, text in options.items() if text})
+
+
+def reads_pictures_elsewhere(row: Row) -> Sample | None:
+    made = tsv_choice("category")(row)
+    return made and replace(made, pictures=row.pictures.get("picture", ()))
+
+
+def test_a_new_benchmark_with_the_right_columns_passes(tmp_path: Path) -> None:
+    fixtures.write_tsv(tmp_path / "ScienceQA_TEST.tsv", SCIENCE_ROWS)
+    assert len(checked(SCIENCE, tmp_path).samples) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"needs": {"tsv": ("indx", "question")}}, BenchmarkError, "no column 'indx' among index, question, hint"),
+        ({"make": {"tsv": reads_no_such_column}}, BenchmarkError, "column 'no_such_column': is empty"),
+        ({"make": {"tsv": reads_options_elsewhere}}, AssertionError, None),
+        ({"make": {"tsv": reads_pictures_elsewhere}}, AssertionError, None),
+        ({"tsv": (Tsv("Science", {}),)}, pytest.fail.Exception, "scienceqa has no rows in its published schema"),
+        (
+            {"tsv": (), "hub": (Hub(("derek-thomas/ScienceQA",), "test"),)},
+            pytest.fail.Exception,
+            "scienceqa has no rows in its published schema",
+        ),
+    ],
+)
+def test_a_new_benchmark_with_wrong_columns_fails(
+    tmp_path: Path, wrong: dict[str, Any], error: type[BaseException], message: str | None
+) -> None:
+    fixtures.write_tsv(tmp_path / "ScienceQA_TEST.tsv", SCIENCE_ROWS)
+    with pytest.raises(error, match=message):
+        checked(replace(SCIENCE, **wrong), tmp_path)
+
+
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_prompts_mark_each_picture_once(folders: dict[str, Path], kind: str, style: str) -> None:
-    for name in PUBLISHED:
-        spec = registry()[name]
-        for sample in load(spec, folders[kind]).samples:
-            parts = spec.prompts[style](sample)  # type: ignore[index]
-            asked = Asked(sample.index, tuple(parts))
-            text = asked.messages[0]["content"]
-            assert text.count("<image>") == len(asked.images) >= 1
-            assert len(asked.image_sha256) == len(asked.images)
-            if name != "mmmu_pro_vision":
-                assert sample.question.split("<")[0].split("\n")[0] in text
-            if sample.options and name not in ("mmmu_pro_vision", "mathvista"):
-                assert all(option in text for option in sample.options.values() if not option.startswith("<"))
-            stepwise = Asked(sample.index, tuple(step_by_step(parts, sample))).messages[0]["content"]
-            assert "boxed" in stepwise
-            assert "directly.\n" not in stepwise
+@pytest.mark.parametrize(("name", "kind"), FORMS)
+def test_prompts_mark_each_picture_once(folders: dict[str, Path], name: str, kind: str, style: Style) -> None:
+    spec = EVERY[name]
+    for sample in load(spec, folders[kind]).samples:
+        parts = spec.prompts[style](sample)
+        asked = Asked(sample.index, tuple(parts))
+        text = asked.messages[0]["content"]
+        assert text.count("<image>") == len(asked.images) >= 1
+        assert len(asked.image_sha256) == len(asked.images)
+        if name != "mmmu_pro_vision":
+            assert sample.question.split("<")[0].split("\n")[0] in text
+        if sample.options and name not in ("mmmu_pro_vision", "mathvista") and not spec.world:
+            assert all(option in text for option in sample.options.values() if not option.startswith("<"))
+        stepwise = Asked(sample.index, tuple(step_by_step(parts, sample))).messages[0]["content"]
+        assert "boxed" in stepwise
+        assert "directly.\n" not in stepwise
 
 
 def test_pictures_stand_where_markers_name_them(folders: dict[str, Path]) -> None:

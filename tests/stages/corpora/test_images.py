@@ -151,7 +151,6 @@ def test_what_is_sent_to_other_decoders_shows_the_same(name: str) -> None:
     assert (sent == SEEN[name][0]) == (name in ("PNG", "JPEG", "grey", "one pixel"))
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
 def test_training_sees_the_picture_that_was_meant(tiny: Callable[[str], Checkpoint], family: str) -> None:
     reader = load_reader(tiny(family))
     for name, (image, _, _) in SEEN.items():
@@ -160,7 +159,6 @@ def test_training_sees_the_picture_that_was_meant(tiny: Callable[[str], Checkpoi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3"])
 def test_the_engine_sees_the_picture_that_was_meant(
     tiny: Callable[[str], Checkpoint], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from stages.config.yaml import merged, read_yaml
 from stages.engines.calls import DOWN_AFTER, retry_after
 from stages.engines.endpoint import EndpointEngine
 from stages.engines.engine import Answer, EngineError, Request, RequestError
-from stages.responses.answers import answers
+from stages.responses.answers import Generation, answers
 from stages.vlm.checkpoint import open_checkpoint, write_card
 
 WARM = Sampling(temperature=0.7, top_p=0.9, max_tokens=20)
@@ -274,7 +274,7 @@ def ask(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             },
         )
         job = open_job("teacher", "qwen2_5_vl", tmp_path, validated(values))
-        return answers(job, folder, [Prompt(i) for i in range(30)], WARM, n, 0, "teacher@qwen2_5_vl")
+        return answers(job, Generation(folder, WARM, n), [Prompt(i) for i in range(30)], "teacher@qwen2_5_vl")
 
     return begin
 

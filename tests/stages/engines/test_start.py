@@ -10,8 +10,9 @@ from stages.config.runtime import Runtime
 from stages.engines import start
 from stages.engines.arguments import flags
 from stages.engines.endpoint import EndpointEngine
+from stages.engines.engine import Need
 from stages.engines.replay import MissingAnswers
-from stages.engines.start import Need, start_engine, start_trainable
+from stages.engines.start import start_engine, start_trainable
 from stages.engines.vllm_server import check_arguments
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
@@ -38,7 +39,7 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
         start_engine(checkpoint(tmp_path / folder), runtime, need)
     start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
     assert started == [
-        ("VllmServerEngine", runtime, SERVER, tmp_path, "judge", False, print),
+        ("VllmServerEngine", runtime, SERVER, need, "judge", False),
         ("VllmEngine", runtime, 256, 1),
         ("VllmEngine", runtime, 7, 2),
         ("VllmEngine", runtime, 7, 2),
@@ -50,9 +51,8 @@ def test_a_student_in_training_needs_an_engine_that_takes_weights(
     started: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": SERVER}), Need(tmp_path))
-    assert started == [
-        ("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, tmp_path, "student", True, print)
-    ]
+    (got,) = started
+    assert got == ("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, Need(tmp_path), "student", True)
     running = VllmServer(kind="vllm_server", urls=("http://node7:8000",))
     for settings in (Replay(kind="replay"), OpenAi(kind="openai", base_url="http://x/v1"), running):
         with pytest.raises(

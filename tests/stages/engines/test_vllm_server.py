@@ -31,7 +31,7 @@ from stages.config.sampling import Sampling
 from stages.corpora.images import opened_image
 from stages.engines.arguments import data_url
 from stages.engines.endpoint import EndpointEngine
-from stages.engines.engine import Answer, EngineError, Request, RequestError
+from stages.engines.engine import Answer, EngineError, Need, Request, RequestError
 from stages.engines.supervisor import descendants
 from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
@@ -47,12 +47,13 @@ import sys
 from flows.environment import prepare
 prepare()
 from pathlib import Path
+from stages.engines.engine import Need
 from stages.engines.vllm_server import VllmServerEngine
 from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
 from stages.vlm.checkpoint import open_checkpoint
 settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
-engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Path(sys.argv[3]), "internvl3")
+engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Need(Path(sys.argv[3])), "internvl3")
 print("ready", flush=True)
 sys.stdin.read()  # until the tests end, however they do
 """
@@ -171,7 +172,8 @@ def attached(
 ) -> Iterator[VllmServerEngine]:
     """The engine of somebody who uses a server that runs already."""
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
-    engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, tmp_path_factory.mktemp("none"), "internvl3")
+    need = Need(tmp_path_factory.mktemp("none"))
+    engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, need, "internvl3")
     yield engine
     engine.close()
 
@@ -180,7 +182,7 @@ def attached(
 def student(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
     settings = VllmServer(kind="vllm_server", sequences=16, start_seconds=300, attempts=3)
     logs = tmp_path_factory.mktemp("logs")
-    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, logs, "student", trainable=True)
+    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, Need(logs), "student", trainable=True)
     yield engine
     engine.close()
     assert not [pid for server in engine._servers for pid in descendants(server.keeper_pid)]
@@ -342,7 +344,7 @@ def test_a_server_of_another_model_is_found_out(
             r"reads question q0 as \d+ tokens, training reads \d+, .* it serves another model",
         )
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
-    engine = VllmServerEngine(checkpoint, Runtime(), settings, tmp_path, "other")
+    engine = VllmServerEngine(checkpoint, Runtime(), settings, Need(tmp_path), "other")
     with pytest.raises(EngineError, match=why):
         list(engine.generate(seeing_requests(GREEDY)))
     engine.close()

@@ -57,18 +57,18 @@ def test_a_healthy_run_passes_every_check() -> None:
 @pytest.mark.parametrize(
     ("title", "change"),
     [
-        ("Teachers to learn from", {"models": {"teacher": scored("teacher", 51)}}),
-        ("Answers come from the pictures", {"models": {"ril": scored("ril", 70, shuffled=0.65)}}),
-        ("The gain is clear", {"models": {"warm_start": scored("warm_start", 69)}}),
-        ("The gain is clear", {"models": {"warm_start": scored("warm_start", 90)}}),  # clear, and a loss
-        ("The judge knows right from wrong", {"exam": {"balanced_accuracy": 0.94}}),
-        ("The judge can't be talked round", {"exam": {"attacks_held": 71}}),
-        ("Verdicts arrive", {"curves": {"judge/failed": [0.0] * 10 + [0.05] * 10}}),
-        ("The discriminator sees more than length", {"before": {"acc_length_only": 0.88}}),
+        ("The teachers are better than the student", {"models": {"teacher": scored("teacher", 51)}}),
+        ("Answers depend on the images", {"models": {"ril": scored("ril", 70, shuffled=0.65)}}),
+        ("The gain is significant", {"models": {"warm_start": scored("warm_start", 69)}}),
+        ("The gain is significant", {"models": {"warm_start": scored("warm_start", 90)}}),  # clear, and a loss
+        ("The judge is accurate", {"exam": {"balanced_accuracy": 0.94}}),
+        ("The judge resists attacks", {"exam": {"attacks_held": 71}}),
+        ("Few verdicts fail", {"curves": {"judge/failed": [0.0] * 10 + [0.05] * 10}}),
+        ("The discriminator uses more than length", {"before": {"acc_length_only": 0.88}}),
         ("The discriminator is in balance", {"curves": {"disc/passed": [0.3] * 10 + [0.0] * 10}}),
         ("The discriminator is in balance", {"curves": {"disc/passed": [0.3] * 10 + [1.0] * 10}}),
         ("Groups differ in reward", {"curves": {"frac_reward_zero_std": [0.6] * 20}}),
-        ("Answers end by themselves", {"curves": {"completions/clipped_ratio": [0.0] * 10 + [0.2] * 10}}),
+        ("Answers are complete", {"curves": {"completions/clipped_ratio": [0.0] * 10 + [0.2] * 10}}),
         ("The student still explores", {"curves": {"entropy/student": [2.0] * 10 + [0.1] * 10}}),
     ],
 )

@@ -21,12 +21,12 @@ from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import Reject, TooManyRejects
 from stages.responses import waves
-from stages.responses.answers import answers, answers_and_rejects, asked_of, stored_answers
+from stages.responses.answers import Generation, answers, answers_and_rejects, asked_of, stored_answers
 from stages.responses.projection import write_projection
 from stages.responses.requested import Wanted
-from stages.responses.schemas import ANSWERS, answer_rows, answer_statistics
+from stages.responses.schemas import ANSWERS, answer_statistics
 from stages.responses.sets import faults
-from stages.responses.store import Store
+from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import template_of
 from stages.tiny.builds.shapes import build_tiny
 from stages.vlm import reader
@@ -34,6 +34,24 @@ from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_chat
 
 SAMPLING = Sampling(max_tokens=8)
+
+
+def answer_rows(question_ids: Sequence[str], answers: Sequence[Sequence[StoredAnswer]]) -> list[dict[str, Any]]:
+    """Rows of ANSWERS in the order of the questions, then of the samples."""
+    return [
+        {
+            "question_id": question_id,
+            "sample": answer.sample,
+            "response": answer.text,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "response_key": answer.key,
+            "token_ids": list(answer.token_ids),
+        }
+        for question_id, samples in zip(question_ids, answers, strict=True)
+        for answer in samples
+    ]
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,7 @@ def ask(job: Job, checkpoint: Path) -> Ask:
         sampling: Sampling = SAMPLING,
         share: float | None = None,
     ) -> list[list[str]]:
-        found = answers(job, checkpoint, asked, sampling, n, draw, "answers", engine, share)
+        found = answers(job, Generation(checkpoint, sampling, n, draw), asked, "answers", engine, share)
         return [[answer.text for answer in row] for row in found]
 
     return texts
@@ -213,7 +231,7 @@ def test_several_greedy_answers_are_refused(ask: Ask) -> None:
 def test_the_projection_has_the_same_bytes_again(job: Job, checkpoint: Path, tmp_path: Path) -> None:
     ids = [prompt.id for prompt in prompts(20)]
     for name in ("first", "again"):
-        rows = answer_rows(ids, answers(job, checkpoint, prompts(20), SAMPLING, 4, 0, "answers", Counting()))
+        rows = answer_rows(ids, answers(job, Generation(checkpoint, SAMPLING, 4), prompts(20), "answers", Counting()))
         write_shards(tmp_path / name, rows, ANSWERS)
     files = [sorted((tmp_path / name).iterdir()) for name in ("first", "again")]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
@@ -350,7 +368,7 @@ def test_what_a_run_paid_is_kept_with_the_times(ask: Ask, job: Job) -> None:
 def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoint: Path, tmp_path: Path) -> None:
     """In blocks and from many segments, as from one list."""
     asked = prompts(600)
-    found = answers(job, checkpoint, asked, SAMPLING, 4, 0, "answers", Counting())
+    found = answers(job, Generation(checkpoint, SAMPLING, 4), asked, "answers", Counting())
     write_shards(tmp_path / "plain", answer_rows([prompt.id for prompt in asked], found), ANSWERS)
     wanted = Wanted.of(asked_of(open_checkpoint(checkpoint), SAMPLING, 0, job.store), asked, 4)
     (folder,) = (job.store / "responses").iterdir()
@@ -406,7 +424,7 @@ def test_asking_needs_torch_only_when_something_is_missing(root: Path) -> None:
 def test_what_the_store_has_is_told_without_an_engine(job: Job, checkpoint: Path, ask: Ask) -> None:
     engine = Counting()
     found = ask(prompts(4), engine, n=2)
-    stored = stored_answers(job, checkpoint, prompts(6), SAMPLING, 2, 0)
+    stored = stored_answers(job, Generation(checkpoint, SAMPLING, 2), prompts(6))
     assert [[answer.text for answer in row] for row in stored] == [*found, [], []]
     assert engine.starts == 1
 
@@ -414,6 +432,6 @@ def test_what_the_store_has_is_told_without_an_engine(job: Job, checkpoint: Path
 def test_rejects_are_told_with_the_answers(job: Job, checkpoint: Path) -> None:
     engine = Counting()
     engine.refuses = {"q2"}
-    found, rejects = answers_and_rejects(job, checkpoint, prompts(4), SAMPLING, 2, 0, "answers", engine, 0.5)
+    found, rejects = answers_and_rejects(job, Generation(checkpoint, SAMPLING, 2), prompts(4), "answers", engine, 0.5)
     assert [len(one) for one in found] == [2, 2, 0, 2]
     assert rejects == [Reject("q2", 0, 2, "refused", "question q2: it is too long")]

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.responses import segments
@@ -85,7 +85,6 @@ def test_an_empty_append_writes_nothing(tmp_path: Path) -> None:
     ),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=40, deadline=None)
 def test_of_duplicates_the_first_order_counts_however_files_came_there(tmp_path_factory, segments, order) -> None:
     """Segments are files: copied from elsewhere in any order, they serve the same answers."""
     folder = tmp_path_factory.mktemp("store")
@@ -211,7 +210,6 @@ SEGMENTS = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), ma
 
 
 @given(SEGMENTS)
-@settings(max_examples=150, deadline=None)
 def test_the_index_serves_what_a_plain_dictionary_would(segments: list[list[tuple[int, int]]]) -> None:
     """Runs that overlap in any way; the first segment that has a sample counts."""
     expected: dict[tuple[int, int], tuple[int, int]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.config.sampling import Sampling
@@ -215,7 +215,6 @@ ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.text(max
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
 def test_a_merge_changes_no_answer_that_was_here(
     tmp_path_factory: pytest.TempPathFactory, ours: Any, theirs: Any, first: bool, second: bool, older: bool
 ) -> None:

@@ -1,0 +1,67 @@
+"""What a family of models must bring, checked where the families are listed."""
+
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any, get_args
+
+import pytest
+
+from stages.config.model import Family as FamilyName
+from stages.vlm import internvl3, qwen2_5
+from stages.vlm.family import Family, families_by_name
+from stages.vlm.reader import FAMILIES
+
+FUNCTIONS = [
+    name for name, value in vars(Family).items() if isinstance(value, FunctionType) and not name.startswith("_")
+]
+
+
+@pytest.fixture
+def incomplete() -> Callable[..., Any]:
+    """`incomplete("load", x=1)` is InternVL3 without `load` and with `x`."""
+
+    def make(*without: str, **changed: Any) -> Any:
+        module = ModuleType("stages.vlm.incomplete")
+        kept = {name: value for name, value in vars(internvl3).items() if name not in without}
+        vars(module).update({**kept, "__name__": "stages.vlm.incomplete", **changed})
+        return module
+
+    return make
+
+
+def test_params_yaml_knows_the_families_that_there_are() -> None:
+    assert {*FAMILIES, "remote"} == set(get_args(FamilyName))
+
+
+def test_a_whole_family_is_taken(incomplete: Callable[..., Any]) -> None:
+    module = incomplete()
+    assert families_by_name(module) == {"internvl3": module}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_family_without_a_function_fails_at_import(incomplete: Callable[..., Any], name: str) -> None:
+    assert len(FUNCTIONS) >= 11
+    with pytest.raises(TypeError, match=f"^stages.vlm.incomplete is no family of models: no function {name}$"):
+        families_by_name(qwen2_5, incomplete(name))
+
+
+def other_parameter(processor: Any, pictures: list[bytes]) -> Any:
+    """As `pixels`, by another name and of another type."""
+
+
+def test_attributes_and_signatures_are_checked(incomplete: Callable[..., Any]) -> None:
+    for changed, fault in (
+        ({"vision_tokens": "<img>"}, "vision_tokens is not a tuple of str"),
+        ({"vision_tokens": (1,)}, "vision_tokens is not a tuple of str"),
+        ({"name": None}, "name is not a str"),
+        ({"pixels": other_parameter}, "pixels has the signature"),
+        ({"features": internvl3.projection}, "features has the signature"),
+    ):
+        with pytest.raises(TypeError, match=fault):
+            families_by_name(incomplete(**changed))
+
+
+def test_a_text_model_sees_no_image() -> None:
+    for call in (qwen2_5.pixels, qwen2_5.image_tokens):
+        with pytest.raises(ValueError, match="a prompt for a text model has 2 images"):
+            call(None, [b"", b""])  # type: ignore[arg-type]
