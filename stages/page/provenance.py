@@ -123,3 +123,13 @@ def code(job: Job) -> str:
         job.root, "status", "--porcelain", "--untracked-files=no", "--", "stages", "flows", "params.yaml", "dvc.yaml"
     )
     return f"{commit}+" if commit and changed else commit
+
+
+def accepted_changes(job: Job) -> list[dict[str, Any]]:
+    """Changes of code after which a result was kept without a new run (`ril accept --because`): stage, what, why."""
+    rows = []
+    for run in job.runs:
+        file = job.root / "reports" / Path(*run.split("@")) / "accepted.json"
+        if run != job.name and file.is_file():
+            rows += [{"stage": run, **row} for row in read_json(file)["accepted"]]
+    return rows
