@@ -104,3 +104,13 @@ def recorded(outs: Mapping[str, RecordedOut]) -> list[dict[str, Any]]:
         for path, out in outs.items()
         if path.startswith("data/")
     ]
+
+
+def accepted_changes(job: Job) -> list[dict[str, Any]]:
+    """Changes of code after which a result was kept without a new run (`ril accept --because`): stage, what, why."""
+    rows = []
+    for run in job.runs:
+        file = job.root / "reports" / Path(*run.split("@")) / "accepted.json"
+        if run != job.name and file.is_file():
+            rows += [{"stage": run, **row} for row in read_json(file)["accepted"]]
+    return rows
