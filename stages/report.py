@@ -13,6 +13,7 @@ from stages.config.pool import Pool
 from stages.config.ril import Ril
 from stages.job.files import write_text
 from stages.job.job import Job
+from stages.job.metric_names import HELD_OUT_LOGIT_GAP
 from stages.page import benchmarks, checks, curves, experiments, gains, gallery, provenance, scores
 from stages.page import inputs as records
 from stages.page.render import render
@@ -57,7 +58,7 @@ def run(job: Job) -> None:
             "teachers": records.teachers(job),
             "exam": exam,
             "discriminator": records.discriminator_rows(discriminator, teachers),
-            "logit_gap": discriminator.get("logit_gap", 0.0),
+            "logit_gap": discriminator.get(HELD_OUT_LOGIT_GAP, 0.0),
             "pretraining": curves.pretraining(records.history(job, "discriminator")),
             # where it comes from
             "times": provenance.times(job),

@@ -21,6 +21,7 @@ from stages.groups.response import Response
 from stages.job.epochs import places_of_step
 from stages.job.files import read_shards
 from stages.job.job import Job
+from stages.job.metric_names import STEP
 from stages.job.rejects import Reject, refused
 from stages.loop.models import RilModels, load_models
 from stages.loop.outputs import sample_rows, write_outputs
@@ -89,7 +90,7 @@ def run(job: Job) -> None:
         with job.timed("sync"):
             models.engine.update_weights(policy.weights())
 
-        history.append({"step": step + 1, **reward_metrics(groups, scored), **metrics, **updated})
+        history.append({STEP: step + 1, **reward_metrics(groups, scored), **metrics, **updated})
         if alarm := saturation_alarm(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
         samples += sample_rows(step + 1, batch[: block.samples_per_step], scored)

@@ -76,6 +76,12 @@ def test_only_vlm_knows_a_family_by_name(root: Path) -> None:
     assert not knowing
 
 
+def test_there_is_one_image_marker(root: Path) -> None:
+    nodes = {path: ast.walk(ast.parse(path.read_text())) for path in modules(root)}
+    found = [path for path, own in nodes.items() for node in own if getattr(node, "value", None) == "<image>"]
+    assert [str(path.relative_to(root)) for path in found] == ["stages/corpora/markers.py"]
+
+
 def test_importing_a_module_does_no_work(root: Path) -> None:
     assert len(modules(root)) > 20
     busy = [

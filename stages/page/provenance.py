@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from stages.config.model import Model
+from stages.groups.response import STUDENT
 from stages.job.files import read_json
 from stages.job.job import Job
+from stages.job.metric_names import LENGTH
 from stages.job.repository import RecordedOut
-from stages.page.gallery import STUDENT
 from stages.page.inputs import History
 
 PACKAGES = ("ril", "torch", "transformers", "vllm", "deepspeed", "pyarrow", "matplotlib", "dvc", "prefect")
@@ -56,7 +57,7 @@ def loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[t
     """
     rows = []
     for writer in (STUDENT, *sorted(teachers)):
-        lengths = [value for value in found.get(f"completions/{writer}/mean_length") or () if math.isfinite(value)]
+        lengths = [value for value in found.get(LENGTH.format(writer)) or () if math.isfinite(value)]
         share = answers if writer == STUDENT else answers / len(teachers)
         rows.append((writer, round(share * len(lengths)), round(share * sum(lengths))))
     return rows
