@@ -76,7 +76,7 @@ class DiscriminatorObjective:
         return self.discriminator_update != "none"
 
     @contradiction
-    def _what_nobody_sees(self, given: Choices) -> str | None:
+    def _refuse_view_without_discriminator(self, given: Choices) -> str | None:
         """`discriminator.sees` needs a discriminator."""
         sees = given.values["discriminator.sees"]
         if self.discriminated or sees == "response":
