@@ -21,6 +21,8 @@ WORDS: Mapping[str, frozenset[str]] = {  # keyword arguments that are help texts
     "Option": frozenset({"help"}),
     "Argument": frozenset({"help"}),
     "Typer": frozenset({"help"}),
+    "Switch": frozenset({"source", "departures"}),  # stages/config/switch.py: what docs/objectives.md says of a switch
+    "Baseline": frozenset({"description", "source"}),
 }
 IMPORTS, ORDER, REST = "imports", "order of statements", "module"  # a module's imports, ..., statements without a name
 _IMPORT = "import "

@@ -29,7 +29,8 @@ def run(job: Job) -> None:
 
     summary = summary_of(models, ril, validation)
     job.write_metrics({"summary": summary})  # one word before them all, by which `dvc exp show --drop` tells them apart
-    found = experiments.found(job, summary)
+    repository = job.repository()
+    found = experiments.found(job, summary, repository)
     page = render(
         {
             "summary": scores.summary(models),
@@ -65,8 +66,8 @@ def run(job: Job) -> None:
             "settings": provenance.settings(job),
             "versions": provenance.versions(),
             "checkpoints": provenance.checkpoints(job),
-            "recorded": provenance.recorded(job),
-            "code": provenance.code(job),
+            "recorded": provenance.recorded(repository.outs),
+            "code": repository.code,
             "accepted": provenance.accepted_changes(job),
         }
     )
