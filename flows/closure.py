@@ -89,7 +89,7 @@ def _read_names(root: Path, file: Path, mtime_ns: int, length: int) -> _Named:
     """Reads `file`; the stamp of the file is part of the key, so that an edit is read anew."""
     modules: dict[tuple[str, bool], None] = {}
     own_folder, literals, computed = False, set[str](), None
-    for node in _running_nodes(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for node in _running_nodes(ast.parse((root / file).read_bytes(), str(file))):
         match node:
             case ast.Import(names=aliases):
                 modules |= dict.fromkeys((alias.name, True) for alias in aliases)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from flows.lockfile import (
-    Recorded,
     files_in,
     ignored_names,
     is_recorded,
@@ -23,6 +22,7 @@ from flows.lockfile import (
 )
 from stages.config.table import STAGES
 from stages.job.hashes import hash_json
+from stages.job.repository import RecordedOut
 
 Stamp = tuple[int, int]  # length and modification time in nanoseconds
 
@@ -55,7 +55,7 @@ class Fingerprint:
         else:
             yield self._root.joinpath(folder, *parts[:depth])
 
-    def _part(self, whole: Path, recorded: Recorded | None, ignored: Sequence[str]) -> "_Part":
+    def _part(self, whole: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> "_Part":
         if recorded is None:
             return _Part(whole, None, ignored)
         target = "@".join(Path(self._name(whole)).parts[1:])
@@ -80,7 +80,7 @@ class Fingerprint:
 class _Part:
     """A file or folder that is hashed as a whole."""
 
-    def __init__(self, path: Path, recorded: Recorded | None, ignored: Sequence[str]) -> None:
+    def __init__(self, path: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> None:
         """Without `recorded`, or where it is about other lengths, all of it is read."""
         self._path, self._ignored = path, ignored
         self._stamps = self._look()

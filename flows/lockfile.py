@@ -4,23 +4,15 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stages.job.repository import RecordedOut
+
 _CHUNK = 1 << 22
 _DVC_OWN = (".git", ".hg", ".dvc", ".dvcignore")  # what DVC leaves out of a folder without being told
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A file or folder as DVC has recorded it."""
-
-    md5: str  # of a folder with the suffix ".dir"
-    length: int  # bytes in all
-    files: int
 
 
 def locked_stages(root: Path) -> dict[str, Any]:
@@ -32,10 +24,10 @@ def locked_stages(root: Path) -> dict[str, Any]:
     return dict(yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)).get("stages") or {})
 
 
-def locked_outs(root: Path) -> dict[str, Recorded]:
+def locked_outs(root: Path) -> dict[str, RecordedOut]:
     """Every out that dvc.lock records, by its path."""
     outs = [out for stage in locked_stages(root).values() for out in stage.get("outs", [])]
-    return {out["path"]: Recorded(out["md5"], out.get("size", 0), out.get("nfiles", 1)) for out in outs}
+    return {out["path"]: RecordedOut(out["md5"], out.get("size", 0), out.get("nfiles", 1)) for out in outs}
 
 
 def ignored_names(root: Path) -> Sequence[str]:

@@ -49,7 +49,7 @@ def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
     objective = block.resolved(job.value("ril.objective"))
-    if not objective.used:
+    if not objective.discriminated:
         job.progress.say(f"ril.objective {job.value('ril.objective')!r} needs no discriminator; nothing is trained")
         if ranks().first:
             write_nothing(job)
@@ -58,7 +58,7 @@ def run(job: Job) -> None:
     reader = load_reader(checkpoint)
     discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split(texts_of_both(job), block.held_out_share, job.seed("held out"))
-    pairs = objective.loss == "bradley_terry"
+    pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
     def texts_of_step(step: int) -> tuple[list[Text], list[float]]:
@@ -79,7 +79,7 @@ def run(job: Job) -> None:
         history = state.rows("history")
         for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
-            batch = collator.collate(texts, labels, objective.loss, tower=trainer.sharded)
+            batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
             loss, logits = adversary.backward(batch)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
             norm = trainer.step(learning_rate(block, step))

@@ -66,7 +66,7 @@ def _record(repo: "Repo", root: Path, store: Path, found: Sequence[StageStatus],
     """Writes the new state of code, reasons first: an interruption leaves a stage stale, never accepted in silence."""
     from dvc.rwlock import rwlock
 
-    stages = {stage.addressing: stage for stage in repo.index.stages if stage.addressing in {one.name for one in found}}
+    stages = {stage.name: stage for stage in repo.index.stages if stage.name in {one.name for one in found}}
     outs = [out.fs_path for stage in stages.values() for out in stage.outs]
     with rwlock(repo.tmp_dir, repo.fs, "ril accept", [], outs, repo.config["core"].get("hardlink_lock", False)):
         for one in found:

@@ -77,10 +77,7 @@ class StageStatus:
     def changed(self) -> list[str]:
         """What changed in its code, as far as that is known."""
         if self.code is None:
-            return [
-                f"{path} changed (what in it is not known: there is no record of the code before)"
-                for path in self.files
-            ]
+            return [f"{path} changed ({_UNKNOWN})" for path in self.files]
         return [str(change) for change in self.code]
 
     @property
@@ -100,7 +97,7 @@ def opened(root: Path) -> Iterator["Repo"]:
     from dvc.repo import Repo, lock_repo
 
     if not (root / ".dvc").is_dir():
-        raise Refused("DVC is not set up in this folder; run: git init && dvc init (or go to the project's folder)")
+        raise Refused("DVC is not set up in this folder; run: git init && dvc init")
     end = time.monotonic() + LOCK_SECONDS
     try:
         with contextlib.ExitStack() as stack:
@@ -133,8 +130,8 @@ def statuses_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]
     lock = locked_stages(root)
     found: dict[str, StageStatus] = {}
     for stage in _in_order(repo):
-        own = _status(stage, lock.get(stage.addressing), root, store)
-        before = [found[one.addressing] for one in repo.index.graph.successors(stage) if one.addressing in found]
+        own = _status(stage, lock.get(stage.name), root, store)
+        before = [found[one.name] for one in repo.index.graph.successors(stage) if one.name in found]
         causes = [name for one in before for name in ([one.name] if one.state in (STALE, NEVER_RUN) else one.follows)]
         if own.state == UP_TO_DATE and causes:
             own = StageStatus(own.name, FOLLOWS, follows=list(dict.fromkeys(causes)))
@@ -156,12 +153,12 @@ def selected(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[S
 def _in_order(repo: "Repo") -> list["PipelineStage"]:
     """In the order of the table, in which every stage comes after those that make its inputs."""
     places = {name: place for place, name in enumerate(STAGES)}
-    return sorted(repo.index.stages, key=lambda stage: places.get(stage.addressing.split("@")[0], len(places)))
+    return sorted(repo.index.stages, key=lambda stage: places.get(stage.name.split("@")[0], len(places)))
 
 
 def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path) -> StageStatus:
     if entry is None:
-        return StageStatus(stage.addressing, NEVER_RUN)
+        return StageStatus(stage.name, NEVER_RUN)
     parameters, inputs, files, watched = list[Parameter](), list[Input](), list[str](), list[str]()
     for dep in stage.deps:
         path = dep.def_path
@@ -177,14 +174,14 @@ def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path,
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
-        stage.addressing,
+        stage.name,
         STALE if stale else UP_TO_DATE,
         parameters,
         inputs,
         outs,
         stage.cmd_changed,
         files,
-        _code_changes(stage.addressing, entry, watched, root, store, changed=bool(files)),
+        _code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
     )
 
 
@@ -222,7 +219,7 @@ def _maker(repo: "Repo", path: str) -> str | None:
     outs = [
         out for out in repo.index.outs if Path(path).is_relative_to(out.def_path) or out.def_path.startswith(f"{path}/")
     ]
-    names = {out.stage.addressing for out in outs}
+    names = {out.stage.name for out in outs}
     return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
 
 

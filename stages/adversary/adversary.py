@@ -16,7 +16,7 @@ from stages.adversary.discriminator import (
     collect_in_order,
     score_texts,
 )
-from stages.config.switches import DiscriminatorLoss, DiscriminatorUpdate
+from stages.config.discriminator import DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
 from stages.groups.response import STUDENT, Response
 from stages.training.ranks import ranks

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.config.switches import Correction, Kl, Ratio
+from stages.config.objective import Correction, Kl, Ratio
 
 FAR = 2.6  # nats: from here on other trainers' cap of k3 at 10 has no gradient left; its share is logged
 

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from stages.config.objective import PAPER, Objective
 from stages.config.ril import Ril
-from stages.config.switches import PAPER, Objective
 from stages.corpora.rows import Question
 from stages.groups.log_probs import predicting_states, token_entropies, token_full_kl, token_log_probs
 from stages.groups.pack import Group, Pack, packs

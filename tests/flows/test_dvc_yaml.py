@@ -73,6 +73,28 @@ def expected_outs(job: Job, project: Path) -> dict[str, bool]:
     return outs
 
 
+@pytest.mark.parametrize(
+    ("block", "stages"),
+    [
+        ("ril", {"ril", "report"}),
+        ("rewards", {"ril", "report"}),  # switches of the objective
+        ("objective", {"ril", "report"}),
+        ("discriminator", {"discriminator", "ril", "report"}),
+        ("warm_start", {"warm_start"}),
+        ("teacher", {"teacher", "report"}),
+        ("rollout", {"rollout"}),
+        ("pool", {"pool", "report"}),
+        ("questions", {"questions"}),
+        ("evaluate", {"evaluate", "report"}),
+        ("params", set()),
+        ("table", set()),
+    ],
+)
+def test_a_new_key_of_a_block_makes_stale_who_reads_the_block(root: Path, block: str, stages: set[str]) -> None:
+    file = f"stages/config/{block}.py"
+    assert {name for name in STAGES if file in code_dependencies(root, name)} == stages
+
+
 def test_every_tracked_parameter_exists(project: Path) -> None:
     values = read_yaml(project / "params.yaml")
     for name, stage in resolved(project).items():
