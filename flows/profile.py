@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
 from stages.config.params import validated
-from stages.config.yaml import ParamsError, merged, parse_yaml, read_yaml
+from stages.config.yaml import ParamsError, differing_values, merged, parse_yaml, read_yaml
 from stages.job.files import write_text
 
 
@@ -52,7 +52,7 @@ def changes(root: Path, name: str) -> list[Change]:
     before, overlay = read_yaml(root / "params.yaml"), read_profile(root, name)
     after = merged(before, overlay)
     validated(after, f"params.yaml with profile {name}")
-    return list(differences(before, after))
+    return differences(before, after)
 
 
 def apply(root: Path, name: str) -> list[Change]:
@@ -147,14 +147,9 @@ def _put_tail(tree: CommentedMap, tail: str) -> None:
         tokens[2].value = tokens[2].value.rstrip("\n") + "\n" + tail
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """The keys, with dots, in which two parameter trees differ."""
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield Change(f"{prefix}{key}", old, new)
+    return [Change(*one) for one in differing_values(before, after)]
 
 
 def _override(change: Change) -> str:

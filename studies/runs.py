@@ -128,7 +128,7 @@ class Planner:
             evaluation=evaluation,
             swept=dict(swept),
             values=values,
-            overrides=tuple(as_overrides(list(differences(self._base, values)))),
+            overrides=tuple(as_overrides(differences(self._base, values))),
             targets=targets,
             stages={target: one.key for target, one in found.items()},
             key=found[own].key,

@@ -16,6 +16,7 @@ from flows.digest import Change, changes
 from flows.dvc.repro import Refused
 from flows.lockfile import locked_stages
 from stages.config.table import STAGES
+from stages.config.yaml import differing_values
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -163,7 +164,8 @@ def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path,
     for dep in stage.deps:
         path = dep.def_path
         if hasattr(dep, "read_params"):
-            parameters += _differences(dep.hash_info.value or {}, dep.read_params())
+            values = differing_values(dep.hash_info.value or {}, dep.read_params(), _ABSENT)
+            parameters += [Parameter(*one) for one in values]
             continue
         watched += [path] if is_code(path) else []
         for what in dep.status().values():
@@ -221,15 +223,3 @@ def _maker(repo: "Repo", path: str) -> str | None:
     ]
     names = {out.stage.name for out in outs}
     return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:
-    """Values that differ, key by key; what one side lacks is absent there."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        found = []
-        for key in dict.fromkeys([*now, *before]):
-            found += _differences(
-                before.get(key, _ABSENT), now.get(key, _ABSENT), f"{prefix}.{key}" if prefix else str(key)
-            )
-        return found
-    return [] if before == now else [Parameter(prefix, before, now)]

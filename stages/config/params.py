@@ -23,7 +23,7 @@ from stages.config.teacher import Teacher
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
 from stages.config.world import World
-from stages.config.yaml import ParamsError, read_yaml
+from stages.config.yaml import ParamsError, flatten, read_yaml
 
 BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
 
@@ -151,7 +151,7 @@ def _is_tiny(benchmark: str) -> bool:
 
 def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
     """`values` as `Params`; ParamsError with a line for each mistake."""
-    banned = [key for key in _keys(values) if key.rsplit(".", 1)[-1] in BANNED_NAMES]
+    banned = [key for key in flatten(values) if not set(BANNED_NAMES).isdisjoint(key.split("."))]
     if banned:
         raise ParamsError(
             f"{source}: {', '.join(banned)}: DVC does not see changes of keys named size or nfiles; rename it"
@@ -165,15 +165,6 @@ def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
 def load_params(path: Path) -> Params:
     """Reads and validates a parameters file."""
     return validated(read_yaml(path), str(path))
-
-
-def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in values.items():
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            keys.extend(_keys(value, f"{prefix}{key}."))
-    return keys
 
 
 def _fields_near(location: tuple[int | str, ...]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Values in YAML files: read as DVC reads them, and laid over each other."""
+"""Values in YAML files: read as DVC reads them, laid over each other, compared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,27 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any
         else:
             result[key] = value
     return result
+
+
+def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys with dots; an empty mapping has none."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = f"{above}{key}"
+        found |= flatten(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
+    return found
+
+
+def differing_values(
+    before: Mapping[str, Any], after: Mapping[str, Any], absent: Any = None, above: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """The keys, with dots, in which two trees differ, and both values; `absent` stands for what one of them lacks."""
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key, absent), after.get(key, absent)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differing_values(old, new, absent, f"{above}{key}.")
+        elif old != new:
+            yield f"{above}{key}", old, new
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ CALIBRATION_ERROR = "calibration_error"
 LENGTH_ACCURACY = "acc_length_only"  # of the best threshold on lengths alone
 
 
-def by_source(name: str, source: str) -> str:
+def for_source(name: str, source: str) -> str:
     """The name of a mean over tokens (ENTROPY, KL, ...) for the responses of one source."""
     return f"{name}/{source}"
 
@@ -62,6 +62,6 @@ def source_of(column: str, name: str) -> str | None:
     return source if source and "/" not in source and column == f"{before}{source}{after}" else None
 
 
-def in_last_update(name: str) -> str:
+def for_last_update(name: str) -> str:
     """The name of a mean over tokens in the last of a step's inner updates; the bare name is that of the first."""
     return f"{name}/last"

@@ -106,7 +106,7 @@ def of_the_loop(ril: History) -> Iterator[Check]:
     if cut is not None:
         text = f"{percent(cut)} were truncated at max_tokens in the last steps; truncated answers count as wrong."
         yield Check("Answers are complete", cut <= CUT, text)
-    values = ril.get(names.by_source(names.ENTROPY, STUDENT))
+    values = ril.get(names.for_source(names.ENTROPY, STUDENT))
     begin, end = first(values), last(values)
     if begin and end is not None:
         text = (

@@ -103,13 +103,13 @@ def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
 def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """Length, entropy, KL and optimizer statistics of the student."""
     labels = {STUDENT: "student's", TEACHERS: "teachers'"}
-    divergence = named(found, {names.by_source(names.KL, side): label for side, label in labels.items()})
-    entropy = named(found, {names.by_source(names.ENTROPY, side): label for side, label in labels.items()})
+    divergence = named(found, {names.for_source(names.KL, side): label for side, label in labels.items()})
+    entropy = named(found, {names.for_source(names.ENTROPY, side): label for side, label in labels.items()})
     norms = named(found, {names.GRAD_NORM: "student", names.DISC_GRAD_NORM: "discriminator"})
     length = by_source(found, names.LENGTH, teachers)
     cut = by_source(found, names.CUT, teachers)
     rate = named(found, {names.LEARNING_RATE: "learning rate"})
-    last = names.in_last_update(names.CLIP_RATIO)
+    last = names.for_last_update(names.CLIP_RATIO)
     clipped = named(found, {names.CLIP_RATIO: "clipped tokens", last: "last inner update"})
     if not any(value > 0 for line in clipped for value in line.y):
         clipped = []  # with one inner update the ratio is 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.config.yaml import parse_yaml
+from stages.config.yaml import flatten, parse_yaml
 from stages.job.job import Job
 from stages.job.repository import Repository
 
@@ -47,14 +47,14 @@ def found(job: Job, summary: Mapping[str, Any], repository: Repository) -> Found
 
     An experiment whose parameters and summary equal those of this run is this run and gives it its name.
     """
-    own = flat(job.values)
+    own = flatten(job.values)
     name, others, left_out = repository.experiment or THIS, [], 0
     for run in repository.runs:
         there = json.loads(run.metrics).get("summary") if run.metrics else None
         if not there:
             left_out += run.name != "HEAD"
             continue
-        theirs = flat(parse_yaml(run.params, f"{run.name}: params.yaml")) if run.params else {}
+        theirs = flatten(parse_yaml(run.params, f"{run.name}: params.yaml")) if run.params else {}
         changed = tuple(f"{key}: {value}" for key, value in theirs.items() if key in own and own[key] != value)
         if changed or there != dict(summary):
             others.append(Experiment(run.name, run.commit[:8], *method(own | theirs), shortened(changed), there))
@@ -66,15 +66,6 @@ def found(job: Job, summary: Mapping[str, Any], repository: Repository) -> Found
 def method(params: Mapping[str, Any]) -> tuple[str, str]:
     """The objective and the teachers of a run with these parameters: what tells the paper's rows apart."""
     return str(params["ril.objective"]), ", ".join(params["pool.teachers"])
-
-
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The tree's leaves by their dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = f"{above}{key}"
-        leaves |= flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
-    return leaves
 
 
 def shortened(changed: Sequence[str]) -> tuple[str, ...]:

@@ -47,8 +47,8 @@ def summary_of(models: Sequence[Scored], ril: History, validation: History) -> d
         "validation_end": last(validation.get(names.VALIDATION), 1),
         "similarity_reward": last(ril.get(names.STUDENT_SIMILARITY)),
         "answer_reward": last(ril.get(names.STUDENT_ANSWER)),
-        "kl": last(ril.get(names.by_source(names.KL, STUDENT))),
-        "entropy": last(ril.get(names.by_source(names.ENTROPY, STUDENT))),
+        "kl": last(ril.get(names.for_source(names.KL, STUDENT))),
+        "entropy": last(ril.get(names.for_source(names.ENTROPY, STUDENT))),
     }
     return {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
 

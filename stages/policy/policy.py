@@ -135,7 +135,7 @@ class Policy:
                 metrics = {**update, **means.means()}
             else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
                 last = means.means()
-                metrics |= {names.in_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
+                metrics |= {names.for_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
         return metrics
 
     def _with_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
