@@ -1,7 +1,8 @@
 """Writes the measured tables of README.md and docs/architecture.md from the reports of a run.
 
-python docs/measured.py --project . --seconds 1020        (--seconds: wall time of the whole `make repro`, after
-installation)
+    python docs/measured.py --project . --seconds 1020
+
+--seconds is the wall time of the whole `make repro`, after installation.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from stages.job.files import read_json, write_text
 BLOCK = re.compile(r"<!-- measured -->\n.*?<!-- /measured -->", re.DOTALL)
 
 
-def scores(project: Path) -> str:
-    """Accuracy of every model, with its standard error, and with shuffled images."""
+def format_scores(project: Path) -> str:
+    """Table of the accuracy of every model, with its standard error, and with shuffled images."""
     params = load_params(project / "params.yaml")
     lines = ["| model | accuracy | shuffled images |", "|---|---|---|"]
     for name, evaluation in params.evaluations.items():
@@ -26,8 +27,8 @@ def scores(project: Path) -> str:
     return "\n".join(lines)
 
 
-def times(project: Path) -> str:
-    """Seconds of every stage and of the longest parts in it, in the order in which DVC ran them."""
+def format_times(project: Path) -> str:
+    """Table of the seconds of every stage and of its longest parts, in the order in which DVC ran them."""
     lines = ["| stage | seconds | longest parts |", "|---|---|---|"]
     stages = read_yaml(project / "dvc.lock")["stages"]
     for target in stages:
@@ -42,16 +43,16 @@ def times(project: Path) -> str:
 
 
 def main() -> None:
-    """Rewrites both blocks."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Rewrites both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--project", type=Path, default=Path(), help="folder of the run")
     parser.add_argument("--seconds", type=float, required=True, help="wall time of the whole run")
     arguments = parser.parse_args()
     here = Path(__file__).resolve().parent
     minutes = f"\n\nWall time of `make repro` after installation: {arguments.seconds / 60:.1f} minutes on two cores."
     for path, table in (
-        (here.parent / "README.md", scores(arguments.project)),
-        (here / "architecture.md", times(arguments.project)),
+        (here.parent / "README.md", format_scores(arguments.project)),
+        (here / "architecture.md", format_times(arguments.project)),
     ):
         block = f"<!-- measured -->\n{table}{minutes}\n<!-- /measured -->"
         write_text(path, BLOCK.sub(lambda _, block=block: block, path.read_text(encoding="utf-8")))

@@ -1,9 +1,9 @@
-"""Takes the pictures of the report that the README shows.
+"""Takes the pictures of the report that README.md and docs/architecture.md show.
 
     python docs/screenshots.py [--page FILE] [--folder FOLDER]
     python docs/screenshots.py --out FILE [--page FILE] [--width 1280] [--height 1000] [--section answers] [--dark]
 
-Without --out all of them are taken. Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver)
+Without --out it takes all of them. Needs Chromium with its driver (Debian: apt-get install chromium chromium-driver)
 and selenium (group `dev`).
 """
 
@@ -31,11 +31,11 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class View:
-    """What is to be seen of the page, in CSS pixels."""
+    """The part of the page in a picture, in CSS pixels."""
 
     width: int
-    height: int  # 0: all that follows
-    section: str = ""  # id of the part that stands at the top
+    height: int  # 0: to the end of the page
+    section: str = ""  # id of the section at the top
     dark: bool = False
 
 
@@ -48,8 +48,8 @@ VIEWS = {
 }
 
 
-def photographed(page: Path, view: View) -> bytes:
-    """PNG of what `view` wants of `page`, two image pixels to one of the page."""
+def take_picture(page: Path, view: View) -> bytes:
+    """PNG of the part `view` of `page`, at two image pixels per CSS pixel."""
     with tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium") or ""
@@ -81,18 +81,16 @@ return part ? Math.round(part.getBoundingClientRect().top + scrollY) : 0;
 
 
 def main() -> int:
-    """Writes the pictures and returns the exit code."""
+    """Writes the pictures. Returns the exit code."""
     root = Path(__file__).resolve().parents[1]
-    parser = argparse.ArgumentParser(description="Takes the pictures of the report that the README shows.")
+    parser = argparse.ArgumentParser(description="Takes the pictures of the report for the documentation.")
     parser.add_argument("--page", type=Path, default=root / "reports/report/index.html", help="the report")
-    parser.add_argument("--folder", type=Path, default=root / "docs", help="where all pictures go")
-    parser.add_argument("--out", type=Path, help="the only picture, in place of all")
-    parser.add_argument("--width", type=int, default=1280, help="of the window, in CSS pixels")
-    parser.add_argument("--height", type=int, default=1000, help="of the part that is shown; 0 takes all that follows")
-    parser.add_argument(
-        "--section", default="", help="id of the part of the page that stands at the top, such as curves"
-    )
-    parser.add_argument("--dark", action="store_true", help="the page's dark form")
+    parser.add_argument("--folder", type=Path, default=root / "docs", help="folder of the pictures")
+    parser.add_argument("--out", type=Path, help="file of a single picture")
+    parser.add_argument("--width", type=int, default=1280, help="width of the window, in CSS pixels")
+    parser.add_argument("--height", type=int, default=1000, help="height of the picture, in CSS pixels; 0: to the end")
+    parser.add_argument("--section", default="", help="id of the section at the top, such as curves")
+    parser.add_argument("--dark", action="store_true", help="dark theme")
     arguments = parser.parse_args()
     if not arguments.page.is_file():
         print(f"error: {arguments.page} is missing; make it with: dvc repro report", file=sys.stderr)
@@ -106,7 +104,7 @@ def main() -> int:
     if arguments.out:
         views = {arguments.out: View(arguments.width, arguments.height, arguments.section, arguments.dark)}
     for out, view in views.items():
-        picture = photographed(arguments.page, view)
+        picture = take_picture(arguments.page, view)
         temporary = out.with_name(f".{out.name}.partial")
         temporary.write_bytes(picture)
         temporary.replace(out)

@@ -39,13 +39,13 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         given={key: _value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
         runtime=params.runtime,
-        runs=runs_of(params),
+        runs=list_runs(params),
         progress=Progress(),
         repository=partial(read_repository, root),
     )
 
 
-def runs_of(params: Params) -> tuple[str, ...]:
+def list_runs(params: Params) -> tuple[str, ...]:
     """Every run of the pipeline as DVC names it, in order: `model@student`, ..., `questions`, ..., `report`."""
     runs: list[str] = []
     for stage in STAGES.values():

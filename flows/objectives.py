@@ -18,7 +18,7 @@ from stages.config.block import Block
 from stages.config.discriminator import Discriminator
 from stages.config.objective import Objective
 from stages.config.ril import Ril
-from stages.config.switch import Declaration, Switch, contradictions, declarations
+from stages.config.switch import Declaration, Switch, list_contradictions, list_switches
 from stages.job.files import write_text
 
 PAGE = Path("docs/objectives.md")
@@ -36,20 +36,20 @@ class Declared:
     discriminator: type[Block] = Discriminator
 
 
-def with_sections(text: str, declared: Declared | None = None) -> str:
+def update_sections(text: str, declared: Declared | None = None) -> str:
     """The text of the page with every generated section as `declared` has it, all else as it was."""
-    found = sections(declared or Declared())
+    found = make_sections(declared or Declared())
     return _SECTION.sub(lambda part: f"{part[1]}\n{found[part[2]]}\n{part[3]}", text)
 
 
-def sections(declared: Declared) -> Mapping[str, str]:
+def make_sections(declared: Declared) -> Mapping[str, str]:
     """The generated sections by the names in their marks."""
-    switches = declarations(declared.objective)
+    switches = list_switches(declared.objective)
     return {
         "objectives": _lines(_objectives(switches)),
         "student": _lines(_switches("ril", declared.ril, switches)),
         "discriminator": _lines(_switches("discriminator", declared.discriminator, switches)),
-        "contradictions": _lines(_item(inspect.getdoc(rule) or "") for rule in contradictions(declared.objective)),
+        "contradictions": _lines(_item(inspect.getdoc(rule) or "") for rule in list_contradictions(declared.objective)),
     }
 
 
@@ -106,4 +106,4 @@ def _lines(items: Iterator[str]) -> str:
 
 if __name__ == "__main__":
     page = Path.cwd() / PAGE
-    write_text(page, with_sections(page.read_text(encoding="utf-8")))
+    write_text(page, update_sections(page.read_text(encoding="utf-8")))

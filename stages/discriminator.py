@@ -48,7 +48,7 @@ class Texts:
 def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
-    objective = block.resolved(job.value("ril.objective"))
+    objective = block.resolve(job.value("ril.objective"))
     if not objective.discriminated:
         job.progress.say(f"ril.objective {job.value('ril.objective')!r} needs no discriminator; nothing is trained")
         if ranks().first:

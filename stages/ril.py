@@ -40,7 +40,7 @@ def run(job: Job) -> None:
     than ril.max_reject_share of the questions are too long.
     """
     block = job.block(Ril)
-    objective = block.resolved(job.block(DiscriminatorBlock))
+    objective = block.resolve(job.block(DiscriminatorBlock))
     if block.kl_weight == 0:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}

@@ -1,8 +1,9 @@
-"""README and docs/ say what is there: stages, files, parameters, commands."""
+"""README.md, CONTRIBUTING.md and docs/ match the project: stages, files, parameters, commands, results."""
 
 import ast
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 from dvc.cli.parser import get_main_parser
+from ruamel.yaml import YAML
 
 from flows.cli.main import app
 from flows.jobs import open_job
@@ -27,7 +29,7 @@ ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 
 def pages(root: Path) -> list[Path]:
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -37,6 +39,27 @@ def blocks(text: str, language: str) -> list[str]:
 
 def without_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def marked(text: str, name: str) -> str:
+    """What stands between the comments <!-- name --> and <!-- /name -->."""
+    (found,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+    return found
+
+
+# --- form -----------------------------------------------------------------------------------------------------------
+
+
+def test_lines_fit_the_screen_and_the_readme_is_short(root: Path) -> None:
+    files = [*pages(root), root / "CHANGELOG.md"]
+    wide = [
+        f"{file.name}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text().splitlines(), start=1)
+        if len(line) > 120
+    ]
+    assert not wide
+    assert len((root / "README.md").read_text().splitlines()) <= 160
 
 
 # --- the graph ------------------------------------------------------------------------------------------------------
@@ -81,7 +104,7 @@ def tree(text: str) -> Iterator[tuple[str, str]]:
 
 
 def test_the_file_tree_is_the_one_that_is_there(root: Path) -> None:
-    (text,) = blocks((root / "README.md").read_text(), "text")
+    (text,) = blocks((root / "docs" / "architecture.md").read_text(), "text")
     named = dict(tree(text))
     made = [
         line.removeprefix("/") for line in (root / ".gitignore").read_text().splitlines()
@@ -89,16 +112,23 @@ def test_the_file_tree_is_the_one_that_is_there(root: Path) -> None:
     absent = [path for path in named if not (root / path).exists() and not any(line.startswith(path) for line in made)]
     assert not absent
     assert not [path for path, said in named.items() if not said]
-    wanted = [
-        *(root / "flows").glob("*.py"),
-        *(root / "stages").glob("*.py"),
-        *(root / "profiles").glob("*.yaml"),
-        *(root / "studies").glob("*.yaml"),
-    ]
-    parts = [path.parent for path in (root / "stages").glob("*/__init__.py")]
-    paths = {str(path.relative_to(root)) for path in wanted} | {f"{path.relative_to(root)}/" for path in parts}
-    assert len(paths) > 25
-    assert not paths - set(named)
+    wanted = tree_files(root)
+    assert len(wanted) > 50
+    assert not wanted - set(named)
+
+
+def tree_files(root: Path) -> set[str]:
+    """What the tree has to name: folders at the top, stage files, parts, files of flows, studies and profiles."""
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    tops = {line.partition("/")[0] for line in listed.stdout.splitlines() if "/" in line} - {".dvc"}
+    parts = [file.parent for kind in ("flows/*", "stages/*", "stages/tiny/*") for file in root.glob(f"{kind}/*.py")]
+    kinds = ("flows/*.py", "flows/*/*.py", "stages/*.py", "studies/*.yaml", "profiles/*.yaml", "docs/*.md")
+    files = [file for kind in kinds for file in root.glob(kind) if not file.name.startswith("__")]
+    return (
+        {f"{top}/" for top in tops}
+        | {f"{part.relative_to(root)}/" for part in parts}
+        | {str(file.relative_to(root)) for file in files}
+    )
 
 
 def test_links_lead_somewhere(root: Path) -> None:
@@ -160,17 +190,28 @@ def same(cell: str, value: Any) -> bool:
     return float(cell.replace(",", "")) == value if isinstance(value, int | float) else cell == value
 
 
+def test_the_worked_example_of_the_readme_is_valid(root: Path) -> None:
+    (example,) = blocks((root / "README.md").read_text(), "yaml")
+    profile = merged(read_yaml(root / "params.yaml"), read_profile(root, "single_gpu"))
+    keys = YAML(typ="safe").load(example)
+    params = validated(merged(profile, keys))
+    assert params.evaluate.benchmarks == []
+    rows = params.warm_start.steps * params.warm_start.rows_per_step
+    assert 0 <= params.questions.splits["warm_start"] - rows < params.warm_start.rows_per_step
+
+
 def test_the_two_scales_are_those_of_the_parameters(root: Path) -> None:
     tiny = read_yaml(root / "params.yaml")
     scales = [validated(values).model_dump(mode="json") for values in (tiny, merged(tiny, read_profile(root, "paper")))]
-    rows = re.findall(r"^\|[^|]*\| `([\w.]+)` \|([^|]*)\|([^|]*)\|$", (root / "README.md").read_text(), re.MULTILINE)
+    text = (root / "docs" / "profiles.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| `([\w.]+)` \|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)
     assert len(rows) > 10
     for key, *cells in rows:
         for cell, scale in zip(cells, scales, strict=True):
             value = value_at(scale, key)
             assert cell.strip(), key
             assert value is None or same(cell.strip(), value), (
-                f"{key}: {cell.strip()} in the README, {value} in the parameters"
+                f"{key}: {cell.strip()} in docs/profiles.md, {value} in the parameters"
             )
 
 
@@ -285,21 +326,23 @@ def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> No
     assert pages_of
     for path in pages_of:
         shown = study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
-        assert path.read_text() == as_markdown(shown), f"make it anew: ril experiments report {path.stem}"
+        assert path.read_text() == as_markdown(shown), f"update it with: ril experiments report {path.stem}"
         assert without_strokes(path.with_suffix(".html").read_text()) == without_strokes(as_html(shown))
 
 
 def without_strokes(html: str) -> str:
-    """The page with each plot as what it says aloud: where its strokes lie hangs on the fonts and floats of the
-    machine.
-    """
+    """The page with each plot replaced by its label: where its strokes are depends on the fonts of the machine."""
     return re.sub(r'<svg\b[^>]*aria-label="([^"]*)".*?</svg>', r"[\1]", html, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("study", ["figure1", "switches"])
-def test_the_readme_quotes_the_page_of_a_study(root: Path, study: str) -> None:
-    (block,) = re.findall(rf"<!-- {study} -->\n(.*?)<!-- /{study} -->", (root / "README.md").read_text(), re.DOTALL)
-    page = (root / "studies" / "results" / f"{study}.md").read_text().splitlines()
-    assert block.strip()
-    for line in block.splitlines():
-        assert line.replace("\N{NO-BREAK SPACE}", " ") in [one.replace("\N{NO-BREAK SPACE}", " ") for one in page]
+def test_the_results_of_the_readme_are_those_of_the_pages(root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    rows = [re.split(r" *\| *", line)[1:-1] for line in marked(readme, "results").splitlines()[2:]]
+    assert len(rows) >= 5
+    for study, first, second, gain, interval, verdict in rows:
+        page = " ".join((root / "studies" / "results" / f"{study}.md").read_text().split())
+        assert f"- {first} vs. {second}: {gain} points (95 % interval {interval}, n = 5): {verdict} (" in page
+    figure1 = " ".join((root / "studies" / "results" / "figure1.md").read_text().split())
+    assert "does not reproduce the paper's ranking" in readme
+    assert "of six pairwise steps two hold, two are reversed, two are not significant" in " ".join(readme.split())
+    assert "not reproduced; pairwise steps that hold: 2 of 6, reversed: 2, not significant: 2." in figure1

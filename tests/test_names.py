@@ -14,6 +14,7 @@ MEANT = {
         for name, value in vars(Family).items()
         if isinstance(value, FunctionType) and not name.startswith("_")
     },
+    "read": "the reader of every data format (stages/corpora/formats)",
     "run": "what every stage file does; the commands `ril run` and `ril experiments run`",
     "main": "a program that is started by its module's name",
     "hub_sample": "each benchmark reads the rows of its own data set",

@@ -8,7 +8,15 @@ from pydantic import Field
 from stages.config.baselines import ObjectiveName
 from stages.config.block import Block
 from stages.config.schedule import Schedule
-from stages.config.switch import Chosen, Departure, Switch, chosen, contradiction, resolve, with_switches
+from stages.config.switch import (
+    Choices,
+    Departure,
+    Switch,
+    add_switches,
+    contradiction,
+    read_choices,
+    resolve_switches,
+)
 
 DiscriminatorLoss = Literal["bce", "bradley_terry"]
 DiscriminatorUpdate = Literal["before_scoring", "after_scoring", "frozen", "none"]
@@ -68,7 +76,7 @@ class DiscriminatorObjective:
         return self.discriminator_update != "none"
 
     @contradiction
-    def _what_nobody_sees(self, given: Chosen) -> str | None:
+    def _refuse_view_without_discriminator(self, given: Choices) -> str | None:
         """`discriminator.sees` needs a discriminator."""
         sees = given.values["discriminator.sees"]
         if self.discriminated or sees == "response":
@@ -76,7 +84,7 @@ class DiscriminatorObjective:
         return f"discriminator.sees is {sees!r}, but there is no discriminator (update 'none'); set it to response"
 
 
-@with_switches("discriminator", DiscriminatorObjective)
+@add_switches("discriminator", DiscriminatorObjective)
 class DiscriminatorSwitches(Block):
     """Of the discriminator, in pre-training and in the loop alike."""
 
@@ -121,6 +129,6 @@ class Discriminator(Schedule, DiscriminatorSwitches):
     )
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions kept for measuring accuracy.")
 
-    def resolved(self, objective: ObjectiveName) -> DiscriminatorObjective:
+    def resolve(self, objective: ObjectiveName) -> DiscriminatorObjective:
         """What it learns by: as given here, else as `objective` has it."""
-        return resolve(DiscriminatorObjective, objective, chosen(discriminator=self))
+        return resolve_switches(DiscriminatorObjective, objective, read_choices(discriminator=self))

@@ -20,7 +20,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def known_format(name: str) -> str:
+def check_format(name: str) -> str:
     """`name`; ValueError with the known ones when no format is called so."""
     if name not in FORMATS:
         raise ValueError(f"no format has this name; known: {', '.join(FORMATS)}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.rewards import SILENT, RewardObjective
-from stages.config.switch import Chosen, Departure, Switch, contradiction
+from stages.config.switch import Choices, Departure, Switch, contradiction
 
 Normaliser = Literal["constant", "row"]
 Ratio = Literal["token", "sequence", "gspo"]
@@ -52,7 +52,7 @@ class Objective(RewardObjective):
     ] = "token"
 
     @contradiction
-    def _mean_over_the_tokens_of_one_term(self, given: Chosen) -> str | None:
+    def _refuse_mean_of_one_term(self, given: Choices) -> str | None:
         """`ril.ratio: sequence` is one term an answer, `ril.loss_normaliser: row` a mean over tokens."""
         if self.ratio != "sequence" or self.loss_normaliser != "row":
             return None
@@ -82,7 +82,7 @@ class Objective(RewardObjective):
     ] = 0.2
 
     @contradiction
-    def _clip_range_turned_round(self, given: Chosen) -> str | None:
+    def _refuse_inverted_clip_range(self, given: Choices) -> str | None:
         """`ril.clip_epsilon_high` is at least `ril.clip_epsilon`."""
         if self.clip_high >= self.clip_low:
             return None
@@ -123,14 +123,14 @@ class Objective(RewardObjective):
     ] = "same"
 
     @contradiction
-    def _kl_on_no_teachers(self, given: Chosen) -> str | None:
+    def _refuse_kl_without_teachers(self, given: Choices) -> str | None:
         """`ril.kl_on_teacher_rows` needs teacher answers."""
         if self.kl_on_teacher_rows == "same" or self.teacher_rows != "none":
             return None
         return f"ril.kl_on_teacher_rows is {self.kl_on_teacher_rows!r}, but ril.teacher_rows is 'none'; set it to same"
 
     @contradiction
-    def _estimate_of_no_kl(self, given: Chosen) -> str | None:
+    def _refuse_estimate_without_kl(self, given: Choices) -> str | None:
         """`ril.kl` and `ril.kl_on_teacher_rows` need a `ril.kl_weight` above 0."""
         if given.values["ril.kl_weight"] > 0 or (self.kl == "k3" and self.kl_on_teacher_rows == "same"):
             return None
@@ -161,7 +161,7 @@ class Objective(RewardObjective):
     ] = 3.0
 
     @contradiction
-    def _correction_at_another_temperature(self, given: Chosen) -> str | None:
+    def _refuse_correction_at_temperature(self, given: Choices) -> str | None:
         """`ril.rollout_correction` needs `ril.sampling.temperature: 1`, at which engines report log-probs."""
         temperature = given.values["ril.sampling"].temperature
         if self.rollout_correction == "none" or temperature == 1:
@@ -172,7 +172,7 @@ class Objective(RewardObjective):
         )
 
     @contradiction
-    def _cap_of_no_correction(self, given: Chosen) -> str | None:
+    def _refuse_cap_without_correction(self, given: Choices) -> str | None:
         """`ril.rollout_cap` needs a `ril.rollout_correction`."""
         if self.rollout_correction != "none" or self.rollout_cap == 3:
             return None

@@ -18,7 +18,7 @@ from stages.config.report import Report
 from stages.config.ril import Ril
 from stages.config.rollout import Rollout
 from stages.config.runtime import Runtime
-from stages.config.switch import chosen, first_contradiction
+from stages.config.switch import find_contradiction, read_choices
 from stages.config.teacher import Teacher
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
@@ -89,7 +89,7 @@ class Params(Block):
             )
         self._enough_responses()
         self._watched()
-        if line := first_contradiction(self.objective, chosen(ril=self.ril, discriminator=self.discriminator)):
+        if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
             raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
@@ -119,7 +119,7 @@ class Params(Block):
     @property
     def objective(self) -> Objective:
         """Every switch of the objective and of the discriminator with its final value."""
-        return self.ril.resolved(self.discriminator)
+        return self.ril.resolve(self.discriminator)
 
     def _watched(self) -> None:
         """DVC watches the code of the tiny world only where a parameter names it, so that no real run depends on it."""

@@ -5,14 +5,14 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from stages.config.block import Block
-from stages.config.formats import FORMATS, known_format
+from stages.config.formats import FORMATS, check_format
 from stages.config.splits import Split
 
 
 class Questions(Block):
     """Where questions come from, and how many of them each split takes."""
 
-    kind: Annotated[str, AfterValidator(known_format)] = Field(
+    kind: Annotated[str, AfterValidator(check_format)] = Field(
         description="Format of the questions: "
         + ", ".join(f"`{name}` {one.title}" for name, one in FORMATS.items())
         + ".",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.discriminator import DiscriminatorObjective
-from stages.config.switch import Chosen, Departure, Switch, contradiction
+from stages.config.switch import Choices, Departure, Switch, contradiction
 
 TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
 AdvantageBaseline = Literal["joint", "per_source", "per_reward"]
@@ -66,7 +66,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = "as_student"
 
     @contradiction
-    def _sft_with_teachers(self, given: Chosen) -> str | None:
+    def _refuse_teachers_in_sft(self, given: Choices) -> str | None:
         """`ril.objective: sft` learns from references alone."""
         if not self.references or (self.teacher_rows == "sft" and self.answer_weight > 0):
             return None
@@ -76,7 +76,7 @@ class RewardObjective(DiscriminatorObjective):
         )
 
     @contradiction
-    def _nobody_says_who_is_wrong(self, given: Chosen) -> str | None:
+    def _refuse_when_all_wrong_without_judge(self, given: Choices) -> str | None:
         """`ril.teacher_rows: when_all_wrong` needs the judge."""
         if self.teacher_rows != "when_all_wrong" or self.answer_weight > 0:
             return None
@@ -92,7 +92,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = 1.0
 
     @contradiction
-    def _weight_of_nothing(self, given: Chosen) -> str | None:
+    def _refuse_weight_without_sft(self, given: Choices) -> str | None:
         """`ril.teacher_weight` needs `ril.teacher_rows: sft`."""
         if self.teacher_rows == "sft" or self.teacher_weight == 1:
             return None
@@ -107,7 +107,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = 0.1
 
     @contradiction
-    def _gamma_without_luffy(self, given: Chosen) -> str | None:
+    def _refuse_gamma_without_luffy(self, given: Choices) -> str | None:
         """`ril.luffy_gamma` needs `ril.teacher_rows: luffy`."""
         if self.teacher_rows == "luffy" or self.luffy_gamma == 0.1:
             return None
@@ -143,7 +143,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = "joint"
 
     @contradiction
-    def _one_source_only(self, given: Chosen) -> str | None:
+    def _refuse_per_source_of_one(self, given: Choices) -> str | None:
         """`ril.baseline: per_source` needs teacher answers in the group."""
         if self.baseline != "per_source" or self.teacher_rows not in ("none", "sft"):
             return None
@@ -153,7 +153,7 @@ class RewardObjective(DiscriminatorObjective):
         )
 
     @contradiction
-    def _one_reward_only(self, given: Chosen) -> str | None:
+    def _refuse_per_reward_of_one(self, given: Choices) -> str | None:
         """`ril.baseline: per_reward` needs both rewards."""
         if self.baseline != "per_reward" or 0 not in (self.similarity_weight, self.answer_weight):
             return None
@@ -178,7 +178,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = "none"
 
     @contradiction
-    def _scaled_already(self, given: Chosen) -> str | None:
+    def _refuse_scaling_twice(self, given: Choices) -> str | None:
         """`ril.baseline: per_reward` scales reward by reward, so `ril.scale_rewards` is not given with it."""
         if self.baseline != "per_reward" or "ril.scale_rewards" not in given.written:
             return None
@@ -209,7 +209,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = "binary"
 
     @contradiction
-    def _weight_without_bounds(self, given: Chosen) -> str | None:
+    def _refuse_unbounded_weight(self, given: Choices) -> str | None:
         """`ril.teacher_rows: sft` weighs by reward, and `ril.similarity: raw` has no bounds."""
         if self.teacher_rows != "sft" or self.similarity != "raw":
             return None
@@ -239,7 +239,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = 1.0
 
     @contradiction
-    def _similarity_to_nobody(self, given: Chosen) -> str | None:
+    def _refuse_similarity_without_discriminator(self, given: Choices) -> str | None:
         """`ril.similarity_weight` above 0 needs a discriminator."""
         if self.similarity_weight == 0 or self.discriminated:
             return None
@@ -250,7 +250,7 @@ class RewardObjective(DiscriminatorObjective):
         )
 
     @contradiction
-    def _discriminator_for_nothing(self, given: Chosen) -> str | None:
+    def _refuse_unused_discriminator(self, given: Choices) -> str | None:
         """A discriminator needs a `ril.similarity_weight` above 0."""
         if self.similarity_weight > 0 or not self.discriminated:
             return None
@@ -260,7 +260,7 @@ class RewardObjective(DiscriminatorObjective):
         )
 
     @contradiction
-    def _nothing_rewarded(self, given: Chosen) -> str | None:
+    def _refuse_no_reward(self, given: Choices) -> str | None:
         """One of the two rewards counts."""
         if self.similarity_weight > 0 or self.answer_weight > 0:
             return None
@@ -283,7 +283,7 @@ class RewardObjective(DiscriminatorObjective):
     ] = "none"
 
     @contradiction
-    def _kind_of_no_similarity(self, given: Chosen) -> str | None:
+    def _refuse_kind_without_similarity(self, given: Choices) -> str | None:
         """`ril.similarity` and `ril.similarity_gate` need a `ril.similarity_weight` above 0."""
         if self.similarity_weight > 0 or (self.similarity_gate == "none" and "ril.similarity" not in given.written):
             return None
@@ -293,7 +293,7 @@ class RewardObjective(DiscriminatorObjective):
         )
 
     @contradiction
-    def _gate_without_judge(self, given: Chosen) -> str | None:
+    def _refuse_gate_without_judge(self, given: Choices) -> str | None:
         """`ril.similarity_gate: when_correct` needs the judge."""
         if self.similarity_gate != "when_correct" or self.answer_weight > 0:
             return None

@@ -10,10 +10,10 @@ from stages.config.discriminator import DiscriminatorSwitches
 from stages.config.objective import Objective
 from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
-from stages.config.switch import Departure, Switch, chosen, resolve, with_switches
+from stages.config.switch import Departure, Switch, add_switches, read_choices, resolve_switches
 
 
-@with_switches("ril", Objective)
+@add_switches("ril", Objective)
 class Switches(Block):
     """Of the student's objective."""
 
@@ -30,9 +30,9 @@ class Switches(Block):
         ),
     ] = Field(0.01, ge=0, description="beta of Eq. 2; the paper's Table 5b shows collapse at 0.")
 
-    def resolved(self, discriminator: DiscriminatorSwitches) -> Objective:
+    def resolve(self, discriminator: DiscriminatorSwitches) -> Objective:
         """Every switch with its final value: as given here, else as `objective` has it."""
-        return resolve(Objective, self.objective, chosen(ril=self, discriminator=discriminator))
+        return resolve_switches(Objective, self.objective, read_choices(ril=self, discriminator=discriminator))
 
 
 class Ril(Schedule, Switches):

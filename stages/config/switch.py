@@ -1,7 +1,7 @@
 """Switches: where a run can depart from the paper.
 
 A switch is declared once, as a field of a frozen dataclass: name, type and default, with its help, bounds and `Switch`
-in the annotation. The key of `params.yaml` and its form (`with_switches`), the final value (`resolve`) and
+in the annotation. The key of `params.yaml` and its form (`add_switches`), the final value (`resolve_switches`) and
 docs/objectives.md (`flows.objectives`) are made from that field. A rule that refuses contradicting values is a method
 of the same dataclass, beside the switches that it is about (`contradiction`).
 """
@@ -57,24 +57,24 @@ class Declaration:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Choices:
     """What params.yaml says, before the objective adds its values."""
 
     values: Mapping[str, Any]  # by key, such as "ril.similarity"; defaults included
     written: frozenset[str]  # the keys that stand in the file
 
 
-def chosen(**blocks: Block) -> Chosen:
+def read_choices(**blocks: Block) -> Choices:
     """The values of these blocks of params.yaml, which are given by name."""
     values = {
         f"{block}.{key}": getattr(given, key) for block, given in blocks.items() for key in type(given).model_fields
     }
-    return Chosen(
+    return Choices(
         values, frozenset(f"{block}.{key}" for block, given in blocks.items() for key in given.model_fields_set)
     )
 
 
-def declarations(kind: type) -> dict[str, Declaration]:
+def list_switches(kind: type) -> dict[str, Declaration]:
     """The switches that the dataclass `kind` declares, by name."""
     hints = get_type_hints(kind, include_extras=True)
     found = {}
@@ -86,15 +86,15 @@ def declarations(kind: type) -> dict[str, Declaration]:
     return found
 
 
-def with_switches(block: str, kind: type) -> Callable[[type[B]], type[B]]:
+def add_switches(block: str, kind: type) -> Callable[[type[B]], type[B]]:
     """A decorator that gives a block of params.yaml the keys of all switches of `kind` that lie in `block`.
 
-    Type checkers do not see these keys: an unresolved value must not be used. `resolve` gives the final ones.
+    Type checkers do not see these keys: an unresolved value must not be used. `resolve_switches` gives the final ones.
     """
 
     def add(base: type[B]) -> type[B]:
         keys: dict[str, Any] = {}
-        for one in declarations(kind).values():
+        for one in list_switches(kind).values():
             place, _, key = (one.switch.key or "").partition(".")
             if place == block:
                 keys[key] = _field(one)
@@ -111,11 +111,11 @@ def _field(one: Declaration) -> tuple[Any, Any]:
     return Annotated[one.type | None, one.info, text, one.switch], None
 
 
-def resolve(kind: Callable[..., O], objective: ObjectiveName, given: Chosen) -> O:
+def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Choices) -> O:
     """A `kind` with the final value of every switch: as params.yaml says, else as the objective, else the default."""
     values: dict[str, Any] = {}
     by_key: dict[str | None, Any] = {}
-    for name, one in declarations(kind).items():  # type: ignore[arg-type]
+    for name, one in list_switches(kind).items():  # type: ignore[arg-type]
         value = given.values[one.switch.key] if one.switch.key else None
         if value is None:
             value = one.switch.presets.get(objective)
@@ -125,19 +125,19 @@ def resolve(kind: Callable[..., O], objective: ObjectiveName, given: Chosen) -> 
     return kind(**values)
 
 
-def contradiction(rule: Callable[[O, Chosen], str | None]) -> Callable[[O, Chosen], str | None]:
+def contradiction(rule: Callable[[O, Choices], str | None]) -> Callable[[O, Choices], str | None]:
     """Marks a method that returns one line, with key, value and remedy, for values that contradict; else None."""
     rule.is_contradiction = True  # type: ignore[attr-defined]
     return rule
 
 
-def contradictions(kind: type) -> Iterator[Callable[[Any, Chosen], str | None]]:
+def list_contradictions(kind: type) -> Iterator[Callable[[Any, Choices], str | None]]:
     """The rules of `kind` in the order of their declaration, those of its bases first."""
     for part in reversed(kind.__mro__):
         yield from (rule for rule in vars(part).values() if getattr(rule, "is_contradiction", False))
 
 
-def first_contradiction(resolved: object, given: Chosen) -> str | None:
+def find_contradiction(resolved: object, given: Choices) -> str | None:
     """The line of the first rule that refuses the values; None when all agree."""
-    lines = (rule(resolved, given) for rule in contradictions(type(resolved)))
+    lines = (rule(resolved, given) for rule in list_contradictions(type(resolved)))
     return next((line for line in lines if line), None)

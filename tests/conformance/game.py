@@ -133,7 +133,7 @@ def played(
     seed: int,
 ) -> tuple[list[dict[str, Any]], Network]:
     """Algorithm 2 with the judge off; returns a row a step and the student."""
-    objective = block.resolved(switches)
+    objective = block.resolve(switches)
     reader = table.reader
     student, reference = load_network(table.checkpoint, reader), load_network(table.checkpoint, reader)
     reference.model.requires_grad_(False)

@@ -17,7 +17,7 @@ from stages.config.yaml import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
-MANY_QUESTIONS = {"questions": {"splits": {"warm_start": 8000, "imitation": 4, "validation": 2, "test": 4}}}
+MANY_QUESTIONS = {"questions": {"splits": {"warm_start": 3000, "imitation": 4, "validation": 2, "test": 4}}}
 
 
 def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.traps.table import GUARDS
 
-NAMED = re.compile(r"^\| (T\d+b?) \|", re.MULTILINE)
+ENTRY = re.compile(r"^- \*\*(T\d+b?)\*\* (.*?)(?=^- |^$)", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: f"{guard.trap} {guard.test.rsplit('::')[-1]}")
@@ -19,9 +19,8 @@ def test_a_guard_stands_where_the_table_says(root: Path, guard: object) -> None:
 
 def test_the_document_has_every_trap_and_the_tests_of_those_that_have_one(root: Path) -> None:
     text = (root / "docs" / "traps.md").read_text()
-    named = NAMED.findall(text)
-    assert named == [*(f"T{n}" for n in range(1, 29)), "T28b", *(f"T{n}" for n in range(29, 44))]
-    rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if NAMED.match(row)}
+    entries = dict(ENTRY.findall(text))
+    assert list(entries) == [*(f"T{n}" for n in range(1, 29)), "T28b", *(f"T{n}" for n in range(29, 44))]
     for guard in GUARDS:
-        assert guard.test.rsplit("::")[-1] in rows[guard.trap], guard.trap
+        assert guard.test.rsplit("::")[-1] in entries[guard.trap], guard.trap
     assert len({guard.trap for guard in GUARDS}) >= 30

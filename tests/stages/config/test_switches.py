@@ -14,14 +14,22 @@ import pytest
 from pydantic import Field, TypeAdapter, create_model
 
 from flows.digest import definitions
-from flows.objectives import PAGE, Declared, with_sections
+from flows.objectives import PAGE, Declared, update_sections
 from stages.config.baselines import BASELINES, ObjectiveName
 from stages.config.block import Block
 from stages.config.discriminator import Discriminator, DiscriminatorObjective, DiscriminatorSwitches
 from stages.config.objective import PAPER, Objective
 from stages.config.params import load_params, validated
 from stages.config.ril import Ril, Switches
-from stages.config.switch import Chosen, Declaration, Switch, chosen, contradictions, declarations, resolve
+from stages.config.switch import (
+    Choices,
+    Declaration,
+    Switch,
+    list_contradictions,
+    list_switches,
+    read_choices,
+    resolve_switches,
+)
 from stages.config.yaml import ParamsError, merged, read_yaml
 
 PAPERS = {
@@ -65,7 +73,7 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
     },
     "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
 }
-NAMES = list(declarations(Objective))
+NAMES = list(list_switches(Objective))
 
 
 @cache
@@ -75,7 +83,7 @@ def values_of(root: Path) -> dict[str, Any]:
 
 def test_the_papers_values_are_the_defaults(root: Path) -> None:
     assert asdict(PAPER) == PAPERS
-    assert Switches().resolved(DiscriminatorSwitches()) == PAPER
+    assert Switches().resolve(DiscriminatorSwitches()) == PAPER
     assert load_params(root / "params.yaml").objective == PAPER
     assert Switches().kl_weight == 0.01
 
@@ -86,13 +94,13 @@ def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     assert params.objective == replace(PAPER, **OBJECTIVES[name])
     assert params.objective.discriminated == (name in ("ril", "gad"))
     assert params.objective.judged == (name not in ("gad", "sft"))
-    assert params.discriminator.resolved(params.ril.objective) == DiscriminatorObjective(
+    assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
         params.objective.discriminator_loss, params.objective.discriminator_update
     )
 
 
 def test_a_given_value_goes_before_that_of_the_objective() -> None:
-    found = Switches(objective="gad", similarity="soft", clip_epsilon_high=0.28).resolved(
+    found = Switches(objective="gad", similarity="soft", clip_epsilon_high=0.28).resolve(
         DiscriminatorSwitches(loss="bce")
     )
     assert (found.similarity, found.discriminator_loss, found.clip_high, found.teacher_rows) == (
@@ -182,22 +190,22 @@ def other_value(one: Declaration) -> Any:
     return not one.default if one.type is bool else one.default + 0.25
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if declarations(Objective)[name].switch.key])
+@pytest.mark.parametrize("name", [name for name in NAMES if list_switches(Objective)[name].switch.key])
 def test_a_value_in_params_yaml_is_that_of_the_objective(name: str) -> None:
     """Whatever the objective has; no other switch moves, but those that say so."""
-    one = declarations(Objective)[name]
+    one = list_switches(Objective)[name]
     assert one.switch.key is not None
     block, _, key = one.switch.key.partition(".")
     value = other_value(one)
     for objective, preset in OBJECTIVES.items():
         ril = Switches(objective=objective, **({key: value} if block == "ril" else {}))
-        found = ril.resolved(DiscriminatorSwitches(**({key: value} if block == "discriminator" else {})))
-        like = {other.name: value for other in declarations(Objective).values() if other.switch.like == one.switch.key}
+        found = ril.resolve(DiscriminatorSwitches(**({key: value} if block == "discriminator" else {})))
+        like = {other.name: value for other in list_switches(Objective).values() if other.switch.like == one.switch.key}
         assert asdict(found) == {**PAPERS, **preset, **like, name: value}
 
 
 def test_every_other_value_has_a_reason() -> None:
-    for one in declarations(Objective).values():
+    for one in list_switches(Objective).values():
         if get_origin(one.type) is Literal:
             reasons = [value for departure in one.switch.departures for value in departure.values]
             assert sorted(reasons) == sorted(set(get_args(one.type)) - {one.default}), one.name
@@ -205,14 +213,14 @@ def test_every_other_value_has_a_reason() -> None:
 
 def test_every_objective_is_described_and_gives_values_that_params_yaml_could_hold() -> None:
     assert tuple(BASELINES) == get_args(ObjectiveName)
-    for one in declarations(Objective).values():
+    for one in list_switches(Objective).values():
         for name, value in one.switch.presets.items():
             assert name in BASELINES
             assert TypeAdapter(one.type).validate_python(value, strict=True) == value != one.default
 
 
 def test_every_rule_is_marked_and_says_what_it_holds_to() -> None:
-    rules = list(contradictions(Objective))
+    rules = list(list_contradictions(Objective))
     methods = [value for part in Objective.__mro__ for value in vars(part).values() if inspect.isfunction(value)]
     assert set(rules) == {one for one in methods if not one.__name__.startswith("__") and one.__name__[0] == "_"}
     assert all(rule.__doc__ for rule in rules)
@@ -251,14 +259,12 @@ def complaints(root: Path, declared: Declared) -> set[str]:
 def problems(root: Path, declared: Declared) -> Iterator[tuple[str, object]]:
     page, kind, read = (root / PAGE).read_text(), declared.objective, reads(root)
     own = {name for block in (declared.ril, declared.discriminator) for name in unresolved(block)}
-    yield "page", with_sections(page, declared) != page
-    yield "nothing reads it", {*declarations(kind)} - read["objective"] or own - read["block"] - read["loop"]
+    yield "page", update_sections(page, declared) != page
+    yield "nothing reads it", {*list_switches(kind)} - read["objective"] or own - read["block"] - read["loop"]
     yield "nothing declares it", [name for name in read["objective"] if not hasattr(kind, name)]
-    nothing = Chosen({one.switch.key: None for one in declarations(kind).values()}, frozenset())
-    yield (
-        "presets",
-        any(asdict(resolve(kind, name, nothing)) != {**PAPERS, **preset} for name, preset in OBJECTIVES.items()),
-    )
+    nothing = Choices({one.switch.key: None for one in list_switches(kind).values()}, frozenset())
+    values = {name: asdict(resolve_switches(kind, name, nothing)) for name in OBJECTIVES}
+    yield "presets", values != {name: {**PAPERS, **preset} for name, preset in OBJECTIVES.items()}
     yield "contradictions", [parts for ril, _, parts in CONTRADICTIONS if not refused(kind, ril, _, parts)]
 
 
@@ -276,19 +282,19 @@ BASE: dict[str, Any] = {"steps": 1, "learning_rate": 0.1}
 def refused(kind: Any, ril: dict[str, Any], discriminator: dict[str, Any], parts: list[str]) -> bool:
     """Whether one of the rules of `kind` refuses these values with a line that has all the parts."""
     loop = Ril(**{**BASE, "sampling": {}, **ril})
-    given = chosen(ril=loop, discriminator=Discriminator(**{**BASE, **discriminator}))
-    lines = [rule(resolve(kind, loop.objective, given), given) or "" for rule in contradictions(kind)]
+    given = read_choices(ril=loop, discriminator=Discriminator(**{**BASE, **discriminator}))
+    lines = [rule(resolve_switches(kind, loop.objective, given), given) or "" for rule in list_contradictions(kind)]
     return any(all(part in line for part in parts) for line in lines)
 
 
 def rebuilt(drop: str = "", preset: tuple[str, str] = ("", ""), rule: str = "") -> Any:
     """`Objective` without a switch, without one value of an objective, or without a rule."""
     fields: list[Any] = []
-    for one in declarations(Objective).values():
+    for one in list_switches(Objective).values():
         presets = {name: value for name, value in one.switch.presets.items() if (one.name, name) != preset}
         hint = Annotated[one.type, one.info, replace(one.switch, presets=presets)]
         fields += [(one.name, hint, one.default)] if one.name != drop else []
-    rules = {one.__name__: one for one in contradictions(Objective) if one.__name__ != rule}
+    rules = {one.__name__: one for one in list_contradictions(Objective) if one.__name__ != rule}
     properties = {name: getattr(Objective, name) for name in ("judged", "discriminated")}
     return make_dataclass("Objective", fields, namespace={**rules, **properties}, frozen=True)
 
@@ -305,11 +311,11 @@ def test_no_declaration_is_wrong(root: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_switch_can_be_left_out(root: Path, name: str) -> None:
-    key = (declarations(Objective)[name].switch.key or "").partition(".")[2]
+    key = (list_switches(Objective)[name].switch.key or "").partition(".")[2]
     kind, ril, discriminator = rebuilt(drop=name), block_without(Ril, key), block_without(Discriminator, key)
     declared = Declared(kind, ril, discriminator)
     page = (root / PAGE).read_text()
-    assert with_sections(page, declared) != page
+    assert update_sections(page, declared) != page
     assert not hasattr(kind, name)
     assert name in reads(root)["objective"]
 
@@ -324,12 +330,12 @@ def test_no_switch_of_a_block_can_be_left_out(root: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("objective", list(BASELINES))
 def test_no_value_of_an_objective_can_be_left_out(root: Path, name: str, objective: str) -> None:
-    given = objective in declarations(Objective)[name].switch.presets
+    given = objective in list_switches(Objective)[name].switch.presets
     found = complaints(root, Declared(objective=rebuilt(preset=(name, objective))))
     assert found >= {"page", "presets"} if given else found == set()
 
 
-@pytest.mark.parametrize("rule", [rule.__name__ for rule in contradictions(Objective)])
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in list_contradictions(Objective)])
 def test_no_contradiction_can_be_left_out(root: Path, rule: str) -> None:
     assert complaints(root, Declared(objective=rebuilt(rule=rule))) == {"page", "contradictions"}
 
