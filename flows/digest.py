@@ -45,7 +45,7 @@ class Change:
         return f"{self.file}{f'::{self.name}' if self.name else ''} {self.what}"
 
 
-def code_of(root: Path, files: Iterable[Path]) -> Code:
+def digest_files(root: Path, files: Iterable[Path]) -> Code:
     """The definitions of `files`, given relative to `root`; a file that is no Python is one definition, called "".
 
     Raises SyntaxError with the name of a file that can't be read.
@@ -61,7 +61,7 @@ def _read(root: Path, file: Path) -> Definitions:
 @lru_cache(maxsize=4096)
 def _read_at(root: Path, file: Path, mtime_ns: int, length: int) -> Definitions:
     """Stages share most of their files; the stamp of a file is part of the key, so that an edit is read anew."""
-    return definitions((root / file).read_bytes(), file.as_posix())
+    return digest_file((root / file).read_bytes(), file.as_posix())
 
 
 def hash_code(code: Code) -> str:
@@ -69,7 +69,7 @@ def hash_code(code: Code) -> str:
     return hash_json({file: dict(inside) for file, inside in code.items()})
 
 
-def definitions(content: bytes, file: str = "module.py") -> Definitions:
+def digest_file(content: bytes, file: str = "module.py") -> Definitions:
     """The definitions in the content of one file. Raises SyntaxError when it is Python that can't be read."""
     if not file.endswith(".py"):
         return {"": _short([hashlib.sha256(content).hexdigest()])}
@@ -82,7 +82,7 @@ def definitions(content: bytes, file: str = "module.py") -> Definitions:
     return {**found, ORDER: _short(order)} if len(order) > 1 else found
 
 
-def changes(before: Code, now: Code) -> list[Change]:
+def compare_code(before: Code, now: Code) -> list[Change]:
     """What differs between two states of code, sorted."""
     found: list[Change] = []
     for file in before.keys() ^ now.keys():

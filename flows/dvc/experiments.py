@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flows.git import GitError, git, git_lines
-from flows.lockfile import locked_outs
+from flows.lockfile import read_locked_outs
 from stages.job.repository import RecordedRun, Repository
 
 METRICS, PARAMS = "reports/report/metrics.json", "params.yaml"
@@ -26,7 +26,7 @@ def read_repository(root: Path) -> Repository:
         code = f"{commit}+" if git(root, "status", *_TRACKED_ONLY, "--", *_WATCHED) else commit
     with suppress(GitError):
         runs = list(_recorded_runs(Path(os.environ.get("DVC_ROOT", root))))
-    return Repository(code, os.environ.get("DVC_EXP_NAME", ""), runs, locked_outs(root))
+    return Repository(code, os.environ.get("DVC_EXP_NAME", ""), runs, read_locked_outs(root))
 
 
 def experiment_commit(root: Path, name: str) -> str | None:

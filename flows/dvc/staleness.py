@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.code_record import WatchedCode, is_code, keep_copy, read_record
-from flows.digest import Change, changes
+from flows.digest import Change, compare_code
 from flows.dvc.repro import Refused
-from flows.lockfile import locked_stages
+from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class StageStatus:
 
 
 @contextlib.contextmanager
-def opened(root: Path) -> Iterator["Repo"]:
+def open_project(root: Path) -> Iterator["Repo"]:
     """DVC's view of the project, which no other dvc changes during the block.
 
     Raises Refused when there is none, when dvc.yaml or params.yaml can't be used, or when another dvc holds it.
@@ -116,18 +116,18 @@ def opened(root: Path) -> Iterator["Repo"]:
         raise Refused(" ".join(str(error).split())) from error
 
 
-def statuses(root: Path, store: Path) -> dict[str, StageStatus]:
+def compare_stages(root: Path, store: Path) -> dict[str, StageStatus]:
     """Every stage and item by its name, in an order in which they can run. Raises Refused.
 
     `store` is the folder that holds copies of records.
     """
-    with opened(root) as repo:
-        return statuses_in(repo, root, store)
+    with open_project(root) as repo:
+        return compare_stages_in(repo, root, store)
 
 
-def statuses_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
+def compare_stages_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
     """The same, in a project that is open already."""
-    lock = locked_stages(root)
+    lock = read_locked_stages(root)
     found: dict[str, StageStatus] = {}
     for stage in _in_order(repo):
         own = _status(stage, lock.get(stage.name), root, store)
@@ -139,7 +139,7 @@ def statuses_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]
     return found
 
 
-def selected(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[StageStatus]:
+def select_stages(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[StageStatus]:
     """The stages that `targets` name; `teacher` stands for all of its items, no target for everything.
 
     Raises Refused for a name that is no stage.
@@ -194,7 +194,7 @@ def _code_changes(
     has it, one is kept in the store.
     """
     locked = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if is_code(dep["path"])}
-    record = read_record(reports_of(root, name), store, locked)
+    record = read_record(reports_folder(root, name), store, locked)
     if record is not None and not changed:
         return []
     try:
@@ -202,14 +202,14 @@ def _code_changes(
     except SyntaxError as error:
         raise Refused(f"{error.filename}, line {error.lineno}: {error.msg}; Python can't read it") from error
     if record is not None:
-        return changes(record.code, now.code)
+        return compare_code(record.code, now.code)
     if changed:
         return None
     keep_copy(now.record(), store)
     return []
 
 
-def reports_of(root: Path, name: str) -> Path:
+def reports_folder(root: Path, name: str) -> Path:
     """The folder in reports/ of a stage or item."""
     return root.joinpath("reports", *name.split("@"))
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.dvc import staleness
 from flows.dvc.repro import Refused
-from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, statuses
+from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages
 from stages.config.yaml import read_yaml
 
 FEW = {  # enough of each stage to show everything, and half the time
@@ -51,7 +51,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[..
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text("{}")
     dvc(project, "commit", "--force")
-    before = statuses(project, project / ".ril")  # keeps the records
+    before = compare_stages(project, project / ".ril")  # keeps the records
     assert {one.state for one in before.values()} == {UP_TO_DATE}
     return project
 
@@ -66,7 +66,7 @@ def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def found(project: Path) -> dict[str, StageStatus]:
-    return statuses(project, project / ".ril")
+    return compare_stages(project, project / ".ril")
 
 
 def ril(*arguments: str) -> str:
@@ -302,7 +302,7 @@ def test_code_that_python_can_not_read_is_a_line(project: Path) -> None:
 @pytest.mark.slow
 def test_another_dvc_that_does_not_let_go_is_a_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staleness, "LOCK_SECONDS", 0.0)
-    with staleness.opened(project), pytest.raises(Refused, match="another dvc has held this project"):
+    with staleness.open_project(project), pytest.raises(Refused, match="another dvc has held this project"):
         found(project)
 
 

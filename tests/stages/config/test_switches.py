@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic import Field, TypeAdapter, create_model
 
-from flows.digest import definitions
+from flows.digest import digest_file
 from flows.objectives import PAGE, Declared, update_sections
 from stages.config.baselines import BASELINES, ObjectiveName
 from stages.config.block import Block
@@ -361,4 +361,4 @@ def test_reasons_are_words_that_make_no_stage_stale(root: Path, old: str, new: s
     text = (root / "stages/config/rewards.py").read_text()
     assert old in text
     changed = text.replace(old, new)
-    assert (definitions(text.encode()) == definitions(changed.encode())) == says_the_same
+    assert (digest_file(text.encode()) == digest_file(changed.encode())) == says_the_same
