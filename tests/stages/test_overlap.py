@@ -108,6 +108,7 @@ def test_what_the_judge_refuses_is_a_failed_verdict(fake: Fake, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_steps_time_is_the_larger_of_both_and_results_do_not_depend_on_it(
     loop_project: Project, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
