@@ -78,7 +78,7 @@ class WatchedCode:
         return CodeRecord(watched, self.code)
 
 
-def write_record(record: CodeRecord, reports: Path, store: Path) -> None:
+def write_code_record(record: CodeRecord, reports: Path, store: Path) -> None:
     """Writes code.json into the folder `reports` of a stage, and a copy of it into the store."""
     write_text(reports / _RECORD, _as_text(record))
     keep_copy(record, store)
@@ -98,10 +98,10 @@ def _as_text(record: CodeRecord) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def read_record(reports: Path, store: Path, locked: Mapping[str, str]) -> CodeRecord | None:
+def read_code_record(reports: Path, store: Path, locked: Mapping[str, str]) -> CodeRecord | None:
     """The record of the result whose code dvc.lock knows by the md5s `locked`; None when there is none.
 
-    Raises ValueError for a file that is not what `write_record` writes.
+    Raises ValueError for a file that is not what `write_code_record` writes.
     """
     for path in (reports / _RECORD, _copy(store, locked)):
         if path.is_file():

@@ -34,7 +34,7 @@ Code = Mapping[str, Definitions]  # by file
 
 
 @dataclass(frozen=True, order=True)
-class Change:
+class CodeChange:
     """One definition that is not as it was."""
 
     file: str
@@ -82,17 +82,17 @@ def digest_file(content: bytes, file: str = "module.py") -> Definitions:
     return {**found, ORDER: _short(order)} if len(order) > 1 else found
 
 
-def compare_code(before: Code, now: Code) -> list[Change]:
+def compare_code(before: Code, now: Code) -> list[CodeChange]:
     """What differs between two states of code, sorted."""
-    found: list[Change] = []
+    found: list[CodeChange] = []
     for file in before.keys() ^ now.keys():
-        found.append(Change(file, "", "added" if file in now else "removed"))
+        found.append(CodeChange(file, "", "added" if file in now else "removed"))
     for file in before.keys() & now.keys():
         old, new = before[file], now[file]
         names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
         for name in names - {ORDER} or names:  # what comes or goes changes the order as well
             what = "added" if name not in old else "removed" if name not in new else "changed"
-            found.append(Change(file, name, what))
+            found.append(CodeChange(file, name, what))
     return sorted(found)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.closure import find_unlisted_files
-from flows.code_record import WatchedCode, forget_accepted, is_code, write_record
+from flows.code_record import WatchedCode, forget_accepted, is_code, write_code_record
 from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
@@ -88,7 +88,7 @@ class Work:
                 f"and is not recorded; run it again: dvc repro {job.name}"
             )
         job.write_timing(seconds)
-        write_record(self._code.record(), job.reports, job.store)
+        write_code_record(self._code.record(), job.reports, job.store)
         forget_accepted(job.reports)
         if self._by_dvc:
             mark_recorded(job.root, job.name)

@@ -30,10 +30,10 @@ MEANT = {
     "compare": "the command `ril compare` and the form of that name",
 }
 TO_BE_RENAMED = {
-    *("Asked", "Change", "Counts", "Difference", "Discriminator", "Experiment", "Picture", "Plan", "Prompt"),
+    *("Asked", "Counts", "Difference", "Discriminator", "Experiment", "Picture", "Plan", "Prompt"),
     *("Question", "Record", "Reject", "Reply", "Row", "Stream", "Verdict", "Wanted", "Words"),
-    *("ask_judge", "asked", "asked_of", "changes", "chosen", "compared", "difference", "export", "fitting"),
-    *("in_words", "interleaved", "is_right", "listed", "lmms_mmmu", "mean", "number", "opened", "ours", "outcomes"),
+    *("ask_judge", "asked", "asked_of", "chosen", "compared", "difference", "export", "fitting"),
+    *("in_words", "interleaved", "is_right", "listed", "lmms_mmmu", "mean", "number", "ours", "outcomes"),
     *("plain", "planned", "read_record", "reference", "rows_of", "said", "save_weights", "settings"),
     *("shortened", "student", "table", "verdicts", "words", "write_record"),
 }

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.closure import find_unlisted_files
-from flows.digest import Change
+from flows.digest import CodeChange
 from flows.dvc.accept import accept as accept_stages
 from flows.dvc.accept import shorten
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
@@ -98,7 +98,7 @@ def _reasons(one: StageStatus) -> list[tuple[str, str]]:
     return rows
 
 
-def _names(changes: Sequence[Change]) -> str:
+def _names(changes: Sequence[CodeChange]) -> str:
     return ", ".join(f"{change.name} {change.what}" if change.name else change.what for change in changes)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_record
+from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_code_record
 from flows.dvc.repro import Refused
 from flows.dvc.staleness import (
     FOLLOWS,
@@ -84,7 +84,7 @@ def _record(repo: "Repo", root: Path, store: Path, found: Sequence[StageStatus],
             reports = reports_folder(root, one.name)
             if not one.words_only:
                 add_accepted(reports, Accepted(because, one.changed, now.digest))
-            write_record(now.record(), reports, store)
+            write_code_record(now.record(), reports, store)
             for dep in code:
                 dep.save()
         # In one go: dvc reads and writes the whole file each time, 0.8 s for 20 stages.

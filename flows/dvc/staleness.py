@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.code_record import WatchedCode, is_code, keep_copy, read_record
-from flows.digest import Change, compare_code
+from flows.code_record import WatchedCode, is_code, keep_copy, read_code_record
+from flows.digest import CodeChange, compare_code
 from flows.dvc.repro import Refused
 from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
@@ -65,7 +65,7 @@ class StageStatus:
     outs: Mapping[str, str] = field(default_factory=dict)  # what became of each result that is not as it was
     command: bool = False  # whether dvc.yaml starts it in another way
     files: Sequence[str] = ()  # code that DVC finds changed
-    code: Sequence[Change] | None = ()  # what changed in it; None when there is no record of the code that made it
+    code: Sequence[CodeChange] | None = ()  # what changed in it; None when there is no record of the code that made it
     follows: Sequence[str] = ()  # the stages before it that are out of date, when nothing of its own changed
 
     @property
@@ -187,14 +187,14 @@ def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path,
 
 def _code_changes(
     name: str, entry: Mapping[str, Any], paths: Sequence[str], root: Path, store: Path, changed: bool
-) -> list[Change] | None:
+) -> list[CodeChange] | None:
     """What changed in the code since the result was made; None when nothing tells.
 
     A result that was recorded without a run of its stage here (`dvc commit`) has no record. While its code is as DVC
     has it, one is kept in the store.
     """
     locked = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if is_code(dep["path"])}
-    record = read_record(reports_folder(root, name), store, locked)
+    record = read_code_record(reports_folder(root, name), store, locked)
     if record is not None and not changed:
         return []
     try:
