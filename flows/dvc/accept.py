@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_code_record
-from flows.dvc.repro import Refused
+from flows.dvc.repro import DvcFailed
 from flows.dvc.staleness import (
     FOLLOWS,
     NEVER_RUN,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SHOWN = 5  # changes that a refusal lists
 
 
-def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -> list[StageStatus]:
+def accept_stages(root: Path, store: Path, targets: Sequence[str], because: str = "") -> list[StageStatus]:
     """Brings dvc.lock up to date for the code of `targets`; without targets for all stages changed in words only.
 
     What other changes of code do to a result is for people to say: they pass only with a reason, which is kept. All
@@ -39,8 +39,8 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
     with open_project(root) as repo:
         found = select_stages(compare_stages_in(repo, root, store), targets)
         if targets:
-            if lines := [f"{one.name}: {line}" for one in found if (line := _objection(one, because))]:
-                raise Refused("\n".join(lines))
+            if lines := [f"{one.name}: {line}" for one in found if (line := _find_objection(one, because))]:
+                raise DvcFailed("\n".join(lines))
             found = [one for one in found if one.files]
         else:
             found = [one for one in found if one.words_only]
@@ -49,7 +49,7 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
         return found
 
 
-def _objection(one: StageStatus, because: str) -> str:
+def _find_objection(one: StageStatus, because: str) -> str:
     """Why a stage can't be accepted; "" when it can."""
     if one.state == NEVER_RUN:
         return "has never run, so there is nothing to accept"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.pool import Pool
+from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 from stages.job.files import read_json
 from stages.job.job import Job
 
@@ -20,8 +22,8 @@ class History:
 
     @property
     def steps(self) -> Sequence[float]:
-        """The column `step`."""
-        return self.columns["step"]
+        """The column STEP."""
+        return self.columns[names.STEP]
 
     def get(self, name: str) -> Sequence[float] | None:
         """A column; None when it is not there or holds no number."""
@@ -29,12 +31,12 @@ class History:
         return values if values and any(math.isfinite(value) for value in values) else None
 
 
-def history(job: Job, stage: str, name: str = "history.csv") -> History:
+def read_history(job: Job, stage: str, name: str = "history.csv") -> History:
     """reports/<stage>/<name>. Raises MissingInput when it is not there, ValueError for a cell that is no number."""
-    path = existing(job, job.input(f"reports/{stage}") / name)
+    path = require_path(job, job.input(f"reports/{stage}") / name)
     with path.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else ["step"])}
+    columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else [names.STEP])}
     for number, row in enumerate(rows, start=2):
         for key, text in row.items():
             try:
@@ -44,55 +46,56 @@ def history(job: Job, stage: str, name: str = "history.csv") -> History:
     return History(columns)
 
 
-def metrics(job: Job, stage: str, item: str = "") -> dict[str, Any]:
+def read_metrics(job: Job, stage: str, item: str = "") -> dict[str, Any]:
     """reports/<stage>/<item>/metrics.json. Raises MissingInput when it is not there."""
-    return read_json(existing(job, job.input(f"reports/{stage}") / item / "metrics.json"))
+    return read_json(require_path(job, job.input(f"reports/{stage}") / item / "metrics.json"))
 
 
-def existing(job: Job, path: Path) -> Path:
+def require_path(job: Job, path: Path) -> Path:
     """`path`, which exists; raises MissingInput with the stage that makes it."""
     if not path.exists():
-        raise job.missing(str(path.relative_to(job.root)))
+        raise job.explain_missing(str(path.relative_to(job.root)))
     return path
 
 
-def teachers(job: Job) -> list[dict[str, Any]]:
+def tabulate_teachers(job: Job) -> list[dict[str, Any]]:
     """One row for each teacher of the pool: what it answered, what the judge said of it, what was kept."""
-    pool = metrics(job, "pool")
+    pool = read_metrics(job, "pool")
     rows = []
     for name in sorted(job.block(Pool).teachers):
-        verdict = metrics(job, "verdict", name)
+        verdict = read_metrics(job, "verdict", name)
         rows.append({"teacher": name, **pool[name], "verdicts": verdict["verdicts"], "by_rule": verdict["by_rule"]})
     return rows
 
 
-def exam(job: Job) -> dict[str, Any] | None:
+def read_exam_scores(job: Job) -> dict[str, Any] | None:
     """What the judge scored on labelled answers and attacks (`verdict.exam`); None where it sat no exam.
 
     All teachers' answers have the same judge, so the first one's verdicts tell.
     """
-    found: dict[str, Any] | None = metrics(job, "verdict", min(job.block(Pool).teachers)).get("exam")
+    found: dict[str, Any] | None = read_metrics(job, "verdict", min(job.block(Pool).teachers)).get("exam")
     return found
 
 
-def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
+def tabulate_discriminator(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
     """Held-out accuracy of the pre-trained discriminator: what was measured, its share, what the reader should know.
 
     Nothing for an objective without discriminator.
     """
-    if "acc" not in found:
+    if names.HELD_OUT_ACCURACY not in found:
         return []
+    of = names.HELD_OUT_ACCURACY_OF
     rows = [
-        ("All texts", found["acc"], "mean of student and teachers; 50 % is chance"),
-        ("Student's texts", found["acc_student"], "classified as the student's"),
-        ("Teachers' texts", found["acc_teacher"], "classified as a teacher's"),
+        ("All texts", found[names.HELD_OUT_ACCURACY], "mean of student and teachers; 50 % is chance"),
+        ("Student's texts", found[of.format(STUDENT)], "classified as the student's"),
+        ("Teachers' texts", found[of.format(TEACHERS)], "classified as a teacher's"),
     ]
-    rows += [(f"… of {name}", found[f"acc_{name}"], "") for name in sorted(teacher_ids) if f"acc_{name}" in found]
+    rows += [(f"… of {name}", found[of.format(name)], "") for name in sorted(teacher_ids) if of.format(name) in found]
     return [
         *rows,
         (
             "By length alone",
-            found["acc_length_only"],
+            found[names.LENGTH_ACCURACY],
             "best single threshold on the number of characters",
         ),
     ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.digest import IMPORTS, ORDER, WORDS, CodeChange, compare_code, digest_file, digest_files, hash_code
+from flows.digest import HELP_ARGUMENTS, IMPORTS, ORDER, CodeChange, compare_code, digest_file, digest_files, hash_code
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "stages").rglob("*.py"))
@@ -142,7 +142,7 @@ def test_help_texts_are_those_of_calls_that_settings_and_commands_make() -> None
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    assert not defined & WORDS.keys()
+    assert not defined & HELP_ARGUMENTS.keys()
 
 
 def test_code_of_a_project_is_read_anew_after_an_edit(tmp_path: Path) -> None:
