@@ -8,9 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_record
-from flows.dvc.repro import Refused
-from flows.dvc.staleness import FOLLOWS, NEVER_RUN, UP_TO_DATE, StageStatus, opened, reports_of, selected, statuses_in
+from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_code_record
+from flows.dvc.repro import DvcFailed
+from flows.dvc.staleness import (
+    FOLLOWS,
+    NEVER_RUN,
+    UP_TO_DATE,
+    StageStatus,
+    compare_stages_in,
+    open_project,
+    reports_folder,
+    select_stages,
+)
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 _SHOWN = 5  # changes that a refusal lists
 
 
-def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -> list[StageStatus]:
+def accept_stages(root: Path, store: Path, targets: Sequence[str], because: str = "") -> list[StageStatus]:
     """Brings dvc.lock up to date for the code of `targets`; without targets for all stages changed in words only.
 
     What other changes of code do to a result is for people to say: they pass only with a reason, which is kept. All
@@ -27,11 +36,11 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
     Returns the stages that were accepted, as they were before. Raises Refused, with a line for each stage that can't
     be accepted.
     """
-    with opened(root) as repo:
-        found = selected(statuses_in(repo, root, store), targets)
+    with open_project(root) as repo:
+        found = select_stages(compare_stages_in(repo, root, store), targets)
         if targets:
-            if lines := [f"{one.name}: {line}" for one in found if (line := _objection(one, because))]:
-                raise Refused("\n".join(lines))
+            if lines := [f"{one.name}: {line}" for one in found if (line := _find_objection(one, because))]:
+                raise DvcFailed("\n".join(lines))
             found = [one for one in found if one.files]
         else:
             found = [one for one in found if one.words_only]
@@ -40,7 +49,7 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
         return found
 
 
-def _objection(one: StageStatus, because: str) -> str:
+def _find_objection(one: StageStatus, because: str) -> str:
     """Why a stage can't be accepted; "" when it can."""
     if one.state == NEVER_RUN:
         return "has never run, so there is nothing to accept"
@@ -52,11 +61,11 @@ def _objection(one: StageStatus, because: str) -> str:
         return f"not only its code changed: {'; '.join(other)}"
     if because or one.words_only:
         return ""
-    told = "; ".join(listed(one.changed))
+    told = "; ".join(shorten(one.changed))
     return f"not only words changed: {told}. Run it again, or say why its result still stands: --because"
 
 
-def listed(changes: Sequence[str]) -> list[str]:
+def shorten(changes: Sequence[str]) -> list[str]:
     """The first of `changes`, and how many more there are."""
     more = len(changes) - _SHOWN
     return [*changes[:_SHOWN], *([f"{more} more (ril status)"] if more > 0 else [])]
@@ -72,10 +81,10 @@ def _record(repo: "Repo", root: Path, store: Path, found: Sequence[StageStatus],
         for one in found:
             code = [dep for dep in stages[one.name].deps if is_code(dep.def_path)]
             now = WatchedCode(root, one.name.split("@")[0], [dep.def_path for dep in code])
-            reports = reports_of(root, one.name)
+            reports = reports_folder(root, one.name)
             if not one.words_only:
                 add_accepted(reports, Accepted(because, one.changed, now.digest))
-            write_record(now.record(), reports, store)
+            write_code_record(now.record(), reports, store)
             for dep in code:
                 dep.save()
         # In one go: dvc reads and writes the whole file each time, 0.8 s for 20 stages.

@@ -12,7 +12,7 @@ class ParamsError(ValueError):
     """Parameters that can't be used; the message is one line for each mistake: key, value, remedy."""
 
 
-def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+def merge_params(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC
     7386).
     """
@@ -22,7 +22,7 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any
             result.pop(key, None)
         elif isinstance(value, Mapping):
             inner = result.get(key)
-            result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
+            result[key] = merge_params(inner if isinstance(inner, Mapping) else {}, value)
         else:
             result[key] = value
     return result
@@ -37,14 +37,14 @@ def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def differing_values(
+def compare_values(
     before: Mapping[str, Any], after: Mapping[str, Any], absent: Any = None, above: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
     """The keys, with dots, in which two trees differ, and both values; `absent` stands for what one of them lacks."""
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, absent), after.get(key, absent)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differing_values(old, new, absent, f"{above}{key}.")
+            yield from compare_values(old, new, absent, f"{above}{key}.")
         elif old != new:
             yield f"{above}{key}", old, new
 

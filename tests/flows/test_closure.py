@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from flows.closure import (
     ComputedImport,
-    code_dependencies,
-    dependencies,
+    find_reached_files,
+    find_unlisted_files,
     is_empty,
-    reached_files,
-    unlisted,
-    with_code_dependencies,
+    list_code_dependencies,
+    list_dependencies,
+    update_code_dependencies,
 )
 from flows.code_record import WatchedCode
 from flows.jobs import open_job
-from flows.work import code_inputs
+from flows.work import list_code_inputs
 from stages.config.params import load_params
 
 PACKAGE = {
@@ -50,7 +50,7 @@ def make(tmp_path: Path) -> Callable[[Mapping[str, str]], Path]:
 
 
 def reached(root: Path, stage: str = "one") -> set[str]:
-    return {str(path) for path in reached_files(root, f"stages.{stage}")} - {"stages/one.py", "stages/__init__.py"}
+    return {str(path) for path in find_reached_files(root, f"stages.{stage}")} - {"stages/one.py", "stages/__init__.py"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_is_reached_is_closed_and_nothing_more(
         if name not in expected:
             expected.add(name)
             waiting += graph.get(name, ())
-    assert reached_files(root, "stages.a") == {Path("stages", f"{name}.py") for name in expected}
+    assert find_reached_files(root, "stages.a") == {Path("stages", f"{name}.py") for name in expected}
 
 
 # --- what dvc.yaml lists ----------------------------------------------------------------------------------------------
@@ -168,13 +168,13 @@ def test_what_is_reached_is_closed_and_nothing_more(
 
 def test_a_folder_stands_for_its_files_where_all_of_them_are_reached(make: Callable[..., Path]) -> None:
     root = make({"stages/one.py": "import stages.part.a, stages.part.inner.c"})
-    assert dependencies(root, "stages.one") == ["stages/one.py", "stages/part/a.py", "stages/part/inner"]
+    assert list_dependencies(root, "stages.one") == ["stages/one.py", "stages/part/a.py", "stages/part/inner"]
     root = make({"stages/one.py": "import stages.part.a, stages.part.b, stages.part.inner.c"})
-    assert dependencies(root, "stages.one") == ["stages/one.py", "stages/part"]
+    assert list_dependencies(root, "stages.one") == ["stages/one.py", "stages/part"]
     (root / "stages" / "part" / ".b.py.swp").write_text("left by an editor")
-    assert dependencies(root, "stages.one") == ["stages/one.py", "stages/part"]
+    assert list_dependencies(root, "stages.one") == ["stages/one.py", "stages/part"]
     (root / "stages" / "part" / "new.py").write_text("")
-    assert "stages/part" not in dependencies(root, "stages.one")
+    assert "stages/part" not in list_dependencies(root, "stages.one")
 
 
 def test_tiny_code_is_left_to_parameters(make: Callable[..., Path]) -> None:
@@ -182,7 +182,7 @@ def test_tiny_code_is_left_to_parameters(make: Callable[..., Path]) -> None:
         {"stages/one.py": "import stages.tiny.world", "stages/tiny/__init__.py": "", "stages/tiny/world.py": ""}
     )
     assert "stages/tiny/world.py" in reached(root)
-    assert code_dependencies(root, "one") == ["stages/one.py"]
+    assert list_code_dependencies(root, "one") == ["stages/one.py"]
 
 
 def test_rewriting_dvc_yaml_changes_code_alone(make: Callable[..., Path]) -> None:
@@ -191,13 +191,13 @@ def test_rewriting_dvc_yaml_changes_code_alone(make: Callable[..., Path]) -> Non
         "    outs: [data/one]\nplots: []\n"
     )
     root = make({"stages/one.py": "import stages.part.a"})
-    rewritten = with_code_dependencies(root, text)
+    rewritten = update_code_dependencies(root, text)
     assert rewritten == text.replace("stages/old.py", "stages/one.py\n      - stages/part/a.py")
-    assert with_code_dependencies(root, rewritten) == rewritten
+    assert update_code_dependencies(root, rewritten) == rewritten
     (root / "dvc.yaml").write_text(text)
-    assert unlisted(root, "one") == ["stages/one.py", "stages/part/a.py"]
+    assert find_unlisted_files(root, "one") == ["stages/one.py", "stages/part/a.py"]
     (root / "dvc.yaml").write_text(text.replace("stages/old.py", "stages"))
-    assert unlisted(root, "one") == []
+    assert find_unlisted_files(root, "one") == []
 
 
 # --- the second line of defence: what a run really opens -----------------------------------------------------------
@@ -241,14 +241,14 @@ def check_opened(project: Path, name: str) -> set[str]:
     assert done.returncode == 0, done.stderr
     opened = set(json.loads((project / ".ril" / "opened.json").read_text()))
     job = open_job(stage, item or None, project, load_params(project / "params.yaml"))
-    watched = WatchedCode(project, stage, code_inputs(job))
+    watched = WatchedCode(project, stage, list_code_inputs(job))
     assert not {path for path in opened if not is_empty(project, Path(path))} - set(watched.code)
     return opened
 
 
 def test_a_stage_opens_no_file_that_is_not_watched(make_project: Callable[..., Path]) -> None:
     opened = check_opened(make_project(SMALL), "questions")
-    assert {"stages/questions.py", "stages/tiny/dataset.py", "stages/tiny/world/pictures.py"} <= opened
+    assert {"stages/questions.py", "stages/tiny/world_rows.py", "stages/tiny/world/pictures.py"} <= opened
 
 
 @pytest.mark.slow
