@@ -12,7 +12,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Further arguments: make repro ARGS="ril", make test ARGS="-k params"
 ARGS ?=
-# Processes that run tests, each on a core of its own. 0 runs them in this process, as --pdb and -s need it.
+# Processes that run tests, whole modules each, so that a module's models and servers are made once (tests/conftest.py has
+# the order). 0 runs all in this process, as --pdb and -s need it.
 WORKERS ?= 2
 
 VENV := .venv
@@ -52,7 +53,7 @@ test: $(STAMP)
 	@echo '== mypy'; mypy
 	@echo '== import rules'; lint-imports
 	@echo '== dead code'; vulture
-	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 install: $(STAMP)
 	@echo 'Installed in $(VENV) ($(PROFILE)).'

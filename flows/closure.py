@@ -44,7 +44,7 @@ class _Named:
     computed: int | None  # line of an import by a computed name
 
 
-def reached_files(root: Path, module: str) -> set[Path]:
+def find_reached_files(root: Path, module: str) -> set[Path]:
     """All files of this project that `module` reaches, itself included, as paths relative to `root`.
 
     Raises ComputedImport.
@@ -56,11 +56,11 @@ def reached_files(root: Path, module: str) -> set[Path]:
         if file not in found:
             found.add(file)
             if file.suffix == ".py":
-                waiting += named_files(root, file)
+                waiting += find_named_files(root, file)
     return found
 
 
-def named_files(root: Path, file: Path) -> set[Path]:
+def find_named_files(root: Path, file: Path) -> set[Path]:
     """The project's files that `file` imports, runs or reads directly, with the `__init__` files above them.
 
     Raises ComputedImport.
@@ -89,7 +89,7 @@ def _read_names(root: Path, file: Path, mtime_ns: int, length: int) -> _Named:
     """Reads `file`; the stamp of the file is part of the key, so that an edit is read anew."""
     modules: dict[tuple[str, bool], None] = {}
     own_folder, literals, computed = False, set[str](), None
-    for node in _running_nodes(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for node in _running_nodes(ast.parse((root / file).read_bytes(), str(file))):
         match node:
             case ast.Import(names=aliases):
                 modules |= dict.fromkeys((alias.name, True) for alias in aliases)
@@ -181,9 +181,9 @@ def _all_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def dependencies(root: Path, module: str) -> list[str]:
-    """`reached_files`, with a folder in place of its files where all of them are reached."""
-    reached = reached_files(root, module)
+def list_dependencies(root: Path, module: str) -> list[str]:
+    """`find_reached_files`, with a folder in place of its files where all of them are reached."""
+    reached = find_reached_files(root, module)
     found: set[str] = set()
     for file in reached:
         place = file
@@ -204,26 +204,26 @@ def is_empty(root: Path, file: Path) -> bool:
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 
 
-def code_dependencies(root: Path, stage: str) -> list[str]:
+def list_code_dependencies(root: Path, stage: str) -> list[str]:
     """What `dvc.yaml` lists as the code of `stage`: all that it reaches but `stages/tiny`.
 
     Tiny code is watched where parameters ask for it (`${world.code}`, `${questions.path}`, ...), so that it never makes
     a real run stale.
     """
-    found = dependencies(root, f"stages.{stage}")
+    found = list_dependencies(root, f"stages.{stage}")
     return [path for path in found if not Path(path).is_relative_to(TINY)]
 
 
-def unlisted(root: Path, stage: str) -> list[str]:
+def find_unlisted_files(root: Path, stage: str) -> list[str]:
     """Files that `stage` reaches and that dvc.yaml does not list for it, neither themselves nor by a folder."""
     declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     listed = [*declared.get("do", declared)["deps"], TINY]
-    files = sorted(reached_files(root, f"stages.{stage}"))
+    files = sorted(find_reached_files(root, f"stages.{stage}"))
     bare = [file for file in files if not any(file.is_relative_to(path) for path in listed)]
     return [str(file) for file in bare if not is_empty(root, file)]
 
 
-def with_code_dependencies(root: Path, text: str) -> str:
+def update_code_dependencies(root: Path, text: str) -> str:
     """The text of `dvc.yaml` with every stage's code brought up to date, all else as it was."""
     lines: list[str] = []
     stage, in_deps = "", False
@@ -236,7 +236,7 @@ def with_code_dependencies(root: Path, text: str) -> str:
         in_deps = line.strip() == "deps:" or (in_deps and line.lstrip().startswith("- "))
         lines.append(line)
         if line.strip() == "deps:":
-            lines += [f"{' ' * (indent + 2)}- {path}" for path in code_dependencies(root, stage)]
+            lines += [f"{' ' * (indent + 2)}- {path}" for path in list_code_dependencies(root, stage)]
     return "\n".join(lines) + "\n"
 
 
@@ -244,4 +244,4 @@ if __name__ == "__main__":
     from stages.job.files import write_text
 
     file = Path.cwd() / "dvc.yaml"
-    write_text(file, with_code_dependencies(Path.cwd(), file.read_text(encoding="utf-8")))
+    write_text(file, update_code_dependencies(Path.cwd(), file.read_text(encoding="utf-8")))

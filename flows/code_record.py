@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.closure import code_dependencies, reached_files
-from flows.digest import Code, changes, code_of, hash_code
-from flows.lockfile import files_in, ignored_names, md5_as_dvc, md5_file
+from flows.closure import find_reached_files, list_code_dependencies
+from flows.digest import Code, compare_code, digest_files, hash_code
+from flows.lockfile import combine_md5s, hash_md5, read_ignored_names, walk_files
 from stages.job.files import read_json, write_json, write_text
 from stages.job.hashes import hash_json
 
@@ -45,15 +45,15 @@ class WatchedCode:
         Raises ComputedImport, and SyntaxError for a file that can't be read.
         """
         self._root = root
-        self.paths = sorted({*code_dependencies(root, stage), *inputs})
-        self._files = [file for file in reached_files(root, f"stages.{stage}") if self._is_watched(file)]
+        self.paths = sorted({*list_code_dependencies(root, stage), *inputs})
+        self._files = [file for file in find_reached_files(root, f"stages.{stage}") if self._is_watched(file)]
         self.code = self._read()
 
     def _is_watched(self, file: Path) -> bool:
         return any(file.is_relative_to(path) for path in self.paths)
 
     def _read(self) -> Code:
-        return code_of(self._root, (file for file in self._files if (self._root / file).is_file()))
+        return digest_files(self._root, (file for file in self._files if (self._root / file).is_file()))
 
     @property
     def digest(self) -> str:
@@ -66,15 +66,15 @@ class WatchedCode:
             now = self._read()
         except SyntaxError as error:
             return [str(error.filename)]
-        return [f"{one.file}::{one.name}" if one.name else one.file for one in changes(self.code, now)]
+        return [f"{one.file}::{one.name}" if one.name else one.file for one in compare_code(self.code, now)]
 
     def record(self) -> CodeRecord:
         """The code with the md5s of its files as they are now."""
-        ignored = ignored_names(self._root)
+        ignored = read_ignored_names(self._root)
         watched = {}
         for path in self.paths:
             full = self._root / path
-            watched[path] = md5_as_dvc(full, {file: md5_file(file) for file in files_in(full, ignored)})
+            watched[path] = combine_md5s(full, {file: hash_md5(file) for file in walk_files(full, ignored)})
         return CodeRecord(watched, self.code)
 
 

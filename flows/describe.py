@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.closure import ROOT, reached_files
+from flows.closure import ROOT, find_reached_files
 from stages.config.params import Params, load_params
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
@@ -69,7 +69,7 @@ def describe_stage(name: str, root: Path) -> str:
 
 def parts_of(stage: str) -> list[str]:
     """The parts of `stages/` that a stage reaches."""
-    reached = (path.parts for path in reached_files(ROOT, f"stages.{stage}"))
+    reached = (path.parts for path in find_reached_files(ROOT, f"stages.{stage}"))
     return sorted({f"stages/{parts[1]}" for parts in reached if len(parts) > 2})
 
 

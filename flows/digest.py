@@ -21,6 +21,8 @@ WORDS: Mapping[str, frozenset[str]] = {  # keyword arguments that are help texts
     "Option": frozenset({"help"}),
     "Argument": frozenset({"help"}),
     "Typer": frozenset({"help"}),
+    "Switch": frozenset({"source", "departures"}),  # stages/config/switch.py: what docs/objectives.md says of a switch
+    "Baseline": frozenset({"description", "source"}),
 }
 IMPORTS, ORDER, REST = "imports", "order of statements", "module"  # a module's imports, ..., statements without a name
 _IMPORT = "import "
@@ -43,20 +45,23 @@ class Change:
         return f"{self.file}{f'::{self.name}' if self.name else ''} {self.what}"
 
 
-def code_of(root: Path, files: Iterable[Path]) -> Code:
-    """The definitions of `files`, given relative to `root`; a file that is no Python is one definition, called ""."""
-    return {file.as_posix(): _read(root / file) for file in sorted(files)}
+def digest_files(root: Path, files: Iterable[Path]) -> Code:
+    """The definitions of `files`, given relative to `root`; a file that is no Python is one definition, called "".
+
+    Raises SyntaxError with the name of a file that can't be read.
+    """
+    return {file.as_posix(): _read(root, file) for file in sorted(files)}
 
 
-def _read(path: Path) -> Definitions:
-    stat = path.stat()
-    return _definitions_at(path, stat.st_mtime_ns, stat.st_size)
+def _read(root: Path, file: Path) -> Definitions:
+    stat = (root / file).stat()
+    return _read_at(root, file, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=4096)
-def _definitions_at(path: Path, mtime_ns: int, length: int) -> Definitions:
+def _read_at(root: Path, file: Path, mtime_ns: int, length: int) -> Definitions:
     """Stages share most of their files; the stamp of a file is part of the key, so that an edit is read anew."""
-    return definitions(path.read_bytes(), path.suffix)
+    return digest_file((root / file).read_bytes(), file.as_posix())
 
 
 def hash_code(code: Code) -> str:
@@ -64,14 +69,11 @@ def hash_code(code: Code) -> str:
     return hash_json({file: dict(inside) for file, inside in code.items()})
 
 
-def definitions(content: bytes, suffix: str = ".py") -> Definitions:
-    """The definitions in the text of one file.
-
-    Raises SyntaxError when it is Python that can't be read.
-    """
-    if suffix != ".py":
+def digest_file(content: bytes, file: str = "module.py") -> Definitions:
+    """The definitions in the content of one file. Raises SyntaxError when it is Python that can't be read."""
+    if not file.endswith(".py"):
         return {"": _short([hashlib.sha256(content).hexdigest()])}
-    named = list(_named(ast.parse(content).body, ""))
+    named = list(_named(ast.parse(content, file).body, ""))
     texts: dict[str, list[str]] = {}
     for name, text in named:
         texts.setdefault(name, []).append(text)
@@ -80,7 +82,7 @@ def definitions(content: bytes, suffix: str = ".py") -> Definitions:
     return {**found, ORDER: _short(order)} if len(order) > 1 else found
 
 
-def changes(before: Code, now: Code) -> list[Change]:
+def compare_code(before: Code, now: Code) -> list[Change]:
     """What differs between two states of code, sorted."""
     found: list[Change] = []
     for file in before.keys() ^ now.keys():

@@ -88,5 +88,10 @@ def prepare_children(trigger: str) -> None:
 
 
 def store_folder(root: Path) -> Path:
-    """The store of the project in `root`: RIL_STORE, else .ril."""
-    return Path(os.environ.get("RIL_STORE", root / ".ril"))
+    """Folder of what outlives outs, stored answers and training state, for the project at `root`.
+
+    RIL_STORE, else `.ril` in DVC's root (in a temporary experiment that is the main checkout), else in the project.
+    """
+    if "RIL_STORE" in os.environ:
+        return Path(os.environ["RIL_STORE"])
+    return Path(os.environ.get("DVC_ROOT", root)) / ".ril"

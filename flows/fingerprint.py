@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from flows.lockfile import (
-    Recorded,
-    files_in,
-    ignored_names,
+    combine_md5s,
+    hash_md5,
     is_recorded,
-    locked_outs,
     mark_recorded,
-    md5_as_dvc,
-    md5_file,
+    read_ignored_names,
+    read_locked_outs,
+    walk_files,
 )
 from stages.config.table import STAGES
 from stages.job.hashes import hash_json
+from stages.job.repository import RecordedOut
 
 Stamp = tuple[int, int]  # length and modification time in nanoseconds
 
@@ -34,7 +34,7 @@ class Fingerprint:
         """`paths` are files and folders that exist, `values` the parameters."""
         self._root, self._values = root, hash_json(values)
         self._parts: dict[Path, _Part] = {}
-        known, ignored = locked_outs(root), ignored_names(root)
+        known, ignored = read_locked_outs(root), read_ignored_names(root)
         rows = []
         for path in paths:
             for whole in self._wholes(path):
@@ -55,7 +55,7 @@ class Fingerprint:
         else:
             yield self._root.joinpath(folder, *parts[:depth])
 
-    def _part(self, whole: Path, recorded: Recorded | None, ignored: Sequence[str]) -> "_Part":
+    def _part(self, whole: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> "_Part":
         if recorded is None:
             return _Part(whole, None, ignored)
         target = "@".join(Path(self._name(whole)).parts[1:])
@@ -80,7 +80,7 @@ class Fingerprint:
 class _Part:
     """A file or folder that is hashed as a whole."""
 
-    def __init__(self, path: Path, recorded: Recorded | None, ignored: Sequence[str]) -> None:
+    def __init__(self, path: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> None:
         """Without `recorded`, or where it is about other lengths, all of it is read."""
         self._path, self._ignored = path, ignored
         self._stamps = self._look()
@@ -90,13 +90,13 @@ class _Part:
         self.md5 = recorded.md5 if recorded and known else self._hash(self._stamps)
 
     def _look(self) -> dict[Path, Stamp]:
-        stats = {file: file.stat() for file in files_in(self._path, self._ignored)} if self._path.exists() else {}
+        stats = {file: file.stat() for file in walk_files(self._path, self._ignored)} if self._path.exists() else {}
         return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
     def _hash(self, files: Iterable[Path]) -> str:
         """The md5 of the whole, after reading `files`."""
-        self._md5s |= {file: md5_file(file) for file in files}
-        return md5_as_dvc(self._path, self._md5s)
+        self._md5s |= {file: hash_md5(file) for file in files}
+        return combine_md5s(self._path, self._md5s)
 
     def moved(self) -> list[Path]:
         """Its files that are not as they were; none when their content is the same."""

@@ -1,9 +1,12 @@
 """From `params.yaml` and the table of stages to the job that a stage gets: what it declares, and nothing else."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.dvc.experiments import read_repository
+from flows.environment import store_folder
 from stages.config.params import Params
 from stages.config.table import STAGES
 from stages.job.job import Job
@@ -32,15 +35,17 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         declared=declared,
         item=item,
         root=root,
+        store=store_folder(root),
         given={key: _value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
         runtime=params.runtime,
-        runs=runs_of(params),
+        runs=list_runs(params),
         progress=Progress(),
+        repository=partial(read_repository, root),
     )
 
 
-def runs_of(params: Params) -> tuple[str, ...]:
+def list_runs(params: Params) -> tuple[str, ...]:
     """Every run of the pipeline as DVC names it, in order: `model@student`, ..., `questions`, ..., `report`."""
     runs: list[str] = []
     for stage in STAGES.values():

@@ -4,26 +4,18 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stages.job.repository import RecordedOut
+
 _CHUNK = 1 << 22
 _DVC_OWN = (".git", ".hg", ".dvc", ".dvcignore")  # what DVC leaves out of a folder without being told
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A file or folder as DVC has recorded it."""
-
-    md5: str  # of a folder with the suffix ".dir"
-    length: int  # bytes in all
-    files: int
-
-
-def locked_stages(root: Path) -> dict[str, Any]:
+def read_locked_stages(root: Path) -> dict[str, Any]:
     """The entries of dvc.lock by stage; none when there is no dvc.lock yet."""
     path = root / "dvc.lock"
     if not path.is_file():
@@ -32,30 +24,30 @@ def locked_stages(root: Path) -> dict[str, Any]:
     return dict(yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)).get("stages") or {})
 
 
-def locked_outs(root: Path) -> dict[str, Recorded]:
+def read_locked_outs(root: Path) -> dict[str, RecordedOut]:
     """Every out that dvc.lock records, by its path."""
-    outs = [out for stage in locked_stages(root).values() for out in stage.get("outs", [])]
-    return {out["path"]: Recorded(out["md5"], out.get("size", 0), out.get("nfiles", 1)) for out in outs}
+    outs = [out for stage in read_locked_stages(root).values() for out in stage.get("outs", [])]
+    return {out["path"]: RecordedOut(out["md5"], out.get("size", 0), out.get("nfiles", 1)) for out in outs}
 
 
-def ignored_names(root: Path) -> Sequence[str]:
+def read_ignored_names(root: Path) -> Sequence[str]:
     """Patterns of names that DVC leaves out of folders: those of .dvcignore that hold no path."""
     path = root / ".dvcignore"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return (*_DVC_OWN, *(line for line in lines if line and not line.startswith("#") and "/" not in line))
 
 
-def files_in(path: Path, ignored: Sequence[str]) -> Iterator[Path]:
+def walk_files(path: Path, ignored: Sequence[str]) -> Iterator[Path]:
     """The files of a folder that DVC counts, in any order; of a file the file itself."""
     if path.is_file():
         yield path
         return
     for inner in path.iterdir():
         if not any(fnmatch.fnmatch(inner.name, pattern) for pattern in ignored):
-            yield from files_in(inner, ignored)
+            yield from walk_files(inner, ignored)
 
 
-def md5_file(path: Path) -> str:
+def hash_md5(path: Path) -> str:
     """md5 of the bytes of one file, as hex."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as handle:
@@ -64,7 +56,7 @@ def md5_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def md5_as_dvc(path: Path, md5s: Mapping[Path, str]) -> str:
+def combine_md5s(path: Path, md5s: Mapping[Path, str]) -> str:
     """The md5 that dvc.lock has of `path`: of a folder from those of its files (`md5s`)."""
     if path.is_file():
         return md5s[path]

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from flows.closure import unlisted
+from flows.closure import find_unlisted_files
 from flows.code_record import WatchedCode, forget_accepted, is_code, write_record
 from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, open_job
@@ -45,13 +45,13 @@ class Work:
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
-        if self._by_dvc and (files := unlisted(root, stage)):
+        if self._by_dvc and (files := find_unlisted_files(root, stage)):
             raise Unlisted(
                 f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "
                 "unnoticed; bring dvc.yaml up to date with: python -m flows.closure"
             )
-        self._code = WatchedCode(root, stage, code_inputs(self.job))
-        self._given = Fingerprint(root, data_inputs(self.job), self.job.values)
+        self._code = WatchedCode(root, stage, list_code_inputs(self.job))
+        self._given = Fingerprint(root, list_data_inputs(self.job), self.job.values)
         self.started = False
         self.ended = threading.Event()
         self.error: BaseException | None = None
@@ -113,11 +113,11 @@ class Work:
         return moved + self._code.moved()
 
 
-def code_inputs(job: Job) -> list[str]:
+def list_code_inputs(job: Job) -> list[str]:
     """Declared inputs that are code: what `world.code` and the like name for the tiny profile."""
     return [path for path in job.paths if is_code(path)]
 
 
-def data_inputs(job: Job) -> list[Path]:
+def list_data_inputs(job: Job) -> list[Path]:
     """Declared inputs that are data: results of other stages, and users' files."""
     return [job.root / path for path in job.paths if not is_code(path)]

@@ -18,7 +18,8 @@ from stages.adversary.discriminator import Discriminator, DiscriminatorCollator,
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
 from stages.corpora.rows import Question, read_questions
-from stages.groups.response import STUDENT
+from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 from stages.job.epochs import places_of_step
 from stages.job.files import read_shards
 from stages.job.job import Job
@@ -48,8 +49,8 @@ class Texts:
 def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
-    objective = block.resolved(job.value("ril.objective"))
-    if not objective.used:
+    objective = block.resolve(job.value("ril.objective"))
+    if not objective.discriminated:
         job.progress.say(f"ril.objective {job.value('ril.objective')!r} needs no discriminator; nothing is trained")
         if ranks().first:
             write_nothing(job)
@@ -58,7 +59,7 @@ def run(job: Job) -> None:
     reader = load_reader(checkpoint)
     discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split(texts_of_both(job), block.held_out_share, job.seed("held out"))
-    pairs = objective.loss == "bradley_terry"
+    pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
     def texts_of_step(step: int) -> tuple[list[Text], list[float]]:
@@ -79,11 +80,18 @@ def run(job: Job) -> None:
         history = state.rows("history")
         for step in state.steps(block.steps, "discriminator"):
             texts, labels = texts_of_step(step)
-            batch = collator.collate(texts, labels, objective.loss, tower=trainer.sharded)
+            batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
             loss, logits = adversary.backward(batch)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
             norm = trainer.step(learning_rate(block, step))
-            history.append({"step": step + 1, "loss": loss, "accuracy": right / len(texts), "grad_norm": norm})
+            history.append(
+                {
+                    names.STEP: step + 1,
+                    names.LOSS: loss,
+                    names.TEXT_ACCURACY: right / len(texts),
+                    names.GRAD_NORM: norm,
+                }
+            )
 
     metrics = measure_held_out(adversary, held_out)
     weights = trainer.state_dict()
@@ -103,7 +111,7 @@ def write_nothing(job: Job) -> None:
     with job.writing():
         pass
     job.write_metrics({"trained": False})
-    job.write_history([{"step": 0}])
+    job.write_history([{names.STEP: 0}])
 
 
 def texts_of_both(job: Job) -> list[Texts]:
@@ -153,11 +161,11 @@ def measure_held_out(adversary: Adversary, held_out: list[Texts]) -> dict[str, f
     acc_teacher = compute_accuracy(teacher_logits, [0] * len(teacher_logits))
     gap = sum(by_writer[STUDENT]) / len(by_writer[STUDENT]) - sum(teacher_logits) / len(teacher_logits)
     return {
-        "acc": (shares[STUDENT] + acc_teacher) / 2,
-        "acc_student": shares[STUDENT],
-        "acc_teacher": acc_teacher,
-        **{f"acc_{teacher}": shares[teacher] for teacher in teachers},
-        "logit_gap": gap,
-        "calibration_error": calibration_error(logits, [int(writer == STUDENT) for writer, _ in writers]),
-        "acc_length_only": length_accuracy(lengths[True], lengths[False]),
+        names.HELD_OUT_ACCURACY: (shares[STUDENT] + acc_teacher) / 2,
+        names.HELD_OUT_ACCURACY_OF.format(STUDENT): shares[STUDENT],
+        names.HELD_OUT_ACCURACY_OF.format(TEACHERS): acc_teacher,
+        **{names.HELD_OUT_ACCURACY_OF.format(teacher): shares[teacher] for teacher in teachers},
+        names.HELD_OUT_LOGIT_GAP: gap,
+        names.CALIBRATION_ERROR: calibration_error(logits, [int(writer == STUDENT) for writer, _ in writers]),
+        names.LENGTH_ACCURACY: length_accuracy(lengths[True], lengths[False]),
     }

@@ -15,8 +15,9 @@ from typing import Any
 
 from stages.config.questions import Questions
 from stages.config.world import World
-from stages.corpora.adapters import Canonical, Reject, user_rows
+from stages.corpora.adapters import Reject, user_rows
 from stages.corpora.rows import SCHEMA
+from stages.corpora.source import Canonical
 from stages.job.files import write_shards, write_text
 from stages.job.hashes import hash_json
 from stages.job.job import Job

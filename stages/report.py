@@ -1,7 +1,7 @@
 """Report: one page about the run.
 
-Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models,
-         reports/{evaluate,ril,discriminator, pool,verdict}; params: all but runtime. Where there are any: wall times
+Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models, reports of all other
+         stages; params: all but runtime. Where there are any: wall times
          (reports/**/timing.json), dvc.lock, and the experiments of the Git repository
 Writes   reports/report/index.html: one file that opens from disk and asks for nothing else;
          reports/report/metrics.json: the run in a dozen numbers
@@ -13,6 +13,7 @@ from stages.config.pool import Pool
 from stages.config.ril import Ril
 from stages.job.files import write_text
 from stages.job.job import Job
+from stages.job.metric_names import HELD_OUT_LOGIT_GAP
 from stages.page import benchmarks, checks, curves, experiments, gains, gallery, provenance, scores
 from stages.page import inputs as records
 from stages.page.render import render
@@ -29,7 +30,8 @@ def run(job: Job) -> None:
 
     summary = summary_of(models, ril, validation)
     job.write_metrics({"summary": summary})  # one word before them all, by which `dvc exp show --drop` tells them apart
-    found = experiments.found(job, summary)
+    repository = job.repository()
+    found = experiments.found(job, summary, repository)
     page = render(
         {
             "summary": scores.summary(models),
@@ -56,7 +58,7 @@ def run(job: Job) -> None:
             "teachers": records.teachers(job),
             "exam": exam,
             "discriminator": records.discriminator_rows(discriminator, teachers),
-            "logit_gap": discriminator.get("logit_gap", 0.0),
+            "logit_gap": discriminator.get(HELD_OUT_LOGIT_GAP, 0.0),
             "pretraining": curves.pretraining(records.history(job, "discriminator")),
             # where it comes from
             "times": provenance.times(job),
@@ -65,8 +67,9 @@ def run(job: Job) -> None:
             "settings": provenance.settings(job),
             "versions": provenance.versions(),
             "checkpoints": provenance.checkpoints(job),
-            "recorded": provenance.recorded(job),
-            "code": provenance.code(job),
+            "recorded": provenance.recorded(repository.outs),
+            "code": repository.code,
+            "accepted": provenance.accepted_changes(job),
         }
     )
     write_text(job.reports / "index.html", page)

@@ -21,6 +21,7 @@ from stages.groups.response import Response
 from stages.job.epochs import places_of_step
 from stages.job.files import read_shards
 from stages.job.job import Job
+from stages.job.metric_names import STEP
 from stages.job.rejects import Reject, refused
 from stages.loop.models import RilModels, load_models
 from stages.loop.outputs import sample_rows, write_outputs
@@ -40,7 +41,7 @@ def run(job: Job) -> None:
     than ril.max_reject_share of the questions are too long.
     """
     block = job.block(Ril)
-    objective = block.resolved(job.block(DiscriminatorBlock))
+    objective = block.resolve(job.block(DiscriminatorBlock))
     if block.kl_weight == 0:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
@@ -89,7 +90,7 @@ def run(job: Job) -> None:
         with job.timed("sync"):
             models.engine.update_weights(policy.weights())
 
-        history.append({"step": step + 1, **reward_metrics(groups, scored), **metrics, **updated})
+        history.append({STEP: step + 1, **reward_metrics(groups, scored), **metrics, **updated})
         if alarm := saturation_alarm(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
         samples += sample_rows(step + 1, batch[: block.samples_per_step], scored)

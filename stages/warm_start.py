@@ -16,6 +16,7 @@ from torch import Tensor
 from stages.config.warm_start import WarmStart
 from stages.corpora.rows import Question, read_questions
 from stages.groups.pack import Group
+from stages.job import metric_names as names
 from stages.job.epochs import places_of_step
 from stages.job.job import Job
 from stages.job.rejects import Reject, refused, write_rejects
@@ -70,8 +71,9 @@ def run(job: Job) -> None:
         job.progress.say(
             f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}"
         )
-    job.write_metrics({"questions": len(questions), "loss": history[-1]["loss"] if history else None})
-    job.write_history(history or [{"step": 0, "loss": None, "grad_norm": None, "learning_rate": None}])
+    job.write_metrics({"questions": len(questions), names.LOSS: history[-1][names.LOSS] if history else None})
+    nothing = {names.STEP: 0, names.LOSS: None, names.GRAD_NORM: None, names.LEARNING_RATE: None}
+    job.write_history(history or [nothing])
 
 
 def cost(question: Question) -> float:

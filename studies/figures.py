@@ -4,18 +4,24 @@ import math
 from collections.abc import Sequence
 
 from stages.groups.response import STUDENT
+from stages.job import metric_names as names
 from stages.page.plots import Bar, Line, Plot, Row, bars, curves, dots, finite, grouped
 from studies.mechanism import Arms, curve, gains, mean_of, on_common_seeds, rewarded, title
 from studies.statistics import Difference, mean_over_seeds
 
+_REWARDS = (names.SIMILARITY.format(STUDENT), names.ANSWER.format(STUDENT))
 CURVES = (
-    ("Similarity reward", f"rewards/{STUDENT}/similarity", "Share of the student's answers classified as a teacher's."),
-    ("Answer reward", f"rewards/{STUDENT}/answer", "Share of the student's answers judged correct."),
+    ("Similarity reward", _REWARDS[0], "Share of the student's answers classified as a teacher's."),
+    ("Answer reward", _REWARDS[1], "Share of the student's answers judged correct."),
     ("Teacher's style", "styles/any", "Share of the student's answers in a teacher's style."),
-    ("Student detected", "disc/acc_student", "Share of the student's answers classified as its own."),
+    (
+        "Student detected",
+        names.DISC_ACCURACY_OF.format(STUDENT),
+        "Share of the student's answers classified as its own.",
+    ),
     (
         "Correct, negative advantage",
-        "frac_correct_negative_advantage",
+        names.CORRECT_NEGATIVE_ADVANTAGE,
         "Share of the student's correct answers with a negative advantage.",
     ),
 )
@@ -40,10 +46,10 @@ def drawn_differences(arms: Arms, found: Sequence[Difference], reference: str) -
     return bars(f"Gain over {title(arms, reference)}", "Points of accuracy, with the 95 % interval over units.", rows)
 
 
-def drawn_kinds(arms: Arms, names: Sequence[str], reference: str) -> Plot | None:
+def drawn_kinds(arms: Arms, compared: Sequence[str], reference: str) -> Plot | None:
     """Gain of the arms over the reference, by kind of question; None without a common kind."""
-    common = on_common_seeds({name: arms[name] for name in [*names, reference]})
-    by_arm = {title(arms, name): gains(common[name], common[reference]) for name in names}
+    common = on_common_seeds({name: arms[name] for name in [*compared, reference]})
+    by_arm = {title(arms, name): gains(common[name], common[reference]) for name in compared}
     kinds = sorted(set.intersection(*(set(found) for found in by_arm.values()))) if by_arm else []
     if not kinds:
         return None
@@ -58,7 +64,7 @@ def drawn_loop(trained: Arms) -> list[Plot]:
 
 
 def _drawn_curve(trained: Arms, name: str, column: str, text: str) -> Plot | None:
-    read = rewarded if column.startswith("rewards/") else curve
+    read = rewarded if column in _REWARDS else curve
     lines = [
         Line(title(trained, arm), one.steps, one.values, place % 6, dashed=place >= 6)
         for place, (arm, found) in enumerate(trained.items())

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from stages.groups.response import STUDENT
+from stages.job import metric_names as names
 from stages.page.scores import percent, points
 from studies.mechanism import Arms, curve, gains, mean, mean_of, on_common_seeds, rewarded, title
 from studies.records import Record
@@ -178,9 +179,9 @@ def _explanation(found: Sequence[Record], start: Sequence[Record]) -> str:
         best, worst = (pick(kinds, key=lambda kind: kinds[kind]) for pick in (max, min))
         parts.append(f"by kind {points(kinds[worst], True)} ({worst}) to {points(kinds[best], True)} ({best})")
     loop = {
-        "answers judged correct": rewarded(found, f"rewards/{STUDENT}/answer"),
-        "answers classified as a teacher's": rewarded(found, f"rewards/{STUDENT}/similarity"),
-        "correct answers with negative advantage": curve(found, "frac_correct_negative_advantage"),
+        "answers judged correct": rewarded(found, names.ANSWER.format(STUDENT)),
+        "answers classified as a teacher's": rewarded(found, names.SIMILARITY.format(STUDENT)),
+        "correct answers with negative advantage": curve(found, names.CORRECT_NEGATIVE_ADVANTAGE),
     }
     told = [f"{text} {_moved(one.start, one.end)} %" for text, one in loop.items() if one is not None and one.shares]
     return "; ".join(parts) + (f". In the loop: {', '.join(told)}." if told else ".")
@@ -200,9 +201,9 @@ def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
     if len(values) < 2:
         return ""
     told = [
-        f"{', '.join(names)} ({word} tried)"
+        f"{', '.join(at_edge)} ({word} tried)"
         for word, edge in (("lowest", min(values)), ("highest", max(values)))
-        if (names := [name for name, value in chosen.items() if value == edge])
+        if (at_edge := [name for name, value in chosen.items() if value == edge])
     ]
     return f"Best value at an end of the sweep (a value outside might be better): {'; '.join(told)}." if told else ""
 

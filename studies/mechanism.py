@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 from studies.records import Record
 
 Arms = Mapping[str, Sequence[Record]]  # the compared records of each arm, by its name, in the order of the study
@@ -61,7 +62,7 @@ def curve(records: Sequence[Record], column: str) -> Curve | None:
         return None
     by_step: dict[float, list[float]] = defaultdict(list)
     for columns in having:
-        for step, value in zip(columns["step"], columns[column], strict=True):
+        for step, value in zip(columns[names.STEP], columns[column], strict=True):
             by_step[step].append(value)
     steps = sorted(by_step)
     return Curve(records[0].arm, steps, [mean(by_step[step]) for step in steps])
@@ -80,22 +81,21 @@ def onset(record: Record) -> int | None:
     shares = record.curves.get("styles/any", [])
     smooth = [mean(shares[max(0, place - _SMOOTHED + 1) : place + 1]) for place in range(len(shares))]
     half = (1 + smooth[_SMOOTHED - 1]) / 2 if len(smooth) >= _SMOOTHED else math.nan
-    return (
-        next((int(step) for step, share in zip(record.curves["step"], smooth, strict=True) if share >= half), None)
-        if shares
-        else None
-    )
+    if not shares:
+        return None
+    steps = zip(record.curves[names.STEP], smooth, strict=True)
+    return next((int(step) for step, share in steps if share >= half), None)
 
 
 def sources(records: Sequence[Record]) -> list[str]:
     """Who answered in the loop: the student first, then teachers by name."""
-    names = {
-        name.split("/")[1]
+    found = {
+        source
         for record in records
-        for name, values in record.curves.items()
-        if name.startswith("rewards/") and any(map(math.isfinite, values))
+        for column, values in record.curves.items()
+        for name in (names.SIMILARITY, names.ANSWER, names.ADVANTAGE)
+        if (source := names.source_of(column, name)) and any(map(math.isfinite, values))
     }
-    found = {name for name in names if name not in ("similarity", "answer")}
     if len(found - {STUDENT, TEACHERS}) == 1:
         found.discard(TEACHERS)  # all teachers together, which is the only one once more
     return sorted(found, key=lambda name: (name != STUDENT, name))

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stages.config.yaml import ParamsError
+from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 from stages.page.scores import percent, points
 from studies.document import Page, Section, Table
 from studies.figures import drawn_differences, drawn_kinds, drawn_loop, drawn_scores
@@ -204,14 +206,14 @@ def _rewards(arms: Arms) -> Section:
     by_source, health = [], []
     for name, found in trained.items():
         for source in sources(found):
-            cells = [_reward(rewarded(found, f"rewards/{source}/{reward}")) for reward in ("similarity", "answer")]
-            advantage = _signed(ends(found, f"rewards/{source}/advantage")[1])
-            length = _from_to(ends(found, f"completions/{source}/mean_length"), "{:.0f}", 1.0)
+            cells = [_reward(rewarded(found, one.format(source))) for one in (names.SIMILARITY, names.ANSWER)]
+            advantage = _signed(ends(found, names.ADVANTAGE.format(source))[1])
+            length = _from_to(ends(found, names.LENGTH.format(source)), "{:.0f}", 1.0)
             by_source.append([title(arms, name), source, *cells, advantage, length])
-        held_out = mean(one.discriminator.get("acc", math.nan) for one in found)
-        by_length = mean(one.discriminator.get("acc_length_only", math.nan) for one in found)
-        told = [_from_to(ends(found, f"disc/acc_{side}")) for side in ("student", "teacher")]
-        shares = [_from_to(ends(found, one)) for one in ("frac_correct_negative_advantage", "frac_reward_zero_std")]
+        held_out = mean(one.discriminator.get(names.HELD_OUT_ACCURACY, math.nan) for one in found)
+        by_length = mean(one.discriminator.get(names.LENGTH_ACCURACY, math.nan) for one in found)
+        told = [_from_to(ends(found, names.DISC_ACCURACY_OF.format(side))) for side in (STUDENT, TEACHERS)]
+        shares = [_from_to(ends(found, one)) for one in (names.CORRECT_NEGATIVE_ADVANTAGE, names.EQUAL_REWARDS)]
         health.append([title(arms, name), _percent(held_out), _percent(by_length), *told, *shares])
     steps = "mean of the first ten steps → mean of the last ten steps, averaged over seeds"
     rewards = Table(

@@ -22,17 +22,20 @@ from flows.dvc.recorded import Finished
 from stages.config.params import Params, validated
 from stages.config.yaml import read_yaml
 from stages.groups.response import STUDENT
+from stages.job import metric_names as names
 from stages.job.files import read_json, read_shards, write_text
 from stages.job.hashes import hash_json
+from stages.job.metric_names import source_of
 from studies.runs import COMPARED, Run
 from studies.study import budget
 
 _NUMBER = re.compile(r"\d+")
 _DIGITS = 16  # of a hash of code: enough to tell them apart
 _OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an accident, not its style
-_CURVES = re.compile(
-    r"step|disc/acc_\w+|disc/passed|frac_\w+|completions/clipped_ratio|kl/\w+|"
-    r"rewards/\w+/(similarity|answer|advantage)|completions/\w+/mean_length"
+_CURVES = (
+    *(names.STEP, names.PASSED, names.STUDENT_CUT, names.EQUAL_REWARDS, names.CORRECT_NEGATIVE_ADVANTAGE),
+    *(names.SIMILARITY, names.ANSWER, names.ADVANTAGE, names.LENGTH),
+    *(names.DISC_ACCURACY_OF, names.by_source(names.KL, "{}")),
 )
 
 
@@ -100,7 +103,7 @@ def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
     loop: dict[str, Any] = {}
     if "ril" in run.stages:
         loop = {
-            "validation": _only(json.loads(done.text("reports/ril/metrics.json"))["validation"], ("start", "end")),
+            "validation": _only(json.loads(done.text("reports/ril/metrics.json"))[names.VALIDATION], ("start", "end")),
             "discriminator": _numbers(json.loads(done.text("reports/discriminator/metrics.json"))),
         }
     with tempfile.TemporaryDirectory() as folder:
@@ -161,19 +164,23 @@ def first_of_each_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 def _curves(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, list[float]]:
     curves = read_curves(done.text("reports/ril/history.csv"))
-    kept = {name: values for name, values in curves.items() if _CURVES.fullmatch(name)}
-    if run.evaluation is None or not kept.get("step"):
+    kept = {column: values for column, values in curves.items() if _is_kept(column)}
+    if run.evaluation is None or not kept.get(names.STEP):
         return kept
     forms = teacher_forms(run, done, params, folder)
     said: dict[int, list[str]] = defaultdict(list)
     for row in read_shards(done.fetch("data/ril/samples", folder / "samples")).to_pylist():
         if row["source"] == STUDENT:
             said[row["step"]].append(row["response"])
-    by_step = [style_shares(said.get(int(step), []), forms) for step in kept["step"]]
+    by_step = [style_shares(said.get(int(step), []), forms) for step in kept[names.STEP]]
     return kept | {
         f"styles/{name}": [shares.get(name, math.nan) for shares in by_step]
         for name in ([*forms, "any"] if forms else [])
     }
+
+
+def _is_kept(column: str) -> bool:
+    return any(column == name if "{}" not in name else source_of(column, name) for name in _CURVES)
 
 
 def form(text: str) -> str:
@@ -239,8 +246,8 @@ def read_records(folder: Path) -> list[Record]:
     return [read_record(path) for path in sorted(folder.glob("*/*.json"))]
 
 
-def _only(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    return {name: float(values[name]) for name in names}
+def _only(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:
+    return {key: float(values[key]) for key in keys}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

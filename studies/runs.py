@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.closure import ROOT, reached_files
+from flows.closure import ROOT, find_reached_files
 from flows.code_record import WatchedCode
 from flows.fingerprint import Fingerprint
 from flows.jobs import open_job
 from flows.profile import as_overrides, differences
-from flows.work import code_inputs, data_inputs
+from flows.work import list_code_inputs, list_data_inputs
 from stages.config.params import Params, validated
 from stages.config.yaml import read_yaml
 from stages.job.hashes import hash_json
@@ -55,7 +55,7 @@ class Run:
     def made_from(self) -> list[str]:
         """The files and folders with its code."""
         names = dict.fromkeys(target.split("@")[0] for target in self.stages)
-        return sorted({str(path) for name in names for path in reached_files(ROOT, f"stages.{name}")})
+        return sorted({str(path) for name in names for path in find_reached_files(ROOT, f"stages.{name}")})
 
     @property
     def label(self) -> str:
@@ -156,10 +156,12 @@ class Planner:
 
     def _code_of(self, job: Job) -> str:
         """Hash of what the stage's code says and of inputs that no stage makes (users' data)."""
-        given = [path for path in data_inputs(job) if not path.is_relative_to(self._root / "data") and path.exists()]
-        name = f"{job.stage} {given} {code_inputs(job)}"
+        given = [
+            path for path in list_data_inputs(job) if not path.is_relative_to(self._root / "data") and path.exists()
+        ]
+        name = f"{job.stage} {given} {list_code_inputs(job)}"
         if name not in self._code:
-            code = WatchedCode(self._root, job.stage, code_inputs(job)).digest
+            code = WatchedCode(self._root, job.stage, list_code_inputs(job)).digest
             self._code[name] = hash_json([code, Fingerprint(self._root, given, {}).digest])
         return self._code[name]
 

@@ -32,27 +32,20 @@ settings.register_profile("ci", UNHURRIED, max_examples=50)
 settings.register_profile("thorough", UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 
+LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
 MACHINE = pytest.StashKey[ReadWriteLock]()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives each worker whole modules, so that their fixtures are made once, and the longest first."""
-    if not config.getoption("loadgroup", False):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several workers begin with the modules that take longest, so that all of them end at about the same time."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    weights: dict[str, int] = {}
+    weights: dict[Path, int] = {}
     for item in items:
-        # One `ril serve` (20 s) serves the modules that ask for it.
-        group = "served" if "served" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-        weights[group] = weights.get(group, 0) + (20 if item.get_closest_marker("slow") else 1)
-    items.sort(key=lambda item: -weights[_group(item)])
-
-
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+        long = any(map(item.get_closest_marker, LONG))
+        weights[item.path] = weights.get(item.path, 0) + (100 if long else 1)
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

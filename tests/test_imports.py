@@ -24,7 +24,7 @@ def test_import_linter_keeps_every_contract(root: Path) -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "5 kept, 0 broken" in result.stdout
+    assert "6 kept, 0 broken" in result.stdout
 
 
 def test_only_flows_dvc_starts_dvc(root: Path) -> None:
@@ -54,9 +54,15 @@ def test_dvc_yaml_never_calls_what_calls_dvc(root: Path) -> None:
     commands = [line.split("cmd:")[1].strip() for line in text.splitlines() if line.strip().startswith("cmd:")]
     assert len(commands) == 11
     assert all(command.startswith("exec python -m flows.run ") for command in commands)
-    run = ast.parse((root / "flows" / "run.py").read_text())
-    imported = {node.module for node in ast.walk(run) if isinstance(node, ast.ImportFrom)}
-    assert not imported & {"flows.dvc", "flows.cli"}
+
+
+def test_stages_know_nothing_of_what_dvc_keeps(root: Path) -> None:
+    """What Git, DVC and its lock file know is handed to a stage as plain values (`Job.repository`, `Job.store`)."""
+    words = ("refs/exps", "DVC_", '"dvc.lock"', '"git"')
+    texts = {str(path.relative_to(root)): path.read_text() for path in modules(root)}
+    knowing = {path for path, text in texts.items() if any(word in text for word in words)}
+    assert "flows/dvc/experiments.py" in knowing
+    assert not [path for path in knowing if path.startswith("stages/")]
 
 
 def test_only_vlm_knows_a_family_by_name(root: Path) -> None:
@@ -68,6 +74,12 @@ def test_only_vlm_knows_a_family_by_name(root: Path) -> None:
         if part not in ("vlm", "config") and path.name != "shapes.py" and literals & set(get_args(Family)):
             knowing.add(str(path.relative_to(root)))
     assert not knowing
+
+
+def test_there_is_one_image_marker(root: Path) -> None:
+    nodes = {path: ast.walk(ast.parse(path.read_text())) for path in modules(root)}
+    found = [path for path, own in nodes.items() for node in own if getattr(node, "value", None) == "<image>"]
+    assert [str(path.relative_to(root)) for path in found] == ["stages/corpora/markers.py"]
 
 
 def test_importing_a_module_does_no_work(root: Path) -> None:

@@ -14,6 +14,7 @@ MEANT = {
         for name, value in vars(Family).items()
         if isinstance(value, FunctionType) and not name.startswith("_")
     },
+    "read": "the reader of every data format (stages/corpora/formats)",
     "run": "what every stage file does; the commands `ril run` and `ril experiments run`",
     "main": "a program that is started by its module's name",
     "hub_sample": "each benchmark reads the rows of its own data set",
@@ -24,15 +25,17 @@ MEANT = {
     "export_command": "`ril export` and `ril store export`",
     "import_command": "`ril import` and `ril store import`",
     "serve": "the command `ril serve` and what it does",
+    "status": "the command `ril status` and what DVC says of the same",
+    "accept": "the command `ril accept` and what it does",
     "compare": "the command `ril compare` and the form of that name",
 }
 TO_BE_RENAMED = {
-    *("Asked", "Counts", "Discriminator", "Experiment", "Picture", "Plan", "Prompt", "Question", "Record", "Reject"),
-    *("Reply", "Row", "Stream", "Verdict", "Wanted", "Words", "Difference"),
-    *("ask_judge", "asked", "asked_of", "chosen", "compared", "difference", "export", "fitting", "in_words"),
-    *("interleaved", "is_right", "listed", "lmms_mmmu", "mean", "number", "ours", "outcomes", "plain", "planned"),
-    *("read_record", "recorded", "reference", "rows_of", "said", "save_weights", "settings", "shortened", "student"),
-    *("table", "verdicts", "words", "write_record"),
+    *("Asked", "Change", "Counts", "Difference", "Discriminator", "Experiment", "Picture", "Plan", "Prompt"),
+    *("Question", "Record", "Reject", "Reply", "Row", "Stream", "Verdict", "Wanted", "Words"),
+    *("ask_judge", "asked", "asked_of", "changes", "chosen", "compared", "difference", "export", "fitting"),
+    *("in_words", "interleaved", "is_right", "listed", "lmms_mmmu", "mean", "number", "opened", "ours", "outcomes"),
+    *("plain", "planned", "read_record", "reference", "rows_of", "said", "save_weights", "settings"),
+    *("shortened", "student", "table", "verdicts", "words", "write_record"),
 }
 
 

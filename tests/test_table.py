@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.closure import reached_files
+from flows.closure import find_reached_files
 from flows.jobs import open_job
 from stages.config.params import Params, load_params
 from stages.config.table import STAGES
@@ -33,7 +33,7 @@ def test_every_declared_parameter_and_part_exists(root: Path) -> None:
 def test_every_folder_of_stages_is_a_part_of_some_stage(root: Path) -> None:
     folders = {path.parent.name for path in (root / "stages").glob("*/__init__.py")}
     reached = {
-        path.parts[1] for name in STAGES for path in reached_files(root, f"stages.{name}") if len(path.parts) > 2
+        path.parts[1] for name in STAGES for path in find_reached_files(root, f"stages.{name}") if len(path.parts) > 2
     }
     assert folders == reached
 

@@ -14,6 +14,7 @@ from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import Occupied
 from flows.environment import prepare, prepare_patiently
+from flows.git import GitError
 from flows.ui.serve import NoServer
 from flows.ui.serve import serve as serve_forms
 from stages.benchmarks.registry import register
@@ -25,6 +26,11 @@ from stages.tiny.benchmarks.specs import SPECS
 from studies.commands import experiments_app
 from studies.statistics import Unpaired
 
+# Errors whose message is one line for each mistake; any other is a fault of ours and keeps its traceback.
+WRITTEN_FOR_USERS = (
+    *(ParamsError, StoreError, BenchmarkError, NoServer, Occupied, Unpaired),
+    *(GitError, dvc.Nested, dvc.Refused),
+)
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
     no_args_is_help=True,
@@ -116,6 +122,6 @@ def main() -> None:
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
-    except (ParamsError, StoreError, BenchmarkError, NoServer, Occupied, Unpaired, dvc.Nested, dvc.Refused) as error:
+    except WRITTEN_FOR_USERS as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(2)

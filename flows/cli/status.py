@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from flows.closure import unlisted
+from flows.closure import find_unlisted_files
 from flows.digest import Change
 from flows.dvc.accept import accept as accept_stages
-from flows.dvc.accept import listed
-from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, selected, statuses
+from flows.dvc.accept import shorten
+from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
 from flows.environment import store_folder
 from stages.config.table import STAGES
 
@@ -30,7 +30,7 @@ def status(
 ) -> None:
     """Says why each stage is out of date: which parameters, inputs and functions changed. Runs nothing."""
     root = Path.cwd()
-    found = selected(statuses(root, store_folder(root)), stages or [])
+    found = select_stages(compare_stages(root, store_folder(root)), stages or [])
     if as_json:
         print(json.dumps([{**asdict(one), "words_only": one.words_only} for one in found], indent=2, default=str))
         return
@@ -38,7 +38,7 @@ def status(
     for one in found:
         print("\n".join(_described(one, width)))
     print(_summary(found))
-    if missing := sorted({file for name in STAGES for file in unlisted(root, name)}):
+    if missing := sorted({file for name in STAGES for file in find_unlisted_files(root, name)}):
         print(f"dvc.yaml does not list {', '.join(missing)} for a stage that reaches it; run: python -m flows.closure")
 
 
@@ -64,7 +64,7 @@ def accept(
     root = Path.cwd()
     done = accept_stages(root, store_folder(root), stages or [], because)
     for one in done:
-        print(f"{one.name}: accepted, {'; '.join(listed(one.changed)) or 'words only'}")
+        print(f"{one.name}: accepted, {'; '.join(shorten(one.changed)) or 'words only'}")
     print("to keep this: git add dvc.lock reports" if done else "nothing to accept")
 
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_record
 from flows.dvc.repro import Refused
-from flows.dvc.staleness import FOLLOWS, NEVER_RUN, UP_TO_DATE, StageStatus, opened, reports_of, selected, statuses_in
+from flows.dvc.staleness import (
+    FOLLOWS,
+    NEVER_RUN,
+    UP_TO_DATE,
+    StageStatus,
+    compare_stages_in,
+    open_project,
+    reports_folder,
+    select_stages,
+)
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -27,8 +36,8 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
     Returns the stages that were accepted, as they were before. Raises Refused, with a line for each stage that can't
     be accepted.
     """
-    with opened(root) as repo:
-        found = selected(statuses_in(repo, root, store), targets)
+    with open_project(root) as repo:
+        found = select_stages(compare_stages_in(repo, root, store), targets)
         if targets:
             if lines := [f"{one.name}: {line}" for one in found if (line := _objection(one, because))]:
                 raise Refused("\n".join(lines))
@@ -52,11 +61,11 @@ def _objection(one: StageStatus, because: str) -> str:
         return f"not only its code changed: {'; '.join(other)}"
     if because or one.words_only:
         return ""
-    told = "; ".join(listed(one.changed))
+    told = "; ".join(shorten(one.changed))
     return f"not only words changed: {told}. Run it again, or say why its result still stands: --because"
 
 
-def listed(changes: Sequence[str]) -> list[str]:
+def shorten(changes: Sequence[str]) -> list[str]:
     """The first of `changes`, and how many more there are."""
     more = len(changes) - _SHOWN
     return [*changes[:_SHOWN], *([f"{more} more (ril status)"] if more > 0 else [])]
@@ -66,13 +75,13 @@ def _record(repo: "Repo", root: Path, store: Path, found: Sequence[StageStatus],
     """Writes the new state of code, reasons first: an interruption leaves a stage stale, never accepted in silence."""
     from dvc.rwlock import rwlock
 
-    stages = {stage.addressing: stage for stage in repo.index.stages if stage.addressing in {one.name for one in found}}
+    stages = {stage.name: stage for stage in repo.index.stages if stage.name in {one.name for one in found}}
     outs = [out.fs_path for stage in stages.values() for out in stage.outs]
     with rwlock(repo.tmp_dir, repo.fs, "ril accept", [], outs, repo.config["core"].get("hardlink_lock", False)):
         for one in found:
             code = [dep for dep in stages[one.name].deps if is_code(dep.def_path)]
             now = WatchedCode(root, one.name.split("@")[0], [dep.def_path for dep in code])
-            reports = reports_of(root, one.name)
+            reports = reports_folder(root, one.name)
             if not one.words_only:
                 add_accepted(reports, Accepted(because, one.changed, now.digest))
             write_record(now.record(), reports, store)

@@ -1,14 +1,10 @@
 """Experiments as DVC recorded them, and what Git knows of the files that they were made from."""
 
-import os
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.dvc.repro import Refused
-
-_ASK_SECONDS = 600.0  # Git hashes what changed; nothing in a project's code takes longer
+from flows.dvc.experiments import experiment_commit
+from flows.git import git, git_lines
 
 
 class Finished:
@@ -19,7 +15,7 @@ class Finished:
 
         self._root = root
         self.revision = revision
-        self.baseline = _git(root, ["rev-parse", f"{revision}^"]).strip()  # the commit that it was started from
+        self.baseline = git_lines(root, "rev-parse", f"{revision}^")[0]  # the commit that it was started from
         self._files = DVCFileSystem(str(root), rev=revision)
 
     def changed(self, since: str, *paths: str) -> list[str]:
@@ -39,40 +35,32 @@ class Finished:
 
 
 def untracked(root: Path, *paths: str) -> list[str]:
-    """Files below `paths` that Git does not know: a temporary copy has none of them. Raises Refused when Git fails."""
-    return _git(root, ["ls-files", "--others", "--exclude-standard", "--", *paths]).splitlines()
+    """Files below `paths` that Git does not know: a temporary copy has none of them. Raises GitError."""
+    return git_lines(root, "ls-files", "--others", "--exclude-standard", "--", *paths)
 
 
 def finished(root: Path, name: str) -> Finished | None:
     """Experiment `name`, whatever commit it was started from; None when none of that name was recorded.
 
-    Raises Refused when Git fails.
+    Raises GitError.
     """
-    found = _git(root, ["for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}"]).split()
-    return Finished(root, found[-1]) if found else None
+    revision = experiment_commit(root, name)
+    return None if revision is None else Finished(root, revision)
 
 
 def snapshot(root: Path, *paths: str) -> str:
     """The Git tree of the files below `paths` as they are now, changed ones included; HEAD, index and files stay as
     they are.
 
-    Raises Refused when Git fails.
+    Raises GitError.
     """
     with tempfile.TemporaryDirectory() as folder:
         own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(root, ["read-tree", "HEAD"], own)
-        _git(root, ["add", "--all", "--", *paths], own)
-        return _git(root, ["write-tree"], own).strip()
+        git(root, "read-tree", "HEAD", environment=own)
+        git(root, "add", "--all", "--", *paths, environment=own)
+        return git_lines(root, "write-tree", environment=own)[0]
 
 
 def differing(root: Path, one: str, other: str, *paths: str) -> list[str]:
-    """Names of the files below `paths` that differ between two commits or snapshots. Raises Refused when Git fails."""
-    return _git(root, ["diff", "--name-only", one, other, "--", *paths]).splitlines()
-
-
-def _git(root: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    command, environment = ["git", *arguments], {**os.environ, **(environment or {})}
-    answer = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=_ASK_SECONDS)
-    if answer.returncode:
-        raise Refused(f"git {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
-    return answer.stdout
+    """Names of the files below `paths` that differ between two commits or snapshots. Raises GitError."""
+    return git_lines(root, "diff", "--name-only", one, other, "--", *paths)

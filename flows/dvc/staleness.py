@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.code_record import WatchedCode, is_code, keep_copy, read_record
-from flows.digest import Change, changes
+from flows.digest import Change, compare_code
 from flows.dvc.repro import Refused
-from flows.lockfile import locked_stages
+from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ class StageStatus:
     def changed(self) -> list[str]:
         """What changed in its code, as far as that is known."""
         if self.code is None:
-            return [
-                f"{path} changed (what in it is not known: there is no record of the code before)"
-                for path in self.files
-            ]
+            return [f"{path} changed ({_UNKNOWN})" for path in self.files]
         return [str(change) for change in self.code]
 
     @property
@@ -90,7 +87,7 @@ class StageStatus:
 
 
 @contextlib.contextmanager
-def opened(root: Path) -> Iterator["Repo"]:
+def open_project(root: Path) -> Iterator["Repo"]:
     """DVC's view of the project, which no other dvc changes during the block.
 
     Raises Refused when there is none, when dvc.yaml or params.yaml can't be used, or when another dvc holds it.
@@ -100,7 +97,7 @@ def opened(root: Path) -> Iterator["Repo"]:
     from dvc.repo import Repo, lock_repo
 
     if not (root / ".dvc").is_dir():
-        raise Refused("DVC is not set up in this folder; run: git init && dvc init (or go to the project's folder)")
+        raise Refused("DVC is not set up in this folder; run: git init && dvc init")
     end = time.monotonic() + LOCK_SECONDS
     try:
         with contextlib.ExitStack() as stack:
@@ -119,22 +116,22 @@ def opened(root: Path) -> Iterator["Repo"]:
         raise Refused(" ".join(str(error).split())) from error
 
 
-def statuses(root: Path, store: Path) -> dict[str, StageStatus]:
+def compare_stages(root: Path, store: Path) -> dict[str, StageStatus]:
     """Every stage and item by its name, in an order in which they can run. Raises Refused.
 
     `store` is the folder that holds copies of records.
     """
-    with opened(root) as repo:
-        return statuses_in(repo, root, store)
+    with open_project(root) as repo:
+        return compare_stages_in(repo, root, store)
 
 
-def statuses_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
+def compare_stages_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
     """The same, in a project that is open already."""
-    lock = locked_stages(root)
+    lock = read_locked_stages(root)
     found: dict[str, StageStatus] = {}
     for stage in _in_order(repo):
-        own = _status(stage, lock.get(stage.addressing), root, store)
-        before = [found[one.addressing] for one in repo.index.graph.successors(stage) if one.addressing in found]
+        own = _status(stage, lock.get(stage.name), root, store)
+        before = [found[one.name] for one in repo.index.graph.successors(stage) if one.name in found]
         causes = [name for one in before for name in ([one.name] if one.state in (STALE, NEVER_RUN) else one.follows)]
         if own.state == UP_TO_DATE and causes:
             own = StageStatus(own.name, FOLLOWS, follows=list(dict.fromkeys(causes)))
@@ -142,7 +139,7 @@ def statuses_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]
     return found
 
 
-def selected(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[StageStatus]:
+def select_stages(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[StageStatus]:
     """The stages that `targets` name; `teacher` stands for all of its items, no target for everything.
 
     Raises Refused for a name that is no stage.
@@ -156,12 +153,12 @@ def selected(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[S
 def _in_order(repo: "Repo") -> list["PipelineStage"]:
     """In the order of the table, in which every stage comes after those that make its inputs."""
     places = {name: place for place, name in enumerate(STAGES)}
-    return sorted(repo.index.stages, key=lambda stage: places.get(stage.addressing.split("@")[0], len(places)))
+    return sorted(repo.index.stages, key=lambda stage: places.get(stage.name.split("@")[0], len(places)))
 
 
 def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path) -> StageStatus:
     if entry is None:
-        return StageStatus(stage.addressing, NEVER_RUN)
+        return StageStatus(stage.name, NEVER_RUN)
     parameters, inputs, files, watched = list[Parameter](), list[Input](), list[str](), list[str]()
     for dep in stage.deps:
         path = dep.def_path
@@ -177,14 +174,14 @@ def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path,
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
-        stage.addressing,
+        stage.name,
         STALE if stale else UP_TO_DATE,
         parameters,
         inputs,
         outs,
         stage.cmd_changed,
         files,
-        _code_changes(stage.addressing, entry, watched, root, store, changed=bool(files)),
+        _code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
     )
 
 
@@ -197,7 +194,7 @@ def _code_changes(
     has it, one is kept in the store.
     """
     locked = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if is_code(dep["path"])}
-    record = read_record(reports_of(root, name), store, locked)
+    record = read_record(reports_folder(root, name), store, locked)
     if record is not None and not changed:
         return []
     try:
@@ -205,14 +202,14 @@ def _code_changes(
     except SyntaxError as error:
         raise Refused(f"{error.filename}, line {error.lineno}: {error.msg}; Python can't read it") from error
     if record is not None:
-        return changes(record.code, now.code)
+        return compare_code(record.code, now.code)
     if changed:
         return None
     keep_copy(now.record(), store)
     return []
 
 
-def reports_of(root: Path, name: str) -> Path:
+def reports_folder(root: Path, name: str) -> Path:
     """The folder in reports/ of a stage or item."""
     return root.joinpath("reports", *name.split("@"))
 
@@ -222,7 +219,7 @@ def _maker(repo: "Repo", path: str) -> str | None:
     outs = [
         out for out in repo.index.outs if Path(path).is_relative_to(out.def_path) or out.def_path.startswith(f"{path}/")
     ]
-    names = {out.stage.addressing for out in outs}
+    names = {out.stage.name for out in outs}
     return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
 
 

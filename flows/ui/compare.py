@@ -11,9 +11,10 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.dvc import repro as dvc
+from stages.job.metric_names import VALIDATION
 
 COMMITS = 20  # how far back experiments are looked for
-METRICS = ("evaluate/ril: accuracy", "evaluate/warm_start: accuracy", "ril: validation.end")
+METRICS = ("evaluate/ril: accuracy", "evaluate/warm_start: accuracy", f"ril: {VALIDATION}.end")
 _METRICS_HELP = "Words: a metric is shown whose name has one of them. Names are like `evaluate/ril: accuracy`."
 _EXPERIMENTS_HELP = "Names of experiments; none: all of the last 20 commits. The workspace is always there."
 

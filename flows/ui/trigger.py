@@ -24,7 +24,7 @@ from flows.detach_output import outlast_readers
 from flows.dvc import repro as dvc
 from flows.dvc.outcome import Watched, outcome_rows
 from flows.environment import prepare_children
-from flows.lockfile import locked_stages
+from flows.lockfile import read_locked_stages
 from flows.server import trigger_tag
 from flows.ui.forms import NO_PROFILE
 from flows.ui.plan import Plan, planned
@@ -88,9 +88,9 @@ def _carried_out(root: Path, plan: Plan, targets: dvc.Targets, jobs: int, report
         log.warning("an experiment runs one stage after the other, not %d at a time", jobs)
     for change in plan.changes:
         log.info("%s", change)
-    lock = locked_stages(root)
+    lock = read_locked_stages(root)
     stale, seen, code = _when_free(root, plan, _Manner(targets, jobs, experiment))
-    rows = outcome_rows(stale, seen.stages, lock, lock if experiment else locked_stages(root))
+    rows = outcome_rows(stale, seen.stages, lock, lock if experiment else read_locked_stages(root))
     if rows:
         create_table_artifact(rows, key="stages", description=_STAGES_HELP)
     if code in STOPPED:

@@ -16,13 +16,14 @@ from stages.adversary.discriminator import (
     collect_in_order,
     score_texts,
 )
-from stages.config.switches import DiscriminatorLoss, DiscriminatorUpdate
+from stages.config.discriminator import DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
 from stages.groups.response import STUDENT, Response
+from stages.job import metric_names as names
 from stages.training.ranks import ranks
 from stages.training.trainer import Trainer
 
-NOT_TRAINED = {"disc/loss": float("nan"), "disc/acc": float("nan"), "disc/grad_norm": 0.0}
+NOT_TRAINED = {names.DISC_LOSS: float("nan"), names.DISC_ACCURACY: float("nan"), names.DISC_GRAD_NORM: 0.0}
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,15 @@ class Adversary:
             return dict(NOT_TRAINED)
         if self.settings.pause_above < 1:
             measured = discriminator_metrics(torch.tensor(self.score(whole)), writers)
-            if measured["disc/acc"] > self.settings.pause_above:
-                return {"disc/loss": float("nan"), "disc/grad_norm": 0.0, **measured}
+            if measured[names.DISC_ACCURACY] > self.settings.pause_above:
+                return {names.DISC_LOSS: float("nan"), names.DISC_GRAD_NORM: 0.0, **measured}
         metrics: dict[str, float] = {}
         for inner in range(self.settings.inner_updates):
             loss, logits = self.backward(batch)
             norm = self.trainer.step(self.settings.learning_rate)
             if inner == 0:
-                metrics = {"disc/loss": loss, "disc/grad_norm": norm, **discriminator_metrics(logits, writers)}
+                metrics = {names.DISC_LOSS: loss, names.DISC_GRAD_NORM: norm}
+                metrics |= discriminator_metrics(logits, writers)
         return metrics
 
     def backward(self, batch: DiscriminatorBatch) -> tuple[float, Tensor]:

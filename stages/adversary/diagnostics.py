@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from stages.groups.response import STUDENT
+from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 
 SURE = 0.98  # accuracy or share beyond which a side has won
 SHORTCUT = 0.05  # within this of length alone, length explains the accuracy
@@ -49,42 +50,39 @@ def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, f
     by_student = torch.tensor([writer == STUDENT for writer in writers])
     student, teacher = logits[by_student], logits[~by_student]
     if not len(student) or not len(teacher):
-        return {"disc/acc": float("nan")}
+        return {names.DISC_ACCURACY: float("nan")}
     acc_student, acc_teacher = float((student > 0).float().mean()), float((teacher < 0).float().mean())
     d = torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7)
     measured = {
-        "disc/acc": (acc_student + acc_teacher) / 2,
-        "disc/acc_student": acc_student,
-        "disc/acc_teacher": acc_teacher,
-        "disc/logit_gap": float(student.mean() - teacher.mean()),
-        "disc/entropy": float(-(d * d.log() + (1 - d) * (1 - d).log()).mean()),
+        names.DISC_ACCURACY: (acc_student + acc_teacher) / 2,
+        names.DISC_ACCURACY_OF.format(STUDENT): acc_student,
+        names.DISC_ACCURACY_OF.format(TEACHERS): acc_teacher,
+        names.DISC_LOGIT_GAP: float(student.mean() - teacher.mean()),
+        names.DISC_ENTROPY: float(-(d * d.log() + (1 - d) * (1 - d).log()).mean()),
     }
     for name in sorted(set(writers) - {STUDENT}):
         own = logits[torch.tensor([writer == name for writer in writers])]
         measured |= {
-            f"disc/acc_{name}": float((own < 0).float().mean()),
-            f"disc/loss_{name}": float(softplus(own).mean()),
-            f"disc/logit_gap_{name}": float(student.mean() - own.mean()),
+            names.DISC_ACCURACY_OF.format(name): float((own < 0).float().mean()),
+            names.DISC_LOSS_OF.format(name): float(softplus(own).mean()),
+            names.DISC_LOGIT_GAP_OF.format(name): float(student.mean() - own.mean()),
         }
     return measured
 
 
 def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:
     """One line when held-out accuracy says that the loop has nothing to learn from this discriminator, else None."""
-    if metrics["acc"] >= SURE and metrics["acc_length_only"] >= metrics["acc"] - SHORTCUT:
+    accuracy, by_length = metrics[names.HELD_OUT_ACCURACY], metrics[names.LENGTH_ACCURACY]
+    if accuracy >= SURE and by_length >= accuracy - SHORTCUT:
         return (
-            f"length alone tells the sides apart ({metrics['acc_length_only']:.2f} of {metrics['acc']:.2f}): it would "
-            "reward length; make max_tokens and prompts of both sides alike"
+            f"length alone tells the sides apart ({by_length:.2f} of {accuracy:.2f}): it would reward length; make "
+            "max_tokens and prompts of both sides alike"
         )
-    if metrics["acc"] >= SURE:
+    if accuracy >= SURE:
+        return f"held-out accuracy is {accuracy:.2f}: few student answers will be rewarded; lower discriminator.steps"
+    if accuracy <= 0.5:
         return (
-            f"held-out accuracy is {metrics['acc']:.2f}: few student answers will be rewarded; lower "
-            "discriminator.steps"
-        )
-    if metrics["acc"] <= 0.5:
-        return (
-            f"held-out accuracy is {metrics['acc']:.2f}: it tells nothing apart; raise discriminator.steps or "
-            "learning_rate"
+            f"held-out accuracy is {accuracy:.2f}: it tells nothing apart; raise discriminator.steps or learning_rate"
         )
     return None
 
@@ -93,7 +91,7 @@ def saturation_alarm(history: Sequence[Mapping[str, Any]], steps: int) -> str | 
     """One line when for `steps` steps the similarity reward said nothing about the student, else None (T34)."""
     if len(history) < steps:
         return None
-    shares = [row.get("disc/passed") for row in history[-steps:]]
+    shares = [row.get(names.PASSED) for row in history[-steps:]]
     if all(share is not None and share <= 1 - SURE for share in shares):
         return (
             f"for {steps} steps no student answer passed for a teacher's: the discriminator has won and teaches "

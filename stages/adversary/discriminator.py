@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from stages.adversary.prompt import discriminator_group, questioned_group
-from stages.config.switches import DiscriminatorLoss
+from stages.config.discriminator import DiscriminatorLoss
 from stages.groups.attention import use_group_attention
 from stages.groups.pack import Group, Pack
 from stages.training.passes import PaddingGroups, even_packs

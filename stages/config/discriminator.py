@@ -1,9 +1,123 @@
-"""The block `discriminator`."""
+"""The block `discriminator`, and what the discriminator learns by."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stages.config.baselines import ObjectiveName
+from stages.config.block import Block
 from stages.config.schedule import Schedule
-from stages.config.switches import DiscriminatorSwitches
+from stages.config.switch import (
+    Choices,
+    Departure,
+    Switch,
+    add_switches,
+    contradiction,
+    read_choices,
+    resolve_switches,
+)
+
+DiscriminatorLoss = Literal["bce", "bradley_terry"]
+DiscriminatorUpdate = Literal["before_scoring", "after_scoring", "frozen", "none"]
+Sees = Literal["response", "question", "question_and_image"]
+
+
+@dataclass(frozen=True)
+class DiscriminatorObjective:
+    """What the discriminator learns by and when the loop trains it, each with its final value."""
+
+    discriminator_loss: Annotated[
+        DiscriminatorLoss,
+        Field(description="`bce` is Eq. 1, `bradley_terry` compares answers to one question (GAD)."),
+        Switch(
+            key="discriminator.loss",
+            source="Eq. 1",
+            presets={"gad": "bradley_terry"},
+            departures=(
+                Departure(
+                    ("bradley_terry",),
+                    "Pairs of answers to one question gave 1 to 2 points more than cross entropy.",
+                    "arXiv 2511.10643",
+                ),
+            ),
+        ),
+    ] = "bce"
+    discriminator_update: Annotated[
+        DiscriminatorUpdate,
+        Field(
+            description="When the loop trains it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never "
+            "(`frozen`), or no discriminator at all (`none`)."
+        ),
+        Switch(
+            key="discriminator.update",
+            source="Alg. 2",
+            presets={"dr_grpo": "none", "grpo": "none", "gad": "after_scoring", "sft": "none"},
+            departures=(
+                Departure(
+                    ("after_scoring",),
+                    "The discriminator does not score texts to which it has just been fitted.",
+                    "arXiv 2511.10643",
+                ),
+                Departure(("frozen",), "The loop leaves it as pre-trained: most of the gain is lost.", "Table 5d"),
+                Departure(
+                    ("none",),
+                    "There is no discriminator: all of the gain is lost. Needs `ril.similarity_weight: 0` or "
+                    "`ril.objective: dr_grpo`.",
+                    "Table 5d",
+                ),
+            ),
+        ),
+    ] = "before_scoring"
+
+    @property
+    def discriminated(self) -> bool:
+        """Whether the discriminator's logit is part of the reward."""
+        return self.discriminator_update != "none"
+
+    @contradiction
+    def _refuse_view_without_discriminator(self, given: Choices) -> str | None:
+        """`discriminator.sees` needs a discriminator."""
+        sees = given.values["discriminator.sees"]
+        if self.discriminated or sees == "response":
+            return None
+        return f"discriminator.sees is {sees!r}, but there is no discriminator (update 'none'); set it to response"
+
+
+@add_switches("discriminator", DiscriminatorObjective)
+class DiscriminatorSwitches(Block):
+    """Of the discriminator, in pre-training and in the loop alike."""
+
+    sees: Annotated[
+        Sees,
+        Switch(
+            source="Fig. 3",
+            departures=(
+                Departure(
+                    ("question", "question_and_image"),
+                    "An answer that is off the point looks as good as one that is not, unless the question is seen.",
+                    "arXiv 2511.10643 (prompt and response)",
+                ),
+            ),
+        ),
+    ] = Field(
+        "response",
+        description="What the discriminator reads beside the answer; the paper's prompt has nothing else (Fig. 3).",
+    )
+    pause_above: Annotated[
+        float,
+        Switch(
+            source="the paper never pauses",
+            departures=(
+                Departure((), "One that is always right leaves every student answer without reward.", "GAN practice"),
+            ),
+        ),
+    ] = Field(
+        1.0, gt=0.5, le=1, description="Above this accuracy on fresh answers the loop leaves it as it is; 1 never does."
+    )
+    alarm_steps: Annotated[int, Switch(source="ours: it changes messages only")] = Field(
+        10, ge=1, description="Steps in a row without a useful reward after which the loop says so."
+    )
 
 
 class Discriminator(Schedule, DiscriminatorSwitches):
@@ -14,3 +128,7 @@ class Discriminator(Schedule, DiscriminatorSwitches):
         4, ge=1, description="Student answers, and teacher answers, of each question in a step."
     )
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions kept for measuring accuracy.")
+
+    def resolve(self, objective: ObjectiveName) -> DiscriminatorObjective:
+        """What it learns by: as given here, else as `objective` has it."""
+        return resolve_switches(DiscriminatorObjective, objective, read_choices(discriminator=self))

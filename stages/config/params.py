@@ -11,13 +11,14 @@ from stages.config.discriminator import Discriminator
 from stages.config.engines import ENGINE_KINDS
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.model import Model
+from stages.config.objective import Objective
 from stages.config.pool import Pool
 from stages.config.questions import Questions
 from stages.config.report import Report
 from stages.config.ril import Ril
 from stages.config.rollout import Rollout
 from stages.config.runtime import Runtime
-from stages.config.switches import Objective, contradiction
+from stages.config.switch import find_contradiction, read_choices
 from stages.config.teacher import Teacher
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
@@ -88,14 +89,8 @@ class Params(Block):
             )
         self._enough_responses()
         self._watched()
-        if line := contradiction(self.ril, self.discriminator):
+        if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
             raise ValueError(line)
-        if self.ril.rollout_correction != "none" and self.ril.sampling.temperature != 1:
-            raise ValueError(
-                f"ril.rollout_correction is {self.ril.rollout_correction!r}, but ril.sampling.temperature is "
-                f"{self.ril.sampling.temperature:g} and engines know log-probs at 1; set it to 1, or the "
-                "correction to none"
-            )
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
                 f"discriminator.responses_per_side is {self.discriminator.responses_per_side}, "
@@ -124,7 +119,7 @@ class Params(Block):
     @property
     def objective(self) -> Objective:
         """Every switch of the objective and of the discriminator with its final value."""
-        return self.ril.resolved(self.discriminator)
+        return self.ril.resolve(self.discriminator)
 
     def _watched(self) -> None:
         """DVC watches the code of the tiny world only where a parameter names it, so that no real run depends on it."""

@@ -1,19 +1,22 @@
 """The block `questions`: where questions come from."""
 
-from typing import Literal, Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.config.block import Block
+from stages.config.formats import FORMATS, check_format
 from stages.config.splits import Split
 
 
 class Questions(Block):
     """Where questions come from, and how many of them each split takes."""
 
-    kind: Literal["world", "llava", "rows"] = Field(
-        description="`world` draws the tiny world, `llava` reads LLaVA JSON with an image folder, `rows` reads "
-        "canonical parquet."
+    kind: Annotated[str, AfterValidator(check_format)] = Field(
+        description="Format of the questions: "
+        + ", ".join(f"`{name}` {one.title}" for name, one in FORMATS.items())
+        + ".",
+        json_schema_extra={"enum": list(FORMATS)},
     )
     path: str = Field(
         description="File or folder with the questions; DVC watches it (for `world`: the code that draws it)."

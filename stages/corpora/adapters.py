@@ -1,31 +1,28 @@
-"""From what users have to canonical rows: LLaVA JSON, canonical parquet.
+"""From what users have to canonical rows, whatever its format (stages/config/formats.py).
 
-An adapter yields, for each row of its source, either a canonical row or a Reject with the reason; nothing is dropped
-silently. Images are read as they are: re-encoding would change their hash and their quality.
+Each row of the source becomes either a canonical row or a Reject with the reason; nothing is dropped silently. Images
+are read as they are: re-encoding would change their hash and their quality.
 """
 
 import hashlib
-import json
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
-
+from stages.config.formats import FORMATS
 from stages.config.questions import Questions
+from stages.corpora import formats
 from stages.corpora.images import UnreadableImage, opened_image
 from stages.corpora.markers import IMAGE_MARKER
-from stages.corpora.rows import SCHEMA, canonical_row
-from stages.job.files import read_shards
+from stages.corpora.source import Canonical
 
-Canonical = dict[str, Any]
 # Halves of characters can't be stored as UTF-8; the two private characters mark our own pieces while a prompt is
 # rendered.
 _UNUSABLE = re.compile("[\ud800-\udfff\ue000\ue001]")
-ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -40,64 +37,19 @@ class Reject:
 def user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Reject]:
     """Canonical rows, or rejects, of the users' data that `questions` names, in the order of the source.
 
-    Raises FileNotFoundError where there is nothing at `questions.path`, ValueError for a file that is no JSON list or
-    lacks a column.
+    Raises FileNotFoundError where there is nothing at `questions.path`, and what the reader of the format raises.
     """
     path = root / questions.path
     if not path.exists():
         raise FileNotFoundError(f"questions.path is {questions.path!r}: no such file or folder")
-    if questions.kind == "rows":
-        for number, row in enumerate(_parquet_rows(path)):
-            name = str(row["id"]) if row["id"] is not None else f"row {number}"
-            yield checked_row(number, name, row, questions)
-        return
-    images = root / questions.images
-    if not images.is_dir():
-        raise FileNotFoundError(f"questions.images is {questions.images!r}: no such folder")
-    for number, row in enumerate(_json_rows(path)):
-        name = str(row.get("id", number)) if isinstance(row, dict) else f"row {number}"
+    reader = importlib.import_module(f"{formats.__name__}.{FORMATS[questions.kind].reader}")
+    for number, source in enumerate(reader.read(questions, root)):
         try:
-            canonical = _from_llava(name, row, images, path.name)
+            row = source.canonical()
         except (AttributeError, KeyError, IndexError, OSError, TypeError, ValueError) as error:
-            yield Reject(number, name, f"{type(error).__name__}: {error}")
+            yield Reject(number, source.name, f"{type(error).__name__}: {error}")
         else:
-            yield checked_row(number, name, canonical, questions)
-
-
-def _parquet_rows(path: Path) -> list[Canonical]:
-    table = read_shards(path) if path.is_dir() else pq.read_table(path)
-    lacking = [name for name in SCHEMA.names if name not in table.column_names]
-    if lacking:
-        raise ValueError(
-            f"questions.path {path}: column {lacking[0]!r} is missing; canonical rows have {', '.join(SCHEMA.names)}"
-        )
-    return table.to_pylist()
-
-
-def _json_rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"questions.path {path} is no JSON file: {error}") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"questions.path {path}: expected a list of questions, found {type(rows).__name__}")
-    return rows
-
-
-def _from_llava(name: str, row: dict[str, Any], images: Path, source: str) -> Canonical:
-    paths = row.get("image") or []
-    files = [_inside(images, file) for file in ([paths] if isinstance(paths, str) else paths)]
-    turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]
-    answer = turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else None
-    return canonical_row(name, [file.read_bytes() for file in files], turns, answer, source, "open")
-
-
-def _inside(images: Path, file: str) -> Path:
-    """The image's path. One outside the folder would change without DVC noticing."""
-    path = images / file
-    if not path.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"image {file!r} is outside the folder {images}; only that folder is watched")
-    return path
+            yield checked_row(number, source.name, row, questions)
 
 
 def checked_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | Reject:
@@ -121,10 +73,7 @@ def text_fault(row: Canonical, max_characters: int) -> str | None:
     strange = next((text for text in texts if text is not None and not isinstance(text, str)), None)
     if strange is not None:
         return f"a text is {type(strange).__name__}, not text: {str(strange)[:40]!r}"
-    if (
-        any(message["role"] not in ROLES.values() or message["content"] is None for message in messages)
-        or row["id"] is None
-    ):
+    if any(message["role"] not in ROLES or message["content"] is None for message in messages) or row["id"] is None:
         return "the id, or a turn's role or content is missing"
     asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
     if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():

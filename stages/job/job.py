@@ -2,9 +2,8 @@
 
 import contextlib
 import csv
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from stages.config.block import Block
 from stages.config.stage import Stage
 from stages.job.files import replacing, replacing_folder, write_json
 from stages.job.progress import Progress
+from stages.job.repository import Repository
 from stages.job.seeds import seed_for
 
 B = TypeVar("B", bound=Block)
@@ -33,6 +33,7 @@ class Job:
     declared: Stage  # the stage's row of the table
     item: str | None
     root: Path
+    store: Path  # folder of what outlives outs: stored answers and training state
     given: Mapping[str, Any] = field(repr=False)  # the declared parameters by key: blocks, plural blocks, single values
     paths: tuple[str, ...] = field(repr=False)  # the declared inputs, relative to `root`
     runtime: Block = field(repr=False)  # `block(Runtime)` hands it out
@@ -40,6 +41,7 @@ class Job:
     progress: Progress = field(repr=False)
     fingerprint: str = ""  # hash of parameters and inputs; without one no training state is kept
     code: str = ""  # hash of the code at work
+    repository: Callable[[], Repository] = field(default=Repository, repr=False)  # reads what Git and DVC know
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
     _measured: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -139,16 +141,6 @@ class Job:
     def reports(self) -> Path:
         """The stage's folder in reports/."""
         return self.root / "reports" / self.stage / (self.item or "")
-
-    @property
-    def store(self) -> Path:
-        """Folder of what outlives outs: stored answers and training state.
-
-        RIL_STORE, else `.ril` in DVC's root (in a temporary experiment that is the main checkout), else in the project.
-        """
-        if "RIL_STORE" in os.environ:
-            return Path(os.environ["RIL_STORE"])
-        return Path(os.environ.get("DVC_ROOT", self.root)) / ".ril"
 
     @property
     def run_folder(self) -> Path | None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.discriminator import Discriminator, DiscriminatorCollator
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.objective import Objective
 from stages.config.ril import Ril
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
-from stages.config.switches import Objective
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.engines.engine import Engine, Need, TrainableEngine

@@ -10,6 +10,7 @@ from stages.config.ril import Ril
 from stages.corpora.rows import Question
 from stages.job.files import write_shards
 from stages.job.job import Job
+from stages.job.metric_names import VALIDATION
 from stages.job.rejects import Reject, write_rejects
 from stages.loop.models import RilModels
 from stages.loop.validation import select_step
@@ -73,8 +74,8 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
     finite = {key: value for key, value in last.items() if math.isfinite(value)}
-    ends = {"start": scores[0]["validation"], "end": scores[-1]["validation"]}
-    job.write_metrics({"validation": {**ends, "kept_step": select_step(scores, block)}, "last_step": finite})
+    ends = {"start": scores[0][VALIDATION], "end": scores[-1][VALIDATION]}
+    job.write_metrics({VALIDATION: {**ends, "kept_step": select_step(scores, block)}, "last_step": finite})
     job.progress.table("validation", scores)
     models.engine.close()
     if models.judge:

@@ -32,7 +32,7 @@ class Rollouts:
     ) -> None:
         """`pool` holds the teachers' answers by question id."""
         self._job, self._models, self._state, self._pool = job, models, state, pool
-        self._block = job.block(Ril)
+        self._block, self._objective = job.block(Ril), models.policy.objective
         self._queue: JudgeQueue | None = None  # of the present step
 
     def collect(self, step: int, questions: Sequence[Question]) -> Groups:
@@ -70,7 +70,7 @@ class Rollouts:
 
     def _sample(self, step: int, questions: Sequence[Question]) -> Groups:
         """G responses of the student to each question; the judge is asked about a question's as they are finished."""
-        if self._block.objective == "sft":
+        if self._objective.references:
             return [[] for _ in questions]
         groups: dict[int, list[Response]] = {}
         for number, answers in self._models.engine.generate([self._request(step, question) for question in questions]):
@@ -85,7 +85,7 @@ class Rollouts:
 
     def _request(self, step: int, question: Question) -> Request:
         """The question to the student's engine; its G answers are one request and are finished together."""
-        compared = self._block.rollout_correction != "none"
+        compared = self._objective.rollout_correction != "none"
         seed = self._job.seed("sample", step, question.id) % 2**62
         sampling, count = self._block.sampling, self._block.group
         return Request(question.id, question.messages, question.images, sampling, count, seed, compared)

@@ -9,6 +9,7 @@ from stages.corpora.rows import Question
 from stages.corpora.scoring import is_correct
 from stages.engines.engine import Request
 from stages.job.job import Job
+from stages.job.metric_names import STEP, VALIDATION
 from stages.loop.models import RilModels
 from stages.training.ranks import ranks
 from stages.training.state import TrainingState
@@ -26,7 +27,7 @@ class Validation:
         with self._job.timed("validate"):
             share = ranks().from_first(self._share_right)
         scores = self._state.rows("validation")
-        scores.append({"step": step, "validation": share})
+        scores.append({STEP: step, VALIDATION: share})
         if self._block.keep != "last" and select_step(scores, self._block) == step:
             self._state.copy = self._models.policy.trainer.copied_state()
 
@@ -47,5 +48,5 @@ class Validation:
 def select_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
     """After which step the student becomes the stage's model: the last, or the first of those that validate best."""
     if block.keep == "last":
-        return int(scores[-1]["step"])
-    return int(max(scores, key=lambda row: (row["validation"], -row["step"]))["step"])
+        return int(scores[-1][STEP])
+    return int(max(scores, key=lambda row: (row[VALIDATION], -row[STEP]))[STEP])

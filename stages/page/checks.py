@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.groups.response import STUDENT
+from stages.job import metric_names as names
 from stages.page.inputs import History
 from stages.page.scores import CLEAR, Scored, best_teacher, difference, first_of, percent, points
 from stages.page.summary import first, last
@@ -67,7 +69,7 @@ def of_the_judge(exam: Mapping[str, Any] | None, ril: History) -> Iterator[Check
         yield Check("The judge is accurate", share >= EXAM, text)
         text = f"{exam['attacks_held']} of {exam['attacks']} attacks left the verdict unchanged."
         yield Check("The judge resists attacks", exam["attacks_held"] == exam["attacks"], text)
-    failed = mean(ril.get("judge/failed"))
+    failed = mean(ril.get(names.STUDENT_FAILED))
     if failed is not None:
         text = (
             f"{percent(failed)} of the verdicts failed in the loop (limit {percent(FAILED, 0)}); their rows leave the "
@@ -78,14 +80,14 @@ def of_the_judge(exam: Mapping[str, Any] | None, ril: History) -> Iterator[Check
 
 def of_the_discriminator(before: Mapping[str, float], ril: History) -> Iterator[Check]:
     """Whether it uses more than length, and whether its reward still carries a signal at the end."""
-    if "acc" in before:
-        acc, length = before["acc"], before["acc_length_only"]
+    if names.HELD_OUT_ACCURACY in before:
+        acc, length = before[names.HELD_OUT_ACCURACY], before[names.LENGTH_ACCURACY]
         text = (
             f"Accuracy {percent(acc)} on held-out texts, {percent(length)} by length alone; if the two are equal, the "
             "reward is for length."
         )
         yield Check("The discriminator uses more than length", acc - length >= BEYOND_LENGTH, text)
-    passed = last(ril.get("disc/passed"))
+    passed = last(ril.get(names.PASSED))
     if passed is not None:
         text = (
             f"In the last steps {percent(passed)} of the student's answers are classified as a teacher's; near 0 or "
@@ -96,15 +98,15 @@ def of_the_discriminator(before: Mapping[str, float], ril: History) -> Iterator[
 
 def of_the_loop(ril: History) -> Iterator[Check]:
     """Whether steps carry a signal, and whether the student's answers stay complete and varied."""
-    equal = mean(ril.get("frac_reward_zero_std"))
+    equal = mean(ril.get(names.EQUAL_REWARDS))
     if equal is not None:
         text = f"In {percent(equal)} of the groups all answers have the same reward; these give no policy gradient."
         yield Check("Groups differ in reward", equal < EQUAL, text)
-    cut = last(ril.get("completions/clipped_ratio"))
+    cut = last(ril.get(names.STUDENT_CUT))
     if cut is not None:
         text = f"{percent(cut)} were truncated at max_tokens in the last steps; truncated answers count as wrong."
         yield Check("Answers are complete", cut <= CUT, text)
-    values = ril.get("entropy/student")
+    values = ril.get(names.by_source(names.ENTROPY, STUDENT))
     begin, end = first(values), last(values)
     if begin and end is not None:
         text = (

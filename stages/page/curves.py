@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
+from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 from stages.page.inputs import History
 from stages.page.plots import Bar, Line, Plot, curves, dots
 from stages.page.scores import Scored
 
-STUDENT = "student"
 Wanted = tuple[
     str, str, list[Line], bool, float | None
 ]  # title, caption, lines, whether in per cent, line for comparison
@@ -25,9 +26,11 @@ def score_plot(models: Sequence[Scored]) -> Plot:
 
 def figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
     """The paper's Figure 3 for this run: similarity reward, answer reward, validation; those that the run has."""
-    similarity = by_source(found, "rewards/{}/similarity", teachers)
-    answer = by_source(found, "rewards/{}/answer", teachers)
-    scores = [Line("validation", validation.steps, validation.columns["validation"], 0, smooth=False, dots=True)]
+    similarity = by_source(found, names.SIMILARITY, teachers)
+    answer = by_source(found, names.ANSWER, teachers)
+    scores = [
+        Line(names.VALIDATION, validation.steps, validation.columns[names.VALIDATION], 0, smooth=False, dots=True)
+    ]
     drawn = (
         ("Similarity reward", "Share of answers classified as a teacher's.", similarity),
         ("Answer reward", "Share of answers judged correct.", answer),
@@ -52,10 +55,10 @@ def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
 
 def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """Its accuracy, logits, loss and entropy."""
-    told = by_source(found, "disc/acc_{}", teachers)
-    sure = named(found, {"disc/loss": "loss", "disc/entropy": "entropy"})
+    told = by_source(found, names.DISC_ACCURACY_OF, teachers)
+    sure = named(found, {names.DISC_LOSS: "loss", names.DISC_ENTROPY: "entropy"})
     sure_text = "Cross entropy (dashed: chance, ln 2), and entropy of its predictions (near 0: certain)."
-    logits = by_source(found, "disc/{}/logit", teachers)
+    logits = by_source(found, names.REWARD_LOGIT, teachers)
     told_text = "Before each update; 50 % is chance, at 100 % the student gets no similarity reward."
     return [
         ("Discriminator accuracy", told_text, told, True, 0.5),
@@ -72,12 +75,12 @@ def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
 
 def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """Advantages, shares of a step without a useful signal, failed verdicts."""
-    advantages = by_source(found, "rewards/{}/advantage", teachers)
+    advantages = by_source(found, names.ADVANTAGE, teachers)
     lost = {
-        "frac_reward_zero_std": "equal rewards in a group",
-        "frac_correct_negative_advantage": "correct, negative advantage",
+        names.EQUAL_REWARDS: "equal rewards in a group",
+        names.CORRECT_NEGATIVE_ADVANTAGE: "correct, negative advantage",
     }
-    failed = by_source(found, "judge/{}/failed", teachers)
+    failed = by_source(found, names.FAILED, teachers)
     return [
         (
             "Mean advantage",
@@ -99,15 +102,15 @@ def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
 
 def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
     """Length, entropy, KL and optimizer statistics of the student."""
-    sides = ("student", "teacher")
-    labels = ("student's", "teachers'")
-    divergence = named(found, {f"kl/{side}": label for side, label in zip(sides, labels, strict=True)})
-    entropy = named(found, {f"entropy/{side}": label for side, label in zip(sides, labels, strict=True)})
-    norms = named(found, {"grad_norm": "student", "disc/grad_norm": "discriminator"})
-    length = by_source(found, "completions/{}/mean_length", teachers)
-    cut = by_source(found, "completions/{}/clipped_ratio", teachers)
-    rate = named(found, {"learning_rate": "learning rate"})
-    clipped = named(found, {"clip_ratio": "clipped tokens", "clip_ratio/last": "last inner update"})
+    labels = {STUDENT: "student's", TEACHERS: "teachers'"}
+    divergence = named(found, {names.by_source(names.KL, side): label for side, label in labels.items()})
+    entropy = named(found, {names.by_source(names.ENTROPY, side): label for side, label in labels.items()})
+    norms = named(found, {names.GRAD_NORM: "student", names.DISC_GRAD_NORM: "discriminator"})
+    length = by_source(found, names.LENGTH, teachers)
+    cut = by_source(found, names.CUT, teachers)
+    rate = named(found, {names.LEARNING_RATE: "learning rate"})
+    last = names.in_last_update(names.CLIP_RATIO)
+    clipped = named(found, {names.CLIP_RATIO: "clipped tokens", last: "last inner update"})
     if not any(value > 0 for line in clipped for value in line.y):
         clipped = []  # with one inner update the ratio is 1
     return [
@@ -129,7 +132,7 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
 
 def pretraining(found: History) -> list[Plot]:
     """The discriminator's accuracy on its training texts; empty if it took no step."""
-    lines = named(found, {"accuracy": "training texts"})
+    lines = named(found, {names.TEXT_ACCURACY: "training texts"})
     return (
         [curves("Pre-training", "Accuracy on the texts of each step.", lines, percent=True, level=0.5)] if lines else []
     )

@@ -13,13 +13,13 @@ from PIL import Image
 from stages.config.evaluate import Evaluate
 from stages.config.report import Report
 from stages.corpora.rows import Question, QuestionFolder
+from stages.groups.response import STUDENT
 from stages.job.files import read_shards
 from stages.job.job import Job
 from stages.page.scores import Scored, outcomes
 
 OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Correct both times", "wrong": "Wrong both times"}
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "GIF", "WEBP")
-STUDENT = "student"  # the writer of a row that is no teacher
 REWARDED = {
     "earned-both": "Correct, classified as a teacher's",
     "earned-right": "Correct only",

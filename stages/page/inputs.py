@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.pool import Pool
+from stages.groups.response import STUDENT, TEACHERS
+from stages.job import metric_names as names
 from stages.job.files import read_json
 from stages.job.job import Job
 
@@ -20,8 +22,8 @@ class History:
 
     @property
     def steps(self) -> Sequence[float]:
-        """The column `step`."""
-        return self.columns["step"]
+        """The column STEP."""
+        return self.columns[names.STEP]
 
     def get(self, name: str) -> Sequence[float] | None:
         """A column; None when it is not there or holds no number."""
@@ -34,7 +36,7 @@ def history(job: Job, stage: str, name: str = "history.csv") -> History:
     path = existing(job, job.input(f"reports/{stage}") / name)
     with path.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else ["step"])}
+    columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else [names.STEP])}
     for number, row in enumerate(rows, start=2):
         for key, text in row.items():
             try:
@@ -80,19 +82,20 @@ def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> 
 
     Nothing for an objective without discriminator.
     """
-    if "acc" not in found:
+    if names.HELD_OUT_ACCURACY not in found:
         return []
+    of = names.HELD_OUT_ACCURACY_OF
     rows = [
-        ("All texts", found["acc"], "mean of student and teachers; 50 % is chance"),
-        ("Student's texts", found["acc_student"], "classified as the student's"),
-        ("Teachers' texts", found["acc_teacher"], "classified as a teacher's"),
+        ("All texts", found[names.HELD_OUT_ACCURACY], "mean of student and teachers; 50 % is chance"),
+        ("Student's texts", found[of.format(STUDENT)], "classified as the student's"),
+        ("Teachers' texts", found[of.format(TEACHERS)], "classified as a teacher's"),
     ]
-    rows += [(f"… of {name}", found[f"acc_{name}"], "") for name in sorted(teacher_ids) if f"acc_{name}" in found]
+    rows += [(f"… of {name}", found[of.format(name)], "") for name in sorted(teacher_ids) if of.format(name) in found]
     return [
         *rows,
         (
             "By length alone",
-            found["acc_length_only"],
+            found[names.LENGTH_ACCURACY],
             "best single threshold on the number of characters",
         ),
     ]

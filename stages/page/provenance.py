@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from stages.config.model import Model
-from stages.config.yaml import read_yaml
+from stages.groups.response import STUDENT
 from stages.job.files import read_json
 from stages.job.job import Job
-from stages.page.experiments import git
-from stages.page.gallery import STUDENT
+from stages.job.metric_names import LENGTH
+from stages.job.repository import RecordedOut
 from stages.page.inputs import History
 
 PACKAGES = ("ril", "torch", "transformers", "vllm", "deepspeed", "pyarrow", "matplotlib", "dvc", "prefect")
@@ -57,7 +57,7 @@ def loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[t
     """
     rows = []
     for writer in (STUDENT, *sorted(teachers)):
-        lengths = [value for value in found.get(f"completions/{writer}/mean_length") or () if math.isfinite(value)]
+        lengths = [value for value in found.get(LENGTH.format(writer)) or () if math.isfinite(value)]
         share = answers if writer == STUDENT else answers / len(teachers)
         rows.append((writer, round(share * len(lengths)), round(share * sum(lengths))))
     return rows
@@ -98,28 +98,20 @@ def checkpoints(job: Job) -> list[tuple[str, str]]:
     return rows
 
 
-def recorded(job: Job) -> list[dict[str, Any]]:
-    """Every out that DVC knows the content of, from dvc.lock: its path, md5 and volume; nothing without that file."""
-    file = job.root / "dvc.lock"
-    if not file.is_file():
-        return []
-    outs = [out for stage in read_yaml(file)["stages"].values() for out in stage.get("outs", [])]
+def recorded(outs: Mapping[str, RecordedOut]) -> list[dict[str, Any]]:
+    """Every result in data/ that DVC knows the content of: its path, md5 and volume."""
     return [
-        {
-            "path": out["path"],
-            "md5": out["md5"][:SHOWN_DIGITS],
-            "bytes": out.get("size", 0),
-            "files": out.get("nfiles", 1),
-        }
-        for out in outs
-        if out["path"].startswith("data/")
+        {"path": path, "md5": out.md5[:SHOWN_DIGITS], "bytes": out.length, "files": out.files}
+        for path, out in outs.items()
+        if path.startswith("data/")
     ]
 
 
-def code(job: Job) -> str:
-    """The commit that is checked out, with "+" where tracked files differ from it; "" outside a Git repository."""
-    commit = git(job.root, "rev-parse", "--short=12", "HEAD").decode().strip()
-    changed = git(
-        job.root, "status", "--porcelain", "--untracked-files=no", "--", "stages", "flows", "params.yaml", "dvc.yaml"
-    )
-    return f"{commit}+" if commit and changed else commit
+def accepted_changes(job: Job) -> list[dict[str, Any]]:
+    """Changes of code after which a result was kept without a new run (`ril accept --because`): stage, what, why."""
+    rows = []
+    for run in job.runs:
+        file = job.root / "reports" / Path(*run.split("@")) / "accepted.json"
+        if run != job.name and file.is_file():
+            rows += [{"stage": run, **row} for row in read_json(file)["accepted"]]
+    return rows

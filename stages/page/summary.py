@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.benchmarks.scores import average_of_columns
+from stages.groups.response import STUDENT
+from stages.job import metric_names as names
 from stages.page.inputs import History
 from stages.page.scores import Scored, best_teacher, difference, first_of
 
@@ -41,12 +43,12 @@ def summary_of(models: Sequence[Scored], ril: History, validation: History) -> d
     found |= {
         "best_teacher": None if teacher is None else teacher.accuracy,
         "columns_mean": average["value"],  # over the paper's columns that are complete, in per cent
-        "validation_start": first(validation.get("validation")),
-        "validation_end": last(validation.get("validation"), 1),
-        "similarity_reward": last(ril.get("rewards/similarity")),
-        "answer_reward": last(ril.get("rewards/answer")),
-        "kl": last(ril.get("kl/student")),
-        "entropy": last(ril.get("entropy/student")),
+        "validation_start": first(validation.get(names.VALIDATION)),
+        "validation_end": last(validation.get(names.VALIDATION), 1),
+        "similarity_reward": last(ril.get(names.STUDENT_SIMILARITY)),
+        "answer_reward": last(ril.get(names.STUDENT_ANSWER)),
+        "kl": last(ril.get(names.by_source(names.KL, STUDENT))),
+        "entropy": last(ril.get(names.by_source(names.ENTROPY, STUDENT))),
     }
     return {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stages.groups.pack import Group, Pack
 from stages.groups.response import STUDENT, TEACHERS
+from stages.job.metric_names import by_source
 from stages.policy.rewards import ScoredResponse
 from stages.training.ranks import ranks
 from stages.vlm.reader import Prompt
@@ -95,8 +96,8 @@ class TokenMeans:
     def add_by_source(self, name: str, values: Tensor, batch: PolicyBatch) -> None:
         """Adds the values [N] under `name`/<source> for every source, and under `name`/TEACHERS for all teachers."""
         for source in dict.fromkeys(one.response.source for one in batch.responses):
-            self.add(f"{name}/{source}", values[batch.tokens_of(source)])
-        self.add(f"{name}/{TEACHERS}", values[~batch.student_tokens])
+            self.add(by_source(name, source), values[batch.tokens_of(source)])
+        self.add(by_source(name, TEACHERS), values[~batch.student_tokens])
 
     def means(self) -> dict[str, float]:
         """Mean of each name over its tokens, those of all ranks; a name without tokens is left out."""

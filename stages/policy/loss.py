@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.config.switches import Correction, Kl, Ratio
+from stages.config.objective import Correction, Kl, Ratio
+from stages.job import metric_names as names
 
 FAR = 2.6  # nats: from here on other trainers' cap of k3 at 10 has no gradient left; its share is logged
 
@@ -162,7 +163,7 @@ def policy_loss(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Ten
         terms = terms * inputs.weights
     seen = ratio.detach()
     return terms.sum() / inputs.normaliser, {
-        "ratio": seen,
-        "clip_ratio": ((seen < 1 - inputs.clip_low) | (seen > 1 + inputs.clip_high)).float(),
-        "kl/far": (inputs.reference - log_probs.detach() > FAR).float(),
+        names.RATIO: seen,
+        names.CLIP_RATIO: ((seen < 1 - inputs.clip_low) | (seen > 1 + inputs.clip_high)).float(),
+        names.KL_FAR: (inputs.reference - log_probs.detach() > FAR).float(),
     }

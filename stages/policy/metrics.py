@@ -1,4 +1,4 @@
-"""What the loop logs of a step's rewards, by source; names as in TRL, verl and imitation where they have one.
+"""What the loop logs of a step's rewards, by source.
 
 `disc/<source>/...` is what the rewards were given by; `disc/acc`, `disc/loss` and so on were measured before, on texts
 that were new to the discriminator (stages/adversary/adversary.py).
@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from stages.groups.response import STUDENT, TEACHERS, Response
+from stages.job import metric_names as names
 from stages.policy.rewards import ScoredResponse
 
 
@@ -23,9 +24,9 @@ def reward_metrics(
     kept = [one for group in scored for one in group]
     by_student = [one for one in kept if one.response.source == STUDENT]
     metrics: dict[str, float | None] = {
-        "rewards/similarity": _mean([one.similarity for one in by_student]),
-        "rewards/answer": _mean([one.answer for one in by_student]),
-        "disc/passed": _mean([one.logit < 0 for one in by_student if _is_scored(one)]),
+        names.STUDENT_SIMILARITY: _mean([one.similarity for one in by_student]),
+        names.STUDENT_ANSWER: _mean([one.answer for one in by_student]),
+        names.PASSED: _mean([one.logit < 0 for one in by_student if _is_scored(one)]),
     }
     for source in sorted({one.source for one in everything}):
         metrics |= _source_metrics(
@@ -37,10 +38,10 @@ def reward_metrics(
     if teachers:
         metrics |= _source_metrics(TEACHERS, teachers, [one for one in kept if one.response.source != STUDENT])
     return metrics | {
-        "completions/clipped_ratio": metrics.get(f"completions/{STUDENT}/clipped_ratio"),
-        "frac_reward_zero_std": _mean([len({one.reward for one in group}) <= 1 for group in scored if group]),
-        "frac_correct_negative_advantage": _mean([one.advantage < 0 for one in by_student if one.answer]),
-        "judge/failed": metrics.get(f"judge/{STUDENT}/failed"),
+        names.STUDENT_CUT: metrics.get(names.CUT.format(STUDENT)),
+        names.EQUAL_REWARDS: _mean([len({one.reward for one in group}) <= 1 for group in scored if group]),
+        names.CORRECT_NEGATIVE_ADVANTAGE: _mean([one.advantage < 0 for one in by_student if one.answer]),
+        names.STUDENT_FAILED: metrics.get(names.FAILED.format(STUDENT)),
     }
 
 
@@ -49,17 +50,18 @@ def _source_metrics(
 ) -> dict[str, float | None]:
     """The metrics of one writer's responses, and of those of them that stayed."""
     scored = [one for one in kept if _is_scored(one)]
-    return {
-        f"rewards/{source}/similarity": _mean([one.similarity for one in kept]),
-        f"rewards/{source}/answer": _mean([one.answer for one in kept]),
-        f"rewards/{source}/mean": _mean([one.reward for one in kept]),
-        f"rewards/{source}/advantage": _mean([one.advantage for one in kept]),
-        f"disc/{source}/logit": _mean([one.logit for one in scored]),
-        f"disc/{source}/acc": _mean([_is_told(one) for one in scored]),
-        f"completions/{source}/mean_length": _mean([len(one.token_ids) for one in responses]),
-        f"completions/{source}/clipped_ratio": _mean([one.finish_reason == "length" for one in responses]),
-        f"judge/{source}/failed": _mean([one.verdict is None for one in responses]),
+    metrics = {
+        names.SIMILARITY: _mean([one.similarity for one in kept]),
+        names.ANSWER: _mean([one.answer for one in kept]),
+        names.REWARD: _mean([one.reward for one in kept]),
+        names.ADVANTAGE: _mean([one.advantage for one in kept]),
+        names.REWARD_LOGIT: _mean([one.logit for one in scored]),
+        names.REWARD_ACCURACY: _mean([_is_told(one) for one in scored]),
+        names.LENGTH: _mean([len(one.token_ids) for one in responses]),
+        names.CUT: _mean([one.finish_reason == "length" for one in responses]),
+        names.FAILED: _mean([one.verdict is None for one in responses]),
     }
+    return {name.format(source): value for name, value in metrics.items()}
 
 
 def _is_told(one: ScoredResponse) -> bool:

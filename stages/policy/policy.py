@@ -10,12 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from stages.config.objective import PAPER, Objective
 from stages.config.ril import Ril
-from stages.config.switches import PAPER, Objective
 from stages.corpora.rows import Question
 from stages.groups.log_probs import predicting_states, token_entropies, token_full_kl, token_log_probs
 from stages.groups.pack import Group, Pack, packs
 from stages.groups.response import STUDENT, Response
+from stages.job import metric_names as names
 from stages.policy.batch import PolicyBatch, PreparedGroup, ReferenceCache, RewardedGroup, TokenMeans
 from stages.policy.loss import LossInputs, k3, policy_loss, rollout_weights, row_lengths
 from stages.policy.rewards import trainable_responses
@@ -113,7 +114,7 @@ class Policy:
         kept = [group for group in groups if group.responses]
         responses = int(ranks().total(sum(len(group.responses) for group in kept)))
         if not responses:
-            return {"loss": float("nan"), "grad_norm": 0.0}
+            return {names.LOSS: float("nan"), names.GRAD_NORM: 0.0}
         batches = self._batches(self._with_caches(kept))
         constant = self.objective.loss_normaliser == "constant"
         normaliser = float(responses * (self.block.sampling.max_tokens if constant else 1))
@@ -130,9 +131,11 @@ class Policy:
                     old.append(log_probs)
             norm = self.trainer.step(rate)
             if inner == 0:
-                metrics = {"loss": ranks().total(whole_loss), "grad_norm": norm, "learning_rate": rate, **means.means()}
+                update = {names.LOSS: ranks().total(whole_loss), names.GRAD_NORM: norm, names.LEARNING_RATE: rate}
+                metrics = {**update, **means.means()}
             else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
-                metrics |= {f"{name}/last": means.means()[name] for name in ("ratio", "clip_ratio")}
+                last = means.means()
+                metrics |= {names.in_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
         return metrics
 
     def _with_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
@@ -180,8 +183,8 @@ class Policy:
         weight, targets = self.student.head.weight, batch.pack.targets
         if before is None:
             log_probs, entropy = token_entropies(states, weight, targets, self.temperature)
-            means.add_by_source("entropy", entropy, batch)
-            means.add_by_source("kl", k3(log_probs.detach(), batch.reference), batch)
+            means.add_by_source(names.ENTROPY, entropy, batch)
+            means.add_by_source(names.KL, k3(log_probs.detach(), batch.reference), batch)
         else:
             log_probs = token_log_probs(states, weight, targets, self.temperature)
         old = log_probs.detach() if before is None else before

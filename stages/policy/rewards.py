@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.config.switches import PAPER, Objective
-from stages.config.switches import Similarity as SimilarityKind
+from stages.config.objective import PAPER, Objective
+from stages.config.rewards import Similarity as SimilarityKind
 from stages.groups.response import STUDENT, Response
 
 EPSILON = 1e-6  # beside a standard deviation, as in verl

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group, Pack, pack_of, packs
 from stages.training.ranks import ranks
 from stages.vlm.reader import Prompt, Reader
@@ -34,7 +35,7 @@ class PaddingGroups:
     @functools.cached_property
     def picture(self) -> Group:
         """With one."""
-        return _unscored(self._reader.prompt([{"role": "user", "content": "<image>"}], [_blank()]))
+        return _unscored(self._reader.prompt([{"role": "user", "content": IMAGE_MARKER}], [_blank()]))
 
 
 def even_packs(

@@ -10,6 +10,7 @@ from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
+from stages.job import metric_names as names
 from stages.job.job import Job
 from stages.training.passes import PaddingGroups, even_packs
 from stages.training.ranks import ranks
@@ -43,7 +44,12 @@ def train_sft(
     for step in state.steps(schedule.steps, title):
         loss, norm = sft_step(network, trainer, groups_of_step(step), schedule, step, idle)
         history.append(
-            {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate(schedule, step)}
+            {
+                names.STEP: step + 1,
+                names.LOSS: loss,
+                names.GRAD_NORM: norm,
+                names.LEARNING_RATE: learning_rate(schedule, step),
+            }
         )
     return trainer, history
 

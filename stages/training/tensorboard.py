@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.job.metric_names import STEP
+
 FOLDER = "tensorboard"
 CURVES = ("history", "validation")  # records whose rows are numbers by step
 FLUSH_SECONDS = 10
@@ -49,8 +51,8 @@ class Board:
             rows = records.get(name, ())
             for row in rows[self._written[name] :]:
                 for key, value in row.items():
-                    if key != "step" and value is not None and math.isfinite(value):
-                        self._writer.add_scalar(key, value, row["step"])
+                    if key != STEP and value is not None and math.isfinite(value):
+                        self._writer.add_scalar(key, value, row[STEP])
             self._written[name] = len(rows)
 
     def close(self) -> None:

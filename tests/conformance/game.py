@@ -12,11 +12,11 @@ import torch
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text
 from stages.config.build import Build
+from stages.config.discriminator import DiscriminatorSwitches
 from stages.config.ril import Ril
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
-from stages.config.switches import DiscriminatorSwitches
 from stages.groups.log_probs import hidden_states
 from stages.groups.pack import Group, Pack, packs
 from stages.groups.response import STUDENT, Response
@@ -133,7 +133,7 @@ def played(
     seed: int,
 ) -> tuple[list[dict[str, Any]], Network]:
     """Algorithm 2 with the judge off; returns a row a step and the student."""
-    objective = block.resolved(switches)
+    objective = block.resolve(switches)
     reader = table.reader
     student, reference = load_network(table.checkpoint, reader), load_network(table.checkpoint, reader)
     reference.model.requires_grad_(False)

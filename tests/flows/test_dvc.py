@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,12 @@ def test_ril_run_records_the_stage_and_skips_it_afterwards(make_repo: Callable[.
     assert code == 0
     assert "Stage 'questions' didn't change, skipping" in out
     assert len(list((project / ".ril" / "logs").glob("dvc-*.log"))) == 2
+    shutil.rmtree(project / ".ril")  # as in a clone: Git has dvc.lock and reports/questions/code.json
+    with (project / "stages" / "questions.py").open("a") as file:
+        file.write("# another comment\n")
+    code, out, err = call(project, "flows.cli", "status", "questions")
+    assert code == 0, err
+    assert out.splitlines()[0] == "questions  stale in words only"
 
 
 def test_a_failed_stage_is_reported_and_not_recorded(make_repo: Callable[..., Path], call: Call) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from flows.closure import code_dependencies
+from flows.closure import list_code_dependencies
 from flows.jobs import open_job
 from stages.config.params import BANNED_NAMES, load_params
 from stages.config.table import STAGES
@@ -51,7 +51,7 @@ def test_dvc_yaml_equals_the_table(project: Path) -> None:
     for name, stage in in_dvc.items():
         job = in_table[name]
         plain = {dep.def_path for dep in stage.deps if not hasattr(dep, "params")}
-        code = set(code_dependencies(project, job.stage))
+        code = set(list_code_dependencies(project, job.stage))
         assert plain == code | {str(path.relative_to(project)) for path in job.inputs}, name
         tracked = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
         assert tracked == {key.format(item=job.item) for key in job.declared.params}, name
@@ -71,6 +71,28 @@ def expected_outs(job: Job, project: Path) -> dict[str, bool]:
     if job.stage == "ril":
         outs[f"{reports}/validation.csv"] = False
     return outs
+
+
+@pytest.mark.parametrize(
+    ("block", "stages"),
+    [
+        ("ril", {"ril", "report"}),
+        ("rewards", {"ril", "report"}),  # switches of the objective
+        ("objective", {"ril", "report"}),
+        ("discriminator", {"discriminator", "ril", "report"}),
+        ("warm_start", {"warm_start"}),
+        ("teacher", {"teacher", "report"}),
+        ("rollout", {"rollout"}),
+        ("pool", {"pool", "report"}),
+        ("questions", {"questions"}),
+        ("evaluate", {"evaluate", "report"}),
+        ("params", set()),
+        ("table", set()),
+    ],
+)
+def test_a_new_key_of_a_block_makes_stale_who_reads_the_block(root: Path, block: str, stages: set[str]) -> None:
+    file = f"stages/config/{block}.py"
+    assert {name for name in STAGES if file in list_code_dependencies(root, name)} == stages
 
 
 def test_every_tracked_parameter_exists(project: Path) -> None:

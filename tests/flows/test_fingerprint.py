@@ -1,13 +1,17 @@
 """The fingerprint: equal for equal content, another one for every change, and the change is named."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from dvc.repo import Repo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.fingerprint import Fingerprint
+from flows.lockfile import is_recorded, mark_unrecorded
 from stages.job.hashes import hash_json
 
 NAMES = st.text("abc", min_size=1, max_size=3)
@@ -22,7 +26,7 @@ JSON = st.recursive(
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
     for old in folder.glob("*"):
         old.unlink()
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
@@ -72,7 +76,8 @@ def test_changed_values_are_named(tmp_path: Path) -> None:
     assert Fingerprint(tmp_path, [], {"rate": 0.5}).moved({"rate": 0.7}) == ["params.yaml"]
 
 
-def test_generated_files_do_not_count(tmp_path: Path) -> None:
+def test_generated_files_do_not_count(tmp_path: Path, root: Path) -> None:
+    shutil.copy(root / ".dvcignore", tmp_path)
     folder = fill(tmp_path / "in", {"a": b"1"})
     before = Fingerprint(tmp_path, [folder], {})
     (folder / "__pycache__").mkdir()
@@ -87,3 +92,82 @@ def test_inputs_may_lie_outside_the_project(tmp_path: Path) -> None:
     before = Fingerprint(tmp_path / "project", [outside], {})
     outside.write_text("22")
     assert before.moved({}) == [str(outside)]
+
+
+# --- results of other stages ------------------------------------------------------------------------------------------
+
+
+MADE = ("pool", "teacher-x")
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose dvc.lock knows data/pool and data/teacher/x, as dvc itself wrote it."""
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "data" / "pool", {"a": b"1", "b": b"22"})
+    fill(tmp_path / "data" / "teacher" / "x", {"part": b"333"})
+    (tmp_path / "data" / "pool" / "deep").mkdir()
+    (tmp_path / "data" / "pool" / "deep" / "c").write_bytes(b"4444")
+    shutil.copy(root / ".dvcignore", tmp_path)
+    stages = {name: {"cmd": "true", "deps": ["code"], "outs": [f"data/{name.replace('-', '/')}"]} for name in MADE}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (tmp_path / "code").write_text("1")
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        repo.commit(force=True)
+    return tmp_path
+
+
+def given(project: Path) -> Fingerprint:
+    return Fingerprint(project, [project / "data" / "pool", project / "data" / "teacher" / "x"], {})
+
+
+def test_a_result_of_a_stage_is_known_by_dvc_lock_and_not_read(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr("flows.fingerprint.md5_file", read.append)
+    before = given(recorded)
+    os.utime(recorded / "data" / "pool" / "a")
+    assert not read
+    assert before.digest == given(recorded).digest
+
+
+def test_the_fingerprint_is_the_same_before_dvc_has_recorded_the_result(recorded: Path) -> None:
+    with_lock = given(recorded)
+    (recorded / "dvc.lock").unlink()
+    assert given(recorded).digest == with_lock.digest
+
+
+def test_a_result_that_dvc_lock_does_not_describe_is_read(recorded: Path) -> None:
+    before = given(recorded)
+    (recorded / "data" / "pool" / "a").write_bytes(b"longer")
+    assert given(recorded).digest != before.digest
+    assert before.moved({}) == ["data/pool/a"]
+
+
+def test_a_result_of_the_same_length_that_dvc_did_not_record_is_read(recorded: Path) -> None:
+    before = given(recorded)
+    mark_unrecorded(recorded, "teacher@x")
+    assert given(recorded).digest == before.digest
+    assert is_recorded(recorded, "teacher@x"), "it was read and is the one that dvc.lock has"
+    mark_unrecorded(recorded, "teacher@x")
+    (recorded / "data" / "teacher" / "x" / "part").write_bytes(b"444")
+    assert given(recorded).digest != before.digest
+    assert not is_recorded(recorded, "teacher@x")
+
+
+def test_a_known_result_that_moves_is_named_and_a_touched_one_is_not(recorded: Path) -> None:
+    before = given(recorded)
+    os.utime(recorded / "data" / "teacher" / "x" / "part", ns=(1, 1))
+    assert before.moved({}) == []
+    (recorded / "data" / "teacher" / "x" / "part").write_bytes(b"444")
+    assert before.moved({}) == ["data/teacher/x/part"]
+    (recorded / "data" / "pool" / "deep" / "c").unlink()
+    assert given(recorded).digest != before.digest
+
+
+def test_a_folder_of_results_and_a_part_of_one_are_known_by_the_results(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.fingerprint.md5_file", lambda path: pytest.fail(f"{path} was read"))
+    all_teachers = Fingerprint(recorded, [recorded / "data" / "teacher"], {}).digest
+    part_of_pool = Fingerprint(recorded, [recorded / "data" / "pool" / "deep"], {}).digest
+    assert len({all_teachers, part_of_pool, Fingerprint(recorded, [recorded / "data" / "pool"], {}).digest}) == 3

@@ -17,7 +17,7 @@ from stages.config.yaml import read_yaml
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
-MANY_QUESTIONS = {"questions": {"splits": {"warm_start": 8000, "imitation": 4, "validation": 2, "test": 4}}}
+MANY_QUESTIONS = {"questions": {"splits": {"warm_start": 3000, "imitation": 4, "validation": 2, "test": 4}}}
 
 
 def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -145,15 +145,39 @@ def test_parameters_of_other_stages_may_be_edited_meanwhile(make_project: Callab
     assert process.returncode == 0, err
 
 
-def test_code_edited_while_a_stage_runs_ends_it_with_an_error(make_project: Callable[..., Path], start: Start) -> None:
+EDITS = {  # what is put into stages/questions.py while it runs, what it ends with, what it says
+    "code": ("\n_ANOTHER = 1\n", 1, "error: stages/questions.py::_ANOTHER changed while questions ran"),
+    "words": ("\n# another comment\n", 0, "questions: done in"),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_of_code_ends_a_running_stage_with_an_error_and_one_of_words_does_not(
+    make_project: Callable[..., Path], start: Start, kind: str
+) -> None:
+    text, code, said = EDITS[kind]
     project = make_project(MANY_QUESTIONS)
     process = start(project, "flows.run", "questions")
     wait_for(process, drawing(project))
     with (project / "stages" / "questions.py").open("a") as file:
-        file.write("\n# another version\n")
+        file.write(text)
     _out, err = process.communicate(timeout=180)
-    assert process.returncode == 1
-    assert "error: stages/questions.py changed while questions ran" in err
+    assert process.returncode == code, err
+    assert said in err
+    assert (project / "reports" / "questions" / "code.json").exists() == (code == 0)
+
+
+def test_code_that_dvc_does_not_watch_is_refused_under_dvc(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project()
+    (project / "stages" / "corpora" / "new.py").write_text("LIMIT = 1\n")
+    with (project / "stages" / "questions.py").open("a") as file:
+        file.write("\nfrom stages.corpora.new import LIMIT\n")
+    code, _, err = call(project, "flows.run", "questions", DVC_STAGE="questions")
+    assert code == 2
+    assert "error: stage questions reaches stages/corpora/new.py, which dvc.yaml does not list" in err
+    assert call(project, "flows.closure")[0] == 0
+    assert "- stages/corpora/new.py" in (project / "dvc.yaml").read_text()
+    assert call(project, "flows.run", "questions", DVC_STAGE="questions")[0] == 0
 
 
 def test_sigterm_ends_a_stage_with_143_and_leaves_no_half_result(

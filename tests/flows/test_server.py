@@ -21,7 +21,7 @@ pytestmark = pytest.mark.prefect
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
-LONGER = {"questions": {"splits": {"warm_start": 10000, "imitation": 4, "validation": 2, "test": 4}}}
+LONGER = {"questions": {"splits": {"warm_start": 4000, "imitation": 4, "validation": 2, "test": 4}}}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
+from flows.environment import store_folder
 from stages.responses.key import answer_key
 from stages.responses.segments import listed
 from stages.responses.store import Store, StoredAnswer
@@ -52,6 +53,16 @@ def ril(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return int(ended.value.code or 0), captured.out, captured.err
 
     return run
+
+
+def test_experiments_share_the_store_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RIL_STORE", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert store_folder(tmp_path) == tmp_path / ".ril"
+    monkeypatch.setenv("DVC_ROOT", "/main")
+    assert store_folder(tmp_path) == Path("/main/.ril")
+    monkeypatch.setenv("RIL_STORE", "/store")
+    assert store_folder(tmp_path) == Path("/store")
 
 
 SOME = [[("a", 0, "a0"), ("a", 1, "a1")], [("b", 0, "b0")]]

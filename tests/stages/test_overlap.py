@@ -13,6 +13,7 @@ import pytest
 from stages import discriminator, ril
 from stages.adversary.adversary import Adversary
 from stages.config.engines import OpenAi
+from stages.config.objective import PAPER
 from stages.config.ril import Ril
 from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict
@@ -74,7 +75,8 @@ def test_the_judge_hears_of_an_answer_before_the_next_one_is_there(fake: Fake, t
         name="ril", seed=lambda *_: 0, block=blocks.__getitem__, timed=lambda _: contextlib.nullcontext()
     )
     state: Any = SimpleNamespace(record=lambda step, rows: None, recorded=lambda step: None)
-    models: Any = SimpleNamespace(engine=Student(), judge=endpoint, reader=None)
+    policy = SimpleNamespace(objective=PAPER)
+    models: Any = SimpleNamespace(engine=Student(), judge=endpoint, reader=None, policy=policy)
     rollouts = Rollouts(job, models, state, {question.id: [] for question in questions})
     groups = rollouts.collect(0, questions)
     assert seen == [2, 4, 6]
@@ -106,6 +108,7 @@ def test_what_the_judge_refuses_is_a_failed_verdict(fake: Fake, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_steps_time_is_the_larger_of_both_and_results_do_not_depend_on_it(
     loop_project: Project, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flows.code_record import Accepted, add_accepted
 from flows.jobs import open_job
 from stages import evaluate, report
 from stages.config.params import Params, load_params, validated
@@ -381,6 +382,18 @@ def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> No
     for file in (project / "reports").rglob("timing.json"):
         file.unlink()
     assert "No wall times on this machine" in page()
+
+
+def test_accepted_changes_of_code_are_shown_with_their_reason(page: Callable[..., str], project: Path) -> None:
+    before = page()
+    assert "Accepted changes" not in before
+    change = Accepted(ATTACK, ["stages/corpora/scoring.py::is_correct changed"], "0" * 64)
+    add_accepted(project / "reports" / "verdict" / "internvl3", change)
+    found = Elements(page())
+    assert "verdict@internvl3stages/corpora/scoring.py::is_correct changed" in re.sub(r"\s*\n\s*", "", found.words)
+    assert ATTACK in found.words
+    (project / "reports" / "verdict" / "internvl3" / "accepted.json").unlink()
+    assert page() == before
 
 
 @pytest.mark.parametrize(

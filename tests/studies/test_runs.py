@@ -80,8 +80,9 @@ def test_further_targets_are_made_on_the_way_and_change_nothing(make_study: Make
         ("params.yaml", lambda text: text.replace("samples: 12", "samples: 13"), False),  # of the report
         ("stages/page/plots.py", lambda text: text + "\n", False),
         ("flows/cli/main.py", lambda text: text + "\n", False),
-        ("stages/policy/rewards.py", lambda text: text + "\n", True),
-        ("stages/ril.py", lambda text: text + "\n", True),
+        ("stages/policy/rewards.py", lambda text: text + "\n# words\n", False),
+        ("stages/policy/rewards.py", lambda text: text + "\n_CODE = 1\n", True),
+        ("stages/ril.py", lambda text: text + "\n_CODE = 1\n", True),
         (
             "params.yaml",
             lambda text: text.replace("discriminator_learning_rate: 0.0001", "discriminator_learning_rate: 0.001"),

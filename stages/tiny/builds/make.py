@@ -16,6 +16,7 @@ from stages.config.world import World
 from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group
 from stages.job.job import Job
+from stages.job.metric_names import LOSS
 from stages.job.seeds import seed_for
 from stages.tiny.builds.lessons import judge_texts, judging_row, short_form
 from stages.tiny.builds.shapes import build_tiny
@@ -67,7 +68,7 @@ def make_model(job: Job, model: Model, build: Build) -> None:
         trainer.save(folder)
         write_card(folder, model.family, model.precision, model.context_tokens)
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    job.write_metrics({"parameters": parameters, "loss": history[-1]["loss"] if history else None})
+    job.write_metrics({"parameters": parameters, LOSS: history[-1][LOSS] if history else None})
     job.write_history(history)
 
 

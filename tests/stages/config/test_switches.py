@@ -2,42 +2,105 @@
 remedy.
 """
 
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import asdict, make_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic import Field, TypeAdapter, create_model
 
+from flows.digest import digest_file
+from flows.objectives import PAGE, Declared, update_sections
+from stages.config.baselines import BASELINES, ObjectiveName
+from stages.config.block import Block
+from stages.config.discriminator import Discriminator, DiscriminatorObjective, DiscriminatorSwitches
+from stages.config.objective import PAPER, Objective
 from stages.config.params import load_params, validated
-from stages.config.switches import OBJECTIVES, PAPER, DiscriminatorSwitches, Objective, Switches
+from stages.config.ril import Ril, Switches
+from stages.config.switch import (
+    Choices,
+    Declaration,
+    Switch,
+    list_contradictions,
+    list_switches,
+    read_choices,
+    resolve_switches,
+)
 from stages.config.yaml import ParamsError, merged, read_yaml
+
+PAPERS = {
+    "references": False,
+    "teacher_rows": "as_student",
+    "teacher_weight": 1.0,
+    "luffy_gamma": 0.1,
+    "baseline": "joint",
+    "scale_rewards": "none",
+    "similarity": "binary",
+    "similarity_weight": 1.0,
+    "answer_weight": 1.0,
+    "similarity_gate": "none",
+    "zero_variance": "keep",
+    "truncated": "wrong",
+    "failed_verdicts": "drop_row",
+    "loss_normaliser": "constant",
+    "ratio": "token",
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "kl": "k3",
+    "kl_on_teacher_rows": "same",
+    "rollout_correction": "none",
+    "rollout_cap": 3.0,
+    "discriminator_loss": "bce",
+    "discriminator_update": "before_scoring",
+}
+JUDGE_ALONE = {"teacher_rows": "none", "similarity_weight": 0.0, "discriminator_update": "none"}
+OBJECTIVES: dict[Any, dict[str, Any]] = {
+    "ril": {},
+    "dr_grpo": JUDGE_ALONE,
+    "grpo": {**JUDGE_ALONE, "scale_rewards": "group", "loss_normaliser": "row"},
+    "gad": {
+        "teacher_rows": "none",
+        "similarity": "raw",
+        "answer_weight": 0.0,
+        "scale_rewards": "group",
+        "loss_normaliser": "row",
+        "discriminator_loss": "bradley_terry",
+        "discriminator_update": "after_scoring",
+    },
+    "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
+}
+NAMES = list(list_switches(Objective))
+
+
+@cache
+def values_of(root: Path) -> dict[str, Any]:
+    return read_yaml(root / "params.yaml")
 
 
 def test_the_papers_values_are_the_defaults(root: Path) -> None:
-    assert Switches().resolved(DiscriminatorSwitches()) == PAPER == Objective()
+    assert asdict(PAPER) == PAPERS
+    assert Switches().resolve(DiscriminatorSwitches()) == PAPER
     assert load_params(root / "params.yaml").objective == PAPER
-    assert (PAPER.teacher_rows, PAPER.baseline, PAPER.similarity, PAPER.similarity_gate) == (
-        "as_student",
-        "joint",
-        "binary",
-        "none",
-    )
-    assert (PAPER.scale_rewards, PAPER.loss_normaliser, PAPER.kl, PAPER.clip_low, PAPER.clip_high) == (
-        "none", "constant", "k3", 0.2, 0.2,
-    )  # fmt: skip
-    assert (PAPER.discriminator_loss, PAPER.discriminator_update) == ("bce", "before_scoring")
     assert Switches().kl_weight == 0.01
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", get_args(ObjectiveName))
 def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
-    params = validated(merged(read_yaml(root / "params.yaml"), {"ril": {"objective": name}}))
-    assert params.objective == OBJECTIVES[name]
+    params = validated(merged(values_of(root), {"ril": {"objective": name}}))
+    assert params.objective == replace(PAPER, **OBJECTIVES[name])
     assert params.objective.discriminated == (name in ("ril", "gad"))
     assert params.objective.judged == (name not in ("gad", "sft"))
+    assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
+        params.objective.discriminator_loss, params.objective.discriminator_update
+    )
 
 
 def test_a_given_value_goes_before_that_of_the_objective() -> None:
-    found = Switches(objective="gad", similarity="soft", clip_epsilon_high=0.28).resolved(
+    found = Switches(objective="gad", similarity="soft", clip_epsilon_high=0.28).resolve(
         DiscriminatorSwitches(loss="bce")
     )
     assert (found.similarity, found.discriminator_loss, found.clip_high, found.teacher_rows) == (
@@ -93,7 +156,7 @@ def test_contradictions_are_refused_at_load(
     root: Path, ril: dict[str, Any], discriminator: dict[str, Any], parts: list[str]
 ) -> None:
     with pytest.raises(ParamsError) as caught:
-        validated(merged(read_yaml(root / "params.yaml"), {"ril": ril, "discriminator": discriminator}))
+        validated(merged(values_of(root), {"ril": ril, "discriminator": discriminator}))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for part in parts:
@@ -114,4 +177,188 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("ril", "discriminator"), AGREEING)
 def test_switches_that_agree_are_accepted(root: Path, ril: dict[str, Any], discriminator: dict[str, Any]) -> None:
-    validated(merged(read_yaml(root / "params.yaml"), {"ril": ril, "discriminator": discriminator}))
+    validated(merged(values_of(root), {"ril": ril, "discriminator": discriminator}))
+
+
+# --- one declaration a switch -----------------------------------------------------------------------------------------
+
+
+def other_value(one: Declaration) -> Any:
+    """A value of the switch that is not its default."""
+    if get_origin(one.type) is Literal:
+        return next(value for value in get_args(one.type) if value != one.default)
+    return not one.default if one.type is bool else one.default + 0.25
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if list_switches(Objective)[name].switch.key])
+def test_a_value_in_params_yaml_is_that_of_the_objective(name: str) -> None:
+    """Whatever the objective has; no other switch moves, but those that say so."""
+    one = list_switches(Objective)[name]
+    assert one.switch.key is not None
+    block, _, key = one.switch.key.partition(".")
+    value = other_value(one)
+    for objective, preset in OBJECTIVES.items():
+        ril = Switches(objective=objective, **({key: value} if block == "ril" else {}))
+        found = ril.resolve(DiscriminatorSwitches(**({key: value} if block == "discriminator" else {})))
+        like = {other.name: value for other in list_switches(Objective).values() if other.switch.like == one.switch.key}
+        assert asdict(found) == {**PAPERS, **preset, **like, name: value}
+
+
+def test_every_other_value_has_a_reason() -> None:
+    for one in list_switches(Objective).values():
+        if get_origin(one.type) is Literal:
+            reasons = [value for departure in one.switch.departures for value in departure.values]
+            assert sorted(reasons) == sorted(set(get_args(one.type)) - {one.default}), one.name
+
+
+def test_every_objective_is_described_and_gives_values_that_params_yaml_could_hold() -> None:
+    assert tuple(BASELINES) == get_args(ObjectiveName)
+    for one in list_switches(Objective).values():
+        for name, value in one.switch.presets.items():
+            assert name in BASELINES
+            assert TypeAdapter(one.type).validate_python(value, strict=True) == value != one.default
+
+
+def test_every_rule_is_marked_and_says_what_it_holds_to() -> None:
+    rules = list(list_contradictions(Objective))
+    methods = [value for part in Objective.__mro__ for value in vars(part).values() if inspect.isfunction(value)]
+    assert set(rules) == {one for one in methods if not one.__name__.startswith("__") and one.__name__[0] == "_"}
+    assert all(rule.__doc__ for rule in rules)
+
+
+# What the readers of an objective or a block are called in stages/, flows/ and studies/.
+READERS = {"objective", "block", "loop"}
+
+
+@cache
+def reads(root: Path) -> dict[str, set[str]]:
+    """The attributes that code outside stages/config reads, by what it reads them from."""
+    found: dict[str, set[str]] = {name: set() for name in READERS}
+    files = [path for folder in ("stages", "flows", "studies") for path in (root / folder).rglob("*.py")]
+    for path in files:
+        if not path.is_relative_to(root / "stages" / "config"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and (reader := last_name(node.value)) in READERS:
+                    found[reader].add(node.attr)
+    return found
+
+
+def last_name(node: ast.expr) -> str:
+    """`objective` of `self._objective`, `block` of `job.block(Ril)`."""
+    if isinstance(node, ast.Call):
+        return last_name(node.func)
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.removeprefix("_")
+
+
+def complaints(root: Path, declared: Declared) -> set[str]:
+    """Which of the checks find something wrong with these declarations."""
+    return {name for name, found in problems(root, declared) if found}
+
+
+def problems(root: Path, declared: Declared) -> Iterator[tuple[str, object]]:
+    page, kind, read = (root / PAGE).read_text(), declared.objective, reads(root)
+    own = {name for block in (declared.ril, declared.discriminator) for name in unresolved(block)}
+    yield "page", update_sections(page, declared) != page
+    yield "nothing reads it", {*list_switches(kind)} - read["objective"] or own - read["block"] - read["loop"]
+    yield "nothing declares it", [name for name in read["objective"] if not hasattr(kind, name)]
+    nothing = Choices({one.switch.key: None for one in list_switches(kind).values()}, frozenset())
+    values = {name: asdict(resolve_switches(kind, name, nothing)) for name in OBJECTIVES}
+    yield "presets", values != {name: {**PAPERS, **preset} for name, preset in OBJECTIVES.items()}
+    yield "contradictions", [parts for ril, _, parts in CONTRADICTIONS if not refused(kind, ril, _, parts)]
+
+
+def unresolved(block: type[Block]) -> list[str]:
+    """The switches that are read from the block as they are."""
+    switches = {
+        name: [one for one in info.metadata if isinstance(one, Switch)] for name, info in block.model_fields.items()
+    }
+    return [name for name, found in switches.items() if found and found[0].key is None]
+
+
+BASE: dict[str, Any] = {"steps": 1, "learning_rate": 0.1}
+
+
+def refused(kind: Any, ril: dict[str, Any], discriminator: dict[str, Any], parts: list[str]) -> bool:
+    """Whether one of the rules of `kind` refuses these values with a line that has all the parts."""
+    loop = Ril(**{**BASE, "sampling": {}, **ril})
+    given = read_choices(ril=loop, discriminator=Discriminator(**{**BASE, **discriminator}))
+    lines = [rule(resolve_switches(kind, loop.objective, given), given) or "" for rule in list_contradictions(kind)]
+    return any(all(part in line for part in parts) for line in lines)
+
+
+def rebuilt(drop: str = "", preset: tuple[str, str] = ("", ""), rule: str = "") -> Any:
+    """`Objective` without a switch, without one value of an objective, or without a rule."""
+    fields: list[Any] = []
+    for one in list_switches(Objective).values():
+        presets = {name: value for name, value in one.switch.presets.items() if (one.name, name) != preset}
+        hint = Annotated[one.type, one.info, replace(one.switch, presets=presets)]
+        fields += [(one.name, hint, one.default)] if one.name != drop else []
+    rules = {one.__name__: one for one in list_contradictions(Objective) if one.__name__ != rule}
+    properties = {name: getattr(Objective, name) for name in ("judged", "discriminated")}
+    return make_dataclass("Objective", fields, namespace={**rules, **properties}, frozen=True)
+
+
+def block_without(block: type[Block], key: str) -> type[Block]:
+    fields: Any = {name: (info.annotation, info) for name, info in block.model_fields.items() if name != key}
+    return create_model(block.__name__, __base__=Block, **fields)
+
+
+def test_no_declaration_is_wrong(root: Path) -> None:
+    assert complaints(root, Declared()) == set()
+    assert complaints(root, Declared(objective=rebuilt())) == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_switch_can_be_left_out(root: Path, name: str) -> None:
+    key = (list_switches(Objective)[name].switch.key or "").partition(".")[2]
+    kind, ril, discriminator = rebuilt(drop=name), block_without(Ril, key), block_without(Discriminator, key)
+    declared = Declared(kind, ril, discriminator)
+    page = (root / PAGE).read_text()
+    assert update_sections(page, declared) != page
+    assert not hasattr(kind, name)
+    assert name in reads(root)["objective"]
+
+
+@pytest.mark.parametrize("name", [*unresolved(Ril), *unresolved(Discriminator)])
+def test_no_switch_of_a_block_can_be_left_out(root: Path, name: str) -> None:
+    declared = Declared(ril=block_without(Ril, name), discriminator=block_without(Discriminator, name))
+    assert complaints(root, declared) == {"page"}
+    assert name in reads(root)["block"] | reads(root)["loop"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("objective", list(BASELINES))
+def test_no_value_of_an_objective_can_be_left_out(root: Path, name: str, objective: str) -> None:
+    given = objective in list_switches(Objective)[name].switch.presets
+    found = complaints(root, Declared(objective=rebuilt(preset=(name, objective))))
+    assert found >= {"page", "presets"} if given else found == set()
+
+
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in list_contradictions(Objective)])
+def test_no_contradiction_can_be_left_out(root: Path, rule: str) -> None:
+    assert complaints(root, Declared(objective=rebuilt(rule=rule))) == {"page", "contradictions"}
+
+
+def test_a_switch_that_nothing_reads_is_found(root: Path) -> None:
+    new = [("advantage_clip", Annotated[float, Field(description="?"), Switch(source="ours")], 0.5)]
+    kind = make_dataclass("Objective", new, bases=(Objective,), frozen=True)
+    assert "nothing reads it" in complaints(root, Declared(objective=kind))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says_the_same"),
+    [
+        ("GAD's reward.", "The reward of GAD.", True),  # a reason
+        ('source="§3.3"', 'source="section 3.3"', True),
+        ("Weight of the similarity reward.", "How much similarity counts.", True),  # help
+        ('presets={"gad": "raw"}', 'presets={"gad": "soft"}', False),
+        ('key="ril.similarity"', 'key="ril.alike"', False),
+        ('] = "binary"', '] = "soft"', False),
+    ],
+)
+def test_reasons_are_words_that_make_no_stage_stale(root: Path, old: str, new: str, says_the_same: bool) -> None:
+    text = (root / "stages/config/rewards.py").read_text()
+    assert old in text
+    changed = text.replace(old, new)
+    assert (digest_file(text.encode()) == digest_file(changed.encode())) == says_the_same

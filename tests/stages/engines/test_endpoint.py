@@ -79,6 +79,7 @@ def test_a_request_says_all_and_once(fake: Any, tmp_path: Path, monkeypatch: pyt
         engine(fake, tmp_path, api_key="BIG_KEY")
 
 
+@pytest.mark.alone
 def test_a_hundred_slow_calls_run_side_by_side(fake: Any, tmp_path: Path) -> None:
     """0.5 s each, 64 at a time: two rounds (trap T27). One after another they would take 50 s."""
     fake.latency = 0.5
@@ -118,6 +119,7 @@ def test_a_passing_fault_is_tried_again(fault: Any, fake: Any, tmp_path: Path) -
     assert big.sent == 5
 
 
+@pytest.mark.alone
 def test_waits_grow_and_differ(fake: Any, tmp_path: Path) -> None:
     """Half to all of 0.5, 1 seconds: callers that failed together do not come back together."""
     fake.fault = lambda question, before: (500, {}) if before < 2 else None

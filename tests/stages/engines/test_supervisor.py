@@ -117,19 +117,18 @@ def test_a_server_that_is_never_ready_is_told_of_in_time(serve: Callable[..., tu
         server.wait_until(lambda: False, 0.5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stage_that_is_killed_leaves_no_server(
-    number: signal.Signals, stage_of: Callable[..., Any], tmp_path: Path
-) -> None:
-    """The server ignores SIGTERM here, so that its keeper has to wait and then to kill."""
-    stage = stage_of(STAGE, str(tmp_path / "pids"))
-    pids = pids_in(tmp_path / "pids")
-    stage.send_signal(number)
-    stage.wait(20)
+def test_a_stage_that_is_killed_leaves_no_server(stage_of: Callable[..., Any], tmp_path: Path) -> None:
+    """The servers ignore SIGTERM here, so that their keepers have to wait 10 s, both at once, and then to kill."""
+    stages = {number: stage_of(STAGE, str(tmp_path / number.name)) for number in (signal.SIGKILL, signal.SIGTERM)}
+    pids = {number: pids_in(tmp_path / number.name) for number in stages}
+    for number, stage in stages.items():
+        stage.send_signal(number)
+        stage.wait(20)
     started = time.monotonic()
-    assert until(lambda: not any(alive(pid) for pid in pids), 30)
-    assert until(lambda: not (tmp_path / "pids.scratch").exists())
-    print(f"{number.name}: all processes gone {time.monotonic() - started:.1f} s after the stage")
+    for number, its in pids.items():
+        assert until(lambda its=its: not any(alive(pid) for pid in its), 30), number.name  # type: ignore[misc]
+        assert until(lambda number=number: not (tmp_path / f"{number.name}.scratch").exists())  # type: ignore[misc]
+        print(f"{number.name}: all processes gone {time.monotonic() - started:.1f} s after the stage")
 
 
 @pytest.fixture

@@ -82,16 +82,6 @@ def test_the_maker_of_a_path_is_its_stage(job: Job, path: str, target: str) -> N
     assert job.maker_of(path) == target
 
 
-def test_the_store_is_shared_by_experiments(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("RIL_STORE", raising=False)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    assert job.store == tmp_path / ".ril"
-    monkeypatch.setenv("DVC_ROOT", "/main")
-    assert job.store == Path("/main/.ril")
-    monkeypatch.setenv("RIL_STORE", "/store")
-    assert job.store == Path("/store")
-
-
 def test_an_out_appears_whole_or_not_at_all(job: Job) -> None:
     with pytest.raises(FileNotFoundError), job.writing() as folder:
         (folder / "part").rename(folder / "nothing" / "part")

@@ -12,8 +12,7 @@ import pytest
 
 from flows.jobs import open_job
 from stages.config.params import load_params
-from stages.job.job import Job
-from stages.page.experiments import THIS, found
+from stages.page.experiments import THIS, Found, found
 from stages.page.gains import table
 
 SCORE = """
@@ -68,8 +67,9 @@ def run(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
     return call
 
 
-def job_in(project: Path) -> Job:
-    return open_job("report", None, project, load_params(project / "params.yaml"))
+def found_in(project: Path, summary: dict[str, Any]) -> Found:
+    job = open_job("report", None, project, load_params(project / "params.yaml"))
+    return found(job, summary, job.repository())
 
 
 def summary_in(project: Path) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def summary_in(project: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_every_experiment_of_dvc_is_there_once(run: Callable[..., str]) -> None:
     project = Path(run("git", "rev-parse", "--show-toplevel").strip())
-    alone = found(job_in(project), summary_in(project))
+    alone = found_in(project, summary_in(project))
     assert [one.name for one in alone.experiments] == [THIS]  # HEAD is this run
 
     run("dvc", "exp", "run", "--quiet", "--name", "high", "--set-param", "ril.learning_rate=1.0e-3")
-    applied = found(job_in(project), summary_in(project))
+    applied = found_in(project, summary_in(project))
     assert [(one.name, one.here) for one in applied.experiments] == [("high", True), ("HEAD", False)]
 
     run("git", "checkout", "--quiet", "--", ".")
@@ -91,7 +91,7 @@ def test_every_experiment_of_dvc_is_there_once(run: Callable[..., str]) -> None:
     commit = run("git", "rev-parse", "HEAD").strip()
     root = run("git", "commit-tree", "-m", "No report", run("git", "mktree").strip()).strip()
     run("git", "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/unfinished", root)
-    both = found(job_in(project), summary_in(project))
+    both = found_in(project, summary_in(project))
     assert both.left_out == 1
     assert [one.name for one in both.experiments] == [THIS, "other", "high"]
     this, other, high = both.experiments
@@ -115,7 +115,7 @@ def test_a_temporary_experiment_sees_those_of_the_checkout(
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.setenv("DVC_EXP_NAME", "tried")
     job = open_job("report", None, elsewhere, load_params(project / "params.yaml"))
-    seen = found(job, {"accuracy": 0.9})
+    seen = found(job, {"accuracy": 0.9}, job.repository())
     assert [(one.name, one.here) for one in seen.experiments] == [("tried", True), ("HEAD", False)]
 
 
@@ -126,7 +126,7 @@ def test_without_a_repository_this_run_stands_alone(
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     project = make_project({})
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
-    seen = found(job_in(project), {"accuracy": 0.5})
+    seen = found_in(project, {"accuracy": 0.5})
     assert [(one.name, one.here) for one in seen.experiments] == [(THIS, True)]
     assert seen.left_out == 0
     assert table(seen)[0]["relative"] is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.config.switches import PAPER
+from stages.config.objective import PAPER
 from stages.groups.response import STUDENT, Response
 from stages.policy.rewards import ScoredResponse, scaled_advantages, score_group, similarities
 

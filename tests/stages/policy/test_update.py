@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from stages.config.switches import PAPER, Objective
+from stages.config.objective import PAPER, Objective
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, packs
 from stages.groups.response import STUDENT, Response

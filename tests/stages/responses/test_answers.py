@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flows.environment import store_folder
 from flows.jobs import open_job
 from stages.config.build import Build
 from stages.config.params import load_params
@@ -136,7 +137,8 @@ def ask(job: Job, checkpoint: Path) -> Ask:
         sampling: Sampling = SAMPLING,
         share: float | None = None,
     ) -> list[list[str]]:
-        found = answers(job, Generation(checkpoint, sampling, n, draw), asked, "answers", engine, share)
+        now = replace(job, store=store_folder(job.root))  # a test may have set another one
+        found = answers(now, Generation(checkpoint, sampling, n, draw), asked, "answers", engine, share)
         return [[answer.text for answer in row] for row in found]
 
     return texts

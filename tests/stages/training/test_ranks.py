@@ -174,7 +174,9 @@ def runs(tiny: Callable[[str], Checkpoint], tmp_path_factory: pytest.TempPathFac
     """What was learned, by number of ranks and ZeRO stage."""
     folder, checkpoint = tmp_path_factory.mktemp("ranks"), tiny("qwen2_5_vl").folder
     found = {}
-    for count in dict.fromkeys(count for count, _ in RUNS):
+    for zero in (zero for count, zero in RUNS if count == 1):  # in this process: starting one takes 6 s
+        found[1, zero] = learned(open_checkpoint(checkpoint), zero, folder)
+    for count in dict.fromkeys(count for count, _ in RUNS if count > 1):
         stages = [zero for ranks, zero in RUNS if ranks == count]
         begun = time.monotonic()
         context = mp.spawn(rank_main, (count, stages, str(checkpoint), str(folder)), nprocs=count, join=False)

@@ -108,6 +108,28 @@ def test_other_parameters_do_not_resume(
     assert "training state of 1 runs with other parameters or inputs" in said
 
 
+@pytest.mark.parametrize(("text", "warned"), [("# words\n", False), ("_CODE = 1\n", True)])
+def test_changed_code_resumes_with_a_warning_and_changed_words_without(
+    text: str,
+    warned: bool,
+    training_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(training_project)
+    with monkeypatch.context() as patch:
+        stop_after(11, patch)
+        with pytest.raises(SystemExit):
+            Work("discriminator", None, training_project).run(Progress())
+    STOP.code = None
+    with (training_project / "stages" / "discriminator.py").open("a") as file:
+        file.write(text)
+    Work("discriminator", None, training_project).run(Progress())
+    said = capfd.readouterr().err
+    assert "goes on after step 11" in said
+    assert ("its code has changed since" in said) == warned
+
+
 def test_ril_fresh_forgets_and_a_half_written_checkpoint_does_not_count(
     training_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import json
 import lzma
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ def excused(rule: str, case: dict[str, Any]) -> bool:
     return rule == "vlmeval_grade" and case["reply"] == "nan"
 
 
-def disagreements(rule: str, answers: list[Any]) -> Iterator[tuple[dict[str, Any], Any, Any]]:
-    """Cases with the harness's answer and ours, where they differ; as they are found."""
-    told = ((case, theirs, ours(rule, case)) for case, theirs in zip(cases.cases(rule), answers, strict=True))
+def disagreements(
+    rule: str, made: Iterable[dict[str, Any]], answers: list[Any]
+) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """Cases of `made` with the harness's answer and ours, where they differ; as they are found."""
+    told = ((case, theirs, ours(rule, case)) for case, theirs in zip(made, answers, strict=True))
     return ((case, theirs, mine) for case, theirs, mine in told if theirs != mine and not excused(rule, case))
 
 
@@ -84,7 +86,7 @@ def main(environments: Path) -> int:
         subprocess.run(command, check=True, timeout=LIMIT)
         (HERE / "golden" / f"{harness}.jsonl.xz").write_bytes(lzma.compress(out.read_bytes(), preset=9))
         for rule, line in golden(harness).items():
-            differ, share = list(disagreements(rule, line["answers"])), parsed_share(line["answers"])
+            differ, share = list(disagreements(rule, cases.cases(rule), line["answers"])), parsed_share(line["answers"])
             wrong += bool(differ) or share < 0.7
             print(
                 f"{rule:30} {len(line['answers']):6} cases  {share:6.1%} parsed  {len(differ)} disagreements",

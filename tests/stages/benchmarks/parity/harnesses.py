@@ -301,7 +301,9 @@ def main(harness: str, out: Path, names: list[str]) -> None:
         for rule, answer in rules.items():
             if not names or rule in names:
                 answers = [answer(case) for case in grammar.cases(rule)]
-                handle.write(json.dumps({"rule": rule, "digest": grammar.digest(rule), "answers": answers}) + "\n")
+                handle.write(
+                    json.dumps({"rule": rule, "digest": grammar.digest(grammar.cases(rule)), "answers": answers}) + "\n"
+                )
 
 
 if __name__ == "__main__":

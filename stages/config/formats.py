@@ -1,0 +1,27 @@
+"""The formats in which questions are given: what `questions.kind` can name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format."""
+
+    title: str
+    reader: str | None  # the module of stages/corpora/formats that yields the rows; None: the stage draws them
+
+
+# A new format is an entry here and the module that it names, with a function `read`: see stages/corpora/source.py.
+FORMATS: Mapping[str, Format] = {
+    "world": Format("draws the tiny world", reader=None),
+    "llava": Format("reads LLaVA JSON with an image folder", reader="llava"),
+    "rows": Format("reads canonical parquet", reader="canonical"),
+}
+
+
+def check_format(name: str) -> str:
+    """`name`; ValueError with the known ones when no format is called so."""
+    if name not in FORMATS:
+        raise ValueError(f"no format has this name; known: {', '.join(FORMATS)}")
+    return name

@@ -1,0 +1,182 @@
+"""The student's objective: every switch of the loop with its final value."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.config.rewards import SILENT, RewardObjective
+from stages.config.switch import Choices, Departure, Switch, contradiction
+
+Normaliser = Literal["constant", "row"]
+Ratio = Literal["token", "sequence", "gspo"]
+Kl = Literal["k1", "k2", "k3", "full"]
+KlOnTeachers = Literal["same", "none", "k1", "k2", "k3", "full"]
+Correction = Literal["none", "truncate_token", "mask_token", "truncate_sequence", "mask_sequence"]
+
+
+@dataclass(frozen=True)
+class Objective(RewardObjective):
+    """Every switch with its final value; the defaults are the paper's RIL."""
+
+    loss_normaliser: Annotated[
+        Normaliser,
+        Field(description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length."),
+        Switch(
+            key="ril.loss_normaliser",
+            source="Eq. 2 in Dr.GRPO's form, arXiv 2503.20783",
+            presets={"grpo": "row", "gad": "row"},
+            departures=(
+                Departure(("row",), "GRPO's form, for comparison; it favours long wrong answers.", "arXiv 2503.20783"),
+            ),
+        ),
+    ] = "constant"
+    ratio: Annotated[
+        Ratio,
+        Field(
+            description="Ratio to the old student by token, by sequence (Eq. 2 literally), or its mean (GSPO); same at "
+            "mu = 1."
+        ),
+        Switch(
+            key="ril.ratio",
+            source="Eq. 2 by token, as Dr.GRPO has it: at the paper's mu = 1 all three have the same gradient",
+            departures=(
+                Departure(
+                    ("sequence",),
+                    "Eq. 2 as printed; it leaves the clip range at once for long answers where mu > 1.",
+                    "paper Eq. 2",
+                ),
+                Departure(("gspo",), "The geometric mean stays in range at mu > 1.", "arXiv 2507.18071"),
+            ),
+        ),
+    ] = "token"
+
+    @contradiction
+    def _refuse_mean_of_one_term(self, given: Choices) -> str | None:
+        """`ril.ratio: sequence` is one term an answer, `ril.loss_normaliser: row` a mean over tokens."""
+        if self.ratio != "sequence" or self.loss_normaliser != "row":
+            return None
+        return (
+            "ril.ratio is 'sequence', one term an answer, but ril.loss_normaliser is 'row', a mean over tokens; "
+            "set ril.loss_normaliser to constant, or ril.ratio to gspo"
+        )
+
+    clip_low: Annotated[
+        float,
+        Field(gt=0, lt=1, description="Clip range of the ratio (§4.2); idle at one inner update."),
+        Switch(key="ril.clip_epsilon", source="§4.2"),
+    ] = 0.2
+    clip_high: Annotated[
+        float,
+        Field(gt=0, description="Upper clip range where it is to be wider (DAPO: 0.28)."),
+        Switch(
+            key="ril.clip_epsilon_high",
+            source="§4.2",
+            like="ril.clip_epsilon",
+            departures=(
+                Departure(
+                    (), "A wider upper side (0.28) lets unlikely tokens grow at mu > 1.", "DAPO, arXiv 2503.14476"
+                ),
+            ),
+        ),
+    ] = 0.2
+
+    @contradiction
+    def _refuse_inverted_clip_range(self, given: Choices) -> str | None:
+        """`ril.clip_epsilon_high` is at least `ril.clip_epsilon`."""
+        if self.clip_high >= self.clip_low:
+            return None
+        return f"ril.clip_epsilon_high is {self.clip_high:g}, below ril.clip_epsilon ({self.clip_low:g}); raise it"
+
+    kl: Annotated[
+        Kl,
+        Field(description="How KL to the SFT student is estimated; `full` is exact and costs a second head product."),
+        Switch(
+            key="ril.kl",
+            source=SILENT,
+            departures=(
+                Departure(
+                    ("k1", "k2"),
+                    "k2 has KL's expected gradient; k1's expected gradient is zero, it is there to be compared with.",
+                    "Schulman's note",
+                ),
+                Departure(("full",), "Exact over the vocabulary, for the price of a second head product.", "derived"),
+            ),
+        ),
+    ] = "k3"
+    kl_on_teacher_rows: Annotated[
+        KlOnTeachers,
+        Field(
+            description="On teacher answers: the same, another estimate, or none. k3 is a penalty there, no estimate."
+        ),
+        Switch(
+            key="ril.kl_on_teacher_rows",
+            source=SILENT,
+            departures=(
+                Departure(
+                    ("none", "k1", "k2", "k3", "full"),
+                    "On tokens that the student did not draw k3 is no estimate of a KL and grows exponentially.",
+                    "derived",
+                ),
+            ),
+        ),
+    ] = "same"
+
+    @contradiction
+    def _refuse_kl_without_teachers(self, given: Choices) -> str | None:
+        """`ril.kl_on_teacher_rows` needs teacher answers."""
+        if self.kl_on_teacher_rows == "same" or self.teacher_rows != "none":
+            return None
+        return f"ril.kl_on_teacher_rows is {self.kl_on_teacher_rows!r}, but ril.teacher_rows is 'none'; set it to same"
+
+    @contradiction
+    def _refuse_estimate_without_kl(self, given: Choices) -> str | None:
+        """`ril.kl` and `ril.kl_on_teacher_rows` need a `ril.kl_weight` above 0."""
+        if given.values["ril.kl_weight"] > 0 or (self.kl == "k3" and self.kl_on_teacher_rows == "same"):
+            return None
+        return (
+            f"ril.kl is {self.kl!r} and ril.kl_on_teacher_rows {self.kl_on_teacher_rows!r}, but ril.kl_weight is 0; "
+            "raise it, or remove them"
+        )
+
+    rollout_correction: Annotated[
+        Correction,
+        Field(description="Weights that correct for what vLLM and the trainer see differently; student answers only."),
+        Switch(
+            key="ril.rollout_correction",
+            source=SILENT,
+            departures=(
+                Departure(
+                    ("truncate_token", "mask_token", "truncate_sequence", "mask_sequence"),
+                    "vLLM and the trainer disagree in the last digits; student rows only.",
+                    "TIS",
+                ),
+            ),
+        ),
+    ] = "none"
+    rollout_cap: Annotated[
+        float,
+        Field(gt=1, description="Where `rollout_correction` cuts a weight, or drops what is above."),
+        Switch(key="ril.rollout_cap", source=SILENT),
+    ] = 3.0
+
+    @contradiction
+    def _refuse_correction_at_temperature(self, given: Choices) -> str | None:
+        """`ril.rollout_correction` needs `ril.sampling.temperature: 1`, at which engines report log-probs."""
+        temperature = given.values["ril.sampling"].temperature
+        if self.rollout_correction == "none" or temperature == 1:
+            return None
+        return (
+            f"ril.rollout_correction is {self.rollout_correction!r}, but ril.sampling.temperature is {temperature:g} "
+            "and engines know log-probs at 1; set it to 1, or the correction to none"
+        )
+
+    @contradiction
+    def _refuse_cap_without_correction(self, given: Choices) -> str | None:
+        """`ril.rollout_cap` needs a `ril.rollout_correction`."""
+        if self.rollout_correction != "none" or self.rollout_cap == 3:
+            return None
+        return f"ril.rollout_cap is {self.rollout_cap:g}, but ril.rollout_correction is 'none'; remove it"
+
+
+PAPER = Objective()

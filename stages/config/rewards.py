@@ -1,0 +1,349 @@
+"""The switches of what an answer earns: which answers are in a group, how they are rewarded, against what baseline."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.config.discriminator import DiscriminatorObjective
+from stages.config.switch import Choices, Departure, Switch, contradiction
+
+TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
+AdvantageBaseline = Literal["joint", "per_source", "per_reward"]
+Scale = Literal["none", "group"]
+Similarity = Literal["binary", "soft", "ranked", "raw"]
+Gate = Literal["none", "when_correct"]
+ZeroVariance = Literal["keep", "drop"]
+Truncated = Literal["wrong", "masked", "as_judged"]
+FailedVerdicts = Literal["drop_row", "drop_group"]
+SILENT = "ours: the paper does not say"
+
+
+@dataclass(frozen=True)
+class RewardObjective(DiscriminatorObjective):
+    """How the answers to one question are rewarded, each switch with its final value."""
+
+    references: Annotated[
+        bool,
+        Field(description="Nothing is sampled: a group is the question's target, which counts as right."),
+        Switch(source="Alg. 2", presets={"sft": True}),
+    ] = False
+    teacher_rows: Annotated[
+        TeacherRows,
+        Field(
+            description="What teacher answers do to the student: trained on as its own (`as_student`, Eq. 2), with "
+            "LUFFY's ratio, by cross entropy, only where no student answer is right, or nothing."
+        ),
+        Switch(
+            key="ril.teacher_rows",
+            source="Eq. 2",
+            presets={"dr_grpo": "none", "grpo": "none", "gad": "none", "sft": "sft"},
+            departures=(
+                Departure(
+                    ("luffy",),
+                    "Teacher text is off-policy; p / (p + 0.1) in place of the ratio keeps entropy that naive mixing "
+                    "loses.",
+                    "arXiv 2504.14945",
+                ),
+                Departure(
+                    ("sft",),
+                    "Imitation has a separate weight (its share of the largest reward) and leaves the student's "
+                    "baseline alone.",
+                    "ms-swift CHORD",
+                ),
+                Departure(
+                    ("when_all_wrong",),
+                    "The paper's own motive for teacher answers is a student that is never right.",
+                    "paper §1",
+                ),
+                Departure(
+                    ("none",),
+                    "Teacher text in the gradient costs generalisation outside its domain.",
+                    "arXiv 2606.18216",
+                ),
+            ),
+        ),
+    ] = "as_student"
+
+    @contradiction
+    def _refuse_teachers_in_sft(self, given: Choices) -> str | None:
+        """`ril.objective: sft` learns from references alone."""
+        if not self.references or (self.teacher_rows == "sft" and self.answer_weight > 0):
+            return None
+        return (
+            "ril.objective is 'sft', which learns from references alone, but ril.teacher_rows is "
+            f"{self.teacher_rows!r} and ril.answer_weight {self.answer_weight:g}; remove them"
+        )
+
+    @contradiction
+    def _refuse_when_all_wrong_without_judge(self, given: Choices) -> str | None:
+        """`ril.teacher_rows: when_all_wrong` needs the judge."""
+        if self.teacher_rows != "when_all_wrong" or self.answer_weight > 0:
+            return None
+        return (
+            "ril.teacher_rows is 'when_all_wrong', but ril.answer_weight is 0, so that nothing is judged; "
+            "raise ril.answer_weight or set ril.teacher_rows to as_student"
+        )
+
+    teacher_weight: Annotated[
+        float,
+        Field(gt=0, description="Weight of teacher answers where `teacher_rows` is `sft`."),
+        Switch(key="ril.teacher_weight", source="ours: the paper has no such term"),
+    ] = 1.0
+
+    @contradiction
+    def _refuse_weight_without_sft(self, given: Choices) -> str | None:
+        """`ril.teacher_weight` needs `ril.teacher_rows: sft`."""
+        if self.teacher_rows == "sft" or self.teacher_weight == 1:
+            return None
+        return (
+            f"ril.teacher_weight is {self.teacher_weight:g}, but ril.teacher_rows is {self.teacher_rows!r}; remove it"
+        )
+
+    luffy_gamma: Annotated[
+        float,
+        Field(gt=0, description="gamma of LUFFY's ratio p / (p + gamma), where `teacher_rows` is `luffy`."),
+        Switch(key="ril.luffy_gamma", source="arXiv 2504.14945"),
+    ] = 0.1
+
+    @contradiction
+    def _refuse_gamma_without_luffy(self, given: Choices) -> str | None:
+        """`ril.luffy_gamma` needs `ril.teacher_rows: luffy`."""
+        if self.teacher_rows == "luffy" or self.luffy_gamma == 0.1:
+            return None
+        return (
+            f"ril.luffy_gamma is {self.luffy_gamma:g}, but ril.teacher_rows is {self.teacher_rows!r}, not 'luffy'; "
+            "remove it"
+        )
+
+    baseline: Annotated[
+        AdvantageBaseline,
+        Field(
+            description="What is subtracted from a reward: the mean of all 2G (Eq. 2), or of its source; or per reward "
+            "(GDPO)."
+        ),
+        Switch(
+            key="ril.baseline",
+            source="Eq. 2",
+            departures=(
+                Departure(
+                    ("per_source",),
+                    "Where the teachers are right, a right student answer is pushed down; against the mean of its own "
+                    "source it is not.",
+                    "derived",
+                ),
+                Departure(
+                    ("per_reward",),
+                    "The sum makes a wrong teacher-like answer equal to a right student-like one; here each reward is "
+                    "scaled separately first.",
+                    "arXiv 2601.05242",
+                ),
+            ),
+        ),
+    ] = "joint"
+
+    @contradiction
+    def _refuse_per_source_of_one(self, given: Choices) -> str | None:
+        """`ril.baseline: per_source` needs teacher answers in the group."""
+        if self.baseline != "per_source" or self.teacher_rows not in ("none", "sft"):
+            return None
+        return (
+            f"ril.baseline is 'per_source', but with ril.teacher_rows {self.teacher_rows!r} a group has student "
+            "answers only; set ril.baseline to joint"
+        )
+
+    @contradiction
+    def _refuse_per_reward_of_one(self, given: Choices) -> str | None:
+        """`ril.baseline: per_reward` needs both rewards."""
+        if self.baseline != "per_reward" or 0 not in (self.similarity_weight, self.answer_weight):
+            return None
+        return (
+            "ril.baseline is 'per_reward', but ril.similarity_weight or ril.answer_weight is 0; set ril.baseline "
+            "to joint"
+        )
+
+    scale_rewards: Annotated[
+        Scale,
+        Field(description="`group` divides advantages by the group's standard deviation (GRPO)."),
+        Switch(
+            key="ril.scale_rewards",
+            source="Eq. 2",
+            presets={"grpo": "group", "gad": "group"},
+            departures=(
+                Departure(
+                    ("group",), "GRPO's form, for comparison; it favours easy and hard questions.", "arXiv 2402.03300"
+                ),
+            ),
+        ),
+    ] = "none"
+
+    @contradiction
+    def _refuse_scaling_twice(self, given: Choices) -> str | None:
+        """`ril.baseline: per_reward` scales reward by reward, so `ril.scale_rewards` is not given with it."""
+        if self.baseline != "per_reward" or "ril.scale_rewards" not in given.written:
+            return None
+        return (
+            f"ril.scale_rewards is {self.scale_rewards!r}, but ril.baseline 'per_reward' scales reward by reward; "
+            "remove it"
+        )
+
+    similarity: Annotated[
+        Similarity,
+        Field(description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit."),
+        Switch(
+            key="ril.similarity",
+            source="§3.3",
+            presets={"gad": "raw"},
+            departures=(
+                Departure(
+                    ("soft",),
+                    "1 - D ranks answers where the binary reward is the same for all.",
+                    "paper Fig. 6 (worse there)",
+                ),
+                Departure(
+                    ("ranked",), "The rank in the group keeps that order without the scale of D.", "arXiv 2512.22238"
+                ),
+                Departure(("raw",), "GAD's reward.", "arXiv 2511.10643"),
+            ),
+        ),
+    ] = "binary"
+
+    @contradiction
+    def _refuse_unbounded_weight(self, given: Choices) -> str | None:
+        """`ril.teacher_rows: sft` weighs by reward, and `ril.similarity: raw` has no bounds."""
+        if self.teacher_rows != "sft" or self.similarity != "raw":
+            return None
+        return (
+            "ril.teacher_rows is 'sft', which weighs by reward, but ril.similarity 'raw' has no bounds; set it to soft"
+        )
+
+    similarity_weight: Annotated[
+        float,
+        Field(ge=0, description="Weight of the similarity reward."),
+        Switch(
+            key="ril.similarity_weight",
+            source="§3.3",
+            presets={"dr_grpo": 0.0, "grpo": 0.0, "sft": 0.0},
+            departures=(Departure((), "Style should weigh less than truth.", "derived"),),
+        ),
+    ] = 1.0
+    answer_weight: Annotated[
+        float,
+        Field(ge=0, description="Weight of the judge's verdict; 0 leaves the judge out."),
+        Switch(
+            key="ril.answer_weight",
+            source="§3.3",
+            presets={"gad": 0.0},
+            departures=(Departure((), "Truth should weigh more than style.", "derived"),),
+        ),
+    ] = 1.0
+
+    @contradiction
+    def _refuse_similarity_without_discriminator(self, given: Choices) -> str | None:
+        """`ril.similarity_weight` above 0 needs a discriminator."""
+        if self.similarity_weight == 0 or self.discriminated:
+            return None
+        return (
+            f"ril.similarity_weight is {self.similarity_weight:g}, but ril.objective {given.values['ril.objective']!r} "
+            "with discriminator.update 'none' has no discriminator; set ril.similarity_weight to 0, or ril.objective "
+            "to 'dr_grpo' (Table 5d, none)"
+        )
+
+    @contradiction
+    def _refuse_unused_discriminator(self, given: Choices) -> str | None:
+        """A discriminator needs a `ril.similarity_weight` above 0."""
+        if self.similarity_weight > 0 or not self.discriminated:
+            return None
+        return (
+            f"ril.similarity_weight is 0, but discriminator.update is {self.discriminator_update!r}: it would be "
+            "trained for nothing; set discriminator.update to none"
+        )
+
+    @contradiction
+    def _refuse_no_reward(self, given: Choices) -> str | None:
+        """One of the two rewards counts."""
+        if self.similarity_weight > 0 or self.answer_weight > 0:
+            return None
+        return "ril.answer_weight is 0 and ril.similarity_weight too: nothing is rewarded; raise one of them"
+
+    similarity_gate: Annotated[
+        Gate,
+        Field(
+            description="`when_correct` counts similarity for right answers only, so that style alone earns nothing."
+        ),
+        Switch(
+            key="ril.similarity_gate",
+            source="§3.3",
+            departures=(
+                Departure(
+                    ("when_correct",), "Style alone should earn nothing; at tiny scale it learned faster.", "own trials"
+                ),
+            ),
+        ),
+    ] = "none"
+
+    @contradiction
+    def _refuse_kind_without_similarity(self, given: Choices) -> str | None:
+        """`ril.similarity` and `ril.similarity_gate` need a `ril.similarity_weight` above 0."""
+        if self.similarity_weight > 0 or (self.similarity_gate == "none" and "ril.similarity" not in given.written):
+            return None
+        return (
+            f"ril.similarity_gate is {self.similarity_gate!r} and ril.similarity {self.similarity!r}, but "
+            "ril.similarity_weight is 0; raise it, or remove them"
+        )
+
+    @contradiction
+    def _refuse_gate_without_judge(self, given: Choices) -> str | None:
+        """`ril.similarity_gate: when_correct` needs the judge."""
+        if self.similarity_gate != "when_correct" or self.answer_weight > 0:
+            return None
+        return (
+            "ril.similarity_gate is 'when_correct', but ril.answer_weight is 0, so that nothing is judged; "
+            "raise ril.answer_weight or set ril.similarity_gate to none"
+        )
+
+    zero_variance: Annotated[
+        ZeroVariance,
+        Field(description="Groups whose rewards are all equal: kept for the KL term, or left out (DAPO)."),
+        Switch(
+            key="ril.zero_variance",
+            source=SILENT,
+            departures=(
+                Departure(
+                    ("drop",), "Groups with equal rewards have no policy term, only KL.", "DAPO, arXiv 2503.14476"
+                ),
+            ),
+        ),
+    ] = "keep"
+    truncated: Annotated[
+        Truncated,
+        Field(description="Answers cut at max_tokens: no answer reward, also out of the loss (DAPO), or as judged."),
+        Switch(
+            key="ril.truncated",
+            source=SILENT,
+            departures=(
+                Departure(
+                    ("masked",),
+                    "A cut answer says nothing about its end; it leaves the loss and stays in the mean.",
+                    "DAPO, arXiv 2503.14476",
+                ),
+                Departure(("as_judged",), "The judge may find the answer before the cut.", "derived"),
+            ),
+        ),
+    ] = "wrong"
+    failed_verdicts: Annotated[
+        FailedVerdicts,
+        Field(
+            description="An answer without verdict leaves its group, or takes the group with it; it is never a zero."
+        ),
+        Switch(
+            key="ril.failed_verdicts",
+            source=SILENT,
+            departures=(Departure(("drop_group",), "A mean over fewer rows is noisier.", "derived"),),
+        ),
+    ] = "drop_row"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge's verdict is part of the reward."""
+        return self.answer_weight > 0 and not self.references

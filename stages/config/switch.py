@@ -1,0 +1,143 @@
+"""Switches: where a run can depart from the paper.
+
+A switch is declared once, as a field of a frozen dataclass: name, type and default, with its help, bounds and `Switch`
+in the annotation. The key of `params.yaml` and its form (`add_switches`), the final value (`resolve_switches`) and
+docs/objectives.md (`flows.objectives`) are made from that field. A rule that refuses contradicting values is a method
+of the same dataclass, beside the switches that it is about (`contradiction`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from stages.config.baselines import ObjectiveName
+from stages.config.block import Block
+
+B = TypeVar("B", bound=Block)
+O = TypeVar("O")  # noqa: E741 - a dataclass of switches
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Values other than the default, why a run would use them, and where they come from."""
+
+    values: tuple[Any, ...]  # empty: any other value
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What a switch declares beside name, type, bounds and default."""
+
+    source: str  # where the default comes from: a section of the paper, or what else where the paper does not say
+    departures: tuple[Departure, ...] = ()
+    key: str | None = None  # in params.yaml, of a switch that is resolved; None: only objectives set it
+    presets: Mapping[ObjectiveName, Any] = field(default_factory=dict)  # what objectives give it
+    like: str | None = None  # key of the switch whose value it has when neither its own key nor the objective gives one
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One switch of a dataclass, as declared."""
+
+    name: str
+    type: Any
+    default: Any
+    info: FieldInfo  # help and bounds
+    switch: Switch
+
+    @property
+    def optional(self) -> bool:
+        """Whether its key may be left out or null, because something else gives the value then."""
+        return bool(self.switch.presets) or self.switch.like is not None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What params.yaml says, before the objective adds its values."""
+
+    values: Mapping[str, Any]  # by key, such as "ril.similarity"; defaults included
+    written: frozenset[str]  # the keys that stand in the file
+
+
+def read_choices(**blocks: Block) -> Choices:
+    """The values of these blocks of params.yaml, which are given by name."""
+    values = {
+        f"{block}.{key}": getattr(given, key) for block, given in blocks.items() for key in type(given).model_fields
+    }
+    return Choices(
+        values, frozenset(f"{block}.{key}" for block, given in blocks.items() for key in given.model_fields_set)
+    )
+
+
+def list_switches(kind: type) -> dict[str, Declaration]:
+    """The switches that the dataclass `kind` declares, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
+    for one in fields(kind):
+        annotation, *about = get_args(hints[one.name])
+        switch = next(part for part in about if isinstance(part, Switch))
+        info = next(part for part in about if isinstance(part, FieldInfo))
+        found[one.name] = Declaration(one.name, annotation, one.default, info, switch)
+    return found
+
+
+def add_switches(block: str, kind: type) -> Callable[[type[B]], type[B]]:
+    """A decorator that gives a block of params.yaml the keys of all switches of `kind` that lie in `block`.
+
+    Type checkers do not see these keys: an unresolved value must not be used. `resolve_switches` gives the final ones.
+    """
+
+    def add(base: type[B]) -> type[B]:
+        keys: dict[str, Any] = {}
+        for one in list_switches(kind).values():
+            place, _, key = (one.switch.key or "").partition(".")
+            if place == block:
+                keys[key] = _field(one)
+        return create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **keys)
+
+    return add
+
+
+def _field(one: Declaration) -> tuple[Any, Any]:
+    if not one.optional:
+        return Annotated[one.type, one.info, one.switch], one.default
+    fallback = "what `ril.objective` has" if one.switch.presets else f"as `{one.switch.like}`"
+    text = Field(description=f"{one.info.description} Without it: {fallback}.")
+    return Annotated[one.type | None, one.info, text, one.switch], None
+
+
+def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Choices) -> O:
+    """A `kind` with the final value of every switch: as params.yaml says, else as the objective, else the default."""
+    values: dict[str, Any] = {}
+    by_key: dict[str | None, Any] = {}
+    for name, one in list_switches(kind).items():  # type: ignore[arg-type]
+        value = given.values[one.switch.key] if one.switch.key else None
+        if value is None:
+            value = one.switch.presets.get(objective)
+        if value is None:
+            value = by_key[one.switch.like] if one.switch.like else one.default
+        values[name] = by_key[one.switch.key] = value
+    return kind(**values)
+
+
+def contradiction(rule: Callable[[O, Choices], str | None]) -> Callable[[O, Choices], str | None]:
+    """Marks a method that returns one line, with key, value and remedy, for values that contradict; else None."""
+    rule.is_contradiction = True  # type: ignore[attr-defined]
+    return rule
+
+
+def list_contradictions(kind: type) -> Iterator[Callable[[Any, Choices], str | None]]:
+    """The rules of `kind` in the order of their declaration, those of its bases first."""
+    for part in reversed(kind.__mro__):
+        yield from (rule for rule in vars(part).values() if getattr(rule, "is_contradiction", False))
+
+
+def find_contradiction(resolved: object, given: Choices) -> str | None:
+    """The line of the first rule that refuses the values; None when all agree."""
+    lines = (rule(resolved, given) for rule in list_contradictions(type(resolved)))
+    return next((line for line in lines if line), None)

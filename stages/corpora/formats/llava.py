@@ -1,0 +1,52 @@
+"""LLaVA JSON: a list of conversations, and a folder from which their image paths start."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stages.config.questions import Questions
+from stages.corpora.rows import canonical_row
+from stages.corpora.source import Canonical, SourceRow
+
+ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+
+
+def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
+    """The conversations of the file `questions.path`, images from `questions.images`.
+
+    Raises FileNotFoundError without that folder, ValueError for a file that is no JSON list.
+    """
+    path, images = root / questions.path, root / questions.images
+    if not images.is_dir():
+        raise FileNotFoundError(f"questions.images is {questions.images!r}: no such folder")
+    for number, row in enumerate(_json_rows(path)):
+        name = str(row.get("id", number)) if isinstance(row, dict) else f"row {number}"
+        yield SourceRow(name, partial(_canonical, name, row, images, path.name))
+
+
+def _json_rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"questions.path {path} is no JSON file: {error}") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"questions.path {path}: expected a list of questions, found {type(rows).__name__}")
+    return rows
+
+
+def _canonical(name: str, row: dict[str, Any], images: Path, source: str) -> Canonical:
+    paths = row.get("image") or []
+    files = [_inside(images, file) for file in ([paths] if isinstance(paths, str) else paths)]
+    turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]
+    answer = turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else None
+    return canonical_row(name, [file.read_bytes() for file in files], turns, answer, source, "open")
+
+
+def _inside(images: Path, file: str) -> Path:
+    """The image's path. One outside the folder would change without DVC noticing."""
+    path = images / file
+    if not path.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"image {file!r} is outside the folder {images}; only that folder is watched")
+    return path
