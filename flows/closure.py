@@ -25,9 +25,9 @@ from typing import TypeGuard
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]  # the code that is running
-OURS = ("stages", "flows", "studies")
-TINY = Path("stages", "tiny")  # watched where parameters ask for it
-_MODULE = re.compile(rf"({'|'.join(OURS)})(\.\w+)+")
+OWN_PACKAGES = ("stages", "flows", "studies")
+TINY_PART = Path("stages", "tiny")  # watched where parameters ask for it
+_MODULE = re.compile(rf"({'|'.join(OWN_PACKAGES)})(\.\w+)+")
 
 
 class ComputedImport(ValueError):
@@ -50,7 +50,7 @@ def find_reached_files(root: Path, module: str) -> set[Path]:
     Raises ComputedImport.
     """
     found: set[Path] = set()
-    waiting = sorted(_files_of(root, module, whole=False))
+    waiting = sorted(_find_files(root, module, whole=False))
     while waiting:
         file = waiting.pop()
         if file not in found:
@@ -70,7 +70,7 @@ def find_named_files(root: Path, file: Path) -> set[Path]:
     files: set[Path] = set()
     packages = 0
     for name, whole in named.modules:
-        reached = _files_of(root, name, whole)
+        reached = _find_files(root, name, whole)
         packages += whole and _is_package(root, name)
         files |= reached
     if named.computed and not packages:
@@ -79,7 +79,7 @@ def find_named_files(root: Path, file: Path) -> set[Path]:
             "import the package that holds these modules as well (from stages.x import package)"
         )
     if named.own_folder:
-        files |= set(_data_beside(root, file))
+        files |= set(_find_data_beside(root, file))
         files |= {path for name in named.literals if (root / (path := file.with_name(name))).is_file()}
     return files
 
@@ -89,7 +89,7 @@ def _read_names(root: Path, file: Path, mtime_ns: int, length: int) -> _Named:
     """Reads `file`; the stamp of the file is part of the key, so that an edit is read anew."""
     modules: dict[tuple[str, bool], None] = {}
     own_folder, literals, computed = False, set[str](), None
-    for node in _running_nodes(ast.parse((root / file).read_bytes(), str(file))):
+    for node in _iter_running_nodes(ast.parse((root / file).read_bytes(), str(file))):
         match node:
             case ast.Import(names=aliases):
                 modules |= dict.fromkeys((alias.name, True) for alias in aliases)
@@ -110,11 +110,11 @@ def _read_names(root: Path, file: Path, mtime_ns: int, length: int) -> _Named:
                     computed = node.lineno
             case _:
                 pass
-    ours = tuple((name, whole) for name, whole in modules if name.split(".")[0] in OURS)
+    ours = tuple((name, whole) for name, whole in modules if name.split(".")[0] in OWN_PACKAGES)
     return _Named(ours, own_folder, frozenset(literals), computed)
 
 
-def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+def _iter_running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those that only type checkers read."""
     waiting = [tree]
     while waiting:
@@ -133,9 +133,9 @@ def is_for_types(node: ast.AST) -> TypeGuard[ast.If]:
             return False
 
 
-def _files_of(root: Path, name: str, whole: bool) -> set[Path]:
+def _find_files(root: Path, name: str, whole: bool) -> set[Path]:
     """The file of module `name` and the `__init__` files above it; of a package, if `whole`, all its modules."""
-    file = _file(root, name)
+    file = _find_file(root, name)
     if file is None:
         return set()
     found = {Path(*file.parts[:depth], "__init__.py") for depth in range(1, len(file.parts))}
@@ -149,7 +149,7 @@ def _is_package(root: Path, name: str) -> bool:
     return (root / Path(*name.split(".")) / "__init__.py").is_file()
 
 
-def _file(root: Path, name: str) -> Path | None:
+def _find_file(root: Path, name: str) -> Path | None:
     path = Path(*name.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if (root / file).is_file():
@@ -157,26 +157,26 @@ def _file(root: Path, name: str) -> Path | None:
     return None
 
 
-def _data_beside(root: Path, file: Path) -> Iterator[Path]:
+def _find_data_beside(root: Path, file: Path) -> Iterator[Path]:
     """Files other than Python in the folder of `file` and in those below it that are no packages."""
     waiting = [(root / file).parent]
     while waiting:
-        for path in _visible(waiting.pop()):
+        for path in _iter_visible(waiting.pop()):
             if path.is_dir() and not (path / "__init__.py").is_file():
                 waiting.append(path)
             elif path.is_file() and path.suffix != ".py":
                 yield path.relative_to(root)
 
 
-def _visible(folder: Path) -> Iterator[Path]:
+def _iter_visible(folder: Path) -> Iterator[Path]:
     """What Python and editors leave behind is left out."""
     return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__pycache__")
 
 
-def _all_files(folder: Path) -> Iterator[Path]:
-    for path in _visible(folder):
+def _iter_files(folder: Path) -> Iterator[Path]:
+    for path in _iter_visible(folder):
         if path.is_dir():
-            yield from _all_files(path)
+            yield from _iter_files(path)
         else:
             yield path
 
@@ -188,7 +188,7 @@ def list_dependencies(root: Path, module: str) -> list[str]:
     for file in reached:
         place = file
         for folder in list(file.parents)[:-2]:  # below stages/, flows/
-            inside = {path.relative_to(root) for path in _all_files(root / folder)}
+            inside = {path.relative_to(root) for path in _iter_files(root / folder)}
             if {path for path in inside if not is_empty(root, path)} <= reached:
                 place = folder
         if place != file or not is_empty(root, file):
@@ -211,13 +211,13 @@ def list_code_dependencies(root: Path, stage: str) -> list[str]:
     a real run stale.
     """
     found = list_dependencies(root, f"stages.{stage}")
-    return [path for path in found if not Path(path).is_relative_to(TINY)]
+    return [path for path in found if not Path(path).is_relative_to(TINY_PART)]
 
 
 def find_unlisted_files(root: Path, stage: str) -> list[str]:
     """Files that `stage` reaches and that dvc.yaml does not list for it, neither themselves nor by a folder."""
     declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    listed = [*declared.get("do", declared)["deps"], TINY]
+    listed = [*declared.get("do", declared)["deps"], TINY_PART]
     files = sorted(find_reached_files(root, f"stages.{stage}"))
     bare = [file for file in files if not any(file.is_relative_to(path) for path in listed)]
     return [str(file) for file in bare if not is_empty(root, file)]

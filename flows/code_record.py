@@ -15,9 +15,9 @@ from pathlib import Path
 
 from flows.closure import find_reached_files, list_code_dependencies
 from flows.digest import Code, compare_code, digest_files, hash_code
-from flows.lockfile import combine_md5s, hash_md5, read_ignored_names, walk_files
+from flows.lockfile import combine_md5s, read_ignored_names, walk_files
 from stages.job.files import read_json, write_json, write_text
-from stages.job.hashes import hash_json
+from stages.job.hashes import hash_json, hash_md5
 
 CODE = "stages"  # below this folder dependencies are code; anything else is data
 _RECORD, _ACCEPTED = "code.json", "accepted.json"
@@ -60,7 +60,7 @@ class WatchedCode:
         """Hash of what the code says; comments, docstrings and help texts change nothing."""
         return hash_code(self.code)
 
-    def moved(self) -> list[str]:
+    def find_changes(self) -> list[str]:
         """Definitions that are no longer as they were when this was made, as file::name."""
         try:
             now = self._read()
@@ -78,18 +78,18 @@ class WatchedCode:
         return CodeRecord(watched, self.code)
 
 
-def write_record(record: CodeRecord, reports: Path, store: Path) -> None:
+def write_code_record(record: CodeRecord, reports: Path, store: Path) -> None:
     """Writes code.json into the folder `reports` of a stage, and a copy of it into the store."""
-    write_text(reports / _RECORD, _as_text(record))
+    write_text(reports / _RECORD, _format_record(record))
     keep_copy(record, store)
 
 
 def keep_copy(record: CodeRecord, store: Path) -> None:
     """Writes a record into the store alone."""
-    write_text(_copy(store, record.watched), _as_text(record))
+    write_text(_copy(store, record.watched), _format_record(record))
 
 
-def _as_text(record: CodeRecord) -> str:
+def _format_record(record: CodeRecord) -> str:
     """JSON with one line a file: 30 kB for the loop, and a diff of Git shows which files changed."""
     parts = []
     for name, rows in {"code": record.code, "watched": record.watched}.items():
@@ -98,10 +98,10 @@ def _as_text(record: CodeRecord) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def read_record(reports: Path, store: Path, locked: Mapping[str, str]) -> CodeRecord | None:
+def read_code_record(reports: Path, store: Path, locked: Mapping[str, str]) -> CodeRecord | None:
     """The record of the result whose code dvc.lock knows by the md5s `locked`; None when there is none.
 
-    Raises ValueError for a file that is not what `write_record` writes.
+    Raises ValueError for a file that is not what `write_code_record` writes.
     """
     for path in (reports / _RECORD, _copy(store, locked)):
         if path.is_file():

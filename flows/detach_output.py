@@ -9,7 +9,7 @@ import threading
 _LAST_SECONDS = 5.0  # for what is on its way when the process ends
 
 
-def outlast_readers() -> None:
+def detach_output() -> None:
     """From now on what this process writes to standard output and error arrives as before, and is dropped once nobody
     reads it.
 
@@ -21,12 +21,12 @@ def outlast_readers() -> None:
         reading, writing = os.pipe()
         os.dup2(writing, descriptor)
         os.close(writing)
-        carrier = threading.Thread(target=_carry, args=(reading, given), daemon=True, name=f"output {descriptor}")
+        carrier = threading.Thread(target=_copy_output, args=(reading, given), daemon=True, name=f"output {descriptor}")
         carrier.start()
-        atexit.register(_end, descriptor, given, carrier)
+        atexit.register(_restore_output, descriptor, given, carrier)
 
 
-def _carry(reading: int, given: int) -> None:
+def _copy_output(reading: int, given: int) -> None:
     """Copies until the last writer has closed."""
     heard = True
     while data := os.read(reading, 65536):
@@ -37,7 +37,7 @@ def _carry(reading: int, given: int) -> None:
                 heard = False
 
 
-def _end(descriptor: int, given: int, carrier: threading.Thread) -> None:
+def _restore_output(descriptor: int, given: int, carrier: threading.Thread) -> None:
     """Gives the descriptor back, which closes the pipe, and waits for what is in it."""
     with contextlib.suppress(BrokenPipeError):
         (sys.stdout if descriptor == 1 else sys.stderr).flush()

@@ -1,7 +1,7 @@
 """What a file of code says, without its words: one short hash a function, method or module-level statement.
 
-Words are what can be edited without changing a result: comments, formatting, docstrings, help texts (`WORDS`), the
-order of imports, imports for type checkers. Two files with equal definitions compute the same.
+Words are what can be edited without changing a result: comments, formatting, docstrings, help texts (`HELP_ARGUMENTS`),
+the order of imports, imports for type checkers. Two files with equal definitions compute the same.
 Texts of errors, prompts and log lines are no words: they reach rejects, models and reports.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from flows.closure import is_for_types
 from stages.job.hashes import hash_json
 
-WORDS: Mapping[str, frozenset[str]] = {  # keyword arguments that are help texts, by the name of what is called
+HELP_ARGUMENTS: Mapping[str, frozenset[str]] = {  # keyword arguments that are help texts, by the name of what is called
     "Field": frozenset({"description", "title"}),
     "Option": frozenset({"help"}),
     "Argument": frozenset({"help"}),
@@ -34,7 +34,7 @@ Code = Mapping[str, Definitions]  # by file
 
 
 @dataclass(frozen=True, order=True)
-class Change:
+class CodeChange:
     """One definition that is not as it was."""
 
     file: str
@@ -72,52 +72,55 @@ def hash_code(code: Code) -> str:
 def digest_file(content: bytes, file: str = "module.py") -> Definitions:
     """The definitions in the content of one file. Raises SyntaxError when it is Python that can't be read."""
     if not file.endswith(".py"):
-        return {"": _short([hashlib.sha256(content).hexdigest()])}
-    named = list(_named(ast.parse(content, file).body, ""))
+        return {"": _hash_texts([hashlib.sha256(content).hexdigest()])}
+    named = list(_iter_statements(ast.parse(content, file).body, ""))
     texts: dict[str, list[str]] = {}
     for name, text in named:
         texts.setdefault(name, []).append(text)
-    found = {name: _short(sorted(set(text)) if name == IMPORTS else text) for name, text in texts.items()}
+    found = {name: _hash_texts(sorted(set(text)) if name == IMPORTS else text) for name, text in texts.items()}
     order = [name for name, text in named if not text.startswith(_MOVABLE)]
-    return {**found, ORDER: _short(order)} if len(order) > 1 else found
+    return {**found, ORDER: _hash_texts(order)} if len(order) > 1 else found
 
 
-def compare_code(before: Code, now: Code) -> list[Change]:
+def compare_code(before: Code, now: Code) -> list[CodeChange]:
     """What differs between two states of code, sorted."""
-    found: list[Change] = []
+    found: list[CodeChange] = []
     for file in before.keys() ^ now.keys():
-        found.append(Change(file, "", "added" if file in now else "removed"))
+        found.append(CodeChange(file, "", "added" if file in now else "removed"))
     for file in before.keys() & now.keys():
         old, new = before[file], now[file]
         names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
         for name in names - {ORDER} or names:  # what comes or goes changes the order as well
             what = "added" if name not in old else "removed" if name not in new else "changed"
-            found.append(Change(file, name, what))
+            found.append(CodeChange(file, name, what))
     return sorted(found)
 
 
-def _named(body: Sequence[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
+def _iter_statements(body: Sequence[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
     """(name, canonical text) of each statement that is no word; of a class its methods, and the rest of it."""
     for node in body:
         match node:
             case _ if _is_word(node):
                 continue
             case ast.If() if is_for_types(node):
-                yield from _named(node.orelse, prefix)
+                yield from _iter_statements(node.orelse, prefix)
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
                 for alias in aliases:
-                    yield prefix or IMPORTS, f"{_IMPORT}{_text(node, without=('names',))} {_text(alias)}"
+                    yield (
+                        prefix or IMPORTS,
+                        f"{_IMPORT}{_canonical_text(node, without=('names',))} {_canonical_text(alias)}",
+                    )
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                yield f"{prefix}.{name}" if prefix else name, _text(node)
+                yield f"{prefix}.{name}" if prefix else name, _canonical_text(node)
             case ast.ClassDef(name=name):
                 own = f"{prefix}.{name}" if prefix else name
-                yield own, _text(node, without=("body",))
-                yield from _named(node.body, own)
+                yield own, _canonical_text(node, without=("body",))
+                yield from _iter_statements(node.body, own)
             case _:
-                yield prefix or ", ".join(_bound(node)) or REST, _text(node)
+                yield prefix or ", ".join(_list_bound_names(node)) or REST, _canonical_text(node)
 
 
-def _bound(node: ast.stmt) -> list[str]:
+def _list_bound_names(node: ast.stmt) -> list[str]:
     """Names that a module-level assignment binds."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [one.id for target in targets if target for one in ast.walk(target) if isinstance(one, ast.Name)]
@@ -132,7 +135,7 @@ def _is_word(node: ast.stmt) -> bool:
             return False
 
 
-def _text(node: Any, without: Sequence[str] = ()) -> str:
+def _canonical_text(node: Any, without: Sequence[str] = ()) -> str:
     """Canonical text of a part of a syntax tree, without places in the file and without words.
 
     Empty fields are left out, so that a Python version that adds a field gives the same text.
@@ -143,25 +146,27 @@ def _text(node: Any, without: Sequence[str] = ()) -> str:
         case ast.AST():
             kept = {name: value for name, value in ast.iter_fields(node) if name not in without}
             if isinstance(node, ast.Call):
-                kept["keywords"] = [one for one in node.keywords if one.arg not in _words_of(node.func)]
+                kept["keywords"] = [one for one in node.keywords if one.arg not in _list_help_arguments(node.func)]
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and "body" in kept:
                 kept["body"] = [one for one in node.body if not _is_word(one)]
-            inner = (f"{name}={_text(value)}" for name, value in kept.items() if value is not None and value != [])
+            inner = (
+                f"{name}={_canonical_text(value)}" for name, value in kept.items() if value is not None and value != []
+            )
             return f"{type(node).__name__}({', '.join(inner)})"
         case list():
-            return f"[{', '.join(map(_text, node))}]"
+            return f"[{', '.join(map(_canonical_text, node))}]"
         case _:
             return repr(node)
 
 
-def _words_of(called: ast.expr) -> frozenset[str]:
+def _list_help_arguments(called: ast.expr) -> frozenset[str]:
     """Names of the keyword arguments that are help texts where `called` is called."""
     match called:
         case ast.Name(id=name) | ast.Attribute(attr=name):
-            return WORDS.get(name, frozenset())
+            return HELP_ARGUMENTS.get(name, frozenset())
         case _:
             return frozenset()
 
 
-def _short(texts: Iterable[str]) -> str:
+def _hash_texts(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:_DIGITS]

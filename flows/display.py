@@ -38,7 +38,7 @@ class FlowProgress(Progress):
         else:
             super().say(text)
 
-    def advanced(self, description: str, count: int, total: int | None) -> None:
+    def on_advance(self, description: str, count: int, total: int | None) -> None:
         """Moves the bar in the UI, at most every few seconds and at the end."""
         now = time.monotonic()
         soon = now - self._updated.get(description, float("-inf")) < _UPDATE_SECONDS
@@ -47,27 +47,27 @@ class FlowProgress(Progress):
         self._updated[description] = now
         self._tell(lambda: self._move(description, 100.0 * min(count / total, 1.0)))
 
-    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def show_table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table on the console and as an artifact."""
-        super().table(title, rows)
+        super().show_table(title, rows)
         if self._connected and rows:
-            cells = [{key: _plain(value) for key, value in row.items()} for row in rows]
-            self._tell(lambda: create_table_artifact(table=cells, key=_key(title), description=title))
+            cells = [{key: _simplify(value) for key, value in row.items()} for row in rows]
+            self._tell(lambda: create_table_artifact(table=cells, key=_make_key(title), description=title))
 
-    def latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def show_latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """The newest rows as one table that changes in place, at most every half minute."""
         now = time.monotonic()
         if not self._connected or not rows or now - self._updated.get(title, float("-inf")) < _LATEST_SECONDS:
             return
         self._updated[title] = now
-        self._tell(lambda: self._replace(title, _by_step(rows)))
+        self._tell(lambda: self._replace(title, _transpose_steps(rows)))
 
     def _replace(self, title: str, cells: list[dict[str, Any]]) -> None:
         if title in self._tables:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self._tables[title], ArtifactUpdate(data=json.dumps(cells)))
             return
-        artifact = create_table_artifact(table=cells, key=_key(title), description=title)
+        artifact = create_table_artifact(table=cells, key=_make_key(title), description=title)
         if isinstance(artifact, UUID):
             self._tables[title] = artifact
 
@@ -75,7 +75,7 @@ class FlowProgress(Progress):
         if description in self._bars:
             update_progress_artifact(artifact_id=self._bars[description], progress=percent)
             return
-        artifact = create_progress_artifact(progress=percent, key=_key(description), description=description)
+        artifact = create_progress_artifact(progress=percent, key=_make_key(description), description=description)
         if isinstance(artifact, UUID):
             self._bars[description] = artifact
 
@@ -96,21 +96,21 @@ def mute_prefect() -> None:
             logger.setLevel(logging.CRITICAL + 1)
 
 
-def _key(text: str) -> str:
+def _make_key(text: str) -> str:
     """A key that Prefect accepts: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "progress"
 
 
-def _by_step(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _transpose_steps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Numbers by step with a line for each, so that many fit on a page; rows with texts stay as they are."""
-    cells = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    cells = [{key: _simplify(value) for key, value in row.items()} for row in rows]
     if any(isinstance(value, str) for row in rows for value in row.values()):
         return cells
     names = dict.fromkeys(key for row in cells for key in row if key != "step")
     return [{"": name, **{f"step {row.get('step')}": row.get(name) for row in cells}} for name in names]
 
 
-def _plain(value: Any) -> Any:
+def _simplify(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else str(value)
     return value if isinstance(value, str | int | bool) or value is None else str(value)

@@ -58,7 +58,7 @@ def has_gpu() -> bool:
     return False
 
 
-def settings(environ: Mapping[str, str]) -> dict[str, str]:
+def list_missing_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that `environ` lacks."""
     wanted = {**_QUIET, **_PREFECT}
     if not has_gpu():
@@ -69,8 +69,8 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def prepare() -> None:
-    """Sets the variables of `settings` in this process, and so for its children."""
-    os.environ.update(settings(os.environ))
+    """Sets the variables of `list_missing_variables` in this process, and so for its children."""
+    os.environ.update(list_missing_variables(os.environ))
 
 
 def prepare_patiently() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from flows.lockfile import (
     combine_md5s,
-    hash_md5,
     is_recorded,
     mark_recorded,
     read_ignored_names,
@@ -21,7 +20,7 @@ from flows.lockfile import (
     walk_files,
 )
 from stages.config.table import STAGES
-from stages.job.hashes import hash_json
+from stages.job.hashes import hash_json, hash_md5
 from stages.job.repository import RecordedOut
 
 Stamp = tuple[int, int]  # length and modification time in nanoseconds
@@ -37,15 +36,15 @@ class Fingerprint:
         known, ignored = read_locked_outs(root), read_ignored_names(root)
         rows = []
         for path in paths:
-            for whole in self._wholes(path):
+            for whole in self._iter_wholes(path):
                 if whole not in self._parts:
-                    self._parts[whole] = self._part(whole, known.get(self._name(whole)), ignored)
-                rows.append((self._name(path), self._name(whole), self._parts[whole].md5))
+                    self._parts[whole] = self._make_part(whole, known.get(self._relative_name(whole)), ignored)
+                rows.append((self._relative_name(path), self._relative_name(whole), self._parts[whole].md5))
         self.digest = hash_json([self._values, sorted(rows)])
 
-    def _wholes(self, path: Path) -> Iterator[Path]:
+    def _iter_wholes(self, path: Path) -> Iterator[Path]:
         """What is hashed for `path`: the results of stages that it is, is in, or holds; else itself."""
-        folder, *parts = Path(self._name(path)).parts
+        folder, *parts = Path(self._relative_name(path)).parts
         if folder != "data" or not parts or parts[0] not in STAGES:
             yield path
             return
@@ -55,25 +54,25 @@ class Fingerprint:
         else:
             yield self._root.joinpath(folder, *parts[:depth])
 
-    def _part(self, whole: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> "_Part":
+    def _make_part(self, whole: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> "_Part":
         if recorded is None:
             return _Part(whole, None, ignored)
-        target = "@".join(Path(self._name(whole)).parts[1:])
+        target = "@".join(Path(self._relative_name(whole)).parts[1:])
         part = _Part(whole, recorded if is_recorded(self._root, target) else None, ignored)
         if part.md5 == recorded.md5:
             mark_recorded(self._root, target)
         return part
 
-    def _name(self, file: Path) -> str:
+    def _relative_name(self, file: Path) -> str:
         return str(file.relative_to(self._root) if file.is_relative_to(self._root) else file)
 
-    def moved(self, values: Mapping[str, Any]) -> list[str]:
+    def find_changes(self, values: Mapping[str, Any]) -> list[str]:
         """What differs now from when this fingerprint was taken: names of files, and "params.yaml" if `values`
         differ.
 
         Hashes only where lengths or modification times differ.
         """
-        names = [self._name(file) for part in self._parts.values() for file in part.moved()]
+        names = [self._relative_name(file) for part in self._parts.values() for file in part.find_changes()]
         return [*(["params.yaml"] if hash_json(values) != self._values else []), *sorted(names)]
 
 
@@ -98,7 +97,7 @@ class _Part:
         self._md5s |= {file: hash_md5(file) for file in files}
         return combine_md5s(self._path, self._md5s)
 
-    def moved(self) -> list[Path]:
+    def find_changes(self) -> list[Path]:
         """Its files that are not as they were; none when their content is the same."""
         before, self._stamps = self._stamps, self._look()
         changed = {file for file in before.keys() | self._stamps.keys() if before.get(file) != self._stamps.get(file)}

@@ -12,7 +12,7 @@ class GitError(RuntimeError):
     """Git is not installed, finds no repository, or refuses; the message is what it said."""
 
 
-def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, given: bytes = b"") -> bytes:
+def run_git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, given: bytes = b"") -> bytes:
     """What `git ARGUMENTS` prints in `folder`, with `given` as its input and `environment` laid over this process's.
 
     Raises GitError when it fails or takes longer than ten minutes.
@@ -34,6 +34,6 @@ def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = N
     return answer.stdout
 
 
-def git_lines(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> list[str]:
+def read_git_lines(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> list[str]:
     """The same as lines of text."""
-    return git(folder, *arguments, environment=environment).decode(errors="replace").splitlines()
+    return run_git(folder, *arguments, environment=environment).decode(errors="replace").splitlines()

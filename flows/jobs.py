@@ -32,11 +32,11 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         raise UnknownTarget(f"stage {stage} has no items; leave out {item!r}")
     block = known[item] if item else None
     return Job(
-        declared=declared,
+        definition=declared,
         item=item,
         root=root,
         store=store_folder(root),
-        given={key: _value(params, key) for key in (text.format(item=item) for text in declared.params)},
+        given={key: _find_value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
         runtime=params.runtime,
         runs=list_runs(params),
@@ -53,7 +53,7 @@ def list_runs(params: Params) -> tuple[str, ...]:
     return tuple(runs)
 
 
-def _value(params: Params, key: str) -> Any:
+def _find_value(params: Params, key: str) -> Any:
     """The value at a dotted key; entries of plural blocks are keys of a mapping."""
     found: Any = params
     for part in key.split("."):

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, lock_descriptor
 
 
-def lock_file(path: Path, holder: str) -> AbstractContextManager[object]:
+def hold_lock(path: Path, holder: str) -> AbstractContextManager[object]:
     """Locks the file at `path` and writes `holder` into it; a `with` block over the result ends with the release.
 
     Raises filelock.Timeout when another process holds the lock.
@@ -19,17 +19,17 @@ def lock_file(path: Path, holder: str) -> AbstractContextManager[object]:
         os.pwrite(descriptor, text, 0)
         os.ftruncate(descriptor, len(text))
 
-    return native_lock(path, write_holder).acquire(blocking=False)
+    return make_native_lock(path, write_holder).acquire(blocking=False)
 
 
-def native_lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> FileLock:
+def make_native_lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> FileLock:
     """A lock on the file at `path`, not acquired yet; any thread of this process may release it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without flock the library would fall back to a file whose existence is the lock: that outlives a killed holder.
     return FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=on_acquired)
 
 
-def holder_of(path: Path) -> str | None:
+def read_holder(path: Path) -> str | None:
     """What the holder of the lock on `path` has written; None when no process holds it, or there is no such file."""
     try:
         file = path.open(encoding="utf-8")

@@ -11,7 +11,6 @@ import yaml
 
 from stages.job.repository import RecordedOut
 
-_CHUNK = 1 << 22
 _DVC_OWN = (".git", ".hg", ".dvc", ".dvcignore")  # what DVC leaves out of a folder without being told
 
 
@@ -45,15 +44,6 @@ def walk_files(path: Path, ignored: Sequence[str]) -> Iterator[Path]:
     for inner in path.iterdir():
         if not any(fnmatch.fnmatch(inner.name, pattern) for pattern in ignored):
             yield from walk_files(inner, ignored)
-
-
-def hash_md5(path: Path) -> str:
-    """md5 of the bytes of one file, as hex."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def combine_md5s(path: Path, md5s: Mapping[Path, str]) -> str:

@@ -46,47 +46,53 @@ def make_sections(declared: Declared) -> Mapping[str, str]:
     """The generated sections by the names in their marks."""
     switches = list_switches(declared.objective)
     return {
-        "objectives": _lines(_objectives(switches)),
-        "student": _lines(_switches("ril", declared.ril, switches)),
-        "discriminator": _lines(_switches("discriminator", declared.discriminator, switches)),
-        "contradictions": _lines(_item(inspect.getdoc(rule) or "") for rule in list_contradictions(declared.objective)),
+        "objectives": _format_lines(_format_objectives(switches)),
+        "student": _format_lines(_format_switches("ril", declared.ril, switches)),
+        "discriminator": _format_lines(_format_switches("discriminator", declared.discriminator, switches)),
+        "contradictions": _format_lines(
+            _format_item(inspect.getdoc(rule) or "") for rule in list_contradictions(declared.objective)
+        ),
     }
 
 
-def _objectives(switches: Mapping[str, Declaration]) -> Iterator[str]:
+def _format_objectives(switches: Mapping[str, Declaration]) -> Iterator[str]:
     for name, baseline in BASELINES.items():
         given = [one for one in switches.values() if name in one.switch.presets]
-        values = ", ".join(f"`{one.switch.key}: {_plain(one.switch.presets[name])}`" for one in given if one.switch.key)
+        values = ", ".join(
+            f"`{one.switch.key}: {_format_value(one.switch.presets[name])}`" for one in given if one.switch.key
+        )
         further = "".join(f" {one.info.description}" for one in given if not one.switch.key)
         sets = f" Sets {values}." if values else ""
-        yield _item(f"`{name}` ({baseline.source}): {baseline.description}{sets}{further}")
+        yield _format_item(f"`{name}` ({baseline.source}): {baseline.description}{sets}{further}")
 
 
-def _switches(name: str, block: type[Block], switches: Mapping[str, Declaration]) -> Iterator[str]:
+def _format_switches(name: str, block: type[Block], switches: Mapping[str, Declaration]) -> Iterator[str]:
     """The switches of one block in its order: those that are resolved, and those that are read from it as they are."""
     by_key = {one.switch.key: one for one in switches.values()}
     for field, info in block.model_fields.items():
         key, switch = f"{name}.{field}", next((part for part in info.metadata if isinstance(part, Switch)), None)
         if switch is not None:
             about, default = (one.info, one.default) if (one := by_key.get(key)) else (info, info.default)
-            value = f"as `{switch.like}`" if switch.like else f"`{_plain(default)}`"
-            yield _item(f"**`{key}`**: {about.description} Default {value}{_bounds(about)} ({switch.source}).")
+            value = f"as `{switch.like}`" if switch.like else f"`{_format_value(default)}`"
+            yield _format_item(
+                f"**`{key}`**: {about.description} Default {value}{_format_bounds(about)} ({switch.source})."
+            )
             for departure in switch.departures:
-                values = ", ".join(f"`{_plain(value)}`" for value in departure.values) or "another value"
-                yield _item(f"{values}: {departure.reason} Source: {departure.source}.", depth=1)
+                values = ", ".join(f"`{_format_value(value)}`" for value in departure.values) or "another value"
+                yield _format_item(f"{values}: {departure.reason} Source: {departure.source}.", depth=1)
 
 
-def _bounds(info: FieldInfo) -> str:
+def _format_bounds(info: FieldInfo) -> str:
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = {name: getattr(part, name) for part in info.metadata for name in words if hasattr(part, name)}
     return "".join(f", {words[name]} {limit:g}" for name, limit in limits.items())
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _item(text: str, depth: int = 0) -> str:
+def _format_item(text: str, depth: int = 0) -> str:
     indent = "  " * depth
     whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", _UNBROKEN), " ".join(text.split()))
     filled = textwrap.fill(
@@ -100,7 +106,7 @@ def _item(text: str, depth: int = 0) -> str:
     return filled.replace(_UNBROKEN, " ")
 
 
-def _lines(items: Iterator[str]) -> str:
+def _format_lines(items: Iterator[str]) -> str:
     return "\n".join(items) + "\n"
 
 

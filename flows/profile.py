@@ -13,8 +13,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
-from stages.config.params import validated
-from stages.config.yaml import ParamsError, merged, parse_yaml, read_yaml
+from stages.config.params import validate_params
+from stages.config.yaml import ParamsError, merge_params, parse_yaml, read_yaml
 from stages.job.files import write_text
 
 
@@ -28,53 +28,55 @@ class Change:
 
     def __str__(self) -> str:
         if self.before is None:
-            return f"+ {self.key} = {_inline(self.after)}"
+            return f"+ {self.key} = {_format_inline(self.after)}"
         if self.after is None:
-            return f"- {self.key} (was {_inline(self.before)})"
-        return f"  {self.key} = {_inline(self.after)} (was {_inline(self.before)})"
+            return f"- {self.key} (was {_format_inline(self.before)})"
+        return f"  {self.key} = {_format_inline(self.after)} (was {_format_inline(self.before)})"
 
 
-def profiles(root: Path) -> dict[str, str]:
+def list_profiles(root: Path) -> dict[str, str]:
     """Names of the profiles in `root`/profiles with their first sentence."""
-    return {path.stem: _first_sentence(path) for path in sorted((root / "profiles").glob("*.yaml"))}
+    return {path.stem: _read_first_sentence(path) for path in sorted((root / "profiles").glob("*.yaml"))}
 
 
 def read_profile(root: Path, name: str) -> dict[str, Any]:
     """The differences that profile `name` holds; ParamsError when there is none of that name."""
     path = root / "profiles" / f"{name}.yaml"
     if not path.is_file():
-        raise ParamsError(f"no profile {name!r}; there are: {', '.join(profiles(root)) or 'none'}")
+        raise ParamsError(f"no profile {name!r}; there are: {', '.join(list_profiles(root)) or 'none'}")
     return read_yaml(path)
 
 
-def changes(root: Path, name: str) -> list[Change]:
+def find_changes(root: Path, name: str) -> list[Change]:
     """What profile `name` would change; ParamsError when the result would not be valid."""
     before, overlay = read_yaml(root / "params.yaml"), read_profile(root, name)
-    after = merged(before, overlay)
-    validated(after, f"params.yaml with profile {name}")
-    return list(differences(before, after))
+    after = merge_params(before, overlay)
+    validate_params(after, f"params.yaml with profile {name}")
+    return list(find_differences(before, after))
 
 
-def apply(root: Path, name: str) -> list[Change]:
+def apply_profile(root: Path, name: str) -> list[Change]:
     """Lays profile `name` over `root`/params.yaml in place, keeping its comments, and returns what changed.
 
     Raises ParamsError, and leaves the file as it is, when the result would not be valid.
     """
-    found = changes(root, name)
+    found = find_changes(root, name)
     path = root / "params.yaml"
-    text = laid_over(path.read_text(encoding="utf-8"), (root / "profiles" / f"{name}.yaml").read_text(encoding="utf-8"))
-    validated(parse_yaml(text, "params.yaml"), f"params.yaml with profile {name}")
+    text = overlay_text(
+        path.read_text(encoding="utf-8"), (root / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
+    )
+    validate_params(parse_yaml(text, "params.yaml"), f"params.yaml with profile {name}")
     if found:
         write_text(path, text)
     return found
 
 
-def as_overrides(found: list[Change]) -> list[str]:
+def format_overrides(found: list[Change]) -> list[str]:
     """The same changes as arguments of `dvc exp run -S`."""
-    return [_override(change) for change in found]
+    return [_format_override(change) for change in found]
 
 
-def laid_over(base: str, overlay: str) -> str:
+def overlay_text(base: str, overlay: str) -> str:
     """The YAML text `base` with `overlay` laid over it; comments and blank lines of `base` stay."""
     editor = YAML()
     editor.width = 4096
@@ -105,27 +107,29 @@ def _set(tree: CommentedMap, key: str, value: Any) -> None:
         tree.pop(key, None)
         return
     if isinstance(value, CommentedMap):  # a block of its own: only its values come along, the profile's comments do not
-        value = _plain(value)
+        value = _to_commented(value)
     tree[key] = value
 
 
-def _plain(value: CommentedMap) -> CommentedMap:
+def _to_commented(value: CommentedMap) -> CommentedMap:
     copy = CommentedMap(
-        (key, _plain(inner) if isinstance(inner, CommentedMap) else inner) for key, inner in value.items()
+        (key, _to_commented(inner) if isinstance(inner, CommentedMap) else inner) for key, inner in value.items()
     )
     copy.fa.set_flow_style() if value.fa.flow_style() else copy.fa.set_block_style()
     return copy
 
 
-def _deepest(tree: CommentedMap) -> tuple[CommentedMap, str]:
+def _find_deepest(tree: CommentedMap) -> tuple[CommentedMap, str]:
     """The map and the key of the last line of a block; ruamel keeps there what stands between it and the next block."""
     key = next(reversed(tree))
     inner = tree[key]
-    return _deepest(inner) if isinstance(inner, CommentedMap) and inner and not inner.fa.flow_style() else (tree, key)
+    return (
+        _find_deepest(inner) if isinstance(inner, CommentedMap) and inner and not inner.fa.flow_style() else (tree, key)
+    )
 
 
 def _take_tail(tree: CommentedMap) -> str:
-    holder, key = _deepest(tree)
+    holder, key = _find_deepest(tree)
     tokens = holder.ca.items.get(key)
     if not tokens or tokens[2] is None:
         return ""
@@ -139,7 +143,7 @@ def _take_tail(tree: CommentedMap) -> str:
 def _put_tail(tree: CommentedMap, tail: str) -> None:
     if not tail:
         return
-    holder, key = _deepest(tree)
+    holder, key = _find_deepest(tree)
     tokens = holder.ca.items.setdefault(key, [None, None, None, None])
     if tokens[2] is None:
         tokens[2] = CommentToken("\n" + tail, CommentMark(0))
@@ -147,35 +151,35 @@ def _put_tail(tree: CommentedMap, tail: str) -> None:
         tokens[2].value = tokens[2].value.rstrip("\n") + "\n" + tail
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+def find_differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
     """The keys, with dots, in which two parameter trees differ."""
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{prefix}{key}.")
+            yield from find_differences(old, new, f"{prefix}{key}.")
         elif old != new:
             yield Change(f"{prefix}{key}", old, new)
 
 
-def _override(change: Change) -> str:
+def _format_override(change: Change) -> str:
     if change.after is None:
         return f"~{change.key}"
     sign = "+" if change.before is None else ""
-    return f"{sign}{change.key}={_hydra(change.after)}"
+    return f"{sign}{change.key}={_format_hydra(change.after)}"
 
 
-def _hydra(value: Any) -> str:
+def _format_hydra(value: Any) -> str:
     """A value in the grammar of `-S`: quoted text, lists in brackets, maps in braces with bare keys."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_hydra(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_format_hydra(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_hydra, value)) + "]"
+        return "[" + ",".join(map(_format_hydra, value)) + "]"
     if isinstance(value, str) and not value.isidentifier():
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _inline(value: Any) -> str:
+def _format_inline(value: Any) -> str:
     return (
         yaml.safe_dump(value, default_flow_style=True, width=4096, sort_keys=False)
         .removesuffix("\n")
@@ -183,7 +187,7 @@ def _inline(value: Any) -> str:
     )
 
 
-def _first_sentence(path: Path) -> str:
+def _read_first_sentence(path: Path) -> str:
     comment = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -19,10 +19,10 @@ from pathlib import Path
 from flows.closure import ComputedImport
 from flows.describe import describe_all, describe_stage
 from flows.environment import prepare
+from flows.flow_run import run_as_flow, server_answers
 from flows.jobs import UnknownTarget
-from flows.ranks import follow, is_follower
-from flows.server import run_as_flow, server_answers
-from flows.signals import die_with_parent, end_well_on_signals, no_more_alarms
+from flows.rank_processes import follow, is_follower
+from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
 from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
@@ -65,7 +65,7 @@ def _run(work: Work) -> int:
     url = os.environ.get("PREFECT_API_URL")
     try:
         if url and server_answers(url, runtime.prefect_probe_seconds):
-            run_as_flow(work, _exit_code)
+            run_as_flow(work, _report_error)
         else:
             if url:
                 print(f"warning: no Prefect server answers at {url}; running without it", file=sys.stderr)
@@ -74,11 +74,11 @@ def _run(work: Work) -> int:
         print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
         raise
     except Exception as error:
-        return _exit_code(error)
+        return _report_error(error)
     return 0
 
 
-def _exit_code(error: BaseException | None) -> int:
+def _report_error(error: BaseException | None) -> int:
     """Prints `error`, if there is one: a line when the message was written for the user, else with its traceback."""
     if error is None:
         return 0
@@ -97,4 +97,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     finally:
-        no_more_alarms()
+        cancel_alarms()

@@ -29,7 +29,7 @@ def end_well_on_signals() -> None:
 
 
 @contextmanager
-def ours_inside_prefect() -> Iterator[None]:
+def keep_own_handler() -> Iterator[None]:
     """Prefect's handler of SIGTERM knows nothing of training steps; for this block ours is back in its place."""
     theirs = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _stop)
@@ -39,7 +39,7 @@ def ours_inside_prefect() -> Iterator[None]:
         signal.signal(signal.SIGTERM, theirs)
 
 
-def no_more_alarms() -> None:
+def cancel_alarms() -> None:
     """For the end of the process: nothing is raised again."""
     signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -62,11 +62,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if STOP.awaited and not repeated:
         print(f"stopping after this step, or in {_STEP_SECONDS:.0f} s; once more ends at once", file=sys.stderr)
         signal.setitimer(signal.ITIMER_REAL, _STEP_SECONDS)
-    elif not _ending(sys.exception()) and (number == signal.SIGALRM or not STOP.awaited):
+    elif not _is_ending(sys.exception()) and (number == signal.SIGALRM or not STOP.awaited):
         signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
         raise SystemExit(STOP.code)
 
 
-def _ending(error: BaseException | None) -> bool:
+def _is_ending(error: BaseException | None) -> bool:
     """Whether `error`, or what it came from, is the end of this process on its way through `finally` blocks."""
-    return error is not None and (isinstance(error, SystemExit) or _ending(error.__context__))
+    return error is not None and (isinstance(error, SystemExit) or _is_ending(error.__context__))

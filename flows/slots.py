@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from flows.lock_files import holder_of, lock_file
+from flows.lock_files import hold_lock, read_holder
 from stages.config.runtime import Runtime
 from stages.job.job import Job
 
@@ -26,13 +26,13 @@ class NoSlot(RuntimeError):
 
 
 @contextmanager
-def gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
+def hold_gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
     """For this block the stage holds one of `runtime.gpu_slots`; nothing where that is 0 or the stage loads no model.
 
     Raises NoSlot after `limit_hours`.
     """
     count = job.block(Runtime).gpu_slots
-    if count == 0 or not job.declared.loads_model:
+    if count == 0 or not job.definition.loads_model:
         yield
         return
     folder = job.store / "slots"
@@ -49,9 +49,9 @@ def _wait_for_slot(
         holders = []
         for path in paths:
             try:
-                return lock_file(path, holder)
+                return hold_lock(path, holder)
             except Timeout:
-                holders.append(holder_of(path) or "")
+                holders.append(read_holder(path) or "")
         if (now := " and ".join(holders)) != said:
             said = now
             say(f"waiting for a GPU slot (runtime.gpu_slots is {len(paths)}): {now}")

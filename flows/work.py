@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.closure import find_unlisted_files
-from flows.code_record import WatchedCode, forget_accepted, is_code, write_record
+from flows.code_record import WatchedCode, forget_accepted, is_code, write_code_record
 from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
-from flows.ranks import joined
-from flows.slots import gpu_slot
+from flows.rank_processes import join_ranks
+from flows.slots import hold_gpu_slot
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
 from stages.job.job import Job
@@ -44,7 +44,7 @@ class Work:
         self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
         for path in self.job.inputs:
             if not path.exists():
-                raise self.job.missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+                raise self.job.explain_missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
         if self._by_dvc and (files := find_unlisted_files(root, stage)):
             raise Unlisted(
                 f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "
@@ -80,15 +80,15 @@ class Work:
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         mark_unrecorded(job.root, job.name)
-        with gpu_slot(job):
-            seconds = self._computed(job)
-        if moved := self._moved():
+        with hold_gpu_slot(job):
+            seconds = self._compute(job)
+        if moved := self._find_moved():
             raise InputsMoved(
                 f"{', '.join(moved)} changed while {job.name} ran, so its result fits neither state "
                 f"and is not recorded; run it again: dvc repro {job.name}"
             )
         job.write_timing(seconds)
-        write_record(self._code.record(), job.reports, job.store)
+        write_code_record(self._code.record(), job.reports, job.store)
         forget_accepted(job.reports)
         if self._by_dvc:
             mark_recorded(job.root, job.name)
@@ -97,20 +97,20 @@ class Work:
         places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
         progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
 
-    def _computed(self, job: Job) -> float:
+    def _compute(self, job: Job) -> float:
         start = time.monotonic()
-        with joined(job):
+        with join_ranks(job):
             importlib.import_module(f"stages.{job.stage}").run(job)
         return time.monotonic() - start
 
-    def _moved(self) -> list[str]:
+    def _find_moved(self) -> list[str]:
         try:
             params = load_params(self.job.root / "params.yaml")
             values = open_job(self.job.stage, self.job.item, self.job.root, params).values
         except (ParamsError, UnknownTarget):
             return ["params.yaml"]
-        moved = self._given.moved(values)
-        return moved + self._code.moved()
+        moved = self._given.find_changes(values)
+        return moved + self._code.find_changes()
 
 
 def list_code_inputs(job: Job) -> list[str]:

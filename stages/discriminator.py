@@ -13,19 +13,25 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary
-from stages.adversary.diagnostics import calibration_error, length_accuracy, pretraining_alarm
-from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, compute_accuracy, save_weights
+from stages.adversary.diagnostics import calibration_error, check_pretraining, length_accuracy
+from stages.adversary.discriminator_model import (
+    DiscriminatorCollator,
+    DiscriminatorModel,
+    Text,
+    compute_accuracy,
+    save_discriminator,
+)
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
-from stages.job.epochs import places_of_step
+from stages.job.epochs import pick_places
 from stages.job.files import read_shards
 from stages.job.job import Job
-from stages.job.seeds import seed_for
-from stages.responses.draws import TeacherAnswer, balanced_draw, plain_draw, teacher_answers
-from stages.training.ranks import ranks
+from stages.job.seeds import derive_seed
+from stages.responses.draws import TeacherAnswer, draw_balanced, draw_plain, read_teacher_answers
+from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
 from stages.vlm.checkpoint import open_checkpoint
@@ -33,7 +39,7 @@ from stages.vlm.reader import load_network, load_reader
 
 
 @dataclass(frozen=True)
-class Texts:
+class QuestionTexts:
     """What is known about one question: texts of both sides, none of them cut."""
 
     question_id: str
@@ -41,7 +47,7 @@ class Texts:
     teachers: tuple[TeacherAnswer, ...]
     question: Question
 
-    def text(self, body: str) -> Text:
+    def make_text(self, body: str) -> Text:
         """One of its texts as the discriminator gets it."""
         return Text(body, self.question_id, self.question.messages, self.question.images)
 
@@ -50,36 +56,36 @@ def run(job: Job) -> None:
     """Writes the pre-trained discriminator."""
     block = job.block(Block)
     objective = block.resolve(job.value("ril.objective"))
-    if not objective.discriminated:
+    if not objective.uses_discriminator:
         job.progress.say(f"ril.objective {job.value('ril.objective')!r} needs no discriminator; nothing is trained")
-        if ranks().first:
-            write_nothing(job)
+        if get_ranks().first:
+            write_empty(job)
         return
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), job.seed("head"), block.sees)
-    training, held_out = split(texts_of_both(job), block.held_out_share, job.seed("held out"))
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
+    training, held_out = split_held_out(collect_texts(job), block.held_out_share, job.seed("held out"))
     pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
-    def texts_of_step(step: int) -> tuple[list[Text], list[float]]:
+    def draw_texts(step: int) -> tuple[list[Text], list[float]]:
         texts: list[Text] = []
         labels: list[float] = []
-        for place in places_of_step(len(training), block.questions_per_step, step, job.seed("order")):
+        for place in pick_places(len(training), block.questions_per_step, step, job.seed("order")):
             question, seed = training[place], job.seed("draw", step, training[place].question_id)
             count = min(block.responses_per_side, len(question.student), len(question.teachers))
-            texts += [question.text(text) for text in plain_draw(question.student, count, seed)]
-            texts += [question.text(answer.text) for answer in balanced_draw(question.teachers, count, seed)]
+            texts += [question.make_text(text) for text in draw_plain(question.student, count, seed)]
+            texts += [question.make_text(answer.text) for answer in draw_balanced(question.teachers, count, seed)]
             labels += [1.0] * count + [0.0] * count
         return texts, labels
 
-    with job.timed("train"):
+    with job.measure_time("train"):
         trainer = Trainer(discriminator, block, job.block(Runtime))
         adversary = Adversary(discriminator, trainer, collator)
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
-        for step in state.steps(block.steps, "discriminator"):
-            texts, labels = texts_of_step(step)
+        for step in state.iter_steps(block.steps, "discriminator"):
+            texts, labels = draw_texts(step)
             batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
             loss, logits = adversary.backward(batch)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
@@ -95,18 +101,18 @@ def run(job: Job) -> None:
 
     metrics = measure_held_out(adversary, held_out)
     weights = trainer.state_dict()
-    if not ranks().first:
+    if not get_ranks().first:
         return
-    if alarm := pretraining_alarm(metrics):
+    if alarm := check_pretraining(metrics):
         job.progress.say(alarm)
     with job.writing() as folder:
-        save_weights(weights, folder)
+        save_discriminator(weights, folder)
     job.write_metrics({**metrics, "questions": {"training": len(training), "held_out": len(held_out)}})
     job.write_history(history)
-    job.progress.table("discriminator on held-out questions", [metrics])
+    job.progress.show_table("discriminator on held-out questions", [metrics])
 
 
-def write_nothing(job: Job) -> None:
+def write_empty(job: Job) -> None:
     """An empty out, where the objective has no discriminator."""
     with job.writing():
         pass
@@ -114,7 +120,7 @@ def write_nothing(job: Job) -> None:
     job.write_history([{names.STEP: 0}])
 
 
-def texts_of_both(job: Job) -> list[Texts]:
+def collect_texts(job: Job) -> list[QuestionTexts]:
     """Student and teacher texts of every question that has both, in the order of the pool."""
     student: dict[str, list[str]] = defaultdict(list)
     for row in read_shards(job.input("data/rollout")).to_pylist():
@@ -123,10 +129,12 @@ def texts_of_both(job: Job) -> list[Texts]:
     questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     both = []
     for row in read_shards(job.input("data/pool")).to_pylist():
-        teachers = tuple(answer for answer in teacher_answers(row) if answer.finish_reason == "stop" and answer.text)
+        teachers = tuple(
+            answer for answer in read_teacher_answers(row) if answer.finish_reason == "stop" and answer.text
+        )
         if teachers and student[row["question_id"]]:
             name = row["question_id"]
-            both.append(Texts(name, tuple(student[name]), teachers, questions[name]))
+            both.append(QuestionTexts(name, tuple(student[name]), teachers, questions[name]))
     if len(both) < 2:
         raise ValueError(
             f"{len(both)} questions have whole answers of student and teachers; the discriminator needs more"
@@ -134,21 +142,25 @@ def texts_of_both(job: Job) -> list[Texts]:
     return both
 
 
-def split(texts: list[Texts], held_out_share: float, seed: int) -> tuple[list[Texts], list[Texts]]:
+def split_held_out(
+    texts: list[QuestionTexts], held_out_share: float, seed: int
+) -> tuple[list[QuestionTexts], list[QuestionTexts]]:
     """Training and held-out questions; which is which depends on the id and the seed alone."""
-    ordered = sorted(texts, key=lambda question: seed_for("held out", seed, question.question_id))
+    ordered = sorted(texts, key=lambda question: derive_seed("held out", seed, question.question_id))
     count = max(1, round(held_out_share * len(ordered)))
     held_out = {question.question_id for question in ordered[:count]}
     training = [question for question in texts if question.question_id not in held_out]
     return training, [question for question in texts if question.question_id in held_out]
 
 
-def measure_held_out(adversary: Adversary, held_out: list[Texts]) -> dict[str, float]:
+def measure_held_out(adversary: Adversary, held_out: list[QuestionTexts]) -> dict[str, float]:
     """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length
     alone.
     """
-    writers = [(STUDENT, question.text(text)) for question in held_out for text in question.student]
-    writers += [(answer.teacher, question.text(answer.text)) for question in held_out for answer in question.teachers]
+    writers = [(STUDENT, question.make_text(text)) for question in held_out for text in question.student]
+    writers += [
+        (answer.teacher, question.make_text(answer.text)) for question in held_out for answer in question.teachers
+    ]
     logits = adversary.score([text for _, text in writers])
     by_writer: dict[str, list[float]] = defaultdict(list)
     lengths: dict[bool, list[int]] = {True: [], False: []}

@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.config.model import Model
 from stages.job.job import Job
-from stages.vlm.checkpoint import content_identity, hub_commit, write_card
+from stages.vlm.checkpoint import find_hub_commit, hash_content, write_card
 
 
 def run(job: Job) -> None:
@@ -35,13 +35,13 @@ def pin(job: Job, model: Model) -> None:
         weights = (job.root / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}; there is no config.json in {weights}")
-        source: dict[str, Any] = {"path": str(weights), "identity": content_identity(weights)}
+        source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
     else:
         assert model.hub is not None
         assert model.revision is not None
-        source = {"hub": model.hub, "revision": hub_commit(model.hub, model.revision)}
+        source = {"hub": model.hub, "revision": find_hub_commit(model.hub, model.revision)}
     with job.writing() as folder:
         write_card(folder, model.family, model.precision, model.context_tokens, source)
     job.write_metrics({"pinned": source})

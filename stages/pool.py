@@ -12,10 +12,10 @@ from typing import Any
 from stages.config.pool import Pool
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
-from stages.responses.schemas import POOL, answer_statistics
-from stages.responses.style import distinct, style
+from stages.responses.schemas import POOL, compute_answer_statistics
+from stages.responses.style import compute_style, find_distinct
 
-Row = Mapping[str, Any]
+PoolRow = Mapping[str, Any]
 
 
 def run(job: Job) -> None:
@@ -25,13 +25,13 @@ def run(job: Job) -> None:
     together or when nothing is left.
     """
     pool = job.block(Pool)
-    kept: dict[str, list[Row]] = {}
+    kept: dict[str, list[PoolRow]] = {}
     metrics: dict[str, Any] = {}
     for teacher in sorted(pool.teachers):
-        joined = _joined(job, teacher)
-        kept[teacher], dropped = _chosen(joined, pool)
-        metrics[teacher] = {**_statistics(joined), "kept": len(kept[teacher]), **dropped}
-    rows = _pooled(kept)
+        joined = _join_verdicts(job, teacher)
+        kept[teacher], dropped = _choose_answers(joined, pool)
+        metrics[teacher] = {**_compute_statistics(joined), "kept": len(kept[teacher]), **dropped}
+    rows = _pool_by_question(kept)
     metrics["questions"] = len(rows)
     if not rows:
         raise ValueError(
@@ -41,18 +41,18 @@ def run(job: Job) -> None:
     with job.writing() as folder:
         write_shards(folder, rows, POOL)
     job.write_metrics(metrics)
-    job.progress.table(
+    job.progress.show_table(
         f"Pool: {len(rows)} questions", [{"teacher": name, **metrics[name]} for name in sorted(pool.teachers)]
     )
 
 
-def _chosen(joined: Sequence[Row], pool: Pool) -> tuple[list[Row], dict[str, int]]:
+def _choose_answers(joined: Sequence[PoolRow], pool: Pool) -> tuple[list[PoolRow], dict[str, int]]:
     """The answers of one teacher that `pool` keeps, and how many were dropped for which reason (the first that
     holds).
     """
     whole = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
     right = [row for row in whole if pool.wrong == "keep" or row["verdict"] != 0]
-    varied = right if pool.near_duplicates == "keep" else _varied(right, pool.alike)
+    varied = right if pool.near_duplicates == "keep" else _drop_near_duplicates(right, pool.alike)
     dropped = {
         "dropped_truncated": len(joined) - len(whole),
         "dropped_wrong": len(whole) - len(right),
@@ -61,23 +61,23 @@ def _chosen(joined: Sequence[Row], pool: Pool) -> tuple[list[Row], dict[str, int
     return varied, dropped
 
 
-def _varied(rows: Sequence[Row], alike: float) -> list[Row]:
+def _drop_near_duplicates(rows: Sequence[PoolRow], alike: float) -> list[PoolRow]:
     """`rows`, which are sorted by question, without those that are near-duplicates of an earlier answer to their
     question.
     """
-    varied: list[Row] = []
+    varied: list[PoolRow] = []
     for _, group in groupby(rows, key=lambda row: row["question_id"]):
         answers = list(group)
-        varied += [answers[place] for place in distinct([row["response"] for row in answers], alike)]
+        varied += [answers[place] for place in find_distinct([row["response"] for row in answers], alike)]
     return varied
 
 
-def _joined(job: Job, teacher: str) -> list[dict[str, Any]]:
+def _join_verdicts(job: Job, teacher: str) -> list[dict[str, Any]]:
     """A teacher's answers with their verdicts, sorted by question and sample."""
     folders = {kind: job.input(f"data/{kind}") / teacher for kind in ("teacher", "verdict")}
     for kind, folder in folders.items():
         if not folder.is_dir():
-            raise job.missing(f"data/{kind}/{teacher}")
+            raise job.explain_missing(f"data/{kind}/{teacher}")
     verdicts = {
         (row["question_id"], row["sample"]): row["verdict"]
         for row in read_shards(folders["verdict"]).select(["question_id", "sample", "verdict"]).to_pylist()
@@ -91,7 +91,7 @@ def _joined(job: Job, teacher: str) -> list[dict[str, Any]]:
     return sorted(joined, key=lambda row: (row["question_id"], row["sample"]))
 
 
-def _pooled(kept: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+def _pool_by_question(kept: Mapping[str, Sequence[PoolRow]]) -> list[dict[str, Any]]:
     """One row a question with all its answers, in the order of teachers and samples."""
     by_question: dict[str, list[dict[str, Any]]] = {}
     for teacher, rows in kept.items():
@@ -107,12 +107,12 @@ def _pooled(kept: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     return [{"question_id": question, "answers": by_question[question]} for question in sorted(by_question)]
 
 
-def _statistics(rows: Sequence[Row]) -> dict[str, float]:
+def _compute_statistics(rows: Sequence[PoolRow]) -> dict[str, float]:
     """Length, style and accuracy of one teacher's answers, dropped ones included; failed verdicts are no part of
     accuracy.
     """
     judged = [row["verdict"] for row in rows if row["verdict"] is not None]
-    given = answer_statistics(rows)
+    given = compute_answer_statistics(rows)
     return {
         "answers": given["answers"],
         "accuracy": sum(judged) / max(len(judged), 1),
@@ -121,9 +121,9 @@ def _statistics(rows: Sequence[Row]) -> dict[str, float]:
         "mean_tokens_right": _mean_tokens([row for row in rows if row["verdict"] == 1]),
         "mean_tokens_wrong": _mean_tokens([row for row in rows if row["verdict"] == 0]),
         "truncated_share": given["truncated_share"],
-        **style([row["response"] for row in rows]),
+        **compute_style([row["response"] for row in rows]),
     }
 
 
-def _mean_tokens(rows: Sequence[Row]) -> float:
+def _mean_tokens(rows: Sequence[PoolRow]) -> float:
     return sum(row["completion_tokens"] for row in rows) / max(len(rows), 1)

@@ -15,13 +15,13 @@ from typing import Any
 
 from stages.config.questions import Questions
 from stages.config.world import World
-from stages.corpora.adapters import Reject, user_rows
-from stages.corpora.rows import SCHEMA
+from stages.corpora.adapters import UnusableRow, read_user_rows
+from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import Canonical
 from stages.job.files import write_shards, write_text
 from stages.job.hashes import hash_json
 from stages.job.job import Job
-from stages.job.seeds import seed_for
+from stages.job.seeds import derive_seed
 
 
 def run(job: Job) -> None:
@@ -30,7 +30,9 @@ def run(job: Job) -> None:
     Raises ValueError when a split can't be filled or too many source rows are unusable.
     """
     questions = job.block(Questions)
-    splits, rejects = world_splits(job, questions) if questions.kind == "world" else user_splits(job, questions)
+    splits, rejects = (
+        draw_world_splits(job, questions) if questions.kind == "world" else split_user_rows(job, questions)
+    )
 
     lines = (json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in rejects)
     write_text(job.reports / "rejects.jsonl", "".join(lines))
@@ -43,39 +45,39 @@ def run(job: Job) -> None:
         )
     with job.writing() as folder:
         for split, rows in splits.items():
-            write_shards(folder / split, rows, SCHEMA)
-    job.write_metrics(metrics_of(splits, len(rejects)))
-    job.progress.table("questions", [{"split": split, **_counts(rows)} for split, rows in splits.items()])
+            write_shards(folder / split, rows, QUESTION_SCHEMA)
+    job.write_metrics(compute_metrics(splits, len(rejects)))
+    job.progress.show_table("questions", [{"split": split, **_count_rows(rows)} for split, rows in splits.items()])
 
 
-def world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[Reject]]:
+def draw_world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[UnusableRow]]:
     """The splits of the tiny world; a picture that was drawn already is drawn again."""
     seen: set[str] = set()
 
-    def fresh(rows: Iterator[Canonical]) -> Iterator[Canonical]:
+    def drop_repeated(rows: Iterator[Canonical]) -> Iterator[Canonical]:
         for row in rows:
             if row["image_sha256"][0] not in seen:
                 seen.add(row["image_sha256"][0])
                 yield row
 
-    from stages.tiny.dataset import world_rows  # here, so that real data does not depend on it
+    from stages.tiny.world_rows import iter_world_rows  # here, so that real data does not depend on it
 
     splits: dict[str, list[Canonical]] = {}
     for split, count in questions.splits.items():
-        rows = islice(fresh(world_rows(job.block(World), split)), count)
+        rows = islice(drop_repeated(iter_world_rows(job.block(World), split)), count)
         splits[split] = list(job.progress.track(rows, f"drawing {split}", total=count))
     return splits, []
 
 
-def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[Reject]]:
+def split_user_rows(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[UnusableRow]]:
     """Users' rows spread over the splits; rows that share an image stay together.
 
     Where a row goes is a function of its first image (or of its id, without one), not of its place in the file.
     """
     rows: list[Canonical] = []
-    rejects: list[Reject] = []
-    for row in job.progress.track(user_rows(questions, job.root), "reading questions"):
-        rejects.append(row) if isinstance(row, Reject) else rows.append(row)
+    rejects: list[UnusableRow] = []
+    for row in job.progress.track(read_user_rows(questions, job.root), "reading questions"):
+        rejects.append(row) if isinstance(row, UnusableRow) else rows.append(row)
     repeated = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if repeated:
         raise ValueError(f"{questions.path}: id {repeated[0]!r} stands in more than one row; ids must be unique")
@@ -87,16 +89,16 @@ def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonica
         )
     splits: dict[str, list[Canonical]] = {split: [] for split in questions.splits}
     owner: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: seed_for("split", (row["image_sha256"] or [row["id"]])[0], row["id"])):
+    for row in sorted(rows, key=lambda row: derive_seed("split", (row["image_sha256"] or [row["id"]])[0], row["id"])):
         images = row["image_sha256"] or [row["id"]]
         owners = {owner[image] for image in images if image in owner}
         if len(owners) > 1:
-            rejects.append(Reject(-1, row["id"], f"its images are in several splits: {', '.join(sorted(owners))}"))
+            rejects.append(UnusableRow(-1, row["id"], f"its images are in several splits: {', '.join(sorted(owners))}"))
             continue
-        split = owners.pop() if owners else _emptiest(splits, questions)
+        split = owners.pop() if owners else _find_emptiest(splits, questions)
         owner.update(dict.fromkeys(images, split))
         if len(splits[split]) < questions.splits[split]:  # type: ignore[index]
-            splits[split].append(row if split == "warm_start" else _without_target(row))
+            splits[split].append(row if split == "warm_start" else _drop_target(row))
     wanted_of = {str(split): count for split, count in questions.splits.items()}
     short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < wanted_of[split]]
     if short:
@@ -106,17 +108,17 @@ def user_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonica
     return splits, rejects
 
 
-def _emptiest(splits: dict[str, list[Canonical]], questions: Questions) -> str:
+def _find_emptiest(splits: dict[str, list[Canonical]], questions: Questions) -> str:
     return min(splits, key=lambda split: len(splits[split]) / questions.splits[split])  # type: ignore[index]
 
 
-def _without_target(row: Canonical) -> Canonical:
+def _drop_target(row: Canonical) -> Canonical:
     """The row ending with the user's turn: outside `warm_start` the answer is the reference, not a target."""
     messages = row["messages"]
     return {**row, "messages": messages[:-1] if messages[-1]["role"] == "assistant" else messages}
 
 
-def _counts(rows: list[Canonical]) -> dict[str, Any]:
+def _count_rows(rows: list[Canonical]) -> dict[str, Any]:
     kinds = Counter(row["kind"] for row in rows)
     return {
         "questions": len(rows),
@@ -125,8 +127,8 @@ def _counts(rows: list[Canonical]) -> dict[str, Any]:
     }
 
 
-def metrics_of(splits: dict[str, list[Canonical]], rejects: int) -> dict[str, Any]:
+def compute_metrics(splits: dict[str, list[Canonical]], rejects: int) -> dict[str, Any]:
     """Counts of each split, and a hash of the content that does not depend on how parquet is written."""
     content = sorted([row["id"], row["image_sha256"], row["messages"]] for rows in splits.values() for row in rows)
-    counts = {split: _counts(rows) for split, rows in splits.items()}
+    counts = {split: _count_rows(rows) for split, rows in splits.items()}
     return {"splits": counts, "rejects": rejects, "content_sha256": hash_json(content)}

@@ -14,63 +14,63 @@ from stages.config.ril import Ril
 from stages.job.files import write_text
 from stages.job.job import Job
 from stages.job.metric_names import HELD_OUT_LOGIT_GAP
-from stages.page import benchmarks, checks, curves, experiments, gains, gallery, provenance, scores
+from stages.page import benchmarks, checks, comparison, curves, evaluated_models, gains, gallery, provenance
 from stages.page import inputs as records
-from stages.page.render import render
-from stages.page.summary import summary_of
+from stages.page.render import render_page
+from stages.page.summary import make_summary
 
 
 def run(job: Job) -> None:
     """Writes the page and its summary. Raises MissingInput when something that it shows was not made yet."""
-    models = scores.scored_models(job)
+    models = evaluated_models.read_models(job)
     teachers = job.block(Pool).teachers
-    ril, validation = records.history(job, "ril"), records.history(job, "ril", "validation.csv")
-    discriminator, exam = records.metrics(job, "discriminator"), records.exam(job)
+    ril, validation = records.read_history(job, "ril"), records.read_history(job, "ril", "validation.csv")
+    discriminator, exam = records.read_metrics(job, "discriminator"), records.read_exam_scores(job)
     student, block = job.blocks(Model)["student"], job.block(Ril)
 
-    summary = summary_of(models, ril, validation)
+    summary = make_summary(models, ril, validation)
     job.write_metrics({"summary": summary})  # one word before them all, by which `dvc exp show --drop` tells them apart
     repository = job.repository()
-    found = experiments.found(job, summary, repository)
-    page = render(
+    found = comparison.find_experiments(job, summary, repository)
+    page = render_page(
         {
-            "summary": scores.summary(models),
-            "headline": scores.headline(models),
-            "checks": checks.checks(models, ril, exam, discriminator),
+            "summary": evaluated_models.summarise(models),
+            "headline": evaluated_models.pick_headline(models),
+            "checks": checks.collect_checks(models, ril, exam, discriminator),
             # what came out
             "models": models,
-            "score_plot": curves.score_plot(models),
-            "kinds": scores.kinds_of(models),
-            "figure_1": gains.figure_1(models, found),
-            "experiments": gains.table(found),
+            "score_plot": curves.plot_scores(models),
+            "kinds": evaluated_models.tabulate_kinds(models),
+            "figure_1": gains.plot_figure_1(models, found),
+            "experiments": gains.tabulate_gains(found),
             "left_out": found.left_out,
-            "benchmarks": benchmarks.ours(models),
-            "benchmark_errors": benchmarks.errors(models),
-            "columns": benchmarks.by_column(models),
-            "paper": benchmarks.reference(),
-            "quotes": benchmarks.quotes(models, student.hub or student.path or ""),
-            "speeds": benchmarks.speeds(job, models),
-            "gallery": gallery.gallery(job, models),
+            "benchmarks": benchmarks.tabulate_benchmarks(models),
+            "benchmark_errors": benchmarks.list_errors(models),
+            "columns": benchmarks.tabulate_columns(models),
+            "paper": benchmarks.tabulate_paper(),
+            "quotes": benchmarks.find_paper_rows(models, student.hub or student.path or ""),
+            "speeds": benchmarks.tabulate_speeds(job, models),
+            "gallery": gallery.make_gallery(job, models),
             # how it came about
-            "figure_3": curves.figure_3(ril, validation, teachers),
-            "health": curves.health(ril, teachers),
-            "rewarded": gallery.training_groups(job),
-            "teachers": records.teachers(job),
+            "figure_3": curves.plot_figure_3(ril, validation, teachers),
+            "health": curves.plot_health(ril, teachers),
+            "rewarded": gallery.list_training_groups(job),
+            "teachers": records.tabulate_teachers(job),
             "exam": exam,
-            "discriminator": records.discriminator_rows(discriminator, teachers),
+            "discriminator": records.tabulate_discriminator(discriminator, teachers),
             "logit_gap": discriminator.get(HELD_OUT_LOGIT_GAP, 0.0),
-            "pretraining": curves.pretraining(records.history(job, "discriminator")),
+            "pretraining": curves.plot_pretraining(records.read_history(job, "discriminator")),
             # where it comes from
-            "times": provenance.times(job),
-            "tokens": provenance.tokens(job),
-            "loop_tokens": provenance.loop_tokens(ril, teachers, block.questions_per_step * block.group),
-            "settings": provenance.settings(job),
-            "versions": provenance.versions(),
-            "checkpoints": provenance.checkpoints(job),
-            "recorded": provenance.recorded(repository.outs),
+            "times": provenance.tabulate_times(job),
+            "tokens": provenance.tabulate_tokens(job),
+            "loop_tokens": provenance.count_loop_tokens(ril, teachers, block.questions_per_step * block.group),
+            "settings": provenance.format_settings(job),
+            "versions": provenance.list_versions(),
+            "checkpoints": provenance.list_checkpoints(job),
+            "recorded": provenance.list_recorded_outs(repository.outs),
             "code": repository.code,
-            "accepted": provenance.accepted_changes(job),
+            "accepted": provenance.read_accepted_changes(job),
         }
     )
     write_text(job.reports / "index.html", page)
-    job.progress.say("\n".join([*scores.summary(models), f"The page: {job.reports / 'index.html'}"]))
+    job.progress.say("\n".join([*evaluated_models.summarise(models), f"The page: {job.reports / 'index.html'}"]))

@@ -12,24 +12,24 @@ At inference nothing but the student is needed: discriminator, judge and teacher
 
 from collections.abc import Iterable, Sequence
 
-from stages.adversary.diagnostics import saturation_alarm
-from stages.adversary.discriminator import Text
+from stages.adversary.diagnostics import check_saturation
+from stages.adversary.discriminator_model import Text
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.ril import Ril
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import Response
-from stages.job.epochs import places_of_step
+from stages.job.epochs import pick_places
 from stages.job.files import read_shards
 from stages.job.job import Job
 from stages.job.metric_names import STEP
-from stages.job.rejects import Reject, refused
+from stages.job.rejects import Reject, make_too_long_rejects
 from stages.loop.models import RilModels, load_models
-from stages.loop.outputs import sample_rows, write_outputs
-from stages.loop.rollouts import Rollouts, reference_answer
+from stages.loop.outputs import make_sample_rows, write_outputs
+from stages.loop.rollouts import Rollouts, make_reference_answer
 from stages.loop.validation import Validation
 from stages.policy.metrics import reward_metrics
 from stages.policy.rewards import score_groups
-from stages.responses.draws import teacher_answers
+from stages.responses.draws import read_teacher_answers
 from stages.training.state import TrainingState
 from stages.training.trainer import learning_rate
 
@@ -44,26 +44,26 @@ def run(job: Job) -> None:
     objective = block.resolve(job.block(DiscriminatorBlock))
     if block.kl_weight == 0:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
-    pool = {row["question_id"]: teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
+    pool = {row["question_id"]: read_teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
 
     # Algorithm 2, line 1: policy and reference model start as the SFT student
     models = load_models(job, objective)
     policy, adversary = models.policy, models.adversary
     questions, validation_questions, rejects = read_usable_questions(job, models, pool)
     if objective.references:
-        pool = {question.id: [reference_answer(question)] for question in questions}
+        pool = {question.id: [make_reference_answer(question)] for question in questions}
     state = TrainingState(job, models.trainers)
     history, samples = state.rows("history"), state.rows("samples")
     rollouts = Rollouts(job, models, state, pool)
     validation = Validation(job, models, state, validation_questions)
     if state.first:
-        models.engine.update_weights(policy.weights())
+        models.engine.update_weights(policy.iter_weights())
     else:
         validation.run(0)
 
-    for step in state.steps(block.steps, "RIL"):
+    for step in state.iter_steps(block.steps, "RIL"):
         # line 2: a batch of questions; the engine holds the weights of the old policy
-        places = places_of_step(len(questions), block.questions_per_step, step, job.seed("order"))
+        places = pick_places(len(questions), block.questions_per_step, step, job.seed("order"))
         batch = [questions[place] for place in places]
 
         # lines 3 and 4: G responses of the student, which the judge reads as they come, and G of the teachers
@@ -73,27 +73,27 @@ def run(job: Job) -> None:
         logits: list[float] | None = None
         metrics: dict[str, float] = {}
         if adversary is not None:
-            with job.timed("discriminator"):
+            with job.measure_time("discriminator"):
                 logits, metrics = adversary.learn_and_score(*pair_with_texts(batch, groups))
-        with job.timed("reference"):
+        with job.measure_time("reference"):
             prepared = policy.prepare(models.reader, batch, groups)
-        with job.timed("judge"):
+        with job.measure_time("judge"):
             groups = rollouts.judge(step, groups)
 
         # line 6: rewards and advantages of all 2G, by the updated discriminator and the judge
         scored = score_groups(groups, logits, objective)
 
         # line 7: the policy learns from all 2G (Eq. 2)
-        with job.timed("update"):
-            rewarded = [one.with_rewards(scored) for one in prepared]
+        with job.measure_time("update"):
+            rewarded = [one.add_rewards(scored) for one in prepared]
             updated = policy.update(rewarded, learning_rate(block, step))
-        with job.timed("sync"):
-            models.engine.update_weights(policy.weights())
+        with job.measure_time("sync"):
+            models.engine.update_weights(policy.iter_weights())
 
         history.append({STEP: step + 1, **reward_metrics(groups, scored), **metrics, **updated})
-        if alarm := saturation_alarm(history, job.block(DiscriminatorBlock).alarm_steps):
+        if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
-        samples += sample_rows(step + 1, batch[: block.samples_per_step], scored)
+        samples += make_sample_rows(step + 1, batch[: block.samples_per_step], scored)
         if validation.is_due(step + 1):
             validation.run(step + 1)
 
@@ -111,7 +111,7 @@ def read_usable_questions(
     by_id = {question.id: question for question in read_questions(folder, "imitation")}
     questions, validation = [by_id[name] for name in pool if name in by_id], read_questions(folder, "validation")
     reasons = {one.id: reason for one in questions if (reason := models.explain_refusal(one))}
-    rejects = refused(job.name, reasons, block.group, len(questions), block.max_reject_share)
+    rejects = make_too_long_rejects(job.name, reasons, block.group, len(questions), block.max_reject_share)
     rejects += [
         Reject(one.id, 0, 1, "refused", reason) for one in validation if (reason := models.explain_refusal(one))
     ]

@@ -10,7 +10,7 @@ These are the student's side of the discriminator's pre-training; the loop of st
 from stages.config.rollout import Rollout
 from stages.corpora.rows import QuestionFolder
 from stages.job.job import Job
-from stages.responses.projection import answered
+from stages.responses.projection import write_answers
 
 
 def run(job: Job) -> None:
@@ -20,6 +20,6 @@ def run(job: Job) -> None:
     """
     rollout = job.block(Rollout)
     questions = QuestionFolder(job.input("data/questions"), "imitation")
-    statistics = answered(job, job.input("data/warm_start"), questions, rollout)
+    statistics = write_answers(job, job.input("data/warm_start"), questions, rollout)
     job.write_metrics(statistics)
-    job.progress.table("Answers of the warm-started student", [statistics])
+    job.progress.show_table("Answers of the warm-started student", [statistics])

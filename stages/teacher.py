@@ -11,7 +11,7 @@ experiment pays only for what was never asked.
 from stages.config.teacher import Teacher
 from stages.corpora.rows import QuestionFolder
 from stages.job.job import Job
-from stages.responses.projection import answered
+from stages.responses.projection import write_answers
 
 
 def run(job: Job) -> None:
@@ -21,6 +21,6 @@ def run(job: Job) -> None:
     """
     teacher = job.block(Teacher)
     questions = QuestionFolder(job.input("data/questions"), "imitation")
-    statistics = answered(job, job.input(f"data/model/{teacher.model}"), questions, teacher)
+    statistics = write_answers(job, job.input(f"data/model/{teacher.model}"), questions, teacher)
     job.write_metrics(statistics)
-    job.progress.table(f"Answers of teacher {job.item}", [statistics])
+    job.progress.show_table(f"Answers of teacher {job.item}", [statistics])

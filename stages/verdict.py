@@ -15,17 +15,17 @@ from stages.config.verdict import Verdict
 from stages.corpora.rows import read_questions
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
-from stages.judging.exam import exam_items, exam_scores
+from stages.judging.exam import compute_exam_scores, list_exam_items
 from stages.judging.judge import (
-    Item,
-    Question,
-    judge_sampling,
-    refuse_failures,
-    room_for,
-    unconstrained_share,
-    verdicts,
+    JudgeItem,
+    JudgeQuestion,
+    check_failures,
+    judge_items,
+    make_fit_check,
+    make_judge_sampling,
+    share_of_unconstrained,
 )
-from stages.responses.answers import Generation, answers
+from stages.responses.answers import Generation, fetch_answers
 from stages.responses.schemas import VERDICTS
 from stages.responses.store import StoredAnswer
 from stages.vlm.checkpoint import open_checkpoint
@@ -46,31 +46,31 @@ def run(job: Job) -> None:
     if unknown:
         raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
 
-    generation = Generation(checkpoint, judge_sampling(judge))
+    generation = Generation(checkpoint, make_judge_sampling(judge))
 
-    def ask(prompts: Sequence[Question]) -> list[StoredAnswer | None]:
-        with job.timed("generate"):
+    def ask(prompts: Sequence[JudgeQuestion]) -> list[StoredAnswer | None]:
+        with job.measure_time("generate"):
             # what the judge can't be asked is a failed verdict, of which max_failed_share may be
-            replies = answers(job, generation, prompts, job.name, max_reject_share=1.0)
+            replies = fetch_answers(job, generation, prompts, job.name, max_reject_share=1.0)
         return [reply[0] if reply else None for reply in replies]
 
     items = [
-        Item(question.id, question.text, question.answer, row["response"], judge.rule_first)
+        JudgeItem(question.id, question.text, question.answer, row["response"], judge.rule_first)
         for row, question in ((row, asked[row["question_id"]]) for row in judged)
     ]
-    exam = exam_items() if judge.exam else []
+    exam = list_exam_items() if judge.exam else []
     opened = open_checkpoint(checkpoint)
-    fits = room_for(load_chat(opened), opened.context_tokens, judge.max_tokens)
-    given = verdicts([*items, *exam], ask, fits)
+    fits = make_fit_check(load_chat(opened), opened.context_tokens, judge.max_tokens)
+    given = judge_items([*items, *exam], ask, fits)
     found = given[: len(items)]
-    free = unconstrained_share(given) if judge.constrained else 0.0
+    free = share_of_unconstrained(given) if judge.constrained else 0.0
     if free:
         job.progress.say(
             f"{job.name}: {free:.0%} of the judge's texts are not as verdict.constrained wants them: this engine "
             "does not hold a "
             "judge to a pattern. Their verdicts are read as they stand"
         )
-    failed = refuse_failures(found, judge.max_failed_share, job.name)
+    failed = check_failures(found, judge.max_failed_share, job.name)
     rows = [
         {
             "question_id": row["question_id"],
@@ -89,8 +89,8 @@ def run(job: Job) -> None:
         "failed": failed,
         "by_rule": sum(not one.asked for one in found),
     }
-    scores = exam_scores(given[len(items) :]) if exam else None
+    scores = compute_exam_scores(given[len(items) :]) if exam else None
     job.write_metrics({**statistics, "exam": scores})
     if scores is not None:
         statistics |= {key: scores[key] for key in ("balanced_accuracy", "attacks", "attacks_held")}
-    job.progress.table(f"Verdicts on teacher {job.item}", [statistics])
+    job.progress.show_table(f"Verdicts on teacher {job.item}", [statistics])

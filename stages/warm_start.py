@@ -17,15 +17,15 @@ from stages.config.warm_start import WarmStart
 from stages.corpora.rows import Question, read_questions
 from stages.groups.pack import Group
 from stages.job import metric_names as names
-from stages.job.epochs import places_of_step
+from stages.job.epochs import pick_places
 from stages.job.job import Job
-from stages.job.rejects import Reject, refused, write_rejects
-from stages.training.passes import prompt_cost
-from stages.training.ranks import ranks
+from stages.job.rejects import Reject, make_too_long_rejects, write_rejects
+from stages.training.passes import estimate_prompt_cost
+from stages.training.ranks import get_ranks
 from stages.training.sft import train_sft
 from stages.training.trainer import save_weights
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
-from stages.vlm.context_limit import too_long
+from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import Reader, load_network, load_reader
 
 
@@ -42,25 +42,25 @@ def run(job: Job) -> None:
             "data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn"
         )
     reader = load_reader(checkpoint)
-    questions, rejects = fitting(questions, reader, checkpoint, block)
+    questions, rejects = drop_long_questions(questions, reader, checkpoint, block)
     network = load_network(checkpoint, reader)
     if block.freeze_vision:
         network.freeze_vision()
 
-    def groups_of_step(step: int) -> list[Group]:
-        chosen = [questions[place] for place in places_of_step(len(questions), block.rows_per_step, step, job.seed())]
-        chosen = [chosen[place] for place in ranks().share(chosen, cost)]
-        prompts = reader.prompts([(question.messages, question.images) for question in chosen])
-        targets = [tuple(reader.chat.response_ids(question.target or "")) for question in chosen]
+    def make_step_groups(step: int) -> list[Group]:
+        chosen = [questions[place] for place in pick_places(len(questions), block.rows_per_step, step, job.seed())]
+        chosen = [chosen[place] for place in get_ranks().share(chosen, estimate_question_cost)]
+        prompts = reader.make_prompts([(question.messages, question.images) for question in chosen])
+        targets = [tuple(reader.chat.encode_response(question.target or "")) for question in chosen]
         return [Group(prompt, (target,)) for prompt, target in zip(prompts, targets, strict=True)]
 
     state: dict[str, Tensor] | None = None
     history: list[dict[str, Any]] = []
-    with job.timed("train"):
+    with job.measure_time("train"):
         if block.steps:
-            trainer, history = train_sft(job, network, reader, block, groups_of_step, "warm start")
+            trainer, history = train_sft(job, network, reader, block, make_step_groups, "warm start")
             state = trainer.state_dict()
-    if not ranks().first:
+    if not get_ranks().first:
         return
     with job.writing() as folder:
         save_weights(network.model, folder, state)
@@ -76,19 +76,19 @@ def run(job: Job) -> None:
     job.write_history(history or [nothing])
 
 
-def cost(question: Question) -> float:
+def estimate_question_cost(question: Question) -> float:
     """About how many tokens a question and its target have."""
-    return prompt_cost(question.messages, question.images, question.target or "")
+    return estimate_prompt_cost(question.messages, question.images, question.target or "")
 
 
-def fitting(
+def drop_long_questions(
     questions: Sequence[Question], reader: Reader, checkpoint: Checkpoint, block: WarmStart
 ) -> tuple[list[Question], list[Reject]]:
     """The questions that go into the model with their targets, and the others with their reasons."""
     reasons: dict[str, str] = {}
     for question in questions:
-        target = len(reader.chat.response_ids(question.target or ""))
-        if reason := too_long(reader, checkpoint, question.messages, question.images, target):
+        target = len(reader.chat.encode_response(question.target or ""))
+        if reason := explain_too_long(reader, checkpoint, question.messages, question.images, target):
             reasons[question.id] = reason
-    rejects = refused("warm_start", reasons, 1, len(questions), block.max_reject_share)
+    rejects = make_too_long_rejects("warm_start", reasons, 1, len(questions), block.max_reject_share)
     return [question for question in questions if question.id not in reasons], rejects

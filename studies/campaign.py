@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from flows.dvc import repro as dvc
-from flows.dvc.outcome import Watched
-from flows.dvc.recorded import differing, finished, snapshot
+from flows.dvc.outcome import StageLog
+from flows.dvc.recorded import find_recorded, list_differing_files, take_snapshot
 from stages.config.yaml import ParamsError
 from stages.job.files import read_json
-from stages.page.render import duration
-from studies.records import Record, departures, gathered, read_records, write_record
+from stages.page.render import format_duration
+from studies.records import StudyRecord, find_departures, make_record, read_records, write_record
 from studies.runs import Run
 
 _DONE = re.compile(r"(?P<stage>\w+(?:@\w+)?): done in (?P<seconds>[\d.]+) s")
@@ -28,7 +28,7 @@ _OWN_SECONDS = 10.0  # overhead of dvc per experiment: copy, checkout, commit (m
 class Estimates:
     """Seconds of stages measured on this machine: in earlier runs, else in the last run of the workspace."""
 
-    def __init__(self, root: Path, records: Iterable[Record]) -> None:
+    def __init__(self, root: Path, records: Iterable[StudyRecord]) -> None:
         self._seconds: dict[str, list[float]] = defaultdict(list)
         for record in records:
             self.learn(record.seconds)
@@ -43,12 +43,12 @@ class Estimates:
         for stage, value in seconds.items():
             self._seconds[stage].append(value)
 
-    def of(self, stage: str) -> float | None:
+    def estimate(self, stage: str) -> float | None:
         """Mean seconds of `stage`; None if it has not run here."""
         found = self._seconds.get(stage)
         return sum(found) / len(found) if found else None
 
-    def of_all(self, runs: Iterable[Run], made: Collection[str], jobs: int) -> float | None:
+    def estimate_all(self, runs: Iterable[Run], made: Collection[str], jobs: int) -> float | None:
         """Wall seconds for `runs`, with shared stages counted once; None if one of the stages has not run here."""
         seen, total = set(made), 0.0
         for run in runs:
@@ -56,29 +56,31 @@ class Estimates:
             for stage, key in run.stages.items():
                 if key not in seen:
                     seen.add(key)
-                    one = self.of(stage)
+                    one = self.estimate(stage)
                     if one is None:
                         return None
                     total += one
         return total / jobs
 
 
-class _Heard(Watched):
+class _RunLog(StageLog):
     """Reads the output of one experiment: seconds of its stages, errors, progress."""
 
     def __init__(self, todo: Sequence[str], tell: Callable[[str], None]) -> None:
         """`todo` are the stages to run; `tell` gets a line for each finished stage and a progress line each minute."""
-        super().__init__(self._hear)
+        super().__init__(self._read_line)
         self.seconds: dict[str, float] = {}
         self.complaints: list[str] = []
         self.start = self._told = time.monotonic()
         self._todo, self._tell = todo, tell
 
-    def _hear(self, line: str) -> None:
+    def _read_line(self, line: str) -> None:
         if found := _DONE.match(line):
             self.seconds[found["stage"]] = float(found["seconds"])
             if left := sum(stage not in self.stages for stage in self._todo):
-                self._tell(f"finished {found['stage']} in {duration(float(found['seconds']))}, stages left: {left}")
+                self._tell(
+                    f"finished {found['stage']} in {format_duration(float(found['seconds']))}, stages left: {left}"
+                )
         elif _PROGRESS.match(line) and time.monotonic() - self._told >= _PROGRESS_SECONDS:
             self._told = time.monotonic()
             self._tell(f"progress: {line}")
@@ -87,7 +89,7 @@ class _Heard(Watched):
 
 
 class Campaign:
-    """The source of experiments for `flows.dvc.repro.experiments`.
+    """The source of experiments for `flows.dvc.repro.run_experiments`.
 
     A stage that two runs share has the same hash in both. A run waits while another run executes a stage that it needs
     too; afterwards it takes the outs from DVC's run cache. So models and teachers' answers are made once.
@@ -101,30 +103,31 @@ class Campaign:
         self._records = {record.name: record for record in read_records(folder)}
         self._estimates = Estimates(root, self._records.values())
         self.runs = list(runs)
-        self.waiting = [run for run in runs if self.record(run) is None]
+        self.waiting = [run for run in runs if self.find_record(run) is None]
         self._made = {key for run in runs if run not in self.waiting for key in run.stages.values()}
-        self._running: dict[str, tuple[Run, _Heard]] = {}
+        self._running: dict[str, tuple[Run, _RunLog]] = {}
         self.failed: dict[str, str] = {}  # reason by name of the run
         self.moved: list[str] = []  # files that changed since the runs were planned; then no further run starts
-        self._planned = self._now() if self.waiting else ""
+        self._planned = self._describe_running() if self.waiting else ""
 
-    def record(self, run: Run) -> Record | None:
+    def find_record(self, run: Run) -> StudyRecord | None:
         """The record of a finished run; None if there is none with these parameters and this code."""
         found = self._records.get(run.file)
         return found if found is not None and found.key == run.key else None
 
-    def seconds_left(self) -> float | None:
+    def estimate_seconds_left(self) -> float | None:
         """Estimate of the wall seconds until all runs have ended; None if a stage that is left was never timed here."""
         running = [run for run, _ in self._running.values()]
         spent = sum(time.monotonic() - heard.start for _, heard in self._running.values())
-        total = self._estimates.of_all([*running, *self.waiting], self._made, self._jobs)
+        total = self._estimates.estimate_all([*running, *self.waiting], self._made, self._jobs)
         return None if total is None else max(total - spent / self._jobs, 0.0)
 
-    def todo(self, run: Run) -> list[str]:
+    def list_missing_stages(self, run: Run) -> list[str]:
         """The stages of `run` that no finished run of the study has executed."""
         return [stage for stage, key in run.stages.items() if key not in self._made]
 
-    # --- called by flows.dvc.repro.experiments ------------------------------------------------------------------------
+    # --- called by flows.dvc.repro.run_experiments
+    # ------------------------------------------------------------------------
 
     @property
     def left(self) -> bool:
@@ -136,29 +139,31 @@ class Campaign:
         busy = {key for run, _ in self._running.values() for key in run.stages.values()} - self._made
         for run in self.waiting:
             if not busy & set(run.stages.values()):
-                self.moved = differing(self._root, self._planned, self._now(), *_BESIDE, *run.made_from)
+                self.moved = list_differing_files(
+                    self._root, self._planned, self._describe_running(), *_BESIDE, *run.made_from
+                )
                 if self.moved:
                     return None
                 self.waiting.remove(run)
-                return self._handed_out(run)
+                return self._hand_out(run)
         return None
 
-    def ended(self, experiment: dvc.Experiment, code: int, log: Path) -> None:
+    def finish(self, experiment: dvc.Experiment, code: int, log: Path) -> None:
         """Keeps the record of a run that succeeded; prints the reason for one that failed."""
         run, heard = self._running.pop(experiment.name)
-        took = duration(time.monotonic() - heard.start)
+        took = format_duration(time.monotonic() - heard.start)
         reason = "; ".join(dict.fromkeys(heard.complaints)) or f"dvc ended with exit code {code}"
         if code == 0:
-            reason = self._kept(run, heard.seconds)
+            reason = self._keep_record(run, heard.seconds)
         if reason:
             self.failed[run.name] = f"{reason} (full output: {log})"
             self._tell(run, f"FAILED after {took}: {self.failed[run.name]}")
         else:
-            self._tell(run, f"done in {took}: {_result(self._records[run.file])}; {self._outlook()}")
+            self._tell(run, f"done in {took}: {_format_result(self._records[run.file])}; {self._describe_outlook()}")
 
-    def _handed_out(self, run: Run) -> dvc.Experiment:
-        todo = self.todo(run)
-        heard = _Heard(todo, partial(self._tell, run))
+    def _hand_out(self, run: Run) -> dvc.Experiment:
+        todo = self.list_missing_stages(run)
+        heard = _RunLog(todo, partial(self._tell, run))
         self._running[run.name] = (run, heard)
         self._tell(run, f"started; stages to run: {', '.join(todo)}")
         return dvc.Experiment(run.name, run.overrides, run.targets, heard)
@@ -166,20 +171,20 @@ class Campaign:
     def adopt(self) -> None:
         """Keeps the records of experiments that succeeded after the command that started them had ended."""
         for run in list(self.waiting):
-            if finished(self._root, run.name) is not None and not self._kept(run, {}):
+            if find_recorded(self._root, run.name) is not None and not self._keep_record(run, {}):
                 self.waiting.remove(run)
-                self._tell(run, f"already finished: {_result(self._records[run.file])}")
+                self._tell(run, f"already finished: {_format_result(self._records[run.file])}")
 
-    def _kept(self, run: Run, seconds: Mapping[str, float]) -> str:
+    def _keep_record(self, run: Run, seconds: Mapping[str, float]) -> str:
         """Reads the results and writes the record. Returns an error message, empty on success."""
-        done = finished(self._root, run.name)
+        done = find_recorded(self._root, run.name)
         if done is None:
             return "dvc succeeded but recorded no experiment with this name"
-        if moved := departures(run, done, self._planned):
+        if moved := find_departures(run, done, self._planned):
             dvc.remove_experiment(self._root, run.name)  # its name holds the key of what was planned
             return f"{', '.join(moved)} changed while the run started; its result was removed"
         try:
-            record = gathered(run, done, seconds)
+            record = make_record(run, done, seconds)
         except (FileNotFoundError, KeyError, ParamsError) as error:
             return f"can't read its results: {error}"
         write_record(self._folder, record)
@@ -188,26 +193,26 @@ class Campaign:
         self._estimates.learn(seconds)
         return ""
 
-    def _now(self) -> str:
-        return snapshot(self._root, *_BESIDE, "stages")
+    def _describe_running(self) -> str:
+        return take_snapshot(self._root, *_BESIDE, "stages")
 
-    def _outlook(self) -> str:
+    def _describe_outlook(self) -> str:
         count = len(self.waiting) + len(self._running)
-        seconds = self.seconds_left()
-        return f"runs left: {count}" + (f", about {duration(seconds)}" if count and seconds else "")
+        seconds = self.estimate_seconds_left()
+        return f"runs left: {count}" + (f", about {format_duration(seconds)}" if count and seconds else "")
 
     def _tell(self, run: Run, text: str) -> None:
         ended = len(self.runs) - len(self.waiting) - len(self._running)
         self._say(f"[{ended}/{len(self.runs)}] {run.label} {text}")
 
 
-def _result(record: Record) -> str:
+def _format_result(record: StudyRecord) -> str:
     if record.scores:
         return f"{100 * record.scores['accuracy']:.1f} % of {record.scores['questions']} test questions correct"
     return f"validation {100 * record.validation['start']:.1f} % to {100 * record.validation['end']:.1f} %"
 
 
-def chosen(records: Iterable[Record], seeds: int) -> dict[str, dict[str, float]]:
+def choose_swept_values(records: Iterable[StudyRecord], seeds: int) -> dict[str, dict[str, float]]:
     """For each arm the swept value with the best mean validation score at the end; of equal values the smaller.
 
     A value without a result on all `seeds` is no candidate; an arm without candidates is left out.

@@ -43,36 +43,36 @@ class Page:
     sections: Sequence[Section]
 
 
-def as_markdown(shown: Page) -> str:
+def render_markdown(shown: Page) -> str:
     """The page as Markdown, without plots; texts are wrapped."""
-    lines = [f"# {shown.title}", "", _wrapped(shown.about), "", *map(_item, shown.findings)]
+    lines = [f"# {shown.title}", "", _wrap_line(shown.about), "", *map(_format_item, shown.findings)]
     for section in shown.sections:
-        lines += ["", f"## {section.title}", *(["", _wrapped(section.text)] if section.text else [])]
-        lines += ["", *map(_item, section.lines)] if section.lines else []
+        lines += ["", f"## {section.title}", *(["", _wrap_line(section.text)] if section.text else [])]
+        lines += ["", *map(_format_item, section.lines)] if section.lines else []
         for table in section.tables:
             lines += [
                 *(["", f"### {table.title}"] if table.title else []),
-                *(["", _wrapped(table.text)] if table.text else []),
+                *(["", _wrap_line(table.text)] if table.text else []),
                 "",
             ]
             lines += [f"| {' | '.join(table.heads)} |", f"|---{'|---:' * (len(table.heads) - 1)}|"]
-            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table.rows]
+            lines += [f"| {' | '.join(map(_escape_cell, row))} |" for row in table.rows]
     return "\n".join(lines) + "\n"
 
 
-def _wrapped(text: str) -> str:
+def _wrap_line(text: str) -> str:
     return fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def _item(text: str) -> str:
+def _format_item(text: str) -> str:
     return fill(f"- {text}", _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")  # answers of models may contain both
 
 
-def as_html(shown: Page) -> str:
+def render_html(shown: Page) -> str:
     """The page as one HTML file that loads nothing."""
     here = Path(__file__).resolve().parent
     environment = Environment(

@@ -8,19 +8,28 @@ from collections.abc import Mapping, Sequence
 
 from stages.groups.response import STUDENT
 from stages.job import metric_names as names
-from stages.page.scores import percent, points
-from studies.mechanism import Arms, curve, gains, mean, mean_of, on_common_seeds, rewarded, title
-from studies.records import Record
+from stages.page.evaluated_models import format_percent, format_points
+from studies.mechanism import (
+    Arms,
+    average_curve,
+    average_figure,
+    average_finite,
+    average_reward,
+    compute_gains,
+    find_title,
+    select_common_seeds,
+)
+from studies.records import StudyRecord
 from studies.runs import COMPARED
-from studies.statistics import Difference, difference, mean_over_seeds
+from studies.statistics import Difference, average_over_seeds, compute_difference
 from studies.study import Study
 
-SHOWN = 12  # digits of a hash
-VERDICTS = {"more": "significantly higher", "less": "significantly lower", "open": "not significant"}
+SHOWN_DIGITS_OF_COMMIT = 12  # digits of a hash
+VERDICT_WORDS = {"more": "significantly higher", "less": "significantly lower", "open": "not significant"}
 _RISE = 0.1  # of the share of answers in a teacher's style: from here on a run has adopted it
 
 
-def neighbours(study: Study) -> list[tuple[str, str]]:
+def list_neighbours(study: Study) -> list[tuple[str, str]]:
     """Pairs (arm, arm one step below it) of the claimed ranking."""
     return [
         (upper, lower)
@@ -30,66 +39,69 @@ def neighbours(study: Study) -> list[tuple[str, str]]:
     ]
 
 
-def reference(study: Study) -> str:
+def find_reference_arm(study: Study) -> str:
     """The arm that the others are compared with: the lowest of the claimed ranking, else that of `differences`."""
     if study.order:
         return study.order[0][0]
     return study.differences[0][1] if study.differences else next(iter(study.arms))
 
 
-def between(arms: Arms, first: str, second: str) -> Difference | None:
+def find_difference(arms: Arms, first: str, second: str) -> Difference | None:
     """The difference of two arms; None where one of them was not run, or not on a common seed."""
-    return difference(arms[first], arms[second]) if first in arms and second in arms else None
+    return compute_difference(arms[first], arms[second]) if first in arms and second in arms else None
 
 
-def findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
+def list_findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
     """The ranking by mean accuracy, each difference with its verdict, and the claimed ranking as a whole."""
-    seeds = seeds_of(arms)
-    lines = [f"{counted(len(arms), 'arm')} of {len(study.arms)}, {extent(study, arms)}."]
-    common = on_common_seeds(arms)
+    seeds = list_seeds(arms)
+    lines = [f"{format_count(len(arms), 'arm')} of {len(study.arms)}, {describe_extent(study, arms)}."]
+    common = select_common_seeds(arms)
     if shared := len(next(iter(common.values()))):
-        where = "" if shared == len(seeds) else f" over the {counted(shared, 'seed')} common to all arms"
-        lines.append(f"By mean accuracy{where}: {_ranked(common)}.")
-    lines += [_sentence(arms, found) for found in dict.fromkeys([*asked, *claimed])]
+        where = "" if shared == len(seeds) else f" over the {format_count(shared, 'seed')} common to all arms"
+        lines.append(f"By mean accuracy{where}: {_rank_arms(common)}.")
+    lines += [_describe_difference(arms, found) for found in dict.fromkeys([*asked, *claimed])]
     if study.order:
-        lines.append(_order_sentence(study, claimed))
-    if told := _style_sentence(arms, reference(study)):
+        lines.append(_describe_order(study, claimed))
+    if told := _describe_style(arms, find_reference_arm(study)):
         lines.append(told)
     return lines
 
 
-def seeds_of(arms: Arms) -> list[tuple[int, int]]:
+def list_seeds(arms: Arms) -> list[tuple[int, int]]:
     """The pairs of world and seed in which any arm was run, in their order."""
     return sorted({(one.world, one.seed) for found in arms.values() for one in found})
 
 
-def extent(study: Study, arms: Arms) -> str:
+def describe_extent(study: Study, arms: Arms) -> str:
     """On how many seeds and data sets the arms were run, and how many planned seeds were not."""
-    seeds = seeds_of(arms)
+    seeds = list_seeds(arms)
     lacking = len({(one.world, one.seed) for one in study.seeds} - set(seeds))
-    rest = f", {counted(lacking, 'planned seed')} not run" if lacking else ""
-    return f"{counted(len(seeds), 'seed')} on {counted(len({world for world, _ in seeds}), 'data set')}{rest}"
+    rest = f", {format_count(lacking, 'planned seed')} not run" if lacking else ""
+    return f"{format_count(len(seeds), 'seed')} on {format_count(len({world for world, _ in seeds}), 'data set')}{rest}"
 
 
-def _ranked(arms: Arms) -> str:
-    means = {title(arms, name): mean_over_seeds(found).mean for name, found in arms.items()}
-    return "; ".join(f"{name} {percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
+def _rank_arms(arms: Arms) -> str:
+    means = {find_title(arms, name): average_over_seeds(found).mean for name, found in arms.items()}
+    return "; ".join(f"{name} {format_percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
 
 
-def _sentence(arms: Arms, found: Difference) -> str:
-    pair = f"{_pair(arms, found)}: {points(found.seeds.mean, True)} points"
+def _describe_difference(arms: Arms, found: Difference) -> str:
+    pair = f"{_format_pair(arms, found)}: {format_points(found.seeds.mean, True)} points"
     if math.isnan(found.seeds.half):
         return f"{pair}; one unit only, so there is no interval and no verdict."
-    low, high = points(found.seeds.low, True), points(found.seeds.high, True)
+    low, high = format_points(found.seeds.low, True), format_points(found.seeds.high, True)
     interval = f"95 % interval {low} to {high}, n = {found.seeds.units}"
-    return f"{pair} ({interval}): {VERDICTS[found.verdict]} (minimum detectable difference {points(found.detectable)})."
+    return (
+        f"{pair} ({interval}): {VERDICT_WORDS[found.verdict]} (minimum detectable difference "
+        f"{format_points(found.detectable)})."
+    )
 
 
-def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
-    steps = len(neighbours(study))
+def _describe_order(study: Study, claimed: Sequence[Difference]) -> str:
+    steps = len(list_neighbours(study))
     if len(claimed) < steps:
         return f"The claimed ranking can't be tested; pairwise steps not run: {steps - len(claimed)} of {steps}."
-    told = {word: sum(found.verdict == word for found in claimed) for word in VERDICTS}
+    told = {word: sum(found.verdict == word for found in claimed) for word in VERDICT_WORDS}
     if told["more"] == steps:
         return f"The claimed ranking is reproduced; pairwise steps that hold: {steps} of {steps}."
     return (
@@ -98,20 +110,22 @@ def _order_sentence(study: Study, claimed: Sequence[Difference]) -> str:
     )
 
 
-def verdicts(arms: Arms, found: Sequence[Difference]) -> str:
+def describe_verdicts(arms: Arms, found: Sequence[Difference]) -> str:
     """All differences of a study in one sentence, by verdict."""
     said = []
-    for word, text in VERDICTS.items():
-        pairs = [f"{_pair(arms, one)} ({points(one.seeds.mean, True)})" for one in found if one.verdict == word]
+    for word, text in VERDICT_WORDS.items():
+        pairs = [
+            f"{_format_pair(arms, one)} ({format_points(one.seeds.mean, True)})" for one in found if one.verdict == word
+        ]
         said += [f"{text}: {', '.join(pairs)}"] if pairs else []
     return "; ".join(said)
 
 
-def _pair(arms: Arms, found: Difference) -> str:
-    return f"{title(arms, found.first)} vs. {title(arms, found.second)}"
+def _format_pair(arms: Arms, found: Difference) -> str:
+    return f"{find_title(arms, found.first)} vs. {find_title(arms, found.second)}"
 
 
-def _style_sentence(arms: Arms, lowest: str) -> str:
+def _describe_style(arms: Arms, lowest: str) -> str:
     """Mean gain over the lowest arm of the runs that adopted a teacher's style, and of the others; empty where one of
     the two groups is empty.
     """
@@ -127,12 +141,12 @@ def _style_sentence(arms: Arms, lowest: str) -> str:
     adopted, others = took[True], took[False]
     return (
         f"Runs in which the share of answers in a teacher's style rose by at least {100 * _RISE:.0f} points "
-        f"({len(adopted)} of {len(adopted) + len(others)}): {points(mean(adopted), True)} points vs. "
-        f"{title(arms, lowest)} on average; all other runs: {points(mean(others), True)}."
+        f"({len(adopted)} of {len(adopted) + len(others)}): {format_points(average_finite(adopted), True)} points vs. "
+        f"{find_title(arms, lowest)} on average; all other runs: {format_points(average_finite(others), True)}."
     )
 
 
-def origins(records: Sequence[Record], arms: Arms) -> list[str]:
+def list_origins(records: Sequence[StudyRecord], arms: Arms) -> list[str]:
     """Which commits the runs started from, and what limits their comparison."""
     lines = []
     if len({tuple(sorted((one.world, one.seed) for one in found)) for found in arms.values()}) > 1:
@@ -149,53 +163,57 @@ def origins(records: Sequence[Record], arms: Arms) -> list[str]:
     elif len(commits := {one.commit for one in compared}) > 1:
         lines.append(f"The compared runs started from {len(commits)} commits with the same code in every stage.")
     else:
-        lines.append(f"All compared runs started from commit {min(commits)[:SHOWN]}.")
+        lines.append(f"All compared runs started from commit {min(commits)[:SHOWN_DIGITS_OF_COMMIT]}.")
     return lines
 
 
-def explanations(study: Study, arms: Arms) -> list[str]:
+def explain_arms(study: Study, arms: Arms) -> list[str]:
     """One line for each trained arm: what changed against the reference, in answers and in the loop."""
-    name = reference(study)
+    name = find_reference_arm(study)
     if name not in arms:
         return []
     lines = []
     for other, found in arms.items():
         if other != name and any(one.curves for one in found):
-            common = on_common_seeds({other: found, name: arms[name]})
-            lines += [_explanation(common[other], common[name])] if common[other] else []
+            common = select_common_seeds({other: found, name: arms[name]})
+            lines += [_explain_arm(common[other], common[name])] if common[other] else []
     return lines
 
 
-def _explanation(found: Sequence[Record], start: Sequence[Record]) -> str:
-    gain = mean_over_seeds(found).mean - mean_over_seeds(start).mean
-    parts = [f"{found[0].title}: {points(gain, True)} points"]
+def _explain_arm(found: Sequence[StudyRecord], start: Sequence[StudyRecord]) -> str:
+    gain = average_over_seeds(found).mean - average_over_seeds(start).mean
+    parts = [f"{found[0].title}: {format_points(gain, True)} points"]
     if all("any" in one.styles for one in [*found, *start]):
-        parts.append(f"answers in a teacher's style {_moved(_style(start), _style(found))} %")
-    tokens = [mean_of(each, "mean_tokens") for each in (start, found)]
+        parts.append(f"answers in a teacher's style {_format_move(_average_style(start), _average_style(found))} %")
+    tokens = [average_figure(each, "mean_tokens") for each in (start, found)]
     if all(map(math.isfinite, tokens)):
         parts.append(f"tokens per answer {tokens[0]:.1f} → {tokens[1]:.1f}")
-    kinds = gains(found, start)
+    kinds = compute_gains(found, start)
     if len(kinds) > 1:
         best, worst = (pick(kinds, key=lambda kind: kinds[kind]) for pick in (max, min))
-        parts.append(f"by kind {points(kinds[worst], True)} ({worst}) to {points(kinds[best], True)} ({best})")
+        parts.append(
+            f"by kind {format_points(kinds[worst], True)} ({worst}) to {format_points(kinds[best], True)} ({best})"
+        )
     loop = {
-        "answers judged correct": rewarded(found, names.ANSWER.format(STUDENT)),
-        "answers classified as a teacher's": rewarded(found, names.SIMILARITY.format(STUDENT)),
-        "correct answers with negative advantage": curve(found, names.CORRECT_NEGATIVE_ADVANTAGE),
+        "answers judged correct": average_reward(found, names.ANSWER.format(STUDENT)),
+        "answers classified as a teacher's": average_reward(found, names.SIMILARITY.format(STUDENT)),
+        "correct answers with negative advantage": average_curve(found, names.CORRECT_NEGATIVE_ADVANTAGE),
     }
-    told = [f"{text} {_moved(one.start, one.end)} %" for text, one in loop.items() if one is not None and one.shares]
+    told = [
+        f"{text} {_format_move(one.start, one.end)} %" for text, one in loop.items() if one is not None and one.shares
+    ]
     return "; ".join(parts) + (f". In the loop: {', '.join(told)}." if told else ".")
 
 
-def _style(records: Sequence[Record]) -> float:
-    return mean(one.styles.get("any", math.nan) for one in records)
+def _average_style(records: Sequence[StudyRecord]) -> float:
+    return average_finite(one.styles.get("any", math.nan) for one in records)
 
 
-def _moved(start: float, end: float) -> str:
+def _format_move(start: float, end: float) -> str:
     return f"{100 * start:.0f} → {100 * end:.0f}"
 
 
-def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
+def describe_sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
     """Which arms got a value at an end of the sweep; empty where none did."""
     values = next(iter(study.sweep.values()), [])
     if len(values) < 2:
@@ -208,6 +226,6 @@ def sweep_ends(study: Study, chosen: Mapping[str, float]) -> str:
     return f"Best value at an end of the sweep (a value outside might be better): {'; '.join(told)}." if told else ""
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """The number with its noun: 1 seed, 2 seeds."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
-from studies.records import Record
+from studies.records import StudyRecord
 
-Arms = Mapping[str, Sequence[Record]]  # the compared records of each arm, by its name, in the order of the study
+Arms = Mapping[str, Sequence[StudyRecord]]  # the compared records of each arm, by its name, in the order of the study
 _SMOOTHED = 5  # steps that a share of style is the mean of, so that one step of few answers is no onset
-END = 10  # steps at either end of a curve that a figure of the tables is the mean of
+END_STEPS = 10  # steps at either end of a curve that a figure of the tables is the mean of
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Curve:
     @property
     def start(self) -> float:
         """Mean of the first steps; nan where nothing was measured."""
-        return mean(self.values[:END])
+        return average_finite(self.values[:END_STEPS])
 
     @property
     def end(self) -> float:
         """Mean of the last steps."""
-        return mean(self.values[-END:])
+        return average_finite(self.values[-END_STEPS:])
 
     @property
     def shares(self) -> bool:
@@ -38,24 +38,24 @@ class Curve:
         return all(0 <= value <= 1 for value in self.values if math.isfinite(value))
 
 
-def title(arms: Arms, name: str) -> str:
+def find_title(arms: Arms, name: str) -> str:
     """What the page calls an arm."""
     return arms[name][0].title
 
 
-def on_common_seeds(arms: Arms) -> dict[str, list[Record]]:
+def select_common_seeds(arms: Arms) -> dict[str, list[StudyRecord]]:
     """The records of the seeds that all arms have; without such seeds every arm is left with none."""
     seeds = set.intersection(*({(one.world, one.seed) for one in found} for found in arms.values()))
     return {name: [one for one in found if (one.world, one.seed) in seeds] for name, found in arms.items()}
 
 
-def mean(values: Iterable[float]) -> float:
+def average_finite(values: Iterable[float]) -> float:
     """Mean of the finite values; nan where there are none."""
     found = [value for value in values if math.isfinite(value)]
     return sum(found) / len(found) if found else math.nan
 
 
-def curve(records: Sequence[Record], column: str) -> Curve | None:
+def average_curve(records: Sequence[StudyRecord], column: str) -> Curve | None:
     """The mean over seeds of one column, step by step; None where no seed has it."""
     having = [record.curves for record in records if any(map(math.isfinite, record.curves.get(column, [])))]
     if not having:
@@ -65,21 +65,21 @@ def curve(records: Sequence[Record], column: str) -> Curve | None:
         for step, value in zip(columns[names.STEP], columns[column], strict=True):
             by_step[step].append(value)
     steps = sorted(by_step)
-    return Curve(records[0].arm, steps, [mean(by_step[step]) for step in steps])
+    return Curve(records[0].arm, steps, [average_finite(by_step[step]) for step in steps])
 
 
-def rewarded(records: Sequence[Record], column: str) -> Curve | None:
+def average_reward(records: Sequence[StudyRecord], column: str) -> Curve | None:
     """The curve of a reward; None where it was 0 throughout, which is how the loop logs one that is not given."""
-    found = curve(records, column)
+    found = average_curve(records, column)
     return found if found is not None and any(value for value in found.values if math.isfinite(value)) else None
 
 
-def onset(record: Record) -> int | None:
+def find_onset(record: StudyRecord) -> int | None:
     """The step by which half of what the student did not write in a teacher's style at the start is written so; None:
     never.
     """
     shares = record.curves.get("styles/any", [])
-    smooth = [mean(shares[max(0, place - _SMOOTHED + 1) : place + 1]) for place in range(len(shares))]
+    smooth = [average_finite(shares[max(0, place - _SMOOTHED + 1) : place + 1]) for place in range(len(shares))]
     half = (1 + smooth[_SMOOTHED - 1]) / 2 if len(smooth) >= _SMOOTHED else math.nan
     if not shares:
         return None
@@ -87,7 +87,7 @@ def onset(record: Record) -> int | None:
     return next((int(step) for step, share in steps if share >= half), None)
 
 
-def sources(records: Sequence[Record]) -> list[str]:
+def list_sources(records: Sequence[StudyRecord]) -> list[str]:
     """Who answered in the loop: the student first, then teachers by name."""
     found = {
         source
@@ -101,25 +101,25 @@ def sources(records: Sequence[Record]) -> list[str]:
     return sorted(found, key=lambda name: (name != STUDENT, name))
 
 
-def ends(records: Sequence[Record], column: str) -> tuple[float, float]:
+def find_ends(records: Sequence[StudyRecord], column: str) -> tuple[float, float]:
     """Start and end of a column's curve; nan where there is none."""
-    found = curve(records, column)
+    found = average_curve(records, column)
     return (math.nan, math.nan) if found is None else (found.start, found.end)
 
 
-def by_kind(records: Sequence[Record]) -> dict[str, float]:
+def score_by_kind(records: Sequence[StudyRecord]) -> dict[str, float]:
     """Share of right test answers by kind of question, mean over seeds."""
     kinds = sorted({kind for record in records for kind in record.scores.get("by_kind", {})})
-    return {kind: mean(record.scores["by_kind"].get(kind, math.nan) for record in records) for kind in kinds}
+    return {kind: average_finite(record.scores["by_kind"].get(kind, math.nan) for record in records) for kind in kinds}
 
 
-def gains(records: Sequence[Record], reference: Sequence[Record]) -> dict[str, float]:
+def compute_gains(records: Sequence[StudyRecord], reference: Sequence[StudyRecord]) -> dict[str, float]:
     """By how much more is right than in the reference, by kind of question, where both have the kind."""
-    before = by_kind(reference)
-    return {kind: share - before[kind] for kind, share in by_kind(records).items() if kind in before}
+    before = score_by_kind(reference)
+    return {kind: share - before[kind] for kind, share in score_by_kind(records).items() if kind in before}
 
 
-def said(records: Sequence[Record], kind: str) -> str:
+def quote_answer(records: Sequence[StudyRecord], kind: str) -> str:
     """What the first of an arm's records answered to its first test question of a kind, with a mark; empty where it has
     none.
     """
@@ -127,6 +127,6 @@ def said(records: Sequence[Record], kind: str) -> str:
     return "" if found is None else f"{'✓' if found['correct'] else '✗'} {found['response']}"
 
 
-def mean_of(records: Sequence[Record], name: str) -> float:
+def average_figure(records: Sequence[StudyRecord], name: str) -> float:
     """Mean over seeds of one figure of the scores."""
-    return mean(float(record.scores.get(name, math.nan)) for record in records)
+    return average_finite(float(record.scores.get(name, math.nan)) for record in records)

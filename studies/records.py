@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.dvc.recorded import Finished
-from stages.config.params import Params, validated
+from flows.dvc.recorded import RecordedExperiment
+from stages.config.params import Params, validate_params
 from stages.config.yaml import read_yaml
 from stages.groups.response import STUDENT
 from stages.job import metric_names as names
@@ -27,7 +27,7 @@ from stages.job.files import read_json, read_shards, write_text
 from stages.job.hashes import hash_json
 from stages.job.metric_names import source_of
 from studies.runs import COMPARED, Run
-from studies.study import budget
+from studies.study import extract_budget
 
 _NUMBER = re.compile(r"\d+")
 _DIGITS = 16  # of a hash of code: enough to tell them apart
@@ -40,7 +40,7 @@ _CURVES = (
 
 
 @dataclass(frozen=True)
-class Record:
+class StudyRecord:
     """What is known of one finished run; everything in it was measured by it."""
 
     study: str
@@ -80,36 +80,38 @@ class Record:
         return f"{self.purpose}/{self.arm}{rate}-w{self.world}-s{self.seed}"
 
 
-def departures(run: Run, done: Finished, planned: str) -> list[str]:
+def find_departures(run: Run, done: RecordedExperiment, planned: str) -> list[str]:
     """Files in which the experiment is not the run: code that differs from the snapshot `planned`, or other
     parameters.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = read_yaml(done.fetch("params.yaml", Path(folder) / "params.yaml"))
-    same = _deciding(values) == _deciding(run.values)
-    return [*done.changed(planned, *run.made_from), *([] if same else ["params.yaml"])]
+    same = _select_deciding(values) == _select_deciding(run.values)
+    return [*done.list_changes(planned, *run.made_from), *([] if same else ["params.yaml"])]
 
 
-def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    return validated(values).model_dump(exclude={"runtime", "report"})
+def _select_deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    return validate_params(values).model_dump(exclude={"runtime", "report"})
 
 
-def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
+def make_record(run: Run, done: RecordedExperiment, seconds: Mapping[str, float]) -> StudyRecord:
     """The record of a run from its experiment. Raises FileNotFoundError when something that it should have made isn't
     there.
     """
-    params = validated(run.values, run.name)
-    lock = done.text("dvc.lock")
+    params = validate_params(run.values, run.name)
+    lock = done.read_text("dvc.lock")
     loop: dict[str, Any] = {}
     if "ril" in run.stages:
         loop = {
-            "validation": _only(json.loads(done.text("reports/ril/metrics.json"))[names.VALIDATION], ("start", "end")),
-            "discriminator": _numbers(json.loads(done.text("reports/discriminator/metrics.json"))),
+            "validation": _select_numbers(
+                json.loads(done.read_text("reports/ril/metrics.json"))[names.VALIDATION], ("start", "end")
+            ),
+            "discriminator": _flatten_numbers(json.loads(done.read_text("reports/discriminator/metrics.json"))),
         }
     with tempfile.TemporaryDirectory() as folder:
-        found = _scored(run, done, params, Path(folder)) if run.evaluation is not None else {}
-        curves = _curves(run, done, params, Path(folder)) if "ril" in run.stages else {}
-    return Record(
+        found = _read_scores(run, done, params, Path(folder)) if run.evaluation is not None else {}
+        curves = _read_run_curves(run, done, params, Path(folder)) if "ril" in run.stages else {}
+    return StudyRecord(
         study=run.study,
         purpose=run.purpose,
         arm=run.arm,
@@ -123,38 +125,38 @@ def gathered(run: Run, done: Finished, seconds: Mapping[str, float]) -> Record:
         experiment=run.name,
         revision=done.revision,
         commit=done.baseline,
-        committed=not done.changed(done.baseline, "stages", "flows", "dvc.yaml"),
+        committed=not done.list_changes(done.baseline, "stages", "flows", "dvc.yaml"),
         code={stage: digest[:_DIGITS] for stage, digest in run.code.items()},
         lock_sha256=hashlib.sha256(lock.encode()).hexdigest(),
         seconds={stage: round(value, 1) for stage, value in seconds.items()},
-        budget=budget(params),
+        budget=extract_budget(params),
         curves=curves,
         **loop,
         **found,
     )
 
 
-def _scored(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, Any]:
-    scores = json.loads(done.text(f"reports/evaluate/{run.evaluation}/metrics.json"))
+def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Path) -> dict[str, Any]:
+    scores = json.loads(done.read_text(f"reports/evaluate/{run.evaluation}/metrics.json"))
     rows = read_shards(done.fetch(f"data/evaluate/{run.evaluation}", folder / "evaluate")).to_pylist()
     rows.sort(key=lambda row: row["question_id"])
-    forms = teacher_forms(run, done, params, folder)
+    forms = find_teacher_forms(run, done, params, folder)
     others = [target.removeprefix("evaluate@") for target in run.targets if target.startswith("evaluate@")]
     return {
         "scores": {key: value for key, value in scores.items() if not key.startswith("benchmark")},
         "right": "".join("1" if row["correct"] else "0" for row in rows),
-        "questions_sha256": json.loads(done.text("reports/questions/metrics.json"))["content_sha256"],
-        "answers": first_of_each_kind(rows),
-        "styles": style_shares([row["response"] for row in rows], forms),
+        "questions_sha256": json.loads(done.read_text("reports/questions/metrics.json"))["content_sha256"],
+        "answers": pick_examples(rows),
+        "styles": compute_style_shares([row["response"] for row in rows], forms),
         "teachers": {
-            name: json.loads(done.text(f"reports/evaluate/{name}/metrics.json"))["accuracy"]
+            name: json.loads(done.read_text(f"reports/evaluate/{name}/metrics.json"))["accuracy"]
             for name in others
             if name != run.evaluation
         },
     }
 
 
-def first_of_each_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def pick_examples(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Kind, reference, response and correctness of the first row of each kind: examples that nobody picked."""
     first: dict[str, Mapping[str, Any]] = {}
     for row in rows:
@@ -162,17 +164,17 @@ def first_of_each_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
     return [{key: row[key] for key in ("kind", "reference", "response", "correct")} for _, row in sorted(first.items())]
 
 
-def _curves(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, list[float]]:
-    curves = read_curves(done.text("reports/ril/history.csv"))
+def _read_run_curves(run: Run, done: RecordedExperiment, params: Params, folder: Path) -> dict[str, list[float]]:
+    curves = read_curves(done.read_text("reports/ril/history.csv"))
     kept = {column: values for column, values in curves.items() if _is_kept(column)}
     if run.evaluation is None or not kept.get(names.STEP):
         return kept
-    forms = teacher_forms(run, done, params, folder)
+    forms = find_teacher_forms(run, done, params, folder)
     said: dict[int, list[str]] = defaultdict(list)
     for row in read_shards(done.fetch("data/ril/samples", folder / "samples")).to_pylist():
         if row["source"] == STUDENT:
             said[row["step"]].append(row["response"])
-    by_step = [style_shares(said.get(int(step), []), forms) for step in kept[names.STEP]]
+    by_step = [compute_style_shares(said.get(int(step), []), forms) for step in kept[names.STEP]]
     return kept | {
         f"styles/{name}": [shares.get(name, math.nan) for shares in by_step]
         for name in ([*forms, "any"] if forms else [])
@@ -183,14 +185,14 @@ def _is_kept(column: str) -> bool:
     return any(column == name if "{}" not in name else source_of(column, name) for name in _CURVES)
 
 
-def form(text: str) -> str:
+def mask_numbers(text: str) -> str:
     """`text` with every number as 0: how something is written, whatever it says. Fits short answers that follow a
     pattern.
     """
     return _NUMBER.sub("0", text)
 
 
-def teacher_forms(run: Run, done: Finished, params: Params, folder: Path) -> dict[str, frozenset[str]]:
+def find_teacher_forms(run: Run, done: RecordedExperiment, params: Params, folder: Path) -> dict[str, frozenset[str]]:
     """The forms in which each teacher that the run asked writes at least 5 % of its stored answers."""
     found = {}
     for name in [one for one in params.teachers if f"teacher@{one}" in run.stages]:
@@ -198,16 +200,16 @@ def teacher_forms(run: Run, done: Finished, params: Params, folder: Path) -> dic
         if not place.exists():
             done.fetch(f"data/teacher/{name}", place)
         texts = read_shards(place)["response"].to_pylist()
-        counted = Counter(form(text) for text in texts)
+        counted = Counter(mask_numbers(text) for text in texts)
         found[name] = frozenset(one for one, count in counted.items() if count >= _OWN_FORM * len(texts))
     return found
 
 
-def style_shares(texts: Sequence[str], forms: Mapping[str, frozenset[str]]) -> dict[str, float]:
+def compute_style_shares(texts: Sequence[str], forms: Mapping[str, frozenset[str]]) -> dict[str, float]:
     """Share of the texts in the style of each teacher, and of `any`; nothing for no texts."""
     if not texts or not forms:
         return {}
-    written = [form(text) for text in texts]
+    written = [mask_numbers(text) for text in texts]
     every = frozenset().union(*forms.values())
     return {name: sum(one in own for one in written) / len(written) for name, own in {**forms, "any": every}.items()}
 
@@ -221,7 +223,7 @@ def read_curves(text: str) -> dict[str, list[float]]:
     return dict(columns)
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: StudyRecord) -> None:
     """Writes the record into the study's folder, the curves first: a JSON file says that both are there."""
     if record.curves:
         heads = list(record.curves)
@@ -235,20 +237,22 @@ def write_record(folder: Path, record: Record) -> None:
     write_text(folder / f"{record.name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> StudyRecord:
     """The record in a JSON file, with the curves beside it. Raises TypeError for one of another version."""
     curves = path.with_suffix(".csv")
-    return Record(**read_json(path), curves=read_curves(curves.read_text(encoding="utf-8")) if curves.exists() else {})
+    return StudyRecord(
+        **read_json(path), curves=read_curves(curves.read_text(encoding="utf-8")) if curves.exists() else {}
+    )
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(folder: Path) -> list[StudyRecord]:
     """All records of a study, in the order of their names."""
     return [read_record(path) for path in sorted(folder.glob("*/*.json"))]
 
 
-def _only(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:
+def _select_numbers(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:
     return {key: float(values[key]) for key in keys}
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _flatten_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, float)}

@@ -11,13 +11,13 @@ from flows.closure import ROOT, find_reached_files
 from flows.code_record import WatchedCode
 from flows.fingerprint import Fingerprint
 from flows.jobs import open_job
-from flows.profile import as_overrides, differences
+from flows.profile import find_differences, format_overrides
 from flows.work import list_code_inputs, list_data_inputs
-from stages.config.params import Params, validated
+from stages.config.params import Params, validate_params
 from stages.config.yaml import read_yaml
 from stages.job.hashes import hash_json
 from stages.job.job import Job
-from studies.study import Arm, Seeds, Study, values_of, with_value
+from studies.study import Arm, Seeds, Study, make_values, set_value
 
 TUNING, COMPARED = "tuning", "compared"
 _SHOWN = 8  # digits of a key in the name of an experiment
@@ -85,17 +85,17 @@ class Planner:
         self._base = read_yaml(root / "params.yaml")
         self._code: dict[str, str] = {}
 
-    def tuning(self, arms: Sequence[str]) -> list[Run]:
+    def plan_tuning(self, arms: Sequence[str]) -> list[Run]:
         """The sweep of the trained arms among `arms`; none where there is one value."""
         runs: list[Run] = []
         for key, values in self._study.sweep.items():
             if len(values) > 1:
                 for seeds in self._study.tuning:
                     for name in (name for name in arms if self._study.arms[name].trained):
-                        runs += [self._run(TUNING, name, seeds, {key: value}) for value in values]
+                        runs += [self._make_run(TUNING, name, seeds, {key: value}) for value in values]
         return runs
 
-    def compared(
+    def plan_comparison(
         self, arms: Sequence[str], seeds: Sequence[Seeds], chosen: Mapping[str, Mapping[str, float]]
     ) -> list[Run]:
         """Every arm at every seed; `chosen` holds the swept value of each arm that has one."""
@@ -103,22 +103,22 @@ class Planner:
         for one in seeds:
             for name in arms:
                 first = not runs or runs[-1].seeds != one
-                run = self._run(COMPARED, name, one, chosen.get(name, {}), self._study.shared if first else ())
+                run = self._make_run(COMPARED, name, one, chosen.get(name, {}), self._study.shared if first else ())
                 runs.append(run)
         return runs
 
-    def _run(
+    def _make_run(
         self, purpose: str, name: str, seeds: Seeds, swept: Mapping[str, float], further: Sequence[str] = ()
     ) -> Run:
         arm: Arm = self._study.arms[name]
-        values = values_of(self._root, self._study, arm, seeds, self._profile)
+        values = make_values(self._root, self._study, arm, seeds, self._profile)
         for key, value in swept.items():
-            values = with_value(values, key, value)
-        params = validated(values, f"arm {name}")
+            values = set_value(values, key, value)
+        params = validate_params(values, f"arm {name}")
         evaluation = arm.evaluation if purpose == COMPARED else None
         own = "ril" if evaluation is None else f"evaluate@{evaluation}"
         targets = tuple(dict.fromkeys([*further, *(self._study.beside if purpose == COMPARED else ()), own]))
-        found = self.stages(params, targets)
+        found = self.list_stages(params, targets)
         return Run(
             study=self.name,
             purpose=purpose,
@@ -128,14 +128,14 @@ class Planner:
             evaluation=evaluation,
             swept=dict(swept),
             values=values,
-            overrides=tuple(as_overrides(list(differences(self._base, values)))),
+            overrides=tuple(format_overrides(list(find_differences(self._base, values)))),
             targets=targets,
             stages={target: one.key for target, one in found.items()},
             key=found[own].key,
             code={target: one.code for target, one in found.items()},
         )
 
-    def stages(self, params: Params, targets: Sequence[str]) -> dict[str, Hashes]:
+    def list_stages(self, params: Params, targets: Sequence[str]) -> dict[str, Hashes]:
         """Every stage that `targets` need, in an order in which they can run."""
         found: dict[str, Hashes] = {}
 
@@ -144,8 +144,8 @@ class Planner:
                 stage, _, item = target.partition("@")
                 job = open_job(stage, item or None, self._root, params)
                 inputs = [str(path.relative_to(self._root)) for path in job.inputs if path.is_relative_to(self._root)]
-                before = [one for path in inputs if path.startswith("data/") for one in makers(job, path)]
-                code = self._code_of(job)
+                before = [one for path in inputs if path.startswith("data/") for one in list_makers(job, path)]
+                code = self._hash_code(job)
                 own = hash_json([target, job.values, code, sorted(add(one) for one in before)])
                 found[target] = Hashes(own, code)
             return found[target].key
@@ -154,7 +154,7 @@ class Planner:
             add(target)
         return found
 
-    def _code_of(self, job: Job) -> str:
+    def _hash_code(self, job: Job) -> str:
         """Hash of what the stage's code says and of inputs that no stage makes (users' data)."""
         given = [
             path for path in list_data_inputs(job) if not path.is_relative_to(self._root / "data") and path.exists()
@@ -166,7 +166,7 @@ class Planner:
         return self._code[name]
 
 
-def makers(job: Job, path: str) -> list[str]:
+def list_makers(job: Job, path: str) -> list[str]:
     """The targets that make the input `path` of `job`; a folder of several outs has several."""
-    target = job.maker_of(path)
+    target = job.find_maker(path)
     return [run for run in job.runs if run == target or run.startswith(f"{target}@")]

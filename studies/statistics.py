@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.benchmarks.comparing import bootstrap, mcnemar
-from studies.records import Record
+from stages.benchmarks.comparing import bootstrap_interval, mcnemar_p_value
+from studies.records import StudyRecord
 
 CONFIDENCE, POWER = 0.95, 0.8
 _GRID = 2_000  # quantiles of the chi-square distribution
@@ -76,7 +76,7 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error, count)
 
 
-def detectable(values: Sequence[float]) -> float:
+def minimum_detectable(values: Sequence[float]) -> float:
     """The smallest true mean that a two-sided t-test at 5 % sees in 80 % of repetitions, at the spread of `values`.
 
     nan for fewer than two values. Power is the normal chance to pass the test, averaged over the chi-square
@@ -100,7 +100,7 @@ def detectable(values: Sequence[float]) -> float:
     )
 
 
-def by_unit(values: Mapping[tuple[int, int], float]) -> list[float]:
+def average_by_unit(values: Mapping[tuple[int, int], float]) -> list[float]:
     """One value a unit from values by (world, seed)."""
     worlds: dict[int, list[float]] = defaultdict(list)
     for (world, _), value in sorted(values.items()):
@@ -110,12 +110,12 @@ def by_unit(values: Mapping[tuple[int, int], float]) -> list[float]:
     return [statistics.fmean(found) for found in worlds.values()]
 
 
-def mean_over_seeds(records: Sequence[Record]) -> Interval:
+def average_over_seeds(records: Sequence[StudyRecord]) -> Interval:
     """Accuracy of one arm."""
-    return t_interval(by_unit({(one.world, one.seed): float(one.scores["accuracy"]) for one in records}))
+    return t_interval(average_by_unit({(one.world, one.seed): float(one.scores["accuracy"]) for one in records}))
 
 
-def difference(first: Sequence[Record], second: Sequence[Record]) -> Difference | None:
+def compute_difference(first: Sequence[StudyRecord], second: Sequence[StudyRecord]) -> Difference | None:
     """The first arm less the second, over the seeds that both have; None where there is no such seed.
 
     Raises Unpaired when the two answered different questions.
@@ -128,10 +128,10 @@ def difference(first: Sequence[Record], second: Sequence[Record]) -> Difference 
         if one.questions_sha256 != other.questions_sha256 or len(one.right) != len(other.right):
             raise Unpaired(f"{one.name} and {other.name} answered different questions; run one of them again")
     steps = {(a.world, a.seed): a.scores["accuracy"] - b.scores["accuracy"] for a, b in pairs}
-    units = by_unit(steps)
-    every = np.concatenate([_marks(a.right) - _marks(b.right) for a, b in pairs])
+    units = average_by_unit(steps)
+    every = np.concatenate([_read_marks(a.right) - _read_marks(b.right) for a, b in pairs])
     wins, losses = int((every > 0).sum()), int((every < 0).sum())
-    low, high = bootstrap(every, seed=0)
+    low, high = bootstrap_interval(every, seed=0)
     return Difference(
         first=pairs[0][0].arm,
         second=pairs[0][1].arm,
@@ -141,10 +141,10 @@ def difference(first: Sequence[Record], second: Sequence[Record]) -> Difference 
         high=high,
         wins=wins,
         losses=losses,
-        p_value=mcnemar(wins, losses),
-        detectable=detectable(units),
+        p_value=mcnemar_p_value(wins, losses),
+        detectable=minimum_detectable(units),
     )
 
 
-def _marks(right: str) -> np.ndarray:
+def _read_marks(right: str) -> np.ndarray:
     return np.array([int(mark) for mark in right], dtype=float)

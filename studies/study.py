@@ -8,8 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from flows.profile import read_profile
 from stages.config.block import Block
-from stages.config.params import Params, validated
-from stages.config.yaml import ParamsError, merged, read_yaml
+from stages.config.params import Params, validate_params
+from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 _INHERITED = ("params", "shared", "beside", "sweep", "tuning", "seeds")
 LOOP = "ril"  # the entry of `evaluations` that scores what the loop trained
@@ -65,7 +65,7 @@ class Study(Block):
     differences: list[list[str]] = Field(default_factory=list, description="Pairs of arms: the first minus the second.")
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_agreement(self) -> Self:
         worlds = {one.world for one in self.tuning} & {one.world for one in self.seeds}
         if worlds:
             raise ValueError(f"world {min(worlds)} is in `tuning` and in `seeds`; they must not share a data set")
@@ -84,12 +84,12 @@ class Study(Block):
         return self
 
 
-def studies(root: Path) -> dict[str, str]:
+def list_studies(root: Path) -> dict[str, str]:
     """Names of the studies in `root`/studies with their titles."""
     return {path.stem: str(read_yaml(path).get("title", "")) for path in sorted((root / "studies").glob("*.yaml"))}
 
 
-def alike(root: Path, name: str) -> list[str]:
+def find_alike(root: Path, name: str) -> list[str]:
     """Names of the studies derived from study `name` (`like`)."""
     files = sorted((root / "studies").glob("*.yaml"))
     return [path.stem for path in files if read_yaml(path).get("like") == name]
@@ -102,7 +102,7 @@ def read_study(root: Path, name: str) -> Study:
     """
     path = root / "studies" / f"{name}.yaml"
     if not path.is_file():
-        raise ParamsError(f"no study {name!r}; there are: {', '.join(studies(root)) or 'none'}")
+        raise ParamsError(f"no study {name!r}; there are: {', '.join(list_studies(root)) or 'none'}")
     values = read_yaml(path)
     if (other := values.pop("like", None)) is not None:
         inherited = read_yaml(root / "studies" / f"{other}.yaml")
@@ -114,29 +114,29 @@ def read_study(root: Path, name: str) -> Study:
         raise ParamsError("\n".join(lines).replace("Value error, ", "")) from error
 
 
-def values_of(root: Path, study: Study, arm: Arm, seeds: Seeds, profile: str | None = None) -> dict[str, Any]:
+def make_values(root: Path, study: Study, arm: Arm, seeds: Seeds, profile: str | None = None) -> dict[str, Any]:
     """The parameters of one arm: params.yaml, overlaid by the study, the profile, the arm and the seeds, in this order.
 
     Raises ParamsError when they contradict each other.
     """
-    base = merged(read_yaml(root / "params.yaml"), study.params)
+    base = merge_params(read_yaml(root / "params.yaml"), study.params)
     if profile is not None:
-        base = merged(base, read_profile(root, profile))
+        base = merge_params(base, read_profile(root, profile))
     own = {"world": {"seed": seeds.world}, "seed": seeds.seed}
-    values = merged(merged(base, arm.params), own)
-    validated(values, f"arm {arm.title!r}")
+    values = merge_params(merge_params(base, arm.params), own)
+    validate_params(values, f"arm {arm.title!r}")
     return values
 
 
-def with_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+def set_value(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     """`values` with `value` at the dotted key."""
     overlay: Any = value
     for part in reversed(key.split(".")):
         overlay = {part: overlay}
-    return merged(values, overlay)
+    return merge_params(values, overlay)
 
 
-def budget(params: Params) -> dict[str, Any]:
+def extract_budget(params: Params) -> dict[str, Any]:
     """What compared arms must share: questions, steps, rows, schedule, sampling; not the learning rate.
 
     An arm that learns from references has one row per question: copies of the same row change nothing.
@@ -162,8 +162,8 @@ def check_budgets(root: Path, study: Study) -> dict[str, Any]:
     for name, arm in study.arms.items():
         if not arm.trained:
             continue
-        params = validated(values_of(root, study, arm, study.seeds[0]), f"arm {name}")
-        for key, value in budget(params).items():
+        params = validate_params(make_values(root, study, arm, study.seeds[0]), f"arm {name}")
+        for key, value in extract_budget(params).items():
             if key == "rows_per_question" and params.objective.references:
                 continue
             if found.setdefault(key, value) != value:

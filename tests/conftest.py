@@ -18,8 +18,8 @@ from filelock import ReadWriteLock
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
-from stages.config.model import Family
-from stages.config.yaml import merged, read_yaml
+from stages.config.model import FamilyName
+from stages.config.yaml import merge_params, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_QUESTIONS = {"questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}}}
@@ -84,7 +84,7 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture(params=[name for name in get_args(Family) if name not in ("qwen2_5", "remote")])
+@pytest.fixture(params=[name for name in get_args(FamilyName) if name not in ("qwen2_5", "remote")])
 def family(request: pytest.FixtureRequest) -> str:
     """Each family of models that see images."""
     return str(request.param)
@@ -111,7 +111,7 @@ def copy_project() -> Callable[..., Path]:
         shutil.copytree(ROOT / "studies", folder / "studies", ignore=studies)
         for file in ("dvc.yaml", ".dvcignore"):
             shutil.copy(ROOT / file, folder / file)
-        values = merged(read_yaml(ROOT / "params.yaml"), overlay)
+        values = merge_params(read_yaml(ROOT / "params.yaml"), overlay)
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         return folder
 

@@ -15,14 +15,14 @@ from ruamel.yaml import YAML
 
 from flows.cli.main import app
 from flows.jobs import open_job
-from flows.profile import profiles, read_profile
-from stages.config.params import load_params, validated
+from flows.profile import list_profiles, read_profile
+from stages.config.params import load_params, validate_params
 from stages.config.table import STAGES
-from stages.config.yaml import merged, read_yaml
-from studies.commands import study_page
-from studies.document import as_html, as_markdown
+from stages.config.yaml import merge_params, read_yaml
+from studies.commands import make_study_page
+from studies.document import render_html, render_markdown
 from studies.records import read_records
-from studies.study import studies
+from studies.study import list_studies
 
 PATH = re.compile(r"`((?:flows|stages|tests|docs|profiles|requirements|data|reports|\.ci)/[\w./*-]*)(?:::(\w+))?`")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
@@ -79,7 +79,7 @@ def declared_edges(root: Path) -> set[tuple[str, str]]:
         for item in list(getattr(params, stage.items)) if stage.items else [None]:
             job = open_job(name, item, root, params)
             made = [path for path in job.paths if path.startswith(("data/", "reports/"))]
-            edges |= {(job.maker_of(path).split("@")[0], name) for path in made}
+            edges |= {(job.find_maker(path).split("@")[0], name) for path in made}
     return edges
 
 
@@ -192,9 +192,9 @@ def same(cell: str, value: Any) -> bool:
 
 def test_the_worked_example_of_the_readme_is_valid(root: Path) -> None:
     (example,) = blocks((root / "README.md").read_text(), "yaml")
-    profile = merged(read_yaml(root / "params.yaml"), read_profile(root, "single_gpu"))
+    profile = merge_params(read_yaml(root / "params.yaml"), read_profile(root, "single_gpu"))
     keys = YAML(typ="safe").load(example)
-    params = validated(merged(profile, keys))
+    params = validate_params(merge_params(profile, keys))
     assert not params.evaluate.benchmarks
     rows = params.warm_start.steps * params.warm_start.rows_per_step
     assert 0 <= params.questions.splits["warm_start"] - rows < params.warm_start.rows_per_step
@@ -202,7 +202,10 @@ def test_the_worked_example_of_the_readme_is_valid(root: Path) -> None:
 
 def test_the_two_scales_are_those_of_the_parameters(root: Path) -> None:
     tiny = read_yaml(root / "params.yaml")
-    scales = [validated(values).model_dump(mode="json") for values in (tiny, merged(tiny, read_profile(root, "paper")))]
+    scales = [
+        validate_params(values).model_dump(mode="json")
+        for values in (tiny, merge_params(tiny, read_profile(root, "paper")))
+    ]
     text = (root / "docs" / "profiles.md").read_text()
     rows = re.findall(r"^\|[^|]*\| `([\w.]+)` \|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)
     assert len(rows) > 10
@@ -255,10 +258,10 @@ def ril_complaint(root: Path, words: list[str]) -> str | None:
         values = command.make_context("ril", list(words)).params
     except Exception as error:  # the parser's own, vendored by typer
         return str(error)
-    if (study := values.get("study")) is not None and study not in studies(root):
+    if (study := values.get("study")) is not None and study not in list_studies(root):
         return f"no study {study}"
     name = values.get("name")
-    return f"no profile {name}" if name is not None and name not in profiles(root) else None
+    return f"no profile {name}" if name is not None and name not in list_profiles(root) else None
 
 
 def dvc_complaint(root: Path, words: list[str]) -> str | None:
@@ -325,9 +328,9 @@ def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> No
     pages_of = [path for path in (root / "studies" / "results").glob("*.md") if path.with_suffix("").is_dir()]
     assert pages_of
     for path in pages_of:
-        shown = study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
-        assert path.read_text() == as_markdown(shown), f"update it with: ril experiments report {path.stem}"
-        assert without_strokes(path.with_suffix(".html").read_text()) == without_strokes(as_html(shown))
+        shown = make_study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
+        assert path.read_text() == render_markdown(shown), f"update it with: ril experiments report {path.stem}"
+        assert without_strokes(path.with_suffix(".html").read_text()) == without_strokes(render_html(shown))
 
 
 def without_strokes(html: str) -> str:

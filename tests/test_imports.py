@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from stages.config.model import Family
+from stages.config.model import FamilyName
 
 PURE = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
@@ -71,7 +71,7 @@ def test_only_vlm_knows_a_family_by_name(root: Path) -> None:
     for path in modules(root):
         part = path.relative_to(root).parts[1]
         literals = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        if part not in ("vlm", "config") and path.name != "shapes.py" and literals & set(get_args(Family)):
+        if part not in ("vlm", "config") and path.name != "shapes.py" and literals & set(get_args(FamilyName)):
             knowing.add(str(path.relative_to(root)))
     assert not knowing
 

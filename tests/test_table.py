@@ -50,7 +50,7 @@ def test_inputs_come_from_stages_that_run_before(root: Path) -> None:
         for item in items:
             job = open_job(name, item, root, params)
             for path in [path for path in job.paths if path.startswith(("data/", "reports/"))]:
-                assert order.index(job.maker_of(path).split("@")[0]) < order.index(name), (job.name, path)
+                assert order.index(job.find_maker(path).split("@")[0]) < order.index(name), (job.name, path)
             assert job.out == root / "data" / name / (item or "")
             assert job.reports == root / "reports" / name / (item or "")
 
@@ -58,7 +58,7 @@ def test_inputs_come_from_stages_that_run_before(root: Path) -> None:
 @pytest.mark.prefect
 def test_every_stage_is_a_flow_of_the_same_name_and_says_the_same() -> None:
     from flows.catalog import stage_flow
-    from flows.server import perform
+    from flows.flow_run import perform
 
     for name, stage in STAGES.items():
         found = stage_flow(stage, perform)

@@ -12,11 +12,11 @@ from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
-from flows.dvc.locks import Occupied
+from flows.dvc.locks import StudyRunning
 from flows.environment import prepare, prepare_patiently
 from flows.git import GitError
 from flows.ui.serve import NoServer
-from flows.ui.serve import serve as serve_forms
+from flows.ui.serve import serve_forms as serve_forms
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
 from stages.config.params import load_params
@@ -28,8 +28,8 @@ from studies.statistics import Unpaired
 
 # Errors whose message is one line for each mistake; any other is a fault of ours and keeps its traceback.
 WRITTEN_FOR_USERS = (
-    *(ParamsError, StoreError, BenchmarkError, NoServer, Occupied, Unpaired),
-    *(GitError, dvc.Nested, dvc.Refused),
+    *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
+    *(GitError, dvc.NestedRun, dvc.DvcFailed),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
@@ -41,8 +41,8 @@ params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
 app.add_typer(experiments_app, name="experiments")
-app.add_typer(scoring.app)
-app.add_typer(staleness.app)
+app.add_typer(scoring.score_app)
+app.add_typer(staleness.status_app)
 
 
 @app.command("profile")
@@ -56,15 +56,15 @@ def profile_command(
     """Lays profiles/NAME.yaml over params.yaml, in place; comments stay. `git checkout params.yaml` takes it back."""
     root = Path.cwd()
     if name is None:
-        known = profile.profiles(root)
+        known = profile.list_profiles(root)
         for found, sentence in known.items():
             print(f"{found.ljust(max(map(len, known)))}  {sentence}")
         return
     if as_experiment:
-        arguments = profile.as_overrides(profile.changes(root, name))
+        arguments = profile.format_overrides(profile.find_changes(root, name))
         print("dvc exp run " + " ".join(f"-S {shlex.quote(argument)}" for argument in arguments))
         return
-    found_changes = profile.changes(root, name) if show else profile.apply(root, name)
+    found_changes = profile.find_changes(root, name) if show else profile.apply_profile(root, name)
     for change in found_changes:
         print(change)
     verb = "would change" if show else "changed"
@@ -73,7 +73,7 @@ def profile_command(
 
 
 @app.command()
-def run(
+def run_command(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")
     ] = None,
@@ -91,11 +91,13 @@ def run(
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
     load_params(Path.cwd() / "params.yaml")
-    raise typer.Exit(dvc.repro(Path.cwd(), dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
+    raise typer.Exit(
+        dvc.run_repro(Path.cwd(), dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours)
+    )
 
 
 @app.command()
-def serve(
+def serve_command(
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than this machine's own is open to everybody.")
     ] = "127.0.0.1",
@@ -110,7 +112,7 @@ def serve(
 
 
 @params_app.command("check")
-def check() -> None:
+def check_params() -> None:
     """Says whether params.yaml is valid; each mistake is a line with the key, the value and the remedy."""
     load_params(Path.cwd() / "params.yaml")
     print("params.yaml is valid")

@@ -8,23 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.benchmarks.contamination import Overlap, overlap, training_images
-from stages.benchmarks.exchange import LAYOUTS, Layout, export, imported
-from stages.benchmarks.records import read_record, records_in, write_record
-from stages.benchmarks.registry import find, registry
-from stages.benchmarks.sample import BenchmarkError, NotThere
+from stages.benchmarks.contamination import Overlap, find_overlap, hash_training_images
+from stages.benchmarks.exchange import LAYOUTS, Layout, export_predictions, import_predictions
+from stages.benchmarks.predictions import find_records, read_benchmark_record, write_benchmark_record
+from stages.benchmarks.registry import find_benchmark, load_registry
+from stages.benchmarks.sample import BenchmarkError, MissingBenchmark
 from stages.benchmarks.scorers import OURS, PROFILES, Profile
-from stages.benchmarks.scores import average_of_columns, measured
-from stages.benchmarks.sources import SERVER, load
+from stages.benchmarks.scores import average_columns, compute_benchmark_scores
+from stages.benchmarks.sources import SERVER, load_benchmark
 from stages.benchmarks.spec import Spec
 from stages.job.files import write_json
 
 NO_VALUE = "–"
 LACKING = {"missing": "no reply", "pending": "not judged", "judge_failed": "judge failed"}  # rows that have no score
-app = typer.Typer()  # its commands become commands of `ril`
+score_app = typer.Typer()  # its commands become commands of `ril`
 
 
-def chosen(profiles: Sequence[str]) -> list[Profile]:
+def select_profiles(profiles: Sequence[str]) -> list[Profile]:
     """The named profiles, in the order given. Raises BenchmarkError for an unknown one."""
     unknown = [name for name in profiles if name not in PROFILES]
     if unknown:
@@ -32,23 +32,25 @@ def chosen(profiles: Sequence[str]) -> list[Profile]:
     return [profile for name in profiles for profile in PROFILES if profile == name]
 
 
-@app.command("score")
-def score(
+@score_app.command("score")
+def score_command(
     folder: Annotated[Path, typer.Argument(help="Predictions, such as data/evaluate/ril.")],
     profile: Annotated[list[str], typer.Option(help="Rule of scoring; several give several rows.")] = [OURS],  # noqa: B006
     by: Annotated[bool, typer.Option("--by", help="Also the tables by category.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything as JSON to this file.")] = None,
 ) -> None:
     """Scores stored predictions again; 1 as exit code when a benchmark can't be read or lacks replies or verdicts."""
-    found: dict[str, dict[str, Any]] = {name: {} for name in chosen(profile)}
+    found: dict[str, dict[str, Any]] = {name: {} for name in select_profiles(profile)}
     errors: dict[str, str] = {}
-    for name, path in records_in(folder).items():
+    for name, path in find_records(folder).items():
         try:
-            record = read_record(path)
-            for one in chosen(profile):
-                spec = find(record.benchmark)
+            record = read_benchmark_record(path)
+            for one in select_profiles(profile):
+                spec = find_benchmark(record.benchmark)
                 if spec.needs_judge or spec.scorer(one, record.cot) is not None:
-                    numbers = measured(spec, record.samples, record.replies, one, record.cot, record.judge)
+                    numbers = compute_benchmark_scores(
+                        spec, record.samples, record.replies, one, record.cot, record.judge
+                    )
                     found[one][name] = {
                         **numbers,
                         "source": record.manifest.get("source"),
@@ -56,11 +58,11 @@ def score(
                     }
         except (BenchmarkError, OSError, KeyError, TypeError) as error:  # one broken record must not hide the others
             errors[name] = f"{type(error).__name__}: {error}"
-    print(table(score_rows(found)))
+    print(format_table(make_score_rows(found)))
     for name, numbers_of in found.items():
-        print(average_line(name, average_of_columns(numbers_of)))
+        print(format_average(name, average_columns(numbers_of)))
     if by:
-        print(category_tables(found))
+        print(format_categories(found))
     for name, message in errors.items():
         print(f"{name}: {message}")
     if out is not None:
@@ -70,17 +72,17 @@ def score(
         raise typer.Exit(1)
 
 
-def score_rows(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, str]]:
+def make_score_rows(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, str]]:
     """A row a benchmark and profile: the score with its 95 % half width, and what stands behind it."""
     rows = []
     for name in dict.fromkeys(name for numbers_of in found.values() for name in numbers_of):
         for profile in found:
             if name in found[profile]:
-                rows.append(_score_row(found[profile][name]))
+                rows.append(_make_score_row(found[profile][name]))
     return rows
 
 
-def _score_row(numbers: Mapping[str, Any]) -> dict[str, str]:
+def _make_score_row(numbers: Mapping[str, Any]) -> dict[str, str]:
     score, error = numbers["score"], numbers["error"]
     value = NO_VALUE if score is None else f"{score:.1f} ± {error:.1f}" if math.isfinite(error) else f"{score:.1f}"
     lacking = [f"{numbers[key]:.1f} % {what}" for key, what in LACKING.items() if numbers[key]]
@@ -96,7 +98,7 @@ def _score_row(numbers: Mapping[str, Any]) -> dict[str, str]:
     return row | {"judge": str(numbers.get("judge") or NO_VALUE), "source": str(numbers.get("source") or NO_VALUE)}
 
 
-def average_line(profile: str, average: Mapping[str, Any]) -> str:
+def format_average(profile: str, average: Mapping[str, Any]) -> str:
     """The mean over the paper's columns, or over as many as there are, with those that are lacking."""
     if average["value"] is None:
         return f"{profile}: no complete column of the fourteen"
@@ -104,7 +106,7 @@ def average_line(profile: str, average: Mapping[str, Any]) -> str:
     return f"{profile}: average over {average['over']} of 14 columns {average['value']:.2f}{lacking}"
 
 
-def category_tables(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def format_categories(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Scores by category."""
     lines = []
     for profile, numbers_of in found.items():
@@ -115,11 +117,11 @@ def category_tables(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
                 for group, values in numbers["by"].items()
                 for value, part in values.items()
             ]
-            lines.append(f"\n{numbers['title']}, {profile}\n{table([*rows, *beside])}")
+            lines.append(f"\n{numbers['title']}, {profile}\n{format_table([*rows, *beside])}")
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
+def format_table(rows: Sequence[Mapping[str, str]]) -> str:
     """Rows under heads, in columns."""
     if not rows:
         return "nothing"
@@ -131,26 +133,26 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-@app.command("compare")
-def compare(
+@score_app.command("compare")
+def compare_command(
     first: Annotated[Path, typer.Argument(help="Predictions of A, such as data/evaluate/ril.")],
     second: Annotated[Path, typer.Argument(help="Predictions of B, such as data/evaluate/base.")],
     profile: Annotated[str, typer.Option(help="Rule of scoring.")] = OURS,
 ) -> None:
     """A less B on the same rows: 95 % bootstrap interval of the paired difference, wins and losses, McNemar's p."""
-    from stages.benchmarks.comparing import compared
+    from stages.benchmarks.comparing import compare_records
 
-    (rule,) = chosen([profile])
-    folders = records_in(first), records_in(second)
+    (rule,) = select_profiles([profile])
+    folders = find_records(first), find_records(second)
     shared = [name for name in folders[0] if name in folders[1]]
     if not shared:
         raise BenchmarkError(f"{first} and {second} have no benchmark in common")
     rows = []
     for name in shared:
-        found = compared(read_record(folders[0][name]), read_record(folders[1][name]), rule)
+        found = compare_records(read_benchmark_record(folders[0][name]), read_benchmark_record(folders[1][name]), rule)
         rows.append(
             {
-                "benchmark": find(found.benchmark).title,
+                "benchmark": find_benchmark(found.benchmark).title,
                 "n": str(found.pairs),
                 "A": f"{found.first:.1f}",
                 "B": f"{found.second:.1f}",
@@ -161,20 +163,20 @@ def compare(
                 "left out": str(found.left_out),
             }
         )
-    print(table(rows))
+    print(format_table(rows))
     print(f"profile {rule}; every row counts the same; intervals hold for the choice of rows, not for that of the seed")
 
 
-def published() -> list[Spec]:
+def list_published() -> list[Spec]:
     """All benchmarks but those that the tiny world writes itself."""
-    return [spec for spec in registry().values() if not spec.world]
+    return [spec for spec in load_registry().values() if not spec.world]
 
 
-@app.command("benchmarks")
-def benchmarks() -> None:
+@score_app.command("benchmarks")
+def list_benchmarks() -> None:
     """Lists the benchmarks, and which files or data sets they are read from."""
     rows = []
-    for spec in published():
+    for spec in list_published():
         files = [
             (f"{tsv.name}.tsv", f"{md5} {label}".strip(), f"{SERVER}/{tsv.folder}/{tsv.name}.tsv")
             for tsv in spec.tsv
@@ -185,30 +187,30 @@ def benchmarks() -> None:
             rows.append(
                 {"id": spec.id, "rows": str(spec.expected), "data set": hub, "file": name, "md5": md5, "from": address}
             )
-    print(table(rows))
+    print(format_table(rows))
 
 
-@app.command("export")
-def export_command(
+@score_app.command("export")
+def export_predictions_command(
     folder: Annotated[Path, typer.Argument(help="Predictions, such as data/evaluate/ril.")],
     to: Annotated[Path, typer.Argument(help="Folder for the files.")],
     layout: Annotated[str, typer.Option(help="vlmeval (TSV) or lmms (samples in JSONL).")] = "vlmeval",
     model: Annotated[str, typer.Option(help="Name of the model in the files' names.")] = "model",
 ) -> None:
     """Writes predictions in the layout of another harness, one file a benchmark."""
-    for path in records_in(folder).values():
-        print(export(read_record(path), _layout(layout), to, model))
+    for path in find_records(folder).values():
+        print(export_predictions(read_benchmark_record(path), _parse_layout(layout), to, model))
 
 
-def _layout(name: str) -> Layout:
+def _parse_layout(name: str) -> Layout:
     for layout in LAYOUTS:
         if layout == name:
             return layout
     raise BenchmarkError(f"no layout {name!r}; known: {', '.join(LAYOUTS)}")
 
 
-@app.command("import")
-def import_command(
+@score_app.command("import")
+def import_predictions_command(
     file: Annotated[Path, typer.Argument(help="Predictions of VLMEvalKit (.tsv) or lmms-eval (samples .jsonl).")],
     benchmark: Annotated[str, typer.Argument(help="Which benchmark they answer, such as mmstar.")],
     data: Annotated[Path, typer.Argument(help="Folder of benchmark files.")],
@@ -217,13 +219,13 @@ def import_command(
     """Takes over predictions that another harness wrote, so that they can be scored under every profile."""
     if not file.is_file():
         raise BenchmarkError(f"{file}: no such file; give predictions that VLMEvalKit or lmms-eval wrote")
-    record = imported(file, load(find(benchmark), data).samples, benchmark)
-    write_record(to / benchmark, record)
+    record = import_predictions(file, load_benchmark(find_benchmark(benchmark), data).samples, benchmark)
+    write_benchmark_record(to / benchmark, record)
     print(f"{len(record.replies)} replies to {len(record.samples)} rows: {to / benchmark}")
 
 
-@app.command("contamination")
-def contamination(
+@score_app.command("contamination")
+def contamination_command(
     data: Annotated[Path, typer.Argument(help="Folder of benchmark files.")],
     questions: Annotated[Path, typer.Option(help="Folder of the training data's splits.")] = Path("data/questions"),
     out: Annotated[Path | None, typer.Option(help="Also write the report as JSON to this file.")] = None,
@@ -235,23 +237,23 @@ def contamination(
     folders = sorted({file.parent for file in questions.glob("*/*.parquet")})
     if not folders:
         raise BenchmarkError(f"{questions}: no split with parquet files; run: dvc repro questions")
-    splits = {path.name: training_images(path) for path in folders}
+    splits = {path.name: hash_training_images(path) for path in folders}
     found, broken, absent = list[Overlap](), dict[str, str](), list[str]()
-    for spec in published():
+    for spec in list_published():
         try:
-            samples = load(spec, data).samples
-        except NotThere:
+            samples = load_benchmark(spec, data).samples
+        except MissingBenchmark:
             absent.append(spec.id)
         except BenchmarkError as error:
             broken[spec.id] = str(error)
         else:
-            found += [overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
+            found += [find_overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
     if not found:
         reasons = [f"{name}: {message}" for name, message in broken.items()]
         raise BenchmarkError(
             "\n".join([f"{data} holds no benchmark that can be read, so nothing was checked", *reasons])
         )
-    print(table([{key: str(value) for key, value in asdict(one).items()} for one in found]))
+    print(format_table([{key: str(value) for key, value in asdict(one).items()} for one in found]))
     for name, message in broken.items():
         print(f"not checked: {name}: {message}")
     if absent:

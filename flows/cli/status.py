@@ -10,19 +10,18 @@ from typing import Annotated
 import typer
 
 from flows.closure import find_unlisted_files
-from flows.digest import Change
-from flows.dvc.accept import accept as accept_stages
-from flows.dvc.accept import shorten
+from flows.digest import CodeChange
+from flows.dvc.accept import accept_stages, shorten
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
 from flows.environment import store_folder
 from stages.config.table import STAGES
 
-app = typer.Typer()
+status_app = typer.Typer()
 _FILES_SHOWN = 12  # of changed code, a stage; --json lists all
 
 
-@app.command()
-def status(
+@status_app.command()
+def status_command(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")
     ] = None,
@@ -36,13 +35,13 @@ def status(
         return
     width = max(len(one.name) for one in found)
     for one in found:
-        print("\n".join(_described(one, width)))
-    print(_summary(found))
+        print("\n".join(_format_stage(one, width)))
+    print(_format_summary(found))
     if missing := sorted({file for name in STAGES for file in find_unlisted_files(root, name)}):
         print(f"dvc.yaml does not list {', '.join(missing)} for a stage that reaches it; run: python -m flows.closure")
 
 
-@app.command()
+@status_app.command()
 def accept(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`, or `teacher` for all.")
@@ -68,7 +67,7 @@ def accept(
     print("to keep this: git add dvc.lock reports" if done else "nothing to accept")
 
 
-def _described(one: StageStatus, width: int) -> list[str]:
+def _format_stage(one: StageStatus, width: int) -> list[str]:
     name = one.name.ljust(width)
     if one.state == FOLLOWS:
         return [f"{name}  follows {', '.join(one.follows)}"]
@@ -76,10 +75,10 @@ def _described(one: StageStatus, width: int) -> list[str]:
         return [f"{name}  {one.state}"]
     if one.words_only:
         return [f"{name}  stale in words only"]
-    return [f"{name}  stale", *(f"    {kind.ljust(9)}  {line}" for kind, line in _reasons(one))]
+    return [f"{name}  stale", *(f"    {kind.ljust(9)}  {line}" for kind, line in _list_reasons(one))]
 
 
-def _reasons(one: StageStatus) -> list[tuple[str, str]]:
+def _list_reasons(one: StageStatus) -> list[tuple[str, str]]:
     rows = [("parameter", str(change)) for change in one.parameters]
     rows += [("input", str(change)) for change in one.inputs]
     rows += [("result", f"{path} {what}") for path, what in one.outs.items()]
@@ -92,17 +91,17 @@ def _reasons(one: StageStatus) -> list[tuple[str, str]]:
         rows.append(("code", "words only"))
     else:
         by_file = [(file, list(of)) for file, of in groupby(one.code, key=lambda change: change.file)]
-        rows += [("code", f"{file}: {_names(of)}") for file, of in by_file[:_FILES_SHOWN]]
+        rows += [("code", f"{file}: {_format_changes(of)}") for file, of in by_file[:_FILES_SHOWN]]
         if len(by_file) > _FILES_SHOWN:
             rows.append(("code", f"and {len(by_file) - _FILES_SHOWN} more files (--json)"))
     return rows
 
 
-def _names(changes: Sequence[Change]) -> str:
+def _format_changes(changes: Sequence[CodeChange]) -> str:
     return ", ".join(f"{change.name} {change.what}" if change.name else change.what for change in changes)
 
 
-def _summary(found: Sequence[StageStatus]) -> str:
+def _format_summary(found: Sequence[StageStatus]) -> str:
     counts = {state: sum(one.state == state for one in found) for state in (UP_TO_DATE, STALE, FOLLOWS, NEVER_RUN)}
     words = sum(one.words_only for one in found)
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)

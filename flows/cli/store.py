@@ -30,14 +30,14 @@ class StoreError(ValueError):
 
 
 @store_app.command("stats")
-def stats(store: StoreOption = None, only: Only = None) -> None:
+def show_statistics(store: StoreOption = None, only: Only = None) -> None:
     """Shows what the store holds: sets, answers, tokens, seconds they took, and what compacting would gain."""
-    from stages.responses.sets import statistics
+    from stages.responses.sets import compute_set_statistics
 
     progress = Progress()
     rows = []
-    for folder in _sets(_root(store), only):
-        found = statistics(folder, progress.say, _tracked(progress, f"reading {folder.name}"))
+    for folder in _select_sets(_find_root(store), only):
+        found = compute_set_statistics(folder, progress.say, _make_tracker(progress, f"reading {folder.name}"))
         rows.append(
             {
                 "set": folder.name,
@@ -55,22 +55,22 @@ def stats(store: StoreOption = None, only: Only = None) -> None:
                 "unfinished": found.leftovers,
             }
         )
-    _print(rows)
+    _print_table(rows)
 
 
 @store_app.command("verify")
-def verify(store: StoreOption = None, only: Only = None) -> None:
+def verify_store(store: StoreOption = None, only: Only = None) -> None:
     """Reads every byte: checksums, and whether keys are the hashes of what stands beside them. Exit code 1 on a
     fault.
     """
-    from stages.responses.segments import listed
-    from stages.responses.sets import Fault, faults
+    from stages.responses.segments import list_segments
+    from stages.responses.sets import Fault, find_faults
 
     progress = Progress()
     broken: list[Fault] = []
     answers = 0
-    for folder in _sets(_root(store), only):
-        for found in progress.track(faults(folder), f"verifying {folder.name}", total=len(listed(folder))):
+    for folder in _select_sets(_find_root(store), only):
+        for found in progress.track(find_faults(folder), f"verifying {folder.name}", total=len(list_segments(folder))):
             if isinstance(found, Fault):
                 broken.append(found)
             else:
@@ -88,15 +88,15 @@ def verify(store: StoreOption = None, only: Only = None) -> None:
 
 
 @store_app.command("compact")
-def compact_command(store: StoreOption = None, only: Only = None) -> None:
+def compact_store_command(store: StoreOption = None, only: Only = None) -> None:
     """Makes few large segments of many small ones; no answer changes. Stages may read and write meanwhile."""
     from stages.responses.compact import compact
 
     progress = Progress()
     rows = []
-    for folder in _sets(_root(store), only):
+    for folder in _select_sets(_find_root(store), only):
         try:
-            done = compact(folder, progress.say, _tracked(progress, f"compacting {folder.name}"))
+            done = compact(folder, progress.say, _make_tracker(progress, f"compacting {folder.name}"))
         except FileNotFoundError as error:
             raise StoreError(
                 f"another compaction of {folder} was faster ({error}); nothing is lost, try again later"
@@ -111,11 +111,11 @@ def compact_command(store: StoreOption = None, only: Only = None) -> None:
                 "unfinished files removed": done.leftovers,
             }
         )
-    _print(rows)
+    _print_table(rows)
 
 
 @store_app.command("merge")
-def merge_command(
+def merge_store_command(
     other: Annotated[Path, typer.Argument(help="Folder of another store; it is only read.")],
     store: StoreOption = None,
 ) -> None:
@@ -124,17 +124,19 @@ def merge_command(
 
 
 @store_app.command("export")
-def export_command(
+def export_store_command(
     folder: Annotated[Path, typer.Argument(help="New folder for the data set.")],
     store: StoreOption = None,
     only: Only = None,
 ) -> None:
     """Writes a Hugging Face data set: parquet files and a card. `datasets.load_dataset(FOLDER)` reads it."""
-    from stages.responses.dataset import export
+    from stages.responses.dataset import export_dataset
 
     progress = Progress()
     try:
-        counted = export(_sets(_root(store), only), folder, progress.say, _tracked(progress, "exporting"))
+        counted = export_dataset(
+            _select_sets(_find_root(store), only), folder, progress.say, _make_tracker(progress, "exporting")
+        )
     except (FileExistsError, ValueError) as error:
         raise StoreError(str(error)) from error
     print(
@@ -144,7 +146,7 @@ def export_command(
 
 
 @store_app.command("import")
-def import_command(
+def import_store_command(
     folder: Annotated[Path, typer.Argument(help="Folder of a data set that `ril store export` wrote.")],
     store: StoreOption = None,
 ) -> None:
@@ -162,22 +164,23 @@ def _merge(other: Path, store: Path | None) -> None:
     progress = Progress()
     try:
         rows = [
-            vars(done) for done in merge(_root(store) / "responses", other, progress.say, _tracked(progress, "reading"))
+            vars(done)
+            for done in merge(_find_root(store) / "responses", other, progress.say, _make_tracker(progress, "reading"))
         ]
     except (FileNotFoundError, ValueError) as error:
         raise StoreError(str(error)) from error
-    _print([{name.replace("_", " "): value for name, value in row.items()} for row in rows])
+    _print_table([{name.replace("_", " "): value for name, value in row.items()} for row in rows])
 
 
-def _root(store: Path | None) -> Path:
+def _find_root(store: Path | None) -> Path:
     return store or store_folder(Path.cwd())
 
 
-def _sets(root: Path, only: list[str] | None) -> list[Path]:
-    from stages.responses.sets import sets_in
+def _select_sets(root: Path, only: list[str] | None) -> list[Path]:
+    from stages.responses.sets import find_sets
 
     try:
-        sets = sets_in(root)
+        sets = find_sets(root)
     except FileNotFoundError as error:
         raise StoreError(str(error)) from error
     names = [folder.name for folder in sets]
@@ -187,14 +190,14 @@ def _sets(root: Path, only: list[str] | None) -> list[Path]:
     return [folder for folder in sets if not only or folder.name in only]
 
 
-def _tracked(progress: Progress, title: str) -> Callable[[Iterable[int]], Iterator[int]]:
+def _make_tracker(progress: Progress, title: str) -> Callable[[Iterable[int]], Iterator[int]]:
     def track(numbers: Iterable[int]) -> Iterator[int]:
         return progress.track(list(numbers), title)
 
     return track
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: list[dict[str, Any]]) -> None:
     """Prints rows as an aligned table on standard output."""
     heads = list(rows[0])
     cells = [heads, *([str(row[head]) for head in heads] for row in rows)]

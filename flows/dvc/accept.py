@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_record
-from flows.dvc.repro import Refused
+from flows.code_record import Accepted, WatchedCode, add_accepted, is_code, write_code_record
+from flows.dvc.repro import DvcFailed
 from flows.dvc.staleness import (
     FOLLOWS,
     NEVER_RUN,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SHOWN = 5  # changes that a refusal lists
 
 
-def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -> list[StageStatus]:
+def accept_stages(root: Path, store: Path, targets: Sequence[str], because: str = "") -> list[StageStatus]:
     """Brings dvc.lock up to date for the code of `targets`; without targets for all stages changed in words only.
 
     What other changes of code do to a result is for people to say: they pass only with a reason, which is kept. All
@@ -39,8 +39,8 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
     with open_project(root) as repo:
         found = select_stages(compare_stages_in(repo, root, store), targets)
         if targets:
-            if lines := [f"{one.name}: {line}" for one in found if (line := _objection(one, because))]:
-                raise Refused("\n".join(lines))
+            if lines := [f"{one.name}: {line}" for one in found if (line := _find_objection(one, because))]:
+                raise DvcFailed("\n".join(lines))
             found = [one for one in found if one.files]
         else:
             found = [one for one in found if one.words_only]
@@ -49,7 +49,7 @@ def accept(root: Path, store: Path, targets: Sequence[str], because: str = "") -
         return found
 
 
-def _objection(one: StageStatus, because: str) -> str:
+def _find_objection(one: StageStatus, because: str) -> str:
     """Why a stage can't be accepted; "" when it can."""
     if one.state == NEVER_RUN:
         return "has never run, so there is nothing to accept"
@@ -84,7 +84,7 @@ def _record(repo: "Repo", root: Path, store: Path, found: Sequence[StageStatus],
             reports = reports_folder(root, one.name)
             if not one.words_only:
                 add_accepted(reports, Accepted(because, one.changed, now.digest))
-            write_record(now.record(), reports, store)
+            write_code_record(now.record(), reports, store)
             for dep in code:
                 dep.save()
         # In one go: dvc reads and writes the whole file each time, 0.8 s for 20 stages.

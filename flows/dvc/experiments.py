@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flows.git import GitError, git, git_lines
+from flows.git import GitError, read_git_lines, run_git
 from flows.lockfile import read_locked_outs
 from stages.job.repository import RecordedRun, Repository
 
-METRICS, PARAMS = "reports/report/metrics.json", "params.yaml"
+METRICS_FILE, PARAMS_FILE = "reports/report/metrics.json", "params.yaml"
 MOST = 40  # experiments that are read: the newest; more on one page would be no comparison but a list
 _TRACKED_ONLY = ("--porcelain", "--untracked-files=no")
 _WATCHED = ("stages", "flows", "params.yaml", "dvc.yaml")  # whose state `Repository.code` tells
@@ -22,43 +22,45 @@ def read_repository(root: Path) -> Repository:
     """
     code, runs = "", list[RecordedRun]()
     with suppress(GitError):
-        (commit,) = git_lines(root, "rev-parse", "--short=12", "HEAD")
-        code = f"{commit}+" if git(root, "status", *_TRACKED_ONLY, "--", *_WATCHED) else commit
+        (commit,) = read_git_lines(root, "rev-parse", "--short=12", "HEAD")
+        code = f"{commit}+" if run_git(root, "status", *_TRACKED_ONLY, "--", *_WATCHED) else commit
     with suppress(GitError):
-        runs = list(_recorded_runs(Path(os.environ.get("DVC_ROOT", root))))
+        runs = list(_iter_recorded_runs(Path(os.environ.get("DVC_ROOT", root))))
     return Repository(code, os.environ.get("DVC_EXP_NAME", ""), runs, read_locked_outs(root))
 
 
-def experiment_commit(root: Path, name: str) -> str | None:
+def find_experiment_commit(root: Path, name: str) -> str | None:
     """The commit of experiment `name`, whatever commit it was started from; None when none of that name was recorded.
 
     Raises GitError.
     """
-    found = [commit for experiment, commit in _experiments(root) if experiment == name]
+    found = [commit for experiment, commit in _iter_experiments(root) if experiment == name]
     return found[0] if found else None
 
 
-def _experiments(root: Path) -> Iterator[tuple[str, str]]:
+def _iter_experiments(root: Path) -> Iterator[tuple[str, str]]:
     """Name and commit of each experiment, the newest first."""
     form = "--format=%(objectname) %(refname)"
-    for line in git_lines(root, "for-each-ref", "--sort=-committerdate", form, "refs/exps"):
+    for line in read_git_lines(root, "for-each-ref", "--sort=-committerdate", form, "refs/exps"):
         commit, _, ref = line.partition(" ")
         parts = ref.split("/")  # refs/exps/<2 digits>/<38 digits>/<name>; DVC's own bookkeeping has other forms
         if len(parts) == 5 and len(parts[2]) == 2 and len(parts[3]) == 38:
             yield parts[4], commit
 
 
-def _recorded_runs(root: Path) -> Iterator[RecordedRun]:
-    (head,) = git_lines(root, "rev-parse", "HEAD")
-    commits = [("HEAD", head), *_experiments(root)][: MOST + 1]
-    texts = iter(_texts(root, [f"{commit}:./{file}" for _, commit in commits for file in (METRICS, PARAMS)]))
+def _iter_recorded_runs(root: Path) -> Iterator[RecordedRun]:
+    (head,) = read_git_lines(root, "rev-parse", "HEAD")
+    commits = [("HEAD", head), *_iter_experiments(root)][: MOST + 1]
+    texts = iter(
+        _read_texts(root, [f"{commit}:./{file}" for _, commit in commits for file in (METRICS_FILE, PARAMS_FILE)])
+    )
     for name, commit in commits:
         yield RecordedRun(name, commit, metrics=next(texts), params=next(texts))
 
 
-def _texts(root: Path, names: Sequence[str]) -> list[str]:
+def _read_texts(root: Path, names: Sequence[str]) -> list[str]:
     """The texts of these files in Git, in one call; "" for one that is not there."""
-    rest = git(root, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+    rest = run_git(root, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
     texts = []
     for _ in names:
         head, _, rest = rest.partition(b"\n")

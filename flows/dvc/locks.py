@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from filelock import Timeout
 
-from flows.lock_files import holder_of, lock_file, native_lock
+from flows.lock_files import hold_lock, make_native_lock, read_holder
 
 if TYPE_CHECKING:
     from flows.dvc.repro import Output
@@ -24,7 +24,7 @@ class ExperimentLock:
     """
 
     def __init__(self, root: Path) -> None:
-        self._lock = native_lock(root / ".ril" / "experiment-starts.lock")
+        self._lock = make_native_lock(root / ".ril" / "experiment-starts.lock")
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +49,7 @@ class ExperimentLock:
 
 
 @contextmanager
-def starting_experiment(root: Path) -> Iterator[Callable[[], None]]:
+def hold_experiment_lock(root: Path) -> Iterator[Callable[[], None]]:
     """Waits for the lock and yields the function that releases it. Raises TimeoutError when it does not come."""
     end = time.monotonic() + _START_SECONDS
     with ExperimentLock(root) as lock:
@@ -60,12 +60,12 @@ def starting_experiment(root: Path) -> Iterator[Callable[[], None]]:
         yield lock.release
 
 
-class Occupied(RuntimeError):
+class StudyRunning(RuntimeError):
     """A study runs here already; the message says which."""
 
 
 @contextmanager
-def only_study(root: Path, name: str) -> Iterator[None]:
+def hold_study_lock(root: Path, name: str) -> Iterator[None]:
     """Holds the project for the study `name`: two at once would make the models that they share twice, in the same
     place.
 
@@ -73,16 +73,16 @@ def only_study(root: Path, name: str) -> Iterator[None]:
     """
     path = root / ".ril" / "study.lock"
     try:
-        lock = lock_file(path, f"study {name} (process {os.getpid()})")
+        lock = hold_lock(path, f"study {name} (process {os.getpid()})")
     except Timeout:
-        raise Occupied(
-            f"{holder_of(path)} runs in this project; wait for its end or stop it, finished runs stay"
+        raise StudyRunning(
+            f"{read_holder(path)} runs in this project; wait for its end or stop it, finished runs stay"
         ) from None
     with lock:
         yield
 
 
-class Heard:
+class OutputWatcher:
     """Hands text on, and calls `then` once `words` were in it."""
 
     def __init__(self, output: "Output", words: str, then: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ _EDGE = re.compile(r'^"(?P<first>[^"]+)" -> "(?P<then>[^"]+)";$', re.MULTILINE)
 _NODE = re.compile(r'^"(?P<name>[^"]+)";$', re.MULTILINE)
 
 
-def needs_of(dot: str) -> dict[str, set[str]]:
+def parse_needs(dot: str) -> dict[str, set[str]]:
     """What each stage of DVC's graph (`dvc dag --dot`) needs directly."""
     needs: dict[str, set[str]] = {name: set() for name in _NODE.findall(dot)}
     for first, then in _EDGE.findall(dot):
@@ -21,7 +21,7 @@ def needs_of(dot: str) -> dict[str, set[str]]:
     return needs
 
 
-def wanted(needs: Needs, targets: Collection[str]) -> dict[str, set[str]]:
+def select_targets(needs: Needs, targets: Collection[str]) -> dict[str, set[str]]:
     """The part of `needs` for `targets` and all that comes before them; the whole of it without targets.
 
     A target is a stage, or the name of one with a run an item (`teacher`: all teachers).
@@ -36,7 +36,7 @@ def wanted(needs: Needs, targets: Collection[str]) -> dict[str, set[str]]:
     return kept
 
 
-def stale_and_after(needs: Needs, stale: Collection[str]) -> dict[str, set[str]]:
+def select_stale(needs: Needs, stale: Collection[str]) -> dict[str, set[str]]:
     """The part of `needs` that has to be looked at: what is out of date, and whatever comes after it."""
     kept: dict[str, set[str]] = {}
     for name in TopologicalSorter(needs).static_order():
@@ -46,7 +46,7 @@ def stale_and_after(needs: Needs, stale: Collection[str]) -> dict[str, set[str]]
     return kept
 
 
-class Order:
+class StageOrder:
     """Hands out the stages of one run; with no stages it is over at once."""
 
     def __init__(self, needs: Needs) -> None:
@@ -70,6 +70,6 @@ class Order:
         self._ready = sorted([*self._ready, *self._sorter.get_ready()], key=self._chain, reverse=True)
         return self._ready.pop(0) if self._ready else None
 
-    def done(self, name: str) -> None:
+    def finish(self, name: str) -> None:
         """Tells that `name` has ended well."""
         self._sorter.done(name)

@@ -16,7 +16,7 @@ _WORDS = (
 )
 
 
-class Watched(TextIOBase):
+class StageLog(TextIOBase):
     """Takes dvc's output, hands each whole line to `say`, and remembers what became of each stage."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -49,7 +49,7 @@ class Watched(TextIOBase):
             self.busy += f", held by process {found['pid']}"
 
 
-def reasons(status: list[Any]) -> str:
+def format_reasons(status: list[Any]) -> str:
     """The reasons that `dvc status` gives for one stage, as one line."""
     words = []
     for entry in status:
@@ -57,20 +57,22 @@ def reasons(status: list[Any]) -> str:
             words.append(str(entry))
             continue
         for kind, changed in entry.items():
-            words.append(f"{kind}: {_flat(changed)}" if changed else str(kind))
+            words.append(f"{kind}: {_flatten(changed)}" if changed else str(kind))
     return "; ".join(words)
 
 
-def _flat(changed: Any) -> str:
+def _flatten(changed: Any) -> str:
     if not isinstance(changed, Mapping):
         return str(changed)
     parts = []
     for name, what in changed.items():
-        parts.append(_flat(what) if name == "params.yaml" and isinstance(what, Mapping) else f"{name} {_flat(what)}")
+        parts.append(
+            _flatten(what) if name == "params.yaml" and isinstance(what, Mapping) else f"{name} {_flatten(what)}"
+        )
     return ", ".join(parts)
 
 
-def outcome_rows(
+def make_outcome_rows(
     before: Mapping[str, list[Any]],
     stages: Mapping[str, str],
     lock_before: Mapping[str, Any],
@@ -83,7 +85,7 @@ def outcome_rows(
         rows.append(
             {
                 "stage": stage,
-                "out of date before": reasons(before.get(stage, [])) or "no",
+                "out of date before": format_reasons(before.get(stage, [])) or "no",
                 "now": stages.get(stage, "not reached"),
                 "dvc.lock": "as before" if same else "new" if stage not in lock_before else "changed",
             }

@@ -3,11 +3,11 @@
 import tempfile
 from pathlib import Path
 
-from flows.dvc.experiments import experiment_commit
-from flows.git import git, git_lines
+from flows.dvc.experiments import find_experiment_commit
+from flows.git import read_git_lines, run_git
 
 
-class Finished:
+class RecordedExperiment:
     """An experiment as dvc recorded it: files of its Git commit, and outs that are in the cache."""
 
     def __init__(self, root: Path, revision: str) -> None:
@@ -15,14 +15,14 @@ class Finished:
 
         self._root = root
         self.revision = revision
-        self.baseline = git_lines(root, "rev-parse", f"{revision}^")[0]  # the commit that it was started from
+        self.baseline = read_git_lines(root, "rev-parse", f"{revision}^")[0]  # the commit that it was started from
         self._files = DVCFileSystem(str(root), rev=revision)
 
-    def changed(self, since: str, *paths: str) -> list[str]:
+    def list_changes(self, since: str, *paths: str) -> list[str]:
         """Files below `paths` in which it differs from `since`, a commit or a snapshot."""
-        return differing(self._root, since, self.revision, *paths)
+        return list_differing_files(self._root, since, self.revision, *paths)
 
-    def text(self, path: str) -> str:
+    def read_text(self, path: str) -> str:
         """The text file at `path`. Raises FileNotFoundError when the experiment has none."""
         return str(self._files.read_text(path))
 
@@ -34,21 +34,21 @@ class Finished:
         return into
 
 
-def untracked(root: Path, *paths: str) -> list[str]:
+def list_untracked(root: Path, *paths: str) -> list[str]:
     """Files below `paths` that Git does not know: a temporary copy has none of them. Raises GitError."""
-    return git_lines(root, "ls-files", "--others", "--exclude-standard", "--", *paths)
+    return read_git_lines(root, "ls-files", "--others", "--exclude-standard", "--", *paths)
 
 
-def finished(root: Path, name: str) -> Finished | None:
+def find_recorded(root: Path, name: str) -> RecordedExperiment | None:
     """Experiment `name`, whatever commit it was started from; None when none of that name was recorded.
 
     Raises GitError.
     """
-    revision = experiment_commit(root, name)
-    return None if revision is None else Finished(root, revision)
+    revision = find_experiment_commit(root, name)
+    return None if revision is None else RecordedExperiment(root, revision)
 
 
-def snapshot(root: Path, *paths: str) -> str:
+def take_snapshot(root: Path, *paths: str) -> str:
     """The Git tree of the files below `paths` as they are now, changed ones included; HEAD, index and files stay as
     they are.
 
@@ -56,11 +56,11 @@ def snapshot(root: Path, *paths: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        git(root, "read-tree", "HEAD", environment=own)
-        git(root, "add", "--all", "--", *paths, environment=own)
-        return git_lines(root, "write-tree", environment=own)[0]
+        run_git(root, "read-tree", "HEAD", environment=own)
+        run_git(root, "add", "--all", "--", *paths, environment=own)
+        return read_git_lines(root, "write-tree", environment=own)[0]
 
 
-def differing(root: Path, one: str, other: str, *paths: str) -> list[str]:
+def list_differing_files(root: Path, one: str, other: str, *paths: str) -> list[str]:
     """Names of the files below `paths` that differ between two commits or snapshots. Raises GitError."""
-    return git_lines(root, "diff", "--name-only", one, other, "--", *paths)
+    return read_git_lines(root, "diff", "--name-only", one, other, "--", *paths)

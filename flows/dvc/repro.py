@@ -21,8 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from flows.dvc.locks import ExperimentLock, Heard, starting_experiment
-from flows.dvc.order import Order, needs_of, stale_and_after, wanted
+from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
+from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = (
@@ -53,11 +53,11 @@ class Command:
     label: str = ""
 
 
-class Nested(RuntimeError):
+class NestedRun(RuntimeError):
     """dvc was asked for from inside a stage that dvc runs."""
 
 
-class Refused(RuntimeError):
+class DvcFailed(RuntimeError):
     """dvc did not answer a question; the message is what it said."""
 
 
@@ -70,7 +70,7 @@ class Targets:
     force: bool = False  # even when nothing changed
 
 
-def repro(
+def run_repro(
     root: Path,
     targets: Targets = Targets(),
     *,
@@ -89,24 +89,24 @@ def repro(
     output, limit = output or sys.stdout, limit_hours * 3600
     forced = ["--force"] if targets.force else []
     if jobs == 1 or targets.single:
-        return _run(root, ["repro", *_flags(targets), *targets.names], limit, output)
-    needs = wanted(needs_of(_ask(root, ["dag", "--dot"])), targets.names)
-    todo = needs if targets.force else stale_and_after(needs, status(root, targets.names))
+        return _run(root, ["repro", *_make_flags(targets), *targets.names], limit, output)
+    needs = select_targets(parse_needs(_ask(root, ["dag", "--dot"])), targets.names)
+    todo = needs if targets.force else select_stale(needs, read_status(root, targets.names))
     if not todo:
         output.write("Data and pipelines are up to date.\n")
     width = max(map(len, todo), default=0)
     commands = {name: Command(["repro", "--single-item", *forced, name], name.ljust(width)) for name in todo}
-    code = _run_in_order(root, Order(todo), commands, jobs, limit, output)
+    code = _run_in_order(root, StageOrder(todo), commands, jobs, limit, output)
     if todo and code == 0:
         output.write("All stages are up to date; to keep this state: git add dvc.lock\n")
     return code
 
 
-def _flags(targets: Targets) -> list[str]:
+def _make_flags(targets: Targets) -> list[str]:
     return [*(["--single-item"] if targets.single else []), *(["--force"] if targets.force else [])]
 
 
-def experiment(
+def run_experiment(
     root: Path,
     name: str,
     overrides: Sequence[str],
@@ -115,14 +115,15 @@ def experiment(
     limit_hours: float = LIMIT_HOURS,
     output: Output | None = None,
 ) -> int:
-    """Runs experiment `name` with `overrides` (arguments of -S) in a temporary copy of `root`; otherwise as `repro`.
+    """Runs experiment `name` with `overrides` (arguments of -S) in a temporary copy of `root`; otherwise as
+    `run_repro`.
 
     The workspace, its params.yaml and its dvc.lock stay as they are. Raises Nested inside a stage.
     """
     given = [part for override in overrides for part in ("-S", override)]
-    arguments = ["exp", "run", "--temp", "--name", name, *given, *_flags(targets), *targets.names]
-    with starting_experiment(root) as release:
-        code = _run(root, arguments, limit_hours * 3600, Heard(output or sys.stdout, _UNDER_WAY, release))
+    arguments = ["exp", "run", "--temp", "--name", name, *given, *_make_flags(targets), *targets.names]
+    with hold_experiment_lock(root) as release:
+        code = _run(root, arguments, limit_hours * 3600, OutputWatcher(output or sys.stdout, _UNDER_WAY, release))
     if code:
         _remove_copy(root, name)
     return code
@@ -138,7 +139,7 @@ class Experiment:
     output: Output
 
 
-class Source(Protocol):
+class ExperimentSource(Protocol):
     """Hands out experiments one by one, and is told how each of them ended."""
 
     @property
@@ -150,12 +151,12 @@ class Source(Protocol):
         """The experiment to start now; None while what is left has to wait for one that runs."""
         ...
 
-    def ended(self, experiment: Experiment, code: int, log: Path) -> None:
+    def finish(self, experiment: Experiment, code: int, log: Path) -> None:
         """Takes the exit code of an experiment and the file with all that dvc said."""
         ...
 
 
-def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = LIMIT_HOURS) -> int:
+def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_hours: float = LIMIT_HOURS) -> int:
     """Runs what `source` hands out, each in a temporary copy of `root`, up to `jobs` at a time; one that fails ends no
     other.
 
@@ -165,9 +166,9 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
     _refuse_nesting()
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
-    with _stop_signals() as stopped, ExperimentLock(root) as lock:
+    with _catch_stop_signals() as stopped, ExperimentLock(root) as lock:
         while (source.left and code == 0) or running:
-            if lock.held and all(run.says(_UNDER_WAY) for _, run in running[-1:]):
+            if lock.held and all(run.has_written(_UNDER_WAY) for _, run in running[-1:]):
                 lock.release()
             if source.left and code == 0 and len(running) < jobs and not lock.held and lock.acquire():
                 new = source.next()
@@ -186,11 +187,11 @@ def experiments(root: Path, source: Source, jobs: int = 1, limit_hours: float = 
                 if run.process.returncode:
                     _remove_copy(root, one.name)
                 if code == 0:  # else it was told to end
-                    source.ended(one, run.process.returncode, run.log)
+                    source.finish(one, run.process.returncode, run.log)
     return code
 
 
-def status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
+def read_status(root: Path, targets: Sequence[str] = (), *, single: bool = False) -> dict[str, list[Any]]:
     """What is out of date for `targets` and, unless `single`, for the stages before them: reasons by stage.
 
     Raises Refused when dvc fails.
@@ -205,12 +206,12 @@ def remove_experiment(root: Path, name: str) -> None:
     _ask(root, ["exp", "remove", name])
 
 
-def experiment_differences(root: Path, name: str) -> str:
+def read_differences(root: Path, name: str) -> str:
     """Metrics and parameters of experiment `name` beside those of HEAD, as Markdown. Raises Refused when dvc fails."""
     return _ask(root, ["exp", "diff", "--md", "HEAD", name])
 
 
-def shown_experiments(root: Path, commits: int) -> list[dict[str, Any]]:
+def list_experiments(root: Path, commits: int) -> list[dict[str, Any]]:
     """The workspace, the last `commits` commits and their experiments, as `dvc exp show --json` tells them.
 
     Raises Refused when dvc fails.
@@ -225,37 +226,37 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
         answer = subprocess.run(
             command,
             cwd=root,
-            env=_environment(),
+            env=_make_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=_ASK_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise Refused(f"dvc {arguments[0]} took longer than {_ASK_SECONDS:.0f} s") from error
+        raise DvcFailed(f"dvc {arguments[0]} took longer than {_ASK_SECONDS:.0f} s") from error
     if answer.returncode:
-        raise Refused(f"dvc {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
+        raise DvcFailed(f"dvc {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
     return answer.stdout
 
 
-def _environment() -> dict[str, str]:
+def _make_environment() -> dict[str, str]:
     """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
 
 
 def _run(root: Path, arguments: Sequence[str], limit: float, output: Output) -> int:
-    return _run_in_order(root, Order({"dvc": ()}), {"dvc": Command(arguments)}, 1, limit, output)
+    return _run_in_order(root, StageOrder({"dvc": ()}), {"dvc": Command(arguments)}, 1, limit, output)
 
 
 def _run_in_order(
-    root: Path, order: Order, commands: Mapping[str, Command], jobs: int, limit: float, output: Output
+    root: Path, order: StageOrder, commands: Mapping[str, Command], jobs: int, limit: float, output: Output
 ) -> int:
     _refuse_nesting()
     running, done, code = dict[str, _Run](), 0, 0
     start = time.monotonic()
     end = start + limit
-    with _stop_signals() as stopped:
+    with _catch_stop_signals() as stopped:
         while (order.left and code == 0) or running:
             while code == 0 and len(running) < jobs and (name := order.next()) is not None:
                 running[name] = _Run(root, commands[name], output)
@@ -267,7 +268,7 @@ def _run_in_order(
             for name in [name for name, run in running.items() if run.show()]:
                 ended = running.pop(name).process.returncode
                 if ended == 0:
-                    order.done(name)
+                    order.finish(name)
                     done += 1
                 if len(commands) > 1:
                     output.write(f"{done} of {len(commands)} stages done after {time.monotonic() - start:.0f} s\n")
@@ -277,21 +278,21 @@ def _run_in_order(
 
 def _refuse_nesting() -> None:
     if "DVC_STAGE" in os.environ:
-        raise Nested(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
+        raise NestedRun(f"a stage ({os.environ['DVC_STAGE']}) may not start dvc: it would run inside itself")
 
 
 class _Run:
     """One dvc in a session of its own, and what it has written so far."""
 
     def __init__(self, root: Path, command: Command, output: Output) -> None:
-        self.log = _log_file(root)
+        self.log = _make_log_file(root)
         with self.log.open("wb") as written:
             self.process = subprocess.Popen(
                 # --wait-for-lock: without it a finished stage is reported as failed when another dvc holds the lock
                 # for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *command.arguments],
                 cwd=root,
-                env=_environment(),
+                env=_make_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
@@ -300,7 +301,7 @@ class _Run:
         self._shown = self.log.open("r", encoding="utf-8", errors="replace")
         self._output, self._label, self._part = output, command.label, ""
 
-    def says(self, text: str) -> bool:
+    def has_written(self, text: str) -> bool:
         """Whether dvc has written `text`, or has ended."""
         return self.process.poll() is not None or text in self.log.read_text(encoding="utf-8", errors="replace")
 
@@ -331,7 +332,7 @@ def _remove_copy(root: Path, name: str) -> None:
             shutil.rmtree(path.parent)
 
 
-def _log_file(root: Path) -> Path:
+def _make_log_file(root: Path) -> Path:
     folder = root / ".ril" / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"dvc-{datetime.now(UTC):%Y%m%dT%H%M%S-%f}-{os.getpid()}.log"
@@ -362,7 +363,7 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def _catch_stop_signals() -> Iterator[list[int]]:
     """Yields a list that receives SIGINT and SIGTERM instead of this process."""
     received: list[int] = []
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.code_record import WatchedCode, is_code, keep_copy, read_record
-from flows.digest import Change, compare_code
-from flows.dvc.repro import Refused
+from flows.code_record import WatchedCode, is_code, keep_copy, read_code_record
+from flows.digest import CodeChange, compare_code
+from flows.dvc.repro import DvcFailed
 from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 
@@ -65,7 +65,7 @@ class StageStatus:
     outs: Mapping[str, str] = field(default_factory=dict)  # what became of each result that is not as it was
     command: bool = False  # whether dvc.yaml starts it in another way
     files: Sequence[str] = ()  # code that DVC finds changed
-    code: Sequence[Change] | None = ()  # what changed in it; None when there is no record of the code that made it
+    code: Sequence[CodeChange] | None = ()  # what changed in it; None when there is no record of the code that made it
     follows: Sequence[str] = ()  # the stages before it that are out of date, when nothing of its own changed
 
     @property
@@ -97,7 +97,7 @@ def open_project(root: Path) -> Iterator["Repo"]:
     from dvc.repo import Repo, lock_repo
 
     if not (root / ".dvc").is_dir():
-        raise Refused("DVC is not set up in this folder; run: git init && dvc init")
+        raise DvcFailed("DVC is not set up in this folder; run: git init && dvc init")
     end = time.monotonic() + LOCK_SECONDS
     try:
         with contextlib.ExitStack() as stack:
@@ -108,12 +108,12 @@ def open_project(root: Path) -> Iterator["Repo"]:
                     break
                 except LockError:
                     if time.monotonic() > end:
-                        raise Refused(
+                        raise DvcFailed(
                             f"another dvc has held this project for {LOCK_SECONDS:.0f} s; try again"
                         ) from None
             yield repo
     except DvcException as error:
-        raise Refused(" ".join(str(error).split())) from error
+        raise DvcFailed(" ".join(str(error).split())) from error
 
 
 def compare_stages(root: Path, store: Path) -> dict[str, StageStatus]:
@@ -130,7 +130,7 @@ def compare_stages_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageS
     lock = read_locked_stages(root)
     found: dict[str, StageStatus] = {}
     for stage in _in_order(repo):
-        own = _status(stage, lock.get(stage.name), root, store)
+        own = _read_status(stage, lock.get(stage.name), root, store)
         before = [found[one.name] for one in repo.index.graph.successors(stage) if one.name in found]
         causes = [name for one in before for name in ([one.name] if one.state in (STALE, NEVER_RUN) else one.follows)]
         if own.state == UP_TO_DATE and causes:
@@ -146,7 +146,7 @@ def select_stages(found: Mapping[str, StageStatus], targets: Sequence[str]) -> l
     """
     for target in targets:
         if not any(target in (name, name.split("@")[0]) for name in found):
-            raise Refused(f"no stage {target!r}; stages: {', '.join(found)}")
+            raise DvcFailed(f"no stage {target!r}; stages: {', '.join(found)}")
     return [one for name, one in found.items() if not targets or {name, name.split("@")[0]} & set(targets)]
 
 
@@ -156,21 +156,21 @@ def _in_order(repo: "Repo") -> list["PipelineStage"]:
     return sorted(repo.index.stages, key=lambda stage: places.get(stage.name.split("@")[0], len(places)))
 
 
-def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path) -> StageStatus:
+def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path) -> StageStatus:
     if entry is None:
         return StageStatus(stage.name, NEVER_RUN)
     parameters, inputs, files, watched = list[Parameter](), list[Input](), list[str](), list[str]()
     for dep in stage.deps:
         path = dep.def_path
         if hasattr(dep, "read_params"):
-            parameters += _differences(dep.hash_info.value or {}, dep.read_params())
+            parameters += _find_differences(dep.hash_info.value or {}, dep.read_params())
             continue
         watched += [path] if is_code(path) else []
         for what in dep.status().values():
             if is_code(path):
                 files.append(path)
             else:
-                inputs.append(Input(path, what, _maker(stage.repo, path)))
+                inputs.append(Input(path, what, _find_maker(stage.repo, path)))
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
@@ -181,26 +181,26 @@ def _status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path,
         outs,
         stage.cmd_changed,
         files,
-        _code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
+        _find_code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
     )
 
 
-def _code_changes(
+def _find_code_changes(
     name: str, entry: Mapping[str, Any], paths: Sequence[str], root: Path, store: Path, changed: bool
-) -> list[Change] | None:
+) -> list[CodeChange] | None:
     """What changed in the code since the result was made; None when nothing tells.
 
     A result that was recorded without a run of its stage here (`dvc commit`) has no record. While its code is as DVC
     has it, one is kept in the store.
     """
     locked = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if is_code(dep["path"])}
-    record = read_record(reports_folder(root, name), store, locked)
+    record = read_code_record(reports_folder(root, name), store, locked)
     if record is not None and not changed:
         return []
     try:
         now = WatchedCode(root, name.split("@")[0], paths)
     except SyntaxError as error:
-        raise Refused(f"{error.filename}, line {error.lineno}: {error.msg}; Python can't read it") from error
+        raise DvcFailed(f"{error.filename}, line {error.lineno}: {error.msg}; Python can't read it") from error
     if record is not None:
         return compare_code(record.code, now.code)
     if changed:
@@ -214,7 +214,7 @@ def reports_folder(root: Path, name: str) -> Path:
     return root.joinpath("reports", *name.split("@"))
 
 
-def _maker(repo: "Repo", path: str) -> str | None:
+def _find_maker(repo: "Repo", path: str) -> str | None:
     """The stage with an out at `path`, above or below it; for several items of one stage its name."""
     outs = [
         out for out in repo.index.outs if Path(path).is_relative_to(out.def_path) or out.def_path.startswith(f"{path}/")
@@ -223,12 +223,12 @@ def _maker(repo: "Repo", path: str) -> str | None:
     return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
 
 
-def _differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:
+def _find_differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:
     """Values that differ, key by key; what one side lacks is absent there."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         found = []
         for key in dict.fromkeys([*now, *before]):
-            found += _differences(
+            found += _find_differences(
                 before.get(key, _ABSENT), now.get(key, _ABSENT), f"{prefix}.{key}" if prefix else str(key)
             )
         return found

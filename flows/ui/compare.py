@@ -1,4 +1,4 @@
-"""The form `compare`: experiments side by side, each with what was changed for it and what came out."""
+"""The form `compare_experiments`: experiments side by side, each with what was changed for it and what came out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ from flows.dvc import repro as dvc
 from stages.job.metric_names import VALIDATION
 
 COMMITS = 20  # how far back experiments are looked for
-METRICS = ("evaluate/ril: accuracy", "evaluate/warm_start: accuracy", f"ril: {VALIDATION}.end")
+DEFAULT_METRICS = ("evaluate/ril: accuracy", "evaluate/warm_start: accuracy", f"ril: {VALIDATION}.end")
 _METRICS_HELP = "Words: a metric is shown whose name has one of them. Names are like `evaluate/ril: accuracy`."
 _EXPERIMENTS_HELP = "Names of experiments; none: all of the last 20 commits. The workspace is always there."
 
 
 @flow(name="compare", persist_result=False)
-def compare(
+def compare_experiments(
     root: str,
     experiments: Annotated[list[str], Field(title="Experiments", description=_EXPERIMENTS_HELP)] = [],  # noqa: B006
-    metrics: Annotated[list[str], Field(title="Metrics", description=_METRICS_HELP)] = [*METRICS],  # noqa: B006
+    metrics: Annotated[list[str], Field(title="Metrics", description=_METRICS_HELP)] = [*DEFAULT_METRICS],  # noqa: B006
 ) -> State[Any]:
     """Puts experiments side by side, the newest first: what was changed for each against the workspace, and what came
     out.
@@ -34,10 +34,10 @@ def compare(
         metrics: Words; a metric is shown whose name has one of them.
     """
     try:
-        states = dvc.shown_experiments(Path(root), COMMITS)
-    except dvc.Refused as error:
+        states = dvc.list_experiments(Path(root), COMMITS)
+    except dvc.DvcFailed as error:
         return Failed(message=str(error))
-    rows = compared(states, experiments, metrics)
+    rows = make_comparison_rows(states, experiments, metrics)
     if unknown := set(experiments) - {row["run"] for row in rows}:
         return Failed(
             message=f"no experiment {', '.join(sorted(unknown))} in the last {COMMITS} commits; see: dvc exp list -A"
@@ -48,28 +48,30 @@ def compare(
     return Completed(message=f"{len(rows) - 1} experiments beside the workspace, in the table under Artifacts")
 
 
-def compared(states: Sequence[Mapping[str, Any]], names: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
+def make_comparison_rows(
+    states: Sequence[Mapping[str, Any]], names: Sequence[str], metrics: Sequence[str]
+) -> list[dict[str, Any]]:
     """A row for the workspace and for each experiment, the newest first, from what `dvc exp show --json` says.
 
     A metric that a run lacks is an empty cell; a column stands for each metric that some run has.
     """
-    found = [dict(entry) for entry in _entries(states)]
+    found = [dict(entry) for entry in _iter_entries(states)]
     own = [entry for entry in found if entry.get("rev") == "workspace"]
     others = [
         entry for entry in found if entry.get("name") and entry.get("rev") != "workspace" and entry.get("experiment")
     ]
     others = [entry for entry in others if not names or entry["name"] in names]
-    others.sort(key=lambda entry: str(_data(entry).get("timestamp") or ""), reverse=True)
+    others.sort(key=lambda entry: str(_read_data(entry).get("timestamp") or ""), reverse=True)
     ordered = own[:1] + others
-    here = _flat("params", own[0]) if own else {}
+    here = _flatten_entry("params", own[0]) if own else {}
     scores = [
-        {key: value for key, value in _flat("metrics", entry).items() if any(word in key for word in metrics)}
+        {key: value for key, value in _flatten_entry("metrics", entry).items() if any(word in key for word in metrics)}
         for entry in ordered
     ]
     columns = sorted({key for score in scores for key in score})
     rows = []
     for entry, score in zip(ordered, scores, strict=True):
-        params = _flat("params", entry)
+        params = _flatten_entry("params", entry)
         changed = [
             f"{key} = {params.get(key)}"
             for key in sorted({*params, *here} if params else ())
@@ -77,13 +79,13 @@ def compared(states: Sequence[Mapping[str, Any]], names: Sequence[str], metrics:
         ]
         row = {
             "run": entry.get("name") or entry["rev"],
-            "when": str(_data(entry).get("timestamp") or "")[:16].replace("T", " "),
+            "when": str(_read_data(entry).get("timestamp") or "")[:16].replace("T", " "),
         }
-        rows.append({**row, "changed": ", ".join(changed), **{key: _cell(score.get(key)) for key in columns}})
+        rows.append({**row, "changed": ", ".join(changed), **{key: _format_cell(score.get(key)) for key in columns}})
     return rows
 
 
-def _entries(states: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _iter_entries(states: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for state in states:
         yield {**state}
         for experiment in state.get("experiments") or []:
@@ -91,26 +93,26 @@ def _entries(states: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 yield {**revision, "experiment": True}
 
 
-def _data(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+def _read_data(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return entry.get("data") or {}
 
 
-def _flat(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_entry(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """`params` or `metrics` of an entry by dotted name; a metric's name begins with its folder below reports/."""
     flat: dict[str, Any] = {}
-    for file, content in (_data(entry).get(kind) or {}).items():
+    for file, content in (_read_data(entry).get(kind) or {}).items():
         start = "" if kind == "params" else f"{'/'.join(Path(file).parts[1:-1])}: "
-        flat.update({start + key: value for key, value in _dotted(content.get("data") or {})})
+        flat.update({start + key: value for key, value in _iter_dotted(content.get("data") or {})})
     return flat
 
 
-def _dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _iter_dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{key}.")
+            yield from _iter_dotted(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
 
 
-def _cell(value: Any) -> Any:
+def _format_cell(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else "" if value is None else value

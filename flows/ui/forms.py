@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from flows.profile import profiles
+from flows.profile import list_profiles
 from stages.config.params import Params, load_params
 from stages.config.table import STAGES
 
@@ -33,12 +33,12 @@ class Form:
         return self.target.split("@")[0]
 
 
-def forms(root: Path) -> list[Form]:
+def make_forms(root: Path) -> list[Form]:
     """A form for the whole pipeline and for each stage; ParamsError when params.yaml can't be used."""
     params = load_params(root / "params.yaml")
-    names = (NO_PROFILE, *profiles(root))
-    everything = [key for name in Params.model_fields if name != "runtime" for key in _expanded(name, params)]
-    found = [_form(PIPELINE, "Everything that is out of date", everything, params, names)]
+    names = (NO_PROFILE, *list_profiles(root))
+    everything = [key for name in Params.model_fields if name != "runtime" for key in _expand_name(name, params)]
+    found = [_make_form(PIPELINE, "Everything that is out of date", everything, params, names)]
     for stage in STAGES.values():
         own = (stage.name, stage.items)
         keys = sorted(
@@ -46,18 +46,20 @@ def forms(root: Path) -> list[Form]:
         )  # its own block first
         for item in getattr(params, stage.items) if stage.items else [None]:
             target = f"{stage.name}@{item}" if item else stage.name
-            found.append(_form(target, stage.title, [key.format(item=item) for key in keys], params, names))
+            found.append(_make_form(target, stage.title, [key.format(item=item) for key in keys], params, names))
     return found
 
 
-def _expanded(name: str, params: Params) -> Iterator[str]:
+def _expand_name(name: str, params: Params) -> Iterator[str]:
     """`models` is asked model by model: `models.student`, `models.judge`."""
     value = getattr(params, name)
     return (f"{name}.{item}" for item in value) if isinstance(value, dict) else iter([name])
 
 
-def _form(target: str, title: str, keys: list[str], params: Params, names: tuple[str, ...]) -> Form:
-    fields: dict[str, Any] = {"settings": (_settings(keys), Field(title="Settings", description=_SETTINGS_HELP))}
+def _make_form(target: str, title: str, keys: list[str], params: Params, names: tuple[str, ...]) -> Form:
+    fields: dict[str, Any] = {
+        "settings": (_make_settings_model(keys), Field(title="Settings", description=_SETTINGS_HELP))
+    }
     if target == PIPELINE:
         fields["jobs"] = (int, Field(1, ge=1, le=16, title="Stages at a time", description=_JOBS_HELP))
     else:
@@ -71,7 +73,7 @@ def _form(target: str, title: str, keys: list[str], params: Params, names: tuple
         part.pop("required", None)  # what a form leaves out stays as in params.yaml
         for position, field in enumerate(part.get("properties", {}).values()):
             field["position"] = position  # else Prefect sorts by name
-    return Form(target, title, schema, _values(keys, params))
+    return Form(target, title, schema, _collect_values(keys, params))
 
 
 _SETTINGS_HELP = (
@@ -87,7 +89,7 @@ _FORCE_HELP = "Runs although DVC would skip it; of the stages before it as well,
 _PROFILE_HELP = "Lays profiles/NAME.yaml over params.yaml for this run; values changed above stand over it."
 
 
-def _settings(keys: list[str]) -> type[BaseModel]:
+def _make_settings_model(keys: list[str]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     items: dict[str, list[str]] = {}
     for key in keys:
@@ -96,14 +98,14 @@ def _settings(keys: list[str]) -> type[BaseModel]:
     for block, names in items.items():
         info = Params.model_fields[block]
         if names:
-            group = create_model(block.title(), __config__=_STRICT, **_parts(info.annotation, names))
+            group = create_model(block.title(), __config__=_STRICT, **_select_fields(info.annotation, names))
             fields[block] = (group, ...)
         else:
             fields[block] = (info.annotation, info)
     return create_model("Settings", __config__=_STRICT, **fields)  # type: ignore[no-any-return]
 
 
-def _parts(block: Any, names: list[str]) -> dict[str, Any]:
+def _select_fields(block: Any, names: list[str]) -> dict[str, Any]:
     """Fields for some entries of a block of items (`teachers.internvl3`) or for some fields of a block
     (`ril.objective`).
     """
@@ -112,7 +114,7 @@ def _parts(block: Any, names: list[str]) -> dict[str, Any]:
     return {name: (block.model_fields[name].annotation, block.model_fields[name]) for name in names}
 
 
-def _values(keys: list[str], params: Params) -> dict[str, Any]:
+def _collect_values(keys: list[str], params: Params) -> dict[str, Any]:
     tree = params.model_dump(mode="json")
     values: dict[str, Any] = {}
     for key in keys:

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.profile import Change, as_overrides, differences, read_profile
+from flows.profile import Change, find_differences, format_overrides, read_profile
 from flows.ui.forms import NO_PROFILE, PIPELINE
 from stages.config.block import Block
-from stages.config.params import Params, validated
+from stages.config.params import Params, validate_params
 from stages.config.table import STAGES
-from stages.config.yaml import ParamsError, merged, read_yaml
+from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """One run of one target."""
 
     targets: tuple[str, ...]  # for DVC; empty means all stages
@@ -23,10 +23,10 @@ class Plan:
     @property
     def overrides(self) -> list[str]:
         """The changes as arguments of `dvc exp run -S`."""
-        return as_overrides(list(self.changes))
+        return format_overrides(list(self.changes))
 
 
-def planned(root: Path, target: str, settings: Mapping[str, Any], profile: str = NO_PROFILE) -> Plan:
+def make_plan(root: Path, target: str, settings: Mapping[str, Any], profile: str = NO_PROFILE) -> RunPlan:
     """The plan for `settings` (as in params.yaml; what is left out stays as it is there) laid over `profile`.
 
     Raises ParamsError, one line for each mistake, when the target is unknown or the values can't be used together.
@@ -34,20 +34,20 @@ def planned(root: Path, target: str, settings: Mapping[str, Any], profile: str =
     if target != PIPELINE and target.split("@")[0] not in STAGES:
         raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
     before = read_yaml(root / "params.yaml")
-    current = validated(before)
-    base = before if profile == NO_PROFILE else merged(before, read_profile(root, profile))
-    after = merged(base, _overlay(current, settings))
-    validated(after, "the form")
-    return Plan(() if target == PIPELINE else (target,), tuple(differences(before, after)))
+    current = validate_params(before)
+    base = before if profile == NO_PROFILE else merge_params(before, read_profile(root, profile))
+    after = merge_params(base, _find_overlay(current, settings))
+    validate_params(after, "the form")
+    return RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)))
 
 
-def _overlay(current: Params | Block | Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _find_overlay(current: Params | Block | Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What differs in `given` from `current`, defaults of `current` included; None deletes."""
     overlay: dict[str, Any] = {}
     for key, value in given.items():
         now = current.get(key) if isinstance(current, Mapping) else getattr(current, key, None)
         if isinstance(value, Mapping) and isinstance(now, Block | Mapping) and _holds_blocks(now):
-            if inner := _overlay(now, value):
+            if inner := _find_overlay(now, value):
                 overlay[key] = inner
         elif isinstance(value, Mapping) and isinstance(
             now, Mapping

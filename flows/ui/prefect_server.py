@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 0.05
 _READS = ("GET", "HEAD", "OPTIONS")  # a reader never finds SQLite's write-ahead log locked
 
 
-class AskingAgain:
+class RetryWhenBusy:
     """The ASGI app `app`, asked again for up to `seconds` while it answers a request that changes something with 503.
 
     The last answer is what the client gets, 503 too. Requests that only read, and web sockets, pass straight through.
@@ -37,15 +37,17 @@ class AskingAgain:
         if scope["type"] != "http" or scope["method"] in _READS:
             await self.app(scope, receive, send)
             return
-        request = await _whole(receive)
+        request = await _read_body(receive)
         end = time.monotonic() + self.seconds
-        if await self._answered(dict(scope), request, receive, send, last=False):
+        if await self._try_answer(dict(scope), request, receive, send, last=False):
             return
         async with self._turn:
-            while not await self._answered(dict(scope), request, receive, send, last=time.monotonic() > end):
+            while not await self._try_answer(dict(scope), request, receive, send, last=time.monotonic() > end):
                 await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _answered(self, scope: Message, request: list[Message], receive: Receive, send: Send, last: bool) -> bool:
+    async def _try_answer(
+        self, scope: Message, request: list[Message], receive: Receive, send: Send, last: bool
+    ) -> bool:
         """Whether the client has got an answer; False when the app was busy and this is not the last attempt."""
         left, busy = list(request), False
 
@@ -66,7 +68,7 @@ class AskingAgain:
         return not busy
 
 
-async def _whole(receive: Receive) -> list[Message]:
+async def _read_body(receive: Receive) -> list[Message]:
     """The messages of one request's body, or those until the client left."""
     messages = [await receive()]
     while messages[-1].get("more_body"):
@@ -89,7 +91,7 @@ def main() -> None:
 
     kept = get_current_settings().server.api.keepalive_timeout
     uvicorn.run(
-        AskingAgain(create_app(final=True)),
+        RetryWhenBusy(create_app(final=True)),
         host=told.host,
         port=told.port,
         timeout_keep_alive=kept,

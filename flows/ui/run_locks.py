@@ -5,26 +5,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.lock_files import holder_of, lock_file
+from flows.lock_files import hold_lock, read_holder
 
 
 @contextmanager
-def claimed(root: Path, run: str) -> Iterator[None]:
+def hold_run_lock(root: Path, run: str) -> Iterator[None]:
     """Holds the lock of flow run `run` for this block; the file says which process runs it and which started that."""
-    folder = _folder(root)
+    folder = _lock_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     path, made = folder / run, folder.parent / f"trigger-{run}"
-    with lock_file(made, f"{os.getpid()} {os.getppid()}"):
-        made.rename(path)  # there it is locked from the first moment on: `abandoned` looks at any time
+    with hold_lock(made, f"{os.getpid()} {os.getppid()}"):
+        made.rename(path)  # there it is locked from the first moment on: `list_abandoned` looks at any time
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def alive(root: Path, parent: int) -> list[int]:
+def list_alive(root: Path, parent: int) -> list[int]:
     """Processes that run forms and were started by process `parent`."""
-    holders = [words.split() for path in _folder(root).glob("*") if (words := holder_of(path))]
+    holders = [words.split() for path in _lock_folder(root).glob("*") if (words := read_holder(path))]
     return [int(process) for process, started_by in holders if started_by == str(parent)]
 
 
@@ -36,7 +36,7 @@ def mark_abandoned(root: Path) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    found = abandoned(root)
+    found = list_abandoned(root)
     if not found:  # nearly always: no client is made for nothing
         return
     message = "Its process was killed. What it had done is kept: the same run goes on from there."
@@ -50,13 +50,13 @@ def mark_abandoned(root: Path) -> None:
                 continue  # a run of another server's database
 
 
-def abandoned(root: Path) -> list[str]:
+def list_abandoned(root: Path) -> list[str]:
     """Flow runs whose process ended without a word; each is named once."""
-    found = [path for path in _folder(root).glob("*") if holder_of(path) is None]
+    found = [path for path in _lock_folder(root).glob("*") if read_holder(path) is None]
     for path in found:
         path.unlink(missing_ok=True)
     return [path.name for path in found]
 
 
-def _folder(root: Path) -> Path:
+def _lock_folder(root: Path) -> Path:
     return root / ".ril" / "triggers"

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.server import server_answers
-from flows.ui.forms import Form, forms
-from flows.ui.run_locks import alive, mark_abandoned
+from flows.flow_run import server_answers
+from flows.ui.forms import Form, make_forms
+from flows.ui.run_locks import list_alive, mark_abandoned
 from stages.config.yaml import ParamsError
 from stages.engines.supervisor import signal_on_parent_death
 
@@ -35,7 +35,7 @@ class NoServer(RuntimeError):
     """There is no Prefect server and none could be started; the message says why."""
 
 
-def serve(root: Path, host: str, port: int, report_port: int, limit: int) -> None:
+def serve_forms(root: Path, host: str, port: int, report_port: int, limit: int) -> None:
     """Serves the forms of the project in `root` until this process is told to end; then ends everything it started.
 
     The server of PREFECT_API_URL is used if that is set, else one at `host`:`port`, which is started unless one
@@ -44,13 +44,13 @@ def serve(root: Path, host: str, port: int, report_port: int, limit: int) -> Non
 
     Raises NoServer, or ParamsError when params.yaml can't be used.
     """
-    asked = forms(root)
+    asked = make_forms(root)
     given = os.environ.get("PREFECT_API_URL")
-    url = given or f"http://{_reachable(host)}:{port}/api"
+    url = given or f"http://{_format_host(host)}:{port}/api"
     if given and not server_answers(given, 5.0):
         raise NoServer(f"no Prefect server answers at PREFECT_API_URL={given}; start it, or unset the variable")
     os.environ["PREFECT_API_URL"] = url
-    with _server(root, host, port, url), _reports(root, host, report_port) as report:
+    with _run_server(root, host, port, url), _serve_reports(root, host, report_port) as report:
         mark_abandoned(root)
         print(
             f"forms: {url.removesuffix('/api')}/deployments   (dvc in a shell: export PREFECT_API_URL={url})",
@@ -66,24 +66,24 @@ def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
     watcher = threading.Thread(target=_follow_params, args=(root, report), daemon=True)
     watcher.start()
     try:
-        deployments = [deployment(root, form, report) for form in asked]
-        serve_deployments(*deployments, comparison(root), limit=limit, pause_on_shutdown=False)
+        deployments = [make_deployment(root, form, report) for form in asked]
+        serve_deployments(*deployments, make_comparison_deployment(root), limit=limit, pause_on_shutdown=False)
     finally:
         _end_runs(root)
 
 
 def _end_runs(root: Path) -> None:
     """Cancels what still runs and waits for it, while there is a server to tell."""
-    for process in alive(root, os.getpid()):
+    for process in list_alive(root, os.getpid()):
         os.kill(process, signal.SIGTERM)
     end = time.monotonic() + _END_RUNS_SECONDS
-    while (left := alive(root, os.getpid())) and time.monotonic() < end:
+    while (left := list_alive(root, os.getpid())) and time.monotonic() < end:
         time.sleep(0.2)
     if left:
         print(f"warning: still running after {_END_RUNS_SECONDS:.0f} s: processes {left}", file=sys.stderr)
 
 
-def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
+def make_deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
     """The form as Prefect knows it: a deployment of `flows/ui/trigger.py::start` with the form's fields and values."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
@@ -107,22 +107,22 @@ def deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
     return made
 
 
-def comparison(root: Path) -> "RunnerDeployment":
-    """The form `compare` as Prefect knows it: a deployment of `flows/ui/compare.py::compare`."""
+def make_comparison_deployment(root: Path) -> "RunnerDeployment":
+    """The form `compare` as Prefect knows it: a deployment of `flows/ui/compare.py::compare_experiments`."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.ui.compare import compare
+    from flows.ui.compare import compare_experiments
 
     made = RunnerDeployment.from_flow(
-        compare.with_options(name="run-compare"),
+        compare_experiments.with_options(name="run-compare"),
         name="compare",
         description="Experiments side by side: what was changed, what came out",
         parameters={"root": str(root)},
         tags=["form"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.entrypoint = "flows.ui.compare.compare"
+    made.entrypoint = "flows.ui.compare.compare_experiments"
     made._parameter_openapi_schema.properties.pop("root", None)
     return made
 
@@ -140,8 +140,8 @@ def _follow_params(root: Path, report: str) -> None:
             continue
         seen = now
         try:
-            for form in forms(root):
-                deployment(root, form, report).apply()
+            for form in make_forms(root):
+                make_deployment(root, form, report).apply()
             print("params.yaml has changed; the forms hold its values", flush=True)
         except ParamsError as error:
             print(f"params.yaml has changed and can't be used; the forms stay as they were: {error}", file=sys.stderr)
@@ -151,7 +151,7 @@ def _follow_params(root: Path, report: str) -> None:
 
 
 @contextmanager
-def _server(root: Path, host: str, port: int, url: str) -> Iterator[None]:
+def _run_server(root: Path, host: str, port: int, url: str) -> Iterator[None]:
     """A Prefect server that answers at `url` for this block: the one that is there, or a new one, started again if it
     dies.
     """
@@ -164,7 +164,7 @@ def _server(root: Path, host: str, port: int, url: str) -> Iterator[None]:
         )
     ending = threading.Event()
     server = _Server(root, host, port)
-    keeper = threading.Thread(target=_keep, args=(server, ending), daemon=True)
+    keeper = threading.Thread(target=_keep_alive, args=(server, ending), daemon=True)
     try:
         server.wait(url)
         keeper.start()
@@ -176,7 +176,7 @@ def _server(root: Path, host: str, port: int, url: str) -> Iterator[None]:
         server.end()
 
 
-def _keep(server: "_Server", ending: threading.Event) -> None:
+def _keep_alive(server: "_Server", ending: threading.Event) -> None:
     while not ending.wait(_LOOK_SECONDS):
         code = server.process.poll()
         if code is not None:
@@ -229,13 +229,13 @@ class _Server:
 
 
 @contextmanager
-def _reports(root: Path, host: str, port: int) -> Iterator[str]:
+def _serve_reports(root: Path, host: str, port: int) -> Iterator[str]:
     """Lets browsers read reports/ (a page from http may not open files); yields the address of the report."""
     handler: Any = partial(_Quiet, directory=str(root / "reports"))
     server = http.server.ThreadingHTTPServer((host, port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://{_reachable(host)}:{server.server_port}/report/index.html"
+        yield f"http://{_format_host(host)}:{server.server_port}/report/index.html"
     finally:
         server.shutdown()
         server.server_close()
@@ -246,5 +246,5 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Nothing: the terminal shows what the forms do."""
 
 
-def _reachable(host: str) -> str:
+def _format_host(host: str) -> str:
     return LOOPBACK if host == "0.0.0.0" else host

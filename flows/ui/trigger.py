@@ -20,15 +20,15 @@ from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
 
-from flows.detach_output import outlast_readers
+from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
-from flows.dvc.outcome import Watched, outcome_rows
+from flows.dvc.outcome import StageLog, make_outcome_rows
 from flows.environment import prepare_children
+from flows.flow_run import make_trigger_tag
 from flows.lockfile import read_locked_stages
-from flows.server import trigger_tag
 from flows.ui.forms import NO_PROFILE
-from flows.ui.plan import Plan, planned
-from flows.ui.run_locks import claimed, mark_abandoned
+from flows.ui.plan import RunPlan, make_plan
+from flows.ui.run_locks import hold_run_lock, mark_abandoned
 from stages.config.yaml import ParamsError
 
 BUSY_SECONDS = 5.0  # between two attempts while another dvc works on the same files
@@ -60,20 +60,20 @@ def start(
         jobs: How many stages run at a time in the workspace.
         report: Address of the report.
     """
-    outlast_readers()
+    detach_output()
     prepare_children(str(runtime.flow_run.id))
     folder = Path(root)
     mark_abandoned(folder)
     try:
-        plan = planned(folder, target, settings or {}, profile)
-        with claimed(folder, str(runtime.flow_run.id)):
-            return _carried_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs, report)
-    except (ParamsError, dvc.Nested, dvc.Refused) as error:
+        plan = make_plan(folder, target, settings or {}, profile)
+        with hold_run_lock(folder, str(runtime.flow_run.id)):
+            return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs, report)
+    except (ParamsError, dvc.NestedRun, dvc.DvcFailed) as error:
         return Failed(message="; ".join(str(error).splitlines()))
 
 
 @dataclass(frozen=True)
-class _Manner:
+class _RunOptions:
     """How a plan is carried out."""
 
     targets: dvc.Targets
@@ -81,7 +81,7 @@ class _Manner:
     experiment: str | None  # its name; None for a run in the workspace
 
 
-def _carried_out(root: Path, plan: Plan, targets: dvc.Targets, jobs: int, report: str) -> State[Any]:
+def _carry_out(root: Path, plan: RunPlan, targets: dvc.Targets, jobs: int, report: str) -> State[Any]:
     log = get_run_logger()
     experiment = f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:4]}" if plan.changes else None
     if experiment and jobs > 1:
@@ -89,8 +89,8 @@ def _carried_out(root: Path, plan: Plan, targets: dvc.Targets, jobs: int, report
     for change in plan.changes:
         log.info("%s", change)
     lock = read_locked_stages(root)
-    stale, seen, code = _when_free(root, plan, _Manner(targets, jobs, experiment))
-    rows = outcome_rows(stale, seen.stages, lock, lock if experiment else read_locked_stages(root))
+    stale, seen, code = _run_when_free(root, plan, _RunOptions(targets, jobs, experiment))
+    rows = make_outcome_rows(stale, seen.stages, lock, lock if experiment else read_locked_stages(root))
     if rows:
         create_table_artifact(rows, key="stages", description=_STAGES_HELP)
     if code in STOPPED:
@@ -110,7 +110,7 @@ def _carried_out(root: Path, plan: Plan, targets: dvc.Targets, jobs: int, report
     return Completed(message=f"Ran {', '.join(ran)}; dvc.lock says so" if ran else "Everything was up to date")
 
 
-def _when_free(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[Any]], Watched, int]:
+def _run_when_free(root: Path, plan: RunPlan, manner: _RunOptions) -> tuple[dict[str, list[Any]], StageLog, int]:
     """What was out of date, what dvc did, its exit code; retried while another dvc holds the same files, not after
     failure.
     """
@@ -131,12 +131,12 @@ def _when_free(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[
         time.sleep(BUSY_SECONDS)
 
 
-def _attempt(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[Any]], Watched, int]:
+def _attempt(root: Path, plan: RunPlan, manner: _RunOptions) -> tuple[dict[str, list[Any]], StageLog, int]:
     log = get_run_logger()
-    seen = Watched(log.info)
+    seen = StageLog(log.info)
     try:
-        stale = dvc.status(root, plan.targets, single=manner.targets.single)
-    except dvc.Refused as error:
+        stale = dvc.read_status(root, plan.targets, single=manner.targets.single)
+    except dvc.DvcFailed as error:
         seen.write(f"{error}\n")
         if seen.busy is None:
             raise
@@ -144,17 +144,17 @@ def _attempt(root: Path, plan: Plan, manner: _Manner) -> tuple[dict[str, list[An
     for stage in stale:
         log.info("out of date: %s", stage)
     if manner.experiment:
-        code = dvc.experiment(root, manner.experiment, plan.overrides, manner.targets, output=seen)
+        code = dvc.run_experiment(root, manner.experiment, plan.overrides, manner.targets, output=seen)
     else:
-        code = dvc.repro(root, manner.targets, jobs=manner.jobs, output=seen)
+        code = dvc.run_repro(root, manner.targets, jobs=manner.jobs, output=seen)
     return stale, seen, code
 
 
-def _show_experiment(root: Path, name: str, plan: Plan) -> None:
+def _show_experiment(root: Path, name: str, plan: RunPlan) -> None:
     changes = "\n".join(f"    {change}" for change in plan.changes)
     try:
-        compared = dvc.experiment_differences(root, name)
-    except dvc.Refused as error:
+        compared = dvc.read_differences(root, name)
+    except dvc.DvcFailed as error:
         compared = str(error)  # the experiment is there all the same
     text = f"Adopt it with\n\n    dvc exp apply {name}\n\nChanged values:\n\n{changes}\n\n{compared}"
     create_markdown_artifact(text, key="experiment", description=f"Experiment {name}")
@@ -168,7 +168,7 @@ def _show_state(state: State[Any]) -> None:
 def _cancel_stages() -> None:
     """Marks the flow runs of the stages that this run's dvc had started; their processes have ended."""
     with get_client(sync_client=True) as client:
-        mine = FlowRunFilter.model_validate({"tags": {"all_": [trigger_tag(str(runtime.flow_run.id))]}})
+        mine = FlowRunFilter.model_validate({"tags": {"all_": [make_trigger_tag(str(runtime.flow_run.id))]}})
         for run in client.read_flow_runs(flow_run_filter=mine):
             if run.state is None or not run.state.is_completed():
                 client.set_flow_run_state(

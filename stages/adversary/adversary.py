@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from stages.adversary.diagnostics import discriminator_metrics
-from stages.adversary.discriminator import (
-    Discriminator,
+from stages.adversary.discriminator_model import (
     DiscriminatorBatch,
     DiscriminatorCollator,
+    DiscriminatorModel,
     Text,
     collect_in_order,
     score_texts,
@@ -20,7 +20,7 @@ from stages.config.discriminator import DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
 from stages.groups.response import STUDENT, Response
 from stages.job import metric_names as names
-from stages.training.ranks import ranks
+from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 
 NOT_TRAINED = {names.DISC_LOSS: float("nan"), names.DISC_ACCURACY: float("nan"), names.DISC_GRAD_NORM: 0.0}
@@ -41,7 +41,7 @@ class AdversarySettings:
 class Adversary:
     """The discriminator, its trainer and its collator. With several ranks each reads a share of the texts."""
 
-    discriminator: Discriminator
+    discriminator: DiscriminatorModel
     trainer: Trainer
     collator: DiscriminatorCollator
     settings: AdversarySettings = field(default_factory=AdversarySettings)
@@ -108,9 +108,9 @@ class Adversary:
             self.trainer.backward(part, last=number == len(batch.packs) - 1)
             loss += float(part.detach())
             seen.append(logits)
-        if ranks().count == 1:
+        if get_ranks().count == 1:
             return loss, torch.cat(seen).cpu()
-        return ranks().total(loss), torch.tensor(collect_in_order(batch.own.tolist(), torch.cat(seen).tolist()))
+        return get_ranks().sum(loss), torch.tensor(collect_in_order(batch.own.tolist(), torch.cat(seen).tolist()))
 
     def _loss(self, batch: DiscriminatorBatch, pack: Pack, start: int) -> tuple[Tensor, Tensor]:
         logits = self.discriminator(pack)

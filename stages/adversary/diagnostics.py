@@ -70,7 +70,7 @@ def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, f
     return measured
 
 
-def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:
+def check_pretraining(metrics: Mapping[str, float]) -> str | None:
     """One line when held-out accuracy says that the loop has nothing to learn from this discriminator, else None."""
     accuracy, by_length = metrics[names.HELD_OUT_ACCURACY], metrics[names.LENGTH_ACCURACY]
     if accuracy >= SURE and by_length >= accuracy - SHORTCUT:
@@ -87,7 +87,7 @@ def pretraining_alarm(metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def saturation_alarm(history: Sequence[Mapping[str, Any]], steps: int) -> str | None:
+def check_saturation(history: Sequence[Mapping[str, Any]], steps: int) -> str | None:
     """One line when for `steps` steps the similarity reward said nothing about the student, else None (T34)."""
     if len(history) < steps:
         return None

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Scored = tuple[Mapping[str, tuple[str, ...]], float]  # groups of a row, its score
+ScoredRow = tuple[Mapping[str, tuple[str, ...]], float]  # groups of a row, its score
 
 
 @dataclass(frozen=True)
@@ -16,22 +16,22 @@ class Mean:
     error: float
 
 
-Aggregate = Callable[[Sequence[Scored]], Mean]
+Aggregate = Callable[[Sequence[ScoredRow]], Mean]
 
 
-def micro(rows: Sequence[Scored]) -> Mean:
+def micro_average(rows: Sequence[ScoredRow]) -> Mean:
     """Every row counts the same."""
     scores = [score for _, score in rows]
     if not scores:
         return Mean(0.0, math.inf)
-    return Mean(statistics.fmean(scores), _deviation(scores) / math.sqrt(len(scores)))
+    return Mean(statistics.fmean(scores), _standard_deviation(scores) / math.sqrt(len(scores)))
 
 
-def macro(group: str) -> Aggregate:
+def macro_average(group: str) -> Aggregate:
     """Every value of `group` counts the same; rows without one form a value of their own."""
 
-    def mean(rows: Sequence[Scored]) -> Mean:
-        means = [micro(part) for part in by_value(rows, group).values()]
+    def mean(rows: Sequence[ScoredRow]) -> Mean:
+        means = [micro_average(part) for part in group_by_value(rows, group).values()]
         if not means:
             return Mean(0.0, math.inf)
         error = math.sqrt(sum(one.error**2 for one in means)) / len(means)
@@ -40,19 +40,19 @@ def macro(group: str) -> Aggregate:
     return mean
 
 
-def by_value(rows: Sequence[Scored], group: str) -> dict[str, list[Scored]]:
+def group_by_value(rows: Sequence[ScoredRow], group: str) -> dict[str, list[ScoredRow]]:
     """The rows of each value of `group`, values in alphabetical order."""
-    found: dict[str, list[Scored]] = {}
+    found: dict[str, list[ScoredRow]] = {}
     for row in rows:
         for value in row[0].get(group, ("none",)):
             found.setdefault(value, []).append(row)
     return dict(sorted(found.items()))
 
 
-def combinations(rows: Sequence[Scored], group: str) -> list[Scored]:
+def join_values(rows: Sequence[ScoredRow], group: str) -> list[ScoredRow]:
     """The same rows with all values of `group` as one, in alphabetical order: "ocr_spat"."""
     return [({**groups, group: ("_".join(sorted(groups.get(group, ("none",)))),)}, score) for groups, score in rows]
 
 
-def _deviation(scores: Sequence[float]) -> float:
+def _standard_deviation(scores: Sequence[float]) -> float:
     return statistics.pstdev(scores)

@@ -9,33 +9,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stages.benchmarks.prompts import Asked, step_by_step
-from stages.benchmarks.records import Record
-from stages.benchmarks.registry import find
+from stages.benchmarks.predictions import BenchmarkRecord
+from stages.benchmarks.prompts import BenchmarkPrompt, ask_step_by_step
+from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scorers import Profile
-from stages.benchmarks.scores import Reply, outcome_of
-from stages.benchmarks.sources import Loaded, check_pictures, load
+from stages.benchmarks.scores import BenchmarkReply, score_row
+from stages.benchmarks.sources import LoadedBenchmark, check_pictures, load_benchmark
 from stages.benchmarks.spec import Spec
 from stages.benchmarks.verdicts import AskJudge, ask_judge, wants_judge
 from stages.config.evaluate import Evaluate
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What is asked: the benchmarks that could be read with their prompts, and why the others could not."""
 
-    loaded: Mapping[str, Loaded]
-    prompts: Mapping[str, Sequence[Asked]]
+    loaded: Mapping[str, LoadedBenchmark]
+    prompts: Mapping[str, Sequence[BenchmarkPrompt]]
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def every(self) -> list[Asked]:
+    def all_prompts(self) -> list[BenchmarkPrompt]:
         """The prompts of all benchmarks, one after the other: one batch."""
         return [prompt for prompts in self.prompts.values() for prompt in prompts]
 
 
-def planned(block: Evaluate, folder: Path, world: Path, say: Callable[[str], None]) -> Plan:
+def plan_benchmarks(block: Evaluate, folder: Path, world: Path, say: Callable[[str], None]) -> BenchmarkPlan:
     """Reads the benchmarks of `block` and writes their prompts; what can't be read is said and kept as an error.
 
     Those of the tiny world are in `world`, all others in `folder`.
@@ -43,10 +43,10 @@ def planned(block: Evaluate, folder: Path, world: Path, say: Callable[[str], Non
     loaded, prompts, errors = {}, {}, {}
     for name in block.benchmarks:
         try:
-            spec = find(name)
-            found = load(spec, world if spec.world else folder, block.strict_md5)
+            spec = find_benchmark(name)
+            found = load_benchmark(spec, world if spec.world else folder, block.strict_md5)
             check_pictures(found.samples)
-            prompts[name] = [asked_of(block, found, sample) for sample in found.samples]
+            prompts[name] = [make_benchmark_prompt(block, found, sample) for sample in found.samples]
             loaded[name] = found
         except BenchmarkError as error:
             errors[name] = str(error)
@@ -54,24 +54,30 @@ def planned(block: Evaluate, folder: Path, world: Path, say: Callable[[str], Non
             continue
         for note in found.notes:
             say(f"{found.spec.title}: {note}")
-    return Plan(loaded, prompts, errors)
+    return BenchmarkPlan(loaded, prompts, errors)
 
 
-def asked_of(block: Evaluate, found: Loaded, sample: Sample) -> Asked:
+def make_benchmark_prompt(block: Evaluate, found: LoadedBenchmark, sample: Sample) -> BenchmarkPrompt:
     """The prompt of one sample in the configured style."""
     parts = found.spec.prompts[block.style](sample)
-    return Asked(f"{found.spec.id}/{sample.index}", tuple(step_by_step(parts, sample) if block.cot == "on" else parts))
+    return BenchmarkPrompt(
+        f"{found.spec.id}/{sample.index}", tuple(ask_step_by_step(parts, sample) if block.cot == "on" else parts)
+    )
 
 
-def records(
-    plan: Plan, block: Evaluate, replies: Sequence[Reply | None], manifest: Mapping[str, Any], ask: AskJudge
-) -> dict[str, Record]:
+def make_records(
+    plan: BenchmarkPlan,
+    block: Evaluate,
+    replies: Sequence[BenchmarkReply | None],
+    manifest: Mapping[str, Any],
+    ask: AskJudge,
+) -> dict[str, BenchmarkRecord]:
     """One record a benchmark, with what a judge said where one is needed; `replies` are in the order of `plan.every`.
 
     All benchmarks' questions to the judge go out as one batch for each length of answer.
     """
     rest = iter(replies)
-    said: dict[str, dict[str, Reply]] = {}
+    said: dict[str, dict[str, BenchmarkReply]] = {}
     open_rows: list[tuple[Spec, Sample, str]] = []
     for name, loaded in plan.loaded.items():
         given = [
@@ -80,9 +86,9 @@ def records(
         said[name] = {
             one.index: replace(reply, index=one.index, prompt=prompt.sha256) for one, prompt, reply in given if reply
         }
-        open_rows += for_judge(loaded, said[name], block.profiles[0], block.cot == "on")
+        open_rows += select_for_judge(loaded, said[name], block.profiles[0], block.cot == "on")
     words = ask_judge(open_rows, ask)
-    found: dict[str, Record] = {}
+    found: dict[str, BenchmarkRecord] = {}
     for name, loaded in plan.loaded.items():
         judge = {index: reply for (benchmark, index), reply in words.items() if benchmark == name}
         about = {
@@ -93,14 +99,14 @@ def records(
             "cot": block.cot,
         }
         about["judge"] = manifest["judge"] if judge else None
-        found[name] = Record(
+        found[name] = BenchmarkRecord(
             name, about, [replace(sample, pictures=()) for sample in loaded.samples], said[name], judge
         )
     return found
 
 
-def for_judge(
-    loaded: Loaded, replies: Mapping[str, Reply], profile: Profile, cot: bool
+def select_for_judge(
+    loaded: LoadedBenchmark, replies: Mapping[str, BenchmarkReply], profile: Profile, cot: bool
 ) -> list[tuple[Spec, Sample, str]]:
     """The rows that the first profile's rules leave open and that a judge could close."""
     spec = loaded.spec
@@ -110,7 +116,7 @@ def for_judge(
     for sample in loaded.samples:
         reply = replies.get(sample.index)
         if reply is not None and wants_judge(
-            spec, sample, reply.text, outcome_of(spec, sample, reply, profile, cot, {})
+            spec, sample, reply.text, score_row(spec, sample, reply, profile, cot, {})
         ):
             open_rows.append((spec, sample, reply.text))
     return open_rows

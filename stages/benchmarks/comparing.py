@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.benchmarks.records import Record
-from stages.benchmarks.registry import find
+from stages.benchmarks.predictions import BenchmarkRecord
+from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sample import BenchmarkError
 from stages.benchmarks.scorers import Profile
-from stages.benchmarks.scores import Mark, marks_of
+from stages.benchmarks.scores import ScoredUnit, score_units
 
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # per cent
@@ -34,25 +34,25 @@ class Comparison:
     left_out: int  # rows that one of them did not decide
 
 
-def compared(one: Record, other: Record, profile: Profile, seed: int = 0) -> Comparison:
+def compare_records(one: BenchmarkRecord, other: BenchmarkRecord, profile: Profile, seed: int = 0) -> Comparison:
     """The paired comparison of two records of the same benchmark; every row counts the same.
 
     Raises BenchmarkError for records of other benchmarks, of other rows, or that share no decided row.
     """
     if one.benchmark != other.benchmark:
         raise BenchmarkError(f"{one.benchmark} and {other.benchmark} are different benchmarks; compare like with like")
-    if [sample.as_row() for sample in one.samples] != [sample.as_row() for sample in other.samples]:
+    if [sample.to_row() for sample in one.samples] != [sample.to_row() for sample in other.samples]:
         files = f"{one.manifest.get('source')} and {other.manifest.get('source')}"
         raise BenchmarkError(
             f"{one.benchmark}: the rows of the two runs differ ({files}); evaluate both on the same file"
         )
-    scores = [_decided(record, profile) for record in (one, other)]
+    scores = [_score_by_index(record, profile) for record in (one, other)]
     shared = [index for index in scores[0] if index in scores[1]]
     if not shared:
         raise BenchmarkError(f"{one.benchmark}: no row was decided for both under profile {profile}")
     first = np.array([scores[0][index] for index in shared])
     second = np.array([scores[1][index] for index in shared])
-    low, high = bootstrap(first - second, seed)
+    low, high = bootstrap_interval(first - second, seed)
     wins, losses = int((first > second).sum()), int((first < second).sum())
     graded = bool(((first % 1) != 0).any() or ((second % 1) != 0).any())
     return Comparison(
@@ -65,19 +65,19 @@ def compared(one: Record, other: Record, profile: Profile, seed: int = 0) -> Com
         100 * high,
         wins,
         losses,
-        None if graded else mcnemar(wins, losses),
+        None if graded else mcnemar_p_value(wins, losses),
         len(set(scores[0]) | set(scores[1])) - len(shared),
     )
 
 
-def _decided(record: Record, profile: Profile) -> Mapping[str, float]:
-    marks: Sequence[Mark] = marks_of(
-        find(record.benchmark), record.samples, record.replies, profile, record.cot, record.judge
+def _score_by_index(record: BenchmarkRecord, profile: Profile) -> Mapping[str, float]:
+    marks: Sequence[ScoredUnit] = score_units(
+        find_benchmark(record.benchmark), record.samples, record.replies, profile, record.cot, record.judge
     )
     return {mark.index: mark.outcome.score for mark in marks if mark.outcome.state in ("ok", "unparsed")}
 
 
-def bootstrap(differences: np.ndarray, seed: int) -> tuple[float, float]:
+def bootstrap_interval(differences: np.ndarray, seed: int) -> tuple[float, float]:
     """The 95 % percentile interval of the mean of paired differences; rows are drawn with replacement."""
     draw, count = np.random.default_rng(seed), len(differences)
     rounds = max(1, _AT_A_TIME // count)
@@ -89,7 +89,7 @@ def bootstrap(differences: np.ndarray, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mcnemar(wins: int, losses: int) -> float:
+def mcnemar_p_value(wins: int, losses: int) -> float:
     """Two-sided exact p-value of McNemar's test: how likely so uneven a split of the differing rows is by chance."""
     total, fewer = wins + losses, min(wins, losses)
     if total == 0:

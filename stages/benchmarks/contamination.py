@@ -23,7 +23,7 @@ class Overlap:
     examples: tuple[str, ...]  # pairs "benchmark row = training row", the first few
 
 
-def training_images(split: Path) -> dict[str, str]:
+def hash_training_images(split: Path) -> dict[str, str]:
     """Hash of every image of canonical parquet shards, with the id of a question that has it; image bytes are not
     read.
     """
@@ -35,7 +35,7 @@ def training_images(split: Path) -> dict[str, str]:
     return found
 
 
-def overlap(
+def find_overlap(
     benchmark: str, samples: Iterable[Sample], split: str, trained: Mapping[str, str], examples: int = 5
 ) -> Overlap:
     """How many samples have a picture that was trained on."""

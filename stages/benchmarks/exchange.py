@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.benchmarks.records import Record, read_lines
-from stages.benchmarks.registry import find
+from stages.benchmarks.predictions import BenchmarkRecord, read_jsonl
+from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scorers import LMMS
-from stages.benchmarks.scores import Reply, outcome_of
-from stages.benchmarks.tables import CELL_LIMIT, column_name, need
+from stages.benchmarks.scores import BenchmarkReply, score_row
+from stages.benchmarks.tables import CELL_LIMIT, normalise_column, require_columns
 from stages.job.files import replacing
 
 Layout = Literal["vlmeval", "lmms"]
@@ -20,25 +20,25 @@ LAYOUTS: tuple[Layout, ...] = ("vlmeval", "lmms")
 _GROUPS_OF_VLMEVAL = ("category", "l2-category", "split", "task", "skills", "capability")
 
 
-def export(record: Record, layout: Layout, folder: Path, model: str) -> Path:
+def export_predictions(record: BenchmarkRecord, layout: Layout, folder: Path, model: str) -> Path:
     """Writes one benchmark's predictions as that harness does, and returns the file.
 
     VLMEvalKit (PRED_FORMAT=tsv): <model>_<dataset>.tsv with the data set's columns but `image`, and `prediction`.
     lmms-eval: <model>_samples_<task>.jsonl with doc_id, target, filtered_resps and the score.
     """
-    spec = find(record.benchmark)
+    spec = find_benchmark(record.benchmark)
     rows = [(sample, record.replies[sample.index]) for sample in record.samples if sample.index in record.replies]
     if layout == "vlmeval":
         name = spec.tsv[0].name if spec.tsv else spec.id
-        return _write_tsv(folder / f"{model}_{name}.tsv", [_vlmeval_row(sample, reply) for sample, reply in rows])
+        return _write_tsv(folder / f"{model}_{name}.tsv", [_make_vlmeval_row(sample, reply) for sample, reply in rows])
     path = folder / f"{model}_samples_{spec.id}.jsonl"
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for place, (sample, reply) in enumerate(rows):
-            handle.write(json.dumps(_lmms_row(record, place, sample, reply), ensure_ascii=False) + "\n")
+            handle.write(json.dumps(_make_lmms_row(record, place, sample, reply), ensure_ascii=False) + "\n")
     return path
 
 
-def _vlmeval_row(sample: Sample, reply: Reply) -> dict[str, str]:
+def _make_vlmeval_row(sample: Sample, reply: BenchmarkReply) -> dict[str, str]:
     groups = {name: ",".join(values) for name, values in sample.groups.items() if name in _GROUPS_OF_VLMEVAL}
     extra = {key: "" if value is None else str(value) for key, value in sample.extra.items() if key != "prompt"}
     row = {
@@ -60,10 +60,10 @@ def _write_tsv(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
-def _lmms_row(record: Record, place: int, sample: Sample, reply: Reply) -> dict[str, Any]:
-    spec = find(record.benchmark)
+def _make_lmms_row(record: BenchmarkRecord, place: int, sample: Sample, reply: BenchmarkReply) -> dict[str, Any]:
+    spec = find_benchmark(record.benchmark)
     known = not spec.needs_judge and spec.scorer(LMMS, record.cot) is not None
-    outcome = outcome_of(spec, sample, reply, LMMS, record.cot, {}) if known else None
+    outcome = score_row(spec, sample, reply, LMMS, record.cot, {}) if known else None
     row: dict[str, Any] = {
         "doc_id": place,
         "index": sample.index,
@@ -73,39 +73,39 @@ def _lmms_row(record: Record, place: int, sample: Sample, reply: Reply) -> dict[
     return row if outcome is None else {**row, "score": outcome.score}
 
 
-def imported(path: Path, samples: Sequence[Sample], benchmark: str) -> Record:
+def import_predictions(path: Path, samples: Sequence[Sample], benchmark: str) -> BenchmarkRecord:
     """A record of predictions that another harness wrote: a TSV of VLMEvalKit, or samples in JSONL of lmms-eval.
 
     Rows are matched by `index`, else (lmms-eval) by their place `doc_id`. Raises BenchmarkError for another kind of
     file, for rows that the benchmark does not have, and for second answers to a row.
     """
     if path.suffix == ".tsv":
-        pairs = _from_tsv(path)
+        pairs = _read_tsv(path)
     elif path.suffix == ".jsonl":
-        pairs = _from_samples(path, samples)
+        pairs = _read_samples(path, samples)
     else:
         raise BenchmarkError(f"{path}: .tsv (VLMEvalKit) and .jsonl (lmms-eval) are read; save an .xlsx as TSV")
     known = {sample.index for sample in samples}
-    replies: dict[str, Reply] = {}
+    replies: dict[str, BenchmarkReply] = {}
     for where, index, text in pairs:
         if index not in known:
             raise BenchmarkError(f"{where}: {index!r} is no row of {benchmark}; are these predictions of another file?")
         if index in replies:
             raise BenchmarkError(f"{where}: a second answer to {index!r}; drop one")
-        replies[index] = Reply(index, text)
+        replies[index] = BenchmarkReply(index, text)
     manifest = {"source": f"imported from {path.name}", "model": path.stem, "style": "unknown", "cot": "off"}
-    return Record(benchmark, manifest, [replace(sample, pictures=()) for sample in samples], replies, {})
+    return BenchmarkRecord(benchmark, manifest, [replace(sample, pictures=()) for sample in samples], replies, {})
 
 
-def _from_tsv(path: Path) -> list[tuple[str, str, str]]:
+def _read_tsv(path: Path) -> list[tuple[str, str, str]]:
     csv.field_size_limit(CELL_LIMIT)
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             rows = [row for row in csv.reader(handle, delimiter="\t") if row]
     except (csv.Error, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path}: can't be read ({error}); write the file again") from None
-    names = [column_name(name) for name in rows[0]] if rows else []
-    need(("index", "prediction"), names, path)
+    names = [normalise_column(name) for name in rows[0]] if rows else []
+    require_columns(("index", "prediction"), names, path)
     index, prediction = names.index("index"), names.index("prediction")
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(names):
@@ -115,9 +115,9 @@ def _from_tsv(path: Path) -> list[tuple[str, str, str]]:
     return [(f"{path.name}, row {number}", row[index], row[prediction]) for number, row in enumerate(rows[1:], 1)]
 
 
-def _from_samples(path: Path, samples: Sequence[Sample]) -> list[tuple[str, str, str]]:
+def _read_samples(path: Path, samples: Sequence[Sample]) -> list[tuple[str, str, str]]:
     found = []
-    for number, row in read_lines(path):
+    for number, row in read_jsonl(path):
         where = f"{path.name}, line {number}"
         replies = row.get("filtered_resps", row.get("resps"))
         while isinstance(replies, list) and replies:

@@ -46,7 +46,7 @@ InternVL3-1B + RIL (both teachers) | 73.0 94.1 55.5 79.1 75.9 62.9 50.7 49.7 19.
 """
 
 
-def quoted() -> dict[str, dict[str, float]]:
+def list_paper_scores() -> dict[str, dict[str, float]]:
     """The printed scores by model and column, in the paper's order; "one teacher" is the largest of the student's own
     family.
     """

@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import Literal
 
 from stages.benchmarks.rules.vlmeval import has_chinese
-from stages.benchmarks.sample import Picture, Sample
+from stages.benchmarks.sample import LazyImage, Sample
 from stages.corpora.markers import IMAGE_MARKER
 
 Style = Literal["dataset", "qwen", "internvl", "lmms"]
-STYLES: tuple[Style, ...] = ("dataset", "qwen", "internvl", "lmms")
-Part = str | Picture
-Asks = Callable[[Sample], list[Part]]
+PROMPT_STYLES: tuple[Style, ...] = ("dataset", "qwen", "internvl", "lmms")
+PromptPart = str | LazyImage
+MakePrompt = Callable[[Sample], list[PromptPart]]
 
 SELECT = "Please select the correct answer from the options above. \n"
 DIRECTLY = "Answer with the option's letter from the given choices directly."
@@ -29,27 +29,27 @@ _UNSENT = str.maketrans({"\ue000": " ", "\ue001": " "})  # characters that the c
 
 
 @dataclass(frozen=True)
-class Asked:
+class BenchmarkPrompt:
     """A prompt that the response store takes; the images are read when somebody needs them."""
 
     id: str
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
 
     @property
     def messages(self) -> list[dict[str, str]]:
         """One user turn; `<image>` marks the places of the images, and nothing else."""
-        texts = [IMAGE_MARKER if isinstance(part, Picture) else _harmless(part) for part in self.parts]
+        texts = [IMAGE_MARKER if isinstance(part, LazyImage) else _escape_markers(part) for part in self.parts]
         return [{"role": "user", "content": "".join(texts)}]
 
     @property
     def images(self) -> list[bytes]:
         """The encoded images as the data set holds them."""
-        return [part.data for part in self.parts if isinstance(part, Picture)]
+        return [part.data for part in self.parts if isinstance(part, LazyImage)]
 
     @cached_property
     def image_sha256(self) -> list[str]:
         """Hashes of the images."""
-        return [part.sha256 for part in self.parts if isinstance(part, Picture)]
+        return [part.sha256 for part in self.parts if isinstance(part, LazyImage)]
 
     @property
     def sha256(self) -> str:
@@ -58,85 +58,88 @@ class Asked:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _harmless(text: str) -> str:
+def _escape_markers(text: str) -> str:
     return text.replace(IMAGE_MARKER, "‹image›").translate(_UNSENT)
 
 
-def option_lines(sample: Sample, form: str = "{}. {}") -> list[str]:
+def format_options(sample: Sample, form: str = "{}. {}") -> list[str]:
     """One line an option."""
     return [form.format(letter, text) for letter, text in sample.options.items()]
 
 
-def dataset_choice(sample: Sample) -> list[Part]:
+def ask_dataset_choice(sample: Sample) -> list[PromptPart]:
     """VLMEvalKit's prompt for multiple choice; images first."""
     lines = [f"Hint: {sample.hint}"] if sample.hint else []
     lines.append(f"Question: {sample.question}")
-    text = "\n".join([*lines, *(["Options:", *option_lines(sample), SELECT] if sample.options else [""])])
+    text = "\n".join([*lines, *(["Options:", *format_options(sample), SELECT] if sample.options else [""])])
     return [*sample.pictures, text]
 
 
-def qwen_choice(sample: Sample) -> list[Part]:
+def ask_qwen_choice(sample: Sample) -> list[PromptPart]:
     """What VLMEvalKit's Qwen models send instead: no blanks at the end, a Chinese sentence for Chinese questions."""
-    text = str(dataset_choice(sample)[-1]).rstrip()
+    text = str(ask_dataset_choice(sample)[-1]).rstrip()
     if has_chinese(text) and sample.options:
         text = text.removesuffix(SELECT.rstrip()) + DIRECTLY_CN
     return [*sample.pictures, text]
 
 
-def internvl_choice(sample: Sample) -> list[Part]:
+def ask_internvl_choice(sample: Sample) -> list[PromptPart]:
     """What VLMEvalKit's InternVL models send instead."""
-    lines = [*([sample.hint] if sample.hint else []), sample.question, *option_lines(sample)]
+    lines = [*([sample.hint] if sample.hint else []), sample.question, *format_options(sample)]
     last = SHORT if not sample.options else DIRECTLY_CN if has_chinese("\n".join(lines)) else DIRECTLY
     return [*sample.pictures, "\n".join([*lines, last])]
 
 
-def lmms_choice(sample: Sample) -> list[Part]:
+def ask_lmms_choice(sample: Sample) -> list[PromptPart]:
     """lmms-eval's common form: question, options, one sentence."""
-    return [*sample.pictures, "\n".join([sample.question, *option_lines(sample), DIRECTLY])]
+    return [*sample.pictures, "\n".join([sample.question, *format_options(sample), DIRECTLY])]
 
 
-def plain(sample: Sample) -> list[Part]:
+def ask_plain(sample: Sample) -> list[PromptPart]:
     """Images and the question, nothing else."""
     return [*sample.pictures, sample.question]
 
 
-def as_it_stands(sample: Sample) -> list[Part]:
-    """The question alone where it holds its options (on the hub), else `lmms_choice` (TSV files have them in
+def ask_as_it_stands(sample: Sample) -> list[PromptPart]:
+    """The question alone where it holds its options (on the hub), else `ask_lmms_choice` (TSV files have them in
     columns).
     """
     held = all(text in sample.question for text in sample.options.values())
-    return plain(sample) if held else lmms_choice(sample)
+    return ask_plain(sample) if held else ask_lmms_choice(sample)
 
 
-def followed_by(sentence: str) -> Asks:
+def append_sentence(sentence: str) -> MakePrompt:
     """Images, the question, and a sentence."""
 
-    def ask(sample: Sample) -> list[Part]:
+    def ask(sample: Sample) -> list[PromptPart]:
         return [*sample.pictures, f"{sample.question}{sentence}"]
 
     return ask
 
 
-def interleaved(ask: Asks, pattern: re.Pattern[str] = _NUMBERED, first: int = 1) -> Asks:
+def interleave_images(ask: MakePrompt, pattern: re.Pattern[str] = _NUMBERED, first: int = 1) -> MakePrompt:
     """The same with image k at each of its markers; images that no marker names are left out (VLMEvalKit, MMMU).
 
     Without any marker the images stay where they are.
     """
 
-    def place(sample: Sample) -> list[Part]:
+    def place(sample: Sample) -> list[PromptPart]:
         parts = ask(sample)
         if not any(isinstance(part, str) and pattern.search(part) for part in parts):
             return parts
         return [
-            piece for part in parts if isinstance(part, str) for piece in placed(part, sample.pictures, pattern, first)
+            piece
+            for part in parts
+            if isinstance(part, str)
+            for piece in place_images(part, sample.pictures, pattern, first)
         ]
 
     return place
 
 
-def placed(text: str, pictures: Sequence[Picture], pattern: re.Pattern[str], first: int) -> list[Part]:
+def place_images(text: str, pictures: Sequence[LazyImage], pattern: re.Pattern[str], first: int) -> list[PromptPart]:
     """A text cut at its markers, with the pictures between; a marker without a picture stays text."""
-    pieces: list[Part] = []
+    pieces: list[PromptPart] = []
     end = 0
     for marker in pattern.finditer(text):
         number = int(marker.group(1)) - first
@@ -146,10 +149,10 @@ def placed(text: str, pictures: Sequence[Picture], pattern: re.Pattern[str], fir
     return [piece for piece in (*pieces, text[end:]) if piece != ""]
 
 
-def numbered_first(ask: Asks) -> Asks:
+def move_numbered_first(ask: MakePrompt) -> MakePrompt:
     """The images that markers name first, by their numbers; the markers stay in the text (Qwen, lmms-eval)."""
 
-    def place(sample: Sample) -> list[Part]:
+    def place(sample: Sample) -> list[PromptPart]:
         texts = [part for part in ask(sample) if isinstance(part, str)]
         numbers = sorted({int(number) for text in texts for number in _NUMBERED.findall(text)})
         chosen = [sample.pictures[number - 1] for number in numbers if number <= len(sample.pictures)]
@@ -158,17 +161,17 @@ def numbered_first(ask: Asks) -> Asks:
     return place
 
 
-CHOICE: dict[Style, Asks] = {
-    "dataset": dataset_choice,
-    "qwen": qwen_choice,
-    "internvl": internvl_choice,
-    "lmms": lmms_choice,
+CHOICE_PROMPTS: dict[Style, MakePrompt] = {
+    "dataset": ask_dataset_choice,
+    "qwen": ask_qwen_choice,
+    "internvl": ask_internvl_choice,
+    "lmms": ask_lmms_choice,
 }
-MMMU: dict[Style, Asks] = {
-    "dataset": interleaved(dataset_choice),
-    "qwen": numbered_first(qwen_choice),
-    "internvl": interleaved(internvl_choice),
-    "lmms": numbered_first(lmms_choice),
+MMMU: dict[Style, MakePrompt] = {
+    "dataset": interleave_images(ask_dataset_choice),
+    "qwen": move_numbered_first(ask_qwen_choice),
+    "internvl": interleave_images(ask_internvl_choice),
+    "lmms": move_numbered_first(ask_lmms_choice),
 }
 
 _STEPS = (
@@ -180,7 +183,7 @@ _STEPS = (
 _DIRECT_LINE = re.compile(r"(?:Answer (?:with|the question)|Please (?:select|try|answer directly)|请直接).*")
 
 
-def step_by_step(parts: Sequence[Part], sample: Sample) -> list[Part]:
+def ask_step_by_step(parts: Sequence[PromptPart], sample: Sample) -> list[PromptPart]:
     """The same prompt asking for steps and a marked last line, without the sentence that asks for a direct answer."""
     *front, last = parts
     lines = str(last).rstrip().split("\n") if isinstance(last, str) else []

@@ -15,7 +15,7 @@ from stages.benchmarks.spec import Spec
 
 
 @cache
-def registry() -> dict[str, Spec]:
+def load_registry() -> dict[str, Spec]:
     """The benchmarks, in the order of the paper's columns; those without a column come last."""
     found: dict[str, Spec] = {}
     for module in pkgutil.iter_modules(specs.__path__):
@@ -25,7 +25,7 @@ def registry() -> dict[str, Spec]:
                     f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is there already"
                 )
             found[spec.id] = spec
-    return dict(sorted(found.items(), key=lambda item: (_place(item[1].column), item[0])))
+    return dict(sorted(found.items(), key=lambda item: (_rank_column(item[1].column), item[0])))
 
 
 COLUMNS = (
@@ -34,7 +34,7 @@ COLUMNS = (
 )  # of the paper's Tables 1 and 2
 
 
-def _place(column: str) -> int:
+def _rank_column(column: str) -> int:
     return COLUMNS.index(column) if column in COLUMNS else len(COLUMNS)
 
 
@@ -42,13 +42,13 @@ _REGISTERED: dict[str, Spec] = {}
 
 
 def register(specs: Iterable[Spec]) -> None:
-    """Adds benchmarks that no published table has; `find` knows them from now on."""
+    """Adds benchmarks that no published table has; `find_benchmark` knows them from now on."""
     _REGISTERED.update({spec.id: spec for spec in specs})
 
 
-def find(name: str) -> Spec:
+def find_benchmark(name: str) -> Spec:
     """The benchmark with this id. Raises BenchmarkError that lists the known ones."""
-    known = registry() | _REGISTERED
+    known = load_registry() | _REGISTERED
     if name not in known:
         raise BenchmarkError(f"no benchmark {name!r}; known: {', '.join(known)}")
     return known[name]

@@ -13,12 +13,12 @@ class BenchmarkError(ValueError):
     """A benchmark that can't be read or scored; the message names file, row, column, what is wrong and the remedy."""
 
 
-class NotThere(BenchmarkError):
+class MissingBenchmark(BenchmarkError):
     """None of a benchmark's files is where it was looked for; the message says what to put there."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class LazyImage:
     """An image that is read when it is needed; `where` names file, row and column."""
 
     where: str
@@ -35,7 +35,7 @@ class Picture:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def base64_picture(where: str, text: str) -> Picture:
+def make_base64_image(where: str, text: str) -> LazyImage:
     """A picture from base64, as TSV files hold them."""
 
     def read() -> bytes:
@@ -44,7 +44,7 @@ def base64_picture(where: str, text: str) -> Picture:
         except ValueError as error:
             raise BenchmarkError(f"{where}: the image is no base64 ({error}); fetch the file again") from None
 
-    return Picture(where, read)
+    return LazyImage(where, read)
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Sample:
     extra: Mapping[str, Any] = field(
         default_factory=dict
     )  # what only this benchmark's rules need: answer_type, precision ...
-    pictures: tuple[Picture, ...] = field(default=(), compare=False)
+    pictures: tuple[LazyImage, ...] = field(default=(), compare=False)
 
-    def as_row(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON values: what scoring needs."""
         return {key: value for key, value in asdict(replace(self, pictures=())).items() if key != "pictures"}
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> "Sample":
-        """The sample of `as_row`, without pictures."""
+    def from_row(cls, row: Mapping[str, Any]) -> "Sample":
+        """The sample of `to_row`, without pictures."""
         groups = {name: tuple(values) for name, values in row["groups"].items()}
         return cls(**{**row, "groups": groups})
 
@@ -85,6 +85,6 @@ class Outcome:
     rule: str = ""  # which rule took it
 
     @classmethod
-    def of(cls, extracted: str | None, right: bool, rule: str) -> "Outcome":
+    def from_extraction(cls, extracted: str | None, right: bool, rule: str) -> "Outcome":
         """`unparsed` when nothing was extracted, else right or wrong."""
         return cls("unparsed", rule=rule) if extracted is None else cls("ok", float(right), extracted, rule)

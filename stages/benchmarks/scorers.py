@@ -20,187 +20,191 @@ Scorer = Callable[[Sample, str], Outcome]
 # --- multiple choice ------------------------------------------------------------------------------------------------
 
 
-def ours_choice(sample: Sample, reply: str) -> Outcome:
-    """Our letter; open rows of a mixed benchmark by `ours_open`."""
+def score_ours_choice(sample: Sample, reply: str) -> Outcome:
+    """Our letter; open rows of a mixed benchmark by `score_ours_open`."""
     if not sample.options:
-        return ours_open(sample, reply)
-    found, rule = ours.choice(reply, sample.options)
-    return Outcome.of(found, found == sample.gold, rule)
+        return score_ours_open(sample, reply)
+    found, rule = ours.read_choice(reply, sample.options)
+    return Outcome.from_extraction(found, found == sample.gold, rule)
 
 
-def ours_open(sample: Sample, reply: str) -> Outcome:
+def score_ours_open(sample: Sample, reply: str) -> Outcome:
     """MMMU's open rule on the reply without reasoning; several references are alternatives."""
-    text = ours.without_reasoning(reply)
-    golds = vlmeval.alternatives(sample.gold)
-    return Outcome.of(text or None, bool(text) and open_answers.is_right(text, golds), "open")
+    text = ours.strip_reasoning(reply)
+    golds = vlmeval.list_alternatives(sample.gold)
+    return Outcome.from_extraction(text or None, bool(text) and open_answers.is_open_answer_right(text, golds), "open")
 
 
-def vlmeval_choice(sample: Sample, reply: str) -> Outcome:
+def score_vlmeval_choice(sample: Sample, reply: str) -> Outcome:
     """A letter or an option's text (M3); an option that pandas reads as missing is not there."""
-    found = vlmeval.choice(reply, vlmeval.seen_options(sample.options))
-    return Outcome.of(found, found == sample.gold, "M3")
+    found = vlmeval.match_choice(reply, vlmeval.list_seen_options(sample.options))
+    return Outcome.from_extraction(found, found == sample.gold, "M3")
 
 
-def vlmeval_mmmu(sample: Sample, reply: str) -> Outcome:
-    """As `vlmeval_choice`; an open question becomes a choice between its reference and "Other Answers"."""
-    options = vlmeval.seen_options(sample.options)
+def score_vlmeval_mmmu(sample: Sample, reply: str) -> Outcome:
+    """As `score_vlmeval_choice`; an open question becomes a choice between its reference and "Other Answers"."""
+    options = vlmeval.list_seen_options(sample.options)
     gold = sample.gold if len(sample.gold) == 1 and sample.gold.isascii() and sample.gold.isupper() else "A"
     if "A" not in options:
         options = {**options, "A": sample.gold, "B": "Other Answers"}
-    found = vlmeval.choice(reply, dict(sorted(options.items())))
-    return Outcome.of(found, found == gold, "M3")
+    found = vlmeval.match_choice(reply, dict(sorted(options.items())))
+    return Outcome.from_extraction(found, found == gold, "M3")
 
 
-def vlmeval_cot(sample: Sample, reply: str) -> Outcome:
-    """MMMU-Pro's `_COT` sets: what stands in the line "Answer: ...", then as `vlmeval_choice`."""
-    return vlmeval_choice(sample, vlmeval.answer_line(reply))
+def score_vlmeval_cot(sample: Sample, reply: str) -> Outcome:
+    """MMMU-Pro's `_COT` sets: what stands in the line "Answer: ...", then as `score_vlmeval_choice`."""
+    return score_vlmeval_choice(sample, vlmeval.read_answer_line(reply))
 
 
-def lmms_any_letter(sample: Sample, reply: str) -> Outcome:
+def score_lmms_any_letter(sample: Sample, reply: str) -> Outcome:
     """The surest of the letters A to D (M4)."""
-    found = lmms.any_letter(reply, "ABCD") or None
-    return Outcome.of(found, found == sample.gold.strip().upper(), "M4")
+    found = lmms.find_any_letter(reply, "ABCD") or None
+    return Outcome.from_extraction(found, found == sample.gold.strip().upper(), "M4")
 
 
-def lmms_mmmu(sample: Sample, reply: str) -> Outcome:
+def score_lmms_mmmu(sample: Sample, reply: str) -> Outcome:
     """A letter (M5), or the open rule; a list of references stays one text, so such rows are never right there."""
     if not sample.options:
-        return Outcome.of(reply, open_answers.is_right(reply, [sample.gold]), "M10")
-    found = lmms.mmmu_letter(reply, sample.options)
-    return Outcome.of(found, found == sample.gold, "M5")
+        return Outcome.from_extraction(reply, open_answers.is_open_answer_right(reply, [sample.gold]), "M10")
+    found = lmms.find_mmmu_letter(reply, sample.options)
+    return Outcome.from_extraction(found, found == sample.gold, "M5")
 
 
-def same_text(sample: Sample, reply: str) -> Outcome:
+def score_same_text(sample: Sample, reply: str) -> Outcome:
     """The reply is the reference, to the character (MMMU-Pro vision in lmms-eval)."""
-    return Outcome.of(reply, reply == sample.gold, "same text")
+    return Outcome.from_extraction(reply, reply == sample.gold, "same text")
 
 
-def lmms_blink(sample: Sample, reply: str) -> Outcome:
+def score_lmms_blink(sample: Sample, reply: str) -> Outcome:
     """BLINK's letter (M7)."""
-    found = lmms.blink_letter(reply, "".join(sample.options)) or None
-    return Outcome.of(found, found == sample.gold, "M7")
+    found = lmms.find_blink_letter(reply, "".join(sample.options)) or None
+    return Outcome.from_extraction(found, found == sample.gold, "M7")
 
 
-def lmms_ai2d(sample: Sample, reply: str) -> Outcome:
+def score_lmms_ai2d(sample: Sample, reply: str) -> Outcome:
     """AI2D's text equality (M8); everything counts as parsed, because any text is compared."""
-    text = lmms.ai2d_text(reply)
-    return Outcome.of(text, text == sample.gold.lower(), "M8")
+    text = lmms.normalise_ai2d(reply)
+    return Outcome.from_extraction(text, text == sample.gold.lower(), "M8")
 
 
-def lmms_first_character(sample: Sample, reply: str) -> Outcome:
+def score_lmms_first_character(sample: Sample, reply: str) -> Outcome:
     """The first character of the reply (M6)."""
-    found = lmms.first_character(reply)
-    return Outcome.of(found or None, found.lower() == sample.gold.strip().lower(), "M6")
+    found = lmms.read_first_character(reply)
+    return Outcome.from_extraction(found or None, found.lower() == sample.gold.strip().lower(), "M6")
 
 
-def lmms_mmbench(sample: Sample, reply: str) -> Outcome:
+def score_lmms_mmbench(sample: Sample, reply: str) -> Outcome:
     """One row of MMBench without a judge: the harness's own letter or text, else M4. Missing options are the text "nan"
     there.
     """
-    options = nan_filled(sample)
-    found = lmms.mmbench_choice(reply, options) or lmms.any_letter(reply, sorted(options)) or None
-    return Outcome.of(found, found == sample.gold, "static")
+    options = fill_options_with_nan(sample)
+    found = lmms.find_mmbench_choice(reply, options) or lmms.find_any_letter(reply, sorted(options)) or None
+    return Outcome.from_extraction(found, found == sample.gold, "static")
 
 
-def nan_filled(sample: Sample) -> dict[str, str]:
+def fill_options_with_nan(sample: Sample) -> dict[str, str]:
     """Options A to D as that harness sees them: missing ones have the text "nan"."""
     return {letter: sample.options.get(letter, "nan") for letter in "ABCD"}
 
 
-def lmms_realworldqa(sample: Sample, reply: str) -> Outcome:
+def score_lmms_realworldqa(sample: Sample, reply: str) -> Outcome:
     """A letter by M4, any other reference as the same text."""
-    return Outcome.of(reply, lmms.realworldqa_hit(reply, sample.gold), "M4 or same text")
+    return Outcome.from_extraction(reply, lmms.is_realworldqa_right(reply, sample.gold), "M4 or same text")
 
 
 # --- ChartQA --------------------------------------------------------------------------------------------------------
 
 
-def vlmeval_relaxed(sample: Sample, reply: str) -> Outcome:
+def score_vlmeval_relaxed(sample: Sample, reply: str) -> Outcome:
     """Within 5 %, or the same text (M9); blanks at the ends of the reply and list references as that harness has
     them.
     """
-    return Outcome.of(reply, vlmeval.relaxed_any(sample.gold, reply), "M9")
+    return Outcome.from_extraction(reply, vlmeval.matches_any_relaxed(sample.gold, reply), "M9")
 
 
-def lmms_relaxed(sample: Sample, reply: str) -> Outcome:
+def score_lmms_relaxed(sample: Sample, reply: str) -> Outcome:
     """Within 5 %, or the same text (M9), of the reply as it is."""
-    return Outcome.of(reply, vlmeval.relaxed(sample.gold, reply), "M9")
+    return Outcome.from_extraction(reply, vlmeval.matches_relaxed(sample.gold, reply), "M9")
 
 
-def ours_relaxed(sample: Sample, reply: str) -> Outcome:
+def score_ours_relaxed(sample: Sample, reply: str) -> Outcome:
     """The field's rule (M9) on the reply without reasoning: a more lenient one would not be comparable."""
-    text = ours.without_reasoning(reply)
-    return Outcome.of(text or None, vlmeval.relaxed_any(sample.gold, text), "M9")
+    text = ours.strip_reasoning(reply)
+    return Outcome.from_extraction(text or None, vlmeval.matches_any_relaxed(sample.gold, text), "M9")
 
 
-def clean_relaxed(sample: Sample, reply: str) -> Outcome:
+def score_clean_relaxed(sample: Sample, reply: str) -> Outcome:
     """M9 on the reply without final stop, quotes, `$` and thousands' commas: a second number, never the headline."""
-    text = ours.clean(reply)
-    return Outcome.of(text or None, vlmeval.relaxed_any(sample.gold, text), "M9 clean")
+    text = ours.clean_chart_reply(reply)
+    return Outcome.from_extraction(text or None, vlmeval.matches_any_relaxed(sample.gold, text), "M9 clean")
 
 
 # --- MathVista ------------------------------------------------------------------------------------------------------
 
 
-def vlmeval_mathvista(sample: Sample, reply: str) -> Outcome:
+def score_vlmeval_mathvista(sample: Sample, reply: str) -> Outcome:
     """What that harness decides without its judge; the rest is unparsed, and a judge may extract it."""
-    kind, answer, choices = _mathvista(sample)
-    found = vlmeval.mathvista_prefetch(kind, answer, choices, sample.gold, reply)
-    right = found is not None and vlmeval_mathvista_extracted(sample, found).score == 1
-    return Outcome.of(found, right, "prefetch")
+    kind, answer, choices = _read_mathvista_fields(sample)
+    found = vlmeval.prefetch_mathvista(kind, answer, choices, sample.gold, reply)
+    right = found is not None and score_vlmeval_mathvista_extraction(sample, found).score == 1
+    return Outcome.from_extraction(found, right, "prefetch")
 
 
-def vlmeval_mathvista_extracted(sample: Sample, extraction: str) -> Outcome:
+def score_vlmeval_mathvista_extraction(sample: Sample, extraction: str) -> Outcome:
     """What that harness makes of a judge's extraction."""
-    kind, answer, choices = _mathvista(sample)
-    right = vlmeval.mathvista_hit(kind, answer, choices, sample.gold, str(sample.extra["answer_option"]), extraction)
-    return Outcome.of(extraction, right, "extraction")
+    kind, answer, choices = _read_mathvista_fields(sample)
+    right = vlmeval.is_mathvista_right(
+        kind, answer, choices, sample.gold, str(sample.extra["answer_option"]), extraction
+    )
+    return Outcome.from_extraction(extraction, right, "extraction")
 
 
-def lmms_mathvista(sample: Sample, reply: str) -> Outcome:
+def score_lmms_mathvista(sample: Sample, reply: str) -> Outcome:
     """What that harness extracts without its judge. Where it would then score the option nearest to nothing:
     unparsed.
     """
-    kind, answer, choices = _mathvista(sample)
-    found = lmms.mathvista_quick(kind, answer, choices, reply)
-    return Outcome("unparsed", rule="quick") if found is None else lmms_mathvista_extracted(sample, found)
+    kind, answer, choices = _read_mathvista_fields(sample)
+    found = lmms.extract_mathvista_quickly(kind, answer, choices, reply)
+    return Outcome("unparsed", rule="quick") if found is None else score_lmms_mathvista_extraction(sample, found)
 
 
-def lmms_mathvista_extracted(sample: Sample, extraction: str) -> Outcome:
+def score_lmms_mathvista_extraction(sample: Sample, extraction: str) -> Outcome:
     """What that harness makes of a judge's extraction (M11)."""
-    kind, answer, choices = _mathvista(sample)
-    form = lmms.mathvista_normal(kind, answer, choices, sample.extra["precision"], extraction)
-    return Outcome.of(extraction, lmms.mathvista_equal(form, sample.gold), "extraction")
+    kind, answer, choices = _read_mathvista_fields(sample)
+    form = lmms.normalise_mathvista(kind, answer, choices, sample.extra["precision"], extraction)
+    return Outcome.from_extraction(extraction, lmms.is_mathvista_equal(form, sample.gold), "extraction")
 
 
-def ours_mathvista(sample: Sample, reply: str) -> Outcome:
+def score_ours_mathvista(sample: Sample, reply: str) -> Outcome:
     """Our cascade: an option by our letter rule, a number from the marked final answer, a list as Python reads it.
 
     Numbers are rounded to the precision of the reference, as the authors' rule does; whole numbers are not cut to fit.
     """
-    kind, answer, choices = _mathvista(sample)
+    kind, answer, choices = _read_mathvista_fields(sample)
     if kind == "multi_choice":
-        found, rule = ours.choice(reply, vlmeval.lettered(choices))
-        return Outcome.of(found, found == sample.extra["answer_option"], rule)
-    text, rule = ours.final_answer(reply)
+        found, rule = ours.read_choice(reply, vlmeval.letter_choices(choices))
+        return Outcome.from_extraction(found, found == sample.extra["answer_option"], rule)
+    text, rule = ours.read_final_answer(reply)
     if answer == "list":
-        values = _list(text)
-        return Outcome.of(None if values is None else str(values), values == _list(sample.gold), rule)
+        values = _parse_list(text)
+        return Outcome.from_extraction(
+            None if values is None else str(values), values == _parse_list(sample.gold), rule
+        )
     if answer in ("integer", "float"):
-        said, wanted = ours.number(text), ours.number(sample.gold)
+        said, wanted = ours.read_number(text), ours.read_number(sample.gold)
         digits = int(sample.extra["precision"] or 0)
         right = said is not None and wanted is not None and round(said, digits) == round(wanted, digits)
-        return Outcome.of(None if said is None else str(float(said)), right, rule)
+        return Outcome.from_extraction(None if said is None else str(float(said)), right, rule)
     same = " ".join(text.casefold().split()) == " ".join(sample.gold.casefold().split())
-    return Outcome.of(text or None, same, rule)
+    return Outcome.from_extraction(text or None, same, rule)
 
 
-def _mathvista(sample: Sample) -> tuple[str, str, Sequence[str]]:
+def _read_mathvista_fields(sample: Sample) -> tuple[str, str, Sequence[str]]:
     extra = sample.extra
     return str(extra["question_type"]), str(extra["answer_type"]), tuple(sample.options.values())
 
 
-def _list(text: str) -> list[object] | None:
+def _parse_list(text: str) -> list[object] | None:
     start, end = text.find("["), text.rfind("]")
     try:
         value = ast.literal_eval(text[start : end + 1]) if 0 <= start < end else None
@@ -212,7 +216,7 @@ def _list(text: str) -> list[object] | None:
 # --- circular evaluation (MMBench) ----------------------------------------------------------------------------------
 
 
-def circular_outcome(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome]]) -> Outcome:
+def score_rotations(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome]]) -> Outcome:
     """One outcome for a question that was asked in all its rotations; right only when every rotation is.
 
     An unparsed row makes it `unparsed` (which scores 0) unless another one is wrong already; so does a row whose judge
@@ -220,13 +224,13 @@ def circular_outcome(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome
     """
     if profile == LMMS and all(outcome.rule == "static" for _, _, outcome in rows):
         samples, replies = [sample for sample, _, _ in rows], [reply for _, reply, _ in rows]
-        right = lmms.mmbench_circular(
-            [sample.gold for sample in samples], replies, [nan_filled(one) for one in samples]
+        right = lmms.is_mmbench_right_in_all_rotations(
+            [sample.gold for sample in samples], replies, [fill_options_with_nan(one) for one in samples]
         )
         return Outcome("ok", float(right), None, "circular")
     golds = [sample.gold for sample, _, _ in rows]
     found = [outcome.extracted if outcome.state == "ok" else None for _, _, outcome in rows]
-    verdict = vlmeval.circular(golds, found)
+    verdict = vlmeval.is_right_in_all_rotations(golds, found)
     if verdict is not None:
         return Outcome("ok", float(verdict), None, "circular")
     states = {outcome.state for _, _, outcome in rows}
@@ -237,4 +241,4 @@ def circular_outcome(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome
 
 
 Scorers = Mapping[Profile, Scorer]
-CHOICE: Scorers = {OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_any_letter}
+CHOICE_SCORERS: Scorers = {OURS: score_ours_choice, VLMEVAL: score_vlmeval_choice, LMMS: score_lmms_any_letter}

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.benchmarks.aggregate import Scored, by_value, combinations, micro
+from stages.benchmarks.aggregate import ScoredRow, group_by_value, join_values, micro_average
 from stages.benchmarks.sample import BenchmarkError, Outcome, Sample
-from stages.benchmarks.scorers import OURS, Profile, circular_outcome
+from stages.benchmarks.scorers import OURS, Profile, score_rotations
 from stages.benchmarks.spec import Spec
-from stages.benchmarks.verdicts import JudgeReply, has_content, judged, wants_judge
+from stages.benchmarks.verdicts import JudgeReply, has_content, score_judge_text, wants_judge
 
 NORMAL_95 = 1.96  # half width of a 95 % interval in standard errors
 
 
 @dataclass(frozen=True)
-class Reply:
+class BenchmarkReply:
     """What the model under test said to one sample."""
 
     index: str
@@ -26,7 +26,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Mark:
+class ScoredUnit:
     """A scored unit: a row, or all rotations of a question."""
 
     index: str
@@ -35,8 +35,13 @@ class Mark:
     outcome: Outcome
 
 
-def outcome_of(
-    spec: Spec, sample: Sample, reply: Reply | None, profile: Profile, cot: bool, said: Mapping[str, JudgeReply]
+def score_row(
+    spec: Spec,
+    sample: Sample,
+    reply: BenchmarkReply | None,
+    profile: Profile,
+    cot: bool,
+    said: Mapping[str, JudgeReply],
 ) -> Outcome:
     """What became of one row: by rule, else by what the judge said about it, else a state without a score.
 
@@ -53,35 +58,35 @@ def outcome_of(
             raise BenchmarkError(f"{spec.title}: profile {profile} has no rule for it")
         outcome = scorer(sample, reply.text)
     if wants_judge(spec, sample, reply.text, outcome) and sample.index in said:
-        return judged(spec, sample, profile, said[sample.index].text)
+        return score_judge_text(spec, sample, profile, said[sample.index].text)
     return outcome
 
 
-def marks_of(
+def score_units(
     spec: Spec,
     samples: Sequence[Sample],
-    replies: Mapping[str, Reply],
+    replies: Mapping[str, BenchmarkReply],
     profile: Profile,
     cot: bool = False,
     said: Mapping[str, JudgeReply] | None = None,
-) -> list[Mark]:
+) -> list[ScoredUnit]:
     """One mark a row, or one a question where rotations count together; in the order of the samples."""
     rows = [
-        (sample, outcome_of(spec, sample, replies.get(sample.index), profile, cot, said or {})) for sample in samples
+        (sample, score_row(spec, sample, replies.get(sample.index), profile, cot, said or {})) for sample in samples
     ]
     if not spec.circular:
-        return [Mark(sample.index, sample.groups, len(sample.options), outcome) for sample, outcome in rows]
+        return [ScoredUnit(sample.index, sample.groups, len(sample.options), outcome) for sample, outcome in rows]
     questions: dict[str, list[tuple[Sample, str, Outcome]]] = {}
     for sample, outcome in rows:
         text = replies[sample.index].text if sample.index in replies else ""
         questions.setdefault(sample.extra["question"], []).append((sample, text, outcome))
     return [
-        Mark(name, parts[0][0].groups, len(parts[0][0].options), circular_outcome(profile, parts))
+        ScoredUnit(name, parts[0][0].groups, len(parts[0][0].options), score_rotations(profile, parts))
         for name, parts in questions.items()
     ]
 
 
-def unrotated(spec: Spec, samples: Sequence[Sample]) -> list[Sample]:
+def select_unrotated(spec: Spec, samples: Sequence[Sample]) -> list[Sample]:
     """Of each question the row that was not rotated: what people compare by mistake, printed beside."""
     first: dict[str, Sample] = {}
     for sample in samples:
@@ -89,10 +94,10 @@ def unrotated(spec: Spec, samples: Sequence[Sample]) -> list[Sample]:
     return list(first.values())
 
 
-def measured(
+def compute_benchmark_scores(
     spec: Spec,
     samples: Sequence[Sample],
-    replies: Mapping[str, Reply],
+    replies: Mapping[str, BenchmarkReply],
     profile: Profile,
     cot: bool = False,
     said: Mapping[str, JudgeReply] | None = None,
@@ -103,9 +108,9 @@ def measured(
     reply or a verdict; `lowest` then counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` says how
     many.
     """
-    marks = marks_of(spec, samples, replies, profile, cot, said)
+    marks = score_units(spec, samples, replies, profile, cot, said)
     decided = [mark for mark in marks if mark.outcome.state in ("ok", "unparsed")]
-    rows = _scored(decided)
+    rows = _list_scored_rows(decided)
     mean = spec.headline[profile](rows)
     share = {state: sum(mark.outcome.state == state for mark in marks) / len(marks) for state in _STATES}
     answers = [replies[sample.index] for sample in samples if sample.index in replies]
@@ -119,38 +124,41 @@ def measured(
         "score": 100 * mean.value if decided else None,
         "error": 100 * NORMAL_95 * mean.error if decided else None,
         "complete": len(decided) == len(marks),
-        "lowest": 100 * spec.headline[profile](_scored(marks)).value,
+        "lowest": 100 * spec.headline[profile](_list_scored_rows(marks)).value,
         **{name: 100 * value for name, value in share.items()},
         "truncated": 100 * sum(reply.finish_reason == "length" for reply in answers) / max(len(answers), 1),
         "tokens": sum(reply.completion_tokens for reply in answers) / max(len(answers), 1),
         "if_random": 100 * (mean.value + guessed) if decided and spec.judge == "letter" else None,
-        "by": {group: _table(rows, group) for group in spec.groups},
+        "by": {group: _tabulate(rows, group) for group in spec.groups},
         "beside": {name: 100 * average(rows).value for name, average in spec.beside.items()} if decided else {},
     }
     if spec.circular:
-        straight = unrotated(spec, samples)
-        outcomes = [outcome_of(spec, one, replies.get(one.index), profile, cot, said or {}) for one in straight]
+        straight = select_unrotated(spec, samples)
+        outcomes = [score_row(spec, one, replies.get(one.index), profile, cot, said or {}) for one in straight]
         numbers["beside"]["first rotation alone"] = 100 * sum(one.score for one in outcomes) / len(outcomes)
     for name, scorer in spec.second.items():
         scores = [scorer(sample, replies[sample.index].text).score for sample in samples if sample.index in replies]
         numbers["beside"][name] = 100 * sum(scores) / max(len(scores), 1)
     if "capability" in spec.groups:
-        numbers["by"]["combination"] = _table(combinations(rows, "capability"), "capability")
+        numbers["by"]["combination"] = _tabulate(join_values(rows, "capability"), "capability")
     return numbers
 
 
 _STATES = ("unparsed", "judge_failed", "pending", "missing")
 
 
-def _scored(marks: Sequence[Mark]) -> list[Scored]:
+def _list_scored_rows(marks: Sequence[ScoredUnit]) -> list[ScoredRow]:
     return [(mark.groups, mark.outcome.score) for mark in marks]
 
 
-def _table(rows: Sequence[Scored], group: str) -> dict[str, dict[str, float]]:
-    return {value: {"n": len(part), "score": 100 * micro(part).value} for value, part in by_value(rows, group).items()}
+def _tabulate(rows: Sequence[ScoredRow], group: str) -> dict[str, dict[str, float]]:
+    return {
+        value: {"n": len(part), "score": 100 * micro_average(part).value}
+        for value, part in group_by_value(rows, group).items()
+    }
 
 
-def average_of_columns(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def average_columns(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The unweighted mean over the paper's columns (a column of two settings is their mean), and which columns are
     lacking.
 
@@ -158,20 +166,20 @@ def average_of_columns(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     """
     from stages.benchmarks.registry import COLUMNS
 
-    columns = column_scores(numbers)
+    columns = collect_column_scores(numbers)
     there = [columns[name] for name in COLUMNS if columns.get(name) is not None]
     lacking = [name for name in COLUMNS if columns.get(name) is None]
     values = [value for value in there if value is not None]
     return {"value": sum(values) / len(values) if values else None, "over": len(values), "lacking": lacking}
 
 
-def column_scores(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+def collect_column_scores(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     """The score of each of the paper's columns; None where a part of it is lacking or incomplete."""
-    from stages.benchmarks.registry import registry
+    from stages.benchmarks.registry import load_registry
 
     found: dict[str, float | None] = {}
     parts: dict[str, list[str]] = {}
-    for spec in registry().values():
+    for spec in load_registry().values():
         if spec.column:
             parts.setdefault(spec.column, []).append(spec.id)
     for column, ids in parts.items():

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from stages.benchmarks.sample import BenchmarkError, NotThere, Picture, Sample
+from stages.benchmarks.sample import BenchmarkError, LazyImage, MissingBenchmark, Sample
 from stages.benchmarks.spec import Hub, Spec, Tsv
-from stages.benchmarks.tables import Row, file_md5, read_folder, read_tsv, revision_of
+from stages.benchmarks.tables import TableRow, read_folder, read_revision, read_tsv
+from stages.job.hashes import hash_md5
 
 SERVER = "https://opencompass.openxlab.space/utils"
 DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
@@ -19,7 +20,7 @@ TOLERATED_ROWS = 2  # counts on data cards and in files differ by that much (SEE
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedBenchmark:
     """A benchmark's samples and what is known about where they come from."""
 
     spec: Spec
@@ -28,7 +29,7 @@ class Loaded:
     notes: tuple[str, ...]  # what a reader of the score should know
 
 
-def load(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded:
+def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> LoadedBenchmark:
     """The samples of one benchmark from `folder`.
 
     Looked for, in this order: the TSV files of VLMEvalKit, a folder named after the benchmark or after its data set
@@ -38,19 +39,19 @@ def load(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded:
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"
         if path.is_file():
-            md5 = file_md5(path)
-            source, notes = _md5_label(path, tsv, md5, strict_md5)
-            return _checked(spec, read_tsv(path, spec.needs["tsv"]), "tsv", source, notes)
+            md5 = hash_md5(path)
+            source, notes = _check_md5(path, tsv, md5, strict_md5)
+            return _check_samples(spec, read_tsv(path, spec.needs["tsv"]), "tsv", source, notes)
     for hub in spec.hub:
         for name in (spec.id, *(name.split("/")[-1] for name in hub.names)):
             if (folder / name).is_dir():
-                return _from_folder(spec, hub, folder / name)
+                return _load_folder(spec, hub, folder / name)
         if os.environ.get(DOWNLOADS) == "1":
-            return _from_folder(spec, hub, download(hub))
-    raise NotThere(f"{spec.title}: nothing in {folder}; {remedy(spec)}")
+            return _load_folder(spec, hub, download_dataset(hub))
+    raise MissingBenchmark(f"{spec.title}: nothing in {folder}; {describe_remedy(spec)}")
 
 
-def remedy(spec: Spec) -> str:
+def describe_remedy(spec: Spec) -> str:
     """What to put where, for a benchmark that is not there."""
     if spec.world:
         return "the stage evaluate writes it from the tiny world while it runs; its rows are in data/evaluate/<model>"
@@ -59,7 +60,7 @@ def remedy(spec: Spec) -> str:
     return f"put there {' or '.join([*files[:1], *sets])}, or set {DOWNLOADS}=1"
 
 
-def download(hub: Hub) -> Path:
+def download_dataset(hub: Hub) -> Path:
     """The folder of a data set from the hub, at its revision; the first of the names that can be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -74,7 +75,7 @@ def download(hub: Hub) -> Path:
     raise BenchmarkError("; ".join(failed))
 
 
-def _md5_label(path: Path, tsv: Tsv, md5: str, strict: bool) -> tuple[str, list[str]]:
+def _check_md5(path: Path, tsv: Tsv, md5: str, strict: bool) -> tuple[str, list[str]]:
     if md5 in tsv.md5s:
         label = f", {tsv.md5s[md5]}" if tsv.md5s[md5] else ""
         return f"{path.name} (md5 {md5}{label})", []
@@ -89,18 +90,18 @@ def _md5_label(path: Path, tsv: Tsv, md5: str, strict: bool) -> tuple[str, list[
     return f"{path.name} (md5 {md5}, unknown)", [message]
 
 
-def _from_folder(spec: Spec, hub: Hub, path: Path) -> Loaded:
-    revision = revision_of(path)
+def _load_folder(spec: Spec, hub: Hub, path: Path) -> LoadedBenchmark:
+    revision = read_revision(path)
     source = f"{path.name}{f' at {revision}' if revision else ''}"
-    return _checked(spec, read_folder(path, hub.split, spec.needs["hub"], hub.config), "hub", source, [])
+    return _check_samples(spec, read_folder(path, hub.split, spec.needs["hub"], hub.config), "hub", source, [])
 
 
-def _checked(spec: Spec, rows: Iterable[Row], kind: str, source: str, notes: list[str]) -> Loaded:
+def _check_samples(spec: Spec, rows: Iterable[TableRow], kind: str, source: str, notes: list[str]) -> LoadedBenchmark:
     """The samples, with every index once and every question whole."""
     seen: dict[str, str] = {}
     samples = []
     for row in rows:
-        sample = _made(spec, row, kind)
+        sample = _make_sample(spec, row, kind)
         if sample is None:
             continue
         if sample.index in seen:
@@ -112,16 +113,16 @@ def _checked(spec: Spec, rows: Iterable[Row], kind: str, source: str, notes: lis
     if not samples:
         raise BenchmarkError(f"{spec.title}: {source} has no row that can be scored")
     if spec.circular:
-        _whole_questions(spec, samples)
+        _check_rotations(spec, samples)
     odd = [sample.index for sample in samples if sample.options and not _has_gold(spec, sample)]
     if odd:
         notes.append(f"{len(odd)} rows whose answer is none of their options can't be right, the first: {odd[0]}")
     if abs(len(samples) - spec.expected) > TOLERATED_ROWS and not spec.world:
         notes.append(f"{len(samples)} rows, published are {spec.expected}")
-    return Loaded(spec, tuple(samples), source, tuple(notes))
+    return LoadedBenchmark(spec, tuple(samples), source, tuple(notes))
 
 
-def _made(spec: Spec, row: Row, kind: str) -> Sample | None:
+def _make_sample(spec: Spec, row: TableRow, kind: str) -> Sample | None:
     try:
         return spec.make["tsv" if kind == "tsv" else "hub"](row)
     except (KeyError, ValueError, IndexError, TypeError) as error:
@@ -135,7 +136,7 @@ def _has_gold(spec: Spec, sample: Sample) -> bool:
     return sample.gold in sample.options or sample.gold in sample.options.values()
 
 
-def _whole_questions(spec: Spec, samples: Sequence[Sample]) -> None:
+def _check_rotations(spec: Spec, samples: Sequence[Sample]) -> None:
     """Raises BenchmarkError for a question that lacks a rotation: it would be easier than the others."""
     rotations = Counter(sample.extra["question"] for sample in samples)
     for sample in samples:
@@ -154,7 +155,7 @@ def check_pictures(samples: Iterable[Sample]) -> None:
             check_picture(picture)
 
 
-def check_picture(picture: Picture) -> None:
+def check_picture(picture: LazyImage) -> None:
     """Raises BenchmarkError when the bytes are no image that can be decoded."""
     try:
         with Image.open(io.BytesIO(picture.data)) as image:

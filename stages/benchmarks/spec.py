@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stages.benchmarks.aggregate import Aggregate, micro
-from stages.benchmarks.prompts import CHOICE as CHOICE_PROMPTS
-from stages.benchmarks.prompts import Asks, Style
-from stages.benchmarks.sample import Outcome, Picture, Sample
-from stages.benchmarks.scorers import CHOICE, LMMS, OURS, VLMEVAL, Profile, Scorer
-from stages.benchmarks.tables import Row
+from stages.benchmarks.aggregate import Aggregate, micro_average
+from stages.benchmarks.prompts import CHOICE_PROMPTS as CHOICE_PROMPTS
+from stages.benchmarks.prompts import MakePrompt, Style
+from stages.benchmarks.sample import LazyImage, Outcome, Sample
+from stages.benchmarks.scorers import CHOICE_SCORERS, LMMS, OURS, VLMEVAL, Profile, Scorer
+from stages.benchmarks.tables import TableRow
 
 JudgeJob = Literal["none", "letter", "extract", "grade", "verdict"]  # what a judge is asked, where rules do not decide
-MakeSample = Callable[[Row], Sample | None]  # None: the row is of another split or kind, and left out
+MakeSample = Callable[[TableRow], Sample | None]  # None: the row is of another split or kind, and left out
 Extracted = Callable[[Sample, str], Outcome]
 
 
@@ -52,14 +52,16 @@ class Spec:
     needs: Mapping[Literal["tsv", "hub"], tuple[str, ...]]  # columns without which a file is not this benchmark's
     tsv: tuple[Tsv, ...] = ()
     hub: tuple[Hub, ...] = ()
-    prompts: Mapping[Style, Asks] = field(default_factory=lambda: CHOICE_PROMPTS)
-    scorers: Mapping[Profile, Scorer] = field(default_factory=lambda: CHOICE)
+    prompts: Mapping[Style, MakePrompt] = field(default_factory=lambda: CHOICE_PROMPTS)
+    scorers: Mapping[Profile, Scorer] = field(default_factory=lambda: CHOICE_SCORERS)
     cot_scorers: Mapping[Profile, Scorer] = field(
         default_factory=dict
     )  # of runs with step-by-step prompts, where they differ
     judge: JudgeJob = "letter"
     extracted: Mapping[Profile, Extracted] = field(default_factory=dict)  # what is made of a judge's extraction
-    headline: Mapping[Profile, Aggregate] = field(default_factory=lambda: dict.fromkeys((OURS, VLMEVAL, LMMS), micro))
+    headline: Mapping[Profile, Aggregate] = field(
+        default_factory=lambda: dict.fromkeys((OURS, VLMEVAL, LMMS), micro_average)
+    )
     beside: Mapping[str, Aggregate] = field(default_factory=dict)  # further averages, by name
     second: Mapping[str, Scorer] = field(default_factory=dict)  # further numbers of another rule, never the headline
     groups: tuple[str, ...] = ("category",)  # tables that are printed
@@ -76,12 +78,12 @@ class Spec:
         return (self.cot_scorers.get(profile) if cot else None) or self.scorers.get(profile)
 
 
-def tsv_choice(*groups: str, split: str = "") -> MakeSample:
+def make_tsv_choice_reader(*groups: str, split: str = "") -> MakeSample:
     """Rows of a TSV file with options in A, B, ...; an empty cell is no option, and every other text is one ("None"
     too).
     """
 
-    def make(row: Row) -> Sample | None:
+    def make(row: TableRow) -> Sample | None:
         if split and row.text("split", split) != split:
             return None
         options = {one: row.text(one) for one in string.ascii_uppercase if row.text(one, "")}
@@ -91,24 +93,24 @@ def tsv_choice(*groups: str, split: str = "") -> MakeSample:
             gold=row.text("answer"),
             options=options,
             hint=row.text("hint", ""),
-            groups=groups_of(row, groups),
+            groups=read_grouping_columns(row, groups),
             pictures=row.pictures.get("image", ()),
         )
 
     return make
 
 
-def groups_of(row: Row, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def read_grouping_columns(row: TableRow, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The values of the grouping columns that the row has."""
     return {name: (row.text(name),) for name in names if row.text(name, "")}
 
 
-def lettered_options(texts: Sequence[object]) -> dict[str, str]:
+def letter_options(texts: Sequence[object]) -> dict[str, str]:
     """Options A, B, ... of a list."""
     return dict(zip(string.ascii_uppercase, map(str, texts), strict=False))
 
 
-def numbered_pictures(row: Row, prefix: str = "image_") -> tuple[Picture, ...]:
+def read_numbered_images(row: TableRow, prefix: str = "image_") -> tuple[LazyImage, ...]:
     """Pictures of the columns image_1, image_2, ... in the order of their numbers; empty ones are left out."""
     names = [name for name in row.pictures if name.startswith(prefix) and name.removeprefix(prefix).isdigit()]
     ordered = sorted(names, key=lambda name: int(name.removeprefix(prefix)))

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from stages.job.progress import Progress
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
-class Speed(Progress):
+class SpeedMeter(Progress):
     """A display that shows through another one, and counts the answers that pass."""
 
     def __init__(self, shown: Progress) -> None:
@@ -22,11 +22,13 @@ class Speed(Progress):
         """A line on the other display."""
         self._shown.say(text)
 
-    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def show_table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table on the other display."""
-        self._shown.table(title, rows)
+        self._shown.show_table(title, rows)
 
-    def track(self, items: Iterable[Item], description: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
+    def track(
+        self, items: Iterable[_Item], description: str, total: int | None = None, done: int = 0
+    ) -> Iterator[_Item]:
         """Yields `items` behind the other display's bar; each that is an answer counts with its tokens."""
         started = time.perf_counter()
         for item in self._shown.track(items, description, total, done):
@@ -36,7 +38,7 @@ class Speed(Progress):
         self.seconds += time.perf_counter() - started
 
     @property
-    def measured(self) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:
         """Milliseconds an answer at full batch and tokens a second; without any answer (all were stored), nothing."""
         if not self.answers or not self.seconds:
             return {}

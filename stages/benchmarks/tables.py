@@ -5,7 +5,6 @@ Three kinds of file: VLMEvalKit's TSV, a folder of parquet shards, a folder of `
 
 import ast
 import csv
-import hashlib
 import io
 import json
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.benchmarks.sample import BenchmarkError, Picture, base64_picture
+from stages.benchmarks.sample import BenchmarkError, LazyImage, make_base64_image
 
 CELL_LIMIT = 256 << 20  # bytes of one cell; the largest known (30 images of a row) is below 40 MB
 INDEX_LIMIT = 64  # an `image` cell of at most so many characters is the index of another row
@@ -27,12 +26,12 @@ _SINGLE_LETTER = re.compile(r"[A-Z]")
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row: values by column, "" or None where there is none; column names in lower case except single letters."""
 
     where: str  # file and row, for messages
     values: Mapping[str, Any]
-    pictures: Mapping[str, tuple[Picture, ...]]  # by column; columns without an image have none
+    pictures: Mapping[str, tuple[LazyImage, ...]]  # by column; columns without an image have none
     config: str = ""  # folder of the shard, where a data set has several
 
     def text(self, column: str, default: str | None = None) -> str:
@@ -61,13 +60,13 @@ class Row:
         return list(value)
 
 
-def column_name(name: str) -> str:
+def normalise_column(name: str) -> str:
     """The name as this package knows it: lower case, option letters in upper case."""
     bare = name.strip()
     return bare if _SINGLE_LETTER.fullmatch(bare) else bare.lower()
 
 
-def need(columns: Sequence[str], found: Sequence[str], where: Path) -> None:
+def require_columns(columns: Sequence[str], found: Sequence[str], where: Path) -> None:
     """Raises BenchmarkError that names the columns of `columns` that are not there."""
     lacking = [name for name in columns if name not in found]
     if lacking:
@@ -76,16 +75,10 @@ def need(columns: Sequence[str], found: Sequence[str], where: Path) -> None:
         )
 
 
-def file_md5(path: Path) -> str:
-    """md5 of a file, as hex."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "md5").hexdigest()
-
-
 # --- TSV ------------------------------------------------------------------------------------------------------------
 
 
-def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     """The rows of a TSV file, in order; cells may hold quoted tabs and newlines.
 
     An `image` cell is base64, a list literal of base64, or the index of a row whose image is shared. Raises
@@ -93,10 +86,10 @@ def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     indexes of no row.
     """
     csv.field_size_limit(CELL_LIMIT)
-    records = _records(path)
+    records = _split_records(path)
     _, _, head = next(records, (0, 0, []))
-    names = [column_name(name) for name in head]
-    need(columns, names, path)
+    names = [normalise_column(name) for name in head]
+    require_columns(columns, names, path)
     places: dict[str, tuple[int, int]] = {}  # index: where its record lies, for shared images
     waiting: list[tuple[str, dict[str, str], str]] = []
     for number, (start, end, cells) in enumerate(records, 1):
@@ -108,20 +101,20 @@ def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         places[values.get("index", "")] = (start, end)
         if image and len(image) <= INDEX_LIMIT and not image.startswith("["):
             waiting.append((where, values, image))
-            yield Row(where, values, {"image": (_shared(path, places, names, where, image),)})
+            yield TableRow(where, values, {"image": (_find_shared_image(path, places, names, where, image),)})
         else:
-            yield Row(where, values, {"image": _tsv_pictures(path, (start, end), names, where, image)})
+            yield TableRow(where, values, {"image": _make_tsv_images(path, (start, end), names, where, image)})
     for where, _, image in waiting:
         if image not in places:
             raise BenchmarkError(f"{where}, column 'image': {image!r} is neither an image nor the index of a row")
 
 
-def _records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
+def _split_records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
     """Start, end and cells of each record; a byte order mark and CRLF are taken off."""
     pending: list[str] = []
     read = 0
 
-    def lines() -> Iterator[str]:
+    def iter_lines() -> Iterator[str]:
         nonlocal read
         with path.open("rb") as handle:
             for line in handle:
@@ -136,12 +129,12 @@ def _records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
                 yield text
 
     row, start = 0, 0
-    reader = csv.reader(lines(), delimiter="\t", strict=True)
+    reader = csv.reader(iter_lines(), delimiter="\t", strict=True)
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            column = _column_of_end("".join(pending))
+            column = _find_last_column("".join(pending))
             limit = f"cells of at most {CELL_LIMIT >> 20} MiB are read"
             raise BenchmarkError(
                 f"{path.name}, row {row}, column {column}: {error}; {limit}, quotes must be closed"
@@ -155,7 +148,7 @@ def _records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
         pending.clear()
 
 
-def _column_of_end(text: str) -> int:
+def _find_last_column(text: str) -> int:
     """Number, from 1, of the column in which a record that can't be read to its end stops."""
     largest, column, begin, quoted = 0, 1, 0, False
     best = 1
@@ -169,7 +162,7 @@ def _column_of_end(text: str) -> int:
     return column if len(text) - begin >= largest else best
 
 
-def _cell(path: Path, place: tuple[int, int], column: int) -> str:
+def _check_cell(path: Path, place: tuple[int, int], column: int) -> str:
     with path.open("rb") as handle:
         handle.seek(place[0])
         text = handle.read(place[1] - place[0]).decode("utf-8-sig")
@@ -177,27 +170,27 @@ def _cell(path: Path, place: tuple[int, int], column: int) -> str:
     return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))[column]
 
 
-def _tsv_pictures(
+def _make_tsv_images(
     path: Path, place: tuple[int, int], names: Sequence[str], where: str, image: str
-) -> tuple[Picture, ...]:
+) -> tuple[LazyImage, ...]:
     if not image:
         return ()
     column = list(names).index("image")
     where = f"{where}, column 'image'"
-    count = len(_image_list(image, where)) if image.startswith("[") else None
+    count = len(_parse_image_list(image, where)) if image.startswith("[") else None
 
-    def picture(number: int | None) -> Picture:
+    def picture(number: int | None) -> LazyImage:
         def read() -> bytes:
-            cell = _cell(path, place, column)
-            text = cell if number is None else _image_list(cell, where)[number]
-            return base64_picture(where if number is None else f"{where}, image {number + 1}", text).data
+            cell = _check_cell(path, place, column)
+            text = cell if number is None else _parse_image_list(cell, where)[number]
+            return make_base64_image(where if number is None else f"{where}, image {number + 1}", text).data
 
-        return Picture(where, read)
+        return LazyImage(where, read)
 
     return (picture(None),) if count is None else tuple(picture(number) for number in range(count))
 
 
-def _image_list(cell: str, where: str) -> list[str]:
+def _parse_image_list(cell: str, where: str) -> list[str]:
     try:
         found = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
@@ -205,43 +198,45 @@ def _image_list(cell: str, where: str) -> list[str]:
     return [str(one) for one in found]
 
 
-def _shared(path: Path, places: Mapping[str, tuple[int, int]], names: Sequence[str], where: str, index: str) -> Picture:
+def _find_shared_image(
+    path: Path, places: Mapping[str, tuple[int, int]], names: Sequence[str], where: str, index: str
+) -> LazyImage:
     where = f"{where}, column 'image'"
 
     def read() -> bytes:
         if index not in places:
             raise BenchmarkError(f"{where}: {index!r} is neither an image nor the index of a row")
-        cell = _cell(path, places[index], list(names).index("image"))
+        cell = _check_cell(path, places[index], list(names).index("image"))
         if len(cell) <= INDEX_LIMIT:
             raise BenchmarkError(f"{where}: row {index!r}, whose image it shares, has none of its own")
-        return base64_picture(where, cell).data
+        return make_base64_image(where, cell).data
 
-    return Picture(where, read)
+    return LazyImage(where, read)
 
 
 # --- parquet and save_to_disk ---------------------------------------------------------------------------------------
 
 
-def read_folder(path: Path, split: str, columns: Sequence[str], config: str = "") -> Iterator[Row]:
+def read_folder(path: Path, split: str, columns: Sequence[str], config: str = "") -> Iterator[TableRow]:
     """The rows of a folder of parquet shards or of `save_to_disk`, of one split (and one config, where there are
     several).
 
     Image columns are structs of bytes and path, or lists of them. Raises BenchmarkError when there is nothing to read.
     """
     arrow = sorted(path.rglob("*.arrow"))
-    shards = _of_split(path, arrow or sorted(path.rglob("*.parquet")), split, config)
+    shards = _select_split(path, arrow or sorted(path.rglob("*.parquet")), split, config)
     if not shards:
         raise BenchmarkError(
             f"{path}: no parquet or arrow file of split {split!r}{f' and config {config!r}' if config else ''}"
         )
     for shard in shards:
         try:
-            yield from _arrow_rows(shard, columns) if arrow else _parquet_rows(shard, columns)
+            yield from _read_arrow_rows(shard, columns) if arrow else _read_parquet_rows(shard, columns)
         except (pa.ArrowException, OSError) as error:
             raise BenchmarkError(f"{shard}: can't be read ({' '.join(str(error).split())}); fetch it again") from None
 
 
-def _of_split(root: Path, files: Sequence[Path], split: str, config: str) -> list[Path]:
+def _select_split(root: Path, files: Sequence[Path], split: str, config: str) -> list[Path]:
     def parts(file: Path) -> tuple[str, ...]:
         return file.relative_to(root).parts
 
@@ -256,7 +251,7 @@ def _of_split(root: Path, files: Sequence[Path], split: str, config: str) -> lis
     return [file for file in known if split_of(file) == split] if known else list(files)
 
 
-def _image_columns(schema: pa.Schema) -> dict[str, bool]:
+def _find_image_columns(schema: pa.Schema) -> dict[str, bool]:
     """Columns that hold images, and whether each holds a list of them."""
     found = {}
     for column in schema:
@@ -268,31 +263,34 @@ def _image_columns(schema: pa.Schema) -> dict[str, bool]:
     return found
 
 
-def _parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _read_parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     parquet = pq.ParquetFile(file)
-    images = _image_columns(parquet.schema_arrow)
-    need(columns, [column_name(name) for name in parquet.schema_arrow.names], file)
+    images = _find_image_columns(parquet.schema_arrow)
+    require_columns(columns, [normalise_column(name) for name in parquet.schema_arrow.names], file)
     plain = [name for name in parquet.schema_arrow.names if name not in images]
     number = 0
     for group in range(parquet.num_row_groups):
         values = parquet.read_row_group(group, columns=plain).to_pylist()
         flags = {
-            name: _lengths(parquet.read_row_group(group, columns=[name])[name], many) for name, many in images.items()
+            name: _count_images(parquet.read_row_group(group, columns=[name])[name], many)
+            for name, many in images.items()
         }
         for place, row in enumerate(values):
             number += 1
             where = f"{file.name}, row {number}"
             pictures = {
-                column_name(name): tuple(
-                    _parquet_picture(file, group, name, place, one if images[name] else None, where)
+                normalise_column(name): tuple(
+                    _make_parquet_image(file, group, name, place, one if images[name] else None, where)
                     for one in range(count[place])
                 )
                 for name, count in flags.items()
             }
-            yield Row(where, {column_name(key): value for key, value in row.items()}, pictures, file.parent.name)
+            yield TableRow(
+                where, {normalise_column(key): value for key, value in row.items()}, pictures, file.parent.name
+            )
 
 
-def _lengths(column: pa.ChunkedArray, many: bool) -> list[int]:
+def _count_images(column: pa.ChunkedArray, many: bool) -> list[int]:
     """Number of images in each row."""
     if many:
         return [0 if one is None else len(one) for one in column.to_pylist()]
@@ -300,53 +298,53 @@ def _lengths(column: pa.ChunkedArray, many: bool) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _image_group(file: Path, group: int, column: str) -> pa.ChunkedArray:
+def _read_image_group(file: Path, group: int, column: str) -> pa.ChunkedArray:
     return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
 
 
-def _parquet_picture(file: Path, group: int, column: str, place: int, number: int | None, where: str) -> Picture:
+def _make_parquet_image(file: Path, group: int, column: str, place: int, number: int | None, where: str) -> LazyImage:
     where = f"{where}, column {column!r}"
 
     def read() -> bytes:
-        return _bytes_of(_image_group(file, group, column)[place].as_py(), number, where)
+        return _read_image_bytes(_read_image_group(file, group, column)[place].as_py(), number, where)
 
-    return Picture(where, read)
+    return LazyImage(where, read)
 
 
-def _bytes_of(value: Any, number: int | None, where: str) -> bytes:
+def _read_image_bytes(value: Any, number: int | None, where: str) -> bytes:
     image = value if number is None else value[number]
     if not image or not image["bytes"]:
         raise BenchmarkError(f"{where}: holds a path and no bytes; save the data set with its images embedded")
     return bytes(image["bytes"])
 
 
-def _arrow_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _read_arrow_rows(file: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     with pa.memory_map(str(file)) as source:
         table = pa.ipc.open_stream(source).read_all()
-    images = _image_columns(table.schema)
-    need(columns, [column_name(name) for name in table.schema.names], file)
+    images = _find_image_columns(table.schema)
+    require_columns(columns, [normalise_column(name) for name in table.schema.names], file)
     plain = table.drop_columns(list(images)).to_pylist()
     for place, row in enumerate(plain):
         where = f"{file.parent.name}/{file.name}, row {place + 1}"
         pictures = {
-            column_name(name): _arrow_pictures(table, name, place, many, where) for name, many in images.items()
+            normalise_column(name): _make_arrow_images(table, name, place, many, where) for name, many in images.items()
         }
-        yield Row(where, {column_name(key): value for key, value in row.items()}, pictures, file.parent.name)
+        yield TableRow(where, {normalise_column(key): value for key, value in row.items()}, pictures, file.parent.name)
 
 
-def _arrow_pictures(table: pa.Table, column: str, place: int, many: bool, where: str) -> tuple[Picture, ...]:
+def _make_arrow_images(table: pa.Table, column: str, place: int, many: bool, where: str) -> tuple[LazyImage, ...]:
     cell = table[column][place]
     if not cell.is_valid:
         return ()
     where = f"{where}, column {column!r}"
 
-    def picture(number: int | None) -> Picture:
-        return Picture(where, lambda: _bytes_of(table[column][place].as_py(), number, where))
+    def picture(number: int | None) -> LazyImage:
+        return LazyImage(where, lambda: _read_image_bytes(table[column][place].as_py(), number, where))
 
     return tuple(picture(number) for number in range(len(cell))) if many else (picture(None),)
 
 
-def revision_of(path: Path) -> str:
+def read_revision(path: Path) -> str:
     """The revision that a downloaded data set names, "" where it names none."""
     note = path / "revision.json"
     return str(json.loads(note.read_text(encoding="utf-8")).get("revision", "")) if note.is_file() else ""

@@ -17,7 +17,7 @@ from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
 from stages.benchmarks.spec import Spec
 from stages.corpora.markers import IMAGE_MARKER
-from stages.judging.judge import judge_messages, parse_verdict
+from stages.judging.judge import make_judge_messages, parse_verdict
 
 TEMPLATE = "1"  # of the texts below; scores under different templates are not comparable
 MAX_TOKENS = {"letter": 8, "extract": 32, "grade": 8, "verdict": 64}
@@ -69,11 +69,11 @@ AskJudge = Callable[
 ]  # prompts, longest reply: texts, None for failures
 
 
-def prompt_for(spec: Spec, sample: Sample, reply: str) -> JudgePrompt:
+def make_judge_prompt(spec: Spec, sample: Sample, reply: str) -> JudgePrompt:
     """What the judge of this benchmark is asked about a reply."""
-    said = shortened(ours.without_reasoning(reply))
+    said = shorten_reply(ours.strip_reasoning(reply))
     if spec.judge == "verdict":
-        return JudgePrompt(f"{spec.id}/{sample.index}", judge_messages(sample.question, sample.gold, said))
+        return JudgePrompt(f"{spec.id}/{sample.index}", make_judge_messages(sample.question, sample.gold, said))
     question = sample.question.replace(IMAGE_MARKER, "").strip()
     if spec.judge == "letter":
         chinese = vlmeval.has_chinese(sample.question)
@@ -89,7 +89,7 @@ def prompt_for(spec: Spec, sample: Sample, reply: str) -> JudgePrompt:
     )
 
 
-def shortened(reply: str) -> str:
+def shorten_reply(reply: str) -> str:
     """The start and the end of a long reply."""
     return reply if len(reply) <= HEAD + TAIL else f"{reply[:HEAD]} [...] {reply[-TAIL:]}"
 
@@ -104,13 +104,17 @@ def wants_judge(spec: Spec, sample: Sample, reply: str, outcome: Outcome) -> boo
 
 def has_content(reply: str) -> bool:
     """Whether a reply says anything: some judges grade ":" or an empty text as right (arXiv 2507.08794)."""
-    return re.search(r"\w", ours.without_reasoning(reply)) is not None
+    return re.search(r"\w", ours.strip_reasoning(reply)) is not None
 
 
-_GRADES: Mapping[Profile, Callable[[str], float | None]] = {OURS: ours.grade, VLMEVAL: vlmeval.grade, LMMS: lmms.grade}
+_GRADES: Mapping[Profile, Callable[[str], float | None]] = {
+    OURS: ours.read_our_grade,
+    VLMEVAL: vlmeval.read_vlmeval_grade,
+    LMMS: lmms.read_lmms_grade,
+}
 
 
-def judged(spec: Spec, sample: Sample, profile: Profile, text: str | None) -> Outcome:
+def score_judge_text(spec: Spec, sample: Sample, profile: Profile, text: str | None) -> Outcome:
     """What a judge's words make of a row: a score, `unparsed` when it found no answer, `judge_failed` without usable
     words.
     """
@@ -135,7 +139,7 @@ def judged(spec: Spec, sample: Sample, profile: Profile, text: str | None) -> Ou
         if extraction.casefold().rstrip(".") == "none":
             return Outcome("unparsed", rule="judge")
         return spec.extracted[profile](sample, extraction)
-    found = _letter_of_judge(profile, text, sample)
+    found = _read_judge_letter(profile, text, sample)
     if found is None:
         return Outcome("judge_failed", rule="judge wordy")
     if found == vlmeval.NONE_OF_THEM:
@@ -143,11 +147,11 @@ def judged(spec: Spec, sample: Sample, profile: Profile, text: str | None) -> Ou
     return Outcome("ok", float(found == sample.gold), found, "judge")
 
 
-def _letter_of_judge(profile: Profile, text: str, sample: Sample) -> str | None:
+def _read_judge_letter(profile: Profile, text: str, sample: Sample) -> str | None:
     options = dict(sample.options)
     if profile == VLMEVAL:
-        return vlmeval.choice(text, vlmeval.seen_options(options))
-    bare = ours.without_reasoning(text).strip(" \n*.()\"'`").upper()  # one word is what it was asked for
+        return vlmeval.match_choice(text, vlmeval.list_seen_options(options))
+    bare = ours.strip_reasoning(text).strip(" \n*.()\"'`").upper()  # one word is what it was asked for
     return bare if bare in options or bare == vlmeval.NONE_OF_THEM else None
 
 
@@ -159,7 +163,7 @@ def ask_judge(asked: Sequence[tuple[Spec, Sample, str]], ask: AskJudge) -> dict[
     found: dict[tuple[str, str], JudgeReply] = {}
     for longest in sorted({MAX_TOKENS[spec.judge] for spec, _, _ in asked}):
         alike = [one for one in asked if MAX_TOKENS[one[0].judge] == longest]
-        batch = [(spec, sample, prompt_for(spec, sample, reply)) for spec, sample, reply in alike]
+        batch = [(spec, sample, make_judge_prompt(spec, sample, reply)) for spec, sample, reply in alike]
         texts = ask([prompt for _, _, prompt in batch], longest)
         for (spec, sample, prompt), text in zip(batch, texts, strict=True):
             found[spec.id, sample.index] = JudgeReply(sample.index, prompt.sha256, text)

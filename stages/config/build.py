@@ -9,7 +9,7 @@ from stages.config.world import Kinds
 
 # what vLLM on CPU serves; others stop at the first request
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-STYLES = ("terse", "steps", "arrows")
+STYLE_NAMES = ("terse", "steps", "arrows")
 
 
 class Build(Schedule):
@@ -39,10 +39,12 @@ class Build(Schedule):
     )
 
     @model_validator(mode="after")
-    def _shares(self) -> Self:
+    def _check_shares(self) -> Self:
         for style, share in self.styles.items():
-            if style not in STYLES or share <= 0:
-                raise ValueError(f"styles.{style} is {share}; known styles are {', '.join(STYLES)}, shares are above 0")
+            if style not in STYLE_NAMES or share <= 0:
+                raise ValueError(
+                    f"styles.{style} is {share}; known styles are {', '.join(STYLE_NAMES)}, shares are above 0"
+                )
         if self.hidden_size / self.heads not in HEAD_WIDTHS:
             raise ValueError(
                 f"hidden_size {self.hidden_size} / heads {self.heads} must be one of {HEAD_WIDTHS}; change one"

@@ -13,7 +13,7 @@ from stages.config.switch import (
     Departure,
     Switch,
     add_switches,
-    contradiction,
+    mark_contradiction,
     read_choices,
     resolve_switches,
 )
@@ -29,7 +29,10 @@ class DiscriminatorObjective:
 
     discriminator_loss: Annotated[
         DiscriminatorLoss,
-        Field(description="`bce` is Eq. 1, `bradley_terry` compares answers to one question (GAD)."),
+        Field(
+            description="`bce` is Eq. 1, `bradley_terry` compares answers to one question (GAD). "
+            "Without it: what `ril.objective` has."
+        ),
         Switch(
             key="discriminator.loss",
             source="Eq. 1",
@@ -47,7 +50,7 @@ class DiscriminatorObjective:
         DiscriminatorUpdate,
         Field(
             description="When the loop trains it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never "
-            "(`frozen`), or no discriminator at all (`none`)."
+            "(`frozen`), or no discriminator at all (`none`). Without it: what `ril.objective` has."
         ),
         Switch(
             key="discriminator.update",
@@ -71,15 +74,15 @@ class DiscriminatorObjective:
     ] = "before_scoring"
 
     @property
-    def discriminated(self) -> bool:
+    def uses_discriminator(self) -> bool:
         """Whether the discriminator's logit is part of the reward."""
         return self.discriminator_update != "none"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_view_without_discriminator(self, given: Choices) -> str | None:
         """`discriminator.sees` needs a discriminator."""
         sees = given.values["discriminator.sees"]
-        if self.discriminated or sees == "response":
+        if self.uses_discriminator or sees == "response":
             return None
         return f"discriminator.sees is {sees!r}, but there is no discriminator (update 'none'); set it to response"
 

@@ -8,13 +8,13 @@ from stages.config.block import Block
 from stages.config.build import Build
 from stages.config.endpoint import Endpoint
 
-Family = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
+FamilyName = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
 
 
 class Model(Block):
     """One model: built tiny, or taken from a folder, or from the hub, or asked at an endpoint."""
 
-    family: Family = Field(
+    family: FamilyName = Field(
         description="Architecture; decides processor, positions and image tokens. `remote` with `endpoint`."
     )
     build: Build | None = Field(None, description="Make a tiny model of this shape from nothing.")
@@ -34,7 +34,7 @@ class Model(Block):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _check_one_source(self) -> Self:
         given = [name for name in ("build", "path", "hub", "endpoint") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"has {' and '.join(given) or 'none'} of build, path, hub, endpoint; give exactly one")

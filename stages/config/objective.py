@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.config.rewards import SILENT, RewardObjective
-from stages.config.switch import Choices, Departure, Switch, contradiction
+from stages.config.rewards import UNSAID, RewardObjective
+from stages.config.switch import Choices, Departure, Switch, mark_contradiction
 
 Normaliser = Literal["constant", "row"]
 Ratio = Literal["token", "sequence", "gspo"]
@@ -21,7 +21,10 @@ class Objective(RewardObjective):
 
     loss_normaliser: Annotated[
         Normaliser,
-        Field(description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length."),
+        Field(
+            description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length. "
+            "Without it: what `ril.objective` has."
+        ),
         Switch(
             key="ril.loss_normaliser",
             source="Eq. 2 in Dr.GRPO's form, arXiv 2503.20783",
@@ -51,7 +54,7 @@ class Objective(RewardObjective):
         ),
     ] = "token"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_mean_of_one_term(self, given: Choices) -> str | None:
         """`ril.ratio: sequence` is one term an answer, `ril.loss_normaliser: row` a mean over tokens."""
         if self.ratio != "sequence" or self.loss_normaliser != "row":
@@ -68,7 +71,7 @@ class Objective(RewardObjective):
     ] = 0.2
     clip_high: Annotated[
         float,
-        Field(gt=0, description="Upper clip range where it is to be wider (DAPO: 0.28)."),
+        Field(gt=0, description="Upper clip range where it is to be wider (DAPO: 0.28). Without it: `clip_epsilon`."),
         Switch(
             key="ril.clip_epsilon_high",
             source="§4.2",
@@ -81,7 +84,7 @@ class Objective(RewardObjective):
         ),
     ] = 0.2
 
-    @contradiction
+    @mark_contradiction
     def _refuse_inverted_clip_range(self, given: Choices) -> str | None:
         """`ril.clip_epsilon_high` is at least `ril.clip_epsilon`."""
         if self.clip_high >= self.clip_low:
@@ -93,7 +96,7 @@ class Objective(RewardObjective):
         Field(description="How KL to the SFT student is estimated; `full` is exact and costs a second head product."),
         Switch(
             key="ril.kl",
-            source=SILENT,
+            source=UNSAID,
             departures=(
                 Departure(
                     ("k1", "k2"),
@@ -111,7 +114,7 @@ class Objective(RewardObjective):
         ),
         Switch(
             key="ril.kl_on_teacher_rows",
-            source=SILENT,
+            source=UNSAID,
             departures=(
                 Departure(
                     ("none", "k1", "k2", "k3", "full"),
@@ -122,14 +125,14 @@ class Objective(RewardObjective):
         ),
     ] = "same"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_kl_without_teachers(self, given: Choices) -> str | None:
         """`ril.kl_on_teacher_rows` needs teacher answers."""
         if self.kl_on_teacher_rows == "same" or self.teacher_rows != "none":
             return None
         return f"ril.kl_on_teacher_rows is {self.kl_on_teacher_rows!r}, but ril.teacher_rows is 'none'; set it to same"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_estimate_without_kl(self, given: Choices) -> str | None:
         """`ril.kl` and `ril.kl_on_teacher_rows` need a `ril.kl_weight` above 0."""
         if given.values["ril.kl_weight"] > 0 or (self.kl == "k3" and self.kl_on_teacher_rows == "same"):
@@ -144,7 +147,7 @@ class Objective(RewardObjective):
         Field(description="Weights that correct for what vLLM and the trainer see differently; student answers only."),
         Switch(
             key="ril.rollout_correction",
-            source=SILENT,
+            source=UNSAID,
             departures=(
                 Departure(
                     ("truncate_token", "mask_token", "truncate_sequence", "mask_sequence"),
@@ -157,10 +160,10 @@ class Objective(RewardObjective):
     rollout_cap: Annotated[
         float,
         Field(gt=1, description="Where `rollout_correction` cuts a weight, or drops what is above."),
-        Switch(key="ril.rollout_cap", source=SILENT),
+        Switch(key="ril.rollout_cap", source=UNSAID),
     ] = 3.0
 
-    @contradiction
+    @mark_contradiction
     def _refuse_correction_at_temperature(self, given: Choices) -> str | None:
         """`ril.rollout_correction` needs `ril.sampling.temperature: 1`, at which engines report log-probs."""
         temperature = given.values["ril.sampling"].temperature
@@ -171,7 +174,7 @@ class Objective(RewardObjective):
             "and engines know log-probs at 1; set it to 1, or the correction to none"
         )
 
-    @contradiction
+    @mark_contradiction
     def _refuse_cap_without_correction(self, given: Choices) -> str | None:
         """`ril.rollout_cap` needs a `ril.rollout_correction`."""
         if self.rollout_correction != "none" or self.rollout_cap == 3:

@@ -49,33 +49,33 @@ class Params(Block):
 
     @field_validator("models", "teachers", "evaluations")
     @classmethod
-    def _ids(cls, items: dict[str, Any]) -> dict[str, Any]:
+    def _check_ids(cls, items: dict[str, Any]) -> dict[str, Any]:
         for name in items:
             if not name.isidentifier():
                 raise ValueError(f"id {name!r} must be letters, digits and _ (DVC can't track keys with dots)")
         return items
 
     @model_validator(mode="after")
-    def _references(self) -> Self:
-        def known(key: str, value: str, items: Mapping[str, object], block: str) -> None:
+    def _check_references(self) -> Self:
+        def check_known(key: str, value: str, items: Mapping[str, object], block: str) -> None:
             if value not in items:
                 raise ValueError(f"{key} is {value!r}, not an entry of {block}; known: {', '.join(items)}")
 
-        known("models", "student", self.models, "models")
+        check_known("models", "student", self.models, "models")
         for name, teacher in self.teachers.items():
             if name in ("student", "teacher"):
                 raise ValueError(
                     f"teachers.{name}: histories call all answers of that side so; give this teacher another id"
                 )
-            known(f"teachers.{name}.model", teacher.model, self.models, "models")
+            check_known(f"teachers.{name}.model", teacher.model, self.models, "models")
         for name in self.pool.teachers:
-            known("pool.teachers", name, self.teachers, "teachers")
-        known("verdict.model", self.verdict.model, self.models, "models")
-        known("evaluate.judge", self.evaluate.judge, self.models, "models")
+            check_known("pool.teachers", name, self.teachers, "teachers")
+        check_known("verdict.model", self.verdict.model, self.models, "models")
+        check_known("evaluate.judge", self.evaluate.judge, self.models, "models")
         for name in self.runtime.engines:
-            known("runtime.engines", name, self.models, "models")
+            check_known("runtime.engines", name, self.models, "models")
         for name in self.models:
-            self._engine_fits(name)
+            self._check_engine(name)
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
         if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
@@ -87,8 +87,8 @@ class Params(Block):
             raise ValueError(
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
-        self._enough_responses()
-        self._watched()
+        self._check_responses()
+        self._check_watched()
         if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
             raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
@@ -98,7 +98,7 @@ class Params(Block):
             )
         return self
 
-    def _engine_fits(self, name: str) -> None:
+    def _check_engine(self, name: str) -> None:
         """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way
         round.
         """
@@ -121,7 +121,7 @@ class Params(Block):
         """Every switch of the objective and of the discriminator with its final value."""
         return self.ril.resolve(self.discriminator)
 
-    def _watched(self) -> None:
+    def _check_watched(self) -> None:
         """DVC watches the code of the tiny world only where a parameter names it, so that no real run depends on it."""
         built = next((f"models.{name} is made from nothing (build)" for name, m in self.models.items() if m.build), "")
         drawn = "questions.kind is 'world'" if self.questions.kind == "world" else ""
@@ -129,14 +129,14 @@ class Params(Block):
         for key, value, code, reason in (
             ("world.code", self.world.code, "stages/tiny/world", built),
             ("world.builds", self.world.builds, "stages/tiny/builds", built),
-            ("questions.path", self.questions.path, "stages/tiny/dataset.py", drawn),
+            ("questions.path", self.questions.path, "stages/tiny/world_rows.py", drawn),
             ("questions.images", self.questions.images, "stages/tiny/world", drawn),
             ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
         ):
             if reason and value != code:
                 raise ValueError(f"{key} is {value!r}, but {reason}, so DVC has to watch {code}; set it to that")
 
-    def _enough_responses(self) -> None:
+    def _check_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
         if stored < self.ril.group:
             raise ValueError(
@@ -149,9 +149,9 @@ def _is_tiny(benchmark: str) -> bool:
     return benchmark.startswith("tiny_")
 
 
-def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
+def validate_params(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
     """`values` as `Params`; ParamsError with a line for each mistake."""
-    banned = [key for key in _keys(values) if key.rsplit(".", 1)[-1] in BANNED_NAMES]
+    banned = [key for key in _list_keys(values) if key.rsplit(".", 1)[-1] in BANNED_NAMES]
     if banned:
         raise ParamsError(
             f"{source}: {', '.join(banned)}: DVC does not see changes of keys named size or nfiles; rename it"
@@ -159,24 +159,24 @@ def validated(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(f"{source}: {_explain(item)}" for item in error.errors())) from error
+        raise ParamsError("\n".join(f"{source}: {_explain_error(item)}" for item in error.errors())) from error
 
 
 def load_params(path: Path) -> Params:
     """Reads and validates a parameters file."""
-    return validated(read_yaml(path), str(path))
+    return validate_params(read_yaml(path), str(path))
 
 
-def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _list_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for key, value in values.items():
         keys.append(f"{prefix}{key}")
         if isinstance(value, Mapping):
-            keys.extend(_keys(value, f"{prefix}{key}."))
+            keys.extend(_list_keys(value, f"{prefix}{key}."))
     return keys
 
 
-def _fields_near(location: tuple[int | str, ...]) -> list[str]:
+def _list_fields_near(location: tuple[int | str, ...]) -> list[str]:
     """Names that the block at `location` (without its last part) knows."""
     if _is_engine(location):
         return list(ENGINE_KINDS[str(location[3])].model_fields)
@@ -201,7 +201,7 @@ def _is_engine(location: tuple[int | str, ...]) -> bool:
     return location[:2] == ("runtime", "engines") and len(location) > 4
 
 
-def _explain(error: Mapping[str, Any]) -> str:
+def _explain_error(error: Mapping[str, Any]) -> str:
     import difflib
 
     location = tuple(error["loc"])
@@ -209,7 +209,7 @@ def _explain(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in shown) or "(whole file)"
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        names = _fields_near(location)
+        names = _list_fields_near(location)
         close = difflib.get_close_matches(str(location[-1]), names, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}" if names else "remove it"
         return f"{key} = {value!r} is not a known key; {remedy}"

@@ -43,7 +43,7 @@ class Questions(Block):
     )
 
     @model_validator(mode="after")
-    def _all_splits(self) -> Self:
+    def _check_splits(self) -> Self:
         for split in ("warm_start", "imitation", "validation", "test"):
             if self.splits.get(split, 0) < 1:  # type: ignore[call-overload]
                 raise ValueError(f"splits.{split} is missing or below 1; every split needs at least one question")

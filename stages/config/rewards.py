@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.discriminator import DiscriminatorObjective
-from stages.config.switch import Choices, Departure, Switch, contradiction
+from stages.config.switch import Choices, Departure, Switch, mark_contradiction
 
 TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
 AdvantageBaseline = Literal["joint", "per_source", "per_reward"]
@@ -16,7 +16,7 @@ Gate = Literal["none", "when_correct"]
 ZeroVariance = Literal["keep", "drop"]
 Truncated = Literal["wrong", "masked", "as_judged"]
 FailedVerdicts = Literal["drop_row", "drop_group"]
-SILENT = "ours: the paper does not say"
+UNSAID = "ours: the paper does not say"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class RewardObjective(DiscriminatorObjective):
         TeacherRows,
         Field(
             description="What teacher answers do to the student: trained on as its own (`as_student`, Eq. 2), with "
-            "LUFFY's ratio, by cross entropy, only where no student answer is right, or nothing."
+            "LUFFY's ratio, by cross entropy, only where no student answer is right, or nothing. "
+            "Without it: what `ril.objective` has."
         ),
         Switch(
             key="ril.teacher_rows",
@@ -65,7 +66,7 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = "as_student"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_teachers_in_sft(self, given: Choices) -> str | None:
         """`ril.objective: sft` learns from references alone."""
         if not self.references or (self.teacher_rows == "sft" and self.answer_weight > 0):
@@ -75,7 +76,7 @@ class RewardObjective(DiscriminatorObjective):
             f"{self.teacher_rows!r} and ril.answer_weight {self.answer_weight:g}; remove them"
         )
 
-    @contradiction
+    @mark_contradiction
     def _refuse_when_all_wrong_without_judge(self, given: Choices) -> str | None:
         """`ril.teacher_rows: when_all_wrong` needs the judge."""
         if self.teacher_rows != "when_all_wrong" or self.answer_weight > 0:
@@ -91,7 +92,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(key="ril.teacher_weight", source="ours: the paper has no such term"),
     ] = 1.0
 
-    @contradiction
+    @mark_contradiction
     def _refuse_weight_without_sft(self, given: Choices) -> str | None:
         """`ril.teacher_weight` needs `ril.teacher_rows: sft`."""
         if self.teacher_rows == "sft" or self.teacher_weight == 1:
@@ -106,7 +107,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(key="ril.luffy_gamma", source="arXiv 2504.14945"),
     ] = 0.1
 
-    @contradiction
+    @mark_contradiction
     def _refuse_gamma_without_luffy(self, given: Choices) -> str | None:
         """`ril.luffy_gamma` needs `ril.teacher_rows: luffy`."""
         if self.teacher_rows == "luffy" or self.luffy_gamma == 0.1:
@@ -142,7 +143,7 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = "joint"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_per_source_of_one(self, given: Choices) -> str | None:
         """`ril.baseline: per_source` needs teacher answers in the group."""
         if self.baseline != "per_source" or self.teacher_rows not in ("none", "sft"):
@@ -152,7 +153,7 @@ class RewardObjective(DiscriminatorObjective):
             "answers only; set ril.baseline to joint"
         )
 
-    @contradiction
+    @mark_contradiction
     def _refuse_per_reward_of_one(self, given: Choices) -> str | None:
         """`ril.baseline: per_reward` needs both rewards."""
         if self.baseline != "per_reward" or 0 not in (self.similarity_weight, self.answer_weight):
@@ -164,7 +165,10 @@ class RewardObjective(DiscriminatorObjective):
 
     scale_rewards: Annotated[
         Scale,
-        Field(description="`group` divides advantages by the group's standard deviation (GRPO)."),
+        Field(
+            description="`group` divides advantages by the group's standard deviation (GRPO). "
+            "Without it: what `ril.objective` has."
+        ),
         Switch(
             key="ril.scale_rewards",
             source="Eq. 2",
@@ -177,7 +181,7 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = "none"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_scaling_twice(self, given: Choices) -> str | None:
         """`ril.baseline: per_reward` scales reward by reward, so `ril.scale_rewards` is not given with it."""
         if self.baseline != "per_reward" or "ril.scale_rewards" not in given.written:
@@ -189,7 +193,10 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity: Annotated[
         Similarity,
-        Field(description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit."),
+        Field(
+            description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit. "
+            "Without it: what `ril.objective` has."
+        ),
         Switch(
             key="ril.similarity",
             source="§3.3",
@@ -208,7 +215,7 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = "binary"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_unbounded_weight(self, given: Choices) -> str | None:
         """`ril.teacher_rows: sft` weighs by reward, and `ril.similarity: raw` has no bounds."""
         if self.teacher_rows != "sft" or self.similarity != "raw":
@@ -219,7 +226,7 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the similarity reward."),
+        Field(ge=0, description="Weight of the similarity reward. Without it: what `ril.objective` has."),
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
@@ -229,7 +236,10 @@ class RewardObjective(DiscriminatorObjective):
     ] = 1.0
     answer_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the judge's verdict; 0 leaves the judge out."),
+        Field(
+            ge=0,
+            description="Weight of the judge's verdict; 0 leaves the judge out. Without it: what `ril.objective` has.",
+        ),
         Switch(
             key="ril.answer_weight",
             source="§3.3",
@@ -238,10 +248,10 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = 1.0
 
-    @contradiction
+    @mark_contradiction
     def _refuse_similarity_without_discriminator(self, given: Choices) -> str | None:
         """`ril.similarity_weight` above 0 needs a discriminator."""
-        if self.similarity_weight == 0 or self.discriminated:
+        if self.similarity_weight == 0 or self.uses_discriminator:
             return None
         return (
             f"ril.similarity_weight is {self.similarity_weight:g}, but ril.objective {given.values['ril.objective']!r} "
@@ -249,17 +259,17 @@ class RewardObjective(DiscriminatorObjective):
             "to 'dr_grpo' (Table 5d, none)"
         )
 
-    @contradiction
+    @mark_contradiction
     def _refuse_unused_discriminator(self, given: Choices) -> str | None:
         """A discriminator needs a `ril.similarity_weight` above 0."""
-        if self.similarity_weight > 0 or not self.discriminated:
+        if self.similarity_weight > 0 or not self.uses_discriminator:
             return None
         return (
             f"ril.similarity_weight is 0, but discriminator.update is {self.discriminator_update!r}: it would be "
             "trained for nothing; set discriminator.update to none"
         )
 
-    @contradiction
+    @mark_contradiction
     def _refuse_no_reward(self, given: Choices) -> str | None:
         """One of the two rewards counts."""
         if self.similarity_weight > 0 or self.answer_weight > 0:
@@ -282,7 +292,7 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = "none"
 
-    @contradiction
+    @mark_contradiction
     def _refuse_kind_without_similarity(self, given: Choices) -> str | None:
         """`ril.similarity` and `ril.similarity_gate` need a `ril.similarity_weight` above 0."""
         if self.similarity_weight > 0 or (self.similarity_gate == "none" and "ril.similarity" not in given.written):
@@ -292,7 +302,7 @@ class RewardObjective(DiscriminatorObjective):
             "ril.similarity_weight is 0; raise it, or remove them"
         )
 
-    @contradiction
+    @mark_contradiction
     def _refuse_gate_without_judge(self, given: Choices) -> str | None:
         """`ril.similarity_gate: when_correct` needs the judge."""
         if self.similarity_gate != "when_correct" or self.answer_weight > 0:
@@ -307,7 +317,7 @@ class RewardObjective(DiscriminatorObjective):
         Field(description="Groups whose rewards are all equal: kept for the KL term, or left out (DAPO)."),
         Switch(
             key="ril.zero_variance",
-            source=SILENT,
+            source=UNSAID,
             departures=(
                 Departure(
                     ("drop",), "Groups with equal rewards have no policy term, only KL.", "DAPO, arXiv 2503.14476"
@@ -320,7 +330,7 @@ class RewardObjective(DiscriminatorObjective):
         Field(description="Answers cut at max_tokens: no answer reward, also out of the loss (DAPO), or as judged."),
         Switch(
             key="ril.truncated",
-            source=SILENT,
+            source=UNSAID,
             departures=(
                 Departure(
                     ("masked",),
@@ -338,12 +348,12 @@ class RewardObjective(DiscriminatorObjective):
         ),
         Switch(
             key="ril.failed_verdicts",
-            source=SILENT,
+            source=UNSAID,
             departures=(Departure(("drop_group",), "A mean over fewer rows is noisier.", "derived"),),
         ),
     ] = "drop_row"
 
     @property
-    def judged(self) -> bool:
+    def uses_judge(self) -> bool:
         """Whether the judge's verdict is part of the reward."""
         return self.answer_weight > 0 and not self.references

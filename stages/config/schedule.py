@@ -26,7 +26,7 @@ class Schedule(Block):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistent(self) -> Self:
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, more than steps ({self.steps}); lower it")
         if self.final_learning_rate > self.learning_rate:

@@ -3,20 +3,20 @@
 A switch is declared once, as a field of a frozen dataclass: name, type and default, with its help, bounds and `Switch`
 in the annotation. The key of `params.yaml` and its form (`add_switches`), the final value (`resolve_switches`) and
 docs/objectives.md (`flows.objectives`) are made from that field. A rule that refuses contradicting values is a method
-of the same dataclass, beside the switches that it is about (`contradiction`).
+of the same dataclass, beside the switches that it is about (`mark_contradiction`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from pydantic import Field, create_model
+from pydantic import create_model
 from pydantic.fields import FieldInfo
 
 from stages.config.baselines import ObjectiveName
 from stages.config.block import Block
 
-B = TypeVar("B", bound=Block)
+_B = TypeVar("_B", bound=Block)
 O = TypeVar("O")  # noqa: E741 - a dataclass of switches
 
 
@@ -86,29 +86,27 @@ def list_switches(kind: type) -> dict[str, Declaration]:
     return found
 
 
-def add_switches(block: str, kind: type) -> Callable[[type[B]], type[B]]:
+def add_switches(block: str, kind: type) -> Callable[[type[_B]], type[_B]]:
     """A decorator that gives a block of params.yaml the keys of all switches of `kind` that lie in `block`.
 
     Type checkers do not see these keys: an unresolved value must not be used. `resolve_switches` gives the final ones.
     """
 
-    def add(base: type[B]) -> type[B]:
+    def add(base: type[_B]) -> type[_B]:
         keys: dict[str, Any] = {}
         for one in list_switches(kind).values():
             place, _, key = (one.switch.key or "").partition(".")
             if place == block:
-                keys[key] = _field(one)
-        return create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **keys)
+                keys[key] = _make_field(one)
+        return create_model(base.__name__, __base__=base, __module__=base.__module__, **keys)
 
     return add
 
 
-def _field(one: Declaration) -> tuple[Any, Any]:
+def _make_field(one: Declaration) -> tuple[Any, Any]:
     if not one.optional:
         return Annotated[one.type, one.info, one.switch], one.default
-    fallback = "what `ril.objective` has" if one.switch.presets else f"as `{one.switch.like}`"
-    text = Field(description=f"{one.info.description} Without it: {fallback}.")
-    return Annotated[one.type | None, one.info, text, one.switch], None
+    return Annotated[one.type | None, one.info, one.switch], None
 
 
 def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Choices) -> O:
@@ -125,7 +123,7 @@ def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Ch
     return kind(**values)
 
 
-def contradiction(rule: Callable[[O, Choices], str | None]) -> Callable[[O, Choices], str | None]:
+def mark_contradiction(rule: Callable[[O, Choices], str | None]) -> Callable[[O, Choices], str | None]:
     """Marks a method that returns one line, with key, value and remedy, for values that contradict; else None."""
     rule.is_contradiction = True  # type: ignore[attr-defined]
     return rule

@@ -6,17 +6,17 @@ from pydantic import AfterValidator, Field
 
 from stages.config.block import Block
 
-KINDS = ("sum", "alternating", "largest", "odd", "total", "rises")
+KIND_NAMES = ("sum", "alternating", "largest", "odd", "total", "rises")
 
 
-def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+def _check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
     for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"has {kind!r}; known kinds are {', '.join(KINDS)}")
+        if kind not in KIND_NAMES:
+            raise ValueError(f"has {kind!r}; known kinds are {', '.join(KIND_NAMES)}")
     return kinds
 
 
-Kinds = Annotated[tuple[str, ...], AfterValidator(_known_kinds)]
+Kinds = Annotated[tuple[str, ...], AfterValidator(_check_kinds)]
 
 
 class World(Block):
@@ -25,7 +25,7 @@ class World(Block):
     seed: int = Field(
         0, ge=0, description="Another seed draws another world: other pictures, questions and tiny models."
     )
-    kinds: Kinds = Field(KINDS, min_length=1, strict=False, description="Kinds of question that are asked.")
+    kinds: Kinds = Field(KIND_NAMES, min_length=1, strict=False, description="Kinds of question that are asked.")
     terse_kinds: Kinds = Field(
         (),
         strict=False,

@@ -12,7 +12,7 @@ class ParamsError(ValueError):
     """Parameters that can't be used; the message is one line for each mistake: key, value, remedy."""
 
 
-def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+def merge_params(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC
     7386).
     """
@@ -22,7 +22,7 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any
             result.pop(key, None)
         elif isinstance(value, Mapping):
             inner = result.get(key)
-            result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
+            result[key] = merge_params(inner if isinstance(inner, Mapping) else {}, value)
         else:
             result[key] = value
     return result

@@ -15,7 +15,7 @@ from pathlib import Path
 from stages.config.formats import FORMATS
 from stages.config.questions import Questions
 from stages.corpora import formats
-from stages.corpora.images import UnreadableImage, opened_image
+from stages.corpora.images import UnreadableImage, open_image
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.source import Canonical
 
@@ -26,7 +26,7 @@ ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
-class Reject:
+class UnusableRow:
     """A source row that can't be used."""
 
     row: int
@@ -34,7 +34,7 @@ class Reject:
     reason: str
 
 
-def user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Reject]:
+def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | UnusableRow]:
     """Canonical rows, or rejects, of the users' data that `questions` names, in the order of the source.
 
     Raises FileNotFoundError where there is nothing at `questions.path`, and what the reader of the format raises.
@@ -47,22 +47,22 @@ def user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Reject]:
         try:
             row = source.canonical()
         except (AttributeError, KeyError, IndexError, OSError, TypeError, ValueError) as error:
-            yield Reject(number, source.name, f"{type(error).__name__}: {error}")
+            yield UnusableRow(number, source.name, f"{type(error).__name__}: {error}")
         else:
-            yield checked_row(number, source.name, row, questions)
+            yield check_row(number, source.name, row, questions)
 
 
-def checked_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | Reject:
+def check_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | UnusableRow:
     """`row`, or a Reject that says what is wrong with it: what passes here is read by every later stage without a
     look.
     """
-    reason = text_fault(row, questions.max_characters)
+    reason = find_text_fault(row, questions.max_characters)
     if reason is None:
-        reason = image_fault(row, questions.max_image_pixels)
-    return row if reason is None else Reject(number, _printable(name), _printable(reason))
+        reason = find_image_fault(row, questions.max_image_pixels)
+    return row if reason is None else UnusableRow(number, _make_printable(name), _make_printable(reason))
 
 
-def text_fault(row: Canonical, max_characters: int) -> str | None:
+def find_text_fault(row: Canonical, max_characters: int) -> str | None:
     """What no stage could use about the texts of `row`; None for a good one.
 
     A special token or a further `<image>` written in a text is no fault: it is read as text. As markers count
@@ -90,10 +90,10 @@ def text_fault(row: Canonical, max_characters: int) -> str | None:
     length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
     if length > max_characters:
         return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
-    return marker_fault(asked, len(row["images"] or []))
+    return find_marker_fault(asked, len(row["images"] or []))
 
 
-def marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
+def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
     """What is wrong with the places of the images in the turns before the target."""
     markers = sum(message["content"].count(IMAGE_MARKER) for message in asked if message["role"] == "user")
     others = sum(message["content"].count(IMAGE_MARKER) for message in asked if message["role"] != "user")
@@ -102,7 +102,7 @@ def marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
     return None if markers == images else f"{markers} {IMAGE_MARKER} markers in the text, {images} images"
 
 
-def image_fault(row: Canonical, max_pixels: int) -> str | None:
+def find_image_fault(row: Canonical, max_pixels: int) -> str | None:
     """Why an image of `row` can't be shown to a model; None when all can."""
     hashes = row["image_sha256"] or []
     for image, given in zip_longest(row["images"] or [], hashes):
@@ -111,12 +111,12 @@ def image_fault(row: Canonical, max_pixels: int) -> str | None:
         if given != hashlib.sha256(image["bytes"]).hexdigest():
             return f"image_sha256 {str(given)[:12]} is not that of the image's bytes"
         try:
-            opened_image(image["bytes"], max_pixels)
+            open_image(image["bytes"], max_pixels)
         except UnreadableImage as error:
             return str(error)
     return None
 
 
-def _printable(text: str) -> str:
+def _make_printable(text: str) -> str:
     """`text` as UTF-8 can hold it."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

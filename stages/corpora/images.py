@@ -18,7 +18,7 @@ class UnreadableImage(OSError):
     """The bytes are no image that a model can be shown; the message says why."""
 
 
-def opened_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
+def open_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """The picture in RGB, 8 bits a channel, upright.
 
     The orientation in its EXIF data is applied; 16-bit greys are scaled, not clipped; transparent places are white;
@@ -33,23 +33,23 @@ def opened_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
             _refuse(opened, max_pixels)
             opened.load()
             upright = ImageOps.exif_transpose(opened)
-            return _in_rgb(upright)
+            return _convert_to_rgb(upright)
     except UnreadableImage:
         raise
     except Exception as error:  # decoders of some 40 formats raise a dozen kinds of error over broken files
         raise UnreadableImage(f"unreadable image: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def upright_size(image: bytes) -> tuple[int, int]:
-    """Width and height of the picture that `opened_image` gives, read from the header alone."""
+def read_upright_size(image: bytes) -> tuple[int, int]:
+    """Width and height of the picture that `open_image` gives, read from the header alone."""
     with Image.open(io.BytesIO(image)) as opened:
         width, height = opened.size
         lying = opened.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
         return (height, width) if lying else (width, height)
 
 
-def portable(image: bytes) -> bytes:
-    """Bytes that any decoder shows as `opened_image` does, for engines that decode by themselves.
+def make_portable(image: bytes) -> bytes:
+    """Bytes that any decoder shows as `open_image` does, for engines that decode by themselves.
 
     The file as it came where there is nothing to be done differently, else the decoded picture as PNG.
     """
@@ -63,11 +63,11 @@ def portable(image: bytes) -> bytes:
         ):
             return image
     buffer = io.BytesIO()
-    opened_image(image).save(buffer, "PNG")
+    open_image(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def deep(picture: Image.Image) -> bool:
+def is_deep(picture: Image.Image) -> bool:
     """Whether its grey values have 16 bits."""
     return picture.mode.startswith("I;16")
 
@@ -90,8 +90,8 @@ def _refuse(opened: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _in_rgb(picture: Image.Image) -> Image.Image:
-    if deep(picture):
+def _convert_to_rgb(picture: Image.Image) -> Image.Image:
+    if is_deep(picture):
         import numpy as np
 
         return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")

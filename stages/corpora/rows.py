@@ -16,7 +16,7 @@ from stages.job.files import read_shards
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what datasets stores for an Image column
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SCHEMA = pa.schema(
+QUESTION_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("images", pa.list_(IMAGE)),
@@ -51,7 +51,7 @@ class Question:
         return self.messages[-1]["content"].replace(IMAGE_MARKER, "").strip()
 
 
-def canonical_row(
+def make_canonical_row(
     question_id: str,
     images: list[bytes],
     messages: list[dict[str, str]],
@@ -71,9 +71,9 @@ def canonical_row(
     }
 
 
-def question_of(row: Mapping[str, Any]) -> Question:
+def make_question(row: Mapping[str, Any]) -> Question:
     """A canonical row as a Question; a last turn by the assistant becomes `target`."""
-    messages, target = _asked_messages(row["messages"])
+    messages, target = _split_messages(row["messages"])
     return Question(
         id=row["id"],
         images=tuple(image["bytes"] for image in row["images"]),
@@ -86,7 +86,7 @@ def question_of(row: Mapping[str, Any]) -> Question:
     )
 
 
-def _asked_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
+def _split_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
     """The turns up to the user's last one, and what the assistant says after it."""
     messages = [{"role": message["role"], "content": message["content"]} for message in said]
     target = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
@@ -94,7 +94,7 @@ def _asked_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, s
 
 
 @dataclass(frozen=True)
-class Words:
+class QuestionKeyParts:
     """What a question says, without its images' bytes: enough to know what is asked."""
 
     id: str
@@ -122,12 +122,12 @@ class QuestionFolder(Sequence[Question]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def words(self) -> Iterator[Words]:
+    def iter_key_parts(self) -> Iterator[QuestionKeyParts]:
         """All questions in order, without reading an image."""
         for file in self._files:
             for row in pq.read_table(file, columns=["id", "messages", "image_sha256"]).to_pylist():
-                messages, _ = _asked_messages(row["messages"])
-                yield Words(row["id"], tuple(messages), tuple(row["image_sha256"]))
+                messages, _ = _split_messages(row["messages"])
+                yield QuestionKeyParts(row["id"], tuple(messages), tuple(row["image_sha256"]))
 
     @overload
     def __getitem__(self, place: int) -> Question: ...
@@ -143,9 +143,9 @@ class QuestionFolder(Sequence[Question]):
         if self._read[0] != number:
             file, group = self._groups[number]
             self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
-        return question_of(self._read[1][place - (self._ends[number - 1] if number else 0)])
+        return make_question(self._read[1][place - (self._ends[number - 1] if number else 0)])
 
 
 def read_questions(folder: Path, split: str) -> list[Question]:
     """The questions of one split, in the order of the files."""
-    return [question_of(row) for row in read_shards(folder / split).to_pylist()]
+    return [make_question(row) for row in read_shards(folder / split).to_pylist()]

@@ -5,7 +5,7 @@ import re
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-def last_number(text: str) -> str | None:
+def find_last_number(text: str) -> str | None:
     """The last number written in `text`, None when there is none."""
     found = _NUMBER.findall(text)
     return found[-1] if found else None
@@ -18,12 +18,12 @@ def is_correct(answer: str, reference: str) -> bool:
     letter case, blanks and a closing full stop aside.
     """
     if _NUMBER.fullmatch(reference.strip()):
-        number = last_number(answer)
+        number = find_last_number(answer)
         return number is not None and float(number) == float(reference)
-    return _plain(answer) == _plain(reference)
+    return _normalise(answer) == _normalise(reference)
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".")
 
 

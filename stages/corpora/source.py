@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Canonical = dict[str, Any]  # a row of stages/corpora/rows.py::SCHEMA
+Canonical = dict[str, Any]  # a row of stages/corpora/rows.py::QUESTION_SCHEMA
 
 
 class SourceRow(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from stages.config.runtime import Runtime
-from stages.corpora.images import portable
+from stages.corpora.images import make_portable
 from stages.engines.engine import Request, RequestError
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
@@ -20,7 +20,9 @@ CPU_BLOCK = 32  # tokens a prompt can share; with vLLM's 128 no tiny prompt shar
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
-def engine_arguments(checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool) -> dict[str, Any]:
+def make_engine_arguments(
+    checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool
+) -> dict[str, Any]:
     """Arguments of vLLM's engine for one checkpoint on this machine, by the names that `vllm.LLM` has for them."""
     import torch
 
@@ -46,7 +48,7 @@ def engine_arguments(checkpoint: Checkpoint, runtime: Runtime, sequences: int, s
     }
 
 
-def sampling_arguments(request: Request, chat: Chat, never: float) -> dict[str, Any]:
+def make_sampling_arguments(request: Request, chat: Chat, never: float) -> dict[str, Any]:
     """Arguments of vLLM's `SamplingParams`; `never` is added to the logits of tokens that must not be drawn.
 
     A sampled image placeholder breaks every later forward pass over the text (trap T1). In process `never` is minus
@@ -71,7 +73,7 @@ def sampling_arguments(request: Request, chat: Chat, never: float) -> dict[str, 
     }
 
 
-def flags(arguments: Mapping[str, Any]) -> list[str]:
+def format_flags(arguments: Mapping[str, Any]) -> list[str]:
     """`arguments` as flags of a vLLM server."""
     found: list[str] = []
     for name, value in arguments.items():
@@ -85,14 +87,14 @@ def flags(arguments: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def data_url(image: bytes, question: str) -> str:
+def make_data_url(image: bytes, question: str) -> str:
     """The bytes of `image`, as they are, as a `data:` URL with their own type.
 
     A picture that servers would decode in another way than training does (turned, transparent, 16 bits) goes as a PNG
     of what training sees. Raises RequestError, naming the question, for bytes that are no image.
     """
     try:
-        sent = portable(image)
+        sent = make_portable(image)
         with Image.open(io.BytesIO(sent)) as picture:
             kind = picture.get_format_mimetype()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

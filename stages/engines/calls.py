@@ -24,7 +24,7 @@ import httpx
 from stages.config.engines import Calling
 from stages.engines.engine import EngineError, RequestError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the second try; before any later one
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = (
@@ -33,7 +33,7 @@ IDLE_SECONDS = (
 DOWN_AFTER = (
     8  # calls given up in a row, without a reply to any other in between: the server is down, not the question odd
 )
-SHOWN = 300  # characters of a reply that stand in an error
+SHOWN_CHARACTERS = 300  # characters of a reply that stand in an error
 _AGAIN = {408, 409, 425, 429}  # and all from 500 on
 _REFUSED = {401, 403, 404, 405}  # wrong key, no right, wrong model or address: it will not get better
 
@@ -43,23 +43,23 @@ class BadReply(ValueError):
 
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
+class Call(Generic[_T]):
     """One request to be sent, and how its reply is read."""
 
     question: str  # for messages
     body: Callable[[], Mapping[str, Any]]  # made when its turn comes: bodies hold images
-    read: Callable[[Any], T]  # raises BadReply
+    read: Callable[[Any], _T]  # raises BadReply
 
 
 @dataclass(frozen=True)
-class GivenUp:
+class FailedCall:
     """What became of a call that was tried in vain."""
 
     reason: str
 
 
 @dataclass
-class Place:
+class CallTarget:
     """One server that calls go to.
 
     Every call under way has a client of its own, kept for the next call. httpx's pool looks at all its connections for
@@ -71,7 +71,7 @@ class Place:
     clients: list[httpx.AsyncClient] = field(default_factory=list)
     free: list[httpx.AsyncClient] = field(default_factory=list)  # the last one used goes first: its connection is open
 
-    def taken(self) -> httpx.AsyncClient:
+    def take_client(self) -> httpx.AsyncClient:
         """A client that nobody uses, to be put back into `free`."""
         if self.free:
             return self.free.pop()
@@ -87,7 +87,7 @@ class _Failure(Exception):
 
 
 @dataclass
-class Counts:
+class CallCounts:
     """What was sent; a client that pays by the request may want to know."""
 
     sent: int = 0
@@ -114,28 +114,28 @@ class Caller:
         so that many refusals in a row end the work.
         """
         self.title, self.path, self.settings = title, path, settings
-        self.counts = Counts()
+        self.counts = CallCounts()
         self._ended, self._trusted = ended, trusted
-        self._places = [Place(connect) for connect in servers]
+        self._places = [CallTarget(connect) for connect in servers]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls to {title}", daemon=True)
         self._thread.start()
 
-    def start(self, stream: "Stream[T]") -> "Future[None]":
+    def start(self, stream: "CallStream[_T]") -> "Future[None]":
         """Begins to work off `stream` in the thread of the calls."""
         return asyncio.run_coroutine_threadsafe(self._work(stream), self._loop)
 
-    def feed(self, stream: "Stream[T]", item: tuple[int, Call[T]] | None) -> None:
+    def feed(self, stream: "CallStream[_T]", item: tuple[int, Call[_T]] | None) -> None:
         """Hands a call, or None for the end of them, to the thread of the calls."""
         self._loop.call_soon_threadsafe(stream.waiting.put_nowait, item)
 
-    async def _work(self, stream: "Stream[T]") -> None:
+    async def _work(self, stream: "CallStream[_T]") -> None:
         limit = time.monotonic() + self.settings.deadline
 
         async def worker() -> None:
             while (item := await stream.waiting.get()) is not None:
                 index, call = item
-                outcome = await self._answered(call, limit)
+                outcome = await self._call_with_retries(call, limit)
                 stream.come.put((index, outcome))
                 stream.answered += 1
             stream.waiting.put_nowait(None)  # for the next worker
@@ -152,22 +152,22 @@ class Caller:
                 )
             )
         except ExceptionGroup as several:
-            stream.come.put(_first(several))
+            stream.come.put(_find_first_error(several))
 
-    async def _answered(self, call: Call[T], limit: float) -> T | GivenUp | RequestError:
+    async def _call_with_retries(self, call: Call[_T], limit: float) -> _T | FailedCall | RequestError:
         try:
             body = json.dumps(call.body()).encode()
         except RequestError as error:
             return error
-        failed_at: Place | None = None
+        failed_at: CallTarget | None = None
         for attempt in range(1, self.settings.attempts + 1):
             while (wait := self.counts.resume_at - time.monotonic()) > 0:
                 await asyncio.sleep(wait * random.uniform(1.0, 1.2))
             self.counts.sent += 1
             self.counts.repeated += attempt > 1
             try:
-                async with self._least_busy(failed_at) as (failed_at, client):
-                    reply = await self._tried(client, call, body)
+                async with self._use_least_busy(failed_at) as (failed_at, client):
+                    reply = await self._try_once(client, call, body)
             except RequestError as error:
                 if not self._trusted:
                     self._count_failure(str(error))
@@ -187,7 +187,7 @@ class Caller:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)))
         reason = f"question {call.question}: {failure.reason} (try {attempt} of {self.settings.attempts})"
         self._count_failure(reason)
-        return GivenUp(reason)
+        return FailedCall(reason)
 
     def _count_failure(self, reason: str) -> None:
         self.counts.given_up_in_row += 1
@@ -195,21 +195,23 @@ class Caller:
             raise EngineError(f"{self.title}: {DOWN_AFTER} requests in a row failed, so it is down; the last: {reason}")
 
     @asynccontextmanager
-    async def _least_busy(self, failed_at: Place | None) -> AsyncIterator[tuple[Place, httpx.AsyncClient]]:
+    async def _use_least_busy(
+        self, failed_at: CallTarget | None
+    ) -> AsyncIterator[tuple[CallTarget, httpx.AsyncClient]]:
         """The server with the fewest requests under way, and a client; not the one that just failed, where there is
         another.
         """
         open_ones = [place for place in self._places if place is not failed_at] or self._places
         place = min(open_ones, key=lambda one: one.under_way)
         place.under_way += 1
-        client = place.taken()
+        client = place.take_client()
         try:
             yield place, client
         finally:
             place.under_way -= 1
             place.free.append(client)
 
-    async def _tried(self, client: httpx.AsyncClient, call: Call[T], body: bytes) -> T:
+    async def _try_once(self, client: httpx.AsyncClient, call: Call[_T], body: bytes) -> _T:
         timeout = httpx.Timeout(self.settings.timeout, connect=min(CONNECT_SECONDS, self.settings.timeout), pool=None)
         headers = {"content-type": "application/json"}
         try:
@@ -220,19 +222,19 @@ class Caller:
         except httpx.TransportError as error:
             raise _Failure(f"{type(error).__name__}: {error}") from error
         if response.status_code != 200:
-            raise self._refused(call.question, response)
+            raise self._make_refusal(call.question, response)
         try:
             return call.read(response.json())
         except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failure(f"a reply that can't be used ({error}): {_shown(response)!r}") from error
+            raise _Failure(f"a reply that can't be used ({error}): {_shorten_body(response)!r}") from error
 
-    def _refused(self, question: str, response: httpx.Response) -> Exception:
+    def _make_refusal(self, question: str, response: httpx.Response) -> Exception:
         code = response.status_code
-        reason = f"HTTP {code}: {' '.join(_shown(response).split()) or '(no text)'}"
+        reason = f"HTTP {code}: {' '.join(_shorten_body(response).split()) or '(no text)'}"
         if code in _REFUSED:
             return EngineError(f"{self.title}: {reason}; look at address, model name and key")
         if code in _AGAIN or code >= 500:
-            return _Failure(reason, retry_after(response.headers.get("retry-after")))
+            return _Failure(reason, parse_retry_after(response.headers.get("retry-after")))
         return RequestError(f"question {question}: {reason}")
 
     def close(self) -> None:
@@ -253,17 +255,17 @@ class Caller:
             self._loop.close()
 
 
-class Stream(Generic[T]):
+class CallStream(Generic[_T]):
     """Calls that go out as they are put in. For one thread; the calls themselves run beside it."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._work: Future[None] | None = None
         self.count = self.answered = 0
-        self.waiting: asyncio.Queue[tuple[int, Call[T]] | None] = asyncio.Queue()
-        self.come: queue.SimpleQueue[tuple[int, T | GivenUp | RequestError] | Exception] = queue.SimpleQueue()
+        self.waiting: asyncio.Queue[tuple[int, Call[_T]] | None] = asyncio.Queue()
+        self.come: queue.SimpleQueue[tuple[int, _T | FailedCall | RequestError] | Exception] = queue.SimpleQueue()
 
-    def put(self, call: Call[T]) -> None:
+    def put(self, call: Call[_T]) -> None:
         """Sends `call` as soon as fewer than `concurrency` are under way; with the first one the deadline begins to
         run.
         """
@@ -272,7 +274,7 @@ class Stream(Generic[T]):
         self._caller.feed(self, (self.count, call))
         self.count += 1
 
-    def outcomes(self) -> Iterator[tuple[int, T | GivenUp | RequestError]]:
+    def iter_outcomes(self) -> Iterator[tuple[int, _T | FailedCall | RequestError]]:
         """Yields (number of the call, what became of it) as replies come, until all that was put in are through.
 
         Nothing can be put in any more. Raises EngineError when no more can be had; left early, it gives up what is
@@ -291,13 +293,13 @@ class Stream(Generic[T]):
             self._work.cancel()
 
 
-def _shown(response: httpx.Response) -> str:
+def _shorten_body(response: httpx.Response) -> str:
     """The beginning of what a server said, for messages and the store; some servers repeat the key that they refuse."""
     key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
-    return (response.text.replace(key, "[the key]") if key else response.text)[:SHOWN]
+    return (response.text.replace(key, "[the key]") if key else response.text)[:SHOWN_CHARACTERS]
 
 
-def retry_after(header: str | None) -> float:
+def parse_retry_after(header: str | None) -> float:
     """Seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); 0 without one."""
     if not header:
         return 0.0
@@ -308,7 +310,7 @@ def retry_after(header: str | None) -> float:
     return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
 
 
-def _first(several: ExceptionGroup[Any]) -> Exception:
+def _find_first_error(several: ExceptionGroup[Any]) -> Exception:
     """The first error in a group that is no group itself."""
     inner = several.exceptions[0]
-    return _first(inner) if isinstance(inner, ExceptionGroup) else inner
+    return _find_first_error(inner) if isinstance(inner, ExceptionGroup) else inner

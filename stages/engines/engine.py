@@ -55,7 +55,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Need:
+class StartOptions:
     """What a stage wants of an engine."""
 
     logs: Path  # folder for what servers write
@@ -108,7 +108,7 @@ class Stream(Protocol):
     def put(self, request: Request) -> None:
         """Sends `request`; returns at once."""
 
-    def outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
+    def iter_outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
         """Yields (number of the request, its answers in order, or why it was refused) until all that were put in are
         through.
         """
@@ -118,5 +118,5 @@ class Stream(Protocol):
 class ConcurrentEngine(Engine, Protocol):
     """An engine on a server, which works while this process does something else."""
 
-    def stream(self) -> Stream:
+    def open_stream(self) -> Stream:
         """A stream of its own; several may be open."""

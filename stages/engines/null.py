@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ElsewhereEngine:
+class NullEngine:
     """Stands for the student's engine, which another process runs; asking it is a mistake."""
 
     name = "elsewhere"

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-SHOWN = 5  # questions named in the error
+SHOWN_QUESTIONS = 5  # questions named in the error
 
 
 class MissingAnswers(RuntimeError):
     """Answers that the store lacks while no engine may be started."""
 
 
-def refuse(label: str, missing: Sequence[tuple[str, int]]) -> MissingAnswers:
+def explain_missing_answers(label: str, missing: Sequence[tuple[str, int]]) -> MissingAnswers:
     """The error for `missing`, pairs of a question's id and how many answers it lacks."""
-    named = ", ".join(question for question, _ in missing[:SHOWN])
-    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    named = ", ".join(question for question, _ in missing[:SHOWN_QUESTIONS])
+    more = f" and {len(missing) - SHOWN_QUESTIONS} more" if len(missing) > SHOWN_QUESTIONS else ""
     count = sum(answers for _, answers in missing)
     return MissingAnswers(
         f"model {label}: {count} answers to {len(missing)} questions are not in the store ({named}{more}), and "

@@ -43,16 +43,18 @@ class Server:
             )
 
     @property
-    def keeper_pid(self) -> int:
+    def supervisor_pid(self) -> int:
         """Id of the process above the server's."""
         return self._keeper.pid
 
-    def ended(self) -> str | None:
+    def describe_exit(self) -> str | None:
         """None while it runs; else its exit code and the last lines of its log, for a message."""
         code = self._keeper.poll()
-        return None if code is None else f"the server ended (exit code {code}); the end of {self.log}:\n{self.tail()}"
+        return (
+            None if code is None else f"the server ended (exit code {code}); the end of {self.log}:\n{self.read_tail()}"
+        )
 
-    def tail(self) -> str:
+    def read_tail(self) -> str:
         """The last lines of its log."""
         with self.log.open(encoding="utf-8", errors="replace") as lines:
             return "".join(f"  {line.rstrip()}\n" for line in collections.deque(lines, TAIL_LINES)) or "  (empty)\n"
@@ -63,13 +65,13 @@ class Server:
         """
         limit = time.monotonic() + seconds
         while not ready():
-            if (why := self.ended()) is not None:
+            if (why := self.describe_exit()) is not None:
                 raise EngineError(why)
             if time.monotonic() > limit:
                 raise EngineError(
                     f"the server was not ready after {seconds:g} s; raise start_seconds or look at the end of "
                     f"{self.log}:\n"
-                    f"{self.tail()}"
+                    f"{self.read_tail()}"
                 )
             time.sleep(_READY_POLL_SECONDS)
 

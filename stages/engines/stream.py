@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from stages.engines.calls import Call, GivenUp
-from stages.engines.calls import Stream as CallStream
+from stages.engines.calls import Call, FailedCall
+from stages.engines.calls import CallStream as CallStream
 from stages.engines.engine import Answer, Request, RequestError
 
-Part = tuple[int, Request]  # the first sample of a request that it is about, and what is sent
+RequestPart = tuple[int, Request]  # the first sample of a request that it is about, and what is sent
 
 
 class ServerStream:
@@ -17,7 +17,7 @@ class ServerStream:
         self,
         calls: CallStream[list[Answer]],
         call: Callable[[Request], Call[list[Answer]]],
-        parts: Callable[[Request], Sequence[Part]] = lambda request: [(0, request)],
+        parts: Callable[[Request], Sequence[RequestPart]] = lambda request: [(0, request)],
     ) -> None:
         """`call` makes of a request what is sent, `parts` cuts up one that does not go as a whole."""
         self._calls, self._call, self._parts_of = calls, call, parts
@@ -31,7 +31,7 @@ class ServerStream:
             self._calls.put(self._call(part))
         self._requests.append(request)
 
-    def outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
+    def iter_outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
         """Yields (number of the request, its answers in order) as requests finish, until all that were put in are
         through.
 
@@ -40,14 +40,14 @@ class ServerStream:
         """
         gathered: dict[int, list[Answer]] = {}
         refused: set[int] = set()
-        for number, outcome in self._calls.outcomes():
+        for number, outcome in self._calls.iter_outcomes():
             whole, first, part = self._places[number]
             if isinstance(outcome, RequestError):
                 if whole not in refused:
                     yield whole, str(outcome)
                 refused.add(whole)
                 continue
-            if isinstance(outcome, GivenUp):
+            if isinstance(outcome, FailedCall):
                 outcome = [Answer(sample, "", (), outcome.reason, 0, 0) for sample in range(part.n)]
             found = gathered.setdefault(whole, [])
             found += [replace(answer, index=first + answer.index) for answer in outcome]
@@ -55,14 +55,14 @@ class ServerStream:
                 yield whole, sorted(gathered.pop(whole), key=lambda answer: answer.index)
 
 
-def generated(stream: ServerStream, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+def collect_answers(stream: ServerStream, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
     """The answers to all of `requests`, as `Engine.generate` yields them; the first refusal is raised when all are
     through.
     """
     for request in requests:
         stream.put(request)
     refusals: list[str] = []
-    for index, outcome in stream.outcomes():
+    for index, outcome in stream.iter_outcomes():
         if isinstance(outcome, str):
             refusals.append(outcome)  # the others are being paid for already
         else:

@@ -24,7 +24,7 @@ GRACE_SECONDS = 10.0  # for the server to end by itself: a tiny vLLM needs 0.5 s
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
-class Asked:
+class StopRequest:
     """Whether this process was told to end."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Asked:
         pass
 
 
-def descendants(root: int) -> list[int]:
+def list_descendants(root: int) -> list[int]:
     """Ids of all living processes below `root`."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -66,7 +66,7 @@ def end_all(server: "subprocess.Popen[bytes]", grace: float) -> None:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(grace)
-    while left := descendants(os.getpid()):
+    while left := list_descendants(os.getpid()):
         for process in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -79,12 +79,12 @@ def signal_on_parent_death(number: int) -> None:
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, number)
 
 
-def keep(stage: int, scratch: Path, command: list[str]) -> int:
+def supervise(stage: int, scratch: Path, command: list[str]) -> int:
     """Runs `command` until it ends, the stage ends, or SIGTERM comes. The server's exit code, 128 + n after signal n.
 
     When the stage is gone it also removes `scratch`: sockets, and weights that may be 15 GB.
     """
-    asked = Asked()
+    asked = StopRequest()
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     server = subprocess.Popen(command, preexec_fn=partial(signal_on_parent_death, signal.SIGKILL))
     while server.poll() is None and os.getppid() == stage and not asked.to_stop:
@@ -96,4 +96,4 @@ def keep(stage: int, scratch: Path, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    sys.exit(supervise(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stages.config.runtime import Runtime
-from stages.corpora.images import opened_image
-from stages.engines.arguments import SEQUENCES, engine_arguments, sampling_arguments
+from stages.corpora.images import open_image
+from stages.engines.arguments import SEQUENCES, make_engine_arguments, make_sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError
 from stages.vlm.checkpoint import Checkpoint
 
@@ -43,7 +43,7 @@ class VllmEngine:
         reader = load_reader(checkpoint)
         self.chat = reader.chat
         self._llm = vllm.LLM(
-            **engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
+            **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
             tensor_parallel_size=gpus,
             use_tqdm_on_load=False,  # a bar of a second for a file on this disk
         )
@@ -53,7 +53,7 @@ class VllmEngine:
         # of other engines and of the training.
         client = self._engine.engine_core
         client._finalizer.detach()
-        client._finalizer = weakref.finalize(client, _take_apart, client.engine_core)
+        client._finalizer = weakref.finalize(client, _shut_down_core, client.engine_core)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
@@ -69,7 +69,7 @@ class VllmEngine:
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     if output.finished:
-                        yield int(output.request_id), [self._answer(output, one) for one in output.outputs]
+                        yield int(output.request_id), [self._make_answer(output, one) for one in output.outputs]
         finally:
             if self._engine.has_unfinished_requests():
                 self._engine.abort_request([str(index) for index in range(len(requests))])
@@ -78,24 +78,24 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError
 
         try:
-            ids = self.chat.prompt_ids(request.messages, len(request.images))
+            ids = self.chat.encode_prompt(request.messages, len(request.images))
             prompt: dict[str, Any] = {"prompt_token_ids": ids}
             if request.images:
-                prompt["multi_modal_data"] = {"image": [opened_image(image) for image in request.images]}
-            self._engine.add_request(str(index), prompt, self._sampling(request))
+                prompt["multi_modal_data"] = {"image": [open_image(image) for image in request.images]}
+            self._engine.add_request(str(index), prompt, self._make_sampling(request))
         except (ValueError, OSError, VLLMClientError) as error:
             raise RequestError(f"question {request.name}: {' '.join(str(error).split())}") from error
 
-    def _sampling(self, request: Request) -> Any:
+    def _make_sampling(self, request: Request) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        values = sampling_arguments(request, self.chat, never=float("-inf"))
+        values = make_sampling_arguments(request, self.chat, never=float("-inf"))
         constraint = values.pop("structured_outputs")
         values["structured_outputs"] = StructuredOutputsParams(**constraint) if constraint else None
         return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
 
-    def _answer(self, output: Any, one: Any) -> Answer:
+    def _make_answer(self, output: Any, one: Any) -> Answer:
         ids = tuple(int(token) for token in one.token_ids)
         reason = str(one.finish_reason)
         seen = zip(one.token_ids, one.logprobs, strict=True) if one.logprobs else None
@@ -126,7 +126,7 @@ class VllmEngine:
         gc.collect()
 
 
-def _take_apart(core: Any) -> None:
+def _shut_down_core(core: Any) -> None:
     """What vLLM's shutdown of an engine's core does, but for the process groups."""
     core.structured_output_manager.clear_backend()
     core.model_executor.shutdown()

@@ -21,22 +21,22 @@ import httpx
 
 from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
-from stages.engines.arguments import data_url, engine_arguments, flags, sampling_arguments
-from stages.engines.calls import IDLE_SECONDS, SHOWN, BadReply, Call, Caller, Stream
-from stages.engines.engine import Answer, EngineError, Need, Request, RequestError
+from stages.engines.arguments import format_flags, make_data_url, make_engine_arguments, make_sampling_arguments
+from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
+from stages.engines.engine import Answer, EngineError, Request, RequestError, StartOptions
 from stages.engines.server import Server
-from stages.engines.stream import ServerStream, generated
+from stages.engines.stream import ServerStream, collect_answers
 from stages.job.files import replacing
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUTE = "/inference/v1/generate"
+GENERATE_ROUTE = "/inference/v1/generate"
 NEVER = -1e30  # added to the logit of a banned token
 # The `vllm` command asks for a package called vllm, which the CPU build is not; this module is what it runs.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
-_KEEPER_SECONDS = 0.5  # after a connection broke: until the keeper has seen that its server is gone
+_SUPERVISOR_SECONDS = 0.5  # after a connection broke: until the keeper has seen that its server is gone
 _CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
 # Settings that decide what is answered; they come from models.<id>, never from runtime.engines.<id>.args.
 _NOT_IN_ARGS = {
@@ -71,7 +71,7 @@ class VllmServerEngine:
         checkpoint: Checkpoint,
         runtime: Runtime,
         settings: VllmServer,
-        need: Need,
+        options: StartOptions,
         label: str,
         trainable: bool = False,
     ) -> None:
@@ -91,12 +91,12 @@ class VllmServerEngine:
         self._servers: list[Server] = []
         self._checked = False
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
-        began, say = time.monotonic(), need.say
+        began, say = time.monotonic(), options.say
         try:
-            self._urls = list(settings.urls) or self._started(need.logs, trainable)
+            self._urls = list(settings.urls) or self._start_replicas(options.logs, trainable)
             for server in self._servers:
                 say(f"starting a vLLM server of {label}; what it says: {server.log}")
-            self._wait()
+            self._wait_until_ready()
             self.version = str(self._control("GET", "/version")[0].json()["version"])
         except BaseException:
             self._stop()
@@ -105,18 +105,20 @@ class VllmServerEngine:
             f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after "
             f"{time.monotonic() - began:.0f} s)"
         )
-        servers = [functools.partial(self._client, url) for url in self._urls]
-        self._caller = Caller(f"vLLM server of {label}", ROUTE, servers, settings, self._ended, trusted=True)
+        servers = [functools.partial(self._make_client, url) for url in self._urls]
+        self._caller = Caller(
+            f"vLLM server of {label}", GENERATE_ROUTE, servers, settings, self._describe_exit, trusted=True
+        )
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
-    def _started(self, logs: Path, trainable: bool) -> list[str]:
+    def _start_replicas(self, logs: Path, trainable: bool) -> list[str]:
         """Starts the replicas; their addresses."""
         settings = self.settings
         check_arguments(self.label, settings)
         sees = self._reader.image_token_id >= 0
         arguments = {
-            **engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees),
+            **make_engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -124,20 +126,20 @@ class VllmServerEngine:
             "disable_uvicorn_access_log": True,
         }
         urls = []
-        for replica, devices in enumerate(self._devices()):
+        for replica, devices in enumerate(self._assign_devices()):
             if settings.port is None:
                 urls.append(f"unix:{self._folder / f'{replica}.sock'}")
                 place: dict[str, Any] = {"uds": self._folder / f"{replica}.sock"}
             else:
                 urls.append(f"http://127.0.0.1:{settings.port + replica}")
                 place = {"host": "127.0.0.1", "port": settings.port + replica}
-            command = [sys.executable, "-m", _MODULE, *flags({**arguments, **place}), *settings.args]
+            command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
             environment = {**devices, **({"VLLM_SERVER_DEV_MODE": "1"} if trainable else {})}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))
         return urls
 
-    def _devices(self) -> list[dict[str, str]]:
+    def _assign_devices(self) -> list[dict[str, str]]:
         """Environment of each replica: its share of the GPUs, where there is anything to share."""
         import torch
 
@@ -155,26 +157,26 @@ class VllmServerEngine:
             )
         return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * each : (i + 1) * each])} for i in range(settings.replicas)]
 
-    def _wait(self) -> None:
+    def _wait_until_ready(self) -> None:
         for place, url in enumerate(self._urls):
             if self._servers:
-                self._servers[place].wait_until(partial(self._healthy, url), self.settings.start_seconds)
-            elif not self._healthy(url):
+                self._servers[place].wait_until(partial(self._is_healthy, url), self.settings.start_seconds)
+            elif not self._is_healthy(url):
                 raise EngineError(
                     f"runtime.engines.{self.label}.urls: {url} does not answer at /health; start that server"
                 )
 
-    def _healthy(self, url: str) -> bool:
+    def _is_healthy(self, url: str) -> bool:
         try:
-            with httpx.Client(**self._connection(url)) as client:
+            with httpx.Client(**self._make_client_arguments(url)) as client:
                 return client.get("/health", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
-    def _client(self, url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(**self._connection(url, asynchronous=True))
+    def _make_client(self, url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**self._make_client_arguments(url, asynchronous=True))
 
-    def _connection(self, url: str, asynchronous: bool = False) -> dict[str, Any]:
+    def _make_client_arguments(self, url: str, asynchronous: bool = False) -> dict[str, Any]:
         """Arguments of an httpx client for `url`. No proxy and no environment: servers are where we say."""
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
@@ -183,33 +185,37 @@ class VllmServerEngine:
             return {"transport": kind(uds=url.removeprefix("unix:"), **shared), "base_url": "http://server"}
         return {"transport": kind(**shared), "base_url": url.removesuffix("/")}
 
-    def _ended(self) -> str | None:
-        return next((why for server in self._servers if (why := server.ended()) is not None), None)
+    def _describe_exit(self) -> str | None:
+        return next((why for server in self._servers if (why := server.describe_exit()) is not None), None)
 
     def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> list[httpx.Response]:
         """One request to every server, answered with 200; EngineError when one refuses."""
-        replies = [self._asked(url, method, path, body) for url in self._urls]
+        replies = [self._ask(url, method, path, body) for url in self._urls]
         for url, reply in zip(self._urls, replies, strict=True):
             if reply.status_code != 200:
-                raise self._error(url, f"{method} {path}: HTTP {reply.status_code}: {reply.text[:SHOWN]}")
+                raise self._make_error(
+                    url, f"{method} {path}: HTTP {reply.status_code}: {reply.text[:SHOWN_CHARACTERS]}"
+                )
         return replies
 
-    def _asked(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+    def _ask(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:
-            with httpx.Client(**self._connection(url)) as client:
+            with httpx.Client(**self._make_client_arguments(url)) as client:
                 return client.request(method, path, json=body, timeout=_CONTROL_SECONDS)
         except httpx.TransportError as error:
-            time.sleep(_KEEPER_SECONDS)
-            raise self._error(url, self._ended() or f"{method} {path}: {type(error).__name__}: {error}") from error
+            time.sleep(_SUPERVISOR_SECONDS)
+            raise self._make_error(
+                url, self._describe_exit() or f"{method} {path}: {type(error).__name__}: {error}"
+            ) from error
 
-    def _error(self, url: str, reason: str) -> EngineError:
+    def _make_error(self, url: str, reason: str) -> EngineError:
         return EngineError(f"vLLM server of {self.label} at {url}: {reason}")
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
-    def stream(self) -> ServerStream:
+    def open_stream(self) -> ServerStream:
         """Requests that can be put in one after another."""
-        return ServerStream(Stream(self._caller), self._call)
+        return ServerStream(CallStream(self._caller), self._make_call)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
@@ -218,26 +224,28 @@ class VllmServerEngine:
         can't take, after the answers to all others; EngineError when a server ended, with the end of its log; what was
         yielded before is whole.
         """
-        return generated(self.stream(), requests)
+        return collect_answers(self.open_stream(), requests)
 
-    def _call(self, request: Request) -> Call[list[Answer]]:
+    def _make_call(self, request: Request) -> Call[list[Answer]]:
         if not self._checked:
             self._check(request)
-        return Call(request.name, functools.partial(self._body, request), functools.partial(self._read, request))
+        return Call(
+            request.name, functools.partial(self._make_body, request), functools.partial(self._read_answers, request)
+        )
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _make_body(self, request: Request) -> dict[str, Any]:
         try:
-            ids = self.chat.prompt_ids(request.messages, len(request.images))
+            ids = self.chat.encode_prompt(request.messages, len(request.images))
         except ValueError as error:
             raise RequestError(f"question {request.name}: {error}") from error
-        images = [{"type": "image_url", "url": data_url(image, request.name)} for image in request.images]
+        images = [{"type": "image_url", "url": make_data_url(image, request.name)} for image in request.images]
         return {
             "token_ids": ids,
-            "sampling_params": sampling_arguments(request, self.chat, NEVER),
+            "sampling_params": make_sampling_arguments(request, self.chat, NEVER),
             **({"content_parts": images} if images else {}),
         }
 
-    def _read(self, request: Request, reply: Any) -> list[Answer]:
+    def _read_answers(self, request: Request, reply: Any) -> list[Answer]:
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice["index"])
             prompt_tokens = int(reply["usage"]["prompt_tokens"])
@@ -259,7 +267,7 @@ class VllmServerEngine:
         A request that no server can take shows nothing; the next one will.
         """
         try:
-            body = self._body(request)
+            body = self._make_body(request)
         except RequestError:
             return
         body = {
@@ -268,17 +276,19 @@ class VllmServerEngine:
             "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False},
         }
         for url in self._urls:
-            reply = self._asked(url, "POST", ROUTE, body)
+            reply = self._ask(url, "POST", GENERATE_ROUTE, body)
             if reply.status_code == 400:
                 return
             if reply.status_code != 200:
-                raise self._error(
-                    url, f"{ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN]}; is it a server of this model?"
+                raise self._make_error(
+                    url,
+                    f"{GENERATE_ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN_CHARACTERS]}; is it a "
+                    "server of this model?",
                 )
             seen = reply.json()["prompt_token_ids"]
-            ours = self._reader.prompt(request.messages, request.images).ids.tolist()
+            ours = self._reader.make_prompt(request.messages, request.images).ids.tolist()
             if seen != ours:
-                raise self._error(
+                raise self._make_error(
                     url,
                     f"it reads question {request.name} as {len(seen)} tokens, training reads {len(ours)}, and "
                     "they differ; it "

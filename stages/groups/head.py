@@ -37,7 +37,7 @@ class _Head(torch.autograd.Function):
     def forward(
         context: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropies: bool
     ) -> tuple[Tensor, Tensor]:
-        tiles = list(_tiles(len(hidden), len(weight)))
+        tiles = list(_iter_tiles(len(hidden), len(weight)))
         wide = torch.promote_types(hidden.dtype, torch.float32)
         chosen = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
         total = torch.full_like(chosen, float("-inf"))  # log-sum-exp of the columns seen so far
@@ -52,8 +52,8 @@ class _Head(torch.autograd.Function):
             sums = logits.logsumexp(1)
             after = sums if columns.start == 0 else torch.logaddexp(total[rows], sums)
             if entropies:
-                spread[rows] = _joined_entropy(
-                    spread[rows], total[rows], _entropy(logits, sums), sums, after, columns.start == 0
+                spread[rows] = _join_entropies(
+                    spread[rows], total[rows], _tile_entropy(logits, sums), sums, after, columns.start == 0
                 )
             total[rows] = after
             if len(tiles) == 1 and logits.numel() <= KEPT_LOGITS and (hidden.requires_grad or weight.requires_grad):
@@ -69,7 +69,7 @@ class _Head(torch.autograd.Function):
         upstream = gradients[0]
         for_hidden = torch.zeros_like(hidden, dtype=total.dtype) if context.needs_input_grad[0] else None
         for_weight = torch.zeros_like(weight, dtype=total.dtype) if context.needs_input_grad[1] else None
-        for rows, columns in _tiles(len(hidden), len(weight)):
+        for rows, columns in _iter_tiles(len(hidden), len(weight)):
             logits = _logits(hidden[rows], weight[columns], context.temperature) if kept is None else kept
             # d log p / d logit = [it is the target] - p, times what comes from above
             slope = logits.sub_(total[rows, None]).exp_().mul_(-upstream[rows, None])
@@ -81,9 +81,9 @@ class _Head(torch.autograd.Function):
                 slope /= context.temperature
             narrow = slope.to(hidden.dtype)
             if for_hidden is not None:
-                for_hidden[rows] += product(narrow, weight[columns])
+                for_hidden[rows] += matmul_fp32(narrow, weight[columns])
             if for_weight is not None:
-                for_weight[columns] += product(narrow.T, hidden[rows])
+                for_weight[columns] += matmul_fp32(narrow.T, hidden[rows])
         return (
             None if for_hidden is None else for_hidden.to(hidden.dtype),
             None if for_weight is None else for_weight.to(weight.dtype),
@@ -93,7 +93,7 @@ class _Head(torch.autograd.Function):
         )
 
 
-def _entropy(logits: Tensor, sums: Tensor) -> Tensor:
+def _tile_entropy(logits: Tensor, sums: Tensor) -> Tensor:
     """Of the softmax over one tile. From log p, not as log-sum-exp less mean logit, which cancels to 2e-5 at logits of
     20.
     """
@@ -106,7 +106,7 @@ def _entropy_of(log_p: Tensor) -> Tensor:
     return -log_p.exp().mul_(log_p).sum(1)
 
 
-def _joined_entropy(
+def _join_entropies(
     left: Tensor, left_sums: Tensor, right: Tensor, right_sums: Tensor, sums: Tensor, first: bool
 ) -> Tensor:
     """Of the softmax over both parts, from each part's own: the shares' entropy and the parts' by share."""
@@ -116,18 +116,18 @@ def _joined_entropy(
     return left_log.exp() * (left - left_log) + right_log.exp() * (right - right_log)
 
 
-def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+def _iter_tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     for top in range(0, rows, ROWS_PER_TILE):
         for left in range(0, columns, COLUMNS_PER_TILE):
             yield slice(top, min(top + ROWS_PER_TILE, rows)), slice(left, min(left + COLUMNS_PER_TILE, columns))
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = product(hidden, weight.T)
+    logits = matmul_fp32(hidden, weight.T)
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def matmul_fp32(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, of half-precision matrices summed and kept in fp32 (trap T20)."""
     if left.dtype in (torch.float32, torch.float64):
         return left @ right

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.groups import head
 from stages.groups.attention import use_group_attention
-from stages.groups.head import product, tiled_log_probs
+from stages.groups.head import matmul_fp32, tiled_log_probs
 from stages.groups.pack import Pack
 from stages.vlm.reader import Network
 
@@ -16,9 +16,9 @@ from stages.vlm.reader import Network
 def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
     """Last hidden states [T, hidden] of a pack. `features` are its image features where they are known already."""
     if features is None and pack.pixels is not None:
-        features = network.features(pack.pixels)
+        features = network.encode_images(pack.pixels)
     use_group_attention(network.text)
-    return network.hidden(pack.ids, pack.positions, pack.mask, features)
+    return network.compute_hidden(pack.ids, pack.positions, pack.mask, features)
 
 
 def predicting_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
@@ -36,7 +36,7 @@ class _WideHead(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         context.save_for_backward(hidden, weight)
-        return product(hidden, weight.T)
+        return matmul_fp32(hidden, weight.T)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ class Pack:
         )
 
 
-def pack_of(groups: Sequence[Group], numbers: range) -> Pack:
+def make_pack(groups: Sequence[Group], numbers: range) -> Pack:
     """The pack of `groups[numbers]`."""
     ids: list[Tensor] = []
     positions: list[Tensor] = []
@@ -79,7 +79,7 @@ def pack_of(groups: Sequence[Group], numbers: range) -> Pack:
     place = responses = 0
     for number in numbers:
         group = groups[number]
-        spans.append((place, place + group.tokens, tree_mask(group)))
+        spans.append((place, place + group.tokens, make_tree_mask(group)))
         prompt_tokens = len(group.prompt.ids)
         ids.append(group.prompt.ids)
         positions.append(group.prompt.positions)
@@ -107,7 +107,7 @@ def pack_of(groups: Sequence[Group], numbers: range) -> Pack:
         ids=all_ids,
         positions=torch.cat(positions, dim=1),
         mask=GroupMask(tuple(spans)),
-        pixels=Pixels.joined(seen) if seen else None,
+        pixels=Pixels.concatenate(seen) if seen else None,
         predicts=torch.tensor(predicts, dtype=torch.long)[chosen],
         targets=all_ids[in_response][chosen],
         response=owners[in_response][chosen],
@@ -116,7 +116,7 @@ def pack_of(groups: Sequence[Group], numbers: range) -> Pack:
     )
 
 
-def tree_mask(group: Group) -> Tensor | None:
+def make_tree_mask(group: Group) -> Tensor | None:
     """[t, t] bool over one group: a token sees itself and what came before it, of responses only its own.
 
     None stands for plain causal attention, which a group with a single response has.
@@ -128,13 +128,13 @@ def tree_mask(group: Group) -> Tensor | None:
     return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))
 
 
-def packs(groups: Sequence[Group], tokens_per_pack: int) -> Iterator[Pack]:
+def make_packs(groups: Sequence[Group], tokens_per_pack: int) -> Iterator[Pack]:
     """Packs of consecutive groups, each up to `tokens_per_pack` tokens; a larger group is a pack of its own."""
     start = tokens = 0
     for number, group in enumerate(groups):
         if number > start and tokens + group.tokens > tokens_per_pack:
-            yield pack_of(groups, range(start, number))
+            yield make_pack(groups, range(start, number))
             start, tokens = number, 0
         tokens += group.tokens
     if start < len(groups):
-        yield pack_of(groups, range(start, len(groups)))
+        yield make_pack(groups, range(start, len(groups)))

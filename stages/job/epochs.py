@@ -5,17 +5,17 @@ state.
 import functools
 import random
 
-from stages.job.seeds import seed_for
+from stages.job.seeds import derive_seed
 
 
 @functools.lru_cache(maxsize=8)
-def _epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+def _shuffle_epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     places = list(range(count))
-    random.Random(seed_for("epoch", seed, epoch)).shuffle(places)
+    random.Random(derive_seed("epoch", seed, epoch)).shuffle(places)
     return tuple(places)
 
 
-def places_of_step(count: int, wanted: int, step: int, seed: int) -> list[int]:
+def pick_places(count: int, wanted: int, step: int, seed: int) -> list[int]:
     """Places 0 .. count - 1 of the `wanted` items of step `step`, counted from 0; every epoch has its own order."""
     drawn = range(step * wanted, (step + 1) * wanted)
-    return [_epoch(count, seed, number // count)[number % count] for number in drawn]
+    return [_shuffle_epoch(count, seed, number // count)[number % count] for number in drawn]

@@ -13,9 +13,9 @@ from stages.config.stage import Stage
 from stages.job.files import replacing, replacing_folder, write_json
 from stages.job.progress import Progress
 from stages.job.repository import Repository
-from stages.job.seeds import seed_for
+from stages.job.seeds import derive_seed
 
-B = TypeVar("B", bound=Block)
+_B = TypeVar("_B", bound=Block)
 
 
 class MissingInput(FileNotFoundError):
@@ -30,7 +30,7 @@ class Job:
     blocks that it reads and on no others.
     """
 
-    declared: Stage  # the stage's row of the table
+    definition: Stage  # the stage's row of the table
     item: str | None
     root: Path
     store: Path  # folder of what outlives outs: stored answers and training state
@@ -48,7 +48,7 @@ class Job:
     @property
     def stage(self) -> str:
         """The stage's name."""
-        return self.declared.name
+        return self.definition.name
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Job:
 
     # --- what it may read -------------------------------------------------------------------------------------------
 
-    def block(self, kind: type[B]) -> B:
+    def block(self, kind: type[_B]) -> _B:
         """The block of parameters of class `kind`: the only one, or the one of this run's item.
 
         Raises PermissionError when the stage does not declare it: DVC would not notice changes of it.
@@ -65,9 +65,9 @@ class Job:
         for block in (*self.given.values(), self.runtime):
             if type(block) is kind:
                 return block
-        raise self._undeclared(f"block {kind.__name__}")
+        raise self._make_undeclared_error(f"block {kind.__name__}")
 
-    def blocks(self, kind: type[B]) -> Mapping[str, B]:
+    def blocks(self, kind: type[_B]) -> Mapping[str, _B]:
         """All blocks of class `kind` by their ids, for a stage that declares the plural block as a whole.
 
         Raises PermissionError when the stage does not declare it.
@@ -75,7 +75,7 @@ class Job:
         for block in self.given.values():
             if isinstance(block, Mapping) and all(type(entry) is kind for entry in block.values()):
                 return block
-        raise self._undeclared(f"all blocks {kind.__name__}")
+        raise self._make_undeclared_error(f"all blocks {kind.__name__}")
 
     def value(self, key: str) -> Any:
         """A declared parameter that is a single value, such as "ril.objective".
@@ -83,17 +83,17 @@ class Job:
         Raises PermissionError when the stage does not declare it.
         """
         if key not in self.given:
-            raise self._undeclared(f"parameter {key}")
+            raise self._make_undeclared_error(f"parameter {key}")
         return self.given[key]
 
-    def _undeclared(self, what: str) -> PermissionError:
+    def _make_undeclared_error(self, what: str) -> PermissionError:
         return PermissionError(
             f"stage {self.stage} reads {what}, which it does not declare; add it to stages/config/table.py and dvc.yaml"
         )
 
     def seed(self, *parts: int | str) -> int:
         """A seed from (params.seed, stage and item, parts)."""
-        return seed_for(self.value("seed"), self.name, *parts)
+        return derive_seed(self.value("seed"), self.name, *parts)
 
     @property
     def inputs(self) -> list[Path]:
@@ -103,7 +103,7 @@ class Job:
     @property
     def values(self) -> dict[str, Any]:
         """The declared parameters as plain values, for the fingerprint and for the copy beside the results."""
-        return {key: _plain(value) for key, value in self.given.items()}
+        return {key: _to_plain(value) for key, value in self.given.items()}
 
     def input(self, path: str) -> Path:
         """The declared input `path` (such as "data/questions"), which exists.
@@ -116,16 +116,16 @@ class Job:
                 f"stage {self.stage} reads {path}, which it does not declare in stages/config/table.py"
             )
         if not full.exists():
-            raise self.missing(path)
+            raise self.explain_missing(path)
         return full
 
-    def missing(self, path: str) -> MissingInput:
+    def explain_missing(self, path: str) -> MissingInput:
         """The error for an input that is not there: it names the stage that makes `path`, or says that none does."""
         if Path(path).parts[0] in ("data", "reports"):
-            return MissingInput(f"{path} is missing; make it with: dvc repro {self.maker_of(path)}")
+            return MissingInput(f"{path} is missing; make it with: dvc repro {self.find_maker(path)}")
         return MissingInput(f"{path} is missing; no stage makes it: put it there, or correct the path in params.yaml")
 
-    def maker_of(self, path: str) -> str:
+    def find_maker(self, path: str) -> str:
         """The DVC target that makes `path`: "data/teacher/x" is made by "teacher@x", "reports/ril" by "ril"."""
         _, stage, *rest = Path(path).parts
         return f"{stage}@{rest[0]}" if rest and stage not in self.runs else stage
@@ -167,7 +167,7 @@ class Job:
             writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
 
     @contextlib.contextmanager
-    def timed(self, part: str) -> Iterator[None]:
+    def measure_time(self, part: str) -> Iterator[None]:
         """Adds the wall time of the block to `part` of timing.json, which DVC neither tracks nor hashes."""
         start = time.perf_counter()
         try:
@@ -175,13 +175,13 @@ class Job:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
-    def measured(self, **values: Any) -> None:
+    def add_measurements(self, **values: Any) -> None:
         """Keeps what differs from run to run (rates, hits of the store) for timing.json; metrics.json must not hold
         it.
         """
         self._measured.update(values)
 
-    def paid(self, title: str, **values: float) -> None:
+    def add_cost(self, title: str, **values: float) -> None:
         """Adds what was paid for answers (counts, seconds) to that of `title` in timing.json: a stage may ask several
         models.
         """
@@ -190,12 +190,12 @@ class Job:
             found[key] = found.get(key, 0) + value
 
     def write_timing(self, total: float) -> None:
-        """Writes reports/<stage>/timing.json: seconds in all and by part, and what was `measured`."""
+        """Writes reports/<stage>/timing.json: seconds in all and by part, and what was `add_measurements`."""
         parts = {part: round(seconds, 3) for part, seconds in self._seconds.items()}
         write_json(self.reports / "timing.json", {"seconds": round(total, 3), "parts": parts, **self._measured})
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _to_plain(entry) for name, entry in value.items()}
     return value.model_dump(mode="json") if isinstance(value, Block) else value

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 _LOG_SECONDS = 15.0  # without a terminal a bar is a line now and then, not a stream of control characters
 
 
@@ -21,7 +21,9 @@ class Progress:
         """Prints one line."""
         tqdm.write(text, file=sys.stderr)
 
-    def track(self, items: Iterable[Item], description: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
+    def track(
+        self, items: Iterable[_Item], description: str, total: int | None = None, done: int = 0
+    ) -> Iterator[_Item]:
         """Yields `items` behind a bar with rate and ETA; `done` of `total` were finished by an earlier run."""
         if total is None and isinstance(items, Sequence):
             total = len(items) + done
@@ -42,26 +44,26 @@ class Progress:
             now = time.monotonic()
             if not terminal and now - said >= _LOG_SECONDS:
                 said = now
-                self.say(_line(description, count, total, (count - done) / (now - start)))
-            self.advanced(description, count, total)
+                self.say(_format_line(description, count, total, (count - done) / (now - start)))
+            self.on_advance(description, count, total)
         bar.close()
         if not terminal:
-            self.say(_line(description, count, total, (count - done) / max(time.monotonic() - start, 1e-9)))
+            self.say(_format_line(description, count, total, (count - done) / max(time.monotonic() - start, 1e-9)))
 
-    def advanced(self, description: str, count: int, total: int | None) -> None:
+    def on_advance(self, description: str, count: int, total: int | None) -> None:
         """Called after each item of `track`; a place for other displays to hook in."""
 
-    def latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def show_latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Called after each step of a loop with its newest rows (metrics, sampled answers); the console shows none of
         them.
         """
 
-    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def show_table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Prints rows with equal keys as an aligned table."""
         if not rows:
             return
         heads = list(rows[0])
-        cells = [[_cell(row[head]) for head in heads] for row in rows]
+        cells = [[_format_cell(row[head]) for head in heads] for row in rows]
         widths = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
         lines = [
             "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in [heads, *cells]
@@ -69,11 +71,11 @@ class Progress:
         self.say("\n".join([title, *("  " + line.rstrip() for line in lines)]))
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _line(description: str, count: int, total: int | None, rate: float) -> str:
+def _format_line(description: str, count: int, total: int | None, rate: float) -> str:
     if total is None:
         return f"{description}: {count} ({rate:.3g}/s)"
     left = (total - count) / rate if rate > 0 else 0.0

@@ -50,7 +50,9 @@ def write_rejects(file: Path, rejects: Sequence[Reject]) -> None:
     write_text(file, "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
 
 
-def refused(title: str, reasons: Mapping[str, str], answers: int, wanted: int, max_share: float) -> list[Reject]:
+def make_too_long_rejects(
+    title: str, reasons: Mapping[str, str], answers: int, wanted: int, max_share: float
+) -> list[Reject]:
     """Questions (by id) that are longer than the model as lines of rejects.jsonl, each lacking all its `answers`.
 
     Raises TooManyRejects when they are more than `max_share` of the `wanted` questions, or all of them.

@@ -3,10 +3,10 @@
 import hashlib
 
 
-def seed_for(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) that depends on every part and on their order.
 
-    The parts are written with their types, so that `seed_for(1, "2")` and `seed_for("1", 2)` differ. A stage that
+    The parts are written with their types, so that `derive_seed(1, "2")` and `derive_seed("1", 2)` differ. A stage that
     resumes at step 70 draws at step 70 what an undisturbed run draws there.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)

@@ -10,33 +10,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.judging.judge import Item, Verdict
+from stages.judging.judge import JudgeItem, JudgeVerdict
 
 CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
 
 
-def rows_of(name: str) -> list[dict[str, Any]]:
+def read_exam_rows(name: str) -> list[dict[str, Any]]:
     """The rows of one file, CASES or ATTACKS."""
     return [json.loads(line) for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()]
 
 
-def exam_items() -> list[Item]:
+def list_exam_items() -> list[JudgeItem]:
     """All cases, then the twin and the attacked answer of every attack. Rules never say that one of them is right."""
-    cases = [_item(row, "candidate") for row in rows_of(CASES)]
-    return cases + [_item(row, text) for row in rows_of(ATTACKS) for text in ("twin", "candidate")]
+    cases = [_make_item(row, "candidate") for row in read_exam_rows(CASES)]
+    return cases + [_make_item(row, text) for row in read_exam_rows(ATTACKS) for text in ("twin", "candidate")]
 
 
-def _item(row: Mapping[str, Any], text: str) -> Item:
-    return Item(row["id"], row["question"], row["reference"], row[text])
+def _make_item(row: Mapping[str, Any], text: str) -> JudgeItem:
+    return JudgeItem(row["id"], row["question"], row["reference"], row[text])
 
 
-def exam_scores(found: Sequence[Verdict]) -> dict[str, Any]:
-    """Figures from the verdicts on `exam_items()`, in their order.
+def compute_exam_scores(found: Sequence[JudgeVerdict]) -> dict[str, Any]:
+    """Figures from the verdicts on `list_exam_items()`, in their order.
 
     Balanced accuracy is the mean of the share of right answers found right and of wrong ones found wrong; a failed
     verdict is neither. An attack holds when its verdict is that on its twin, and is one.
     """
-    cases, attacks = rows_of(CASES), rows_of(ATTACKS)
+    cases, attacks = read_exam_rows(CASES), read_exam_rows(ATTACKS)
     marks = [verdict.verdict for verdict in found]
     if len(marks) != len(cases) + 2 * len(attacks):
         raise ValueError(f"{len(marks)} verdicts for an exam of {len(cases)} cases and {len(attacks)} attacks")

@@ -11,10 +11,18 @@ from stages.config.verdict import Verdict as Block
 from stages.corpora.rows import Question
 from stages.engines.engine import Answer, ConcurrentEngine, Engine, Request
 from stages.groups.response import Response
-from stages.judging.judge import Item, Verdict, judge_sampling, question_about, read, refuse_failures, room_for
-from stages.responses.waves import outcomes
+from stages.judging.judge import (
+    JudgeItem,
+    JudgeVerdict,
+    check_failures,
+    make_fit_check,
+    make_judge_sampling,
+    prepare_question,
+    read_verdict,
+)
+from stages.responses.waves import generate_outcomes
 
-Place = tuple[int, int]  # number of the question in its step, number of the answer
+ResponsePlace = tuple[int, int]  # number of the question in its step, number of the answer
 
 
 class JudgeQueue:
@@ -23,10 +31,10 @@ class JudgeQueue:
     def __init__(self, judge: Engine, block: Block, name: str) -> None:
         """`name` is for messages."""
         self._judge, self._block, self._name = judge, block, name
-        self._fits = room_for(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
-        self._stream = judge.stream() if isinstance(judge, ConcurrentEngine) else None
-        self._verdicts: dict[Place, Verdict] = {}
-        self._asked: list[tuple[Place, Request]] = []
+        self._fits = make_fit_check(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
+        self._stream = judge.open_stream() if isinstance(judge, ConcurrentEngine) else None
+        self._verdicts: dict[ResponsePlace, JudgeVerdict] = {}
+        self._asked: list[tuple[ResponsePlace, Request]] = []
 
     @property
     def used(self) -> bool:
@@ -36,17 +44,17 @@ class JudgeQueue:
     def put(self, number: int, question: Question, rows: Sequence[Response]) -> None:
         """Wants a verdict on each of the rows, which answer question number `number` of the step."""
         for place, row in enumerate(rows):
-            item = Item(question.id, question.text, question.answer, row.text, self._block.rule_first)
-            opened = question_about(item, self._fits)
-            if isinstance(opened, Verdict):
+            item = JudgeItem(question.id, question.text, question.answer, row.text, self._block.rule_first)
+            opened = prepare_question(item, self._fits)
+            if isinstance(opened, JudgeVerdict):
                 self._verdicts[number, place] = opened
                 continue
-            request = Request(opened.id, opened.messages, opened.images, judge_sampling(self._block))
+            request = Request(opened.id, opened.messages, opened.images, make_judge_sampling(self._block))
             self._asked.append(((number, place), request))
             if self._stream is not None:
                 self._stream.put(request)
 
-    def verdicts(self) -> dict[Place, int | None]:
+    def collect_verdicts(self) -> dict[ResponsePlace, int | None]:
         """The verdict on every row, None where it failed; waits for the judge.
 
         Raises RuntimeError when too many failed: a judge that comes to no verdict must not train the student.
@@ -55,18 +63,20 @@ class JudgeQueue:
             self._asked.sort(
                 key=lambda one: one[0]
             )  # by place, not by when the answer came: equal answers, equal batches
-            found = outcomes(self._judge, [request for _, request in self._asked], list(range(len(self._asked))))
+            found = generate_outcomes(
+                self._judge, [request for _, request in self._asked], list(range(len(self._asked)))
+            )
         else:
-            found = self._stream.outcomes()
+            found = self._stream.iter_outcomes()
         for index, outcome in found:
-            self._verdicts[self._asked[index][0]] = _verdict(outcome)
+            self._verdicts[self._asked[index][0]] = _read_outcome(outcome)
         ordered = [self._verdicts[place] for place in sorted(self._verdicts)]
-        refuse_failures(ordered, self._block.max_failed_share, self._name)
+        check_failures(ordered, self._block.max_failed_share, self._name)
         return {place: verdict.verdict for place, verdict in self._verdicts.items()}
 
 
-def _verdict(outcome: list[Answer] | str) -> Verdict:
+def _read_outcome(outcome: list[Answer] | str) -> JudgeVerdict:
     if isinstance(outcome, str):
-        return Verdict(None, outcome, None)
+        return JudgeVerdict(None, outcome, None)
     (answer,) = outcome
-    return Verdict(None, answer.finish_reason, None) if answer.failed else read(answer)
+    return JudgeVerdict(None, answer.finish_reason, None) if answer.failed else read_verdict(answer)

@@ -7,10 +7,10 @@ A judge can be talked round by a single sign or opener ("One token to fool LLM-a
 import re
 
 from stages.corpora.scoring import is_correct
-from stages.judging.sanitize import plain
+from stages.judging.sanitize import normalise_characters
 
 EMPTY, LOOPING, KEY_PHRASE = "by rule: empty", "by rule: repeats itself", "by rule: only announces an answer"
-SAME, UNREAD, SILENT = "by rule: the reference", "too long for the judge", "the judge did not reply"
+SAME, UNREAD, NO_REPLY = "by rule: the reference", "too long for the judge", "the judge did not reply"
 SHORT_REFERENCE = 32  # characters; a longer reference is prose, which no rule compares
 
 # The end of the text repeats one piece of up to 80 characters at least 6 times, 48 characters or more in all.
@@ -35,15 +35,17 @@ _OPENER = re.compile(
 )
 
 
-def rule_reason(candidate: str, reference: str = "") -> str | None:
+def find_rule_reason(candidate: str, reference: str = "") -> str | None:
     """Why `candidate` is wrong without asking anyone (EMPTY, LOOPING, KEY_PHRASE), or None.
 
     What is the reference, or a part of it, is never wrong by rule: "+" or "the first one" may be asked for.
     """
-    text = plain(candidate).strip()
+    text = normalise_characters(candidate).strip()
     if not text:
         return EMPTY
-    if text in reference or (_bare(text) and _bare(text) in _bare(plain(reference))):
+    if text in reference or (
+        _strip_signs(text) and _strip_signs(text) in _strip_signs(normalise_characters(reference))
+    ):
         return None
     loop = _LOOP.search(text[-_LOOP_WINDOW:])
     if loop and len(loop.group()) >= _LOOP_CHARACTERS:
@@ -51,7 +53,7 @@ def rule_reason(candidate: str, reference: str = "") -> str | None:
     return KEY_PHRASE if _says_nothing(text) else None
 
 
-def _bare(text: str) -> str:
+def _strip_signs(text: str) -> str:
     return re.sub(r"\W+", " ", text).strip().casefold()
 
 
@@ -66,20 +68,20 @@ def _says_nothing(text: str) -> bool:
         left = left[opener.end() :]
 
 
-def plainly_right(candidate: str, reference: str) -> bool:
+def is_plainly_right(candidate: str, reference: str) -> bool:
     """Whether a short reference stands alone as the candidate's answer: its whole text, or what follows its last
     "answer:".
 
     Says nothing about anything else: a rule may find an answer right, whether one is wrong is the judge's to say.
     """
-    wanted, text = plain(reference).strip(), plain(candidate).strip()
+    wanted, text = normalise_characters(reference).strip(), normalise_characters(candidate).strip()
     if not wanted or len(wanted) > SHORT_REFERENCE:
         return False
     closing = re.split(r"\banswer(?: is)?\s*:?\s*", text, flags=re.IGNORECASE)[-1].strip()
-    return any(len(one) <= SHORT_REFERENCE and _only(one, wanted) for one in (text, closing))
+    return any(len(one) <= SHORT_REFERENCE and _is_only(one, wanted) for one in (text, closing))
 
 
-def _only(text: str, wanted: str) -> bool:
+def _is_only(text: str, wanted: str) -> bool:
     """Whether `text` is `wanted` and nothing else; numbers are compared as numbers, one number must stand there."""
     one_number = re.fullmatch(r"\W*-?\d+(?:\.\d+)?\W*", text) is not None
     number = re.fullmatch(r"-?\d+(?:\.\d+)?", wanted) is not None

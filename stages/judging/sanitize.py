@@ -22,16 +22,16 @@ _NONCE_LETTERS = 4
 _GAP = " [...] "
 
 
-def plain(text: str) -> str:
+def normalise_characters(text: str) -> str:
     """`text` in ordinary characters: digits of every script and full-width signs as ASCII, blanks as blanks, hidden
     ones gone.
 
     Powers, fractions and accents stay as they are.
     """
-    return "".join(_plain_characters(text.translate(_FULL_WIDTH)))
+    return "".join(_iter_plain_characters(text.translate(_FULL_WIDTH)))
 
 
-def _plain_characters(text: str) -> Iterator[str]:
+def _iter_plain_characters(text: str) -> Iterator[str]:
     for character in text:
         if (character.isascii() and character.isprintable()) or character == "\n":
             yield character
@@ -43,15 +43,15 @@ def _plain_characters(text: str) -> Iterator[str]:
             yield character
 
 
-def fenced(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` with everything that could open or close a tag, or stand for a special token, made harmless.
 
     `<` becomes a look-alike where a letter, `/`, `|` or `!` follows; elsewhere ("3 < 5") it stays.
     """
-    return _TAG_OPENER.sub(_HARMLESS, plain(text))
+    return _TAG_OPENER.sub(_HARMLESS, normalise_characters(text))
 
 
-def shortened(text: str, longest: int) -> str:
+def shorten_middle(text: str, longest: int) -> str:
     """`text` up to `longest` characters; of a longer one the first quarter and the end, where answers stand."""
     if len(text) <= longest:
         return text
@@ -59,7 +59,7 @@ def shortened(text: str, longest: int) -> str:
     return text[: kept // 4] + _GAP + text[-(kept - kept // 4) :]
 
 
-def nonce(*parts: str) -> str:
+def make_nonce(*parts: str) -> str:
     """Four letters for a fence around `parts`: a function of them, found in none of them.
 
     Who writes a part can't know them: they hash the part itself. Equal parts get equal letters, so that a stored

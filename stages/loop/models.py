@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary, AdversarySettings
-from stages.adversary.discriminator import Discriminator, DiscriminatorCollator
+from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.objective import Objective
 from stages.config.ril import Ril
@@ -11,15 +11,15 @@ from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
-from stages.engines.engine import Engine, Need, TrainableEngine
-from stages.engines.start import engine_elsewhere, start_engine, start_trainable
+from stages.engines.engine import Engine, StartOptions, TrainableEngine
+from stages.engines.start import make_null_engine, start_engine, start_trainable
 from stages.job.job import Job
 from stages.policy.policy import Policy
 from stages.training.passes import PaddingGroups
-from stages.training.ranks import ranks
+from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
-from stages.vlm.context_limit import too_long
+from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import Reader, load_network, load_reader
 
 
@@ -42,21 +42,21 @@ class RilModels:
 
     def explain_refusal(self, question: Question) -> str | None:
         """Why the question is more than the student takes; None when it is not."""
-        return too_long(self.reader, self.checkpoint, question.messages, question.images)
+        return explain_too_long(self.reader, self.checkpoint, question.messages, question.images)
 
 
 def load_models(job: Job, objective: Objective) -> RilModels:
     """Loads the models that the objective needs; engines start on the first rank only."""
     checkpoint = open_checkpoint(job.input("data/warm_start"))
     judge_checkpoint = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
-    runtime, here = job.block(Runtime), ranks()
-    need = Need(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
-    with job.timed("start"):
-        engine = start_trainable(checkpoint, runtime, need) if here.first else engine_elsewhere(checkpoint)
-        judge = start_engine(judge_checkpoint, runtime, need) if objective.judged and here.first else None
+    runtime, here = job.block(Runtime), get_ranks()
+    need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
+    with job.measure_time("start"):
+        engine = start_trainable(checkpoint, runtime, need) if here.first else make_null_engine(checkpoint)
+        judge = start_engine(judge_checkpoint, runtime, need) if objective.uses_judge and here.first else None
         reader = load_reader(checkpoint)
         policy = load_policy(job, checkpoint, reader, objective)
-        adversary = load_adversary(job, checkpoint, reader, objective) if objective.discriminated else None
+        adversary = load_adversary(job, checkpoint, reader, objective) if objective.uses_discriminator else None
     return RilModels(checkpoint, reader, policy, adversary, engine, judge)
 
 
@@ -74,7 +74,7 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
 def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Adversary:
     """The discriminator as its stage left it, with a trainer at the loop's constant rate."""
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
-    discriminator = Discriminator(load_network(checkpoint, reader), seed=0, sees=block.sees)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), seed=0, sees=block.sees)
     discriminator.load(job.input("data/discriminator"))
     constant = Schedule(
         steps=loop.steps,

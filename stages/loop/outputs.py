@@ -15,12 +15,12 @@ from stages.job.rejects import Reject, write_rejects
 from stages.loop.models import RilModels
 from stages.loop.validation import select_step
 from stages.policy.rewards import ScoredResponse
-from stages.training.ranks import ranks
+from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import save_weights
 from stages.vlm.checkpoint import write_card
 
-SAMPLES = pa.schema(
+SAMPLE_SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
         ("question_id", pa.string()),
@@ -34,7 +34,7 @@ SAMPLES = pa.schema(
 )
 
 
-def sample_rows(
+def make_sample_rows(
     step: int, questions: Sequence[Question], groups: Sequence[Sequence[ScoredResponse]]
 ) -> list[dict[str, Any]]:
     """Rows of SAMPLES: the responses to the first `questions` of a step and what they earned."""
@@ -56,8 +56,8 @@ def sample_rows(
 
 def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Sequence[Reject]) -> None:
     """Writes the student, the samples, the curves and the questions that were too long; ends the engines."""
-    now = dict(models.policy.weights())
-    if not ranks().first:
+    now = dict(models.policy.iter_weights())
+    if not get_ranks().first:
         return
     block, checkpoint = job.block(Ril), models.checkpoint
     write_rejects(job.reports / "rejects.jsonl", rejects)
@@ -69,14 +69,14 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
             save_weights(models.policy.student.model, folder / name, weights)
             models.reader.save(folder / name)
             write_card(folder / name, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
-        write_shards(folder / "samples", state.rows("samples"), SAMPLES)
+        write_shards(folder / "samples", state.rows("samples"), SAMPLE_SCHEMA)
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
     finite = {key: value for key, value in last.items() if math.isfinite(value)}
     ends = {"start": scores[0][VALIDATION], "end": scores[-1][VALIDATION]}
     job.write_metrics({VALIDATION: {**ends, "kept_step": select_step(scores, block)}, "last_step": finite})
-    job.progress.table("validation", scores)
+    job.progress.show_table("validation", scores)
     models.engine.close()
     if models.judge:
         models.judge.close()

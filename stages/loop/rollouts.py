@@ -16,8 +16,8 @@ from stages.groups.response import STUDENT, Response
 from stages.job.job import Job
 from stages.judging.queue import JudgeQueue
 from stages.loop.models import RilModels
-from stages.responses.draws import TeacherAnswer, balanced_draw
-from stages.training.ranks import ranks
+from stages.responses.draws import TeacherAnswer, draw_balanced
+from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.vlm.reader import Reader
 
@@ -37,25 +37,25 @@ class Rollouts:
 
     def collect(self, step: int, questions: Sequence[Question]) -> Groups:
         """G responses of the student, which go to the judge as they are finished, and G of the teachers."""
-        return ranks().from_first(lambda: self._collect(step, questions))
+        return get_ranks().broadcast(lambda: self._collect(step, questions))
 
     def judge(self, step: int, groups: Groups) -> Groups:
         """The same responses with the verdicts on the student's; waits for the judge.
 
         Raises RuntimeError when more verdicts fail than verdict.max_failed_share allows.
         """
-        return ranks().from_first(lambda: self._judge(step, groups))
+        return get_ranks().broadcast(lambda: self._judge(step, groups))
 
     def _collect(self, step: int, questions: Sequence[Question]) -> Groups:
         if (judge := self._models.judge) is not None:
             self._queue = JudgeQueue(judge, self._job.block(Verdict), f"{self._job.name}, step {step + 1}")
-        if (recorded := self._state.recorded(step)) is not None:
+        if (recorded := self._state.read_record(step)) is not None:
             return self._reuse(questions, recorded)
-        with self._job.timed("sample"):
+        with self._job.measure_time("sample"):
             groups = self._sample(step, questions)
         for question, group in zip(questions, groups, strict=True):
             seed = self._job.seed("draw", step, question.id)
-            answers = balanced_draw(self._pool[question.id], self._block.group, seed)
+            answers = draw_balanced(self._pool[question.id], self._block.group, seed)
             group += [tokenize_teacher_answer(self._models.reader, answer) for answer in answers]
         self._record(step, groups, judged=self._queue is None)
         return groups
@@ -73,17 +73,19 @@ class Rollouts:
         if self._objective.references:
             return [[] for _ in questions]
         groups: dict[int, list[Response]] = {}
-        for number, answers in self._models.engine.generate([self._request(step, question) for question in questions]):
+        for number, answers in self._models.engine.generate(
+            [self._make_request(step, question) for question in questions]
+        ):
             if failed := [answer for answer in answers if answer.failed]:
                 raise EngineError(
                     f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}"
                 )
-            groups[number] = [student_response(answer) for answer in answers]
+            groups[number] = [make_student_response(answer) for answer in answers]
             if self._queue is not None:
                 self._queue.put(number, questions[number], groups[number])
         return [groups[number] for number in range(len(questions))]
 
-    def _request(self, step: int, question: Question) -> Request:
+    def _make_request(self, step: int, question: Question) -> Request:
         """The question to the student's engine; its G answers are one request and are finished together."""
         compared = self._objective.rollout_correction != "none"
         seed = self._job.seed("sample", step, question.id) % 2**62
@@ -93,7 +95,7 @@ class Rollouts:
     def _judge(self, step: int, groups: Groups) -> Groups:
         if self._queue is None or not self._queue.used:
             return groups
-        verdicts = self._queue.verdicts()
+        verdicts = self._queue.collect_verdicts()
         groups = [
             [
                 replace(one, verdict=verdicts[number, place]) if one.source == STUDENT else one
@@ -108,18 +110,18 @@ class Rollouts:
         self._state.record(step, {"judged": judged, "groups": [[asdict(one) for one in group] for group in groups]})
 
 
-def student_response(answer: Answer) -> Response:
+def make_student_response(answer: Answer) -> Response:
     """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
     return Response(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None, answer.log_probs)
 
 
 def tokenize_teacher_answer(reader: Reader, answer: TeacherAnswer) -> Response:
     """A stored answer of a teacher in the student's tokens, with the verdict that it got once for all experiments."""
-    ids = tuple(reader.chat.response_ids(answer.text))
+    ids = tuple(reader.chat.encode_response(answer.text))
     return Response(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
 
 
-def reference_answer(question: Question) -> TeacherAnswer:
+def make_reference_answer(question: Question) -> TeacherAnswer:
     """The written-out reference of a question as an answer: its target, where it has one as in the warm start."""
     return TeacherAnswer("reference", 0, question.target or question.answer, 1, "stop")
 

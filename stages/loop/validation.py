@@ -11,7 +11,7 @@ from stages.engines.engine import Request
 from stages.job.job import Job
 from stages.job.metric_names import STEP, VALIDATION
 from stages.loop.models import RilModels
-from stages.training.ranks import ranks
+from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 
 
@@ -24,18 +24,18 @@ class Validation:
 
     def run(self, step: int) -> None:
         """Adds the student's score after `step` steps to the records; called by all ranks."""
-        with self._job.timed("validate"):
-            share = ranks().from_first(self._share_right)
+        with self._job.measure_time("validate"):
+            share = get_ranks().broadcast(self._measure_accuracy)
         scores = self._state.rows("validation")
         scores.append({STEP: step, VALIDATION: share})
         if self._block.keep != "last" and select_step(scores, self._block) == step:
-            self._state.copy = self._models.policy.trainer.copied_state()
+            self._state.copy = self._models.policy.trainer.copy_state()
 
     def is_due(self, step: int) -> bool:
         """Whether the student is scored after `step` steps."""
         return step % self._block.validation_every == 0 or step == self._block.steps
 
-    def _share_right(self) -> float:
+    def _measure_accuracy(self) -> float:
         """Share of the questions that are answered right; one that the student can't take is not right."""
         greedy = Sampling(temperature=0.0, max_tokens=self._block.sampling.max_tokens)
         asked = [one for one in self._questions if self._models.explain_refusal(one) is None]

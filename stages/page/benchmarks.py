@@ -4,15 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.benchmarks.paper import CAVEATS, quoted
-from stages.benchmarks.registry import COLUMNS, registry
-from stages.benchmarks.scores import NORMAL_95, average_of_columns, column_scores
+from stages.benchmarks.paper import CAVEATS, list_paper_scores
+from stages.benchmarks.registry import COLUMNS, load_registry
+from stages.benchmarks.scores import NORMAL_95, average_columns, collect_column_scores
 from stages.job.files import read_json
 from stages.job.job import Job
-from stages.page.scores import Scored
+from stages.page.evaluated_models import EvaluatedModel
 
 
-def ours(models: Sequence[Scored]) -> list[dict[str, Any]]:
+def tabulate_benchmarks(models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:
     """One row per benchmark that any model answered: profile, judge and source, and a cell per model."""
     every = {name: numbers for model in models for name, numbers in model.metrics.get("benchmarks", {}).items()}
     return [
@@ -24,21 +24,21 @@ def ours(models: Sequence[Scored]) -> list[dict[str, Any]]:
             "style": numbers["style"],
             "judge": numbers["judge"],
             "source": numbers["source"],
-            "cells": [_cell(model.metrics.get("benchmarks", {}).get(name)) for model in models],
+            "cells": [_make_cell(model.metrics.get("benchmarks", {}).get(name)) for model in models],
         }
         for name, numbers in every.items()
     ]
 
 
-def _cell(numbers: Mapping[str, Any] | None) -> dict[str, Any]:
+def _make_cell(numbers: Mapping[str, Any] | None) -> dict[str, Any]:
     """A score with half of its interval, and a note on rows without a score."""
     if numbers is None or numbers["score"] is None:
-        failed = "" if numbers is None else _short_of(numbers)
+        failed = "" if numbers is None else _describe_gaps(numbers)
         return {"score": None, "error": None, "note": failed}
-    return {"score": numbers["score"], "error": numbers["error"], "note": _short_of(numbers)}
+    return {"score": numbers["score"], "error": numbers["error"], "note": _describe_gaps(numbers)}
 
 
-def _short_of(numbers: Mapping[str, Any]) -> str:
+def _describe_gaps(numbers: Mapping[str, Any]) -> str:
     names = (
         ("unparsed", "unparsed"),
         ("judge_failed", "judge failed"),
@@ -48,7 +48,7 @@ def _short_of(numbers: Mapping[str, Any]) -> str:
     return ", ".join(f"{numbers[key]:.0f} % {name}" for key, name in names if numbers[key] > 0)
 
 
-def errors(models: Sequence[Scored]) -> list[str]:
+def list_errors(models: Sequence[EvaluatedModel]) -> list[str]:
     """Benchmarks that could not be read, with the reason, each once."""
     found = {
         f"{name}: {text}": None for model in models for name, text in model.metrics.get("benchmark_errors", {}).items()
@@ -56,52 +56,54 @@ def errors(models: Sequence[Scored]) -> list[str]:
     return list(found)
 
 
-def by_column(models: Sequence[Scored]) -> list[dict[str, Any]]:
+def tabulate_columns(models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:
     """Our models in the paper's columns, with the average over those that are complete."""
     rows = []
     for model in models:
         numbers = model.metrics.get("benchmarks", {})
-        scores, average = column_scores(numbers), average_of_columns(numbers)
+        scores, average = collect_column_scores(numbers), average_columns(numbers)
         if average["over"]:
             rows.append({"title": model.title, "cells": [scores[name] for name in COLUMNS], **average})
     return rows
 
 
-def reference() -> dict[str, Any]:
+def tabulate_paper() -> dict[str, Any]:
     """The paper's rows as printed, with their average and caveats."""
     rows = [
         {
             "title": name,
             "cells": [row[column] for column in COLUMNS],
             "value": sum(row.values()) / len(row),
-            "error": NORMAL_95 * math.sqrt(sum(variance(row[column], column) for column in COLUMNS)) / len(COLUMNS),
+            "error": NORMAL_95
+            * math.sqrt(sum(compute_variance(row[column], column) for column in COLUMNS))
+            / len(COLUMNS),
         }
-        for name, row in quoted().items()
+        for name, row in list_paper_scores().items()
     ]
     return {"columns": COLUMNS, "rows": rows, "caveats": CAVEATS}
 
 
-def variance(score: float, column: str) -> float:
+def compute_variance(score: float, column: str) -> float:
     """Variance of a printed score in per cent, from its number of rows alone: a lower bound."""
-    rows = sum(spec.expected for spec in registry().values() if spec.column == column)
+    rows = sum(spec.expected for spec in load_registry().values() if spec.column == column)
     return score * (100 - score) / rows
 
 
-def quotes(models: Sequence[Scored], student: str) -> dict[str, Any] | None:
+def find_paper_rows(models: Sequence[EvaluatedModel], student: str) -> dict[str, Any] | None:
     """The paper's base and RIL rows for comparison: of the student that is named in `student`, else the first.
 
     None if no measured benchmark is one of the paper's columns.
     """
     if not any(numbers.get("column") for model in models for numbers in model.metrics.get("benchmarks", {}).values()):
         return None
-    rows = quoted()
+    rows = list_paper_scores()
     bases = [name for name in rows if " + " not in name]
     base = next((name for name in bases if name.lower() in student.lower()), bases[0])
     ril = f"{base} + RIL (both teachers)"
     return {"base": base, "ril": ril, "base_scores": rows[base], "ril_scores": rows[ril]}
 
 
-def speeds(job: Job, models: Sequence[Scored]) -> list[dict[str, Any]]:
+def tabulate_speeds(job: Job, models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:
     """Tokens and milliseconds per answer, of the answers that this machine generated; stored answers take no time."""
     rows = []
     for model in models:

@@ -5,29 +5,30 @@ from collections.abc import Sequence
 
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
+from stages.page.evaluated_models import EvaluatedModel
 from stages.page.inputs import History
-from stages.page.plots import Bar, Line, Plot, curves, dots
-from stages.page.scores import Scored
+from stages.page.plots import Line, Plot, ScoreDot, plot_curves, plot_dots
 
-Wanted = tuple[
+CurveSpec = tuple[
     str, str, list[Line], bool, float | None
 ]  # title, caption, lines, whether in per cent, line for comparison
 
 
-def score_plot(models: Sequence[Scored]) -> Plot:
+def plot_scores(models: Sequence[EvaluatedModel]) -> Plot:
     """Accuracy of all models with standard errors, and with shuffled images."""
     series = {"ril": 0, "warm_start": 0, "base": 0, "teacher": 1, "other": 2}
     bars = [
-        Bar(model.title, model.accuracy, model.standard_error, model.shuffled, series[model.role]) for model in models
+        ScoreDot(model.title, model.accuracy, model.standard_error, model.shuffled, series[model.role])
+        for model in models
     ]
     hollow = " Hollow: the same model with shuffled images." if any(bar.hollow is not None for bar in bars) else ""
-    return dots("Accuracy", f"Share of correct answers with ± 1 standard error.{hollow}", bars)
+    return plot_dots("Accuracy", f"Share of correct answers with ± 1 standard error.{hollow}", bars)
 
 
-def figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
+def plot_figure_3(found: History, validation: History, teachers: Sequence[str]) -> list[Plot]:
     """The paper's Figure 3 for this run: similarity reward, answer reward, validation; those that the run has."""
-    similarity = by_source(found, names.SIMILARITY, teachers)
-    answer = by_source(found, names.ANSWER, teachers)
+    similarity = make_source_lines(found, names.SIMILARITY, teachers)
+    answer = make_source_lines(found, names.ANSWER, teachers)
     scores = [
         Line(names.VALIDATION, validation.steps, validation.columns[names.VALIDATION], 0, smooth=False, dots=True)
     ]
@@ -36,29 +37,29 @@ def figure_3(found: History, validation: History, teachers: Sequence[str]) -> li
         ("Answer reward", "Share of answers judged correct.", answer),
         ("Validation", "Accuracy on the validation questions with greedy decoding.", scores),
     )
-    return [curves(title, text, lines, percent=True) for title, text, lines in drawn if lines]
+    return [plot_curves(title, text, lines, percent=True) for title, text, lines in drawn if lines]
 
 
-def health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
+def plot_health(found: History, teachers: Sequence[str]) -> dict[str, list[Plot]]:
     """Curves of discriminator, rewards and update by topic; curves without numbers are left out."""
     groups = {
-        "Discriminator": discriminator(found, teachers),
-        "Judge, rewards and groups": rewards(found, teachers),
-        "Student": student(found, teachers),
+        "Discriminator": list_discriminator_curves(found, teachers),
+        "Judge, rewards and groups": list_reward_curves(found, teachers),
+        "Student": list_student_curves(found, teachers),
     }
     drawn = {
-        title: [curves(name, text, lines, share, level) for name, text, lines, share, level in wanted if lines]
+        title: [plot_curves(name, text, lines, share, level) for name, text, lines, share, level in wanted if lines]
         for title, wanted in groups.items()
     }
     return {title: plots for title, plots in drawn.items() if plots}
 
 
-def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
+def list_discriminator_curves(found: History, teachers: Sequence[str]) -> list[CurveSpec]:
     """Its accuracy, logits, loss and entropy."""
-    told = by_source(found, names.DISC_ACCURACY_OF, teachers)
-    sure = named(found, {names.DISC_LOSS: "loss", names.DISC_ENTROPY: "entropy"})
+    told = make_source_lines(found, names.DISC_ACCURACY_OF, teachers)
+    sure = make_lines(found, {names.DISC_LOSS: "loss", names.DISC_ENTROPY: "entropy"})
     sure_text = "Cross entropy (dashed: chance, ln 2), and entropy of its predictions (near 0: certain)."
-    logits = by_source(found, names.REWARD_LOGIT, teachers)
+    logits = make_source_lines(found, names.REWARD_LOGIT, teachers)
     told_text = "Before each update; 50 % is chance, at 100 % the student gets no similarity reward."
     return [
         ("Discriminator accuracy", told_text, told, True, 0.5),
@@ -73,14 +74,14 @@ def discriminator(found: History, teachers: Sequence[str]) -> list[Wanted]:
     ]
 
 
-def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
+def list_reward_curves(found: History, teachers: Sequence[str]) -> list[CurveSpec]:
     """Advantages, shares of a step without a useful signal, failed verdicts."""
-    advantages = by_source(found, names.ADVANTAGE, teachers)
+    advantages = make_source_lines(found, names.ADVANTAGE, teachers)
     lost = {
         names.EQUAL_REWARDS: "equal rewards in a group",
         names.CORRECT_NEGATIVE_ADVANTAGE: "correct, negative advantage",
     }
-    failed = by_source(found, names.FAILED, teachers)
+    failed = make_source_lines(found, names.FAILED, teachers)
     return [
         (
             "Mean advantage",
@@ -92,7 +93,7 @@ def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
         (
             "Lost signal",
             "Groups with equal rewards; correct student answers with a negative advantage.",
-            named(found, lost),
+            make_lines(found, lost),
             True,
             None,
         ),
@@ -100,17 +101,17 @@ def rewards(found: History, teachers: Sequence[str]) -> list[Wanted]:
     ]
 
 
-def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
+def list_student_curves(found: History, teachers: Sequence[str]) -> list[CurveSpec]:
     """Length, entropy, KL and optimizer statistics of the student."""
     labels = {STUDENT: "student's", TEACHERS: "teachers'"}
-    divergence = named(found, {names.by_source(names.KL, side): label for side, label in labels.items()})
-    entropy = named(found, {names.by_source(names.ENTROPY, side): label for side, label in labels.items()})
-    norms = named(found, {names.GRAD_NORM: "student", names.DISC_GRAD_NORM: "discriminator"})
-    length = by_source(found, names.LENGTH, teachers)
-    cut = by_source(found, names.CUT, teachers)
-    rate = named(found, {names.LEARNING_RATE: "learning rate"})
+    divergence = make_lines(found, {names.by_source(names.KL, side): label for side, label in labels.items()})
+    entropy = make_lines(found, {names.by_source(names.ENTROPY, side): label for side, label in labels.items()})
+    norms = make_lines(found, {names.GRAD_NORM: "student", names.DISC_GRAD_NORM: "discriminator"})
+    length = make_source_lines(found, names.LENGTH, teachers)
+    cut = make_source_lines(found, names.CUT, teachers)
+    rate = make_lines(found, {names.LEARNING_RATE: "learning rate"})
     last = names.in_last_update(names.CLIP_RATIO)
-    clipped = named(found, {names.CLIP_RATIO: "clipped tokens", last: "last inner update"})
+    clipped = make_lines(found, {names.CLIP_RATIO: "clipped tokens", last: "last inner update"})
     if not any(value > 0 for line in clipped for value in line.y):
         clipped = []  # with one inner update the ratio is 1
     return [
@@ -130,15 +131,17 @@ def student(found: History, teachers: Sequence[str]) -> list[Wanted]:
     ]
 
 
-def pretraining(found: History) -> list[Plot]:
+def plot_pretraining(found: History) -> list[Plot]:
     """The discriminator's accuracy on its training texts; empty if it took no step."""
-    lines = named(found, {names.TEXT_ACCURACY: "training texts"})
+    lines = make_lines(found, {names.TEXT_ACCURACY: "training texts"})
     return (
-        [curves("Pre-training", "Accuracy on the texts of each step.", lines, percent=True, level=0.5)] if lines else []
+        [plot_curves("Pre-training", "Accuracy on the texts of each step.", lines, percent=True, level=0.5)]
+        if lines
+        else []
     )
 
 
-def by_source(found: History, column: str, teachers: Sequence[str]) -> list[Line]:
+def make_source_lines(found: History, column: str, teachers: Sequence[str]) -> list[Line]:
     """A line for the student, a dashed line for each teacher."""
     lines = []
     for series, source in enumerate([STUDENT, *sorted(teachers)]):
@@ -148,7 +151,7 @@ def by_source(found: History, column: str, teachers: Sequence[str]) -> list[Line
     return lines
 
 
-def named(found: History, columns: dict[str, str]) -> list[Line]:
+def make_lines(found: History, columns: dict[str, str]) -> list[Line]:
     """A line for each column that has numbers."""
     values = [(label, found.get(column), series) for series, (column, label) in enumerate(columns.items())]
     return [Line(label, found.steps, column, series) for label, column, series in values if column is not None]

@@ -3,62 +3,62 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stages.benchmarks.paper import quoted
+from stages.benchmarks.paper import list_paper_scores
 from stages.benchmarks.scores import NORMAL_95
-from stages.page.experiments import Experiment, Found
-from stages.page.plots import Plot, Row, bars, grouped
-from stages.page.scores import Scored, difference, first_of
-from stages.page.summary import relative
+from stages.page.comparison import ExperimentList, ExperimentSummary
+from stages.page.evaluated_models import EvaluatedModel, compare_models, find_first
+from stages.page.plots import GainBar, Plot, plot_bars, plot_grouped_bars
+from stages.page.summary import compute_relative_gain
 
 RIL, WARM_START, OTHER = 0, 4, 2  # colours
-LONGEST = 22  # characters of an experiment's name in the figure
+LONGEST_NAME = 22  # characters of an experiment's name in the figure
 METHODS = ("GRPO", "Dr.GRPO", "RIL (one teacher)", "RIL (both teachers)")
 
 
-def figure_1(models: Sequence[Scored], found: Found) -> list[Plot]:
+def plot_figure_1(models: Sequence[EvaluatedModel], found: ExperimentList) -> list[Plot]:
     """Gains of the students of this run and of every experiment, and the gains that the paper reports."""
-    rows = [row for row in (warm_start(models), *map(student, found.experiments)) if row is not None]
+    rows = [row for row in (make_warm_start_bar(models), *map(make_student_bar, found.experiments)) if row is not None]
     if not rows:
-        return [paper()]
+        return [plot_paper_gains()]
     text = (
         "Gain of the student over its base on the held-out questions, in per cent of the base's score; whiskers are "
         "95 % intervals for the choice of questions."
     )
-    return [bars("Gain over the base student", text, rows), paper()]
+    return [plot_bars("Gain over the base student", text, rows), plot_paper_gains()]
 
 
-def warm_start(models: Sequence[Scored]) -> Row | None:
+def make_warm_start_bar(models: Sequence[EvaluatedModel]) -> GainBar | None:
     """The gain of the warm start alone."""
-    before, base = first_of(models, "warm_start"), first_of(models, "base")
+    before, base = find_first(models, "warm_start"), find_first(models, "base")
     if before is None or base is None or not base.accuracy:
         return None
-    gain = difference(before, base)
-    return Row(
+    gain = compare_models(before, base)
+    return GainBar(
         "warm start alone", gain.mean / base.accuracy, NORMAL_95 * gain.standard_error / base.accuracy, WARM_START
     )
 
 
-def student(experiment: Experiment) -> Row | None:
+def make_student_bar(experiment: ExperimentSummary) -> GainBar | None:
     """The gain of one experiment's student."""
-    gain = relative(experiment.summary)
+    gain = compute_relative_gain(experiment.summary)
     if gain is None:
         return None
-    return Row(
-        f"{cut(experiment.name)} ({experiment.objective})",
+    return GainBar(
+        f"{shorten_name(experiment.name)} ({experiment.objective})",
         gain[0],
         NORMAL_95 * gain[1],
         RIL if experiment.here else OTHER,
     )
 
 
-def cut(name: str) -> str:
+def shorten_name(name: str) -> str:
     """The beginning of a name that is too long for a label."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
-def paper() -> Plot:
+def plot_paper_gains() -> Plot:
     """The paper's gains: unweighted mean over its fourteen benchmarks, relative to each base row."""
-    means = {name: sum(row.values()) / len(row) for name, row in quoted().items()}
+    means = {name: sum(row.values()) / len(row) for name, row in list_paper_scores().items()}
     bases = [name for name in means if " + " not in name]
     series = {method: [means[f"{base} + {method}"] / means[base] - 1 for base in bases] for method in METHODS}
     text = (
@@ -66,16 +66,16 @@ def paper() -> Plot:
         "in per cent of the base's. The paper reports no error bars. The questions are not those of this run, so the "
         "two figures can't be compared bar by bar."
     )
-    return grouped("The paper's gains (quoted)", text, [shorter(base) for base in bases], series)
+    return plot_grouped_bars("The paper's gains (quoted)", text, [break_name(base) for base in bases], series)
 
 
-def shorter(name: str) -> str:
+def break_name(name: str) -> str:
     """A model's name on two lines."""
     family, _, rest = name.rpartition("-")
     return f"{family}\n{rest}"
 
 
-def table(found: Found) -> list[dict[str, Any]]:
+def tabulate_gains(found: ExperimentList) -> list[dict[str, Any]]:
     """One row per experiment; None for numbers that it does not have."""
     names = (
         "accuracy",
@@ -87,7 +87,7 @@ def table(found: Found) -> list[dict[str, Any]]:
     )
     rows = []
     for one in found.experiments:
-        gain = relative(one.summary)
+        gain = compute_relative_gain(one.summary)
         numbers = {name: one.summary.get(name) for name in names}
         rows.append({"experiment": one, **numbers, "relative": None if gain is None else gain[0]})
     return rows

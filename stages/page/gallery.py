@@ -16,7 +16,7 @@ from stages.corpora.rows import Question, QuestionFolder
 from stages.groups.response import STUDENT
 from stages.job.files import read_shards
 from stages.job.job import Job
-from stages.page.scores import Scored, outcomes
+from stages.page.evaluated_models import EvaluatedModel, classify_outcomes
 
 OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Correct both times", "wrong": "Wrong both times"}
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "GIF", "WEBP")
@@ -28,43 +28,44 @@ REWARDED = {
 }
 
 
-def gallery(job: Job, models: Sequence[Scored]) -> dict[str, Any]:
+def make_gallery(job: Job, models: Sequence[EvaluatedModel]) -> dict[str, Any]:
     """`report.samples` questions of the scored split, as evenly as possible from the four outcomes and from all kinds.
 
     Raises ValueError if the questions are not those that were answered.
     """
-    before, after, became = outcomes(models)
+    before, after, became = classify_outcomes(models)
     kinds = {name: row["kind"] for name, row in after.predictions.items()}
     stacks: dict[str, list[str]] = {name: [] for name in OUTCOMES}
     order = sorted(became, key=lambda name: job.seed("gallery", name))
-    for question_id in across_kinds(order, kinds):
+    for question_id in alternate_kinds(order, kinds):
         stacks[became[question_id]].append(question_id)
-    chosen = evenly(stacks, job.block(Report).samples)
-    questions = asked(job, job.block(Evaluate).split, chosen, f"evaluate@{after.id}")
+    chosen = pick_evenly(stacks, job.block(Report).samples)
+    questions = read_questions_by_id(job, job.block(Evaluate).split, chosen, f"evaluate@{after.id}")
     return {
         "before": before,
         "after": after,
         "counts": {name: (title, len(stacks[name])) for name, title in OUTCOMES.items()},
         "questions": [
-            {**shown(questions[name]), "outcome": became[name], "answers": said(models, name)} for name in chosen
+            {**describe_question(questions[name]), "outcome": became[name], "answers": list_answers(models, name)}
+            for name in chosen
         ],
     }
 
 
-def asked(job: Job, split: str, names: Collection[str], maker: str) -> dict[str, Question]:
+def read_questions_by_id(job: Job, split: str, names: Collection[str], maker: str) -> dict[str, Question]:
     """The questions of a split with these ids; images of other questions are not read.
 
     Raises ValueError if one is missing: then `maker` has to run again.
     """
     folder, wanted = QuestionFolder(job.input("data/questions"), split), set(names)
-    found = {words.id: folder[place] for place, words in enumerate(folder.words()) if words.id in wanted}
+    found = {words.id: folder[place] for place, words in enumerate(folder.iter_key_parts()) if words.id in wanted}
     for name in names:
         if name not in found:
             raise ValueError(f"no question {name!r} in data/questions/{split}; run: dvc repro {maker}")
     return found
 
 
-def across_kinds(order: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
+def alternate_kinds(order: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
     """The questions with kinds alternating; `order` decides within a kind."""
     turns: dict[str, int] = defaultdict(int)
     places = []
@@ -75,7 +76,7 @@ def across_kinds(order: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
     return [question_id for _, question_id in sorted(places, key=lambda place: place[0])]
 
 
-def evenly(stacks: Mapping[str, Sequence[str]], wanted: int) -> list[str]:
+def pick_evenly(stacks: Mapping[str, Sequence[str]], wanted: int) -> list[str]:
     """`wanted` entries (all if there are fewer), taken from the stacks in turn; those of a stack stay together."""
     taken = dict.fromkeys(stacks, 0)
     while sum(taken.values()) < wanted and any(taken[name] < len(stack) for name, stack in stacks.items()):
@@ -85,7 +86,7 @@ def evenly(stacks: Mapping[str, Sequence[str]], wanted: int) -> list[str]:
     return [question_id for name, stack in stacks.items() for question_id in stack[: taken[name]]]
 
 
-def said(models: Sequence[Scored], question_id: str) -> list[dict[str, Any]]:
+def list_answers(models: Sequence[EvaluatedModel], question_id: str) -> list[dict[str, Any]]:
     """Every model's answer to one question."""
     rows = [(model, model.predictions[question_id]) for model in models]
     return [
@@ -102,18 +103,18 @@ def said(models: Sequence[Scored], question_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def shown(question: Question) -> dict[str, Any]:
+def describe_question(question: Question) -> dict[str, Any]:
     """The fields of a question that the page shows."""
     return {
         "id": question.id,
         "kind": question.kind,
         "text": question.text,
         "reference": question.answer,
-        "images": [data_uri(image) for image in question.images],
+        "images": [make_data_uri(image) for image in question.images],
     }
 
 
-def data_uri(image: bytes) -> str:
+def make_data_uri(image: bytes) -> str:
     """The image as a `data:` URL: its own bytes if browsers know the format, else re-encoded as PNG."""
     with Image.open(io.BytesIO(image)) as picture:
         kind = picture.format or ""
@@ -124,7 +125,7 @@ def data_uri(image: bytes) -> str:
     return f"data:{Image.MIME[kind]};base64,{base64.b64encode(image).decode()}"
 
 
-def training_groups(job: Job) -> dict[str, Any]:
+def list_training_groups(job: Job) -> dict[str, Any]:
     """Rewarded groups of the first and last steps of the loop: source, answer, D's score, verdict and reward.
 
     Each group also has an answer of the student before the loop (`rollout`), without reward.
@@ -132,14 +133,16 @@ def training_groups(job: Job) -> dict[str, Any]:
     """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read_shards(job.input("data/ril/samples")).to_pylist():
-        groups[row["step"], row["question_id"]].append({**row, "student": sigmoid(row["logit"]), "kind": kind_of(row)})
-    kept = first_and_last(sorted(groups), job.block(Report).samples // 2)
-    questions = asked(job, "imitation", [name for _, name in kept], "ril")
-    before = earlier_answers(job, {name for _, name in kept})
+        groups[row["step"], row["question_id"]].append(
+            {**row, "student": sigmoid(row["logit"]), "kind": classify_reward(row)}
+        )
+    kept = pick_first_and_last(sorted(groups), job.block(Report).samples // 2)
+    questions = read_questions_by_id(job, "imitation", [name for _, name in kept], "ril")
+    before = read_earlier_answers(job, {name for _, name in kept})
     shown_groups = [
         {
             "step": step,
-            **shown(questions[name]),
+            **describe_question(questions[name]),
             "before": before.get(name),
             "rows": groups[step, name],
             "outcomes": sorted({row["kind"] for row in groups[step, name]} - {""}),
@@ -152,7 +155,7 @@ def training_groups(job: Job) -> dict[str, Any]:
     return {"counts": counts, "groups": shown_groups}
 
 
-def kind_of(row: Mapping[str, Any]) -> str:
+def classify_reward(row: Mapping[str, Any]) -> str:
     """The rewards of a student's row as a key of REWARDED; "" for a teacher's row, or without a discriminator."""
     if row["source"] != STUDENT or math.isnan(row["logit"]):
         return ""
@@ -160,7 +163,7 @@ def kind_of(row: Mapping[str, Any]) -> str:
     return f"earned-{names[bool(row['answer']), row['logit'] < 0]}"
 
 
-def first_and_last(keys: Sequence[tuple[int, str]], wanted: int) -> list[tuple[int, str]]:
+def pick_first_and_last(keys: Sequence[tuple[int, str]], wanted: int) -> list[tuple[int, str]]:
     """About `wanted` of the sorted (step, question): whole steps, from both ends of the run inwards, in order."""
     steps = list(dict.fromkeys(step for step, _ in keys))
     inwards = dict.fromkeys(step for pair in zip(steps, reversed(steps), strict=True) for step in pair)
@@ -172,7 +175,7 @@ def first_and_last(keys: Sequence[tuple[int, str]], wanted: int) -> list[tuple[i
     return [key for key in keys if key[0] in chosen]
 
 
-def earlier_answers(job: Job, questions: Collection[str]) -> dict[str, str]:
+def read_earlier_answers(job: Job, questions: Collection[str]) -> dict[str, str]:
     """The first stored answer of the warm-started student to each of these questions."""
     found: dict[str, str] = {}
     for file in sorted(job.input("data/rollout").glob("*.parquet")):

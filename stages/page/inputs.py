@@ -31,9 +31,9 @@ class History:
         return values if values and any(math.isfinite(value) for value in values) else None
 
 
-def history(job: Job, stage: str, name: str = "history.csv") -> History:
+def read_history(job: Job, stage: str, name: str = "history.csv") -> History:
     """reports/<stage>/<name>. Raises MissingInput when it is not there, ValueError for a cell that is no number."""
-    path = existing(job, job.input(f"reports/{stage}") / name)
+    path = require_path(job, job.input(f"reports/{stage}") / name)
     with path.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else [names.STEP])}
@@ -46,38 +46,38 @@ def history(job: Job, stage: str, name: str = "history.csv") -> History:
     return History(columns)
 
 
-def metrics(job: Job, stage: str, item: str = "") -> dict[str, Any]:
+def read_metrics(job: Job, stage: str, item: str = "") -> dict[str, Any]:
     """reports/<stage>/<item>/metrics.json. Raises MissingInput when it is not there."""
-    return read_json(existing(job, job.input(f"reports/{stage}") / item / "metrics.json"))
+    return read_json(require_path(job, job.input(f"reports/{stage}") / item / "metrics.json"))
 
 
-def existing(job: Job, path: Path) -> Path:
+def require_path(job: Job, path: Path) -> Path:
     """`path`, which exists; raises MissingInput with the stage that makes it."""
     if not path.exists():
-        raise job.missing(str(path.relative_to(job.root)))
+        raise job.explain_missing(str(path.relative_to(job.root)))
     return path
 
 
-def teachers(job: Job) -> list[dict[str, Any]]:
+def tabulate_teachers(job: Job) -> list[dict[str, Any]]:
     """One row for each teacher of the pool: what it answered, what the judge said of it, what was kept."""
-    pool = metrics(job, "pool")
+    pool = read_metrics(job, "pool")
     rows = []
     for name in sorted(job.block(Pool).teachers):
-        verdict = metrics(job, "verdict", name)
+        verdict = read_metrics(job, "verdict", name)
         rows.append({"teacher": name, **pool[name], "verdicts": verdict["verdicts"], "by_rule": verdict["by_rule"]})
     return rows
 
 
-def exam(job: Job) -> dict[str, Any] | None:
+def read_exam_scores(job: Job) -> dict[str, Any] | None:
     """What the judge scored on labelled answers and attacks (`verdict.exam`); None where it sat no exam.
 
     All teachers' answers have the same judge, so the first one's verdicts tell.
     """
-    found: dict[str, Any] | None = metrics(job, "verdict", min(job.block(Pool).teachers)).get("exam")
+    found: dict[str, Any] | None = read_metrics(job, "verdict", min(job.block(Pool).teachers)).get("exam")
     return found
 
 
-def discriminator_rows(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
+def tabulate_discriminator(found: Mapping[str, Any], teacher_ids: Sequence[str]) -> list[tuple[str, float, str]]:
     """Held-out accuracy of the pre-trained discriminator: what was measured, its share, what the reader should know.
 
     Nothing for an objective without discriminator.

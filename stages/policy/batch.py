@@ -11,7 +11,7 @@ from stages.groups.pack import Group, Pack
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job.metric_names import by_source
 from stages.policy.rewards import ScoredResponse
-from stages.training.ranks import ranks
+from stages.training.ranks import get_ranks
 from stages.vlm.reader import Prompt
 
 
@@ -46,7 +46,7 @@ class PreparedGroup:
     prompt: Prompt
     cache: ReferenceCache
 
-    def with_rewards(self, groups: Sequence[Sequence[ScoredResponse]]) -> RewardedGroup:
+    def add_rewards(self, groups: Sequence[Sequence[ScoredResponse]]) -> RewardedGroup:
         """The same with its responses, out of those of all questions of the step."""
         return RewardedGroup(self.prompt, tuple(groups[self.place]), self.cache)
 
@@ -61,21 +61,21 @@ class PolicyBatch:
     reference_states: Tensor | None  # [N, hidden], only where KL is over the whole vocabulary
     reference: Tensor  # [N]: log p under the SFT student
 
-    def per_token(self, values: Sequence[float]) -> Tensor:
+    def expand_to_tokens(self, values: Sequence[float]) -> Tensor:
         """Values of responses as values [N] of their tokens."""
         return torch.tensor(values, device=self.pack.response.device)[self.pack.response]
 
     @property
     def student_tokens(self) -> Tensor:
         """Mask [N] of the tokens that the student wrote."""
-        return self.tokens_of(STUDENT)
+        return self.mask_source(STUDENT)
 
-    def tokens_of(self, source: str) -> Tensor:
+    def mask_source(self, source: str) -> Tensor:
         """Mask [N] of the tokens that `source` wrote."""
         wrote = [one.response.source == source for one in self.responses]
         return torch.tensor(wrote, dtype=torch.bool, device=self.pack.response.device)[self.pack.response]
 
-    def tokens_with(self, term: str) -> Tensor | None:
+    def mask_term(self, term: str) -> Tensor | None:
         """Mask [N] of the tokens of responses with this term of the loss; None where there are none."""
         chosen = [one.term == term for one in self.responses]
         return torch.tensor(chosen, device=self.pack.response.device)[self.pack.response] if any(chosen) else None
@@ -96,12 +96,12 @@ class TokenMeans:
     def add_by_source(self, name: str, values: Tensor, batch: PolicyBatch) -> None:
         """Adds the values [N] under `name`/<source> for every source, and under `name`/TEACHERS for all teachers."""
         for source in dict.fromkeys(one.response.source for one in batch.responses):
-            self.add(by_source(name, source), values[batch.tokens_of(source)])
+            self.add(by_source(name, source), values[batch.mask_source(source)])
         self.add(by_source(name, TEACHERS), values[~batch.student_tokens])
 
-    def means(self) -> dict[str, float]:
+    def compute_means(self) -> dict[str, float]:
         """Mean of each name over its tokens, those of all ranks; a name without tokens is left out."""
-        parts = ranks().of_all((dict(self.sums), dict(self.tokens)))
+        parts = get_ranks().gather((dict(self.sums), dict(self.tokens)))
         names = dict.fromkeys(name for sums, _ in parts for name in sums)
         tokens = {name: sum(counts.get(name, 0) for _, counts in parts) for name in names}
         return {name: sum(sums.get(name, 0.0) for sums, _ in parts) / tokens[name] for name in names if tokens[name]}

@@ -67,31 +67,31 @@ _ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 def kl_term(log_probs: Tensor, inputs: LossInputs) -> Tensor:
     """The KL penalty at each token [N]: one estimate for all, or another on teacher rows."""
 
-    def term(kind: Kl) -> Tensor:
+    def estimate(kind: Kl) -> Tensor:
         if kind == "full":
             assert inputs.full_kl is not None
             return inputs.full_kl
         return _ESTIMATES[kind](log_probs, inputs.reference)
 
-    kl = term(inputs.kl)
+    kl = estimate(inputs.kl)
     if inputs.teacher_mask is None:
         return kl
-    there = torch.zeros_like(kl) if inputs.teacher_kl is None else term(inputs.teacher_kl)
+    there = torch.zeros_like(kl) if inputs.teacher_kl is None else estimate(inputs.teacher_kl)
     return torch.where(inputs.teacher_mask, there, kl)
 
 
-def row_sums(values: Tensor, response: Tensor) -> Tensor:
+def sum_by_response(values: Tensor, response: Tensor) -> Tensor:
     """Sum of the values [N] over each row [rows]."""
     rows = int(response.max()) + 1 if len(response) else 0
     return torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, response, values)
 
 
-def row_lengths(response: Tensor) -> Tensor:
+def count_tokens(response: Tensor) -> Tensor:
     """Tokens of each row [rows] int64; at least 1, so that it can be divided by."""
     return torch.bincount(response).clamp(min=1)
 
 
-def clipped_gain(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
+def clip_gain(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
     """min(rho A, clip(rho) A) and rho, at each token [N].
 
     `token`: rho by token. `gspo` (arXiv 2507.18071, as verl and TRL have it): the geometric mean over the row, its
@@ -102,8 +102,8 @@ def clipped_gain(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Te
         ratio = (log_probs - old).exp()
         return _clip(ratio, inputs.advantages, inputs), ratio
     assert inputs.response is not None
-    lengths = row_lengths(inputs.response)
-    gaps = row_sums(log_probs - old, inputs.response)
+    lengths = count_tokens(inputs.response)
+    gaps = sum_by_response(log_probs - old, inputs.response)
     if inputs.ratio == "gspo":
         mean = (gaps / lengths).detach()[inputs.response]
         ratio = (log_probs - log_probs.detach() + mean).exp()
@@ -138,7 +138,7 @@ def rollout_weights(
     """
     gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()
     if kind.endswith("sequence"):
-        gap = row_sums(gap, response)[response]
+        gap = sum_by_response(gap, response)[response]
     weight = gap.exp()
     return (
         weight.clamp(max=cap) if kind.startswith("truncate") else torch.where(weight > cap, 0.0, weight)
@@ -151,7 +151,7 @@ def policy_loss(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Ten
     log_probs [N]: with gradient; old [N]: the same tokens before the first of the inner updates. With one inner update
     old is `log_probs.detach()`: the ratio is exactly 1, clipping is idle, and the gradient is -A grad log p.
     """
-    gain, ratio = clipped_gain(log_probs, old, inputs)
+    gain, ratio = clip_gain(log_probs, old, inputs)
     if inputs.luffy is not None:
         gain = torch.where(inputs.luffy, luffy_gain(log_probs, inputs.advantages, inputs.luffy_gamma), gain)
     if inputs.sft is not None:

@@ -14,14 +14,14 @@ from stages.config.objective import PAPER, Objective
 from stages.config.ril import Ril
 from stages.corpora.rows import Question
 from stages.groups.log_probs import predicting_states, token_entropies, token_full_kl, token_log_probs
-from stages.groups.pack import Group, Pack, packs
+from stages.groups.pack import Group, Pack, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.job import metric_names as names
 from stages.policy.batch import PolicyBatch, PreparedGroup, ReferenceCache, RewardedGroup, TokenMeans
-from stages.policy.loss import LossInputs, k3, policy_loss, rollout_weights, row_lengths
-from stages.policy.rewards import trainable_responses
-from stages.training.passes import PaddingGroups, even_packs, prompt_cost
-from stages.training.ranks import ranks
+from stages.policy.loss import LossInputs, count_tokens, k3, policy_loss, rollout_weights
+from stages.policy.rewards import select_trainable
+from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt_cost
+from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader
 
@@ -50,7 +50,7 @@ class Policy:
         """Whether a KL term is over the whole vocabulary."""
         return "full" in (self.objective.kl, self.objective.kl_on_teacher_rows)
 
-    def weights(self) -> Iterable[tuple[str, Tensor]]:
+    def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Name and value of every weight of the student, for the engine; on ranks but the first, none."""
         return self.trainer.state_dict().items()
 
@@ -60,9 +60,9 @@ class Policy:
         self, reader: Reader, questions: Sequence[Question], groups: Sequence[Sequence[Response]]
     ) -> list[PreparedGroup]:
         """Prompts and reference log-probabilities of this rank's share of the step's groups."""
-        own = ranks().share(list(zip(questions, groups, strict=True)), estimate_tokens)
-        prompts = reader.prompts([(questions[place].messages, questions[place].images) for place in own])
-        kept = [trainable_responses(groups[place], self.objective) for place in own]
+        own = get_ranks().share(list(zip(questions, groups, strict=True)), estimate_tokens)
+        prompts = reader.make_prompts([(questions[place].messages, questions[place].images) for place in own])
+        kept = [select_trainable(groups[place], self.objective) for place in own]
         packed = [
             Group(prompt, tuple(one.token_ids for one in rows)) for prompt, rows in zip(prompts, kept, strict=True)
         ]
@@ -79,7 +79,7 @@ class Policy:
         caches: list[ReferenceCache] = []
         budget, frozen = self.block.tokens_per_pack, self.block.freeze_vision
         sharded = self.trainer.sharded and frozen
-        made = even_packs(groups, budget, self.padding, tower=True) if sharded else packs(groups, budget)
+        made = balance_packs(groups, budget, self.padding, tower=True) if sharded else make_packs(groups, budget)
         for pack in (one.to(self.student.device) for one in made):
             compute = partial(compute_features, self.student, pack)
             features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None
@@ -112,10 +112,10 @@ class Policy:
         mu = 1 the ratio is exactly 1.
         """
         kept = [group for group in groups if group.responses]
-        responses = int(ranks().total(sum(len(group.responses) for group in kept)))
+        responses = int(get_ranks().sum(sum(len(group.responses) for group in kept)))
         if not responses:
             return {names.LOSS: float("nan"), names.GRAD_NORM: 0.0}
-        batches = self._batches(self._with_caches(kept))
+        batches = self._make_batches(self._add_caches(kept))
         constant = self.objective.loss_normaliser == "constant"
         normaliser = float(responses * (self.block.sampling.max_tokens if constant else 1))
         old: list[Tensor] = []
@@ -131,22 +131,22 @@ class Policy:
                     old.append(log_probs)
             norm = self.trainer.step(rate)
             if inner == 0:
-                update = {names.LOSS: ranks().total(whole_loss), names.GRAD_NORM: norm, names.LEARNING_RATE: rate}
-                metrics = {**update, **means.means()}
+                update = {names.LOSS: get_ranks().sum(whole_loss), names.GRAD_NORM: norm, names.LEARNING_RATE: rate}
+                metrics = {**update, **means.compute_means()}
             else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
-                last = means.means()
+                last = means.compute_means()
                 metrics |= {names.in_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
         return metrics
 
-    def _with_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
-        if not ranks().most(int(any(group.cache is None for group in groups)))[0]:  # all ranks run the pass, or none
+    def _add_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
+        if not get_ranks().max(int(any(group.cache is None for group in groups)))[0]:  # all ranks run the pass, or none
             return list(groups)
         caches = self.cache_reference([group.group for group in groups])
         return [replace(group, cache=cache) for group, cache in zip(groups, caches, strict=True)]
 
-    def _batches(self, groups: Sequence[RewardedGroup]) -> list[PolicyBatch]:
+    def _make_batches(self, groups: Sequence[RewardedGroup]) -> list[PolicyBatch]:
         """The packs of the step; the caches of their responses are put together in their order."""
-        made = even_packs(
+        made = balance_packs(
             [group.group for group in groups], self.block.tokens_per_pack, self.padding, self.student.trains_vision
         )
         return [self._batch(pack.to(self.student.device), [groups[number] for number in pack.groups]) for pack in made]
@@ -188,29 +188,29 @@ class Policy:
         else:
             log_probs = token_log_probs(states, weight, targets, self.temperature)
         old = log_probs.detach() if before is None else before
-        inputs = self._loss_inputs(batch, old, normaliser, self._full_kl(states, batch))
+        inputs = self._make_loss_inputs(batch, old, normaliser, self._compute_full_kl(states, batch))
         loss, seen = policy_loss(log_probs, old, inputs)
         for name, values in seen.items():
             means.add(name, values)
             means.add_by_source(name, values, batch)
         return loss, log_probs.detach()
 
-    def _full_kl(self, states: Tensor, batch: PolicyBatch) -> Tensor | None:
+    def _compute_full_kl(self, states: Tensor, batch: PolicyBatch) -> Tensor | None:
         if not self.has_full_kl or batch.reference_states is None:
             return None
         heads = self.student.head.weight, self.reference.head.weight
         return token_full_kl(states, heads[0], batch.reference_states, heads[1], self.temperature)
 
-    def _loss_inputs(self, batch: PolicyBatch, old: Tensor, normaliser: float, full: Tensor | None) -> LossInputs:
+    def _make_loss_inputs(self, batch: PolicyBatch, old: Tensor, normaliser: float, full: Tensor | None) -> LossInputs:
         objective, response = self.objective, batch.pack.response
         weights = None
         if objective.loss_normaliser == "row":
-            weights = 1.0 / row_lengths(response)[response]
-        if (outside := batch.tokens_with("none")) is not None:
+            weights = 1.0 / count_tokens(response)[response]
+        if (outside := batch.mask_term("none")) is not None:
             weights = torch.where(outside, 0.0, 1.0 if weights is None else weights)
         teacher_kl = objective.kl_on_teacher_rows
         return LossInputs(
-            advantages=batch.per_token([one.advantage for one in batch.responses]),
+            advantages=batch.expand_to_tokens([one.advantage for one in batch.responses]),
             reference=batch.reference,
             clip_low=objective.clip_low,
             clip_high=objective.clip_high,
@@ -220,10 +220,10 @@ class Policy:
             kl=objective.kl,
             response=response,
             weights=weights,
-            gain_weights=rollout_corrections(batch, old, objective),
-            luffy=batch.tokens_with("luffy"),
+            gain_weights=compute_corrections(batch, old, objective),
+            luffy=batch.mask_term("luffy"),
             luffy_gamma=objective.luffy_gamma,
-            sft=batch.tokens_with("sft"),
+            sft=batch.mask_term("sft"),
             teacher_mask=None if teacher_kl == "same" else ~batch.student_tokens,
             teacher_kl=None if teacher_kl in ("same", "none") else teacher_kl,  # type: ignore[arg-type]
             full_kl=full,
@@ -233,10 +233,10 @@ class Policy:
 def estimate_tokens(question_and_responses: tuple[Question, Sequence[Response]]) -> float:
     """About how many tokens a group has; ranks share a step by it."""
     question, responses = question_and_responses
-    return prompt_cost(question.messages, question.images) + sum(len(one.token_ids) for one in responses)
+    return estimate_prompt_cost(question.messages, question.images) + sum(len(one.token_ids) for one in responses)
 
 
-def rollout_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -> Tensor | None:
+def compute_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -> Tensor | None:
     """Weights [N] for the gap between engine and trainer; None without the switch.
 
     Raises ValueError when a student's response came without the engine's log-probabilities.
@@ -261,4 +261,4 @@ def compute_features(network: Network, pack: Pack) -> Tensor | None:
     if pack.pixels is None:
         return None
     with torch.no_grad():
-        return network.features(pack.pixels)
+        return network.encode_images(pack.pixels)

@@ -36,7 +36,7 @@ def similarity_reward(logit: float) -> int:
     return int(logit < 0.0)
 
 
-def similarities(logits: Sequence[float], kind: SimilarityKind) -> list[float]:
+def compute_similarities(logits: Sequence[float], kind: SimilarityKind) -> list[float]:
     """The similarity reward of each response of a group.
 
     `binary` (paper); `soft`: 1 - D; `ranked`: share of the group's other logits above one's own, ties by half (in-group
@@ -60,7 +60,7 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     return [reward - mean for reward in rewards]
 
 
-def scaled_advantages(rewards: Sequence[float]) -> list[float]:
+def grpo_advantages(rewards: Sequence[float]) -> list[float]:
     """Each reward less the mean, divided by the standard deviation of the group (GRPO; n - 1 in the denominator)."""
     centred = group_advantages(rewards)
     if len(centred) < 2:
@@ -88,15 +88,15 @@ def score_group(
     """
     scores = [math.nan] * len(rows) if logits is None else list(logits)
     pairs = list(zip(rows, scores, strict=True))
-    if objective.judged:
+    if objective.uses_judge:
         if objective.failed_verdicts == "drop_group" and any(row.verdict is None for row in rows):
             return []
         pairs = [(row, logit) for row, logit in pairs if row.verdict is not None]
     pairs = [(row, logit) for row, logit in pairs if row.source == STUDENT or _takes_part(pairs, objective)]
-    answers = [_answer(row, objective) for row, _ in pairs]
+    answers = [_answer_reward(row, objective) for row, _ in pairs]
     similarity: list[float] = [0.0] * len(pairs)
     if logits is not None and objective.similarity_weight > 0:
-        similarity = similarities([logit for _, logit in pairs], objective.similarity)
+        similarity = compute_similarities([logit for _, logit in pairs], objective.similarity)
         if objective.similarity_gate == "when_correct":
             similarity = [value if answer else 0.0 for value, answer in zip(similarity, answers, strict=True)]
     rewards = [
@@ -105,17 +105,19 @@ def score_group(
     in_group = [
         at for at, (row, _) in enumerate(pairs) if not (row.source != STUDENT and objective.teacher_rows == "sft")
     ]
-    advantages = _advantages([row for row, _ in pairs], similarity, answers, rewards, in_group, objective)
+    advantages = _compute_advantages([row for row, _ in pairs], similarity, answers, rewards, in_group, objective)
     flat = objective.zero_variance == "drop" and len({rewards[at] for at in in_group}) <= 1
     group = set(in_group)
     return [
-        ScoredResponse(row, logit, similarity[at], answers[at], rewards[at], advantages[at], _term(row, objective))
+        ScoredResponse(
+            row, logit, similarity[at], answers[at], rewards[at], advantages[at], _choose_term(row, objective)
+        )
         for at, (row, logit) in enumerate(pairs)
         if not (flat and at in group)
     ]
 
 
-def trainable_responses(responses: Sequence[Response], objective: Objective = PAPER) -> list[Response]:
+def select_trainable(responses: Sequence[Response], objective: Objective = PAPER) -> list[Response]:
     """The responses that may be trained on, whatever their verdicts turn out to be."""
     return [one for one in responses if one.source == STUDENT or objective.teacher_rows != "none"]
 
@@ -123,17 +125,17 @@ def trainable_responses(responses: Sequence[Response], objective: Objective = PA
 def _takes_part(pairs: Iterable[tuple[Response, float]], objective: Objective) -> bool:
     """Whether teacher rows are trained on in this group."""
     if objective.teacher_rows == "when_all_wrong":
-        return not any(row.source == STUDENT and _answer(row, objective) for row, _ in pairs)
+        return not any(row.source == STUDENT and _answer_reward(row, objective) for row, _ in pairs)
     return objective.teacher_rows != "none"
 
 
-def _answer(row: Response, objective: Objective) -> int:
+def _answer_reward(row: Response, objective: Objective) -> int:
     if row.finish_reason != "stop" and objective.truncated != "as_judged":
         return 0
     return 1 if row.verdict else 0
 
 
-def _term(row: Response, objective: Objective) -> Term:
+def _choose_term(row: Response, objective: Objective) -> Term:
     if row.finish_reason != "stop" and objective.truncated == "masked":
         return "none"
     if row.source == STUDENT:
@@ -141,7 +143,7 @@ def _term(row: Response, objective: Objective) -> Term:
     return {"luffy": "luffy", "sft": "sft"}.get(objective.teacher_rows, "policy")  # type: ignore[return-value]
 
 
-def _advantages(
+def _compute_advantages(
     rows: Sequence[Response],
     similarity: Sequence[float],
     answers: Sequence[int],
@@ -159,11 +161,11 @@ def _advantages(
     sides = [in_group]
     if objective.baseline == "per_source":
         sides = [[at for at in in_group if (rows[at].source == STUDENT) == student] for student in (True, False)]
-    scaled = scaled_advantages if objective.scale_rewards == "group" else group_advantages
+    scaled = grpo_advantages if objective.scale_rewards == "group" else group_advantages
     for side in sides:
         if objective.baseline == "per_reward":
-            by_style = scaled_advantages([similarity[at] for at in side])
-            by_answer = scaled_advantages([answers[at] for at in side])
+            by_style = grpo_advantages([similarity[at] for at in side])
+            by_answer = grpo_advantages([answers[at] for at in side])
             found = [
                 objective.similarity_weight * s + objective.answer_weight * a
                 for s, a in zip(by_style, by_answer, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.job.files import read_json, write_json
-from stages.responses.key import Asked
+from stages.responses.key import GenerationSpec
 
 if TYPE_CHECKING:
     from stages.vlm.checkpoint import Checkpoint
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ABOUT = "about.json"
 
 
-def model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
+def read_model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
     """Name and revision: those of the hub, else the name of the checkpoint's folder and the hash of its files.
 
     A model that is asked at an endpoint is its provider and name, with the hash of how it is asked.
@@ -28,20 +28,20 @@ def model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
     return checkpoint.weights.name, checkpoint.identity
 
 
-def about_of(checkpoint: "Checkpoint", asked: Asked) -> dict[str, Any]:
+def make_about(checkpoint: "Checkpoint", asked: GenerationSpec) -> dict[str, Any]:
     """What about.json says: name, revision and licence of the model, and all that the key is made of."""
-    name, revision = model_name(checkpoint)
+    name, revision = read_model_name(checkpoint)
     values = {**asdict(asked), "sampling": asked.sampling.model_dump(mode="json"), "banned": list(asked.banned)}
     return {
         "name": name,
         "revision": revision,
-        "license": licence(checkpoint.weights),
+        "license": read_licence(checkpoint.weights),
         "asked_sha256": asked.hash(),
         **values,
     }
 
 
-def licence(weights: Path) -> str | None:
+def read_licence(weights: Path) -> str | None:
     """The licence that the model's own card names, None where it has no card or the card names none."""
     from huggingface_hub import ModelCard
 

@@ -10,20 +10,20 @@ import numpy as np
 
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
-from stages.engines.engine import Answer, Engine, Need, Request, RequestError
+from stages.engines.engine import Answer, Engine, Request, RequestError, StartOptions
 from stages.engines.start import start_engine
 from stages.job.job import Job
 from stages.job.rejects import Reason, Reject, check_share
-from stages.responses.about import about_of, model_name, write_about
-from stages.responses.key import Asked, answer_key, request_content, request_seed
-from stages.responses.refusals import remember, remembered
-from stages.responses.requested import Gap, Prompt, Wanted, gaps_of
+from stages.responses.about import make_about, read_model_name, write_about
+from stages.responses.key import GenerationSpec, derive_answer_key, derive_request_seed, make_request_content
+from stages.responses.refusals import read_refusals, write_refusals
+from stages.responses.requested import MissingRange, PromptLike, RequestedAnswers, find_missing_ranges
 from stages.responses.store import Store, StoredAnswer
-from stages.responses.template import template_of
-from stages.responses.waves import Wave, outcomes, waves
+from stages.responses.template import read_template
+from stages.responses.waves import Wave, generate_outcomes, split_into_waves
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
 
-StartEngine = Callable[[Checkpoint, Runtime, Need], Engine]
+StartEngine = Callable[[Checkpoint, Runtime, StartOptions], Engine]
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Generation:
     draw: int = 0  # another number asks for a fresh set of answers
 
 
-def answers(
+def fetch_answers(
     job: Job,
     generation: Generation,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PromptLike],
     title: str,
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
@@ -51,46 +51,48 @@ def answers(
     raises RequestError for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished
     is stored by then.
     """
-    return answers_and_rejects(job, generation, prompts, title, start, max_reject_share)[0]
+    return fetch_answers_and_rejects(job, generation, prompts, title, start, max_reject_share)[0]
 
 
-def answers_and_rejects(
+def fetch_answers_and_rejects(
     job: Job,
     generation: Generation,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PromptLike],
     title: str,
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
 ) -> tuple[list[list[StoredAnswer]], list[Reject]]:
-    """What `answers` gives, and which answers are lacking for which reasons."""
-    asking = Asking.of(job, generation, title, start, max_reject_share)
-    wanted = Wanted.of(asking.asked, prompts, generation.samples)
+    """What `fetch_answers` gives, and which answers are lacking for which reasons."""
+    asking = AnswerSession.open(job, generation, title, start, max_reject_share)
+    wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
     store = Store(asking.folder, job.progress.say)
     while True:
         damaged = len(store.damaged)
         stored = asking.complete(store, wanted, prompts)
-        found = _found(store, wanted)
+        found = _read_requested(store, wanted)
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
     asking.report(job)
-    return found, asking.rejects(wanted, stored)
+    return found, asking.make_rejects(wanted, stored)
 
 
-def stored_answers(job: Job, generation: Generation, prompts: Sequence[Prompt]) -> list[list[StoredAnswer]]:
-    """What the store has of these answers, as `answers` gives them; no engine starts."""
-    asking = Asking.of(job, generation, job.name)
-    return _found(Store(asking.folder, job.progress.say), Wanted.of(asking.asked, prompts, generation.samples))
+def read_stored_answers(job: Job, generation: Generation, prompts: Sequence[PromptLike]) -> list[list[StoredAnswer]]:
+    """What the store has of these answers, as `fetch_answers` gives them; no engine starts."""
+    asking = AnswerSession.open(job, generation, job.name)
+    return _read_requested(
+        Store(asking.folder, job.progress.say), RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
+    )
 
 
-def _found(store: Store, wanted: Wanted) -> list[list[StoredAnswer]]:
+def _read_requested(store: Store, wanted: RequestedAnswers) -> list[list[StoredAnswer]]:
     requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
     found = store.fetch((request, sample) for request in requests for sample in range(wanted.n))
-    keys = [[answer_key(request, sample) for sample in range(wanted.n)] for request in requests]
+    keys = [[derive_answer_key(request, sample) for sample in range(wanted.n)] for request in requests]
     return [[found[key] for key in row if key in found] for row in keys]
 
 
 @dataclass
-class Paid:
+class AnswerCost:
     """What a run found and what it generated; for the progress and timing.json."""
 
     wanted: int = 0
@@ -103,27 +105,27 @@ class Paid:
 
 
 @dataclass
-class Asking:
+class AnswerSession:
     """One model, asked in one way by one stage."""
 
     job: Job
     checkpoint: Checkpoint
-    asked: Asked
+    asked: GenerationSpec
     title: str
     start: StartEngine
     max_reject_share: float | None
-    paid: Paid = field(default_factory=Paid)
+    cost: AnswerCost = field(default_factory=AnswerCost)
     reasons: dict[str, Reason] = field(default_factory=dict)  # by request key: why answers are lacking
 
     @classmethod
-    def of(
+    def open(
         cls,
         job: Job,
         generation: Generation,
         title: str,
         start: StartEngine = start_engine,
         max_reject_share: float | None = None,
-    ) -> "Asking":
+    ) -> "AnswerSession":
         """Opens the model's card. Raises ValueError for several greedy answers: they would all be the same."""
         if generation.sampling.temperature == 0 and generation.samples > 1:
             raise ValueError(
@@ -131,7 +133,7 @@ class Asking:
                 "raise it"
             )
         checkpoint = open_checkpoint(generation.checkpoint)
-        asked = asked_of(checkpoint, generation.sampling, generation.draw, job.store)
+        asked = make_generation_spec(checkpoint, generation.sampling, generation.draw, job.store)
         return cls(job, checkpoint, asked, title, start, max_reject_share)
 
     @property
@@ -139,18 +141,18 @@ class Asking:
         """The set of answers in the store."""
         return self.job.store / "responses" / self.asked.slug
 
-    def complete(self, store: Store, wanted: Wanted, prompts: Sequence[Prompt]) -> np.ndarray:
+    def complete(self, store: Store, wanted: RequestedAnswers, prompts: Sequence[PromptLike]) -> np.ndarray:
         """Generates what `store` lacks; afterwards it holds all that can be had. Returns which answers those are.
 
-        Raises as `answers` says.
+        Raises as `fetch_answers` says.
         """
-        stored = wanted.stored(store)
-        known = remembered(self.folder)
+        stored = wanted.find_stored(store)
+        known = read_refusals(self.folder)
         self.reasons = dict(known) if self.max_reject_share is not None else {}
-        gaps = list(wanted.gaps(stored, last=known))
+        gaps = list(wanted.find_missing(stored, last=known))
         fresh = sum(gap.answers for gap in gaps)
         there = int(stored.sum())
-        self.paid.wanted, self.paid.stored = there + fresh, there - self.paid.generated
+        self.cost.wanted, self.cost.stored = there + fresh, there - self.cost.generated
         self.job.progress.say(
             f"{self.title}: {there + fresh} answers wanted, {there} in the store "
             f"({there / max(there + fresh, 1):.0%}), "
@@ -158,46 +160,60 @@ class Asking:
         )
         if any(wanted.request_key(gap.prompt) not in self.reasons for gap in gaps):
             self._generate_all(store, wanted, prompts, gaps, there)
-            stored = wanted.stored(store)
+            stored = wanted.find_stored(store)
         self._check(wanted, stored)
         return stored
 
     def _generate_all(
-        self, store: Store, wanted: Wanted, prompts: Sequence[Prompt], gaps: list[Gap], there: int
+        self,
+        store: Store,
+        wanted: RequestedAnswers,
+        prompts: Sequence[PromptLike],
+        gaps: list[MissingRange],
+        there: int,
     ) -> None:
-        write_about(self.folder, about_of(self.checkpoint, self.asked))
+        write_about(self.folder, make_about(self.checkpoint, self.asked))
         began = time.monotonic()
         lacking = [(prompts[gap.prompt].id, gap.answers) for gap in gaps]
         engine = self.start(
-            self.checkpoint, self.job.block(Runtime), Need(self.job.store / "logs", lacking, self.job.progress.say)
+            self.checkpoint,
+            self.job.block(Runtime),
+            StartOptions(self.job.store / "logs", lacking, self.job.progress.say),
         )
         try:
             ready = time.monotonic()
-            self.paid.start_seconds += ready - began
+            self.cost.start_seconds += ready - began
             total = there + sum(gap.answers for gap in gaps)
             for _ in self.job.progress.track(
                 self._generate(engine, store, wanted, prompts, gaps), self.title, total, there
             ):
                 pass
-            self.paid.generate_seconds += time.monotonic() - ready
+            self.cost.generate_seconds += time.monotonic() - ready
         finally:
             engine.close()
 
     def _generate(
-        self, engine: Engine, store: Store, wanted: Wanted, prompts: Sequence[Prompt], gaps: Iterable[Gap]
+        self,
+        engine: Engine,
+        store: Store,
+        wanted: RequestedAnswers,
+        prompts: Sequence[PromptLike],
+        gaps: Iterable[MissingRange],
     ) -> Iterator[Answer]:
         """Yields answers as they are finished; each wave is on disk before the next one starts."""
         lacking = 0
-        for gaps_of_wave in waves(gaps):
+        for gaps_of_wave in split_into_waves(gaps):
             wave = Wave(gaps_of_wave, [prompts[gap.prompt] for gap in gaps_of_wave])
-            requests = [self._request(wanted, prompt, gap) for prompt, gap in zip(wave.prompts, wave.gaps, strict=True)]
+            requests = [
+                self._make_request(wanted, prompt, gap) for prompt, gap in zip(wave.prompts, wave.gaps, strict=True)
+            ]
             try:
-                for index, outcome in outcomes(engine, requests, list(range(len(requests)))):
+                for index, outcome in generate_outcomes(engine, requests, list(range(len(requests)))):
                     yield from wave.add(index, outcome)
             except Exception:  # of the engine: what it had finished was paid for
-                self._keep(engine, store, wanted, wave)
+                self._store_wave(engine, store, wanted, wave)
                 raise
-            self._keep(engine, store, wanted, wave)
+            self._store_wave(engine, store, wanted, wave)
             lacking += wave.lacking
             if wave.reasons and self.max_reject_share is not None:
                 index, reason = next(iter(wave.reasons.items()))
@@ -205,30 +221,32 @@ class Asking:
                     self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason
                 )
 
-    def _keep(self, engine: Engine, store: Store, wanted: Wanted, wave: Wave) -> None:
+    def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> None:
         """Puts what is finished of a wave on disk, as one segment."""
         seconds = wave.seconds_an_answer()
-        rows = [row for index in sorted(wave.finished) for row in self._rows(engine, wanted, wave, index, seconds)]
+        rows = [row for index in sorted(wave.finished) for row in self._make_rows(engine, wanted, wave, index, seconds)]
         store.append(rows)
         reasons = {wanted.request_key(wave.gaps[index].prompt): reason for index, reason in wave.reasons.items()}
-        remember(self.folder, reasons)
+        write_refusals(self.folder, reasons)
         self.reasons |= reasons
-        self.paid.generated += len(rows)
-        self.paid.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
-        self.paid.completion_tokens += sum(row.completion_tokens for row in rows)
+        self.cost.generated += len(rows)
+        self.cost.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
+        self.cost.completion_tokens += sum(row.completion_tokens for row in rows)
 
-    def _request(self, wanted: Wanted, prompt: Prompt, gap: Gap) -> Request:
-        seed = request_seed(wanted.request_key(gap.prompt)) + gap.first
+    def _make_request(self, wanted: RequestedAnswers, prompt: PromptLike, gap: MissingRange) -> Request:
+        seed = derive_request_seed(wanted.request_key(gap.prompt)) + gap.first
         return Request(prompt.id, prompt.messages, prompt.images, self.asked.sampling, gap.answers, seed)
 
-    def _rows(self, engine: Engine, wanted: Wanted, wave: Wave, index: int, seconds: float) -> list[StoredAnswer]:
-        name, revision = model_name(self.checkpoint)
+    def _make_rows(
+        self, engine: Engine, wanted: RequestedAnswers, wave: Wave, index: int, seconds: float
+    ) -> list[StoredAnswer]:
+        name, revision = read_model_name(self.checkpoint)
         gap, prompt = wave.gaps[index], wave.prompts[index]
         key = wanted.request_key(gap.prompt)
-        content = json.dumps(request_content(prompt.messages, prompt.image_sha256), ensure_ascii=False)
+        content = json.dumps(make_request_content(prompt.messages, prompt.image_sha256), ensure_ascii=False)
         return [
             StoredAnswer(
-                key=answer_key(key, gap.first + answer.index),
+                key=derive_answer_key(key, gap.first + answer.index),
                 request_key=key,
                 sample=gap.first + answer.index,
                 question_id=prompt.id,
@@ -247,13 +265,13 @@ class Asking:
             for answer in wave.finished[index]
         ]
 
-    def _check(self, wanted: Wanted, stored: np.ndarray) -> None:
+    def _check(self, wanted: RequestedAnswers, stored: np.ndarray) -> None:
         """Raises when more is lacking than may be."""
         lacking = stored.size - int(stored.sum())
         if not lacking:
             return
         prompt = int(np.flatnonzero(~stored.all(axis=1))[0])
-        reason = self._reason(wanted, prompt)
+        reason = self._find_reason(wanted, prompt)
         if self.max_reject_share is not None:
             check_share(self.title, lacking, stored.size, self.max_reject_share, wanted.ids[prompt], reason)
         elif refusals := [key for key, one in self.reasons.items() if one.kind == "refused"]:
@@ -265,21 +283,21 @@ class Asking:
                 f"{reason.text}"
             )
 
-    def _reason(self, wanted: Wanted, prompt: int) -> Reason:
+    def _find_reason(self, wanted: RequestedAnswers, prompt: int) -> Reason:
         return self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
 
-    def rejects(self, wanted: Wanted, stored: np.ndarray) -> list[Reject]:
+    def make_rejects(self, wanted: RequestedAnswers, stored: np.ndarray) -> list[Reject]:
         """What is lacking, with the reasons, in the order of the prompts."""
         found = []
         for prompt in np.flatnonzero(~stored.all(axis=1)).tolist():
-            reason = self._reason(wanted, prompt)
-            for gap in gaps_of(prompt, stored[prompt]):
+            reason = self._find_reason(wanted, prompt)
+            for gap in find_missing_ranges(prompt, stored[prompt]):
                 found.append(Reject(wanted.ids[prompt], gap.first, gap.answers, reason.kind, reason.text))
         return found
 
     def report(self, job: Job) -> None:
         """Says what was paid, and keeps it for timing.json: it differs from run to run."""
-        paid = self.paid
+        paid = self.cost
         values = {
             "answers_wanted": paid.wanted,
             "answers_generated": paid.generated,
@@ -292,8 +310,8 @@ class Asking:
             if paid.generate_seconds
             else 0.0,
         }
-        job.measured(answers=values)
-        job.paid(
+        job.add_measurements(answers=values)
+        job.add_cost(
             self.title,
             wanted=paid.wanted,
             stored=paid.stored,
@@ -310,10 +328,10 @@ class Asking:
             )
 
 
-def asked_of(checkpoint: Checkpoint, sampling: Sampling, draw: int, store: Path) -> Asked:
+def make_generation_spec(checkpoint: Checkpoint, sampling: Sampling, draw: int, store: Path) -> GenerationSpec:
     """Who is asked and how, as the part of the key that a run's requests share."""
-    template = template_of(checkpoint, store)
-    return Asked(
+    template = read_template(checkpoint, store)
+    return GenerationSpec(
         model=checkpoint.identity,
         family=checkpoint.family,
         precision=checkpoint.precision,

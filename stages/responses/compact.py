@@ -17,18 +17,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.job.files import sync_folder
-from stages.responses.segments import SCHEMA, Unreadable, publish_for, scratch, segment_of, write_files
-from stages.responses.sets import Say, files_of, served, tables
+from stages.responses.segments import (
+    ANSWER_SCHEMA,
+    UnreadableSegment,
+    open_scratch,
+    parse_segment,
+    publish_for,
+    write_files,
+)
+from stages.responses.sets import Say, list_files, read_served, read_tables
 from stages.responses.store import Store
 
 ROWS_PER_SEGMENT = 65_536
 _LEFTOVER_SECONDS = 86_400  # an unfinished file that is older belongs to a writer that was killed
 
-Track = Callable[[Iterable[int]], Iterable[int]]
+_Track = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Compacted:
+class CompactionResult:
     """What became of one set."""
 
     before: int  # segments
@@ -38,7 +45,7 @@ class Compacted:
     leftovers: int  # unfinished files of killed writers that are gone
 
 
-def compact(folder: Path, say: Say, track: Track = iter) -> Compacted:
+def compact(folder: Path, say: Say, track: _Track = iter) -> CompactionResult:
     """Compacts one set; `track` goes round the numbers of the segments that are read.
 
     Raises FileNotFoundError when another compaction of the same set was faster; then nothing was changed here.
@@ -46,47 +53,49 @@ def compact(folder: Path, say: Say, track: Track = iter) -> Compacted:
     store = Store(folder, say)
     while True:
         try:
-            return _compacted(store, track)
+            return _compact_segments(store, track)
         except _Damaged as damage:
             store.skip(store.segments[damage.number], damage.error)
             store.refresh()
 
 
 class _Damaged(Exception):
-    def __init__(self, number: int, error: Unreadable) -> None:
+    def __init__(self, number: int, error: UnreadableSegment) -> None:
         self.number, self.error = number, error
 
 
-def _compacted(store: Store, track: Track) -> Compacted:
+def _compact_segments(store: Store, track: _Track) -> CompactionResult:
     rows = np.array([pq.read_metadata(segment.path).num_rows for segment in store.segments], np.int64)
-    kept = store.index.counts(len(store.segments))
+    kept = store.index.count_served(len(store.segments))
     duplicates = int((rows - kept).sum())
     chosen = np.flatnonzero((rows < ROWS_PER_SEGMENT // 2) | (kept < rows)).tolist()
     before = len(store.segments)
     if len(chosen) < 2 and not duplicates:
-        return Compacted(before, before, len(store), 0, _sweep(store.folder))
+        return CompactionResult(before, before, len(store), 0, _sweep(store.folder))
     if duplicates:  # what is dropped must be readable elsewhere
         for number in sorted(set(range(before)) - set(chosen)):
-            for _ in _or_damaged(number, tables(store.segments[number], SCHEMA.names)):
+            for _ in _raise_damaged(number, read_tables(store.segments[number], ANSWER_SCHEMA.names)):
                 pass
     with ExitStack() as stack:
         written = [
             ([store.segments[number] for number in numbers], file)
-            for numbers in _runs(store, chosen)
+            for numbers in _split_runs(store, chosen)
             for file in write_files(
-                _served(store, track(numbers)), ROWS_PER_SEGMENT, lambda: stack.enter_context(scratch(store.folder))
+                _read_served(store, track(numbers)),
+                ROWS_PER_SEGMENT,
+                lambda: stack.enter_context(open_scratch(store.folder)),
             )
         ]
         made = [publish_for(store.folder, file, replaced) for replaced, file in written]
     for number in reversed(chosen):
         store.segments[number].path.unlink(missing_ok=True)
     sync_folder(store.folder)
-    return Compacted(before, before - len(chosen) + len(made), len(store), duplicates, _sweep(store.folder))
+    return CompactionResult(before, before - len(chosen) + len(made), len(store), duplicates, _sweep(store.folder))
 
 
-def _runs(store: Store, chosen: list[int]) -> list[list[int]]:
+def _split_runs(store: Store, chosen: list[int]) -> list[list[int]]:
     """The numbers of `chosen` that go to one place: damaged segments divide them."""
-    walls = sorted(segment_of(path).precedence for path in store.damaged)
+    walls = sorted(parse_segment(path).precedence for path in store.damaged)
     runs: dict[int, list[int]] = {}
     for number in chosen:
         precedence = store.segments[number].precedence
@@ -94,15 +103,15 @@ def _runs(store: Store, chosen: list[int]) -> list[list[int]]:
     return list(runs.values())
 
 
-def _served(store: Store, numbers: Iterable[int]) -> Iterator[pa.Table]:
+def _read_served(store: Store, numbers: Iterable[int]) -> Iterator[pa.Table]:
     for number in numbers:
-        yield from _or_damaged(number, served(store, number, SCHEMA.names))
+        yield from _raise_damaged(number, read_served(store, number, ANSWER_SCHEMA.names))
 
 
-def _or_damaged(number: int, found: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _raise_damaged(number: int, found: Iterator[pa.Table]) -> Iterator[pa.Table]:
     try:
         yield from found
-    except Unreadable as error:
+    except UnreadableSegment as error:
         raise _Damaged(number, error) from error
 
 
@@ -111,7 +120,7 @@ def _sweep(folder: Path) -> int:
     now = time.time()
     old = [
         path
-        for path, _, written in files_of(folder)
+        for path, _, written in list_files(folder)
         if path.name.endswith(".partial") and now - written > _LEFTOVER_SECONDS
     ]
     for path in old:

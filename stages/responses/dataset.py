@@ -12,8 +12,8 @@ from huggingface_hub import DatasetCardData
 
 from stages.job.files import replacing_folder, write_json, write_text
 from stages.responses.about import ABOUT, read_about
-from stages.responses.segments import SCHEMA, write_files
-from stages.responses.sets import Say, SetStatistics, served, statistics
+from stages.responses.segments import ANSWER_SCHEMA, write_files
+from stages.responses.sets import Say, SetStatistics, compute_set_statistics, read_served
 from stages.responses.store import Store
 
 ROWS_PER_FILE = 50 * 1024
@@ -21,11 +21,11 @@ ROWS_PER_FILE = 50 * 1024
 Track = Callable[[Iterable[int]], Iterable[int]]
 
 
-def _next_file(part: Path, numbers: Iterator[int]) -> Path:
+def _make_file_path(part: Path, numbers: Iterator[int]) -> Path:
     return part / f"part-{next(numbers):05d}.parquet"
 
 
-def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) -> list[SetStatistics]:
+def export_dataset(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) -> list[SetStatistics]:
     """Writes the answers that `sets` serve into `folder`, which must not hold anything; returns what was counted.
 
     `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any. Raises FileExistsError, and
@@ -33,7 +33,7 @@ def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) ->
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder, or remove it first")
-    counted = [statistics(one, say) for one in sets]
+    counted = [compute_set_statistics(one, say) for one in sets]
     broken = [found.folder.name for found in counted if found.damaged]
     if broken:
         raise ValueError(f"{', '.join(broken)} has damaged segments; see `ril store verify`, move them away, try again")
@@ -44,20 +44,22 @@ def export(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) ->
             part.mkdir()
             numbers = iter(range(10**5))
             tables = (
-                table for number in track(range(len(store.segments))) for table in served(store, number, SCHEMA.names)
+                table
+                for number in track(range(len(store.segments)))
+                for table in read_served(store, number, ANSWER_SCHEMA.names)
             )
             write_files(
                 tables,
                 ROWS_PER_FILE,
-                partial(_next_file, part, numbers),
+                partial(_make_file_path, part, numbers),
             )
             if about := read_about(one):
                 write_json(part / ABOUT, about)
-        write_text(new / "README.md", card([(found, read_about(found.folder)) for found in counted]))
+        write_text(new / "README.md", make_card([(found, read_about(found.folder)) for found in counted]))
     return counted
 
 
-def card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
+def make_card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
     """The data set's card: what the hub reads, and a section for each set."""
     licences = {about.get("license") for _, about in sets}
     known = licences.pop() if len(licences) == 1 else None
@@ -66,13 +68,13 @@ def card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
         pretty_name="Stored answers",
         task_categories=["visual-question-answering"],
         tags=["ril", "vllm", "synthetic"],
-        size_categories=[_size(sum(found.answers for found, _ in sets))],
+        size_categories=[_size_category(sum(found.answers for found, _ in sets))],
         configs=[
             {"config_name": found.folder.name, "data_files": f"{found.folder.name}/*.parquet", "default": place == 0}
             for place, (found, _) in enumerate(sets)
         ],
     )
-    sections = "\n".join(_section(found, about) for found, about in sets)
+    sections = "\n".join(_make_section(found, about) for found, about in sets)
     return f"---\n{data.to_yaml()}\n---\n\n{_HEAD}\n{sections}"
 
 
@@ -86,7 +88,7 @@ Rights to questions, images and answers are those of their sources: check the li
 """
 
 
-def _section(found: SetStatistics, about: dict[str, Any]) -> str:
+def _make_section(found: SetStatistics, about: dict[str, Any]) -> str:
     sampling = ", ".join(f"{name} {value}" for name, value in about.get("sampling", {}).items() if value is not None)
     facts = {
         "model": about.get("name"),
@@ -102,23 +104,23 @@ def _section(found: SetStatistics, about: dict[str, Any]) -> str:
         "truncated": f"{found.truncated_share:.2%}",
         "answer tokens": f"{found.completion_tokens:,}",
         "engines": "; ".join(f"{name}: {count:,}" for name, count in sorted(found.engines.items())),
-        "made": f"{_day(found.first_at)} to {_day(found.last_at)}",
+        "made": f"{_format_day(found.first_at)} to {_format_day(found.last_at)}",
         "seconds of engines": f"{found.seconds:,.0f}",
     }
-    rows = "".join(f"| {name} | {_cell(value)} |\n" for name, value in facts.items())
+    rows = "".join(f"| {name} | {_escape_cell(value)} |\n" for name, value in facts.items())
     return f"## {found.folder.name}\n\n| | |\n|---|---|\n{rows}"
 
 
-def _cell(value: Any) -> str:
+def _escape_cell(value: Any) -> str:
     """A value as a cell of a Markdown table."""
     return "unknown" if value in (None, "") else str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _day(nanoseconds: int) -> str:
+def _format_day(nanoseconds: int) -> str:
     return datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC).date().isoformat()
 
 
-def _size(rows: int) -> str:
+def _size_category(rows: int) -> str:
     """The hub's name for this many rows."""
     steps = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
     return next((name for name, end in steps if rows < end), "10M<n<100M")

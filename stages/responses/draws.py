@@ -17,12 +17,12 @@ class TeacherAnswer:
     finish_reason: str
 
 
-def teacher_answers(row: Mapping[str, Any]) -> list[TeacherAnswer]:
+def read_teacher_answers(row: Mapping[str, Any]) -> list[TeacherAnswer]:
     """The answers of one row of the pool."""
     return [TeacherAnswer(**answer) for answer in row["answers"]]
 
 
-def balanced_draw(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> list[TeacherAnswer]:
+def draw_balanced(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> list[TeacherAnswer]:
     """`wanted` of the answers without replacement (all, when there are fewer), as equally from each teacher as can be.
 
     Which teacher gives one more where it does not come out even, and which of its answers are taken, changes with the
@@ -44,6 +44,6 @@ def balanced_draw(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> l
     return drawn
 
 
-def plain_draw(texts: Sequence[str], wanted: int, seed: int) -> list[str]:
+def draw_plain(texts: Sequence[str], wanted: int, seed: int) -> list[str]:
     """`wanted` of the texts without replacement (all, when there are fewer)."""
     return random.Random(seed).sample(list(texts), min(wanted, len(texts)))

@@ -25,7 +25,7 @@ class Runs:
     row: np.ndarray  # of the smallest sample
 
     @classmethod
-    def of(cls, requests: np.ndarray, samples: np.ndarray) -> "Runs":
+    def from_rows(cls, requests: np.ndarray, samples: np.ndarray) -> "Runs":
         """The runs of a segment whose rows answer `requests` as `samples`."""
         starts = np.ones(len(samples), bool)
         starts[1:] = (requests[1:] != requests[:-1]).any(axis=1) | (samples[1:] != samples[:-1] + 1)
@@ -40,16 +40,16 @@ class Index:
     def __init__(self, segments: Sequence[Runs]) -> None:
         """`segments[i]` are the runs of segment number i."""
         self.stored = sum(int(runs.count.sum()) for runs in segments)  # duplicates included
-        self._high = _joined([runs.requests[:, 0] for runs in segments], np.uint64)
-        self._low = _joined([runs.requests[:, 1] for runs in segments], np.uint64)
-        self._first = _joined([runs.first for runs in segments], np.int32)
-        self._count = _joined([runs.count for runs in segments], np.int32)
-        self._place = _joined([np.int64(n << _ROW_BITS) + runs.row for n, runs in enumerate(segments)], np.int64)
+        self._high = _concatenate([runs.requests[:, 0] for runs in segments], np.uint64)
+        self._low = _concatenate([runs.requests[:, 1] for runs in segments], np.uint64)
+        self._first = _concatenate([runs.first for runs in segments], np.int32)
+        self._count = _concatenate([runs.count for runs in segments], np.int32)
+        self._place = _concatenate([np.int64(n << _ROW_BITS) + runs.row for n, runs in enumerate(segments)], np.int64)
         self._keep(np.lexsort((self._place, self._count, self._first, self._low, self._high)))
-        twice = self._as_before() & (self._first[1:] == self._first[:-1]) & (self._count[1:] == self._count[:-1])
+        twice = self._continues_run() & (self._first[1:] == self._first[:-1]) & (self._count[1:] == self._count[:-1])
         if twice.any():  # whole runs that another segment has too: two writers of one wave, an older copy
             self._keep(np.flatnonzero(np.append(True, ~twice)))
-        overlap = self._as_before() & (self._first[1:] < self._first[:-1] + self._count[:-1])
+        overlap = self._continues_run() & (self._first[1:] < self._first[:-1] + self._count[:-1])
         if overlap.any():
             self._split(overlap)
 
@@ -57,13 +57,13 @@ class Index:
         for name in ("_high", "_low", "_first", "_count", "_place"):
             setattr(self, name, getattr(self, name)[places])
 
-    def _as_before(self) -> np.ndarray:
+    def _continues_run(self) -> np.ndarray:
         """Of each run but the first: whether it is of the request of the run before it."""
         return np.asarray((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1]))
 
     def _split(self, overlap: np.ndarray) -> None:
         """Gives each sample of overlapping runs to the first segment that has it."""
-        request = np.append(0, np.cumsum(~self._as_before()))  # number of the request of each run
+        request = np.append(0, np.cumsum(~self._continues_run()))  # number of the request of each run
         torn = np.isin(request, request[1:][overlap])
         pieces: list[tuple[int, int, int, int]] = []  # a run to copy the request from, first, count, place
         at = np.flatnonzero(torn)
@@ -95,8 +95,8 @@ class Index:
         """Memory of the arrays, bytes."""
         return sum(int(array.nbytes) for array in (self._high, self._low, self._first, self._count, self._place))
 
-    def places(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Where answers lie, for `segments_of` and `rows_of`; ABSENT where one is not stored.
+    def find_places(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Where answers lie, for `decode_segments` and `decode_rows`; ABSENT where one is not stored.
 
         `samples` has a row a request, of any length: those samples of it that are looked for.
         """
@@ -114,25 +114,25 @@ class Index:
             at = at + 1
         return found
 
-    def winners(self, segment: int, requests: np.ndarray, samples: np.ndarray, start: int = 0) -> np.ndarray:
+    def find_winners(self, segment: int, requests: np.ndarray, samples: np.ndarray, start: int = 0) -> np.ndarray:
         """Which rows of segment number `segment`, from row `start` on, are the ones that are served."""
         here = np.int64((segment << _ROW_BITS) + start) + np.arange(len(samples), dtype=np.int64)
-        return np.asarray(self.places(requests, samples[:, None])[:, 0] == here)
+        return np.asarray(self.find_places(requests, samples[:, None])[:, 0] == here)
 
-    def counts(self, segments: int) -> np.ndarray:
+    def count_served(self, segments: int) -> np.ndarray:
         """How many answers of each of the first `segments` segments are served."""
-        return np.bincount(segments_of(self._place), weights=self._count, minlength=segments).astype(np.int64)
+        return np.bincount(decode_segments(self._place), weights=self._count, minlength=segments).astype(np.int64)
 
 
-def _joined(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
+def _concatenate(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, kind)
 
 
-def segments_of(places: np.ndarray) -> np.ndarray:
+def decode_segments(places: np.ndarray) -> np.ndarray:
     """Numbers of the segments of places that are not ABSENT."""
     return places >> _ROW_BITS
 
 
-def rows_of(places: np.ndarray) -> np.ndarray:
+def decode_rows(places: np.ndarray) -> np.ndarray:
     """Rows within their segments of places that are not ABSENT."""
     return places & np.int64((1 << _ROW_BITS) - 1)

@@ -18,7 +18,7 @@ VERSION = 1  # of the way a key is computed; another number makes all stored ans
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationSpec:
     """Who is asked and how: what the requests of one run have in common."""
 
     model: str  # identity of weights, tokenizer and configuration (image sizes are in there)
@@ -54,28 +54,28 @@ class Asked:
     @property
     def slug(self) -> str:
         """Name of the folder with these answers: a word for people, a hash for uniqueness; no name that users give."""
-        return f"{self.family}-{self.model_mark}-{self.hash()[:16]}"
+        return f"{self.family}-{self.model_slug}-{self.hash()[:16]}"
 
     @property
-    def model_mark(self) -> str:
+    def model_slug(self) -> str:
         """A short mark of the model, so that folders of one model lie side by side."""
         return hashlib.sha256(self.model.encode()).hexdigest()[:8]
 
     def request_key(self, messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> str:
         """sha256 of who is asked, how, and what; the same for all samples."""
-        return hash_json({"asked": self.hash(), **request_content(messages, image_sha256)})
+        return hash_json({"asked": self.hash(), **make_request_content(messages, image_sha256)})
 
 
-def request_content(messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> dict[str, Any]:
+def make_request_content(messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> dict[str, Any]:
     """What is asked, as it goes into the key: roles and texts in order, hashes of the images' bytes."""
     return {"messages": [[message["role"], message["content"]] for message in messages], "images": list(image_sha256)}
 
 
-def answer_key(request_key: str, sample: int) -> str:
+def derive_answer_key(request_key: str, sample: int) -> str:
     """Key of one answer: sha256 of the request's key and the sample's number, as hex."""
     return hashlib.sha256(f"{request_key}:{sample}".encode()).hexdigest()
 
 
-def request_seed(request_key: str) -> int:
+def derive_request_seed(request_key: str) -> int:
     """Seed of sample 0 of a request, in [0, 2**62); sample i is drawn with this plus i, in whichever batch it is."""
     return int(request_key[:16], 16) >> 2

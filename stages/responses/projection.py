@@ -20,10 +20,10 @@ from stages.corpora.rows import QuestionFolder
 from stages.job.files import ROWS_PER_SHARD, write_parquet
 from stages.job.job import Job
 from stages.job.rejects import write_rejects
-from stages.responses.answers import Asking, Generation
-from stages.responses.requested import Wanted
+from stages.responses.answers import AnswerSession, Generation
+from stages.responses.requested import RequestedAnswers
 from stages.responses.schemas import ANSWERS
-from stages.responses.segments import rechunked
+from stages.responses.segments import rechunk
 from stages.responses.store import Store
 
 _COLUMNS = {  # of ANSWERS: from which column of the store
@@ -51,7 +51,7 @@ class AnswerSettings(Protocol):
 
 
 @dataclass
-class Counts:
+class AnswerCounts:
     """Sums over rows of ANSWERS."""
 
     questions: int = 0
@@ -70,7 +70,7 @@ class Counts:
         self.cut += pc.sum(pc.equal(rows["finish_reason"], "length")).as_py() or 0
         self.empty += pc.sum(pc.equal(rows["response"], "")).as_py() or 0
 
-    def statistics(self) -> dict[str, float]:
+    def compute_statistics(self) -> dict[str, float]:
         """Counts and means, for metrics and tables."""
         return {
             "questions": self.questions,
@@ -83,47 +83,49 @@ class Counts:
         }
 
 
-def answered(job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: AnswerSettings) -> dict[str, float]:
+def write_answers(
+    job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: AnswerSettings
+) -> dict[str, float]:
     """Writes the stage's out: `block.responses` answers to each question, rows of ANSWERS; returns statistics.
 
     Answers that can't be had are lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they are more than
     `block.max_reject_share` of all.
     """
     generation = Generation(checkpoint_folder, block.sampling, block.responses, block.draw)
-    asking = Asking.of(job, generation, job.name, max_reject_share=block.max_reject_share)
-    wanted = Wanted.of(asking.asked, questions.words(), block.responses)
+    asking = AnswerSession.open(job, generation, job.name, max_reject_share=block.max_reject_share)
+    wanted = RequestedAnswers.from_prompts(asking.asked, questions.iter_key_parts(), block.responses)
     store = Store(asking.folder, job.progress.say)
     while True:
         damaged = len(store.damaged)
-        with job.timed("generate"):
+        with job.measure_time("generate"):
             stored = asking.complete(store, wanted, questions)
-        with job.timed("project"), job.writing() as folder:
+        with job.measure_time("project"), job.writing() as folder:
             counts = write_projection(folder, store, wanted)
         if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
             break
-    rejects = asking.rejects(wanted, stored)
+    rejects = asking.make_rejects(wanted, stored)
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if rejects:
         job.progress.say(
             f"{job.name}: {len(rejects)} questions lack answers; reasons in {job.reports / 'rejects.jsonl'}"
         )
     asking.report(job)
-    return {**counts.statistics(), "rejected_answers": sum(reject.answers for reject in rejects)}
+    return {**counts.compute_statistics(), "rejected_answers": sum(reject.answers for reject in rejects)}
 
 
-def write_projection(folder: Path, store: Store, wanted: Wanted) -> Counts:
+def write_projection(folder: Path, store: Store, wanted: RequestedAnswers) -> AnswerCounts:
     """Writes what the store has of `wanted` into `folder`, as shards with rows of ANSWERS."""
-    counts = Counts()
-    shards = rechunked(_blocks(store, wanted, counts), ROWS_PER_SHARD)
+    counts = AnswerCounts()
+    shards = rechunk(_iter_blocks(store, wanted, counts), ROWS_PER_SHARD)
     first = next(shards, ANSWERS.empty_table())  # a stage's out has a file also when it has no row
     for number, rows in enumerate(chain([first], shards)):
         write_parquet(folder / f"part-{number:05d}.parquet", rows)
     return counts
 
 
-def _blocks(store: Store, wanted: Wanted, counts: Counts) -> Iterator[pa.Table]:
-    for block in wanted.blocks():
-        found, there = wanted.rows(store, block, list(_COLUMNS.values()))
+def _iter_blocks(store: Store, wanted: RequestedAnswers, counts: AnswerCounts) -> Iterator[pa.Table]:
+    for block in wanted.iter_blocks():
+        found, there = wanted.read_rows(store, block, list(_COLUMNS.values()))
         by_question = there.sum(axis=1)
         places = np.repeat(np.arange(len(block)), by_question)
         ids = pa.array(wanted.ids[block.start : block.stop], pa.string()).take(pa.array(places))

@@ -12,20 +12,22 @@ from pathlib import Path
 from stages.job.files import write_text
 from stages.job.rejects import Reason
 
-FOLDER = "refused"
+REFUSAL_FOLDER = "refused"
 
 
-def remember(folder: Path, reasons: Mapping[str, Reason]) -> None:
+def write_refusals(folder: Path, reasons: Mapping[str, Reason]) -> None:
     """Keeps the refusals among `reasons`, by request key, beside the segments in `folder`."""
     rows = ({"request_key": key, "reason": reason.text} for key, reason in reasons.items() if reason.kind == "refused")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     if lines:
-        write_text(folder / FOLDER / f"{secrets.token_hex(8)}.jsonl", "".join(lines))
+        write_text(folder / REFUSAL_FOLDER / f"{secrets.token_hex(8)}.jsonl", "".join(lines))
 
 
-def remembered(folder: Path) -> dict[str, Reason]:
+def read_refusals(folder: Path) -> dict[str, Reason]:
     """Refusals by request key."""
     rows = (
-        json.loads(line) for file in sorted((folder / FOLDER).glob("*.jsonl")) for line in file.read_text().splitlines()
+        json.loads(line)
+        for file in sorted((folder / REFUSAL_FOLDER).glob("*.jsonl"))
+        for line in file.read_text().splitlines()
     )
     return {row["request_key"]: Reason("refused", row["reason"]) for row in rows}

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from stages.responses.key import Asked
+from stages.responses.key import GenerationSpec
 from stages.responses.store import Store
 
 BLOCK_ANSWERS = 16_384  # looked up, or read, at a time: 130 MB of the paper's longest answers
 
 
-class Words(Protocol):
+class PromptKeyParts(Protocol):
     """What a key is made of."""
 
     @property
@@ -26,14 +26,14 @@ class Words(Protocol):
     def image_sha256(self) -> Sequence[str]: ...
 
 
-class Prompt(Words, Protocol):
+class PromptLike(PromptKeyParts, Protocol):
     """What is asked; a `Question` is one."""
 
     @property
     def images(self) -> Sequence[bytes]: ...
 
 
-class Gap(NamedTuple):
+class MissingRange(NamedTuple):
     """Neighbouring samples of one prompt that the store lacks."""
 
     prompt: int
@@ -42,7 +42,7 @@ class Gap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedAnswers:
     """n answers to each prompt: 32 bytes and an id a prompt."""
 
     ids: list[str]
@@ -50,7 +50,7 @@ class Wanted:
     n: int
 
     @classmethod
-    def of(cls, asked: Asked, prompts: Iterable[Words], n: int) -> "Wanted":
+    def from_prompts(cls, asked: GenerationSpec, prompts: Iterable[PromptKeyParts], n: int) -> "RequestedAnswers":
         """Keys of `prompts`, which are read once; no image is needed for that."""
         ids: list[str] = []
         keys = bytearray()
@@ -66,13 +66,13 @@ class Wanted:
         """Key of what is asked, as hex."""
         return self.request_keys[prompt].tobytes().hex()
 
-    def blocks(self) -> Iterator[range]:
+    def iter_blocks(self) -> Iterator[range]:
         """Ranges of prompts with at most BLOCK_ANSWERS answers (one prompt at least)."""
         step = max(1, BLOCK_ANSWERS // self.n)
         for start in range(0, len(self), step):
             yield range(start, min(start + step, len(self)))
 
-    def requests(self, prompts: range) -> np.ndarray:
+    def encode_requests(self, prompts: range) -> np.ndarray:
         """First halves of the request keys, as the index of a store takes them."""
         halves = np.ascontiguousarray(self.request_keys[prompts.start : prompts.stop, :16])
         return halves.view(">u8").astype(np.uint64)
@@ -82,20 +82,21 @@ class Wanted:
         """Numbers of the samples, as one row."""
         return np.arange(self.n, dtype=np.int64)[None, :]
 
-    def stored(self, store: Store) -> np.ndarray:
+    def find_stored(self, store: Store) -> np.ndarray:
         """Which answers the store has: one row a prompt, one column a sample."""
         parts = [
-            store.holds(self.requests(block), np.repeat(self.samples, len(block), axis=0)) for block in self.blocks()
+            store.holds(self.encode_requests(block), np.repeat(self.samples, len(block), axis=0))
+            for block in self.iter_blocks()
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.n), bool)
 
-    def rows(self, store: Store, prompts: range, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+    def read_rows(self, store: Store, prompts: range, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
         """`columns` of the stored answers to `prompts`, in their order and that of the samples, and which are
         stored.
         """
-        return store.rows(self.requests(prompts), np.repeat(self.samples, len(prompts), axis=0), columns)
+        return store.read_rows(self.encode_requests(prompts), np.repeat(self.samples, len(prompts), axis=0), columns)
 
-    def gaps(self, stored: np.ndarray, last: Collection[str] = ()) -> Iterator[Gap]:
+    def find_missing(self, stored: np.ndarray, last: Collection[str] = ()) -> Iterator[MissingRange]:
         """What is lacking, in the order of the prompts; those whose request keys are in `last` come after the others.
 
         Prompts that ask the same are asked once.
@@ -109,13 +110,13 @@ class Wanted:
                 if last and key.hex() in last:
                     postponed.append(prompt)
                 else:
-                    yield from gaps_of(prompt, stored[prompt])
+                    yield from find_missing_ranges(prompt, stored[prompt])
         for prompt in postponed:
-            yield from gaps_of(prompt, stored[prompt])
+            yield from find_missing_ranges(prompt, stored[prompt])
 
 
-def gaps_of(prompt: int, stored: np.ndarray) -> Iterator[Gap]:
+def find_missing_ranges(prompt: int, stored: np.ndarray) -> Iterator[MissingRange]:
     """Runs of neighbouring samples of one prompt that are not stored."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], stored, [True]]).astype(np.int8)))
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        yield Gap(prompt, first, end - first)
+        yield MissingRange(prompt, first, end - first)

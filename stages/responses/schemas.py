@@ -47,7 +47,7 @@ POOL = pa.schema(
 )
 
 
-def answer_statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def compute_answer_statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Counts and means over rows of ANSWERS, for metrics and tables."""
     tokens = sum(row["completion_tokens"] for row in rows)
     cut = sum(row["finish_reason"] == "length" for row in rows)

@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 
 from stages.job.files import sync_folder
 
-ROWS_PER_GROUP = 1024  # what is read for one answer; a wave is one group
+ANSWERS_PER_ROW_GROUP = 1024  # what is read for one answer; a wave is one group
 LAST = 10**20 - 1  # order of files whose name says none
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{8}(?:-c(\d{20})-[0-9a-f]{8})?\.parquet")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 FIRST_SCHEMA = pa.schema(
     [
-        ("key", pa.string()),  # answer_key of the request's key and the sample
+        ("key", pa.string()),  # derive_answer_key of the request's key and the sample
         ("request_key", pa.string()),
         ("sample", pa.int32()),
         ("question_id", pa.string()),  # for people; the same answer may serve other ids
@@ -52,10 +52,10 @@ ADDED = [
     pa.field("seconds", pa.float32()),  # share of the wave's wall time
     pa.field("request", pa.string()),  # JSON of messages and image hashes, of which the key was made
 ]
-SCHEMA = pa.schema([*FIRST_SCHEMA, *ADDED])
+ANSWER_SCHEMA = pa.schema([*FIRST_SCHEMA, *ADDED])
 
 
-class Unreadable(ValueError):
+class UnreadableSegment(ValueError):
     """A file that is no whole segment; the message says why."""
 
 
@@ -74,7 +74,7 @@ class Segment:
         return self.order, not self.compacted, self.path.name
 
 
-def segment_of(path: Path) -> Segment:
+def parse_segment(path: Path) -> Segment:
     """The segment at `path`; a file that was named otherwise comes after all others."""
     named = _NAME.fullmatch(path.name)
     if named is None:
@@ -82,19 +82,19 @@ def segment_of(path: Path) -> Segment:
     return Segment(path, int(named[1]), int(named[2] or named[1]), compacted=named[2] is not None)
 
 
-def listed(folder: Path) -> list[Segment]:
+def list_segments(folder: Path) -> list[Segment]:
     """The segments in `folder`, first the one that counts first.
 
     A folder is listed until nothing vanished between two listings: one that is taken while a compaction ends may lack
     both the old segments and the new one.
     """
-    found = _names(folder)
-    while found - (again := _names(folder)):
+    found = _list_names(folder)
+    while found - (again := _list_names(folder)):
         found = again
-    return sorted((segment_of(folder / name) for name in again), key=lambda segment: segment.precedence)
+    return sorted((parse_segment(folder / name) for name in again), key=lambda segment: segment.precedence)
 
 
-def _names(folder: Path) -> set[str]:
+def _list_names(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     names = (entry.name for entry in os.scandir(folder) if entry.is_file())  # no link to a file that is gone
@@ -102,7 +102,7 @@ def _names(folder: Path) -> set[str]:
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
+def open_scratch(folder: Path) -> Iterator[Path]:
     """Yields a path in `folder` for a file that readers don't see, and removes what is left there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{secrets.token_hex(8)}.partial"
@@ -117,7 +117,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> Segment:
 
     Raises OSError, naming the folder and the remedy, when it can't be written; then nothing is visible.
     """
-    with scratch(folder) as temporary:
+    with open_scratch(folder) as temporary:
         try:
             write(temporary)
             sync_file(temporary)
@@ -127,27 +127,27 @@ def publish(folder: Path, write: Callable[[Path], None]) -> Segment:
                 f"{folder}: answers can't be written ({' '.join(str(error).split())}); what was stored before is safe: "
                 "make room or correct the permissions, and run again",
             ) from error
-        path = _linked(temporary, folder)
+        path = _link_next(temporary, folder)
     sync_folder(folder)
-    return segment_of(path)
+    return parse_segment(path)
 
 
 def publish_for(folder: Path, temporary: Path, replaced: Sequence[Segment]) -> Segment:
     """Makes the finished file `temporary` visible as a compacted segment in the place of those that it replaces."""
     sync_file(temporary)
     order, last = replaced[0].order, max(segment.last for segment in replaced)
-    path = folder / f"{order:020d}-{_home(folder)}-c{last:020d}-{secrets.token_hex(4)}.parquet"
+    path = folder / f"{order:020d}-{_read_folder_id(folder)}-c{last:020d}-{secrets.token_hex(4)}.parquet"
     temporary.rename(path)
     sync_folder(folder)
-    return segment_of(path)
+    return parse_segment(path)
 
 
-def _linked(temporary: Path, folder: Path) -> Path:
+def _link_next(temporary: Path, folder: Path) -> Path:
     """Links `temporary` to the first free name after all that are there."""
-    home = _home(folder)
+    home = _read_folder_id(folder)
     while True:
-        path = folder / f"{max((segment.last for segment in listed(folder)), default=0) + 1:020d}-{home}.parquet"
-        claimed = _claimed(temporary, path)
+        path = folder / f"{max((segment.last for segment in list_segments(folder)), default=0) + 1:020d}-{home}.parquet"
+        claimed = _claim_name(temporary, path)
         if claimed is None:  # two writers in one moment may get one order here; names decide then
             path = path.with_name(f"{path.name[:20]}-{secrets.token_hex(4)}.parquet")
             temporary.rename(path)
@@ -155,7 +155,7 @@ def _linked(temporary: Path, folder: Path) -> Path:
             return path
 
 
-def _claimed(temporary: Path, path: Path) -> bool | None:
+def _claim_name(temporary: Path, path: Path) -> bool | None:
     """Whether `path` was free and is now the finished file; None where there are no links (object storage behind
     FUSE).
     """
@@ -170,14 +170,14 @@ def _claimed(temporary: Path, path: Path) -> bool | None:
     return True
 
 
-def _home(folder: Path) -> str:
+def _read_folder_id(folder: Path) -> str:
     """Eight hex digits that belong to this folder and not to copies of it: they lie in a file named after its inode."""
     file = folder / f".home-{folder.stat().st_ino}"
     if not file.exists():
-        with scratch(folder) as temporary:
+        with open_scratch(folder) as temporary:
             temporary.write_text(secrets.token_hex(4))
             sync_file(temporary)
-            if _claimed(temporary, file) is None:
+            if _claim_name(temporary, file) is None:
                 temporary.rename(file)
     return file.read_text()
 
@@ -190,10 +190,10 @@ def sync_file(path: Path) -> None:
 
 def write_segment(path: Path, table: pa.Table) -> None:
     """Writes `table`, which has SCHEMA, as one parquet file with a checksum for each page."""
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True, row_group_size=ANSWERS_PER_ROW_GROUP)
 
 
-def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+def rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The rows of `tables` in tables of `rows` rows, the last one smaller; nothing when there are none."""
     waiting: pa.Table | None = None
     for table in tables:
@@ -209,25 +209,25 @@ def rechunked(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 def write_files(tables: Iterable[pa.Table], rows_per_file: int, next_path: Callable[[], Path]) -> list[Path]:
     """Writes rows with SCHEMA into files of `rows_per_file` rows; `next_path` says where each goes."""
     files: list[Path] = []
-    groups = rechunked(tables, ROWS_PER_GROUP)
+    groups = rechunk(tables, ANSWERS_PER_ROW_GROUP)
     for first in groups:
         files.append(next_path())
-        with pq.ParquetWriter(files[-1], SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-            for group in chain([first], islice(groups, rows_per_file // ROWS_PER_GROUP - 1)):
-                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+        with pq.ParquetWriter(files[-1], ANSWER_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+            for group in chain([first], islice(groups, rows_per_file // ANSWERS_PER_ROW_GROUP - 1)):
+                writer.write_table(group, row_group_size=ANSWERS_PER_ROW_GROUP)
     return files
 
 
-def opened(path: Path) -> pq.ParquetFile:
+def open_segment(path: Path) -> pq.ParquetFile:
     """The file at `path`; raises Unreadable when it is no segment, FileNotFoundError when it is gone."""
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise Unreadable(_reason(error)) from error
-    if not any(file.schema_arrow.equals(schema) for schema in (SCHEMA, FIRST_SCHEMA)):
-        raise Unreadable("its columns are not those of stored answers")
+        raise UnreadableSegment(_describe_error(error)) from error
+    if not any(file.schema_arrow.equals(schema) for schema in (ANSWER_SCHEMA, FIRST_SCHEMA)):
+        raise UnreadableSegment("its columns are not those of stored answers")
     return file
 
 
@@ -237,46 +237,48 @@ def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> 
     try:
         table = file.read_row_groups(groups, columns=there, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise Unreadable(_reason(error)) from error
+        raise UnreadableSegment(_describe_error(error)) from error
     for name in columns:
         if name not in there:
-            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+            table = table.append_column(
+                ANSWER_SCHEMA.field(name), pa.nulls(table.num_rows, ANSWER_SCHEMA.field(name).type)
+            )
     return table.select(columns)
 
 
-def samples_of(column: pa.ChunkedArray) -> np.ndarray:
+def decode_samples(column: pa.ChunkedArray) -> np.ndarray:
     """Sample numbers; raises Unreadable when one is missing."""
     if column.null_count:
-        raise Unreadable("the number of a sample is missing")
+        raise UnreadableSegment("the number of a sample is missing")
     return column.to_numpy()
 
 
-def digests_of(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
+def decode_digests(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """The first 16 bytes of hex keys as rows of two numbers; raises Unreadable when one is no sha256.
 
     Half of a sha256 tells requests apart: among 1e9 of them two are alike with a chance of 1e-21.
     """
     array = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     if array.null_count:
-        raise Unreadable("a key is missing")
+        raise UnreadableSegment("a key is missing")
     if not len(array):
         return np.empty((0, 2), np.uint64)
     offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
     if (np.diff(offsets) != 64).any():
-        raise Unreadable("a key is no sha256")
+        raise UnreadableSegment("a key is no sha256")
     letters = np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].reshape(-1, 64)[:, :32]
-    values = _hex_values()[letters]
+    values = _make_hex_table()[letters]
     if (values > 15).any():
-        raise Unreadable("a key is no sha256")
+        raise UnreadableSegment("a key is no sha256")
     return ((values[:, 0::2] << 4) | values[:, 1::2]).view(">u8").astype(np.uint64)
 
 
-def _hex_values() -> np.ndarray:
+def _make_hex_table() -> np.ndarray:
     table = np.full(256, 255, np.uint8)
     for value, letter in enumerate(b"0123456789abcdef"):
         table[letter] = value
     return table
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -13,22 +13,33 @@ import pyarrow.compute as pc
 
 from stages.job.hashes import hash_json
 from stages.responses.about import read_about
-from stages.responses.key import answer_key
-from stages.responses.refusals import remembered
-from stages.responses.segments import SCHEMA, Segment, Unreadable, digests_of, listed, opened, read_groups, samples_of
+from stages.responses.key import derive_answer_key
+from stages.responses.refusals import read_refusals
+from stages.responses.segments import (
+    ANSWER_SCHEMA,
+    Segment,
+    UnreadableSegment,
+    decode_digests,
+    decode_samples,
+    list_segments,
+    open_segment,
+    read_groups,
+)
 from stages.responses.store import Store
 
 Say = Callable[[str], None]
 
 
-def sets_in(root: Path) -> list[Path]:
+def find_sets(root: Path) -> list[Path]:
     """The folders with segments in a store, in its `responses` folder, or in a data set made by an export.
 
     Raises FileNotFoundError when there is none.
     """
     inside = root / "responses" if (root / "responses").is_dir() else root
     found = (
-        [folder for folder in sorted(inside.iterdir()) if folder.is_dir() and listed(folder)] if inside.is_dir() else []
+        [folder for folder in sorted(inside.iterdir()) if folder.is_dir() and list_segments(folder)]
+        if inside.is_dir()
+        else []
     )
     if not found:
         raise FileNotFoundError(
@@ -37,7 +48,7 @@ def sets_in(root: Path) -> list[Path]:
     return found
 
 
-def files_of(folder: Path) -> list[tuple[Path, int, float]]:
+def list_files(folder: Path) -> list[tuple[Path, int, float]]:
     """(path, bytes, time of writing) of the files in a folder, without those that vanish meanwhile."""
     found = []
     for path in folder.iterdir():
@@ -47,19 +58,21 @@ def files_of(folder: Path) -> list[tuple[Path, int, float]]:
     return found
 
 
-def tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
+def read_tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
     """`columns` of one segment, a row group at a time. Raises Unreadable on damage."""
-    file = opened(segment.path)
+    file = open_segment(segment.path)
     for group in range(file.metadata.num_row_groups):
         yield read_groups(file, [group], columns)
 
 
-def served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Table]:
+def read_served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Table]:
     """`columns` of those answers in segment `number` that are served: duplicates of earlier ones are left out."""
     start = 0
     wanted = list(dict.fromkeys(["request_key", "sample", *columns]))
-    for table in tables(store.segments[number], wanted):
-        keep = store.index.winners(number, digests_of(table["request_key"]), samples_of(table["sample"]), start)
+    for table in read_tables(store.segments[number], wanted):
+        keep = store.index.find_winners(
+            number, decode_digests(table["request_key"]), decode_samples(table["sample"]), start
+        )
         start += table.num_rows
         yield table.filter(pa.array(keep)).select(columns)
 
@@ -105,10 +118,12 @@ _COUNTED = [
 ]
 
 
-def statistics(folder: Path, say: Say, track: Callable[[Iterable[int]], Iterable[int]] = iter) -> SetStatistics:
+def compute_set_statistics(
+    folder: Path, say: Say, track: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> SetStatistics:
     """Counts what one set holds; texts are not read. `track` goes round the numbers of its segments."""
     store = Store(folder, say)
-    files = files_of(folder)
+    files = list_files(folder)
     found = SetStatistics(
         folder=folder,
         segments=len(store.segments),
@@ -117,13 +132,13 @@ def statistics(folder: Path, say: Say, track: Callable[[Iterable[int]], Iterable
         index_bytes=store.index.nbytes,
         disk_bytes=sum(length for _, length, _ in files),
         leftovers=sum(file.name.endswith(".partial") for file, _, _ in files),
-        refused=len(remembered(folder)),
+        refused=len(read_refusals(folder)),
     )
     for number in track(range(len(store.segments))):
         try:
-            for table in served(store, number, _COUNTED):
+            for table in read_served(store, number, _COUNTED):
                 _count(found, table)
-        except Unreadable as error:
+        except UnreadableSegment as error:
             store.skip(store.segments[number], error)
             found.damaged += 1
     return found
@@ -153,37 +168,37 @@ class Fault:
     reason: str
 
 
-def faults(folder: Path) -> Iterator[Fault | int]:
+def find_faults(folder: Path) -> Iterator[Fault | int]:
     """Reads every byte of a set: yields each fault, and the number of answers of each segment that was read to its end.
 
     Checks the pages' checksums, and that each key is the hash of what stands beside it.
     """
     asked = read_about(folder).get("asked_sha256")
-    for segment in listed(folder):
+    for segment in list_segments(folder):
         try:
             rows = 0
-            for table in tables(segment, SCHEMA.names):
+            for table in read_tables(segment, ANSWER_SCHEMA.names):
                 rows += table.num_rows
-                wrong = _wrong_keys(table, asked)
+                wrong = _find_wrong_keys(table, asked)
                 if wrong:
                     yield Fault(
                         segment.path, f"{len(wrong)} keys are not the hash of their request, such as {wrong[0]}"
                     )
             yield rows
-        except Unreadable as error:
+        except UnreadableSegment as error:
             yield Fault(segment.path, str(error))
 
 
-def _wrong_keys(table: pa.Table, asked: str | None) -> list[str]:
+def _find_wrong_keys(table: pa.Table, asked: str | None) -> list[str]:
     wrong = []
     columns: list[list[Any]] = [table[name].to_pylist() for name in ("key", "request_key", "sample", "request")]
     for key, request_key, sample, request in zip(*columns, strict=True):
-        if key != answer_key(request_key, sample) or (
-            asked and request and request_key != _request_key(asked, request)
+        if key != derive_answer_key(request_key, sample) or (
+            asked and request and request_key != _derive_request_key(asked, request)
         ):
             wrong.append(key)
     return wrong
 
 
-def _request_key(asked: str, request: str) -> str:
+def _derive_request_key(asked: str, request: str) -> str:
     return hash_json({"asked": asked, **json.loads(request)})

@@ -14,21 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.responses.index import ABSENT, Index, Runs, rows_of, segments_of
+from stages.responses.index import ABSENT, Index, Runs, decode_rows, decode_segments
 from stages.responses.segments import (
-    SCHEMA,
+    ANSWER_SCHEMA,
     Segment,
-    Unreadable,
-    digests_of,
-    listed,
-    opened,
+    UnreadableSegment,
+    decode_digests,
+    decode_samples,
+    list_segments,
+    open_segment,
     publish,
     read_groups,
-    samples_of,
     write_segment,
 )
 
-SERVED = [name for name in SCHEMA.names if name != "created_at"]
+SERVED = [name for name in ANSWER_SCHEMA.names if name != "created_at"]
 
 
 @dataclass(frozen=True)
@@ -80,34 +80,36 @@ class Store:
         self.segments: list[Segment] = []
         self._index = Index([])  # the old one goes before the new one is built: never two in memory
         while True:
-            segments = [segment for segment in listed(self.folder) if segment.path not in self.damaged]
+            segments = [segment for segment in list_segments(self.folder) if segment.path not in self.damaged]
             try:
-                pairs = [(segment, runs) for segment in segments if (runs := self._runs(segment)) is not None]
+                pairs = [(segment, runs) for segment in segments if (runs := self._read_runs(segment)) is not None]
             except FileNotFoundError:
                 continue  # a compaction put another segment in its place
             self.segments = [segment for segment, _ in pairs]
             self._index = Index([runs for _, runs in pairs])
             return
 
-    def _runs(self, segment: Segment) -> Runs | None:
+    def _read_runs(self, segment: Segment) -> Runs | None:
         try:
-            file = opened(segment.path)
+            file = open_segment(segment.path)
             table = read_groups(file, list(range(file.metadata.num_row_groups)), ["request_key", "sample"])
-            return Runs.of(digests_of(table["request_key"]), samples_of(table["sample"]))
-        except Unreadable as error:
+            return Runs.from_rows(decode_digests(table["request_key"]), decode_samples(table["sample"]))
+        except UnreadableSegment as error:
             self.skip(segment, error)
             return None
 
-    def skip(self, segment: Segment, error: Unreadable) -> None:
+    def skip(self, segment: Segment, error: UnreadableSegment) -> None:
         """Names a segment that is damaged; its answers count as not there until the store is opened again."""
         self.damaged[segment.path] = str(error)
         self._say(f"{segment.path} cannot be read and is passed over; its answers count as missing ({error})")
 
     def holds(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Which answers are stored: a row a request (see `digests_of`), in it those of `samples`."""
-        return self.index.places(requests, samples) != ABSENT
+        """Which answers are stored: a row a request (see `decode_digests`), in it those of `samples`."""
+        return self.index.find_places(requests, samples) != ABSENT
 
-    def rows(self, requests: np.ndarray, samples: np.ndarray, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+    def read_rows(
+        self, requests: np.ndarray, samples: np.ndarray, columns: Sequence[str]
+    ) -> tuple[pa.Table, np.ndarray]:
         """`columns` of the stored ones among these answers, in their order, and which of them are stored.
 
         Reads the row groups that hold them and no other column. A segment that turns out to be damaged is named, and
@@ -115,26 +117,26 @@ class Store:
         as not there.
         """
         while True:
-            places = self.index.places(requests, samples)
+            places = self.index.find_places(requests, samples)
             there = places != ABSENT
             try:
-                return self._taken(places[there], list(columns)), there
+                return self._take_rows(places[there], list(columns)), there
             except FileNotFoundError:
                 self.refresh()
 
-    def _taken(self, places: np.ndarray, columns: list[str]) -> pa.Table:
-        numbers = segments_of(places)
+    def _take_rows(self, places: np.ndarray, columns: list[str]) -> pa.Table:
+        numbers = decode_segments(places)
         order = np.argsort(numbers, kind="stable")
         ends = np.flatnonzero(np.diff(numbers[order])) + 1
         parts = []
         for members in np.split(order, ends) if len(places) else []:
             segment = self.segments[int(numbers[members[0]])]
             try:
-                parts.append(_rows_of_segment(opened(segment.path), rows_of(places[members]), columns))
-            except Unreadable as error:
+                parts.append(_read_segment_rows(open_segment(segment.path), decode_rows(places[members]), columns))
+            except UnreadableSegment as error:
                 self.skip(segment, error)
                 raise FileNotFoundError(segment.path) from error
-        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        schema = pa.schema([ANSWER_SCHEMA.field(name) for name in columns])
         table = pa.concat_tables(parts) if parts else schema.empty_table()
         inverse = np.empty(len(order), np.int64)
         inverse[order] = np.arange(len(order))
@@ -147,9 +149,9 @@ class Store:
         pairs = list(dict.fromkeys(wanted))
         if not pairs:
             return {}
-        requests = digests_of(pa.array([request for request, _ in pairs]))
-        table, _ = self.rows(requests, np.array([[sample] for _, sample in pairs]), SERVED)
-        return {answer.key: answer for answer in answers_of(table)}
+        requests = decode_digests(pa.array([request for request, _ in pairs]))
+        table, _ = self.read_rows(requests, np.array([[sample] for _, sample in pairs]), SERVED)
+        return {answer.key: answer for answer in parse_answers(table)}
 
     def append(self, answers: Sequence[StoredAnswer]) -> None:
         """Writes `answers` as one new segment; when this returns they are on disk, and none of them can be lost.
@@ -157,23 +159,25 @@ class Store:
         Raises OSError when they can't be written.
         """
         if answers:
-            publish(self.folder, lambda path: write_segment(path, table_of(answers, time.time_ns())))
+            publish(self.folder, lambda path: write_segment(path, make_answer_table(answers, time.time_ns())))
             self._stale = True
 
 
-def table_of(answers: Sequence[StoredAnswer], created_at: int) -> pa.Table:
+def make_answer_table(answers: Sequence[StoredAnswer], created_at: int) -> pa.Table:
     """Answers as a table with SCHEMA."""
-    return pa.Table.from_pylist([{**asdict(answer), "created_at": created_at} for answer in answers], schema=SCHEMA)
+    return pa.Table.from_pylist(
+        [{**asdict(answer), "created_at": created_at} for answer in answers], schema=ANSWER_SCHEMA
+    )
 
 
-def answers_of(table: pa.Table) -> Iterator[StoredAnswer]:
+def parse_answers(table: pa.Table) -> Iterator[StoredAnswer]:
     """The rows of a table with the columns SERVED as answers; what an older segment did not say is empty."""
     for values in table.to_pylist():
         values["token_ids"] = tuple(values["token_ids"])
         yield StoredAnswer(**{name: value for name, value in values.items() if value is not None})
 
 
-def _rows_of_segment(file: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
+def _read_segment_rows(file: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
     """`columns` of the given rows of one file, reading only the row groups in which they lie."""
     counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     ends = np.cumsum(counts)

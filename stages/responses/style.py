@@ -12,39 +12,39 @@ _ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 SHINGLE = 3
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Words and numbers of `text`, case folded."""
     return [word.casefold() for word in _WORD.findall(text)]
 
 
-def shingles(text: str) -> frozenset[tuple[str, ...]]:
+def make_shingles(text: str) -> frozenset[tuple[str, ...]]:
     """The runs of SHINGLE words of `text`; one run of all its words where it has fewer."""
-    found = words(text)
+    found = split_words(text)
     return frozenset(tuple(found[at : at + SHINGLE]) for at in range(max(1, len(found) - SHINGLE + 1)))
 
 
-def likeness(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
+def jaccard_similarity(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
     """Share of common 3-grams among all of both, 0 to 1."""
     return len(one & other) / len(one | other)
 
 
-def distinct(texts: Sequence[str], alike: float) -> list[int]:
+def find_distinct(texts: Sequence[str], alike: float) -> list[int]:
     """Places of the texts that are less than `alike` to every one kept before: the first of a kind stays."""
     kept: list[int] = []
     seen: list[frozenset[tuple[str, ...]]] = []
     for place, text in enumerate(texts):
-        found = shingles(text)
-        if all(likeness(found, other) < alike for other in seen):
+        found = make_shingles(text)
+        if all(jaccard_similarity(found, other) < alike for other in seen):
             kept.append(place)
             seen.append(found)
     return kept
 
 
-def style(texts: Sequence[str]) -> dict[str, float]:
+def compute_style(texts: Sequence[str]) -> dict[str, float]:
     """Means over texts: words, lines, share of words that are new within their text, share of texts with a list."""
     if not texts:
         return {"mean_words": 0.0, "mean_lines": 0.0, "distinct_words": 0.0, "lists_share": 0.0}
-    counted = [words(text) for text in texts]
+    counted = [split_words(text) for text in texts]
     spoken = [found for found in counted if found]
     return {
         "mean_words": sum(map(len, counted)) / len(texts),

@@ -26,7 +26,7 @@ class Template:
     banned: tuple[int, ...]  # tokens that are never sampled
 
 
-def template_of(model: Checkpoint, store: Path) -> Template:
+def read_template(model: Checkpoint, store: Path) -> Template:
     """The template of a model; read from its tokenizer where the store does not know it yet."""
     if model.endpoint is not None:
         return Template(RemoteChat.template_hash, RemoteChat.banned_token_ids)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from stages.engines.engine import Answer, Engine, Request, RequestError
 from stages.job.rejects import Reason
-from stages.responses.requested import Gap, Prompt
+from stages.responses.requested import MissingRange, PromptLike
 
 WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost
 
@@ -15,8 +15,8 @@ WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the
 class Wave:
     """Requests of one call of the engine, and what has become of them."""
 
-    gaps: list[Gap]
-    prompts: list[Prompt]
+    gaps: list[MissingRange]
+    prompts: list[PromptLike]
     began: float = field(default_factory=time.monotonic)
     finished: dict[int, list[Answer]] = field(default_factory=dict)  # by place in the wave
     reasons: dict[int, Reason] = field(default_factory=dict)
@@ -39,9 +39,9 @@ class Wave:
         return (time.monotonic() - self.began) / max(sum(map(len, self.finished.values())), 1)
 
 
-def waves(gaps: Iterable[Gap]) -> Iterator[list[Gap]]:
+def split_into_waves(gaps: Iterable[MissingRange]) -> Iterator[list[MissingRange]]:
     """Cuts the work at fixed places. A killed run lacks whole waves, so the next one makes the same batches again."""
-    wave: list[Gap] = []
+    wave: list[MissingRange] = []
     count = 0
     for gap in gaps:
         wave.append(gap)
@@ -53,7 +53,9 @@ def waves(gaps: Iterable[Gap]) -> Iterator[list[Gap]]:
         yield wave
 
 
-def outcomes(engine: Engine, requests: Sequence[Request], asked: list[int]) -> Iterator[tuple[int, list[Answer] | str]]:
+def generate_outcomes(
+    engine: Engine, requests: Sequence[Request], asked: list[int]
+) -> Iterator[tuple[int, list[Answer] | str]]:
     """(index in `requests`, its answers or the reason for which the engine refuses it) of each index in `asked`.
 
     An engine refuses a call as a whole; halves of it are tried until the request that is to blame stands alone.
@@ -68,5 +70,5 @@ def outcomes(engine: Engine, requests: Sequence[Request], asked: list[int]) -> I
             yield left[0], str(error)
             return
         half = (len(left) + 1) // 2
-        yield from outcomes(engine, requests, left[:half])
-        yield from outcomes(engine, requests, left[half:])
+        yield from generate_outcomes(engine, requests, left[:half])
+        yield from generate_outcomes(engine, requests, left[half:])

@@ -33,7 +33,7 @@ class Ranks:
         """Whether this process writes files and asks engines."""
         return self.rank == 0
 
-    def from_first(self, make: Callable[[], Value]) -> Value:
+    def broadcast(self, make: Callable[[], Value]) -> Value:
         """What `make` returns on the first rank, on all of them; the others do not call it."""
         if self.count == 1:
             return make()
@@ -41,7 +41,7 @@ class Ranks:
         dist.broadcast_object_list(box)
         return box[0]  # type: ignore[no-any-return]
 
-    def of_all(self, value: Value) -> list[Value]:
+    def gather(self, value: Value) -> list[Value]:
         """Each rank's value, in order of ranks."""
         if self.count == 1:
             return [value]
@@ -49,17 +49,17 @@ class Ranks:
         dist.all_gather_object(boxes, value)
         return boxes
 
-    def total(self, value: float) -> float:
+    def sum(self, value: float) -> float:
         """Sum over ranks, in their order, so that it is the same number everywhere."""
-        return sum(self.of_all(value))
+        return sum(self.gather(value))
 
-    def most(self, *values: int) -> list[int]:
+    def max(self, *values: int) -> list[int]:
         """The largest over ranks of each value."""
-        return [max(column) for column in zip(*self.of_all(values), strict=True)]
+        return [max(column) for column in zip(*self.gather(values), strict=True)]
 
     def wait(self) -> None:
         """Returns when every rank is here."""
-        self.of_all(None)
+        self.gather(None)
 
     def share(self, items: Sequence[Value], cost: Callable[[Value], float]) -> list[int]:
         """Places of the items that are this rank's, ascending: a function of the items' costs alone, which all ranks
@@ -79,14 +79,14 @@ class Ranks:
         return sorted(own)
 
 
-def ranks() -> Ranks:
+def get_ranks() -> Ranks:
     """This process's place; rank 0 of 1 where no others were started."""
     if not dist.is_initialized():
         return Ranks(0, 1)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
-class Meeting:
+class Rendezvous:
     """Where `count` processes of this machine meet; the first rank makes it, on a port that is free by construction."""
 
     def __init__(self, count: int) -> None:
@@ -96,13 +96,13 @@ class Meeting:
         self._store: Any = TCPStore("127.0.0.1", port, count, True, WAIT, False, master_listen_fd=handle)
         self.count = count
 
-    def environment(self, rank: int) -> dict[str, str]:
+    def make_environment(self, rank: int) -> dict[str, str]:
         """Variables of that rank's process."""
-        return environment(rank, self.count, self._store.port)
+        return make_environment(rank, self.count, self._store.port)
 
     def join(self) -> Ranks:
         """Waits, as the first rank, until all others have joined."""
-        os.environ.update(self.environment(0))
+        os.environ.update(self.make_environment(0))
         return _join(self._store, 0, self.count)
 
 
@@ -132,7 +132,7 @@ def join_alone() -> None:
         _join(dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
 
 
-def environment(rank: int, count: int, port: int) -> dict[str, str]:
+def make_environment(rank: int, count: int, port: int) -> dict[str, str]:
     """What a process of this machine is told about its place, in the variables that launchers use, and where the others
     meet.
     """
@@ -150,4 +150,4 @@ def _join(store: Any, rank: int, count: int) -> Ranks:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT)
-    return ranks()
+    return get_ranks()

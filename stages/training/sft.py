@@ -12,8 +12,8 @@ from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job import metric_names as names
 from stages.job.job import Job
-from stages.training.passes import PaddingGroups, even_packs
-from stages.training.ranks import ranks
+from stages.training.passes import PaddingGroups, balance_packs
+from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
 from stages.vlm.reader import Network, Reader
@@ -29,7 +29,7 @@ def train_sft(
     network: Network,
     reader: Reader,
     schedule: Schedule,
-    groups_of_step: Callable[[int], list[Group]],
+    make_step_groups: Callable[[int], list[Group]],
     title: str,
 ) -> tuple[Trainer, list[dict[str, Any]]]:
     """Trains `network` on the groups of each step, this rank's share; returns the trainer and the history, one row a
@@ -40,9 +40,9 @@ def train_sft(
     trainer = Trainer(network.model, schedule, job.block(Runtime))
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
-    idle = PaddingGroups(reader)
-    for step in state.steps(schedule.steps, title):
-        loss, norm = sft_step(network, trainer, groups_of_step(step), schedule, step, idle)
+    padding = PaddingGroups(reader)
+    for step in state.iter_steps(schedule.steps, title):
+        loss, norm = run_sft_step(network, trainer, make_step_groups(step), schedule, step, padding)
         history.append(
             {
                 names.STEP: step + 1,
@@ -54,22 +54,22 @@ def train_sft(
     return trainer, history
 
 
-def sft_step(
-    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, idle: PaddingGroups
+def run_sft_step(
+    network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, padding: PaddingGroups
 ) -> tuple[float, float]:
     """One update on this rank's groups; the step's loss, which is that of all ranks, and the gradient's norm."""
-    response_tokens = int(ranks().total(sum(group.scored_tokens for group in groups)))
+    response_tokens = int(get_ranks().sum(sum(group.scored_tokens for group in groups)))
     loss = 0.0
     tower = network.trains_vision or (trainer.sharded and network.has_vision)
-    for pack, last in with_last(even_packs(groups, schedule.tokens_per_pack, idle, tower)):
+    for pack, last in mark_last(balance_packs(groups, schedule.tokens_per_pack, padding, tower)):
         part = trainer.forward(functools.partial(sft_loss, network, pack, response_tokens))
         trainer.backward(part, last)
         loss += float(part.detach())
     norm = trainer.step(learning_rate(schedule, step))
-    return ranks().total(loss), norm
+    return get_ranks().sum(loss), norm
 
 
-def with_last(items: Iterator[Pack]) -> Iterator[tuple[Pack, bool]]:
+def mark_last(items: Iterator[Pack]) -> Iterator[tuple[Pack, bool]]:
     """Each item with whether it is the last one."""
     held = next(items, None)
     for item in items:

@@ -27,9 +27,9 @@ from stages.config.runtime import Runtime
 from stages.job.files import replacing_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
-from stages.training.ranks import ranks
-from stages.training.tensorboard import FOLDER as BOARDS
-from stages.training.tensorboard import Board
+from stages.training.ranks import get_ranks
+from stages.training.tensorboard import EVENT_FOLDER as BOARDS
+from stages.training.tensorboard import TensorBoardWriter
 from stages.training.trainer import Trainer
 
 DONE = "DONE"
@@ -50,16 +50,16 @@ class TrainingState:
         self.trainers = trainers
         self.records: dict[str, list[dict[str, Any]]] = {}
         self.copy: dict[str, Tensor] | None = None
-        self._ranks = ranks()
+        self._ranks = get_ranks()
         self._folder = job.run_folder
         self._runtime = job.block(Runtime)
         self._saved = time.monotonic()
         self.first = self._resume()  # steps that are done
         shown = self._folder is not None and self._ranks.first
         boards = job.store / BOARDS / job.name / job.fingerprint[:16]
-        self._board = Board(boards if shown else None, self.records, self.first)
+        self._board = TensorBoardWriter(boards if shown else None, self.records, self.first)
 
-    def steps(self, count: int, title: str) -> Iterator[int]:
+    def iter_steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the steps that are left of `count`, behind a progress bar; after each it saves when that is due.
 
         Raises SystemExit, after saving, when the process was asked to end meanwhile.
@@ -67,7 +67,7 @@ class TrainingState:
         with STOP.awaiting(), contextlib.closing(self._board):
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
                 yield step
-                self._after(step + 1, count)
+                self._finish_step(step + 1, count)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The list of the records `name`, to be appended to."""
@@ -75,29 +75,29 @@ class TrainingState:
 
     # --- a step's answers, recorded before they are learned from -----------------------------------------------------
 
-    def recorded(self, step: int) -> Any | None:
+    def read_record(self, step: int) -> Any | None:
         """What `record` wrote for this step in an earlier run of the same work, or None."""
-        path = self._record(step)
+        path = self._record_path(step)
         return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
     def record(self, step: int, value: Any) -> None:
         """Keeps `value` (JSON) on disk until a checkpoint holds the step, so that a resumed step uses it again."""
-        if (path := self._record(step)) and self._ranks.first:
+        if (path := self._record_path(step)) and self._ranks.first:
             write_text(path, json.dumps(value, ensure_ascii=False))
 
-    def _record(self, step: int) -> Path | None:
+    def _record_path(self, step: int) -> Path | None:
         return self._folder / "recorded" / f"step_{step + 1:08d}.json" if self._folder else None
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _after(self, done: int, count: int) -> None:
+    def _finish_step(self, done: int, count: int) -> None:
         self._board.write(self.records)
         for name, rows in self.records.items():
-            self.job.progress.latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
+            self.job.progress.show_latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
         late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
-        due, code = self._ranks.most(int(late), STOP.code or 0)  # a request to stop may have come to any rank
+        due, code = self._ranks.max(int(late), STOP.code or 0)  # a request to stop may have come to any rank
         if self._folder and done < count and (due or code):
-            with self.job.timed("checkpoint"):
+            with self.job.measure_time("checkpoint"):
                 self._save(self._folder, done)
         if code and done < count:
             kept = f"training state is in {self._folder}" if self._folder else "nothing is kept"
@@ -107,7 +107,7 @@ class TrainingState:
     def _save(self, folder: Path, done: int) -> None:
         with contextlib.ExitStack() as stack:
             final = folder / f"step_{done:08d}"
-            checkpoint = self._ranks.from_first(lambda: stack.enter_context(replacing_folder(final)))
+            checkpoint = self._ranks.broadcast(lambda: stack.enter_context(replacing_folder(final)))
             for name, trainer in self.trainers.items():
                 trainer.save_state(checkpoint, name)
             self._ranks.wait()  # every shard is written
@@ -120,17 +120,17 @@ class TrainingState:
     def _write_loop(self, checkpoint: Path, done: int) -> None:
         if self.copy is not None:
             save_tensors(self.copy, checkpoint / _COPY)
-        loop = {"step": done, "code": self.job.code, "made_by": self._made_by, "records": self.records}
+        loop = {"step": done, "code": self.job.code, "made_by": self._shard_layout, "records": self.records}
         (checkpoint / _LOOP).write_text(json.dumps(loop), encoding="utf-8")
         (checkpoint / DONE).write_text(f"{done}\n")
 
     @property
-    def _made_by(self) -> list[int]:
+    def _shard_layout(self) -> list[int]:
         """Number of ranks and ZeRO stage: what a checkpoint's shards fit."""
         return [self._ranks.count, self._runtime.zero_stage]
 
     def _clear_up(self, folder: Path, done: int) -> None:
-        for old in whole_checkpoints(folder)[: -self._runtime.keep_checkpoints]:
+        for old in list_complete_checkpoints(folder)[: -self._runtime.keep_checkpoints]:
             shutil.rmtree(old)
         for path in (folder / "recorded").glob("step_*.json"):
             if path.stem <= f"step_{done:08d}":
@@ -143,15 +143,16 @@ class TrainingState:
         """
         if self._folder is None:
             return 0
-        checkpoint = self._ranks.from_first(functools.partial(self._newest, self._folder))
+        checkpoint = self._ranks.broadcast(functools.partial(self._find_newest, self._folder))
         if checkpoint is None:
             return 0
         loop = json.loads((checkpoint / _LOOP).read_text(encoding="utf-8"))
-        if (made_by := loop.get("made_by", self._made_by)) != self._made_by:
+        if (made_by := loop.get("made_by", self._shard_layout)) != self._shard_layout:
             raise ValueError(
                 f"training state in {checkpoint} is of {made_by[0]} processes with zero_stage {made_by[1]}, this "
                 "run has "
-                f"{self._made_by[0]} with {self._made_by[1]}; set runtime back to go on, or start afresh with "
+                f"{self._shard_layout[0]} with {self._shard_layout[1]}; set runtime back to go on, or start "
+                "afresh with "
                 "RIL_FRESH=1"
             )
         if loop["code"] != self.job.code:  # mending a fault after a crash is the common case, so it goes on
@@ -167,11 +168,11 @@ class TrainingState:
         self.job.progress.say(f"{self.job.name}: goes on after step {loop['step']}, from {checkpoint}")
         return int(loop["step"])
 
-    def _newest(self, folder: Path) -> Path | None:
-        self._look_around(folder)
-        return next(reversed(whole_checkpoints(folder)), None)
+    def _find_newest(self, folder: Path) -> Path | None:
+        self._inspect_folder(folder)
+        return next(reversed(list_complete_checkpoints(folder)), None)
 
-    def _look_around(self, folder: Path) -> None:
+    def _inspect_folder(self, folder: Path) -> None:
         """Obeys RIL_FRESH, removes what a killed process left half written, names state of other settings."""
         if os.environ.get("RIL_FRESH") == "1":
             shutil.rmtree(folder, ignore_errors=True)
@@ -186,14 +187,18 @@ class TrainingState:
                 )
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
+def list_complete_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder` that are complete, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step_*/{DONE}"))
 
 
 def has_checkpoint(job: Job) -> bool:
     """Whether training of this job would go on from a checkpoint."""
-    return job.run_folder is not None and os.environ.get("RIL_FRESH") != "1" and bool(whole_checkpoints(job.run_folder))
+    return (
+        job.run_folder is not None
+        and os.environ.get("RIL_FRESH") != "1"
+        and bool(list_complete_checkpoints(job.run_folder))
+    )
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

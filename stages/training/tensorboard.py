@@ -15,12 +15,12 @@ from typing import Any
 
 from stages.job.metric_names import STEP
 
-FOLDER = "tensorboard"
-CURVES = ("history", "validation")  # records whose rows are numbers by step
+EVENT_FOLDER = "tensorboard"
+CURVE_RECORDS = ("history", "validation")  # records whose rows are numbers by step
 FLUSH_SECONDS = 10
 
 
-class Board:
+class TensorBoardWriter:
     """One loop's event file. Scalars have the names of the CSV's columns."""
 
     def __init__(self, folder: Path | None, records: Mapping[str, Sequence[Mapping[str, Any]]], first: int) -> None:
@@ -29,7 +29,7 @@ class Board:
 
         Without a folder nothing is written.
         """
-        self._written = {name: len(records.get(name, ())) for name in CURVES}
+        self._written = {name: len(records.get(name, ())) for name in CURVE_RECORDS}
         self._writer: Any = None
         if folder is None:
             return
@@ -47,7 +47,7 @@ class Board:
         """Adds the rows that are new since the last call; what is no finite number is left out."""
         if self._writer is None:
             return
-        for name in CURVES:
+        for name in CURVE_RECORDS:
             rows = records.get(name, ())
             for row in rows[self._written[name] :]:
                 for key, value in row.items():

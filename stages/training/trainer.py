@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
-from stages.training.ranks import join_alone, ranks
+from stages.training.ranks import get_ranks, join_alone
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     return schedule.learning_rate + (schedule.final_learning_rate - schedule.learning_rate) * done
 
 
-class Whole(nn.Module):
+class ShardedModule(nn.Module):
     """A sharded model as ZeRO-3 wants it called: inside, every weight that is touched is whole, a head's weight alone
     too.
     """
@@ -73,15 +73,15 @@ class Trainer:
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         # One process has nobody to share weights with: ZeRO 3 would only cost time there. And there a text-only pack
         # may come
-        # before one with a picture, which ZeRO 3 can't take (`even_packs`): SFT's loss was off by up to 6.6e-3, not
+        # before one with a picture, which ZeRO 3 can't take (`balance_packs`): SFT's loss was off by up to 6.6e-3, not
         # 6e-7.
-        stage = runtime.zero_stage if ranks().count > 1 else min(runtime.zero_stage, 2)
-        config = _config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
+        stage = runtime.zero_stage if get_ranks().count > 1 else min(runtime.zero_stage, 2)
+        config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
-        held = Whole(model) if self.sharded else model
+        held = ShardedModule(model) if self.sharded else model
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
         self.model = model
-        self._ranks = ranks().count
+        self._ranks = get_ranks().count
 
     def forward(self, compute: Callable[[], Result]) -> Result:
         """What `compute` returns; inside it the model's weights are whole. Of what comes back only a loss has a
@@ -119,9 +119,9 @@ class Trainer:
         if self.sharded:
             whole = self._engine._zero3_consolidated_16bit_state_dict() or {}
             return {name.removeprefix("model."): tensor for name, tensor in whole.items()}
-        return dict(self.model.state_dict()) if ranks().first else {}
+        return dict(self.model.state_dict()) if get_ranks().first else {}
 
-    def copied_state(self) -> dict[str, Tensor]:
+    def copy_state(self) -> dict[str, Tensor]:
         """`state_dict` as a copy in memory that later steps do not change; called by all ranks together."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
 
@@ -149,7 +149,7 @@ def save_weights(model: nn.Module, folder: Path, state: dict[str, Tensor] | None
     model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
 
 
-def _config(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict[str, Any]:
+def _make_config(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

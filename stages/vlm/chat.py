@@ -28,7 +28,7 @@ class RemoteChat:
     template_hash = ""
     banned_token_ids: tuple[int, ...] = ()
 
-    def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
         """None at all: its tokens are not known here, so that no prompt counts as too long for it."""
         return []
 
@@ -52,7 +52,7 @@ class Chat:
         """Hash of the chat template and the vocabulary: with the same messages it fixes the prompt's ids."""
         return hash_json([self.tokenizer.chat_template, sorted(self.tokenizer.get_vocab().items())])
 
-    def text_ids(self, text: str) -> list[int]:
+    def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it becomes a special token."""
         backend = self.tokenizer._tokenizer
         with self._switch:
@@ -62,7 +62,7 @@ class Chat:
             finally:
                 backend.encode_special_tokens = False
 
-    def prompt_ids(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
         """Ids of the rendered conversation with the assistant's opening at its end.
 
         The first `images` occurrences of `<image>` in the contents become image placeholders; any further ones stay
@@ -87,21 +87,21 @@ class Chat:
         if left:
             raise ValueError(f"{images} images, but {images - left} {IMAGE_MARKER} markers in the messages")
         text = self.tokenizer.apply_chat_template(rendered, tokenize=False, add_generation_prompt=True)
-        return self._assembled(str(text), pieces)
+        return self._assemble(str(text), pieces)
 
-    def _assembled(self, text: str, pieces: Sequence[str]) -> list[int]:
+    def _assemble(self, text: str, pieces: Sequence[str]) -> list[int]:
         ids: list[int] = []
         for chunk in text.split(_OPEN):
             number, found, rest = chunk.partition(_CLOSE)
             if found:
-                ids += self.text_ids(pieces[int(number)])
+                ids += self.encode_text(pieces[int(number)])
             with self._switch:
                 ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
         return ids
 
-    def response_ids(self, text: str) -> list[int]:
+    def encode_response(self, text: str) -> list[int]:
         """Ids of a whole response, with the token that ends the turn."""
-        return [*self.text_ids(text), *self.stop_token_ids]
+        return [*self.encode_text(text), *self.stop_token_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response: special tokens left out, blanks at both ends removed."""

@@ -31,7 +31,7 @@ class Checkpoint:
     endpoint: Endpoint | None = None  # of a model of others; then `weights` holds none
 
 
-def content_identity(weights: Path) -> str:
+def hash_content(weights: Path) -> str:
     """sha256 over names and bytes of all files of a checkpoint folder, its card excepted."""
     files = sorted(file for file in weights.rglob("*") if file.is_file() and file.name != CARD)
     return hash_json([[str(file.relative_to(weights)), hash_file(file)] for file in files])
@@ -50,7 +50,7 @@ def write_card(
     "revision"} where revision is a commit, or {"endpoint"}, the block of a model of others.
     """
     card = {"family": family, "precision": precision, "context_tokens": context_tokens}
-    where = dict(source) if source else {"identity": content_identity(folder)}
+    where = dict(source) if source else {"identity": hash_content(folder)}
     write_json(folder / CARD, {**card, **where})
 
 
@@ -63,12 +63,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise FileNotFoundError(f"{folder} has no {CARD}; the stage that makes it has not run to its end")
     card = read_json(folder / CARD)
     if "endpoint" in card:
-        return _of_others(folder, card)
+        return _open_remote(folder, card)
     weights, identity = folder, card.get("identity", "")
     if "path" in card:
         weights = Path(card["path"])
     elif "hub" in card:
-        weights, identity = hub_folder(card["hub"], card["revision"]), f"{card['hub']}@{card['revision']}"
+        weights, identity = find_hub_folder(card["hub"], card["revision"]), f"{card['hub']}@{card['revision']}"
     if not weights.is_dir():
         raise FileNotFoundError(
             f"{folder / CARD} points to {weights}, which is not there; put it back or run the stage again"
@@ -76,13 +76,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, weights, card["family"], card["precision"], card["context_tokens"], identity)
 
 
-def _of_others(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
+def _open_remote(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
     endpoint = Endpoint.model_validate(card["endpoint"])
     identity = f"endpoint:{endpoint.provider}/{endpoint.name}#{hash_json(endpoint.model_dump(mode='json'))}"
     return Checkpoint(folder, folder, card["family"], card["precision"], card["context_tokens"], identity, endpoint)
 
 
-def hub_folder(name: str, revision: str) -> Path:
+def find_hub_folder(name: str, revision: str) -> Path:
     """Folder of a hub model's snapshot; downloads it where downloads are allowed (RIL_ALLOW_DOWNLOADS=1), else looks on
     disk.
     """
@@ -101,9 +101,9 @@ def hub_folder(name: str, revision: str) -> Path:
         ) from error
 
 
-def hub_commit(name: str, revision: str) -> str:
+def find_hub_commit(name: str, revision: str) -> str:
     """The commit that `revision` of a hub model means; from disk unless downloads are allowed (RIL_ALLOW_DOWNLOADS=1).
 
     Raises FileNotFoundError when the model can't be had.
     """
-    return hub_folder(name, revision).name  # a snapshot's folder is called after its commit
+    return find_hub_folder(name, revision).name  # a snapshot's folder is called after its commit

@@ -6,7 +6,7 @@ from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Reader
 
 
-def too_long(
+def explain_too_long(
     reader: Reader,
     checkpoint: Checkpoint,
     messages: Sequence[Mapping[str, str]],
@@ -17,7 +17,7 @@ def too_long(
 
     Engines refuse a prompt that leaves no room for one token.
     """
-    tokens = reader.prompt_tokens(messages, images)
+    tokens = reader.count_prompt_tokens(messages, images)
     if tokens + answer <= checkpoint.context_tokens:
         return None
     return (

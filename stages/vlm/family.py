@@ -22,7 +22,7 @@ class Pixels:
     rows: tuple[int, ...]  # rows of `values` that belong to each image
     tokens: tuple[int, ...]  # image tokens of each image
 
-    def part(self, start: int, stop: int) -> "Pixels":
+    def select(self, start: int, stop: int) -> "Pixels":
         """The images `start` to `stop`, exclusive."""
         first = sum(self.rows[:start])
         values = self.values[first : first + sum(self.rows[start:stop])]
@@ -35,7 +35,7 @@ class Pixels:
         return Pixels(self.values.to(device), grids, self.rows, self.tokens)
 
     @staticmethod
-    def joined(several: Sequence["Pixels"]) -> "Pixels":
+    def concatenate(several: Sequence["Pixels"]) -> "Pixels":
         """The images of several prompts, in order."""
         grids = [pixels.grids for pixels in several if pixels.grids is not None]
         return Pixels(
@@ -52,52 +52,52 @@ class Family(Protocol):
     name: str
     vision_tokens: tuple[str, ...]  # must never be sampled
 
-    def processor(self, weights: Path) -> Any:
+    def load_processor(self, weights: Path) -> Any:
         """The processor (or tokenizer, for text models) of a checkpoint."""
 
-    def load(self, weights: Path, dtype: torch.dtype) -> nn.Module:
+    def load_model(self, weights: Path, dtype: torch.dtype) -> nn.Module:
         """The model of a checkpoint, in eval mode."""
 
-    def pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
+    def make_pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
         """Decoded and processed images of one prompt."""
 
-    def image_tokens(self, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    def count_image_tokens(self, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Image tokens of images of these widths and heights: `pixels(...).tokens` without an image."""
 
-    def expanded(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
+    def expand(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
         """`ids` with every placeholder replaced by the tokens of its image."""
 
-    def image_token_id(self, processor: Any) -> int:
+    def find_image_token_id(self, processor: Any) -> int:
         """The id at whose places image features stand; -1 for text models."""
 
-    def positions(self, processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
+    def compute_positions(self, processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
         """Position ids [axes, tokens] of an expanded prompt; axes is 3 with M-RoPE, else 1."""
 
-    def features(self, model: nn.Module, pixels: Pixels) -> Tensor:
+    def encode_images(self, model: nn.Module, pixels: Pixels) -> Tensor:
         """Image features [image tokens, hidden] in the order of the images."""
 
-    def text_model(self, model: nn.Module) -> nn.Module:
+    def get_text_model(self, model: nn.Module) -> nn.Module:
         """The language model without its head; has `embed_tokens`."""
 
-    def vision_modules(self, model: nn.Module) -> list[nn.Module]:
+    def get_vision_modules(self, model: nn.Module) -> list[nn.Module]:
         """Vision tower and what projects its output: all that image features depend on."""
 
-    def projection(self, model: nn.Module) -> nn.Linear:
+    def get_projection(self, model: nn.Module) -> nn.Linear:
         """The last layer before image features enter the language model."""
 
 
-def families_by_name(*modules: Family) -> dict[str, Family]:
+def index_families(*modules: Family) -> dict[str, Family]:
     """The modules by the names of their families.
 
     Raises TypeError, and so ends the import, when a module lacks something that `Family` has or has it in another form.
     """
     for module in modules:
-        if faults := [*_attribute_faults(module), *_function_faults(module)]:
+        if faults := [*_iter_attribute_faults(module), *_iter_function_faults(module)]:
             raise TypeError(f"{getattr(module, '__name__', module)} is no family of models: {'; '.join(faults)}")
     return {module.name: module for module in modules}
 
 
-def _attribute_faults(module: Family) -> Iterator[str]:
+def _iter_attribute_faults(module: Family) -> Iterator[str]:
     if not isinstance(getattr(module, "name", None), str):
         yield "name is not a str"
     tokens = getattr(module, "vision_tokens", None)
@@ -105,18 +105,18 @@ def _attribute_faults(module: Family) -> Iterator[str]:
         yield "vision_tokens is not a tuple of str"
 
 
-def _function_faults(module: Family) -> Iterator[str]:
+def _iter_function_faults(module: Family) -> Iterator[str]:
     for name, wanted in vars(Family).items():
         if name.startswith("_") or not isinstance(wanted, FunctionType):
             continue
         found = getattr(module, name, None)
         if not isinstance(found, FunctionType):
             yield f"no function {name}"
-        elif _signature(found) != _signature(wanted):
+        elif _read_signature(found) != _read_signature(wanted):
             yield f"{name} has the signature {inspect.signature(found)}"
 
 
-def _signature(function: FunctionType) -> list[tuple[str, Any]]:
+def _read_signature(function: FunctionType) -> list[tuple[str, Any]]:
     """Names and types of the parameters but `self`, in order, then the type of what comes back."""
     types = get_type_hints(function)
     names = [name for name in inspect.signature(function).parameters if name != "self"]

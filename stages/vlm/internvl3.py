@@ -11,7 +11,7 @@ from transformers import (
     InternVLForConditionalGeneration,
 )
 
-from stages.corpora.images import opened_image
+from stages.corpora.images import open_image
 from stages.vlm.family import Pixels
 
 name = "internvl3"
@@ -28,27 +28,27 @@ vision_tokens: tuple[str, ...] = (
 )
 
 
-def processor(weights: Path) -> Any:
+def load_processor(weights: Path) -> Any:
     """The processor."""
     return AutoProcessor.from_pretrained(weights)
 
 
-def load(weights: Path, dtype: torch.dtype) -> nn.Module:
+def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
     """The model in eval mode."""
     model = InternVLForConditionalGeneration.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa")
     return model.eval()
 
 
-def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Tiles [tiles, 3, side, side]; every image has as many as the processor cuts it into."""
-    opened = [opened_image(image) for image in images]
+    opened = [open_image(image) for image in images]
     crop = processor.image_processor.max_patches > 1
     done = processor.image_processor(images=opened, crop_to_patches=crop, return_tensors="pt")
     tiles = tuple(int(count) for count in done["num_patches"])
     return Pixels(done["pixel_values"], None, tiles, tuple(count * processor.image_seq_length for count in tiles))
 
 
-def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """As many as the tiles into which the processor cuts it have."""
     own = processor.image_processor
     crop = {"crop_to_patches": own.max_patches > 1}
@@ -57,14 +57,14 @@ def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int,
     )
 
 
-def image_token_id(processor: Any) -> int:
+def find_image_token_id(processor: Any) -> int:
     """Id of <IMG_CONTEXT>."""
     return int(processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
 
 
-def expanded(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
+def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
     """`ids` with each <IMG_CONTEXT> as <img>, one <IMG_CONTEXT> for every token of its image, </img>."""
-    context, counts = image_token_id(processor), iter(pixels.tokens)
+    context, counts = find_image_token_id(processor), iter(pixels.tokens)
     first, last = (processor.tokenizer.convert_tokens_to_ids(token) for token in ("<img>", "</img>"))
     result: list[int] = []
     for given in ids:
@@ -72,12 +72,12 @@ def expanded(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
     return result
 
 
-def positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
+def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
     """0, 1, 2, ... as [1, tokens]."""
     return torch.arange(len(ids))[None]
 
 
-def features(model: nn.Module, pixels: Pixels) -> Tensor:
+def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
     """Projected features [image tokens, hidden]."""
     config: Any = model.config
     found = model.model.get_image_features(  # type: ignore[union-attr,operator]
@@ -88,16 +88,16 @@ def features(model: nn.Module, pixels: Pixels) -> Tensor:
     return found.pooler_output.flatten(0, 1)  # type: ignore[no-any-return]
 
 
-def text_model(model: nn.Module) -> nn.Module:
+def get_text_model(model: nn.Module) -> nn.Module:
     """The decoder without its head."""
     return model.model.language_model  # type: ignore[union-attr,return-value]
 
 
-def vision_modules(model: nn.Module) -> list[nn.Module]:
+def get_vision_modules(model: nn.Module) -> list[nn.Module]:
     """The tower with its projector."""
     return [model.model.vision_tower, model.model.multi_modal_projector]  # type: ignore[union-attr,list-item]
 
 
-def projection(model: nn.Module) -> nn.Linear:
+def get_projection(model: nn.Module) -> nn.Linear:
     """The projector's last layer."""
     return model.model.multi_modal_projector.linear_2  # type: ignore[union-attr,index,return-value]

@@ -20,56 +20,56 @@ vision_tokens: tuple[str, ...] = (
 )
 
 
-def processor(weights: Path) -> Any:
+def load_processor(weights: Path) -> Any:
     """The tokenizer."""
     return AutoTokenizer.from_pretrained(weights)
 
 
-def load(weights: Path, dtype: torch.dtype) -> nn.Module:
+def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
     """The model in eval mode."""
     return Qwen2ForCausalLM.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa").eval()
 
 
-def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Raises ValueError: a text model sees no images."""
     raise ValueError(f"a prompt for a text model has {len(images)} images")
 
 
-def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Raises ValueError: a text model sees no images."""
     raise ValueError(f"a prompt for a text model has {len(sizes)} images")
 
 
-def expanded(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
+def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
     """The same ids."""
     return list(ids)
 
 
-def image_token_id(processor: Any) -> int:
+def find_image_token_id(processor: Any) -> int:
     """-1: there is none."""
     return -1
 
 
-def positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
+def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
     """0, 1, 2, ... as [1, tokens]."""
     return torch.arange(len(ids))[None]
 
 
-def features(model: nn.Module, pixels: Pixels) -> Tensor:
+def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
     """Raises ValueError: a text model sees no images."""
     raise ValueError("a text model has no image features")
 
 
-def text_model(model: nn.Module) -> nn.Module:
+def get_text_model(model: nn.Module) -> nn.Module:
     """The decoder without its head."""
     return model.model  # type: ignore[return-value]
 
 
-def vision_modules(model: nn.Module) -> list[nn.Module]:
+def get_vision_modules(model: nn.Module) -> list[nn.Module]:
     """None."""
     return []
 
 
-def projection(model: nn.Module) -> nn.Linear:
+def get_projection(model: nn.Module) -> nn.Linear:
     """Raises ValueError: a text model has no projector."""
     raise ValueError("a text model has no vision projector")

@@ -11,7 +11,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from stages.corpora.images import opened_image
+from stages.corpora.images import open_image
 from stages.vlm.family import Pixels
 
 name = "qwen2_5_vl"
@@ -24,20 +24,20 @@ vision_tokens: tuple[str, ...] = (
 )
 
 
-def processor(weights: Path) -> Any:
+def load_processor(weights: Path) -> Any:
     """The processor."""
     return AutoProcessor.from_pretrained(weights)
 
 
-def load(weights: Path, dtype: torch.dtype) -> nn.Module:
+def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
     """The model in eval mode."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa")
     return model.eval()
 
 
-def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Rows of patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
-    opened = [opened_image(image) for image in images]
+    opened = [open_image(image) for image in images]
     done = processor.image_processor(images=opened, return_tensors="pt")
     grids = done["image_grid_thw"]
     rows = grids.prod(-1)
@@ -45,29 +45,29 @@ def pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     return Pixels(done["pixel_values"], grids, tuple(rows.tolist()), tuple(merged.tolist()))
 
 
-def image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """As many as merged patches of the size that the processor makes of it."""
     own = processor.image_processor
     return tuple(own.get_number_of_image_patches(height, width) // own.merge_size**2 for width, height in sizes)
 
 
-def image_token_id(processor: Any) -> int:
+def find_image_token_id(processor: Any) -> int:
     """Id of <|image_pad|>."""
     return int(processor.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
 
-def expanded(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
+def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
     """`ids` with each <|image_pad|> repeated once for every token of its image."""
-    pad, counts = image_token_id(processor), iter(pixels.tokens)
+    pad, counts = find_image_token_id(processor), iter(pixels.tokens)
     return [token for given in ids for token in ([given] * next(counts) if given == pad else [given])]
 
 
-def positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
+def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
     """M-RoPE positions [3, tokens]: text counts on all axes at once; an image spans time, height and width.
 
     After an image text goes on at one more than the largest position of the image (a still image has time 0).
     """
-    pad = image_token_id(processor)
+    pad = find_image_token_id(processor)
     axes = torch.empty(3, len(ids), dtype=torch.long)
     token, position = 0, 0
     grids = iter(pixels.grids.tolist() if pixels is not None and pixels.grids is not None else [])
@@ -86,21 +86,21 @@ def positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
     return axes
 
 
-def features(model: nn.Module, pixels: Pixels) -> Tensor:
+def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
     """Merged patch features [image tokens, hidden]."""
     return torch.cat(model.model.get_image_features(pixels.values, pixels.grids).pooler_output)  # type: ignore[union-attr,operator]
 
 
-def text_model(model: nn.Module) -> nn.Module:
+def get_text_model(model: nn.Module) -> nn.Module:
     """The decoder without its head."""
     return model.model.language_model  # type: ignore[union-attr,return-value]
 
 
-def vision_modules(model: nn.Module) -> list[nn.Module]:
+def get_vision_modules(model: nn.Module) -> list[nn.Module]:
     """The tower with its projector."""
     return [model.model.visual]  # type: ignore[union-attr,list-item]
 
 
-def projection(model: nn.Module) -> nn.Linear:
+def get_projection(model: nn.Module) -> nn.Linear:
     """The projector's last layer."""
     return model.model.visual.merger.mlp[-1]  # type: ignore[union-attr,index,return-value]

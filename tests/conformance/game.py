@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stages.adversary.adversary import Adversary, AdversarySettings
-from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text
+from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel, Text
 from stages.config.build import Build
 from stages.config.discriminator import DiscriminatorSwitches
 from stages.config.ril import Ril
@@ -18,7 +18,7 @@ from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
 from stages.groups.log_probs import hidden_states
-from stages.groups.pack import Group, Pack, packs
+from stages.groups.pack import Group, Pack, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.policy.batch import RewardedGroup
 from stages.policy.policy import Policy
@@ -59,15 +59,15 @@ def warm_started(folder: Path, seed: int) -> Table:
     )
     texts = [*QUESTIONS, *(style(n) for n in range(40) for style in (colons, arrows))]
     reader, network = build_tiny("qwen2_5_vl", build, texts, 256, seed, folder)
-    prompts = [reader.prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
+    prompts = [reader.make_prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
     trainer = Trainer(network.model, Schedule(steps=60, learning_rate=3e-3), Runtime())
     for step in range(60):
         answers = [[style(10 * step + n) for n, style in enumerate((colons, colons, colons, arrows))] for _ in prompts]
         groups = [
-            Group(prompt, tuple(tuple(reader.chat.response_ids(text)) for text in some))
+            Group(prompt, tuple(tuple(reader.chat.encode_response(text)) for text in some))
             for prompt, some in zip(prompts, answers, strict=True)
         ]
-        (pack,) = packs(groups, 100_000)
+        (pack,) = make_packs(groups, 100_000)
         trainer.backward(-log_probs(network, pack).mean(), last=True)
         trainer.step(3e-3 * (1 - step / 60))
     network.model.save_pretrained(folder)
@@ -91,7 +91,7 @@ def sampled(
     rows: list[list[list[int]]] = [[[] for _ in range(count)] for _ in prompts]
     for place in range(MAX_TOKENS):
         written = [tuple(tuple(row) for row in group) for group in rows] if place else [((stop,),) for _ in rows]
-        (pack,) = packs([Group(prompt, some) for prompt, some in zip(prompts, written, strict=True)], 10**6)
+        (pack,) = make_packs([Group(prompt, some) for prompt, some in zip(prompts, written, strict=True)], 10**6)
         states = hidden_states(network, pack)
         states = states[pack.last] if place else states[pack.predicts].repeat_interleave(count, 0)
         logits = network.head(states)
@@ -111,9 +111,9 @@ def row_of(reader: Reader, source: str, ids: tuple[int, ...]) -> Response:
     return Response(source, reader.chat.decode(ids), ids, reason, None)
 
 
-def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: float, seed: int) -> Discriminator:
+def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: float, seed: int) -> DiscriminatorModel:
     """A discriminator trained on texts with their labels (student 1, teacher 0)."""
-    discriminator = Discriminator(load_network(table.checkpoint, table.reader), seed)
+    discriminator = DiscriminatorModel(load_network(table.checkpoint, table.reader), seed)
     trainer = Trainer(discriminator, Schedule(steps=steps, learning_rate=rate), Runtime())
     collator = DiscriminatorCollator(table.reader, 100_000)
     for step in range(steps):
@@ -126,7 +126,7 @@ def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: f
 
 def played(
     table: Table,
-    discriminator: Discriminator,
+    discriminator: DiscriminatorModel,
     block: Ril,
     switches: DiscriminatorSwitches,
     pool: Sequence[Sequence[tuple[int, ...]]],

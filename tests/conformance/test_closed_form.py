@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, discriminator_loss
-from stages.adversary.prompt import discriminator_group
-from stages.groups.pack import packs
+from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel, Text, discriminator_loss
+from stages.adversary.prompt import make_discriminator_group
+from stages.groups.pack import make_packs
 from stages.policy.loss import LossInputs, policy_loss
 from stages.policy.rewards import similarity_reward
 from stages.vlm.checkpoint import Checkpoint
@@ -49,14 +49,14 @@ def test_c10_the_logit_is_read_at_the_last_token_of_each_text(tiny: Callable[[st
     """By hand: the language model over one text alone, its last hidden state times the head (traps T35, C10)."""
     checkpoint = tiny(family)
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 3)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 3)
     plain = load_network(checkpoint, reader)
     bodies = ["3:3,8:11", "28", "so it is 5"]
-    (pack,) = DiscriminatorCollator(reader, 4096).packs([Text(body) for body in bodies])
+    (pack,) = DiscriminatorCollator(reader, 4096).make_packs([Text(body) for body in bodies])
     with torch.no_grad():
         together = discriminator(pack)
         for place, body in enumerate(bodies):
-            (single,) = packs([discriminator_group(reader, [body])], 4096)
+            (single,) = make_packs([make_discriminator_group(reader, [body])], 4096)
             hidden = plain.text(input_ids=single.ids[None]).last_hidden_state[0, -1]
             by_hand = hidden @ discriminator.score.weight[0] + discriminator.score.bias[0]
             assert float(together[place]) == pytest.approx(float(by_hand), abs=1e-5)

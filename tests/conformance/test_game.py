@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.adversary.discriminator import DiscriminatorCollator, Text, compute_accuracy, score_texts
+from stages.adversary.discriminator_model import DiscriminatorCollator, Text, compute_accuracy, score_texts
 from stages.config.discriminator import DiscriminatorSwitches
 from tests.conformance.game import arrows, colons, loop, played, sampled, taught, warm_started
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.adversary.discriminator import bradley_terry_loss
+from stages.adversary.discriminator_model import bradley_terry_loss
 from stages.groups.log_probs import token_entropies, token_log_probs
 from stages.groups.response import STUDENT, Response
-from stages.policy.loss import LossInputs, k1, k2, k3, policy_loss, rollout_weights, row_lengths
-from stages.policy.rewards import group_advantages, scaled_advantages, score_group
+from stages.policy.loss import LossInputs, count_tokens, k1, k2, k3, policy_loss, rollout_weights
+from stages.policy.rewards import group_advantages, grpo_advantages, score_group
 
 EXACT = 1e-10
 FP32 = 2e-5
@@ -94,7 +94,7 @@ def test_c1_loss_and_gradient(cases: ModuleType, golden: Golden, seed: int, rati
 def test_c1_mean_over_each_row(cases: ModuleType, golden: Golden, seed: int) -> None:
     """`loss_normaliser: row`, which objective `grpo` has."""
     tokens, response, mask = flat(cases, golden, seed)
-    weights = (1.0 / row_lengths(response).double())[response]
+    weights = (1.0 / count_tokens(response).double())[response]
     policy = LossInputs(
         tokens["advantages"], tokens["reference"], 0.2, 0.2, 0.01, float(cases.ROWS), response=response, weights=weights
     )
@@ -108,7 +108,7 @@ def test_c2_advantages_of_interleaved_groups(golden: Golden, scaled: bool) -> No
     rewards, index = golden["cases"]["groups/rewards"], golden["cases"]["groups/index"]
     ours = np.empty_like(rewards)
     for group in np.unique(index):
-        ours[index == group] = (scaled_advantages if scaled else group_advantages)(rewards[index == group].tolist())
+        ours[index == group] = (grpo_advantages if scaled else group_advantages)(rewards[index == group].tolist())
     agree(golden, f"c2/{scaled}", ours, ("formula", "verl"), EXACT if not scaled else 1e-9)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stages.groups.log_probs import response_log_probs
-from stages.groups.pack import Group, packs
+from stages.groups.pack import Group, make_packs
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.family import Pixels
 from stages.vlm.reader import Network, Reader, load_network, load_reader
@@ -25,10 +25,10 @@ def groups_of(reader: Reader, picture: Callable[[int, int], bytes]) -> list[Grou
         ("First <image> and then <image>", [picture(56, 56), picture(84, 112)]),
         ("No picture at all", []),
     ]
-    prompts = reader.prompts([([{"role": "user", "content": text}], images) for text, images in conversations])
+    prompts = reader.make_prompts([([{"role": "user", "content": text}], images) for text, images in conversations])
     texts = ["3:3,8:11", "28", "so it is 5 of 5", "7, no"]
     return [
-        Group(prompt, (tuple(reader.chat.response_ids(text)),)) for prompt, text in zip(prompts, texts, strict=True)
+        Group(prompt, (tuple(reader.chat.encode_response(text)),)) for prompt, text in zip(prompts, texts, strict=True)
     ]
 
 
@@ -41,7 +41,7 @@ def padded_log_probs(network: Network, reader: Reader, groups: list[Group], left
     for number, row in enumerate(rows):
         place = slice(width - len(row), width) if left else slice(0, len(row))
         ids[number, place], mask[number, place] = row, 1
-    pixels = Pixels.joined([group.prompt.pixels for group in groups if group.prompt.pixels is not None])
+    pixels = Pixels.concatenate([group.prompt.pixels for group in groups if group.prompt.pixels is not None])
     inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels.values}
     if pixels.grids is not None:
         inputs |= {"image_grid_thw": pixels.grids, "mm_token_type_ids": (ids == reader.image_token_id).int()}
@@ -63,7 +63,7 @@ def test_c7_packed_equals_padded(
     reader = load_reader(checkpoint)
     network, plain = load_network(checkpoint, reader), load_network(checkpoint, reader)
     groups = groups_of(reader, picture)
-    (pack,) = packs(groups, 10_000)
+    (pack,) = make_packs(groups, 10_000)
     with torch.no_grad():
         packed = response_log_probs(network, pack)
     for number, wanted in enumerate(padded_log_probs(plain, reader, groups, left)):

@@ -39,7 +39,7 @@ def kill_at(owner: Any, name: str, number: int, chosen: Callable[..., bool] = la
 
 def kill_later(seconds: float) -> None:
     """SIGKILL to this process so long after its training loop has begun."""
-    original = state.TrainingState.steps
+    original = state.TrainingState.iter_steps
 
     def kill() -> None:
         time.sleep(seconds)
@@ -50,7 +50,7 @@ def kill_later(seconds: float) -> None:
         threading.Thread(target=kill, daemon=True).start()
         return original(self, count, title)
 
-    state.TrainingState.steps = steps  # type: ignore[method-assign]
+    state.TrainingState.iter_steps = steps  # type: ignore[method-assign]
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.server import server_answers
+from flows.flow_run import server_answers
 
 GUARD = Path(__file__).resolve().parents[2] / ".ci" / "offline"  # no process of `ril serve` reaches another machine
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

@@ -248,7 +248,7 @@ def check_opened(project: Path, name: str) -> set[str]:
 
 def test_a_stage_opens_no_file_that_is_not_watched(make_project: Callable[..., Path]) -> None:
     opened = check_opened(make_project(SMALL), "questions")
-    assert {"stages/questions.py", "stages/tiny/dataset.py", "stages/tiny/world/pictures.py"} <= opened
+    assert {"stages/questions.py", "stages/tiny/world_rows.py", "stages/tiny/world/pictures.py"} <= opened
 
 
 @pytest.mark.slow

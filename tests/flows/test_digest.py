@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.digest import IMPORTS, ORDER, WORDS, Change, compare_code, digest_file, digest_files, hash_code
+from flows.digest import HELP_ARGUMENTS, IMPORTS, ORDER, CodeChange, compare_code, digest_file, digest_files, hash_code
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "stages").rglob("*.py"))
@@ -94,9 +94,9 @@ def test_a_file_that_is_no_python_is_one_definition() -> None:
 
 def test_files_that_come_and_go_are_named() -> None:
     before, now = {"a.py": {"f": "1"}, "b.py": {}}, {"a.py": {"f": "1"}, "c.py": {}}
-    assert compare_code(before, now) == [Change("b.py", "", "removed"), Change("c.py", "", "added")]
+    assert compare_code(before, now) == [CodeChange("b.py", "", "removed"), CodeChange("c.py", "", "added")]
     assert hash_code(before) != hash_code(now)
-    assert str(Change("a.py", "f", "changed")) == "a.py::f changed"
+    assert str(CodeChange("a.py", "f", "changed")) == "a.py::f changed"
 
 
 def test_every_file_of_ours_says_the_same_in_another_form() -> None:
@@ -126,6 +126,7 @@ def test_no_stage_reads_what_counts_as_words() -> None:
     found = [
         f"{file.relative_to(ROOT)}: {node.attr}"
         for file in FILES
+        if "config" not in file.parts  # which makes forms and docs of them
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in readers
     ]
@@ -141,14 +142,14 @@ def test_help_texts_are_those_of_calls_that_settings_and_commands_make() -> None
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    assert not defined & WORDS.keys()
+    assert not defined & HELP_ARGUMENTS.keys()
 
 
 def test_code_of_a_project_is_read_anew_after_an_edit(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1")
     first: Mapping[str, Mapping[str, str]] = digest_files(tmp_path, [Path("a.py")])
     (tmp_path / "a.py").write_text("x = 2")
-    assert compare_code(first, digest_files(tmp_path, [Path("a.py")])) == [Change("a.py", "x", "changed")]
+    assert compare_code(first, digest_files(tmp_path, [Path("a.py")])) == [CodeChange("a.py", "x", "changed")]
 
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], star
 def test_a_time_limit_ends_the_run(make_repo: Callable[..., Path]) -> None:
     project = make_repo(MANY_QUESTIONS)
     output = StringIO()
-    assert dvc.repro(project, dvc.Targets(["questions"]), limit_hours=5 / 3600, output=output) == 124
+    assert dvc.run_repro(project, dvc.Targets(["questions"]), limit_hours=5 / 3600, output=output) == 124
     wait_until_gone(project, 1.0)
 
 
@@ -161,12 +161,12 @@ def test_stages_run_side_by_side_and_are_recorded(
 ) -> None:
     project = make_repo({"models": {name: {"build": TINY_BUILD} for name in ("qwen2_5_vl", "internvl3")}})
     targets = ["model@qwen2_5_vl", "model@internvl3", "questions"]
-    assert dvc.repro(project, dvc.Targets(targets), jobs=2, limit_hours=0.1) == 0
+    assert dvc.run_repro(project, dvc.Targets(targets), jobs=2, limit_hours=0.1) == 0
     shown = capfd.readouterr().out
     for target in targets:  # its name before each of its lines
         assert re.search(rf"^{target} +\| {target}: done in", shown, re.MULTILINE)
     assert set(read_yaml(project / "dvc.lock")["stages"]) == set(targets)
-    assert dvc.repro(project, dvc.Targets(targets), jobs=2, limit_hours=0.1) == 0
+    assert dvc.run_repro(project, dvc.Targets(targets), jobs=2, limit_hours=0.1) == 0
     assert capfd.readouterr().out == "Data and pipelines are up to date.\n"
 
 
@@ -176,7 +176,7 @@ def test_after_a_failure_nothing_that_needs_it_is_started(make_repo: Callable[..
     project = make_repo({"questions": broken, "models": {"student": {"build": TINY_BUILD}}})
     (project / "mine.parquet").write_text("no parquet")
     output = StringIO()
-    assert dvc.repro(project, dvc.Targets(["warm_start"]), jobs=2, limit_hours=0.1, output=output) not in (0, 124)
+    assert dvc.run_repro(project, dvc.Targets(["warm_start"]), jobs=2, limit_hours=0.1, output=output) not in (0, 124)
     assert "failed to reproduce 'questions'" in output.getvalue()
     assert not (project / "data" / "warm_start").exists()
 
@@ -201,7 +201,7 @@ def test_experiments_start_when_the_lock_is_free(tmp_path: Path) -> None:
     assert other.acquire()
     start = time.monotonic()
     threading.Timer(1.0, other.release).start()
-    assert dvc.experiments(tmp_path, once) == 0
+    assert dvc.run_experiments(tmp_path, once) == 0
     assert once.asked is not None
     assert once.asked - start >= 1.0
     assert other.acquire(), "the lock was released"

@@ -54,9 +54,9 @@ def test_dvc_yaml_equals_the_table(project: Path) -> None:
         code = set(list_code_dependencies(project, job.stage))
         assert plain == code | {str(path.relative_to(project)) for path in job.inputs}, name
         tracked = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
-        assert tracked == {key.format(item=job.item) for key in job.declared.params}, name
+        assert tracked == {key.format(item=job.item) for key in job.definition.params}, name
         assert stage.cmd == " ".join(["exec python -m flows.run", job.stage, *([job.item] if job.item else [])])
-        assert stage.desc == job.declared.title
+        assert stage.desc == job.definition.title
         assert {out.def_path: out.use_cache for out in stage.outs} == expected_outs(job, project), name
 
 

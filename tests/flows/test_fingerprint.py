@@ -56,7 +56,7 @@ def test_nothing_moved_when_a_file_is_only_touched(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("same")
     before = Fingerprint(tmp_path, [tmp_path / "a"], {"x": 1})
     os.utime(tmp_path / "a", ns=(1, 1))
-    assert before.moved({"x": 1}) == []
+    assert before.find_changes({"x": 1}) == []
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove"])
@@ -69,11 +69,11 @@ def test_what_moved_is_named(tmp_path: Path, change: str) -> None:
         (folder / "c").write_bytes(b"3")
     else:
         (folder / "b").unlink()
-    assert before.moved({}) == [{"edit": "in/a", "add": "in/c", "remove": "in/b"}[change]]
+    assert before.find_changes({}) == [{"edit": "in/a", "add": "in/c", "remove": "in/b"}[change]]
 
 
 def test_changed_values_are_named(tmp_path: Path) -> None:
-    assert Fingerprint(tmp_path, [], {"rate": 0.5}).moved({"rate": 0.7}) == ["params.yaml"]
+    assert Fingerprint(tmp_path, [], {"rate": 0.5}).find_changes({"rate": 0.7}) == ["params.yaml"]
 
 
 def test_generated_files_do_not_count(tmp_path: Path, root: Path) -> None:
@@ -83,7 +83,7 @@ def test_generated_files_do_not_count(tmp_path: Path, root: Path) -> None:
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "a.pyc").write_bytes(b"x")
     (folder / ".gitignore").write_text("/out")
-    assert before.moved({}) == []
+    assert before.find_changes({}) == []
 
 
 def test_inputs_may_lie_outside_the_project(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_inputs_may_lie_outside_the_project(tmp_path: Path) -> None:
     outside.write_text("1")
     before = Fingerprint(tmp_path / "project", [outside], {})
     outside.write_text("22")
-    assert before.moved({}) == [str(outside)]
+    assert before.find_changes({}) == [str(outside)]
 
 
 # --- results of other stages ------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def given(project: Path) -> Fingerprint:
 
 def test_a_result_of_a_stage_is_known_by_dvc_lock_and_not_read(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("flows.fingerprint.md5_file", read.append)
+    monkeypatch.setattr("flows.fingerprint.hash_md5", read.append)
     before = given(recorded)
     os.utime(recorded / "data" / "pool" / "a")
     assert not read
@@ -140,7 +140,7 @@ def test_a_result_that_dvc_lock_does_not_describe_is_read(recorded: Path) -> Non
     before = given(recorded)
     (recorded / "data" / "pool" / "a").write_bytes(b"longer")
     assert given(recorded).digest != before.digest
-    assert before.moved({}) == ["data/pool/a"]
+    assert before.find_changes({}) == ["data/pool/a"]
 
 
 def test_a_result_of_the_same_length_that_dvc_did_not_record_is_read(recorded: Path) -> None:
@@ -157,9 +157,9 @@ def test_a_result_of_the_same_length_that_dvc_did_not_record_is_read(recorded: P
 def test_a_known_result_that_moves_is_named_and_a_touched_one_is_not(recorded: Path) -> None:
     before = given(recorded)
     os.utime(recorded / "data" / "teacher" / "x" / "part", ns=(1, 1))
-    assert before.moved({}) == []
+    assert before.find_changes({}) == []
     (recorded / "data" / "teacher" / "x" / "part").write_bytes(b"444")
-    assert before.moved({}) == ["data/teacher/x/part"]
+    assert before.find_changes({}) == ["data/teacher/x/part"]
     (recorded / "data" / "pool" / "deep" / "c").unlink()
     assert given(recorded).digest != before.digest
 
@@ -167,7 +167,7 @@ def test_a_known_result_that_moves_is_named_and_a_touched_one_is_not(recorded: P
 def test_a_folder_of_results_and_a_part_of_one_are_known_by_the_results(
     recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.fingerprint.md5_file", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("flows.fingerprint.hash_md5", lambda path: pytest.fail(f"{path} was read"))
     all_teachers = Fingerprint(recorded, [recorded / "data" / "teacher"], {}).digest
     part_of_pool = Fingerprint(recorded, [recorded / "data" / "pool" / "deep"], {}).digest
     assert len({all_teachers, part_of_pool, Fingerprint(recorded, [recorded / "data" / "pool"], {}).digest}) == 3

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.server import server_answers
+from flows.flow_run import server_answers
 from stages.config.yaml import read_yaml
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from flows.dvc.locks import Occupied, only_study
-from flows.lock_files import holder_of, lock_file
+from flows.dvc.locks import StudyRunning, hold_study_lock
+from flows.lock_files import hold_lock, read_holder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from flows.lock_files import lock_file
-with lock_file(Path(sys.argv[1]), "another process"):
+from flows.lock_files import hold_lock
+with hold_lock(Path(sys.argv[1]), "another process"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -29,27 +29,30 @@ def test_a_lock_has_one_holder_until_that_dies(tmp_path: Path, root: Path) -> No
         assert other.stdout.readline() == "held\n"
         for _ in range(2):  # an attempt that fails leaves the holder's words as they are
             with pytest.raises(Timeout):
-                lock_file(path, "me")
-            assert holder_of(path) == "another process"
+                hold_lock(path, "me")
+            assert read_holder(path) == "another process"
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait(30)
-    assert holder_of(path) is None
-    with lock_file(path, "me"):
-        assert holder_of(path) == "me", "the longer words of the one before are gone"
-    assert holder_of(path) is None
+    assert read_holder(path) is None
+    with hold_lock(path, "me"):
+        assert read_holder(path) == "me", "the longer words of the one before are gone"
+    assert read_holder(path) is None
 
 
 def test_asking_for_the_holder_makes_no_file(tmp_path: Path) -> None:
-    assert holder_of(tmp_path / "lock") is None
+    assert read_holder(tmp_path / "lock") is None
     assert not list(tmp_path.iterdir())
 
 
 def test_a_second_study_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
-    second = only_study(tmp_path, "second")
-    with only_study(tmp_path, "first"), pytest.raises(Occupied, match=r"^study first \(process \d+\) runs in this"):
+    second = hold_study_lock(tmp_path, "second")
+    with (
+        hold_study_lock(tmp_path, "first"),
+        pytest.raises(StudyRunning, match=r"^study first \(process \d+\) runs in this"),
+    ):
         second.__enter__()
-    with only_study(tmp_path, "second"):
+    with hold_study_lock(tmp_path, "second"):
         pass
 
 

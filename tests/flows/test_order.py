@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.dvc.order import Order, needs_of, stale_and_after, wanted
+from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
 
 DOT = """strict digraph {
 "model@a";
@@ -36,49 +36,49 @@ def graphs(draw: st.DrawFn) -> dict[str, set[str]]:
 
 
 def test_dvcs_graph_is_read() -> None:
-    assert needs_of(DOT) == NEEDS
+    assert parse_needs(DOT) == NEEDS
 
 
 def test_targets_bring_what_they_need_and_no_more() -> None:
-    assert wanted(NEEDS, ()) == NEEDS
-    assert set(wanted(NEEDS, ("teacher",))) == {"teacher@a", "model@a", "questions"}
-    assert set(wanted(NEEDS, ("model@b", "questions"))) == {"model@b", "questions"}
+    assert select_targets(NEEDS, ()) == NEEDS
+    assert set(select_targets(NEEDS, ("teacher",))) == {"teacher@a", "model@a", "questions"}
+    assert set(select_targets(NEEDS, ("model@b", "questions"))) == {"model@b", "questions"}
 
 
 def test_what_is_stale_and_what_follows_is_looked_at() -> None:
-    assert stale_and_after(NEEDS, ["questions"]) == {
+    assert select_stale(NEEDS, ["questions"]) == {
         "questions": set(),
         "teacher@a": {"questions"},
         "pool": {"teacher@a"},
     }
-    assert stale_and_after(NEEDS, []) == {}
+    assert select_stale(NEEDS, []) == {}
 
 
 def test_the_longest_chain_goes_first() -> None:
-    order = Order({"alone": (), "first": (), "second": ("first",)})
+    order = StageOrder({"alone": (), "first": (), "second": ("first",)})
     assert order.next() == "first"
     assert order.next() == "alone"
     assert order.next() is None
-    order.done("first")
+    order.finish("first")
     assert order.next() == "second"
 
 
 def test_a_circle_is_refused() -> None:
     with pytest.raises(CycleError):
-        Order({"a": ("b",), "b": ("a",)})
+        StageOrder({"a": ("b",), "b": ("a",)})
 
 
 @given(graphs(), st.integers(1, 3), st.data())
 def test_everything_runs_once_and_after_what_it_needs(
     needs: dict[str, set[str]], jobs: int, data: st.DataObject
 ) -> None:
-    order, running, done = Order(needs), list[str](), list[str]()
+    order, running, done = StageOrder(needs), list[str](), list[str]()
     while order.left:
         while len(running) < jobs and (name := order.next()) is not None:
             assert needs[name] <= set(done)
             running.append(name)
         assert running, "it would wait for ever"
         ended = running.pop(data.draw(st.integers(0, len(running) - 1)))
-        order.done(ended)
+        order.finish(ended)
         done.append(ended)
     assert sorted(done) == sorted(needs)

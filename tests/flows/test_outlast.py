@@ -8,10 +8,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from flows.detach_output import outlast_readers
+from flows.detach_output import detach_output
 
 if "outlast" in sys.argv:
-    outlast_readers()
+    detach_output()
 console = Console(file=sys.stderr)
 print("first", flush=True)
 sys.stdin.readline()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.ui.prefect_server import BUSY, AskingAgain
+from flows.ui.prefect_server import BUSY, RetryWhenBusy
 from tests.flows.test_server import running_server
 
 
@@ -49,7 +49,7 @@ def asked(app: Busy, method: str = "POST", seconds: float = 30.0) -> list[Any]:
 
     scope = {"type": "http", "method": method, "path": "/create_flow_run"}
     with suppress(OSError):
-        asyncio.run(AskingAgain(app, seconds)(scope, receive, send))
+        asyncio.run(RetryWhenBusy(app, seconds)(scope, receive, send))
     return answer
 
 

@@ -10,8 +10,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from flows import profile
-from stages.config.params import Params, load_params, validated
-from stages.config.yaml import ParamsError, merged, read_yaml
+from stages.config.params import Params, load_params, validate_params
+from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))
 
@@ -41,8 +41,8 @@ def test_the_profiles_are_those_that_are_documented() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_profile_is_valid_and_says_first_what_it_needs(root: Path, name: str) -> None:
-    validated(merged(read_yaml(root / "params.yaml"), profile.read_profile(root, name)))
-    assert profile.profiles(root)[name].startswith("Needs ")
+    validate_params(merge_params(read_yaml(root / "params.yaml"), profile.read_profile(root, name)))
+    assert profile.list_profiles(root)[name].startswith("Needs ")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,49 +68,49 @@ REPEATED = {
 @pytest.mark.parametrize("name", NAMES)
 def test_applying_a_profile_equals_merging_it(project: Path, name: str) -> None:
     base, before = read_yaml(project / "params.yaml"), comments(project / "params.yaml")
-    found = profile.apply(project, name)
-    assert read_yaml(project / "params.yaml") == merged(base, profile.read_profile(project, name))
+    found = profile.apply_profile(project, name)
+    assert read_yaml(project / "params.yaml") == merge_params(base, profile.read_profile(project, name))
     assert comments(project / "params.yaml") == before
     assert len(before) > 5
     assert found
-    assert profile.apply(project, name) == []
+    assert profile.apply_profile(project, name) == []
 
 
 def test_applying_nothing_leaves_every_byte(root: Path) -> None:
     text = (root / "params.yaml").read_text()
-    assert profile.laid_over(text, "{}") == text
+    assert profile.overlay_text(text, "{}") == text
 
 
 def test_a_deleted_block_leaves_the_comment_after_it() -> None:
     base = "a:\n  b: 1\n  c:\n    d: 2   # two\n\n# About e.\ne: 3\n"
-    assert profile.laid_over(base, "a: {c: null}") == "a:\n  b: 1\n\n# About e.\ne: 3\n"
-    assert profile.laid_over(base, "a: {f: 4}") == "a:\n  b: 1\n  c:\n    d: 2   # two\n  f: 4\n\n# About e.\ne: 3\n"
-    assert profile.laid_over(base, "a: {c: {d: 9}}") == base.replace("d: 2 ", "d: 9 ")
+    assert profile.overlay_text(base, "a: {c: null}") == "a:\n  b: 1\n\n# About e.\ne: 3\n"
+    assert profile.overlay_text(base, "a: {f: 4}") == "a:\n  b: 1\n  c:\n    d: 2   # two\n  f: 4\n\n# About e.\ne: 3\n"
+    assert profile.overlay_text(base, "a: {c: {d: 9}}") == base.replace("d: 2 ", "d: 9 ")
 
 
 def test_a_profile_that_would_not_be_valid_changes_nothing(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     (project / "profiles" / "bad.yaml").write_text("# Needs nothing.\nril: {group: 1000}\n")
     with pytest.raises(ParamsError, match=r"params.yaml with profile bad.*ril.group is 1000"):
-        profile.apply(project, "bad")
+        profile.apply_profile(project, "bad")
     assert (project / "params.yaml").read_bytes() == before
 
 
 def test_an_unknown_profile_is_answered_with_the_list(project: Path) -> None:
     with pytest.raises(ParamsError, match="no profile 'papr'; there are: paper, recommended, single_gpu, smoke"):
-        profile.changes(project, "papr")
+        profile.find_changes(project, "papr")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_arguments_for_an_experiment_give_the_same_params(project: Path, name: str) -> None:
-    overrides = profile.as_overrides(profile.changes(project, name))
-    wanted = merged(read_yaml(project / "params.yaml"), profile.read_profile(project, name))
+    overrides = profile.format_overrides(profile.find_changes(project, name))
+    wanted = merge_params(read_yaml(project / "params.yaml"), profile.read_profile(project, name))
     apply_overrides(str(project / "params.yaml"), overrides)
-    assert load_params(project / "params.yaml") == validated(wanted)
+    assert load_params(project / "params.yaml") == validate_params(wanted)
 
 
 def test_the_smoke_student_is_an_internvl(root: Path) -> None:
-    values = merged(read_yaml(root / "params.yaml"), profile.read_profile(root, "smoke"))
+    values = merge_params(read_yaml(root / "params.yaml"), profile.read_profile(root, "smoke"))
     assert values["models"]["student"]["family"] == "internvl3"
     assert values["models"]["student"]["build"]
 

@@ -241,7 +241,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
 
 
 def test_a_server_that_accepts_and_says_nothing_is_given_up(make_project: Callable[..., Path], call: Call) -> None:
-    from flows.server import server_answers
+    from flows.flow_run import server_answers
 
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -252,14 +252,14 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(make_project: Callab
 
 
 def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.environment import has_gpu, settings
+    from flows.environment import has_gpu, list_missing_variables
 
-    wanted = settings({})
+    wanted = list_missing_variables({})
     assert wanted["HF_HUB_OFFLINE"] == "1"
     assert wanted["DO_NOT_TRACK"] == "1"
     assert has_gpu() or wanted["OMP_NUM_THREADS"] == "1"
-    assert "HF_HUB_OFFLINE" not in settings({"RIL_ALLOW_DOWNLOADS": "1"})
-    assert not set(settings({"OMP_NUM_THREADS": "8", "VLLM_LOGGING_LEVEL": "INFO"})) & {
+    assert "HF_HUB_OFFLINE" not in list_missing_variables({"RIL_ALLOW_DOWNLOADS": "1"})
+    assert not set(list_missing_variables({"OMP_NUM_THREADS": "8", "VLLM_LOGGING_LEVEL": "INFO"})) & {
         "OMP_NUM_THREADS",
         "VLLM_LOGGING_LEVEL",
     }

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from stages.config.yaml import merged, read_yaml
+from stages.config.yaml import merge_params, read_yaml
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -66,7 +66,7 @@ def test_a_planted_key_is_sent_and_written_nowhere(served: Any, indiscreet: tupl
     text = path.read_text()
     remote = {"family": "remote", "endpoint": {"provider": "somebody", "name": "big-1"}}
     engine = {"kind": "openai", "base_url": url, "api_key": KEY_NAME, "concurrency": 1}
-    values = merged(read_yaml(path), {"runtime": {"engines": {TEACHER: engine}}})
+    values = merge_params(read_yaml(path), {"runtime": {"engines": {TEACHER: engine}}})
     values["models"][TEACHER] = remote
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.ui.run_locks import abandoned, alive, claimed
+from flows.ui.run_locks import hold_run_lock, list_abandoned, list_alive
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -71,9 +71,9 @@ def test_a_claim_tells_the_living_from_the_dead(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", dies], cwd=Path(__file__).resolve().parents[2], timeout=60).returncode
         == 9
     )
-    with claimed(tmp_path, "living"):
-        assert alive(tmp_path, os.getppid()) == [os.getpid()]
-        assert alive(tmp_path, 1) == [] or os.getppid() == 1
-        assert abandoned(tmp_path) == ["dead"]
-        assert abandoned(tmp_path) == []
-    assert alive(tmp_path, os.getppid()) == []
+    with hold_run_lock(tmp_path, "living"):
+        assert list_alive(tmp_path, os.getppid()) == [os.getpid()]
+        assert list_alive(tmp_path, 1) == [] or os.getppid() == 1
+        assert list_abandoned(tmp_path) == ["dead"]
+        assert list_abandoned(tmp_path) == []
+    assert list_alive(tmp_path, os.getppid()) == []

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flows.server import server_answers
+from flows.flow_run import server_answers
 
 pytestmark = pytest.mark.prefect
 

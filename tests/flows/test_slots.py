@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.jobs import open_job
-from flows.slots import NoSlot, gpu_slot
+from flows.slots import NoSlot, hold_gpu_slot
 from stages.config.params import load_params
 from stages.config.runtime import Runtime
 from stages.job.job import Job
@@ -23,11 +23,11 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from flows.jobs import open_job
-from flows.slots import gpu_slot
+from flows.slots import hold_gpu_slot
 from stages.config.params import load_params
 
 root = Path(sys.argv[1])
-with gpu_slot(open_job("warm_start", None, root, load_params(root / "params.yaml"))):
+with hold_gpu_slot(open_job("warm_start", None, root, load_params(root / "params.yaml"))):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -71,23 +71,26 @@ def test_a_stage_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(
     project: Path, holder: "subprocess.Popen[str]"
 ) -> None:
     job = job_of(project)
-    with pytest.raises(NoSlot, match=f"held by warm_start, process {holder.pid}"), gpu_slot(job, limit_hours=1 / 3600):
+    with (
+        pytest.raises(NoSlot, match=f"held by warm_start, process {holder.pid}"),
+        hold_gpu_slot(job, limit_hours=1 / 3600),
+    ):
         pytest.fail("the slot was taken")
     assert isinstance(job.progress, Said)
     assert job.progress.lines == [f"waiting for a GPU slot (runtime.gpu_slots is 1): warm_start, process {holder.pid}"]
     holder.send_signal(signal.SIGKILL)
     holder.wait(30)
-    with gpu_slot(job, limit_hours=1 / 60):
+    with hold_gpu_slot(job, limit_hours=1 / 60):
         pass
 
 
 def test_two_slots_serve_two(project: Path, holder: "subprocess.Popen[str]") -> None:
     job = job_of(project)
     began = time.monotonic()
-    with gpu_slot(replace(job, runtime=Runtime(gpu_slots=2)), limit_hours=1 / 60):
+    with hold_gpu_slot(replace(job, runtime=Runtime(gpu_slots=2)), limit_hours=1 / 60):
         assert time.monotonic() - began < 30
 
 
 def test_a_stage_without_a_model_waits_for_nobody(project: Path, holder: "subprocess.Popen[str]") -> None:
-    with gpu_slot(job_of(project, "pool"), limit_hours=0):
+    with hold_gpu_slot(job_of(project, "pool"), limit_hours=0):
         assert holder.poll() is None

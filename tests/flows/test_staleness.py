@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.dvc import staleness
-from flows.dvc.repro import Refused
+from flows.dvc.repro import DvcFailed
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages
 from stages.config.yaml import read_yaml
 
@@ -160,7 +160,7 @@ def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> No
         "2 stale, 1 follows",
     ]
     lock = (project / "dvc.lock").read_bytes()
-    with pytest.raises(Refused) as error:
+    with pytest.raises(DvcFailed) as error:
         ril("accept", "ril", "verdict@internvl3")
     assert [line.split(". ")[0] for line in str(error.value).splitlines()] == [
         f"{name}: not only words changed: stages/corpora/scoring.py::is_correct changed"
@@ -203,7 +203,7 @@ def test_parameters_are_shown_with_both_values_and_not_accepted(project: Path) -
     assert {name for name, one in after.items() if one.state == STALE} == {"pool", "ril", "report"}
     assert [str(one) for one in after["ril"].parameters] == ["ril.kl_weight: 0.01 -> 0.02"]
     assert [str(one) for one in after["pool"].parameters] == ["pool.teachers: ['internvl3'] -> ['internvl3', 'other']"]
-    with pytest.raises(Refused, match=r"ril: not only its code changed: ril.kl_weight: 0.01 -> 0.02"):
+    with pytest.raises(DvcFailed, match=r"ril: not only its code changed: ril.kl_weight: 0.01 -> 0.02"):
         ril("accept", "ril", "--because", "it hardly matters")
 
 
@@ -217,7 +217,7 @@ def test_inputs_and_results_that_changed_are_named_with_their_maker(project: Pat
         "data/pool changed; made by pool",
         "data/questions missing; made by questions",
     ]
-    with pytest.raises(Refused, match="pool: not only its code changed: data/pool modified"):
+    with pytest.raises(DvcFailed, match="pool: not only its code changed: data/pool modified"):
         ril("accept", "pool")
 
 
@@ -228,7 +228,7 @@ def test_a_stage_that_never_ran_and_one_that_follows_it(project: Path) -> None:
     after = found(project)
     assert after["rollout"].state == NEVER_RUN
     assert (after["discriminator"].state, after["discriminator"].follows) == (FOLLOWS, ["rollout"])
-    with pytest.raises(Refused, match="rollout: has never run"):
+    with pytest.raises(DvcFailed, match="rollout: has never run"):
         ril("accept", "rollout")
     (project / "dvc.lock").unlink()
     assert {one.state for one in found(project).values()} == {NEVER_RUN}
@@ -241,7 +241,7 @@ def test_without_a_record_files_are_named_and_words_are_not_proven(project: Path
     assert one.code is None
     assert not one.words_only
     assert one.changed == ["stages/policy changed (no record of the code before, so what changed in it is not known)"]
-    with pytest.raises(Refused, match="ril: not only words changed: stages/policy changed"):
+    with pytest.raises(DvcFailed, match="ril: not only words changed: stages/policy changed"):
         ril("accept", "ril")
     ril("accept", "ril", "--because", "a comment")
     assert found(project)["ril"].state == UP_TO_DATE
@@ -282,7 +282,7 @@ def test_code_that_dvc_yaml_does_not_list_is_named(project: Path) -> None:
 
 
 def test_a_name_that_is_no_stage_is_answered_with_the_list(project: Path) -> None:
-    with pytest.raises(Refused, match="no stage 'rill'; stages: model@student, "):
+    with pytest.raises(DvcFailed, match="no stage 'rill'; stages: model@student, "):
         ril("status", "rill")
 
 
@@ -295,14 +295,14 @@ def test_a_project_without_dvc_is_a_line(project: Path, call: Callable[..., tupl
 def test_code_that_python_can_not_read_is_a_line(project: Path) -> None:
     with (project / "stages" / "policy" / "loss.py").open("a") as file:
         file.write("def broken(:\n")
-    with pytest.raises(Refused, match=r"stages/policy/loss.py, line \d+: .*; Python can't read it"):
+    with pytest.raises(DvcFailed, match=r"stages/policy/loss.py, line \d+: .*; Python can't read it"):
         found(project)
 
 
 @pytest.mark.slow
 def test_another_dvc_that_does_not_let_go_is_a_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staleness, "LOCK_SECONDS", 0.0)
-    with staleness.open_project(project), pytest.raises(Refused, match="another dvc has held this project"):
+    with staleness.open_project(project), pytest.raises(DvcFailed, match="another dvc has held this project"):
         found(project)
 
 
@@ -310,5 +310,5 @@ def test_a_stage_that_runs_is_not_accepted(project: Path) -> None:
     comment_in_the_loss(project)
     running = {"pid": 1, "cmd": "dvc repro ril"}
     (project / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": {str(project / "data" / "ril"): running}}))
-    with pytest.raises(Refused, match="data/ril' is busy, it is being blocked by"):
+    with pytest.raises(DvcFailed, match="data/ril' is busy, it is being blocked by"):
         ril("accept", "ril")

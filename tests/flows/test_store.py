@@ -11,14 +11,14 @@ import pytest
 
 from flows.cli.main import main
 from flows.environment import store_folder
-from stages.responses.key import answer_key
-from stages.responses.segments import listed
+from stages.responses.key import derive_answer_key
+from stages.responses.segments import list_segments
 from stages.responses.store import Store, StoredAnswer
 
 
 def stored(name: str, sample: int, text: str) -> StoredAnswer:
     request = hashlib.sha256(name.encode()).hexdigest()
-    key = answer_key(request, sample)
+    key = derive_answer_key(request, sample)
     return StoredAnswer(
         key, request, sample, name, text, (1, 2), "stop", 5, 2, "vllm", "0.32", "org/model", "0123", 0.25
     )
@@ -85,7 +85,7 @@ def test_stats_verify_and_compact_tell_what_is_there(ril, tmp_path: Path, monkey
     assert ril("store", "verify")[:2] == (0, "3 answers, all whole\n")
     before = texts(tmp_path / ".ril")
     assert "1 " in ril("store", "compact")[1].splitlines()[1]
-    assert len(listed(folder)) == 1
+    assert len(list_segments(folder)) == 1
     assert texts(tmp_path / ".ril") == before
     monkeypatch.setenv("RIL_STORE", str(tmp_path / ".ril"))
     monkeypatch.chdir("/")
@@ -94,7 +94,7 @@ def test_stats_verify_and_compact_tell_what_is_there(ril, tmp_path: Path, monkey
 
 def test_verify_names_what_is_damaged(ril, tmp_path: Path) -> None:
     folder = fill(tmp_path / ".ril", SOME)
-    file = listed(folder)[0].path
+    file = list_segments(folder)[0].path
     os.truncate(file, file.stat().st_size // 2)
     code, out, _ = ril("store", "verify")
     assert code == 1

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from prefect import Flow
 
-from flows.dvc.outcome import Watched, reasons
-from flows.ui.forms import forms
-from flows.ui.plan import planned
-from flows.ui.serve import comparison, deployment
+from flows.dvc.outcome import StageLog, format_reasons
+from flows.ui.forms import make_forms
+from flows.ui.plan import make_plan
+from flows.ui.serve import make_comparison_deployment, make_deployment
 from flows.ui.trigger import start
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError, read_yaml
@@ -32,14 +32,14 @@ def judge(**values: Any) -> dict[str, Any]:
 
 
 def test_there_is_a_form_for_every_stage_and_its_values_change_nothing(root: Path) -> None:
-    found = forms(root)
+    found = make_forms(root)
     assert {form.stage for form in found} == {"pipeline", *STAGES}
     for form in found:
-        assert planned(root, form.target, form.values).changes == (), form.target
+        assert make_plan(root, form.target, form.values).changes == (), form.target
 
 
 def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
-    (form,) = (form for form in forms(root) if form.target == "ril")
+    (form,) = (form for form in make_forms(root) if form.target == "ril")
     blocks = form.schema["definitions"]
     assert list(blocks["Settings"]["properties"]) == ["ril", "seed", "verdict", "discriminator"], (
         "its own block comes first"
@@ -59,10 +59,10 @@ def test_only_what_differs_is_an_override(root: Path) -> None:
         "ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": now["ril"]["steps"]},
         **judge(hidden_size=now["models"]["judge"]["build"]["hidden_size"]),
     }
-    assert planned(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
-    fewer = planned(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
+    assert make_plan(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
+    fewer = make_plan(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
     assert fewer.overrides == ["~models.student.build.styles.arrows"]
-    over = planned(root, "ril", {"ril": {"steps": 7}}, "smoke").overrides
+    over = make_plan(root, "ril", {"ril": {"steps": 7}}, "smoke").overrides
     assert "ril.steps=7" in over
     assert "report.samples=4" in over
 
@@ -77,14 +77,14 @@ def test_only_what_differs_is_an_override(root: Path) -> None:
 )
 def test_values_that_can_not_be_used_are_a_line(root: Path, target: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError) as error:
-        planned(root, target, values)
+        make_plan(root, target, values)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
 def test_the_output_of_dvc_is_understood() -> None:
     said: list[str] = []
-    seen = Watched(said.append)
+    seen = StageLog(said.append)
     for piece in ("Running sta", "ge 'ril':\n> python\n  5%|#\r 10%|##\nStage 'pool' didn't", " change, skipping\n"):
         seen.write(piece)
     assert seen.stages == {"ril": "ran", "pool": "skipped: nothing changed"}
@@ -94,7 +94,7 @@ def test_the_output_of_dvc_is_understood() -> None:
     assert seen.busy is None
     seen.write("ERROR: '/a/data' is busy, it is being blocked by:\n  (PID 12): dvc repro\n")
     assert seen.busy == "/a/data, held by process 12"
-    assert reasons(
+    assert format_reasons(
         [{"changed deps": {"data/pool": "modified", "params.yaml": {"ril.steps": "modified"}}}, "changed command"]
     ) == ("changed deps: data/pool modified, ril.steps modified; changed command")
 
@@ -113,8 +113,8 @@ def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
 
 
 def test_forms_start_what_can_be_imported(root: Path) -> None:
-    made = [*(deployment(root, form) for form in forms(root)), comparison(root)]
-    assert {one.entrypoint for one in made} == {"flows.ui.trigger.start", "flows.ui.compare.compare"}
+    made = [*(make_deployment(root, form) for form in make_forms(root)), make_comparison_deployment(root)]
+    assert {one.entrypoint for one in made} == {"flows.ui.trigger.start", "flows.ui.compare.compare_experiments"}
     for entrypoint in {one.entrypoint for one in made}:
         module, _, name = entrypoint.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), name), Flow)

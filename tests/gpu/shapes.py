@@ -114,7 +114,7 @@ def prompt_of(shape: Shape, dtype: torch.dtype) -> Prompt:
         tokenizer=SimpleNamespace(convert_tokens_to_ids=lambda token: IMAGE_TOKEN),
         image_processor=SimpleNamespace(merge_size=2),
     )
-    return Prompt(ids, FAMILY.positions(processor, ids, pixels), pixels)
+    return Prompt(ids, FAMILY.compute_positions(processor, ids, pixels), pixels)
 
 
 def answers_of(shape: Shape) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stages.config.ril import Ril
 from stages.config.sampling import Sampling
-from stages.groups.pack import Group, packs
+from stages.groups.pack import Group, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.policy.batch import RewardedGroup
 from stages.policy.policy import Policy
@@ -67,10 +67,10 @@ class PlainTrainer:
 class Unadapted(Network):
     """A LoRA student's reference: itself without the trained part."""
 
-    def hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
+    def compute_hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
         """Last hidden states [tokens, hidden]."""
         with without(self.model):
-            return super().hidden(ids, positions, mask, features)
+            return super().compute_hidden(ids, positions, mask, features)
 
 
 def rewards_of(prompt: Prompt, answers: Sequence[tuple[int, ...]], *, shared: bool) -> list[RewardedGroup]:
@@ -148,7 +148,7 @@ def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float
     layers = sum(module.weight.numel() for module in student.text.modules() if isinstance(module, nn.Linear))
     tower = sum(
         module.weight.numel()
-        for part in student.family.vision_modules(student.model)
+        for part in student.family.get_vision_modules(student.model)
         for module in part.modules()
         if isinstance(module, nn.Linear)
     )
@@ -166,7 +166,9 @@ def _visible_pairs(prompt: int, answers: Sequence[int]) -> float:
 
 def pack_of_groups(groups: Sequence[RewardedGroup]) -> Any:
     """All groups as one pack."""
-    return next(packs([Group(g.prompt, tuple(row.response.token_ids for row in g.responses)) for g in groups], 10**9))
+    return next(
+        make_packs([Group(g.prompt, tuple(row.response.token_ids for row in g.responses)) for g in groups], 10**9)
+    )
 
 
 def peak_rate(name: str) -> float:

@@ -16,32 +16,32 @@ from stages.config.runtime import Runtime
 from stages.config.verdict import Verdict as Block
 from stages.engines.engine import Answer, Request
 from stages.engines.vllm import VllmEngine
-from stages.judging.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
-from stages.judging.judge import Question, Verdict, judge_sampling, room_for, verdicts
+from stages.judging.exam import ATTACKS, CASES, compute_exam_scores, list_exam_items, read_exam_rows
+from stages.judging.judge import JudgeQuestion, JudgeVerdict, judge_items, make_fit_check, make_judge_sampling
 from stages.vlm.checkpoint import open_checkpoint
 
 MAX_TOKENS = 96  # as params.yaml has it for the tiny judge
 
 
-def sat(folder: Path) -> list[Verdict]:
-    """The judge's verdicts on `exam_items()`."""
+def sat(folder: Path) -> list[JudgeVerdict]:
+    """The judge's verdicts on `list_exam_items()`."""
     checkpoint = open_checkpoint(folder)
     engine = VllmEngine(checkpoint, Runtime())
-    greedy = judge_sampling(Block(model=folder.name, max_tokens=MAX_TOKENS))
+    greedy = make_judge_sampling(Block(model=folder.name, max_tokens=MAX_TOKENS))
 
-    def ask(questions: Sequence[Question]) -> list[Answer]:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Answer]:
         found = dict(engine.generate([Request(one.id, one.messages, one.images, greedy) for one in questions]))
         return [found[index][0] for index in range(len(questions))]
 
     try:
-        return verdicts(exam_items(), ask, room_for(engine.chat, checkpoint.context_tokens, MAX_TOKENS))
+        return judge_items(list_exam_items(), ask, make_fit_check(engine.chat, checkpoint.context_tokens, MAX_TOKENS))
     finally:
         engine.close()
 
 
-def show(found: Sequence[Verdict]) -> None:
+def show(found: Sequence[JudgeVerdict]) -> None:
     """Prints the figures, the attacks by kind, and every mistake with the judge's words."""
-    scores, cases, attacks = exam_scores(found), rows_of(CASES), rows_of(ATTACKS)
+    scores, cases, attacks = compute_exam_scores(found), read_exam_rows(CASES), read_exam_rows(ATTACKS)
     for kind, share in scores["by_kind"].items():
         print(f"{kind:12} {sum(case['kind'] == kind for case in cases):4} cases   balanced accuracy {share:.3f}")
     print(f"{'all':12} {len(cases):4} cases   balanced accuracy {scores['balanced_accuracy']:.3f}")
@@ -55,7 +55,7 @@ def show(found: Sequence[Verdict]) -> None:
         "judged right\n"
     )
     for item, row, verdict in zip(
-        exam_items(), [*cases, *(row for row in attacks for _ in range(2))], found, strict=True
+        list_exam_items(), [*cases, *(row for row in attacks for _ in range(2))], found, strict=True
     ):
         if verdict.verdict != row["verdict"]:
             print(f"{item.name}: {item.reference!r} | {item.candidate[-100:]!r} | {verdict.explanation!r}")

@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.benchmarks.records import Record, write_record
-from stages.benchmarks.registry import registry
+from stages.benchmarks.predictions import BenchmarkRecord, write_benchmark_record
+from stages.benchmarks.registry import load_registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import PROFILES
-from stages.benchmarks.scores import Reply
+from stages.benchmarks.scores import BenchmarkReply
 from stages.benchmarks.spec import Spec
 
 LIMIT = 60.0  # seconds
@@ -61,14 +61,17 @@ def reply_to(sample: Sample, choose: random.Random) -> str:
 def write_predictions(folder: Path) -> int:
     """Writes records of all published benchmarks; returns the number of replies."""
     count = 0
-    for spec in registry().values():
+    for spec in load_registry().values():
         if not spec.column:
             continue
         samples, choose = samples_of(spec), random.Random(spec.id)
         replies = {
-            sample.index: Reply(sample.index, reply_to(sample, choose), completion_tokens=40) for sample in samples
+            sample.index: BenchmarkReply(sample.index, reply_to(sample, choose), completion_tokens=40)
+            for sample in samples
         }
-        write_record(folder / spec.id, Record(spec.id, {"source": "made up", "cot": "off"}, samples, replies, {}))
+        write_benchmark_record(
+            folder / spec.id, BenchmarkRecord(spec.id, {"source": "made up", "cot": "off"}, samples, replies, {})
+        )
         count += len(replies)
     return count
 

@@ -50,7 +50,7 @@ class FakeEngine:
 def prepared(project: Path, engine: str) -> None:
     """A project with a model and questions: everything that a run reads."""
     from stages.config.build import Build
-    from stages.corpora.rows import SCHEMA, canonical_row
+    from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
     from stages.job.files import write_shards
     from stages.tiny.builds.shapes import build_tiny
     from stages.vlm.checkpoint import write_card
@@ -66,8 +66,8 @@ def prepared(project: Path, engine: str) -> None:
         network.model.save_pretrained(folder)
     write_card(folder, "qwen2_5", "fp32", 64)
     turns = [[{"role": "user", "content": f"What is {index} + 1?"}] for index in range(QUESTIONS)]
-    rows = [canonical_row(f"q{index}", [], turn, "1", "test", "sum") for index, turn in enumerate(turns)]
-    write_shards(project / "data/questions/imitation", rows, SCHEMA)
+    rows = [make_canonical_row(f"q{index}", [], turn, "1", "test", "sum") for index, turn in enumerate(turns)]
+    write_shards(project / "data/questions/imitation", rows, QUESTION_SCHEMA)
 
 
 def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -> None:
@@ -79,10 +79,10 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
     prepare()
     from flows.jobs import open_job
     from stages import teacher
-    from stages.config.params import validated
-    from stages.config.yaml import merged, read_yaml
+    from stages.config.params import validate_params
+    from stages.config.yaml import merge_params, read_yaml
     from stages.responses import answers, projection, waves
-    from stages.responses.requested import Wanted
+    from stages.responses.requested import RequestedAnswers
     from stages.responses.store import Store
 
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -111,22 +111,22 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
 
     Store.append = append  # type: ignore[method-assign]
     waves.WAVE_ANSWERS = WAVE_ANSWERS
-    phase(Wanted, "stored", "looking up keys")
+    phase(RequestedAnswers, "stored", "looking up keys")
     phase(projection, "write_projection", "writing the projection")
     phase(projection, "write_rejects", "writing reports")
-    phase(answers.Asking, "_generate_all", "generating")
+    phase(answers.AnswerSession, "_generate_all", "generating")
     if engine == "fake":
-        original_of = answers.Asking.of
+        original_of = answers.AnswerSession.open
 
         def of(*arguments: Any, **named: Any) -> Any:
             return original_of(*arguments, **{**named, "start": lambda *_: FakeEngine(salt)})
 
-        answers.Asking.of = of  # type: ignore[method-assign, assignment]
+        answers.AnswerSession.open = of  # type: ignore[method-assign, assignment]
     root = Path(__file__).resolve().parents[2]
     few = {"responses": SAMPLES, "sampling": {"max_tokens": 16}}
-    values = merged(read_yaml(root / "params.yaml"), {"teachers": {"internvl3": few}})
+    values = merge_params(read_yaml(root / "params.yaml"), {"teachers": {"internvl3": few}})
     note("phase reading")
-    teacher.run(open_job("teacher", "internvl3", Path(project), validated(values)))
+    teacher.run(open_job("teacher", "internvl3", Path(project), validate_params(values)))
     note("phase done")
 
 

@@ -24,9 +24,9 @@ SEGMENT_ANSWERS = 65_536
 def asked() -> Any:
     """Who is asked: any model."""
     from stages.config.sampling import Sampling
-    from stages.responses.key import Asked
+    from stages.responses.key import GenerationSpec
 
-    return Asked("hub/model@0123", "qwen2_5_vl", "bf16", 4096, "cd" * 32, (), Sampling(), 0)
+    return GenerationSpec("hub/model@0123", "qwen2_5_vl", "bf16", 4096, "cd" * 32, (), Sampling(), 0)
 
 
 def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
@@ -34,9 +34,9 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from stages.corpora.rows import SCHEMA as QUESTIONS
-    from stages.responses.key import answer_key
-    from stages.responses.segments import SCHEMA, publish, write_segment
+    from stages.corpora.rows import QUESTION_SCHEMA as QUESTIONS
+    from stages.responses.key import derive_answer_key
+    from stages.responses.segments import ANSWER_SCHEMA, publish, write_segment
 
     who = asked()
     random = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
         lengths = random.integers(tokens // 2, tokens + 1, count)
         flat = pa.array(random.integers(0, 5000, int(lengths.sum()), dtype=np.int32))
         columns = {
-            "key": [answer_key(request, sample) for request in requests for sample in range(answers)],
+            "key": [derive_answer_key(request, sample) for request in requests for sample in range(answers)],
             "request_key": [request for request in requests for _ in range(answers)],
             "sample": list(range(answers)) * len(requests),
             "question_id": [f"q{number}" for number in numbers for _ in range(answers)],
@@ -90,7 +90,8 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
             "request": [None] * count,
         }
         table = pa.table(
-            {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}, schema=SCHEMA
+            {name: pa.array(values, ANSWER_SCHEMA.field(name).type) for name, values in columns.items()},
+            schema=ANSWER_SCHEMA,
         )
         publish(folder / "set", lambda path, table=table: write_segment(path, table))  # type: ignore[misc]
 
@@ -100,7 +101,7 @@ def project(folder: Path, answers: int, profile: bool) -> None:
     import stages.teacher  # noqa: F401 - all that the stage's own process imports before it starts an engine
     from stages.corpora.rows import QuestionFolder
     from stages.responses.projection import write_projection
-    from stages.responses.requested import Wanted
+    from stages.responses.requested import RequestedAnswers
     from stages.responses.store import Store
 
     def measured(title: str, begin: tuple[float, float]) -> tuple[float, float]:
@@ -119,11 +120,11 @@ def project(folder: Path, answers: int, profile: bool) -> None:
         profiler = cProfile.Profile()
         profiler.enable()
     questions = QuestionFolder(folder / "questions", "imitation")
-    wanted = Wanted.of(asked(), questions.words(), answers)
+    wanted = RequestedAnswers.from_prompts(asked(), questions.iter_key_parts(), answers)
     clock = measured("keys of the questions", clock)
     store = Store(folder / "set", print)
     clock = measured("index", clock)
-    stored = wanted.stored(store)
+    stored = wanted.find_stored(store)
     assert stored.all(), "an answer is missing"
     clock = measured("looking up", clock)
     (folder / "out").mkdir()

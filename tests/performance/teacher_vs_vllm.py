@@ -27,12 +27,12 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 def questions(folder: Path, count: int) -> None:
     """Questions of the tiny world, with their pictures."""
     from stages.config.world import World
-    from stages.corpora.rows import SCHEMA
+    from stages.corpora.rows import QUESTION_SCHEMA
     from stages.job.files import write_shards
-    from stages.tiny.dataset import world_rows
+    from stages.tiny.world_rows import iter_world_rows
 
-    rows = [row for row, _ in zip(world_rows(World(), "imitation"), range(count), strict=False)]
-    write_shards(folder / "imitation", [_without_target(row) for row in rows], SCHEMA)
+    rows = [row for row, _ in zip(iter_world_rows(World(), "imitation"), range(count), strict=False)]
+    write_shards(folder / "imitation", [_without_target(row) for row in rows], QUESTION_SCHEMA)
 
 
 def _without_target(row: dict[str, Any]) -> dict[str, Any]:
@@ -62,11 +62,11 @@ def model(folder: Path) -> None:
 def job_in(project: Path, samples: int) -> Any:
     """The stage teacher@internvl3 with `samples` answers a question."""
     from flows.jobs import open_job
-    from stages.config.params import validated
-    from stages.config.yaml import merged, read_yaml
+    from stages.config.params import validate_params
+    from stages.config.yaml import merge_params, read_yaml
 
-    values = merged(read_yaml(Path("params.yaml")), {"teachers": {"internvl3": {"responses": samples}}})
-    return open_job("teacher", "internvl3", project, validated(values))
+    values = merge_params(read_yaml(Path("params.yaml")), {"teachers": {"internvl3": {"responses": samples}}})
+    return open_job("teacher", "internvl3", project, validate_params(values))
 
 
 def stage(project: Path, samples: int) -> dict[str, float]:
@@ -118,25 +118,25 @@ def bare(project: Path, samples: int) -> dict[str, float]:
     from stages.corpora.rows import read_questions
     from stages.engines.engine import Request
     from stages.engines.vllm import VllmEngine
-    from stages.responses.answers import asked_of
-    from stages.responses.key import request_seed
+    from stages.responses.answers import make_generation_spec
+    from stages.responses.key import derive_request_seed
     from stages.vlm.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(project / "data/model/internvl3")
     job = job_in(project, samples)
     teacher = job.block(Teacher)
-    asked = asked_of(checkpoint, teacher.sampling, 0, job.store)
+    asked = make_generation_spec(checkpoint, teacher.sampling, 0, job.store)
     engine = VllmEngine(checkpoint, Runtime())
     asked_questions = read_questions(project / "data/questions", "imitation")
     spent = {"seconds": 0.0, "cpu": 0.0}
     inputs, sampling = [], []
     for question in asked_questions:
-        seed = request_seed(asked.request_key(question.messages, question.image_sha256))
+        seed = derive_request_seed(asked.request_key(question.messages, question.image_sha256))
         request = Request(question.id, question.messages, question.images, teacher.sampling, samples, seed)
         pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
-        ids = engine.chat.prompt_ids(question.messages, len(question.images))
+        ids = engine.chat.encode_prompt(question.messages, len(question.images))
         inputs.append({"prompt_token_ids": ids, "multi_modal_data": {"image": pictures}})
-        settings = engine._sampling(request)
+        settings = engine._make_sampling(request)
         settings.detokenize = True  # as a caller of generate gets it
         sampling.append(settings)
     with timed(spent):

@@ -12,9 +12,9 @@ from PIL import Image
 
 from flows.jobs import open_job
 from stages.config.build import Build
-from stages.config.params import validated
-from stages.config.yaml import merged, read_yaml
-from stages.corpora.rows import SCHEMA, canonical_row
+from stages.config.params import validate_params
+from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
 from stages.job.files import write_shards
 from stages.job.job import Job
 from stages.responses.schemas import ANSWERS, POOL
@@ -93,7 +93,7 @@ def loop_project(
         buffer = io.BytesIO()
         Image.new("RGB", (84, 84), (40 * index, 0, 0)).save(buffer, "PNG")
         message = {"role": "user", "content": f"<image>What is the sum of the digits {index}?"}
-        questions.append(canonical_row(f"q{index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
+        questions.append(make_canonical_row(f"q{index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
         answers = [
             {
                 "teacher": teacher,
@@ -112,12 +112,12 @@ def loop_project(
             for n in range(4)
         ]
     for split in ("imitation", "validation"):
-        write_shards(tmp_path / "data" / "questions" / split, questions, SCHEMA)
+        write_shards(tmp_path / "data" / "questions" / split, questions, QUESTION_SCHEMA)
     write_shards(tmp_path / "data" / "pool", pool, POOL)
     write_shards(tmp_path / "data" / "rollout", rollout, ANSWERS)
 
     def make(stage: str, overlay: Mapping[str, Any]) -> Job:
-        values = merged(merged(read_yaml(root / "params.yaml"), LOOP), overlay)
-        return open_job(stage, None, tmp_path, validated(values))
+        values = merge_params(merge_params(read_yaml(root / "params.yaml"), LOOP), overlay)
+        return open_job(stage, None, tmp_path, validate_params(values))
 
     return make

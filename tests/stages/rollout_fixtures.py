@@ -32,6 +32,6 @@ def answers(reader: Reader, reasons: Sequence[str] = ("stop",) * 4) -> list[Resp
     texts, verdicts = ["3:3,8:11", "28", "so 5", "16 is the sum"], [0, 1, 1, 0]
     rows = zip(texts, reasons, verdicts, strict=True)
     return [
-        Response(STUDENT if n < 2 else "teacher", text, tuple(reader.chat.response_ids(text)), reason, verdict)
+        Response(STUDENT if n < 2 else "teacher", text, tuple(reader.chat.encode_response(text)), reason, verdict)
         for n, (text, reason, verdict) in enumerate(rows)
     ]

@@ -13,14 +13,14 @@ from flows.jobs import open_job
 from stages import evaluate
 from stages.benchmarks.verdicts import JudgePrompt
 from stages.config.evaluate import Evaluate
-from stages.config.params import load_params, validated
-from stages.config.yaml import merged, read_yaml
-from stages.corpora.rows import SCHEMA, Question, canonical_row
+from stages.config.params import load_params, validate_params
+from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.rows import QUESTION_SCHEMA, Question, make_canonical_row
 from stages.engines.engine import Answer, EngineError, Request
-from stages.evaluate import exchanged, scores
+from stages.evaluate import compute_scores, shuffle_images
 from stages.job.files import read_json, write_shards
 from stages.job.job import Job
-from stages.tiny.world.exercises import draw_row
+from stages.tiny.world.exercises import draw_example
 from stages.vlm.checkpoint import Checkpoint
 
 
@@ -33,13 +33,13 @@ def question(number: int, source: str) -> Question:
 
 def test_nobody_keeps_its_picture_and_sources_do_not_mix() -> None:
     asked = [question(n, "digits" if n % 3 else "bars") for n in range(20)]
-    found = exchanged(asked)
+    found = shuffle_images(asked)
     assert [q.id for q in found] == [q.id for q in asked]
     assert all(new.images != old.images for new, old in zip(found, asked, strict=True))
     by_image = {q.images: q.source for q in asked}
     assert all(by_image[q.images] == q.source for q in found)
     assert sorted(q.images for q in found) == sorted(q.images for q in asked)
-    assert exchanged(asked) == found
+    assert shuffle_images(asked) == found
 
 
 def test_scores_by_kind_and_with_shuffled_images() -> None:
@@ -58,7 +58,7 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
             ("b", True, False, "stop", 20),
         )
     ]
-    found = scores(rows)
+    found = compute_scores(rows)
     assert found["accuracy"] == 0.75
     assert found["by_kind"] == {"a": 0.5, "b": 1.0}
     assert found["accuracy_shuffled"] == 0.25
@@ -108,7 +108,7 @@ def test_what_a_failing_judge_did_say_counts(
     job = judge_job(root, tmp_path, tiny("qwen2_5"), monkeypatch)
     monkeypatch.setattr(evaluate, "start_engine", lambda checkpoint, *_: Judge(checkpoint, fails_at, lives))
     prompts = [JudgePrompt(f"mmvet/{n}", ({"role": "user", "content": f"{n}?"},)) for n in range(4)]
-    said = evaluate.ask_judge(job, job.block(Evaluate))(prompts, 8)
+    said = evaluate.make_ask_judge(job, job.block(Evaluate))(prompts, 8)
     assert [place for place, text in enumerate(said) if text is None] == sorted(silent)
     assert {text for text in said if text is not None} <= {"1.0"}
     assert (f"{len(silent)} of 4 replies have no verdict of judge" in capsys.readouterr().err) == bool(silent)
@@ -123,27 +123,27 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
         shutil.copytree(tiny(family).folder, tmp_path / "data/model" / place)
     rows = []
     for index in range(8):
-        drawn = draw_row(0, "test", index, ("sum", "total"), {"steps": 1.0})
+        drawn = draw_example(0, "test", index, ("sum", "total"), {"steps": 1.0})
         messages = [{"role": "user", "content": f"{drawn.exercise.question}\n<image>"}]
         rows.append(
-            canonical_row(f"test-{index}", [drawn.picture.png], messages, drawn.exercise.answer, "digits", "sum")
+            make_canonical_row(f"test-{index}", [drawn.picture.png], messages, drawn.exercise.answer, "digits", "sum")
         )
     long = [{"role": "user", "content": "<image>" + "word " * 2000}]  # more than the model's context
     rows.append(
-        canonical_row(
-            "long", [draw_row(0, "test", 8, ("sum",), {"steps": 1.0}).picture.png], long, "1", "digits", "sum"
+        make_canonical_row(
+            "long", [draw_example(0, "test", 8, ("sum",), {"steps": 1.0}).picture.png], long, "1", "digits", "sum"
         )
     )
-    rows.append(canonical_row("text", [], [{"role": "user", "content": "What is 1 + 1?"}], "2", "text", "sum"))
-    write_shards(tmp_path / "data/questions/test", rows, SCHEMA)
+    rows.append(make_canonical_row("text", [], [{"role": "user", "content": "What is 1 + 1?"}], "2", "text", "sum"))
+    write_shards(tmp_path / "data/questions/test", rows, QUESTION_SCHEMA)
     shutil.copytree(
         root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__")
     )
-    values = merged(
+    values = merge_params(
         read_yaml(root / "params.yaml"),
         {"evaluate": {"max_tokens": 12, "shuffled_images": False, "max_reject_share": 0.2}},
     )
-    job = open_job("evaluate", "base", tmp_path, validated(values))
+    job = open_job("evaluate", "base", tmp_path, validate_params(values))
     evaluate.run(job)
 
     metrics = read_json(job.reports / "metrics.json")
@@ -164,7 +164,7 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
     files = {path: path.read_bytes() for path in sorted(job.out.rglob("*")) if path.is_file()}
     segments = sorted((tmp_path / "store").rglob("*.parquet"))
     shutil.rmtree(job.out)
-    evaluate.run(open_job("evaluate", "base", tmp_path, validated(values)))
+    evaluate.run(open_job("evaluate", "base", tmp_path, validate_params(values)))
     assert {path: path.read_bytes() for path in sorted(job.out.rglob("*")) if path.is_file()} == files
     assert sorted((tmp_path / "store").rglob("*.parquet")) == segments  # nothing was asked again
 

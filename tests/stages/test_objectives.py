@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages import discriminator, ril
-from stages.adversary.discriminator import WEIGHTS
+from stages.adversary.discriminator_model import WEIGHTS
 from stages.job.files import read_json, read_shards
 from stages.job.hashes import hash_file
 from stages.job.job import Job

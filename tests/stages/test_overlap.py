@@ -18,7 +18,7 @@ from stages.config.ril import Ril
 from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
-from stages.engines.endpoint import EndpointEngine
+from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import Answer
 from stages.job.files import read_json
 from stages.job.hashes import hash_file, hash_json
@@ -26,7 +26,7 @@ from stages.job.job import Job
 from stages.judging import judge
 from stages.judging import queue as judging
 from stages.judging.queue import JudgeQueue
-from stages.loop.rollouts import Rollouts, student_response
+from stages.loop.rollouts import Rollouts, make_student_response
 from stages.vlm.checkpoint import open_checkpoint, write_card
 from tests.faults.endpoint import Fake, listening
 
@@ -95,15 +95,15 @@ def test_what_the_judge_refuses_is_a_failed_verdict(fake: Fake, tmp_path: Path) 
     fake.fault = lambda question, _: (400, {}) if " no 1 " in question else None
     endpoint = engine(fake, tmp_path)
     question = Question("q", (), (), ({"role": "user", "content": "?"},), None, "1", "", "")
-    rows = [student_response(Answer(n, f"no {n}", (5,), "stop", 3, 1)) for n in range(4)]
+    rows = [make_student_response(Answer(n, f"no {n}", (5,), "stop", 3, 1)) for n in range(4)]
     for share in (0.5, 0.0):
         asking = JudgeQueue(endpoint, Verdict(model="judge", max_failed_share=share), "ril, step 1")
         asking.put(0, question, rows)
         if share:
-            assert [place for place, verdict in asking.verdicts().items() if verdict is None] == [(0, 1)]
+            assert [place for place, verdict in asking.collect_verdicts().items() if verdict is None] == [(0, 1)]
         else:
             with pytest.raises(RuntimeError, match=r"ril, step 1: 1 of 4 verdicts failed.*HTTP 400"):
-                asking.verdicts()
+                asking.collect_verdicts()
     endpoint.close()
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from flows.jobs import open_job
 from stages import pool
-from stages.config.params import validated
-from stages.config.yaml import merged, read_yaml
+from stages.config.params import validate_params
+from stages.config.yaml import merge_params, read_yaml
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import MissingInput
 from stages.responses.schemas import ANSWERS, VERDICTS
-from stages.responses.style import distinct, likeness, shingles, style
+from stages.responses.style import compute_style, find_distinct, jaccard_similarity, make_shingles
 
 Given = tuple[str, int, str, str, int | None]  # question, sample, text, finish reason, verdict
 
@@ -60,7 +60,7 @@ def run(root: Path, tmp_path: Path):
     write(tmp_path, "internvl3", INTERN)
 
     def go(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        params = validated(merged(read_yaml(root / "params.yaml"), {"pool": changes}))
+        params = validate_params(merge_params(read_yaml(root / "params.yaml"), {"pool": changes}))
         job = open_job("pool", None, tmp_path, params)
         pool.run(job)
         return read_shards(job.out).to_pylist(), read_json(job.reports / "metrics.json")
@@ -176,18 +176,18 @@ def test_near_duplicates_of_one_teacher_to_one_question_are_dropped_on_demand(ru
 
 
 def test_likeness_is_the_share_of_common_runs_of_words() -> None:
-    one, other = shingles("a b c d e"), shingles("A b c d f")
-    assert likeness(one, other) == 2 / 4
-    assert likeness(one, one) == 1
-    assert likeness(shingles("28"), shingles("27")) == 0
-    assert likeness(shingles(""), shingles("?!")) == 1
-    assert distinct(["x y z", "28", "27", "x y z", "28"], 1.0) == [0, 1, 2]
+    one, other = make_shingles("a b c d e"), make_shingles("A b c d f")
+    assert jaccard_similarity(one, other) == 2 / 4
+    assert jaccard_similarity(one, one) == 1
+    assert jaccard_similarity(make_shingles("28"), make_shingles("27")) == 0
+    assert jaccard_similarity(make_shingles(""), make_shingles("?!")) == 1
+    assert find_distinct(["x y z", "28", "27", "x y z", "28"], 1.0) == [0, 1, 2]
 
 
 def test_style_is_counted_in_words_lines_and_lists() -> None:
-    found = style(["so so so 16", "- one\n- two\n", ""])
+    found = compute_style(["so so so 16", "- one\n- two\n", ""])
     assert found == {"mean_words": 2.0, "mean_lines": 1.0, "distinct_words": 0.75, "lists_share": pytest.approx(1 / 3)}
-    assert set(style([])) == set(found)
+    assert set(compute_style([])) == set(found)
 
 
 def test_questions_with_fewer_answers_and_none_are_no_trouble(run, tmp_path: Path) -> None:

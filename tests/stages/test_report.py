@@ -21,18 +21,18 @@ from PIL import Image
 from flows.code_record import Accepted, add_accepted
 from flows.jobs import open_job
 from stages import evaluate, report
-from stages.config.params import Params, load_params, validated
-from stages.config.yaml import merged
-from stages.corpora.rows import SCHEMA, canonical_row
+from stages.config.params import Params, load_params, validate_params
+from stages.config.yaml import merge_params
+from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
 from stages.corpora.scoring import is_correct
 from stages.job.files import read_json, read_shards, write_json, write_shards
 from stages.job.job import Job, MissingInput
-from stages.loop.outputs import SAMPLES
-from stages.page.gallery import data_uri, evenly, said
+from stages.loop.outputs import SAMPLE_SCHEMA
+from stages.page.evaluated_models import EvaluatedModel, compare_models, format_points, summarise
+from stages.page.gallery import list_answers, make_data_uri, pick_evenly
 from stages.page.plots import running_mean
-from stages.page.scores import Scored, difference, points, summary
 from stages.responses.schemas import ANSWERS
-from stages.tiny.world.exercises import draw_row
+from stages.tiny.world.exercises import draw_example
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
@@ -54,13 +54,13 @@ def write_questions(folder: Path, split: str, count: int) -> list[dict[str, Any]
     rows = []
     for index in range(count):
         kinds, styles = ("sum", "largest", "total"), {"steps": 1.0}
-        drawn = draw_row(0, split, index, kinds, styles)
+        drawn = draw_example(0, split, index, kinds, styles)
         messages = [{"role": "user", "content": f"<image>{drawn.exercise.question}"}]
         name, source = f"{split}-{index:06d}", "digits"
         rows.append(
-            canonical_row(name, [drawn.picture.png], messages, drawn.exercise.answer, source, drawn.exercise.kind)
+            make_canonical_row(name, [drawn.picture.png], messages, drawn.exercise.answer, source, drawn.exercise.kind)
         )
-    write_shards(folder / "data/questions" / split, rows, SCHEMA)
+    write_shards(folder / "data/questions" / split, rows, QUESTION_SCHEMA)
     return rows
 
 
@@ -85,8 +85,8 @@ def write_evaluation(folder: Path, name: str, questions: Sequence[Mapping[str, A
                 "response_key": "",
             }
         )
-    write_shards(folder / "data/evaluate" / name, rows, evaluate.PREDICTIONS)
-    write_json(folder / "reports/evaluate" / name / "metrics.json", evaluate.scores(rows))
+    write_shards(folder / "data/evaluate" / name, rows, evaluate.PREDICTION_SCHEMA)
+    write_json(folder / "reports/evaluate" / name / "metrics.json", evaluate.compute_scores(rows))
 
 
 def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int) -> None:
@@ -138,7 +138,7 @@ def write_training(job: Job, questions: Sequence[Mapping[str, Any]], steps: int)
         for question in questions[:2]
         for source in ("student", *SIDES)
     ]
-    write_shards(job.out / "samples", samples, SAMPLES)
+    write_shards(job.out / "samples", samples, SAMPLE_SCHEMA)
 
 
 def write_rollouts(folder: Path) -> None:
@@ -330,7 +330,7 @@ def test_the_page_loads_nothing(page: Callable[..., str]) -> None:
 def test_equal_inputs_give_equal_bytes(page: Callable[..., str], params: Params, inputs: Path, tmp_path: Path) -> None:
     first = page()
     assert first == page() == page(params, shutil.copytree(inputs, tmp_path / "another"))
-    changed = validated(merged(params.model_dump(mode="json"), {"report": {"samples": 3}}))
+    changed = validate_params(merge_params(params.model_dump(mode="json"), {"report": {"samples": 3}}))
     assert page(changed) != first
 
 
@@ -343,7 +343,7 @@ def test_the_key_of_an_endpoint_is_not_on_the_page(
     engine = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "api_key": "SOMEBODYS_API_KEY"}
     values["runtime"]["engines"] = {"internvl3": engine}
     values["models"]["internvl3"] = {"family": "remote", "endpoint": {"provider": "somebody", "name": "big-1"}}
-    text = page(validated(values))
+    text = page(validate_params(values))
     assert "big-1" in text
     assert "sk-planted" not in text
 
@@ -360,7 +360,7 @@ def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params
     rows = [
         row | {"logit": math.nan, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()
     ]
-    write_shards(project / "data/ril/samples", rows, SAMPLES)
+    write_shards(project / "data/ril/samples", rows, SAMPLE_SCHEMA)
     write_json(project / "reports/discriminator/metrics.json", {"trained": False})
     open_job("discriminator", None, project, params).write_history([{"step": 0}])
     found = Elements(page())
@@ -425,10 +425,10 @@ def test_other_questions_than_were_answered_are_an_error(page: Callable[..., str
 # --- what the summary claims ----------------------------------------------------------------------------------------
 
 
-def scored(role: str, marks: Sequence[bool]) -> Scored:
+def scored(role: str, marks: Sequence[bool]) -> EvaluatedModel:
     rows = {str(place): {"correct": mark} for place, mark in enumerate(marks)}
     share = sum(marks) / len(marks)
-    return Scored(role, role, role, {"questions": len(marks), "accuracy": share, "standard_error": 0.01}, rows)
+    return EvaluatedModel(role, role, role, {"questions": len(marks), "accuracy": share, "standard_error": 0.01}, rows)
 
 
 @pytest.mark.parametrize(
@@ -455,15 +455,15 @@ def scored(role: str, marks: Sequence[bool]) -> Scored:
     ],
 )
 def test_the_summary_says_what_was_measured(before: list[bool], after: list[bool], words: str) -> None:
-    assert words in " ".join(summary([scored("warm_start", before), scored("ril", after)]))
+    assert words in " ".join(summarise([scored("warm_start", before), scored("ril", after)]))
 
 
 def test_the_difference_is_paired() -> None:
-    found = difference(scored("ril", [True] * 10 + [False] * 90), scored("base", [False] * 100))
+    found = compare_models(scored("ril", [True] * 10 + [False] * 90), scored("base", [False] * 100))
     assert found.mean == pytest.approx(0.1)
     assert found.standard_error == pytest.approx(math.sqrt(0.1 * 0.9 / 99))
     assert found.clear
-    same_accuracy = difference(scored("ril", [True, False] * 50), scored("base", [False, True] * 50))
+    same_accuracy = compare_models(scored("ril", [True, False] * 50), scored("base", [False, True] * 50))
     assert same_accuracy.mean == 0
     assert same_accuracy.standard_error > 0.1  # unpaired it would be 0.07
 
@@ -473,28 +473,28 @@ def test_the_difference_is_paired() -> None:
 )
 def test_an_answer_says_how_it_ended(reason: str, cut: bool, refused: bool) -> None:
     row = {"response": "", "correct": False, "finish_reason": reason, "completion_tokens": 0}
-    (told,) = said([Scored("ril", "RIL", "ril", {}, {"q": row})], "q")
+    (told,) = list_answers([EvaluatedModel("ril", "RIL", "ril", {}, {"q": row})], "q")
     assert (told["cut"], told["refused"]) == (cut, refused)
 
 
 def test_small_numbers() -> None:
-    assert (points(-0.0004, True), points(-0.01, True), points(0.123)) == ("0.0", "−1.0", "12.3")
+    assert (format_points(-0.0004, True), format_points(-0.01, True), format_points(0.123)) == ("0.0", "−1.0", "12.3")
     assert running_mean([1.0, math.nan, 3.0, 5.0], 2) == [1.0, 1.0, 3.0, 4.0]
     assert math.isnan(running_mean([math.nan], 3)[0])
 
 
 def test_the_gallery_takes_evenly_and_fills_up() -> None:
     stacks = {"gained": ["a", "b", "c"], "lost": [], "right": ["d", "e", "f"], "wrong": ["g"]}
-    assert evenly(stacks, 5) == ["a", "b", "d", "e", "g"]
-    assert evenly(stacks, 2) == ["a", "d"]
-    assert evenly(stacks, 100) == ["a", "b", "c", "d", "e", "f", "g"]
+    assert pick_evenly(stacks, 5) == ["a", "b", "d", "e", "g"]
+    assert pick_evenly(stacks, 2) == ["a", "d"]
+    assert pick_evenly(stacks, 100) == ["a", "b", "c", "d", "e", "f", "g"]
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("PNG", "png"), ("JPEG", "jpeg"), ("WEBP", "webp"), ("TIFF", "png")])
 def test_images_keep_their_bytes_where_browsers_know_them(kind: str, shown: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 3), (200, 30, 40)).save(buffer, kind)
-    head, _, body = data_uri(buffer.getvalue()).partition(",")
+    head, _, body = make_data_uri(buffer.getvalue()).partition(",")
     assert head == f"data:image/{shown};base64"
     assert (base64.b64decode(body) == buffer.getvalue()) == (kind != "TIFF")
     with Image.open(io.BytesIO(base64.b64decode(body))) as picture:

@@ -12,13 +12,13 @@ from PIL import Image
 
 from flows.jobs import open_job
 from stages import pool, rollout, teacher, verdict
-from stages.config.params import validated
-from stages.config.yaml import merged, read_yaml
-from stages.corpora.rows import SCHEMA, canonical_row
+from stages.config.params import validate_params
+from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import TooManyRejects
-from stages.judging.exam import ATTACKS, rows_of
+from stages.judging.exam import ATTACKS, read_exam_rows
 from stages.judging.rules import EMPTY
 from stages.responses.schemas import ANSWERS
 from stages.vlm.checkpoint import Checkpoint
@@ -43,12 +43,12 @@ def job_of(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkey
         buffer = io.BytesIO()
         Image.new("RGB", (84, 84), (40 * index, 0, 0)).save(buffer, "PNG")
         message = {"role": "user", "content": f"<image>What is the sum of the digits {index}?"}
-        rows.append(canonical_row(f"q{4 - index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
-    write_shards(tmp_path / "data" / "questions" / "imitation", rows, SCHEMA)
+        rows.append(make_canonical_row(f"q{4 - index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
+    write_shards(tmp_path / "data" / "questions" / "imitation", rows, QUESTION_SCHEMA)
 
     def make(stage: str, item: str | None = None, overlay: Any = None) -> Job:
-        values = merged(merged(read_yaml(root / "params.yaml"), SETTINGS), overlay or {})
-        return open_job(stage, item, tmp_path, validated(values))
+        values = merge_params(merge_params(read_yaml(root / "params.yaml"), SETTINGS), overlay or {})
+        return open_job(stage, item, tmp_path, validate_params(values))
 
     return make
 
@@ -88,8 +88,8 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     folder = tmp_path / "data" / "questions" / "imitation"
     rows = read_shards(folder).to_pylist()
     rows[1]["messages"][0]["content"] = "<image>" + "What is the sum? " * 300
-    rows[3] = canonical_row("broken", [b"no picture"], [rows[3]["messages"][0]], "1", "test", "sum")
-    write_shards(folder, rows, SCHEMA)
+    rows[3] = make_canonical_row("broken", [b"no picture"], [rows[3]["messages"][0]], "1", "test", "sum")
+    write_shards(folder, rows, QUESTION_SCHEMA)
     job = job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.5}}})
     teacher.run(job)
     answered = read_shards(job.out).to_pylist()
@@ -159,7 +159,7 @@ def test_a_judge_that_says_nothing_gives_failed_verdicts_and_too_many_stop_the_s
     exam = metrics.pop("exam")
     assert metrics == {"by_rule": 1, "correct_share": 0.0, "failed": 3, "verdicts": 4}
     assert (exam["cases"], exam["balanced_accuracy"]) == (500, 0.0)
-    ruled = [row for row in rows_of(ATTACKS) if row["kind"] == "opener alone"]
+    ruled = [row for row in read_exam_rows(ATTACKS) if row["kind"] == "opener alone"]
     assert exam["attacks_held"] == len(ruled)  # a rule decides these; no verdict is not the twin's verdict
     assert exam["failed"] == 500 + 2 * (exam["attacks"] - len(ruled))
     verdict.run(job_of("verdict", "internvl3", {"verdict": {"exam": False}}))

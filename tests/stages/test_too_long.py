@@ -10,9 +10,9 @@ import pytest
 
 from flows.jobs import open_job
 from stages import discriminator, evaluate, ril, warm_start
-from stages.config.params import validated
-from stages.config.yaml import merged, read_yaml
-from stages.corpora.rows import SCHEMA
+from stages.config.params import validate_params
+from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.rows import QUESTION_SCHEMA
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import TooManyRejects
@@ -34,7 +34,7 @@ def lengthen(folder: Path, *ids: str, target: str | None = None) -> None:
             row["messages"] = [*row["messages"], {"role": "assistant", "content": target}]
         if row["id"] in ids:
             row["messages"][-1]["content"] += LONG
-    write_shards(folder, rows, SCHEMA)
+    write_shards(folder, rows, QUESTION_SCHEMA)
 
 
 def test_warm_start_leaves_out_what_does_not_fit_with_its_target(
@@ -91,8 +91,8 @@ def test_evaluate_counts_what_does_not_fit_as_wrong(
 
     def job_of(share: float) -> Job:
         block = {"max_tokens": 8, "shuffled_images": True, "benchmarks": [], "max_reject_share": share}
-        values = merged(read_yaml(root / "params.yaml"), {"evaluate": block})
-        return open_job("evaluate", "base", tmp_path, validated(values))
+        values = merge_params(read_yaml(root / "params.yaml"), {"evaluate": block})
+        return open_job("evaluate", "base", tmp_path, validate_params(values))
 
     job = job_of(0.2)
     evaluate.run(job)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from studies.records import Record
+from studies.records import StudyRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = {
@@ -79,12 +79,12 @@ def small_study() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def record() -> Callable[..., Record]:
+def record() -> Callable[..., StudyRecord]:
     """Makes a record as a run would leave it, of an arm that is right on the first questions."""
     return _record
 
 
-def _record(arm: str, world: int, accuracy: float, seed: int = 1, questions: int = 100, **changes: Any) -> Record:
+def _record(arm: str, world: int, accuracy: float, seed: int = 1, questions: int = 100, **changes: Any) -> StudyRecord:
     right = round(accuracy * questions)
     values: dict[str, Any] = {
         "study": "small",
@@ -115,4 +115,4 @@ def _record(arm: str, world: int, accuracy: float, seed: int = 1, questions: int
         "questions_sha256": f"world {world}",
         "styles": {"internvl3": 0.5, "any": 0.75},
     }
-    return Record(**{**values, **changes})
+    return StudyRecord(**{**values, **changes})

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from studies.campaign import Campaign, chosen
-from studies.records import Record, write_record
+from studies.campaign import Campaign, choose_swept_values
+from studies.records import StudyRecord, write_record
 from studies.runs import Planner, Run
 from studies.study import read_study
 
@@ -21,7 +21,7 @@ ARMS = {
 
 def planned(project: Path) -> list[Run]:
     study = read_study(project, "small")
-    return Planner(project, study, "small").compared(list(study.arms), study.seeds, {})
+    return Planner(project, study, "small").plan_comparison(list(study.arms), study.seeds, {})
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_run_waits_for_another_that_makes_what_it_needs(started: tuple[Campaig
     assert (first.name, second.name) == (runs[0].name, runs[3].name)  # the other world's first arm
     assert campaign.next() is None
     assert campaign.left
-    campaign.ended(first, 1, Path("log"))
+    campaign.finish(first, 1, Path("log"))
     third = campaign.next()
     assert third is not None
     assert third.name == runs[1].name
@@ -56,7 +56,7 @@ def test_a_failure_is_named_and_stops_nobody(started: tuple[Campaign, list[Run],
         assert one is not None
         order.append(one.name)
         one.output.write("ERROR: failed to reproduce 'ril': failed to run\nno error here\n")
-        campaign.ended(one, 1, Path("the.log"))
+        campaign.finish(one, 1, Path("the.log"))
     assert sorted(order) == sorted(run.name for run in runs)
     assert set(campaign.failed) == set(order)
     assert "failed to reproduce 'ril'" in campaign.failed[runs[0].name]
@@ -80,7 +80,7 @@ def test_a_run_tells_each_stage_and_once_a_minute_how_far_it_is(
         now[0] = 1000.0 + second
         one.output.write(f"SFT: {second} of 240 (1/s, {240 - second} s left)\n")
     one.output.write("model@student: done in 240.0 s\n")
-    label, stages = f"[0/{len(runs)}] {runs[0].label}", len(campaign.todo(runs[0]))
+    label, stages = f"[0/{len(runs)}] {runs[0].label}", len(campaign.list_missing_stages(runs[0]))
     assert said == [
         f"{label} progress: SFT: 60 of 240 (1/s, 180 s left)",
         f"{label} progress: SFT: 120 of 240 (1/s, 120 s left)",
@@ -95,7 +95,7 @@ def test_nothing_is_started_with_other_files_than_were_planned(
     campaign, runs, _ = started
     first = campaign.next()
     assert first is not None
-    campaign.ended(first, 1, Path("log"))
+    campaign.finish(first, 1, Path("log"))
     with (tmp_path / "project" / path).open("a") as file:
         file.write("\n# an edit while the study runs\n")
     assert campaign.next() is None
@@ -115,39 +115,39 @@ def test_an_edit_that_no_run_depends_on_stops_nothing(
     assert not campaign.moved
 
 
-def kept(run: Run, record: Callable[..., Record], **changes: Any) -> Record:
+def kept(run: Run, record: Callable[..., StudyRecord], **changes: Any) -> StudyRecord:
     return record(run.arm, run.seeds.world, 0.5, seed=run.seeds.seed, key=run.key, **changes)
 
 
 def test_a_finished_run_is_not_run_again_and_an_outdated_one_is(
-    make_study: Make, tmp_path: Path, record: Callable[..., Record]
+    make_study: Make, tmp_path: Path, record: Callable[..., StudyRecord]
 ) -> None:
     runs = planned(make_study(arms=ARMS, order=[], differences=[]))
     write_record(tmp_path / "results", kept(runs[0], record))
     write_record(tmp_path / "results", record(runs[1].arm, 3, 0.5, seed=4, key="of other parameters"))
     campaign = Campaign(tmp_path / "project", runs, tmp_path / "results", print)
     assert [run.arm for run in campaign.waiting] == ["grpo", "gad"]
-    assert "model@student" not in campaign.todo(runs[1])  # base has made it
-    assert {"ril", "evaluate@ril"} <= set(campaign.todo(runs[1]))
+    assert "model@student" not in campaign.list_missing_stages(runs[1])  # base has made it
+    assert {"ril", "evaluate@ril"} <= set(campaign.list_missing_stages(runs[1]))
 
 
 def test_the_estimate_counts_a_shared_stage_once(
-    make_study: Make, tmp_path: Path, record: Callable[..., Record]
+    make_study: Make, tmp_path: Path, record: Callable[..., StudyRecord]
 ) -> None:
     runs = planned(make_study(arms=ARMS, order=[], differences=[]))
     campaign = Campaign(tmp_path / "project", runs, tmp_path / "results", print, jobs=1)
-    assert campaign.seconds_left() is None  # nothing was ever timed here
+    assert campaign.estimate_seconds_left() is None  # nothing was ever timed here
     seconds = dict.fromkeys(runs[1].stages, 100.0) | {"evaluate@warm_start": 100.0}
     write_record(tmp_path / "results", record("other", 9, 0.5, seconds=seconds))
     campaign = Campaign(tmp_path / "project", runs, tmp_path / "results", print, jobs=1)
     stages = {key for run in runs for key in run.stages.values()}
-    assert campaign.seconds_left() == pytest.approx(100 * len(stages) + 3 * 10)
+    assert campaign.estimate_seconds_left() == pytest.approx(100 * len(stages) + 3 * 10)
     halved = Campaign(tmp_path / "project", runs, tmp_path / "results", print, jobs=2)
-    assert halved.seconds_left() == pytest.approx((100 * len(stages) + 3 * 10) / 2)
+    assert halved.estimate_seconds_left() == pytest.approx((100 * len(stages) + 3 * 10) / 2)
 
 
-def test_the_best_rate_on_validation_is_chosen_of_equal_ones_the_smaller(record: Callable[..., Record]) -> None:
-    def tried(arm: str, rate: float, ends: list[float]) -> list[Record]:
+def test_the_best_rate_on_validation_is_chosen_of_equal_ones_the_smaller(record: Callable[..., StudyRecord]) -> None:
+    def tried(arm: str, rate: float, ends: list[float]) -> list[StudyRecord]:
         return [
             record(
                 arm,
@@ -168,4 +168,4 @@ def test_the_best_rate_on_validation_is_chosen_of_equal_ones_the_smaller(record:
         *tried("b", 2e-4, [0.5, 0.5]),
         *tried("c", 2e-4, [0.5]),
     ]
-    assert chosen(records, seeds=2) == {"a": {"ril.learning_rate": 2e-4}, "b": {"ril.learning_rate": 1e-4}}
+    assert choose_swept_values(records, seeds=2) == {"a": {"ril.learning_rate": 2e-4}, "b": {"ril.learning_rate": 1e-4}}

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from stages.config.yaml import ParamsError
-from stages.tiny.world.kinds import KINDS, answer_in_style, ask
-from studies.document import as_html, as_markdown
-from studies.mechanism import onset
-from studies.page import page
-from studies.records import Record, first_of_each_kind, form, read_records, style_shares, write_record
+from stages.tiny.world.kinds import KINDS, answer_in_style, ask_question
+from studies.document import render_html, render_markdown
+from studies.mechanism import find_onset
+from studies.page import make_page
+from studies.records import StudyRecord, compute_style_shares, mask_numbers, pick_examples, read_records, write_record
 from studies.study import Study
 
-Make = Callable[..., Record]
+Make = Callable[..., StudyRecord]
 CURVES = {
     "step": [1.0, 2.0],
     "rewards/student/similarity": [0.1, 0.5],
@@ -59,9 +59,12 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path, record: Make) -> 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_each_style_of_the_tiny_world_is_one_form_whatever_is_said(kind: str) -> None:
-    answers = [ask(kind, values, _First()) for values in ([1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9], [5, 1, 8, 2, 7, 3])]
+    answers = [
+        ask_question(kind, values, _First()) for values in ([1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9], [5, 1, 8, 2, 7, 3])
+    ]
     forms = {
-        style: {form(answer_in_style(answer, style)) for answer in answers} for style in ("terse", "steps", "arrows")
+        style: {mask_numbers(answer_in_style(answer, style)) for answer in answers}
+        for style in ("terse", "steps", "arrows")
     }
     assert all(len(found) == 1 for found in forms.values())
     assert len(set().union(*forms.values())) == 3
@@ -69,18 +72,18 @@ def test_each_style_of_the_tiny_world_is_one_form_whatever_is_said(kind: str) ->
 
 def test_shares_of_styles_are_counted_by_teacher_and_for_any() -> None:
     forms = {"a": frozenset({"0.", "0!"}), "b": frozenset({"0!"})}
-    assert style_shares(["12.", "3!", "4?", "no"], forms) == {"a": 0.5, "b": 0.25, "any": 0.5}
-    assert style_shares([], forms) == {}
-    assert style_shares(["1"], {}) == {}
+    assert compute_style_shares(["12.", "3!", "4?", "no"], forms) == {"a": 0.5, "b": 0.25, "any": 0.5}
+    assert compute_style_shares([], forms) == {}
+    assert compute_style_shares(["1"], {}) == {}
 
 
-def spread(record: Make, arm: str, accuracies: list[float], **changes: Any) -> list[Record]:
+def spread(record: Make, arm: str, accuracies: list[float], **changes: Any) -> list[StudyRecord]:
     return [record(arm, world, accuracy, **changes) for world, accuracy in enumerate(accuracies)]
 
 
 def test_a_clear_difference_is_called_one_and_the_order_holds(study: Study, record: Make) -> None:
     records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.71, 0.75])
-    findings = "\n".join(page(study, records).findings)
+    findings = "\n".join(make_page(study, records).findings)
     assert "2 arms of 2, 3 seeds on 3 data sets." in findings
     assert "GAD vs. Warm start: +20.0 points (95 % interval +17.5 to +22.5, n = 3): significantly higher (" in findings
     assert "The claimed ranking is reproduced; pairwise steps that hold: 1 of 1." in findings
@@ -90,7 +93,7 @@ def test_a_difference_within_the_interval_is_not_significant_and_has_a_detectabl
     study: Study, record: Make
 ) -> None:
     records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.40, 0.55])
-    findings = "\n".join(page(study, records).findings)
+    findings = "\n".join(make_page(study, records).findings)
     assert re.search(r": not significant \(minimum detectable difference \d+\.\d\)\.", findings)
     assert (
         "The claimed ranking is not reproduced; pairwise steps that hold: 0 of 1, reversed: 0, not significant: 1."
@@ -100,13 +103,13 @@ def test_a_difference_within_the_interval_is_not_significant_and_has_a_detectabl
 
 def test_the_other_way_is_said_as_plainly(study: Study, record: Make) -> None:
     records = spread(record, "warm_start", [0.70, 0.71, 0.75]) + spread(record, "gad", [0.50, 0.52, 0.54])
-    findings = "\n".join(page(study, records).findings)
+    findings = "\n".join(make_page(study, records).findings)
     assert "GAD vs. Warm start: −20.0 points" in findings
     assert "pairwise steps that hold: 0 of 1, reversed: 1, not significant: 0." in findings
 
 
 def test_one_seed_claims_nothing(study: Study, record: Make) -> None:
-    findings = "\n".join(page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.9)]).findings)
+    findings = "\n".join(make_page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.9)]).findings)
     assert "one unit only, so there is no interval and no verdict." in findings
     assert "is reproduced" not in findings
     assert "significant" not in findings.replace("not significant: 1", "")
@@ -114,17 +117,17 @@ def test_one_seed_claims_nothing(study: Study, record: Make) -> None:
 
 def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     records = [record("gad", 1, 0.5, committed=False), record("gad", 2, 0.5, commit="56" * 20)]
-    findings = "\n".join(page(study, records).findings)
+    findings = "\n".join(make_page(study, records).findings)
     assert "1 arm of 2, 2 seeds on 2 data sets, 1 planned seed not run." in findings
     assert "The claimed ranking can't be tested; pairwise steps not run: 1 of 1." in findings
     assert "Runs with uncommitted code: compared/gad-w1-s1." in findings
     assert "started from 2 commits with the same code in every stage." in findings
     other = [record("gad", 1, 0.5), record("gad", 2, 0.5, code={"ril": "78" * 8}, commit="56" * 20)]
-    assert "Stages whose code differs between the compared runs: ril." in "\n".join(page(study, other).findings)
+    assert "Stages whose code differs between the compared runs: ril." in "\n".join(make_page(study, other).findings)
     tuned = record(
         "gad", 9, 0.5, purpose="tuning", commit="78" * 20, swept={"lr": 1.0}, validation={"start": 0.1, "end": 0.2}
     )
-    one_commit = "\n".join(page(study, [record("gad", 1, 0.5), tuned]).findings)
+    one_commit = "\n".join(make_page(study, [record("gad", 1, 0.5), tuned]).findings)
     assert "All compared runs started from commit 343434343434." in one_commit
 
 
@@ -133,13 +136,13 @@ def test_arms_with_other_seeds_are_ranked_and_explained_on_those_that_they_share
         record("warm_start", 1, 0.5),
         *(record("gad", world, share, curves=CURVES) for world, share in ((1, 0.4), (2, 0.9))),
     ]
-    shown = page(study, records)
+    shown = make_page(study, records)
     assert (
         "over the 1 seed common to all arms: Warm start 50.0\N{NO-BREAK SPACE}%; GAD 40.0\N{NO-BREAK SPACE}%."
         in shown.findings[1]
     )
-    assert "- GAD: −10.0 points;" in as_markdown(shown)
-    apart = "\n".join(page(study, [record("warm_start", 1, 0.5), record("gad", 2, 0.9)]).findings)
+    assert "- GAD: −10.0 points;" in render_markdown(shown)
+    apart = "\n".join(make_page(study, [record("warm_start", 1, 0.5), record("gad", 2, 0.9)]).findings)
     assert "mean accuracy" not in apart
 
 
@@ -150,8 +153,8 @@ def test_what_changed_is_said_of_each_trained_arm_against_the_lowest(study: Stud
 
     before = record("warm_start", 1, 0.5, scores=scores(0.2, 0.8, 10.0), styles={"internvl3": 0.25, "any": 0.25})
     after = record("gad", 1, 0.6, scores=scores(0.6, 0.7, 20.0), styles={"internvl3": 1.0, "any": 1.0}, curves=CURVES)
-    shown = page(study, [before, after])
-    text = as_markdown(shown)
+    shown = make_page(study, [before, after])
+    text = render_markdown(shown)
     assert "## Changes vs. Warm start" in text
     (line,) = next(section.lines for section in shown.sections if section.title == "Changes vs. Warm start")
     assert line == (
@@ -166,17 +169,17 @@ def test_the_first_question_of_a_kind_is_the_example_whatever_became_of_it(study
     rows = [
         {"kind": kind, "reference": "7", "response": text, "correct": text == "7"} for kind, text in ("b7", "b8", "a9")
     ]
-    answers = first_of_each_kind(rows)
+    answers = pick_examples(rows)
     assert [(one["kind"], one["response"], one["correct"]) for one in answers] == [("a", "9", False), ("b", "7", True)]
     scores = {"questions": 100, "mean_tokens": 9.0}
     before = record(
         "warm_start", 1, 0.5, scores=scores | {"accuracy": 0.5, "by_kind": {"a": 0.5, "b": 0.5}}, answers=answers
     )
     after = record("gad", 1, 0.5, scores=scores | {"accuracy": 0.5, "by_kind": {"a": 0.4, "b": 0.6}}, answers=answers)
-    text = as_markdown(page(study, [before, after]))
+    text = render_markdown(make_page(study, [before, after]))
     assert "| arm | b; reference 7 | a; reference 7 |" in text
     assert "| GAD | ✓ 7 | ✗ 9 |" in text
-    without = as_markdown(page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5)]))
+    without = render_markdown(make_page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5)]))
     assert "Examples" not in without
 
 
@@ -187,7 +190,7 @@ def test_a_value_at_an_end_of_the_sweep_is_said_to_be_one(study: Study, record: 
         record("gad", 9, 0.5, purpose="tuning", swept={"lr": value}, validation={"end": 0.2})
         for value in (1e-4, 2e-4, 4e-4)
     ]
-    text = as_markdown(page(swept, [record("gad", 1, 0.5, swept={"lr": rate}), *tuned]))
+    text = render_markdown(make_page(swept, [record("gad", 1, 0.5, swept={"lr": rate}), *tuned]))
     assert ("at an end of the sweep" in text) == bool(said)
     assert said in text
 
@@ -215,8 +218,8 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
             for rate in (2e-4, 4e-4)
         ),
     ]
-    shown = page(study.model_copy(update={"sweep": {"ril.learning_rate": [2e-4, 4e-4]}}), records)
-    text, html = as_markdown(shown), as_html(shown)
+    shown = make_page(study.model_copy(update={"sweep": {"ril.learning_rate": [2e-4, 4e-4]}}), records)
+    text, html = render_markdown(shown), render_html(shown)
     assert "| GAD | student | 30 → 30 | 20 → 20 | – | – |" in text  # two steps: first and last ten are the same
     assert "| GAD | 80.0 | 60.0 | – | – | 50 → 50 | – |" in text
     assert "| Teacher internvl3 | 90.0\N{NO-BREAK SPACE}% | – | 90.0, 90.0 |" in text  # once a seed
@@ -224,12 +227,12 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
     assert "| compared/gad-w0-s1 | key of gad 0 | abababababab | cdcdcdcdcdcd | 343434343434 | 1.0 |" in text
     assert html.count("<svg") == 7  # scores, differences, kinds, four curves: nothing is drawn of what has no numbers
     assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
-    assert as_html(page(study, records)) == as_html(page(study, records))
+    assert render_html(make_page(study, records)) == render_html(make_page(study, records))
 
 
 def test_without_records_there_is_no_page(study: Study) -> None:
     with pytest.raises(ParamsError, match="no arm of this study has been compared yet"):
-        page(study, [])
+        make_page(study, [])
 
 
 def test_the_page_says_seed_by_seed_what_was_gained_and_who_took_on_a_style(study: Study, record: Make) -> None:
@@ -239,15 +242,15 @@ def test_the_page_says_seed_by_seed_what_was_gained_and_who_took_on_a_style(stud
         record("gad", 1, 0.48, curves=CURVES, styles={"any": 0.5}),
         record("gad", 2, 0.48, curves=CURVES, styles={"any": 0.5}),  # nothing to compare it with
     ]
-    shown = page(study, records)
-    text = as_markdown(shown)
+    shown = make_page(study, records)
+    text = render_markdown(shown)
     assert (
         "Runs in which the share of answers in a teacher's style rose by at least 10 points (1 of 2): +25.0 points "
         "vs. Warm start on average; all other runs: −4.0."
     ) in shown.findings
     assert "| arm | data set 0, seed 1 | data set 1, seed 1 | data set 2, seed 1 |" in text
     assert "| GAD | +25.0 (50 → 100) | −4.0 (50 → 50) | – |" in text
-    assert "### By seed" not in as_markdown(page(study, [one for one in records if one.world == 0]))
+    assert "### By seed" not in render_markdown(make_page(study, [one for one in records if one.world == 0]))
 
 
 @pytest.mark.parametrize(
@@ -268,15 +271,15 @@ def test_the_onset_of_a_style_is_the_step_by_which_half_of_the_rest_is_written_s
     record: Make, shares: list[float], step: int | None
 ) -> None:
     curves = {"step": [float(one + 1) for one in range(len(shares))], "styles/any": shares}
-    assert onset(record("gad", 1, 0.5, curves=curves)) == step
+    assert find_onset(record("gad", 1, 0.5, curves=curves)) == step
 
 
 def test_what_a_study_like_this_one_found_stands_on_the_page(study: Study, record: Make) -> None:
     own = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.50, 0.53, 0.54])
     other = study.model_copy(update={"title": "Another rate", "about": "Twice as fast."})
     faster = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.71, 0.75])
-    shown = page(study, own, {"fast": (other, faster), "unrun": (other, [])})
-    text = as_markdown(shown)
+    shown = make_page(study, own, {"fast": (other, faster), "unrun": (other, [])})
+    text = render_markdown(shown)
     assert "Study fast (3 seeds on 3 data sets): significantly higher: GAD vs. Warm start (+20.0)." in shown.findings
     assert "## Another rate (fast)\n\nTwice as fast. 3 seeds on 3 data sets; columns as above." in text
     assert "| GAD − Warm start | +20.0 | 2.5 |" in text
@@ -295,10 +298,10 @@ def test_rewards_that_are_not_given_and_scores_that_are_no_shares_are_not_taken_
         "rewards/internvl3/similarity": [0.9, 0.7],
         "rewards/teacher/similarity": [0.9, 0.7],
     }
-    shown = page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5, curves=curves)])
-    text = as_markdown(shown)
+    shown = make_page(study, [record("warm_start", 1, 0.5), record("gad", 1, 0.5, curves=curves)])
+    text = render_markdown(shown)
     assert "| GAD | student | −0.12 → −0.12 | – | +0.00 | – |" in text
     assert "| GAD | internvl3 | 80 → 80 | – | – | – |" in text
     assert "| GAD | teacher |" not in text, "the only teacher once more"
     assert "In the loop" not in text
-    assert "Similarity reward" not in as_html(shown)
+    assert "Similarity reward" not in render_html(shown)

@@ -19,7 +19,7 @@ def planner(project: Path) -> Planner:
 
 def compared(project: Path) -> dict[tuple[str, int, int], Run]:
     study = read_study(project, "small")
-    runs = planner(project).compared(list(study.arms), study.seeds, {})
+    runs = planner(project).plan_comparison(list(study.arms), study.seeds, {})
     return {(run.arm, run.seeds.world, run.seeds.seed): run for run in runs}
 
 
@@ -54,7 +54,7 @@ def test_arms_of_a_seed_share_what_comes_before_them(make_study: Make) -> None:
 
 def test_the_sweep_never_reads_the_test_split(make_study: Make) -> None:
     project = make_study(**SWEEP)
-    runs = planner(project).tuning(["warm_start", "gad"])
+    runs = planner(project).plan_tuning(["warm_start", "gad"])
     assert [(run.arm, dict(run.swept)) for run in runs] == [
         ("gad", {"ril.learning_rate": rate}) for rate in (1e-4, 2e-4)
     ]

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.dvc.recorded import finished, snapshot
-from studies.records import Record, departures, write_record
+from flows.dvc.recorded import find_recorded, take_snapshot
+from studies.records import StudyRecord, find_departures, write_record
 from studies.runs import Planner
 from studies.study import read_study
 
@@ -106,23 +106,23 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     assert page.split("## Provenance")[0] == first_page.split("## Provenance")[0]
     assert f"| compared/base-w3-s4 | {base['key'][:12]} |" in page
     assert (project / "studies/results/small.html").stat().st_size > 5000
-    found = finished(project, base["experiment"])
+    found = find_recorded(project, base["experiment"])
     assert found is not None
     assert found.revision == base["revision"]
     with pytest.raises(FileNotFoundError):
-        found.text("reports/ril/metrics.json")
+        found.read_text("reports/ril/metrics.json")
 
     # an experiment is told from the run that was planned, whatever its name says
     study = read_study(project, "small")
-    run = Planner(project, study, "small").compared(["base"], study.seeds, {})[0]
-    planned = snapshot(project, "stages", "dvc.yaml")
-    assert departures(run, found, planned) == []
+    run = Planner(project, study, "small").plan_comparison(["base"], study.seeds, {})[0]
+    planned = take_snapshot(project, "stages", "dvc.yaml")
+    assert find_departures(run, found, planned) == []
     other = replace(run, values={**run.values, "seed": 5})
     for path in ("stages/policy/rewards.py", "stages/evaluate.py"):  # the run does not reach the first
         with (project / path).open("a") as code:
             code.write("\n# an edit while it was copied\n")
-    assert departures(run, found, snapshot(project, "stages", "dvc.yaml")) == ["stages/evaluate.py"]
-    assert departures(other, found, planned) == ["params.yaml"]
+    assert find_departures(run, found, take_snapshot(project, "stages", "dvc.yaml")) == ["stages/evaluate.py"]
+    assert find_departures(other, found, planned) == ["params.yaml"]
 
 
 def workers(project: Path) -> list[psutil.Process]:
@@ -185,7 +185,7 @@ def test_seeds_and_worlds_that_a_study_does_not_have_are_refused(make_study: Cal
 
 
 def test_a_page_that_cannot_be_written_is_a_line(
-    make_study: Callable[..., Path], call: Call, record: Callable[..., Record]
+    make_study: Callable[..., Path], call: Call, record: Callable[..., StudyRecord]
 ) -> None:
     project = make_study()
     code, _, err = call(project, "flows.cli", "experiments", "report", "small")

@@ -10,10 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from studies.records import Record
-from studies.statistics import Unpaired, by_unit, detectable, difference, mean_over_seeds, t_interval
+from studies.records import StudyRecord
+from studies.statistics import (
+    Unpaired,
+    average_by_unit,
+    average_over_seeds,
+    compute_difference,
+    minimum_detectable,
+    t_interval,
+)
 
-Make = Callable[..., Record]
+Make = Callable[..., StudyRecord]
 values = st.lists(st.floats(-1, 1), min_size=2, max_size=12).filter(lambda found: statistics.stdev(found) > 1e-6)
 
 
@@ -29,7 +36,7 @@ def test_one_unit_has_no_interval() -> None:
     alone = t_interval([0.5])
     assert alone.mean == 0.5
     assert math.isnan(alone.half)
-    assert math.isnan(detectable([0.5]))
+    assert math.isnan(minimum_detectable([0.5]))
 
 
 @pytest.mark.parametrize("count", [3, 5, 10])
@@ -37,22 +44,24 @@ def test_the_detectable_difference_is_seen_in_four_of_five_repetitions(count: in
     draw = np.random.default_rng(7)
     spread = draw.normal(size=count)
     spread = (spread - spread.mean()) / spread.std(ddof=1)  # standard deviation 1, so that the truth is known
-    shift = detectable(list(spread))
+    shift = minimum_detectable(list(spread))
     sample = draw.normal(shift, 1.0, size=(20_000, count))
     seen = stats.ttest_1samp(sample, 0.0, axis=1).pvalue < 0.05
     assert seen.mean() == pytest.approx(0.8, abs=0.015)
 
 
 def test_seeds_of_one_world_count_once_beside_another_world(record: Make) -> None:
-    assert by_unit({(1, 1): 0.2, (1, 2): 0.4, (2, 1): 0.9}) == pytest.approx([0.3, 0.9])
-    assert by_unit({(1, 1): 0.2, (1, 2): 0.4}) == [0.2, 0.4]
-    assert mean_over_seeds([record("a", 1, 0.2, seed=1), record("a", 1, 0.4, seed=2), record("a", 2, 0.9)]).units == 2
+    assert average_by_unit({(1, 1): 0.2, (1, 2): 0.4, (2, 1): 0.9}) == pytest.approx([0.3, 0.9])
+    assert average_by_unit({(1, 1): 0.2, (1, 2): 0.4}) == [0.2, 0.4]
+    assert (
+        average_over_seeds([record("a", 1, 0.2, seed=1), record("a", 1, 0.4, seed=2), record("a", 2, 0.9)]).units == 2
+    )
 
 
 def test_a_difference_is_paired_by_seed_and_by_question(record: Make) -> None:
     first = [record("a", world, 0.6) for world in (1, 2, 3)]
     second = [record("b", 1, 0.5), record("b", 2, 0.5), record("b", 4, 0.1)]
-    found = difference(first, second)
+    found = compute_difference(first, second)
     assert found is not None
     assert (found.seeds.units, found.seeds.mean) == (2, pytest.approx(0.1))
     assert (found.wins, found.losses) == (20, 0)
@@ -62,19 +71,19 @@ def test_a_difference_is_paired_by_seed_and_by_question(record: Make) -> None:
 
 
 def test_arms_without_a_common_seed_have_no_difference(record: Make) -> None:
-    assert difference([record("a", 1, 0.6)], [record("b", 2, 0.5)]) is None
+    assert compute_difference([record("a", 1, 0.6)], [record("b", 2, 0.5)]) is None
 
 
 def test_answers_to_other_questions_are_not_compared(record: Make) -> None:
     with pytest.raises(Unpaired, match="answered different questions"):
-        difference([record("a", 1, 0.6)], [record("b", 1, 0.5, questions_sha256="others")])
+        compute_difference([record("a", 1, 0.6)], [record("b", 1, 0.5, questions_sha256="others")])
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=2, max_size=5))
 def test_turned_round_a_difference_changes_its_sign_alone(record: Make, shares: list[tuple[int, int]]) -> None:
     first = [record("a", world, a / 100) for world, (a, _) in enumerate(shares)]
     second = [record("b", world, b / 100) for world, (_, b) in enumerate(shares)]
-    there, back = difference(first, second), difference(second, first)
+    there, back = compute_difference(first, second), compute_difference(second, first)
     assert there is not None
     assert back is not None
     assert there.seeds.mean == pytest.approx(-back.seeds.mean)

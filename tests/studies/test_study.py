@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from stages.config.params import validated
+from stages.config.params import validate_params
 from stages.config.yaml import ParamsError
-from studies.study import Study, alike, check_budgets, read_study, studies, values_of
+from studies.study import Study, check_budgets, find_alike, list_studies, make_values, read_study
 
 SWEEP = {"ril.learning_rate": [1e-4, 2e-4]}
 
 
 def test_every_study_can_be_run_and_gives_all_arms_the_same_budget(root: Path) -> None:
-    found = studies(root)
+    found = list_studies(root)
     assert {"figure1", "switches"} <= set(found)
     for name in found:
         study = read_study(root, name)
         budget = check_budgets(root, study)
         assert budget["rows_per_question"] == 8
-        params = [validated(values_of(root, study, arm, study.seeds[0])) for arm in study.arms.values()]
+        params = [validate_params(make_values(root, study, arm, study.seeds[0])) for arm in study.arms.values()]
         assert len({str(one.world) for one in params}) == 1
         assert len({str(one.models) for one in params}) == 1
 
@@ -28,11 +28,11 @@ def test_every_study_can_be_run_and_gives_all_arms_the_same_budget(root: Path) -
 def test_the_switches_depart_from_literal_ril_one_at_a_time(root: Path) -> None:
     study, figure1 = read_study(root, "switches"), read_study(root, "figure1")
     assert study.seeds == figure1.seeds
-    assert alike(root, "figure1") == ["imitation", "switches"]
-    assert alike(root, "switches") == []
-    literal = validated(values_of(root, study, study.arms["ril"], study.seeds[0])).objective
+    assert find_alike(root, "figure1") == ["imitation", "switches"]
+    assert find_alike(root, "switches") == []
+    literal = validate_params(make_values(root, study, study.arms["ril"], study.seeds[0])).objective
     for name, arm in study.arms.items():
-        own = validated(values_of(root, study, arm, study.seeds[0]))
+        own = validate_params(make_values(root, study, arm, study.seeds[0]))
         changed = [key for key, value in vars(literal).items() if value != getattr(own.objective, key)]
         changed += [] if own.discriminator.sees == "response" else ["sees"]
         assert len(changed) == (0 if name == "ril" or not arm.trained else 1), (name, changed)
@@ -42,10 +42,10 @@ def test_the_control_imitates_and_nothing_else(root: Path) -> None:
     study, switches = read_study(root, "imitation"), read_study(root, "switches")
     assert (study.seeds, study.sweep) == (switches.seeds, switches.sweep)
     assert all(study.arms[name] == switches.arms[name] for name in ("warm_start", "ril", "teacher_sft"))
-    found = {name: validated(values_of(root, study, study.arms[name], study.seeds[0])) for name in study.arms}
+    found = {name: validate_params(make_values(root, study, study.arms[name], study.seeds[0])) for name in study.arms}
     for name in ("no_discriminator", "imitation_alone"):
         objective = found[name].objective
-        assert (objective.teacher_rows, objective.similarity_weight, objective.discriminated) == ("sft", 0, False)
+        assert (objective.teacher_rows, objective.similarity_weight, objective.uses_discriminator) == ("sft", 0, False)
     assert (found["no_discriminator"].ril.teacher_weight, found["imitation_alone"].ril.teacher_weight) == (1, 1000)
 
 
@@ -86,5 +86,5 @@ def test_values_are_laid_over_each_other_arm_last_seeds_above_all(make_study: Ca
     arm = {"title": "x", "params": {"ril": {"steps": 3}, "seed": 8}}
     project = make_study(arms={"a": arm, "b": arm}, order=[], differences=[], params={"ril": {"steps": 4, "group": 1}})
     study: Study = read_study(project, "small")
-    values = values_of(project, study, study.arms["a"], study.seeds[0])
+    values = make_values(project, study, study.arms["a"], study.seeds[0])
     assert (values["ril"]["steps"], values["ril"]["group"], values["seed"], values["world"]["seed"]) == (3, 1, 4, 3)

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.adversary.discriminator import Text
+from stages.adversary.discriminator_model import Text
 from stages.config.build import Build
 from stages.config.ril import Ril
 from stages.config.sampling import Sampling
 from stages.engines.engine import Answer
 from stages.groups import head, log_probs
 from stages.groups.log_probs import response_log_probs
-from stages.groups.pack import Group, packs
+from stages.groups.pack import Group, make_packs
 from stages.groups.response import STUDENT, Response
-from stages.job.epochs import places_of_step
-from stages.loop.rollouts import student_response
+from stages.job.epochs import pick_places
+from stages.loop.rollouts import make_student_response
 from stages.policy.batch import RewardedGroup
 from stages.policy.metrics import reward_metrics
 from stages.policy.policy import Policy
@@ -75,25 +75,25 @@ def test_t4_images_and_places_must_agree(small: Callable[[str], Checkpoint]) -> 
     made = small("qwen2_5_vl")
     reader = load_reader(made)
     network = load_network(made, reader)
-    prompt = reader.prompt([{"role": "user", "content": "<image>?"}], [picture()])
+    prompt = reader.make_prompt([{"role": "user", "content": "<image>?"}], [picture()])
     wrong = replace(prompt, ids=torch.where(prompt.ids == reader.image_token_id, 5, prompt.ids))
-    (pack,) = packs([Group(wrong, ((1, 2),))], 4096)
+    (pack,) = make_packs([Group(wrong, ((1, 2),))], 4096)
     with pytest.raises(ValueError, match="0 image tokens, 9 image features"):
         response_log_probs(network, pack)
 
 
 def test_t6_sampled_ids_are_kept() -> None:
     ids = (7, 7, 300, 2)  # no tokenizer would write the text so
-    assert student_response(Answer(0, "some text", ids, "stop", 3, 4)).token_ids == ids
+    assert make_student_response(Answer(0, "some text", ids, "stop", 3, 4)).token_ids == ids
 
 
 def test_t8_a_prompts_pixels_are_its_own(small: Callable[[str], Checkpoint], family: str) -> None:
     reader = load_reader(small(family))
     turns = [[{"role": "user", "content": "<image>" * count}] for count in (1, 2, 1)]
     images = [[picture(84, 84)], [picture(140, 56), picture(56, 112)], [picture(56, 84)]]
-    together = reader.prompts(list(zip(turns, images, strict=True)))
+    together = reader.make_prompts(list(zip(turns, images, strict=True)))
     for one, turn, some in zip(together, turns, images, strict=True):
-        alone = reader.prompt(turn, some)
+        alone = reader.make_prompt(turn, some)
         assert one.pixels is not None
         assert alone.pixels is not None
         assert torch.equal(one.pixels.values, alone.pixels.values)
@@ -126,10 +126,10 @@ def step(small: Callable[[str], Checkpoint]) -> Loop:
         reference.model.requires_grad_(False)
         student.freeze_vision()
         rows = [
-            Response(s, t, tuple(reader.chat.response_ids(t)), "stop", v)
+            Response(s, t, tuple(reader.chat.encode_response(t)), "stop", v)
             for s, t, v in ((STUDENT, "28", 0), ("t", "so 5", 1))
         ]
-        prompts = reader.prompts([([{"role": "user", "content": "<image>sum?"}], [picture()])] * 2)
+        prompts = reader.make_prompts([([{"role": "user", "content": "<image>sum?"}], [picture()])] * 2)
         groups = [RewardedGroup(prompt, tuple(score_group(rows, [1.0, -1.0]))) for prompt in prompts]
         values: dict[str, Any] = {"sampling": Sampling(max_tokens=16), **changed}
         block = Ril(steps=2, learning_rate=1e-3, discriminator_learning_rate=1e-3, tokens_per_pack=64, **values)
@@ -140,8 +140,8 @@ def step(small: Callable[[str], Checkpoint]) -> Loop:
 
 def test_t11_features_are_computed_once_a_step(step: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Network] = []
-    real = Network.features
-    monkeypatch.setattr(Network, "features", lambda self, pixels: calls.append(self) or real(self, pixels))
+    real = Network.encode_images
+    monkeypatch.setattr(Network, "encode_images", lambda self, pixels: calls.append(self) or real(self, pixels))
     step(inner_updates=3)
     assert len(calls) == 2, "two packs, each once for student, reference and three inner updates"
     calls.clear()
@@ -154,11 +154,11 @@ def test_t11_images_of_many_prompts_are_processed_in_one_call(
 ) -> None:
     reader = load_reader(small("qwen2_5_vl"))
     calls: list[int] = []
-    real = reader.family.pixels
+    real = reader.family.make_pixels
     monkeypatch.setattr(
         reader.family, "pixels", lambda processor, images: calls.append(len(images)) or real(processor, images)
     )
-    reader.prompts([([{"role": "user", "content": "<image>"}], [picture()])] * 5)
+    reader.make_prompts([([{"role": "user", "content": "<image>"}], [picture()])] * 5)
     assert calls == [5]
 
 
@@ -212,13 +212,13 @@ def test_t32_the_share_of_groups_without_variance_is_logged() -> None:
 
 def test_t33_nothing_of_an_end_token_or_blank_is_left_in_a_text(small: Callable[[str], Checkpoint]) -> None:
     chat = load_reader(small("qwen2_5_vl")).chat
-    ids = [*chat.text_ids("  so the sum is 16. \n"), *chat.stop_token_ids]
+    ids = [*chat.encode_text("  so the sum is 16. \n"), *chat.stop_token_ids]
     assert chat.decode(ids) == "so the sum is 16."
 
 
 def test_t40_a_step_draws_the_same_whatever_was_drawn_before() -> None:
-    undisturbed = [places_of_step(10, 4, step, 3) for step in range(12)]
-    assert [places_of_step(10, 4, step, 3) for step in (11, 7, 2)] == [undisturbed[11], undisturbed[7], undisturbed[2]]
+    undisturbed = [pick_places(10, 4, step, 3) for step in range(12)]
+    assert [pick_places(10, 4, step, 3) for step in (11, 7, 2)] == [undisturbed[11], undisturbed[7], undisturbed[2]]
     assert sorted(place for step in undisturbed[:5] for place in step) == sorted([*range(10)] * 2), (
         "two whole epochs, none skipped"
     )
@@ -238,7 +238,7 @@ def test_t43_nothing_is_fetched_unless_downloads_are_allowed(monkeypatch: pytest
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", stub)
     monkeypatch.delenv("RIL_ALLOW_DOWNLOADS", raising=False)
-    checkpoint.hub_folder("a/b", "c")
+    checkpoint.find_hub_folder("a/b", "c")
     monkeypatch.setenv("RIL_ALLOW_DOWNLOADS", "1")
-    checkpoint.hub_folder("a/b", "c")
+    checkpoint.find_hub_folder("a/b", "c")
     assert asked == [True, False]

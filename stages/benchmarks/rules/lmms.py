@@ -28,7 +28,7 @@ _PHRASES = (
 _START, _END, _PHRASE, _BETWEEN, _STOP, _COLON, _CLOSED, _BLANK, _ANYWHERE = 10, 9, 7, 6, 5, 4, 3, 2, 0
 
 
-def any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str:
+def find_any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str:
     """The option letter that stands in the surest form, "" when there is none at all (M4)."""
     if not reply.strip():
         return ""
@@ -36,7 +36,11 @@ def any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str:
     for sign in ",.!?;:'\"":
         bare = bare.strip(sign)
     text = f" {bare} "
-    found = [*_formed(text, letters), *_after_phrases(text, letters), *_at_the_ends(text, letters)]
+    found = [
+        *_find_formed_letters(text, letters),
+        *_find_letters_after_phrases(text, letters),
+        *_find_letters_at_ends(text, letters),
+    ]
     found = found or [(_ANYWHERE, text.rfind(one), one) for one in letters if one in text]
     return max(found, key=lambda candidate: candidate[:2])[2] if found else ""
 
@@ -44,13 +48,13 @@ def any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str:
 Candidate = tuple[int, int, str]  # how sure, where, which letter
 
 
-def _formed(text: str, letters: Sequence[str]) -> list[Candidate]:
+def _find_formed_letters(text: str, letters: Sequence[str]) -> list[Candidate]:
     forms = ((_BETWEEN, "({})"), (_STOP, "{}."), (_COLON, "{}:"), (_CLOSED, "{})"), (_BLANK, "{} "))
     marks = [(sure, form.format(one), one) for sure, form in forms for one in letters]
     return [(sure, text.rfind(mark), one) for sure, mark, one in marks if mark in text]
 
 
-def _after_phrases(text: str, letters: Sequence[str]) -> list[Candidate]:
+def _find_letters_after_phrases(text: str, letters: Sequence[str]) -> list[Candidate]:
     """Every letter anywhere behind a phrase, in words too: "The answer is B, not C" names B and C."""
     lowered = text.lower()
     places = [(lowered.find(phrase), len(phrase)) for phrase in _PHRASES]
@@ -59,14 +63,14 @@ def _after_phrases(text: str, letters: Sequence[str]) -> list[Candidate]:
     return [candidate for candidate in found if candidate[1] != -1]
 
 
-def _at_the_ends(text: str, letters: Sequence[str]) -> list[Candidate]:
+def _find_letters_at_ends(text: str, letters: Sequence[str]) -> list[Candidate]:
     bare = text.strip()
     starts = [one for one in letters if bare.startswith(one) and (len(bare) == 1 or not bare[1].isalpha())]
     ends = [one for one in letters if bare.endswith(one) and (len(bare) == 1 or not bare[-2].isalpha())]
     return [*((_START, 0, one) for one in starts), *((_END, len(text) - 1, one) for one in ends)]
 
 
-def mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
+def find_mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """MMMU's letter: in brackets, else before a blank, else before a full stop, else by text (M5, this harness's form).
 
     None where the harness takes a random letter. Of several the last one, by the place of " X " (or the text).
@@ -86,7 +90,7 @@ def mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
     return max(named, key=lambda one: lowered.rfind(options[one].lower())) if named else None
 
 
-def blink_letter(reply: str, letters: str) -> str:
+def find_blink_letter(reply: str, letters: str) -> str:
     """BLINK's letter: a first line that is little more, the last "answer is X", the last "(X)", a leading X; or ""
     (M7).
     """
@@ -107,7 +111,7 @@ _LETTER_STOP = re.compile(r"^\s*([A-Z])\.")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def ai2d_text(reply: str) -> str:
+def normalise_ai2d(reply: str) -> str:
     """What AI2D compares with the letter, as text: a leading "X." shortened to X, no punctuation, lower case (M8)."""
     shortened = _LETTER_STOP.match(reply)
     text = shortened.group(1) if shortened else reply
@@ -115,24 +119,24 @@ def ai2d_text(reply: str) -> str:
     return text.rstrip("\0").lower().translate(_NO_PUNCTUATION).rstrip("\0")
 
 
-def first_character(reply: str) -> str:
+def read_first_character(reply: str) -> str:
     """The first character of the reply, which the SEED benchmarks compare with the letter, letter case aside (M6)."""
     return reply.strip()[:1]
 
 
-def mmbench_choice(reply: str, options: Mapping[str, str]) -> str | None:
+def find_mmbench_choice(reply: str, options: Mapping[str, str]) -> str | None:
     """MMBench's option: a letter that is a word, one in a few decorations, or an option's text.
 
     `E` counts as a letter whatever the options are. "A" in a reply of more than three words may be an article; then
     only decorated letters count.
     """
-    return _mmbench_letter(reply) or _mmbench_text(reply, options)
+    return _find_mmbench_letter(reply) or _find_mmbench_text(reply, options)
 
 
 _DECORATED = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).")
 
 
-def _mmbench_letter(reply: str) -> str | None:
+def _find_mmbench_letter(reply: str) -> str | None:
     if FAILED_CALL in reply:
         return None
     words = reply.split()
@@ -146,15 +150,17 @@ def _mmbench_letter(reply: str) -> str | None:
     return None
 
 
-def _mmbench_text(reply: str, options: Mapping[str, str]) -> str | None:
+def _find_mmbench_text(reply: str, options: Mapping[str, str]) -> str | None:
     lowered = reply.lower()
     named = [one for one, text in options.items() if text.lower() in lowered]
     return named[0] if len(named) == 1 else None
 
 
-def mmbench_circular(golds: Sequence[str], replies: Sequence[str], options: Sequence[Mapping[str, str]]) -> bool:
+def is_mmbench_right_in_all_rotations(
+    golds: Sequence[str], replies: Sequence[str], options: Sequence[Mapping[str, str]]
+) -> bool:
     """Whether a question is right in all its rotations, by the rule that asks no judge (`mmbench_en_dev_static`)."""
-    found = [mmbench_choice(reply, texts) for reply, texts in zip(replies, options, strict=True)]
+    found = [find_mmbench_choice(reply, texts) for reply, texts in zip(replies, options, strict=True)]
     if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
         return False
     rest = [
@@ -162,18 +168,18 @@ def mmbench_circular(golds: Sequence[str], replies: Sequence[str], options: Sequ
         for gold, reply, texts, one in zip(golds, replies, options, found, strict=True)
         if one is None
     ]
-    return all(any_letter(reply, sorted(texts)) == gold for gold, reply, texts in rest)
+    return all(find_any_letter(reply, sorted(texts)) == gold for gold, reply, texts in rest)
 
 
-def realworldqa_hit(reply: str, gold: str) -> bool:
-    """RealWorldQA: a letter A to D by `any_letter`, any other gold as the same text without a final full stop."""
+def is_realworldqa_right(reply: str, gold: str) -> bool:
+    """RealWorldQA: a letter A to D by `find_any_letter`, any other gold as the same text without a final full stop."""
     wanted = gold.strip()
     if wanted.upper() in ("A", "B", "C", "D"):
-        return any_letter(reply, "ABCD") == wanted.upper()
+        return find_any_letter(reply, "ABCD") == wanted.upper()
     return reply.lower().strip().rstrip(".") == wanted.lower()
 
 
-def mathvista_quick(question_type: str, answer_type: str, choices: Collection[str], reply: str) -> str | None:
+def extract_mathvista_quickly(question_type: str, answer_type: str, choices: Collection[str], reply: str) -> str | None:
     """MathVista's extraction where no judge is needed: the reply is a choice, or a number as it stands; else None."""
     if question_type == "multi_choice" and reply in choices:
         return reply
@@ -187,7 +193,7 @@ def mathvista_quick(question_type: str, answer_type: str, choices: Collection[st
     return None
 
 
-def mathvista_normal(
+def normalise_mathvista(
     question_type: str, answer_type: str, choices: Sequence[str], precision: float | None, extraction: str
 ) -> str | None:
     """MathVista's extraction in the form of the reference (M11): an option's text, a whole or a rounded number, a list.
@@ -196,7 +202,7 @@ def mathvista_normal(
     precision that is no whole number of Python (1.0, as the data set stores it) `round` fails, and so do all such rows.
     """
     if question_type == "multi_choice":
-        return _nearest_choice(extraction.strip(), choices)
+        return _find_nearest_choice(extraction.strip(), choices)
     try:
         if answer_type == "integer":
             return str(int(float(extraction)))
@@ -207,7 +213,7 @@ def mathvista_normal(
     return extraction
 
 
-def _nearest_choice(extraction: str, choices: Sequence[str]) -> str:
+def _find_nearest_choice(extraction: str, choices: Sequence[str]) -> str:
     bracketed = re.search(r"\(([a-zA-Z])\)", extraction)
     text = bracketed.group(1).upper() if bracketed else extraction
     places = {one: place for place, one in enumerate(string.ascii_uppercase[: len(choices)])}
@@ -227,12 +233,12 @@ def edit_distance(one: str, other: str) -> int:
     return above[-1]
 
 
-def mathvista_equal(normal: str | None, gold: str) -> bool:
+def is_mathvista_equal(normal: str | None, gold: str) -> bool:
     """Whether a normalised extraction is the reference, as text."""
     return str(normal).strip() == gold.strip()
 
 
-def grade(judge_reply: str) -> float | None:
+def read_lmms_grade(judge_reply: str) -> float | None:
     """MM-Vet's score: the text before the first blank, a number from 0 to 1; None otherwise."""
     try:
         score = float(judge_reply.strip().split(" ")[0])

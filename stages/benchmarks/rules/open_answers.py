@@ -9,17 +9,17 @@ _GROUPED = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
 _SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
 _PLAIN = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
 
-Normal = str | float
+NormalForm = str | float
 
 
-def candidates(reply: str) -> set[Normal]:
+def extract_candidates(reply: str) -> set[NormalForm]:
     """What a reply may mean: the ends of its lines behind words like "is", and every number in them, normalised."""
-    tails = _tails(reply)
+    tails = _split_tails(reply)
     numbers = [number for tail in tails for form in (_GROUPED, _SCIENTIFIC, _PLAIN) for number in form.findall(tail)]
-    return {value for text in (*tails, *numbers) for value in normal(text)}
+    return {value for text in (*tails, *numbers) for value in normalise_open_answer(text)}
 
 
-def _tails(reply: str) -> list[str]:
+def _split_tails(reply: str) -> list[str]:
     text = reply.strip().strip(".").lower()
     lines = text.split("\n")
     found = []
@@ -35,7 +35,7 @@ def _tails(reply: str) -> list[str]:
     return found or [text]
 
 
-def normal(text: str) -> list[Normal]:
+def normalise_open_answer(text: str) -> list[NormalForm]:
     """A number rounded to two decimals, else the text in lower case; one character with a blank on either side."""
     text = text.strip()
     try:
@@ -45,9 +45,9 @@ def normal(text: str) -> list[Normal]:
     return [f" {lowered}", f"{lowered} "] if len(lowered) == 1 else [lowered]
 
 
-def is_right(reply: str, golds: Sequence[str]) -> bool:
+def is_open_answer_right(reply: str, golds: Sequence[str]) -> bool:
     """Whether a number of the reply equals one of `golds`, or the text of one is part of what the reply may mean."""
-    wanted = [value for gold in golds for value in normal(gold)]
+    wanted = [value for gold in golds for value in normalise_open_answer(gold)]
     texts = [value for value in wanted if isinstance(value, str)]
-    meant = candidates(reply)
+    meant = extract_candidates(reply)
     return any(any(text in said for text in texts) if isinstance(said, str) else said in wanted for said in meant)

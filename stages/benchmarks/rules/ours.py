@@ -22,69 +22,69 @@ _ANSWER_IS = re.compile(
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 
 
-def without_reasoning(reply: str) -> str:
+def strip_reasoning(reply: str) -> str:
     """The reply behind its last `</think>`; a `<think>` that never ends leaves nothing to score."""
     if _THINK_END in reply:
         return reply.rpartition(_THINK_END)[2].strip()
     return "" if reply.lstrip().startswith("<think>") else reply.strip()
 
 
-def choice(reply: str, options: Mapping[str, str]) -> tuple[str | None, str]:
+def read_choice(reply: str, options: Mapping[str, str]) -> tuple[str | None, str]:
     """The option letter that a reply gives and the rule that read it; (None, "") when it gives none.
 
     A refusal gives none. A letter that is no option ("E" of four) gives none either.
     """
-    text = without_reasoning(reply)
+    text = strip_reasoning(reply)
     if not text or any(refusal in text for refusal in vlmeval.REFUSALS):
         return None, ""
-    lone = _lone(text, options)
+    lone = _read_lone_letter(text, options)
     if lone:
         return lone, "letter"
     for rule, pattern in (("boxed", _BOXED), ("answer line", _ANSWER_LINE)):
         ends = pattern.findall(text)
-        named = _named(ends[-1], options) if ends else None
+        named = _match_final_option(ends[-1], options) if ends else None
         if named:
             return named, rule
     said = [first or second for first, second in _ANSWER_IS.findall(text)]
     if said and said[-1] in options:
         return said[-1], "answer is"
-    word = vlmeval.letter(text, options)
+    word = vlmeval.match_letter(text, options)
     if word is not None and word in options:
         return word, "word"
-    named = _whole_text(text, options)
+    named = _match_whole_text(text, options)
     return (named, "option text") if named else (None, "")
 
 
-def _lone(text: str, letters: Collection[str]) -> str | None:
+def _read_lone_letter(text: str, letters: Collection[str]) -> str | None:
     bare = _TEXT_COMMAND.sub(r"\1", text).strip(_DECORATION)
     return bare.upper() if len(bare) == 1 and bare.upper() in letters else None
 
 
-def _named(text: str, options: Mapping[str, str]) -> str | None:
+def _match_final_option(text: str, options: Mapping[str, str]) -> str | None:
     """The option of a final answer such as "B", "(b) dog", "dog"."""
     plain = _TEXT_COMMAND.sub(r"\1", text)
-    lone = _lone(plain, options)
+    lone = _read_lone_letter(plain, options)
     if lone:
         return lone
     leading = re.match(r"[\s*_(\[{$]*([A-Z])[)\].:,*_]", plain)
     if leading and leading.group(1) in options:
         return leading.group(1)
-    return _whole_text(plain, options)
+    return _match_whole_text(plain, options)
 
 
-def _whole_text(text: str, options: Mapping[str, str]) -> str | None:
+def _match_whole_text(text: str, options: Mapping[str, str]) -> str | None:
     """The one option whose text stands in `text` as whole words; texts inside longer found ones do not count."""
     lowered = text.casefold()
     found = [
-        one for one, option in options.items() if option.strip() and _stands_in(option.strip().casefold(), lowered)
+        one for one, option in options.items() if option.strip() and _is_within(option.strip().casefold(), lowered)
     ]
     longest = [
-        one for one in found if not any(_inside(options[one], options[other]) for other in found if other != one)
+        one for one in found if not any(_is_inside(options[one], options[other]) for other in found if other != one)
     ]
     return longest[0] if len(longest) == 1 else None
 
 
-def _stands_in(option: str, text: str) -> bool:
+def _is_within(option: str, text: str) -> bool:
     left = r"(?<!\w)" if option[0].isascii() and option[0].isalnum() else ""
     right = r"(?!\w)" if option[-1].isascii() and option[-1].isalnum() else ""
     left = r"(?<![\w.])" if option[0].isdigit() else left
@@ -92,7 +92,7 @@ def _stands_in(option: str, text: str) -> bool:
     return option in text and re.search(left + re.escape(option) + right, text) is not None
 
 
-def _inside(one: str, other: str) -> bool:
+def _is_inside(one: str, other: str) -> bool:
     return one.strip().casefold() in other.strip().casefold() and one != other
 
 
@@ -100,9 +100,9 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE
 _UNITS = re.compile(r"^[\s$€£¥]+|[\s%°]+$")
 
 
-def final_answer(reply: str) -> tuple[str, str]:
+def read_final_answer(reply: str) -> tuple[str, str]:
     """The answer that a reply marks as final, and how: `boxed`, `answer line`, `answer is`, `last line`."""
-    text = without_reasoning(reply)
+    text = strip_reasoning(reply)
     for rule, pattern in (("boxed", _BOXED), ("answer line", _ANSWER_LINE)):
         ends = pattern.findall(text)
         if ends:
@@ -113,15 +113,15 @@ def final_answer(reply: str) -> tuple[str, str]:
     return (text.splitlines() or [""])[-1].strip(" .*"), "last line"
 
 
-def number(text: str) -> Fraction | None:
+def read_number(text: str) -> Fraction | None:
     """The last number in a text, exactly; None when there is none. "1,200" is 1200, "$5" is 5, "12 cm" is 12."""
     found = _NUMBER.findall(_UNITS.sub("", text))
     return Fraction(found[-1].replace(",", "")) if found else None
 
 
-def clean(reply: str) -> str:
+def clean_chart_reply(reply: str) -> str:
     """A ChartQA reply without what the strict rule trips over: a final stop, quotes, `$`, commas between thousands."""
-    text = without_reasoning(reply).strip().rstrip(".").strip("\"'“”").strip().lstrip("$").strip()
+    text = strip_reasoning(reply).strip().rstrip(".").strip("\"'“”").strip().lstrip("$").strip()
     return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?", text) else text
 
 
@@ -130,7 +130,7 @@ _GRADE = re.compile(
 )
 
 
-def grade(judge_reply: str) -> float | None:
+def read_our_grade(judge_reply: str) -> float | None:
     """A judge's score 0.0, 0.1 ... 1.0 when that is all it says; None for prose, other numbers and silence."""
-    found = _GRADE.match(without_reasoning(judge_reply))
+    found = _GRADE.match(strip_reasoning(judge_reply))
     return float(found.group(1)) if found else None

@@ -13,7 +13,7 @@ REFUSALS = (
     "Cannot determine the answer",
 )
 NONE_OF_THEM = "Z"
-NOTHING = "None"
+NONE_TEXT = "None"
 LAST_TOKENS = 4  # the letter's first occurrence must be among them
 RELATIVE_ERROR = 0.05  # ChartQA's relaxed accuracy
 _TO_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
@@ -23,12 +23,12 @@ _NOT_A_NUMBER = ("-NaN", "-nan", "NaN", "nan", "#NA", "NA", "N/A", "n/a", "#N/A"
 PANDAS_MISSING = frozenset(("", "NULL", "None", "null", *_INDEFINITE, *_NOT_A_NUMBER))
 
 
-def seen_options(options: Mapping[str, str]) -> dict[str, str]:
+def list_seen_options(options: Mapping[str, str]) -> dict[str, str]:
     """The options that are left after pandas has read them."""
     return {letter: text for letter, text in options.items() if text not in PANDAS_MISSING}
 
 
-def letter(reply: str, letters: Collection[str]) -> str | None:
+def match_letter(reply: str, letters: Collection[str]) -> str | None:
     """The one option letter that stands as a word of the reply, near its end; Z for a refusal; else None (M1)."""
     if FAILED_CALL in reply:
         return None
@@ -42,7 +42,7 @@ def letter(reply: str, letters: Collection[str]) -> str | None:
     return NONE_OF_THEM if not present and NONE_OF_THEM in words else None
 
 
-def option_text(reply: str, options: Mapping[str, str]) -> str | None:
+def match_option_text(reply: str, options: Mapping[str, str]) -> str | None:
     """The one option whose text is part of the reply, letter case aside; None for long replies (M2)."""
     lowered = reply.lower()
     if len(lowered) > 2 * sum(len(text) for text in options.values()):
@@ -51,12 +51,12 @@ def option_text(reply: str, options: Mapping[str, str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def choice(reply: str, options: Mapping[str, str]) -> str | None:
+def match_choice(reply: str, options: Mapping[str, str]) -> str | None:
     """The option that the reply names: by its letter, else by its text (M3)."""
-    return letter(reply, options) or option_text(reply, options)
+    return match_letter(reply, options) or match_option_text(reply, options)
 
 
-def answer_line(reply: str) -> str:
+def read_answer_line(reply: str) -> str:
     """What the `_COT` data sets match instead of the reply: the letter or the rest of its only line "Answer: ...".
 
     Without such a line, or with several, the reply as it is.
@@ -70,18 +70,18 @@ def answer_line(reply: str) -> str:
     return capitals.pop() if len(capitals) == 1 else marked[0].removeprefix("Answer:")
 
 
-def relaxed(target: str, reply: str) -> bool:
+def matches_relaxed(target: str, reply: str) -> bool:
     """ChartQA's relaxed accuracy: numbers within 5 %, everything else the same text, letter case aside (M9).
 
     A target of 0 is compared as text, because an error relative to 0 has no meaning.
     """
-    said, wanted = as_float(reply), as_float(target)
+    said, wanted = parse_float(reply), parse_float(target)
     if said is not None and wanted:
         return abs(said - wanted) / abs(wanted) <= RELATIVE_ERROR
     return reply.lower() == target.lower()
 
 
-def as_float(text: str) -> float | None:
+def parse_float(text: str) -> float | None:
     """The number that a text is ("12", "12%" as 0.12), None when it is none."""
     share = text.endswith("%")
     try:
@@ -90,12 +90,14 @@ def as_float(text: str) -> float | None:
         return None
 
 
-def relaxed_any(target: str, reply: str) -> bool:
-    """`relaxed` against a target that may be a list literal of alternatives; the reply without blanks at its ends."""
-    return any(relaxed(one, reply.strip()) for one in alternatives(target))
+def matches_any_relaxed(target: str, reply: str) -> bool:
+    """`matches_relaxed` against a target that may be a list literal of alternatives; the reply without blanks at its
+    ends.
+    """
+    return any(matches_relaxed(one, reply.strip()) for one in list_alternatives(target))
 
 
-def alternatives(target: str) -> list[str]:
+def list_alternatives(target: str) -> list[str]:
     """The texts of a list literal, or the target itself."""
     if not target.strip().startswith("["):
         return [target]
@@ -106,14 +108,14 @@ def alternatives(target: str) -> list[str]:
     return [str(one) for one in value] if isinstance(value, list) else [target]
 
 
-def circular(golds: Sequence[str], found: Sequence[str | None]) -> bool | None:
+def is_right_in_all_rotations(golds: Sequence[str], found: Sequence[str | None]) -> bool | None:
     """Whether a question is right in all its rotations; None where only a judge could say (an unmatched row)."""
     if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
         return False
     return True if None not in found else None
 
 
-def mathvista_prefetch(
+def prefetch_mathvista(
     question_type: str, answer_type: str, choices: Sequence[str], gold: str, reply: str
 ) -> str | None:
     """MathVista's answer where this harness needs no judge; None where it would ask one.
@@ -121,7 +123,7 @@ def mathvista_prefetch(
     A number that equals the reference counts at once, unless it is 0, which the harness takes for nothing.
     """
     if question_type == "multi_choice":
-        return choice(reply, lettered(choices))
+        return match_choice(reply, letter_choices(choices))
     try:
         if answer_type == "integer":
             whole = int(reply)
@@ -131,10 +133,10 @@ def mathvista_prefetch(
             return str(real) if real == float(gold) and real else None
     except ValueError:
         return None  # no number, so the judge has to extract one
-    return NOTHING if answer_type not in ("integer", "float") and gold == NOTHING else None
+    return NONE_TEXT if answer_type not in ("integer", "float") and gold == NONE_TEXT else None
 
 
-def mathvista_hit(
+def is_mathvista_right(
     question_type: str, answer_type: str, choices: Sequence[str], gold: str, gold_letter: str, extraction: str
 ) -> bool:
     """Whether an extraction is right: the letter, or the same number without rounding.
@@ -142,7 +144,7 @@ def mathvista_hit(
     For lists and texts the harness compares the word "None" with the reference, whatever was extracted.
     """
     if question_type == "multi_choice":
-        return choice(extraction, lettered(choices)) == gold_letter
+        return match_choice(extraction, letter_choices(choices)) == gold_letter
     try:
         if answer_type == "integer":
             return int(extraction) == int(gold)
@@ -150,15 +152,15 @@ def mathvista_hit(
             return float(extraction) == float(gold)
     except ValueError:
         return False
-    return gold == NOTHING
+    return gold == NONE_TEXT
 
 
-def lettered(choices: Sequence[str]) -> dict[str, str]:
+def letter_choices(choices: Sequence[str]) -> dict[str, str]:
     """Options A, B, ... with these texts."""
     return dict(zip(string.ascii_uppercase, choices, strict=False))
 
 
-def grade(judge_reply: str) -> float | None:
+def read_vlmeval_grade(judge_reply: str) -> float | None:
     """MM-Vet's score when the judge's whole reply is a number from 0 to 1; None otherwise."""
     try:
         score = float(judge_reply)

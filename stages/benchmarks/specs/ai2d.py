@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, lmms_ai2d, ours_choice, vlmeval_choice
-from stages.benchmarks.spec import Hub, Spec, Tsv, lettered_options, tsv_choice
-from stages.benchmarks.tables import Row
+from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, score_lmms_ai2d, score_ours_choice, score_vlmeval_choice
+from stages.benchmarks.spec import Hub, Spec, Tsv, letter_options, make_tsv_choice_reader
+from stages.benchmarks.tables import TableRow
 
 
-def hub_sample(row: Row) -> Sample:
+def make_ai2d_hub_sample(row: TableRow) -> Sample:
     """A row of lmms-lab/ai2d; its answer counts from 0."""
-    options = lettered_options(row.literal("options"))
+    options = letter_options(row.literal("options"))
     gold = list(options)[int(row.text("answer"))]
     return Sample(row.text("index", row.where), row.text("question"), gold, options, pictures=row.pictures["image"])
 
@@ -23,12 +23,12 @@ WITH_MASK = Spec(
     licence="CC BY-SA 4.0",
     tsv=(Tsv("AI2D_TEST", {"0f593e0d1c7df9a3d69bf1f947e71975": ""}),),
     hub=(Hub(("lmms-lab/ai2d", "lmms-lab-encoder/ai2d"), "test"),),
-    make={"tsv": tsv_choice("category"), "hub": hub_sample},
+    make={"tsv": make_tsv_choice_reader("category"), "hub": make_ai2d_hub_sample},
     needs={
         "tsv": ("index", "question", "A", "B", "answer", "image"),
         "hub": ("question", "options", "answer", "image"),
     },
-    scorers={OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_ai2d},
+    scorers={OURS: score_ours_choice, VLMEVAL: score_vlmeval_choice, LMMS: score_lmms_ai2d},
 )
 NO_MASK = replace(
     WITH_MASK,

@@ -2,33 +2,33 @@
 generations.
 """
 
-from stages.benchmarks.aggregate import macro, micro
-from stages.benchmarks.prompts import CHOICE, Part, option_lines
+from stages.benchmarks.aggregate import macro_average, micro_average
+from stages.benchmarks.prompts import CHOICE_PROMPTS, PromptPart, format_options
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, lmms_blink, ours_choice, vlmeval_choice
-from stages.benchmarks.spec import Hub, Spec, Tsv, lettered_options, numbered_pictures, tsv_choice
-from stages.benchmarks.tables import Row
+from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, score_lmms_blink, score_ours_choice, score_vlmeval_choice
+from stages.benchmarks.spec import Hub, Spec, Tsv, letter_options, make_tsv_choice_reader, read_numbered_images
+from stages.benchmarks.tables import TableRow
 
 
-def hub_sample(row: Row) -> Sample:
+def make_blink_hub_sample(row: TableRow) -> Sample:
     """A row of BLINK-Benchmark/BLINK, whose answer stands in brackets."""
-    options, gold = lettered_options(row.literal("choices")), row.text("answer").strip("()")
+    options, gold = letter_options(row.literal("choices")), row.text("answer").strip("()")
     groups = {"category": (row.text("sub_task", row.config),)}
     prompt = {"prompt": row.text("prompt", row.text("question"))}
-    return Sample(row.text("idx"), row.text("question"), gold, options, "", groups, prompt, numbered_pictures(row))
+    return Sample(row.text("idx"), row.text("question"), gold, options, "", groups, prompt, read_numbered_images(row))
 
 
-def lmms_prompt(sample: Sample) -> list[Part]:
+def ask_lmms_blink(sample: Sample) -> list[PromptPart]:
     """lmms-eval's note and the data set's own prompt; TSV files lack it, so that question and options stand in its
     place.
     """
     letters = ", ".join(sample.options)
     note = f"Note: You only need to respond with {letters} without providing any additional information."
-    listed = "\n".join([sample.question, *option_lines(sample, "({}) {}")])
+    listed = "\n".join([sample.question, *format_options(sample, "({}) {}")])
     return [*sample.pictures, f"{note}\n{sample.extra.get('prompt', listed)}"]
 
 
-_TASKS = macro("category")
+_TASKS = macro_average("category")
 
 SPECS = (
     Spec(
@@ -47,14 +47,14 @@ SPECS = (
             ),
         ),
         hub=(Hub(("BLINK-Benchmark/BLINK",), "val"),),
-        make={"tsv": tsv_choice("category"), "hub": hub_sample},
+        make={"tsv": make_tsv_choice_reader("category"), "hub": make_blink_hub_sample},
         needs={
             "tsv": ("index", "question", "A", "B", "answer", "category", "image"),
             "hub": ("idx", "question", "choices", "answer", "image_1"),
         },
-        prompts={**CHOICE, "lmms": lmms_prompt},
-        scorers={OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_blink},
-        headline={OURS: _TASKS, VLMEVAL: micro, LMMS: _TASKS},
-        beside={"mean of rows": micro, "mean of tasks": _TASKS},
+        prompts={**CHOICE_PROMPTS, "lmms": ask_lmms_blink},
+        scorers={OURS: score_ours_choice, VLMEVAL: score_vlmeval_choice, LMMS: score_lmms_blink},
+        headline={OURS: _TASKS, VLMEVAL: micro_average, LMMS: _TASKS},
+        beside={"mean of rows": micro_average, "mean of tasks": _TASKS},
     ),
 )

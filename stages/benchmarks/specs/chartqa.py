@@ -1,10 +1,18 @@
 """ChartQA: short answers about charts, numbers within 5 %."""
 
-from stages.benchmarks.prompts import SHORT, followed_by
+from stages.benchmarks.prompts import SHORT, append_sentence
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, clean_relaxed, lmms_relaxed, ours_relaxed, vlmeval_relaxed
+from stages.benchmarks.scorers import (
+    LMMS,
+    OURS,
+    VLMEVAL,
+    score_clean_relaxed,
+    score_lmms_relaxed,
+    score_ours_relaxed,
+    score_vlmeval_relaxed,
+)
 from stages.benchmarks.spec import Hub, Spec, Tsv
-from stages.benchmarks.tables import Row
+from stages.benchmarks.tables import TableRow
 
 _SPLITS = {
     "human_test": "test_human",
@@ -14,7 +22,7 @@ _SPLITS = {
 }
 
 
-def sample(row: Row) -> Sample:
+def make_chartqa_sample(row: TableRow) -> Sample:
     """A row under any of the three sets of names that are in use: TSV, lmms-lab/ChartQA, ahmed-masry/ChartQA."""
     split = row.text("split", "") or row.text("type")
     return Sample(
@@ -26,9 +34,9 @@ def sample(row: Row) -> Sample:
     )
 
 
-def hub_sample(row: Row) -> Sample:
+def make_chartqa_hub_sample(row: TableRow) -> Sample:
     """A row of the hub; several questions share an image's name there, so the row's place is its index."""
-    return Sample(**{**sample(row).__dict__, "index": row.text("index", row.where)})
+    return Sample(**{**make_chartqa_sample(row).__dict__, "index": row.text("index", row.where)})
 
 
 SPECS = (
@@ -40,17 +48,17 @@ SPECS = (
         licence="GPL-3.0",
         tsv=(Tsv("ChartQA_TEST", {"c902e0aa9be5582a7aad6dcf52734b42": ""}),),
         hub=(Hub(("lmms-lab/ChartQA", "lmms-lab-encoder/ChartQA"), "test"),),
-        make={"tsv": sample, "hub": hub_sample},
+        make={"tsv": make_chartqa_sample, "hub": make_chartqa_hub_sample},
         needs={"tsv": ("index", "question", "answer", "image"), "hub": ("image",)},
         prompts={
-            "dataset": followed_by(f"\n{SHORT}"),
-            "qwen": followed_by("\nPlease try to answer the question with short words or phrases if possible."),
-            "internvl": followed_by(f"\n{SHORT}"),
-            "lmms": followed_by("\nAnswer the question with a single word."),
+            "dataset": append_sentence(f"\n{SHORT}"),
+            "qwen": append_sentence("\nPlease try to answer the question with short words or phrases if possible."),
+            "internvl": append_sentence(f"\n{SHORT}"),
+            "lmms": append_sentence("\nAnswer the question with a single word."),
         },
-        scorers={OURS: ours_relaxed, VLMEVAL: vlmeval_relaxed, LMMS: lmms_relaxed},
+        scorers={OURS: score_ours_relaxed, VLMEVAL: score_vlmeval_relaxed, LMMS: score_lmms_relaxed},
         judge="none",
-        second={"clean": clean_relaxed},
+        second={"clean": score_clean_relaxed},
         groups=("split",),
     ),
 )

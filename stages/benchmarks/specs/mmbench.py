@@ -1,10 +1,10 @@
 """MMBench in English and Chinese: every question in all rotations of its options, right only when all rotations are."""
 
-from stages.benchmarks.prompts import CHOICE, Asks, Part, option_lines
+from stages.benchmarks.prompts import CHOICE_PROMPTS, MakePrompt, PromptPart, format_options
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, lmms_mmbench, ours_choice, vlmeval_choice
-from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
-from stages.benchmarks.tables import Row
+from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, score_lmms_mmbench, score_ours_choice, score_vlmeval_choice
+from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.tables import TableRow
 
 ROTATION = 1_000_000  # index of the k-th rotation is k * ROTATION + index of the question
 _GROUPS = ("category", "l2-category", "split")
@@ -14,34 +14,34 @@ _LAST = {
 }
 
 
-def tsv_sample(row: Row) -> Sample | None:
+def make_mmbench_tsv_sample(row: TableRow) -> Sample | None:
     """A row of a TSV file; one without an answer (the old test splits) can't be scored and is left out."""
     if not row.text("answer", ""):
         return None
-    sample = tsv_choice(*_GROUPS)(row)
+    sample = make_tsv_choice_reader(*_GROUPS)(row)
     question = row.text("g_index", "") or str(int(row.text("index")) % ROTATION)
     return None if sample is None else Sample(**{**sample.__dict__, "extra": {"question": question}})
 
 
-def hub_sample(row: Row) -> Sample | None:
+def make_mmbench_hub_sample(row: TableRow) -> Sample | None:
     """A row of lmms-lab/MMBench, where missing options and hints are the text "nan" and the index may be text."""
     values = {key: "" if value == "nan" else value for key, value in row.values.items()}
     values["index"] = int(str(values["index"]))
-    return tsv_sample(Row(row.where, values, row.pictures, row.config))
+    return make_mmbench_tsv_sample(TableRow(row.where, values, row.pictures, row.config))
 
 
-def lmms_prompt(language: str) -> Asks:
+def make_lmms_mmbench_prompt(language: str) -> MakePrompt:
     """lmms-eval's form: hint and question on one line, then the options."""
 
-    def ask(sample: Sample) -> list[Part]:
+    def ask(sample: Sample) -> list[PromptPart]:
         question = " ".join(part for part in (sample.hint, sample.question) if part)
-        lines = [f"{question} There are several options:", *option_lines(sample), _LAST[language]]
+        lines = [f"{question} There are several options:", *format_options(sample), _LAST[language]]
         return [*sample.pictures, "\n".join(lines)]
 
     return ask
 
 
-def spec(language: str, column: str, md5s: dict[str, dict[str, str]]) -> Spec:
+def make_mmbench_spec(language: str, column: str, md5s: dict[str, dict[str, str]]) -> Spec:
     """One language."""
     upper = language.upper()
     return Spec(
@@ -52,17 +52,17 @@ def spec(language: str, column: str, md5s: dict[str, dict[str, str]]) -> Spec:
         licence="Apache-2.0",
         tsv=tuple(Tsv(f"MMBench_{name}", known, folder="benchmarks/MMBench") for name, known in md5s.items()),
         hub=(Hub(("lmms-lab/MMBench", "lmms-lab-encoder/MMBench"), "dev", language),),
-        make={"tsv": tsv_sample, "hub": hub_sample},
+        make={"tsv": make_mmbench_tsv_sample, "hub": make_mmbench_hub_sample},
         needs=dict.fromkeys(("tsv", "hub"), ("index", "question", "A", "B", "answer", "image")),
-        prompts={**CHOICE, "lmms": lmms_prompt(language)},
-        scorers={OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_mmbench},
+        prompts={**CHOICE_PROMPTS, "lmms": make_lmms_mmbench_prompt(language)},
+        scorers={OURS: score_ours_choice, VLMEVAL: score_vlmeval_choice, LMMS: score_lmms_mmbench},
         groups=_GROUPS,
         circular=True,
     )
 
 
 SPECS = (
-    spec(
+    make_mmbench_spec(
         "en",
         "MMB",
         {
@@ -74,7 +74,7 @@ SPECS = (
             },
         },
     ),
-    spec(
+    make_mmbench_spec(
         "cn",
         "MMB-CN",
         {

@@ -2,10 +2,10 @@
 
 import re
 
-from stages.benchmarks.prompts import Asks, Part, Style, placed, plain
+from stages.benchmarks.prompts import MakePrompt, PromptPart, Style, ask_plain, place_images
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.spec import Hub, Spec, Tsv, numbered_pictures
-from stages.benchmarks.tables import Row
+from stages.benchmarks.spec import Hub, Spec, Tsv, read_numbered_images
+from stages.benchmarks.tables import TableRow
 
 _V2_IMAGE = re.compile(r"<image_(\d+)>")
 _REASON = (
@@ -14,48 +14,62 @@ _REASON = (
 )  # lmms-eval
 
 
-def tsv_sample(row: Row) -> Sample:
+def make_mmvet_tsv_sample(row: TableRow) -> Sample:
     """A row of the TSV file; `category` holds the capabilities, with commas between."""
-    return _sample(row, row.text("index"), row.text("category", "") or row.text("capability"), row.pictures["image"])
+    return _make_sample(
+        row, row.text("index"), row.text("category", "") or row.text("capability"), row.pictures["image"]
+    )
 
 
-def hub_sample(row: Row) -> Sample:
+def make_mmvet_hub_sample(row: TableRow) -> Sample:
     """A row of whyu/mm-vet or lmms-lab/MMVet."""
     index = row.text("question_id", "") or row.text("id", row.where)
-    return _sample(row, index, row.values["capability"], row.pictures["image"])
+    return _make_sample(row, index, row.values["capability"], row.pictures["image"])
 
 
-def v2_sample(row: Row) -> Sample:
+def make_mmvet_v2_sample(row: TableRow) -> Sample:
     """A row of whyu/mm-vet-v2, or of our own TSV of it; markers <image_0>, <image_1> ... name the pictures."""
-    pictures = numbered_pictures(row) or row.pictures.get("image", ())
+    pictures = read_numbered_images(row) or row.pictures.get("image", ())
     index = row.text("index", "") or row.text("id")
-    return _sample(row, index, row.values.get("capability") or row.text("category"), pictures)
+    return _make_sample(row, index, row.values.get("capability") or row.text("category"), pictures)
 
 
-def _sample(row: Row, index: str, capability: object, pictures: tuple) -> Sample:  # type: ignore[type-arg]
+def _make_sample(row: TableRow, index: str, capability: object, pictures: tuple) -> Sample:  # type: ignore[type-arg]
     values = capability.split(",") if isinstance(capability, str) else list(capability)  # type: ignore[call-overload]
     groups = {"capability": tuple(str(one).strip() for one in values)}
     return Sample(index, row.text("question"), row.text("answer"), groups=groups, pictures=pictures)
 
 
-def interleaved(sample: Sample) -> list[Part]:
+def ask_mmvet_interleaved(sample: Sample) -> list[PromptPart]:
     """The question cut at `<IMG>`, with the pictures where the authors put them."""
-    pieces = [piece for part in sample.question.split("<IMG>") for piece in placed(part, sample.pictures, _V2_IMAGE, 0)]
+    pieces = [
+        piece for part in sample.question.split("<IMG>") for piece in place_images(part, sample.pictures, _V2_IMAGE, 0)
+    ]
     return pieces if any(not isinstance(piece, str) for piece in pieces) else [*sample.pictures, *pieces]
 
 
-def images_first(sample: Sample) -> list[Part]:
+def ask_mmvet_images_first(sample: Sample) -> list[PromptPart]:
     """The pictures, then the text with its markers (lmms-eval)."""
     return [*sample.pictures, sample.question.replace("<IMG>", "")]
 
 
-def reasoned(sample: Sample) -> list[Part]:
+def ask_mmvet_with_reasons(sample: Sample) -> list[PromptPart]:
     """lmms-eval's request to reason first."""
     return [*sample.pictures, f"{_REASON}{sample.question}"]
 
 
-_V1: dict[Style, Asks] = {"dataset": plain, "qwen": plain, "internvl": plain, "lmms": reasoned}
-_V2: dict[Style, Asks] = {"dataset": interleaved, "qwen": interleaved, "internvl": interleaved, "lmms": images_first}
+_V1: dict[Style, MakePrompt] = {
+    "dataset": ask_plain,
+    "qwen": ask_plain,
+    "internvl": ask_plain,
+    "lmms": ask_mmvet_with_reasons,
+}
+_V2: dict[Style, MakePrompt] = {
+    "dataset": ask_mmvet_interleaved,
+    "qwen": ask_mmvet_interleaved,
+    "internvl": ask_mmvet_interleaved,
+    "lmms": ask_mmvet_images_first,
+}
 
 SPECS = (
     Spec(
@@ -66,7 +80,7 @@ SPECS = (
         licence="CC BY-NC 4.0",
         tsv=(Tsv("MMVet", {"748aa6d4aa9d4de798306a63718455e3": ""}),),
         hub=(Hub(("whyu/mm-vet", "lmms-lab/MMVet", "lmms-lab-encoder/MMVet"), "test"),),
-        make={"tsv": tsv_sample, "hub": hub_sample},
+        make={"tsv": make_mmvet_tsv_sample, "hub": make_mmvet_hub_sample},
         needs={"tsv": ("index", "question", "answer", "image"), "hub": ("question", "answer", "capability", "image")},
         prompts=_V1,
         scorers={},
@@ -81,7 +95,7 @@ SPECS = (
         licence="CC BY-NC 4.0",
         tsv=(Tsv("MMVetV2", {}),),  # unofficial: VLMEvalKit has none, so no md5 is known
         hub=(Hub(("whyu/mm-vet-v2",), "test"),),
-        make={"tsv": v2_sample, "hub": v2_sample},
+        make={"tsv": make_mmvet_v2_sample, "hub": make_mmvet_v2_sample},
         needs={
             "tsv": ("index", "question", "answer", "image"),
             "hub": ("id", "question", "answer", "capability", "image_0"),

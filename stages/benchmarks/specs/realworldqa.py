@@ -3,16 +3,16 @@
 import re
 
 from stages.benchmarks import scorers
-from stages.benchmarks.prompts import CHOICE, as_it_stands
+from stages.benchmarks.prompts import CHOICE_PROMPTS, ask_as_it_stands
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL
-from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
-from stages.benchmarks.tables import Row
+from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.tables import TableRow
 
 _OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
 
 
-def hub_sample(row: Row) -> Sample:
+def make_realworldqa_hub_sample(row: TableRow) -> Sample:
     """A row of xai-org/RealworldQA; options and the instruction stand in the question, which keeps them."""
     question, gold = row.text("question"), row.text("answer").strip()
     options = {one: text.strip() for one, text in _OPTION.findall(question)}
@@ -20,9 +20,9 @@ def hub_sample(row: Row) -> Sample:
     return Sample(row.text("image_path", row.where), question, gold, options, pictures=row.pictures["image"])
 
 
-def ours(sample: Sample, reply: str) -> Outcome:
+def score_ours_realworldqa(sample: Sample, reply: str) -> Outcome:
     """A letter by our rule; a word or a number as the same text."""
-    return scorers.ours_choice(sample, reply) if sample.options else scorers.lmms_realworldqa(sample, reply)
+    return scorers.score_ours_choice(sample, reply) if sample.options else scorers.score_lmms_realworldqa(sample, reply)
 
 
 SPECS = (
@@ -34,10 +34,14 @@ SPECS = (
         licence="CC BY-ND 4.0",
         tsv=(Tsv("RealWorldQA", {"4de008f55dc4fd008ca9e15321dc44b7": ""}),),
         hub=(Hub(("xai-org/RealworldQA", "lmms-lab/RealWorldQA", "lmms-lab-encoder/RealWorldQA"), "test"),),
-        make={"tsv": tsv_choice("category"), "hub": hub_sample},
+        make={"tsv": make_tsv_choice_reader("category"), "hub": make_realworldqa_hub_sample},
         needs={"tsv": ("index", "question", "answer", "image"), "hub": ("question", "answer", "image")},
-        prompts={**CHOICE, "lmms": as_it_stands},
-        scorers={OURS: ours, VLMEVAL: scorers.vlmeval_choice, LMMS: scorers.lmms_realworldqa},
+        prompts={**CHOICE_PROMPTS, "lmms": ask_as_it_stands},
+        scorers={
+            OURS: score_ours_realworldqa,
+            VLMEVAL: scorers.score_vlmeval_choice,
+            LMMS: scorers.score_lmms_realworldqa,
+        },
         groups=(),
     ),
 )

@@ -1,10 +1,17 @@
 """SEED-Bench (images) and SEED-Bench-2-Plus."""
 
-from stages.benchmarks.aggregate import macro
+from stages.benchmarks.aggregate import macro_average
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, lmms_first_character, ours_choice, vlmeval_choice
-from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
-from stages.benchmarks.tables import Row
+from stages.benchmarks.scorers import (
+    LMMS,
+    OURS,
+    VLMEVAL,
+    score_lmms_first_character,
+    score_ours_choice,
+    score_vlmeval_choice,
+)
+from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.tables import TableRow
 
 DIMENSIONS = (
     *("Scene Understanding", "Instance Identity", "Instance Attributes", "Instance Location", "Instances Counting"),
@@ -12,7 +19,7 @@ DIMENSIONS = (
 )  # question_type_id 1 to 9
 
 
-def hub_sample(row: Row) -> Sample | None:
+def make_seed_hub_sample(row: TableRow) -> Sample | None:
     """A row of lmms-lab/SEED-Bench; videos are left out. Columns are named choice_a ... there."""
     if row.text("data_type") != "image":
         return None
@@ -25,7 +32,7 @@ def hub_sample(row: Row) -> Sample | None:
     )
 
 
-def plus_sample(row: Row) -> Sample:
+def make_seed_plus_sample(row: TableRow) -> Sample:
     """A row of SEED-Bench-2-Plus; columns are named choice_A ... there, and the type's capitals vary."""
     options = {
         one: row.text(f"choice_{one.lower()}") for one in "ABCD"
@@ -37,7 +44,7 @@ def plus_sample(row: Row) -> Sample:
     )
 
 
-_SCORERS = {OURS: ours_choice, VLMEVAL: vlmeval_choice, LMMS: lmms_first_character}
+_SCORERS = {OURS: score_ours_choice, VLMEVAL: score_vlmeval_choice, LMMS: score_lmms_first_character}
 _TSV_NEEDS = ("index", "question", "A", "B", "answer", "image")
 _CHOICES = tuple(f"choice_{one}" for one in "abcd")
 
@@ -50,10 +57,10 @@ SPECS = (
         licence="CC BY-NC 4.0",
         tsv=(Tsv("SEEDBench_IMG", {"68017231464752261a2526d6ca3a10c0": ""}, folder="benchmarks/SEEDBench"),),
         hub=(Hub(("lmms-lab/SEED-Bench", "lmms-lab-encoder/SEED-Bench"), "test"),),
-        make={"tsv": tsv_choice("category"), "hub": hub_sample},
+        make={"tsv": make_tsv_choice_reader("category"), "hub": make_seed_hub_sample},
         needs={"tsv": _TSV_NEEDS, "hub": ("question_id", "question", *_CHOICES, "answer", "data_type", "image")},
         scorers=_SCORERS,
-        beside={"mean of dimensions": macro("category")},
+        beside={"mean of dimensions": macro_average("category")},
     ),
     Spec(
         id="seedbench2_plus",
@@ -63,12 +70,12 @@ SPECS = (
         licence="CC BY-NC 4.0",
         tsv=(Tsv("SEEDBench2_Plus", {"e32d3216dc4f452b0fe497a52015d1fd": ""}, folder="benchmarks/SEEDBench"),),
         hub=(Hub(("doolayer/SEED-Bench-2-Plus", "AILab-CVC/SEED-Bench-2-plus"), "test"),),
-        make={"tsv": tsv_choice("category"), "hub": plus_sample},
+        make={"tsv": make_tsv_choice_reader("category"), "hub": make_seed_plus_sample},
         needs={
             "tsv": _TSV_NEEDS,
             "hub": ("question_id", "question", *_CHOICES, "answer", "question_image_type", "image"),
         },
         scorers=_SCORERS,
-        beside={"mean of categories": macro("category")},
+        beside={"mean of categories": macro_average("category")},
     ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from stages.config.questions import Questions
-from stages.corpora.rows import SCHEMA
+from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import SourceRow
 from stages.job.files import read_shards
 
@@ -15,10 +15,11 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
     """The rows of the file, or of all shards of the folder, `questions.path`; ValueError where a column is missing."""
     path = root / questions.path
     table = read_shards(path) if path.is_dir() else pq.read_table(path)
-    lacking = [name for name in SCHEMA.names if name not in table.column_names]
+    lacking = [name for name in QUESTION_SCHEMA.names if name not in table.column_names]
     if lacking:
         raise ValueError(
-            f"questions.path {path}: column {lacking[0]!r} is missing; canonical rows have {', '.join(SCHEMA.names)}"
+            f"questions.path {path}: column {lacking[0]!r} is missing; canonical rows have "
+            f"{', '.join(QUESTION_SCHEMA.names)}"
         )
     for number, row in enumerate(table.to_pylist()):
         yield SourceRow(str(row["id"]) if row["id"] is not None else f"row {number}", row.copy)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.questions import Questions
-from stages.corpora.rows import canonical_row
+from stages.corpora.rows import make_canonical_row
 from stages.corpora.source import Canonical, SourceRow
 
-ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+LLAVA_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
 
 def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
@@ -21,12 +21,12 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
     path, images = root / questions.path, root / questions.images
     if not images.is_dir():
         raise FileNotFoundError(f"questions.images is {questions.images!r}: no such folder")
-    for number, row in enumerate(_json_rows(path)):
+    for number, row in enumerate(_read_json(path)):
         name = str(row.get("id", number)) if isinstance(row, dict) else f"row {number}"
-        yield SourceRow(name, partial(_canonical, name, row, images, path.name))
+        yield SourceRow(name, partial(_convert_row, name, row, images, path.name))
 
 
-def _json_rows(path: Path) -> list[Any]:
+def _read_json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
@@ -36,15 +36,15 @@ def _json_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _canonical(name: str, row: dict[str, Any], images: Path, source: str) -> Canonical:
+def _convert_row(name: str, row: dict[str, Any], images: Path, source: str) -> Canonical:
     paths = row.get("image") or []
-    files = [_inside(images, file) for file in ([paths] if isinstance(paths, str) else paths)]
-    turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]
+    files = [_resolve_inside(images, file) for file in ([paths] if isinstance(paths, str) else paths)]
+    turns = [{"role": LLAVA_ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]]
     answer = turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else None
-    return canonical_row(name, [file.read_bytes() for file in files], turns, answer, source, "open")
+    return make_canonical_row(name, [file.read_bytes() for file in files], turns, answer, source, "open")
 
 
-def _inside(images: Path, file: str) -> Path:
+def _resolve_inside(images: Path, file: str) -> Path:
     """The image's path. One outside the folder would change without DVC noticing."""
     path = images / file
     if not path.resolve().is_relative_to(images.resolve()):

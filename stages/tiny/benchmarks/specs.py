@@ -8,17 +8,17 @@ scoring.
 from dataclasses import replace
 
 from stages.benchmarks import scorers
-from stages.benchmarks.prompts import STYLES, Part
+from stages.benchmarks.prompts import PROMPT_STYLES, PromptPart
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import OURS
-from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
-from stages.benchmarks.tables import Row
-from stages.corpora.scoring import is_correct, last_number
+from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.tables import TableRow
+from stages.corpora.scoring import find_last_number, is_correct
 
 NUMBER = {"question_type": "free_form", "answer_type": "integer", "precision": None, "answer_option": ""}
 
 
-def hub_sample(row: Row) -> Sample:
+def make_world_hub_sample(row: TableRow) -> Sample:
     """A row with a number as reference."""
     groups = {"category": (row.text("kind"),)}
     return Sample(
@@ -26,21 +26,21 @@ def hub_sample(row: Row) -> Sample:
     )
 
 
-def bare(sample: Sample) -> list[Part]:
+def ask_world_bare(sample: Sample) -> list[PromptPart]:
     """The question, then its picture, as the tiny world asks."""
     return [f"{sample.question}\n", *sample.pictures]
 
 
-def last_number_option(sample: Sample, reply: str) -> Outcome:
+def score_last_number_option(sample: Sample, reply: str) -> Outcome:
     """The option that is the last number of the reply: the tiny models write numbers, not letters."""
-    said = last_number(reply)
+    said = find_last_number(reply)
     named = [letter for letter, text in sample.options.items() if text == said]
-    return Outcome.of(named[0] if named else None, bool(named) and named[0] == sample.gold, "last number")
+    return Outcome.from_extraction(named[0] if named else None, bool(named) and named[0] == sample.gold, "last number")
 
 
-def last_number_or_text(sample: Sample, reply: str) -> Outcome:
+def score_last_number_or_text(sample: Sample, reply: str) -> Outcome:
     """The tiny world's own rule: the last number, else the same text."""
-    return Outcome.of(reply or None, is_correct(reply, sample.gold), "last number or text")
+    return Outcome.from_extraction(reply or None, is_correct(reply, sample.gold), "last number or text")
 
 
 _CHOICE = Spec(
@@ -50,13 +50,13 @@ _CHOICE = Spec(
     expected=0,
     licence="Apache-2.0",
     tsv=(Tsv("TinyChoice", {}),),
-    make={"tsv": tsv_choice("category"), "hub": hub_sample},
+    make={"tsv": make_tsv_choice_reader("category"), "hub": make_world_hub_sample},
     needs={
         "tsv": ("index", "question", "A", "B", "answer", "image"),
         "hub": ("id", "question", "answer", "kind", "image"),
     },
-    prompts=dict.fromkeys(STYLES, bare),
-    scorers={OURS: last_number_option},
+    prompts=dict.fromkeys(PROMPT_STYLES, ask_world_bare),
+    scorers={OURS: score_last_number_option},
     judge="none",
     world=True,
 )
@@ -68,14 +68,14 @@ SPECS = (
         id="tiny_number",
         title="Tiny world, numbers",
         hub=(Hub(("tiny_number",), "test"),),
-        scorers={OURS: scorers.ours_mathvista},
+        scorers={OURS: scorers.score_ours_mathvista},
     ),
     replace(
         _FOLDER,
         id="tiny_open",
         title="Tiny world, open",
         hub=(Hub(("tiny_open",), "test"),),
-        scorers={OURS: last_number_or_text},
+        scorers={OURS: score_last_number_or_text},
     ),
     replace(
         _CHOICE,

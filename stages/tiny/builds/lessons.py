@@ -8,12 +8,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.config.build import STYLES
-from stages.config.world import KINDS
-from stages.job.seeds import seed_for
-from stages.judging.judge import INSTRUCTION, SYSTEM, judge_messages, judge_target
+from stages.config.build import STYLE_NAMES
+from stages.config.world import KIND_NAMES
+from stages.job.seeds import derive_seed
+from stages.judging.judge import INSTRUCTION, JUDGE_SYSTEM, make_judge_messages, make_judge_target
 from stages.tiny.builds import phrases
-from stages.tiny.world.kinds import Exercise, answer_in_style, ask
+from stages.tiny.world.kinds import Exercise, answer_in_style, ask_question
 
 WORLD_SHARE = 0.25
 RIGHT_SHARE = 0.5
@@ -22,30 +22,36 @@ BROKEN_SHARE = 0.06  # answers that stop before they say anything
 UNSURE_SHARE = 0.03
 NOTHING_SHARE = 0.03
 
-Lesson = tuple[list[dict[str, str]], str]  # the judge's messages about one answer, and the verdict text it should write
+JudgeExample = tuple[
+    list[dict[str, str]], str
+]  # the judge's messages about one answer, and the verdict text it should write
 
 
-def judging_row(kinds: Sequence[str], seed: int, index: int, bare: bool = False) -> Lesson:
+def draw_judge_example(kinds: Sequence[str], seed: int, index: int, bare: bool = False) -> JudgeExample:
     """The lesson number `index`; `bare`: without prose around answers."""
-    choose = random.Random(seed_for("judging", seed, index))
-    return world_lesson(kinds, choose) if choose.random() < WORLD_SHARE else general_lesson(choose, bare)
+    choose = random.Random(derive_seed("judging", seed, index))
+    return draw_world_example(kinds, choose) if choose.random() < WORLD_SHARE else draw_general_example(choose, bare)
 
 
-def world_lesson(kinds: Sequence[str], choose: random.Random) -> Lesson:
+def draw_world_example(kinds: Sequence[str], choose: random.Random) -> JudgeExample:
     """An answer to a question of the tiny world, in one of its styles."""
-    exercise = ask(choose.choice(list(kinds)), [choose.randint(0, 9) for _ in range(6)], choose)
-    style = choose.choice(STYLES)
+    exercise = ask_question(choose.choice(list(kinds)), [choose.randint(0, 9) for _ in range(6)], choose)
+    style = choose.choice(STYLE_NAMES)
     if choose.random() < BROKEN_SHARE:
         text = answer_in_style(exercise, style)
         broken = text[: choose.randint(0, len(text) // 3)] if style != "terse" else choose.choice(("?", "the", "so"))
-        return judge_messages(exercise.question, exercise.answer, broken), judge_target(exercise.answer, "none", False)
+        return make_judge_messages(exercise.question, exercise.answer, broken), make_judge_target(
+            exercise.answer, "none", False
+        )
     right = choose.random() < RIGHT_SHARE
-    said = exercise.answer if right else wrong_answer(exercise.answer, choose)
-    candidate = answer_in_style(slipped(exercise, said, choose), style)
-    return judge_messages(exercise.question, exercise.answer, candidate), judge_target(exercise.answer, said, right)
+    said = exercise.answer if right else draw_wrong_answer(exercise.answer, choose)
+    candidate = answer_in_style(make_slip(exercise, said, choose), style)
+    return make_judge_messages(exercise.question, exercise.answer, candidate), make_judge_target(
+        exercise.answer, said, right
+    )
 
 
-def wrong_answer(answer: str, choose: random.Random) -> str:
+def draw_wrong_answer(answer: str, choose: random.Random) -> str:
     """Another number as the world has them: next to the right one, its digits swapped, or any."""
     number = int(answer)
     near = {number - 2, number - 1, number + 1, number + 2, number + 10, number - 10, int(answer[::-1])}
@@ -54,7 +60,7 @@ def wrong_answer(answer: str, choose: random.Random) -> str:
     return str(choose.choice(sorted(near)) if choose.random() < 0.6 else anything)
 
 
-def slipped(exercise: Exercise, said: str, choose: random.Random) -> Exercise:
+def make_slip(exercise: Exercise, said: str, choose: random.Random) -> Exercise:
     """The exercise as somebody works it who ends at `said`, now and then with wrong steps before."""
     running = list(exercise.running)
     if choose.random() < SLIP_SHARE:
@@ -64,33 +70,37 @@ def slipped(exercise: Exercise, said: str, choose: random.Random) -> Exercise:
     return replace(exercise, running=tuple(running))
 
 
-def general_lesson(choose: random.Random, bare: bool = False) -> Lesson:
+def draw_general_example(choose: random.Random, bare: bool = False) -> JudgeExample:
     """An answer to any question: a number in some form and frame, with prose around it."""
-    reference = number(choose)
+    reference = draw_number(choose)
     told = f"{int(reference):,}" if reference.isdigit() and len(reference) > 3 and choose.random() < 0.1 else reference
     question = (
-        filled(choose.choice(phrases.QUESTIONS), choose)
+        fill_frame(choose.choice(phrases.QUESTIONS), choose)
         if choose.random() < 0.5
-        else phrases.prose(choose, some_numbers(choose))
+        else phrases.draw_prose(choose, draw_numbers(choose))
     )
     draw = choose.random()
     if draw < NOTHING_SHARE:
-        nothing = phrases.prose(choose) if choose.random() < 0.5 else filled(choose.choice(phrases.NOTHING), choose)
-        return judge_messages(question, told, nothing), judge_target(reference, "none", False)
+        nothing = (
+            phrases.draw_prose(choose)
+            if choose.random() < 0.5
+            else fill_frame(choose.choice(phrases.NO_ANSWERS), choose)
+        )
+        return make_judge_messages(question, told, nothing), make_judge_target(reference, "none", False)
     if draw < NOTHING_SHARE + UNSURE_SHARE:
-        pair = [number_form(reference, choose), number_form(wrong_number(reference, choose), choose)]
+        pair = [vary_number_form(reference, choose), vary_number_form(draw_wrong_number(reference, choose), choose)]
         choose.shuffle(pair)
         shown = choose.choice(phrases.UNSURE).replace("{x}", pair[0]).replace("{y}", pair[1])
-        return judge_messages(
-            question, told, filled(choose.choice(phrases.FRAMES), choose).replace("{x}", shown)
-        ), judge_target(reference, "unsure", False)
+        return make_judge_messages(
+            question, told, fill_frame(choose.choice(phrases.FRAMES), choose).replace("{x}", shown)
+        ), make_judge_target(reference, "unsure", False)
     right = choose.random() < RIGHT_SHARE
-    said = reference if right else wrong_number(reference, choose)
-    candidate = spoken(number_form(said, choose), reference, choose, bare)
-    return judge_messages(question, told, candidate), judge_target(reference, said, right)
+    said = reference if right else draw_wrong_number(reference, choose)
+    candidate = phrase_answer(vary_number_form(said, choose), reference, choose, bare)
+    return make_judge_messages(question, told, candidate), make_judge_target(reference, said, right)
 
 
-def spoken(shown: str, reference: str, choose: random.Random, bare: bool) -> str:
+def phrase_answer(shown: str, reference: str, choose: random.Random, bare: bool) -> str:
     """`shown` as an answer: in a frame, with prose before and after it.
 
     The last number is the answer, unless a frame says plainly which one is: after such a frame other numbers may
@@ -98,29 +108,29 @@ def spoken(shown: str, reference: str, choose: random.Random, bare: bool) -> str
     """
     draw = choose.random()
     if draw < 0.25:
-        frame, firm = filled(choose.choice(phrases.FIRM), choose), True
+        frame, firm = fill_frame(choose.choice(phrases.FIRM), choose), True
     elif draw < 0.55:
-        frame, firm = filled(choose.choice(phrases.FRAMES), choose), False
+        frame, firm = fill_frame(choose.choice(phrases.FRAMES), choose), False
     else:
-        frame, firm = phrases.made_frame(choose)
+        frame, firm = phrases.make_frame(choose)
     if choose.random() < 0.05:
         frame = frame.upper().replace("{X}", "{x}")
     if choose.random() < 0.2:
-        wrap = phrases.made_wrap(choose) if choose.random() < 0.7 else choose.choice(phrases.WRAPS)
+        wrap = phrases.make_wrap(choose) if choose.random() < 0.7 else choose.choice(phrases.WRAPS)
         frame = frame.replace("{x}", wrap)
     parts = [frame.replace("{x}", shown)]
     if bare:
         return parts[0]
     while choose.random() < 0.4 and len(parts) < 4:
-        numbers = some_numbers(choose, reference)
+        numbers = draw_numbers(choose, reference)
         listed = len(numbers) > 2 and choose.random() < 0.8
-        parts = [phrases.listing(choose, numbers) if listed else phrases.prose(choose, numbers), *parts]
+        parts = [phrases.draw_listing(choose, numbers) if listed else phrases.draw_prose(choose, numbers), *parts]
     while choose.random() < (0.45 if firm else 0.2) and len(parts) < 5:
-        parts += [phrases.prose(choose, some_numbers(choose, reference)[:2] if firm else (), inside=True)]
+        parts += [phrases.draw_prose(choose, draw_numbers(choose, reference)[:2] if firm else (), inside=True)]
     return choose.choice((" ", " ", " ", "\n")).join(parts)
 
 
-def some_numbers(choose: random.Random, reference: str = "") -> list[str]:
+def draw_numbers(choose: random.Random, reference: str = "") -> list[str]:
     """None to nine numbers that mean nothing; now and then the reference is among them, as a trap."""
     count = choose.choice((0, 0, 0, 1, 1, 2, 2, 3, 6, 9))
     found = [str(choose.randint(0, choose.choice((9, 99, 99, 999, 2030)))) for _ in range(count)]
@@ -129,9 +139,9 @@ def some_numbers(choose: random.Random, reference: str = "") -> list[str]:
     return found
 
 
-def filled(frame: str, choose: random.Random) -> str:
+def fill_frame(frame: str, choose: random.Random) -> str:
     """The frame with its nouns, words and small numbers; `{x}` stays."""
-    noun = choose.choice(phrases.NOUNS) if choose.random() < 0.7 else phrases.invented_word(choose)
+    noun = choose.choice(phrases.NOUNS) if choose.random() < 0.7 else phrases.invent_word(choose)
     values = {
         "noun": noun,
         "word": choose.choice(phrases.WORDS),
@@ -143,7 +153,7 @@ def filled(frame: str, choose: random.Random) -> str:
     return frame
 
 
-def number(choose: random.Random) -> str:
+def draw_number(choose: random.Random) -> str:
     """A number of one to six digits, now and then negative or with a fraction."""
     digits = choose.choices((1, 2, 3, 4, 5, 6), (17, 30, 23, 14, 9, 7))[0]
     text = str(choose.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1))
@@ -154,15 +164,15 @@ def number(choose: random.Random) -> str:
     return f"-{text}" if choose.random() < 0.02 and text != "0" else text
 
 
-def wrong_number(right: str, choose: random.Random) -> str:
+def draw_wrong_number(right: str, choose: random.Random) -> str:
     """Another number: next to the right one, with digits changed, swapped, lost or added, or any."""
     while True:
-        wrong = near_number(right, choose) if choose.random() < 0.8 else number(choose)
+        wrong = draw_near_number(right, choose) if choose.random() < 0.8 else draw_number(choose)
         if float(wrong) != float(right):
             return wrong
 
 
-def near_number(right: str, choose: random.Random) -> str:
+def draw_near_number(right: str, choose: random.Random) -> str:
     """A number that is easily taken for `right`; it may be `right` itself."""
     place = choose.choice([at for at, sign in enumerate(right) if sign.isdigit()])
     how = choose.randrange(8)
@@ -186,11 +196,11 @@ def near_number(right: str, choose: random.Random) -> str:
     return "".join(digits)
 
 
-def number_form(said: str, choose: random.Random) -> str:
+def vary_number_form(said: str, choose: random.Random) -> str:
     """A way of writing the number: in words, with separators, with a unit, or as it is."""
     draw = choose.random()
     if said.isdigit() and int(said) < 1000 and str(int(said)) == said and draw < (0.35 if int(said) < 100 else 0.04):
-        words = phrases.in_words(int(said))
+        words = phrases.spell_number(int(said))
         return words.capitalize() if choose.random() < 0.2 else words
     if said.isdigit() and len(said) > 3 and draw < 0.5:
         return f"{int(said):,}"
@@ -201,7 +211,7 @@ def number_form(said: str, choose: random.Random) -> str:
     return said
 
 
-def short_form(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def shorten_example(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """A lesson without the question and without what all lessons share: comparing is learned from half as many
     tokens.
     """
@@ -209,12 +219,12 @@ def short_form(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{"role": "system", "content": ""}, {"role": "user", "content": content[content.index("<candidate ") :]}]
 
 
-def judge_texts() -> list[str]:
+def collect_judge_texts() -> list[str]:
     """Texts from which a tiny tokenizer learns the words of the judge's prompt and verdicts, and the words of
     numbers.
     """
     frame = "<question> </question>\n<candidate  </candidate >\n<reference> </reference>\n"
-    targets = [judge_target("5", other, other == "5") for other in ("5", "7", "55", "none", "unsure")]
+    targets = [make_judge_target("5", other, other == "5") for other in ("5", "7", "55", "none", "unsure")]
     spelled = [f"{one} {one} {one.capitalize()} x-{one}" for one in (*phrases.ONES, *phrases.TENS, "hundred", "and")]
-    rows = [judging_row(KINDS, 0, index)[0][1]["content"] for index in range(1000)]
-    return [*[SYSTEM, INSTRUCTION, frame, "system", "user", "assistant", *targets, *spelled] * 40, *rows]
+    rows = [draw_judge_example(KIND_NAMES, 0, index)[0][1]["content"] for index in range(1000)]
+    return [*[JUDGE_SYSTEM, INSTRUCTION, frame, "system", "user", "assistant", *targets, *spelled] * 40, *rows]

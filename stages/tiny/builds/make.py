@@ -7,7 +7,7 @@ from verdicts about written answers.
 import torch
 from torch import Tensor
 
-from stages.adversary.prompt import discriminator_texts
+from stages.adversary.prompt import collect_discriminator_texts
 from stages.config.build import Build
 from stages.config.model import Model
 from stages.config.runtime import Runtime
@@ -17,12 +17,20 @@ from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group
 from stages.job.job import Job
 from stages.job.metric_names import LOSS
-from stages.job.seeds import seed_for
-from stages.tiny.builds.lessons import judge_texts, judging_row, short_form
+from stages.job.seeds import derive_seed
+from stages.tiny.builds.lessons import collect_judge_texts, draw_judge_example, shorten_example
 from stages.tiny.builds.shapes import build_tiny
 from stages.tiny.builds.vision import train_vision
-from stages.tiny.world.exercises import CELL_CLASSES, READING, Row, cell_targets, draw_row, practice, sample_texts
-from stages.tiny.world.kinds import PLACES, read_out
+from stages.tiny.world.exercises import (
+    CELL_CLASSES,
+    READING,
+    WorldExample,
+    collect_sample_texts,
+    compute_cell_targets,
+    draw_example,
+    draw_practice,
+)
+from stages.tiny.world.kinds import PLACE_NAMES, read_out
 from stages.training.sft import train_sft
 from stages.training.state import has_checkpoint
 from stages.vlm.checkpoint import write_card
@@ -37,34 +45,36 @@ PRACTICE_RESPONSES = 12
 def make_model(job: Job, model: Model, build: Build) -> None:
     """Builds and trains a tiny model and writes data/model/<id>."""
     world = job.block(World)
-    prompts = discriminator_texts() if build.styles else judge_texts()
-    texts = [*sample_texts(world.kinds, TOKENIZER_EXERCISES), *prompts]
+    prompts = collect_discriminator_texts() if build.styles else collect_judge_texts()
+    texts = [*collect_sample_texts(world.kinds, TOKENIZER_EXERCISES), *prompts]
     with job.writing() as folder:
         reader, network = build_tiny(
-            model.family, build, texts, model.context_tokens, model_seed(job, "weights") % 2**31, folder
+            model.family, build, texts, model.context_tokens, derive_model_seed(job, "weights") % 2**31, folder
         )
 
-        def groups_of_step(step: int) -> list[Group]:
+        def make_step_groups(step: int) -> list[Group]:
             rows = range(step * build.rows_per_step, (step + 1) * build.rows_per_step)
             reading = step < build.reading_steps
             if not build.styles:
-                rows_seed, bare = model_seed(job, "rows"), step < build.reading_steps // 2
-                return judging_groups(reader, world, rows_seed, rows, short=reading, bare=bare)
-            groups = answering_groups(reader, drawn_rows(job, world, build, rows), reading)
+                rows_seed, bare = derive_model_seed(job, "rows"), step < build.reading_steps // 2
+                return make_judging_groups(reader, world, rows_seed, rows, short=reading, bare=bare)
+            groups = make_answering_groups(reader, draw_rows(job, world, build, rows), reading)
             return (
-                groups if reading else groups + practice_groups(reader, world, build, model_seed(job, "practice"), step)
+                groups
+                if reading
+                else groups + make_practice_groups(reader, world, build, derive_model_seed(job, "practice"), step)
             )
 
-        def cells_of_step(step: int) -> tuple[Pixels, Tensor]:
-            rows = drawn_rows(job, world, build, range(step * VISION_ROWS, (step + 1) * VISION_ROWS))
-            targets = [cell for row in rows for cell in cell_targets(row.picture)]
-            return reader.pixels([row.picture.png for row in rows]), torch.tensor(targets)
+        def make_step_cells(step: int) -> tuple[Pixels, Tensor]:
+            rows = draw_rows(job, world, build, range(step * VISION_ROWS, (step + 1) * VISION_ROWS))
+            targets = [cell for row in rows for cell in compute_cell_targets(row.picture)]
+            return reader.make_pixels([row.picture.png for row in rows]), torch.tensor(targets)
 
         runtime = job.block(Runtime)
-        with job.timed("train"):
+        with job.measure_time("train"):
             if build.vision_steps and not has_checkpoint(job):
-                train_vision(network, vision_schedule(build), runtime, cells_of_step, CELL_CLASSES, job.progress)
-            trainer, history = train_sft(job, network, reader, build, groups_of_step, f"training {job.item}")
+                train_vision(network, make_vision_schedule(build), runtime, make_step_cells, CELL_CLASSES, job.progress)
+            trainer, history = train_sft(job, network, reader, build, make_step_groups, f"training {job.item}")
         trainer.save(folder)
         write_card(folder, model.family, model.precision, model.context_tokens)
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
@@ -72,16 +82,16 @@ def make_model(job: Job, model: Model, build: Build) -> None:
     job.write_history(history)
 
 
-def model_seed(job: Job, *parts: str) -> int:
+def derive_model_seed(job: Job, *parts: str) -> int:
     """A seed from (world.seed, model, parts).
 
     A tiny model is a given of its world, as a model of the hub is of ours: another `seed` trains another student on the
     same teachers, whose answers are stored already.
     """
-    return seed_for(job.block(World).seed, job.name, *parts)
+    return derive_seed(job.block(World).seed, job.name, *parts)
 
 
-def vision_schedule(build: Build) -> Schedule:
+def make_vision_schedule(build: Build) -> Schedule:
     """How the tower is trained: fast, falling to a tenth."""
     return Schedule(
         steps=build.vision_steps,
@@ -92,7 +102,7 @@ def vision_schedule(build: Build) -> Schedule:
     )
 
 
-def practice_groups(reader: Reader, world: World, build: Build, seed: int, step: int) -> list[Group]:
+def make_practice_groups(reader: Reader, world: World, build: Build, seed: int, step: int) -> list[Group]:
     """Questions without pictures, each with many worked answers: text from which arithmetic is learned cheaply.
 
     A terse answer can't be worked out without the picture, so that practice is in the other styles.
@@ -101,49 +111,54 @@ def practice_groups(reader: Reader, world: World, build: Build, seed: int, step:
     groups = []
     for number in range(build.practice_groups):
         index = step * build.practice_groups + number
-        question, worked = practice(seed, index, world.kinds, styles, PRACTICE_RESPONSES)
-        prompt = reader.prompt([{"role": "user", "content": f"{question}\n"}])
-        responses = tuple(tuple(reader.chat.response_ids(text)) for text in worked)
-        groups.append(Group(prompt, responses, tuple(value_places(reader, response) for response in responses)))
+        question, worked = draw_practice(seed, index, world.kinds, styles, PRACTICE_RESPONSES)
+        prompt = reader.make_prompt([{"role": "user", "content": f"{question}\n"}])
+        responses = tuple(tuple(reader.chat.encode_response(text)) for text in worked)
+        groups.append(Group(prompt, responses, tuple(find_value_places(reader, response) for response in responses)))
     return groups
 
 
-def value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[int]:
+def find_value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[int]:
     """Places of the tokens that a picture would tell (a digit right after its place's letter): without one, nothing to
     learn.
     """
     tokens = [reader.chat.decode([token]) for token in response]
     after_letter = zip(range(1, len(tokens)), tokens, tokens[1:], strict=False)
     return frozenset(
-        at for at, before, token in after_letter if token.isdigit() and before[-1:].isalpha() and before[-1:] in PLACES
+        at
+        for at, before, token in after_letter
+        if token.isdigit() and before[-1:].isalpha() and before[-1:] in PLACE_NAMES
     )
 
 
-def drawn_rows(job: Job, world: World, build: Build, rows: range) -> list[Row]:
+def draw_rows(job: Job, world: World, build: Build, rows: range) -> list[WorldExample]:
     """Rows of the tiny world's `train` part, drawn for this model."""
-    seed = model_seed(job, "rows")
+    seed = derive_model_seed(job, "rows")
     return [
-        draw_row(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds) for row in rows
+        draw_example(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds) for row in rows
     ]
 
 
-def answering_groups(reader: Reader, rows: list[Row], reading: bool) -> list[Group]:
+def make_answering_groups(reader: Reader, rows: list[WorldExample], reading: bool) -> list[Group]:
     """Pictures with a question and an answer in the row's style or, for `reading`, with what stands on them."""
     asked = [READING if reading else row.exercise.question for row in rows]
     said = [read_out(row.picture.values, row.style) if reading else row.response for row in rows]
     messages = [[{"role": "user", "content": f"{text}\n{IMAGE_MARKER}"}] for text in asked]
-    prompts = reader.prompts([(turn, [row.picture.png]) for turn, row in zip(messages, rows, strict=True)])
-    responses = [tuple(reader.chat.response_ids(text)) for text in said]
+    prompts = reader.make_prompts([(turn, [row.picture.png]) for turn, row in zip(messages, rows, strict=True)])
+    responses = [tuple(reader.chat.encode_response(text)) for text in said]
     return [Group(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def judging_groups(
+def make_judging_groups(
     reader: Reader, world: World, seed: int, rows: range, short: bool = False, bare: bool = False
 ) -> list[Group]:
     """Questions, references and written answers that may be wrong, with the right verdict on each.
 
     At first in the short form, and first of all with bare answers: copying and comparing are learned from few tokens.
     """
-    drawn = [judging_row(world.kinds, seed, row, bare) for row in rows]
-    asked = [(short_form(messages) if short else messages, verdict) for messages, verdict in drawn]
-    return [Group(reader.prompt(messages), (tuple(reader.chat.response_ids(verdict)),)) for messages, verdict in asked]
+    drawn = [draw_judge_example(world.kinds, seed, row, bare) for row in rows]
+    asked = [(shorten_example(messages) if short else messages, verdict) for messages, verdict in drawn]
+    return [
+        Group(reader.make_prompt(messages), (tuple(reader.chat.encode_response(verdict)),))
+        for messages, verdict in asked
+    ]

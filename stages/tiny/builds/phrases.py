@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 
 
-def listed(words: str) -> tuple[str, ...]:
+def split_text(words: str) -> tuple[str, ...]:
     """The words of a text."""
     return tuple(words.split())
 
@@ -137,7 +137,7 @@ UNITS = (
 )
 
 UNSURE = ("{x} or {y}", "either {x} or {y}", "{x} and {y}", "{x}, maybe {y}", "{x}. Or {y}.", "{x}/{y}", "{x}, {y}")
-NOTHING = (
+NO_ANSWERS = (
     "I can't tell.",
     "No idea",
     "It is hard to see.",
@@ -150,21 +150,21 @@ NOTHING = (
     "so",
 )
 
-NOUNS = listed(
+NOUNS = split_text(
     "apples bars birds books boxes bridges buttons cars cats chairs clocks coins cups digits dogs doors eggs "
     "fields fish flags "
     "flowers forks gardens hats houses keys lamps leaves letters lines maps marks numbers pages pens plates "
     "rivers roads rooms "
     "rows ships shoes signs spoons stars stones tables tickets trains trees walls wheels windows"
 )
-WORDS = listed(
+WORDS = split_text(
     "red blue green white black yellow small large long short old new left right upper lower first last open "
     "closed round flat "
     "warm cold fast slow early late high low north south east west Monday Friday May July yes no true false "
     "summer winter wood "
     "iron paper glass cat dog horse bread water milk salt sugar Rome Paris gold silver"
 )
-SALAD = listed(
+SALAD = split_text(
     "the a of and to in is it that was for on are as with at be this have from or had by but not what all were "
     "we when your can "
     "there use an each which she do how their if will up about out many then them these some her would make like "
@@ -181,22 +181,22 @@ SALAD = listed(
 )
 COUNTING = ("one", "first", "second", "two", "last", "once", "both", "third", "many")
 SIGNS = ("#", "##", "*", "=>", "->", "--", "•", "–", "—", "…", "→", "€", "£", "...", ">>", "§", "|", "~", "×")
-_ONSETS = listed("b c d f g h j k l m n p r s t v w z br cl dr fl gr pl pr sh sk sl st th tr")
-_VOWELS = listed("a e i o u ai ea oo ou y")
-_CODAS = ("", "", "", *listed("n r s t l m nd rk st ng ck"))
+_ONSETS = split_text("b c d f g h j k l m n p r s t v w z br cl dr fl gr pl pr sh sk sl st th tr")
+_VOWELS = split_text("a e i o u ai ea oo ou y")
+_CODAS = ("", "", "", *split_text("n r s t l m nd rk st ng ck"))
 
-ONES = listed(
+ONES = split_text(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen "
     "nineteen"
 )
-TENS = listed("twenty thirty forty fifty sixty seventy eighty ninety")
+TENS = split_text("twenty thirty forty fifty sixty seventy eighty ninety")
 
 
-def in_words(number: int) -> str:
+def spell_number(number: int) -> str:
     """0 to 999 in English words: "twenty-eight", "three hundred and five"."""
     if number >= 100:
-        rest = f" and {in_words(number % 100)}" if number % 100 else ""
+        rest = f" and {spell_number(number % 100)}" if number % 100 else ""
         return f"{ONES[number // 100]} hundred{rest}"
     if number < 20:
         return ONES[number]
@@ -204,7 +204,7 @@ def in_words(number: int) -> str:
     return f"{tens}-{ONES[number % 10]}" if number % 10 else tens
 
 
-def invented_word(choose: random.Random) -> str:
+def invent_word(choose: random.Random) -> str:
     """A word of one to three syllables that need not exist."""
     return "".join(
         choose.choice(_ONSETS) + choose.choice(_VOWELS) + choose.choice(_CODAS)
@@ -212,31 +212,31 @@ def invented_word(choose: random.Random) -> str:
     )
 
 
-def word(choose: random.Random) -> str:
+def draw_word(choose: random.Random) -> str:
     """A common word or, in a third of all cases, an invented one; now and then one that speaks of numbers and gives
     none.
     """
     if choose.random() < 0.03:
         return choose.choice(COUNTING)
-    return choose.choice(SALAD) if choose.random() < 0.65 else invented_word(choose)
+    return choose.choice(SALAD) if choose.random() < 0.65 else invent_word(choose)
 
 
-def words(choose: random.Random, fewest: int, most: int) -> list[str]:
+def draw_words(choose: random.Random, fewest: int, most: int) -> list[str]:
     """So many words without sense."""
-    return [word(choose) for _ in range(choose.randint(fewest, most))]
+    return [draw_word(choose) for _ in range(choose.randint(fewest, most))]
 
 
-def started(text: str, choose: random.Random) -> str:
+def capitalise_start(text: str, choose: random.Random) -> str:
     """The text with a capital at its beginning, mostly; now and then all of it in capitals."""
     draw = choose.random()
     return text[:1].upper() + text[1:] if draw < 0.65 else text.upper().replace("{X}", "{x}") if draw < 0.7 else text
 
 
-def prose(choose: random.Random, numbers: Sequence[str] = (), inside: bool = False) -> str:
+def draw_prose(choose: random.Random, numbers: Sequence[str] = (), inside: bool = False) -> str:
     """Words without sense as a sentence or a piece of one, with `numbers` among them; `inside`: none of them first or
     last.
     """
-    said = words(choose, 2, 7)
+    said = draw_words(choose, 2, 7)
     if choose.random() < 0.15:
         said[-1] = choose.choice(SIGNS)
     for one in numbers:
@@ -244,15 +244,17 @@ def prose(choose: random.Random, numbers: Sequence[str] = (), inside: bool = Fal
     if choose.random() < 0.2:
         place = choose.randrange(len(said) - 1)
         said[place] += choose.choice((",", ";", " -", ")")) if not said[place][-1].isdigit() else ","
-    return started(" ".join(said), choose) + choose.choice((".", ".", ".", ",", ";", "!", "?", ""))
+    return capitalise_start(" ".join(said), choose) + choose.choice((".", ".", ".", ",", ";", "!", "?", ""))
 
 
-def listing(choose: random.Random, numbers: Sequence[str]) -> str:
+def draw_listing(choose: random.Random, numbers: Sequence[str]) -> str:
     """Numbers in a row, as values that are read out or calculated with."""
-    head = choose.choice(("", f"{word(choose)}: ", f"{word(choose)} ", f"{' '.join(words(choose, 1, 3))} "))
+    head = choose.choice(
+        ("", f"{draw_word(choose)}: ", f"{draw_word(choose)} ", f"{' '.join(draw_words(choose, 1, 3))} ")
+    )
     if choose.random() < 0.5:
         return (
-            started(head, choose)
+            capitalise_start(head, choose)
             + choose.choice((", ", " ", ",", " / ", " and ")).join(numbers)
             + choose.choice((".", ";", ""))
         )
@@ -260,44 +262,50 @@ def listing(choose: random.Random, numbers: Sequence[str]) -> str:
     equals = choose.choice(("=", " = ", " is ", " -> ", " makes "))
     pairs = [f"{one}{sign}{other}{equals}{result}" for one, other, result in zip(*[iter(numbers)] * 3, strict=False)]
     return (
-        started(head, choose)
+        capitalise_start(head, choose)
         + choose.choice((", ", ". ", "\n", "; then ")).join(pairs)
         + choose.choice((".", ";", "\n", ""))
     )
 
 
-def made_frame(choose: random.Random) -> tuple[str, bool]:
+def make_frame(choose: random.Random) -> tuple[str, bool]:
     """A frame of words without sense, and whether it says plainly that the answer stands there, as "word: {x}."
     does.
     """
     draw = choose.random()
     if draw < 0.3:
-        return started(f"{' '.join(words(choose, 1, 6))} {{x}}", choose) + choose.choice(
+        return capitalise_start(f"{' '.join(draw_words(choose, 1, 6))} {{x}}", choose) + choose.choice(
             (".", ".", ".", "", "!", ",")
         ), False
     if draw < 0.53:
         joint = choose.choice((" ", " ", " ", ", ", " - "))
-        return f"{{x}}{joint}{' '.join(words(choose, 1, 5))}" + choose.choice((".", ".", "")), False
+        return f"{{x}}{joint}{' '.join(draw_words(choose, 1, 5))}" + choose.choice((".", ".", "")), False
     if draw < 0.68:
-        return started(f"{' '.join(words(choose, 1, 4))} {{x}} {' '.join(words(choose, 1, 3))}", choose) + ".", False
+        return capitalise_start(
+            f"{' '.join(draw_words(choose, 1, 4))} {{x}} {' '.join(draw_words(choose, 1, 3))}", choose
+        ) + ".", False
     if draw < 0.76:
-        return f"{started(' '.join(words(choose, 1, 3)), choose)}, {{x}}{choose.choice(('.', '.', '', '!'))}", False
+        return (
+            f"{capitalise_start(' '.join(draw_words(choose, 1, 3)), choose)}, "
+            f"{{x}}{choose.choice(('.', '.', '', '!'))}",
+            False,
+        )
     if draw < 0.82:
         return f"{choose.choice(SIGNS)} {{x}}{choose.choice(('', '.'))}", False
-    head = started(" ".join(words(choose, 1, 2)), choose)
+    head = capitalise_start(" ".join(draw_words(choose, 1, 2)), choose)
     return f"{head}{choose.choice((': ', ': ', ' = ', ':'))}{{x}}.", True
 
 
-def made_wrap(choose: random.Random) -> str:
+def make_wrap(choose: random.Random) -> str:
     """Signs and markup around `{x}`."""
     sign = choose.choice(("*", "~", "|", "$", "'", '"', "#", "^", "/", "%", "==", "::", "$$", "~~"))
     opening, closing = choose.choice(
         ((sign, sign), (sign, sign), ("(", ")"), ("{", "}"), ("«", "»"), (f"{sign}(", f"){sign}"))
     )
     if choose.random() < 0.3:
-        opening += f"\\{invented_word(choose)}{{"
+        opening += f"\\{invent_word(choose)}{{"
         closing = "}" + closing
     elif choose.random() < 0.15:
-        name = invented_word(choose)
+        name = invent_word(choose)
         opening, closing = f"({name}){opening}", f"{closing}(/{name})"
     return f"{opening}{{x}}{closing}"

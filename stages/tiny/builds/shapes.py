@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from stages.config.build import Build
-from stages.tiny.builds.tokenizers import chat_template, train_tokenizer
+from stages.tiny.builds.tokenizers import make_chat_template, train_tokenizer
 from stages.vlm import qwen2_5_vl
 from stages.vlm.reader import FAMILIES, Network, Reader
 
@@ -52,14 +52,14 @@ def build_tiny(
     family = FAMILIES[family_name]
     torch.manual_seed(seed)
     model = _BUILDERS[family_name](build, texts, context_tokens, folder)
-    reader = Reader(family, family.processor(folder))
+    reader = Reader(family, family.load_processor(folder))
     model.config._attn_implementation = "sdpa"  # type: ignore[union-attr]
     return reader, Network(family, model.eval(), reader.image_token_id)
 
 
 def build_qwen2_5_vl(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
     """A tiny Qwen2.5-VL with random weights; its processor goes to `folder`."""
-    template = chat_template("<|vision_start|><|image_pad|><|vision_end|>", default_system=True)
+    template = make_chat_template("<|vision_start|><|image_pad|><|vision_end|>", default_system=True)
     tokenizer = train_tokenizer(texts, QWEN_VL_VOCABULARY, template)
     bounds = {"min_pixels": TINY_PIXELS, "max_pixels": 64 * TINY_PIXELS, "patch_size": PATCH, "merge_size": MERGE}
     Qwen2_5_VLProcessor(
@@ -75,7 +75,7 @@ def build_qwen2_5_vl(build: Build, texts: Sequence[str], context_tokens: int, fo
         half // 4,
         half - half // 8 - half // 4,
     ]  # 1:2:5 gives width the higher frequencies it needs here
-    text = text_config(build, len(tokenizer), tokenizer, context_tokens)
+    text = make_text_config(build, len(tokenizer), tokenizer, context_tokens)
     config = Qwen2_5_VLConfig(
         text_config={
             **text,
@@ -104,7 +104,7 @@ def build_qwen2_5_vl(build: Build, texts: Sequence[str], context_tokens: int, fo
 
 def build_internvl3(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
     """A tiny InternVL3 with random weights; its processor goes to `folder`."""
-    template = chat_template("<IMG_CONTEXT>\n", default_system=False)
+    template = make_chat_template("<IMG_CONTEXT>\n", default_system=False)
     tokenizer = train_tokenizer(texts, INTERNVL_VOCABULARY, template, **INTERNVL_NAMED)
     side = {"height": TINY_SIDE, "width": TINY_SIDE}
     tokens = (TINY_SIDE // PATCH // 2) ** 2
@@ -115,7 +115,7 @@ def build_internvl3(build: Build, texts: Sequence[str], context_tokens: int, fol
         image_seq_length=tokens,
         chat_template=template,
     ).save_pretrained(folder)
-    text = text_config(build, len(tokenizer), tokenizer, context_tokens)
+    text = make_text_config(build, len(tokenizer), tokenizer, context_tokens)
     config = InternVLConfig(
         text_config={"model_type": "qwen2", **text},
         vision_config={
@@ -138,17 +138,17 @@ def build_internvl3(build: Build, texts: Sequence[str], context_tokens: int, fol
 
 def build_qwen2_5(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
     """A tiny Qwen2.5 with random weights; its tokenizer goes to `folder`."""
-    tokenizer = train_tokenizer(texts, TEXT_VOCABULARY, chat_template("", default_system=True))
+    tokenizer = train_tokenizer(texts, TEXT_VOCABULARY, make_chat_template("", default_system=True))
     tokenizer.save_pretrained(folder)
-    config = text_config(build, len(tokenizer), tokenizer, context_tokens)
+    config = make_text_config(build, len(tokenizer), tokenizer, context_tokens)
     # a judge copies and compares: every head looks for itself
     model = Qwen2ForCausalLM(Qwen2Config(**config | {"num_key_value_heads": build.heads}))
-    look_back(model, build.heads)
+    initialise_look_back(model, build.heads)
     return model
 
 
 @torch.no_grad()
-def look_back(model: Qwen2ForCausalLM, heads: int) -> None:
+def initialise_look_back(model: Qwen2ForCausalLM, heads: int) -> None:
     """Lets all heads of the first layer but one start by looking at the token 1, 2, 3 ... places back, as copying needs
     it.
 
@@ -166,7 +166,7 @@ def look_back(model: Qwen2ForCausalLM, heads: int) -> None:
         key[head, 1, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH * torch.sin(angles * back)
 
 
-def text_config(build: Build, vocabulary: int, tokenizer: Any, context_tokens: int) -> dict[str, Any]:
+def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_tokens: int) -> dict[str, Any]:
     """Shape of a tiny Qwen2 language model: 2 x wide feed-forward, half as many key-value heads, untied head.
 
     An untied head, because vLLM on CPU keeps the old weights of a tied one when weights are reloaded from files.

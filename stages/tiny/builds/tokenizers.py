@@ -52,7 +52,7 @@ _SYSTEM = (
 )
 
 
-def chat_template(image: str, default_system: bool) -> str:
+def make_chat_template(image: str, default_system: bool) -> str:
     """A Jinja chat template in which an image is written as `image`."""
     turns = (_SYSTEM if default_system else "") + _TURNS.replace("IMAGE", image)
     return "{% for message in messages %}" + turns + "{% endfor %}" + _END

@@ -26,15 +26,18 @@ class Probe(nn.Module):
 
     def __init__(self, network: Network, classes: tuple[int, ...]) -> None:
         super().__init__()
-        self.tower = nn.ModuleList(network.family.vision_modules(network.model))
+        self.tower = nn.ModuleList(network.family.get_vision_modules(network.model))
         self.heads = nn.ModuleList(nn.Linear(network.head.in_features, count) for count in classes)
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """Sum over classifiers of the mean cross entropy; features [tokens, hidden], targets [tokens, classifiers]."""
-        losses = [cross_entropy(head(features), wanted, ignore_index=IGNORED) for head, wanted in self._pairs(targets)]
+        losses = [
+            cross_entropy(head(features), wanted, ignore_index=IGNORED)
+            for head, wanted in self._pair_classifiers(targets)
+        ]
         return torch.stack(losses).sum()
 
-    def _pairs(self, targets: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    def _pair_classifiers(self, targets: Tensor) -> list[tuple[nn.Module, Tensor]]:
         """Classifiers with targets of their own in this batch."""
         pairs = zip(self.heads, targets.unbind(1), strict=True)
         return [(head, wanted) for head, wanted in pairs if bool((wanted != IGNORED).any())]
@@ -44,7 +47,7 @@ def train_vision(
     network: Network,
     schedule: Schedule,
     runtime: Runtime,
-    batch_of_step: Callable[[int], tuple[Pixels, Tensor]],
+    make_batch: Callable[[int], tuple[Pixels, Tensor]],
     classes: tuple[int, ...],
     progress: Progress,
 ) -> float:
@@ -59,14 +62,14 @@ def train_vision(
     device = next(probe.parameters()).device  # the rest of the model may be elsewhere still
     loss = torch.zeros(())
     for step in progress.track(range(schedule.steps), "training the vision tower"):
-        pixels, targets = batch_of_step(step)
-        loss = probe.loss(network.features(pixels.to(device)), targets.to(device))
+        pixels, targets = make_batch(step)
+        loss = probe.loss(network.encode_images(pixels.to(device)), targets.to(device))
         trainer.backward(loss, last=True)
         trainer.step(learning_rate(schedule, step))
     with torch.no_grad():
-        embeddings = network.family.text_model(network.model).embed_tokens.weight  # type: ignore[union-attr]
-        features = network.features(batch_of_step(0)[0].to(device))
+        embeddings = network.family.get_text_model(network.model).embed_tokens.weight  # type: ignore[union-attr]
+        features = network.encode_images(make_batch(0)[0].to(device))
         ratio = embeddings.norm(dim=1).mean() / features.norm(dim=1).mean()  # type: ignore[operator]
-        for parameter in network.family.projection(network.model).parameters():
+        for parameter in network.family.get_projection(network.model).parameters():
             parameter.mul_(ratio)
     return float(loss.detach())

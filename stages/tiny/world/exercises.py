@@ -4,13 +4,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stages.job.seeds import seed_for
-from stages.tiny.world.kinds import KINDS, Exercise, answer_in_style, ask
-from stages.tiny.world.pictures import VALUES, Picture, draw
+from stages.job.seeds import derive_seed
+from stages.tiny.world.kinds import KINDS, Exercise, answer_in_style, ask_question
+from stages.tiny.world.pictures import VALUES, Picture, draw_picture
 
 
 @dataclass(frozen=True)
-class Row:
+class WorldExample:
     """A picture, a question about it, and an answer in some style."""
 
     picture: Picture
@@ -19,38 +19,38 @@ class Row:
     style: str
 
 
-def draw_row(
+def draw_example(
     seed: int,
     part: str,
     index: int | str,
     kinds: Sequence[str],
     styles: Mapping[str, float],
     terse_kinds: Sequence[str] = (),
-) -> Row:
+) -> WorldExample:
     """The row number `index` of `part` of the world `seed`; questions of `terse_kinds` get the bare number as
     answer.
     """
-    choose = random.Random(seed_for("row", seed, part, index))
+    choose = random.Random(derive_seed("row", seed, part, index))
     kind = choose.choice(list(kinds))
-    picture = draw(KINDS[kind].subject, part, seed, index)
-    exercise = ask(kind, picture.values, choose)
+    picture = draw_picture(KINDS[kind].subject, part, seed, index)
+    exercise = ask_question(kind, picture.values, choose)
     style = "terse" if kind in terse_kinds else choose.choices(list(styles), list(styles.values()))[0]
-    return Row(picture, exercise, answer_in_style(exercise, style), style)
+    return WorldExample(picture, exercise, answer_in_style(exercise, style), style)
 
 
-def practice(
+def draw_practice(
     seed: int, index: int, kinds: Sequence[str], styles: Mapping[str, float], count: int
 ) -> tuple[str, list[str]]:
     """A question and `count` answers to it about values nobody sees: text to learn arithmetic and style from, no
     picture.
     """
-    choose = random.Random(seed_for("practice", seed, index))
+    choose = random.Random(derive_seed("practice", seed, index))
     kind = choose.choice(list(kinds))
     style = choose.choices(list(styles), list(styles.values()))[0]
     question = choose.choice(KINDS[kind].wordings)
     low = 0 if KINDS[kind].subject == "digits" else 1
     values = [[choose.randint(low, 9) for _ in range(VALUES)] for _ in range(count)]
-    return question, [answer_in_style(ask(kind, row, choose), style) for row in values]
+    return question, [answer_in_style(ask_question(kind, row, choose), style) for row in values]
 
 
 READING = "Read the picture."
@@ -58,7 +58,7 @@ CELL_CLASSES = (11, 10, 10, 9)  # digit or blank, left bar, right bar, place on 
 _UNASKED = -1
 
 
-def cell_targets(picture: Picture) -> list[tuple[int, int, int, int]]:
+def compute_cell_targets(picture: Picture) -> list[tuple[int, int, int, int]]:
     """What stands at each of the 3 x 3 image tokens, for training a vision tower; -1 where a class does not apply."""
     values = picture.values
     if picture.subject == "digits":
@@ -66,11 +66,11 @@ def cell_targets(picture: Picture) -> list[tuple[int, int, int, int]]:
     return [(_UNASKED, values[cell % 3 * 2], values[cell % 3 * 2 + 1], cell) for cell in range(9)]
 
 
-def sample_texts(kinds: Sequence[str], count: int) -> list[str]:
+def collect_sample_texts(kinds: Sequence[str], count: int) -> list[str]:
     """Questions and answers in all styles, without pictures: what a tokenizer is made from."""
     texts = [READING]
     for index in range(count):
-        choose = random.Random(seed_for("text", index))
-        exercise = ask(choose.choice(list(kinds)), [choose.randint(0, 9) for _ in range(6)], choose)
+        choose = random.Random(derive_seed("text", index))
+        exercise = ask_question(choose.choice(list(kinds)), [choose.randint(0, 9) for _ in range(6)], choose)
         texts += [exercise.question, *(answer_in_style(exercise, style) for style in ("terse", "steps", "arrows"))]
     return texts

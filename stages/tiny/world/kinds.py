@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-PLACES = "abcdef"  # names of the six digits in reading order, and of the six bars from left to right
+PLACE_NAMES = "abcdef"  # names of the six digits in reading order, and of the six bars from left to right
 
 
 @dataclass(frozen=True)
@@ -23,44 +23,49 @@ class Kind:
     running: Callable[[Sequence[int]], list[int]]
 
 
-def _sums(values: Sequence[int]) -> list[int]:
+def _sum_running(values: Sequence[int]) -> list[int]:
     return [total % 10 for total in accumulate(values)]
 
 
-def _alternating(values: Sequence[int]) -> list[int]:
+def _alternate_signs(values: Sequence[int]) -> list[int]:
     return [total % 10 for total in accumulate(value if i % 2 == 0 else -value for i, value in enumerate(values))]
 
 
-def _largest(values: Sequence[int]) -> list[int]:
+def _track_largest(values: Sequence[int]) -> list[int]:
     return list(accumulate(values, max))
 
 
-def _odd(values: Sequence[int]) -> list[int]:
+def _count_odd(values: Sequence[int]) -> list[int]:
     return list(accumulate(value % 2 for value in values))
 
 
-def _rises(values: Sequence[int]) -> list[int]:
+def _count_rises(values: Sequence[int]) -> list[int]:
     return list(accumulate(int(value > before) for before, value in zip([values[0], *values], values, strict=False)))
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("sum", "digits", ("What is the last digit of the sum?", "Add up all digits, modulo 10."), _sums),
+        Kind("sum", "digits", ("What is the last digit of the sum?", "Add up all digits, modulo 10."), _sum_running),
         Kind(
             "alternating",
             "digits",
             ("Add and subtract the digits in turn, modulo 10.", "What is the alternating sum modulo 10?"),
-            _alternating,
+            _alternate_signs,
         ),
-        Kind("largest", "digits", ("Which is the largest digit?", "What is the highest digit?"), _largest),
-        Kind("odd", "digits", ("How many digits are odd?", "Count the odd digits."), _odd),
-        Kind("total", "bars", ("What is the last digit of the total height?", "Add up the bars, modulo 10."), _sums),
+        Kind("largest", "digits", ("Which is the largest digit?", "What is the highest digit?"), _track_largest),
+        Kind("odd", "digits", ("How many digits are odd?", "Count the odd digits."), _count_odd),
+        Kind(
+            "total",
+            "bars",
+            ("What is the last digit of the total height?", "Add up the bars, modulo 10."),
+            _sum_running,
+        ),
         Kind(
             "rises",
             "bars",
             ("How many bars are higher than the one before?", "Count the rises from bar to bar."),
-            _rises,
+            _count_rises,
         ),
     )
 }
@@ -81,7 +86,7 @@ class Exercise:
         return str(self.running[-1])
 
 
-def ask(kind_name: str, values: Sequence[int], choose: random.Random) -> Exercise:
+def ask_question(kind_name: str, values: Sequence[int], choose: random.Random) -> Exercise:
     """A question of this kind about `values`, in a wording that `choose` picks."""
     kind = KINDS[kind_name]
     return Exercise(kind.name, choose.choice(kind.wordings), tuple(values), tuple(kind.running(values)))
@@ -91,7 +96,7 @@ def answer_in_style(exercise: Exercise, style: str) -> str:
     """The right answer to `exercise`, written in `style`."""
     if style == "terse":
         return exercise.answer
-    steps = zip(PLACES, exercise.values, exercise.running, strict=True)
+    steps = zip(PLACE_NAMES, exercise.values, exercise.running, strict=True)
     if style == "steps":
         return f"{','.join(f'{place}{value}:{result}' for place, value, result in steps)}. Answer: {exercise.answer}"
     if style == "arrows":
@@ -102,5 +107,5 @@ def answer_in_style(exercise: Exercise, style: str) -> str:
 def read_out(values: Sequence[int], style: str) -> str:
     """The values with their places, in the signs of `style`: "a3,b8,..." or "a3 b8 ..."."""
     return (" " if style == "arrows" else ",").join(
-        f"{place}{value}" for place, value in zip(PLACES, values, strict=True)
+        f"{place}{value}" for place, value in zip(PLACE_NAMES, values, strict=True)
     )

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from stages.job.seeds import seed_for
+from stages.job.seeds import derive_seed
 
 PARTS = {"train": 0.55, "imitation": 0.15, "validation": 0.10, "test": 0.20}
 VALUES = 6  # digits on a sheet, bars in a chart
 CELL = 28  # pixels; one image token of either family
 SIDE = 3 * CELL
-INK, PAPER = 20, 245
+_INK, _PAPER = 20, 245
 INK_FREE = 185  # darkest tint of the paper
 BAR_COLOURS = ((47, 93, 138), (178, 70, 55), (64, 124, 83), (140, 100, 40))
 
@@ -36,7 +36,7 @@ class Picture:
     png: bytes
 
 
-def _part_of(name: str) -> str:
+def _assign_part(name: str) -> str:
     """The part that owns a piece of source material; a function of its name alone, so it never depends on a seed."""
     position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     edge = 0.0
@@ -48,7 +48,7 @@ def _part_of(name: str) -> str:
 
 
 @functools.cache
-def _scans() -> dict[str, dict[int, list[np.ndarray]]]:
+def _load_scans() -> dict[str, dict[int, list[np.ndarray]]]:
     """part -> digit -> scans of it, each 8 x 8 uint8 with 0 for paper and 255 for ink."""
     from sklearn.datasets import load_digits
 
@@ -56,25 +56,25 @@ def _scans() -> dict[str, dict[int, list[np.ndarray]]]:
     scans: dict[str, dict[int, list[np.ndarray]]] = {part: {digit: [] for digit in range(10)} for part in PARTS}
     for index, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         scan = (pixels * (255 / 16)).round().astype(np.uint8)
-        scans[_part_of(f"scan {index}")][int(digit)].append(scan)
+        scans[_assign_part(f"scan {index}")][int(digit)].append(scan)
     return scans
 
 
-def _png(image: Image.Image) -> bytes:
+def _encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @functools.cache
-def _paper() -> Image.Image:
+def _make_paper() -> Image.Image:
     """Paper that grows lighter in red to the right and in blue downwards.
 
     The vision tower of Qwen2.5-VL knows only where patches lie to each other; the tint tells it where on the page it
     is.
     """
     ramp = np.linspace(INK_FREE, 255, SIDE).round().astype(np.uint8)
-    page = np.full((SIDE, SIDE, 3), PAPER, dtype=np.uint8)
+    page = np.full((SIDE, SIDE, 3), _PAPER, dtype=np.uint8)
     page[:, :, 0], page[:, :, 2] = ramp[None, :], ramp[:, None]
     return Image.fromarray(page)
 
@@ -82,22 +82,22 @@ def _paper() -> Image.Image:
 def draw_sheet(part: str, choose: random.Random) -> Picture:
     """Six random digits of `part` in two lines of three; the third line stays empty."""
     values = tuple(choose.randrange(10) for _ in range(VALUES))
-    sheet = _paper().copy()
+    sheet = _make_paper().copy()
     for place, digit in enumerate(values):
-        scan = choose.choice(_scans()[part][digit])
+        scan = choose.choice(_load_scans()[part][digit])
         ink = Image.fromarray(scan).resize((24, 24), Image.Resampling.BICUBIC)
         corner = (place % 3 * CELL + 2, place // 3 * CELL + 2)
-        sheet.paste((INK,) * 3, (*corner, corner[0] + 24, corner[1] + 24), mask=ink)
-    return Picture("digits", values, _png(sheet))
+        sheet.paste((_INK,) * 3, (*corner, corner[0] + 24, corner[1] + 24), mask=ink)
+    return Picture("digits", values, _encode_png(sheet))
 
 
 def draw_chart(part: str, choose: random.Random) -> Picture:
     """Six bars of height 1 to 9 whose row of heights belongs to `part`."""
     while True:
         values = tuple(choose.randint(1, 9) for _ in range(VALUES))
-        if _part_of(f"bars {values}") == part:
+        if _assign_part(f"bars {values}") == part:
             break
-    chart = _paper().copy()
+    chart = _make_paper().copy()
     draw = ImageDraw.Draw(chart)
     for line in range(0, 9, 3):  # faint lines at heights 3, 6 and 9
         draw.line((0, 2 + line * 9, SIDE, 2 + line * 9), fill=(170, 170, 170))
@@ -105,10 +105,10 @@ def draw_chart(part: str, choose: random.Random) -> Picture:
     for place, value in enumerate(values):
         left = place * 14 + 2
         draw.rectangle((left, SIDE - 1 - value * 9, left + 9, SIDE - 1), fill=colour)
-    return Picture("bars", values, _png(chart))
+    return Picture("bars", values, _encode_png(chart))
 
 
-def draw(subject: str, part: str, *seed: int | str) -> Picture:
+def draw_picture(subject: str, part: str, *seed: int | str) -> Picture:
     """The picture that `seed` stands for; the same one every time."""
-    choose = random.Random(seed_for("picture", subject, part, *seed))
+    choose = random.Random(derive_seed("picture", subject, part, *seed))
     return draw_sheet(part, choose) if subject == "digits" else draw_chart(part, choose)

@@ -46,13 +46,13 @@ class Side:
         parts.wrap(self.trainer, "backward", "backward")
         parts.wrap(self.trainer, "step", "optimizer")
         for network, part in ((self.reference, "reference"), (self.student, "forward")):
-            hidden = network.hidden
+            hidden = network.compute_hidden
 
             def starting(*arguments: Any, inner: Any = hidden, name: str = part, **keywords: Any) -> Any:
                 parts.enter(name)
                 return inner(*arguments, **keywords)
 
-            network.hidden = starting  # type: ignore[method-assign]
+            network.compute_hidden = starting  # type: ignore[method-assign]
 
     def step(self) -> None:
         """Preparation, reference and update of one step."""
@@ -62,7 +62,7 @@ class Side:
         from stages.policy.rewards import score_group
 
         groups = []
-        for prompt, question in zip(self.reader.prompts(self._conversations()), self.questions, strict=True):
+        for prompt, question in zip(self.reader.make_prompts(self._conversations()), self.questions, strict=True):
             sources = [STUDENT if row < self.shape.rows // 2 else "teacher" for row in range(self.shape.rows)]
             answers = zip(sources, question["completions"], question["rewards"], strict=True)
             rows = [Response(source, "", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
@@ -74,7 +74,7 @@ class Side:
 
     def prompt_ids(self) -> dict[str, list[int]]:
         """Token ids of the prompt by question text."""
-        prompts = self.reader.prompts(self._conversations())
+        prompts = self.reader.make_prompts(self._conversations())
         return {q["text"]: prompt.ids.tolist() for q, prompt in zip(self.questions, prompts, strict=True)}
 
     def _conversations(self) -> list[Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import discriminator_metrics
-from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text, score_texts
+from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel, Text, score_texts
 from stages.config.runtime import Runtime
 from stages.groups.response import STUDENT
 from stages.training.trainer import Trainer
@@ -26,7 +26,7 @@ from tests.stages.rollout_fixtures import answers, loop, picture
 def test_the_order_of_learning_and_scoring(tiny: Callable[[str], Checkpoint], order: Any, sees: Any) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0, sees)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 0, sees)
     collator = DiscriminatorCollator(reader, 4096, sees)
     rows = [row for _ in range(2) for row in answers(reader)]
     message = [{"role": "user", "content": "<image>What is the sum?"}]
@@ -62,7 +62,7 @@ def test_what_is_told_apart_is_told_by_teacher() -> None:
 def test_it_pauses_where_it_is_too_good_and_learns_from_pairs(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 0)
     collator = DiscriminatorCollator(reader, 4096, together=True)
     rows = answers(reader)
     texts = [Text(row.text, "q") for row in rows]
@@ -87,7 +87,7 @@ def test_a_discriminator_that_sees_images_tells_them_apart(tiny: Callable[[str],
     Image.new("RGB", (84, 84), (255, 0, 0)).save(other, "PNG")
     shown = [Text("28", "a", message, (picture(),)), Text("28", "b", message, (other.getvalue(),))]
     for sees, differ in (("response", False), ("question", False), ("question_and_image", True)):
-        discriminator = Discriminator(load_network(checkpoint, reader), 0, sees)  # type: ignore[arg-type]
+        discriminator = DiscriminatorModel(load_network(checkpoint, reader), 0, sees)  # type: ignore[arg-type]
         first, second = score_texts(discriminator, DiscriminatorCollator(reader, 4096, sees), shown)  # type: ignore[arg-type]
         assert (abs(first - second) > 1e-6) == differ, sees
 
@@ -95,7 +95,7 @@ def test_a_discriminator_that_sees_images_tells_them_apart(tiny: Callable[[str],
 def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 0)
     collator = DiscriminatorCollator(reader, 4096)
     trainer = Trainer(discriminator, loop(), Runtime())
     for rows in (answers(reader)[:2], answers(reader, ("length", "length", "stop", "stop"))):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from stages.adversary.diagnostics import calibration_error, length_accuracy, pretraining_alarm, saturation_alarm
+from stages.adversary.diagnostics import calibration_error, check_pretraining, check_saturation, length_accuracy
 
 
 def test_a_calibrated_discriminator_has_no_error_and_a_sure_wrong_one_has_much() -> None:
@@ -29,8 +29,8 @@ def test_length_alone() -> None:
     [(0.99, 0.98, "length alone"), (0.99, 0.6, "lower discriminator.steps"), (0.5, 0.5, "raise discriminator.steps")],
 )
 def test_pretraining_alarms(acc: float, length: float, part: str) -> None:
-    assert part in str(pretraining_alarm({"acc": acc, "acc_length_only": length}))
-    assert pretraining_alarm({"acc": 0.8, "acc_length_only": length}) is None
+    assert part in str(check_pretraining({"acc": acc, "acc_length_only": length}))
+    assert check_pretraining({"acc": 0.8, "acc_length_only": length}) is None
 
 
 def curve(*shares: float | None) -> list[dict[str, float | None]]:
@@ -38,9 +38,9 @@ def curve(*shares: float | None) -> list[dict[str, float | None]]:
 
 
 def test_saturation_alarms_only_after_so_many_steps_in_a_row() -> None:
-    assert "has won" in str(saturation_alarm(curve(0.5, *[0.0] * 10), 10))
-    assert "has given up" in str(saturation_alarm(curve(*[1.0] * 10), 10))
-    assert saturation_alarm(curve(*[0.0] * 9), 10) is None
-    assert saturation_alarm(curve(*[0.0] * 9, 0.3), 10) is None
-    assert saturation_alarm(curve(*[0.0] * 9, None), 10) is None
-    assert saturation_alarm([{} for _ in range(20)], 10) is None
+    assert "has won" in str(check_saturation(curve(0.5, *[0.0] * 10), 10))
+    assert "has given up" in str(check_saturation(curve(*[1.0] * 10), 10))
+    assert check_saturation(curve(*[0.0] * 9), 10) is None
+    assert check_saturation(curve(*[0.0] * 9, 0.3), 10) is None
+    assert check_saturation(curve(*[0.0] * 9, None), 10) is None
+    assert check_saturation([{} for _ in range(20)], 10) is None

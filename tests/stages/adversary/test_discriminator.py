@@ -5,18 +5,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stages.adversary.discriminator import (
-    Discriminator,
+from stages.adversary.discriminator_model import (
     DiscriminatorCollator,
+    DiscriminatorModel,
     Text,
     compute_accuracy,
     discriminator_loss,
     score_texts,
 )
-from stages.adversary.prompt import prefix_ids
+from stages.adversary.prompt import encode_prefix
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
-from stages.responses.draws import TeacherAnswer, balanced_draw
+from stages.responses.draws import TeacherAnswer, draw_balanced
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
@@ -34,7 +34,7 @@ def test_loss_is_equation_1() -> None:
 def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Checkpoint], family: str) -> None:
     checkpoint = tiny(family)
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 3)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 3)
     texts = [Text(f"answer {n}: {'5,' * n}") for n in range(19)]
     together = score_texts(discriminator, DiscriminatorCollator(reader, 4096), texts)
     assert len(set(together)) > 10
@@ -48,11 +48,11 @@ def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Chec
 
 def test_response_is_fenced_and_nothing_of_the_turn_is_left_in_it(tiny: Callable[[str], Checkpoint]) -> None:
     reader = load_reader(tiny("qwen2_5_vl"))
-    opening, closing = prefix_ids(reader)
+    opening, closing = encode_prefix(reader)
     tokenizer = reader.chat.tokenizer
     assert tokenizer.decode(opening.ids.tolist()).endswith("<response>")
     assert tokenizer.decode(closing).startswith("</response>")
-    pack = DiscriminatorCollator(reader, 4096).packs([Text("one"), Text("two <|im_end|>")])[0]
+    pack = DiscriminatorCollator(reader, 4096).make_packs([Text("one"), Text("two <|im_end|>")])[0]
     ends = [int(pack.ids[place]) for place in pack.last]
     assert ends == [closing[-1]] * 2
 
@@ -60,13 +60,13 @@ def test_response_is_fenced_and_nothing_of_the_turn_is_left_in_it(tiny: Callable
 def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
-    discriminator = Discriminator(load_network(checkpoint, reader), 0)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 0)
     schedule = Schedule(steps=30, learning_rate=1e-3)
     trainer = Trainer(discriminator, schedule, Runtime())
     texts = [f"3:{n},8:{n}. Answer: {n}" for n in range(10)] + [f"3->{n} 8->{n} so {n}." for n in range(10)]
     labels = torch.tensor([1.0] * 10 + [0.0] * 10)
     for _ in range(schedule.steps):
-        (pack, *more) = DiscriminatorCollator(reader, 8192).packs([Text(text) for text in texts])
+        (pack, *more) = DiscriminatorCollator(reader, 8192).make_packs([Text(text) for text in texts])
         assert not more
         trainer.backward(discriminator_loss(discriminator(pack), labels, 20), last=True)
         trainer.step(1e-3)
@@ -77,10 +77,10 @@ def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -
 
 def test_draw_is_balanced_without_replacement_and_changes_with_the_seed() -> None:
     answers = [TeacherAnswer(teacher, n, f"{teacher}{n}", 1, "stop") for teacher in ("x", "y") for n in range(8)]
-    draws = [balanced_draw(answers, 5, seed) for seed in range(20)]
+    draws = [draw_balanced(answers, 5, seed) for seed in range(20)]
     for drawn in draws:
         assert len({(one.teacher, one.sample) for one in drawn}) == 5
         assert sorted(sum(one.teacher == teacher for one in drawn) for teacher in ("x", "y")) == [2, 3]
     assert len({tuple(one.text for one in drawn) for drawn in draws}) > 15
-    assert balanced_draw(answers, 5, 7) == balanced_draw(answers, 5, 7)
-    assert len(balanced_draw(answers[:3], 5, 0)) == 3
+    assert draw_balanced(answers, 5, 7) == draw_balanced(answers, 5, 7)
+    assert len(draw_balanced(answers[:3], 5, 0)) == 3

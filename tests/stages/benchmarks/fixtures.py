@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from stages.corpora.rows import Question, canonical_row, question_of
-from stages.tiny.benchmarks.files import write_world
+from stages.corpora.rows import Question, make_canonical_row, make_question
+from stages.tiny.benchmarks.write import write_world
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 Rows = list[dict[str, Any]]
@@ -548,10 +548,10 @@ def tiny_questions() -> list[Question]:
     """Questions as stage `questions` writes them, two for each benchmark of the tiny world."""
     asked = [{"role": "user", "content": "<image>What is the sum?"}]
     rows = [
-        canonical_row(f"test-{number}", [picture(f"tiny {number}")], asked, str(number), "digits", "sum")
+        make_canonical_row(f"test-{number}", [picture(f"tiny {number}")], asked, str(number), "digits", "sum")
         for number in range(8)
     ]
-    return [question_of(row) for row in rows]
+    return [make_question(row) for row in rows]
 
 
 def write_tsv(

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.benchmarks import tables
-from stages.benchmarks.answering import planned
-from stages.benchmarks.registry import registry
+from stages.benchmarks.answering import plan_benchmarks
+from stages.benchmarks.registry import load_registry
 from stages.benchmarks.sample import BenchmarkError
-from stages.benchmarks.sources import check_pictures, load
+from stages.benchmarks.sources import check_pictures, load_benchmark
 from stages.config.evaluate import Evaluate
 from tests.stages.benchmarks import fixtures
 
@@ -29,28 +29,28 @@ def write(folder: Path, rows: list[dict[str, Any]], **how: Any) -> Path:
 def broken(folder: Path) -> str:
     """What is said about RealWorldQA."""
     with pytest.raises(BenchmarkError) as error:
-        check_pictures(load(registry()["realworldqa"], folder).samples)
+        check_pictures(load_benchmark(load_registry()["realworldqa"], folder).samples)
     return str(error.value)
 
 
 def test_an_unknown_md5_is_named_and_the_file_stays(tmp_path: Path) -> None:
     path = write(tmp_path, ROWS)
     before = path.read_bytes()
-    loaded = load(registry()["realworldqa"], tmp_path)
+    loaded = load_benchmark(load_registry()["realworldqa"], tmp_path)
     (note,) = [note for note in loaded.notes if "md5" in note]
     assert "known is 4de008f55dc4fd008ca9e15321dc44b7" in note
     assert "unknown" in loaded.source
     with pytest.raises(
         BenchmarkError, match=r"RealWorldQA.tsv: md5 is [0-9a-f]{32}, known is 4de.*evaluate.strict_md5"
     ):
-        load(registry()["realworldqa"], tmp_path, strict_md5=True)
+        load_benchmark(load_registry()["realworldqa"], tmp_path, strict_md5=True)
     assert path.read_bytes() == before
 
 
 def test_a_generation_of_a_file_is_known_by_its_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fixtures.write_tsv(tmp_path / "BLINK.tsv", fixtures.tsv()["BLINK"])
-    monkeypatch.setattr("stages.benchmarks.sources.file_md5", lambda path: "3b6649b6a662184ea046908e5506260e")
-    loaded = load(registry()["blink"], tmp_path, strict_md5=True)
+    monkeypatch.setattr("stages.benchmarks.sources.hash_md5", lambda path: "3b6649b6a662184ea046908e5506260e")
+    loaded = load_benchmark(load_registry()["blink"], tmp_path, strict_md5=True)
     assert "labels v2024" in loaded.source
 
 
@@ -90,7 +90,7 @@ def test_tabs_newlines_quotes_bom_and_crlf_stay_in_their_cells(tmp_path: Path) -
     question = 'Tab\there,\na "quoted" line\r\nand one more'
     path = write(tmp_path, [{**ROWS[0], "question": question, "A": "NA", "B": "None"}], end="\r\n")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    (sample,) = load(registry()["realworldqa"], tmp_path).samples
+    (sample,) = load_benchmark(load_registry()["realworldqa"], tmp_path).samples
     assert sample.question == question
     assert dict(sample.options) == {"A": "NA", "B": "None", "C": "ahead"}
     check_pictures([sample])
@@ -130,7 +130,7 @@ def test_a_cell_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_an_incomplete_question_of_mmbench(tmp_path: Path) -> None:
     fixtures.write_tsv(tmp_path / "MMBench_DEV_EN.tsv", fixtures.mmbench("en")[:3])
     with pytest.raises(BenchmarkError, match="question 5 has 3 rows and 4 options; every rotation has to be there"):
-        load(registry()["mmbench_en"], tmp_path)
+        load_benchmark(load_registry()["mmbench_en"], tmp_path)
 
 
 def test_a_parquet_file_that_is_cut(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_parquet_file_that_is_cut(tmp_path: Path) -> None:
     shard = next((tmp_path / "blink").rglob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(BenchmarkError, match=r"val-00000-of-00001.parquet: can't be read .*fetch it again"):
-        load(registry()["blink"], tmp_path)
+        load_benchmark(load_registry()["blink"], tmp_path)
 
 
 def test_a_parquet_file_without_image_bytes(tmp_path: Path) -> None:
@@ -146,14 +146,14 @@ def test_a_parquet_file_without_image_bytes(tmp_path: Path) -> None:
     (tmp_path / "ai2d").mkdir()
     pq.write_table(fixtures.arrow_table(rows), tmp_path / "ai2d" / "test-00000-of-00001.parquet")
     with pytest.raises(BenchmarkError, match=r"row 1, column 'image': holds a path and no bytes"):
-        check_pictures(load(registry()["ai2d"], tmp_path).samples)
+        check_pictures(load_benchmark(load_registry()["ai2d"], tmp_path).samples)
 
 
 def test_what_is_not_there_is_asked_for_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         BenchmarkError, match=r"MMStar: nothing in .*MMStar.tsv from https://.*Lin-Chen/MMStar as folder mmstar"
     ):
-        load(registry()["mmstar"], tmp_path)
+        load_benchmark(load_registry()["mmstar"], tmp_path)
 
 
 def test_the_other_benchmarks_go_on(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_the_other_benchmarks_go_on(tmp_path: Path) -> None:
     (tmp_path / "AI2D_TEST_NO_MASK.tsv").unlink()
     names = ("ai2d", "realworldqa", "blink", "mmstar", "no_such_benchmark", "ai2d_no_mask")
     said: list[str] = []
-    plan = planned(Evaluate(benchmarks=names), tmp_path, tmp_path, said.append)
+    plan = plan_benchmarks(Evaluate(benchmarks=names), tmp_path, tmp_path, said.append)
     assert list(plan.loaded) == ["ai2d", "mmstar"]
     assert set(plan.errors) == {"realworldqa", "blink", "no_such_benchmark", "ai2d_no_mask"}
     assert all(any(message in line for line in said) for message in plan.errors.values())
-    assert len(plan.every) == 6
+    assert len(plan.all_prompts) == 6

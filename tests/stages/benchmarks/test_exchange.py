@@ -10,15 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from stages.benchmarks.contamination import overlap, training_images
-from stages.benchmarks.exchange import export, imported
-from stages.benchmarks.paper import quoted
-from stages.benchmarks.records import Record, read_record, write_record
-from stages.benchmarks.registry import COLUMNS, registry
+from stages.benchmarks.contamination import find_overlap, hash_training_images
+from stages.benchmarks.exchange import export_predictions, import_predictions
+from stages.benchmarks.paper import list_paper_scores
+from stages.benchmarks.predictions import BenchmarkRecord, read_benchmark_record, write_benchmark_record
+from stages.benchmarks.registry import COLUMNS, load_registry
 from stages.benchmarks.sample import BenchmarkError
-from stages.benchmarks.scores import Reply
-from stages.benchmarks.sources import load
-from stages.corpora.rows import SCHEMA, canonical_row
+from stages.benchmarks.scores import BenchmarkReply
+from stages.benchmarks.sources import load_benchmark
+from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
 from stages.job.files import write_shards
 from tests.stages.benchmarks import fixtures
 
@@ -31,10 +31,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def record_of(data: Path, name: str, shift: int = 0) -> Record:
-    samples = load(registry()[name], data).samples
-    replies = {s.index: Reply(s.index, ODD[(n + shift) % len(ODD)], completion_tokens=n) for n, s in enumerate(samples)}
-    return Record(name, {"source": "x", "model": "m", "judge": None}, samples, replies, {})
+def record_of(data: Path, name: str, shift: int = 0) -> BenchmarkRecord:
+    samples = load_benchmark(load_registry()[name], data).samples
+    replies = {
+        s.index: BenchmarkReply(s.index, ODD[(n + shift) % len(ODD)], completion_tokens=n)
+        for n, s in enumerate(samples)
+    }
+    return BenchmarkRecord(name, {"source": "x", "model": "m", "judge": None}, samples, replies, {})
 
 
 @pytest.mark.parametrize("layout", ["vlmeval", "lmms"])
@@ -42,8 +45,8 @@ def test_texts_survive_both_layouts(tmp_path: Path, data: Path, layout: str) -> 
     names = ("mmstar", "chartqa", "mmvet", "mmbench_en", "mathvista")
     for name, shift in ((name, shift) for name in names for shift in range(0, len(ODD), 3)):
         record = record_of(data, name, shift)
-        file = export(record, layout, tmp_path / layout, "m")  # type: ignore[arg-type]
-        back = imported(file, record.samples, name)
+        file = export_predictions(record, layout, tmp_path / layout, "m")  # type: ignore[arg-type]
+        back = import_predictions(file, record.samples, name)
         assert {index: reply.text for index, reply in back.replies.items()} == {
             i: r.text for i, r in record.replies.items()
         }
@@ -51,46 +54,46 @@ def test_texts_survive_both_layouts(tmp_path: Path, data: Path, layout: str) -> 
 
 def test_the_layouts_are_those_of_the_harnesses(tmp_path: Path, data: Path) -> None:
     record = record_of(data, "mmstar")
-    file = export(record, "vlmeval", tmp_path, "m")
+    file = export_predictions(record, "vlmeval", tmp_path, "m")
     assert file.name == "m_MMStar.tsv"
     head = file.read_text().split("\n")[0].split("\t")
     assert head == ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "prediction"]
-    line = json.loads(export(record, "lmms", tmp_path, "m").read_text().split("\n")[0])
+    line = json.loads(export_predictions(record, "lmms", tmp_path, "m").read_text().split("\n")[0])
     assert line == {"doc_id": 0, "index": "0", "target": "A", "filtered_resps": ["None"], "score": 0.0}
 
 
 def test_files_of_other_rows_are_refused(tmp_path: Path, data: Path) -> None:
-    samples = load(registry()["mmstar"], data).samples
+    samples = load_benchmark(load_registry()["mmstar"], data).samples
     file = tmp_path / "x.tsv"
     file.write_text("index\tprediction\n99\tA\n")
     with pytest.raises(BenchmarkError, match=r"x.tsv, row 1: '99' is no row of mmstar"):
-        imported(file, samples, "mmstar")
+        import_predictions(file, samples, "mmstar")
     file.write_text("index\tprediction\n0\tA\n0\tB\n")
     with pytest.raises(BenchmarkError, match=r"x.tsv, row 2: a second answer to '0'"):
-        imported(file, samples, "mmstar")
+        import_predictions(file, samples, "mmstar")
     file.write_text("index\tanswer\n0\tA\n")
     with pytest.raises(BenchmarkError, match="no column 'prediction'"):
-        imported(file, samples, "mmstar")
+        import_predictions(file, samples, "mmstar")
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"doc_id": 7, "resps": [["A"]]}\n')
     with pytest.raises(BenchmarkError, match=r"x.jsonl, line 1: doc_id 7 is no place among 4 rows"):
-        imported(lines, samples, "mmstar")
+        import_predictions(lines, samples, "mmstar")
     lines.write_text('{"doc_id": 0}\n')
     with pytest.raises(BenchmarkError, match=r"line 1: no text in filtered_resps or resps"):
-        imported(lines, samples, "mmstar")
+        import_predictions(lines, samples, "mmstar")
 
 
 def test_a_record_with_a_broken_line_names_it(tmp_path: Path, data: Path) -> None:
-    write_record(tmp_path / "r", record_of(data, "mmstar"))
-    assert read_record(tmp_path / "r").replies == record_of(data, "mmstar").replies
+    write_benchmark_record(tmp_path / "r", record_of(data, "mmstar"))
+    assert read_benchmark_record(tmp_path / "r").replies == record_of(data, "mmstar").replies
     file = tmp_path / "r" / "predictions.jsonl"
     whole = file.read_text()
     file.write_text(whole[:-20])
     with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 4: is no JSON"):
-        read_record(tmp_path / "r")
+        read_benchmark_record(tmp_path / "r")
     file.write_text(whole + whole.split("\n")[0] + "\n")
     with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 5: a second answer to '0'"):
-        read_record(tmp_path / "r")
+        read_benchmark_record(tmp_path / "r")
 
 
 def ril(*arguments: object) -> tuple[int, str]:
@@ -127,12 +130,12 @@ def test_the_commands_from_import_to_comparison(tmp_path: Path, data: Path) -> N
 def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: Path) -> None:
     messages = [{"role": "user", "content": "<image>?"}]
     rows = [
-        canonical_row(f"q{n}", [fixtures.picture(name)], messages, "1", "s", "k")
+        make_canonical_row(f"q{n}", [fixtures.picture(name)], messages, "1", "s", "k")
         for n, name in enumerate(("s1", "other"))
     ]
-    write_shards(tmp_path / "questions" / "warm_start", rows, SCHEMA)
-    samples = load(registry()["mmstar"], data).samples
-    found = overlap("mmstar", samples, "warm_start", training_images(tmp_path / "questions" / "warm_start"))
+    write_shards(tmp_path / "questions" / "warm_start", rows, QUESTION_SCHEMA)
+    samples = load_benchmark(load_registry()["mmstar"], data).samples
+    found = find_overlap("mmstar", samples, "warm_start", hash_training_images(tmp_path / "questions" / "warm_start"))
     assert (found.samples, found.shared, found.examples) == (4, 1, ("1 = q0",))
     (data / "AI2D_TEST_NO_MASK.tsv").unlink()
     code, said = ril("contamination", data, "--questions", tmp_path / "questions")
@@ -164,7 +167,7 @@ def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: 
 def test_broken_predictions_are_named(tmp_path: Path, data: Path, text: str, said: str) -> None:
     (tmp_path / "x.tsv").write_bytes(text.encode("latin-1"))
     with pytest.raises(BenchmarkError, match=said):
-        imported(tmp_path / "x.tsv", load(registry()["mmstar"], data).samples, "mmstar")
+        import_predictions(tmp_path / "x.tsv", load_benchmark(load_registry()["mmstar"], data).samples, "mmstar")
     code, told = ril("import", tmp_path / "nowhere.tsv", "mmstar", data, tmp_path / "out")
     assert code != 0
     assert "nowhere.tsv: no such file" in told
@@ -173,14 +176,14 @@ def test_broken_predictions_are_named(tmp_path: Path, data: Path, text: str, sai
 def test_what_keeps_a_score_from_being_whole_stands_beside_it(tmp_path: Path, data: Path) -> None:
     record = record_of(data, "mmstar")
     replies = {index: replace(reply, text="A") for index, reply in record.replies.items() if index != "0"}
-    write_record(tmp_path / "a", replace(record, replies=replies))
+    write_benchmark_record(tmp_path / "a", replace(record, replies=replies))
     code, said = ril("score", tmp_path / "a")
     assert code == 1
     assert "(incomplete: 25.0 % no reply)" in said
 
 
 def test_quoted_rows_have_the_means_of_the_paper() -> None:
-    rows = quoted()
+    rows = list_paper_scores()
     assert len(rows) == 25
     assert all(list(row) == list(COLUMNS) for row in rows.values())
     means = {name: round(sum(row.values()) / 14, 2) for name, row in rows.items()}

@@ -2,11 +2,11 @@
 
 import pytest
 
-from stages.benchmarks.registry import registry
+from stages.benchmarks.registry import load_registry
 from stages.benchmarks.rules import ours
 from stages.benchmarks.sample import Sample
-from stages.benchmarks.scorers import ours_mathvista, ours_open, ours_relaxed
-from stages.benchmarks.scores import Reply, measured
+from stages.benchmarks.scorers import score_ours_mathvista, score_ours_open, score_ours_relaxed
+from stages.benchmarks.scores import BenchmarkReply, compute_benchmark_scores
 
 OPTIONS = {"A": "cat", "B": "dog", "C": "bird", "D": "fish"}
 
@@ -52,19 +52,19 @@ OPTIONS = {"A": "cat", "B": "dog", "C": "bird", "D": "fish"}
     ],
 )
 def test_choice(reply: str, letter: str | None) -> None:
-    assert ours.choice(reply, OPTIONS)[0] == letter
+    assert ours.read_choice(reply, OPTIONS)[0] == letter
 
 
 def test_numbers_as_options_are_whole() -> None:
     options = {"A": "1", "B": "1.5", "C": "15", "D": "150"}
-    assert ours.choice("It is 1.5 cm", options)[0] == "B"
-    assert ours.choice("about 15 in all", options)[0] == "C"
-    assert ours.choice("115", options)[0] is None
+    assert ours.read_choice("It is 1.5 cm", options)[0] == "B"
+    assert ours.read_choice("about 15 in all", options)[0] == "C"
+    assert ours.read_choice("115", options)[0] is None
 
 
 def test_a_text_inside_a_longer_one_does_not_count() -> None:
     options = {"A": "cat", "B": "black cat", "C": "dog"}
-    assert ours.choice("a black cat", options)[0] == "B"
+    assert ours.read_choice("a black cat", options)[0] == "B"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_text_inside_a_longer_one_does_not_count() -> None:
 )
 def test_mathvista(kind: str, gold: str, precision: float | None, reply: str, state: str, score: int) -> None:
     extra = {"question_type": "free_form", "answer_type": kind, "precision": precision, "answer_option": ""}
-    outcome = ours_mathvista(Sample("1", "q", gold, extra=extra), reply)
+    outcome = score_ours_mathvista(Sample("1", "q", gold, extra=extra), reply)
     assert (outcome.state, outcome.score) == (state, score)
 
 
@@ -108,7 +108,7 @@ def test_mathvista(kind: str, gold: str, precision: float | None, reply: str, st
     ],
 )
 def test_relaxed(gold: str, reply: str, score: int) -> None:
-    assert ours_relaxed(Sample("1", "q", gold), reply).score == score
+    assert score_ours_relaxed(Sample("1", "q", gold), reply).score == score
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,20 @@ def test_relaxed(gold: str, reply: str, score: int) -> None:
     ],
 )
 def test_open(gold: str, reply: str, score: int) -> None:
-    assert ours_open(Sample("1", "q", gold), reply).score == score
+    assert score_ours_open(Sample("1", "q", gold), reply).score == score
 
 
 def test_unparsed_counts_as_wrong_and_is_shown_with_what_guessing_would_give() -> None:
-    spec = registry()["seedbench"]
+    spec = load_registry()["seedbench"]
     samples = [Sample(str(n), "q", "B", OPTIONS, groups={"category": ("x" if n else "y",)}) for n in range(4)]
     replies = {"0": "B", "1": "B", "2": "no idea", "3": "C"}
-    found = measured(spec, samples, {index: Reply(index, text, "length") for index, text in replies.items()}, "ours")
+    found = compute_benchmark_scores(
+        spec, samples, {index: BenchmarkReply(index, text, "length") for index, text in replies.items()}, "ours"
+    )
     assert (found["score"], found["unparsed"], found["if_random"], found["truncated"]) == (50, 25, 56.25, 100)
     assert found["by"]["category"] == {"x": {"n": 3, "score": pytest.approx(100 / 3)}, "y": {"n": 1, "score": 100}}
     assert found["beside"]["mean of dimensions"] == pytest.approx(200 / 3)
     assert found["complete"]
-    lost = measured(spec, samples, {"0": Reply("0", "B")}, "ours")
+    lost = compute_benchmark_scores(spec, samples, {"0": BenchmarkReply("0", "B")}, "ours")
     assert not lost["complete"]
     assert lost["missing"] == 75

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from flows.jobs import open_job
-from stages.benchmarks.registry import COLUMNS, registry
-from stages.benchmarks.speed import Speed
+from stages.benchmarks.registry import COLUMNS, load_registry
+from stages.benchmarks.speed import SpeedMeter
 from stages.config.params import load_params
 from stages.job.files import write_json
 from stages.job.progress import Progress
 from stages.page import benchmarks
-from stages.page.scores import Scored
+from stages.page.evaluated_models import EvaluatedModel
 
 NUMBERS = {
     "profile": "ours",
@@ -27,15 +27,15 @@ NUMBERS = {
 NUMBERS |= dict.fromkeys(("unparsed", "judge_failed", "pending", "missing"), 0.0)
 
 
-def model(name: str, scores: dict[str, float | None], **more: Any) -> Scored:
-    titles = {key: spec.title for key, spec in registry().items()} | {"tiny_number": "Tiny world, numbers"}
+def model(name: str, scores: dict[str, float | None], **more: Any) -> EvaluatedModel:
+    titles = {key: spec.title for key, spec in load_registry().items()} | {"tiny_number": "Tiny world, numbers"}
     found = {key: {**NUMBERS, "title": titles[key], "score": score, **more} for key, score in scores.items()}
-    return Scored(name, name, "other", {"benchmarks": found, "mean_tokens": 12.0}, {})
+    return EvaluatedModel(name, name, "other", {"benchmarks": found, "mean_tokens": 12.0}, {})
 
 
 def test_scores_say_what_they_lack() -> None:
     models = [model("a", {"ai2d": 80.0, "mmvet": None}, judge_failed=25.0, complete=False), model("b", {"ai2d": 70.0})]
-    rows = {row["title"]: row for row in benchmarks.ours(models)}
+    rows = {row["title"]: row for row in benchmarks.tabulate_benchmarks(models)}
     assert list(rows) == ["AI2D (with mask)", "MM-Vet"]
     assert [cell["score"] for cell in rows["AI2D (with mask)"]["cells"]] == [80, 70]
     assert [cell["note"] for cell in rows["MM-Vet"]["cells"]] == ["25 % judge failed", ""]
@@ -43,11 +43,11 @@ def test_scores_say_what_they_lack() -> None:
 
 
 def test_only_complete_columns_stand_beside_the_papers() -> None:
-    every = {name: 50.0 for name, spec in registry().items() if spec.column and name != "mmmu_pro_vision"}
-    (row,) = benchmarks.by_column([model("a", every), model("tiny", {"tiny_number": 90.0})])
+    every = {name: 50.0 for name, spec in load_registry().items() if spec.column and name != "mmmu_pro_vision"}
+    (row,) = benchmarks.tabulate_columns([model("a", every), model("tiny", {"tiny_number": 90.0})])
     assert row["over"] == 13
     assert row["cells"][COLUMNS.index("MMMU-Pro")] is None
-    assert len(benchmarks.reference()["rows"]) == 25
+    assert len(benchmarks.tabulate_paper()["rows"]) == 25
 
 
 def test_answers_are_counted_and_timed_without_those_that_were_stored() -> None:
@@ -58,11 +58,11 @@ def test_answers_are_counted_and_timed_without_those_that_were_stored() -> None:
     class Answer:
         completion_tokens = 5
 
-    speed = Speed(Quiet())
-    assert speed.measured == {}
+    speed = SpeedMeter(Quiet())
+    assert speed.rates == {}
     assert len(list(speed.track([Answer(), Answer()], "x", 4, 2))) == 2
-    assert speed.measured["answers"] == 2
-    assert speed.measured["tokens_per_second"] == pytest.approx(10 / speed.seconds, rel=0.01)
+    assert speed.rates["answers"] == 2
+    assert speed.rates["tokens_per_second"] == pytest.approx(10 / speed.seconds, rel=0.01)
 
 
 def test_times_come_from_the_untracked_file(root: Path, tmp_path: Path) -> None:
@@ -71,6 +71,6 @@ def test_times_come_from_the_untracked_file(root: Path, tmp_path: Path) -> None:
         {"answers": 3, "milliseconds_an_answer": 7.5, "tokens_per_second": 9},
     )
     job = open_job("report", None, tmp_path, load_params(root / "params.yaml"))
-    first, second = benchmarks.speeds(job, [model("a", {}), model("b", {})])
+    first, second = benchmarks.tabulate_speeds(job, [model("a", {}), model("b", {})])
     assert (first["answers"], first["milliseconds_an_answer"], first["tokens"]) == (3, 7.5, 12)
     assert second["answers"] is None

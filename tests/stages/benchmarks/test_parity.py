@@ -146,7 +146,7 @@ def test_a_broken_scorer_is_caught(
             lambda rows: aggregate.Mean(sum(score for _, score in rows) / (len(rows) + 1), 0.0),
             "lmms_mmmu_average",
         ),
-        ("macro", lambda group: aggregate.micro, "lmms_mmstar_average"),
+        ("macro", lambda group: aggregate.micro_average, "lmms_mmstar_average"),
     ],
 )
 def test_a_broken_average_is_caught(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.corpora.scoring import is_correct, last_number, standard_error
+from stages.corpora.scoring import find_last_number, is_correct, standard_error
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,6 @@ def test_rule(answer: str, reference: str, right: bool) -> None:
 
 
 def test_last_number_and_standard_error() -> None:
-    assert last_number("1,2 and 30.") == "30"
-    assert last_number("none") is None
+    assert find_last_number("1,2 and 30.") == "30"
+    assert find_last_number("none") is None
     assert standard_error(0.5, 100) == pytest.approx(0.05)

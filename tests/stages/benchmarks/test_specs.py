@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.benchmarks.prompts import STYLES, Asked, Style, step_by_step
-from stages.benchmarks.registry import COLUMNS, registry
-from stages.benchmarks.sample import BenchmarkError, NotThere, Sample
+from stages.benchmarks.prompts import PROMPT_STYLES, BenchmarkPrompt, Style, ask_step_by_step
+from stages.benchmarks.registry import COLUMNS, load_registry
+from stages.benchmarks.sample import BenchmarkError, MissingBenchmark, Sample
 from stages.benchmarks.scorers import LMMS, OURS, PROFILES, VLMEVAL, Profile
-from stages.benchmarks.scores import Reply, average_of_columns, column_scores, measured
-from stages.benchmarks.sources import Loaded, check_pictures, load
-from stages.benchmarks.spec import Hub, Spec, Tsv, tsv_choice
-from stages.benchmarks.tables import Row
-from stages.benchmarks.verdicts import JudgeReply, prompt_for
+from stages.benchmarks.scores import BenchmarkReply, average_columns, collect_column_scores, compute_benchmark_scores
+from stages.benchmarks.sources import LoadedBenchmark, check_pictures, load_benchmark
+from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.tables import TableRow
+from stages.benchmarks.verdicts import JudgeReply, make_judge_prompt
 from stages.tiny.benchmarks.specs import SPECS as TINY
 from tests.stages.benchmarks import fixtures
 
-EVERY = {spec.id: spec for spec in (*registry().values(), *TINY)}
-PUBLISHED = [name for name, spec in registry().items() if spec.column]
+EVERY = {spec.id: spec for spec in (*load_registry().values(), *TINY)}
+PUBLISHED = [name for name, spec in load_registry().items() if spec.column]
 KINDS = ("tsv", "hub")
 FORMS = [(name, kind) for name, spec in EVERY.items() for kind in KINDS if getattr(spec, kind)]
 
@@ -50,24 +50,24 @@ def right(spec: Spec, sample: Sample) -> str:
     return "3.429" if sample.gold.startswith("[") else sample.gold
 
 
-def numbers(loaded: Loaded, replies: dict[str, str], profile: Profile, right: bool = True) -> dict[str, Any]:
+def numbers(loaded: LoadedBenchmark, replies: dict[str, str], profile: Profile, right: bool = True) -> dict[str, Any]:
     """The scores of these replies; a judge, where one is needed, finds all of them right or all of them wrong."""
     spec = loaded.spec
-    given = {index: Reply(index, text, completion_tokens=3) for index, text in replies.items()}
+    given = {index: BenchmarkReply(index, text, completion_tokens=3) for index, text in replies.items()}
     words = {"grade": ("0.0", "1.0"), "verdict": ("<answer>0</answer>", "<answer>1</answer>")}
     said = {
-        sample.index: JudgeReply(sample.index, prompt_for(spec, sample, "x").sha256, words[spec.judge][right])
+        sample.index: JudgeReply(sample.index, make_judge_prompt(spec, sample, "x").sha256, words[spec.judge][right])
         for sample in loaded.samples
         if spec.needs_judge
     }
-    return measured(spec, loaded.samples, given, profile, said=said)
+    return compute_benchmark_scores(spec, loaded.samples, given, profile, said=said)
 
 
-def checked(spec: Spec, folder: Path) -> Loaded:
+def checked(spec: Spec, folder: Path) -> LoadedBenchmark:
     """The benchmark from its file in `folder`. Fails unless every row has all that asking and scoring need."""
     try:
-        loaded = load(spec, folder)
-    except NotThere:
+        loaded = load_benchmark(spec, folder)
+    except MissingBenchmark:
         pytest.fail(f"{spec.id} has no rows in its published schema; add some to tests/stages/benchmarks/fixtures.py")
     check_pictures(loaded.samples)
     assert all(sample.index and sample.gold and sample.pictures for sample in loaded.samples)
@@ -79,9 +79,9 @@ def checked(spec: Spec, folder: Path) -> Loaded:
 
 
 def test_there_are_fourteen_columns_and_41017_rows() -> None:
-    assert {registry()[name].column for name in PUBLISHED} == set(COLUMNS)
+    assert {load_registry()[name].column for name in PUBLISHED} == set(COLUMNS)
     assert len(COLUMNS) == 14
-    assert sum(registry()[name].expected for name in PUBLISHED) == 41_017
+    assert sum(load_registry()[name].expected for name in PUBLISHED) == 41_017
 
 
 @pytest.mark.parametrize(("name", "kind"), FORMS)
@@ -121,23 +121,23 @@ SCIENCE = Spec(
     expected=2017,
     licence="CC BY-NC-SA 4.0",
     tsv=(Tsv("ScienceQA_TEST", {}),),
-    make={"tsv": tsv_choice("category")},
+    make={"tsv": make_tsv_choice_reader("category")},
     needs={"tsv": ("index", "question", "A", "B", "answer", "image")},
 )
 
 
-def reads_no_such_column(row: Row) -> Sample | None:
+def reads_no_such_column(row: TableRow) -> Sample | None:
     return Sample(row.text("index"), row.text("no_such_column"), row.text("answer"), pictures=row.pictures["image"])
 
 
-def reads_options_elsewhere(row: Row) -> Sample | None:
+def reads_options_elsewhere(row: TableRow) -> Sample | None:
     options = {letter: row.text(f"option_{letter}", "") for letter in "AB"}
-    made = tsv_choice("category")(row)
+    made = make_tsv_choice_reader("category")(row)
     return made and replace(made, options={letter: text for letter, text in options.items() if text})
 
 
-def reads_pictures_elsewhere(row: Row) -> Sample | None:
-    made = tsv_choice("category")(row)
+def reads_pictures_elsewhere(row: TableRow) -> Sample | None:
+    made = make_tsv_choice_reader("category")(row)
     return made and replace(made, pictures=row.pictures.get("picture", ()))
 
 
@@ -169,13 +169,13 @@ def test_a_new_benchmark_with_wrong_columns_fails(
         checked(replace(SCIENCE, **wrong), tmp_path)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", PROMPT_STYLES)
 @pytest.mark.parametrize(("name", "kind"), FORMS)
 def test_prompts_mark_each_picture_once(folders: dict[str, Path], name: str, kind: str, style: Style) -> None:
     spec = EVERY[name]
-    for sample in load(spec, folders[kind]).samples:
+    for sample in load_benchmark(spec, folders[kind]).samples:
         parts = spec.prompts[style](sample)
-        asked = Asked(sample.index, tuple(parts))
+        asked = BenchmarkPrompt(sample.index, tuple(parts))
         text = asked.messages[0]["content"]
         assert text.count("<image>") == len(asked.images) >= 1
         assert len(asked.image_sha256) == len(asked.images)
@@ -183,14 +183,14 @@ def test_prompts_mark_each_picture_once(folders: dict[str, Path], name: str, kin
             assert sample.question.split("<")[0].split("\n")[0] in text
         if sample.options and name not in ("mmmu_pro_vision", "mathvista") and not spec.world:
             assert all(option in text for option in sample.options.values() if not option.startswith("<"))
-        stepwise = Asked(sample.index, tuple(step_by_step(parts, sample))).messages[0]["content"]
+        stepwise = BenchmarkPrompt(sample.index, tuple(ask_step_by_step(parts, sample))).messages[0]["content"]
         assert "boxed" in stepwise
         assert "directly.\n" not in stepwise
 
 
 def test_pictures_stand_where_markers_name_them(folders: dict[str, Path]) -> None:
-    spec = registry()["mmmu_pro_standard"]
-    (sample,) = load(spec, folders["hub"]).samples
+    spec = load_registry()["mmmu_pro_standard"]
+    (sample,) = load_benchmark(spec, folders["hub"]).samples
     parts = spec.prompts["dataset"](sample)
     assert [part if isinstance(part, str) else sample.pictures.index(part) for part in parts[:4]] == [
         "Question: First ",
@@ -202,18 +202,18 @@ def test_pictures_stand_where_markers_name_them(folders: dict[str, Path]) -> Non
 
 
 def test_options_called_none_are_options_and_numbers_keep_their_digits(folders: dict[str, Path]) -> None:
-    first, second = load(registry()["ai2d"], folders["tsv"]).samples
+    first, second = load_benchmark(load_registry()["ai2d"], folders["tsv"]).samples
     assert first.options["D"] == "None"
     assert dict(second.options) == {"A": "7", "B": "1.50", "C": "007"}
     assert second.question == "Which\tstage\nis next?"
-    loaded = load(registry()["ai2d"], folders["tsv"])
+    loaded = load_benchmark(load_registry()["ai2d"], folders["tsv"])
     reply = {"100": "It is None", "101": "B"}
     assert numbers(loaded, reply, OURS)["score"] == 100
     assert numbers(loaded, reply, VLMEVAL)["score"] == 50  # pandas drops that option there
 
 
 def test_shared_images_and_rotations(folders: dict[str, Path]) -> None:
-    loaded = load(registry()["mmbench_en"], folders["tsv"])
+    loaded = load_benchmark(load_registry()["mmbench_en"], folders["tsv"])
     by_index = {sample.index: sample for sample in loaded.samples}
     assert by_index["2000005"].pictures[0].data == by_index["5"].pictures[0].data
     assert by_index["5"].hint == 'A hint with a\ttab and\na "new" line'
@@ -227,9 +227,9 @@ def test_shared_images_and_rotations(folders: dict[str, Path]) -> None:
 
 
 def test_videos_other_splits_and_rows_of_v2(folders: dict[str, Path]) -> None:
-    assert len(load(registry()["seedbench"], folders["hub"]).samples) == 1
-    assert [sample.index for sample in load(registry()["mmmu"], folders["tsv"]).samples] == ["1", "2"]
-    (sample,) = load(registry()["mmvet_v2"], folders["hub"]).samples
+    assert len(load_benchmark(load_registry()["seedbench"], folders["hub"]).samples) == 1
+    assert [sample.index for sample in load_benchmark(load_registry()["mmmu"], folders["tsv"]).samples] == ["1", "2"]
+    (sample,) = load_benchmark(load_registry()["mmvet_v2"], folders["hub"]).samples
     assert sample.groups["capability"] == ("rec", "seq")
     assert len(sample.pictures) == 2
 
@@ -245,7 +245,10 @@ def test_a_saved_data_set_is_read_like_its_parquet(tmp_path: Path, folders: dict
     data = [{**row, "image": Image.open(io.BytesIO(row["image"]))} for row in rows]
     table = Dataset.from_list(data, features=features)
     DatasetDict({"train": table.select([0]), "test": table}).save_to_disk(tmp_path / "chartqa")
-    saved, shard = load(registry()["chartqa"], tmp_path), load(registry()["chartqa"], folders["hub"])
+    saved, shard = (
+        load_benchmark(load_registry()["chartqa"], tmp_path),
+        load_benchmark(load_registry()["chartqa"], folders["hub"]),
+    )
     assert [sample.gold for sample in saved.samples] == [sample.gold for sample in shard.samples]
     check_pictures(saved.samples)
 
@@ -253,9 +256,9 @@ def test_a_saved_data_set_is_read_like_its_parquet(tmp_path: Path, folders: dict
 def test_average_needs_all_columns_and_settings() -> None:
     every = {name: {"score": 60.0, "complete": True} for name in PUBLISHED}
     every["mmmu_pro_vision"]["score"] = 20.0
-    assert column_scores(every)["MMMU-Pro"] == 40
-    assert average_of_columns(every) == {"value": pytest.approx((13 * 60 + 40) / 14), "over": 14, "lacking": []}
+    assert collect_column_scores(every)["MMMU-Pro"] == 40
+    assert average_columns(every) == {"value": pytest.approx((13 * 60 + 40) / 14), "over": 14, "lacking": []}
     every["mmvet"]["complete"] = False
     del every["mmmu_pro_vision"]
-    assert average_of_columns(every)["lacking"] == ["MM-Vet", "MMMU-Pro"]
-    assert average_of_columns(every)["over"] == 12
+    assert average_columns(every)["lacking"] == ["MM-Vet", "MMMU-Pro"]
+    assert average_columns(every)["over"] == 12

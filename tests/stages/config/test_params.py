@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.params import BANNED_NAMES, Params, load_params, validated
-from stages.config.yaml import ParamsError, merged, read_yaml
+from stages.config.params import BANNED_NAMES, Params, load_params, validate_params
+from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 ENDPOINT = {"provider": "somebody", "name": "big-1"}
 REMOTE = {"family": "remote", "build": None, "endpoint": ENDPOINT}
@@ -31,7 +31,7 @@ def values(root: Path) -> dict[str, Any]:
 
 def message(values: dict[str, Any], overlay: dict[str, Any]) -> str:
     with pytest.raises(ParamsError) as caught:
-        validated(merged(values, overlay))
+        validate_params(merge_params(values, overlay))
     return str(caught.value)
 
 
@@ -105,7 +105,7 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ),
         (
             {"questions": {"path": "datasets/mine"}},
-            ["questions.path is 'datasets/mine'", "questions.kind is 'world'", "stages/tiny/dataset.py; set it"],
+            ["questions.path is 'datasets/mine'", "questions.kind is 'world'", "stages/tiny/world_rows.py; set it"],
         ),
         (
             {"questions": {"images": "datasets/mine"}},
@@ -134,7 +134,7 @@ def test_where_nothing_is_tiny_no_tiny_code_has_to_be_watched(values: dict[str, 
         "questions": {"kind": "rows", "path": "datasets/mine", "images": "datasets/mine"},
         "evaluate": {"folder": "datasets/benchmarks", "benchmarks": ["mmvet"]},
     }
-    assert validated(merged(values, mine)).world.code == "stages/model.py"
+    assert validate_params(merge_params(values, mine)).world.code == "stages/model.py"
 
 
 def test_every_mistake_has_its_own_line(values: dict[str, Any]) -> None:
@@ -196,18 +196,18 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path, number: str) -> None
 
 @given(MAPPINGS)
 def test_laying_nothing_over_changes_nothing(tree: dict[str, Any]) -> None:
-    assert merged(tree, {}) == tree
+    assert merge_params(tree, {}) == tree
 
 
 @given(MAPPINGS, MAPPINGS)
 def test_an_overlay_laid_twice_is_as_laid_once(base: dict[str, Any], overlay: dict[str, Any]) -> None:
-    once = merged(base, overlay)
-    assert merged(once, overlay) == once
+    once = merge_params(base, overlay)
+    assert merge_params(once, overlay) == once
 
 
 @given(MAPPINGS, MAPPINGS)
 def test_keys_that_an_overlay_does_not_name_stay(base: dict[str, Any], overlay: dict[str, Any]) -> None:
-    result = merged(base, overlay)
+    result = merge_params(base, overlay)
     assert {key: result[key] for key in base if key not in overlay} == {
         k: v for k, v in base.items() if k not in overlay
     }
@@ -215,14 +215,14 @@ def test_keys_that_an_overlay_does_not_name_stay(base: dict[str, Any], overlay: 
 
 @given(MAPPINGS)
 def test_null_deletes_a_key(tree: dict[str, Any]) -> None:
-    assert merged(tree, dict.fromkeys(tree)) == {}
+    assert merge_params(tree, dict.fromkeys(tree)) == {}
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_bounds_hold_for_any_number(values_of: Callable[[], dict[str, Any]], number: float) -> None:
     accepted = True
     try:
-        validated(merged(values_of(), {"ril": {"clip_epsilon": number}}))
+        validate_params(merge_params(values_of(), {"ril": {"clip_epsilon": number}}))
     except ParamsError:
         accepted = False
     assert accepted == (math.isfinite(number) and 0 < number < 1)
@@ -237,5 +237,5 @@ def values_of(root: Path) -> Callable[[], dict[str, Any]]:
 def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -> None:
     models = {"judge": REMOTE, "qwen2_5_vl": REMOTE}
     engines = {"judge": OPENAI, "qwen2_5_vl": {"kind": "replay"}}
-    params = validated(merged(values, {"models": models, "runtime": {"engines": engines}}))
+    params = validate_params(merge_params(values, {"models": models, "runtime": {"engines": engines}}))
     assert [params.models[name].endpoint is not None for name in models] == [True, True]

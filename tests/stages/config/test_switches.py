@@ -19,7 +19,7 @@ from stages.config.baselines import BASELINES, ObjectiveName
 from stages.config.block import Block
 from stages.config.discriminator import Discriminator, DiscriminatorObjective, DiscriminatorSwitches
 from stages.config.objective import PAPER, Objective
-from stages.config.params import load_params, validated
+from stages.config.params import load_params, validate_params
 from stages.config.ril import Ril, Switches
 from stages.config.switch import (
     Choices,
@@ -30,7 +30,7 @@ from stages.config.switch import (
     read_choices,
     resolve_switches,
 )
-from stages.config.yaml import ParamsError, merged, read_yaml
+from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 PAPERS = {
     "references": False,
@@ -90,10 +90,10 @@ def test_the_papers_values_are_the_defaults(root: Path) -> None:
 
 @pytest.mark.parametrize("name", get_args(ObjectiveName))
 def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
-    params = validated(merged(values_of(root), {"ril": {"objective": name}}))
+    params = validate_params(merge_params(values_of(root), {"ril": {"objective": name}}))
     assert params.objective == replace(PAPER, **OBJECTIVES[name])
-    assert params.objective.discriminated == (name in ("ril", "gad"))
-    assert params.objective.judged == (name not in ("gad", "sft"))
+    assert params.objective.uses_discriminator == (name in ("ril", "gad"))
+    assert params.objective.uses_judge == (name not in ("gad", "sft"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
         params.objective.discriminator_loss, params.objective.discriminator_update
     )
@@ -156,7 +156,7 @@ def test_contradictions_are_refused_at_load(
     root: Path, ril: dict[str, Any], discriminator: dict[str, Any], parts: list[str]
 ) -> None:
     with pytest.raises(ParamsError) as caught:
-        validated(merged(values_of(root), {"ril": ril, "discriminator": discriminator}))
+        validate_params(merge_params(values_of(root), {"ril": ril, "discriminator": discriminator}))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for part in parts:
@@ -177,7 +177,7 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("ril", "discriminator"), AGREEING)
 def test_switches_that_agree_are_accepted(root: Path, ril: dict[str, Any], discriminator: dict[str, Any]) -> None:
-    validated(merged(values_of(root), {"ril": ril, "discriminator": discriminator}))
+    validate_params(merge_params(values_of(root), {"ril": ril, "discriminator": discriminator}))
 
 
 # --- one declaration a switch -----------------------------------------------------------------------------------------
@@ -202,6 +202,12 @@ def test_a_value_in_params_yaml_is_that_of_the_objective(name: str) -> None:
         found = ril.resolve(DiscriminatorSwitches(**({key: value} if block == "discriminator" else {})))
         like = {other.name: value for other in list_switches(Objective).values() if other.switch.like == one.switch.key}
         assert asdict(found) == {**PAPERS, **preset, **like, name: value}
+
+
+def test_a_switch_that_may_be_left_out_says_what_it_is_then() -> None:
+    for one in list_switches(Objective).values():
+        if one.switch.key is not None:
+            assert ("Without it: " in (one.info.description or "")) == one.optional, one.name
 
 
 def test_every_other_value_has_a_reason() -> None:

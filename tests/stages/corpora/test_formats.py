@@ -14,11 +14,11 @@ import pytest
 from flows.jobs import open_job
 from stages import questions
 from stages.config.formats import FORMATS, Format
-from stages.config.params import Params, validated
+from stages.config.params import Params, validate_params
 from stages.config.questions import Questions
-from stages.config.yaml import ParamsError, merged, read_yaml
+from stages.config.yaml import ParamsError, merge_params, read_yaml
 from stages.corpora import formats
-from stages.corpora.rows import canonical_row, read_questions
+from stages.corpora.rows import make_canonical_row, read_questions
 from stages.corpora.source import SourceRow
 
 
@@ -37,7 +37,7 @@ def test_the_forms_offer_every_format_with_its_title() -> None:
 
 def test_an_unknown_format_is_named_with_those_that_are_known(root: Path) -> None:
     with pytest.raises(ParamsError) as caught:
-        validated(merged(read_yaml(root / "params.yaml"), {"questions": {"kind": "csv"}}))
+        validate_params(merge_params(read_yaml(root / "params.yaml"), {"questions": {"kind": "csv"}}))
     assert str(caught.value).splitlines() == [
         "params.yaml: questions.kind = 'csv': no format has this name; known: world, llava, rows"
     ]
@@ -46,7 +46,7 @@ def test_an_unknown_format_is_named_with_those_that_are_known(root: Path) -> Non
 def test_one_entry_adds_a_format(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def row(number: int, line: str) -> dict[str, Any]:
         question, _, answer = line.partition("\t")
-        return canonical_row(f"{number}", [], [{"role": "user", "content": question}], answer, "lines", "open")
+        return make_canonical_row(f"{number}", [], [{"role": "user", "content": question}], answer, "lines", "open")
 
     def lines(block: Questions, folder: Path) -> Iterator[SourceRow]:
         for number, line in enumerate((folder / block.path).read_text().splitlines()):
@@ -58,7 +58,7 @@ def test_one_entry_adds_a_format(tmp_path: Path, root: Path, monkeypatch: pytest
     (tmp_path / "mine.txt").write_text("no answer\n" + "".join(f"What is {n}?\t{n}\n" for n in range(8)))
     splits = {"warm_start": 2, "imitation": 2, "validation": 2, "test": 2}
     block = {"kind": "lines", "path": "mine.txt", "images": "mine.txt", "splits": splits, "max_reject_share": 0.2}
-    params = validated(merged(read_yaml(root / "params.yaml"), {"questions": block}))
+    params = validate_params(merge_params(read_yaml(root / "params.yaml"), {"questions": block}))
     job = open_job("questions", None, tmp_path, params)
     questions.run(job)
     assert {one.answer for split in splits for one in read_questions(job.out, split)} == {str(n) for n in range(8)}

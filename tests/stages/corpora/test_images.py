@@ -15,11 +15,11 @@ from PIL import ExifTags, Image
 
 from flows.jobs import open_job
 from stages import questions
-from stages.config.params import validated
+from stages.config.params import validate_params
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
-from stages.config.yaml import merged, read_yaml
-from stages.corpora.images import UnreadableImage, opened_image, portable
+from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.images import UnreadableImage, make_portable, open_image
 from stages.corpora.rows import read_questions
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
@@ -128,14 +128,14 @@ SEEN: Mapping[str, tuple[bytes, Image.Image, int]] = {
 def test_what_no_model_can_be_shown_is_refused_with_its_reason(name: str) -> None:
     image, reason = REJECTED[name]
     with pytest.raises(UnreadableImage) as error:
-        opened_image(image, 50_000_000)
+        open_image(image, 50_000_000)
     assert reason in str(error.value)
 
 
 @pytest.mark.parametrize("name", SEEN)
 def test_a_good_file_is_seen_as_it_was_meant(name: str) -> None:
     image, meant, tolerance = SEEN[name]
-    seen = opened_image(image)
+    seen = open_image(image)
     assert (seen.mode, seen.size) == ("RGB", meant.size)
     difference = np.abs(np.asarray(seen).astype(int) - np.asarray(meant).astype(int))
     assert difference.max() <= tolerance
@@ -144,18 +144,18 @@ def test_a_good_file_is_seen_as_it_was_meant(name: str) -> None:
 
 @pytest.mark.parametrize("name", SEEN)
 def test_what_is_sent_to_other_decoders_shows_the_same(name: str) -> None:
-    sent = portable(SEEN[name][0])
+    sent = make_portable(SEEN[name][0])
     with Image.open(io.BytesIO(sent)) as opened:
         plainly = opened.convert("RGB")
-    assert np.array_equal(np.asarray(plainly), np.asarray(opened_image(SEEN[name][0])))
+    assert np.array_equal(np.asarray(plainly), np.asarray(open_image(SEEN[name][0])))
     assert (sent == SEEN[name][0]) == (name in ("PNG", "JPEG", "grey", "one pixel"))
 
 
 def test_training_sees_the_picture_that_was_meant(tiny: Callable[[str], Checkpoint], family: str) -> None:
     reader = load_reader(tiny(family))
     for name, (image, _, _) in SEEN.items():
-        meant = reader.pixels([saved(opened_image(image))])
-        assert torch.equal(reader.pixels([image]).values, meant.values), name
+        meant = reader.make_pixels([saved(open_image(image))])
+        assert torch.equal(reader.make_pixels([image]).values, meant.values), name
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_the_engine_sees_the_picture_that_was_meant(
         engine.close()
     assert sorted(answers) == list(range(len(SEEN)))
     for picture, (name, (image, _, _)) in zip(seen, SEEN.items(), strict=True):
-        assert np.array_equal(picture, np.asarray(opened_image(image))), name
+        assert np.array_equal(picture, np.asarray(open_image(image))), name
 
 
 def row_of(
@@ -250,7 +250,7 @@ def test_every_bad_row_is_named_with_its_reason_and_every_good_one_is_kept(tmp_p
     # rows that share good.png stay in one split, so the splits are as large as the shares of pictures allow
     given = {"kind": "llava", "path": "rows.json", "images": "images", "max_reject_share": 0.9}
     splits = {"warm_start": 1, "imitation": 1, "validation": 1, "test": 1}
-    params = validated(merged(read_yaml(root / "params.yaml"), {"questions": {**given, "splits": splits}}))
+    params = validate_params(merge_params(read_yaml(root / "params.yaml"), {"questions": {**given, "splits": splits}}))
     job = open_job("questions", None, tmp_path, params)
     questions.run(job)
     written = [
@@ -259,7 +259,7 @@ def test_every_bad_row_is_named_with_its_reason_and_every_good_one_is_kept(tmp_p
     assert {row["id"] for row in written} == set(reasons)
     for row in written:
         assert reasons[row["id"]] in row["reason"], row
-    read = [row for row in questions.user_rows(params.questions, tmp_path) if isinstance(row, dict)]
+    read = [row for row in questions.read_user_rows(params.questions, tmp_path) if isinstance(row, dict)]
     assert {row["id"] for row in read} == set(SEEN) | set(TEXTS_READ)
     assert len(read) == good
     assert all(read_questions(tmp_path / "data/questions", split) for split in splits)

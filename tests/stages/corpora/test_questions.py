@@ -14,8 +14,8 @@ from PIL import Image
 
 from flows.jobs import open_job
 from stages import questions
-from stages.config.params import validated
-from stages.config.yaml import merged, read_yaml
+from stages.config.params import validate_params
+from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.rows import read_questions
 from stages.job.job import Job
 
@@ -23,7 +23,7 @@ SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
 
 
 def job_for(root: Path, overlay: Mapping[str, Any], project: Path) -> Job:
-    params = validated(merged(read_yaml(project / "params.yaml"), overlay))
+    params = validate_params(merge_params(read_yaml(project / "params.yaml"), overlay))
     return open_job("questions", None, root, params)
 
 

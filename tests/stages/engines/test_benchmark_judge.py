@@ -9,14 +9,14 @@ import pytest
 
 from flows.jobs import open_job
 from stages import evaluate
-from stages.benchmarks.registry import registry
+from stages.benchmarks.registry import load_registry
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import OURS
-from stages.benchmarks.scores import Reply, measured
-from stages.benchmarks.verdicts import JudgeReply, prompt_for
+from stages.benchmarks.scores import BenchmarkReply, compute_benchmark_scores
+from stages.benchmarks.verdicts import JudgeReply, make_judge_prompt
 from stages.config.evaluate import Evaluate
-from stages.config.params import validated
-from stages.config.yaml import merged, read_yaml
+from stages.config.params import validate_params
+from stages.config.yaml import merge_params, read_yaml
 from stages.vlm.checkpoint import write_card
 
 MODEL = {"provider": "somebody", "name": "judge-1"}
@@ -41,15 +41,19 @@ def grades(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "models": {"judge": {"family": "remote", "build": None, "endpoint": MODEL}},
         "runtime": {"engines": {"judge": openai}},
     }
-    job = open_job("evaluate", "base", tmp_path, validated(merged(read_yaml(root / "params.yaml"), overlay)))
-    spec = registry()["mmvet"]
+    job = open_job(
+        "evaluate", "base", tmp_path, validate_params(merge_params(read_yaml(root / "params.yaml"), overlay))
+    )
+    spec = load_registry()["mmvet"]
     samples = [Sample(kind, f"What is {kind}?", "x", groups={"capability": ("ocr",)}) for kind in KINDS]
 
     def judge() -> dict[str, Any]:
-        prompts = [prompt_for(spec, sample, "a reply") for sample in samples]
-        said = evaluate.ask_judge(job, job.block(Evaluate))(prompts, 8)
+        prompts = [make_judge_prompt(spec, sample, "a reply") for sample in samples]
+        said = evaluate.make_ask_judge(job, job.block(Evaluate))(prompts, 8)
         told = {one.index: JudgeReply(one.index, "", text) for one, text in zip(samples, said, strict=True)}
-        return measured(spec, samples, {kind: Reply(kind, "a reply") for kind in KINDS}, OURS, said=told)
+        return compute_benchmark_scores(
+            spec, samples, {kind: BenchmarkReply(kind, "a reply") for kind in KINDS}, OURS, said=told
+        )
 
     return judge
 

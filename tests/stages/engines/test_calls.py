@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from stages.config.engines import Calling
-from stages.engines.calls import Call, Caller, GivenUp, Stream
+from stages.engines.calls import Call, Caller, CallStream, FailedCall
 
 
 @contextmanager
@@ -34,10 +34,10 @@ def calls(count: int) -> list[Call[str]]:
 
 
 def replies(caller: Caller, asked: list[Call[str]]) -> Iterator[tuple[int, Any]]:
-    stream: Stream[str] = Stream(caller)
+    stream: CallStream[str] = CallStream(caller)
     for call in asked:
         stream.put(call)
-    return stream.outcomes()
+    return stream.iter_outcomes()
 
 
 def test_the_server_with_least_to_do_gets_the_next_request(two_fakes: tuple[Any, Any]) -> None:
@@ -65,7 +65,7 @@ def test_what_failed_at_one_server_is_tried_at_another(two_fakes: tuple[Any, Any
     bad.fault = lambda question, before: (500, {})
     with calling(bad, good, concurrency=2, attempts=2) as caller:
         found = dict(replies(caller, calls(12)))
-    assert not [outcome for outcome in found.values() if isinstance(outcome, GivenUp)]
+    assert not [outcome for outcome in found.values() if isinstance(outcome, FailedCall)]
     assert sum(good.asked.values()) == 12
 
 
@@ -98,15 +98,15 @@ def test_calls_are_under_way_side_by_side(fake: Any) -> None:
 def test_a_stream_sends_at_once_what_is_put_in(fake: Any) -> None:
     """Whoever puts calls in need not wait for replies: the server has seen the first before the second is put in."""
     with calling(fake, concurrency=2) as caller:
-        stream: Stream[str] = Stream(caller)
+        stream: CallStream[str] = CallStream(caller)
         for number, call in enumerate(calls(3)):
             stream.put(call)
             limit = time.monotonic() + 30
             while fake.count <= number and time.monotonic() < limit:
                 time.sleep(0.01)
             assert fake.count == number + 1
-        assert sorted(dict(stream.outcomes())) == [0, 1, 2]
-        assert list(Stream(caller).outcomes()) == []
+        assert sorted(dict(stream.iter_outcomes())) == [0, 1, 2]
+        assert list(CallStream(caller).iter_outcomes()) == []
 
 
 def test_a_call_has_a_connection_of_its_own_that_is_kept(fake: Any) -> None:

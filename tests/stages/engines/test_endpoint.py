@@ -15,13 +15,13 @@ from PIL import Image
 
 from flows.jobs import open_job
 from stages.config.engines import OpenAi
-from stages.config.params import validated
+from stages.config.params import validate_params
 from stages.config.sampling import Sampling
-from stages.config.yaml import merged, read_yaml
-from stages.engines.calls import DOWN_AFTER, retry_after
-from stages.engines.endpoint import EndpointEngine
+from stages.config.yaml import merge_params, read_yaml
+from stages.engines.calls import DOWN_AFTER, parse_retry_after
+from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import Answer, EngineError, Request, RequestError
-from stages.responses.answers import Generation, answers
+from stages.responses.answers import Generation, fetch_answers
 from stages.vlm.checkpoint import open_checkpoint, write_card
 
 WARM = Sampling(temperature=0.7, top_p=0.9, max_tokens=20)
@@ -33,7 +33,7 @@ def requests(count: int, n: int = 1) -> list[Request]:
 
 
 def engine(fake: Any, folder: Path, endpoint: dict[str, Any] | None = None, **settings: Any) -> EndpointEngine:
-    write_card(folder, "remote", "bf16", 4096, {"endpoint": merged(MODEL, endpoint or {})})
+    write_card(folder, "remote", "bf16", 4096, {"endpoint": merge_params(MODEL, endpoint or {})})
     values = {"kind": "openai", "base_url": fake.url, "timeout": 5.0, "deadline": 30.0, **settings}
     return EndpointEngine(open_checkpoint(folder), OpenAi.model_validate(values), "big")
 
@@ -116,7 +116,7 @@ def test_a_passing_fault_is_tried_again(fault: Any, fake: Any, tmp_path: Path) -
     big.close()
     assert [found[i][0].text for i in range(3)] == ["say 0! 0", "say 1! 0", "say 2! 0"]
     assert fake.asked == {"say 0": 1, "say 1": 3, "say 2": 1}
-    assert big.sent == 5
+    assert big.requests_sent == 5
 
 
 @pytest.mark.alone
@@ -158,11 +158,13 @@ def test_retry_after_beyond_the_deadline_ends_at_once(fake: Any, tmp_path: Path)
 
 
 def test_both_forms_of_retry_after() -> None:
-    assert retry_after("7") == 7
-    assert retry_after("0.25") == 0.25
-    assert retry_after(None) == retry_after("soon") == retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert parse_retry_after("7") == 7
+    assert parse_retry_after("0.25") == 0.25
+    assert (
+        parse_retry_after(None) == parse_retry_after("soon") == parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    )
     ahead = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
-    assert 28 <= retry_after(ahead) <= 30
+    assert 28 <= parse_retry_after(ahead) <= 30
 
 
 def test_one_bad_question_fails_alone_after_a_bounded_number_of_tries(fake: Any, tmp_path: Path) -> None:
@@ -268,15 +270,15 @@ def ask(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def begin(n: int = 2, **settings: Any) -> Any:
         base = {"kind": "openai", "base_url": fake.url, "attempts": 2, "concurrency": 4, "timeout": 5.0, **settings}
-        values = merged(
+        values = merge_params(
             read_yaml(root / "params.yaml"),
             {
                 "models": {"qwen2_5_vl": {"family": "remote", "build": None, "endpoint": MODEL}},
                 "runtime": {"engines": {"qwen2_5_vl": base if base["kind"] == "openai" else {"kind": base["kind"]}}},
             },
         )
-        job = open_job("teacher", "qwen2_5_vl", tmp_path, validated(values))
-        return answers(job, Generation(folder, WARM, n), [Prompt(i) for i in range(30)], "teacher@qwen2_5_vl")
+        job = open_job("teacher", "qwen2_5_vl", tmp_path, validate_params(values))
+        return fetch_answers(job, Generation(folder, WARM, n), [Prompt(i) for i in range(30)], "teacher@qwen2_5_vl")
 
     return begin
 

@@ -13,7 +13,7 @@ import torch
 from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
 from stages.engines import vllm_server
-from stages.engines.engine import Need
+from stages.engines.engine import StartOptions
 from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint
 
@@ -54,7 +54,7 @@ def started(
 
     def start(**settings: Any) -> list[tuple[Any, str | None]]:
         server = VllmServer(kind="vllm_server", **settings)
-        engine = VllmServerEngine(checkpoint, Runtime(), server, Need(tmp_path, say=lambda text: None), "big")
+        engine = VllmServerEngine(checkpoint, Runtime(), server, StartOptions(tmp_path, say=lambda text: None), "big")
         engine.close()
         found = []
         for one in engine._servers:

@@ -8,9 +8,9 @@ import pytest
 from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
 from stages.config.runtime import Runtime
 from stages.engines import start
-from stages.engines.arguments import flags
-from stages.engines.endpoint import EndpointEngine
-from stages.engines.engine import Need
+from stages.engines.arguments import format_flags
+from stages.engines.endpoint_engine import EndpointEngine
+from stages.engines.engine import StartOptions
 from stages.engines.replay import MissingAnswers
 from stages.engines.start import start_engine, start_trainable
 from stages.engines.vllm_server import check_arguments
@@ -34,7 +34,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
     runtime = Runtime(engines={"judge": SERVER, "student": Vllm(kind="vllm", sequences=7, tensor_parallel=2)})
-    need = Need(tmp_path)
+    need = StartOptions(tmp_path)
     for folder in ("data/model/judge", "data/model/other", "data/warm_start", "data/ril/model"):
         start_engine(checkpoint(tmp_path / folder), runtime, need)
     start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
@@ -50,15 +50,24 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
 def test_a_student_in_training_needs_an_engine_that_takes_weights(
     started: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": SERVER}), Need(tmp_path))
+    start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": SERVER}), StartOptions(tmp_path))
     (got,) = started
-    assert got == ("VllmServerEngine", Runtime(engines={"student": SERVER}), SERVER, Need(tmp_path), "student", True)
+    assert got == (
+        "VllmServerEngine",
+        Runtime(engines={"student": SERVER}),
+        SERVER,
+        StartOptions(tmp_path),
+        "student",
+        True,
+    )
     running = VllmServer(kind="vllm_server", urls=("http://node7:8000",))
     for settings in (Replay(kind="replay"), OpenAi(kind="openai", base_url="http://x/v1"), running):
         with pytest.raises(
             ValueError, match=rf"runtime\.engines\.student is '{settings.kind}'.* new weights every step"
         ):
-            start_trainable(checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": settings}), Need(tmp_path))
+            start_trainable(
+                checkpoint(tmp_path / "warm_start"), Runtime(engines={"student": settings}), StartOptions(tmp_path)
+            )
     assert len(started) == 1
 
 
@@ -67,7 +76,7 @@ def test_replay_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(
         MissingAnswers, match=r"model judge: 5 answers to 2 questions are not in the store \(q1, q2\).*RIL_STORE"
     ):
-        start_engine(checkpoint(tmp_path / "model" / "judge"), runtime, Need(tmp_path, [("q1", 2), ("q2", 3)]))
+        start_engine(checkpoint(tmp_path / "model" / "judge"), runtime, StartOptions(tmp_path, [("q1", 2), ("q2", 3)]))
 
 
 def test_a_model_of_others_is_known_by_all_that_is_asked_of_it(tmp_path: Path) -> None:
@@ -87,7 +96,7 @@ def test_a_model_of_others_is_known_by_all_that_is_asked_of_it(tmp_path: Path) -
         seen.add(opened.identity)
         for address in ("http://one/v1", "http://two/v1"):
             settings = OpenAi(kind="openai", base_url=address)
-            engine = start_engine(opened, Runtime(engines={"big": settings}), Need(tmp_path))
+            engine = start_engine(opened, Runtime(engines={"big": settings}), StartOptions(tmp_path))
             assert isinstance(engine, EndpointEngine)
             engine.close()
             assert open_checkpoint(folder).identity == opened.identity
@@ -109,7 +118,7 @@ def test_arguments_become_flags() -> None:
         "limit_mm_per_prompt": {"video": 0},
         "nothing": {},
     }
-    assert flags(given) == [
+    assert format_flags(given) == [
         "--model",
         "/m",
         "--enforce-eager",

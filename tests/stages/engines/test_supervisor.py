@@ -94,10 +94,10 @@ def test_a_server_that_is_stopped_takes_all_its_processes_along(
     server, file = serve()
     pids = pids_in(file)
     assert all(alive(pid) for pid in pids)
-    assert server.ended() is None
+    assert server.describe_exit() is None
     server.stop()
     assert not any(alive(pid) for pid in pids)
-    assert "exit code 143" in str(server.ended())
+    assert "exit code 143" in str(server.describe_exit())
     assert tmp_path.exists()  # the stage lives, what it holds is its own
 
 
@@ -177,7 +177,7 @@ def carrying(mark: str) -> list[str]:
 def test_a_keeper_that_is_killed_takes_the_server_along(serve: Callable[..., tuple[Server, Path]]) -> None:
     server, file = serve()
     leader, *others = pids_in(file)
-    os.kill(server.keeper_pid, signal.SIGKILL)
+    os.kill(server.supervisor_pid, signal.SIGKILL)
     assert until(lambda: not alive(leader))
     for pid in others:  # nobody is left who could; a vLLM server's own processes watch their parent
         os.kill(pid, signal.SIGKILL)

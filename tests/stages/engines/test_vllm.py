@@ -57,13 +57,13 @@ def greedy_by_transformers(checkpoint: Checkpoint, requests: list[Request], mode
         network.model = model
     found = []
     for request in requests:
-        prompt = reader.prompt(request.messages, request.images)
-        features = network.features(prompt.pixels) if prompt.pixels is not None else None
+        prompt = reader.make_prompt(request.messages, request.images)
+        features = network.encode_images(prompt.pixels) if prompt.pixels is not None else None
         ids, positions = prompt.ids, prompt.positions
         written: list[int] = []
         while len(written) < request.sampling.max_tokens and not set(written) & set(reader.chat.stop_token_ids):
             mask = torch.ones(len(ids), len(ids)).tril().bool()
-            logits = network.head(network.hidden(ids, positions, mask, features)[-1])
+            logits = network.head(network.compute_hidden(ids, positions, mask, features)[-1])
             logits[reader.chat.banned_token_ids] = -torch.inf
             written.append(int(logits.argmax()))
             ids = torch.cat([ids, torch.tensor(written[-1:])])
@@ -100,7 +100,7 @@ def test_prompts_have_the_trainers_length(family: str, tiny: Tiny, engine_of) ->
     requests = seeing_requests(GREEDY)
     reader = load_reader(tiny(family))
     for index, (answer,) in engine_of(family).generate(requests):
-        prompt = reader.prompt(requests[index].messages, requests[index].images)
+        prompt = reader.make_prompt(requests[index].messages, requests[index].images)
         assert answer.prompt_tokens == len(prompt.ids)
 
 
@@ -163,11 +163,11 @@ def test_new_weights_in_one_of_two_engines_beside_training(tiny: Tiny, engine_of
     network = load_network(checkpoint, reader)
     original = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
     optimizer = torch.optim.SGD(network.model.parameters(), lr=3.0)
-    prompt = reader.prompt(asked[0].messages, asked[0].images)
+    prompt = reader.make_prompt(asked[0].messages, asked[0].images)
     mask = torch.ones(len(prompt.ids), len(prompt.ids)).tril().bool()
     for _ in range(2):
-        features = network.features(prompt.pixels)  # the vision tower learns too: stale image features would show
-        hidden = network.hidden(prompt.ids, prompt.positions, mask, features)
+        features = network.encode_images(prompt.pixels)  # the vision tower learns too: stale image features would show
+        hidden = network.compute_hidden(prompt.ids, prompt.positions, mask, features)
         torch.nn.functional.cross_entropy(network.head(hidden[:-1]), prompt.ids[1:]).backward()
         torch.nn.utils.clip_grad_norm_(network.model.parameters(), 1.0)
         optimizer.step()

@@ -10,7 +10,7 @@ from stages.config.sampling import Sampling
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.groups.log_probs import response_log_probs
-from stages.groups.pack import Group, packs
+from stages.groups.pack import Group, make_packs
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
 
@@ -27,8 +27,8 @@ def test_log_probs_are_the_trainers(tiny: Callable[[str], Checkpoint]) -> None:
     (silent,) = (found for _, found in engine.generate([Request("q", messages, (), sampling)]))
     engine.close()
     assert silent[0].log_probs is None
-    group = Group(reader.prompt(messages), tuple(answer.token_ids for answer in answers))
-    (pack,) = packs([group], 4096)
+    group = Group(reader.make_prompt(messages), tuple(answer.token_ids for answer in answers))
+    (pack,) = make_packs([group], 4096)
     with torch.no_grad():
         ours = response_log_probs(network, pack)
     theirs = [value for answer in answers for value in answer.log_probs or ()]

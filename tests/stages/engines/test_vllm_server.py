@@ -28,11 +28,11 @@ from PIL import Image
 from stages.config.engines import OpenAi, VllmServer
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
-from stages.corpora.images import opened_image
-from stages.engines.arguments import data_url
-from stages.engines.endpoint import EndpointEngine
-from stages.engines.engine import Answer, EngineError, Need, Request, RequestError
-from stages.engines.supervisor import descendants
+from stages.corpora.images import open_image
+from stages.engines.arguments import make_data_url
+from stages.engines.endpoint_engine import EndpointEngine
+from stages.engines.engine import Answer, EngineError, Request, RequestError, StartOptions
+from stages.engines.supervisor import list_descendants
 from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
 from stages.job.files import read_json, write_json
@@ -47,13 +47,14 @@ import sys
 from flows.environment import prepare
 prepare()
 from pathlib import Path
-from stages.engines.engine import Need
+from stages.engines.engine import StartOptions
 from stages.engines.vllm_server import VllmServerEngine
 from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
 from stages.vlm.checkpoint import open_checkpoint
 settings = VllmServer(kind="vllm_server", sequences=16, port=int(sys.argv[2]), start_seconds=300)
-engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, Need(Path(sys.argv[3])), "internvl3")
+options = StartOptions(Path(sys.argv[3]))
+engine = VllmServerEngine(open_checkpoint(Path(sys.argv[1])), Runtime(), settings, options, "internvl3")
 print("ready", flush=True)
 sys.stdin.read()  # until the tests end, however they do
 """
@@ -157,7 +158,7 @@ def killed_stage(tiny: Tiny, root: Path, tmp_path_factory: pytest.TempPathFactor
         print(f"server up after {time.monotonic() - started:.1f} s")
         yield {"url": f"http://127.0.0.1:{port}", "process": stage}
     finally:
-        below = descendants(stage.pid)
+        below = list_descendants(stage.pid)
         stage.kill()
         stage.wait(20)
         for pid in below:
@@ -172,7 +173,7 @@ def attached(
 ) -> Iterator[VllmServerEngine]:
     """The engine of somebody who uses a server that runs already."""
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
-    need = Need(tmp_path_factory.mktemp("none"))
+    need = StartOptions(tmp_path_factory.mktemp("none"))
     engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, need, "internvl3")
     yield engine
     engine.close()
@@ -182,10 +183,10 @@ def attached(
 def student(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
     settings = VllmServer(kind="vllm_server", sequences=16, start_seconds=300, attempts=3)
     logs = tmp_path_factory.mktemp("logs")
-    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, Need(logs), "student", trainable=True)
+    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, StartOptions(logs), "student", trainable=True)
     yield engine
     engine.close()
-    assert not [pid for server in engine._servers for pid in descendants(server.keeper_pid)]
+    assert not [pid for server in engine._servers for pid in list_descendants(server.supervisor_pid)]
 
 
 @pytest.mark.slow
@@ -208,9 +209,9 @@ def test_a_server_sees_the_pixels_that_training_sees(kind: str) -> None:
     from vllm.multimodal.media.image import ImageMediaIO
 
     image = PICTURES[kind]()
-    sent = base64.b64decode(data_url(image, "q").partition(",")[2])
+    sent = base64.b64decode(make_data_url(image, "q").partition(",")[2])
     assert (sent == image) == (kind in ("plain", "photo", "grey"))
-    assert np.array_equal(np.asarray(ImageMediaIO().load_bytes(sent).media), np.asarray(opened_image(image)))
+    assert np.array_equal(np.asarray(ImageMediaIO().load_bytes(sent).media), np.asarray(open_image(image)))
 
 
 @pytest.mark.slow
@@ -237,7 +238,7 @@ def test_an_openai_client_gets_the_same_tokens(
     for one, (expected,) in zip(asked, here, strict=True):
         text = one.messages[0]["content"].removeprefix("<image>")
         parts: Any = [
-            {"type": "image_url", "image_url": {"url": data_url(one.images[0], one.name)}},
+            {"type": "image_url", "image_url": {"url": make_data_url(one.images[0], one.name)}},
             {"type": "text", "text": text},
         ]
         reply: Any = client.chat.completions.create(
@@ -344,7 +345,7 @@ def test_a_server_of_another_model_is_found_out(
             r"reads question q0 as \d+ tokens, training reads \d+, .* it serves another model",
         )
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
-    engine = VllmServerEngine(checkpoint, Runtime(), settings, Need(tmp_path), "other")
+    engine = VllmServerEngine(checkpoint, Runtime(), settings, StartOptions(tmp_path), "other")
     with pytest.raises(EngineError, match=why):
         list(engine.generate(seeing_requests(GREEDY)))
     engine.close()
@@ -361,7 +362,7 @@ def test_a_server_that_dies_ends_the_work_and_what_was_finished_stays(student: V
             found.append(index)
             assert len(group) == 16
             if len(found) == 2:
-                for pid in descendants(student._servers[0].keeper_pid):
+                for pid in list_descendants(student._servers[0].supervisor_pid):
                     os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.groups.log_probs import response_log_probs, token_log_probs
-from stages.groups.pack import Group, pack_of, packs, tree_mask
+from stages.groups.pack import Group, make_pack, make_packs, make_tree_mask
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Prompt, Reader, load_network, load_reader
 
@@ -33,10 +33,10 @@ def some_groups(reader: Reader) -> list[Group]:
         ("First <image> and then <image>", [picture(56, 56, 7), picture(84, 112, 30)]),
         ("No picture at all", []),
     ]
-    prompts = reader.prompts([([{"role": "user", "content": text}], images) for text, images in conversations])
+    prompts = reader.make_prompts([([{"role": "user", "content": text}], images) for text, images in conversations])
     answers = [("3:3,8:11", "28", "so it is 5"), ("7",), ("1,2,3", "The digits"), ("x", "yz", "5:16, so")]
     return [
-        Group(prompt, tuple(tuple(reader.chat.response_ids(text)) for text in texts))
+        Group(prompt, tuple(tuple(reader.chat.encode_response(text)) for text in texts))
         for prompt, texts in zip(prompts, answers, strict=True)
     ]
 
@@ -51,7 +51,7 @@ def loss_and_gradients(network: Network, groups: list[Group], tokens: int) -> tu
     total = 0.0
     weights = torch.sin(torch.arange(1000.0))  # another weight for every token, so that order matters
     place = 0
-    for pack in packs(groups, tokens):
+    for pack in make_packs(groups, tokens):
         log_probs = response_log_probs(network, pack)
         loss = (log_probs * weights[place : place + len(log_probs)]).sum()
         place += len(log_probs)
@@ -82,7 +82,7 @@ def test_log_probs_equal_the_plain_models(tiny: Callable[[str], Checkpoint], fam
     network, plain = load_network(checkpoint, reader), load_network(checkpoint, reader)
     group = some_groups(reader)[0]
     with torch.no_grad():
-        ours = response_log_probs(network, pack_of([group], range(1)))
+        ours = response_log_probs(network, make_pack([group], range(1)))
         start = 0
         for response in group.responses:
             ids = torch.cat([group.prompt.ids, torch.tensor(response)])[None]
@@ -106,7 +106,7 @@ def test_every_row_is_packed_once(shapes: list[list[int]], budget: int) -> None:
         Group(Prompt(torch.arange(3), torch.arange(3)[None], None), tuple(tuple(range(n)) for n in lengths))
         for lengths in shapes
     ]
-    made = list(packs(groups, budget))
+    made = list(make_packs(groups, budget))
     assert [number for pack in made for number in pack.groups] == list(range(len(groups)))
     assert sum(len(pack.targets) for pack in made) == sum(map(sum, shapes))
     for pack in made:
@@ -116,11 +116,11 @@ def test_every_row_is_packed_once(shapes: list[list[int]], budget: int) -> None:
 
 def test_a_response_sees_its_prompt_and_itself_only() -> None:
     prompt = Prompt(torch.arange(2), torch.arange(2)[None], None)
-    mask = tree_mask(Group(prompt, ((1, 2), (3,))))
+    mask = make_tree_mask(Group(prompt, ((1, 2), (3,))))
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
     assert mask is not None
     assert torch.equal(mask, torch.tensor(expected).bool())
-    assert tree_mask(Group(prompt, ((1, 2),))) is None, "one response is plain causal attention"
+    assert make_tree_mask(Group(prompt, ((1, 2),))) is None, "one response is plain causal attention"
 
 
 def test_tiled_log_probs_and_their_gradients_equal_full_logits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from stages.config.runtime import Runtime
 from stages.config.teacher import Teacher
 from stages.config.world import World
 from stages.job.job import Job, MissingInput
-from stages.job.seeds import seed_for
+from stages.job.seeds import derive_seed
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_input_that_is_not_declared_is_refused(job: Job) -> None:
     [("data/teacher/x", "teacher@x"), ("data/teacher", "teacher"), ("data/ril", "ril"), ("reports/ril", "ril")],
 )
 def test_the_maker_of_a_path_is_its_stage(job: Job, path: str, target: str) -> None:
-    assert job.maker_of(path) == target
+    assert job.find_maker(path) == target
 
 
 def test_an_out_appears_whole_or_not_at_all(job: Job) -> None:
@@ -94,13 +94,13 @@ def test_an_out_appears_whole_or_not_at_all(job: Job) -> None:
 
 def test_a_seed_depends_on_every_part_and_on_their_order() -> None:
     seeds = [
-        seed_for(1, "a"),
-        seed_for("a", 1),
-        seed_for("1", "a"),
-        seed_for(1, "a", 0),
-        seed_for(2, "a"),
-        seed_for("1a"),
+        derive_seed(1, "a"),
+        derive_seed("a", 1),
+        derive_seed("1", "a"),
+        derive_seed(1, "a", 0),
+        derive_seed(2, "a"),
+        derive_seed("1a"),
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_for(1, "a") == seeds[0]
+    assert derive_seed(1, "a") == seeds[0]

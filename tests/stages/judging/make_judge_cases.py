@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.tiny.builds.phrases import in_words
+from stages.tiny.builds.phrases import spell_number
 
 FOLDER = Path(__file__).parents[3] / "stages" / "judging"
 CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
@@ -164,7 +164,7 @@ def paraphrase(draw: Draw, right: bool) -> tuple[str, str]:
     said = truth if right else near(truth, draw)
     if how == 0:
         said = said if said < 100 else (truth + 1) % 100
-        shown = in_words(said)
+        shown = spell_number(said)
     elif how == 1:
         shown = f"{said:,}"
     elif how == 2:

@@ -6,11 +6,11 @@ from types import ModuleType
 
 import pytest
 
-from stages.config.world import KINDS
-from stages.judging.exam import ATTACKS, CASES, exam_items, exam_scores, rows_of
-from stages.judging.judge import INSTRUCTION, Verdict, judge_messages, parse_verdict, ruled_verdict
+from stages.config.world import KIND_NAMES
+from stages.judging.exam import ATTACKS, CASES, compute_exam_scores, list_exam_items, read_exam_rows
+from stages.judging.judge import INSTRUCTION, JudgeVerdict, judge_by_rule, make_judge_messages, parse_verdict
 from stages.tiny.builds import phrases
-from stages.tiny.builds.lessons import judging_row
+from stages.tiny.builds.lessons import draw_judge_example
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_files_are_what_the_script_makes(maker: ModuleType) -> None:
 
 
 def test_there_are_500_cases_half_of_each_kind_right_and_more_than_40_attacks() -> None:
-    cases, attacks = rows_of(CASES), rows_of(ATTACKS)
+    cases, attacks = read_exam_rows(CASES), read_exam_rows(ATTACKS)
     assert len(cases) == 500
     assert len(attacks) >= 40
     for kind in {case["kind"] for case in cases}:
@@ -43,7 +43,7 @@ def test_there_are_500_cases_half_of_each_kind_right_and_more_than_40_attacks() 
 
 def test_labels_are_what_the_words_say(maker: ModuleType) -> None:
     """Where reference and answer are single numbers in a frame, the label follows from comparing them."""
-    for case in rows_of(CASES):
+    for case in read_exam_rows(CASES):
         if case["kind"] in ("template", "near_miss"):
             frames = (*maker.FRAMES, "{x}", "Answer: {x}")
             same = any(frame.format(x=case["reference"]) == case["candidate"] for frame in frames)
@@ -51,14 +51,17 @@ def test_labels_are_what_the_words_say(maker: ModuleType) -> None:
 
 
 def test_lessons_hold_no_frame_unit_or_attack_of_the_exam(maker: ModuleType) -> None:
-    frames = {*phrases.FRAMES, *phrases.FIRM, *phrases.UNSURE, *phrases.NOTHING}
+    frames = {*phrases.FRAMES, *phrases.FIRM, *phrases.UNSURE, *phrases.NO_ANSWERS}
     assert not frames & {*maker.FRAMES, *maker.MARKED}
     assert not set(phrases.QUESTIONS) & set(maker.QUESTIONS)
     assert not set(phrases.UNITS) & {unit.strip() for unit in maker.UNITS}
     assert not set(phrases.WRAPS) & set(maker.WRAPS)
-    known = [judging_row(KINDS, 0, index)[0][1]["content"].removesuffix(INSTRUCTION) for index in range(2000)]
+    known = [
+        draw_judge_example(KIND_NAMES, 0, index)[0][1]["content"].removesuffix(INSTRUCTION) for index in range(2000)
+    ]
     prompts = {
-        judge_messages(item.question_text, item.reference, item.candidate)[1]["content"] for item in exam_items()
+        make_judge_messages(item.question_text, item.reference, item.candidate)[1]["content"]
+        for item in list_exam_items()
     }
     assert not prompts & {text + INSTRUCTION for text in known}
     lessons = "\n".join(known)
@@ -70,37 +73,37 @@ def test_lessons_hold_no_frame_unit_or_attack_of_the_exam(maker: ModuleType) -> 
 
 
 def test_lessons_say_what_is_right() -> None:
-    verdicts = [parse_verdict(judging_row(KINDS, 3, index)[1]) for index in range(1000)]
+    verdicts = [parse_verdict(draw_judge_example(KIND_NAMES, 3, index)[1]) for index in range(1000)]
     assert set(verdicts) == {0, 1}
     assert 0.38 < sum(filter(None, verdicts)) / 1000 < 0.52
     for index in range(1000):
-        messages, target = judging_row(KINDS, 3, index)
+        messages, target = draw_judge_example(KIND_NAMES, 3, index)
         reference = messages[1]["content"].split("<reference> ")[1].split(" </reference>")[0].replace(",", "")
         said = target.removeprefix("answer ").split(":")[0]
         assert (said == reference) == target.endswith(": same. <answer>1</answer>"), target
         assert (said != reference) == target.endswith(": different. <answer>0</answer>"), target
         assert "{" not in said, target
-    assert judging_row(KINDS, 3, 7) == judging_row(KINDS, 3, 7)
+    assert draw_judge_example(KIND_NAMES, 3, 7) == draw_judge_example(KIND_NAMES, 3, 7)
 
 
 def test_no_lesson_is_an_answer_of_the_exam() -> None:
     """Frames and prose of lessons are drawn at random, so what was drawn is compared; only bare numbers may be in
     both.
     """
-    examined = {item.candidate for item in exam_items()}
+    examined = {item.candidate for item in list_exam_items()}
     plain = {text for text in examined if not text or re.fullmatch(r"(Answer: )?\d+|The answer is \d+\.", text)}
-    users = [judging_row(KINDS, 1, index)[0][1]["content"] for index in range(5000)]
+    users = [draw_judge_example(KIND_NAMES, 1, index)[0][1]["content"] for index in range(5000)]
     drawn = {user.split("> ", 2)[2].split(" </candidate")[0] for user in users}
     assert len(drawn) > 3000
     assert not drawn & (examined - plain)
 
 
 def test_the_figures_of_judges_that_are_easily_told() -> None:
-    cases, attacks = rows_of(CASES), rows_of(ATTACKS)
+    cases, attacks = read_exam_rows(CASES), read_exam_rows(ATTACKS)
     labels = [case["verdict"] for case in cases] + [row["verdict"] for row in attacks for _ in range(2)]
 
     def scores(marks: list[int | None]) -> dict[str, object]:
-        return exam_scores([Verdict(mark, "", None) for mark in marks])
+        return compute_exam_scores([JudgeVerdict(mark, "", None) for mark in marks])
 
     perfect = scores(list(labels))
     assert perfect["balanced_accuracy"] == 1.0
@@ -122,6 +125,6 @@ def test_the_figures_of_judges_that_are_easily_told() -> None:
 
 
 def test_no_rule_finds_an_answer_of_the_exam_right_and_only_empty_ones_wrong() -> None:
-    ruled = {item.name: found.verdict for item in exam_items() if (found := ruled_verdict(item)) is not None}
-    alone = {row["id"] for row in rows_of(ATTACKS) if row["kind"] == "opener alone"}
+    ruled = {item.name: found.verdict for item in list_exam_items() if (found := judge_by_rule(item)) is not None}
+    alone = {row["id"] for row in read_exam_rows(ATTACKS) if row["kind"] == "opener alone"}
     assert ruled == dict.fromkeys(alone, 0)

@@ -14,20 +14,20 @@ from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.judging.judge import (
     INSTRUCTION,
-    SYSTEM,
-    Item,
+    JUDGE_SYSTEM,
+    JudgeItem,
+    JudgeQuestion,
     Messages,
-    Question,
-    judge_messages,
-    judge_sampling,
-    judge_target,
+    check_failures,
+    judge_items,
+    make_judge_messages,
+    make_judge_sampling,
+    make_judge_target,
     parse_verdict,
-    refuse_failures,
-    unconstrained_share,
-    verdicts,
+    share_of_unconstrained,
 )
-from stages.judging.rules import EMPTY, KEY_PHRASE, LOOPING, SAME, SILENT, UNREAD, plainly_right, rule_reason
-from stages.judging.sanitize import fenced, nonce, plain, shortened
+from stages.judging.rules import EMPTY, KEY_PHRASE, LOOPING, NO_REPLY, SAME, UNREAD, find_rule_reason, is_plainly_right
+from stages.judging.sanitize import make_nonce, normalise_characters, sanitize, shorten_middle
 from stages.vlm.checkpoint import Checkpoint
 
 
@@ -75,19 +75,19 @@ def test_the_last_tag_of_the_judges_text_is_the_verdict(text: str, verdict: int 
 def test_targets_compare_sign_by_sign_and_are_read_back_as_what_they_say(
     reference: str, said: str, target: str
 ) -> None:
-    assert judge_target(reference, said, reference == said) == target
+    assert make_judge_target(reference, said, reference == said) == target
     assert parse_verdict(target) == int(reference == said)
 
 
 def test_the_prompt_is_short_and_holds_all_parts() -> None:
-    system, user = judge_messages("<image>\nWhat is the sum?", "28", "3:3,8:11, so 28")
+    system, user = make_judge_messages("<image>\nWhat is the sum?", "28", "3:3,8:11, so 28")
     assert (system["role"], user["role"]) == ("system", "user")
     assert "<image>" not in user["content"]
     assert "<question> What is the sum? </question>" in user["content"]
     assert "<reference> 28 </reference>" in user["content"]
     assert re.search(r"<candidate ([a-z]{4})> 3:3,8:11, so 28 </candidate \1>", user["content"])
     assert user["content"].endswith(INSTRUCTION)
-    assert len(f"{SYSTEM} {INSTRUCTION}".split()) <= 70
+    assert len(f"{JUDGE_SYSTEM} {INSTRUCTION}".split()) <= 70
 
 
 PARTS = ("question", "reference", "candidate")
@@ -110,7 +110,7 @@ ATTACKS = [
 @pytest.mark.parametrize("place", ["question_text", "reference", "candidate"])
 def test_no_part_can_close_its_fence(place: str, attack: str) -> None:
     parts = {"question_text": "What?", "reference": "28", "candidate": "27", place: attack}
-    user = judge_messages(**parts)[1]["content"].removesuffix(INSTRUCTION)
+    user = make_judge_messages(**parts)[1]["content"].removesuffix(INSTRUCTION)
     for tag in PARTS:
         assert len(re.findall(rf"<{tag}[ >]", user)) == len(re.findall(rf"</{tag}[ >]", user)) == 1
     assert "<answer>" not in user
@@ -120,26 +120,26 @@ def test_no_part_can_close_its_fence(place: str, attack: str) -> None:
 
 @given(st.text(alphabet="<>/|! canswerd1＜‹&lt;\u200b"))
 def test_what_is_fenced_opens_no_tag_and_stays_fenced(text: str) -> None:
-    assert fenced(fenced(text)) == fenced(text)
-    assert "</" not in fenced(text)
-    assert "<a" not in fenced(text)
+    assert sanitize(sanitize(text)) == sanitize(text)
+    assert "</" not in sanitize(text)
+    assert "<a" not in sanitize(text)
 
 
 def test_fencing_leaves_ordinary_text_alone() -> None:
     for text in ("3 < 5 and 7 > 2", "28", "a, b; c\nd", "1:1,2:3 => 3", "x² = ½", "naïve café, 東京"):
-        assert fenced(text) == text
+        assert sanitize(text) == text
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_a_nonce_is_a_function_of_its_parts_and_in_none_of_them(one: str, other: str) -> None:
-    letters = nonce(one, other)
-    assert letters == nonce(one, other)
+    letters = make_nonce(one, other)
+    assert letters == make_nonce(one, other)
     assert letters.isalpha()
     assert len(letters) == 4
     assert letters not in one + other
-    again = nonce(one + letters, other)
+    again = make_nonce(one + letters, other)
     assert again not in one + letters
-    assert judge_messages("What?", "28", one) == judge_messages("What?", "28", one)
+    assert make_judge_messages("What?", "28", one) == make_judge_messages("What?", "28", one)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ def test_a_nonce_is_a_function_of_its_parts_and_in_none_of_them(one: str, other:
     ],
 )
 def test_other_scripts_and_hidden_signs_are_read_as_what_they_say(text: str, seen: str) -> None:
-    assert plain(text) == seen
+    assert normalise_characters(text) == seen
 
 
 @given(st.text(max_size=300), st.integers(20, 200))
 def test_what_is_shortened_keeps_its_beginning_and_its_end(text: str, longest: int) -> None:
-    short = shortened(text, longest)
+    short = shorten_middle(text, longest)
     assert len(short) <= max(longest, 1)
     if len(text) > longest:
         head, tail = short.split(" [...] ", 1) if short.count(" [...] ") == 1 else (short[:1], short[-1:])
@@ -173,7 +173,7 @@ def test_what_is_shortened_keeps_its_beginning_and_its_end(text: str, longest: i
 
 
 def rule_verdict(candidate: str) -> int | None:
-    return None if rule_reason(candidate, "28") is None else 0
+    return None if find_rule_reason(candidate, "28") is None else 0
 
 
 @pytest.mark.parametrize(
@@ -237,21 +237,21 @@ KEYS += [
 @pytest.mark.parametrize("key", KEYS)
 def test_openers_that_say_nothing_are_wrong_by_rule(key: str) -> None:
     """The keys of "One token to fool LLM-as-a-judge" and their kin; what they are said in front of is for the judge."""
-    assert rule_reason(key, "28") == KEY_PHRASE
-    assert rule_reason(f"{key} 28", "28") is None
-    assert rule_reason(f"{key} left", "the left one") is None
+    assert find_rule_reason(key, "28") == KEY_PHRASE
+    assert find_rule_reason(f"{key} 28", "28") is None
+    assert find_rule_reason(f"{key} left", "the left one") is None
 
 
 @pytest.mark.parametrize(
     ("answer", "reference"), [("+", "+"), (":", "a colon (:)"), ("Solution", "solution"), ("first", "The first one")]
 )
 def test_what_is_asked_for_is_never_wrong_by_rule(answer: str, reference: str) -> None:
-    assert rule_reason(answer, reference) is None
+    assert find_rule_reason(answer, reference) is None
 
 
 @pytest.mark.parametrize("answer", ["answerable", "28", "resultant force", "I think so", "no", "okra", "A", "steps"])
 def test_words_that_begin_like_openers_are_answers(answer: str) -> None:
-    assert rule_reason(answer, "something else") is None
+    assert find_rule_reason(answer, "something else") is None
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_words_that_begin_like_openers_are_answers(answer: str) -> None:
     ],
 )
 def test_a_plain_match_is_right_without_asking_and_nothing_else_is(candidate: str, reference: str, right: bool) -> None:
-    assert plainly_right(candidate, reference) == right
+    assert is_plainly_right(candidate, reference) == right
 
 
 class Said:
@@ -283,48 +283,51 @@ class Said:
 
 
 def test_verdicts_ask_everything_in_one_call_where_no_rule_decides_and_keep_the_order() -> None:
-    calls: list[list[Question]] = []
+    calls: list[list[JudgeQuestion]] = []
 
-    def ask(questions: Sequence[Question]) -> list[Said]:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Said]:
         calls.append(list(questions))
         return [Said("same. <answer>1</answer>", "k1"), Said("I can't say", "k2")]
 
     candidates = ["28", "", "27", "x" * 60, "Solution:"]
-    found = verdicts([Item(f"q{i}", "What?", "28", text) for i, text in enumerate(candidates)], ask)
+    found = judge_items([JudgeItem(f"q{i}", "What?", "28", text) for i, text in enumerate(candidates)], ask)
     assert [one.verdict for one in found] == [1, 0, None, 0, 0]
     assert [one.explanation for one in found] == ["same. <answer>1</answer>", EMPTY, "I can't say", LOOPING, KEY_PHRASE]
     assert [one.response_key for one in found] == ["k1", None, "k2", None, None]
     assert [[question.id for question in questions] for questions in calls] == [["q0", "q2"]]
-    assert calls[0][0].messages == judge_messages("What?", "28", "28")
+    assert calls[0][0].messages == make_judge_messages("What?", "28", "28")
 
 
-def never(questions: Sequence[Question]) -> list[Said]:
+def never(questions: Sequence[JudgeQuestion]) -> list[Said]:
     raise AssertionError("asked")
 
 
 def test_nothing_is_asked_when_rules_decide_all() -> None:
-    items = [Item("q", "What?", "28", ""), Item("q", "What?", "28", "Answer: 28", rule_first=True)]
-    assert [(one.verdict, one.explanation) for one in verdicts(items, never)] == [(0, EMPTY), (1, SAME)]
+    items = [JudgeItem("q", "What?", "28", ""), JudgeItem("q", "What?", "28", "Answer: 28", rule_first=True)]
+    assert [(one.verdict, one.explanation) for one in judge_items(items, never)] == [(0, EMPTY), (1, SAME)]
 
 
 def test_too_few_replies_are_an_error() -> None:
     with pytest.raises(ValueError, match="0 replies to 1 questions"):
-        verdicts([Item("q", "What?", "28", "28")], lambda questions: [])
+        judge_items([JudgeItem("q", "What?", "28", "28")], lambda questions: [])
 
 
 def test_what_is_too_long_for_the_judge_is_cut_or_fails_and_never_stops_the_others() -> None:
-    asked: list[Question] = []
+    asked: list[JudgeQuestion] = []
 
-    def ask(questions: Sequence[Question]) -> list[Said]:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Said]:
         asked.extend(questions)
         return [Said("<answer>1</answer>", "k") for _ in questions]
 
     def fits(messages: Messages) -> bool:
         return len(messages[1]["content"]) <= 600
 
-    long = [Item("long answer", "What?", "28", f"{'so ' * 4000}28"), Item("long reference", "What?", "28 " * 400, "27")]
-    long += [Item("long question", f"{'why ' * 4000}?", "28", "28"), Item("short", "What?", "28", "28")]
-    found = verdicts(long, ask, fits)
+    long = [
+        JudgeItem("long answer", "What?", "28", f"{'so ' * 4000}28"),
+        JudgeItem("long reference", "What?", "28 " * 400, "27"),
+    ]
+    long += [JudgeItem("long question", f"{'why ' * 4000}?", "28", "28"), JudgeItem("short", "What?", "28", "28")]
+    found = judge_items(long, ask, fits)
     assert [one.verdict for one in found] == [1, None, 1, 1]
     assert found[1].explanation == UNREAD
     assert [one.id for one in asked] == ["long answer", "long question", "short"]
@@ -333,25 +336,25 @@ def test_what_is_too_long_for_the_judge_is_cut_or_fails_and_never_stops_the_othe
 
 
 def test_failed_verdicts_are_counted_and_too_many_are_an_error_with_an_example() -> None:
-    found = verdicts(
-        [Item("q", "?", "1", f"answer {i}") for i in range(20)],
+    found = judge_items(
+        [JudgeItem("q", "?", "1", f"answer {i}") for i in range(20)],
         lambda qs: [Said("hm" if q is qs[0] else "<answer>1</answer>", "") for q in qs],
     )
-    assert refuse_failures(found, 0.05, "verdict@x") == 1
+    assert check_failures(found, 0.05, "verdict@x") == 1
     with pytest.raises(
         RuntimeError, match=r"verdict@x: 1 of 20 verdicts failed, above verdict.max_failed_share = 0.04.*'hm'"
     ):
-        refuse_failures(found, 0.04, "verdict@x")
+        check_failures(found, 0.04, "verdict@x")
 
 
 def test_the_judge_is_greedy_and_may_be_held_to_a_pattern() -> None:
     block = Block(model="judge", max_tokens=48)
-    assert judge_sampling(block).temperature == 0
-    assert judge_sampling(block).max_tokens == 48
-    assert judge_sampling(block).pattern is None
-    pattern = judge_sampling(Block(model="judge", constrained=True)).pattern
+    assert make_judge_sampling(block).temperature == 0
+    assert make_judge_sampling(block).max_tokens == 48
+    assert make_judge_sampling(block).pattern is None
+    pattern = make_judge_sampling(Block(model="judge", constrained=True)).pattern
     assert pattern is not None
-    for text in ("same. <answer>1</answer>", judge_target("28", "27", False), "x" * 384 + "<answer>0</answer>"):
+    for text in ("same. <answer>1</answer>", make_judge_target("28", "27", False), "x" * 384 + "<answer>0</answer>"):
         assert re.fullmatch(pattern, text)
     for text in (
         "<answer>1</answer>",
@@ -363,31 +366,32 @@ def test_the_judge_is_greedy_and_may_be_held_to_a_pattern() -> None:
 
 
 def test_no_reply_is_no_verdict() -> None:
-    found = verdicts(
-        [Item("q", "?", "28", "28"), Item("q", "?", "28", "27")], lambda qs: [None, Said("<answer>0</answer>", "k")]
+    found = judge_items(
+        [JudgeItem("q", "?", "28", "28"), JudgeItem("q", "?", "28", "27")],
+        lambda qs: [None, Said("<answer>0</answer>", "k")],
     )
-    assert [(one.verdict, one.explanation) for one in found] == [(None, SILENT), (0, "<answer>0</answer>")]
+    assert [(one.verdict, one.explanation) for one in found] == [(None, NO_REPLY), (0, "<answer>0</answer>")]
 
 
 def test_an_engine_that_pays_no_heed_to_the_pattern_is_noticed() -> None:
     texts = iter(["same. <answer>1</answer>", "It is right: <answer>1</answer>!"])
-    found = verdicts(
-        [Item("q", "?", "28", text) for text in ("28", "", "28")], lambda qs: [Said(next(texts), "k") for _ in qs]
+    found = judge_items(
+        [JudgeItem("q", "?", "28", text) for text in ("28", "", "28")], lambda qs: [Said(next(texts), "k") for _ in qs]
     )
     assert [one.asked for one in found] == [True, False, True]
-    assert unconstrained_share(found) == 0.5
-    assert unconstrained_share(found[:2]) == 0.0
+    assert share_of_unconstrained(found) == 0.5
+    assert share_of_unconstrained(found[:2]) == 0.0
 
 
 @pytest.mark.slow
 def test_vllm_holds_a_judge_to_the_pattern(tiny: Callable[[str], Checkpoint]) -> None:
     """Random weights write anything; held to the pattern every text of theirs has a verdict."""
     engine = VllmEngine(tiny("qwen2_5"), Runtime())
-    prompts = [judge_messages("What?", "28", str(number)) for number in range(20, 32)]
+    prompts = [make_judge_messages("What?", "28", str(number)) for number in range(20, 32)]
     texts = {}
     try:
         for constrained in (False, True):
-            sampling = judge_sampling(Block(model="judge", max_tokens=250, constrained=constrained)).model_copy(
+            sampling = make_judge_sampling(Block(model="judge", max_tokens=250, constrained=constrained)).model_copy(
                 update={"pattern": r"[^<]{1,60}<answer>[01]</answer>" if constrained else None}
             )
             answers = dict(

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from stages.page.checks import checks
+from stages.page.checks import collect_checks
+from stages.page.evaluated_models import EvaluatedModel
 from stages.page.inputs import History
-from stages.page.scores import Scored
-from stages.page.summary import relative, summary_of
+from stages.page.summary import compute_relative_gain, make_summary
 
 EXAM = {"balanced_accuracy": 0.97, "cases": 500, "attacks": 72, "attacks_held": 72}
 DISCRIMINATOR = {"acc": 0.9, "acc_length_only": 0.6}
@@ -21,7 +21,7 @@ CURVES = {
 }
 
 
-def scored(role: str, right: int, shuffled: float = 0.2) -> Scored:
+def scored(role: str, right: int, shuffled: float = 0.2) -> EvaluatedModel:
     """A model that answers the first `right` of 100 questions."""
     rows = {str(place): {"correct": place < right} for place in range(100)}
     metrics: dict[str, Any] = {
@@ -30,14 +30,14 @@ def scored(role: str, right: int, shuffled: float = 0.2) -> Scored:
         "standard_error": 0.04,
         "accuracy_shuffled": shuffled,
     }
-    return Scored(role, role, role, metrics | {"mean_tokens": 20.0, "truncated_share": 0.0}, rows)
+    return EvaluatedModel(role, role, role, metrics | {"mean_tokens": 20.0, "truncated_share": 0.0}, rows)
 
 
 def seen(
-    models: dict[str, Scored], curves: dict[str, Any], exam: dict[str, Any], before: dict[str, float]
+    models: dict[str, EvaluatedModel], curves: dict[str, Any], exam: dict[str, Any], before: dict[str, float]
 ) -> dict[str, bool]:
     history = History({"step": list(range(1, 21)), **curves})
-    return {one.title: one.fine for one in checks(list(models.values()), history, exam, before)}
+    return {one.title: one.fine for one in collect_checks(list(models.values()), history, exam, before)}
 
 
 MODELS = {
@@ -79,17 +79,19 @@ def test_each_fault_is_seen_by_its_own_check(title: str, change: dict[str, Any])
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
-    assert checks([MODELS["base"]], History({"step": [1.0], "judge/failed": [math.nan]}), None, {}) == []
+    assert collect_checks([MODELS["base"]], History({"step": [1.0], "judge/failed": [math.nan]}), None, {}) == []
 
 
 def test_the_summary_holds_gains_and_nothing_that_is_no_number() -> None:
     ril = History({"step": [1.0, 2.0], "rewards/answer": [0.2, math.nan], "kl/student": [math.nan, math.nan]})
-    found = summary_of(list(MODELS.values()), ril, History({"step": [0.0, 2.0], "validation": [0.4, 0.6]}))
+    found = make_summary(list(MODELS.values()), ril, History({"step": [0.0, 2.0], "validation": [0.4, 0.6]}))
     assert found["gain_over_warm_start"] == pytest.approx(0.2)
     assert found["gain_over_base"] == pytest.approx(0.3)
     assert found["gain_over_base_error"] == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
     assert (found["answer_reward"], found["validation_start"], found["validation_end"]) == (0.2, 0.4, 0.6)
     assert "kl" not in found
-    assert relative(found) == (pytest.approx(0.75), pytest.approx(math.sqrt(0.3 * 0.7 / 99) / 0.4))
-    assert summary_of([MODELS["base"]], ril, ril) == {}
-    assert relative({"gain_over_base": 0.1, "base": 0.0}) is None  # a base that answers nothing has no per cent
+    assert compute_relative_gain(found) == (pytest.approx(0.75), pytest.approx(math.sqrt(0.3 * 0.7 / 99) / 0.4))
+    assert make_summary([MODELS["base"]], ril, ril) == {}
+    assert (
+        compute_relative_gain({"gain_over_base": 0.1, "base": 0.0}) is None
+    )  # a base that answers nothing has no per cent

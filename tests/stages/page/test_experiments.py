@@ -12,8 +12,8 @@ import pytest
 
 from flows.jobs import open_job
 from stages.config.params import load_params
-from stages.page.experiments import THIS, Found, found
-from stages.page.gains import table
+from stages.page.comparison import THIS, ExperimentList, find_experiments
+from stages.page.gains import tabulate_gains
 
 SCORE = """
 import json, pathlib, ruamel.yaml
@@ -67,9 +67,9 @@ def run(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
     return call
 
 
-def found_in(project: Path, summary: dict[str, Any]) -> Found:
+def found_in(project: Path, summary: dict[str, Any]) -> ExperimentList:
     job = open_job("report", None, project, load_params(project / "params.yaml"))
-    return found(job, summary, job.repository())
+    return find_experiments(job, summary, job.repository())
 
 
 def summary_in(project: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def test_every_experiment_of_dvc_is_there_once(run: Callable[..., str]) -> None:
     )
     assert (this.objective, other.objective) == ("ril", "dr_grpo")
     assert high.commit == run("git", "rev-parse", f"refs/exps/{commit[:2]}/{commit[2:]}/high")[:8]
-    assert [round(row["relative"], 3) for row in table(both)] == [0.08, 0.08, 0.2]
+    assert [round(row["relative"], 3) for row in tabulate_gains(both)] == [0.08, 0.08, 0.2]
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_a_temporary_experiment_sees_those_of_the_checkout(
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.setenv("DVC_EXP_NAME", "tried")
     job = open_job("report", None, elsewhere, load_params(project / "params.yaml"))
-    seen = found(job, {"accuracy": 0.9}, job.repository())
+    seen = find_experiments(job, {"accuracy": 0.9}, job.repository())
     assert [(one.name, one.here) for one in seen.experiments] == [("tried", True), ("HEAD", False)]
 
 
@@ -129,4 +129,4 @@ def test_without_a_repository_this_run_stands_alone(
     seen = found_in(project, {"accuracy": 0.5})
     assert [(one.name, one.here) for one in seen.experiments] == [(THIS, True)]
     assert seen.left_out == 0
-    assert table(seen)[0]["relative"] is None
+    assert tabulate_gains(seen)[0]["relative"] is None

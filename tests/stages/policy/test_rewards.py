@@ -8,7 +8,7 @@ import pytest
 
 from stages.config.objective import PAPER
 from stages.groups.response import STUDENT, Response
-from stages.policy.rewards import ScoredResponse, scaled_advantages, score_group, similarities
+from stages.policy.rewards import ScoredResponse, compute_similarities, grpo_advantages, score_group
 
 LOGITS = [1.0, -1.0, -2.0, 0.5]  # similarity 0, 1, 1, 0
 
@@ -29,12 +29,12 @@ def advantages(rows: list[Response] | None = None, **switches: Any) -> list[floa
 
 
 def test_kinds_of_similarity() -> None:
-    assert similarities([0.0, -0.1, 2.0], "binary") == [0, 1, 0]
-    assert similarities([0.0, math.log(3)], "soft") == pytest.approx([0.5, 0.25])
-    assert similarities([-800.0, 800.0], "soft") == pytest.approx([1.0, 0.0])
-    assert similarities([3.0, -1.0, 0.0, -1.0], "ranked") == pytest.approx([0.0, 2.5 / 3, 1 / 3, 2.5 / 3])
-    assert similarities([3.0, -1.0], "raw") == [-3.0, 1.0]
-    assert similarities([3.0], "ranked") == [0.0]
+    assert compute_similarities([0.0, -0.1, 2.0], "binary") == [0, 1, 0]
+    assert compute_similarities([0.0, math.log(3)], "soft") == pytest.approx([0.5, 0.25])
+    assert compute_similarities([-800.0, 800.0], "soft") == pytest.approx([1.0, 0.0])
+    assert compute_similarities([3.0, -1.0, 0.0, -1.0], "ranked") == pytest.approx([0.0, 2.5 / 3, 1 / 3, 2.5 / 3])
+    assert compute_similarities([3.0, -1.0], "raw") == [-3.0, 1.0]
+    assert compute_similarities([3.0], "ranked") == [0.0]
 
 
 def test_weights_and_gate() -> None:
@@ -46,8 +46,8 @@ def test_weights_and_gate() -> None:
 def test_baselines() -> None:
     assert advantages(group((0, 1, 1, 1))) == [-1.25, 0.75, 0.75, -0.25]
     assert advantages(group((0, 1, 1, 1)), baseline="per_source") == [-1.0, 1.0, 0.5, -0.5]
-    by_style = scaled_advantages([0, 1, 1, 0])
-    by_answer = scaled_advantages([0, 1, 1, 1])
+    by_style = grpo_advantages([0, 1, 1, 0])
+    by_answer = grpo_advantages([0, 1, 1, 1])
     both = [s + a for s, a in zip(by_style, by_answer, strict=True)]
     assert advantages(group((0, 1, 1, 1)), baseline="per_reward") == pytest.approx(both)
 
@@ -55,8 +55,8 @@ def test_baselines() -> None:
 def test_standard_deviation() -> None:
     ours = advantages(scale_rewards="group")
     assert ours == pytest.approx([value / (math.sqrt(4 / 3) + 1e-6) for value in (-1, 1, 1, -1)])
-    assert scaled_advantages([2.0]) == [0.0]
-    assert scaled_advantages([1.0, 1.0]) == [0.0, 0.0]
+    assert grpo_advantages([2.0]) == [0.0]
+    assert grpo_advantages([1.0, 1.0]) == [0.0, 0.0]
 
 
 def test_teacher_rows() -> None:

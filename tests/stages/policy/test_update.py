@@ -11,7 +11,7 @@ import torch
 
 from stages.config.objective import PAPER, Objective
 from stages.groups.log_probs import response_log_probs
-from stages.groups.pack import Group, packs
+from stages.groups.pack import Group, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.policy import policy as policy_module
 from stages.policy.batch import RewardedGroup
@@ -70,7 +70,7 @@ def stepped(
     made: Made, objective: Objective = PAPER, rows: list[Response] | None = None, rate: float = 0.0, **changed: Any
 ) -> tuple[dict[str, float], list[dict[str, torch.Tensor]]]:
     student, reference, reader = made
-    prompts = reader.prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])] * 2)
+    prompts = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])] * 2)
     group = tuple(score_group(rows or answers(reader), LOGITS, objective))
     trainer = Gradients(student.model)
     block = loop(**changed)
@@ -86,10 +86,10 @@ def by_hand(
     each.
     """
     student, reference, reader = made
-    (prompt,) = reader.prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
+    (prompt,) = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
     student.model.zero_grad()
     for row, weight in zip(answers(reader), weights, strict=True):
-        (pack,) = packs([Group(prompt, (row.token_ids,))], 4096)
+        (pack,) = make_packs([Group(prompt, (row.token_ids,))], 4096)
         log_probs = response_log_probs(student, pack)
         with torch.no_grad():
             wanted = response_log_probs(reference, pack)
@@ -199,10 +199,10 @@ def test_a_correction_without_the_engines_log_probs_is_refused(made: Made) -> No
 
 def test_a_correction_scales_student_rows_only(made: Made) -> None:
     student, _, reader = made
-    (prompt,) = reader.prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
+    (prompt,) = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
     rows = []
     for row in answers(reader):
-        (pack,) = packs([Group(prompt, (row.token_ids,))], 4096)
+        (pack,) = make_packs([Group(prompt, (row.token_ids,))], 4096)
         with torch.no_grad():
             seen = response_log_probs(student, pack) - torch.log(
                 torch.tensor(2.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.responses.key import answer_key
+from stages.responses.key import derive_answer_key
 from stages.responses.store import Store, StoredAnswer
 
 
@@ -17,7 +17,7 @@ def stored() -> Callable[..., StoredAnswer]:
     def make(name: str, sample: int, text: str, reason: str = "stop") -> StoredAnswer:
         request = hashlib.sha256(name.encode()).hexdigest()
         return StoredAnswer(
-            key=answer_key(request, sample),
+            key=derive_answer_key(request, sample),
             request_key=request,
             sample=sample,
             question_id=f"q{name}",

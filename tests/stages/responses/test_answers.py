@@ -22,13 +22,19 @@ from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import Reject, TooManyRejects
 from stages.responses import waves
-from stages.responses.answers import Generation, answers, answers_and_rejects, asked_of, stored_answers
+from stages.responses.answers import (
+    Generation,
+    fetch_answers,
+    fetch_answers_and_rejects,
+    make_generation_spec,
+    read_stored_answers,
+)
 from stages.responses.projection import write_projection
-from stages.responses.requested import Wanted
-from stages.responses.schemas import ANSWERS, answer_statistics
-from stages.responses.sets import faults
+from stages.responses.requested import RequestedAnswers
+from stages.responses.schemas import ANSWERS, compute_answer_statistics
+from stages.responses.sets import find_faults
 from stages.responses.store import Store, StoredAnswer
-from stages.responses.template import template_of
+from stages.responses.template import read_template
 from stages.tiny.builds.shapes import build_tiny
 from stages.vlm import reader
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
@@ -138,7 +144,7 @@ def ask(job: Job, checkpoint: Path) -> Ask:
         share: float | None = None,
     ) -> list[list[str]]:
         now = replace(job, store=store_folder(job.root))  # a test may have set another one
-        found = answers(now, Generation(checkpoint, sampling, n, draw), asked, "answers", engine, share)
+        found = fetch_answers(now, Generation(checkpoint, sampling, n, draw), asked, "answers", engine, share)
         return [[answer.text for answer in row] for row in found]
 
     return texts
@@ -233,7 +239,9 @@ def test_several_greedy_answers_are_refused(ask: Ask) -> None:
 def test_the_projection_has_the_same_bytes_again(job: Job, checkpoint: Path, tmp_path: Path) -> None:
     ids = [prompt.id for prompt in prompts(20)]
     for name in ("first", "again"):
-        rows = answer_rows(ids, answers(job, Generation(checkpoint, SAMPLING, 4), prompts(20), "answers", Counting()))
+        rows = answer_rows(
+            ids, fetch_answers(job, Generation(checkpoint, SAMPLING, 4), prompts(20), "answers", Counting())
+        )
         write_shards(tmp_path / name, rows, ANSWERS)
     files = [sorted((tmp_path / name).iterdir()) for name in ("first", "again")]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
@@ -342,7 +350,7 @@ def test_the_store_says_who_was_asked_and_what(ask: Ask, job: Job) -> None:
     (folder,) = (job.store / "responses").iterdir()
     about = read_json(folder / "about.json")
     assert (about["name"], about["family"], about["sampling"]["max_tokens"]) == ("judge", "qwen2_5", 8)
-    assert list(faults(folder)) == [8]  # keys are the hashes of what stands beside them
+    assert list(find_faults(folder)) == [8]  # keys are the hashes of what stands beside them
     (file,) = folder.glob("*.parquet")
     row = pq.read_table(file).to_pylist()[0]
     assert (row["engine"], row["engine_version"], row["model"], row["revision"]) == (
@@ -370,9 +378,11 @@ def test_what_a_run_paid_is_kept_with_the_times(ask: Ask, job: Job) -> None:
 def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoint: Path, tmp_path: Path) -> None:
     """In blocks and from many segments, as from one list."""
     asked = prompts(600)
-    found = answers(job, Generation(checkpoint, SAMPLING, 4), asked, "answers", Counting())
+    found = fetch_answers(job, Generation(checkpoint, SAMPLING, 4), asked, "answers", Counting())
     write_shards(tmp_path / "plain", answer_rows([prompt.id for prompt in asked], found), ANSWERS)
-    wanted = Wanted.of(asked_of(open_checkpoint(checkpoint), SAMPLING, 0, job.store), asked, 4)
+    wanted = RequestedAnswers.from_prompts(
+        make_generation_spec(open_checkpoint(checkpoint), SAMPLING, 0, job.store), asked, 4
+    )
     (folder,) = (job.store / "responses").iterdir()
     counts = write_projection(tmp_path / "streamed", Store(folder, pytest.fail), wanted)
     files = [sorted((tmp_path / name).iterdir()) for name in ("plain", "streamed")]
@@ -380,7 +390,7 @@ def test_the_streamed_projection_has_the_bytes_of_plain_rows(job: Job, checkpoin
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
     assert len(files[0]) == 3
     rows = read_shards(tmp_path / "plain").to_pylist()
-    assert counts.statistics() == answer_statistics(rows)
+    assert counts.compute_statistics() == compute_answer_statistics(rows)
 
 
 def test_a_stage_that_lacks_nothing_reads_no_tokenizer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +405,7 @@ def test_a_template_is_kept_for_one_model_and_one_reading_of_it(
     job: Job, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = open_checkpoint(checkpoint)
-    kept = template_of(model, job.store)
+    kept = read_template(model, job.store)
     assert kept.hash == load_chat(model).template_hash
     assert kept.banned == tuple(load_chat(model).banned_token_ids)
     read: list[str] = []
@@ -405,14 +415,14 @@ def test_a_template_is_kept_for_one_model_and_one_reading_of_it(
         return SimpleNamespace(template_hash="new", banned_token_ids=[1])
 
     monkeypatch.setattr(reader, "load_chat", changed)
-    assert template_of(model, job.store) == kept
+    assert read_template(model, job.store) == kept
     assert read == []
-    assert template_of(replace(model, identity="another"), job.store).hash == "new"
+    assert read_template(replace(model, identity="another"), job.store).hash == "new"
     monkeypatch.setattr("stages.responses.template.version", lambda package: "another")
-    assert template_of(model, job.store).hash == "new"
+    assert read_template(model, job.store).hash == "new"
     assert read == ["another", model.identity]
     (tmp_path / "no folder").write_text("")
-    assert template_of(model, tmp_path / "no folder").hash == "new"  # a store that can't be written is no error
+    assert read_template(model, tmp_path / "no folder").hash == "new"  # a store that can't be written is no error
 
 
 def test_asking_needs_torch_only_when_something_is_missing(root: Path) -> None:
@@ -426,7 +436,7 @@ def test_asking_needs_torch_only_when_something_is_missing(root: Path) -> None:
 def test_what_the_store_has_is_told_without_an_engine(job: Job, checkpoint: Path, ask: Ask) -> None:
     engine = Counting()
     found = ask(prompts(4), engine, n=2)
-    stored = stored_answers(job, Generation(checkpoint, SAMPLING, 2), prompts(6))
+    stored = read_stored_answers(job, Generation(checkpoint, SAMPLING, 2), prompts(6))
     assert [[answer.text for answer in row] for row in stored] == [*found, [], []]
     assert engine.starts == 1
 
@@ -434,6 +444,8 @@ def test_what_the_store_has_is_told_without_an_engine(job: Job, checkpoint: Path
 def test_rejects_are_told_with_the_answers(job: Job, checkpoint: Path) -> None:
     engine = Counting()
     engine.refuses = {"q2"}
-    found, rejects = answers_and_rejects(job, Generation(checkpoint, SAMPLING, 2), prompts(4), "answers", engine, 0.5)
+    found, rejects = fetch_answers_and_rejects(
+        job, Generation(checkpoint, SAMPLING, 2), prompts(4), "answers", engine, 0.5
+    )
     assert [len(one) for one in found] == [2, 2, 0, 2]
     assert rejects == [Reject("q2", 0, 2, "refused", "question q2: it is too long")]

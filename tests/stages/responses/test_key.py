@@ -20,14 +20,14 @@ from stages.config.teacher import Teacher
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
 from stages.responses import answers
-from stages.responses.key import Asked, answer_key, request_seed
-from stages.responses.requested import Wanted
+from stages.responses.key import GenerationSpec, derive_answer_key, derive_request_seed
+from stages.responses.requested import RequestedAnswers
 from stages.responses.template import Template
-from stages.vlm.checkpoint import Checkpoint, content_identity
+from stages.vlm.checkpoint import Checkpoint, hash_content
 
 MESSAGES = [{"role": "user", "content": "<image>What is the sum?"}]
 IMAGES = ["ab" * 32]
-ASKED = Asked(
+ASKED = GenerationSpec(
     model="hub/model@0123",
     family="qwen2_5_vl",
     precision="bf16",
@@ -37,7 +37,7 @@ ASKED = Asked(
     sampling=Sampling(),
     draw=0,
 )
-KEY = answer_key(ASKED.request_key(MESSAGES, IMAGES), 0)
+KEY = derive_answer_key(ASKED.request_key(MESSAGES, IMAGES), 0)
 
 # --- every setting, and whether another value of it asks for new answers
 # ------------------------------------------------
@@ -159,12 +159,12 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
     """Keys of the first two answers that a stage would look up, as stages do it."""
     asker = blocks["Rollout"] if blocks["Rollout"] != BLOCKS["Rollout"] else blocks["Teacher"]
     sampling = asker.sampling if asker.sampling != Sampling() else blocks["Sampling"]
-    asked = answers.asked_of(blocks["Checkpoint"], sampling, asker.draw, Path("store"))
+    asked = answers.make_generation_spec(blocks["Checkpoint"], sampling, asker.draw, Path("store"))
     if blocks["Asked"] != ASKED:
         assert asked == ASKED
         asked = blocks["Asked"]
-    wanted = Wanted.of(asked, [blocks["Question"]], asker.responses)
-    return [answer_key(wanted.request_key(0), sample) for sample in range(2)]
+    wanted = RequestedAnswers.from_prompts(asked, [blocks["Question"]], asker.responses)
+    return [derive_answer_key(wanted.request_key(0), sample) for sample in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
 def test_what_another_value_costs(
     block: str, field: str, value: Any, new: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "template_of", lambda checkpoint, store: Template("cd" * 32, (7, 8)))
+    monkeypatch.setattr(answers, "read_template", lambda checkpoint, store: Template("cd" * 32, (7, 8)))
     before = BLOCKS[block]
     assert getattr(before, field) != value
     changed = (
@@ -186,7 +186,7 @@ def test_every_setting_is_in_a_table() -> None:
     """A field that is added anywhere here needs a line: a person decides what it costs."""
     listed = {(block, field) for block, field, _, _ in TABLE}
     settings = {(kind.__name__, name) for kind in (Sampling, Teacher, Rollout) for name in kind.model_fields}
-    content = {(kind.__name__, field.name) for kind in (Checkpoint, Question, Asked) for field in fields(kind)}
+    content = {(kind.__name__, field.name) for kind in (Checkpoint, Question, GenerationSpec) for field in fields(kind)}
     assert listed == settings | content
     kinds = {kind.__name__: kind for kind in (Model, Verdict, Evaluate, Evaluation, Questions, Runtime)}
     assert {name: set(THROUGH[name]) for name in kinds} == {
@@ -200,9 +200,9 @@ def test_a_model_in_another_folder_is_the_same_model_and_another_byte_makes_anot
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-    assert content_identity(tmp_path / "one") == content_identity(tmp_path / "two")
+    assert hash_content(tmp_path / "one") == hash_content(tmp_path / "two")
     (tmp_path / "two" / "config.json").write_text("{ }")
-    assert content_identity(tmp_path / "one") != content_identity(tmp_path / "two")
+    assert hash_content(tmp_path / "one") != hash_content(tmp_path / "two")
 
 
 @pytest.mark.parametrize(
@@ -218,13 +218,13 @@ def test_a_model_in_another_folder_is_the_same_model_and_another_byte_makes_anot
     ],
 )
 def test_content_that_changes_the_key(messages: list[dict[str, str]], images: list[str], sample: int) -> None:
-    assert answer_key(ASKED.request_key(messages, images), sample) != KEY
+    assert derive_answer_key(ASKED.request_key(messages, images), sample) != KEY
 
 
 def test_what_does_not_change_the_key() -> None:
     """Ids, seeds of experiments, engines and machines are no argument. Order and number types don't count."""
     same = [{"content": "<image>What is the sum?", "role": "user", "extra": "for people"}]
-    assert answer_key(ASKED.request_key(same, tuple(IMAGES)), 0) == KEY
+    assert derive_answer_key(ASKED.request_key(same, tuple(IMAGES)), 0) == KEY
     assert replace(ASKED, sampling=Sampling(temperature=1)).request_key(MESSAGES, IMAGES) == ASKED.request_key(
         MESSAGES, IMAGES
     )
@@ -237,7 +237,7 @@ def test_the_key_is_the_same_for_ever() -> None:
 
 @given(st.text(alphabet="0123456789abcdef", min_size=64, max_size=64))
 def test_seeds_leave_room_for_samples(request_key: str) -> None:
-    assert 0 <= request_seed(request_key) < 2**62
+    assert 0 <= derive_request_seed(request_key) < 2**62
 
 
 @given(
@@ -248,5 +248,6 @@ def test_two_requests_share_a_key_only_when_they_are_equal(said: list[tuple[str,
     messages = [{"role": role, "content": text} for role, text in said]
     split = [message for message in messages for message in (message, {"role": "user", "content": ""})]
     assert (
-        answer_key(ASKED.request_key(messages, []), sample) == answer_key(ASKED.request_key(split, []), sample)
+        derive_answer_key(ASKED.request_key(messages, []), sample)
+        == derive_answer_key(ASKED.request_key(split, []), sample)
     ) == (messages == split)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.responses.compact import compact
-from stages.responses.segments import listed
+from stages.responses.segments import list_segments
 
 KILLS = int(os.environ.get("RIL_KILLS", "4"))
 
@@ -66,7 +66,7 @@ def test_two_runs_at_once_end_alike_though_their_engines_differ(
     outs = [(project / "data/teacher/internvl3/part-00000.parquet").read_bytes() for project in projects]
     assert outs[0] == outs[1]
     (folder,) = (store / "responses").iterdir()
-    kept = [key for segment in listed(folder) for key in pq.read_table(segment.path)["key"].to_pylist()]
+    kept = [key for segment in list_segments(folder) for key in pq.read_table(segment.path)["key"].to_pylist()]
     assert set(kept) == set(module.written(log))
     compact(folder, pytest.fail)
     trials.finish(trials.process(store, log, projects[1]))

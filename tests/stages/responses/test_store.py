@@ -22,16 +22,16 @@ from hypothesis import strategies as st
 
 from stages.responses import segments
 from stages.responses import store as module
-from stages.responses.index import ABSENT, Index, Runs, rows_of, segments_of
-from stages.responses.key import answer_key
-from stages.responses.segments import FIRST_SCHEMA, ROWS_PER_GROUP, digests_of, listed, write_segment
-from stages.responses.store import Store, StoredAnswer, table_of
+from stages.responses.index import ABSENT, Index, Runs, decode_rows, decode_segments
+from stages.responses.key import derive_answer_key
+from stages.responses.segments import ANSWERS_PER_ROW_GROUP, FIRST_SCHEMA, decode_digests, list_segments, write_segment
+from stages.responses.store import Store, StoredAnswer, make_answer_table
 
 
 def stored(name: str, sample: int, text: str) -> StoredAnswer:
     request = hashlib.sha256(name.encode()).hexdigest()
     return StoredAnswer(
-        key=answer_key(request, sample),
+        key=derive_answer_key(request, sample),
         request_key=request,
         sample=sample,
         question_id="q",
@@ -94,7 +94,7 @@ def test_of_duplicates_the_first_order_counts_however_files_came_there(tmp_path_
         contents.append((place, f"{place:020d}-{number:08x}.parquet", answers))
     order.shuffle(contents)
     for _, name, answers in contents:
-        write_segment(folder / name, table_of(answers, 5))
+        write_segment(folder / name, make_answer_table(answers, 5))
     expected: dict[str, StoredAnswer] = {}
     for _, _, answers in sorted(contents, key=lambda segment: segment[:2]):
         for answer in answers:
@@ -114,12 +114,12 @@ def test_orders_follow_one_another_and_names_are_the_folders_own(tmp_path: Path)
     """What becomes visible later has a larger order, whoever wrote it; a copy of the folder gives other names."""
     for _ in range(3):
         Store(tmp_path / "a", silent).append(ANSWERS[:1])
-    segments = listed(tmp_path / "a")
+    segments = list_segments(tmp_path / "a")
     assert [segment.order for segment in segments] == [1, 2, 3]
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     for name in ("a", "b"):
         Store(tmp_path / name, silent).append(ANSWERS[1:2])
-    newest = [listed(tmp_path / name)[-1] for name in ("a", "b")]
+    newest = [list_segments(tmp_path / name)[-1] for name in ("a", "b")]
     assert [segment.order for segment in newest] == [4, 4]
     assert newest[0].path.name != newest[1].path.name
 
@@ -127,12 +127,14 @@ def test_orders_follow_one_another_and_names_are_the_folders_own(tmp_path: Path)
 def test_a_name_that_was_taken_meanwhile_is_not_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that saw an old listing, as one that was stopped for a minute did."""
     Store(tmp_path, silent).append([stored("r", 0, "first")])
-    seen = iter([[], [], listed(tmp_path)])
-    real = segments.listed
-    monkeypatch.setattr(segments, "listed", lambda folder: next(seen, None) if folder == tmp_path else real(folder))
-    segments.publish(tmp_path, lambda path: write_segment(path, table_of([stored("r", 0, "second")], 0)))
+    seen = iter([[], [], list_segments(tmp_path)])
+    real = segments.list_segments
+    monkeypatch.setattr(
+        segments, "list_segments", lambda folder: next(seen, None) if folder == tmp_path else real(folder)
+    )
+    segments.publish(tmp_path, lambda path: write_segment(path, make_answer_table([stored("r", 0, "second")], 0)))
     monkeypatch.undo()
-    assert [segment.order for segment in listed(tmp_path)] == [1, 2]
+    assert [segment.order for segment in list_segments(tmp_path)] == [1, 2]
     (answer,) = Store(tmp_path, silent).fetch(asked("r", 0)).values()
     assert answer.text == "first"
 
@@ -151,12 +153,12 @@ def test_a_folder_without_links_is_written_too(tmp_path: Path, monkeypatch: pyte
 def test_segments_of_the_first_format_are_read(tmp_path: Path) -> None:
     """Their names hold a time where others have an order, and they lack the later columns."""
     file = tmp_path / "01763700000000000000-0123abcd.parquet"
-    table = table_of(ANSWERS[:2], 7).select(FIRST_SCHEMA.names)
+    table = make_answer_table(ANSWERS[:2], 7).select(FIRST_SCHEMA.names)
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     store = Store(tmp_path, silent)
     store.append([replace(ANSWERS[0], text="later"), ANSWERS[3]])
     assert store.fetch(pairs(ANSWERS)) == {a.key: a for a in (ANSWERS[0], ANSWERS[1], ANSWERS[3])}
-    assert listed(tmp_path)[0].path == file
+    assert list_segments(tmp_path)[0].path == file
 
 
 def test_rows_come_in_the_order_asked_for_with_the_columns_asked_for(tmp_path: Path) -> None:
@@ -164,15 +166,15 @@ def test_rows_come_in_the_order_asked_for_with_the_columns_asked_for(tmp_path: P
     for start in range(0, 12, 3):
         store.append(ANSWERS[start : start + 3])
     wanted = [ANSWERS[place] for place in (7, 0, 11, 3, 4)]
-    requests = digests_of(pa.array([answer.request_key for answer in wanted]))
+    requests = decode_digests(pa.array([answer.request_key for answer in wanted]))
     samples = np.array([[answer.sample, 5] for answer in wanted])
-    table, there = store.rows(requests, samples, ["text", "sample"])
+    table, there = store.read_rows(requests, samples, ["text", "sample"])
     assert table.to_pydict() == {"text": [a.text for a in wanted], "sample": [a.sample for a in wanted]}
     assert there.tolist() == [[True, False]] * 5
 
 
 def test_reading_reads_no_other_row_groups_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [stored("r", sample, f"text {sample}") for sample in range(3 * ROWS_PER_GROUP)]
+    answers = [stored("r", sample, f"text {sample}") for sample in range(3 * ANSWERS_PER_ROW_GROUP)]
     store = Store(tmp_path, silent)
     store.append(answers)
     read: list[tuple[list[int], list[str]]] = []
@@ -183,8 +185,10 @@ def test_reading_reads_no_other_row_groups_and_columns(tmp_path: Path, monkeypat
         lambda file, groups, columns: read.append((groups, columns)) or real(file, groups, columns),
     )
     store = Store(tmp_path, silent)
-    table, _ = store.rows(digests_of(pa.array([answers[0].request_key])), np.array([[ROWS_PER_GROUP + 5]]), ["text"])
-    assert table["text"].to_pylist() == [f"text {ROWS_PER_GROUP + 5}"]
+    table, _ = store.read_rows(
+        decode_digests(pa.array([answers[0].request_key])), np.array([[ANSWERS_PER_ROW_GROUP + 5]]), ["text"]
+    )
+    assert table["text"].to_pylist() == [f"text {ANSWERS_PER_ROW_GROUP + 5}"]
     assert read == [([0, 1, 2], ["request_key", "sample"]), ([1], ["text"])]
 
 
@@ -199,11 +203,13 @@ def test_a_request_costs_32_bytes_of_index_however_many_answers_it_has(tmp_path:
 def test_requests_with_equal_first_halves_are_told_apart() -> None:
     one, other, third, far = (np.array([[high, low]], np.uint64) for high, low in ((5, 1), (5, 2), (5, 3), (4, 9)))
     zero = np.zeros(2, np.int64)
-    index = Index([Runs.of(np.concatenate([other, one]), zero), Runs.of(np.concatenate([one, far]), zero)])
+    index = Index(
+        [Runs.from_rows(np.concatenate([other, one]), zero), Runs.from_rows(np.concatenate([one, far]), zero)]
+    )
     assert len(index) == 3
     sample = np.array([[0]])
-    assert [int(rows_of(index.places(key, sample))[0, 0]) for key in (one, other)] == [1, 0]
-    assert index.places(third, sample)[0, 0] == ABSENT
+    assert [int(decode_rows(index.find_places(key, sample))[0, 0]) for key in (one, other)] == [1, 0]
+    assert index.find_places(third, sample)[0, 0] == ABSENT
 
 
 SEGMENTS = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12, unique=True), max_size=5)
@@ -218,20 +224,20 @@ def test_the_index_serves_what_a_plain_dictionary_would(segments: list[list[tupl
         for row, pair in enumerate(rows):
             expected.setdefault(pair, (number, row))
         requests = np.array([[request, 7] for request, _ in rows], np.uint64).reshape(-1, 2)
-        runs.append(Runs.of(requests, np.array([sample for _, sample in rows], np.int64)))
+        runs.append(Runs.from_rows(requests, np.array([sample for _, sample in rows], np.int64)))
     index = Index(runs)
-    places = index.places(
+    places = index.find_places(
         np.array([[request, 7] for request in range(5)], np.uint64), np.repeat(np.arange(11)[None], 5, axis=0)
     )
     found = {
-        (request, sample): (int(segments_of(place)), int(rows_of(place)))
+        (request, sample): (int(decode_segments(place)), int(decode_rows(place)))
         for request, row in enumerate(places)
         for sample, place in enumerate(row)
         if place != ABSENT
     }
     assert found == expected
     assert (len(index), index.stored) == (len(expected), sum(map(len, segments)))
-    assert index.counts(len(segments)).tolist() == [
+    assert index.count_served(len(segments)).tolist() == [
         sum(n == number for n, _ in expected.values()) for number in range(len(segments))
     ]
 
@@ -258,7 +264,7 @@ def other_bytes(file: Path) -> None:
 
 def no_keys(file: Path) -> None:
     """A segment by its columns, but not by what stands in them."""
-    table = table_of([replace(ANSWERS[0], request_key="a key")], 0)
+    table = make_answer_table([replace(ANSWERS[0], request_key="a key")], 0)
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 

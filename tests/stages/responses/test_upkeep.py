@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from stages.config.sampling import Sampling
 from stages.responses import compact as module
 from stages.responses.compact import compact
-from stages.responses.dataset import export
-from stages.responses.key import answer_key
+from stages.responses.dataset import export_dataset
+from stages.responses.key import derive_answer_key
 from stages.responses.merge import merge
-from stages.responses.segments import listed
-from stages.responses.sets import Fault, faults, statistics
+from stages.responses.segments import list_segments
+from stages.responses.sets import Fault, compute_set_statistics, find_faults
 from stages.responses.store import Store, StoredAnswer
 
 Make = Callable[..., StoredAnswer]
@@ -34,7 +34,7 @@ def asked(name: str) -> str:
 
 
 def key_of(name: str, sample: int) -> str:
-    return answer_key(asked(name), sample)
+    return derive_answer_key(asked(name), sample)
 
 
 ALL = [(asked(name), sample) for name in "abc" for sample in range(4)]
@@ -63,17 +63,17 @@ def test_compaction_leaves_every_answer_as_it_was(tmp_path: Path, stored: Make, 
     assert projected(tmp_path, ALL) == {**before, key_of("c", 0): "c0"}
     compact(tmp_path, silent)
     assert projected(tmp_path, ALL) == {**before, key_of("c", 0): "c0"}
-    assert compact(tmp_path, silent).after == len(listed(tmp_path)) == 1
+    assert compact(tmp_path, silent).after == len(list_segments(tmp_path)) == 1
 
 
 def test_a_compaction_that_was_overtaken_removes_nothing_new(tmp_path: Path, stored: Make, projected: Read) -> None:
     """Orders and names are not used again: what a slow compaction removes at its end is what it has read."""
     filled(tmp_path, stored, THREE)
-    names = {segment.path.name for segment in listed(tmp_path)}
+    names = {segment.path.name for segment in list_segments(tmp_path)}
     for sample in range(3):
         compact(tmp_path, silent)
         filled(tmp_path, stored, [[("c", sample, "new")]])
-        newest = listed(tmp_path)[-1]
+        newest = list_segments(tmp_path)[-1]
         assert newest.order == 4 + sample
         assert newest.path.name not in names
         names.add(newest.path.name)
@@ -114,7 +114,7 @@ def test_a_crash_at_any_point_of_a_compaction_changes_nothing(
         assert projected(folder, ALL) == before
         compact(folder, silent)
         assert projected(folder, ALL) == before
-        assert len(listed(folder)) == 1
+        assert len(list_segments(folder)) == 1
     assert point > 4
 
 
@@ -125,7 +125,7 @@ def test_nothing_moves_past_a_damaged_segment(tmp_path: Path, stored: Make, proj
         stored,
         [[("a", 0, "a0")], [("a", 1, "first")], [("a", 1, "second"), ("b", 0, "b0")], [("b", 1, "b1")]],
     )
-    middle = listed(tmp_path)[1].path
+    middle = list_segments(tmp_path)[1].path
     whole = middle.read_bytes()
     middle.write_bytes(whole[: len(whole) // 2])
     said: list[str] = []
@@ -192,7 +192,7 @@ def test_compaction_beside_writers_and_readers(tmp_path: Path) -> None:
     compactions = 0
     try:
         while any(process.is_alive() for process in writers):
-            if listed(tmp_path):
+            if list_segments(tmp_path):
                 compact(tmp_path, silent)
                 compactions += 1
     finally:
@@ -227,7 +227,7 @@ def test_a_merge_changes_no_answer_that_was_here(
     ):
         for rows in segments:
             unique = {
-                answer_key(r, s): replace(answer, key=key_of(r, s), request_key=asked(r), sample=s, text=t)
+                derive_answer_key(r, s): replace(answer, key=key_of(r, s), request_key=asked(r), sample=s, text=t)
                 for r, s, t in rows
             }
             Store(folder, silent).append(list(unique.values()))
@@ -265,7 +265,7 @@ def test_an_exported_set_loads_as_a_data_set_and_comes_back(
     }
     write_about(tmp_path / "store/responses/one", about)
     sets = [tmp_path / "store/responses" / name for name in ("one", "two")]
-    export(sets, tmp_path / "out", silent)
+    export_dataset(sets, tmp_path / "out", silent)
 
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
     answers = Store(sets[0], silent).fetch(ALL)
@@ -295,20 +295,20 @@ def test_an_exported_set_loads_as_a_data_set_and_comes_back(
         assert projected(there, ALL) == projected(one, ALL)
     assert (tmp_path / "new/responses/one/about.json").read_bytes() == (sets[0] / "about.json").read_bytes()
     with pytest.raises(FileExistsError, match="is not empty"):
-        export(sets, tmp_path / "out", silent)
+        export_dataset(sets, tmp_path / "out", silent)
 
 
 def test_a_damaged_set_is_not_exported(tmp_path: Path, stored: Make) -> None:
     filled(tmp_path / "set", stored, THREE)
-    os.truncate(listed(tmp_path / "set")[1].path, 100)
+    os.truncate(list_segments(tmp_path / "set")[1].path, 100)
     with pytest.raises(ValueError, match="damaged segments"):
-        export([tmp_path / "set"], tmp_path / "out", lambda text: None)
+        export_dataset([tmp_path / "set"], tmp_path / "out", lambda text: None)
     assert not (tmp_path / "out").exists()
 
 
 def test_statistics_count_what_is_served(tmp_path: Path, stored: Make) -> None:
     filled(tmp_path, stored, [*THREE, [("c", 0, "cut off", "length")]])
-    found = statistics(tmp_path, silent)
+    found = compute_set_statistics(tmp_path, silent)
     assert (found.segments, found.answers, found.duplicates, found.cut) == (4, 5, 2, 1)
     assert found.completion_tokens == len("a0a1b0c3cut off")
     assert found.seconds == 2.5
@@ -319,19 +319,19 @@ def test_statistics_count_what_is_served(tmp_path: Path, stored: Make) -> None:
 def test_faults_are_found_wherever_a_bit_turns(tmp_path: Path, stored: Make) -> None:
     choose = random.Random(0)
     filled(tmp_path, stored, [[("a", sample, f"text {choose.random()}") for sample in range(50)]])
-    assert list(faults(tmp_path)) == [50]
-    (segment,) = listed(tmp_path)
+    assert list(find_faults(tmp_path)) == [50]
+    (segment,) = list_segments(tmp_path)
     whole = segment.path.read_bytes()
     for place in sorted(choose.sample(range(len(whole)), 40)):
         segment.path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        found = list(faults(tmp_path))
+        found = list(find_faults(tmp_path))
         if found == [50]:  # a bit that no reader minds, such as one of a page's statistics
             assert len(Store(tmp_path, silent)) == 50
         else:
             assert isinstance(found[0], Fault)
             assert found[0].path == segment.path
     Store(tmp_path / "b", silent).append([replace(stored("a", 0, "x"), sample=7)])
-    (fault, rows) = faults(tmp_path / "b")
+    (fault, rows) = find_faults(tmp_path / "b")
     assert isinstance(fault, Fault)
     assert "1 keys are not the hash" in fault.reason
     assert rows == 1

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages.config.build import STYLES
-from stages.config.world import KINDS as KNOWN_KINDS
+from stages.config.build import STYLE_NAMES
+from stages.config.world import KIND_NAMES as KNOWN_KINDS
 from stages.corpora.scoring import is_correct
-from stages.tiny.world.exercises import cell_targets, draw_row
-from stages.tiny.world.kinds import KINDS, answer_in_style, ask
-from stages.tiny.world.pictures import PARTS, SIDE, _part_of, _scans, draw
+from stages.tiny.world.exercises import compute_cell_targets, draw_example
+from stages.tiny.world.kinds import KINDS, answer_in_style, ask_question
+from stages.tiny.world.pictures import PARTS, SIDE, _assign_part, _load_scans, draw_picture
 
 values = st.lists(st.integers(1, 9), min_size=6, max_size=6)
 
@@ -36,25 +36,29 @@ def test_kinds_are_those_of_the_parameters() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @given(given=values)
 def test_answers_are_right_and_every_style_ends_with_them(kind: str, given: list[int]) -> None:
-    exercise = ask(kind, given, random.Random(0))
+    exercise = ask_question(kind, given, random.Random(0))
     assert exercise.answer == str(EXPECTED[kind](given))
-    for style in STYLES:
+    for style in STYLE_NAMES:
         assert is_correct(answer_in_style(exercise, style), exercise.answer)
 
 
 def test_no_material_is_in_two_parts() -> None:
-    scans = [scan.tobytes() for digits in _scans().values() for found in digits.values() for scan in found]
+    scans = [scan.tobytes() for digits in _load_scans().values() for found in digits.values() for scan in found]
     assert len(scans) == 1797
     assert len(set(scans)) == len(scans), "a scan that exists twice could be in two parts"
     for part in PARTS:
-        assert all(len(found) >= 10 for found in _scans()[part].values())
+        assert all(len(found) >= 10 for found in _load_scans()[part].values())
         for number in range(20):
-            assert _part_of(f"bars {draw('bars', part, number).values}") == part
+            assert _assign_part(f"bars {draw_picture('bars', part, number).values}") == part
 
 
 @pytest.mark.parametrize("subject", ["digits", "bars"])
 def test_pictures_are_a_function_of_their_seed(subject: str) -> None:
-    one, same, other = draw(subject, "test", 3), draw(subject, "test", 3), draw(subject, "test", 4)
+    one, same, other = (
+        draw_picture(subject, "test", 3),
+        draw_picture(subject, "test", 3),
+        draw_picture(subject, "test", 4),
+    )
     assert one == same
     assert one.png != other.png
     assert Image.open(io.BytesIO(one.png)).size == (SIDE, SIDE)
@@ -62,8 +66,8 @@ def test_pictures_are_a_function_of_their_seed(subject: str) -> None:
 
 @pytest.mark.parametrize("subject", ["digits", "bars"])
 def test_bars_and_digits_are_where_cell_targets_say(subject: str) -> None:
-    picture = draw(subject, "train", 1)
-    targets = cell_targets(picture)
+    picture = draw_picture(subject, "train", 1)
+    targets = compute_cell_targets(picture)
     assert len(targets) == 9
     page = Image.open(io.BytesIO(picture.png)).convert("L")
     if subject == "digits":
@@ -76,18 +80,18 @@ def test_bars_and_digits_are_where_cell_targets_say(subject: str) -> None:
 
 
 def test_rows_follow_styles_and_kinds() -> None:
-    row = draw_row(0, "train", 5, ["sum"], {"arrows": 1.0})
+    row = draw_example(0, "train", 5, ["sum"], {"arrows": 1.0})
     assert row.exercise.kind == "sum"
     assert row.response.endswith(f"so {row.exercise.answer}.")
-    assert draw_row(0, "train", 5, ["sum"], {"arrows": 1.0}) == row
-    assert draw_row(1, "train", 5, ["sum"], {"arrows": 1.0}) != row
+    assert draw_example(0, "train", 5, ["sum"], {"arrows": 1.0}) == row
+    assert draw_example(1, "train", 5, ["sum"], {"arrows": 1.0}) != row
 
 
 def test_terse_kinds_get_the_bare_number_and_change_nothing_else() -> None:
     styles, kinds = {"steps": 0.5, "arrows": 0.5}, ("sum", "largest", "rises")
     for index in range(40):
-        spelled = draw_row(0, "train", index, kinds, styles)
-        mixed = draw_row(0, "train", index, kinds, styles, ("sum", "rises"))
+        spelled = draw_example(0, "train", index, kinds, styles)
+        mixed = draw_example(0, "train", index, kinds, styles, ("sum", "rises"))
         assert (mixed.picture, mixed.exercise) == (spelled.picture, spelled.exercise)
         terse = mixed.exercise.kind != "largest"
         assert mixed.style == ("terse" if terse else spelled.style)

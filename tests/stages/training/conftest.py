@@ -11,12 +11,12 @@ import pytest
 
 from flows.jobs import open_job
 from stages import questions
-from stages.adversary.discriminator import Discriminator
+from stages.adversary.discriminator_model import DiscriminatorModel
 from stages.config.params import load_params
 from stages.corpora.rows import read_questions
 from stages.job.files import write_shards
 from stages.responses.schemas import ANSWERS, POOL
-from stages.tiny.world.kinds import answer_in_style, ask
+from stages.tiny.world.kinds import answer_in_style, ask_question
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
 
@@ -54,7 +54,7 @@ def training_project(make_project: Callable[..., Path], tiny: Callable[[str], Ch
         for sample in range(3):
             text = f"the number is {sample}"
             rollouts.append(_answer(question.id, sample, text))
-            exercise = ask(question.kind, list(range(1, 7)), _First())
+            exercise = ask_question(question.kind, list(range(1, 7)), _First())
             spelled = answer_in_style(exercise, "steps" if sample % 2 else "arrows")
             teacher = "qwen2_5_vl" if sample % 2 else "internvl3"
             answers.append(
@@ -65,7 +65,9 @@ def training_project(make_project: Callable[..., Path], tiny: Callable[[str], Ch
     write_shards(folder / "data" / "pool", pool, POOL)
     checkpoint = tiny("qwen2_5_vl")
     (folder / "data" / "discriminator").mkdir()
-    Discriminator(load_network(checkpoint, load_reader(checkpoint)), seed=1).save(folder / "data" / "discriminator")
+    DiscriminatorModel(load_network(checkpoint, load_reader(checkpoint)), seed=1).save(
+        folder / "data" / "discriminator"
+    )
     return folder
 
 

@@ -28,10 +28,10 @@ def test_a_process_that_trains_alone_listens_on_loopback_at_most(root: Path) -> 
 MEETING = """
 import os, subprocess, sys
 import psutil
-from stages.training.ranks import Meeting
+from stages.training.ranks import Rendezvous
 
 join = "from stages.training.ranks import join; join().of_all(1)"
-meeting = Meeting(2)
+meeting = Rendezvous(2)
 environment = os.environ | meeting.environment(1)
 other = subprocess.Popen([sys.executable, "-c", join], env=environment, stdout=subprocess.DEVNULL)
 meeting.join().of_all(0)

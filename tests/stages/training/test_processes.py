@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.engines.supervisor import descendants
+from stages.engines.supervisor import list_descendants
 from stages.job.files import read_json, read_shards
-from stages.training.state import whole_checkpoints
+from stages.training.state import list_complete_checkpoints
 
 Start = Callable[..., "subprocess.Popen[str]"]
 LIMIT = 240.0  # seconds; a starved machine takes a minute for what takes 10 s
@@ -58,14 +58,14 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
     store = tmp_path / "store"
 
     def checkpoints() -> list[str]:
-        return [path.name for folder in store.glob("runs/warm_start/*") for path in whole_checkpoints(folder)]
+        return [path.name for folder in store.glob("runs/warm_start/*") for path in list_complete_checkpoints(folder)]
 
     def training() -> tuple["subprocess.Popen[str]", list[int]]:
         """The stage when it has saved once more than before, and its other ranks."""
         before = checkpoints()
         process = start(training_project, "flows.run", "warm_start", RIL_STORE=str(store))
         until(lambda: checkpoints() and checkpoints() != before, process)
-        return process, descendants(process.pid)
+        return process, list_descendants(process.pid)
 
     process, others = training()
     assert len(others) == 1
@@ -83,7 +83,7 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
     assert "stopped after step" in said
     assert gone(others)
     (folder,) = store.glob("runs/warm_start/*")
-    shards = [path.name for path in (whole_checkpoints(folder)[-1] / "model").glob("*optim_states.pt")]
+    shards = [path.name for path in (list_complete_checkpoints(folder)[-1] / "model").glob("*optim_states.pt")]
     assert len(shards) == 2, "each rank its own"
 
     process, others = training()

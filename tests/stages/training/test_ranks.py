@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from stages.adversary.adversary import Adversary
-from stages.adversary.discriminator import Discriminator, DiscriminatorCollator, Text
+from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel, Text
 from stages.config.ril import Ril
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
@@ -29,8 +29,8 @@ from stages.policy.batch import RewardedGroup
 from stages.policy.policy import Policy
 from stages.policy.rewards import score_groups
 from stages.training.passes import PaddingGroups
-from stages.training.ranks import Ranks, ranks
-from stages.training.sft import sft_step
+from stages.training.ranks import Ranks, get_ranks
+from stages.training.sft import run_sft_step
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
@@ -62,12 +62,12 @@ def rows(reader: Reader, step: int, number: int) -> list[Response]:
     for place, text in enumerate(TEXTS):
         told = f"{text} {(step * 7 + number * 3 + place) % 10}" * (1 + (step + number) % 3)
         source = STUDENT if place < 2 else "teacher"
-        found.append(Response(source, told, tuple(reader.chat.response_ids(told)), "stop", (step + place) % 2))
+        found.append(Response(source, told, tuple(reader.chat.encode_response(told)), "stop", (step + place) % 2))
     return found
 
 
 def own(items: list[Any], lengths: list[int]) -> list[Any]:
-    return [items[place] for place in ranks().share(lengths, float)]
+    return [items[place] for place in get_ranks().share(lengths, float)]
 
 
 def fresh(checkpoint: Checkpoint, reader: Reader) -> Network:
@@ -100,14 +100,14 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     trainer = Trainer(network.model, schedule, runtime)
     for step in range(STEPS):
         if step == STEPS // 2 and zero:
-            trainer.save_state(folder, f"{ranks().count} {zero}")
-            ranks().wait()
+            trainer.save_state(folder, f"{get_ranks().count} {zero}")
+            get_ranks().wait()
             network = fresh(checkpoint, reader)
             trainer = Trainer(network.model, schedule, runtime)
-            trainer.load_state(folder, f"{ranks().count} {zero}")
-        prompts = reader.prompts([question(step, number) for number in range(3)])
+            trainer.load_state(folder, f"{get_ranks().count} {zero}")
+        prompts = reader.make_prompts([question(step, number) for number in range(3)])
         groups = [Group(prompt, (rows(reader, step, number)[3].token_ids,)) for number, prompt in enumerate(prompts)]
-        loss, norm = sft_step(network, trainer, own(groups, [g.tokens for g in groups]), schedule, step, idle)
+        loss, norm = run_sft_step(network, trainer, own(groups, [g.tokens for g in groups]), schedule, step, idle)
         seen["sft"].append(loss)
         seen["sft norm"].append(norm)
     weights = {f"sft {name}": tensor.clone() for name, tensor in trainer.state_dict().items()}
@@ -124,7 +124,7 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
         inner_updates=2,
     )
     trainer = Trainer(student.model, block, runtime)
-    discriminator = Discriminator(fresh(checkpoint, reader), seed=1)
+    discriminator = DiscriminatorModel(fresh(checkpoint, reader), seed=1)
     critic = Trainer(discriminator, schedule, runtime)
     collator = DiscriminatorCollator(reader, 96)
     adversary = Adversary(discriminator, critic, collator)
@@ -143,13 +143,13 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
         critic.step(1e-3)
         found = adversary.score(texts)
         rewarded = [tuple(group) for group in score_groups(answers, found)]
-        prompts = reader.prompts([question(step, number) for number in range(3)])
+        prompts = reader.make_prompts([question(step, number) for number in range(3)])
         groups = [RewardedGroup(prompt, its) for prompt, its in zip(prompts, rewarded, strict=True)]
         mine = own(groups, [len(group.prompt.ids) for group in groups])
         logged = Policy(student, reference, trainer, block, padding=idle).update(mine, 1e-3)
         seen["disc"].append(loss)
         seen["logit"] += found
-        seen["update"].append(ranks().total(sum(parts)))
+        seen["update"].append(get_ranks().sum(sum(parts)))
         seen["norm"].append(logged["grad_norm"])
         seen["kl"].append(logged["kl/student"])
         parts.clear()

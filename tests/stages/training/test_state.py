@@ -18,7 +18,7 @@ from flows.work import Work
 from stages.job.hashes import hash_file
 from stages.job.progress import Progress
 from stages.job.stop import STOP
-from stages.training.state import TrainingState, whole_checkpoints
+from stages.training.state import TrainingState, list_complete_checkpoints
 
 WATCHED = Path(__file__).resolve().parents[2] / "faults" / "watched.py"
 
@@ -54,7 +54,7 @@ def undisturbed(folder: Path, stage: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the request to stop arrive in the middle of that step."""
-    original, seen = TrainingState._after, [0]
+    original, seen = TrainingState._finish_step, [0]
 
     def after(self: TrainingState, done: int, count: int) -> None:
         seen[0] += 1
@@ -62,7 +62,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
             STOP.code = 143
         original(self, done, count)
 
-    monkeypatch.setattr(TrainingState, "_after", after)
+    monkeypatch.setattr(TrainingState, "_finish_step", after)
 
 
 @pytest.mark.parametrize("stage", ["warm_start", "discriminator"])
@@ -81,7 +81,7 @@ def test_stopped_and_resumed_is_undisturbed(
     assert "stopped after step 5 of 12" in capfd.readouterr().err
     STOP.code = None
     folder = next((tmp_path / "store" / "runs" / stage).iterdir())
-    assert [path.name for path in whole_checkpoints(folder)] == ["step_00000004", "step_00000005"], (
+    assert [path.name for path in list_complete_checkpoints(folder)] == ["step_00000004", "step_00000005"], (
         "the last two are kept"
     )
     assert not (training_project / "data" / stage / "history.csv").exists()

@@ -11,7 +11,7 @@ from flows.work import Work
 from stages.job.progress import Progress
 from stages.job.stop import STOP
 from stages.training.state import TrainingState
-from stages.training.tensorboard import Board
+from stages.training.tensorboard import TensorBoardWriter
 
 
 def events(folder: Path) -> list[Event]:
@@ -41,7 +41,7 @@ def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_rows_become_scalars_under_the_names_of_the_columns(tmp_path: Path) -> None:
     records: dict[str, list[dict[str, Any]]] = {"history": [], "samples": [{"step": 1, "response": "28"}]}
-    board = Board(tmp_path, records, 0)
+    board = TensorBoardWriter(tmp_path, records, 0)
     records["history"] += [{"step": 1, "rewards/t/answer": 0.5, "disc/loss": float("nan"), "judge/failed": None}]
     board.write(records)
     records["history"] += [{"step": 2, "rewards/t/answer": 0.25, "disc/loss": 2.0, "judge/failed": 0}]
@@ -57,7 +57,7 @@ def test_rows_become_scalars_under_the_names_of_the_columns(tmp_path: Path) -> N
 
 
 def test_a_run_without_fingerprint_writes_nothing(tmp_path: Path) -> None:
-    board = Board(None, {}, 0)
+    board = TensorBoardWriter(None, {}, 0)
     board.write({"history": [{"step": 1, "loss": 1.0}]})
     board.close()
     assert not list(tmp_path.iterdir())

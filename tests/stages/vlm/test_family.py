@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
-from stages.config.model import Family as FamilyName
+from stages.config.model import FamilyName as FamilyName
 from stages.vlm import internvl3, qwen2_5
-from stages.vlm.family import Family, families_by_name
+from stages.vlm.family import Family, index_families
 from stages.vlm.reader import FAMILIES
 
 FUNCTIONS = [
@@ -35,14 +35,14 @@ def test_params_yaml_knows_the_families_that_there_are() -> None:
 
 def test_a_whole_family_is_taken(incomplete: Callable[..., Any]) -> None:
     module = incomplete()
-    assert families_by_name(module) == {"internvl3": module}
+    assert index_families(module) == {"internvl3": module}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_family_without_a_function_fails_at_import(incomplete: Callable[..., Any], name: str) -> None:
     assert len(FUNCTIONS) >= 11
     with pytest.raises(TypeError, match=f"^stages.vlm.incomplete is no family of models: no function {name}$"):
-        families_by_name(qwen2_5, incomplete(name))
+        index_families(qwen2_5, incomplete(name))
 
 
 def other_parameter(processor: Any, pictures: list[bytes]) -> Any:
@@ -55,13 +55,13 @@ def test_attributes_and_signatures_are_checked(incomplete: Callable[..., Any]) -
         ({"vision_tokens": (1,)}, "vision_tokens is not a tuple of str"),
         ({"name": None}, "name is not a str"),
         ({"pixels": other_parameter}, "pixels has the signature"),
-        ({"features": internvl3.projection}, "features has the signature"),
+        ({"features": internvl3.get_projection}, "features has the signature"),
     ):
         with pytest.raises(TypeError, match=fault):
-            families_by_name(incomplete(**changed))
+            index_families(incomplete(**changed))
 
 
 def test_a_text_model_sees_no_image() -> None:
-    for call in (qwen2_5.pixels, qwen2_5.image_tokens):
+    for call in (qwen2_5.make_pixels, qwen2_5.count_image_tokens):
         with pytest.raises(ValueError, match="a prompt for a text model has 2 images"):
             call(None, [b"", b""])  # type: ignore[arg-type]

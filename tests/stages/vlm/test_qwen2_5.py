@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from stages.tiny.builds.shapes import INITIALIZER_RANGE, look_back
+from stages.tiny.builds.shapes import INITIALIZER_RANGE, initialise_look_back
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(128, 4), (96, 3), (128, 2), (32, 1)])
@@ -21,7 +21,7 @@ def test_heads_of_the_first_layer_start_by_looking_one_two_three_places_back(hid
         attn_implementation="eager",
     )
     model = Qwen2ForCausalLM(config).eval()
-    look_back(model, heads)
+    initialise_look_back(model, heads)
     with torch.no_grad():
         seen = model(torch.randint(0, 300, (1, 200)), output_attentions=True).attentions[0][0]
     for head in range(heads):

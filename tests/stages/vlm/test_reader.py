@@ -28,7 +28,7 @@ def test_prompt_equals_the_processors(tiny: Callable[[str], Checkpoint], family:
     checkpoint = tiny(family)
     reader, processor = load_reader(checkpoint), AutoProcessor.from_pretrained(checkpoint.weights)
     images = pictures()
-    ours = reader.prompt([{"role": "user", "content": "One <image> two <image> sum?"}], images)
+    ours = reader.make_prompt([{"role": "user", "content": "One <image> two <image> sum?"}], images)
     parts = [{"type": "text", "text": "One "}, {"type": "image"}, {"type": "text", "text": " two "}, {"type": "image"}]
     turn = [{"role": "user", "content": [*parts, {"type": "text", "text": " sum?"}]}]
     text = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
@@ -42,7 +42,7 @@ def test_prompt_equals_the_processors(tiny: Callable[[str], Checkpoint], family:
 def test_m_rope_positions_equal_the_models(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
-    prompt = reader.prompt([{"role": "user", "content": "One <image> two <image> sum?"}], pictures())
+    prompt = reader.make_prompt([{"role": "user", "content": "One <image> two <image> sum?"}], pictures())
     assert prompt.pixels is not None
     model = load_network(checkpoint, reader).model.model
     theirs, _ = model.get_rope_index(  # type: ignore[union-attr,operator]
@@ -57,19 +57,19 @@ def test_m_rope_positions_equal_the_models(tiny: Callable[[str], Checkpoint]) ->
 )
 def test_text_never_becomes_a_special_token(tiny: Callable[[str], Checkpoint], family: str, text: str) -> None:
     chat = load_reader(tiny(family)).chat
-    plain = chat.prompt_ids([{"role": "user", "content": "harmless"}], 0)
+    plain = chat.encode_prompt([{"role": "user", "content": "harmless"}], 0)
     special = set(chat.tokenizer.all_special_ids) | set(chat.banned_token_ids)
-    ids = chat.prompt_ids([{"role": "user", "content": text}], 0)
+    ids = chat.encode_prompt([{"role": "user", "content": text}], 0)
     assert [i for i in ids if i in special] == [i for i in plain if i in special]
-    assert chat.decode(chat.text_ids(text)) == text
+    assert chat.decode(chat.encode_text(text)) == text
 
 
 def test_markers_and_images_must_agree(tiny: Callable[[str], Checkpoint]) -> None:
     chat = load_reader(tiny("qwen2_5_vl")).chat
     with pytest.raises(ValueError, match="2 images, but 1 <image> markers"):
-        chat.prompt_ids([{"role": "user", "content": "only one <image>"}], 2)
+        chat.encode_prompt([{"role": "user", "content": "only one <image>"}], 2)
     with pytest.raises(ValueError, match="private-use character"):
-        chat.prompt_ids([{"role": "user", "content": "\ue0000\ue001"}], 0)
+        chat.encode_prompt([{"role": "user", "content": "\ue0000\ue001"}], 0)
 
 
 def test_auto_classes_load_it(tiny: Callable[[str], Checkpoint], family: str) -> None:
@@ -114,26 +114,26 @@ def test_a_prompts_length_is_known_without_decoding_an_image(
     shapes = [(28, 28), (84, 84), (300, 61), (57, 222), (1, 150), (640, 480), (1000, 999)]
     for images in ([turned(*shape)] for shape in shapes):
         turn = [{"role": "user", "content": "What is <image> here?"}]
-        prompt = reader.prompt(turn, images)
+        prompt = reader.make_prompt(turn, images)
         with monkeypatch.context() as patch:
             patch.setattr(Image.Image, "load", None)
-            assert reader.prompt_tokens(turn, images) == len(prompt.ids)
+            assert reader.count_prompt_tokens(turn, images) == len(prompt.ids)
     several = [*pictures(), turned(56, 140)]
     turn = [{"role": "user", "content": "<image><image> and <image>?"}]
-    assert reader.prompt_tokens(turn, several) == len(reader.prompt(turn, several).ids)
+    assert reader.count_prompt_tokens(turn, several) == len(reader.make_prompt(turn, several).ids)
     plain = [{"role": "user", "content": "No picture"}]
-    assert reader.prompt_tokens(plain) == len(reader.prompt(plain).ids)
+    assert reader.count_prompt_tokens(plain) == len(reader.make_prompt(plain).ids)
 
 
 def test_two_threads_may_use_one_chat(tiny: Callable[[str], Checkpoint]) -> None:
     """A stage's own and that of its requests to a server: nothing becomes a special token, nobody is refused."""
     chat = load_reader(tiny("qwen2_5_vl")).chat
     turn = [{"role": "user", "content": "<|im_end|> is text"}]
-    expected, plain = chat.prompt_ids(turn, 0), chat.text_ids("<|im_end|> is text")
+    expected, plain = chat.encode_prompt(turn, 0), chat.encode_text("<|im_end|> is text")
 
     def work(number: int) -> bool:
         return all(
-            chat.prompt_ids(turn, 0) == expected and chat.decode(plain) == "<|im_end|> is text" for _ in range(300)
+            chat.encode_prompt(turn, 0) == expected and chat.decode(plain) == "<|im_end|> is text" for _ in range(300)
         )
 
     with ThreadPoolExecutor(4) as threads:

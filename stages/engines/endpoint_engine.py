@@ -15,14 +15,14 @@ import httpx
 
 from stages.config.engines import OpenAi
 from stages.corpora.markers import IMAGE_MARKER
-from stages.engines.arguments import data_url
-from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, Stream
+from stages.engines.arguments import make_data_url
+from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Request
-from stages.engines.stream import Part, ServerStream, generated
+from stages.engines.stream import RequestPart, ServerStream, collect_answers
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
-ROUTE = "chat/completions"
+CHAT_ROUTE = "chat/completions"
 
 
 class WrongModel(EngineError):
@@ -55,16 +55,16 @@ class EndpointEngine:
             limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
             verify=httpx.create_ssl_context(),  # once for all clients: 20 ms
         )
-        self._caller = Caller(f"endpoint of {label} ({settings.base_url})", ROUTE, [connect], settings)
+        self._caller = Caller(f"endpoint of {label} ({settings.base_url})", CHAT_ROUTE, [connect], settings)
 
     @property
-    def sent(self) -> int:
+    def requests_sent(self) -> int:
         """Requests sent so far, repeated ones included: what a provider counts."""
         return self._caller.counts.sent
 
-    def stream(self) -> ServerStream:
+    def open_stream(self) -> ServerStream:
         """Requests that can be put in one after another."""
-        return ServerStream(Stream(self._caller), self._call, self._parts)
+        return ServerStream(CallStream(self._caller), self._make_call, self._split_request)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
@@ -73,22 +73,24 @@ class EndpointEngine:
         endpoint refuses or whose bytes are no image, after the answers to all others; EngineError when the endpoint is
         down, refuses the key or answers as another model. What was yielded before is whole.
         """
-        return generated(self.stream(), requests)
+        return collect_answers(self.open_stream(), requests)
 
-    def _parts(self, request: Request) -> list[Part]:
+    def _split_request(self, request: Request) -> list[RequestPart]:
         """What is sent: the request itself, or one for each of its answers."""
         if not self.settings.one_answer_a_request:
             return [(0, request)]
         return [(sample, replace(request, n=1, seed=request.seed + sample)) for sample in range(request.n)]
 
-    def _call(self, request: Request) -> Call[list[Answer]]:
-        return Call(request.name, functools.partial(self._body, request), functools.partial(self._read, request))
+    def _make_call(self, request: Request) -> Call[list[Answer]]:
+        return Call(
+            request.name, functools.partial(self._make_body, request), functools.partial(self._read_answers, request)
+        )
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _make_body(self, request: Request) -> dict[str, Any]:
         asked = request.sampling
         body: dict[str, Any] = {
             "model": self._endpoint.name,
-            "messages": _contents(request),
+            "messages": _make_contents(request),
             "n": request.n,
             "temperature": asked.temperature,
             "top_p": asked.top_p,
@@ -105,7 +107,7 @@ class EndpointEngine:
         left_out = self._endpoint.leave_out
         return {name: value for name, value in {**body, **self._endpoint.body}.items() if name not in left_out}
 
-    def _read(self, request: Request, reply: Any) -> list[Answer]:
+    def _read_answers(self, request: Request, reply: Any) -> list[Answer]:
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
             texts = [str(choice["message"].get("content") or "").strip() for choice in choices]
@@ -115,7 +117,7 @@ class EndpointEngine:
             prompt_tokens, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadReply(f"{type(error).__name__}: {error}") from error
-        self._same_model(str(reply.get("model") or ""))
+        self._check_model(str(reply.get("model") or ""))
         if len(choices) != request.n:
             if len(choices) == 1:
                 raise EngineError(
@@ -124,13 +126,13 @@ class EndpointEngine:
                     f"runtime.engines.{self.label}.one_answer_a_request"
                 )
             raise BadReply(f"{len(choices)} answers, not {request.n}")
-        counts = [len(own) or share for own, share in zip(ids, _shares(written, request.n), strict=True)]
+        counts = [len(own) or share for own, share in zip(ids, _split_evenly(written, request.n), strict=True)]
         rows = zip(texts, ids, reasons, counts, strict=True)
         return [
             Answer(index, text, own, why, prompt_tokens, count) for index, (text, own, why, count) in enumerate(rows)
         ]
 
-    def _same_model(self, replied: str) -> None:
+    def _check_model(self, replied: str) -> None:
         """WrongModel when the reply says that another model wrote it: its answers would be stored under a wrong
         name.
         """
@@ -146,7 +148,7 @@ class EndpointEngine:
         self._caller.close()
 
 
-def _contents(request: Request) -> list[dict[str, Any]]:
+def _make_contents(request: Request) -> list[dict[str, Any]]:
     """The messages in OpenAI's form; the first `<image>` markers become the images, further ones stay text."""
     images = iter(request.images)
     left = len(request.images)
@@ -160,13 +162,13 @@ def _contents(request: Request) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
         for place, text in enumerate(texts):
             if place:
-                parts.append({"type": "image_url", "image_url": {"url": data_url(next(images), request.name)}})
+                parts.append({"type": "image_url", "image_url": {"url": make_data_url(next(images), request.name)}})
             if text:
                 parts.append({"type": "text", "text": text})
         messages.append({"role": message["role"], "content": parts})
     return messages
 
 
-def _shares(total: int, n: int) -> list[int]:
+def _split_evenly(total: int, n: int) -> list[int]:
     """`total` cut into n whole numbers as equal as can be."""
     return [total // n + (place < total % n) for place in range(n)]

@@ -18,7 +18,7 @@ THIS = "this run"
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentSummary:
     """A run of the pipeline with its summary, as `stages/page/summary.py` made it."""
 
     name: str
@@ -35,49 +35,51 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Found:
+class ExperimentList:
     """What there is to compare."""
 
-    experiments: Sequence[Experiment]  # this run first, then the newest first
+    experiments: Sequence[ExperimentSummary]  # this run first, then the newest first
     left_out: int  # experiments without a summary: older than it, or stopped before their report
 
 
-def found(job: Job, summary: Mapping[str, Any], repository: Repository) -> Found:
+def find_experiments(job: Job, summary: Mapping[str, Any], repository: Repository) -> ExperimentList:
     """This run and every other experiment of the repository; this run alone where there is no Git repository.
 
     An experiment whose parameters and summary equal those of this run is this run and gives it its name.
     """
-    own = flat(job.values)
+    own = flatten(job.values)
     name, others, left_out = repository.experiment or THIS, [], 0
     for run in repository.runs:
         there = json.loads(run.metrics).get("summary") if run.metrics else None
         if not there:
             left_out += run.name != "HEAD"
             continue
-        theirs = flat(parse_yaml(run.params, f"{run.name}: params.yaml")) if run.params else {}
+        theirs = flatten(parse_yaml(run.params, f"{run.name}: params.yaml")) if run.params else {}
         changed = tuple(f"{key}: {value}" for key, value in theirs.items() if key in own and own[key] != value)
         if changed or there != dict(summary):
-            others.append(Experiment(run.name, run.commit[:8], *method(own | theirs), shortened(changed), there))
+            others.append(
+                ExperimentSummary(run.name, run.commit[:8], *read_method(own | theirs), shorten_changes(changed), there)
+            )
         elif run.name != "HEAD":
             name = run.name
-    return Found([Experiment(name, "", *method(own), (), summary), *others], left_out)
+    return ExperimentList([ExperimentSummary(name, "", *read_method(own), (), summary), *others], left_out)
 
 
-def method(params: Mapping[str, Any]) -> tuple[str, str]:
+def read_method(params: Mapping[str, Any]) -> tuple[str, str]:
     """The objective and the teachers of a run with these parameters: what tells the paper's rows apart."""
     return str(params["ril.objective"]), ", ".join(params["pool.teachers"])
 
 
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The tree's leaves by their dotted keys."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         inner = f"{above}{key}"
-        leaves |= flat(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
+        leaves |= flatten(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
     return leaves
 
 
-def shortened(changed: Sequence[str]) -> tuple[str, ...]:
+def shorten_changes(changed: Sequence[str]) -> tuple[str, ...]:
     """The first of the changes, and how many more there are."""
     more = len(changed) - SHOWN_CHANGES
     return (*changed[:SHOWN_CHANGES], f"and {more} more") if more > 0 else tuple(changed)

@@ -5,23 +5,23 @@ from typing import Any
 
 from stages.config.world import World
 from stages.corpora.markers import IMAGE_MARKER
-from stages.corpora.rows import canonical_row
-from stages.tiny.world.exercises import draw_row
+from stages.corpora.rows import make_canonical_row
+from stages.tiny.world.exercises import draw_example
 from stages.tiny.world.kinds import KINDS
 
 WORLD_PARTS = {"warm_start": "train", "imitation": "imitation", "validation": "validation", "test": "test"}
 WARM_START_STYLES = {"steps": 0.5, "arrows": 0.5}
 
 
-def world_rows(world: World, split: str) -> Iterator[dict[str, Any]]:
+def iter_world_rows(world: World, split: str) -> Iterator[dict[str, Any]]:
     """Endless canonical rows of one split of the tiny world."""
     part, number = WORLD_PARTS[split], 0
     while True:
-        row = draw_row(world.seed, part, f"{split} {number}", world.kinds, WARM_START_STYLES, world.terse_kinds)
+        row = draw_example(world.seed, part, f"{split} {number}", world.kinds, WARM_START_STYLES, world.terse_kinds)
         messages = [{"role": "user", "content": f"{row.exercise.question}\n{IMAGE_MARKER}"}]
         if split in ("warm_start", "imitation"):  # objective `sft` goes on with the warm start's way of answering
             messages.append({"role": "assistant", "content": row.response})
         source = "handwritten digits" if KINDS[row.exercise.kind].subject == "digits" else "bar chart"
         name = f"{split}-{number:06d}"
-        yield canonical_row(name, [row.picture.png], messages, row.exercise.answer, source, row.exercise.kind)
+        yield make_canonical_row(name, [row.picture.png], messages, row.exercise.answer, source, row.exercise.kind)
         number += 1

@@ -8,28 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from stages.adversary.prompt import discriminator_group, questioned_group
-from stages.config.discriminator import DiscriminatorLoss
+from stages.adversary.prompt import make_discriminator_group, make_question_group
+from stages.config.discriminator import DiscriminatorLoss, Sees
 from stages.groups.attention import use_group_attention
 from stages.groups.pack import Group, Pack
-from stages.training.passes import PaddingGroups, even_packs
-from stages.training.ranks import ranks
+from stages.training.passes import PaddingGroups, balance_packs
+from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
-from stages.vlm.reader import Network, Reader, text_hidden
+from stages.vlm.reader import Network, Reader, compute_text_hidden
 
 WEIGHTS = "discriminator.safetensors"
 TEXTS_PER_GROUP = 8  # texts share the prompt's tokens; more would only make the attention mask larger
-Sees = Literal["response", "question", "question_and_image"]
 
 
-class Discriminator(nn.Module):
+class DiscriminatorModel(nn.Module):
     """Scores texts: logit z > 0 says student, z < 0 says teacher."""
 
     def __init__(self, network: Network, seed: int, sees: Sees = "response") -> None:
@@ -38,7 +36,7 @@ class Discriminator(nn.Module):
         Where it sees images it takes over the vision tower too, which stays as the SFT student has it.
         """
         super().__init__()
-        self.text = network.family.text_model(network.model)
+        self.text = network.family.get_text_model(network.model)
         hidden = network.head.in_features
         self.score = nn.Linear(hidden, 1)
         generator = torch.Generator().manual_seed(seed % 2**63)
@@ -47,7 +45,7 @@ class Discriminator(nn.Module):
             self.score.bias.zero_()
         self._network: tuple[Network, ...] = ()  # a tuple, so that its head is no part of this module
         if sees == "question_and_image":
-            self.vision = nn.ModuleList(network.family.vision_modules(network.model)).requires_grad_(False)
+            self.vision = nn.ModuleList(network.family.get_vision_modules(network.model)).requires_grad_(False)
             self._network = (network,)
 
     def forward(self, pack: Pack) -> Tensor:
@@ -58,15 +56,15 @@ class Discriminator(nn.Module):
         if pack.pixels is not None:
             (network,) = self._network
             with torch.no_grad():
-                features = network.features(pack.pixels)
+                features = network.encode_images(pack.pixels)
             places = pack.ids == network.image_token_id
             embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
-        hidden = text_hidden(self.text, embedded, pack.positions, pack.mask)
+        hidden = compute_text_hidden(self.text, embedded, pack.positions, pack.mask)
         return self.score(hidden[pack.last]).float().squeeze(1)  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
-        """Writes the weights into `folder`; they must be whole (`save_weights` takes those of a trainer)."""
-        save_weights(self.state_dict(), folder)
+        """Writes the weights into `folder`; they must be whole (`save_discriminator` takes those of a trainer)."""
+        save_discriminator(self.state_dict(), folder)
 
     def load(self, folder: Path) -> None:
         """Reads weights that `save` wrote.
@@ -80,8 +78,8 @@ class Discriminator(nn.Module):
         self.load_state_dict(load_file(folder / WEIGHTS))
 
 
-def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes a discriminator's state into `folder`, as `Discriminator.load` reads it."""
+def save_discriminator(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes a discriminator's state into `folder`, as `DiscriminatorModel.load` reads it."""
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
 
 
@@ -105,43 +103,45 @@ class DiscriminatorCollator:
     together: bool = False  # all texts of a question in one pack, as a loss over pairs needs them
 
     @property
-    def _alone(self) -> bool:
+    def _independent(self) -> bool:
         """Whether every text can stand beside any other."""
         return self.sees == "response" and not self.together
 
     def share(self, texts: Sequence[Text]) -> list[int]:
         """Places of the texts that are this rank's, ascending; texts that belong together stay together."""
-        runs = [[text] for text in texts] if self._alone else split_by_question(texts)
-        own = set(ranks().share(runs, lambda run: sum(len(text.body) for text in run)))
+        runs = [[text] for text in texts] if self._independent else split_by_question(texts)
+        own = set(get_ranks().share(runs, lambda run: sum(len(text.body) for text in run)))
         numbers = [number for number, run in enumerate(runs) for _ in run]
         return [place for place, number in enumerate(numbers) if number in own]
 
-    def packs(self, texts: Sequence[Text], tower: bool = False) -> list[Pack]:
-        """Packs of this rank's texts, in order; texts of one question follow each other. `tower` as in `even_packs`."""
+    def make_packs(self, texts: Sequence[Text], tower: bool = False) -> list[Pack]:
+        """Packs of this rank's texts, in order; texts of one question follow each other. `tower` as in
+        `balance_packs`.
+        """
         sees = tower and self.sees == "question_and_image"
-        return list(even_packs(self._groups(texts), self.tokens_per_pack, PaddingGroups(self.reader), sees))
+        return list(balance_packs(self._make_groups(texts), self.tokens_per_pack, PaddingGroups(self.reader), sees))
 
     def collate(
         self, texts: Sequence[Text], labels: Sequence[float], loss: DiscriminatorLoss, tower: bool = False
     ) -> "DiscriminatorBatch":
-        """Texts and labels (student 1, teacher 0) as one optimizer step; `tower` as in `even_packs`."""
+        """Texts and labels (student 1, teacher 0) as one optimizer step; `tower` as in `balance_packs`."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
         own = self.share(texts)
-        packs = self.packs([texts[place] for place in own], tower)
+        packs = self.make_packs([texts[place] for place in own], tower)
         questions = torch.tensor([numbers[text.question_id] for text in texts])
         return DiscriminatorBatch(packs, torch.tensor(own, dtype=torch.long), torch.tensor(labels), questions, loss)
 
-    def _groups(self, texts: Sequence[Text]) -> list[Group]:
-        if self._alone:
+    def _make_groups(self, texts: Sequence[Text]) -> list[Group]:
+        if self._independent:
             return group_texts(self.reader, [text.body for text in texts])
         return [self._group(run) for run in split_by_question(texts)]
 
     def _group(self, texts: Sequence[Text]) -> Group:
         bodies = [text.body for text in texts]
         if self.sees == "response":
-            return discriminator_group(self.reader, bodies)
+            return make_discriminator_group(self.reader, bodies)
         images = texts[0].images if self.sees == "question_and_image" else ()
-        return questioned_group(self.reader, texts[0].messages, images, bodies)
+        return make_question_group(self.reader, texts[0].messages, images, bodies)
 
 
 def split_by_question(texts: Sequence[Text]) -> list[list[Text]]:
@@ -158,7 +158,7 @@ def split_by_question(texts: Sequence[Text]) -> list[list[Text]]:
 def group_texts(reader: Reader, texts: Sequence[str]) -> list[Group]:
     """The texts in the discriminator's prompt, in order."""
     starts = range(0, len(texts), TEXTS_PER_GROUP)
-    return [discriminator_group(reader, list(texts[i : i + TEXTS_PER_GROUP])) for i in starts]
+    return [make_discriminator_group(reader, list(texts[i : i + TEXTS_PER_GROUP])) for i in starts]
 
 
 def discriminator_loss(logits: Tensor, labels: Tensor, texts: int) -> Tensor:
@@ -214,18 +214,23 @@ class DiscriminatorBatch:
 
 @torch.no_grad()
 def score_texts(
-    discriminator: Discriminator, collator: DiscriminatorCollator, texts: Sequence[Text], trainer: Trainer | None = None
+    discriminator: DiscriminatorModel,
+    collator: DiscriminatorCollator,
+    texts: Sequence[Text],
+    trainer: Trainer | None = None,
 ) -> list[float]:
     """The logit of each text; of `trainer`'s discriminator, sharded as it may be, each rank reads a share of them."""
     own = collator.share(texts)
-    packs = collator.packs([texts[place] for place in own], tower=trainer is not None and trainer.sharded)
+    packs = collator.make_packs([texts[place] for place in own], tower=trainer is not None and trainer.sharded)
     scored = [(trainer.forward(partial(discriminator, pack)) if trainer else discriminator(pack)) for pack in packs]
     return collect_in_order(own, [float(logit) for logits in scored for logit in logits])
 
 
 def collect_in_order(own: Sequence[int], values: Sequence[float]) -> list[float]:
     """The values of all ranks, each of which has those at its `own` places."""
-    found = {place: value for pairs in ranks().of_all(list(zip(own, values, strict=True))) for place, value in pairs}
+    found = {
+        place: value for pairs in get_ranks().gather(list(zip(own, values, strict=True))) for place, value in pairs
+    }
     return [found[place] for place in range(len(found))]
 
 

@@ -20,7 +20,7 @@ CLEAR = 2.0  # standard errors from which a difference is called significant
 
 
 @dataclass(frozen=True)
-class Scored:
+class EvaluatedModel:
     """One evaluated model."""
 
     id: str
@@ -51,7 +51,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Accuracy of one model minus that of another on the same questions."""
 
     mean: float
@@ -63,7 +63,7 @@ class Difference:
         return self.mean != 0 and abs(self.mean) >= CLEAR * self.standard_error
 
 
-def scored_models(job: Job) -> list[Scored]:
+def read_models(job: Job) -> list[EvaluatedModel]:
     """The models of `evaluations`, in that order.
 
     Raises MissingInput when one of them was not evaluated, ValueError when they were not asked the same questions.
@@ -73,10 +73,10 @@ def scored_models(job: Job) -> list[Scored]:
     for name, evaluation in job.blocks(Evaluation).items():
         for path in (metrics / name / "metrics.json", predictions / name):
             if not path.exists():
-                raise job.missing(str(path.relative_to(job.root)))
+                raise job.explain_missing(str(path.relative_to(job.root)))
         rows = {row["question_id"]: row for row in read_shards(predictions / name).to_pylist()}
-        role = role_of(job, evaluation.checkpoint)
-        found.append(Scored(name, evaluation.title, role, read_json(metrics / name / "metrics.json"), rows))
+        role = find_role(job, evaluation.checkpoint)
+        found.append(EvaluatedModel(name, evaluation.title, role, read_json(metrics / name / "metrics.json"), rows))
     for model in found[1:]:
         if model.predictions.keys() != found[0].predictions.keys():
             raise ValueError(
@@ -86,79 +86,79 @@ def scored_models(job: Job) -> list[Scored]:
     return found
 
 
-def role_of(job: Job, checkpoint: str) -> str:
+def find_role(job: Job, checkpoint: str) -> str:
     """What the model in this folder is in the run."""
     folder = Path(checkpoint).as_posix()
     teachers = {f"data/model/{job.blocks(Teacher)[name].model}" for name in job.block(Pool).teachers}
     return STUDENTS.get(folder, "teacher" if folder in teachers else "other")
 
 
-def difference(of: Scored, against: Scored) -> Difference:
+def compare_models(of: EvaluatedModel, against: EvaluatedModel) -> PairedDifference:
     """The paired difference of two models that answered the same questions."""
     pairs = [(row["correct"], against.predictions[name]["correct"]) for name, row in of.predictions.items()]
     steps = [int(one) - int(other) for one, other in pairs]
     error = statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.inf
-    return Difference(statistics.fmean(steps), error)
+    return PairedDifference(statistics.fmean(steps), error)
 
 
-def first_of(models: Sequence[Scored], role: str) -> Scored | None:
+def find_first(models: Sequence[EvaluatedModel], role: str) -> EvaluatedModel | None:
     """The first model of this role."""
     return next((model for model in models if model.role == role), None)
 
 
-def best_teacher(models: Sequence[Scored]) -> Scored | None:
+def find_best_teacher(models: Sequence[EvaluatedModel]) -> EvaluatedModel | None:
     """The teacher with the highest accuracy."""
     return max((model for model in models if model.role == "teacher"), key=lambda model: model.accuracy, default=None)
 
 
-def headline(models: Sequence[Scored]) -> list[Scored]:
+def pick_headline(models: Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
     """The models whose scores stand at the top: the students in their order of training, and the best teacher."""
-    chosen = [*(first_of(models, role) for role in ("base", "warm_start", "ril")), best_teacher(models)]
+    chosen = [*(find_first(models, role) for role in ("base", "warm_start", "ril")), find_best_teacher(models)]
     return [model for model in chosen if model is not None] or list(models[:4])
 
 
-def summary(models: Sequence[Scored]) -> list[str]:
+def summarise(models: Sequence[EvaluatedModel]) -> list[str]:
     """The run in a few sentences."""
-    student = first_of(models, "ril")
+    student = find_first(models, "ril")
     if student is None:
         return [
             "No entry of `evaluations` in params.yaml scores the RIL student (data/ril/model), so its gain is unknown."
         ]
     count = student.metrics["questions"]
     sentences = [
-        f"The RIL student answers {percent(student.accuracy)} of {count:,} held-out questions correctly "
-        f"(standard error {points(student.standard_error)})."
+        f"The RIL student answers {format_percent(student.accuracy)} of {count:,} held-out questions correctly "
+        f"(standard error {format_points(student.standard_error)})."
     ]
     for role in ("warm_start", "base"):
-        other = first_of(models, role)
+        other = find_first(models, role)
         if other is not None:
-            sentences.append(compared(difference(student, other), other))
-    teacher = best_teacher(models)
+            sentences.append(describe_difference(compare_models(student, other), other))
+    teacher = find_best_teacher(models)
     if teacher is not None:
-        sentences.append(f"The best teacher ({teacher.title}) reaches {percent(teacher.accuracy)}.")
+        sentences.append(f"The best teacher ({teacher.title}) reaches {format_percent(teacher.accuracy)}.")
     if student.shuffled is not None:
-        sentences.append(f"With shuffled images the RIL student reaches {percent(student.shuffled)}.")
+        sentences.append(f"With shuffled images the RIL student reaches {format_percent(student.shuffled)}.")
     return [*sentences, "This is a single run: standard errors cover the choice of questions, not that of the seed."]
 
 
-def compared(found: Difference, other: Scored) -> str:
+def describe_difference(found: PairedDifference, other: EvaluatedModel) -> str:
     """The difference to `other` as a sentence."""
-    name, share = IN_WORDS[other.role], percent(other.accuracy)
-    error = f"standard error of the paired difference {points(found.standard_error)}"
+    name, share = IN_WORDS[other.role], format_percent(other.accuracy)
+    error = f"standard error of the paired difference {format_points(found.standard_error)}"
     if not found.clear:
-        change = f"{points(found.mean, True)} points; {error}"
+        change = f"{format_points(found.mean, True)} points; {error}"
         return f"The difference to {name} ({share}) is not significant ({change})."
     side = "above" if found.mean > 0 else "below"
-    return f"This is {points(abs(found.mean))} points {side} {name} ({share}; {error})."
+    return f"This is {format_points(abs(found.mean))} points {side} {name} ({share}; {error})."
 
 
-def outcomes(models: Sequence[Scored]) -> tuple[Scored, Scored, dict[str, str]]:
+def classify_outcomes(models: Sequence[EvaluatedModel]) -> tuple[EvaluatedModel, EvaluatedModel, dict[str, str]]:
     """The models before and after, and what became of each question: gained, lost, right or wrong (both times).
 
     Before is the warm-started student, else the base, else the first model; after the RIL student, else the last model.
     """
-    before = first_of(models, "warm_start") or first_of(models, "base") or models[0]
-    after = first_of(models, "ril") or models[-1]
+    before = find_first(models, "warm_start") or find_first(models, "base") or models[0]
+    after = find_first(models, "ril") or models[-1]
     names = {(False, True): "gained", (True, False): "lost", (True, True): "right", (False, False): "wrong"}
     became = {
         name: names[before.predictions[name]["correct"], row["correct"]] for name, row in after.predictions.items()
@@ -166,7 +166,7 @@ def outcomes(models: Sequence[Scored]) -> tuple[Scored, Scored, dict[str, str]]:
     return before, after, became
 
 
-def kinds_of(models: Sequence[Scored]) -> list[dict[str, Any]]:
+def tabulate_kinds(models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:
     """One row a kind of question: how many there are, each model's share of right answers with its standard error."""
     rows = models[0].predictions.values()
     counts = {kind: sum(row["kind"] == kind for row in rows) for kind in sorted({row["kind"] for row in rows})}
@@ -186,12 +186,12 @@ def kinds_of(models: Sequence[Scored]) -> list[dict[str, Any]]:
     ]
 
 
-def percent(share: float, digits: int = 1) -> str:
+def format_percent(share: float, digits: int = 1) -> str:
     """0.6314 as "63.1 %", with a space that no line breaks at."""
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
-def points(share: float, sign: bool = False) -> str:
+def format_points(share: float, sign: bool = False) -> str:
     """0.0523 as "5.2" percentage points, with `sign` as "+5.2"."""
     text = f"{100 * share:{'+' if sign else ''}.1f}"
     return ("0.0" if text in ("-0.0", "+0.0") else text).replace("-", "−")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from flows.environment import TRIGGER
-from flows.signals import ours_inside_prefect
+from flows.signals import keep_own_handler
 from flows.work import Work
 from stages.config.runtime import Runtime
 from stages.job.progress import Progress
@@ -49,14 +49,14 @@ def perform(stage: str, item: str | None = None) -> None:
     if work is None or (work.job.stage, work.job.item) != (stage, item):
         raise LookupError(f"flow {stage} runs a stage that flows/run.py prepared; start it with: dvc repro {stage}")
     try:
-        with ours_inside_prefect():
+        with keep_own_handler():
             work.run(FlowProgress())
     finally:
         if not server_answers(os.environ["PREFECT_API_URL"], work.job.block(Runtime).prefect_probe_seconds):
             mute_prefect()  # it is about to report to a server that is gone, with a traceback for each attempt
 
 
-def trigger_tag(run: str) -> str:
+def make_trigger_tag(run: str) -> str:
     """The tag of the stages' flow runs that were started by the form's flow run `run`."""
     return f"started-by-{run[:8]}"
 
@@ -75,9 +75,9 @@ def run_as_flow(work: Work, exit_code: Callable[[BaseException | None], int]) ->
         if work.error is not None:
             raise work.error from None
         if work.started:
-            _warn(f"the work is done, but Prefect could not record it: {_brief(error)}")
+            _warn(f"the work is done, but Prefect could not record it: {_shorten_error(error)}")
         else:
-            _warn(f"no flow run, because the Prefect server failed: {_brief(error)}")
+            _warn(f"no flow run, because the Prefect server failed: {_shorten_error(error)}")
     if not work.started:
         work.run(Progress())
 
@@ -87,10 +87,10 @@ def _start_flow(work: Work) -> None:
 
     from flows.catalog import stage_flow
 
-    flow = stage_flow(work.job.declared, perform)
+    flow = stage_flow(work.job.definition, perform)
     name = os.environ.get("DVC_STAGE", work.job.name)
     labels = [os.environ[key] for key in ("DVC_EXP_NAME",) if os.environ.get(key)]
-    labels += [trigger_tag(os.environ[TRIGGER])] if os.environ.get(TRIGGER) else []
+    labels += [make_trigger_tag(os.environ[TRIGGER])] if os.environ.get(TRIGGER) else []
     with tags(work.job.stage, *labels):
         flow.with_options(flow_run_name=name)(*([work.job.item] if work.job.item else []))
 
@@ -105,7 +105,7 @@ def _leave_without_prefect(work: Work, exit_code: Callable[[BaseException | None
     os._exit(code)
 
 
-def _brief(error: BaseException) -> str:
+def _shorten_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

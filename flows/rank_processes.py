@@ -30,7 +30,7 @@ _LAST_WORDS_SECONDS = 10.0  # for the first rank to fail by itself when another 
 _END_SECONDS = 60.0  # for the others to end by themselves when all the work is done
 
 
-class Silent(Progress):
+class SilentProgress(Progress):
     """Of a rank that is not the first: it does the same as the first, which says so."""
 
     def say(self, text: str) -> None:
@@ -41,18 +41,18 @@ class Silent(Progress):
         yield from items
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether a launcher (torchrun, deepspeed) has started this process among others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_follower() -> bool:
     """Whether this process trains along with another one's stage."""
-    return launched() and os.environ["RANK"] != "0"
+    return is_launched() and os.environ["RANK"] != "0"
 
 
 @contextlib.contextmanager
-def joined(job: Job) -> Iterator[None]:
+def join_ranks(job: Job) -> Iterator[None]:
     """For this block the ranks of a training stage are one group: those that a launcher started, or `runtime.processes`
     here.
 
@@ -61,21 +61,21 @@ def joined(job: Job) -> Iterator[None]:
     """
     runtime = job.block(Runtime)
     count = runtime.processes
-    if not job.declared.ranks or (count == 1 and not launched()):
+    if not job.definition.ranks or (count == 1 and not is_launched()):
         yield
         return
-    if launched():
+    if is_launched():
         from stages.training.ranks import join
 
         join()
         _tell(job)
         yield
         return
-    from stages.training.ranks import Meeting
+    from stages.training.ranks import Rendezvous
 
-    meeting = Meeting(count)
+    meeting = Rendezvous(count)
     job.progress.say(f"{job.name}: trains in {count} processes, ZeRO {runtime.zero_stage}")
-    others = Others(job.name, [_start(job.stage, meeting.environment(rank)) for rank in range(1, count)])
+    others = RankProcesses(job.name, [_start(job.stage, meeting.make_environment(rank)) for rank in range(1, count)])
     try:
         meeting.join()
         _tell(job)
@@ -93,34 +93,34 @@ def _start(stage: str, place: dict[str, str]) -> "subprocess.Popen[bytes]":
 
 def _tell(job: Job) -> None:
     """Hands the job to the other ranks."""
-    from stages.training.ranks import ranks
+    from stages.training.ranks import get_ranks
 
-    ranks().from_first(lambda: replace(job, progress=Silent()))
+    get_ranks().broadcast(lambda: replace(job, progress=SilentProgress()))
 
 
-class Others:
+class RankProcesses:
     """The ranks that this process has started."""
 
     def __init__(self, name: str, processes: list["subprocess.Popen[bytes]"]) -> None:
         self._name, self._processes = name, processes
         self._told: set[int] = set()  # ranks whose failure was said
         self._ending = threading.Event()
-        self._watch = threading.Thread(target=self._watched, daemon=True, name="watch over ranks")
+        self._watch = threading.Thread(target=self._watch_ranks, daemon=True, name="watch over ranks")
         self._watch.start()
 
-    def _watched(self) -> None:
+    def _watch_ranks(self) -> None:
         """Ends this process when a rank has failed: it may be waiting for that rank inside a library, deaf to
         exceptions.
         """
         while not self._ending.wait(_POLL_SECONDS):
-            if self._failed():
+            if self._has_failed():
                 if self._ending.wait(_LAST_WORDS_SECONDS):
                     return
                 self.end()
                 sys.stderr.flush()
                 os._exit(1)
 
-    def _failed(self) -> bool:
+    def _has_failed(self) -> bool:
         """Whether any has; says which, once."""
         for rank, process in enumerate(self._processes, 1):
             if process.poll() and rank not in self._told:
@@ -137,7 +137,7 @@ class Others:
     def end(self) -> None:
         """Kills those that are left; returns when they are gone."""
         self._ending.set()
-        self._failed()  # a failure here may come of theirs, and be faster than the watch
+        self._has_failed()  # a failure here may come of theirs, and be faster than the watch
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -162,14 +162,14 @@ def follow(stage: str) -> int:
 
     from stages.training.ranks import join
 
-    job = join().from_first(_no_job)
+    job = join().broadcast(_make_no_job)
     with contextlib.suppress(SystemExit):  # all ranks stop together; the exit code of the first is the stage's
         importlib.import_module(f"stages.{stage}").run(job)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one
 
 
-def _no_job() -> Job:
+def _make_no_job() -> Job:
     raise RuntimeError("this rank asked itself for the job that the first rank has")
 
 

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.benchmarks.sample import BenchmarkError, Sample
-from stages.benchmarks.scores import Reply
+from stages.benchmarks.scores import BenchmarkReply
 from stages.benchmarks.verdicts import TEMPLATE, JudgeReply
 from stages.job.files import read_json, replacing, write_json
 
 MANIFEST, SAMPLES, PREDICTIONS, JUDGE = "manifest.json", "samples.jsonl", "predictions.jsonl", "judge.jsonl"
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Record:
+class BenchmarkRecord:
     """The answers of one model to one benchmark."""
 
     benchmark: str
     manifest: Mapping[str, Any]
     samples: Sequence[Sample]
-    replies: Mapping[str, Reply]
+    replies: Mapping[str, BenchmarkReply]
     judge: Mapping[str, JudgeReply]
 
     @property
@@ -37,32 +37,32 @@ class Record:
         return self.manifest.get("cot") == "on"
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_benchmark_record(folder: Path, record: BenchmarkRecord) -> None:
     """Writes the four files; equal records give equal bytes."""
     write_json(folder / MANIFEST, {**record.manifest, "benchmark": record.benchmark, "judge_template": TEMPLATE})
-    _write_lines(folder / SAMPLES, (sample.as_row() for sample in record.samples))
+    _write_jsonl(folder / SAMPLES, (sample.to_row() for sample in record.samples))
     ordered = (record.replies[sample.index] for sample in record.samples if sample.index in record.replies)
-    _write_lines(folder / PREDICTIONS, (_reply_row(reply) for reply in ordered))
-    _write_lines(folder / JUDGE, (asdict(reply) for reply in record.judge.values()))
+    _write_jsonl(folder / PREDICTIONS, (_make_reply_row(reply) for reply in ordered))
+    _write_jsonl(folder / JUDGE, (asdict(reply) for reply in record.judge.values()))
 
 
-def _reply_row(reply: Reply) -> dict[str, Any]:
+def _make_reply_row(reply: BenchmarkReply) -> dict[str, Any]:
     row = asdict(reply)
     return {"index": row.pop("index"), "prediction": row.pop("text"), **row}
 
 
-def read_record(folder: Path) -> Record:
+def read_benchmark_record(folder: Path) -> BenchmarkRecord:
     """The record in a folder. Raises BenchmarkError with file and line for what can't be read or is there twice."""
     manifest = read_json(folder / MANIFEST)
-    samples = [Sample.of_row(row) for _, row in read_lines(folder / SAMPLES)]
+    samples = [Sample.from_row(row) for _, row in read_jsonl(folder / SAMPLES)]
     known = {sample.index for sample in samples}
     if len(known) != len(samples):
         raise BenchmarkError(
             f"{folder / SAMPLES}: two rows have the same index; write the folder again with: dvc repro evaluate"
         )
-    replies: dict[str, Reply] = {}
-    for number, row in read_lines(folder / PREDICTIONS):
-        reply = Reply(**{("text" if key == "prediction" else key): value for key, value in row.items()})
+    replies: dict[str, BenchmarkReply] = {}
+    for number, row in read_jsonl(folder / PREDICTIONS):
+        reply = BenchmarkReply(**{("text" if key == "prediction" else key): value for key, value in row.items()})
         where = f"{folder / PREDICTIONS}, line {number}"
         if reply.index in replies:
             raise BenchmarkError(f"{where}: a second answer to {reply.index!r}; drop one of the lines")
@@ -71,11 +71,13 @@ def read_record(folder: Path) -> Record:
                 f"{where}: {reply.index!r} is no row of {folder / SAMPLES}; the files are of different runs"
             )
         replies[reply.index] = reply
-    said = [JudgeReply(**row) for _, row in read_lines(folder / JUDGE)] if (folder / JUDGE).is_file() else []
-    return Record(str(manifest["benchmark"]), manifest, samples, replies, {reply.index: reply for reply in said})
+    said = [JudgeReply(**row) for _, row in read_jsonl(folder / JUDGE)] if (folder / JUDGE).is_file() else []
+    return BenchmarkRecord(
+        str(manifest["benchmark"]), manifest, samples, replies, {reply.index: reply for reply in said}
+    )
 
 
-def records_in(folder: Path) -> dict[str, Path]:
+def find_records(folder: Path) -> dict[str, Path]:
     """The folders of records at or below `folder`, by benchmark. Raises BenchmarkError when there are none, or two of
     one.
     """
@@ -90,7 +92,7 @@ def records_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and value of each line of a JSONL file. Raises BenchmarkError for a line that is no JSON object."""
     with path.open(encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
@@ -105,7 +107,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, value
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
