@@ -128,8 +128,8 @@ def rollout_weights(
     """Returns importance weights [N] without gradient for the mismatch of trainer and engine (truncated IS).
 
     trainer, engine [N]: log p of each token at sampling time, as computed by each. `truncate_*` clamps the weight at
-    `cap`, `mask_*` sets larger weights to 0; `*_sequence` has one weight per row, the product over its tokens. Teacher
-    rows are sampled from neither and have weight 1 (trap T15).
+    `cap` (above 1), `mask_*` sets larger weights to 0; `*_sequence` has one weight per row, the product over its
+    tokens. Teacher rows are sampled from neither and have weight 1 (trap T15).
     """
     gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()
     if kind.endswith("sequence"):
