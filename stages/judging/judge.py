@@ -22,7 +22,7 @@ JUDGE_SYSTEM = (
 )
 INSTRUCTION = "Explain briefly, then give the score in <answer></answer>."
 LONGEST_TEXT = 4000  # characters of a question and of a candidate, less if the judge's context is too small
-SHORTEST = 60  # characters that are kept of each in any case
+SHORTEST = 60  # characters; both texts are never cut below this length
 
 # An explanation of at most 96 tokens, at four characters each, and the tag.
 VERDICT_PATTERN = r"[^<]{1,384}<answer>[01]</answer>"
