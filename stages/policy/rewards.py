@@ -23,7 +23,7 @@ class ScoredResponse:
 
     response: Response
     logit: float  # nan without a discriminator
-    similarity: float  # 0 or 1 unless ril.similarity says otherwise
+    similarity: float  # 0 or 1 with ril.similarity: binary
     answer: int
     reward: float
     advantage: float  # for term `sft`, the weight of its cross entropy

@@ -85,7 +85,7 @@ def _open_remote(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
 def find_hub_folder(name: str, revision: str) -> Path:
     """Returns the snapshot folder of a hub model; downloads it only with RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError when the model is neither on disk nor downloadable.
+    Raises FileNotFoundError when the snapshot is not on disk and the hub is disabled or unreachable.
     """
     import os
 
@@ -97,7 +97,7 @@ def find_hub_folder(name: str, revision: str) -> Path:
         return Path(snapshot_download(name, revision=revision, local_files_only=offline))
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"model {name} at {revision} is not on this machine; set RIL_ALLOW_DOWNLOADS=1 to download it from the hub, "
+            f"model {name} at {revision} is not on this machine; set RIL_ALLOW_DOWNLOADS=1 to download it, "
             "or set models.<id>.path"
         ) from error
 
@@ -105,6 +105,6 @@ def find_hub_folder(name: str, revision: str) -> Path:
 def find_hub_commit(name: str, revision: str) -> str:
     """Resolves `revision` of a hub model to a commit; from disk unless RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError when the model is not available.
+    Raises FileNotFoundError as `find_hub_folder`.
     """
     return find_hub_folder(name, revision).name  # snapshot folders are named after their commit
