@@ -32,7 +32,8 @@ class RewardObjective(DiscriminatorObjective):
         TeacherRows,
         Field(
             description="What teacher answers do to the student: trained on as its own (`as_student`, Eq. 2), with "
-            "LUFFY's ratio, by cross entropy, only where no student answer is right, or nothing."
+            "LUFFY's ratio, by cross entropy, only where no student answer is right, or nothing. "
+            "Without it: what `ril.objective` has."
         ),
         Switch(
             key="ril.teacher_rows",
@@ -164,7 +165,10 @@ class RewardObjective(DiscriminatorObjective):
 
     scale_rewards: Annotated[
         Scale,
-        Field(description="`group` divides advantages by the group's standard deviation (GRPO)."),
+        Field(
+            description="`group` divides advantages by the group's standard deviation (GRPO). "
+            "Without it: what `ril.objective` has."
+        ),
         Switch(
             key="ril.scale_rewards",
             source="Eq. 2",
@@ -189,7 +193,10 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity: Annotated[
         Similarity,
-        Field(description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit."),
+        Field(
+            description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit. "
+            "Without it: what `ril.objective` has."
+        ),
         Switch(
             key="ril.similarity",
             source="§3.3",
@@ -219,7 +226,7 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the similarity reward."),
+        Field(ge=0, description="Weight of the similarity reward. Without it: what `ril.objective` has."),
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
@@ -229,7 +236,10 @@ class RewardObjective(DiscriminatorObjective):
     ] = 1.0
     answer_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the judge's verdict; 0 leaves the judge out."),
+        Field(
+            ge=0,
+            description="Weight of the judge's verdict; 0 leaves the judge out. Without it: what `ril.objective` has.",
+        ),
         Switch(
             key="ril.answer_weight",
             source="§3.3",

@@ -204,6 +204,12 @@ def test_a_value_in_params_yaml_is_that_of_the_objective(name: str) -> None:
         assert asdict(found) == {**PAPERS, **preset, **like, name: value}
 
 
+def test_a_switch_that_may_be_left_out_says_what_it_is_then() -> None:
+    for one in list_switches(Objective).values():
+        if one.switch.key is not None:
+            assert ("Without it: " in (one.info.description or "")) == one.optional, one.name
+
+
 def test_every_other_value_has_a_reason() -> None:
     for one in list_switches(Objective).values():
         if get_origin(one.type) is Literal:
@@ -295,7 +301,7 @@ def rebuilt(drop: str = "", preset: tuple[str, str] = ("", ""), rule: str = "") 
         hint = Annotated[one.type, one.info, replace(one.switch, presets=presets)]
         fields += [(one.name, hint, one.default)] if one.name != drop else []
     rules = {one.__name__: one for one in list_contradictions(Objective) if one.__name__ != rule}
-    properties = {name: getattr(Objective, name) for name in ("judged", "discriminated")}
+    properties = {name: value for name, value in inspect.getmembers(Objective) if isinstance(value, property)}
     return make_dataclass("Objective", fields, namespace={**rules, **properties}, frozen=True)
 
 
