@@ -41,7 +41,7 @@ def test_a_whole_family_is_taken(incomplete: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_family_without_a_function_fails_at_import(incomplete: Callable[..., Any], name: str) -> None:
     assert len(FUNCTIONS) >= 11
-    with pytest.raises(TypeError, match=f"^stages.vlm.incomplete is no family of models: no function {name}$"):
+    with pytest.raises(TypeError, match=f"^stages.vlm.incomplete is not a model family: no function {name}$"):
         index_families(qwen2_5, incomplete(name))
 
 
