@@ -18,7 +18,7 @@ class RequestError(ValueError):
 
 
 class EngineError(RuntimeError):
-    """An engine that cannot continue: its server died, refuses the key or is down. Answers yielded before are complete."""
+    """An engine that cannot continue: its server died, refuses the key or is down. Earlier answers are complete."""
 
 
 @dataclass(frozen=True)

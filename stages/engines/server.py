@@ -25,7 +25,7 @@ class Server:
     """A running server; its output goes to `log`."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], scratch: Path) -> None:
-        """Starts `command` with `environment` added to this process's; `scratch` is removed if this process is killed."""
+        """Starts `command` with `environment` added to this process's; if this process is killed, removes `scratch`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         keeper = str(Path(__file__).with_name("supervisor.py"))
