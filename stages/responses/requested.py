@@ -112,7 +112,7 @@ class RequestedAnswers:
 
 
 def find_missing_ranges(prompt: int, stored: np.ndarray) -> Iterator[MissingRange]:
-    """Returns the runs of consecutive samples of one prompt that are not stored."""
+    """Yields the runs of consecutive samples of one prompt that are not stored."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], stored, [True]]).astype(np.int8)))
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         yield MissingRange(prompt, first, end - first)
