@@ -11,8 +11,7 @@ import typer
 
 from flows.closure import find_unlisted_files
 from flows.digest import CodeChange
-from flows.dvc.accept import accept_stages as accept_stages
-from flows.dvc.accept import shorten
+from flows.dvc.accept import accept_stages, shorten
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
 from flows.environment import store_folder
 from stages.config.table import STAGES

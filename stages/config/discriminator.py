@@ -29,7 +29,10 @@ class DiscriminatorObjective:
 
     discriminator_loss: Annotated[
         DiscriminatorLoss,
-        Field(description="`bce` is Eq. 1; `bradley_terry` compares answers to one question (GAD)."),
+        Field(
+            description="`bce` is Eq. 1; `bradley_terry` compares answers to one question (GAD). "
+            "If not set: the value of `ril.objective`."
+        ),
         Switch(
             key="discriminator.loss",
             source="Eq. 1",
@@ -47,7 +50,7 @@ class DiscriminatorObjective:
         DiscriminatorUpdate,
         Field(
             description="When the loop updates it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never "
-            "(`frozen`), or no discriminator at all (`none`)."
+            "(`frozen`), or no discriminator at all (`none`). If not set: the value of `ril.objective`."
         ),
         Switch(
             key="discriminator.update",

@@ -21,7 +21,10 @@ class Objective(RewardObjective):
 
     loss_normaliser: Annotated[
         Normaliser,
-        Field(description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length."),
+        Field(
+            description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length. "
+            "If not set: the value of `ril.objective`."
+        ),
         Switch(
             key="ril.loss_normaliser",
             source="Eq. 2 in Dr.GRPO's form, arXiv 2503.20783",
@@ -68,7 +71,7 @@ class Objective(RewardObjective):
     ] = 0.2
     clip_high: Annotated[
         float,
-        Field(gt=0, description="Upper clip range, if wider (DAPO: 0.28)."),
+        Field(gt=0, description="Upper clip range, if wider (DAPO: 0.28). If not set: `clip_epsilon`."),
         Switch(
             key="ril.clip_epsilon_high",
             source="§4.2",

@@ -31,8 +31,9 @@ class RewardObjective(DiscriminatorObjective):
     teacher_rows: Annotated[
         TeacherRows,
         Field(
-            description="Use of teacher answers: as the student's own (`as_student`, Eq. 2), with "
-            "LUFFY's ratio, by cross entropy, only if no student answer is correct, or not at all."
+            description="Use of teacher answers: as the student's own (`as_student`, Eq. 2), with LUFFY's ratio, by "
+            "cross entropy, only if no student answer is correct, or not at all. "
+            "If not set: the value of `ril.objective`."
         ),
         Switch(
             key="ril.teacher_rows",
@@ -164,7 +165,10 @@ class RewardObjective(DiscriminatorObjective):
 
     scale_rewards: Annotated[
         Scale,
-        Field(description="`group` divides advantages by the group's standard deviation (GRPO)."),
+        Field(
+            description="`group` divides advantages by the group's standard deviation (GRPO). "
+            "If not set: the value of `ril.objective`."
+        ),
         Switch(
             key="ril.scale_rewards",
             source="Eq. 2",
@@ -189,7 +193,10 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity: Annotated[
         Similarity,
-        Field(description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit."),
+        Field(
+            description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit. "
+            "If not set: the value of `ril.objective`."
+        ),
         Switch(
             key="ril.similarity",
             source="§3.3",
@@ -219,7 +226,7 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the similarity reward."),
+        Field(ge=0, description="Weight of the similarity reward. If not set: the value of `ril.objective`."),
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
@@ -229,7 +236,11 @@ class RewardObjective(DiscriminatorObjective):
     ] = 1.0
     answer_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the judge's verdict; 0 disables the judge."),
+        Field(
+            ge=0,
+            description="Weight of the judge's verdict; 0 disables the judge. "
+            "If not set: the value of `ril.objective`.",
+        ),
         Switch(
             key="ril.answer_weight",
             source="§3.3",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from pydantic import Field, create_model
+from pydantic import create_model
 from pydantic.fields import FieldInfo
 
 from stages.config.baselines import ObjectiveName
@@ -99,7 +99,7 @@ def add_switches(block: str, kind: type) -> Callable[[type[_B]], type[_B]]:
             place, _, key = (one.switch.key or "").partition(".")
             if place == block:
                 keys[key] = _make_field(one)
-        return create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **keys)
+        return create_model(base.__name__, __base__=base, __module__=base.__module__, **keys)
 
     return add
 
@@ -107,9 +107,7 @@ def add_switches(block: str, kind: type) -> Callable[[type[_B]], type[_B]]:
 def _make_field(one: Declaration) -> tuple[Any, Any]:
     if not one.optional:
         return Annotated[one.type, one.info, one.switch], one.default
-    fallback = "the value of `ril.objective`" if one.switch.presets else f"as `{one.switch.like}`"
-    text = Field(description=f"{one.info.description} Default: {fallback}.")
-    return Annotated[one.type | None, one.info, text, one.switch], None
+    return Annotated[one.type | None, one.info, one.switch], None
 
 
 def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Choices) -> O:

@@ -126,6 +126,7 @@ def test_no_stage_reads_what_counts_as_words() -> None:
     found = [
         f"{file.relative_to(ROOT)}: {node.attr}"
         for file in FILES
+        if "config" not in file.parts  # which makes forms and docs of them
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in readers
     ]

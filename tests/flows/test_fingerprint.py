@@ -123,7 +123,7 @@ def given(project: Path) -> Fingerprint:
 
 def test_a_result_of_a_stage_is_known_by_dvc_lock_and_not_read(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("flows.fingerprint.md5_file", read.append)
+    monkeypatch.setattr("flows.fingerprint.hash_md5", read.append)
     before = given(recorded)
     os.utime(recorded / "data" / "pool" / "a")
     assert not read
@@ -167,7 +167,7 @@ def test_a_known_result_that_moves_is_named_and_a_touched_one_is_not(recorded: P
 def test_a_folder_of_results_and_a_part_of_one_are_known_by_the_results(
     recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.fingerprint.md5_file", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("flows.fingerprint.hash_md5", lambda path: pytest.fail(f"{path} was read"))
     all_teachers = Fingerprint(recorded, [recorded / "data" / "teacher"], {}).digest
     part_of_pool = Fingerprint(recorded, [recorded / "data" / "pool" / "deep"], {}).digest
     assert len({all_teachers, part_of_pool, Fingerprint(recorded, [recorded / "data" / "pool"], {}).digest}) == 3
