@@ -36,6 +36,10 @@ class CodeRecord:
     code: Code
 
 
+class BadRecord(ValueError):
+    """A code.json that can't be read; the message says which and what to do."""
+
+
 class WatchedCode:
     """The code that DVC watches for one stage, as it is in the files."""
 
@@ -101,14 +105,15 @@ def _format_record(record: CodeRecord) -> str:
 def read_code_record(reports: Path, store: Path, locked: Mapping[str, str]) -> CodeRecord | None:
     """The record of the result whose code dvc.lock knows by the md5s `locked`; None when there is none.
 
-    Raises ValueError for a file that is not what `write_code_record` writes.
+    Raises BadRecord for a file that is not what `write_code_record` writes.
     """
     for path in (reports / _RECORD, _copy(store, locked)):
         if path.is_file():
-            value = read_json(path)
-            if not {"watched", "code"} <= value.keys():
-                raise ValueError(f"{path}: no record of code; remove it")
-            found = CodeRecord(value["watched"], value["code"])
+            try:
+                value = read_json(path)
+                found = CodeRecord(value["watched"], value["code"])
+            except (ValueError, KeyError) as error:  # Git's marks of a conflict, for example
+                raise BadRecord(f"{path} is no record of code ({error}); restore it or delete it") from error
             if all(locked.get(name) == md5 for name, md5 in found.watched.items()):
                 return found
     return None

@@ -20,7 +20,7 @@ status_app = typer.Typer()
 _FILES_SHOWN = 12  # of changed code, a stage; --json lists all
 
 
-@status_app.command()
+@status_app.command("status")
 def status_command(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")
@@ -41,7 +41,7 @@ def status_command(
         print(f"dvc.yaml does not list {', '.join(missing)} for a stage that reaches it; run: python -m flows.closure")
 
 
-@status_app.command()
+@status_app.command("accept")
 def accept(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`, or `teacher` for all.")

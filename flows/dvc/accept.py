@@ -33,7 +33,7 @@ def accept_stages(root: Path, store: Path, targets: Sequence[str], because: str 
     What other changes of code do to a result is for people to say: they pass only with a reason, which is kept. All
     targets are checked before anything is written. A stage that is up to date is left alone.
 
-    Returns the stages that were accepted, as they were before. Raises Refused, with a line for each stage that can't
+    Returns the stages that were accepted, as they were before. Raises DvcFailed, with a line for each stage that can't
     be accepted.
     """
     with open_project(root) as repo:

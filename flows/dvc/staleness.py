@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.code_record import WatchedCode, is_code, keep_copy, read_code_record
+from flows.closure import ComputedImport
+from flows.code_record import BadRecord, WatchedCode, is_code, keep_copy, read_code_record
 from flows.digest import CodeChange, compare_code
 from flows.dvc.repro import DvcFailed
 from flows.lockfile import read_locked_stages
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
-LOCK_SECONDS = (
-    60.0  # for another dvc to give the project back; it holds it while it looks around, not while a stage runs
-)
+LOCK_SECONDS = 60.0  # for another dvc to let go of the project, as it does while a stage runs
 NEVER_RUN, STALE, FOLLOWS, UP_TO_DATE = "never run", "stale", "follows", "up to date"
 _ABSENT = "(absent)"
 _UNKNOWN = "no record of the code before, so what changed in it is not known"
@@ -90,7 +89,7 @@ class StageStatus:
 def open_project(root: Path) -> Iterator["Repo"]:
     """DVC's view of the project, which no other dvc changes during the block.
 
-    Raises Refused when there is none, when dvc.yaml or params.yaml can't be used, or when another dvc holds it.
+    Raises DvcFailed when there is none, when dvc.yaml or params.yaml can't be used, or when another dvc holds it.
     """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
@@ -108,16 +107,14 @@ def open_project(root: Path) -> Iterator["Repo"]:
                     break
                 except LockError:
                     if time.monotonic() > end:
-                        raise DvcFailed(
-                            f"another dvc has held this project for {LOCK_SECONDS:.0f} s; try again"
-                        ) from None
+                        raise DvcFailed(f"another dvc has held this project for {LOCK_SECONDS:.0f} s") from None
             yield repo
     except DvcException as error:
         raise DvcFailed(" ".join(str(error).split())) from error
 
 
 def compare_stages(root: Path, store: Path) -> dict[str, StageStatus]:
-    """Every stage and item by its name, in an order in which they can run. Raises Refused.
+    """Every stage and item by its name, in an order in which they can run. Raises DvcFailed.
 
     `store` is the folder that holds copies of records.
     """
@@ -127,9 +124,10 @@ def compare_stages(root: Path, store: Path) -> dict[str, StageStatus]:
 
 def compare_stages_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
     """The same, in a project that is open already."""
+    stages = _in_order(repo)  # before dvc.lock is read here, so that dvc says what is wrong with it
     lock = read_locked_stages(root)
     found: dict[str, StageStatus] = {}
-    for stage in _in_order(repo):
+    for stage in stages:
         own = _read_status(stage, lock.get(stage.name), root, store)
         before = [found[one.name] for one in repo.index.graph.successors(stage) if one.name in found]
         causes = [name for one in before for name in ([one.name] if one.state in (STALE, NEVER_RUN) else one.follows)]
@@ -142,7 +140,7 @@ def compare_stages_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageS
 def select_stages(found: Mapping[str, StageStatus], targets: Sequence[str]) -> list[StageStatus]:
     """The stages that `targets` name; `teacher` stands for all of its items, no target for everything.
 
-    Raises Refused for a name that is no stage.
+    Raises DvcFailed for a name that is no stage.
     """
     for target in targets:
         if not any(target in (name, name.split("@")[0]) for name in found):
@@ -194,13 +192,15 @@ def _find_code_changes(
     has it, one is kept in the store.
     """
     locked = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if is_code(dep["path"])}
-    record = read_code_record(reports_folder(root, name), store, locked)
-    if record is not None and not changed:
-        return []
     try:
+        record = read_code_record(reports_folder(root, name), store, locked)
+        if record is not None and not changed:
+            return []
         now = WatchedCode(root, name.split("@")[0], paths)
     except SyntaxError as error:
         raise DvcFailed(f"{error.filename}, line {error.lineno}: {error.msg}; Python can't read it") from error
+    except (BadRecord, ComputedImport) as error:
+        raise DvcFailed(str(error)) from error
     if record is not None:
         return compare_code(record.code, now.code)
     if changed:
@@ -216,11 +216,10 @@ def reports_folder(root: Path, name: str) -> Path:
 
 def _find_maker(repo: "Repo", path: str) -> str | None:
     """The stage with an out at `path`, above or below it; for several items of one stage its name."""
-    outs = [
-        out for out in repo.index.outs if Path(path).is_relative_to(out.def_path) or out.def_path.startswith(f"{path}/")
-    ]
-    names = {out.stage.name for out in outs}
-    return next(iter(names)) if len(names) == 1 else next(iter({name.split("@")[0] for name in names}), None)
+    here = Path(path)
+    outs = [(Path(out.def_path), out.stage.name) for out in repo.index.outs]
+    names = {maker for out, maker in outs if here.is_relative_to(out) or out.is_relative_to(here)}
+    return names.pop() if len(names) == 1 else next((name.split("@")[0] for name in sorted(names)), None)
 
 
 def _find_differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:
@@ -228,8 +227,7 @@ def _find_differences(before: Any, now: Any, prefix: str = "") -> list[Parameter
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         found = []
         for key in dict.fromkeys([*now, *before]):
-            found += _find_differences(
-                before.get(key, _ABSENT), now.get(key, _ABSENT), f"{prefix}.{key}" if prefix else str(key)
-            )
+            name = f"{prefix}.{key}" if prefix else str(key)
+            found += _find_differences(before.get(key, _ABSENT), now.get(key, _ABSENT), name)
         return found
     return [] if before == now else [Parameter(prefix, before, now)]

@@ -299,6 +299,18 @@ def test_code_that_python_can_not_read_is_a_line(project: Path) -> None:
         found(project)
 
 
+def test_a_file_with_marks_of_a_conflict_is_a_line(project: Path) -> None:
+    record = project / "reports" / "ril" / "code.json"
+    record.write_text('{\n<<<<<<< HEAD\n"code": {}')
+    with pytest.raises(DvcFailed, match=r"reports/ril/code.json is no record of code \(.*\); restore it or delete it"):
+        found(project)
+    record.unlink()
+    with (project / "dvc.lock").open("a") as file:
+        file.write("<<<<<<< HEAD\n")
+    with pytest.raises(DvcFailed, match=r"dvc\.lock"):
+        found(project)
+
+
 @pytest.mark.slow
 def test_another_dvc_that_does_not_let_go_is_a_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staleness, "LOCK_SECONDS", 0.0)
