@@ -72,8 +72,7 @@ def make_records(
     manifest: Mapping[str, Any],
     ask: AskJudge,
 ) -> dict[str, BenchmarkRecord]:
-    """Returns one record per benchmark, with the judge's replies where needed; `replies` are in the order of the
-    prompts.
+    """Returns one record per benchmark, with the judge's replies where needed; `replies` are in prompt order.
 
     The judge's prompts of all benchmarks form one batch per answer length.
     """
