@@ -50,7 +50,7 @@ def plan_benchmarks(block: Evaluate, folder: Path, world: Path, say: Callable[[s
             loaded[name] = found
         except BenchmarkError as error:
             errors[name] = str(error)
-            say(f"benchmark {name} is left out: {error}")
+            say(f"benchmark {name} is skipped: {error}")
             continue
         for note in found.notes:
             say(f"{found.spec.title}: {note}")

@@ -89,7 +89,9 @@ def import_predictions(path: Path, samples: Sequence[Sample], benchmark: str) ->
     replies: dict[str, BenchmarkReply] = {}
     for where, index, text in pairs:
         if index not in known:
-            raise BenchmarkError(f"{where}: {index!r} is no row of {benchmark}; are these predictions of another file?")
+            raise BenchmarkError(
+                f"{where}: {index!r} is not a row of {benchmark}; are these predictions of another file?"
+            )
         if index in replies:
             raise BenchmarkError(f"{where}: a second answer to {index!r}; drop one")
         replies[index] = BenchmarkReply(index, text)

@@ -68,7 +68,7 @@ def read_benchmark_record(folder: Path) -> BenchmarkRecord:
             raise BenchmarkError(f"{where}: a second answer to {reply.index!r}; drop one of the lines")
         if reply.index not in known:
             raise BenchmarkError(
-                f"{where}: {reply.index!r} is no row of {folder / SAMPLES}; the files are of different runs"
+                f"{where}: {reply.index!r} is not a row of {folder / SAMPLES}; the files are of different runs"
             )
         replies[reply.index] = reply
     said = [JudgeReply(**row) for _, row in read_jsonl(folder / JUDGE)] if (folder / JUDGE).is_file() else []
@@ -98,7 +98,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 value = json.loads(line)
             except ValueError as error:
                 raise BenchmarkError(
-                    f"{path}, line {number}: is no JSON ({error}); drop the line, or write the file anew"
+                    f"{path}, line {number}: is not JSON ({error}); drop the line, or write the file again"
                 ) from None
             if not isinstance(value, dict):
                 raise BenchmarkError(f"{path}, line {number}: expected an object, found {type(value).__name__}")

@@ -21,7 +21,7 @@ def load_registry() -> dict[str, Spec]:
         for spec in importlib.import_module(f"{specs.__name__}.{module.name}").SPECS:
             if spec.id in found:
                 raise BenchmarkError(
-                    f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is there already"
+                    f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is already defined"
                 )
             found[spec.id] = spec
     return dict(sorted(found.items(), key=lambda item: (_rank_column(item[1].column), item[0])))

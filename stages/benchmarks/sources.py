@@ -128,7 +128,7 @@ def _make_sample(spec: Spec, row: TableRow, kind: str) -> Sample | None:
         if isinstance(error, BenchmarkError):
             raise
         what = f"{type(error).__name__}: {error}"
-        raise BenchmarkError(f"{row.where}: is no row of {spec.title} ({what}); correct or drop it") from error
+        raise BenchmarkError(f"{row.where}: is not a row of {spec.title} ({what}); correct or drop it") from error
 
 
 def _has_gold(spec: Spec, sample: Sample) -> bool:
@@ -143,7 +143,7 @@ def _check_rotations(spec: Spec, samples: Sequence[Sample]) -> None:
         if rotations[question] != len(sample.options):
             raise BenchmarkError(
                 f"{spec.title}: question {question} has {rotations[question]} rows and {len(sample.options)} options; "
-                f"every rotation has to be there"
+                f"every rotation is required"
             )
 
 
@@ -163,4 +163,4 @@ def check_picture(picture: LazyImage) -> None:
         if isinstance(error, BenchmarkError):
             raise
         reason = " ".join(str(error).split())[:120]
-        raise BenchmarkError(f"{picture.where}: is no readable image ({reason}); fetch the file again") from None
+        raise BenchmarkError(f"{picture.where}: is not a readable image ({reason}); fetch the file again") from None

@@ -194,7 +194,7 @@ def _parse_image_list(cell: str, where: str) -> list[str]:
     try:
         found = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
-        raise BenchmarkError(f"{where}: starts like a list of images and is none; fetch the file again") from None
+        raise BenchmarkError(f"{where}: starts like a list of images but is not one; fetch the file again") from None
     return [str(one) for one in found]
 
 
@@ -208,7 +208,7 @@ def _find_shared_image(
             raise BenchmarkError(f"{where}: {index!r} is neither an image nor the index of a row")
         cell = _check_cell(path, places[index], list(names).index("image"))
         if len(cell) <= INDEX_LIMIT:
-            raise BenchmarkError(f"{where}: row {index!r}, whose image it shares, has none of its own")
+            raise BenchmarkError(f"{where}: row {index!r}, whose image it shares, has no image")
         return make_base64_image(where, cell).data
 
     return LazyImage(where, read)

@@ -171,7 +171,7 @@ class Objective(RewardObjective):
             return None
         return (
             f"ril.rollout_correction is {self.rollout_correction!r}, but ril.sampling.temperature is {temperature:g} "
-            "and engines know log-probs at 1; set it to 1, or the correction to none"
+            "and engines report log-probs at 1 only; set it to 1, or the correction to none"
         )
 
     @mark_contradiction

@@ -107,12 +107,12 @@ class Params(Block):
         kind = engine.kind if engine else "vllm"
         if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
             raise ValueError(
-                f"models.{name}.endpoint is a model of others, but its engine is {kind!r}; "
+                f"models.{name}.endpoint is a remote model, but its engine is {kind!r}; "
                 f"give runtime.engines.{name} the kind openai with base_url, or replay"
             )
         if self.models[name].endpoint is None and kind == "openai":
             raise ValueError(
-                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing "
+                f"runtime.engines.{name}.kind is 'openai', but models.{name} has its own weights, and nothing "
                 "shows that the "
                 "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
             )
@@ -124,7 +124,7 @@ class Params(Block):
 
     def _check_watched(self) -> None:
         """DVC tracks the code of the tiny world only if a parameter names it, so that no real run depends on it."""
-        built = next((f"models.{name} is made from nothing (build)" for name, m in self.models.items() if m.build), "")
+        built = next((f"models.{name} is built from scratch (build)" for name, m in self.models.items() if m.build), "")
         drawn = "questions.kind is 'world'" if self.questions.kind == "world" else ""
         tiny = next((f"evaluate.benchmarks has {name!r}" for name in self.evaluate.benchmarks if _is_tiny(name)), "")
         for key, value, code, reason in (
@@ -135,7 +135,7 @@ class Params(Block):
             ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
         ):
             if reason and value != code:
-                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC has to watch {code}; set it to that")
+                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC must track {code}; set it to that")
 
     def _check_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)

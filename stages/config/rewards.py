@@ -275,7 +275,7 @@ class RewardObjective(DiscriminatorObjective):
         """One of the two rewards must have a weight above 0."""
         if self.similarity_weight > 0 or self.answer_weight > 0:
             return None
-        return "ril.answer_weight is 0 and ril.similarity_weight too: nothing is rewarded; raise one of them"
+        return "ril.answer_weight is 0 and ril.similarity_weight too: there is no reward; raise one of them"
 
     similarity_gate: Annotated[
         Gate,

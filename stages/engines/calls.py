@@ -221,7 +221,7 @@ class Caller:
         try:
             return call.read(response.json())
         except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failure(f"a reply that can't be used ({error}): {_shorten_body(response)!r}") from error
+            raise _Failure(f"an unusable reply ({error}): {_shorten_body(response)!r}") from error
 
     def _make_refusal(self, question: str, response: httpx.Response) -> Exception:
         code = response.status_code

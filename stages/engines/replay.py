@@ -16,7 +16,7 @@ def explain_missing_answers(label: str, missing: Sequence[tuple[str, int]]) -> M
     count = sum(answers for _, answers in missing)
     return MissingAnswers(
         f"model {label}: {count} answers to {len(missing)} questions are not in the store ({named}{more}), and "
-        f"runtime.engines.{label}.kind is replay, which asks nobody. Bring the answers into the store "
+        f"runtime.engines.{label}.kind is replay, which generates nothing. Add the answers to the store "
         "(RIL_STORE), or give "
         "the model an engine that answers"
     )

@@ -290,9 +290,9 @@ class VllmServerEngine:
             if seen != ours:
                 raise self._make_error(
                     url,
-                    f"it reads question {request.name} as {len(seen)} tokens, training reads {len(ours)}, and "
+                    f"it tokenizes question {request.name} to {len(seen)} tokens, training to {len(ours)}, and "
                     "they differ; it "
-                    "serves another model, or its image processor is set otherwise",
+                    "serves another model, or its image processor is configured differently",
                 )
         self._checked = True
 

@@ -35,7 +35,7 @@ def check_share(title: str, lacking: int, wanted: int, max_share: float, questio
     """Raises TooManyRejects if more than `max_share` of the answers are missing; the question is an example."""
     if lacking > max_share * wanted:
         raise TooManyRejects(
-            f"{title}: {lacking} of {wanted} answers are lacking, above max_reject_share = {max_share:g}; for "
+            f"{title}: {lacking} of {wanted} answers are missing, above max_reject_share = {max_share:g}; for "
             "example question "
             f"{question_id} {reason.kind}: {reason.text}. What was answered is stored: correct or drop such "
             "questions, or raise "
@@ -58,7 +58,7 @@ def make_too_long_rejects(
     if len(reasons) > max_share * wanted or (reasons and len(reasons) == wanted):
         name, reason = next(iter(reasons.items()))
         raise TooManyRejects(
-            f"{title}: {len(reasons)} of {wanted} questions are longer than the model, above max_reject_share = "
+            f"{title}: {len(reasons)} of {wanted} questions exceed the context, above max_reject_share = "
             f"{max_share:g}; "
             f"for example question {name}: {reason}. Shorten or drop them, raise the model's context_tokens, or "
             "the share"

@@ -30,7 +30,7 @@ def _read_json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f"questions.path {path} is no JSON file: {error}") from error
+        raise ValueError(f"questions.path {path} is not a JSON file: {error}") from error
     if not isinstance(rows, list):
         raise ValueError(f"questions.path {path}: expected a list of questions, found {type(rows).__name__}")
     return rows
