@@ -195,7 +195,7 @@ def test_the_worked_example_of_the_readme_is_valid(root: Path) -> None:
     profile = merge_params(read_yaml(root / "params.yaml"), read_profile(root, "single_gpu"))
     keys = YAML(typ="safe").load(example)
     params = validate_params(merge_params(profile, keys))
-    assert params.evaluate.benchmarks == []
+    assert not params.evaluate.benchmarks
     rows = params.warm_start.steps * params.warm_start.rows_per_step
     assert 0 <= params.questions.splits["warm_start"] - rows < params.warm_start.rows_per_step
 

@@ -72,7 +72,7 @@ def profile_command(
     print(f"params.yaml: {keys} {verb}" if found_changes else f"params.yaml is as profile {name} says")
 
 
-@app.command()
+@app.command("run")
 def run_command(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")
@@ -96,7 +96,7 @@ def run_command(
     )
 
 
-@app.command()
+@app.command("serve")
 def serve_command(
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than this machine's own is open to everybody.")

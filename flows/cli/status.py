@@ -41,7 +41,7 @@ def status_command(
         print(f"dvc.yaml does not list {', '.join(missing)} for a stage that reaches it; run: python -m flows.closure")
 
 
-@status_app.command()
+@status_app.command("accept")
 def accept(
     stages: Annotated[
         list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`, or `teacher` for all.")

@@ -301,7 +301,7 @@ def rebuilt(drop: str = "", preset: tuple[str, str] = ("", ""), rule: str = "") 
         hint = Annotated[one.type, one.info, replace(one.switch, presets=presets)]
         fields += [(one.name, hint, one.default)] if one.name != drop else []
     rules = {one.__name__: one for one in list_contradictions(Objective) if one.__name__ != rule}
-    properties = {name: getattr(Objective, name) for name in ("judged", "discriminated")}
+    properties = {name: value for name, value in inspect.getmembers(Objective) if isinstance(value, property)}
     return make_dataclass("Objective", fields, namespace={**rules, **properties}, frozen=True)
 
 
