@@ -97,7 +97,10 @@ def comment_in_the_loss(project: Path) -> None:
 
 
 def word_of_a_help_text(project: Path) -> None:
-    edit(project, "stages/config/teacher.py", "N answers a question", "N answers per question")
+    file = project / "stages" / "config" / "teacher.py"
+    text = file.read_text()
+    assert 'description="' in text
+    file.write_text(text.replace('description="', 'description="In other words: ', 1))
 
 
 def comment_in_is_correct(project: Path) -> None:
