@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
 from stages.config.params import validate_params
-from stages.config.yaml import ParamsError, merge_params, parse_yaml, read_yaml
+from stages.config.yaml import ParamsError, compare_values, merge_params, parse_yaml, read_yaml
 from stages.job.files import write_text
 
 
@@ -52,7 +52,7 @@ def find_changes(root: Path, name: str) -> list[Change]:
     before, overlay = read_yaml(root / "params.yaml"), read_profile(root, name)
     after = merge_params(before, overlay)
     validate_params(after, f"params.yaml with profile {name}")
-    return list(find_differences(before, after))
+    return find_differences(before, after)
 
 
 def apply_profile(root: Path, name: str) -> list[Change]:
@@ -151,14 +151,9 @@ def _put_tail(tree: CommentedMap, tail: str) -> None:
         tokens[2].value = tokens[2].value.rstrip("\n") + "\n" + tail
 
 
-def find_differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+def find_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """The keys, with dots, in which two parameter trees differ."""
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from find_differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield Change(f"{prefix}{key}", old, new)
+    return [Change(*one) for one in compare_values(before, after)]
 
 
 def _format_override(change: Change) -> str:

@@ -35,7 +35,7 @@ _OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an acc
 _CURVES = (
     *(names.STEP, names.PASSED, names.STUDENT_CUT, names.EQUAL_REWARDS, names.CORRECT_NEGATIVE_ADVANTAGE),
     *(names.SIMILARITY, names.ANSWER, names.ADVANTAGE, names.LENGTH),
-    *(names.DISC_ACCURACY_OF, names.by_source(names.KL, "{}")),
+    *(names.DISC_ACCURACY_OF, names.for_source(names.KL, "{}")),
 )
 
 

@@ -128,7 +128,7 @@ class Planner:
             evaluation=evaluation,
             swept=dict(swept),
             values=values,
-            overrides=tuple(format_overrides(list(find_differences(self._base, values)))),
+            overrides=tuple(format_overrides(find_differences(self._base, values))),
             targets=targets,
             stages={target: one.key for target, one in found.items()},
             key=found[own].key,

@@ -74,7 +74,7 @@ def test_the_checks_can_fail() -> None:
     assert written_in(reader) == set()
     writer = ast.parse("a = {names.KL_FAR: 1, names.LENGTH.format(s): 2}\nmeans.add_by_source(names.KL, v, b)")
     assert written_in(writer) == {"KL_FAR", "LENGTH", "KL"}
-    assert written_in(ast.parse("a = {names.in_last_update(n): m[n] for n in (names.RATIO,)}")) == set()
+    assert written_in(ast.parse("a = {names.for_last_update(n): m[n] for n in (names.RATIO,)}")) == set()
     literals = 'a = "disc/passed", f"rewards/{x}/answer", f"disc/acc_{x}", "frac_reward_zero_std", "acc_student", "kl"'
     assert len(spelled_out(ast.parse(literals))) == 5
 

@@ -17,6 +17,7 @@ from flows.digest import CodeChange, compare_code
 from flows.dvc.repro import DvcFailed
 from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
+from stages.config.yaml import compare_values
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -161,7 +162,8 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
     for dep in stage.deps:
         path = dep.def_path
         if hasattr(dep, "read_params"):
-            parameters += _find_differences(dep.hash_info.value or {}, dep.read_params())
+            values = compare_values(dep.hash_info.value or {}, dep.read_params(), _ABSENT)
+            parameters += [Parameter(*one) for one in values]
             continue
         watched += [path] if is_code(path) else []
         for what in dep.status().values():
@@ -220,14 +222,3 @@ def _find_maker(repo: "Repo", path: str) -> str | None:
     outs = [(Path(out.def_path), out.stage.name) for out in repo.index.outs]
     names = {maker for out, maker in outs if here.is_relative_to(out) or out.is_relative_to(here)}
     return names.pop() if len(names) == 1 else next((name.split("@")[0] for name in sorted(names)), None)
-
-
-def _find_differences(before: Any, now: Any, prefix: str = "") -> list[Parameter]:
-    """Values that differ, key by key; what one side lacks is absent there."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        found = []
-        for key in dict.fromkeys([*now, *before]):
-            name = f"{prefix}.{key}" if prefix else str(key)
-            found += _find_differences(before.get(key, _ABSENT), now.get(key, _ABSENT), name)
-        return found
-    return [] if before == now else [Parameter(prefix, before, now)]

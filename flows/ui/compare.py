@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.dvc import repro as dvc
+from stages.config.yaml import flatten
 from stages.job.metric_names import VALIDATION
 
 COMMITS = 20  # how far back experiments are looked for
@@ -102,16 +103,8 @@ def _flatten_entry(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for file, content in (_read_data(entry).get(kind) or {}).items():
         start = "" if kind == "params" else f"{'/'.join(Path(file).parts[1:-1])}: "
-        flat.update({start + key: value for key, value in _iter_dotted(content.get("data") or {})})
+        flat.update({start + key: value for key, value in flatten(content.get("data") or {}).items()})
     return flat
-
-
-def _iter_dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _iter_dotted(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _format_cell(value: Any) -> Any:

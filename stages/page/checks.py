@@ -123,7 +123,7 @@ def check_loop(ril: History) -> Iterator[Check]:
             f"{format_percent(cut)} were truncated at max_tokens in the last steps; truncated answers count as wrong."
         )
         yield Check("Answers are complete", cut <= CUT, text)
-    values = ril.get(names.by_source(names.ENTROPY, STUDENT))
+    values = ril.get(names.for_source(names.ENTROPY, STUDENT))
     begin, end = find_first_number(values), average_last(values)
     if begin and end is not None:
         text = (

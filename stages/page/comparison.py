@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.config.yaml import parse_yaml
+from stages.config.yaml import flatten, parse_yaml
 from stages.job.job import Job
 from stages.job.repository import Repository
 
@@ -68,15 +68,6 @@ def find_experiments(job: Job, summary: Mapping[str, Any], repository: Repositor
 def read_method(params: Mapping[str, Any]) -> tuple[str, str]:
     """The objective and the teachers of a run with these parameters: what tells the paper's rows apart."""
     return str(params["ril.objective"]), ", ".join(params["pool.teachers"])
-
-
-def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The tree's leaves by their dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = f"{above}{key}"
-        leaves |= flatten(value, f"{inner}.") if isinstance(value, Mapping) else {inner: value}
-    return leaves
 
 
 def shorten_changes(changed: Sequence[str]) -> tuple[str, ...]:

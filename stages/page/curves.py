@@ -104,13 +104,13 @@ def list_reward_curves(found: History, teachers: Sequence[str]) -> list[CurveSpe
 def list_student_curves(found: History, teachers: Sequence[str]) -> list[CurveSpec]:
     """Length, entropy, KL and optimizer statistics of the student."""
     labels = {STUDENT: "student's", TEACHERS: "teachers'"}
-    divergence = make_lines(found, {names.by_source(names.KL, side): label for side, label in labels.items()})
-    entropy = make_lines(found, {names.by_source(names.ENTROPY, side): label for side, label in labels.items()})
+    divergence = make_lines(found, {names.for_source(names.KL, side): label for side, label in labels.items()})
+    entropy = make_lines(found, {names.for_source(names.ENTROPY, side): label for side, label in labels.items()})
     norms = make_lines(found, {names.GRAD_NORM: "student", names.DISC_GRAD_NORM: "discriminator"})
     length = make_source_lines(found, names.LENGTH, teachers)
     cut = make_source_lines(found, names.CUT, teachers)
     rate = make_lines(found, {names.LEARNING_RATE: "learning rate"})
-    last = names.in_last_update(names.CLIP_RATIO)
+    last = names.for_last_update(names.CLIP_RATIO)
     clipped = make_lines(found, {names.CLIP_RATIO: "clipped tokens", last: "last inner update"})
     if not any(value > 0 for line in clipped for value in line.y):
         clipped = []  # with one inner update the ratio is 1

@@ -47,8 +47,8 @@ def make_summary(models: Sequence[EvaluatedModel], ril: History, validation: His
         "validation_end": average_last(validation.get(names.VALIDATION), 1),
         "similarity_reward": average_last(ril.get(names.STUDENT_SIMILARITY)),
         "answer_reward": average_last(ril.get(names.STUDENT_ANSWER)),
-        "kl": average_last(ril.get(names.by_source(names.KL, STUDENT))),
-        "entropy": average_last(ril.get(names.by_source(names.ENTROPY, STUDENT))),
+        "kl": average_last(ril.get(names.for_source(names.KL, STUDENT))),
+        "entropy": average_last(ril.get(names.for_source(names.ENTROPY, STUDENT))),
     }
     return {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.groups.pack import Group, Pack
 from stages.groups.response import STUDENT, TEACHERS
-from stages.job.metric_names import by_source
+from stages.job.metric_names import for_source
 from stages.policy.rewards import ScoredResponse
 from stages.training.ranks import get_ranks
 from stages.vlm.reader import Prompt
@@ -96,8 +96,8 @@ class TokenMeans:
     def add_by_source(self, name: str, values: Tensor, batch: PolicyBatch) -> None:
         """Adds the values [N] under `name`/<source> for each source, and under `name`/TEACHERS for all teachers."""
         for source in dict.fromkeys(one.response.source for one in batch.responses):
-            self.add(by_source(name, source), values[batch.mask_source(source)])
-        self.add(by_source(name, TEACHERS), values[~batch.student_tokens])
+            self.add(for_source(name, source), values[batch.mask_source(source)])
+        self.add(for_source(name, TEACHERS), values[~batch.student_tokens])
 
     def compute_means(self) -> dict[str, float]:
         """Returns the mean of each metric over the tokens of all ranks; metrics without tokens are omitted."""

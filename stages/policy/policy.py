@@ -135,7 +135,7 @@ class Policy:
                 metrics = {**update, **means.compute_means()}
             else:  # ratios of the last inner update: how far off-policy the student is for mu > 1
                 last = means.compute_means()
-                metrics |= {names.in_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
+                metrics |= {names.for_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
         return metrics
 
     def _add_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:

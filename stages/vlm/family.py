@@ -44,6 +44,10 @@ class Pixels:
         )
 
 
+# Of the tokenizer of Qwen2.5, which all families here share.
+QWEN_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
 class Family(Protocol):
     """One family of models. All functions take standard transformers models and processors."""
 

@@ -12,20 +12,10 @@ from transformers import (
 )
 
 from stages.corpora.images import open_image
-from stages.vlm.family import Pixels
+from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 
 name = "internvl3"
-vision_tokens: tuple[str, ...] = (
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-    "<video>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>", *QWEN_VISION_TOKENS)
 
 
 def load_processor(weights: Path) -> Any:

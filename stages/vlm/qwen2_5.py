@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
-from stages.vlm.family import Pixels
+from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 
 name = "qwen2_5"
-vision_tokens: tuple[str, ...] = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 
 def load_processor(weights: Path) -> Any:

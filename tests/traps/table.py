@@ -93,7 +93,7 @@ GUARDS = (
           f"{J}test_the_last_tag_of_the_judges_text_is_the_verdict"),
     Guard("T30", "stages/judging/judge.py", "temperature=0.0, top_p=1.0", "temperature=1.0, top_p=1.0",
           f"{J}test_the_judge_is_greedy_and_may_be_held_to_a_pattern"),
-    Guard("T31", "stages/policy/metrics.py", 'f"rewards/{source}/similarity"', '"rewards/similarity"',
+    Guard("T31", "stages/policy/metrics.py", "names.SIMILARITY: _mean(", "names.STUDENT_SIMILARITY: _mean(",
           f"{HERE}test_t31_both_rewards_are_logged_for_every_source"),
     Guard("T32", REWARDS, 'flat = objective.zero_variance == "drop" and', "flat = False and",
           f"{GROUP}test_zero_variance"),
