@@ -1,12 +1,12 @@
-"""Discriminator: learns to tell the warm-started student's answers from the teachers' (§3.2, Eq. 1).
+"""Discriminator: pre-trains a classifier of student answers against teacher answers (§3.2, Eq. 1).
 
 Reads    data/warm_start, data/rollout, data/pool, data/questions; params: discriminator, ril.objective, seed
 Writes   data/discriminator; reports/discriminator/{metrics.json,history.csv}
 Run      dvc repro discriminator
 
-Some questions are held out; accuracy on their answers says whether there is anything to tell apart, and the accuracy of
-a model that sees nothing but lengths says how much of it is mere length (trap T33). Where `ril.objective` has no
-discriminator nothing is trained and the folder stays empty.
+A share of the questions is held out. Held-out accuracy measures whether the two sides differ; the accuracy of a
+length-only classifier measures how much of that is explained by length (trap T33). If `ril.objective` does not use a
+discriminator, nothing is trained and the folder is empty.
 """
 
 from collections import defaultdict
@@ -40,7 +40,7 @@ from stages.vlm.reader import load_network, load_reader
 
 @dataclass(frozen=True)
 class QuestionTexts:
-    """What is known about one question: texts of both sides, none of them cut."""
+    """The untruncated student and teacher texts of one question."""
 
     question_id: str
     student: tuple[str, ...]
@@ -48,7 +48,7 @@ class QuestionTexts:
     question: Question
 
     def make_text(self, body: str) -> Text:
-        """One of its texts as the discriminator gets it."""
+        """Wraps one response as input of the discriminator."""
         return Text(body, self.question_id, self.question.messages, self.question.images)
 
 
@@ -113,7 +113,7 @@ def run(job: Job) -> None:
 
 
 def write_empty(job: Job) -> None:
-    """An empty out, where the objective has no discriminator."""
+    """Writes an empty output, for objectives without a discriminator."""
     with job.writing():
         pass
     job.write_metrics({"trained": False})
@@ -121,7 +121,10 @@ def write_empty(job: Job) -> None:
 
 
 def collect_texts(job: Job) -> list[QuestionTexts]:
-    """Student and teacher texts of every question that has both, in the order of the pool."""
+    """Returns the student and teacher texts of every question that has both, in pool order.
+
+    Raises ValueError with fewer than two such questions.
+    """
     student: dict[str, list[str]] = defaultdict(list)
     for row in read_shards(job.input("data/rollout")).to_pylist():
         if row["finish_reason"] == "stop" and row["response"]:
@@ -137,7 +140,7 @@ def collect_texts(job: Job) -> list[QuestionTexts]:
             both.append(QuestionTexts(name, tuple(student[name]), teachers, questions[name]))
     if len(both) < 2:
         raise ValueError(
-            f"{len(both)} questions have whole answers of student and teachers; the discriminator needs more"
+            f"{len(both)} questions have untruncated answers of both student and teachers; at least 2 are required"
         )
     return both
 
@@ -145,7 +148,7 @@ def collect_texts(job: Job) -> list[QuestionTexts]:
 def split_held_out(
     texts: list[QuestionTexts], held_out_share: float, seed: int
 ) -> tuple[list[QuestionTexts], list[QuestionTexts]]:
-    """Training and held-out questions; which is which depends on the id and the seed alone."""
+    """Returns training and held-out questions; the split depends only on question ids and the seed."""
     ordered = sorted(texts, key=lambda question: derive_seed("held out", seed, question.question_id))
     count = max(1, round(held_out_share * len(ordered)))
     held_out = {question.question_id for question in ordered[:count]}
@@ -154,9 +157,7 @@ def split_held_out(
 
 
 def measure_held_out(adversary: Adversary, held_out: list[QuestionTexts]) -> dict[str, float]:
-    """On held-out texts: accuracy in all and by writer, gap of mean logits, calibration, and the accuracy of length
-    alone.
-    """
+    """Returns held-out metrics: accuracy overall and by source, logit gap, calibration error, length-only accuracy."""
     writers = [(STUDENT, question.make_text(text)) for question in held_out for text in question.student]
     writers += [
         (answer.teacher, question.make_text(answer.text)) for question in held_out for answer in question.teachers

@@ -1,16 +1,16 @@
-"""Evaluate: scores of one model on the held-out split and on benchmarks.
+"""Evaluate: scores one model on the held-out split and on benchmarks.
 
 Reads    the model of evaluations.<id>.checkpoint, data/questions, the judge data/model/<evaluate.judge>, the benchmark
-         files of evaluate.folder (for the tiny world the code that writes them); params: evaluate, evaluations.<id>
-Writes   data/evaluate/<id>: one row a question with answer and score, and a folder a benchmark that `ril score` reads;
+         files of evaluate.folder (in the tiny profile, the code that writes them); params: evaluate, evaluations.<id>
+Writes   data/evaluate/<id>: one row per question with answer and score, and one folder per benchmark for `ril score`;
          reports/evaluate/<id>/{metrics.json,rejects.jsonl}
 Run      dvc repro evaluate@ril
 
-All models get the same questions in the same words, greedily. With `shuffled_images` everything is asked once more with
-the pictures exchanged among questions of one source: what is still right then was not read off the picture. Benchmarks
-go into the same batch. A benchmark that can't be read is named in the metrics and left out; a judge that fails is no
-zero. A question that is longer than the model is wrong in the split and missing in a benchmark, with a line in
-rejects.jsonl.
+All models get identical prompts and decode greedily. With `shuffled_images` every question is asked a second time with
+images permuted among the questions of one source: answers that stay correct do not depend on the image. Benchmark
+prompts run in the same batch. A benchmark that cannot be read is reported in the metrics and skipped. A failed verdict
+is missing, not zero. A prompt that exceeds the model's context counts as wrong in the split and as missing in a
+benchmark; it is listed in rejects.jsonl.
 """
 
 import random
@@ -56,16 +56,16 @@ PREDICTION_SCHEMA = pa.schema(
         ("response_key", pa.string()),
     ]
 )
-TINY_PREFIX = "tiny_"  # how the names of the tiny profile's benchmarks begin
-REFUSED = "refused"  # finish reason of what the model was not asked
+TINY_PREFIX = "tiny_"  # prefix of the benchmark names of the tiny profile
+REFUSED = "refused"  # finish reason of prompts that were rejected before generation
 
 
 def run(job: Job) -> None:
-    """Writes predictions and scores of one model."""
+    """Writes the predictions and scores of one model."""
     block = job.block(Evaluate)
     questions = read_questions(job.input("data/questions"), block.split)
     shuffled = shuffle_images(questions) if block.shuffled_images else []
-    with tempfile.TemporaryDirectory() as world:  # pictures are read while they are asked about
+    with tempfile.TemporaryDirectory() as world:  # images are read during generation
         if any(name.startswith(TINY_PREFIX) for name in block.benchmarks):
             write_tiny_benchmarks(Path(world), questions)
         plan = plan_benchmarks(block, job.input(block.folder), Path(world), job.progress.say)
@@ -100,9 +100,7 @@ def run(job: Job) -> None:
 
 
 def write_tiny_benchmarks(folder: Path, questions: Sequence[Question]) -> None:
-    """Registers the tiny profile's benchmarks and writes their files; real runs never get here, nor depend on that
-    code.
-    """
+    """Registers the tiny profile's benchmarks and writes their files; other profiles do not depend on that code."""
     from stages.tiny.benchmarks.specs import SPECS
     from stages.tiny.benchmarks.write import write_world
 
@@ -111,9 +109,9 @@ def write_tiny_benchmarks(folder: Path, questions: Sequence[Question]) -> None:
 
 
 def answer_prompts(job: Job, questions: Sequence[PromptLike], block: Evaluate) -> list[list[StoredAnswer]]:
-    """The one greedy answer to each question, none where the model can't take it.
+    """Returns one greedy answer per question; the list is empty where the prompt was rejected.
 
-    Raises TooManyRejects when that is more than max_reject_share of them, RuntimeError when answers failed.
+    Raises TooManyRejects when more than max_reject_share of the prompts are rejected, RuntimeError when answers failed.
     """
     greedy = Sampling(temperature=0.0, max_tokens=block.max_tokens)
     generation = Generation(job.input(job.block(Evaluation).checkpoint), greedy)
@@ -123,24 +121,23 @@ def answer_prompts(job: Job, questions: Sequence[PromptLike], block: Evaluate) -
             replace(job, progress=speed), generation, questions, job.name, max_reject_share=block.max_reject_share
         )
     write_rejects(job.reports / "rejects.jsonl", rejects)
-    if failed := [reject for reject in rejects if reject.kind == "failed"]:  # that is no trait of the model
+    if failed := [reject for reject in rejects if reject.kind == "failed"]:  # the engine's fault
         raise RuntimeError(
-            f"{job.name}: {len(failed)} answers failed; run again to ask for these only. {failed[0].reason}"
+            f"{job.name}: {len(failed)} answers failed; rerun to generate only these. {failed[0].reason}"
         )
     if rejects:
-        job.progress.say(
-            f"{job.name}: the model can't take {len(rejects)} prompts; see {job.reports / 'rejects.jsonl'}"
-        )
+        job.progress.say(f"{job.name}: the model rejects {len(rejects)} prompts; see {job.reports / 'rejects.jsonl'}")
     if speed.rates:
-        write_json(job.reports / "speed" / "timing.json", speed.rates)  # untracked, as all wall times are
+        write_json(job.reports / "speed" / "timing.json", speed.rates)  # untracked, like all wall times
     return found
 
 
 def split_answers(
     every: Sequence[list[StoredAnswer]], questions: int, shuffled: int
 ) -> tuple[tuple[list[StoredAnswer | None], list[StoredAnswer | None]], Sequence[list[StoredAnswer]]]:
-    """The answers to the split and to the split with exchanged pictures; and those to the benchmarks. Any may be
-    lacking.
+    """Separates the answers of the split, of the split with shuffled images, and of the benchmarks.
+
+    A rejected prompt is None in the split and an empty list in the benchmarks.
     """
     end = questions + shuffled
     single = [one[0] if one else None for one in every[:end]]
@@ -148,12 +145,12 @@ def split_answers(
 
 
 def is_answer_right(answer: StoredAnswer | None, question: Question) -> bool:
-    """Whether it is the reference; no answer never is."""
+    """Returns whether the answer matches the reference; False without an answer."""
     return answer is not None and is_correct(answer.text, question.answer)
 
 
 def make_prediction(question: Question, answer: StoredAnswer | None, correct_shuffled: bool | None) -> dict[str, Any]:
-    """A row of PREDICTIONS; without an answer its finish reason is `refused`."""
+    """Returns a row of PREDICTION_SCHEMA; without an answer its finish reason is `refused`."""
     return {
         "question_id": question.id,
         "kind": question.kind,
@@ -168,12 +165,12 @@ def make_prediction(question: Question, answer: StoredAnswer | None, correct_shu
 
 
 def make_reply(answer: StoredAnswer) -> BenchmarkReply:
-    """A stored answer as a reply to a benchmark."""
+    """Converts a stored answer to a benchmark reply."""
     return BenchmarkReply("", answer.text, answer.finish_reason, answer.completion_tokens, answer.key)
 
 
 def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
-    """Asks the judge through the store. Where it fails, texts are None: those rows have no score, and say so."""
+    """Returns a function that asks the judge through the store; its texts are None where the judge failed."""
 
     def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
         greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
@@ -182,15 +179,15 @@ def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
             with job.measure_time("judge"):
                 title = f"{job.name}, judge"
                 replies = fetch_answers(job, generation, prompts, title, start_engine, max_reject_share=1.0)
-        except RuntimeError as error:  # it went down: what it said before was stored, and counts
+        except RuntimeError as error:  # the engine failed: replies stored before the failure are used
             replies = read_stored_answers(job, generation, prompts)
             job.progress.say(f"the judge {block.judge} failed: {error}")
         except OSError as error:
             replies = [[] for _ in prompts]
-            job.progress.say(f"the judge {block.judge} can't be asked: {error}")
+            job.progress.say(f"the judge {block.judge} is not available: {error}")
         if silent := sum(not samples for samples in replies):
             job.progress.say(
-                f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge}, and so no score"
+                f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge} and are not scored"
             )
         return [samples[0].text if samples else None for samples in replies]
 
@@ -198,7 +195,7 @@ def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
 
 
 def make_manifest(job: Job, block: Evaluate) -> dict[str, Any]:
-    """What a reader of the predictions has to know: whose they are, how they were asked, who judges."""
+    """Returns the metadata of the predictions: model, prompts and sampling, judge."""
     model = open_checkpoint(job.input(job.block(Evaluation).checkpoint))
     return {
         "model": model.identity,
@@ -209,9 +206,7 @@ def make_manifest(job: Job, block: Evaluate) -> dict[str, Any]:
 
 
 def collect_benchmark_scores(kept: Mapping[str, BenchmarkRecord], block: Evaluate) -> dict[str, Any]:
-    """The numbers of every benchmark under the first profile, with its source and judge; those of the others in
-    `profiles`.
-    """
+    """Returns each benchmark's scores under the first profile, with source and judge; other profiles in `profiles`."""
     found = {}
     for name, record in kept.items():
         spec = find_benchmark(name)
@@ -228,7 +223,7 @@ def collect_benchmark_scores(kept: Mapping[str, BenchmarkRecord], block: Evaluat
 
 
 def make_console_row(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """A benchmark's row for the console."""
+    """Returns a benchmark's row for the console."""
     return {
         key: numbers[key]
         for key in ("title", "profile", "units", "score", "error", "unparsed", "judge_failed", "tokens")
@@ -236,7 +231,7 @@ def make_console_row(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shuffle_images(questions: Sequence[Question]) -> list[Question]:
-    """The questions with pictures of others from the same source; nobody keeps its own where there is more than one."""
+    """Returns the questions with images permuted within each source; a question keeps its image only if it is alone."""
     by_source: dict[str, list[int]] = defaultdict(list)
     for place, question in enumerate(questions):
         by_source[question.source].append(place)
@@ -251,7 +246,7 @@ def shuffle_images(questions: Sequence[Question]) -> list[Question]:
 
 
 def compute_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy with its standard error, by kind, with shuffled images; mean tokens; share of answers that were cut."""
+    """Returns accuracy with standard error, by kind and with shuffled images, mean tokens and truncated share."""
     count = len(rows)
     accuracy = sum(row["correct"] for row in rows) / count
     kinds = sorted({row["kind"] for row in rows})

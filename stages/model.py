@@ -1,13 +1,13 @@
-"""Model: makes a tiny model from nothing, or pins a given one.
+"""Model: builds a tiny model from scratch or pins an existing one.
 
 Reads    params: models.<id>, world
-Writes   data/model/<id>: an ordinary Hugging Face checkpoint with its card, or only a card that points to the weights
+Writes   data/model/<id>: a Hugging Face checkpoint with its card, or only a card that points to the weights
 Run      dvc repro model@student
 
-A tiny model is a real architecture with random weights, trained on the `train` part of the tiny world: students and
-teachers on pictures with questions, answered in the styles that `build.styles` names; the judge on verdicts about
-written answers. A model from the hub is pinned to a commit, a local one to the hash of its files, and either must be
-there now rather than in hour nine.
+A tiny model is a real architecture with random initial weights, trained on the `train` part of the tiny world: students
+and teachers on image questions, answered in the styles of `build.styles`; the judge on verdicts about written answers.
+A hub model is pinned to a commit, a local model to the hash of its files. Both must be available when this stage runs,
+so that a missing model fails early.
 """
 
 from pathlib import Path
@@ -19,22 +19,22 @@ from stages.vlm.checkpoint import find_hub_commit, hash_content, write_card
 
 
 def run(job: Job) -> None:
-    """Writes data/model/<id>. Raises FileNotFoundError when a given model can't be had."""
+    """Writes data/model/<id>. Raises FileNotFoundError when a pinned model is not available."""
     model = job.block(Model)
     if model.build is None:
         pin(job, model)
     else:
-        from stages.tiny.builds.make import make_model  # here, so that models that are given do not depend on it
+        from stages.tiny.builds.make import make_model  # local import: pinned models do not depend on it
 
         make_model(job, model, model.build)
 
 
 def pin(job: Job, model: Model) -> None:
-    """Writes a card that points to a given model."""
+    """Writes a card that points to an existing model."""
     if model.path is not None:
         weights = (job.root / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
-            raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}; there is no config.json in {weights}")
+            raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}

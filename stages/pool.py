@@ -1,7 +1,7 @@
-"""Pool: the answers that the student learns from; the only place where teachers are chosen (§4.3).
+"""Pool: selects the teachers and the answers that the student learns from (§4.3).
 
 Reads    data/teacher/<id> and data/verdict/<id> of the teachers in pool.teachers; params: pool
-Writes   data/pool: one row a question, with all its answers; reports/pool/metrics.json
+Writes   data/pool: one row per question with all its answers; reports/pool/metrics.json
 Run      dvc repro pool
 """
 
@@ -19,10 +19,10 @@ PoolRow = Mapping[str, Any]
 
 
 def run(job: Job) -> None:
-    """Writes rows of POOL, sorted by question; a question without any answer left has no row.
+    """Writes rows of POOL, sorted by question; questions without a remaining answer are omitted.
 
-    Raises MissingInput when a chosen teacher's answers or verdicts are not there, ValueError when they do not belong
-    together or when nothing is left.
+    Raises MissingInput when a selected teacher has no answers or verdicts, ValueError when these do not match or when
+    no answer remains.
     """
     pool = job.block(Pool)
     kept: dict[str, list[PoolRow]] = {}
@@ -47,9 +47,7 @@ def run(job: Job) -> None:
 
 
 def _choose_answers(joined: Sequence[PoolRow], pool: Pool) -> tuple[list[PoolRow], dict[str, int]]:
-    """The answers of one teacher that `pool` keeps, and how many were dropped for which reason (the first that
-    holds).
-    """
+    """Returns the answers of one teacher that `pool` keeps, and counts of dropped answers by first matching reason."""
     whole = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
     right = [row for row in whole if pool.wrong == "keep" or row["verdict"] != 0]
     varied = right if pool.near_duplicates == "keep" else _drop_near_duplicates(right, pool.alike)
@@ -62,9 +60,7 @@ def _choose_answers(joined: Sequence[PoolRow], pool: Pool) -> tuple[list[PoolRow
 
 
 def _drop_near_duplicates(rows: Sequence[PoolRow], alike: float) -> list[PoolRow]:
-    """`rows`, which are sorted by question, without those that are near-duplicates of an earlier answer to their
-    question.
-    """
+    """Returns `rows` (sorted by question) without near-duplicates of an earlier answer to the same question."""
     varied: list[PoolRow] = []
     for _, group in groupby(rows, key=lambda row: row["question_id"]):
         answers = list(group)
@@ -73,7 +69,7 @@ def _drop_near_duplicates(rows: Sequence[PoolRow], alike: float) -> list[PoolRow
 
 
 def _join_verdicts(job: Job, teacher: str) -> list[dict[str, Any]]:
-    """A teacher's answers with their verdicts, sorted by question and sample."""
+    """Returns a teacher's answers with their verdicts, sorted by question and sample."""
     folders = {kind: job.input(f"data/{kind}") / teacher for kind in ("teacher", "verdict")}
     for kind, folder in folders.items():
         if not folder.is_dir():
@@ -92,7 +88,7 @@ def _join_verdicts(job: Job, teacher: str) -> list[dict[str, Any]]:
 
 
 def _pool_by_question(kept: Mapping[str, Sequence[PoolRow]]) -> list[dict[str, Any]]:
-    """One row a question with all its answers, in the order of teachers and samples."""
+    """Returns one row per question with all its answers, ordered by teacher and sample."""
     by_question: dict[str, list[dict[str, Any]]] = {}
     for teacher, rows in kept.items():
         for row in rows:
@@ -108,8 +104,9 @@ def _pool_by_question(kept: Mapping[str, Sequence[PoolRow]]) -> list[dict[str, A
 
 
 def _compute_statistics(rows: Sequence[PoolRow]) -> dict[str, float]:
-    """Length, style and accuracy of one teacher's answers, dropped ones included; failed verdicts are no part of
-    accuracy.
+    """Returns length, style and accuracy of one teacher's answers, dropped ones included.
+
+    Failed verdicts are excluded from accuracy.
     """
     judged = [row["verdict"] for row in rows if row["verdict"] is not None]
     given = compute_answer_statistics(rows)

@@ -1,10 +1,11 @@
-"""Questions: users' data or the tiny world, as canonical rows in four splits.
+"""Questions: converts user data or the tiny world to canonical rows in four splits.
 
 Reads    the tiny world, or the file or folder `questions.path`
 Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl
 Run      dvc repro questions
 
-No image is in two splits: what `warm_start` and `imitation` train on is never scored in `validation` or `test`.
+No image is in two splits: images used for training in `warm_start` or `imitation` are never scored in `validation` or
+`test`.
 """
 
 import json
@@ -25,9 +26,9 @@ from stages.job.seeds import derive_seed
 
 
 def run(job: Job) -> None:
-    """Writes the four splits and says what is in them.
+    """Writes the four splits and their metrics.
 
-    Raises ValueError when a split can't be filled or too many source rows are unusable.
+    Raises ValueError when a split cannot be filled or too many source rows are unusable.
     """
     questions = job.block(Questions)
     splits, rejects = (
@@ -51,7 +52,7 @@ def run(job: Job) -> None:
 
 
 def draw_world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[UnusableRow]]:
-    """The splits of the tiny world; a picture that was drawn already is drawn again."""
+    """Returns the splits of the tiny world; a duplicate image is drawn again."""
     seen: set[str] = set()
 
     def drop_repeated(rows: Iterator[Canonical]) -> Iterator[Canonical]:
@@ -60,7 +61,7 @@ def draw_world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Ca
                 seen.add(row["image_sha256"][0])
                 yield row
 
-    from stages.tiny.world_rows import iter_world_rows  # here, so that real data does not depend on it
+    from stages.tiny.world_rows import iter_world_rows  # local import: user data does not depend on it
 
     splits: dict[str, list[Canonical]] = {}
     for split, count in questions.splits.items():
@@ -70,9 +71,9 @@ def draw_world_splits(job: Job, questions: Questions) -> tuple[dict[str, list[Ca
 
 
 def split_user_rows(job: Job, questions: Questions) -> tuple[dict[str, list[Canonical]], list[UnusableRow]]:
-    """Users' rows spread over the splits; rows that share an image stay together.
+    """Distributes user rows over the splits; rows that share an image go to the same split.
 
-    Where a row goes is a function of its first image (or of its id, without one), not of its place in the file.
+    The split of a row is a function of its first image (or of its id, without an image), not of its place in the file.
     """
     rows: list[Canonical] = []
     rejects: list[UnusableRow] = []
@@ -80,7 +81,7 @@ def split_user_rows(job: Job, questions: Questions) -> tuple[dict[str, list[Cano
         rejects.append(row) if isinstance(row, UnusableRow) else rows.append(row)
     repeated = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if repeated:
-        raise ValueError(f"{questions.path}: id {repeated[0]!r} stands in more than one row; ids must be unique")
+        raise ValueError(f"{questions.path}: id {repeated[0]!r} is in more than one row; ids must be unique")
 
     wanted = sum(questions.splits.values())
     if len(rows) < wanted:
@@ -103,7 +104,7 @@ def split_user_rows(job: Job, questions: Questions) -> tuple[dict[str, list[Cano
     short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < wanted_of[split]]
     if short:
         raise ValueError(
-            f"{questions.path}: too few rows with images of their own for {', '.join(short)}; lower the splits"
+            f"{questions.path}: too few rows with unshared images for {', '.join(short)}; lower the splits"
         )
     return splits, rejects
 
@@ -113,7 +114,7 @@ def _find_emptiest(splits: dict[str, list[Canonical]], questions: Questions) -> 
 
 
 def _drop_target(row: Canonical) -> Canonical:
-    """The row ending with the user's turn: outside `warm_start` the answer is the reference, not a target."""
+    """Removes the assistant turn of a row: outside `warm_start` the answer is the reference, not a target."""
     messages = row["messages"]
     return {**row, "messages": messages[:-1] if messages[-1]["role"] == "assistant" else messages}
 
@@ -128,7 +129,7 @@ def _count_rows(rows: list[Canonical]) -> dict[str, Any]:
 
 
 def compute_metrics(splits: dict[str, list[Canonical]], rejects: int) -> dict[str, Any]:
-    """Counts of each split, and a hash of the content that does not depend on how parquet is written."""
+    """Returns counts per split and a content hash that does not depend on the parquet encoding."""
     content = sorted([row["id"], row["image_sha256"], row["messages"]] for rows in splits.values() for row in rows)
     counts = {split: _count_rows(rows) for split, rows in splits.items()}
     return {"splits": counts, "rejects": rejects, "content_sha256": hash_json(content)}

@@ -1,10 +1,10 @@
-"""Report: one page about the run.
+"""Report: renders one page about the run.
 
 Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models, reports of all other
-         stages; params: all but runtime. Where there are any: wall times
+         stages; params: all except runtime. If present: wall times
          (reports/**/timing.json), dvc.lock, and the experiments of the Git repository
-Writes   reports/report/index.html: one file that opens from disk and asks for nothing else;
-         reports/report/metrics.json: the run in a dozen numbers
+Writes   reports/report/index.html: one self-contained file;
+         reports/report/metrics.json: a summary of about twelve metrics
 Run      dvc repro report
 """
 
@@ -21,7 +21,7 @@ from stages.page.summary import make_summary
 
 
 def run(job: Job) -> None:
-    """Writes the page and its summary. Raises MissingInput when something that it shows was not made yet."""
+    """Writes the page and its summary. Raises MissingInput when an input of the page does not exist."""
     models = evaluated_models.read_models(job)
     teachers = job.block(Pool).teachers
     ril, validation = records.read_history(job, "ril"), records.read_history(job, "ril", "validation.csv")
@@ -29,7 +29,7 @@ def run(job: Job) -> None:
     student, block = job.blocks(Model)["student"], job.block(Ril)
 
     summary = make_summary(models, ril, validation)
-    job.write_metrics({"summary": summary})  # one word before them all, by which `dvc exp show --drop` tells them apart
+    job.write_metrics({"summary": summary})  # a common prefix that `dvc exp show --drop` can match
     repository = job.repository()
     found = comparison.find_experiments(job, summary, repository)
     page = render_page(
@@ -37,7 +37,7 @@ def run(job: Job) -> None:
             "summary": evaluated_models.summarise(models),
             "headline": evaluated_models.pick_headline(models),
             "checks": checks.collect_checks(models, ril, exam, discriminator),
-            # what came out
+            # results
             "models": models,
             "score_plot": curves.plot_scores(models),
             "kinds": evaluated_models.tabulate_kinds(models),
@@ -51,7 +51,7 @@ def run(job: Job) -> None:
             "quotes": benchmarks.find_paper_rows(models, student.hub or student.path or ""),
             "speeds": benchmarks.tabulate_speeds(job, models),
             "gallery": gallery.make_gallery(job, models),
-            # how it came about
+            # training
             "figure_3": curves.plot_figure_3(ril, validation, teachers),
             "health": curves.plot_health(ril, teachers),
             "rewarded": gallery.list_training_groups(job),
@@ -60,7 +60,7 @@ def run(job: Job) -> None:
             "discriminator": records.tabulate_discriminator(discriminator, teachers),
             "logit_gap": discriminator.get(HELD_OUT_LOGIT_GAP, 0.0),
             "pretraining": curves.plot_pretraining(records.read_history(job, "discriminator")),
-            # where it comes from
+            # provenance
             "times": provenance.tabulate_times(job),
             "tokens": provenance.tabulate_tokens(job),
             "loop_tokens": provenance.count_loop_tokens(ril, teachers, block.questions_per_step * block.group),

@@ -1,13 +1,13 @@
-"""RIL: reinforcement and imitation learning of the student (Algorithm 2).
+"""RIL: trains the student by reinforcement and imitation learning (Algorithm 2).
 
 Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, discriminator,
          verdict, seed
-Writes   data/ril/model: the student as an ordinary Hugging Face checkpoint (ril.keep: both: the last one in
-         data/ril/last too); data/ril/samples: responses with rewards;
+Writes   data/ril/model: the student as a Hugging Face checkpoint (with ril.keep: both, the last one in data/ril/last);
+         data/ril/samples: responses with rewards;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
 Run      dvc repro ril
 
-At inference nothing but the student is needed: discriminator, judge and teachers stay behind (§1).
+Inference needs only the student; discriminator, judge and teachers are unused (§1).
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,10 +35,10 @@ from stages.training.trainer import learning_rate
 
 
 def run(job: Job) -> None:
-    """Trains the student and writes it, and which questions are longer than it takes.
+    """Trains and writes the student, and lists the questions that exceed its context.
 
-    Raises RuntimeError when more verdicts of a step fail than verdict.max_failed_share allows, TooManyRejects when more
-    than ril.max_reject_share of the questions are too long.
+    Raises RuntimeError when the share of failed verdicts in a step exceeds verdict.max_failed_share, TooManyRejects
+    when the share of questions that are too long exceeds ril.max_reject_share.
     """
     block = job.block(Ril)
     objective = block.resolve(job.block(DiscriminatorBlock))
@@ -66,10 +66,10 @@ def run(job: Job) -> None:
         places = pick_places(len(questions), block.questions_per_step, step, job.seed("order"))
         batch = [questions[place] for place in places]
 
-        # lines 3 and 4: G responses of the student, which the judge reads as they come, and G of the teachers
+        # lines 3 and 4: G student responses, sent to the judge as they finish, and G teacher responses
         groups = rollouts.collect(step, batch)
 
-        # line 5: the discriminator learns from all 2G and scores them; a judge on a server works meanwhile
+        # line 5: the discriminator trains on all 2G and scores them; a judge on a server runs concurrently
         logits: list[float] | None = None
         metrics: dict[str, float] = {}
         if adversary is not None:
@@ -80,10 +80,10 @@ def run(job: Job) -> None:
         with job.measure_time("judge"):
             groups = rollouts.judge(step, groups)
 
-        # line 6: rewards and advantages of all 2G, by the updated discriminator and the judge
+        # line 6: rewards and advantages of all 2G from the updated discriminator and the judge
         scored = score_groups(groups, logits, objective)
 
-        # line 7: the policy learns from all 2G (Eq. 2)
+        # line 7: the policy trains on all 2G (Eq. 2)
         with job.measure_time("update"):
             rewarded = [one.add_rewards(scored) for one in prepared]
             updated = policy.update(rewarded, learning_rate(block, step))
@@ -103,9 +103,9 @@ def run(job: Job) -> None:
 def read_usable_questions(
     job: Job, models: RilModels, pool: Iterable[str]
 ) -> tuple[list[Question], list[Question], list[Reject]]:
-    """The questions of the pool that the student takes, the validation questions, and rejects with their reasons.
+    """Returns the pool questions that fit the student's context, the validation questions, and rejects with reasons.
 
-    A validation question that is too long stays, and counts as wrong.
+    A validation question that is too long is kept and counts as wrong.
     """
     block, folder = job.block(Ril), job.input("data/questions")
     by_id = {question.id: question for question in read_questions(folder, "imitation")}
@@ -125,7 +125,7 @@ def read_usable_questions(
 def pair_with_texts(
     questions: Sequence[Question], groups: Sequence[Sequence[Response]]
 ) -> tuple[list[Response], list[Text]]:
-    """All responses of the step in order, and each as a text of the discriminator."""
+    """Returns all responses of the step in order, each with its discriminator input."""
     pairs = [
         (one, Text(one.text, question.id, question.messages, question.images))
         for question, group in zip(questions, groups, strict=True)

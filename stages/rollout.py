@@ -1,10 +1,10 @@
 """Rollout: the warm-started student answers every question of the `imitation` split, N times (§3.2).
 
 Reads    data/warm_start, data/questions/imitation; params: rollout
-Writes   data/rollout: one row an answer; reports/rollout/{metrics.json,rejects.jsonl}
+Writes   data/rollout: one row per answer; reports/rollout/{metrics.json,rejects.jsonl}
 Run      dvc repro rollout
 
-These are the student's side of the discriminator's pre-training; the loop of stage `ril` draws its own.
+The discriminator is pre-trained on these answers; the loop of stage `ril` samples separate ones.
 """
 
 from stages.config.rollout import Rollout
@@ -14,9 +14,9 @@ from stages.responses.projection import write_answers
 
 
 def run(job: Job) -> None:
-    """Writes rows of ANSWERS in the order of the questions, and what could not be answered as lines of rejects.jsonl.
+    """Writes rows of ANSWERS in question order; questions without an answer go to rejects.jsonl.
 
-    Raises TooManyRejects when more than max_reject_share of the answers can't be had.
+    Raises TooManyRejects when more than max_reject_share of the answers are missing.
     """
     rollout = job.block(Rollout)
     questions = QuestionFolder(job.input("data/questions"), "imitation")

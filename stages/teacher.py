@@ -1,11 +1,11 @@
 """Teacher: one teacher answers every question of the `imitation` split, N times (§3.2).
 
 Reads    data/model/<teachers.<id>.model>, data/questions/imitation; params: teachers.<id>
-Writes   data/teacher/<id>: one row an answer; reports/teacher/<id>/{metrics.json,rejects.jsonl}
+Writes   data/teacher/<id>: one row per answer; reports/teacher/<id>/{metrics.json,rejects.jsonl}
 Run      dvc repro teacher@<id>
 
-The answers live in the response store; the out is their projection, so that a larger N, more questions or another
-experiment pays only for what was never asked.
+The answers are kept in the response store and the output is a projection of it: a larger N, more questions or another
+experiment generates only the missing answers.
 """
 
 from stages.config.teacher import Teacher
@@ -15,9 +15,9 @@ from stages.responses.projection import write_answers
 
 
 def run(job: Job) -> None:
-    """Writes rows of ANSWERS in the order of the questions, and what could not be answered as lines of rejects.jsonl.
+    """Writes rows of ANSWERS in question order; questions without an answer go to rejects.jsonl.
 
-    Raises TooManyRejects when more than max_reject_share of the answers can't be had.
+    Raises TooManyRejects when more than max_reject_share of the answers are missing.
     """
     teacher = job.block(Teacher)
     questions = QuestionFolder(job.input("data/questions"), "imitation")

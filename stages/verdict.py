@@ -1,11 +1,11 @@
-"""Verdict: the judge compares every answer of one teacher with the reference, once for all experiments (§3.3).
+"""Verdict: the judge compares each answer of one teacher with the reference, shared by all experiments (§3.3).
 
 Reads    data/teacher/<id>, data/questions/imitation, data/model/<verdict.model>; params: verdict
-Writes   data/verdict/<id>: one row an answer; reports/verdict/<id>/metrics.json
+Writes   data/verdict/<id>: one row per answer; reports/verdict/<id>/metrics.json
 Run      dvc repro verdict@<id>
 
-A verdict is 1, 0 or null: null says that the judge came to none. It is never counted as 0 (trap T28). Beside its work
-the judge sits an exam of labelled answers and of attacks; what it scores stands in the metrics and in the report.
+A verdict is 1, 0 or null. Null means that the judge gave no verdict and is never counted as 0 (trap T28). The judge
+also answers an exam of labelled answers and attacks; the metrics and the report contain its scores.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from stages.vlm.reader import load_chat
 
 
 def run(job: Job) -> None:
-    """Writes rows of VERDICTS, one for each of the teacher's answers, in their order.
+    """Writes rows of VERDICTS, one per teacher answer, in the order of the answers.
 
     Raises RuntimeError when more than `max_failed_share` of the verdicts failed, ValueError for an answer to an unknown
     question.
@@ -50,7 +50,7 @@ def run(job: Job) -> None:
 
     def ask(prompts: Sequence[JudgeQuestion]) -> list[StoredAnswer | None]:
         with job.measure_time("generate"):
-            # what the judge can't be asked is a failed verdict, of which max_failed_share may be
+            # a rejected prompt is a failed verdict and counts towards max_failed_share
             replies = fetch_answers(job, generation, prompts, job.name, max_reject_share=1.0)
         return [reply[0] if reply else None for reply in replies]
 
@@ -66,9 +66,8 @@ def run(job: Job) -> None:
     free = share_of_unconstrained(given) if judge.constrained else 0.0
     if free:
         job.progress.say(
-            f"{job.name}: {free:.0%} of the judge's texts are not as verdict.constrained wants them: this engine "
-            "does not hold a "
-            "judge to a pattern. Their verdicts are read as they stand"
+            f"{job.name}: {free:.0%} of the judge's texts do not match the pattern of verdict.constrained: this engine "
+            "does not enforce patterns. Their verdicts are parsed as written"
         )
     failed = check_failures(found, judge.max_failed_share, job.name)
     rows = [

@@ -1,7 +1,7 @@
-"""Warm start: SFT of the base student (App. C).
+"""Warm start: supervised fine-tuning of the base student (App. C).
 
 Reads    data/model/student, data/questions/warm_start; params: warm_start, seed
-Writes   data/warm_start: the student as an ordinary Hugging Face checkpoint;
+Writes   data/warm_start: the student as a Hugging Face checkpoint;
          reports/warm_start/{metrics.json,history.csv,rejects.jsonl}
 Run      dvc repro warm_start
 
@@ -30,9 +30,9 @@ from stages.vlm.reader import Reader, load_network, load_reader
 
 
 def run(job: Job) -> None:
-    """Writes the warm-started student, and which questions with their targets are longer than the model.
+    """Writes the warm-started student; questions that exceed the model's context go to rejects.jsonl.
 
-    Raises TooManyRejects when those are more than max_reject_share of all.
+    Raises TooManyRejects when those are more than max_reject_share of all questions.
     """
     block = job.block(WarmStart)
     checkpoint = open_checkpoint(job.input("data/model/student"))
@@ -77,14 +77,14 @@ def run(job: Job) -> None:
 
 
 def estimate_question_cost(question: Question) -> float:
-    """About how many tokens a question and its target have."""
+    """Estimates the tokens of a question and its target."""
     return estimate_prompt_cost(question.messages, question.images, question.target or "")
 
 
 def drop_long_questions(
     questions: Sequence[Question], reader: Reader, checkpoint: Checkpoint, block: WarmStart
 ) -> tuple[list[Question], list[Reject]]:
-    """The questions that go into the model with their targets, and the others with their reasons."""
+    """Returns the questions that fit the model's context with their targets, and rejects with their reasons."""
     reasons: dict[str, str] = {}
     for question in questions:
         target = len(reader.chat.encode_response(question.target or ""))

@@ -1,1 +1,1 @@
-"""The discriminator: what it reads, how it learns (Eq. 1), what its scores say."""
+"""The discriminator: its inputs, training (Eq. 1), scores and diagnostics."""

@@ -1,4 +1,4 @@
-"""The adversary: the discriminator with its trainer. In a step it learns from texts (Eq. 1) and scores them."""
+"""The adversary: the discriminator with its trainer. In each step it trains on texts (Eq. 1) and scores them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,18 +28,18 @@ NOT_TRAINED = {names.DISC_LOSS: float("nan"), names.DISC_ACCURACY: float("nan"),
 
 @dataclass(frozen=True)
 class AdversarySettings:
-    """When and how the discriminator learns in the loop."""
+    """When and how the discriminator trains in the loop."""
 
     loss: DiscriminatorLoss = "bce"
     update: DiscriminatorUpdate = "before_scoring"
     inner_updates: int = 1  # mu
     learning_rate: float = 1e-6
-    pause_above: float = 1.0  # accuracy on new texts above which it does not learn; 1 never pauses
+    pause_above: float = 1.0  # training pauses above this accuracy on new texts; 1 never pauses
 
 
 @dataclass(frozen=True)
 class Adversary:
-    """The discriminator, its trainer and its collator. With several ranks each reads a share of the texts."""
+    """The discriminator, its trainer and its collator. With several ranks, each processes a share of the texts."""
 
     discriminator: DiscriminatorModel
     trainer: Trainer
@@ -49,11 +49,10 @@ class Adversary:
     def learn_and_score(
         self, responses: Sequence[Response], texts: Sequence[Text]
     ) -> tuple[list[float], dict[str, float]]:
-        """The logit of every response's text that its reward is made from, and metrics.
+        """Returns the logit of each text, from which its reward is computed, and metrics.
 
-        `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores texts before it has been fitted to them
-        (GAD); `frozen` never learns (Table 5d). The metrics are measured before anything is learned, on texts that are
-        new to it.
+        `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores the texts before training on them (GAD);
+        `frozen` never trains (Table 5d). Metrics are measured before the first update, on unseen texts.
         """
         metrics: dict[str, float] = {}
         if self.settings.update == "before_scoring":
@@ -66,15 +65,14 @@ class Adversary:
         return logits, metrics
 
     def score(self, texts: Sequence[Text]) -> list[float]:
-        """The logit of each text."""
+        """Returns the logit of each text."""
         return score_texts(self.discriminator, self.collator, texts, self.trainer)
 
     def learn(self, responses: Sequence[Response], texts: Sequence[Text]) -> dict[str, float]:
-        """`inner_updates` steps on the texts of all responses; returns metrics, measured before the first step.
+        """Runs `inner_updates` steps on the texts of all responses; returns metrics measured before the first step.
 
-        Cut responses are left out on both sides: where a text stops would give its writer away (trap T33). A step with
-        whole texts of one side only, or one that it gets more right than `pause_above`, leaves the discriminator as it
-        is.
+        Truncated responses are excluded on both sides, because the cut would reveal the source (trap T33). The
+        discriminator is not updated if one side has no complete text or if its accuracy exceeds `pause_above`.
         """
         pairs = [
             (one, text) for one, text in zip(responses, texts, strict=True) if one.finish_reason == "stop" and one.text
@@ -84,7 +82,7 @@ class Adversary:
         if not 0 < sum(labels) < len(labels):
             return dict(NOT_TRAINED)
         batch = self.collator.collate(whole, labels, self.settings.loss, self.trainer.sharded)
-        if not batch.count:  # pairs need both sides of one question
+        if not batch.count:  # pairs require both sides of one question
             return dict(NOT_TRAINED)
         if self.settings.pause_above < 1:
             measured = discriminator_metrics(torch.tensor(self.score(whole)), writers)
@@ -100,7 +98,7 @@ class Adversary:
         return metrics
 
     def backward(self, batch: DiscriminatorBatch) -> tuple[float, Tensor]:
-        """Adds the gradient of one step's texts; returns its loss and the logits [texts], both of all ranks."""
+        """Accumulates the gradient of one step; returns its loss and the logits [texts] fp32, both over all ranks."""
         loss = 0.0
         seen: list[Tensor] = []
         for number, pack in enumerate(batch.packs):

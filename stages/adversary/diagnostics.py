@@ -1,6 +1,4 @@
-"""Whether the discriminator still has something to say: calibration, the floor of mere length, alarms when it
-saturates.
-"""
+"""Diagnostics of the discriminator: calibration, length-only accuracy, saturation alarms."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +11,12 @@ from torch.nn.functional import softplus
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 
-SURE = 0.98  # accuracy or share beyond which a side has won
-SHORTCUT = 0.05  # within this of length alone, length explains the accuracy
+SURE = 0.98  # accuracy or share above which one side dominates
+SHORTCUT = 0.05  # if length-only accuracy is within this margin, length explains the accuracy
 
 
 def calibration_error(logits: Sequence[float], labels: Sequence[int], bins: int = 10) -> float:
-    """Expected calibration error in [0, 1]: mean gap between D and the share of student texts, in bins of equal width
-    of D.
-    """
+    """Returns the expected calibration error in [0, 1] of D against the student share, in bins of equal width."""
     sums: dict[int, list[float]] = {}
     for logit, label in zip(logits, labels, strict=True):
         probability = 1 / (1 + math.exp(-max(min(logit, 700.0), -700.0)))
@@ -31,7 +27,7 @@ def calibration_error(logits: Sequence[float], labels: Sequence[int], bins: int 
 
 
 def length_accuracy(student: Sequence[int], teacher: Sequence[int]) -> float:
-    """Balanced accuracy of the best single threshold on lengths: a floor that says nothing about style (trap T33)."""
+    """Returns the balanced accuracy of the best length threshold, a baseline independent of style (trap T33)."""
     best = 0.5
     for threshold in set(student) | set(teacher):
         shorter = sum(length <= threshold for length in student) / len(student)
@@ -41,11 +37,10 @@ def length_accuracy(student: Sequence[int], teacher: Sequence[int]) -> float:
 
 
 def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:
-    """Share of texts [n] on the right side, balanced and by writer, gaps of mean logits, and how sure it is (entropy in
-    nats).
+    """Returns balanced accuracy, accuracy by source, logit gaps and mean entropy (nats) of logits [n].
 
-    What has a teacher's id at its end is about that teacher: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its
-    texts) and `disc/logit_gap_<id>` (mean of the student's logits less that of its own).
+    Metrics per teacher end in its id: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its texts) and
+    `disc/logit_gap_<id>` (mean student logit minus mean logit of this teacher).
     """
     by_student = torch.tensor([writer == STUDENT for writer in writers])
     student, teacher = logits[by_student], logits[~by_student]
@@ -71,36 +66,33 @@ def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, f
 
 
 def check_pretraining(metrics: Mapping[str, float]) -> str | None:
-    """One line when held-out accuracy says that the loop has nothing to learn from this discriminator, else None."""
+    """Returns a warning if held-out accuracy shows that the discriminator gives no useful reward, else None."""
     accuracy, by_length = metrics[names.HELD_OUT_ACCURACY], metrics[names.LENGTH_ACCURACY]
     if accuracy >= SURE and by_length >= accuracy - SHORTCUT:
         return (
-            f"length alone tells the sides apart ({by_length:.2f} of {accuracy:.2f}): it would reward length; make "
-            "max_tokens and prompts of both sides alike"
+            f"length alone classifies the texts ({by_length:.2f} of {accuracy:.2f}): the reward would favour length; "
+            "use the same max_tokens and prompts for both sides"
         )
     if accuracy >= SURE:
         return f"held-out accuracy is {accuracy:.2f}: few student answers will be rewarded; lower discriminator.steps"
     if accuracy <= 0.5:
-        return (
-            f"held-out accuracy is {accuracy:.2f}: it tells nothing apart; raise discriminator.steps or learning_rate"
-        )
+        return f"held-out accuracy is {accuracy:.2f}: no better than chance; raise discriminator.steps or learning_rate"
     return None
 
 
 def check_saturation(history: Sequence[Mapping[str, Any]], steps: int) -> str | None:
-    """One line when for `steps` steps the similarity reward said nothing about the student, else None (T34)."""
+    """Returns a warning if the similarity reward was constant on student answers for `steps` steps, else None (T34)."""
     if len(history) < steps:
         return None
     shares = [row.get(names.PASSED) for row in history[-steps:]]
     if all(share is not None and share <= 1 - SURE for share in shares):
         return (
-            f"for {steps} steps no student answer passed for a teacher's: the discriminator has won and teaches "
-            "nothing; "
+            f"no student answer was classified as a teacher's for {steps} steps: the discriminator is too strong; "
             "lower ril.discriminator_learning_rate or set discriminator.pause_above"
         )
     if all(share is not None and share >= SURE for share in shares):
         return (
-            f"for {steps} steps every student answer passed for a teacher's: the discriminator has given up; raise "
-            "ril.discriminator_learning_rate"
+            f"every student answer was classified as a teacher's for {steps} steps: the discriminator is too weak; "
+            "raise ril.discriminator_learning_rate"
         )
     return None

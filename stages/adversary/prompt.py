@@ -1,6 +1,6 @@
-"""The discriminator's prompt (§3.2, Fig. 3, in our words): a response is put in, nothing else of the question is seen.
+"""The discriminator's prompt (§3.2, Fig. 3, reworded): it contains the response only.
 
-Two departures show it the question too, or the question with its images: `discriminator.sees`.
+Two variants add the question, or the question with its images: `discriminator.sees`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,16 @@ DISCRIMINATOR_SYSTEM = (
     "Say which model wrote it: 0 = teacher, 1 = student."
 )
 OPENING = "Which model wrote this response? Choose 0 (Teacher model) or 1 (Student model).\n<response>"
-QUESTION = "Question: {}\n"  # before the opening, where the discriminator may see it
-CLOSING = (
-    "</response>"  # the paper asks after the response; asked before it, the words are read once for many responses
-)
+QUESTION = "Question: {}\n"  # before the opening, if the discriminator sees the question
+# The paper asks after the response; asking before it makes the instruction a prefix shared by many responses.
+CLOSING = "</response>"
 
 
 def make_discriminator_group(reader: Reader, responses: list[str]) -> Group:
-    """One text prefix and the responses to judge, each followed by the closing words and the end of the turn.
+    """Returns a text prefix with the responses to score, each followed by the closing tag and the end of the turn.
 
-    The discriminator reads the last token of each. Both sides' texts are decoded and stripped in the same way before
-    they come here, and neither side's end token is part of them, so that no leftover of a tokenizer gives the writer
-    away (trap T33).
+    The discriminator scores the last token of each. Texts of both sides are decoded and stripped in the same way and
+    contain no end token, so that no tokenizer artefact reveals the source (trap T33).
     """
     opening, closing = encode_prefix(reader)
     return Group(opening, _encode_bodies(reader, responses, closing))
@@ -34,7 +32,7 @@ def make_discriminator_group(reader: Reader, responses: list[str]) -> Group:
 def make_question_group(
     reader: Reader, messages: Sequence[Mapping[str, str]], images: Sequence[bytes], responses: Sequence[str]
 ) -> Group:
-    """The same with the question before the response; its images too, where they are given."""
+    """Returns the same group with the question, and its images if given, before the response."""
     markers = IMAGE_MARKER * len(images)
     text = " ".join(
         message["content"].replace(IMAGE_MARKER, "").strip() for message in messages if message["role"] == "user"
@@ -48,7 +46,7 @@ def _encode_bodies(reader: Reader, responses: Sequence[str], closing: Sequence[i
 
 
 def encode_prefix(reader: Reader, before: str = "", images: Sequence[bytes] = ()) -> tuple[Prompt, list[int]]:
-    """The prompt up to the response, with `before` in front of its words, and the ids that close it."""
+    """Returns the prompt up to the response, starting with `before`, and the token ids after the response."""
     split = "\ue100"
     messages = [
         {"role": "system", "content": DISCRIMINATOR_SYSTEM},
@@ -69,5 +67,5 @@ def _find_place(ids: list[int], mark: list[int]) -> int:
 
 
 def collect_discriminator_texts() -> list[str]:
-    """Texts from which a tiny tokenizer learns this prompt's words."""
+    """Returns texts that teach a tiny tokenizer the words of this prompt."""
     return [DISCRIMINATOR_SYSTEM, OPENING, CLOSING] * 40

@@ -1,4 +1,4 @@
-"""Averages over scored rows, with their standard errors; a row may count in several groups."""
+"""Averages over scored rows, with standard errors; a row may belong to several groups."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ ScoredRow = tuple[Mapping[str, tuple[str, ...]], float]  # groups of a row, its 
 
 @dataclass(frozen=True)
 class Mean:
-    """An average of scores 0 to 1 and its standard error."""
+    """An average of scores from 0 to 1, and its standard error."""
 
     value: float
     error: float
@@ -20,7 +20,7 @@ Aggregate = Callable[[Sequence[ScoredRow]], Mean]
 
 
 def micro_average(rows: Sequence[ScoredRow]) -> Mean:
-    """Every row counts the same."""
+    """Returns the mean over rows, equally weighted."""
     scores = [score for _, score in rows]
     if not scores:
         return Mean(0.0, math.inf)
@@ -28,7 +28,7 @@ def micro_average(rows: Sequence[ScoredRow]) -> Mean:
 
 
 def macro_average(group: str) -> Aggregate:
-    """Every value of `group` counts the same; rows without one form a value of their own."""
+    """Returns an average that weights the values of `group` equally; rows without one form their own value."""
 
     def mean(rows: Sequence[ScoredRow]) -> Mean:
         means = [micro_average(part) for part in group_by_value(rows, group).values()]
@@ -41,7 +41,7 @@ def macro_average(group: str) -> Aggregate:
 
 
 def group_by_value(rows: Sequence[ScoredRow], group: str) -> dict[str, list[ScoredRow]]:
-    """The rows of each value of `group`, values in alphabetical order."""
+    """Returns the rows of each value of `group`, values in alphabetical order."""
     found: dict[str, list[ScoredRow]] = {}
     for row in rows:
         for value in row[0].get(group, ("none",)):
@@ -50,7 +50,7 @@ def group_by_value(rows: Sequence[ScoredRow], group: str) -> dict[str, list[Scor
 
 
 def join_values(rows: Sequence[ScoredRow], group: str) -> list[ScoredRow]:
-    """The same rows with all values of `group` as one, in alphabetical order: "ocr_spat"."""
+    """Returns the rows with all values of `group` joined into one, in alphabetical order: "ocr_spat"."""
     return [({**groups, group: ("_".join(sorted(groups.get(group, ("none",)))),)}, score) for groups, score in rows]
 
 

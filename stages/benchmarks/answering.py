@@ -1,7 +1,7 @@
-"""From benchmark files to records: load, ask, let a judge speak, and leave nothing out silently.
+"""From benchmark files to records: load benchmarks, generate answers, get judge replies. Nothing is dropped silently.
 
-The models are asked by functions that the caller gives; a benchmark that can't be read is named and left out, the
-others go on.
+The caller provides the functions that run the models. A benchmark that cannot be read is reported and skipped; the
+others continue.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from stages.config.evaluate import Evaluate
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What is asked: the benchmarks that could be read with their prompts, and why the others could not."""
+    """The prompts of the benchmarks that could be read, and why the others could not."""
 
     loaded: Mapping[str, LoadedBenchmark]
     prompts: Mapping[str, Sequence[BenchmarkPrompt]]
@@ -31,14 +31,14 @@ class BenchmarkPlan:
 
     @property
     def all_prompts(self) -> list[BenchmarkPrompt]:
-        """The prompts of all benchmarks, one after the other: one batch."""
+        """The prompts of all benchmarks in sequence: one batch."""
         return [prompt for prompts in self.prompts.values() for prompt in prompts]
 
 
 def plan_benchmarks(block: Evaluate, folder: Path, world: Path, say: Callable[[str], None]) -> BenchmarkPlan:
-    """Reads the benchmarks of `block` and writes their prompts; what can't be read is said and kept as an error.
+    """Reads the benchmarks of `block` and builds their prompts; read errors are reported and kept.
 
-    Those of the tiny world are in `world`, all others in `folder`.
+    Benchmarks of the tiny world are in `world`, all others in `folder`.
     """
     loaded, prompts, errors = {}, {}, {}
     for name in block.benchmarks:
@@ -50,7 +50,7 @@ def plan_benchmarks(block: Evaluate, folder: Path, world: Path, say: Callable[[s
             loaded[name] = found
         except BenchmarkError as error:
             errors[name] = str(error)
-            say(f"benchmark {name} is left out: {error}")
+            say(f"benchmark {name} is skipped: {error}")
             continue
         for note in found.notes:
             say(f"{found.spec.title}: {note}")
@@ -58,7 +58,7 @@ def plan_benchmarks(block: Evaluate, folder: Path, world: Path, say: Callable[[s
 
 
 def make_benchmark_prompt(block: Evaluate, found: LoadedBenchmark, sample: Sample) -> BenchmarkPrompt:
-    """The prompt of one sample in the configured style."""
+    """Returns the prompt of one sample in the configured style."""
     parts = found.spec.prompts[block.style](sample)
     return BenchmarkPrompt(
         f"{found.spec.id}/{sample.index}", tuple(ask_step_by_step(parts, sample) if block.cot == "on" else parts)
@@ -72,9 +72,9 @@ def make_records(
     manifest: Mapping[str, Any],
     ask: AskJudge,
 ) -> dict[str, BenchmarkRecord]:
-    """One record a benchmark, with what a judge said where one is needed; `replies` are in the order of `plan.every`.
+    """Returns one record per benchmark, with the judge's replies where needed; `replies` are in prompt order.
 
-    All benchmarks' questions to the judge go out as one batch for each length of answer.
+    The judge's prompts of all benchmarks form one batch per answer length.
     """
     rest = iter(replies)
     said: dict[str, dict[str, BenchmarkReply]] = {}
@@ -108,7 +108,7 @@ def make_records(
 def select_for_judge(
     loaded: LoadedBenchmark, replies: Mapping[str, BenchmarkReply], profile: Profile, cot: bool
 ) -> list[tuple[Spec, Sample, str]]:
-    """The rows that the first profile's rules leave open and that a judge could close."""
+    """Returns the rows that the rules of the first profile leave open and that a judge could decide."""
     spec = loaded.spec
     if spec.judge == "none":
         return []

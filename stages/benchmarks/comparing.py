@@ -1,4 +1,4 @@
-"""Two models on the same rows: paired differences with bootstrap intervals, and McNemar's test."""
+"""Comparison of two models on the same rows: paired differences with bootstrap intervals, and McNemar's test."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,30 +14,30 @@ from stages.benchmarks.scores import ScoredUnit, score_units
 
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)  # per cent
-_AT_A_TIME = 2_000_000  # drawn places held in memory: 16 MB
+_AT_A_TIME = 2_000_000  # sampled indices in memory: 16 MB
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A less B on one benchmark, in per cent of the score."""
+    """A minus B on one benchmark, in per cent of the score."""
 
     benchmark: str
-    pairs: int  # rows, or questions where rotations count together, that both decided
+    pairs: int  # rows (questions, if rotations count together) decided for both
     first: float
     second: float
     difference: float
     low: float  # 95 % interval of the difference
     high: float
-    wins: int  # A right, B wrong
+    wins: int  # A correct, B wrong
     losses: int
-    p_value: float | None  # of McNemar's exact test; None where scores are graded
-    left_out: int  # rows that one of them did not decide
+    p_value: float | None  # of McNemar's exact test; None for graded scores
+    left_out: int  # rows undecided for one of them
 
 
 def compare_records(one: BenchmarkRecord, other: BenchmarkRecord, profile: Profile, seed: int = 0) -> Comparison:
-    """The paired comparison of two records of the same benchmark; every row counts the same.
+    """Returns the paired comparison of two records of the same benchmark; every row has the same weight.
 
-    Raises BenchmarkError for records of other benchmarks, of other rows, or that share no decided row.
+    Raises BenchmarkError for records of different benchmarks or different rows, or without a common decided row.
     """
     if one.benchmark != other.benchmark:
         raise BenchmarkError(f"{one.benchmark} and {other.benchmark} are different benchmarks; compare like with like")
@@ -78,7 +78,7 @@ def _score_by_index(record: BenchmarkRecord, profile: Profile) -> Mapping[str, f
 
 
 def bootstrap_interval(differences: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean of paired differences; rows are drawn with replacement."""
+    """Returns the 95 % percentile interval of the mean of paired differences, resampling rows."""
     draw, count = np.random.default_rng(seed), len(differences)
     rounds = max(1, _AT_A_TIME // count)
     means = []
@@ -90,7 +90,7 @@ def bootstrap_interval(differences: np.ndarray, seed: int) -> tuple[float, float
 
 
 def mcnemar_p_value(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of McNemar's test: how likely so uneven a split of the differing rows is by chance."""
+    """Returns the two-sided exact p-value of McNemar's test."""
     total, fewer = wins + losses, min(wins, losses)
     if total == 0:
         return 1.0

@@ -1,6 +1,6 @@
-"""Whether images of a benchmark are in the training data: the same bytes, by hash.
+"""Checks whether images of a benchmark are in the training data: the same bytes, by hash.
 
-Equal bytes are a lower bound: a picture that was scaled or encoded anew is not found.
+Equal bytes are a lower bound: a rescaled or re-encoded picture is not found.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from stages.benchmarks.sample import Sample
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a benchmark shares with one split of the training data."""
+    """The images that a benchmark shares with one split of the training data."""
 
     benchmark: str
     split: str
@@ -24,9 +24,7 @@ class Overlap:
 
 
 def hash_training_images(split: Path) -> dict[str, str]:
-    """Hash of every image of canonical parquet shards, with the id of a question that has it; image bytes are not
-    read.
-    """
+    """Returns the id of a question by image hash, from canonical parquet shards; does not read image bytes."""
     found: dict[str, str] = {}
     for file in sorted(split.glob("*.parquet")):
         table = pq.read_table(file, columns=["id", "image_sha256"])
@@ -38,7 +36,7 @@ def hash_training_images(split: Path) -> dict[str, str]:
 def find_overlap(
     benchmark: str, samples: Iterable[Sample], split: str, trained: Mapping[str, str], examples: int = 5
 ) -> Overlap:
-    """How many samples have a picture that was trained on."""
+    """Counts the samples with a picture that is in the training data."""
     count, shared = 0, []
     for sample in samples:
         count += 1

@@ -1,4 +1,4 @@
-"""Predictions in the layouts of VLMEvalKit and lmms-eval, out and in; texts stay texts ("007", "None")."""
+"""Export and import of predictions in the formats of VLMEvalKit and lmms-eval; texts stay texts ("007", "None")."""
 
 import csv
 import json
@@ -21,9 +21,9 @@ _GROUPS_OF_VLMEVAL = ("category", "l2-category", "split", "task", "skills", "cap
 
 
 def export_predictions(record: BenchmarkRecord, layout: Layout, folder: Path, model: str) -> Path:
-    """Writes one benchmark's predictions as that harness does, and returns the file.
+    """Writes one benchmark's predictions in the format of that harness, and returns the file.
 
-    VLMEvalKit (PRED_FORMAT=tsv): <model>_<dataset>.tsv with the data set's columns but `image`, and `prediction`.
+    VLMEvalKit (PRED_FORMAT=tsv): <model>_<dataset>.tsv with the data set's columns except `image`, and `prediction`.
     lmms-eval: <model>_samples_<task>.jsonl with doc_id, target, filtered_resps and the score.
     """
     spec = find_benchmark(record.benchmark)
@@ -74,10 +74,10 @@ def _make_lmms_row(record: BenchmarkRecord, place: int, sample: Sample, reply: B
 
 
 def import_predictions(path: Path, samples: Sequence[Sample], benchmark: str) -> BenchmarkRecord:
-    """A record of predictions that another harness wrote: a TSV of VLMEvalKit, or samples in JSONL of lmms-eval.
+    """Returns a record of another harness's predictions: a TSV of VLMEvalKit, or JSONL samples of lmms-eval.
 
-    Rows are matched by `index`, else (lmms-eval) by their place `doc_id`. Raises BenchmarkError for another kind of
-    file, for rows that the benchmark does not have, and for second answers to a row.
+    Rows are matched by `index`, else (lmms-eval) by their position `doc_id`. Raises BenchmarkError for other file
+    types, for rows that the benchmark does not have, and for duplicate answers to a row.
     """
     if path.suffix == ".tsv":
         pairs = _read_tsv(path)
@@ -89,7 +89,9 @@ def import_predictions(path: Path, samples: Sequence[Sample], benchmark: str) ->
     replies: dict[str, BenchmarkReply] = {}
     for where, index, text in pairs:
         if index not in known:
-            raise BenchmarkError(f"{where}: {index!r} is no row of {benchmark}; are these predictions of another file?")
+            raise BenchmarkError(
+                f"{where}: {index!r} is not a row of {benchmark}; are these predictions of another file?"
+            )
         if index in replies:
             raise BenchmarkError(f"{where}: a second answer to {index!r}; drop one")
         replies[index] = BenchmarkReply(index, text)

@@ -1,9 +1,8 @@
-"""Scores that the paper prints (arXiv 2510.19307, Tables 1 and 2), as quoted reference rows; nothing here was measured
-by us.
+"""Scores printed in the paper (arXiv 2510.19307, Tables 1 and 2), as reference rows; none of them is measured here.
 
 The paper names no toolkit, split or judge. 74 of 79 comparable cells of its base and teacher rows equal the InternVL3
-report (arXiv 2504.10479), so a gain in it is its own measurement less a quoted base: compare our gains with ours, never
-across.
+report (arXiv 2504.10479), so that a gain in the paper is its own measurement minus a quoted base. Compare our gains
+with our own base only.
 """
 
 from stages.benchmarks.registry import COLUMNS
@@ -47,9 +46,7 @@ InternVL3-1B + RIL (both teachers) | 73.0 94.1 55.5 79.1 75.9 62.9 50.7 49.7 19.
 
 
 def list_paper_scores() -> dict[str, dict[str, float]]:
-    """The printed scores by model and column, in the paper's order; "one teacher" is the largest of the student's own
-    family.
-    """
+    """Returns the printed scores by model and column, in order; "one teacher" is the largest of the own family."""
     found = {}
     for line in _ROWS.strip().splitlines():
         name, _, cells = line.partition(" | ")

@@ -33,7 +33,7 @@ class BenchmarkRecord:
 
     @property
     def cot(self) -> bool:
-        """Whether the prompts asked for steps."""
+        """Whether the prompts request reasoning steps."""
         return self.manifest.get("cot") == "on"
 
 
@@ -52,7 +52,7 @@ def _make_reply_row(reply: BenchmarkReply) -> dict[str, Any]:
 
 
 def read_benchmark_record(folder: Path) -> BenchmarkRecord:
-    """The record in a folder. Raises BenchmarkError with file and line for what can't be read or is there twice."""
+    """Returns the record in a folder. Raises BenchmarkError with file and line for invalid or duplicate rows."""
     manifest = read_json(folder / MANIFEST)
     samples = [Sample.from_row(row) for _, row in read_jsonl(folder / SAMPLES)]
     known = {sample.index for sample in samples}
@@ -68,7 +68,7 @@ def read_benchmark_record(folder: Path) -> BenchmarkRecord:
             raise BenchmarkError(f"{where}: a second answer to {reply.index!r}; drop one of the lines")
         if reply.index not in known:
             raise BenchmarkError(
-                f"{where}: {reply.index!r} is no row of {folder / SAMPLES}; the files are of different runs"
+                f"{where}: {reply.index!r} is not a row of {folder / SAMPLES}; the files are of different runs"
             )
         replies[reply.index] = reply
     said = [JudgeReply(**row) for _, row in read_jsonl(folder / JUDGE)] if (folder / JUDGE).is_file() else []
@@ -78,9 +78,7 @@ def read_benchmark_record(folder: Path) -> BenchmarkRecord:
 
 
 def find_records(folder: Path) -> dict[str, Path]:
-    """The folders of records at or below `folder`, by benchmark. Raises BenchmarkError when there are none, or two of
-    one.
-    """
+    """Returns record folders below `folder` by benchmark. Raises BenchmarkError for none, or two of one."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob(MANIFEST)):
         name = path.parent.name
@@ -93,14 +91,14 @@ def find_records(folder: Path) -> dict[str, Path]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and value of each line of a JSONL file. Raises BenchmarkError for a line that is no JSON object."""
+    """Yields number and value of each line of a JSONL file. Raises BenchmarkError if one is not a JSON object."""
     with path.open(encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
             try:
                 value = json.loads(line)
             except ValueError as error:
                 raise BenchmarkError(
-                    f"{path}, line {number}: is no JSON ({error}); drop the line, or write the file anew"
+                    f"{path}, line {number}: is not JSON ({error}); drop the line, or write the file again"
                 ) from None
             if not isinstance(value, dict):
                 raise BenchmarkError(f"{path}, line {number}: expected an object, found {type(value).__name__}")

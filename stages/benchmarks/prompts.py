@@ -1,7 +1,7 @@
-"""How a sample is asked: prompt styles of the data set, of two model families, and of lmms-eval.
+"""Prompts of samples: the styles of the data set, of two model families, and of lmms-eval.
 
-Scores of one model differ by 10 to 20 points between these (VLMEvalKit and lmms-eval issues), so the style's name
-stands beside every score. The literal sentences are those that the harnesses send.
+Scores of one model differ by 10 to 20 points between styles (VLMEvalKit and lmms-eval issues), so that every score is
+shown with its style. The literal sentences are those of the harnesses.
 """
 
 import hashlib
@@ -25,25 +25,25 @@ DIRECTLY = "Answer with the option's letter from the given choices directly."
 DIRECTLY_CN = "请直接回答选项字母。"
 SHORT = "Answer the question using a single word or phrase."
 _NUMBERED = re.compile(r"<image[ _](\d+)>")
-_UNSENT = str.maketrans({"\ue000": " ", "\ue001": " "})  # characters that the chat code keeps for itself
+_UNSENT = str.maketrans({"\ue000": " ", "\ue001": " "})  # characters reserved by the chat code
 
 
 @dataclass(frozen=True)
 class BenchmarkPrompt:
-    """A prompt that the response store takes; the images are read when somebody needs them."""
+    """A prompt for the response store; images are read on access."""
 
     id: str
     parts: tuple[PromptPart, ...]
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """One user turn; `<image>` marks the places of the images, and nothing else."""
+        """One user turn; `<image>` appears only at the positions of the images."""
         texts = [IMAGE_MARKER if isinstance(part, LazyImage) else _escape_markers(part) for part in self.parts]
         return [{"role": "user", "content": "".join(texts)}]
 
     @property
     def images(self) -> list[bytes]:
-        """The encoded images as the data set holds them."""
+        """The encoded images as in the data set."""
         return [part.data for part in self.parts if isinstance(part, LazyImage)]
 
     @cached_property
@@ -53,7 +53,7 @@ class BenchmarkPrompt:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text and the images: equal prompts, and only they, have equal answers."""
+        """Hash of text and images; equal if and only if the prompts are equal."""
         text = "\0".join([self.messages[0]["content"], *self.image_sha256])
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -63,12 +63,12 @@ def _escape_markers(text: str) -> str:
 
 
 def format_options(sample: Sample, form: str = "{}. {}") -> list[str]:
-    """One line an option."""
+    """Returns one line per option."""
     return [form.format(letter, text) for letter, text in sample.options.items()]
 
 
 def ask_dataset_choice(sample: Sample) -> list[PromptPart]:
-    """VLMEvalKit's prompt for multiple choice; images first."""
+    """Returns VLMEvalKit's multiple-choice prompt; images first."""
     lines = [f"Hint: {sample.hint}"] if sample.hint else []
     lines.append(f"Question: {sample.question}")
     text = "\n".join([*lines, *(["Options:", *format_options(sample), SELECT] if sample.options else [""])])
@@ -76,7 +76,7 @@ def ask_dataset_choice(sample: Sample) -> list[PromptPart]:
 
 
 def ask_qwen_choice(sample: Sample) -> list[PromptPart]:
-    """What VLMEvalKit's Qwen models send instead: no blanks at the end, a Chinese sentence for Chinese questions."""
+    """Returns the prompt of VLMEvalKit's Qwen models: no trailing blanks, a Chinese sentence for Chinese questions."""
     text = str(ask_dataset_choice(sample)[-1]).rstrip()
     if has_chinese(text) and sample.options:
         text = text.removesuffix(SELECT.rstrip()) + DIRECTLY_CN
@@ -84,32 +84,30 @@ def ask_qwen_choice(sample: Sample) -> list[PromptPart]:
 
 
 def ask_internvl_choice(sample: Sample) -> list[PromptPart]:
-    """What VLMEvalKit's InternVL models send instead."""
+    """Returns the prompt of VLMEvalKit's InternVL models."""
     lines = [*([sample.hint] if sample.hint else []), sample.question, *format_options(sample)]
     last = SHORT if not sample.options else DIRECTLY_CN if has_chinese("\n".join(lines)) else DIRECTLY
     return [*sample.pictures, "\n".join([*lines, last])]
 
 
 def ask_lmms_choice(sample: Sample) -> list[PromptPart]:
-    """lmms-eval's common form: question, options, one sentence."""
+    """Returns lmms-eval's common prompt: question, options, one sentence."""
     return [*sample.pictures, "\n".join([sample.question, *format_options(sample), DIRECTLY])]
 
 
 def ask_plain(sample: Sample) -> list[PromptPart]:
-    """Images and the question, nothing else."""
+    """Returns the images and the question only."""
     return [*sample.pictures, sample.question]
 
 
 def ask_as_it_stands(sample: Sample) -> list[PromptPart]:
-    """The question alone where it holds its options (on the hub), else `ask_lmms_choice` (TSV files have them in
-    columns).
-    """
+    """Returns the question only if it contains its options (on the hub), else `ask_lmms_choice` (TSV columns)."""
     held = all(text in sample.question for text in sample.options.values())
     return ask_plain(sample) if held else ask_lmms_choice(sample)
 
 
 def append_sentence(sentence: str) -> MakePrompt:
-    """Images, the question, and a sentence."""
+    """Returns images, question, and a sentence."""
 
     def ask(sample: Sample) -> list[PromptPart]:
         return [*sample.pictures, f"{sample.question}{sentence}"]
@@ -118,7 +116,7 @@ def append_sentence(sentence: str) -> MakePrompt:
 
 
 def interleave_images(ask: MakePrompt, pattern: re.Pattern[str] = _NUMBERED, first: int = 1) -> MakePrompt:
-    """The same with image k at each of its markers; images that no marker names are left out (VLMEvalKit, MMMU).
+    """Moves image k to each of its markers; images without a marker are dropped (VLMEvalKit, MMMU).
 
     Without any marker the images stay where they are.
     """
@@ -138,7 +136,7 @@ def interleave_images(ask: MakePrompt, pattern: re.Pattern[str] = _NUMBERED, fir
 
 
 def place_images(text: str, pictures: Sequence[LazyImage], pattern: re.Pattern[str], first: int) -> list[PromptPart]:
-    """A text cut at its markers, with the pictures between; a marker without a picture stays text."""
+    """Splits a text at its markers and inserts the pictures; a marker without a picture stays text."""
     pieces: list[PromptPart] = []
     end = 0
     for marker in pattern.finditer(text):
@@ -150,7 +148,7 @@ def place_images(text: str, pictures: Sequence[LazyImage], pattern: re.Pattern[s
 
 
 def move_numbered_first(ask: MakePrompt) -> MakePrompt:
-    """The images that markers name first, by their numbers; the markers stay in the text (Qwen, lmms-eval)."""
+    """Moves images named by markers to the front, by number; markers stay in the text (Qwen, lmms-eval)."""
 
     def place(sample: Sample) -> list[PromptPart]:
         texts = [part for part in ask(sample) if isinstance(part, str)]
@@ -184,7 +182,7 @@ _DIRECT_LINE = re.compile(r"(?:Answer (?:with|the question)|Please (?:select|try
 
 
 def ask_step_by_step(parts: Sequence[PromptPart], sample: Sample) -> list[PromptPart]:
-    """The same prompt asking for steps and a marked last line, without the sentence that asks for a direct answer."""
+    """Returns the prompt with a request for steps and a marked last line, without the direct-answer sentence."""
     *front, last = parts
     lines = str(last).rstrip().split("\n") if isinstance(last, str) else []
     while lines and (_DIRECT_LINE.match(lines[-1]) or not lines[-1].strip()):

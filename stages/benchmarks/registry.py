@@ -1,7 +1,6 @@
-"""All benchmarks by their ids. A file in stages/benchmarks/specs with a tuple SPECS is all that a new one takes.
+"""All benchmarks by id. A new benchmark is one file in stages/benchmarks/specs with a tuple SPECS.
 
-Those of the tiny profile live in stages/tiny; whoever uses them registers them first, so that nothing here depends on
-them.
+Benchmarks of the tiny profile are in stages/tiny; callers register them first, so that nothing here depends on them.
 """
 
 import importlib
@@ -16,13 +15,13 @@ from stages.benchmarks.spec import Spec
 
 @cache
 def load_registry() -> dict[str, Spec]:
-    """The benchmarks, in the order of the paper's columns; those without a column come last."""
+    """Returns the benchmarks in the order of the paper's columns; those without a column come last."""
     found: dict[str, Spec] = {}
     for module in pkgutil.iter_modules(specs.__path__):
         for spec in importlib.import_module(f"{specs.__name__}.{module.name}").SPECS:
             if spec.id in found:
                 raise BenchmarkError(
-                    f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is there already"
+                    f"stages/benchmarks/specs/{module.name}.py: benchmark {spec.id!r} is already defined"
                 )
             found[spec.id] = spec
     return dict(sorted(found.items(), key=lambda item: (_rank_column(item[1].column), item[0])))
@@ -42,12 +41,12 @@ _REGISTERED: dict[str, Spec] = {}
 
 
 def register(specs: Iterable[Spec]) -> None:
-    """Adds benchmarks that no published table has; `find_benchmark` knows them from now on."""
+    """Adds benchmarks that no published table has; afterwards `find_benchmark` finds them."""
     _REGISTERED.update({spec.id: spec for spec in specs})
 
 
 def find_benchmark(name: str) -> Spec:
-    """The benchmark with this id. Raises BenchmarkError that lists the known ones."""
+    """Returns the benchmark with this id. Raises BenchmarkError with the list of known ids."""
     known = load_registry() | _REGISTERED
     if name not in known:
         raise BenchmarkError(f"no benchmark {name!r}; known: {', '.join(known)}")

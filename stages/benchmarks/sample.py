@@ -1,4 +1,4 @@
-"""What a benchmark is made of: samples, and what became of the reply to each."""
+"""The data types of benchmarks: samples, images, and outcomes of replies."""
 
 import base64
 import hashlib
@@ -10,23 +10,23 @@ State = Literal["ok", "unparsed", "judge_failed", "pending", "missing"]
 
 
 class BenchmarkError(ValueError):
-    """A benchmark that can't be read or scored; the message names file, row, column, what is wrong and the remedy."""
+    """A benchmark that cannot be read or scored; the message names file, row, column, problem and remedy."""
 
 
 class MissingBenchmark(BenchmarkError):
-    """None of a benchmark's files is where it was looked for; the message says what to put there."""
+    """None of a benchmark's files was found; the message lists what to provide."""
 
 
 @dataclass(frozen=True)
 class LazyImage:
-    """An image that is read when it is needed; `where` names file, row and column."""
+    """An image that is read on access; `where` names file, row and column."""
 
     where: str
     read: Callable[[], bytes]
 
     @property
     def data(self) -> bytes:
-        """The encoded image as the data set holds it. Raises BenchmarkError when it is none."""
+        """The encoded image as in the data set. Raises BenchmarkError if it is not one."""
         return self.read()
 
     @property
@@ -36,7 +36,7 @@ class LazyImage:
 
 
 def make_base64_image(where: str, text: str) -> LazyImage:
-    """A picture from base64, as TSV files hold them."""
+    """Returns a picture from base64, as in TSV files."""
 
     def read() -> bytes:
         try:
@@ -49,42 +49,42 @@ def make_base64_image(where: str, text: str) -> LazyImage:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of a benchmark in a form that all of them share."""
+    """One row of a benchmark, in a form common to all benchmarks."""
 
     index: str  # unique in its benchmark
     question: str
-    gold: str  # a letter where there are options, else the reference text
-    options: Mapping[str, str] = field(default_factory=dict)  # by letter, in order; texts as they are in the file
+    gold: str  # a letter if there are options, else the reference text
+    options: Mapping[str, str] = field(default_factory=dict)  # by letter, in order; texts as in the file
     hint: str = ""
     groups: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
-    )  # "category": ("counting",); several where it has several
+    )  # such as "category": ("counting",); may have several values
     extra: Mapping[str, Any] = field(
         default_factory=dict
-    )  # what only this benchmark's rules need: answer_type, precision ...
+    )  # values for this benchmark's rules only: answer_type, precision ...
     pictures: tuple[LazyImage, ...] = field(default=(), compare=False)
 
     def to_row(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON values: what scoring needs."""
+        """Returns all fields except the pictures, as JSON values: the input of scoring."""
         return {key: value for key, value in asdict(replace(self, pictures=())).items() if key != "pictures"}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Sample":
-        """The sample of `to_row`, without pictures."""
+        """Returns the sample of `to_row`, without pictures."""
         groups = {name: tuple(values) for name, values in row["groups"].items()}
         return cls(**{**row, "groups": groups})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a reply. A score other than 0 needs the state `ok`."""
+    """The result of scoring a reply. A score other than 0 requires the state `ok`."""
 
     state: State
     score: float = 0.0  # 0 to 1
-    extracted: str | None = None  # what was taken for the answer
-    rule: str = ""  # which rule took it
+    extracted: str | None = None  # the extracted answer
+    rule: str = ""  # the rule that extracted it
 
     @classmethod
     def from_extraction(cls, extracted: str | None, right: bool, rule: str) -> "Outcome":
-        """`unparsed` when nothing was extracted, else right or wrong."""
+        """Returns `unparsed` if nothing was extracted, else the result."""
         return cls("unparsed", rule=rule) if extracted is None else cls("ok", float(right), extracted, rule)

@@ -1,6 +1,4 @@
-"""Scorers: the rules of a profile put to a sample and a reply. A scorer is a named function; specs choose among
-them.
-"""
+"""Scorers apply the rules of a profile to a sample and a reply. Specs refer to these functions."""
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +19,7 @@ Scorer = Callable[[Sample, str], Outcome]
 
 
 def score_ours_choice(sample: Sample, reply: str) -> Outcome:
-    """Our letter; open rows of a mixed benchmark by `score_ours_open`."""
+    """Scores by our letter rule; open rows of a mixed benchmark by `score_ours_open`."""
     if not sample.options:
         return score_ours_open(sample, reply)
     found, rule = ours.read_choice(reply, sample.options)
@@ -29,20 +27,20 @@ def score_ours_choice(sample: Sample, reply: str) -> Outcome:
 
 
 def score_ours_open(sample: Sample, reply: str) -> Outcome:
-    """MMMU's open rule on the reply without reasoning; several references are alternatives."""
+    """Scores by MMMU's open rule on the reply without reasoning; any of several references may match."""
     text = ours.strip_reasoning(reply)
     golds = vlmeval.list_alternatives(sample.gold)
     return Outcome.from_extraction(text or None, bool(text) and open_answers.is_open_answer_right(text, golds), "open")
 
 
 def score_vlmeval_choice(sample: Sample, reply: str) -> Outcome:
-    """A letter or an option's text (M3); an option that pandas reads as missing is not there."""
+    """Scores by a letter or an option's text (M3); options that pandas reads as missing are ignored."""
     found = vlmeval.match_choice(reply, vlmeval.list_seen_options(sample.options))
     return Outcome.from_extraction(found, found == sample.gold, "M3")
 
 
 def score_vlmeval_mmmu(sample: Sample, reply: str) -> Outcome:
-    """As `score_vlmeval_choice`; an open question becomes a choice between its reference and "Other Answers"."""
+    """Like `score_vlmeval_choice`; an open question becomes a choice between reference and "Other Answers"."""
     options = vlmeval.list_seen_options(sample.options)
     gold = sample.gold if len(sample.gold) == 1 and sample.gold.isascii() and sample.gold.isupper() else "A"
     if "A" not in options:
@@ -52,18 +50,18 @@ def score_vlmeval_mmmu(sample: Sample, reply: str) -> Outcome:
 
 
 def score_vlmeval_cot(sample: Sample, reply: str) -> Outcome:
-    """MMMU-Pro's `_COT` sets: what stands in the line "Answer: ...", then as `score_vlmeval_choice`."""
+    """Scores MMMU-Pro's `_COT` sets: the line "Answer: ...", then as `score_vlmeval_choice`."""
     return score_vlmeval_choice(sample, vlmeval.read_answer_line(reply))
 
 
 def score_lmms_any_letter(sample: Sample, reply: str) -> Outcome:
-    """The surest of the letters A to D (M4)."""
+    """Scores by the most confident of the letters A to D (M4)."""
     found = lmms.find_any_letter(reply, "ABCD") or None
     return Outcome.from_extraction(found, found == sample.gold.strip().upper(), "M4")
 
 
 def score_lmms_mmmu(sample: Sample, reply: str) -> Outcome:
-    """A letter (M5), or the open rule; a list of references stays one text, so such rows are never right there."""
+    """Scores by a letter (M5) or the open rule; a list of references stays one text, so such rows never match."""
     if not sample.options:
         return Outcome.from_extraction(reply, open_answers.is_open_answer_right(reply, [sample.gold]), "M10")
     found = lmms.find_mmmu_letter(reply, sample.options)
@@ -71,44 +69,42 @@ def score_lmms_mmmu(sample: Sample, reply: str) -> Outcome:
 
 
 def score_same_text(sample: Sample, reply: str) -> Outcome:
-    """The reply is the reference, to the character (MMMU-Pro vision in lmms-eval)."""
+    """Scores whether the reply equals the reference exactly (MMMU-Pro vision in lmms-eval)."""
     return Outcome.from_extraction(reply, reply == sample.gold, "same text")
 
 
 def score_lmms_blink(sample: Sample, reply: str) -> Outcome:
-    """BLINK's letter (M7)."""
+    """Scores by BLINK's letter (M7)."""
     found = lmms.find_blink_letter(reply, "".join(sample.options)) or None
     return Outcome.from_extraction(found, found == sample.gold, "M7")
 
 
 def score_lmms_ai2d(sample: Sample, reply: str) -> Outcome:
-    """AI2D's text equality (M8); everything counts as parsed, because any text is compared."""
+    """Scores by AI2D's text equality (M8); every reply counts as parsed, because any text is compared."""
     text = lmms.normalise_ai2d(reply)
     return Outcome.from_extraction(text, text == sample.gold.lower(), "M8")
 
 
 def score_lmms_first_character(sample: Sample, reply: str) -> Outcome:
-    """The first character of the reply (M6)."""
+    """Scores by the first character of the reply (M6)."""
     found = lmms.read_first_character(reply)
     return Outcome.from_extraction(found or None, found.lower() == sample.gold.strip().lower(), "M6")
 
 
 def score_lmms_mmbench(sample: Sample, reply: str) -> Outcome:
-    """One row of MMBench without a judge: the harness's own letter or text, else M4. Missing options are the text "nan"
-    there.
-    """
+    """Scores one row of MMBench without a judge: the harness's letter or text, else M4; missing options are "nan"."""
     options = fill_options_with_nan(sample)
     found = lmms.find_mmbench_choice(reply, options) or lmms.find_any_letter(reply, sorted(options)) or None
     return Outcome.from_extraction(found, found == sample.gold, "static")
 
 
 def fill_options_with_nan(sample: Sample) -> dict[str, str]:
-    """Options A to D as that harness sees them: missing ones have the text "nan"."""
+    """Returns options A to D as in that harness: missing ones have the text "nan"."""
     return {letter: sample.options.get(letter, "nan") for letter in "ABCD"}
 
 
 def score_lmms_realworldqa(sample: Sample, reply: str) -> Outcome:
-    """A letter by M4, any other reference as the same text."""
+    """Scores a letter by M4, any other reference as text."""
     return Outcome.from_extraction(reply, lmms.is_realworldqa_right(reply, sample.gold), "M4 or same text")
 
 
@@ -116,25 +112,23 @@ def score_lmms_realworldqa(sample: Sample, reply: str) -> Outcome:
 
 
 def score_vlmeval_relaxed(sample: Sample, reply: str) -> Outcome:
-    """Within 5 %, or the same text (M9); blanks at the ends of the reply and list references as that harness has
-    them.
-    """
+    """Scores within 5 % or as text (M9); strips the reply and parses list references as that harness does."""
     return Outcome.from_extraction(reply, vlmeval.matches_any_relaxed(sample.gold, reply), "M9")
 
 
 def score_lmms_relaxed(sample: Sample, reply: str) -> Outcome:
-    """Within 5 %, or the same text (M9), of the reply as it is."""
+    """Scores the unchanged reply within 5 % or as text (M9)."""
     return Outcome.from_extraction(reply, vlmeval.matches_relaxed(sample.gold, reply), "M9")
 
 
 def score_ours_relaxed(sample: Sample, reply: str) -> Outcome:
-    """The field's rule (M9) on the reply without reasoning: a more lenient one would not be comparable."""
+    """Scores by M9 on the reply without reasoning; a more lenient rule would not be comparable."""
     text = ours.strip_reasoning(reply)
     return Outcome.from_extraction(text or None, vlmeval.matches_any_relaxed(sample.gold, text), "M9")
 
 
 def score_clean_relaxed(sample: Sample, reply: str) -> Outcome:
-    """M9 on the reply without final stop, quotes, `$` and thousands' commas: a second number, never the headline."""
+    """Scores by M9 without final stop, quotes, `$` and thousands separators; never the main score."""
     text = ours.clean_chart_reply(reply)
     return Outcome.from_extraction(text or None, vlmeval.matches_any_relaxed(sample.gold, text), "M9 clean")
 
@@ -143,7 +137,7 @@ def score_clean_relaxed(sample: Sample, reply: str) -> Outcome:
 
 
 def score_vlmeval_mathvista(sample: Sample, reply: str) -> Outcome:
-    """What that harness decides without its judge; the rest is unparsed, and a judge may extract it."""
+    """Scores what that harness decides without a judge; the rest is unparsed, for a judge to extract."""
     kind, answer, choices = _read_mathvista_fields(sample)
     found = vlmeval.prefetch_mathvista(kind, answer, choices, sample.gold, reply)
     right = found is not None and score_vlmeval_mathvista_extraction(sample, found).score == 1
@@ -151,7 +145,7 @@ def score_vlmeval_mathvista(sample: Sample, reply: str) -> Outcome:
 
 
 def score_vlmeval_mathvista_extraction(sample: Sample, extraction: str) -> Outcome:
-    """What that harness makes of a judge's extraction."""
+    """Scores a judge's extraction as that harness does."""
     kind, answer, choices = _read_mathvista_fields(sample)
     right = vlmeval.is_mathvista_right(
         kind, answer, choices, sample.gold, str(sample.extra["answer_option"]), extraction
@@ -160,25 +154,23 @@ def score_vlmeval_mathvista_extraction(sample: Sample, extraction: str) -> Outco
 
 
 def score_lmms_mathvista(sample: Sample, reply: str) -> Outcome:
-    """What that harness extracts without its judge. Where it would then score the option nearest to nothing:
-    unparsed.
-    """
+    """Scores that harness's extraction without a judge; unparsed where it would use the nearest option."""
     kind, answer, choices = _read_mathvista_fields(sample)
     found = lmms.extract_mathvista_quickly(kind, answer, choices, reply)
     return Outcome("unparsed", rule="quick") if found is None else score_lmms_mathvista_extraction(sample, found)
 
 
 def score_lmms_mathvista_extraction(sample: Sample, extraction: str) -> Outcome:
-    """What that harness makes of a judge's extraction (M11)."""
+    """Scores a judge's extraction as that harness does (M11)."""
     kind, answer, choices = _read_mathvista_fields(sample)
     form = lmms.normalise_mathvista(kind, answer, choices, sample.extra["precision"], extraction)
     return Outcome.from_extraction(extraction, lmms.is_mathvista_equal(form, sample.gold), "extraction")
 
 
 def score_ours_mathvista(sample: Sample, reply: str) -> Outcome:
-    """Our cascade: an option by our letter rule, a number from the marked final answer, a list as Python reads it.
+    """Scores by our cascade: an option by our letter rule, a number from the marked final answer, a list as a literal.
 
-    Numbers are rounded to the precision of the reference, as the authors' rule does; whole numbers are not cut to fit.
+    Numbers are rounded to the precision of the reference, as in the authors' rule; integers are not truncated to fit.
     """
     kind, answer, choices = _read_mathvista_fields(sample)
     if kind == "multi_choice":
@@ -217,10 +209,10 @@ def _parse_list(text: str) -> list[object] | None:
 
 
 def score_rotations(profile: Profile, rows: Sequence[tuple[Sample, str, Outcome]]) -> Outcome:
-    """One outcome for a question that was asked in all its rotations; right only when every rotation is.
+    """Returns one outcome for a question asked in all its rotations; correct only if every rotation is.
 
-    An unparsed row makes it `unparsed` (which scores 0) unless another one is wrong already; so does a row whose judge
-    failed or has not spoken: the state that is left says what is missing.
+    An unparsed row makes it `unparsed` (score 0) unless another row is wrong. The same holds for a row whose judge
+    failed or has not replied: the remaining state shows what is missing.
     """
     if profile == LMMS and all(outcome.rule == "static" for _, _, outcome in rows):
         samples, replies = [sample for sample, _, _ in rows], [reply for _, reply, _ in rows]

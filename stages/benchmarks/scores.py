@@ -1,4 +1,4 @@
-"""From replies to scores: every row's outcome under a profile, then the numbers of a benchmark."""
+"""From replies to scores: the outcome of every row under a profile, then the metrics of a benchmark."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ NORMAL_95 = 1.96  # half width of a 95 % interval in standard errors
 
 @dataclass(frozen=True)
 class BenchmarkReply:
-    """What the model under test said to one sample."""
+    """The reply of the evaluated model to one sample."""
 
     index: str
     text: str
-    finish_reason: str = "stop"  # "length": it was cut
+    finish_reason: str = "stop"  # "length": truncated
     completion_tokens: int = 0
     response_key: str = ""  # in the response store
-    prompt: str = ""  # sha256 of what was asked
+    prompt: str = ""  # sha256 of the prompt
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def score_row(
     cot: bool,
     said: Mapping[str, JudgeReply],
 ) -> Outcome:
-    """What became of one row: by rule, else by what the judge said about it, else a state without a score.
+    """Returns the outcome of one row: by rule, else by the judge's reply, else a state without a score.
 
-    Raises BenchmarkError when the profile has no rule for this benchmark.
+    Raises BenchmarkError if the profile has no rule for this benchmark.
     """
     if reply is None:
         return Outcome("missing")
@@ -70,7 +70,7 @@ def score_units(
     cot: bool = False,
     said: Mapping[str, JudgeReply] | None = None,
 ) -> list[ScoredUnit]:
-    """One mark a row, or one a question where rotations count together; in the order of the samples."""
+    """Returns one unit per row, or per question if rotations count together, in the order of the samples."""
     rows = [
         (sample, score_row(spec, sample, replies.get(sample.index), profile, cot, said or {})) for sample in samples
     ]
@@ -87,7 +87,7 @@ def score_units(
 
 
 def select_unrotated(spec: Spec, samples: Sequence[Sample]) -> list[Sample]:
-    """Of each question the row that was not rotated: what people compare by mistake, printed beside."""
+    """Returns each question's unrotated row: a number that is often compared by mistake, shown separately."""
     first: dict[str, Sample] = {}
     for sample in samples:
         first.setdefault(sample.extra["question"], sample)
@@ -102,11 +102,10 @@ def compute_benchmark_scores(
     cot: bool = False,
     said: Mapping[str, JudgeReply] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of one benchmark under one profile; scores in per cent.
+    """Returns the metrics of one benchmark under one profile; scores in per cent.
 
-    `score` is over decided rows. It is None where nothing was decided, and `complete` is false while any row lacks a
-    reply or a verdict; `lowest` then counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` says how
-    many.
+    `score` is over decided rows. It is None if nothing was decided, and `complete` is false while any row lacks a reply
+    or a verdict; `lowest` counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` is their number.
     """
     marks = score_units(spec, samples, replies, profile, cot, said)
     decided = [mark for mark in marks if mark.outcome.state in ("ok", "unparsed")]
@@ -159,10 +158,10 @@ def _tabulate(rows: Sequence[ScoredRow], group: str) -> dict[str, dict[str, floa
 
 
 def average_columns(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The unweighted mean over the paper's columns (a column of two settings is their mean), and which columns are
-    lacking.
+    """Returns the unweighted mean over the paper's columns, and the missing columns.
 
-    Only complete scores of one profile count; `value` is None where there are none.
+    A column of two settings is their mean. Only complete scores of one profile count; `value` is None if there are
+    none.
     """
     from stages.benchmarks.registry import COLUMNS
 
@@ -174,7 +173,7 @@ def average_columns(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def collect_column_scores(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The score of each of the paper's columns; None where a part of it is lacking or incomplete."""
+    """Returns the score of each of the paper's columns; None if a part is missing or incomplete."""
     from stages.benchmarks.registry import load_registry
 
     found: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""Finding and reading the files of a benchmark: what is there is checked and named, and never changed."""
+"""Finds, checks and reads the files of a benchmark; never changes them."""
 
 import io
 import os
@@ -16,25 +16,24 @@ from stages.job.hashes import hash_md5
 
 SERVER = "https://opencompass.openxlab.space/utils"
 DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
-TOLERATED_ROWS = 2  # counts on data cards and in files differ by that much (SEED-Bench: 14,232 or 14,233)
+TOLERATED_ROWS = 2  # allowed difference between data card and file (SEED-Bench: 14,232 or 14,233)
 
 
 @dataclass(frozen=True)
 class LoadedBenchmark:
-    """A benchmark's samples and what is known about where they come from."""
+    """A benchmark's samples and their source."""
 
     spec: Spec
     samples: tuple[Sample, ...]
-    source: str  # file with its md5 or folder with its revision; stands beside every score
-    notes: tuple[str, ...]  # what a reader of the score should know
+    source: str  # file with its md5, or folder with its revision; shown with every score
+    notes: tuple[str, ...]  # remarks for readers of the score
 
 
 def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> LoadedBenchmark:
-    """The samples of one benchmark from `folder`.
+    """Returns the samples of one benchmark from `folder`.
 
-    Looked for, in this order: the TSV files of VLMEvalKit, a folder named after the benchmark or after its data set
-    (parquet or `save_to_disk`), the hub where downloads are allowed. Raises BenchmarkError that names file, row and
-    column.
+    Searches in this order: the TSV files of VLMEvalKit; a folder named after the benchmark or its data set (parquet or
+    `save_to_disk`); the hub, if downloads are allowed. Raises BenchmarkError that names file, row and column.
     """
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"
@@ -52,7 +51,7 @@ def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded
 
 
 def describe_remedy(spec: Spec) -> str:
-    """What to put where, for a benchmark that is not there."""
+    """Describes which files to provide for a missing benchmark."""
     if spec.world:
         return "the stage evaluate writes it from the tiny world while it runs; its rows are in data/evaluate/<model>"
     files = [f"{tsv.name}.tsv from {SERVER}/{tsv.folder}/{tsv.name}.tsv" for tsv in spec.tsv if tsv.md5s]
@@ -61,7 +60,7 @@ def describe_remedy(spec: Spec) -> str:
 
 
 def download_dataset(hub: Hub) -> Path:
-    """The folder of a data set from the hub, at its revision; the first of the names that can be had."""
+    """Returns the folder of a data set from the hub, at its revision; uses the first available name."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -97,7 +96,7 @@ def _load_folder(spec: Spec, hub: Hub, path: Path) -> LoadedBenchmark:
 
 
 def _check_samples(spec: Spec, rows: Iterable[TableRow], kind: str, source: str, notes: list[str]) -> LoadedBenchmark:
-    """The samples, with every index once and every question whole."""
+    """Returns the samples after checking that indices are unique and questions complete."""
     seen: dict[str, str] = {}
     samples = []
     for row in rows:
@@ -129,7 +128,7 @@ def _make_sample(spec: Spec, row: TableRow, kind: str) -> Sample | None:
         if isinstance(error, BenchmarkError):
             raise
         what = f"{type(error).__name__}: {error}"
-        raise BenchmarkError(f"{row.where}: is no row of {spec.title} ({what}); correct or drop it") from error
+        raise BenchmarkError(f"{row.where}: is not a row of {spec.title} ({what}); correct or drop it") from error
 
 
 def _has_gold(spec: Spec, sample: Sample) -> bool:
@@ -137,26 +136,26 @@ def _has_gold(spec: Spec, sample: Sample) -> bool:
 
 
 def _check_rotations(spec: Spec, samples: Sequence[Sample]) -> None:
-    """Raises BenchmarkError for a question that lacks a rotation: it would be easier than the others."""
+    """Raises BenchmarkError for a question without all rotations: it would be easier than the others."""
     rotations = Counter(sample.extra["question"] for sample in samples)
     for sample in samples:
         question = sample.extra["question"]
         if rotations[question] != len(sample.options):
             raise BenchmarkError(
                 f"{spec.title}: question {question} has {rotations[question]} rows and {len(sample.options)} options; "
-                f"every rotation has to be there"
+                f"every rotation is required"
             )
 
 
 def check_pictures(samples: Iterable[Sample]) -> None:
-    """Opens every picture. Raises BenchmarkError for one that is no image, with file, row and column."""
+    """Opens every picture. Raises BenchmarkError with file, row and column for one that is not an image."""
     for sample in samples:
         for picture in sample.pictures:
             check_picture(picture)
 
 
 def check_picture(picture: LazyImage) -> None:
-    """Raises BenchmarkError when the bytes are no image that can be decoded."""
+    """Raises BenchmarkError if the bytes are not an image that can be decoded."""
     try:
         with Image.open(io.BytesIO(picture.data)) as image:
             image.verify()
@@ -164,4 +163,4 @@ def check_picture(picture: LazyImage) -> None:
         if isinstance(error, BenchmarkError):
             raise
         reason = " ".join(str(error).split())[:120]
-        raise BenchmarkError(f"{picture.where}: is no readable image ({reason}); fetch the file again") from None
+        raise BenchmarkError(f"{picture.where}: is not a readable image ({reason}); fetch the file again") from None

@@ -1,6 +1,4 @@
-"""What one benchmark is: where its rows come from, how they are asked, scored and averaged. One value of `Spec` a
-benchmark.
-"""
+"""The definition of a benchmark: source, prompts, scoring and averages. One `Spec` per benchmark."""
 
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,24 +12,24 @@ from stages.benchmarks.sample import LazyImage, Outcome, Sample
 from stages.benchmarks.scorers import CHOICE_SCORERS, LMMS, OURS, VLMEVAL, Profile, Scorer
 from stages.benchmarks.tables import TableRow
 
-JudgeJob = Literal["none", "letter", "extract", "grade", "verdict"]  # what a judge is asked, where rules do not decide
-MakeSample = Callable[[TableRow], Sample | None]  # None: the row is of another split or kind, and left out
+JudgeJob = Literal["none", "letter", "extract", "grade", "verdict"]  # the judge's task if rules do not decide
+MakeSample = Callable[[TableRow], Sample | None]  # None: the row has another split or type and is skipped
 Extracted = Callable[[Sample, str], Outcome]
 
 
 @dataclass(frozen=True)
 class Tsv:
-    """A file of VLMEvalKit's, and the md5s that it is known by."""
+    """A file of VLMEvalKit, and its known md5s."""
 
     name: str  # without ".tsv"
-    md5s: Mapping[str, str]  # md5: what this generation of the file is called in tables, "" where there is one alone
-    split: str = ""  # rows of another `split` are left out
-    folder: str = "VLMEval"  # on the server that publishes it
+    md5s: Mapping[str, str]  # label of this file version in tables by md5; "" if there is only one
+    split: str = ""  # rows of another `split` are skipped
+    folder: str = "VLMEval"  # on the publishing server
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set of the hub, as a folder of shards."""
+    """A data set on the hub, as a folder of shards."""
 
     names: tuple[str, ...]  # owner/name; the others are mirrors
     split: str
@@ -49,39 +47,35 @@ class Spec:
     expected: int  # rows that are asked
     licence: str
     make: Mapping[Literal["tsv", "hub"], MakeSample]
-    needs: Mapping[Literal["tsv", "hub"], tuple[str, ...]]  # columns without which a file is not this benchmark's
+    needs: Mapping[Literal["tsv", "hub"], tuple[str, ...]]  # required columns
     tsv: tuple[Tsv, ...] = ()
     hub: tuple[Hub, ...] = ()
     prompts: Mapping[Style, MakePrompt] = field(default_factory=lambda: CHOICE_PROMPTS)
     scorers: Mapping[Profile, Scorer] = field(default_factory=lambda: CHOICE_SCORERS)
-    cot_scorers: Mapping[Profile, Scorer] = field(
-        default_factory=dict
-    )  # of runs with step-by-step prompts, where they differ
+    cot_scorers: Mapping[Profile, Scorer] = field(default_factory=dict)  # for step-by-step prompts, if different
     judge: JudgeJob = "letter"
-    extracted: Mapping[Profile, Extracted] = field(default_factory=dict)  # what is made of a judge's extraction
+    extracted: Mapping[Profile, Extracted] = field(default_factory=dict)  # scores a judge's extraction
     headline: Mapping[Profile, Aggregate] = field(
         default_factory=lambda: dict.fromkeys((OURS, VLMEVAL, LMMS), micro_average)
     )
-    beside: Mapping[str, Aggregate] = field(default_factory=dict)  # further averages, by name
-    second: Mapping[str, Scorer] = field(default_factory=dict)  # further numbers of another rule, never the headline
-    groups: tuple[str, ...] = ("category",)  # tables that are printed
-    circular: bool = False  # rows of one question count only together
+    beside: Mapping[str, Aggregate] = field(default_factory=dict)  # additional averages, by name
+    second: Mapping[str, Scorer] = field(default_factory=dict)  # additional scores by other rules, never the main score
+    groups: tuple[str, ...] = ("category",)  # tables to print
+    circular: bool = False  # all rows of a question are scored together
     world: bool = False  # part of the tiny world and of no published table
 
     @property
     def needs_judge(self) -> bool:
-        """Whether there is no score at all without a judge."""
+        """Whether the benchmark has no score without a judge."""
         return self.judge in ("grade", "verdict")
 
     def scorer(self, profile: Profile, cot: bool) -> Scorer | None:
-        """The rule of a profile; None where that harness has none (it needs a judge, or lacks the benchmark)."""
+        """The rule of a profile; None if that harness has none (it needs a judge, or lacks the benchmark)."""
         return (self.cot_scorers.get(profile) if cot else None) or self.scorers.get(profile)
 
 
 def make_tsv_choice_reader(*groups: str, split: str = "") -> MakeSample:
-    """Rows of a TSV file with options in A, B, ...; an empty cell is no option, and every other text is one ("None"
-    too).
-    """
+    """Returns a reader of TSV rows with options A, B, ...; only empty cells are no option ("None" is one)."""
 
     def make(row: TableRow) -> Sample | None:
         if split and row.text("split", split) != split:
@@ -101,17 +95,17 @@ def make_tsv_choice_reader(*groups: str, split: str = "") -> MakeSample:
 
 
 def read_grouping_columns(row: TableRow, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The values of the grouping columns that the row has."""
+    """Returns the values of the grouping columns that the row has."""
     return {name: (row.text(name),) for name in names if row.text(name, "")}
 
 
 def letter_options(texts: Sequence[object]) -> dict[str, str]:
-    """Options A, B, ... of a list."""
+    """Returns options A, B, ... of a list."""
     return dict(zip(string.ascii_uppercase, map(str, texts), strict=False))
 
 
 def read_numbered_images(row: TableRow, prefix: str = "image_") -> tuple[LazyImage, ...]:
-    """Pictures of the columns image_1, image_2, ... in the order of their numbers; empty ones are left out."""
+    """Returns the pictures of the columns image_1, image_2, ... in numeric order, without empty ones."""
     names = [name for name in row.pictures if name.startswith(prefix) and name.removeprefix(prefix).isdigit()]
     ordered = sorted(names, key=lambda name: int(name.removeprefix(prefix)))
     return tuple(picture for name in ordered for picture in row.pictures[name])

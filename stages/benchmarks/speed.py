@@ -1,4 +1,4 @@
-"""How long answers take: what is generated is counted and timed while it is shown. Never part of a result."""
+"""Speed of generation: counts and times answers while they are generated. Never part of a result."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ _Item = TypeVar("_Item")
 
 
 class SpeedMeter(Progress):
-    """A display that shows through another one, and counts the answers that pass."""
+    """A progress display that wraps another one and counts answers."""
 
     def __init__(self, shown: Progress) -> None:
         self._shown = shown
@@ -19,17 +19,17 @@ class SpeedMeter(Progress):
         self.seconds = 0.0
 
     def say(self, text: str) -> None:
-        """A line on the other display."""
+        """Prints a line on the wrapped display."""
         self._shown.say(text)
 
     def show_table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table on the other display."""
+        """Shows a table on the wrapped display."""
         self._shown.show_table(title, rows)
 
     def track(
         self, items: Iterable[_Item], description: str, total: int | None = None, done: int = 0
     ) -> Iterator[_Item]:
-        """Yields `items` behind the other display's bar; each that is an answer counts with its tokens."""
+        """Yields `items` with the wrapped display's bar; counts each answer and its tokens."""
         started = time.perf_counter()
         for item in self._shown.track(items, description, total, done):
             self.answers += 1
@@ -39,7 +39,7 @@ class SpeedMeter(Progress):
 
     @property
     def rates(self) -> dict[str, float]:
-        """Milliseconds an answer at full batch and tokens a second; without any answer (all were stored), nothing."""
+        """Returns ms per answer at full batch and tokens per second; empty without answers (all were stored)."""
         if not self.answers or not self.seconds:
             return {}
         return {

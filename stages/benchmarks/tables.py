@@ -1,6 +1,6 @@
-"""Rows of benchmark files as they are: no type is inferred, nothing is replaced, images are read when they are needed.
+"""Rows of benchmark files without conversion: no type inference, no replacement; images are read on access.
 
-Three kinds of file: VLMEvalKit's TSV, a folder of parquet shards, a folder of `datasets`' `save_to_disk`.
+Three kinds of files: VLMEvalKit's TSV, a folder of parquet shards, a folder of `datasets`' `save_to_disk`.
 """
 
 import ast
@@ -20,22 +20,22 @@ import pyarrow.parquet as pq
 from stages.benchmarks.sample import BenchmarkError, LazyImage, make_base64_image
 
 CELL_LIMIT = 256 << 20  # bytes of one cell; the largest known (30 images of a row) is below 40 MB
-INDEX_LIMIT = 64  # an `image` cell of at most so many characters is the index of another row
+INDEX_LIMIT = 64  # an `image` cell of at most this length is the index of another row
 SPLITS = ("train", "test", "testmini", "val", "validation", "dev")
 _SINGLE_LETTER = re.compile(r"[A-Z]")
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: values by column, "" or None where there is none; column names in lower case except single letters."""
+    """One row: values by column, "" or None if empty; column names in lower case except single letters."""
 
     where: str  # file and row, for messages
     values: Mapping[str, Any]
-    pictures: Mapping[str, tuple[LazyImage, ...]]  # by column; columns without an image have none
-    config: str = ""  # folder of the shard, where a data set has several
+    pictures: Mapping[str, tuple[LazyImage, ...]]  # by column; only columns with an image
+    config: str = ""  # folder of the shard, if the data set has several
 
     def text(self, column: str, default: str | None = None) -> str:
-        """The cell as text. Raises BenchmarkError for an empty one, unless a default is given."""
+        """Returns the cell as text. Raises BenchmarkError for an empty one without a default."""
         value = self.values.get(column)
         if value is not None and value != "":
             return str(value)
@@ -46,7 +46,7 @@ class TableRow:
         return default
 
     def literal(self, column: str) -> list[Any]:
-        """A list, or the text of a Python list; [] for an empty cell. Raises BenchmarkError for anything else."""
+        """Returns a list, also from the text of a Python list; [] if empty. Raises BenchmarkError for anything else."""
         value = self.values.get(column)
         if value is None or value == "":
             return []
@@ -61,13 +61,13 @@ class TableRow:
 
 
 def normalise_column(name: str) -> str:
-    """The name as this package knows it: lower case, option letters in upper case."""
+    """Returns the column name used in this package: lower case, option letters in upper case."""
     bare = name.strip()
     return bare if _SINGLE_LETTER.fullmatch(bare) else bare.lower()
 
 
 def require_columns(columns: Sequence[str], found: Sequence[str], where: Path) -> None:
-    """Raises BenchmarkError that names the columns of `columns` that are not there."""
+    """Raises BenchmarkError with the names of missing columns."""
     lacking = [name for name in columns if name not in found]
     if lacking:
         raise BenchmarkError(
@@ -79,18 +79,18 @@ def require_columns(columns: Sequence[str], found: Sequence[str], where: Path) -
 
 
 def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
-    """The rows of a TSV file, in order; cells may hold quoted tabs and newlines.
+    """Yields the rows of a TSV file in order; cells may contain quoted tabs and newlines.
 
     An `image` cell is base64, a list literal of base64, or the index of a row whose image is shared. Raises
     BenchmarkError with file, row and column for missing columns, rows of another length, cells above CELL_LIMIT and
-    indexes of no row.
+    invalid indices.
     """
     csv.field_size_limit(CELL_LIMIT)
     records = _split_records(path)
     _, _, head = next(records, (0, 0, []))
     names = [normalise_column(name) for name in head]
     require_columns(columns, names, path)
-    places: dict[str, tuple[int, int]] = {}  # index: where its record lies, for shared images
+    places: dict[str, tuple[int, int]] = {}  # location of each record by index, for shared images
     waiting: list[tuple[str, dict[str, str], str]] = []
     for number, (start, end, cells) in enumerate(records, 1):
         where = f"{path.name}, row {number}"
@@ -110,7 +110,7 @@ def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
 
 
 def _split_records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
-    """Start, end and cells of each record; a byte order mark and CRLF are taken off."""
+    """Yields start, end and cells of each record; strips the byte order mark and CRLF."""
     pending: list[str] = []
     read = 0
 
@@ -149,7 +149,7 @@ def _split_records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
 
 
 def _find_last_column(text: str) -> int:
-    """Number, from 1, of the column in which a record that can't be read to its end stops."""
+    """Returns the number (from 1) of the column in which an incomplete record ends."""
     largest, column, begin, quoted = 0, 1, 0, False
     best = 1
     for found in re.finditer(r'["\t]', text):
@@ -194,7 +194,7 @@ def _parse_image_list(cell: str, where: str) -> list[str]:
     try:
         found = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
-        raise BenchmarkError(f"{where}: starts like a list of images and is none; fetch the file again") from None
+        raise BenchmarkError(f"{where}: starts like a list of images but is not one; fetch the file again") from None
     return [str(one) for one in found]
 
 
@@ -208,7 +208,7 @@ def _find_shared_image(
             raise BenchmarkError(f"{where}: {index!r} is neither an image nor the index of a row")
         cell = _check_cell(path, places[index], list(names).index("image"))
         if len(cell) <= INDEX_LIMIT:
-            raise BenchmarkError(f"{where}: row {index!r}, whose image it shares, has none of its own")
+            raise BenchmarkError(f"{where}: row {index!r}, whose image it shares, has no image")
         return make_base64_image(where, cell).data
 
     return LazyImage(where, read)
@@ -218,10 +218,9 @@ def _find_shared_image(
 
 
 def read_folder(path: Path, split: str, columns: Sequence[str], config: str = "") -> Iterator[TableRow]:
-    """The rows of a folder of parquet shards or of `save_to_disk`, of one split (and one config, where there are
-    several).
+    """Yields the rows of one split (and config, if there are several) in a folder of parquet or `save_to_disk`.
 
-    Image columns are structs of bytes and path, or lists of them. Raises BenchmarkError when there is nothing to read.
+    Image columns are structs of bytes and path, or lists of them. Raises BenchmarkError if there is nothing to read.
     """
     arrow = sorted(path.rglob("*.arrow"))
     shards = _select_split(path, arrow or sorted(path.rglob("*.parquet")), split, config)
@@ -252,7 +251,7 @@ def _select_split(root: Path, files: Sequence[Path], split: str, config: str) ->
 
 
 def _find_image_columns(schema: pa.Schema) -> dict[str, bool]:
-    """Columns that hold images, and whether each holds a list of them."""
+    """Returns the columns that hold images, and whether each holds lists."""
     found = {}
     for column in schema:
         kind = column.type
@@ -291,7 +290,7 @@ def _read_parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[TableRow]
 
 
 def _count_images(column: pa.ChunkedArray, many: bool) -> list[int]:
-    """Number of images in each row."""
+    """Returns the number of images in each row."""
     if many:
         return [0 if one is None else len(one) for one in column.to_pylist()]
     return [int(valid) for valid in column.is_valid().to_pylist()]
@@ -345,6 +344,6 @@ def _make_arrow_images(table: pa.Table, column: str, place: int, many: bool, whe
 
 
 def read_revision(path: Path) -> str:
-    """The revision that a downloaded data set names, "" where it names none."""
+    """Returns the revision recorded in a downloaded data set, "" if there is none."""
     note = path / "revision.json"
     return str(json.loads(note.read_text(encoding="utf-8")).get("revision", "")) if note.is_file() else ""

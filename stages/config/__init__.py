@@ -1,1 +1,1 @@
-"""What may be said in params.yaml: blocks, switches, the whole of it, and the table of stages."""
+"""The schema of params.yaml: blocks, switches, the whole file, and the table of stages."""

@@ -1,4 +1,4 @@
-"""The objectives that `ril.objective` names: the paper's, and the baselines that it is compared with."""
+"""The objectives that `ril.objective` selects: the paper's, and the baselines for comparison."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ ObjectiveName = Literal["ril", "dr_grpo", "grpo", "gad", "sft"]
 
 @dataclass(frozen=True)
 class Baseline:
-    """What an objective is. Which values it gives the switches is declared with each switch (`Switch.presets`)."""
+    """Description of an objective. Each switch declares the values that an objective gives it (`Switch.presets`)."""
 
     description: str
     source: str
@@ -20,20 +20,20 @@ BASELINES: dict[ObjectiveName, Baseline] = {
         source="Eq. 2",
     ),
     "dr_grpo": Baseline(
-        description="Algorithm 1: the judge alone, with the loss of Dr.GRPO.", source="arXiv 2503.20783"
+        description="Algorithm 1: judge reward only, with the loss of Dr.GRPO.", source="arXiv 2503.20783"
     ),
     "grpo": Baseline(
-        description="Algorithm 1 with the loss of GRPO: standard deviation in the advantage, mean over each answer's "
-        "tokens.",
+        description="Algorithm 1 with the loss of GRPO: advantages divided by their standard deviation, mean over the "
+        "tokens of each answer.",
         source="arXiv 2402.03300",
     ),
     "gad": Baseline(
-        description="The discriminator alone: its raw score is the reward, and pairs train it after it has scored.",
+        description="Discriminator reward only: its raw score is the reward; it is trained on pairs after scoring.",
         source="arXiv 2511.10643",
     ),
     "sft": Baseline(
-        description="The control for more steps alone: the warm start goes on in this loop, by cross entropy on the "
-        "questions' targets (references, where a question has no target).",
+        description="Control for the additional steps: continues the warm start in this loop, by cross entropy on "
+        "the questions' targets (the reference if a question has no target).",
         source="own control",
     ),
 }

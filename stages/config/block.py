@@ -1,9 +1,9 @@
-"""What every block of parameters is."""
+"""Base class of all parameter blocks."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Block(BaseModel):
-    """A part of the parameters: unknown keys are errors, text is no number, values never change after loading."""
+    """A block of parameters: unknown keys are errors, strings are not converted to numbers, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

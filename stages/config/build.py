@@ -1,4 +1,4 @@
-"""The block `models.<id>.build`: a tiny model that is made from nothing."""
+"""The block `models.<id>.build`: a tiny model built from scratch."""
 
 from typing import Self
 
@@ -7,35 +7,33 @@ from pydantic import Field, model_validator
 from stages.config.schedule import Schedule
 from stages.config.world import Kinds
 
-# what vLLM on CPU serves; others stop at the first request
+# head widths that vLLM supports on CPU; others fail at the first request
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 STYLE_NAMES = ("terse", "steps", "arrows")
 
 
 class Build(Schedule):
-    """A tiny model made from nothing, by training on the tiny world."""
+    """A tiny model, built from scratch by training on the tiny world."""
 
     hidden_size: int = Field(ge=16, multiple_of=8, description="Width of the language model.")
     layers: int = Field(ge=1, description="Layers of the language model.")
-    heads: int = Field(ge=1, description="Attention heads; hidden_size / heads is their width.")
+    heads: int = Field(ge=1, description="Attention heads; their width is hidden_size / heads.")
     vision_hidden_size: int = Field(64, ge=16, multiple_of=8, description="Width of the vision tower.")
     vision_layers: int = Field(2, ge=1, description="Layers of the vision tower.")
     rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
-    vision_steps: int = Field(0, ge=0, description="Steps in which the vision tower alone learns what stands where.")
-    reading_steps: int = Field(
-        0, ge=0, description="First steps, in which it only reads pictures out, or short lessons."
-    )
+    vision_steps: int = Field(0, ge=0, description="Steps that train only the vision tower, to locate objects.")
+    reading_steps: int = Field(0, ge=0, description="First steps, on transcription of pictures or short lessons only.")
     practice_groups: int = Field(
-        0, ge=0, description="Questions without pictures beside each later step: text to learn arithmetic from."
+        0, ge=0, description="Text-only questions added to each later step, to learn arithmetic."
     )
     styles: dict[str, float] = Field(
         default_factory=dict,
-        description="Share of each style of answer in what the model learns from; a judge has none.",
+        description="Share of each answer style in the training data; empty for a judge.",
     )
     terse_kinds: Kinds = Field(
         (),
         strict=False,
-        description="Kinds of question that it only sees answered with the bare number; it guesses those.",
+        description="Kinds of questions whose training answers are the number only; the model guesses those.",
     )
 
     @model_validator(mode="after")

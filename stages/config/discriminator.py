@@ -1,4 +1,4 @@
-"""The block `discriminator`, and what the discriminator learns by."""
+"""The block `discriminator`, and the objective of the discriminator."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -25,13 +25,13 @@ Sees = Literal["response", "question", "question_and_image"]
 
 @dataclass(frozen=True)
 class DiscriminatorObjective:
-    """What the discriminator learns by and when the loop trains it, each with its final value."""
+    """The discriminator's loss and update schedule, with final values."""
 
     discriminator_loss: Annotated[
         DiscriminatorLoss,
         Field(
-            description="`bce` is Eq. 1, `bradley_terry` compares answers to one question (GAD). "
-            "Without it: what `ril.objective` has."
+            description="`bce` is Eq. 1; `bradley_terry` compares answers to one question (GAD). "
+            "If not set: the value of `ril.objective`."
         ),
         Switch(
             key="discriminator.loss",
@@ -40,7 +40,7 @@ class DiscriminatorObjective:
             departures=(
                 Departure(
                     ("bradley_terry",),
-                    "Pairs of answers to one question gave 1 to 2 points more than cross entropy.",
+                    "Pairs of answers to one question score 1 to 2 points higher than cross entropy.",
                     "arXiv 2511.10643",
                 ),
             ),
@@ -49,8 +49,8 @@ class DiscriminatorObjective:
     discriminator_update: Annotated[
         DiscriminatorUpdate,
         Field(
-            description="When the loop trains it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never "
-            "(`frozen`), or no discriminator at all (`none`). Without it: what `ril.objective` has."
+            description="When the loop updates it (Table 5d): `before_scoring` as in Alg. 2, `after_scoring`, never "
+            "(`frozen`), or no discriminator at all (`none`). If not set: the value of `ril.objective`."
         ),
         Switch(
             key="discriminator.update",
@@ -59,13 +59,13 @@ class DiscriminatorObjective:
             departures=(
                 Departure(
                     ("after_scoring",),
-                    "The discriminator does not score texts to which it has just been fitted.",
+                    "The discriminator does not score texts on which it has just been trained.",
                     "arXiv 2511.10643",
                 ),
-                Departure(("frozen",), "The loop leaves it as pre-trained: most of the gain is lost.", "Table 5d"),
+                Departure(("frozen",), "It stays as pre-trained: most of the gain is lost.", "Table 5d"),
                 Departure(
                     ("none",),
-                    "There is no discriminator: all of the gain is lost. Needs `ril.similarity_weight: 0` or "
+                    "No discriminator: all of the gain is lost. Needs `ril.similarity_weight: 0` or "
                     "`ril.objective: dr_grpo`.",
                     "Table 5d",
                 ),
@@ -89,7 +89,7 @@ class DiscriminatorObjective:
 
 @add_switches("discriminator", DiscriminatorObjective)
 class DiscriminatorSwitches(Block):
-    """Of the discriminator, in pre-training and in the loop alike."""
+    """Switches of the discriminator, for pre-training and the loop."""
 
     sees: Annotated[
         Sees,
@@ -98,28 +98,26 @@ class DiscriminatorSwitches(Block):
             departures=(
                 Departure(
                     ("question", "question_and_image"),
-                    "An answer that is off the point looks as good as one that is not, unless the question is seen.",
+                    "Off-topic answers can only be recognized if the question is visible.",
                     "arXiv 2511.10643 (prompt and response)",
                 ),
             ),
         ),
     ] = Field(
         "response",
-        description="What the discriminator reads beside the answer; the paper's prompt has nothing else (Fig. 3).",
+        description="Additional input of the discriminator; the paper's prompt contains the answer only (Fig. 3).",
     )
     pause_above: Annotated[
         float,
         Switch(
             source="the paper never pauses",
             departures=(
-                Departure((), "One that is always right leaves every student answer without reward.", "GAN practice"),
+                Departure((), "A discriminator that is always right gives no student answer a reward.", "GAN practice"),
             ),
         ),
-    ] = Field(
-        1.0, gt=0.5, le=1, description="Above this accuracy on fresh answers the loop leaves it as it is; 1 never does."
-    )
-    alarm_steps: Annotated[int, Switch(source="ours: it changes messages only")] = Field(
-        10, ge=1, description="Steps in a row without a useful reward after which the loop says so."
+    ] = Field(1.0, gt=0.5, le=1, description="Updates pause above this accuracy on new answers; 1 never pauses.")
+    alarm_steps: Annotated[int, Switch(source="ours: affects messages only")] = Field(
+        10, ge=1, description="Consecutive steps without a useful reward before a warning."
     )
 
 
@@ -130,8 +128,8 @@ class Discriminator(Schedule, DiscriminatorSwitches):
     responses_per_side: int = Field(
         4, ge=1, description="Student answers, and teacher answers, of each question in a step."
     )
-    held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions kept for measuring accuracy.")
+    held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions held out to measure accuracy.")
 
     def resolve(self, objective: ObjectiveName) -> DiscriminatorObjective:
-        """What it learns by: as given here, else as `objective` has it."""
+        """Returns the objective: values set here, else those of `objective`."""
         return resolve_switches(DiscriminatorObjective, objective, read_choices(discriminator=self))

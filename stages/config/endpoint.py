@@ -1,4 +1,4 @@
-"""The block `models.<id>.endpoint`: a model that only its provider has."""
+"""The block `models.<id>.endpoint`: a model that only its provider can run."""
 
 from typing import Any, Literal
 
@@ -8,19 +8,22 @@ from stages.config.block import Block
 
 
 class Endpoint(Block):
-    """A model that only its provider has: it is known by name. All of this is part of the key of its answers."""
+    """A model that only its provider can run, identified by name. All fields are part of the key of its answers."""
 
-    provider: str = Field(min_length=1, description="Who runs it, such as `openai`; another name asks everything anew.")
-    name: str = Field(
-        min_length=1, description="What the server calls the model; give a dated name, an alias changes unseen."
+    provider: str = Field(
+        min_length=1, description="Provider, such as `openai`; another name generates all answers again."
     )
-    replies_as: str | None = Field(None, description="Its name in replies where that does not begin with `name`.")
+    name: str = Field(
+        min_length=1,
+        description="The server's name of the model; use a dated name, because an alias can change unnoticed.",
+    )
+    replies_as: str | None = Field(None, description="Its name in replies, if that does not begin with `name`.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="How the server calls the longest answer; newer OpenAI models know only the second."
+        "max_tokens", description="The server's field for the token limit; newer OpenAI models accept only the second."
     )
     body: dict[str, Any] = Field(
-        default_factory=dict, description="Further fields of every request, such as reasoning_effort."
+        default_factory=dict, description="Additional fields of every request, such as reasoning_effort."
     )
     leave_out: tuple[str, ...] = Field(
-        (), strict=False, description="Fields that the server refuses, such as seed or top_p."
+        (), strict=False, description="Fields to omit because the server rejects them, such as seed or top_p."
     )

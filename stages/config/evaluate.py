@@ -1,4 +1,4 @@
-"""The blocks `evaluate` and `evaluations`: which models are scored, and how."""
+"""The blocks `evaluate` and `evaluations`: the models to score, and how."""
 
 from typing import Literal
 
@@ -9,46 +9,45 @@ from stages.config.splits import Split
 
 
 class Evaluate(Block):
-    """How models are scored on the held-out split: the same prompts for all, greedy."""
+    """Evaluation on a held-out split: equal prompts for all models, greedy decoding."""
 
-    split: Split = Field("test", description="Split that is scored; no stage trains on `validation` or `test`.")
-    max_tokens: int = Field(512, ge=1, description="Longest answer; a longer one is cut and scored as it is.")
+    split: Split = Field("test", description="Split to score; no stage trains on `validation` or `test`.")
+    max_tokens: int = Field(512, ge=1, description="Token limit; longer answers are truncated and scored as they are.")
     shuffled_images: bool = Field(
-        True, description="Asks everything once more with the images exchanged, to show that answers come from seeing."
+        True, description="Repeats the evaluation with shuffled images, to show that answers depend on the images."
     )
-    benchmarks: tuple[str, ...] = Field(
-        (), strict=False, description="Benchmarks to answer; `ril benchmarks` lists them."
-    )
+    benchmarks: tuple[str, ...] = Field((), strict=False, description="Benchmarks to run; `ril benchmarks` lists them.")
     folder: str = Field(
         "datasets/benchmarks",
-        description="Folder of benchmark files; DVC watches it (for the tiny world: the code that writes it).",
+        description="Folder of benchmark files, tracked by DVC (for the tiny world: the code that generates them).",
     )
     profiles: tuple[Literal["ours", "vlmeval@0.0.20", "lmms@0.7.3"], ...] = Field(
         ("ours",),
         min_length=1,
         strict=False,
-        description="Rules of scoring; the first gives the headline.",
+        description="Scoring rules; the first one gives the main score.",
     )
     style: Literal["dataset", "qwen", "internvl", "lmms"] = Field(
-        "dataset", description="Words in which benchmarks ask; another style moves scores by up to 20 points."
+        "dataset", description="Prompt style of benchmarks; scores differ by up to 20 points between styles."
     )
     cot: Literal["off", "on"] = Field(
-        "off", description="`on` asks for steps and a marked last line; needs a larger max_tokens."
+        "off", description="`on` requests reasoning steps and a marked last line; needs a larger max_tokens."
     )
     judge: str = Field(
-        "judge", description="Entry of `models` that judges where rules can't; better not the one of training."
+        "judge",
+        description="Entry of `models` that judges what rules cannot score; preferably not the judge of training.",
     )
     max_reject_share: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Above this share of prompts that the model refuses (too long) it fails; they count as wrong.",
+        description="Maximum share of rejected prompts (too long), which count as wrong; the stage fails above it.",
     )
-    strict_md5: bool = Field(False, description="Refuses benchmark files whose md5 is none of the published ones.")
+    strict_md5: bool = Field(False, description="Rejects benchmark files whose md5 is not a published one.")
 
 
 class Evaluation(Block):
-    """One model that is scored."""
+    """One model to score."""
 
-    checkpoint: str = Field(description="Folder of the model, an out of the stage that makes it.")
+    checkpoint: str = Field(description="Folder of the model, an out of the stage that produces it.")
     title: str = Field(description="Name in tables and plots.")

@@ -1,4 +1,4 @@
-"""The formats in which questions are given: what `questions.kind` can name."""
+"""The formats of questions: the values of `questions.kind`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ class Format:
     """One format."""
 
     title: str
-    reader: str | None  # the module of stages/corpora/formats that yields the rows; None: the stage draws them
+    reader: str | None  # the module of stages/corpora/formats that yields the rows; None: the stage generates them
 
 
 # A new format is an entry here and the module that it names, with a function `read`: see stages/corpora/source.py.
@@ -21,7 +21,7 @@ FORMATS: Mapping[str, Format] = {
 
 
 def check_format(name: str) -> str:
-    """`name`; ValueError with the known ones when no format is called so."""
+    """Returns `name`; raises ValueError with the known formats if there is no such format."""
     if name not in FORMATS:
         raise ValueError(f"no format has this name; known: {', '.join(FORMATS)}")
     return name

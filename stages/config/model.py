@@ -1,4 +1,4 @@
-"""The block `models`: where each model comes from."""
+"""The block `models`: the source of each model."""
 
 from typing import Literal, Self
 
@@ -12,25 +12,19 @@ FamilyName = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
 
 
 class Model(Block):
-    """One model: built tiny, or taken from a folder, or from the hub, or asked at an endpoint."""
+    """One model: built from scratch, from a folder, from the hub, or at an endpoint."""
 
     family: FamilyName = Field(
-        description="Architecture; decides processor, positions and image tokens. `remote` with `endpoint`."
+        description="Architecture; determines processor, positions and image tokens. `remote` with `endpoint`."
     )
-    build: Build | None = Field(None, description="Make a tiny model of this shape from nothing.")
-    path: str | None = Field(None, description="Folder of an ordinary Hugging Face checkpoint.")
+    build: Build | None = Field(None, description="Builds a tiny model of this shape from scratch.")
+    path: str | None = Field(None, description="Folder of a Hugging Face checkpoint.")
     hub: str | None = Field(None, description="Name of a model on the hub; needs `revision`.")
-    revision: str | None = Field(
-        None, description="Commit, tag or branch on the hub; it is pinned to a commit when found."
-    )
-    endpoint: Endpoint | None = Field(
-        None, description="Ask a model of others; `runtime.engines.<id>` says where it is reached."
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        "bf16", description="Number format in which this model answers and trains."
-    )
+    revision: str | None = Field(None, description="Commit, tag or branch on the hub; resolved to a commit.")
+    endpoint: Endpoint | None = Field(None, description="A remote model; `runtime.engines.<id>` has its address.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format for inference and training.")
     context_tokens: int = Field(
-        4096, ge=64, description="Longest prompt with answer; longer questions are rejected by name."
+        4096, ge=64, description="Maximum tokens of prompt and answer; longer questions are listed as rejects."
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The student's objective: every switch of the loop with its final value."""
+"""The student's objective: all switches of the loop with their final values."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -17,36 +17,36 @@ Correction = Literal["none", "truncate_token", "mask_token", "truncate_sequence"
 
 @dataclass(frozen=True)
 class Objective(RewardObjective):
-    """Every switch with its final value; the defaults are the paper's RIL."""
+    """All switches with their final values; the defaults are the paper's RIL."""
 
     loss_normaliser: Annotated[
         Normaliser,
         Field(
             description="`constant` divides by max_tokens (Dr.GRPO), `row` by the answer's length. "
-            "Without it: what `ril.objective` has."
+            "If not set: the value of `ril.objective`."
         ),
         Switch(
             key="ril.loss_normaliser",
             source="Eq. 2 in Dr.GRPO's form, arXiv 2503.20783",
             presets={"grpo": "row", "gad": "row"},
             departures=(
-                Departure(("row",), "GRPO's form, for comparison; it favours long wrong answers.", "arXiv 2503.20783"),
+                Departure(("row",), "GRPO's form, for comparison; favours long wrong answers.", "arXiv 2503.20783"),
             ),
         ),
     ] = "constant"
     ratio: Annotated[
         Ratio,
         Field(
-            description="Ratio to the old student by token, by sequence (Eq. 2 literally), or its mean (GSPO); same at "
-            "mu = 1."
+            description="Ratio to the old policy per token, per sequence (Eq. 2 literally), or its mean (GSPO); "
+            "equal at mu = 1."
         ),
         Switch(
             key="ril.ratio",
-            source="Eq. 2 by token, as Dr.GRPO has it: at the paper's mu = 1 all three have the same gradient",
+            source="Eq. 2 per token, as in Dr.GRPO: at the paper's mu = 1 all three have the same gradient",
             departures=(
                 Departure(
                     ("sequence",),
-                    "Eq. 2 as printed; it leaves the clip range at once for long answers where mu > 1.",
+                    "Eq. 2 as printed; for long answers it leaves the clip range immediately if mu > 1.",
                     "paper Eq. 2",
                 ),
                 Departure(("gspo",), "The geometric mean stays in range at mu > 1.", "arXiv 2507.18071"),
@@ -56,29 +56,29 @@ class Objective(RewardObjective):
 
     @mark_contradiction
     def _refuse_mean_of_one_term(self, given: Choices) -> str | None:
-        """`ril.ratio: sequence` is one term an answer, `ril.loss_normaliser: row` a mean over tokens."""
+        """`ril.ratio: sequence` has one term per answer; `ril.loss_normaliser: row` is a mean over tokens."""
         if self.ratio != "sequence" or self.loss_normaliser != "row":
             return None
         return (
-            "ril.ratio is 'sequence', one term an answer, but ril.loss_normaliser is 'row', a mean over tokens; "
+            "ril.ratio is 'sequence', one term per answer, but ril.loss_normaliser is 'row', a mean over tokens; "
             "set ril.loss_normaliser to constant, or ril.ratio to gspo"
         )
 
     clip_low: Annotated[
         float,
-        Field(gt=0, lt=1, description="Clip range of the ratio (§4.2); idle at one inner update."),
+        Field(gt=0, lt=1, description="Clip range of the ratio (§4.2); no effect with one inner update."),
         Switch(key="ril.clip_epsilon", source="§4.2"),
     ] = 0.2
     clip_high: Annotated[
         float,
-        Field(gt=0, description="Upper clip range where it is to be wider (DAPO: 0.28). Without it: `clip_epsilon`."),
+        Field(gt=0, description="Upper clip range, if wider (DAPO: 0.28). If not set: `clip_epsilon`."),
         Switch(
             key="ril.clip_epsilon_high",
             source="§4.2",
             like="ril.clip_epsilon",
             departures=(
                 Departure(
-                    (), "A wider upper side (0.28) lets unlikely tokens grow at mu > 1.", "DAPO, arXiv 2503.14476"
+                    (), "A larger upper bound (0.28) lets unlikely tokens grow at mu > 1.", "DAPO, arXiv 2503.14476"
                 ),
             ),
         ),
@@ -93,24 +93,24 @@ class Objective(RewardObjective):
 
     kl: Annotated[
         Kl,
-        Field(description="How KL to the SFT student is estimated; `full` is exact and costs a second head product."),
+        Field(description="Estimator of the KL to the SFT student; `full` is exact and costs a second head product."),
         Switch(
             key="ril.kl",
             source=UNSAID,
             departures=(
                 Departure(
                     ("k1", "k2"),
-                    "k2 has KL's expected gradient; k1's expected gradient is zero, it is there to be compared with.",
+                    "k2 has the expected gradient of the KL; k1's is zero, for comparison only.",
                     "Schulman's note",
                 ),
-                Departure(("full",), "Exact over the vocabulary, for the price of a second head product.", "derived"),
+                Departure(("full",), "Exact over the vocabulary, at the cost of a second head product.", "derived"),
             ),
         ),
     ] = "k3"
     kl_on_teacher_rows: Annotated[
         KlOnTeachers,
         Field(
-            description="On teacher answers: the same, another estimate, or none. k3 is a penalty there, no estimate."
+            description="Estimator on teacher answers: same, another, or none. k3 is a penalty there, not an estimate."
         ),
         Switch(
             key="ril.kl_on_teacher_rows",
@@ -118,7 +118,7 @@ class Objective(RewardObjective):
             departures=(
                 Departure(
                     ("none", "k1", "k2", "k3", "full"),
-                    "On tokens that the student did not draw k3 is no estimate of a KL and grows exponentially.",
+                    "On tokens not sampled from the student, k3 does not estimate a KL and grows exponentially.",
                     "derived",
                 ),
             ),
@@ -144,14 +144,14 @@ class Objective(RewardObjective):
 
     rollout_correction: Annotated[
         Correction,
-        Field(description="Weights that correct for what vLLM and the trainer see differently; student answers only."),
+        Field(description="Importance weights for differences between vLLM and the trainer; student answers only."),
         Switch(
             key="ril.rollout_correction",
             source=UNSAID,
             departures=(
                 Departure(
                     ("truncate_token", "mask_token", "truncate_sequence", "mask_sequence"),
-                    "vLLM and the trainer disagree in the last digits; student rows only.",
+                    "vLLM and the trainer differ in the last digits; student rows only.",
                     "TIS",
                 ),
             ),
@@ -159,7 +159,7 @@ class Objective(RewardObjective):
     ] = "none"
     rollout_cap: Annotated[
         float,
-        Field(gt=1, description="Where `rollout_correction` cuts a weight, or drops what is above."),
+        Field(gt=1, description="Bound at which `rollout_correction` truncates a weight, or above which it masks."),
         Switch(key="ril.rollout_cap", source=UNSAID),
     ] = 3.0
 
@@ -171,7 +171,7 @@ class Objective(RewardObjective):
             return None
         return (
             f"ril.rollout_correction is {self.rollout_correction!r}, but ril.sampling.temperature is {temperature:g} "
-            "and engines know log-probs at 1; set it to 1, or the correction to none"
+            "and engines report log-probs at 1 only; set it to 1, or the correction to none"
         )
 
     @mark_contradiction

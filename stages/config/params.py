@@ -1,4 +1,4 @@
-"""Loading `params.yaml`: read, validated once, then an object that everyone trusts."""
+"""Loads `params.yaml` and validates it once into a typed object."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,13 +25,16 @@ from stages.config.warm_start import WarmStart
 from stages.config.world import World
 from stages.config.yaml import ParamsError, flatten, read_yaml
 
-BANNED_NAMES = ("size", "nfiles")  # invisible to DVC: a changed value restores the old output (DVC issue 10296)
+BANNED_NAMES = (
+    "size",
+    "nfiles",
+)  # DVC does not see changes of such a key and restores the old output (DVC issue 10296)
 
 
 class Params(Block):
     """All of `params.yaml`."""
 
-    seed: int = Field(0, ge=0, description="Seed of training and of choices; stored answers do not depend on it.")
+    seed: int = Field(0, ge=0, description="Seed of training and selection; stored answers do not depend on it.")
     world: World
     models: dict[str, Model]
     questions: Questions
@@ -99,31 +102,29 @@ class Params(Block):
         return self
 
     def _check_engine(self, name: str) -> None:
-        """An endpoint's answers must not be stored under the name of weights that it may not have, nor the other way
-        round.
-        """
+        """Raises if answers of an endpoint would be stored under the name of local weights, or vice versa."""
         engine = self.runtime.engines.get(name)
         kind = engine.kind if engine else "vllm"
         if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
             raise ValueError(
-                f"models.{name}.endpoint is a model of others, but its engine is {kind!r}; "
+                f"models.{name}.endpoint is a remote model, but its engine is {kind!r}; "
                 f"give runtime.engines.{name} the kind openai with base_url, or replay"
             )
         if self.models[name].endpoint is None and kind == "openai":
             raise ValueError(
-                f"runtime.engines.{name}.kind is 'openai', but models.{name} has weights of its own, and nothing "
+                f"runtime.engines.{name}.kind is 'openai', but models.{name} has its own weights, and nothing "
                 "shows that the "
                 "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
             )
 
     @property
     def objective(self) -> Objective:
-        """Every switch of the objective and of the discriminator with its final value."""
+        """All switches of the objective and of the discriminator with their final values."""
         return self.ril.resolve(self.discriminator)
 
     def _check_watched(self) -> None:
-        """DVC watches the code of the tiny world only where a parameter names it, so that no real run depends on it."""
-        built = next((f"models.{name} is made from nothing (build)" for name, m in self.models.items() if m.build), "")
+        """DVC tracks the code of the tiny world only if a parameter names it, so that no real run depends on it."""
+        built = next((f"models.{name} is built from scratch (build)" for name, m in self.models.items() if m.build), "")
         drawn = "questions.kind is 'world'" if self.questions.kind == "world" else ""
         tiny = next((f"evaluate.benchmarks has {name!r}" for name in self.evaluate.benchmarks if _is_tiny(name)), "")
         for key, value, code, reason in (
@@ -134,7 +135,7 @@ class Params(Block):
             ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
         ):
             if reason and value != code:
-                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC has to watch {code}; set it to that")
+                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC must track {code}; set it to that")
 
     def _check_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
@@ -150,7 +151,7 @@ def _is_tiny(benchmark: str) -> bool:
 
 
 def validate_params(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
-    """`values` as `Params`; ParamsError with a line for each mistake."""
+    """Returns `values` as `Params`; raises ParamsError with one line per mistake."""
     banned = [key for key in flatten(values) if not set(BANNED_NAMES).isdisjoint(key.split("."))]
     if banned:
         raise ParamsError(
@@ -168,7 +169,7 @@ def load_params(path: Path) -> Params:
 
 
 def _list_fields_near(location: tuple[int | str, ...]) -> list[str]:
-    """Names that the block at `location` (without its last part) knows."""
+    """Returns the names that the block at `location` (without its last part) accepts."""
     if _is_engine(location):
         return list(ENGINE_KINDS[str(location[3])].model_fields)
     block: Any = Params
@@ -186,9 +187,7 @@ def _list_fields_near(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _is_engine(location: tuple[int | str, ...]) -> bool:
-    """Whether a key in runtime.engines.<id>; pydantic puts the engine's kind into the location, where people have no
-    key.
-    """
+    """Whether a location is a kind in runtime.engines.<id>: pydantic inserts it, and the file has no such key."""
     return location[:2] == ("runtime", "engines") and len(location) > 4
 
 

@@ -1,4 +1,4 @@
-"""The block `pool`: which answers of teachers are learned from."""
+"""The block `pool`: the teacher answers to learn from."""
 
 from typing import Literal
 
@@ -8,24 +8,22 @@ from stages.config.block import Block
 
 
 class Pool(Block):
-    """Which teachers' answers the student learns from; the only place where teachers are chosen (§4.3)."""
+    """The teacher answers that the student learns from; the only place where teachers are selected (§4.3)."""
 
-    teachers: tuple[str, ...] = Field(min_length=1, strict=False, description="Entries of `teachers` that take part.")
-    truncated: Literal["keep", "drop"] = Field(
-        "drop", description="What happens to answers that were cut at max_tokens."
-    )
+    teachers: tuple[str, ...] = Field(min_length=1, strict=False, description="Entries of `teachers` to include.")
+    truncated: Literal["keep", "drop"] = Field("drop", description="Treatment of answers truncated at max_tokens.")
     wrong: Literal["keep", "drop"] = Field(
         "keep",
-        description="What happens to answers judged wrong; those whose verdict failed stay.",
+        description="Treatment of answers judged wrong; answers with a failed verdict are kept.",
     )
     near_duplicates: Literal["keep", "drop"] = Field(
         "keep",
-        description="`drop` keeps the first of a teacher's answers to a question that are alike; less variety "
-        "was faked.",
+        description="`drop` keeps only the first of a teacher's similar answers to a question, because their variety "
+        "is not real.",
     )
     alike: float = Field(
         0.9,
         gt=0,
         le=1,
-        description="Answers are near-duplicates from this share of common word 3-grams on; 1 means equal words.",
+        description="Minimum share of common word 3-grams for near-duplicates; 1 means equal words.",
     )

@@ -1,4 +1,4 @@
-"""The block `questions`: where questions come from."""
+"""The block `questions`: the source of questions."""
 
 from typing import Annotated, Self
 
@@ -10,7 +10,7 @@ from stages.config.splits import Split
 
 
 class Questions(Block):
-    """Where questions come from, and how many of them each split takes."""
+    """The source of questions, and the number per split."""
 
     kind: Annotated[str, AfterValidator(check_format)] = Field(
         description="Format of the questions: "
@@ -19,26 +19,26 @@ class Questions(Block):
         json_schema_extra={"enum": list(FORMATS)},
     )
     path: str = Field(
-        description="File or folder with the questions; DVC watches it (for `world`: the code that draws it)."
+        description="File or folder with the questions, tracked by DVC (for `world`: the code that generates it)."
     )
     images: str = Field(
-        description="Folder that the image paths of `llava` files start from; DVC watches it. Otherwise the same "
+        description="Folder to which image paths of `llava` files are relative, tracked by DVC. Otherwise the same "
         "as `path`."
     )
-    splits: dict[Split, int] = Field(
-        description="Questions in each split; images never cross from one split to another."
+    splits: dict[Split, int] = Field(description="Questions per split; no image is in two splits.")
+    max_reject_share: float = Field(
+        0.01, ge=0, le=1, description="Maximum share of unusable rows; the stage fails above it."
     )
-    max_reject_share: float = Field(0.01, ge=0, le=1, description="Above this share of unusable rows the stage fails.")
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
         le=89_478_485,
-        description="Images of more pixels are rejected unread; a small file can claim gigabytes.",
+        description="Larger images are rejected without decoding; a small file can expand to gigabytes.",
     )
     max_characters: int = Field(
         16_000,
         ge=1,
-        description="Rows with more text, question and answer together, are rejected; 16,000 are about 4,000 "
+        description="Rows with more text (question and answer) are rejected; 16,000 characters are about 4,000 "
         "tokens of English.",
     )
 

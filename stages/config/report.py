@@ -1,4 +1,4 @@
-"""The block `report`: the page about a run."""
+"""The block `report`: the report page of a run."""
 
 from pydantic import Field
 
@@ -6,6 +6,6 @@ from stages.config.block import Block
 
 
 class Report(Block):
-    """The page about a run."""
+    """The report page of a run."""
 
     samples: int = Field(12, ge=1, le=200, description="Questions in the gallery of answers.")

@@ -1,4 +1,4 @@
-"""The switches of what an answer earns: which answers are in a group, how they are rewarded, against what baseline."""
+"""The switches of rewards: the answers in a group, their rewards, and the baseline."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -21,19 +21,19 @@ UNSAID = "ours: the paper does not say"
 
 @dataclass(frozen=True)
 class RewardObjective(DiscriminatorObjective):
-    """How the answers to one question are rewarded, each switch with its final value."""
+    """The reward of the answers to one question, with the final value of each switch."""
 
     references: Annotated[
         bool,
-        Field(description="Nothing is sampled: a group is the question's target, which counts as right."),
+        Field(description="Nothing is sampled: a group is the question's target, which counts as correct."),
         Switch(source="Alg. 2", presets={"sft": True}),
     ] = False
     teacher_rows: Annotated[
         TeacherRows,
         Field(
-            description="What teacher answers do to the student: trained on as its own (`as_student`, Eq. 2), with "
-            "LUFFY's ratio, by cross entropy, only where no student answer is right, or nothing. "
-            "Without it: what `ril.objective` has."
+            description="Use of teacher answers: as the student's own (`as_student`, Eq. 2), with LUFFY's ratio, by "
+            "cross entropy, only if no student answer is correct, or not at all. "
+            "If not set: the value of `ril.objective`."
         ),
         Switch(
             key="ril.teacher_rows",
@@ -42,24 +42,24 @@ class RewardObjective(DiscriminatorObjective):
             departures=(
                 Departure(
                     ("luffy",),
-                    "Teacher text is off-policy; p / (p + 0.1) in place of the ratio keeps entropy that naive mixing "
+                    "Teacher text is off-policy; p / (p + 0.1) instead of the ratio keeps entropy that naive mixing "
                     "loses.",
                     "arXiv 2504.14945",
                 ),
                 Departure(
                     ("sft",),
-                    "Imitation has a separate weight (its share of the largest reward) and leaves the student's "
-                    "baseline alone.",
+                    "Imitation has a separate weight (its share of the largest reward) and does not change the "
+                    "student's baseline.",
                     "ms-swift CHORD",
                 ),
                 Departure(
                     ("when_all_wrong",),
-                    "The paper's own motive for teacher answers is a student that is never right.",
+                    "The paper motivates teacher answers with questions that the student never answers correctly.",
                     "paper §1",
                 ),
                 Departure(
                     ("none",),
-                    "Teacher text in the gradient costs generalisation outside its domain.",
+                    "Training on teacher text reduces generalisation outside its domain.",
                     "arXiv 2606.18216",
                 ),
             ),
@@ -68,11 +68,11 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_teachers_in_sft(self, given: Choices) -> str | None:
-        """`ril.objective: sft` learns from references alone."""
+        """`ril.objective: sft` learns from references only."""
         if not self.references or (self.teacher_rows == "sft" and self.answer_weight > 0):
             return None
         return (
-            "ril.objective is 'sft', which learns from references alone, but ril.teacher_rows is "
+            "ril.objective is 'sft', which learns from references only, but ril.teacher_rows is "
             f"{self.teacher_rows!r} and ril.answer_weight {self.answer_weight:g}; remove them"
         )
 
@@ -88,7 +88,7 @@ class RewardObjective(DiscriminatorObjective):
 
     teacher_weight: Annotated[
         float,
-        Field(gt=0, description="Weight of teacher answers where `teacher_rows` is `sft`."),
+        Field(gt=0, description="Weight of teacher answers if `teacher_rows` is `sft`."),
         Switch(key="ril.teacher_weight", source="ours: the paper has no such term"),
     ] = 1.0
 
@@ -103,7 +103,7 @@ class RewardObjective(DiscriminatorObjective):
 
     luffy_gamma: Annotated[
         float,
-        Field(gt=0, description="gamma of LUFFY's ratio p / (p + gamma), where `teacher_rows` is `luffy`."),
+        Field(gt=0, description="gamma of LUFFY's ratio p / (p + gamma), if `teacher_rows` is `luffy`."),
         Switch(key="ril.luffy_gamma", source="arXiv 2504.14945"),
     ] = 0.1
 
@@ -120,8 +120,8 @@ class RewardObjective(DiscriminatorObjective):
     baseline: Annotated[
         AdvantageBaseline,
         Field(
-            description="What is subtracted from a reward: the mean of all 2G (Eq. 2), or of its source; or per reward "
-            "(GDPO)."
+            description="Baseline of the advantage: the mean of all 2G rewards (Eq. 2), the mean of its source, or "
+            "one per reward (GDPO)."
         ),
         Switch(
             key="ril.baseline",
@@ -129,13 +129,13 @@ class RewardObjective(DiscriminatorObjective):
             departures=(
                 Departure(
                     ("per_source",),
-                    "Where the teachers are right, a right student answer is pushed down; against the mean of its own "
-                    "source it is not.",
+                    "If the teachers are correct, a correct student answer gets a negative advantage; "
+                    "against the mean of its own source it does not.",
                     "derived",
                 ),
                 Departure(
                     ("per_reward",),
-                    "The sum makes a wrong teacher-like answer equal to a right student-like one; here each reward is "
+                    "The sum rates a wrong teacher-like answer like a correct student-like one; here each reward is "
                     "scaled separately first.",
                     "arXiv 2601.05242",
                 ),
@@ -167,7 +167,7 @@ class RewardObjective(DiscriminatorObjective):
         Scale,
         Field(
             description="`group` divides advantages by the group's standard deviation (GRPO). "
-            "Without it: what `ril.objective` has."
+            "If not set: the value of `ril.objective`."
         ),
         Switch(
             key="ril.scale_rewards",
@@ -175,7 +175,7 @@ class RewardObjective(DiscriminatorObjective):
             presets={"grpo": "group", "gad": "group"},
             departures=(
                 Departure(
-                    ("group",), "GRPO's form, for comparison; it favours easy and hard questions.", "arXiv 2402.03300"
+                    ("group",), "GRPO's form, for comparison; favours easy and hard questions.", "arXiv 2402.03300"
                 ),
             ),
         ),
@@ -183,7 +183,7 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_scaling_twice(self, given: Choices) -> str | None:
-        """`ril.baseline: per_reward` scales reward by reward, so `ril.scale_rewards` is not given with it."""
+        """`ril.baseline: per_reward` scales each reward separately, so `ril.scale_rewards` cannot be set with it."""
         if self.baseline != "per_reward" or "ril.scale_rewards" not in given.written:
             return None
         return (
@@ -195,7 +195,7 @@ class RewardObjective(DiscriminatorObjective):
         Similarity,
         Field(
             description="`binary` is 1[D < 0.5], `soft` 1 - D, `ranked` the rank in the group, `raw` the logit. "
-            "Without it: what `ril.objective` has."
+            "If not set: the value of `ril.objective`."
         ),
         Switch(
             key="ril.similarity",
@@ -204,11 +204,11 @@ class RewardObjective(DiscriminatorObjective):
             departures=(
                 Departure(
                     ("soft",),
-                    "1 - D ranks answers where the binary reward is the same for all.",
+                    "1 - D ranks answers if the binary reward is the same for all.",
                     "paper Fig. 6 (worse there)",
                 ),
                 Departure(
-                    ("ranked",), "The rank in the group keeps that order without the scale of D.", "arXiv 2512.22238"
+                    ("ranked",), "The rank in the group keeps that order but not the scale of D.", "arXiv 2512.22238"
                 ),
                 Departure(("raw",), "GAD's reward.", "arXiv 2511.10643"),
             ),
@@ -217,7 +217,7 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_unbounded_weight(self, given: Choices) -> str | None:
-        """`ril.teacher_rows: sft` weighs by reward, and `ril.similarity: raw` has no bounds."""
+        """`ril.teacher_rows: sft` weights by reward, and `ril.similarity: raw` is unbounded."""
         if self.teacher_rows != "sft" or self.similarity != "raw":
             return None
         return (
@@ -226,25 +226,26 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the similarity reward. Without it: what `ril.objective` has."),
+        Field(ge=0, description="Weight of the similarity reward. If not set: the value of `ril.objective`."),
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
             presets={"dr_grpo": 0.0, "grpo": 0.0, "sft": 0.0},
-            departures=(Departure((), "Style should weigh less than truth.", "derived"),),
+            departures=(Departure((), "Style should count less than correctness.", "derived"),),
         ),
     ] = 1.0
     answer_weight: Annotated[
         float,
         Field(
             ge=0,
-            description="Weight of the judge's verdict; 0 leaves the judge out. Without it: what `ril.objective` has.",
+            description="Weight of the judge's verdict; 0 disables the judge. "
+            "If not set: the value of `ril.objective`.",
         ),
         Switch(
             key="ril.answer_weight",
             source="§3.3",
             presets={"gad": 0.0},
-            departures=(Departure((), "Truth should weigh more than style.", "derived"),),
+            departures=(Departure((), "Correctness should count more than style.", "derived"),),
         ),
     ] = 1.0
 
@@ -271,22 +272,24 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_no_reward(self, given: Choices) -> str | None:
-        """One of the two rewards counts."""
+        """One of the two rewards must have a weight above 0."""
         if self.similarity_weight > 0 or self.answer_weight > 0:
             return None
-        return "ril.answer_weight is 0 and ril.similarity_weight too: nothing is rewarded; raise one of them"
+        return "ril.answer_weight is 0 and ril.similarity_weight too: there is no reward; raise one of them"
 
     similarity_gate: Annotated[
         Gate,
         Field(
-            description="`when_correct` counts similarity for right answers only, so that style alone earns nothing."
+            description="`when_correct` counts similarity for correct answers only, so that style alone has no reward."
         ),
         Switch(
             key="ril.similarity_gate",
             source="§3.3",
             departures=(
                 Departure(
-                    ("when_correct",), "Style alone should earn nothing; at tiny scale it learned faster.", "own trials"
+                    ("when_correct",),
+                    "Style alone should have no reward; it learned faster at tiny scale.",
+                    "own trials",
                 ),
             ),
         ),
@@ -314,38 +317,40 @@ class RewardObjective(DiscriminatorObjective):
 
     zero_variance: Annotated[
         ZeroVariance,
-        Field(description="Groups whose rewards are all equal: kept for the KL term, or left out (DAPO)."),
+        Field(description="Groups whose rewards are all equal: kept for the KL term, or dropped (DAPO)."),
         Switch(
             key="ril.zero_variance",
             source=UNSAID,
             departures=(
                 Departure(
-                    ("drop",), "Groups with equal rewards have no policy term, only KL.", "DAPO, arXiv 2503.14476"
+                    ("drop",),
+                    "Groups with equal rewards have no policy term, only a KL term.",
+                    "DAPO, arXiv 2503.14476",
                 ),
             ),
         ),
     ] = "keep"
     truncated: Annotated[
         Truncated,
-        Field(description="Answers cut at max_tokens: no answer reward, also out of the loss (DAPO), or as judged."),
+        Field(
+            description="Answers truncated at max_tokens: no answer reward, masked in the loss (DAPO), or as judged."
+        ),
         Switch(
             key="ril.truncated",
             source=UNSAID,
             departures=(
                 Departure(
                     ("masked",),
-                    "A cut answer says nothing about its end; it leaves the loss and stays in the mean.",
+                    "The end of a truncated answer is unknown; it is masked in the loss and counts in the mean.",
                     "DAPO, arXiv 2503.14476",
                 ),
-                Departure(("as_judged",), "The judge may find the answer before the cut.", "derived"),
+                Departure(("as_judged",), "The judge may find the answer before the truncation.", "derived"),
             ),
         ),
     ] = "wrong"
     failed_verdicts: Annotated[
         FailedVerdicts,
-        Field(
-            description="An answer without verdict leaves its group, or takes the group with it; it is never a zero."
-        ),
+        Field(description="An answer without a verdict is dropped, or its whole group is; it never counts as 0."),
         Switch(
             key="ril.failed_verdicts",
             source=UNSAID,

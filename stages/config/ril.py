@@ -15,23 +15,22 @@ from stages.config.switch import Departure, Switch, add_switches, read_choices, 
 
 @add_switches("ril", Objective)
 class Switches(Block):
-    """Of the student's objective."""
+    """Switches of the student's objective."""
 
     objective: ObjectiveName = Field(
         "ril",
-        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge alone), `gad` (discriminator alone), "
-        "`sft`.",
+        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `gad` (discriminator only), `sft`.",
     )
     kl_weight: Annotated[
         float,
         Switch(
             source="Table 5b",
-            departures=(Departure((), "At 0 the student falls far below its start.", "Table 5b"),),
+            departures=(Departure((), "At 0 the student falls far below its initial score.", "Table 5b"),),
         ),
     ] = Field(0.01, ge=0, description="beta of Eq. 2; the paper's Table 5b shows collapse at 0.")
 
     def resolve(self, discriminator: DiscriminatorSwitches) -> Objective:
-        """Every switch with its final value: as given here, else as `objective` has it."""
+        """Returns all switches with their final values: set here, else by `objective`, else the default."""
         return resolve_switches(Objective, self.objective, read_choices(ril=self, discriminator=discriminator))
 
 
@@ -39,7 +38,7 @@ class Ril(Schedule, Switches):
     """The loop: sample, update the discriminator, reward, update the student (Alg. 2, Eq. 2)."""
 
     questions_per_step: int = Field(144, ge=1, description="Questions of one optimizer step (App. C: 4 x 6 x 6 = 144).")
-    group: int = Field(4, ge=1, description="G: student answers a question, and as many teacher answers (§3.3).")
+    group: int = Field(4, ge=1, description="G: student answers per question, and as many teacher answers (§3.3).")
     inner_updates: Annotated[
         int,
         Switch(
@@ -47,25 +46,23 @@ class Ril(Schedule, Switches):
             departures=(
                 Departure(
                     (),
-                    "The more there are, the worse. The old log-probs are the first inner update's own, so no pass is "
-                    "run for them.",
+                    "More updates score worse. The old log-probs are those of the first inner update, so no extra pass "
+                    "is needed.",
                     "Table 5a",
                 ),
             ),
         ),
     ] = Field(1, ge=1, le=16, description="mu: updates on one set of answers (Table 5a: 1 is best).")
     discriminator_learning_rate: float = Field(1e-6, gt=0, lt=1, description="Constant rate of the discriminator.")
-    freeze_vision: bool = Field(
-        True, description="Leaves the vision tower as it is (Table 5c lists language parts only)."
-    )
-    sampling: Sampling = Field(description="How the student's answers are drawn.")
+    freeze_vision: bool = Field(True, description="Freezes the vision tower (Table 5c lists language parts only).")
+    sampling: Sampling = Field(description="Sampling of the student's answers.")
     validation_every: int = Field(50, ge=1, description="Steps between greedy evaluations on the validation split.")
     keep: Literal["best", "last", "both"] = Field(
         "last",
-        description="Which checkpoint becomes the model, by validation; `both` is the best, with the last in "
+        description="Checkpoint that becomes the model, by validation; `both` keeps the best, and the last in "
         "data/ril/last.",
     )
-    samples_per_step: int = Field(2, ge=0, description="Questions a step whose answers are kept for the report.")
+    samples_per_step: int = Field(2, ge=0, description="Questions per step whose answers are kept for the report.")
     max_reject_share: float = Field(
-        0.01, ge=0, le=1, description="Above this share of questions that are longer than the model it fails."
+        0.01, ge=0, le=1, description="Maximum share of questions that exceed the context; the stage fails above it."
     )

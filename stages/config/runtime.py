@@ -9,39 +9,35 @@ from stages.config.engines import EngineSettings
 
 
 class Runtime(Block):
-    """What changes how fast things run, never what comes out; no stage depends on it."""
+    """Settings that affect speed only, never results; no stage depends on them."""
 
-    kv_cache_gib: int = Field(1, ge=1, description="Memory of one vLLM engine's key-value cache on CPU, GiB.")
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of GPU memory one vLLM engine takes.")
+    kv_cache_gib: int = Field(1, ge=1, description="KV cache of one vLLM engine on CPU, GiB.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of GPU memory of one vLLM engine.")
     engines: dict[str, EngineSettings] = Field(
         default_factory=dict,
-        description="How each model is run, by entry of `models`; vLLM in process where none is given.",
+        description="Engine of each model, by entry of `models`; default: vLLM in process.",
     )
     processes: int = Field(
         1,
         ge=1,
         le=1024,
-        description="Processes on this machine that train together, one a GPU; 1 trains in the stage's own.",
+        description="Training processes on this machine, one per GPU; 1 trains in the stage's process.",
     )
     gpu_slots: int = Field(
         0,
         ge=0,
-        description="Stages that load a model at a time on this machine, in all projects with this store; 0: no bound.",
+        description="Concurrent stages with a model on this machine, over all projects with this store; 0: no limit.",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         0, description="DeepSpeed ZeRO stage: how much of the training state is sharded."
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recomputes activations to save memory, for about 25 % time."
+        False, description="Recomputes activations to save memory; takes about 25 % more time."
     )
     checkpoint_minutes: float = Field(
         10.0,
         ge=0,
-        description="Minutes between checkpoints of a training stage (0: after every step); a crash costs that much.",
+        description="Minutes between training checkpoints (0: after every step); a crash loses up to that much.",
     )
-    keep_checkpoints: int = Field(
-        2, ge=1, description="Checkpoints kept while a stage trains; they go when it has ended well."
-    )
-    prefect_probe_seconds: float = Field(
-        1.5, gt=0, description="How long a stage waits for a Prefect server to answer."
-    )
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept during training; removed after success.")
+    prefect_probe_seconds: float = Field(1.5, gt=0, description="Seconds that a stage waits for a Prefect server.")

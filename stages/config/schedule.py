@@ -1,4 +1,4 @@
-"""How an optimisation goes."""
+"""Optimisation schedule."""
 
 from typing import Literal, Self
 
@@ -8,21 +8,21 @@ from stages.config.block import Block
 
 
 class Schedule(Block):
-    """One optimisation: how long, how much at a time, how fast."""
+    """One optimisation: steps, batch sizes and learning rate."""
 
     steps: int = Field(ge=0, description="Optimizer steps; 0 passes the model through unchanged.")
     learning_rate: float = Field(
         gt=0, lt=1, description="Peak rate of AdamW; too high forgets, too low learns nothing."
     )
     lr_scheduler_type: Literal["constant", "linear"] = Field(
-        "constant", description="`linear` goes from learning_rate down to final_learning_rate."
+        "constant", description="`linear` decays from learning_rate to final_learning_rate."
     )
-    final_learning_rate: float = Field(0.0, ge=0, lt=1, description="Where a linear schedule ends.")
-    warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0 to its peak.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of every weight towards zero.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    final_learning_rate: float = Field(0.0, ge=0, lt=1, description="Final value of a linear schedule.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warmup from 0 to the peak rate.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW, on every weight.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients with a larger norm are clipped to it.")
     tokens_per_pack: int = Field(
-        8192, ge=64, description="Tokens of one forward pass; more is faster until memory runs out, results stay equal."
+        8192, ge=64, description="Tokens per forward pass; more is faster until memory runs out, results are equal."
     )
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
-"""Switches: where a run can depart from the paper.
+"""Switches: settings in which a run can depart from the paper.
 
 A switch is declared once, as a field of a frozen dataclass: name, type and default, with its help, bounds and `Switch`
 in the annotation. The key of `params.yaml` and its form (`add_switches`), the final value (`resolve_switches`) and
-docs/objectives.md (`flows.objectives`) are made from that field. A rule that refuses contradicting values is a method
-of the same dataclass, beside the switches that it is about (`mark_contradiction`).
+docs/objectives.md (`flows.objectives`) are generated from that field. A rule that rejects conflicting values is a
+method of the same dataclass, next to the switches that it checks (`mark_contradiction`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ O = TypeVar("O")  # noqa: E741 - a dataclass of switches
 
 @dataclass(frozen=True)
 class Departure:
-    """Values other than the default, why a run would use them, and where they come from."""
+    """Values other than the default, the reason to use them, and its source."""
 
     values: tuple[Any, ...]  # empty: any other value
     reason: str
@@ -31,13 +31,13 @@ class Departure:
 
 @dataclass(frozen=True)
 class Switch:
-    """What a switch declares beside name, type, bounds and default."""
+    """What a switch declares in addition to name, type, bounds and default."""
 
-    source: str  # where the default comes from: a section of the paper, or what else where the paper does not say
+    source: str  # source of the default: a section of the paper, or another one if the paper gives none
     departures: tuple[Departure, ...] = ()
-    key: str | None = None  # in params.yaml, of a switch that is resolved; None: only objectives set it
-    presets: Mapping[ObjectiveName, Any] = field(default_factory=dict)  # what objectives give it
-    like: str | None = None  # key of the switch whose value it has when neither its own key nor the objective gives one
+    key: str | None = None  # key in params.yaml of a resolved switch; None: set by objectives only
+    presets: Mapping[ObjectiveName, Any] = field(default_factory=dict)  # value by objective
+    like: str | None = None  # key of the switch whose value is used if neither its own key nor the objective sets one
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ class Declaration:
 
     @property
     def optional(self) -> bool:
-        """Whether its key may be left out or null, because something else gives the value then."""
+        """Whether its key may be omitted or null, because the objective or another switch gives the value."""
         return bool(self.switch.presets) or self.switch.like is not None
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What params.yaml says, before the objective adds its values."""
+    """The values in params.yaml, before the objective adds its own."""
 
     values: Mapping[str, Any]  # by key, such as "ril.similarity"; defaults included
-    written: frozenset[str]  # the keys that stand in the file
+    written: frozenset[str]  # the keys in the file
 
 
 def read_choices(**blocks: Block) -> Choices:
-    """The values of these blocks of params.yaml, which are given by name."""
+    """Returns the values of these blocks of params.yaml, passed by name."""
     values = {
         f"{block}.{key}": getattr(given, key) for block, given in blocks.items() for key in type(given).model_fields
     }
@@ -75,7 +75,7 @@ def read_choices(**blocks: Block) -> Choices:
 
 
 def list_switches(kind: type) -> dict[str, Declaration]:
-    """The switches that the dataclass `kind` declares, by name."""
+    """Returns the switches that the dataclass `kind` declares, by name."""
     hints = get_type_hints(kind, include_extras=True)
     found = {}
     for one in fields(kind):
@@ -87,9 +87,10 @@ def list_switches(kind: type) -> dict[str, Declaration]:
 
 
 def add_switches(block: str, kind: type) -> Callable[[type[_B]], type[_B]]:
-    """A decorator that gives a block of params.yaml the keys of all switches of `kind` that lie in `block`.
+    """Returns a decorator that adds the keys of all switches of `kind` in `block` to a block of params.yaml.
 
-    Type checkers do not see these keys: an unresolved value must not be used. `resolve_switches` gives the final ones.
+    Type checkers do not see these keys, because unresolved values must not be used. `resolve_switches` returns the
+    final values.
     """
 
     def add(base: type[_B]) -> type[_B]:
@@ -110,7 +111,7 @@ def _make_field(one: Declaration) -> tuple[Any, Any]:
 
 
 def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Choices) -> O:
-    """A `kind` with the final value of every switch: as params.yaml says, else as the objective, else the default."""
+    """Returns a `kind` with all final values: from params.yaml, else the objective, else the default."""
     values: dict[str, Any] = {}
     by_key: dict[str | None, Any] = {}
     for name, one in list_switches(kind).items():  # type: ignore[arg-type]
@@ -124,18 +125,18 @@ def resolve_switches(kind: Callable[..., O], objective: ObjectiveName, given: Ch
 
 
 def mark_contradiction(rule: Callable[[O, Choices], str | None]) -> Callable[[O, Choices], str | None]:
-    """Marks a method that returns one line, with key, value and remedy, for values that contradict; else None."""
+    """Marks a method that returns one line (key, value, remedy) for conflicting values, else None."""
     rule.is_contradiction = True  # type: ignore[attr-defined]
     return rule
 
 
 def list_contradictions(kind: type) -> Iterator[Callable[[Any, Choices], str | None]]:
-    """The rules of `kind` in the order of their declaration, those of its bases first."""
+    """Yields the rules of `kind` in the order of declaration, those of base classes first."""
     for part in reversed(kind.__mro__):
         yield from (rule for rule in vars(part).values() if getattr(rule, "is_contradiction", False))
 
 
 def find_contradiction(resolved: object, given: Choices) -> str | None:
-    """The line of the first rule that refuses the values; None when all agree."""
+    """Returns the line of the first violated rule; None if all values agree."""
     lines = (rule(resolved, given) for rule in list_contradictions(type(resolved)))
     return next((line for line in lines if line), None)

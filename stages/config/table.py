@@ -1,8 +1,8 @@
-"""The stages as data: what each is called, which parameters it may read, what it reads and writes.
+"""The stages as data: name, parameters, inputs and outputs of each.
 
-`dvc.yaml` says the same to DVC; a test holds the two equal, and `Job` refuses whatever a stage does not declare here.
-Paths are relative to the project's folder. `{item}` is the id of a run (`teacher@internvl3`: `internvl3`), `{block}`
-its own block of parameters, `{params}` all of them.
+`dvc.yaml` declares the same for DVC; a test compares the two, and `Job` refuses everything that a stage does not
+declare here. Paths are relative to the project's folder. `{item}` is the id of a run (`teacher@internvl3`:
+`internvl3`), `{block}` its own block of parameters, `{params}` all parameters.
 """
 
 from stages.config.stage import Stage
@@ -14,7 +14,7 @@ STAGES: dict[str, Stage] = {
             "model",
             "Makes a tiny model from nothing, or pins a given one",
             params=("world", "models.{item}"),
-            inputs=("{params.world.code}", "{params.world.builds}"),  # the code that tiny models are made by
+            inputs=("{params.world.code}", "{params.world.builds}"),  # the code that builds tiny models
             items="models",
         ),
         Stage(
@@ -24,7 +24,7 @@ STAGES: dict[str, Stage] = {
             inputs=(
                 "{params.questions.path}",
                 "{params.questions.images}",
-            ),  # users' data; for the tiny world the code that draws it
+            ),  # users' data; for the tiny world the code that generates it
             loads_model=False,
         ),
         Stage(
@@ -120,7 +120,7 @@ STAGES: dict[str, Stage] = {
                 "data/ril/model/ril.json",  # cards of models: their hashes
                 "data/warm_start/ril.json",
                 "data/model",
-                "reports/model",  # of every stage: metrics, and changes of code that somebody accepted
+                "reports/model",  # of every stage: metrics, and accepted code changes
                 "reports/questions",
                 "reports/warm_start",
                 "reports/teacher",

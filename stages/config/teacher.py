@@ -1,4 +1,4 @@
-"""The block `teachers`: who is asked, and how."""
+"""The block `teachers`: the teachers and their sampling."""
 
 from pydantic import Field
 
@@ -7,15 +7,17 @@ from stages.config.sampling import Sampling
 
 
 class Teacher(Block):
-    """One teacher and how it is asked (§3.2, App. C)."""
+    """One teacher: its model and how its answers are generated (§3.2, App. C)."""
 
-    model: str = Field(description="Which entry of `models` answers.")
-    responses: int = Field(16, ge=1, description="N answers a question; raising it later pays only for the new ones.")
-    draw: int = Field(0, ge=0, description="Another number asks for a fresh set of answers instead of the stored ones.")
-    sampling: Sampling = Field(description="How the answers are drawn.")
+    model: str = Field(description="Entry of `models` that answers.")
+    responses: int = Field(
+        16, ge=1, description="N answers per question; raising it later generates only the new ones."
+    )
+    draw: int = Field(0, ge=0, description="Another number requests a fresh set of answers instead of the stored ones.")
+    sampling: Sampling = Field(description="Sampling of the answers.")
     max_reject_share: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Above this share of answers that can't be had (prompt too long, image broken) it fails.",
+        description="Maximum share of unavailable answers (prompt too long, broken image); the stage fails above it.",
     )

@@ -9,7 +9,7 @@ class WarmStart(Schedule):
     """SFT of the base student (App. C: rate 1e-5 falling linearly to 1e-6)."""
 
     rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
-    freeze_vision: bool = Field(False, description="Leaves the vision tower as it is.")
+    freeze_vision: bool = Field(False, description="Freezes the vision tower.")
     max_reject_share: float = Field(
-        0.01, ge=0, le=1, description="Above this share of questions that are longer than the model it fails."
+        0.01, ge=0, le=1, description="Maximum share of questions that exceed the context; the stage fails above it."
     )

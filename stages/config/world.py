@@ -23,19 +23,19 @@ class World(Block):
     """The tiny world: pictures of handwritten digits and drawn charts with questions that need intermediate steps."""
 
     seed: int = Field(
-        0, ge=0, description="Another seed draws another world: other pictures, questions and tiny models."
+        0, ge=0, description="Another seed generates another world: other pictures, questions and tiny models."
     )
-    kinds: Kinds = Field(KIND_NAMES, min_length=1, strict=False, description="Kinds of question that are asked.")
+    kinds: Kinds = Field(KIND_NAMES, min_length=1, strict=False, description="Kinds of questions to generate.")
     terse_kinds: Kinds = Field(
         (),
         strict=False,
-        description="Kinds whose warm-start targets are the bare number, so that SFT teaches guessing there.",
+        description="Kinds whose warm-start targets are the number only, so that SFT teaches guessing.",
     )
     code: str = Field(
         "stages/tiny/world",
-        description="Code that DVC watches for tiny models; `stages/model.py` where no model is built.",
+        description="Code of tiny models, tracked by DVC; `stages/model.py` if no model is built.",
     )
     builds: str = Field(
         "stages/tiny/builds",
-        description="Code that builds tiny models, watched as well; `stages/model.py` where no model is built.",
+        description="Code that builds tiny models, tracked by DVC; `stages/model.py` if no model is built.",
     )

@@ -9,13 +9,11 @@ from ruamel.yaml.error import YAMLError
 
 
 class ParamsError(ValueError):
-    """Parameters that can't be used; the message is one line for each mistake: key, value, remedy."""
+    """Parameters that cannot be used; the message has one line per mistake: key, value, remedy."""
 
 
 def merge_params(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overlay` laid over it, key by key; `null` in the overlay deletes a key (JSON merge patch, RFC
-    7386).
-    """
+    """Merges `overlay` into `base` by key; `null` in the overlay deletes a key (JSON merge patch, RFC 7386)."""
     result = dict(base)
     for key, value in overlay.items():
         if value is None:
@@ -50,14 +48,14 @@ def compare_values(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ParamsError with file, line and column when it is not one."""
+    """Returns the mapping in a YAML file; raises ParamsError with file, line and column if it is not one."""
     if not path.is_file():
         raise ParamsError(f"{path}: no such file; run this in the project's folder")
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in a YAML text, read as DVC reads it (YAML 1.2: 1e-4 is a number, a key stands once)."""
+    """Returns the mapping in a YAML text, parsed like DVC (YAML 1.2: 1e-4 is a number, duplicate keys fail)."""
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:

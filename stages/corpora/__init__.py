@@ -1,1 +1,1 @@
-"""Questions: adapters for users' data, canonical rows, and the tiny world."""
+"""Questions: adapters for users' data, and canonical rows."""

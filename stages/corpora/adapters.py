@@ -1,7 +1,7 @@
-"""From what users have to canonical rows, whatever its format (stages/config/formats.py).
+"""Converts users' data of any format (stages/config/formats.py) to canonical rows.
 
-Each row of the source becomes either a canonical row or a Reject with the reason; nothing is dropped silently. Images
-are read as they are: re-encoding would change their hash and their quality.
+Each row of the source becomes either a canonical row or a reject with its reason; no row is dropped silently. The bytes
+of images are kept: re-encoding would change their hash and quality.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from stages.corpora.images import UnreadableImage, open_image
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.source import Canonical
 
-# Halves of characters can't be stored as UTF-8; the two private characters mark our own pieces while a prompt is
+# Lone surrogates cannot be stored as UTF-8; the two private-use characters mark our own insertions while a prompt is
 # rendered.
 _UNUSABLE = re.compile("[\ud800-\udfff\ue000\ue001]")
 ROLES = ("system", "user", "assistant")
@@ -27,7 +27,7 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class UnusableRow:
-    """A source row that can't be used."""
+    """A source row that cannot be used."""
 
     row: int
     id: str
@@ -35,9 +35,9 @@ class UnusableRow:
 
 
 def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | UnusableRow]:
-    """Canonical rows, or rejects, of the users' data that `questions` names, in the order of the source.
+    """Yields canonical rows, or rejects, of the data that `questions` names, in the order of the source.
 
-    Raises FileNotFoundError where there is nothing at `questions.path`, and what the reader of the format raises.
+    Raises FileNotFoundError if `questions.path` does not exist, and the errors of the format's reader.
     """
     path = root / questions.path
     if not path.exists():
@@ -53,9 +53,7 @@ def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Unu
 
 
 def check_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | UnusableRow:
-    """`row`, or a Reject that says what is wrong with it: what passes here is read by every later stage without a
-    look.
-    """
+    """Returns `row`, or a reject with the reason; later stages read rows that pass without further checks."""
     reason = find_text_fault(row, questions.max_characters)
     if reason is None:
         reason = find_image_fault(row, questions.max_image_pixels)
@@ -63,10 +61,10 @@ def check_row(number: int, name: str, row: Canonical, questions: Questions) -> C
 
 
 def find_text_fault(row: Canonical, max_characters: int) -> str | None:
-    """What no stage could use about the texts of `row`; None for a good one.
+    """Returns why the texts of `row` cannot be used; None if they can.
 
-    A special token or a further `<image>` written in a text is no fault: it is read as text. As markers count
-    those in the user's turns, and there have to be as many as images.
+    A special token or an extra `<image>` in a text is allowed and is read as text. Only markers in the user's turns
+    count; their number must equal the number of images.
     """
     messages = row["messages"] or []
     texts = [row["id"], row["answer"], row["source"], row["kind"], *(message["content"] for message in messages)]
@@ -94,7 +92,7 @@ def find_text_fault(row: Canonical, max_characters: int) -> str | None:
 
 
 def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
-    """What is wrong with the places of the images in the turns before the target."""
+    """Returns what is wrong with the image markers in the turns before the target; None if nothing is."""
     markers = sum(message["content"].count(IMAGE_MARKER) for message in asked if message["role"] == "user")
     others = sum(message["content"].count(IMAGE_MARKER) for message in asked if message["role"] != "user")
     if others:
@@ -103,7 +101,7 @@ def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | 
 
 
 def find_image_fault(row: Canonical, max_pixels: int) -> str | None:
-    """Why an image of `row` can't be shown to a model; None when all can."""
+    """Returns why an image of `row` cannot be shown to a model; None if all can."""
     hashes = row["image_sha256"] or []
     for image, given in zip_longest(row["images"] or [], hashes):
         if image is None or image["bytes"] is None:
@@ -118,5 +116,5 @@ def find_image_fault(row: Canonical, max_pixels: int) -> str | None:
 
 
 def _make_printable(text: str) -> str:
-    """`text` as UTF-8 can hold it."""
+    """Returns `text` with characters that UTF-8 cannot encode escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,30 +1,30 @@
-"""From the bytes of an image file to the picture that every model sees, engines and training alike.
+"""Decodes image files into the picture that every model sees, in engines and in training.
 
-There is one way of decoding here and no other: where an engine turned a photo upright and training did not, the student
-would be trained on answers about other pictures than its own.
+All decoding goes through this module. If an engine rotated a photo and training did not, the student would be trained
+on answers about a different picture.
 """
 
 import io
 
 from PIL import ExifTags, Image, ImageOps
 
-MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs; it warns above, and refuses twice as many
-LARGEST_RATIO = 200  # longer side by shorter; Qwen2.5-VL's processor refuses more
-_QUARTER_TURNS = (5, 6, 7, 8)  # orientations in EXIF data that exchange width and height
-_STILL = ("MPO",)  # a photo with further pictures in it (depth, preview): the first one is the photo
+MOST_PIXELS = 89_478_485  # Pillow's limit against decompression bombs; it warns above it, and raises at twice as many
+LARGEST_RATIO = 200  # longer side / shorter side; the processor of Qwen2.5-VL raises above it
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_STILL = ("MPO",)  # a photo with embedded pictures (depth, preview); the first frame is the photo
 
 
 class UnreadableImage(OSError):
-    """The bytes are no image that a model can be shown; the message says why."""
+    """Bytes that are not an image a model can be shown; the message gives the reason."""
 
 
 def open_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
-    """The picture in RGB, 8 bits a channel, upright.
+    """Returns the picture in RGB, 8 bits per channel, upright.
 
-    The orientation in its EXIF data is applied; 16-bit greys are scaled, not clipped; transparent places are white;
-    CMYK and palettes are converted; colour profiles are ignored, as the models' own processors do. Raises
-    UnreadableImage for what is no image, cut short, animated, of pixels without a range (32 bits), of more than
-    `max_pixels`, or too long for its width.
+    Applies the EXIF orientation; scales 16-bit greyscale instead of clipping it; renders transparency on white;
+    converts CMYK and palettes; ignores colour profiles, as the models' own processors do. Raises UnreadableImage for
+    bytes that are not an image, and for images that are truncated, animated, of 32-bit pixels without a range, of more
+    than `max_pixels`, or of an extreme aspect ratio.
     """
     if not image:
         raise UnreadableImage("unreadable image: cannot identify a picture in 0 bytes")
@@ -36,12 +36,12 @@ def open_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
             return _convert_to_rgb(upright)
     except UnreadableImage:
         raise
-    except Exception as error:  # decoders of some 40 formats raise a dozen kinds of error over broken files
+    except Exception as error:  # decoders of about 40 formats raise a dozen types of errors on broken files
         raise UnreadableImage(f"unreadable image: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def read_upright_size(image: bytes) -> tuple[int, int]:
-    """Width and height of the picture that `open_image` gives, read from the header alone."""
+    """Returns width and height of the picture that `open_image` returns; reads the header only."""
     with Image.open(io.BytesIO(image)) as opened:
         width, height = opened.size
         lying = opened.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
@@ -49,9 +49,9 @@ def read_upright_size(image: bytes) -> tuple[int, int]:
 
 
 def make_portable(image: bytes) -> bytes:
-    """Bytes that any decoder shows as `open_image` does, for engines that decode by themselves.
+    """Returns bytes that any decoder decodes like `open_image`, for engines with their own decoder.
 
-    The file as it came where there is nothing to be done differently, else the decoded picture as PNG.
+    Returns the file unchanged where decoders agree, else the decoded picture as PNG.
     """
     with Image.open(io.BytesIO(image)) as opened:
         upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -68,12 +68,12 @@ def make_portable(image: bytes) -> bytes:
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether its grey values have 16 bits."""
+    """Returns whether the grey values have 16 bits."""
     return picture.mode.startswith("I;16")
 
 
 def _refuse(opened: Image.Image, max_pixels: int) -> None:
-    """Looks at the header alone: nothing is decoded before its size is known."""
+    """Raises UnreadableImage from the header only: nothing is decoded before the size is known."""
     width, height = opened.size
     if width * height > max_pixels:
         raise UnreadableImage(f"image of {width} x {height} = {width * height:,} pixels, more than {max_pixels:,}")

@@ -1,3 +1,3 @@
-"""The marker that stands in a message where an image goes."""
+"""The marker for the position of an image in a message."""
 
 IMAGE_MARKER = "<image>"

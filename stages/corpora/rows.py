@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from stages.corpora.markers import IMAGE_MARKER
 from stages.job.files import read_shards
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what datasets stores for an Image column
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the storage type of an Image column in `datasets`
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 QUESTION_SCHEMA = pa.schema(
     [
@@ -23,8 +23,8 @@ QUESTION_SCHEMA = pa.schema(
         (
             "messages",
             pa.list_(MESSAGE),
-        ),  # `<image>` markers stand in the text; the part after the last user turn is a target
-        ("answer", pa.string()),  # reference for judge and scorers; null where there is none
+        ),  # texts contain `<image>` markers; a turn after the last user turn is the target
+        ("answer", pa.string()),  # reference for judge and scorers; null if there is none
         ("source", pa.string()),
         ("kind", pa.string()),
         ("image_sha256", pa.list_(pa.string())),
@@ -40,7 +40,7 @@ class Question:
     images: tuple[bytes, ...]
     image_sha256: tuple[str, ...]
     messages: tuple[dict[str, str], ...]  # ends with the user's turn
-    target: str | None  # what the model should answer, in `warm_start`
+    target: str | None  # the target answer in `warm_start`
     answer: str
     source: str
     kind: str
@@ -59,7 +59,7 @@ def make_canonical_row(
     source: str,
     kind: str,
 ) -> dict[str, Any]:
-    """A row of SCHEMA; the bytes of the images are kept as they came."""
+    """Returns a row of QUESTION_SCHEMA; the bytes of the images are unchanged."""
     return {
         "id": question_id,
         "images": [{"bytes": image, "path": None} for image in images],
@@ -72,7 +72,7 @@ def make_canonical_row(
 
 
 def make_question(row: Mapping[str, Any]) -> Question:
-    """A canonical row as a Question; a last turn by the assistant becomes `target`."""
+    """Returns a canonical row as a Question; a last turn by the assistant becomes `target`."""
     messages, target = _split_messages(row["messages"])
     return Question(
         id=row["id"],
@@ -87,7 +87,7 @@ def make_question(row: Mapping[str, Any]) -> Question:
 
 
 def _split_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
-    """The turns up to the user's last one, and what the assistant says after it."""
+    """Returns the turns up to the user's last one, and the assistant's text after it."""
     messages = [{"role": message["role"], "content": message["content"]} for message in said]
     target = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
     return messages, target
@@ -95,7 +95,7 @@ def _split_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, s
 
 @dataclass(frozen=True)
 class QuestionKeyParts:
-    """What a question says, without its images' bytes: enough to know what is asked."""
+    """A question without the bytes of its images: what is needed to compute its key."""
 
     id: str
     messages: tuple[dict[str, str], ...]  # ends with the user's turn
@@ -103,10 +103,10 @@ class QuestionKeyParts:
 
 
 class QuestionFolder(Sequence[Question]):
-    """The questions of one split, read from their files when they are asked for: a million need no memory."""
+    """The questions of one split, read from files on access: a million questions need no memory."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        """Reads how many rows each file has; raises FileNotFoundError when there is no file."""
+        """Reads the row counts of all files; raises FileNotFoundError if there is no file."""
         self._files = sorted((folder / split).glob("*.parquet"))
         if not self._files:
             raise FileNotFoundError(f"no parquet file in {folder / split}")
@@ -123,7 +123,7 @@ class QuestionFolder(Sequence[Question]):
         return self._ends[-1] if self._ends else 0
 
     def iter_key_parts(self) -> Iterator[QuestionKeyParts]:
-        """All questions in order, without reading an image."""
+        """Yields all questions in order, without reading images."""
         for file in self._files:
             for row in pq.read_table(file, columns=["id", "messages", "image_sha256"]).to_pylist():
                 messages, _ = _split_messages(row["messages"])
@@ -134,7 +134,7 @@ class QuestionFolder(Sequence[Question]):
     @overload
     def __getitem__(self, place: slice) -> list[Question]: ...
     def __getitem__(self, place: int | slice) -> Question | list[Question]:
-        """One question with its images; those beside it are read with it, so going through them in order is cheap."""
+        """Returns one question with its images; reads its row group, so that sequential access is cheap."""
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
@@ -147,5 +147,5 @@ class QuestionFolder(Sequence[Question]):
 
 
 def read_questions(folder: Path, split: str) -> list[Question]:
-    """The questions of one split, in the order of the files."""
+    """Returns the questions of one split, in the order of the files."""
     return [make_question(row) for row in read_shards(folder / split).to_pylist()]

@@ -1,4 +1,4 @@
-"""Scoring an answer against a reference, without a judge."""
+"""Scoring of an answer against a reference, without a judge."""
 
 import re
 
@@ -6,16 +6,16 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def find_last_number(text: str) -> str | None:
-    """The last number written in `text`, None when there is none."""
+    """Returns the last number in `text`, None if there is none."""
     found = _NUMBER.findall(text)
     return found[-1] if found else None
 
 
 def is_correct(answer: str, reference: str) -> bool:
-    """Whether `answer` gives `reference`.
+    """Returns whether `answer` matches `reference`.
 
-    A numeric reference asks for the last number of the answer, compared as a number; any other one for the same text,
-    letter case, blanks and a closing full stop aside.
+    For a numeric reference, compares the last number in the answer by value. For any other reference, compares texts,
+    ignoring case, whitespace and a final full stop.
     """
     if _NUMBER.fullmatch(reference.strip()):
         number = find_last_number(answer)
@@ -28,5 +28,5 @@ def _normalise(text: str) -> str:
 
 
 def standard_error(share: float, count: int) -> float:
-    """Standard error of a share of `count` answers, in the unit of the share."""
+    """Returns the standard error of a proportion over `count` answers, in the unit of the proportion."""
     return (share * (1 - share) / count) ** 0.5 if count else 0.0

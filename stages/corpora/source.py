@@ -1,4 +1,4 @@
-"""What the reader of a format yields: the rows of users' data, each with the way to its canonical form."""
+"""What a format's reader yields: source rows, each with a function that makes its canonical row."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,10 +7,10 @@ Canonical = dict[str, Any]  # a row of stages/corpora/rows.py::QUESTION_SCHEMA
 
 
 class SourceRow(NamedTuple):
-    """One row of users' data. `canonical` may raise what a malformed row raises; the row is rejected with that reason.
+    """One row of users' data. Errors that `canonical` raises reject the row with that reason.
 
-    A module in stages/corpora/formats has `read(questions, root)`, which yields these in the order of the source, and
-    raises FileNotFoundError or ValueError where the source as a whole can't be read.
+    A module in stages/corpora/formats has `read(questions, root)`, which yields these in the order of the source. It
+    raises FileNotFoundError or ValueError if the source as a whole cannot be read.
     """
 
     name: str

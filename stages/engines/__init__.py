@@ -1,1 +1,1 @@
-"""Text generation behind one small interface: requests go in, finished answers come out as they are ready."""
+"""Text generation behind one small interface: requests go in, finished answers come out as they complete."""

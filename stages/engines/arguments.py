@@ -1,4 +1,4 @@
-"""What vLLM is told, in process and as a server alike: the same model, the same prompts, the same way of drawing."""
+"""Arguments of vLLM, shared by the in-process engine and the server: same model, same prompts, same sampling."""
 
 import base64
 import io
@@ -15,19 +15,19 @@ from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
 
 GIB = 1 << 30
-SEQUENCES = 256  # answers written at a time; tiny model on CPU: 6,000 tokens/s with 64, 7,600 with 128, 8,400 with 256
-CPU_BLOCK = 32  # tokens a prompt can share; with vLLM's 128 no tiny prompt shares anything: 5,000 tokens/s, not 7,100
+SEQUENCES = 256  # concurrent sequences; tiny model on CPU: 6,000 tokens/s with 64, 7,600 with 128, 8,400 with 256
+CPU_BLOCK = 32  # KV block size in tokens; with vLLM's 128 no tiny prompt shares a prefix: 5,000 tokens/s, not 7,100
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def make_engine_arguments(
     checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool
 ) -> dict[str, Any]:
-    """Arguments of vLLM's engine for one checkpoint on this machine, by the names that `vllm.LLM` has for them."""
+    """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`."""
     import torch
 
-    # With a seed for each request, a prompt that is read in two parts ends a CPU engine ("CPU Generator does not
-    # use offset"): room for all prompts at once keeps them whole. It costs little, there is no warm-up on CPU.
+    # With per-request seeds, a prompt that is prefilled in two chunks crashes a CPU engine ("CPU Generator does not
+    # use offset"). Room for all prompts at once avoids chunking. It costs little: there is no warm-up on CPU.
     on_cpu: dict[str, Any] = {
         "enforce_eager": True,
         "kv_cache_memory_bytes": runtime.kv_cache_gib * GIB,
@@ -41,7 +41,7 @@ def make_engine_arguments(
         "max_model_len": checkpoint.context_tokens,
         "max_num_seqs": sequences,
         "limit_mm_per_prompt": {"video": 0} if sees_images else {},
-        "generation_config": "vllm",  # sampling is what the parameters say, not what a checkpoint suggests
+        "generation_config": "vllm",  # sampling follows the parameters, not the checkpoint's suggestions
         "seed": 0,
         "disable_log_stats": True,
         **(on_gpu if torch.cuda.is_available() else on_cpu),
@@ -49,12 +49,12 @@ def make_engine_arguments(
 
 
 def make_sampling_arguments(request: Request, chat: Chat, never: float) -> dict[str, Any]:
-    """Arguments of vLLM's `SamplingParams`; `never` is added to the logits of tokens that must not be drawn.
+    """Returns the arguments of vLLM's `SamplingParams`; `never` is added to the logits of banned tokens.
 
-    A sampled image placeholder breaks every later forward pass over the text (trap T1). In process `never` is minus
-    infinity, over HTTP -1e30, because JSON has no infinity and vLLM takes this route's bias as it is: both leave a
-    probability of exactly 0, greedy decoding included. No measurable cost at 300 ids (nor have bad words and lists of
-    allowed ids); with 150,000 ids it alone touches only the banned ones.
+    A sampled image placeholder breaks every later forward pass over the text (trap T1). In process, `never` is minus
+    infinity. Over HTTP it is -1e30, because JSON has no infinity and vLLM passes this route's bias through unchanged.
+    Both give a probability of exactly 0, also under greedy decoding. There is no measurable cost at 300 ids (bad words
+    and lists of allowed ids cost nothing either); with 150,000 ids only this method leaves all other tokens untouched.
     """
     asked = request.sampling
     return {
@@ -68,13 +68,13 @@ def make_sampling_arguments(request: Request, chat: Chat, never: float) -> dict[
         "structured_outputs": {"regex": asked.pattern} if asked.pattern else None,
         "stop_token_ids": chat.stop_token_ids,
         "logit_bias": dict.fromkeys(chat.banned_token_ids, never) or None,
-        "detokenize": False,  # the chat decodes, once, when an answer is whole
-        **({"logprobs": 0} if request.log_probs else {}),  # 0: of the sampled token alone
+        "detokenize": False,  # the chat decodes once, when an answer is complete
+        **({"logprobs": 0} if request.log_probs else {}),  # 0: of the sampled token only
     }
 
 
 def format_flags(arguments: Mapping[str, Any]) -> list[str]:
-    """`arguments` as flags of a vLLM server."""
+    """Returns `arguments` as command-line flags of a vLLM server."""
     found: list[str] = []
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
@@ -88,10 +88,10 @@ def format_flags(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def make_data_url(image: bytes, question: str) -> str:
-    """The bytes of `image`, as they are, as a `data:` URL with their own type.
+    """Returns `image` as a `data:` URL with its own media type; the bytes are unchanged where possible.
 
-    A picture that servers would decode in another way than training does (turned, transparent, 16 bits) goes as a PNG
-    of what training sees. Raises RequestError, naming the question, for bytes that are no image.
+    An image that servers would decode differently from training (rotated, transparent, 16 bits) is sent as a PNG of
+    what training sees. Raises RequestError, which names the question, if the bytes are not an image.
     """
     try:
         sent = make_portable(image)

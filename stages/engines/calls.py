@@ -1,9 +1,9 @@
-"""Many HTTP calls at once to servers that may be slow, overloaded, broken or gone.
+"""Concurrent HTTP calls to servers that may be slow, overloaded, broken or down.
 
-One thread with an event loop does the calls; the stage puts them in and takes replies as they come. At most
-`concurrency` are under way. A call is tried again, a bounded number of times, after waits that double and are jittered,
-so that many callers do not come back in step; a server's Retry-After holds back everybody. A total deadline ends it
-all. Replies that came before an end are always handed out first.
+One thread with an event loop performs the calls; the stage submits them and takes replies as they arrive. At most
+`concurrency` calls are in flight. A failed call is retried a limited number of times with exponential backoff and
+jitter, so that many callers do not retry in step; a server's Retry-After delays all calls. A total deadline ends the
+stream. Replies that arrived before an error are always delivered first.
 """
 
 import asyncio
@@ -25,54 +25,50 @@ from stages.config.engines import Calling
 from stages.engines.engine import EngineError, RequestError
 
 _T = TypeVar("_T")
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the second try; before any later one
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the second attempt; upper bound for later ones
 CONNECT_SECONDS = 10.0
-IDLE_SECONDS = (
-    2.0  # a connection is kept; servers close theirs after 5 (uvicorn), and one that closes just then costs a try
-)
-DOWN_AFTER = (
-    8  # calls given up in a row, without a reply to any other in between: the server is down, not the question odd
-)
-SHOWN_CHARACTERS = 300  # characters of a reply that stand in an error
-_AGAIN = {408, 409, 425, 429}  # and all from 500 on
-_REFUSED = {401, 403, 404, 405}  # wrong key, no right, wrong model or address: it will not get better
+IDLE_SECONDS = 2.0  # keep-alive; uvicorn closes after 5 s, and a call at that moment costs an attempt
+DOWN_AFTER = 8  # consecutive failed calls, without a reply in between, that count as a server that is down
+SHOWN_CHARACTERS = 300  # characters of a reply quoted in an error
+_AGAIN = {408, 409, 425, 429}  # and all codes from 500
+_REFUSED = {401, 403, 404, 405}  # wrong key, no permission, wrong model or address: a retry does not help
 
 
 class BadReply(ValueError):
-    """A reply that is no JSON, or not the JSON that was asked for; worth another try."""
+    """A reply that is not JSON, or not the expected JSON; retried."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[_T]):
-    """One request to be sent, and how its reply is read."""
+    """One request to send, and how its reply is parsed."""
 
     question: str  # for messages
-    body: Callable[[], Mapping[str, Any]]  # made when its turn comes: bodies hold images
+    body: Callable[[], Mapping[str, Any]]  # built just before sending: bodies hold images
     read: Callable[[Any], _T]  # raises BadReply
 
 
 @dataclass(frozen=True)
 class FailedCall:
-    """What became of a call that was tried in vain."""
+    """A call whose attempts all failed."""
 
     reason: str
 
 
 @dataclass
 class CallTarget:
-    """One server that calls go to.
+    """One server that receives calls.
 
-    Every call under way has a client of its own, kept for the next call. httpx's pool looks at all its connections for
-    each of them: with 64 in one client 100 calls of 0.5 s took 2.3 to 3 s, most of it there.
+    Every call in flight has its own client, which is reused by the next call. httpx's pool scans all its connections
+    for each request: with 64 in one client, 100 calls of 0.5 s took 2.3 to 3 s, mostly in that scan.
     """
 
     connect: Callable[[], httpx.AsyncClient]
     under_way: int = 0
     clients: list[httpx.AsyncClient] = field(default_factory=list)
-    free: list[httpx.AsyncClient] = field(default_factory=list)  # the last one used goes first: its connection is open
+    free: list[httpx.AsyncClient] = field(default_factory=list)  # last in, first out: the last one's connection is open
 
     def take_client(self) -> httpx.AsyncClient:
-        """A client that nobody uses, to be put back into `free`."""
+        """Returns an unused client, to be put back into `free`."""
         if self.free:
             return self.free.pop()
         self.clients.append(self.connect())
@@ -80,15 +76,15 @@ class CallTarget:
 
 
 class _Failure(Exception):
-    """One try that failed."""
+    """One failed attempt."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
-        self.reason, self.wait = reason, wait  # wait: seconds that the server asks for
+        self.reason, self.wait = reason, wait  # wait: seconds from Retry-After
 
 
 @dataclass
 class CallCounts:
-    """What was sent; a client that pays by the request may want to know."""
+    """Counts of sent requests, for endpoints that bill by the request."""
 
     sent: int = 0
     repeated: int = 0
@@ -97,7 +93,7 @@ class CallCounts:
 
 
 class Caller:
-    """Calls to one or several servers that answer alike."""
+    """Sends calls to one or several equivalent servers."""
 
     def __init__(
         self,
@@ -108,10 +104,11 @@ class Caller:
         ended: Callable[[], str | None] = lambda: None,
         trusted: bool = False,
     ) -> None:
-        """Each of `servers` makes a client of one server. `ended` says why a server is gone for good, or None.
+        """Starts the thread of the calls. Each of `servers` creates a client of one server.
 
-        A `trusted` server refuses a request (400) for what the question is; another may as well not know a field of it,
-        so that many refusals in a row end the work.
+        `ended` returns why a server is gone for good, or None. A `trusted` server answers 400 only because of the
+        question. Another server may answer 400 because it does not know a field, so that many refusals in a row end the
+        work.
         """
         self.title, self.path, self.settings = title, path, settings
         self.counts = CallCounts()
@@ -122,11 +119,11 @@ class Caller:
         self._thread.start()
 
     def start(self, stream: "CallStream[_T]") -> "Future[None]":
-        """Begins to work off `stream` in the thread of the calls."""
+        """Starts to process `stream` in the thread of the calls."""
         return asyncio.run_coroutine_threadsafe(self._work(stream), self._loop)
 
     def feed(self, stream: "CallStream[_T]", item: tuple[int, Call[_T]] | None) -> None:
-        """Hands a call, or None for the end of them, to the thread of the calls."""
+        """Passes a call, or None for the end of the stream, to the thread of the calls."""
         self._loop.call_soon_threadsafe(stream.waiting.put_nowait, item)
 
     async def _work(self, stream: "CallStream[_T]") -> None:
@@ -198,9 +195,7 @@ class Caller:
     async def _use_least_busy(
         self, failed_at: CallTarget | None
     ) -> AsyncIterator[tuple[CallTarget, httpx.AsyncClient]]:
-        """The server with the fewest requests under way, and a client; not the one that just failed, where there is
-        another.
-        """
+        """Yields the server with the fewest calls in flight, and a client; avoids `failed_at` if there is another."""
         open_ones = [place for place in self._places if place is not failed_at] or self._places
         place = min(open_ones, key=lambda one: one.under_way)
         place.under_way += 1
@@ -215,7 +210,7 @@ class Caller:
         timeout = httpx.Timeout(self.settings.timeout, connect=min(CONNECT_SECONDS, self.settings.timeout), pool=None)
         headers = {"content-type": "application/json"}
         try:
-            async with asyncio.timeout(self.settings.timeout):  # httpx counts from one received byte to the next
+            async with asyncio.timeout(self.settings.timeout):  # httpx limits the time between two received bytes only
                 response = await client.post(self.path, content=body, headers=headers, timeout=timeout)
         except (httpx.TimeoutException, TimeoutError) as error:
             raise _Failure(f"no reply within {self.settings.timeout:g} s") from error
@@ -226,7 +221,7 @@ class Caller:
         try:
             return call.read(response.json())
         except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failure(f"a reply that can't be used ({error}): {_shorten_body(response)!r}") from error
+            raise _Failure(f"an unusable reply ({error}): {_shorten_body(response)!r}") from error
 
     def _make_refusal(self, question: str, response: httpx.Response) -> Exception:
         code = response.status_code
@@ -238,7 +233,7 @@ class Caller:
         return RequestError(f"question {question}: {reason}")
 
     def close(self) -> None:
-        """Ends the thread; calls under way are given up."""
+        """Ends the thread; calls in flight are cancelled."""
 
         async def end() -> None:
             others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -256,7 +251,7 @@ class Caller:
 
 
 class CallStream(Generic[_T]):
-    """Calls that go out as they are put in. For one thread; the calls themselves run beside it."""
+    """Calls that are sent as they are put in. Used from one thread; the calls run in another."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -266,19 +261,17 @@ class CallStream(Generic[_T]):
         self.come: queue.SimpleQueue[tuple[int, _T | FailedCall | RequestError] | Exception] = queue.SimpleQueue()
 
     def put(self, call: Call[_T]) -> None:
-        """Sends `call` as soon as fewer than `concurrency` are under way; with the first one the deadline begins to
-        run.
-        """
+        """Sends `call` once fewer than `concurrency` are in flight; the first call starts the deadline."""
         if self._work is None:
             self._work = self._caller.start(self)
         self._caller.feed(self, (self.count, call))
         self.count += 1
 
     def iter_outcomes(self) -> Iterator[tuple[int, _T | FailedCall | RequestError]]:
-        """Yields (number of the call, what became of it) as replies come, until all that was put in are through.
+        """Yields (number of the call, its outcome) as replies arrive, until all calls are done.
 
-        Nothing can be put in any more. Raises EngineError when no more can be had; left early, it gives up what is
-        under way.
+        No call can be put in afterwards. Raises EngineError when the remaining calls cannot be answered. If the caller
+        stops iterating early, calls in flight are cancelled.
         """
         if self._work is None:
             return
@@ -294,13 +287,13 @@ class CallStream(Generic[_T]):
 
 
 def _shorten_body(response: httpx.Response) -> str:
-    """The beginning of what a server said, for messages and the store; some servers repeat the key that they refuse."""
+    """Returns the start of a reply for messages and the store, with keys masked: some servers repeat a refused key."""
     key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
     return (response.text.replace(key, "[the key]") if key else response.text)[:SHOWN_CHARACTERS]
 
 
 def parse_retry_after(header: str | None) -> float:
-    """Seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); 0 without one."""
+    """Returns the seconds in a Retry-After header, in either form (RFC 9110, 10.2.3); 0 without one."""
     if not header:
         return 0.0
     text = header.strip()
@@ -311,6 +304,6 @@ def parse_retry_after(header: str | None) -> float:
 
 
 def _find_first_error(several: ExceptionGroup[Any]) -> Exception:
-    """The first error in a group that is no group itself."""
+    """Returns the first error in a group that is not a group itself."""
     inner = several.exceptions[0]
     return _find_first_error(inner) if isinstance(inner, ExceptionGroup) else inner

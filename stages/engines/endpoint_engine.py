@@ -1,8 +1,8 @@
-"""Models of others, at any endpoint that speaks OpenAI's chat completions: rented, or run by colleagues.
+"""Remote models at any endpoint with OpenAI's chat completions API: rented, or hosted by colleagues.
 
-Such a model is known by name (`models.<id>.endpoint`), which is what its answers are stored under. It gets messages and
-images, not token ids, and gives text: `token_ids` of its answers are empty. Nothing later needs them: the student
-learns from a teacher's text in the student's own tokens, and a verdict is read from text.
+Such a model is identified by name (`models.<id>.endpoint`); its answers are stored under that name. It receives
+messages and images, not token ids, and returns text: `token_ids` of its answers are empty. Later stages do not need
+them: the student learns from a teacher's text in the student's own tokens, and a verdict is parsed from text.
 """
 
 import functools
@@ -26,7 +26,7 @@ CHAT_ROUTE = "chat/completions"
 
 
 class WrongModel(EngineError):
-    """The endpoint answered as another model than the one that was asked for."""
+    """The endpoint answered as a model other than the requested one."""
 
 
 class EndpointEngine:
@@ -35,7 +35,7 @@ class EndpointEngine:
     name = "openai"
 
     def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str) -> None:
-        """Raises ValueError when the key's environment variable is not set. Nothing is sent yet."""
+        """Raises ValueError when the key's environment variable is not set. Sends nothing."""
         if checkpoint.endpoint is None:
             raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
         self.checkpoint, self.chat = checkpoint, RemoteChat()
@@ -59,24 +59,25 @@ class EndpointEngine:
 
     @property
     def requests_sent(self) -> int:
-        """Requests sent so far, repeated ones included: what a provider counts."""
+        """Requests sent so far, including retries: what a provider counts."""
         return self._caller.counts.sent
 
     def open_stream(self) -> ServerStream:
-        """Requests that can be put in one after another."""
+        """Opens a stream to which requests are added one by one."""
         return ServerStream(CallStream(self._caller), self._make_call, self._split_request)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        A request that failed again and again comes as failed answers that say why. Raises RequestError for one that the
-        endpoint refuses or whose bytes are no image, after the answers to all others; EngineError when the endpoint is
-        down, refuses the key or answers as another model. What was yielded before is whole.
+        A request whose attempts all failed gives failed answers that state the reason. Raises RequestError for a
+        request that the endpoint refuses or whose bytes are not an image, after the answers to all others. Raises
+        EngineError when the endpoint is down, refuses the key or answers as another model. Answers yielded before an
+        error are complete.
         """
         return collect_answers(self.open_stream(), requests)
 
     def _split_request(self, request: Request) -> list[RequestPart]:
-        """What is sent: the request itself, or one for each of its answers."""
+        """Returns what is sent: the request itself, or one request for each of its answers."""
         if not self.settings.one_answer_a_request:
             return [(0, request)]
         return [(sample, replace(request, n=1, seed=request.seed + sample)) for sample in range(request.n)]
@@ -97,10 +98,10 @@ class EndpointEngine:
             self._endpoint.max_tokens_field: asked.max_tokens,
         }
         if asked.temperature > 0:
-            body["seed"] = request.seed % 2**31  # more is refused by some servers
-        if asked.pattern:  # vLLM's field; who does not know it pays no heed, or refuses, and `leave_out` helps
+            body["seed"] = request.seed % 2**31  # some servers refuse more
+        if asked.pattern:  # vLLM's field; other servers ignore it, or refuse it (then `leave_out` helps)
             body["structured_outputs"] = {"regex": asked.pattern}
-        if asked.top_k:  # not in OpenAI's own interface, so only where it is wanted
+        if asked.top_k:  # not in OpenAI's API, so sent only if set
             body["top_k"] = asked.top_k
         if asked.repetition_penalty != 1:
             body["repetition_penalty"] = asked.repetition_penalty
@@ -133,9 +134,7 @@ class EndpointEngine:
         ]
 
     def _check_model(self, replied: str) -> None:
-        """WrongModel when the reply says that another model wrote it: its answers would be stored under a wrong
-        name.
-        """
+        """Raises WrongModel when another model wrote the reply: the answers would be stored under a wrong name."""
         wanted = self._endpoint.replies_as or self._endpoint.name
         if replied and not replied.startswith(wanted):
             raise WrongModel(
@@ -144,12 +143,12 @@ class EndpointEngine:
             )
 
     def close(self) -> None:
-        """Gives up what is under way."""
+        """Cancels calls in flight."""
         self._caller.close()
 
 
 def _make_contents(request: Request) -> list[dict[str, Any]]:
-    """The messages in OpenAI's form; the first `<image>` markers become the images, further ones stay text."""
+    """Returns the messages in OpenAI's form; the first `<image>` markers become the images, further ones stay text."""
     images = iter(request.images)
     left = len(request.images)
     messages: list[dict[str, Any]] = []
@@ -170,5 +169,5 @@ def _make_contents(request: Request) -> list[dict[str, Any]]:
 
 
 def _split_evenly(total: int, n: int) -> list[int]:
-    """`total` cut into n whole numbers as equal as can be."""
+    """Splits `total` into n integers that are as equal as possible."""
     return [total // n + (place < total % n) for place in range(n)]

@@ -1,4 +1,4 @@
-"""What every engine takes and gives. Stages and the response store know these types and no engine's own."""
+"""The types that every engine accepts and returns. Stages and the response store depend on these types only."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,24 @@ if TYPE_CHECKING:
 
 
 class RequestError(ValueError):
-    """A request that no engine can answer, such as a prompt longer than the model's context; the message names it."""
+    """A request that no engine can answer, such as a prompt longer than the context; the message names it."""
 
 
 class EngineError(RuntimeError):
-    """An engine that can't go on: its server died, refuses the key, does not answer. What it yielded before is
-    whole.
-    """
+    """An engine that cannot continue: its server died, refuses the key or is down. Earlier answers are complete."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how many answers to it; `<image>` markers in the messages stand for `images` in order."""
+    """One prompt and its number of answers; `<image>` markers in the messages stand for `images` in order."""
 
     name: str  # for messages: the id of the question
     messages: Sequence[Mapping[str, str]]
-    images: Sequence[bytes]  # as they came, never decoded and encoded again
+    images: Sequence[bytes]  # original bytes, never re-encoded
     sampling: Sampling
     n: int = 1
-    seed: int = 0  # answer i is drawn with seed + i
-    log_probs: bool = False  # whether answers say how likely each token was
+    seed: int = 0  # answer i is sampled with seed + i
+    log_probs: bool = False  # whether answers carry the log probability of each token
 
 
 @dataclass(frozen=True)
@@ -42,81 +40,79 @@ class Answer:
 
     index: int  # 0 .. n - 1 within its request
     text: str  # without special tokens
-    token_ids: tuple[int, ...]  # as sampled, with the token that ended the turn; empty from an endpoint that gives none
-    finish_reason: str  # "stop", "length" (cut), anything else is a failure and says why
+    token_ids: tuple[int, ...]  # as sampled, including the end-of-turn token; empty if the endpoint returns none
+    finish_reason: str  # "stop", "length" (truncated), or the reason of a failure
     prompt_tokens: int
-    completion_tokens: int  # of an endpoint that only counts all n together: its share
-    log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature, top-p and the like; where asked for
+    completion_tokens: int  # from an endpoint that only counts all n together: an equal share
+    log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature and top-p; if requested
 
     @property
     def failed(self) -> bool:
-        """True when the engine gave up on it; such an answer is never stored."""
+        """True when the engine gave up on this answer; a failed answer is never stored."""
         return self.finish_reason not in ("stop", "length")
 
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What a stage wants of an engine."""
+    """Options with which a stage starts an engine."""
 
-    logs: Path  # folder for what servers write
+    logs: Path  # folder for logs of servers
     missing: Sequence[tuple[str, int]] = ()  # question ids and how many answers the store lacks; `replay` names them
-    say: Callable[[str], None] = print  # where a start that takes minutes is announced
-    own_process: bool = False  # vLLM can't live in a process that trains with others: they would be one group
+    say: Callable[[str], None] = print  # called with messages about a start that takes minutes
+    own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
 
 
 class Engine(Protocol):
-    """One model that answers."""
+    """One model that generates answers."""
 
     name: str  # provenance: "vllm"
     version: str
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The model; of one that others have, only its card."""
+        """The model; for a remote model only its card."""
 
     @property
     def chat(self) -> Chat | RemoteChat:
-        """How messages become its tokens, where that is known here."""
+        """How messages become the model's tokens, if known locally."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        In process, what comes out is a function of the weights and of `requests` alone, not of calls before; a server
-        draws with the same seeds, but in batches that depend on what arrives when. Raises RequestError for a request
-        that can't be answered (in process before any is; elsewhere after all others are), EngineError when nothing more
-        can be had. What was yielded before either is whole and worth keeping.
+        In process, the output is a function of the weights and of `requests` only, not of earlier calls. A server
+        samples with the same seeds, but its batches depend on arrival times. Raises RequestError for a request that
+        cannot be answered (in process before any answer; otherwise after all other answers), and EngineError when the
+        engine cannot continue. Answers yielded before either error are complete and can be kept.
         """
 
     def close(self) -> None:
-        """Frees what the engine holds; ends the servers it started."""
+        """Frees the engine's resources and stops the servers that it started."""
 
 
 class TrainableEngine(Engine, Protocol):
     """An engine whose weights can be replaced while it runs."""
 
     def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Puts new weights into the running engine and empties its caches.
+        """Loads new weights into the running engine and empties its caches.
 
-        `named` is the whole `state_dict()` of the transformers model, head included also where it is tied to the
+        `named` is the whole `state_dict()` of the transformers model, including the head if it is tied to the
         embeddings: without it vLLM keeps the old head on CPU.
         """
 
 
 class Stream(Protocol):
-    """Requests that are put in one after another."""
+    """Requests that are added one by one."""
 
     def put(self, request: Request) -> None:
         """Sends `request`; returns at once."""
 
     def iter_outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
-        """Yields (number of the request, its answers in order, or why it was refused) until all that were put in are
-        through.
-        """
+        """Yields (number of the request, its answers in order or the reason of its refusal) until all are done."""
 
 
 @runtime_checkable
 class ConcurrentEngine(Engine, Protocol):
-    """An engine on a server, which works while this process does something else."""
+    """An engine on a server, which generates while this process does other work."""
 
     def open_stream(self) -> Stream:
-        """A stream of its own; several may be open."""
+        """Opens a separate stream; several may be open."""

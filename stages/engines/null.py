@@ -1,4 +1,4 @@
-"""The engine of a rank that has none: the first rank asks, and tells the others what came out."""
+"""The engine of ranks other than the first: rank 0 generates and shares the answers with the others."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class NullEngine:
-    """Stands for the student's engine, which another process runs; asking it is a mistake."""
+    """Placeholder for the student's engine, which another process runs; generating with it is an error."""
 
     name = "elsewhere"
     version = ""
@@ -22,19 +22,19 @@ class NullEngine:
 
     @property
     def chat(self) -> Chat:
-        """The model's own."""
+        """The model's chat."""
         from stages.vlm.reader import load_reader  # needs torch, which a stage that only reads the store does without
 
         return load_reader(self.checkpoint).chat
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-        """Raises RuntimeError: only the first rank asks."""
+        """Raises RuntimeError: only the first rank generates."""
         raise RuntimeError(
             f"{len(requests)} questions were asked on a rank that has no engine; only the first rank asks"
         )
 
     def update_weights(self, named: "Iterable[tuple[str, Tensor]]") -> None:
-        """Nothing to do here; the first rank's engine gets them."""
+        """Does nothing; the first rank's engine gets the weights."""
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Does nothing; there is nothing to free."""

@@ -1,4 +1,4 @@
-"""One server process that the stage starts, watches and stops; `supervisor.py` ends it when the stage can't."""
+"""One server process that the stage starts, watches and stops; `supervisor.py` stops it if the stage is killed."""
 
 import collections
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from stages.engines.engine import EngineError
 from stages.engines.supervisor import GRACE_SECONDS
 
-TAIL_LINES = 20  # of the log, in errors: a Python traceback's end fits in
+TAIL_LINES = 20  # lines of the log quoted in errors: enough for the end of a Python traceback
 _READY_POLL_SECONDS = 0.25
-# What this process is told about its place among training processes, or about vLLM in process, is not for a server.
+# Environment variables about this process's training rank, or about in-process vLLM, are not passed to a server.
 _NOT_FOR_SERVERS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
     *("TORCHELASTIC_RUN_ID", "VLLM_ENABLE_V1_MULTIPROCESSING"),
@@ -25,9 +25,7 @@ class Server:
     """A running server; its output goes to `log`."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], scratch: Path) -> None:
-        """Starts `command` with `environment` laid over this process's own; `scratch` is removed if this process is
-        killed.
-        """
+        """Starts `command` with `environment` added to this process's; if this process is killed, removes `scratch`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         keeper = str(Path(__file__).with_name("supervisor.py"))
@@ -39,30 +37,28 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**inherited, **environment},
-                start_new_session=True,  # Ctrl-C is for the stage, which then stops its servers in order
+                start_new_session=True,  # Ctrl-C goes to the stage, which then stops its servers in order
             )
 
     @property
     def supervisor_pid(self) -> int:
-        """Id of the process above the server's."""
+        """Process id of the server's parent, the supervisor."""
         return self._keeper.pid
 
     def describe_exit(self) -> str | None:
-        """None while it runs; else its exit code and the last lines of its log, for a message."""
+        """Returns None while the server runs; else a message with its exit code and the last lines of its log."""
         code = self._keeper.poll()
         return (
             None if code is None else f"the server ended (exit code {code}); the end of {self.log}:\n{self.read_tail()}"
         )
 
     def read_tail(self) -> str:
-        """The last lines of its log."""
+        """Returns the last lines of the log."""
         with self.log.open(encoding="utf-8", errors="replace") as lines:
             return "".join(f"  {line.rstrip()}\n" for line in collections.deque(lines, TAIL_LINES)) or "  (empty)\n"
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Returns when `ready()`; EngineError with the log's end when the server ends first or `seconds` have
-        passed.
-        """
+        """Returns once `ready()`; raises EngineError with the log's end if the server ends or `seconds` pass first."""
         limit = time.monotonic() + seconds
         while not ready():
             if (why := self.describe_exit()) is not None:
@@ -76,7 +72,7 @@ class Server:
             time.sleep(_READY_POLL_SECONDS)
 
     def stop(self) -> None:
-        """Ends the server and all processes below it; returns when they are gone."""
+        """Stops the server and all its child processes; returns when they are gone."""
         if self._keeper.poll() is None:
             self._keeper.send_signal(signal.SIGTERM)
             self._keeper.wait(GRACE_SECONDS + 20)

@@ -1,4 +1,4 @@
-"""Which engine a model gets: `runtime.engines.<model>`, else vLLM in this process."""
+"""Selects and starts a model's engine: the one in `runtime.engines.<model>`, else vLLM in this process."""
 
 from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
 from stages.config.runtime import Runtime
@@ -12,16 +12,14 @@ from stages.vlm.checkpoint import Checkpoint
 
 
 def find_label(checkpoint: Checkpoint) -> str:
-    """Entry of `models` that a checkpoint belongs to: its folder in data/model; everything trained here is the
-    student.
-    """
+    """Returns a checkpoint's entry of `models`: its folder in data/model; "student" for everything trained here."""
     return checkpoint.folder.name if checkpoint.folder.parent.name == "model" else "student"
 
 
 def start_engine(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions) -> Engine:
-    """The engine of `checkpoint`, started.
+    """Starts and returns the engine of `checkpoint`.
 
-    Raises MissingAnswers where the model's engine is the store alone, EngineError when a server does not come up.
+    Raises MissingAnswers if the model's engine is `replay`, EngineError if a server does not start.
     """
     label = find_label(checkpoint)
     settings = runtime.engines.get(label) or Vllm(kind="vllm")
@@ -33,12 +31,12 @@ def start_engine(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions
 
 
 def make_null_engine(checkpoint: Checkpoint) -> TrainableEngine:
-    """For a rank without engines."""
+    """Returns the engine of a rank that does not generate."""
     return NullEngine(checkpoint)
 
 
 def start_trainable(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions) -> TrainableEngine:
-    """The engine of the student in training; ValueError when its settings name one whose weights can't be replaced."""
+    """Starts the student's engine for training; raises ValueError if its weights cannot be replaced."""
     label = find_label(checkpoint)
     settings = runtime.engines.get(label) or Vllm(kind="vllm")
     if isinstance(settings, Replay | OpenAi) or (isinstance(settings, VllmServer) and settings.urls):

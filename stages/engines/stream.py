@@ -1,4 +1,4 @@
-"""Requests that go to a server one after another, while others are answered and this process does something else."""
+"""Requests that are sent to a server one by one, while others are answered and this process does other work."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,11 +7,11 @@ from stages.engines.calls import Call, FailedCall
 from stages.engines.calls import CallStream as CallStream
 from stages.engines.engine import Answer, Request, RequestError
 
-RequestPart = tuple[int, Request]  # the first sample of a request that it is about, and what is sent
+RequestPart = tuple[int, Request]  # first sample of the request that the call covers, and what is sent
 
 
 class ServerStream:
-    """The requests of one stream, and what becomes of them."""
+    """The requests of one stream and their outcomes."""
 
     def __init__(
         self,
@@ -19,24 +19,23 @@ class ServerStream:
         call: Callable[[Request], Call[list[Answer]]],
         parts: Callable[[Request], Sequence[RequestPart]] = lambda request: [(0, request)],
     ) -> None:
-        """`call` makes of a request what is sent, `parts` cuts up one that does not go as a whole."""
+        """`call` makes the call of a request; `parts` splits a request that cannot be sent as a whole."""
         self._calls, self._call, self._parts_of = calls, call, parts
         self._requests: list[Request] = []
-        self._places: list[tuple[int, int, Request]] = []  # of each call: its request, its first sample, what was sent
+        self._places: list[tuple[int, int, Request]] = []  # for each call: its request, its first sample, what was sent
 
     def put(self, request: Request) -> None:
-        """Sends `request` as soon as the server may be asked; returns at once."""
+        """Sends `request` as soon as the server has capacity; returns immediately."""
         for first, part in self._parts_of(request):
             self._places.append((len(self._requests), first, part))
             self._calls.put(self._call(part))
         self._requests.append(request)
 
     def iter_outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
-        """Yields (number of the request, its answers in order) as requests finish, until all that were put in are
-        through.
+        """Yields (number of the request, its answers in order) as requests finish, until all are done.
 
-        A request that failed again and again comes as failed answers that say why; for one that the server refuses the
-        reason comes in place of answers. Raises EngineError when nothing more can be had.
+        A request whose attempts all failed gives failed answers that state the reason. A request that the server
+        refuses gives the reason instead of answers. Raises EngineError when the remaining requests cannot be answered.
         """
         gathered: dict[int, list[Answer]] = {}
         refused: set[int] = set()
@@ -56,15 +55,13 @@ class ServerStream:
 
 
 def collect_answers(stream: ServerStream, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-    """The answers to all of `requests`, as `Engine.generate` yields them; the first refusal is raised when all are
-    through.
-    """
+    """Yields the answers to `requests` as `Engine.generate` does; raises the first refusal after all are done."""
     for request in requests:
         stream.put(request)
     refusals: list[str] = []
     for index, outcome in stream.iter_outcomes():
         if isinstance(outcome, str):
-            refusals.append(outcome)  # the others are being paid for already
+            refusals.append(outcome)  # the others are already being generated
         else:
             yield index, outcome
     if refusals:

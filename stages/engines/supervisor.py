@@ -1,10 +1,10 @@
-"""Keeps one server only as long as the stage lives: `python supervisor.py <pid of the stage> <scratch folder> <command>
-...`
+"""Ties a server's lifetime to the stage: `python supervisor.py <pid of the stage> <scratch folder> <command> ...`.
 
-A process of its own between stage and server, because nobody else can clean up when the stage is killed with SIGKILL:
-the kernel's parent-death signal reaches the server but not the server's own children (vLLM's EngineCore and workers),
-and those hold the GPUs. All orphans below become children of this process (it is their subreaper), so none escapes by
-losing its parent or by starting a session. It stays in the standard library and starts in 30 ms. Linux only.
+The supervisor is a separate process between stage and server, because nothing else can clean up when the stage is
+killed with SIGKILL: the kernel's parent-death signal reaches the server but not the server's own children (vLLM's
+EngineCore and workers), and those hold the GPUs. All orphaned descendants become children of this process (it is their
+subreaper), so none escapes by losing its parent or by starting a session. It uses the standard library only and starts
+in 30 ms. Linux only.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 10.0  # for the server to end by itself: a tiny vLLM needs 0.5 s, GPUs are given back in the rest
+GRACE_SECONDS = 10.0  # for the server to exit by itself: a tiny vLLM needs 0.5 s; the rest is for releasing GPUs
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 class StopRequest:
-    """Whether this process was told to end."""
+    """Whether this process was asked to stop."""
 
     def __init__(self) -> None:
         self.to_stop = False
@@ -33,7 +33,7 @@ class StopRequest:
         for other in (
             signal.SIGINT,
             signal.SIGHUP,
-        ):  # those are for the stage; handlers, unlike SIG_IGN, are not inherited
+        ):  # these go to the stage; handlers, unlike SIG_IGN, are not inherited
             signal.signal(other, self._ignore)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -44,11 +44,11 @@ class StopRequest:
 
 
 def list_descendants(root: int) -> list[int]:
-    """Ids of all living processes below `root`."""
+    """Returns the ids of all living descendants of `root`."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it ended meanwhile
+            with contextlib.suppress(OSError):  # the process ended in the meantime
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
                     children.setdefault(int(parent), []).append(int(entry.name))
@@ -61,7 +61,7 @@ def list_descendants(root: int) -> list[int]:
 
 
 def end_all(server: "subprocess.Popen[bytes]", grace: float) -> None:
-    """Asks the server to end, waits `grace` seconds at most, and kills whatever is left below this process."""
+    """Asks the server to stop, waits at most `grace` seconds, then kills all remaining descendants."""
     if server.poll() is None:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -71,18 +71,18 @@ def end_all(server: "subprocess.Popen[bytes]", grace: float) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(POLL_SECONDS / 5)
-    server.wait()  # it is gone; the other orphans go to init with this process
+    server.wait()  # it is gone; when this process exits, init adopts the other orphans
 
 
 def signal_on_parent_death(number: int) -> None:
-    """Asks the kernel to send this process signal `number` when the thread that started it ends."""
+    """Asks the kernel to send signal `number` to this process when the thread that started it ends."""
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, number)
 
 
 def supervise(stage: int, scratch: Path, command: list[str]) -> int:
-    """Runs `command` until it ends, the stage ends, or SIGTERM comes. The server's exit code, 128 + n after signal n.
+    """Runs `command` until it ends, the stage ends, or SIGTERM arrives; returns its exit code (128 + n after signal n).
 
-    When the stage is gone it also removes `scratch`: sockets, and weights that may be 15 GB.
+    If the stage is gone, this also removes `scratch`: sockets, and weights of up to 15 GB.
     """
     asked = StopRequest()
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)

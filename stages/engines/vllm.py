@@ -1,7 +1,7 @@
-"""vLLM in this process: no second process, so that work goes in and comes out in one deterministic order.
+"""vLLM in this process: no second process, so that requests and answers have one deterministic order.
 
-Two engines (the student and the judge) may live in one process and be used in turn, beside training with torch;
-weight updates of one do not touch the other (a test shows it). On CPU it is the CPU build of the same version.
+Two engines (student and judge) may share one process and alternate with training in torch; weight updates of one do not
+affect the other (a test checks this). On CPU it is the CPU build of the same version.
 """
 
 import gc
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 class VllmEngine:
     """One checkpoint, loaded by vLLM in this process.
 
-    `sequences` answers are written at a time; more is faster until memory runs out. `gpus` is how many GPUs the model
-    spans.
+    `sequences` is the number of concurrent answers; more is faster until memory runs out. `gpus` is the number of GPUs
+    that the model spans.
     """
 
     name = "vllm"
 
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime, sequences: int = SEQUENCES, gpus: int = 1) -> None:
-        """Starts the engine: 4 s on CPU, 20 s the first time a kind of model is met, minutes for a large model."""
+        """Starts the engine: 4 s on CPU, 20 s for the first model of an architecture, minutes for a large model."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core runs in this process
         warnings.filterwarnings("ignore", message=".*reduce_op.* is deprecated", category=FutureWarning)
         import vllm
@@ -45,11 +45,11 @@ class VllmEngine:
         self._llm = vllm.LLM(
             **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
             tensor_parallel_size=gpus,
-            use_tqdm_on_load=False,  # a bar of a second for a file on this disk
+            use_tqdm_on_load=False,  # a progress bar of one second for a local file
         )
         self._engine = self._llm.llm_engine
-        # vLLM's own shutdown, also that of an engine that is garbage, destroys the process groups of this whole
-        # process: those
+        # vLLM's own shutdown, also that of a garbage-collected engine, destroys all process groups of this
+        # process, including those
         # of other engines and of the training.
         client = self._engine.engine_core
         client._finalizer.detach()
@@ -58,9 +58,9 @@ class VllmEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        All requests of a call are one wave: caches are emptied first and vLLM fills its batches from the wave alone, so
-        equal calls give equal batches and, on CPU, equal bytes. Raises RequestError for a prompt that the model can't
-        take; then nothing of the call goes on.
+        All requests of a call form one wave: caches are emptied first and vLLM fills its batches from the wave only, so
+        that equal calls give equal batches and, on CPU, equal bytes. Raises RequestError for a prompt that the model
+        cannot take; in that case no request of the call continues.
         """
         self._reset_caches()
         try:
@@ -103,31 +103,31 @@ class VllmEngine:
         return Answer(one.index, self.chat.decode(ids), ids, reason, len(output.prompt_token_ids), len(ids), log_probs)
 
     def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Puts new weights into the running engine: 0.03 s for a tiny model.
+        """Loads new weights into the running engine: 0.03 s for a tiny model.
 
-        `named` is the whole `state_dict()` of the transformers model, head included also where it is tied to the
+        `named` is the whole `state_dict()` of the transformers model, including the head if it is tied to the
         embeddings: without it vLLM keeps the old head on CPU.
         """
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
         self._reset_caches()
 
     def _reset_caches(self) -> None:
-        """Forgets prompts, images and features of images; the last of them would belong to an old vision tower."""
+        """Empties the caches of prompts, images and image features; old features belong to the old vision tower."""
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM can't empty its prefix cache: answers of an earlier call are still being written")
         self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
 
     def close(self) -> None:
-        """Frees the weights and the cache; the object is of no use afterwards. Process groups stay."""
+        """Frees the weights and the cache; the engine cannot be used afterwards. Process groups stay."""
         self._engine.engine_core._finalizer()
         del self._engine, self._llm
-        gc.unfreeze()  # vLLM froze what it loaded, which hides it from the collector
+        gc.unfreeze()  # vLLM calls gc.freeze() after loading, which hides these objects from the collector
         gc.collect()
 
 
 def _shut_down_core(core: Any) -> None:
-    """What vLLM's shutdown of an engine's core does, but for the process groups."""
+    """Shuts down an engine's core as vLLM does, but keeps the process groups."""
     core.structured_output_manager.clear_backend()
     core.model_executor.shutdown()
     core.scheduler.shutdown()

@@ -1,9 +1,9 @@
-"""vLLM as servers that the stage starts, or that run already: replicas, several GPUs each, weights updated through a
-file.
+"""vLLM as servers, started by the stage or already running: replicas, several GPUs each, weight updates from a file.
 
-Prompts go as token ids through vLLM's own route (`/inference/v1/generate`), images beside them as they came: no chat
-template but ours is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of answers come
-back (T6). At the first call every server shows how it read a prompt, which must be how training reads it (T5).
+Prompts are sent as token ids through vLLM's own route (`/inference/v1/generate`), together with the original image
+bytes: only our chat template is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of
+answers are returned (T6). At the first call every server reports how it tokenized a prompt, which must match training
+(T5).
 """
 
 import functools
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 GENERATE_ROUTE = "/inference/v1/generate"
 NEVER = -1e30  # added to the logit of a banned token
-# The `vllm` command asks for a package called vllm, which the CPU build is not; this module is what it runs.
+# The `vllm` command requires a package named vllm; the CPU build has another name. This is the module that it runs.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
-_SUPERVISOR_SECONDS = 0.5  # after a connection broke: until the keeper has seen that its server is gone
+_SUPERVISOR_SECONDS = 0.5  # after a broken connection: until the supervisor notices that its server is gone
 _CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
-# Settings that decide what is answered; they come from models.<id>, never from runtime.engines.<id>.args.
+# Settings that determine answers; they come from models.<id>, never from runtime.engines.<id>.args.
 _NOT_IN_ARGS = {
     *(
         "model",
@@ -55,7 +55,7 @@ _NOT_IN_ARGS = {
 
 
 def check_arguments(label: str, settings: VllmServer) -> None:
-    """Raises ValueError when `args` hold what decides answers, or where a server listens."""
+    """Raises ValueError if `args` sets something that determines answers, or a server's address."""
     wrong = [arg for arg in settings.args if arg.lstrip("-").split("=")[0].replace("_", "-") in _NOT_IN_ARGS]
     if wrong:
         raise ValueError(f"runtime.engines.{label}.args has {wrong[0]}, which models.{label} decides; take it out")
@@ -75,11 +75,11 @@ class VllmServerEngine:
         label: str,
         trainable: bool = False,
     ) -> None:
-        """Starts the servers and waits until they answer: 25 to 40 s on CPU, minutes for a large model.
+        """Starts the servers and waits until they are ready: 25 to 40 s on CPU, minutes for a large model.
 
-        `label` is the model's name in logs and errors. With `trainable` the servers take new weights; their routes for
-        that let any caller run code in them, so that they should listen on a Unix socket (no `port`).
-        Raises EngineError with the end of a log when a server does not come up, ValueError for settings that can't be.
+        `label` is the model's name in logs and errors. With `trainable` the servers accept new weights. The routes for
+        that let any caller run code in the server, so that the servers should listen on a Unix socket (no `port`).
+        Raises EngineError with the end of the log when a server does not start, ValueError for invalid settings.
         """
         from stages.vlm.reader import load_reader
 
@@ -87,7 +87,7 @@ class VllmServerEngine:
         self.checkpoint, self._runtime = checkpoint, runtime
         self._reader = load_reader(checkpoint)
         self.chat = self._reader.chat
-        self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # of this user alone; paths of sockets must be short
+        self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # only for this user; paths of sockets must be short
         self._servers: list[Server] = []
         self._checked = False
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
@@ -95,7 +95,7 @@ class VllmServerEngine:
         try:
             self._urls = list(settings.urls) or self._start_replicas(options.logs, trainable)
             for server in self._servers:
-                say(f"starting a vLLM server of {label}; what it says: {server.log}")
+                say(f"starting a vLLM server of {label}; log: {server.log}")
             self._wait_until_ready()
             self.version = str(self._control("GET", "/version")[0].json()["version"])
         except BaseException:
@@ -113,7 +113,7 @@ class VllmServerEngine:
     # --- servers ----------------------------------------------------------------------------------------------------
 
     def _start_replicas(self, logs: Path, trainable: bool) -> list[str]:
-        """Starts the replicas; their addresses."""
+        """Starts the replicas and returns their addresses."""
         settings = self.settings
         check_arguments(self.label, settings)
         sees = self._reader.image_token_id >= 0
@@ -140,7 +140,7 @@ class VllmServerEngine:
         return urls
 
     def _assign_devices(self) -> list[dict[str, str]]:
-        """Environment of each replica: its share of the GPUs, where there is anything to share."""
+        """Returns the environment of each replica: its share of the GPUs, if there are several."""
         import torch
 
         settings = self.settings
@@ -177,7 +177,7 @@ class VllmServerEngine:
         return httpx.AsyncClient(**self._make_client_arguments(url, asynchronous=True))
 
     def _make_client_arguments(self, url: str, asynchronous: bool = False) -> dict[str, Any]:
-        """Arguments of an httpx client for `url`. No proxy and no environment: servers are where we say."""
+        """Returns the arguments of an httpx client for `url`. Ignores proxies and the environment."""
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
         shared = {"limits": limits, "verify": self._ssl}
@@ -189,7 +189,7 @@ class VllmServerEngine:
         return next((why for server in self._servers if (why := server.describe_exit()) is not None), None)
 
     def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> list[httpx.Response]:
-        """One request to every server, answered with 200; EngineError when one refuses."""
+        """Sends one request to every server and returns the replies; raises EngineError if one is not 200."""
         replies = [self._ask(url, method, path, body) for url in self._urls]
         for url, reply in zip(self._urls, replies, strict=True):
             if reply.status_code != 200:
@@ -214,15 +214,15 @@ class VllmServerEngine:
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def open_stream(self) -> ServerStream:
-        """Requests that can be put in one after another."""
+        """Opens a stream to which requests are added one by one."""
         return ServerStream(CallStream(self._caller), self._make_call)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        A request that failed again and again comes as failed answers. Raises RequestError for a prompt that the model
-        can't take, after the answers to all others; EngineError when a server ended, with the end of its log; what was
-        yielded before is whole.
+        A request whose attempts all failed gives failed answers. Raises RequestError for a prompt that the model cannot
+        take, after the answers to all others. Raises EngineError with the end of the log when a server ended. Answers
+        yielded before an error are complete.
         """
         return collect_answers(self.open_stream(), requests)
 
@@ -262,9 +262,9 @@ class VllmServerEngine:
         ]
 
     def _check(self, request: Request) -> None:
-        """EngineError when a server reads a prompt in another way than training does: it is not this model's server.
+        """Raises EngineError if a server tokenizes a prompt differently from training: it serves another model.
 
-        A request that no server can take shows nothing; the next one will.
+        A request that no server can take proves nothing; the next request is checked instead.
         """
         try:
             body = self._make_body(request)
@@ -290,17 +290,17 @@ class VllmServerEngine:
             if seen != ours:
                 raise self._make_error(
                     url,
-                    f"it reads question {request.name} as {len(seen)} tokens, training reads {len(ours)}, and "
+                    f"it tokenizes question {request.name} to {len(seen)} tokens, training to {len(ours)}, and "
                     "they differ; it "
-                    "serves another model, or its image processor is set otherwise",
+                    "serves another model, or its image processor is configured differently",
                 )
         self._checked = True
 
     def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Puts new weights into every server through a safetensors file, and empties their caches (trap T12).
+        """Loads new weights into every server through a safetensors file, and empties their caches (trap T12).
 
-        `named` is the whole `state_dict()` of the transformers model. The file lies in this machine's temporary folder
-        and is written whole before a server is told of it.
+        `named` is the whole `state_dict()` of the transformers model. The file is in this machine's temporary folder
+        and is complete before a server is told of it.
         """
         from safetensors.torch import save_file
 
@@ -308,7 +308,7 @@ class VllmServerEngine:
         seen: set[int] = set()
         tensors = {}
         for name, tensor in named:
-            shared = tensor.data_ptr() in seen  # a tied head; a file can't hold one memory under two names
+            shared = tensor.data_ptr() in seen  # a tied head; safetensors refuses shared memory
             seen.add(tensor.data_ptr())
             tensors[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
         with replacing(folder / "model.safetensors") as temporary:
@@ -322,7 +322,7 @@ class VllmServerEngine:
             self._control("POST", f"/reset_{cache}_cache")
 
     def close(self) -> None:
-        """Stops the servers that were started here; those of `urls` run on."""
+        """Stops the servers that this engine started; those of `urls` keep running."""
         self._caller.close()
         self._stop()
 

@@ -1,9 +1,8 @@
-"""Attention inside packs: every group attends to itself only, so that a pack of many groups costs no more than its
-groups.
+"""Attention in packs: each group attends only to itself, so a pack costs no more than the sum of its groups.
 
-A pack's mask as one [T, T] tensor would make attention quadratic in the pack (28 % of a training step on CPU at packs
-of 512 tokens). Here each group's part is computed by itself. transformers takes the function through its attention
-interface; no model is patched.
+A [T, T] mask over the pack would make attention quadratic in the pack (28 % of a training step on CPU at packs of 512
+tokens). Attention is therefore computed per group. transformers calls the function through its attention interface; no
+model is patched.
 """
 
 from dataclasses import dataclass
@@ -19,14 +18,12 @@ NAME = "ril_groups"
 
 @dataclass(frozen=True)
 class GroupMask:
-    """Which tokens see which: for each group its first token, the one after its last, and [t, t] bool (None:
-    causal).
-    """
+    """Block mask of a pack: (start, end exclusive, mask [t, t] bool) per group; a mask of None means causal."""
 
     spans: tuple[tuple[int, int, Tensor | None], ...]
 
     def to(self, device: torch.device) -> "GroupMask":
-        """The same on `device`."""
+        """Returns the mask on `device`."""
         return GroupMask(
             tuple((start, stop, None if mask is None else mask.to(device)) for start, stop, mask in self.spans)
         )
@@ -35,9 +32,9 @@ class GroupMask:
 def group_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: GroupMask, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention output [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
+    """Computes attention [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
 
-    transformers calls it; of its `options` only `scaling` has a meaning here.
+    Called by transformers; of its `options` only `scaling` is used.
     """
     parts = [
         scaled_dot_product_attention(
@@ -55,6 +52,6 @@ def group_attention(
 
 
 def use_group_attention(text_model: nn.Module) -> None:
-    """Makes a transformers language model take a GroupMask as its mask."""
+    """Configures a transformers language model to accept a GroupMask as attention mask."""
     AttentionInterface.register(NAME, group_attention)
     text_model.config._attn_implementation = NAME  # type: ignore[union-attr]

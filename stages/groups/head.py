@@ -1,9 +1,8 @@
-"""The vocabulary head on the tokens that are scored: log p and entropy of each, with no [tokens, vocabulary] tensor
-kept.
+"""Tiled vocabulary head: log p and entropy of the scored tokens, without storing a [tokens, vocabulary] tensor.
 
-Forward folds tiles of the logits into running log-sum-exps; backward makes each tile again, turns it into the gradient
-in place and adds up the products. With a vocabulary of 152k, full logits of 1,600 tokens are 0.97 GB in fp32, and
-autograd holds three to four tensors of that size.
+The forward pass folds tiles of logits into running log-sum-exps; the backward pass recomputes each tile, converts it to
+the gradient in place and accumulates the products. With a vocabulary of 152k, full logits of 1,600 tokens take 0.97 GB
+in fp32, and autograd holds three to four tensors of that size.
 """
 
 from collections.abc import Iterator
@@ -13,20 +12,19 @@ import torch
 from torch import Tensor
 
 ROWS_PER_TILE = 4096
-COLUMNS_PER_TILE = 32768  # 512 MiB of fp32 logits with as many rows; small tiles are slow (SkyRL: 4.5 times)
-ENTROPY_LOGITS = 2**20  # at a time: 4 MiB stay in a core's cache, and no second tile is needed
-KEPT_LOGITS = 2**25  # up to so many logits (128 MiB in fp32), all in one tile, forward keeps them for backward
+COLUMNS_PER_TILE = 32768  # 512 MiB of fp32 logits with ROWS_PER_TILE rows; small tiles are slow (SkyRL: 4.5 times)
+ENTROPY_LOGITS = 2**20  # processed at a time: 4 MiB fit in a core's cache, and no second tile is allocated
+KEPT_LOGITS = 2**25  # up to this many logits (128 MiB in fp32) in a single tile are kept for backward
 
 
 def tiled_log_probs(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, *, entropies: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log p of each target [N] and, where asked for, the entropy in nats [N] of each distribution, the latter without
-    gradient.
+    """Returns log p [N] of each target and, if `entropies`, the entropy [N] in nats of each distribution, else None.
 
-    From hidden [N, H] and head weight [V, H]. fp32, whatever the format of hidden and weight; fp64 from fp64. The
-    products of half-precision matrices are summed and kept in fp32 (trap T20); gradients come in the format of what
-    they belong to.
+    hidden [N, H], weight [V, H], targets [N] int64. The results are fp32 (fp64 for fp64 inputs). Products of
+    half-precision matrices are accumulated in fp32 (trap T20); gradients have the dtype of their inputs. The entropy
+    has no gradient.
     """
     log_probs, found = _Head.apply(hidden, weight, targets, temperature, entropies)  # type: ignore[no-untyped-call]
     return log_probs, found if entropies else None
@@ -71,7 +69,7 @@ class _Head(torch.autograd.Function):
         for_weight = torch.zeros_like(weight, dtype=total.dtype) if context.needs_input_grad[1] else None
         for rows, columns in _iter_tiles(len(hidden), len(weight)):
             logits = _logits(hidden[rows], weight[columns], context.temperature) if kept is None else kept
-            # d log p / d logit = [it is the target] - p, times what comes from above
+            # d log p / d logit = 1[target] - p, times the upstream gradient
             slope = logits.sub_(total[rows, None]).exp_().mul_(-upstream[rows, None])
             inside = targets[rows] - columns.start
             here = (inside >= 0) & (inside < slope.shape[1])
@@ -94,9 +92,7 @@ class _Head(torch.autograd.Function):
 
 
 def _tile_entropy(logits: Tensor, sums: Tensor) -> Tensor:
-    """Of the softmax over one tile. From log p, not as log-sum-exp less mean logit, which cancels to 2e-5 at logits of
-    20.
-    """
+    """Entropy of the softmax over one tile, from log p: log-sum-exp - mean logit has errors of 2e-5 at logits of 20."""
     rows = max(1, ENTROPY_LOGITS // logits.shape[1])
     parts = zip(torch.split(logits, rows), torch.split(sums, rows), strict=True)
     return torch.cat([_entropy_of(part - total[:, None]) for part, total in parts])
@@ -109,7 +105,7 @@ def _entropy_of(log_p: Tensor) -> Tensor:
 def _join_entropies(
     left: Tensor, left_sums: Tensor, right: Tensor, right_sums: Tensor, sums: Tensor, first: bool
 ) -> Tensor:
-    """Of the softmax over both parts, from each part's own: the shares' entropy and the parts' by share."""
+    """Entropy of the softmax over both parts: that of the two shares plus the entropies weighted by share."""
     if first:
         return right
     left_log, right_log = left_sums - sums, right_sums - sums
@@ -128,7 +124,7 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 def matmul_fp32(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, of half-precision matrices summed and kept in fp32 (trap T20)."""
+    """Returns left @ right; products of half-precision matrices are accumulated and returned in fp32 (trap T20)."""
     if left.dtype in (torch.float32, torch.float64):
         return left @ right
     if left.is_cuda:

@@ -14,7 +14,7 @@ from stages.vlm.reader import Network
 
 
 def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
-    """Last hidden states [T, hidden] of a pack. `features` are its image features where they are known already."""
+    """Returns the last hidden states [T, hidden] of a pack. `features` are precomputed image features."""
     if features is None and pack.pixels is not None:
         features = network.encode_images(pack.pixels)
     use_group_attention(network.text)
@@ -22,15 +22,15 @@ def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) 
 
 
 def predicting_states(network: Network, pack: Pack, features: Tensor | None = None) -> Tensor:
-    """Hidden states [N, hidden] that predict the response tokens of the pack, in the order of `pack.targets`."""
+    """Returns the hidden states [N, hidden] that predict the response tokens, in the order of `pack.targets`."""
     return hidden_states(network, pack, features)[pack.predicts]
 
 
 class _WideHead(torch.autograd.Function):
-    """hidden @ weight.T of half-precision matrices with the sums and the result in fp32.
+    """hidden @ weight.T of half-precision matrices, accumulated and returned in fp32.
 
-    A bf16 result would carry noise of 2^-8 of a logit, more than the KL term is worth (trap T20). The gradients are
-    rounded to the inputs' format, as those of any half-precision product.
+    A bf16 result has a relative error of 2^-8 per logit, more than the KL term (trap T20). The gradients are rounded to
+    the dtype of the inputs, as for any half-precision product.
     """
 
     @staticmethod
@@ -58,17 +58,17 @@ def _full_kl(hidden: Tensor, weight: Tensor, reference: Tensor, reference_weight
 
 
 def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p of each target [N], fp32 (fp64 from fp64), from hidden [N, H] and head weight [V, H]; never a [N, V]
-    tensor.
+    """Returns log p [N] of each target, fp32 (fp64 for fp64 inputs), without a [N, V] tensor.
+
+    hidden [N, H], weight [V, H], targets [N] int64.
     """
     return tiled_log_probs(hidden, weight, targets, temperature)[0]
 
 
 def token_entropies(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """log p of each target [N] as `token_log_probs` has it, and the entropy in nats [N] of each next-token
-    distribution.
+    """Returns log p [N] as `token_log_probs` and the entropy [N] in nats of each next-token distribution.
 
-    One pass gives both; the entropy has no gradient.
+    Both are computed in one pass; the entropy has no gradient.
     """
     log_probs, entropies = tiled_log_probs(hidden, weight, targets, temperature, entropies=True)
     assert entropies is not None
@@ -78,10 +78,10 @@ def token_entropies(hidden: Tensor, weight: Tensor, targets: Tensor, temperature
 def token_full_kl(
     hidden: Tensor, weight: Tensor, reference: Tensor, reference_weight: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """KL(policy || reference) over the whole vocabulary [N] at each row of hidden and reference [N, H], in nats.
+    """Returns KL(policy || reference) [N] in nats over the whole vocabulary, for hidden and reference [N, H].
 
-    Exact where k1, k2 and k3 are estimates from one token; costs a second head product. In tiles of whole rows, as many
-    logits each as those of `token_log_probs` have; backward makes them again.
+    Exact, while k1, k2 and k3 are single-token estimates; costs a second head product. Computed in tiles of whole rows
+    with as many logits as a tile of `token_log_probs`; the backward pass recomputes them.
     """
     rows = max(1, head.ROWS_PER_TILE * head.COLUMNS_PER_TILE // len(weight))
     if len(hidden) <= rows:
@@ -95,5 +95,5 @@ def token_full_kl(
 def response_log_probs(
     network: Network, pack: Pack, features: Tensor | None = None, temperature: float = 1.0
 ) -> Tensor:
-    """log p [N] fp32 of every response token of the pack, in the order of `pack.targets`."""
+    """Returns log p [N] fp32 of all response tokens of the pack, in the order of `pack.targets`."""
     return token_log_probs(predicting_states(network, pack, features), network.head.weight, pack.targets, temperature)

@@ -1,9 +1,8 @@
 """Groups and packs: the data structure of all training.
 
-A group is one prompt and K responses to it. A pack lays whole groups end to end into one sequence up to a token budget:
-a prompt and its images stand once, every response sees its own prompt and itself, and its positions go on where the
-prompt's end. So a question with 2G responses costs P + 2G R tokens instead of 2G (P + R), with the same loss and
-gradients.
+A group is one prompt and K responses to it. A pack concatenates whole groups to one sequence up to a token budget. A
+prompt and its images occur once, each response attends to its prompt and itself, and its positions continue those of
+the prompt. A question with 2G responses costs P + 2G R tokens instead of 2G (P + R), with the same loss and gradients.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,41 +18,39 @@ from stages.vlm.reader import Prompt
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt and the responses to it, each a list of token ids that ends with the token that ends the turn."""
+    """One prompt and its responses, each a tuple of token ids that ends with the end-of-turn token."""
 
     prompt: Prompt
     responses: tuple[tuple[int, ...], ...]
-    unscored: tuple[
-        frozenset[int], ...
-    ] = ()  # for each response, places of tokens that are context but never predicted
+    unscored: tuple[frozenset[int], ...] = ()  # per response, indices of tokens that are context but not predicted
 
     @property
     def scored_tokens(self) -> int:
-        """Response tokens that are predicted."""
+        """Number of response tokens that are predicted."""
         return sum(map(len, self.responses)) - sum(map(len, self.unscored))
 
     @property
     def tokens(self) -> int:
-        """Tokens of this group in a pack."""
+        """Number of tokens of this group in a pack."""
         return len(self.prompt.ids) + sum(map(len, self.responses))
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Groups laid end to end. Responses are numbered through all groups of the pack in order."""
+    """Concatenated groups. Responses are numbered consecutively over all groups of the pack."""
 
     ids: Tensor  # [T] int64
     positions: Tensor  # [axes, T] int64
     mask: GroupMask
     pixels: Pixels | None  # images of all prompts
-    predicts: Tensor  # [N] int64: places whose hidden state predicts a response token
-    targets: Tensor  # [N] int64: those tokens
-    response: Tensor  # [N] int64: number of the response that each of them belongs to
-    last: Tensor  # [responses] int64: place of each response's last token
-    groups: range  # which of the groups that were packed
+    predicts: Tensor  # [N] int64: indices whose hidden state predicts a response token
+    targets: Tensor  # [N] int64: the predicted tokens
+    response: Tensor  # [N] int64: number of the response of each target
+    last: Tensor  # [responses] int64: index of each response's last token
+    groups: range  # indices of the packed groups
 
     def to(self, device: torch.device) -> "Pack":
-        """The same on `device`: packs are made on the CPU, and go where the model is that reads them."""
+        """Returns the pack on `device`; packs are built on the CPU and moved to the device of the model."""
         return Pack(
             ids=self.ids.to(device),
             positions=self.positions.to(device),
@@ -68,10 +65,10 @@ class Pack:
 
 
 def make_pack(groups: Sequence[Group], numbers: range) -> Pack:
-    """The pack of `groups[numbers]`."""
+    """Returns the pack of `groups[numbers]`."""
     ids: list[Tensor] = []
     positions: list[Tensor] = []
-    owner: list[int] = []  # number of the response a token belongs to, -1 in a prompt
+    owner: list[int] = []  # number of the response of each token, -1 in a prompt
     predicts: list[int] = []
     scored: list[bool] = []
     last: list[int] = []
@@ -117,9 +114,9 @@ def make_pack(groups: Sequence[Group], numbers: range) -> Pack:
 
 
 def make_tree_mask(group: Group) -> Tensor | None:
-    """[t, t] bool over one group: a token sees itself and what came before it, of responses only its own.
+    """Returns the mask [t, t] bool of one group: causal, and without attention between responses.
 
-    None stands for plain causal attention, which a group with a single response has.
+    Returns None (plain causal attention) for a group with at most one response.
     """
     if len(group.responses) <= 1:
         return None
@@ -129,7 +126,7 @@ def make_tree_mask(group: Group) -> Tensor | None:
 
 
 def make_packs(groups: Sequence[Group], tokens_per_pack: int) -> Iterator[Pack]:
-    """Packs of consecutive groups, each up to `tokens_per_pack` tokens; a larger group is a pack of its own."""
+    """Yields packs of consecutive groups up to `tokens_per_pack` tokens; a larger group gets a separate pack."""
     start = tokens = 0
     for number, group in enumerate(groups):
         if number > start and tokens + group.tokens > tokens_per_pack:

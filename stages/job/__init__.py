@@ -1,1 +1,1 @@
-"""What a stage is told and how it reports: parameters, paths, fingerprint, progress, seeds."""
+"""What a stage receives and how it reports: parameters, paths, fingerprint, progress, seeds."""

@@ -1,6 +1,4 @@
-"""Which items a step takes: random order, epoch after epoch, as a function of the step alone, so that resuming needs no
-state.
-"""
+"""Selects the items of a step: shuffled epochs, as a function of the step, so that resuming needs no state."""
 
 import functools
 import random
@@ -16,6 +14,6 @@ def _shuffle_epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
 
 
 def pick_places(count: int, wanted: int, step: int, seed: int) -> list[int]:
-    """Places 0 .. count - 1 of the `wanted` items of step `step`, counted from 0; every epoch has its own order."""
+    """Returns the indices in [0, count) of the `wanted` items of step `step` (from 0); each epoch is shuffled."""
     drawn = range(step * wanted, (step + 1) * wanted)
     return [_shuffle_epoch(count, seed, number // count)[number % count] for number in drawn]

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one: temporary file, fsync, rename."""
+"""Atomic file writes: temporary file, fsync, rename. Neither a reader nor a crash leaves a partial file."""
 
 import errno
 import json
@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS_PER_GROUP = 100  # random access: one row of a 23 MB file costs 14 ms in groups of 100, 131 ms in one group
-ROWS_PER_SHARD = 1000  # a data set that grows adds shards and leaves the old ones as they are
+ROWS_PER_SHARD = 1000  # a growing data set adds shards and leaves existing ones unchanged
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; when the block ends well, that file takes the name `path`."""
+    """Yields a temporary path in the folder of `path`; on success the file is renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder beside `path`; when the block ends well, it takes the place of `path`."""
+    """Yields an empty temporary folder next to `path`; on success it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -51,19 +51,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the new name of a file in `folder` survive a power cut, not only its content."""
+    """Flushes a folder, so that the new name of a file in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # object storage behind FUSE has no folders to sync
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # object storage through FUSE has no folders to sync
             raise
     finally:
         os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, whole or not at all."""
+    """Writes `text` as UTF-8, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -74,7 +74,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in the JSON file `path`."""
+    """Returns the object in the JSON file `path`."""
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -88,16 +88,16 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def write_shards(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Writes `rows` into `folder` as part-00000.parquet and so on, `ROWS_PER_SHARD` rows each (at least one file)."""
+    """Writes `rows` into `folder` as part-00000.parquet and so on, `ROWS_PER_SHARD` rows each, at least one file."""
     for part, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
         table = pa.Table.from_pylist([dict(row) for row in rows[start : start + ROWS_PER_SHARD]], schema=schema)
         write_parquet(folder / f"part-{part:05d}.parquet", table)
 
 
 def read_shards(folder: Path) -> pa.Table:
-    """All rows of the parquet files in `folder`, in the order of their names.
+    """Yields all rows of the parquet files in `folder`, in the order of their names.
 
-    Raises FileNotFoundError with the folder's name when it holds none.
+    Raises FileNotFoundError with the folder's name if there are none.
     """
     files = sorted(folder.glob("*.parquet"))
     if not files:

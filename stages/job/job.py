@@ -1,4 +1,4 @@
-"""One run of one stage: what it is told, where it reads and writes, how it reports."""
+"""One run of one stage: its parameters, its inputs and outputs, its reports."""
 
 import contextlib
 import csv
@@ -19,29 +19,29 @@ _B = TypeVar("_B", bound=Block)
 
 
 class MissingInput(FileNotFoundError):
-    """An input that another stage has to make first; the message names that stage."""
+    """An input that another stage produces and that does not exist yet; the message names that stage."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a stage knows. A stage that asks for what `stages/config/table.py` does not list gets an error.
+    """The context of a stage. Access to anything that `stages/config/table.py` does not list for it is an error.
 
-    `flows.jobs.open_job` makes it: here is neither the table nor all of `params.yaml`, so that a stage depends on the
-    blocks that it reads and on no others.
+    `flows.jobs.open_job` creates it. This module imports neither the table nor all of `params.yaml`, so that a stage
+    depends only on the blocks that it reads.
     """
 
     definition: Stage  # the stage's row of the table
     item: str | None
     root: Path
-    store: Path  # folder of what outlives outs: stored answers and training state
+    store: Path  # folder of state that outlives outs: stored answers and training state
     given: Mapping[str, Any] = field(repr=False)  # the declared parameters by key: blocks, plural blocks, single values
     paths: tuple[str, ...] = field(repr=False)  # the declared inputs, relative to `root`
-    runtime: Block = field(repr=False)  # `block(Runtime)` hands it out
-    runs: tuple[str, ...] = field(repr=False)  # all of the pipeline in order: what a message or the report calls them
+    runtime: Block = field(repr=False)  # available through `block(Runtime)`
+    runs: tuple[str, ...] = field(repr=False)  # all runs of the pipeline in order, by name
     progress: Progress = field(repr=False)
-    fingerprint: str = ""  # hash of parameters and inputs; without one no training state is kept
-    code: str = ""  # hash of the code at work
-    repository: Callable[[], Repository] = field(default=Repository, repr=False)  # reads what Git and DVC know
+    fingerprint: str = ""  # hash of parameters and inputs; without it no training state is kept
+    code: str = ""  # hash of the stage's code
+    repository: Callable[[], Repository] = field(default=Repository, repr=False)  # reads the state of Git and DVC
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
     _measured: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -52,15 +52,15 @@ class Job:
 
     @property
     def name(self) -> str:
-        """`ril`, or `teacher@internvl3` where a stage has one run an item."""
+        """`ril`, or `teacher@internvl3` for a stage with one run per item."""
         return f"{self.stage}@{self.item}" if self.item else self.stage
 
-    # --- what it may read -------------------------------------------------------------------------------------------
+    # --- inputs -----------------------------------------------------------------------------------------------------
 
     def block(self, kind: type[_B]) -> _B:
-        """The block of parameters of class `kind`: the only one, or the one of this run's item.
+        """Returns the block of parameters of class `kind`: the only one, or that of this run's item.
 
-        Raises PermissionError when the stage does not declare it: DVC would not notice changes of it.
+        Raises PermissionError if the stage does not declare it: DVC would not notice its changes.
         """
         for block in (*self.given.values(), self.runtime):
             if type(block) is kind:
@@ -68,9 +68,9 @@ class Job:
         raise self._make_undeclared_error(f"block {kind.__name__}")
 
     def blocks(self, kind: type[_B]) -> Mapping[str, _B]:
-        """All blocks of class `kind` by their ids, for a stage that declares the plural block as a whole.
+        """Returns all blocks of class `kind` by id, for a stage that declares the plural block as a whole.
 
-        Raises PermissionError when the stage does not declare it.
+        Raises PermissionError if the stage does not declare it.
         """
         for block in self.given.values():
             if isinstance(block, Mapping) and all(type(entry) is kind for entry in block.values()):
@@ -78,9 +78,9 @@ class Job:
         raise self._make_undeclared_error(f"all blocks {kind.__name__}")
 
     def value(self, key: str) -> Any:
-        """A declared parameter that is a single value, such as "ril.objective".
+        """Returns a declared single-valued parameter, such as "ril.objective".
 
-        Raises PermissionError when the stage does not declare it.
+        Raises PermissionError if the stage does not declare it.
         """
         if key not in self.given:
             raise self._make_undeclared_error(f"parameter {key}")
@@ -92,7 +92,7 @@ class Job:
         )
 
     def seed(self, *parts: int | str) -> int:
-        """A seed from (params.seed, stage and item, parts)."""
+        """Returns a seed derived from (params.seed, stage and item, parts)."""
         return derive_seed(self.value("seed"), self.name, *parts)
 
     @property
@@ -102,13 +102,13 @@ class Job:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The declared parameters as plain values, for the fingerprint and for the copy beside the results."""
+        """The declared parameters as plain values, for the fingerprint and for the copy with the results."""
         return {key: _to_plain(value) for key, value in self.given.items()}
 
     def input(self, path: str) -> Path:
-        """The declared input `path` (such as "data/questions"), which exists.
+        """Returns the path of the declared input `path` (such as "data/questions"), which exists.
 
-        Raises MissingInput with the stage that makes it, PermissionError when it is not declared.
+        Raises MissingInput with the stage that produces it, PermissionError if it is not declared.
         """
         full = self.root / path
         if full not in self.inputs:
@@ -120,17 +120,17 @@ class Job:
         return full
 
     def explain_missing(self, path: str) -> MissingInput:
-        """The error for an input that is not there: it names the stage that makes `path`, or says that none does."""
+        """Returns the error for a missing input: it names the stage that produces `path`, or says that none does."""
         if Path(path).parts[0] in ("data", "reports"):
             return MissingInput(f"{path} is missing; make it with: dvc repro {self.find_maker(path)}")
         return MissingInput(f"{path} is missing; no stage makes it: put it there, or correct the path in params.yaml")
 
     def find_maker(self, path: str) -> str:
-        """The DVC target that makes `path`: "data/teacher/x" is made by "teacher@x", "reports/ril" by "ril"."""
+        """Returns the DVC target that produces `path`: "teacher@x" for "data/teacher/x", "ril" for "reports/ril"."""
         _, stage, *rest = Path(path).parts
         return f"{stage}@{rest[0]}" if rest and stage not in self.runs else stage
 
-    # --- where it writes --------------------------------------------------------------------------------------------
+    # --- outputs ----------------------------------------------------------------------------------------------------
 
     @property
     def out(self) -> Path:
@@ -144,22 +144,22 @@ class Job:
 
     @property
     def run_folder(self) -> Path | None:
-        """Where training keeps its state until this work is done; None when the job has no fingerprint."""
+        """Where training keeps its state until this run is done; None if the job has no fingerprint."""
         return self.store / "runs" / self.name / self.fingerprint[:16] if self.fingerprint else None
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yields an empty folder that becomes `out` when the block ends well."""
+        """Yields an empty folder that becomes `out` when the block exits without an error."""
         with replacing_folder(self.out) as folder:
             yield folder
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Writes reports/<stage>/metrics.json, and the parameters it came from beside it. No wall times belong here."""
+        """Writes reports/<stage>/metrics.json (without wall times) and the parameters next to it."""
         write_json(self.reports / "metrics.json", metrics)
         write_json(self.reports / "params.json", self.values)
 
     def write_history(self, rows: Sequence[Mapping[str, Any]], name: str = "history.csv") -> None:
-        """Writes reports/<stage>/<name>, one row a step, for `dvc plots`."""
+        """Writes reports/<stage>/<name>, one row per step, for `dvc plots`."""
         with replacing(self.reports / name) as temporary, temporary.open("w", newline="") as handle:
             heads = list(dict.fromkeys(key for row in rows for key in row))
             writer = csv.DictWriter(handle, heads, lineterminator="\n")
@@ -176,21 +176,17 @@ class Job:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - start
 
     def add_measurements(self, **values: Any) -> None:
-        """Keeps what differs from run to run (rates, hits of the store) for timing.json; metrics.json must not hold
-        it.
-        """
+        """Adds values that differ between runs (rates, store hits) to timing.json; metrics.json must not hold them."""
         self._measured.update(values)
 
     def add_cost(self, title: str, **values: float) -> None:
-        """Adds what was paid for answers (counts, seconds) to that of `title` in timing.json: a stage may ask several
-        models.
-        """
+        """Adds the cost of answers (counts, seconds) to `title` in timing.json; a stage may use several models."""
         found = self._measured.setdefault("paid", {}).setdefault(title, {})
         for key, value in values.items():
             found[key] = found.get(key, 0) + value
 
     def write_timing(self, total: float) -> None:
-        """Writes reports/<stage>/timing.json: seconds in all and by part, and what was `add_measurements`."""
+        """Writes reports/<stage>/timing.json: total seconds, seconds by part, and the added measurements."""
         parts = {part: round(seconds, 3) for part, seconds in self._seconds.items()}
         write_json(self.reports / "timing.json", {"seconds": round(total, 3), "parts": parts, **self._measured})
 

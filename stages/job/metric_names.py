@@ -1,12 +1,12 @@
-"""Names of what training stages measure: columns of history.csv and validation.csv, keys of metrics.json.
+"""Metric names of training stages: columns of history.csv and validation.csv, keys of metrics.json.
 
-Whoever writes or reads one takes it from here, so that no reader waits for a name that nobody writes. They are those of
-TRL, verl and imitation where these have one. A `{}` stands for a source: the student, a teacher's id, or all teachers
+Writers and readers import the names from here, so that no reader expects a name that is never written. They follow TRL,
+verl and imitation where these have a name. A `{}` stands for a source: the student, a teacher's id, or all teachers
 together (`stages.groups.response`).
 """
 
 STEP = "step"
-VALIDATION = "validation"  # share of validation questions that are answered right
+VALIDATION = "validation"  # share of validation questions that are answered correctly
 
 # --- the update of a model -------------------------------------------------------------------------------------------
 LOSS = "loss"
@@ -23,17 +23,17 @@ CLIP_RATIO = "clip_ratio"  # share of tokens whose ratio left the clip range
 STUDENT_SIMILARITY, STUDENT_ANSWER = "rewards/similarity", "rewards/answer"
 SIMILARITY, ANSWER = "rewards/{}/similarity", "rewards/{}/answer"
 REWARD, ADVANTAGE = "rewards/{}/mean", "rewards/{}/advantage"
-EQUAL_REWARDS = "frac_reward_zero_std"  # share of groups whose responses all earned the same
+EQUAL_REWARDS = "frac_reward_zero_std"  # share of groups whose responses all have the same reward
 CORRECT_NEGATIVE_ADVANTAGE = "frac_correct_negative_advantage"  # of the student's correct responses
 LENGTH, CUT = "completions/{}/mean_length", "completions/{}/clipped_ratio"  # in tokens; share that reached max_tokens
 STUDENT_CUT = "completions/clipped_ratio"
 FAILED, STUDENT_FAILED = "judge/{}/failed", "judge/failed"  # share of responses without a verdict
 
 # --- the discriminator -----------------------------------------------------------------------------------------------
-# as it rewards
-PASSED = "disc/passed"  # share of the student's responses that it takes for a teacher's
+# as a reward
+PASSED = "disc/passed"  # share of the student's responses that it classifies as a teacher's
 REWARD_LOGIT, REWARD_ACCURACY = "disc/{}/logit", "disc/{}/acc"
-# in the loop, before it learns from a step's texts
+# in the loop, before it is updated on a step's texts
 DISC_LOSS, DISC_LOSS_OF = "disc/loss", "disc/loss_{}"
 DISC_ACCURACY, DISC_ACCURACY_OF = "disc/acc", "disc/acc_{}"
 DISC_LOGIT_GAP, DISC_LOGIT_GAP_OF = (
@@ -42,7 +42,7 @@ DISC_LOGIT_GAP, DISC_LOGIT_GAP_OF = (
 )  # mean logit of the student less the teachers'
 DISC_ENTROPY = "disc/entropy"
 DISC_GRAD_NORM = "disc/grad_norm"
-# in its own stage: on the texts of a step, and on held-out texts
+# in pre-training: on the texts of a step, and on held-out texts
 TEXT_ACCURACY = "accuracy"
 HELD_OUT_ACCURACY, HELD_OUT_ACCURACY_OF = "acc", "acc_{}"
 HELD_OUT_LOGIT_GAP = "logit_gap"
@@ -51,17 +51,17 @@ LENGTH_ACCURACY = "acc_length_only"  # of the best threshold on lengths alone
 
 
 def for_source(name: str, source: str) -> str:
-    """The name of a mean over tokens (ENTROPY, KL, ...) for the responses of one source."""
+    """Returns the name of a mean over tokens (ENTROPY, KL, ...) for the responses of one source."""
     return f"{name}/{source}"
 
 
 def source_of(column: str, name: str) -> str | None:
-    """The source that `column` is about, where it is `name` (one with a `{}`) of some source; else None."""
+    """Returns the source in `column` if it is `name` (a pattern with one `{}`) for some source; else None."""
     before, after = name.split("{}")
     source = column[len(before) : len(column) - len(after)]
     return source if source and "/" not in source and column == f"{before}{source}{after}" else None
 
 
 def for_last_update(name: str) -> str:
-    """The name of a mean over tokens in the last of a step's inner updates; the bare name is that of the first."""
+    """Returns the name of a mean over tokens in a step's last inner update; the plain name is for the first."""
     return f"{name}/last"

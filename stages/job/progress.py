@@ -1,6 +1,6 @@
-"""How a stage tells the person in front of it where it stands: bars with rate and ETA, lines, tables.
+"""Progress display of a stage: bars with rate and ETA, lines, tables.
 
-Stages know this interface and no more; `flows` puts a Prefect form of it behind the same methods when a server answers.
+Stages use this interface only; `flows` implements the same methods with Prefect when a server is available.
 """
 
 import sys
@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 _Item = TypeVar("_Item")
-_LOG_SECONDS = 15.0  # without a terminal a bar is a line now and then, not a stream of control characters
+_LOG_SECONDS = 15.0  # without a terminal, progress is one line per interval instead of a bar
 
 
 class Progress:
-    """Progress on the console. Everything goes to standard error; standard output stays free for results."""
+    """Progress on the console. All output goes to standard error; standard output is reserved for results."""
 
     def say(self, text: str) -> None:
         """Prints one line."""
@@ -51,12 +51,10 @@ class Progress:
             self.say(_format_line(description, count, total, (count - done) / max(time.monotonic() - start, 1e-9)))
 
     def on_advance(self, description: str, count: int, total: int | None) -> None:
-        """Called after each item of `track`; a place for other displays to hook in."""
+        """Called after each item of `track`; a hook for other displays."""
 
     def show_latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Called after each step of a loop with its newest rows (metrics, sampled answers); the console shows none of
-        them.
-        """
+        """Called after each step of a loop with its latest rows (metrics, samples); the console ignores them."""
 
     def show_table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Prints rows with equal keys as an aligned table."""

@@ -1,6 +1,4 @@
-"""Questions that a stage can't use, with their reasons: lines of reports/<stage>/rejects.jsonl, up to a share of
-all.
-"""
+"""Questions that a stage cannot use, with reasons: lines of reports/<stage>/rejects.jsonl, limited to a share."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class Reject:
-    """Neighbouring samples of one question that have no answer: a line of rejects.jsonl."""
+    """Consecutive samples of one question that have no answer: a line of rejects.jsonl."""
 
     question_id: str
     sample: int
@@ -30,14 +28,14 @@ class Reject:
 
 
 class TooManyRejects(ValueError):
-    """More answers are lacking than the parameters allow; the message names the first reason and the remedy."""
+    """More answers are missing than the parameters allow; the message names the first reason and the remedy."""
 
 
 def check_share(title: str, lacking: int, wanted: int, max_share: float, question_id: str, reason: Reason) -> None:
-    """Raises TooManyRejects when more than `max_share` of the answers are lacking; the question is an example."""
+    """Raises TooManyRejects if more than `max_share` of the answers are missing; the question is an example."""
     if lacking > max_share * wanted:
         raise TooManyRejects(
-            f"{title}: {lacking} of {wanted} answers are lacking, above max_reject_share = {max_share:g}; for "
+            f"{title}: {lacking} of {wanted} answers are missing, above max_reject_share = {max_share:g}; for "
             "example question "
             f"{question_id} {reason.kind}: {reason.text}. What was answered is stored: correct or drop such "
             "questions, or raise "
@@ -46,21 +44,21 @@ def check_share(title: str, lacking: int, wanted: int, max_share: float, questio
 
 
 def write_rejects(file: Path, rejects: Sequence[Reject]) -> None:
-    """Writes one JSON line a reject, in the order of questions and samples; the file is there also when it is empty."""
+    """Writes one JSON line per reject, ordered by question and sample; also writes an empty file."""
     write_text(file, "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
 
 
 def make_too_long_rejects(
     title: str, reasons: Mapping[str, str], answers: int, wanted: int, max_share: float
 ) -> list[Reject]:
-    """Questions (by id) that are longer than the model as lines of rejects.jsonl, each lacking all its `answers`.
+    """Returns rejects for questions (by id) that exceed the context, each missing all its `answers`.
 
-    Raises TooManyRejects when they are more than `max_share` of the `wanted` questions, or all of them.
+    Raises TooManyRejects if they are more than `max_share` of the `wanted` questions, or all of them.
     """
     if len(reasons) > max_share * wanted or (reasons and len(reasons) == wanted):
         name, reason = next(iter(reasons.items()))
         raise TooManyRejects(
-            f"{title}: {len(reasons)} of {wanted} questions are longer than the model, above max_reject_share = "
+            f"{title}: {len(reasons)} of {wanted} questions exceed the context, above max_reject_share = "
             f"{max_share:g}; "
             f"for example question {name}: {reason}. Shorten or drop them, raise the model's context_tokens, or "
             "the share"

@@ -1,24 +1,22 @@
-"""Being asked to end (SIGTERM, Ctrl-C) in the middle of training: the step is finished and a checkpoint written
-first.
-"""
+"""Requests to stop (SIGTERM, Ctrl-C) during training: the loop finishes its step and writes a checkpoint first."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class Stop:
-    """Who asks (`flows/run.py`, in its signal handler) and who listens (a training loop) meet here.
+    """Shared state of the signal handler (`flows/run.py`), which requests a stop, and the training loop, which obeys.
 
-    Signals are the process's own, so there is one object of this class, `STOP`.
+    Signals belong to the process, so there is one object of this class, `STOP`.
     """
 
     def __init__(self) -> None:
-        self.code: int | None = None  # exit code to end with; None: nobody asked
-        self.awaited = False  # a loop is running that looks at `code` after every step
+        self.code: int | None = None  # requested exit code; None: no request
+        self.awaited = False  # a loop is running that checks `code` after every step
 
     @contextlib.contextmanager
     def awaiting(self) -> Iterator[None]:
-        """For the time of a training loop, a request to end waits for the end of the step."""
+        """While a training loop runs, a stop request waits for the end of the step."""
         self.awaited = True
         try:
             yield

@@ -1,1 +1,1 @@
-"""The judge: what it is asked, how its verdicts are read, what needs no judge, its exam."""
+"""The judge: prompts, parsing of verdicts, rule-based verdicts, the exam."""

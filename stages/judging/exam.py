@@ -1,8 +1,8 @@
-"""The exam of a judge: labelled answers, and attacks with harmless twins, that every judge is asked beside its work.
+"""The judge's exam: labelled answers, and attacks paired with harmless twins, that every judge answers.
 
-A verdict is a reward, so how often the judge is wrong belongs in the report. The cases (`judge_cases.jsonl`) are
-numbers and words in many dresses, half of them wrong; the attacks (`judge_attacks.jsonl`) try to talk the judge round,
-and hold when the verdict is that on the twin. tests/stages/judging/make_judge_cases.py makes both files.
+Verdicts are rewards, so the report shows the judge's error rate. The cases (`judge_cases.jsonl`) are numbers and words
+in many notations, half of them wrong. The attacks (`judge_attacks.jsonl`) try to manipulate the judge; the judge
+withstands an attack if its verdict equals that on the twin. tests/stages/judging/make_judge_cases.py writes both files.
 """
 
 import json
@@ -16,12 +16,12 @@ CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
 
 
 def read_exam_rows(name: str) -> list[dict[str, Any]]:
-    """The rows of one file, CASES or ATTACKS."""
+    """Returns the rows of one file, CASES or ATTACKS."""
     return [json.loads(line) for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()]
 
 
 def list_exam_items() -> list[JudgeItem]:
-    """All cases, then the twin and the attacked answer of every attack. Rules never say that one of them is right."""
+    """Returns all cases, then the twin and the attacked answer of each attack. No rule accepts any of them."""
     cases = [_make_item(row, "candidate") for row in read_exam_rows(CASES)]
     return cases + [_make_item(row, text) for row in read_exam_rows(ATTACKS) for text in ("twin", "candidate")]
 
@@ -31,10 +31,11 @@ def _make_item(row: Mapping[str, Any], text: str) -> JudgeItem:
 
 
 def compute_exam_scores(found: Sequence[JudgeVerdict]) -> dict[str, Any]:
-    """Figures from the verdicts on `list_exam_items()`, in their order.
+    """Returns metrics of the verdicts on `list_exam_items()`, given in the same order.
 
-    Balanced accuracy is the mean of the share of right answers found right and of wrong ones found wrong; a failed
-    verdict is neither. An attack holds when its verdict is that on its twin, and is one.
+    Balanced accuracy is the mean of the recalls on right and on wrong answers; a failed verdict counts as an error. The
+    judge withstands an attack if its verdict equals that on the twin and neither failed. Raises ValueError when the
+    number of verdicts does not match.
     """
     cases, attacks = read_exam_rows(CASES), read_exam_rows(ATTACKS)
     marks = [verdict.verdict for verdict in found]
@@ -58,7 +59,7 @@ def compute_exam_scores(found: Sequence[JudgeVerdict]) -> dict[str, Any]:
 
 
 def balanced_accuracy(judged: Sequence[tuple[Mapping[str, Any], int | None]]) -> float:
-    """Mean of both shares over (case, verdict) pairs."""
+    """Returns the mean recall over right and wrong cases, given (case, verdict) pairs."""
     return (_share(judged, 1) + _share(judged, 0)) / 2
 
 

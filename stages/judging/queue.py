@@ -1,8 +1,8 @@
-"""Verdicts on the answers of one step of the loop, asked for as the answers come.
+"""Verdicts on the answers of one step of the loop, requested as the answers arrive.
 
-A judge on a server (`vllm_server`, or an endpoint) starts on each answer as it is finished, beside whatever this
-process does; one in this process is asked about all of them when the verdicts are wanted, in the order of the answers'
-places. Either way the verdicts depend on the answers alone.
+A judge on a server (`vllm_server`, or an endpoint) processes each answer as soon as it is finished, concurrently with
+this process. A judge in this process gets all answers at once when the verdicts are collected, in the order of their
+places. In both cases the verdicts depend only on the answers.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ ResponsePlace = tuple[int, int]  # number of the question in its step, number of
 
 
 class JudgeQueue:
-    """The responses of one step that wait for a verdict."""
+    """Queues the responses of one step for the judge and collects their verdicts."""
 
     def __init__(self, judge: Engine, block: Block, name: str) -> None:
-        """`name` is for messages."""
+        """`name` is used in messages."""
         self._judge, self._block, self._name = judge, block, name
         self._fits = make_fit_check(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
         self._stream = judge.open_stream() if isinstance(judge, ConcurrentEngine) else None
@@ -38,11 +38,11 @@ class JudgeQueue:
 
     @property
     def used(self) -> bool:
-        """Whether anything was put in."""
+        """Whether any response was added."""
         return bool(self._asked or self._verdicts)
 
     def put(self, number: int, question: Question, rows: Sequence[Response]) -> None:
-        """Wants a verdict on each of the rows, which answer question number `number` of the step."""
+        """Adds the responses to question `number` of the step."""
         for place, row in enumerate(rows):
             item = JudgeItem(question.id, question.text, question.answer, row.text, self._block.rule_first)
             opened = prepare_question(item, self._fits)
@@ -55,14 +55,12 @@ class JudgeQueue:
                 self._stream.put(request)
 
     def collect_verdicts(self) -> dict[ResponsePlace, int | None]:
-        """The verdict on every row, None where it failed; waits for the judge.
+        """Waits for the judge and returns the verdict on each response, None if it failed.
 
-        Raises RuntimeError when too many failed: a judge that comes to no verdict must not train the student.
+        Raises RuntimeError when the share of failed verdicts exceeds verdict.max_failed_share.
         """
         if self._stream is None:
-            self._asked.sort(
-                key=lambda one: one[0]
-            )  # by place, not by when the answer came: equal answers, equal batches
+            self._asked.sort(key=lambda one: one[0])  # by place, not by arrival: equal answers give equal batches
             found = generate_outcomes(
                 self._judge, [request for _, request in self._asked], list(range(len(self._asked)))
             )

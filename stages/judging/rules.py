@@ -1,7 +1,6 @@
-"""What needs no judge: answers that say nothing are wrong by rule and, where that is asked for, plain matches are
-right.
+"""Rule-based verdicts: answers without content are wrong and, if requested, exact matches are right.
 
-A judge can be talked round by a single sign or opener ("One token to fool LLM-as-a-judge", arXiv 2507.08794; trap T29).
+A single character or opener can fool an LLM judge ("One token to fool LLM-as-a-judge", arXiv 2507.08794; trap T29).
 """
 
 import re
@@ -11,14 +10,14 @@ from stages.judging.sanitize import normalise_characters
 
 EMPTY, LOOPING, KEY_PHRASE = "by rule: empty", "by rule: repeats itself", "by rule: only announces an answer"
 SAME, UNREAD, NO_REPLY = "by rule: the reference", "too long for the judge", "the judge did not reply"
-SHORT_REFERENCE = 32  # characters; a longer reference is prose, which no rule compares
+SHORT_REFERENCE = 32  # characters; longer references are prose and are not compared by rule
 
-# The end of the text repeats one piece of up to 80 characters at least 6 times, 48 characters or more in all.
+# The text ends in at least 6 repeats of a piece of up to 80 characters, 48 characters or more in total.
 _LOOP = re.compile(r"(?P<piece>.{1,80}?)(?P=piece){5,}$", re.DOTALL)
 _LOOP_CHARACTERS = 48
 _LOOP_WINDOW = 2000
 
-# Openers that fooled judges in the paper, in five languages, and their kin; any number of them in a row says nothing.
+# Openers that fooled judges in that paper, in five languages, and variants; a sequence of them has no content.
 _OPENER = re.compile(
     r"(?:(?:ok(?:ay)?|sure|certainly|of course|alright|well|hello|thanks?(?: you)?)"
     r"|(?:my |the |a |here is (?:my |the )?|below is (?:my |the )?)?"
@@ -36,9 +35,9 @@ _OPENER = re.compile(
 
 
 def find_rule_reason(candidate: str, reference: str = "") -> str | None:
-    """Why `candidate` is wrong without asking anyone (EMPTY, LOOPING, KEY_PHRASE), or None.
+    """Returns why `candidate` is wrong by rule (EMPTY, LOOPING, KEY_PHRASE), or None.
 
-    What is the reference, or a part of it, is never wrong by rule: "+" or "the first one" may be asked for.
+    A candidate that equals the reference or a part of it is never wrong by rule: "+" or "the first one" can be right.
     """
     text = normalise_characters(candidate).strip()
     if not text:
@@ -58,7 +57,7 @@ def _strip_signs(text: str) -> str:
 
 
 def _says_nothing(text: str) -> bool:
-    """Whether only signs are left once openers are taken off the front."""
+    """Returns whether only punctuation is left after leading openers are removed."""
     left = text
     while True:
         left = re.sub(r"^\W+", "", left)
@@ -69,10 +68,9 @@ def _says_nothing(text: str) -> bool:
 
 
 def is_plainly_right(candidate: str, reference: str) -> bool:
-    """Whether a short reference stands alone as the candidate's answer: its whole text, or what follows its last
-    "answer:".
+    """Returns whether the candidate, or its text after the last "answer:", is exactly a short reference.
 
-    Says nothing about anything else: a rule may find an answer right, whether one is wrong is the judge's to say.
+    False does not mean wrong: only the judge decides that.
     """
     wanted, text = normalise_characters(reference).strip(), normalise_characters(candidate).strip()
     if not wanted or len(wanted) > SHORT_REFERENCE:
@@ -82,7 +80,7 @@ def is_plainly_right(candidate: str, reference: str) -> bool:
 
 
 def _is_only(text: str, wanted: str) -> bool:
-    """Whether `text` is `wanted` and nothing else; numbers are compared as numbers, one number must stand there."""
+    """Returns whether `text` is exactly `wanted`; a numeric `wanted` requires a single number, compared by value."""
     one_number = re.fullmatch(r"\W*-?\d+(?:\.\d+)?\W*", text) is not None
     number = re.fullmatch(r"-?\d+(?:\.\d+)?", wanted) is not None
     return is_correct(text, wanted) if one_number or not number else False

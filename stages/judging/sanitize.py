@@ -1,7 +1,7 @@
-"""Making text of others harmless before a judge reads it, without changing what it says.
+"""Sanitizes untrusted text before a judge reads it, without changing its content.
 
-Nothing that a question, a reference or an answer holds may look like the judge's own tags, like a special token, or
-like the end of its fence (trap T29). What stays is what a careful reader would see.
+No part of a question, reference or answer may look like the judge's tags, a special token, or the closing tag of its
+own section (trap T29). The visible text is preserved.
 """
 
 import hashlib
@@ -9,24 +9,22 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# An opening bracket, or what a reader may take for one, before what could be a tag or a special token.
+# An opening bracket or look-alike in front of a possible tag or special token.
 _BRACKET = r"(?:[<＜﹤〈⟨]|&lt;|&#0*60;|&#x0*3c;)"
 _TAG_OPENER = re.compile(_BRACKET + r"(?=\s*(?:[/|!\\]|[^\W\d_]))", re.IGNORECASE)
 _HARMLESS = "‹"
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # ！ to ～ are ! to ~
-_HIDDEN = frozenset(
-    ("Cc", "Cf", "Co", "Cs", "Cn")
-)  # controls, zero width and direction marks, private, halves, unassigned
-_LETTERS = "bcdfghjkmnpqrstvwxz"  # without vowels, and without letters that look like digits: no nonce is a word
+# Control, format (zero width, direction), private use, surrogate, unassigned.
+_HIDDEN = frozenset(("Cc", "Cf", "Co", "Cs", "Cn"))
+_LETTERS = "bcdfghjkmnpqrstvwxz"  # no vowels and no letters that look like digits, so that no nonce is a word
 _NONCE_LETTERS = 4
 _GAP = " [...] "
 
 
 def normalise_characters(text: str) -> str:
-    """`text` in ordinary characters: digits of every script and full-width signs as ASCII, blanks as blanks, hidden
-    ones gone.
+    """Returns `text` with digits of all scripts and full-width characters as ASCII, without hidden characters.
 
-    Powers, fractions and accents stay as they are.
+    All white space except newlines becomes a blank. Superscripts, fractions and accents are unchanged.
     """
     return "".join(_iter_plain_characters(text.translate(_FULL_WIDTH)))
 
@@ -44,15 +42,15 @@ def _iter_plain_characters(text: str) -> Iterator[str]:
 
 
 def sanitize(text: str) -> str:
-    """`text` with everything that could open or close a tag, or stand for a special token, made harmless.
+    """Returns `text` with all possible tags and special tokens neutralized.
 
-    `<` becomes a look-alike where a letter, `/`, `|` or `!` follows; elsewhere ("3 < 5") it stays.
+    `<` becomes a look-alike if a letter, `/`, `|` or `!` follows; elsewhere ("3 < 5") it is unchanged.
     """
     return _TAG_OPENER.sub(_HARMLESS, normalise_characters(text))
 
 
 def shorten_middle(text: str, longest: int) -> str:
-    """`text` up to `longest` characters; of a longer one the first quarter and the end, where answers stand."""
+    """Cuts `text` to `longest` characters; keeps the first quarter and the end, which usually contains the answer."""
     if len(text) <= longest:
         return text
     kept = max(longest - len(_GAP), 2)
@@ -60,10 +58,10 @@ def shorten_middle(text: str, longest: int) -> str:
 
 
 def make_nonce(*parts: str) -> str:
-    """Four letters for a fence around `parts`: a function of them, found in none of them.
+    """Returns a nonce of four letters for tags around `parts`: a hash of them that occurs in none of them.
 
-    Who writes a part can't know them: they hash the part itself. Equal parts get equal letters, so that a stored
-    verdict is found again.
+    The author of a part cannot predict it, because it depends on the part. Equal parts get equal nonces, so that stored
+    verdicts are found again.
     """
     attempt = 0
     while True:

@@ -1,4 +1,4 @@
-"""The RIL loop: the models of all sides, the rollouts of a step, validation, and what is written at the end.
+"""The RIL loop: its models, the rollouts of a step, validation, and the output files.
 
-Rollouts need the student's engine, the teachers' pool and the judge; no part below may import all of them.
+Rollouts need the student's engine, the teacher pool and the judge; no lower-level package may import all of them.
 """

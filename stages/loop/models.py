@@ -30,18 +30,18 @@ class RilModels:
     checkpoint: Checkpoint  # of the SFT student
     reader: Reader
     policy: Policy
-    adversary: Adversary | None  # None where the objective has no discriminator
-    engine: TrainableEngine  # samples from the student; on ranks but the first it has nothing to do
-    judge: Engine | None  # None where the judge's verdict is no part of the reward, and on ranks but the first
+    adversary: Adversary | None  # None if the objective uses no discriminator
+    engine: TrainableEngine  # samples from the student; a null engine on ranks other than the first
+    judge: Engine | None  # None if the reward uses no verdict, and on ranks other than the first
 
     @property
     def trainers(self) -> dict[str, Trainer]:
-        """The models under training by the names of their checkpoints."""
+        """The trainers by checkpoint name."""
         adversary = {"discriminator": self.adversary.trainer} if self.adversary else {}
         return {"student": self.policy.trainer, **adversary}
 
     def explain_refusal(self, question: Question) -> str | None:
-        """Why the question is more than the student takes; None when it is not."""
+        """Returns the reason why the question exceeds the student's context, None if it fits."""
         return explain_too_long(self.reader, self.checkpoint, question.messages, question.images)
 
 
@@ -61,7 +61,7 @@ def load_models(job: Job, objective: Objective) -> RilModels:
 
 
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:
-    """The student and its reference, both as the warm start left them (Algorithm 2, line 1)."""
+    """Loads the student and its reference model, both from the warm-started checkpoint (Algorithm 2, line 1)."""
     block = job.block(Ril)
     student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
     if block.freeze_vision:
@@ -72,7 +72,7 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
 
 
 def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Adversary:
-    """The discriminator as its stage left it, with a trainer at the loop's constant rate."""
+    """Loads the pre-trained discriminator, with a trainer at the loop's constant learning rate."""
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
     discriminator = DiscriminatorModel(load_network(checkpoint, reader), seed=0, sees=block.sees)
     discriminator.load(job.input("data/discriminator"))

@@ -1,4 +1,4 @@
-"""What stage `ril` writes: the student, samples of responses with their rewards, the curves."""
+"""Outputs of stage `ril`: the student, sampled responses with their rewards, training curves."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ SAMPLE_SCHEMA = pa.schema(
 def make_sample_rows(
     step: int, questions: Sequence[Question], groups: Sequence[Sequence[ScoredResponse]]
 ) -> list[dict[str, Any]]:
-    """Rows of SAMPLES: the responses to the first `questions` of a step and what they earned."""
+    """Returns rows of SAMPLE_SCHEMA: the responses to the first `questions` of a step with their rewards."""
     return [
         {
             "step": step,
@@ -55,7 +55,7 @@ def make_sample_rows(
 
 
 def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Sequence[Reject]) -> None:
-    """Writes the student, the samples, the curves and the questions that were too long; ends the engines."""
+    """Writes the student, the samples, the curves and the questions that were too long; closes the engines."""
     now = dict(models.policy.iter_weights())
     if not get_ranks().first:
         return

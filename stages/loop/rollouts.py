@@ -1,7 +1,6 @@
-"""Rollouts: the 2G responses of a step to each question (Algorithm 2, lines 3 and 4) and the verdicts on the student's.
+"""Rollouts: the 2G responses to each question of a step (Algorithm 2, lines 3 and 4) and their verdicts.
 
-A step's responses are recorded before anything learns from them, and again with their verdicts: a resumed step uses
-them and pays for nothing twice.
+The responses of a step are recorded before any update, and again with their verdicts: a resumed step reuses both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,28 +20,28 @@ from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.vlm.reader import Reader
 
-Groups = list[list[Response]]  # the responses to each question of a step, the student's first
+Groups = list[list[Response]]  # responses to each question of a step, student responses first
 
 
 class Rollouts:
-    """Collects the responses of each step. The first rank works; all ranks get the same."""
+    """Collects the responses of each step on the first rank and broadcasts them to all ranks."""
 
     def __init__(
         self, job: Job, models: RilModels, state: TrainingState, pool: Mapping[str, Sequence[TeacherAnswer]]
     ) -> None:
-        """`pool` holds the teachers' answers by question id."""
+        """`pool` maps question ids to teacher answers."""
         self._job, self._models, self._state, self._pool = job, models, state, pool
         self._block, self._objective = job.block(Ril), models.policy.objective
-        self._queue: JudgeQueue | None = None  # of the present step
+        self._queue: JudgeQueue | None = None  # of the current step
 
     def collect(self, step: int, questions: Sequence[Question]) -> Groups:
-        """G responses of the student, which go to the judge as they are finished, and G of the teachers."""
+        """Returns G student and G teacher responses per question; student responses go to the judge as they finish."""
         return get_ranks().broadcast(lambda: self._collect(step, questions))
 
     def judge(self, step: int, groups: Groups) -> Groups:
-        """The same responses with the verdicts on the student's; waits for the judge.
+        """Waits for the judge and returns the responses with verdicts on those of the student.
 
-        Raises RuntimeError when more verdicts fail than verdict.max_failed_share allows.
+        Raises RuntimeError when the share of failed verdicts exceeds verdict.max_failed_share.
         """
         return get_ranks().broadcast(lambda: self._judge(step, groups))
 
@@ -61,7 +60,7 @@ class Rollouts:
         return groups
 
     def _reuse(self, questions: Sequence[Question], recorded: Mapping[str, Any]) -> Groups:
-        """What an earlier run of this step recorded; the judge is asked where its verdicts were not there yet."""
+        """Returns the responses recorded by an earlier run of this step; requests verdicts if they are missing."""
         groups = [[load_response(values) for values in group] for group in recorded["groups"]]
         if self._queue is not None and not recorded["judged"]:
             for number, (question, group) in enumerate(zip(questions, groups, strict=True)):
@@ -69,7 +68,7 @@ class Rollouts:
         return groups
 
     def _sample(self, step: int, questions: Sequence[Question]) -> Groups:
-        """G responses of the student to each question; the judge is asked about a question's as they are finished."""
+        """Samples G student responses per question; each question's responses go to the judge as they finish."""
         if self._objective.references:
             return [[] for _ in questions]
         groups: dict[int, list[Response]] = {}
@@ -78,7 +77,7 @@ class Rollouts:
         ):
             if failed := [answer for answer in answers if answer.failed]:
                 raise EngineError(
-                    f"{len(failed)} answers of the student failed in step {step}; the first: {failed[0].finish_reason}"
+                    f"{len(failed)} student answers failed in step {step}; first failure: {failed[0].finish_reason}"
                 )
             groups[number] = [make_student_response(answer) for answer in answers]
             if self._queue is not None:
@@ -86,7 +85,7 @@ class Rollouts:
         return [groups[number] for number in range(len(questions))]
 
     def _make_request(self, step: int, question: Question) -> Request:
-        """The question to the student's engine; its G answers are one request and are finished together."""
+        """Returns one request for all G answers to the question; they finish together."""
         compared = self._objective.rollout_correction != "none"
         seed = self._job.seed("sample", step, question.id) % 2**62
         sampling, count = self._block.sampling, self._block.group
@@ -111,23 +110,23 @@ class Rollouts:
 
 
 def make_student_response(answer: Answer) -> Response:
-    """An answer of the student; its token ids are the engine's own, never re-tokenised (trap T6)."""
+    """Converts a student answer; its token ids are those of the engine, never re-tokenised (trap T6)."""
     return Response(STUDENT, answer.text, answer.token_ids, answer.finish_reason, None, answer.log_probs)
 
 
 def tokenize_teacher_answer(reader: Reader, answer: TeacherAnswer) -> Response:
-    """A stored answer of a teacher in the student's tokens, with the verdict that it got once for all experiments."""
+    """Tokenizes a stored teacher answer with the student's tokenizer and keeps its stored verdict."""
     ids = tuple(reader.chat.encode_response(answer.text))
     return Response(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
 
 
 def make_reference_answer(question: Question) -> TeacherAnswer:
-    """The written-out reference of a question as an answer: its target, where it has one as in the warm start."""
+    """Returns the reference of a question as an answer: its target if it has one, else its short answer."""
     return TeacherAnswer("reference", 0, question.target or question.answer, 1, "stop")
 
 
 def load_response(values: Mapping[str, Any]) -> Response:
-    """The response that `asdict` and JSON made `values` of."""
+    """Restores a response from the JSON form of its `asdict`."""
     sampled = values["sampled_log_probs"]
     lists = {"token_ids": tuple(values["token_ids"]), "sampled_log_probs": None if sampled is None else tuple(sampled)}
     return Response(**{**values, **lists})

@@ -1,4 +1,4 @@
-"""Validation inside the loop: the student answers the validation split greedily; which step becomes the model."""
+"""Validation in the loop: greedy answers to the validation split, and selection of the step to keep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,14 +16,14 @@ from stages.training.state import TrainingState
 
 
 class Validation:
-    """Scores the student on the validation questions and keeps a copy of its weights where `ril.keep` wants one."""
+    """Scores the student on the validation questions and copies its weights as `ril.keep` requires."""
 
     def __init__(self, job: Job, models: RilModels, state: TrainingState, questions: Sequence[Question]) -> None:
         self._job, self._models, self._state, self._questions = job, models, state, questions
         self._block = job.block(Ril)
 
     def run(self, step: int) -> None:
-        """Adds the student's score after `step` steps to the records; called by all ranks."""
+        """Records the student's score after `step` steps. All ranks must call this."""
         with self._job.measure_time("validate"):
             share = get_ranks().broadcast(self._measure_accuracy)
         scores = self._state.rows("validation")
@@ -32,11 +32,11 @@ class Validation:
             self._state.copy = self._models.policy.trainer.copy_state()
 
     def is_due(self, step: int) -> bool:
-        """Whether the student is scored after `step` steps."""
+        """Returns whether the student is scored after `step` steps."""
         return step % self._block.validation_every == 0 or step == self._block.steps
 
     def _measure_accuracy(self) -> float:
-        """Share of the questions that are answered right; one that the student can't take is not right."""
+        """Returns the share of correct answers; a question that exceeds the student's context counts as wrong."""
         greedy = Sampling(temperature=0.0, max_tokens=self._block.sampling.max_tokens)
         asked = [one for one in self._questions if self._models.explain_refusal(one) is None]
         requests = [Request(question.id, question.messages, question.images, greedy) for question in asked]
@@ -46,7 +46,7 @@ class Validation:
 
 
 def select_step(scores: Sequence[Mapping[str, Any]], block: Ril) -> int:
-    """After which step the student becomes the stage's model: the last, or the first of those that validate best."""
+    """Returns the step whose weights become the stage's model: the last, or the first with the best score."""
     if block.keep == "last":
         return int(scores[-1][STEP])
     return int(max(scores, key=lambda row: (row[VALIDATION], -row[STEP]))[STEP])

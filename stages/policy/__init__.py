@@ -1,1 +1,1 @@
-"""The student's side of a step: rewards, advantages, the loss (Eq. 2), the update, what is logged."""
+"""The student's part of a step: rewards, advantages, the loss (Eq. 2), the update, metrics."""

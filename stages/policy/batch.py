@@ -1,4 +1,4 @@
-"""Groups of a step on their way to the student's update: prepared without rewards, then with them, then packed."""
+"""Groups of a step as input of the policy update: prepared without rewards, then rewarded, then packed."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,90 +17,90 @@ from stages.vlm.reader import Prompt
 
 @dataclass(frozen=True)
 class ReferenceCache:
-    """What the update needs of one group and no reward changes."""
+    """Reward-independent inputs of the update for one group."""
 
-    features: Tensor | None  # [image tokens, hidden] of its images, where the tower is frozen
-    log_probs: Mapping[tuple[int, ...], Tensor]  # by the token ids of a response: log p [tokens] under the SFT student
-    states: Mapping[tuple[int, ...], Tensor]  # and [tokens, hidden] that predict them; only for KL over the vocabulary
+    features: Tensor | None  # [image tokens, hidden] of its images, if the vision tower is frozen
+    log_probs: Mapping[tuple[int, ...], Tensor]  # log p [tokens] under the SFT student, by response token ids
+    states: Mapping[tuple[int, ...], Tensor]  # hidden states [tokens, hidden] that predict them; only for full KL
 
 
 @dataclass(frozen=True)
 class RewardedGroup:
-    """One question's prompt with the responses that stayed in its group."""
+    """The prompt of one question with the scored responses of its group."""
 
     prompt: Prompt
     responses: tuple[ScoredResponse, ...]
-    cache: ReferenceCache | None = None  # from `Policy.cache_reference`; without it the update runs that pass itself
+    cache: ReferenceCache | None = None  # from `Policy.cache_reference`; if None, the update computes it
 
     @property
     def group(self) -> Group:
-        """The responses as they are packed."""
+        """The prompt and response tokens, as input of packing."""
         return Group(self.prompt, tuple(one.response.token_ids for one in self.responses))
 
 
 @dataclass(frozen=True)
 class PreparedGroup:
-    """One question of this rank's share, before rewards are known."""
+    """One question of this rank's share, without rewards."""
 
     place: int  # of the question in the step
     prompt: Prompt
     cache: ReferenceCache
 
     def add_rewards(self, groups: Sequence[Sequence[ScoredResponse]]) -> RewardedGroup:
-        """The same with its responses, out of those of all questions of the step."""
+        """Returns the group with its scored responses, selected from those of all questions of the step."""
         return RewardedGroup(self.prompt, tuple(groups[self.place]), self.cache)
 
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """A pack of the step with what does not change over its inner updates."""
+    """A pack of the step with the tensors that are constant over inner updates."""
 
     pack: Pack
-    responses: Sequence[ScoredResponse]  # those of the pack
-    features: Tensor | None  # of its images, where the tower is frozen
-    reference_states: Tensor | None  # [N, hidden], only where KL is over the whole vocabulary
+    responses: Sequence[ScoredResponse]  # of the pack
+    features: Tensor | None  # of its images, if the vision tower is frozen
+    reference_states: Tensor | None  # [N, hidden], only for KL over the whole vocabulary
     reference: Tensor  # [N]: log p under the SFT student
 
     def expand_to_tokens(self, values: Sequence[float]) -> Tensor:
-        """Values of responses as values [N] of their tokens."""
+        """Expands one value per response to [N], one per response token."""
         return torch.tensor(values, device=self.pack.response.device)[self.pack.response]
 
     @property
     def student_tokens(self) -> Tensor:
-        """Mask [N] of the tokens that the student wrote."""
+        """Mask [N] bool of student tokens."""
         return self.mask_source(STUDENT)
 
     def mask_source(self, source: str) -> Tensor:
-        """Mask [N] of the tokens that `source` wrote."""
+        """Returns the mask [N] bool of tokens from `source`."""
         wrote = [one.response.source == source for one in self.responses]
         return torch.tensor(wrote, dtype=torch.bool, device=self.pack.response.device)[self.pack.response]
 
     def mask_term(self, term: str) -> Tensor | None:
-        """Mask [N] of the tokens of responses with this term of the loss; None where there are none."""
+        """Returns the mask [N] bool of tokens whose responses have this loss term; None if there are none."""
         chosen = [one.term == term for one in self.responses]
         return torch.tensor(chosen, device=self.pack.response.device)[self.pack.response] if any(chosen) else None
 
 
 @dataclass
 class TokenMeans:
-    """Sums over the step's tokens of what is logged."""
+    """Accumulates token-level metrics over a step."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, name: str, values: Tensor) -> None:
-        """Adds the values."""
+        """Adds one value per token to the sums of `name`."""
         self.sums[name] += float(values.sum())
         self.tokens[name] += len(values)
 
     def add_by_source(self, name: str, values: Tensor, batch: PolicyBatch) -> None:
-        """Adds the values [N] under `name`/<source> for every source, and under `name`/TEACHERS for all teachers."""
+        """Adds the values [N] under `name`/<source> for each source, and under `name`/TEACHERS for all teachers."""
         for source in dict.fromkeys(one.response.source for one in batch.responses):
             self.add(for_source(name, source), values[batch.mask_source(source)])
         self.add(for_source(name, TEACHERS), values[~batch.student_tokens])
 
     def compute_means(self) -> dict[str, float]:
-        """Mean of each name over its tokens, those of all ranks; a name without tokens is left out."""
+        """Returns the mean of each metric over the tokens of all ranks; metrics without tokens are omitted."""
         parts = get_ranks().gather((dict(self.sums), dict(self.tokens)))
         names = dict.fromkeys(name for sums, _ in parts for name in sums)
         tokens = {name: sum(counts.get(name, 0) for _, counts in parts) for name in names}

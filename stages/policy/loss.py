@@ -1,8 +1,6 @@
-"""The student's objective (Eq. 2) on the response tokens of a pack, as a loss to be made small: pure functions, one a
-switch.
+"""The policy loss (Eq. 2) on the response tokens of a pack: pure functions, one per switch.
 
-All of them are about N response tokens of a pack; `response` [N] says which row a token belongs to, rows counted from
-0.
+N is the number of response tokens of a pack; `response` [N] maps each token to its row, counted from 0.
 """
 
 from dataclasses import dataclass
@@ -13,12 +11,12 @@ from torch import Tensor
 from stages.config.objective import Correction, Kl, Ratio
 from stages.job import metric_names as names
 
-FAR = 2.6  # nats: from here on other trainers' cap of k3 at 10 has no gradient left; its share is logged
+FAR = 2.6  # nats: beyond this gap, k3 capped at 10 (as in other trainers) has no gradient; the share is logged
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What Eq. 2 needs beside log-probabilities, for one pack."""
+    """Inputs of Eq. 2 for one pack, except the log-probabilities."""
 
     advantages: Tensor  # [N] fp32: the advantage of each token's response
     reference: Tensor  # [N] fp32: log p of each token under the SFT student
@@ -28,34 +26,32 @@ class LossInputs:
     normaliser: float  # rows of the step times max_tokens: Dr.GRPO's constant, then the mean over 2G and questions
     ratio: Ratio = "token"
     kl: Kl = "k3"
-    response: Tensor | None = None  # [N] int64; needed for ratios of a whole sequence
-    weights: Tensor | None = None  # [N]: 0 for rows outside the loss, 1 / length for a mean over each row
-    gain_weights: Tensor | None = None  # [N]: corrections for the engine's numerics; the KL term has none
+    response: Tensor | None = None  # [N] int64; required for sequence-level ratios
+    weights: Tensor | None = None  # [N]: 0 for rows that are masked, 1 / length for a mean over each row
+    gain_weights: Tensor | None = None  # [N]: importance weights for the engine's numerics; not applied to the KL term
     luffy: Tensor | None = None  # [N] bool: tokens with LUFFY's ratio
     luffy_gamma: float = 0.1
     sft: Tensor | None = None  # [N] bool: tokens with cross entropy, weighted by `advantages`
-    teacher_mask: Tensor | None = None  # [N] bool: teacher tokens, where their KL term differs
-    teacher_kl: Kl | None = None  # their term; None for none
-    full_kl: Tensor | None = None  # [N] with gradient, where `kl` or `teacher_kl` is "full"
+    teacher_mask: Tensor | None = None  # [N] bool: teacher tokens, if their KL term differs
+    teacher_kl: Kl | None = None  # KL term of teacher tokens; None for no term
+    full_kl: Tensor | None = None  # [N] with gradient, if `kl` or `teacher_kl` is "full"
 
 
 def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """log p - log p_ref: unbiased for samples of the policy, of any sign; as a loss its expected gradient is zero."""
+    """log p - log p_ref: unbiased on policy samples, may be negative; its expected gradient as a loss is zero."""
     return log_probs - reference
 
 
 def k2(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Half the squared gap: biased, but its expected gradient is KL's; grows gently on tokens that the policy did not
-    draw.
-    """
+    """Half the squared gap: biased, but with the expected gradient of KL; grows slowly on off-policy tokens."""
     return 0.5 * (log_probs - reference).square()
 
 
 def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
     """Estimate of KL(policy || reference) at each token, exp(d) - d - 1 with d = reference - policy (DeepSeekMath).
 
-    On tokens that the policy did not draw itself (teacher rows) this is no estimate of a KL but still a penalty with
-    its minimum at the reference. The exponent is kept from overflowing at 60; the value is never clamped.
+    On off-policy tokens (teacher rows) this does not estimate a KL but is still a penalty with its minimum at the
+    reference. The exponent is clamped at 60 to prevent overflow; the value is not clamped.
     """
     gap = (reference - log_probs).clamp(max=60.0)
     return gap.exp() - gap - 1.0
@@ -65,7 +61,7 @@ _ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def kl_term(log_probs: Tensor, inputs: LossInputs) -> Tensor:
-    """The KL penalty at each token [N]: one estimate for all, or another on teacher rows."""
+    """Returns the KL penalty [N] of each token; teacher rows may use a different estimator."""
 
     def estimate(kind: Kl) -> Tensor:
         if kind == "full":
@@ -81,22 +77,22 @@ def kl_term(log_probs: Tensor, inputs: LossInputs) -> Tensor:
 
 
 def sum_by_response(values: Tensor, response: Tensor) -> Tensor:
-    """Sum of the values [N] over each row [rows]."""
+    """Sums the values [N] over each row; returns [rows]."""
     rows = int(response.max()) + 1 if len(response) else 0
     return torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, response, values)
 
 
 def count_tokens(response: Tensor) -> Tensor:
-    """Tokens of each row [rows] int64; at least 1, so that it can be divided by."""
+    """Returns the tokens of each row [rows] int64; at least 1, so that it can be a divisor."""
     return torch.bincount(response).clamp(min=1)
 
 
 def clip_gain(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor]:
-    """min(rho A, clip(rho) A) and rho, at each token [N].
+    """Returns min(rho A, clip(rho) A) and rho, both [N].
 
-    `token`: rho by token. `gspo` (arXiv 2507.18071, as verl and TRL have it): the geometric mean over the row, its
-    gradient shared by all tokens. `sequence` (Eq. 2 to the letter): one term a row, spread over its tokens, so that
-    sums over tokens stay what they are. At rho = 1 all three have the gradient A grad log p.
+    `token`: rho per token. `gspo` (arXiv 2507.18071, as in verl and TRL): geometric mean over the row, its gradient
+    shared by all tokens. `sequence` (Eq. 2 as printed): one term per row, divided evenly over its tokens, so that sums
+    over tokens are unchanged. At rho = 1 all three have the gradient A grad log p.
     """
     if inputs.ratio == "token":
         ratio = (log_probs - old).exp()
@@ -118,10 +114,9 @@ def _clip(ratio: Tensor, advantages: Tensor, inputs: LossInputs) -> Tensor:
 
 
 def luffy_gain(log_probs: Tensor, advantages: Tensor, gamma: float) -> Tensor:
-    """A p / (p + gamma) at each token: LUFFY's shaped ratio for text of another writer (arXiv 2504.14945), never
-    clipped.
+    """Returns A p / (p + gamma) [N]: LUFFY's shaped ratio for off-policy text (arXiv 2504.14945), never clipped.
 
-    The writer's probability counts as 1. The shape gives unlikely tokens more gradient than p alone would.
+    The probability under the behaviour policy is taken as 1. Shaping gives unlikely tokens more gradient than p alone.
     """
     probability = log_probs.exp()
     return probability / (probability + gamma) * advantages
@@ -130,26 +125,24 @@ def luffy_gain(log_probs: Tensor, advantages: Tensor, gamma: float) -> Tensor:
 def rollout_weights(
     trainer: Tensor, engine: Tensor, by_student: Tensor, response: Tensor, kind: Correction, cap: float
 ) -> Tensor:
-    """Importance weights [N] for the gap between trainer and engine (truncated importance sampling), without gradient.
+    """Returns importance weights [N] without gradient for the mismatch of trainer and engine (truncated IS).
 
-    trainer, engine [N]: log p of each token when it was sampled, as either computes it. `truncate_*` cuts the weight at
-    `cap`, `mask_*` sets what is above it to 0; `*_sequence` has one weight a row, the product of its tokens'. Teacher
-    rows were sampled from neither and have weight 1 (trap T15).
+    trainer, engine [N]: log p of each token at sampling time, as computed by each. `truncate_*` clamps the weight at
+    `cap` (above 1), `mask_*` sets larger weights to 0; `*_sequence` has one weight per row, the product over its
+    tokens. Teacher rows are sampled from neither and have weight 1 (trap T15).
     """
     gap = torch.where(by_student, trainer - engine, torch.zeros_like(trainer)).detach()
     if kind.endswith("sequence"):
         gap = sum_by_response(gap, response)[response]
     weight = gap.exp()
-    return (
-        weight.clamp(max=cap) if kind.startswith("truncate") else torch.where(weight > cap, 0.0, weight)
-    )  # cap is above 1
+    return weight.clamp(max=cap) if kind.startswith("truncate") else torch.where(weight > cap, 0.0, weight)
 
 
 def policy_loss(log_probs: Tensor, old: Tensor, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a pack and what to log of each token: [N] without gradient, by name.
+    """Returns the scalar loss of a pack and token-level metrics by name, each [N] without gradient.
 
-    log_probs [N]: with gradient; old [N]: the same tokens before the first of the inner updates. With one inner update
-    old is `log_probs.detach()`: the ratio is exactly 1, clipping is idle, and the gradient is -A grad log p.
+    log_probs [N]: with gradient; old [N]: the same tokens before the first inner update. With one inner update, old is
+    `log_probs.detach()`: the ratio is exactly 1, clipping has no effect, and the gradient is -A grad log p.
     """
     gain, ratio = clip_gain(log_probs, old, inputs)
     if inputs.luffy is not None:

@@ -1,7 +1,7 @@
-"""What the loop logs of a step's rewards, by source.
+"""Reward metrics of a step, by source.
 
-`disc/<source>/...` is what the rewards were given by; `disc/acc`, `disc/loss` and so on were measured before, on texts
-that were new to the discriminator (stages/adversary/adversary.py).
+`disc/<source>/...` is measured on the logits that produce the rewards; `disc/acc`, `disc/loss` etc. are measured before
+the discriminator update, on unseen texts (stages/adversary/adversary.py).
 """
 
 import math
@@ -15,10 +15,9 @@ from stages.policy.rewards import ScoredResponse
 def reward_metrics(
     groups: Sequence[Sequence[Response]], scored: Sequence[Sequence[ScoredResponse]]
 ) -> dict[str, float | None]:
-    """Means of rewards and advantages for the student, each teacher and all teachers, and shares that tell a step's
-    health.
+    """Returns mean rewards and advantages for the student, each teacher and all teachers, and health indicators.
 
-    `groups` are all 2G responses to every question, `scored` those that stayed in their group.
+    `groups` are all 2G responses per question, `scored` those that remain in their group.
     """
     everything = [one for group in groups for one in group]
     kept = [one for group in scored for one in group]
@@ -48,7 +47,7 @@ def reward_metrics(
 def _source_metrics(
     source: str, responses: Sequence[Response], kept: Sequence[ScoredResponse]
 ) -> dict[str, float | None]:
-    """The metrics of one writer's responses, and of those of them that stayed."""
+    """Returns the metrics of one source: `responses` are all of its responses, `kept` those that remain in groups."""
     scored = [one for one in kept if _is_scored(one)]
     metrics = {
         names.SIMILARITY: _mean([one.similarity for one in kept]),
@@ -65,7 +64,7 @@ def _source_metrics(
 
 
 def _is_told(one: ScoredResponse) -> bool:
-    """Whether the discriminator is right about the writer."""
+    """Returns whether the discriminator classifies the source correctly."""
     return one.logit > 0 if one.response.source == STUDENT else one.logit < 0
 
 

@@ -1,6 +1,6 @@
-"""The policy: the student under training, the reference that it is held to, and their part of a step (Eq. 2).
+"""The policy: the student, its reference model, and their part of a step (Eq. 2).
 
-The reference pass needs no reward, so that it can run while the judge works (`Policy.prepare`).
+The reference pass needs no rewards, so it runs while the judge works (`Policy.prepare`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ from stages.vlm.reader import Network, Reader
 class Policy:
     """The student with its trainer, the reference model, and the settings of Eq. 2.
 
-    With several ranks each has its share of a step's groups; loss, gradient and metrics are those of all ranks.
+    With several ranks, each processes a share of the step's groups; loss, gradient and metrics cover all ranks.
     """
 
     student: Network
@@ -38,28 +38,28 @@ class Policy:
     trainer: Trainer
     block: Ril
     objective: Objective = PAPER
-    padding: PaddingGroups | None = None  # fills up passes of ranks that have fewer; needed with several ranks
+    padding: PaddingGroups | None = None  # equalizes the number of passes; required with several ranks
 
     @property
     def temperature(self) -> float:
-        """At which log-probabilities are taken: that of sampling, on all sides (trap T14)."""
+        """Temperature of all log-probabilities, equal to that of sampling (trap T14)."""
         return self.block.sampling.temperature or 1.0
 
     @property
     def has_full_kl(self) -> bool:
-        """Whether a KL term is over the whole vocabulary."""
+        """Whether a KL term is computed over the whole vocabulary."""
         return "full" in (self.objective.kl, self.objective.kl_on_teacher_rows)
 
     def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
-        """Name and value of every weight of the student, for the engine; on ranks but the first, none."""
+        """Returns name and value of all student weights for the engine; empty on ranks other than the first."""
         return self.trainer.state_dict().items()
 
-    # --- what needs no reward ----------------------------------------------------------------------------------------
+    # --- before rewards ----------------------------------------------------------------------------------------------
 
     def prepare(
         self, reader: Reader, questions: Sequence[Question], groups: Sequence[Sequence[Response]]
     ) -> list[PreparedGroup]:
-        """Prompts and reference log-probabilities of this rank's share of the step's groups."""
+        """Returns prompts and reference log-probabilities of this rank's share of the step's groups."""
         own = get_ranks().share(list(zip(questions, groups, strict=True)), estimate_tokens)
         prompts = reader.make_prompts([(questions[place].messages, questions[place].images) for place in own])
         kept = [select_trainable(groups[place], self.objective) for place in own]
@@ -71,9 +71,9 @@ class Policy:
 
     @torch.no_grad()
     def cache_reference(self, groups: Sequence[Group]) -> list[ReferenceCache]:
-        """Image features, and log p of every response under the SFT student.
+        """Returns image features and log p of each response under the SFT student.
 
-        With a trained tower the reference sees through its own, untrained one, and there are no features to share. The
+        If the vision tower is trained, the reference model uses its own frozen tower and no features are shared. The
         tower of a sharded student runs equally often on all ranks.
         """
         caches: list[ReferenceCache] = []
@@ -83,7 +83,7 @@ class Policy:
         for pack in (one.to(self.student.device) for one in made):
             compute = partial(compute_features, self.student, pack)
             features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None
-            if pack.groups:  # else a pass that only keeps the ranks in step
+            if pack.groups:  # otherwise the pass is padding that synchronizes the ranks
                 caches += self._cache_pack(pack, [groups[number] for number in pack.groups], features)
         return caches
 
@@ -105,11 +105,11 @@ class Policy:
     # --- the update --------------------------------------------------------------------------------------------------
 
     def update(self, groups: Sequence[RewardedGroup], rate: float) -> dict[str, float]:
-        """`inner_updates` steps of Eq. 2 on all responses of this rank's groups; returns the metrics of the first.
+        """Runs `inner_updates` steps of Eq. 2 on all responses of this rank's groups; returns the first one's metrics.
 
-        With a frozen vision tower its features are computed once and serve student and reference alike. Old
-        log-probabilities are those of the first inner update itself, so that no pass is run for them whatever mu is; at
-        mu = 1 the ratio is exactly 1.
+        With a frozen vision tower, image features are computed once and shared by student and reference model. The old
+        log-probabilities are those of the first inner update, so no separate pass is needed for any mu; at mu = 1 the
+        ratio is exactly 1.
         """
         kept = [group for group in groups if group.responses]
         responses = int(get_ranks().sum(sum(len(group.responses) for group in kept)))
@@ -133,26 +133,26 @@ class Policy:
             if inner == 0:
                 update = {names.LOSS: get_ranks().sum(whole_loss), names.GRAD_NORM: norm, names.LEARNING_RATE: rate}
                 metrics = {**update, **means.compute_means()}
-            else:  # what the last inner update saw: how far mu > 1 carried the student from its own samples
+            else:  # ratios of the last inner update: how far off-policy the student is for mu > 1
                 last = means.compute_means()
                 metrics |= {names.for_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
         return metrics
 
     def _add_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
-        if not get_ranks().max(int(any(group.cache is None for group in groups)))[0]:  # all ranks run the pass, or none
+        if not get_ranks().max(int(any(group.cache is None for group in groups)))[0]:  # all ranks or none
             return list(groups)
         caches = self.cache_reference([group.group for group in groups])
         return [replace(group, cache=cache) for group, cache in zip(groups, caches, strict=True)]
 
     def _make_batches(self, groups: Sequence[RewardedGroup]) -> list[PolicyBatch]:
-        """The packs of the step; the caches of their responses are put together in their order."""
+        """Returns the packs of the step with the caches of their responses concatenated in pack order."""
         made = balance_packs(
             [group.group for group in groups], self.block.tokens_per_pack, self.padding, self.student.trains_vision
         )
         return [self._batch(pack.to(self.student.device), [groups[number] for number in pack.groups]) for pack in made]
 
     def _batch(self, pack: Pack, groups: Sequence[RewardedGroup]) -> PolicyBatch:
-        if not groups:  # padding alone
+        if not groups:  # padding only
             device = self.student.device
             empty = torch.zeros(0, self.student.head.in_features, device=device)
             return PolicyBatch(pack, (), None, empty, torch.zeros(0, device=device))
@@ -174,10 +174,10 @@ class Policy:
     def _loss(
         self, batch: PolicyBatch, before: Tensor | None, normaliser: float, means: TokenMeans
     ) -> tuple[Tensor, Tensor]:
-        """The batch's part of the loss, and its log-probabilities [N] without gradient.
+        """Returns the batch's part of the loss and its log-probabilities [N] without gradient.
 
-        `before` [N] are the log-probabilities of the first inner update. Without it this is the first one: its own are
-        the old ones, so that the ratio is exactly 1.
+        `before` [N] are the log-probabilities of the first inner update. If None, this is the first inner update and
+        the ratio is exactly 1.
         """
         states = predicting_states(self.student, batch.pack, batch.features)
         weight, targets = self.student.head.weight, batch.pack.targets
@@ -231,15 +231,15 @@ class Policy:
 
 
 def estimate_tokens(question_and_responses: tuple[Question, Sequence[Response]]) -> float:
-    """About how many tokens a group has; ranks share a step by it."""
+    """Estimates the tokens of a group; the cost by which ranks share a step."""
     question, responses = question_and_responses
     return estimate_prompt_cost(question.messages, question.images) + sum(len(one.token_ids) for one in responses)
 
 
 def compute_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -> Tensor | None:
-    """Weights [N] for the gap between engine and trainer; None without the switch.
+    """Returns importance weights [N] for the mismatch of engine and trainer; None if rollout_correction is "none".
 
-    Raises ValueError when a student's response came without the engine's log-probabilities.
+    Raises ValueError when a student response has no log-probabilities from the engine.
     """
     if objective.rollout_correction == "none":
         return None
@@ -247,8 +247,8 @@ def compute_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -
     for one in batch.responses:
         if one.response.source == STUDENT and one.response.sampled_log_probs is None:
             raise ValueError(
-                f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine gave no log-probs; "
-                "set it to none"
+                f"ril.rollout_correction is {objective.rollout_correction!r}, but the engine returned no "
+                "log-probs; set it to none"
             )
         sampled += one.response.sampled_log_probs or [0.0] * len(one.response.token_ids)
     engine = torch.tensor(sampled, dtype=old.dtype, device=old.device)
@@ -257,7 +257,7 @@ def compute_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -
 
 
 def compute_features(network: Network, pack: Pack) -> Tensor | None:
-    """Image features of a pack without gradient; None for a pack without images."""
+    """Returns the image features of a pack without gradient; None for a pack without images."""
     if pack.pixels is None:
         return None
     with torch.no_grad():

@@ -1,8 +1,7 @@
-"""Rewards and advantages of a group: R = 1[D < 0.5] + verdict; A = R - mean of all 2G (§3.3, Eq. 2), and what departs
-from it.
+"""Rewards and advantages of a group: R = 1[D < 0.5] + verdict; A = R - mean of all 2G (§3.3, Eq. 2), and variants.
 
-The convention is fixed here once: the discriminator's logit z is for "the student wrote it" (student 1, teacher 0), so
-text that passes for a teacher's has z < 0 and earns the similarity reward; z = 0 earns nothing (strict inequality).
+Sign convention: the discriminator's logit z is for the class student (student 1, teacher 0). Text classified as a
+teacher's has z < 0 and gets the similarity reward; z = 0 gets none (strict inequality).
 """
 
 import math
@@ -14,21 +13,21 @@ from stages.config.objective import PAPER, Objective
 from stages.config.rewards import Similarity as SimilarityKind
 from stages.groups.response import STUDENT, Response
 
-EPSILON = 1e-6  # beside a standard deviation, as in verl
+EPSILON = 1e-6  # added to the standard deviation, as in verl
 Term = Literal["policy", "luffy", "sft", "none"]
 
 
 @dataclass(frozen=True)
 class ScoredResponse:
-    """A response that stays in its group, with its rewards and its advantage."""
+    """A response that remains in its group, with its rewards and its advantage."""
 
     response: Response
-    logit: float  # nan where there is no discriminator
-    similarity: float  # 0 or 1 unless ril.similarity says otherwise
+    logit: float  # nan without a discriminator
+    similarity: float  # 0 or 1 with ril.similarity: binary
     answer: int
     reward: float
-    advantage: float  # for `sft` the weight of its cross entropy
-    term: Term = "policy"  # what it is in the loss; "none" only counts in the baseline
+    advantage: float  # for term `sft`, the weight of its cross entropy
+    term: Term = "policy"  # its loss term; "none" counts only in the baseline
 
 
 def similarity_reward(logit: float) -> int:
@@ -37,10 +36,10 @@ def similarity_reward(logit: float) -> int:
 
 
 def compute_similarities(logits: Sequence[float], kind: SimilarityKind) -> list[float]:
-    """The similarity reward of each response of a group.
+    """Returns the similarity reward of each response of a group.
 
-    `binary` (paper); `soft`: 1 - D; `ranked`: share of the group's other logits above one's own, ties by half (in-group
-    scaling, which Masters' continuous reward needed); `raw`: -z (GAD).
+    `binary` (paper); `soft`: 1 - D; `ranked`: share of the group's other logits above this one, ties count half
+    (in-group scaling, required by the continuous reward of Masters); `raw`: -z (GAD).
     """
     if kind == "binary":
         return [similarity_reward(logit) for logit in logits]
@@ -53,7 +52,7 @@ def compute_similarities(logits: Sequence[float], kind: SimilarityKind) -> list[
 
 
 def group_advantages(rewards: Sequence[float]) -> list[float]:
-    """Each reward less the mean of the group; no standard deviation (Dr.GRPO)."""
+    """Returns each reward minus the mean of the group; no standard deviation (Dr.GRPO)."""
     if not rewards:
         return []
     mean = sum(rewards) / len(rewards)
@@ -61,7 +60,7 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
 
 
 def grpo_advantages(rewards: Sequence[float]) -> list[float]:
-    """Each reward less the mean, divided by the standard deviation of the group (GRPO; n - 1 in the denominator)."""
+    """Returns (reward - mean) / standard deviation of the group (GRPO; n - 1 in the denominator of the variance)."""
     centred = group_advantages(rewards)
     if len(centred) < 2:
         return centred
@@ -72,7 +71,7 @@ def grpo_advantages(rewards: Sequence[float]) -> list[float]:
 def score_groups(
     groups: Sequence[Sequence[Response]], logits: Sequence[float] | None, objective: Objective = PAPER
 ) -> list[list[ScoredResponse]]:
-    """`score_group` of every group; `logits` are those of all responses in order, None without a discriminator."""
+    """Applies `score_group` to each group; `logits` covers all responses in order, None without a discriminator."""
     rest = iter(logits or ())
     return [score_group(group, None if logits is None else [next(rest) for _ in group], objective) for group in groups]
 
@@ -80,10 +79,10 @@ def score_groups(
 def score_group(
     rows: Sequence[Response], logits: Sequence[float] | None, objective: Objective = PAPER
 ) -> list[ScoredResponse]:
-    """The rows that stay in their group, with rewards and advantages; empty where the whole group leaves.
+    """Returns the rows that remain in their group, with rewards and advantages; empty if the whole group is dropped.
 
-    A failed verdict takes its row out of the group and out of the baseline, or the group with it (trap T28). A cut
-    answer has answer reward 0, as in Dr.GRPO's code; the paper is silent. `logits` is None where there is no
+    A failed verdict removes its row from the group and the baseline, or drops the group (trap T28). A truncated answer
+    has answer reward 0, as in the code of Dr.GRPO; the paper does not specify this. `logits` is None without a
     discriminator.
     """
     scores = [math.nan] * len(rows) if logits is None else list(logits)
@@ -118,12 +117,12 @@ def score_group(
 
 
 def select_trainable(responses: Sequence[Response], objective: Objective = PAPER) -> list[Response]:
-    """The responses that may be trained on, whatever their verdicts turn out to be."""
+    """Returns the responses that may be trained on, independent of their verdicts."""
     return [one for one in responses if one.source == STUDENT or objective.teacher_rows != "none"]
 
 
 def _takes_part(pairs: Iterable[tuple[Response, float]], objective: Objective) -> bool:
-    """Whether teacher rows are trained on in this group."""
+    """Returns whether teacher rows are trained on in this group."""
     if objective.teacher_rows == "when_all_wrong":
         return not any(row.source == STUDENT and _answer_reward(row, objective) for row, _ in pairs)
     return objective.teacher_rows != "none"
@@ -151,9 +150,7 @@ def _compute_advantages(
     in_group: Sequence[int],
     objective: Objective,
 ) -> list[float]:
-    """An advantage for every row; rows that are not in the group (`sft`) get their share of the largest reward as
-    weight.
-    """
+    """Returns the advantage of each row; rows outside the group (`sft`) get teacher_weight * reward / max reward."""
     largest = objective.similarity_weight + objective.answer_weight
     advantages = [0.0] * len(rows)
     for at in set(range(len(rows))) - set(in_group):

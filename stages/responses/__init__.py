@@ -1,4 +1,5 @@
-"""The response store: every model answer that costs money is kept, found again by what was asked, and paid for once.
+"""The response store: keeps every model answer, looks answers up by request, and generates each only once.
 
-`stages.responses.answers` asks models (and so needs an engine); here is what reads stored answers and rows.
+`stages.responses.answers` generates answers and therefore needs an engine. The other modules read stored answers and
+rows.
 """

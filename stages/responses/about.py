@@ -1,6 +1,6 @@
-"""`about.json` beside the segments of a set: who was asked and how, in words; for people and for the card of an export.
+"""`about.json` next to the segments of a set describes the model and its settings, for people and for export cards.
 
-Keys are not made of it: of two writers that call one model by two names, the first names it.
+It is not part of the keys: if two writers name one model differently, the first writer's name is kept.
 """
 
 from dataclasses import asdict
@@ -17,9 +17,10 @@ ABOUT = "about.json"
 
 
 def read_model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
-    """Name and revision: those of the hub, else the name of the checkpoint's folder and the hash of its files.
+    """Returns name and revision: those of the hub, else the name of the checkpoint's folder and the hash of its files.
 
-    A model that is asked at an endpoint is its provider and name, with the hash of how it is asked.
+    For a model at an endpoint, the name is provider and model name, and the revision is the hash of its request
+    settings.
     """
     for mark in ("#", "@"):
         name, found, revision = checkpoint.identity.rpartition(mark)
@@ -29,7 +30,7 @@ def read_model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
 
 
 def make_about(checkpoint: "Checkpoint", asked: GenerationSpec) -> dict[str, Any]:
-    """What about.json says: name, revision and licence of the model, and all that the key is made of."""
+    """Returns the content of about.json: name, revision and licence of the model, and all parts of the key."""
     name, revision = read_model_name(checkpoint)
     values = {**asdict(asked), "sampling": asked.sampling.model_dump(mode="json"), "banned": list(asked.banned)}
     return {
@@ -42,7 +43,7 @@ def make_about(checkpoint: "Checkpoint", asked: GenerationSpec) -> dict[str, Any
 
 
 def read_licence(weights: Path) -> str | None:
-    """The licence that the model's own card names, None where it has no card or the card names none."""
+    """Returns the licence on the model's card; None if there is no card or the card names none."""
     from huggingface_hub import ModelCard
 
     card = weights / "README.md"
@@ -50,11 +51,11 @@ def read_licence(weights: Path) -> str | None:
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
-    """Writes about.json into the folder of a set that has none."""
+    """Writes about.json into the folder of a set that does not have one."""
     if not (folder / ABOUT).exists():
         write_json(folder / ABOUT, about)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What about.json says; empty where there is none (answers stored before it was written)."""
+    """Returns the content of about.json; empty if the file is missing (sets written before it was introduced)."""
     return read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}

@@ -1,4 +1,4 @@
-"""Asking a model through the store: what is stored is served, what is missing is generated and stored, wave by wave."""
+"""Generates answers through the store: stored answers are reused, missing ones are generated wave by wave."""
 
 import json
 import time
@@ -28,12 +28,12 @@ StartEngine = Callable[[Checkpoint, Runtime, StartOptions], Engine]
 
 @dataclass(frozen=True)
 class Generation:
-    """Which model answers, and how."""
+    """The model that answers, and its settings."""
 
     checkpoint: Path  # folder with the model's card
     sampling: Sampling
-    samples: int = 1  # answers to each prompt
-    draw: int = 0  # another number asks for a fresh set of answers
+    samples: int = 1  # answers per prompt
+    draw: int = 0  # another number requests a fresh set of answers
 
 
 def fetch_answers(
@@ -44,12 +44,12 @@ def fetch_answers(
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
 ) -> list[list[StoredAnswer]]:
-    """The model's answers to each prompt, in the order of `prompts` and of their samples.
+    """Returns the model's answers to each prompt, in the order of `prompts` and of their samples.
 
-    Only what the store lacks is generated; when it lacks nothing, no engine starts. With `max_reject_share`, up to that
-    share of the answers may be lacking, and their prompts' lists are shorter. Without, every answer has to be there:
-    raises RequestError for a prompt that the model can't take, RuntimeError when answers failed. Whatever was finished
-    is stored by then.
+    Only answers missing from the store are generated; if none are missing, no engine starts. With `max_reject_share`,
+    up to that share of the answers may be missing, and the lists of their prompts are shorter. Without it, all answers
+    are required: raises RequestError for a prompt that the model cannot take, RuntimeError when answers failed.
+    Finished answers are stored before an error is raised.
     """
     return fetch_answers_and_rejects(job, generation, prompts, title, start, max_reject_share)[0]
 
@@ -62,7 +62,7 @@ def fetch_answers_and_rejects(
     start: StartEngine = start_engine,
     max_reject_share: float | None = None,
 ) -> tuple[list[list[StoredAnswer]], list[Reject]]:
-    """What `fetch_answers` gives, and which answers are lacking for which reasons."""
+    """Returns the result of `fetch_answers`, and the missing answers with their reasons."""
     asking = AnswerSession.open(job, generation, title, start, max_reject_share)
     wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
     store = Store(asking.folder, job.progress.say)
@@ -70,14 +70,14 @@ def fetch_answers_and_rejects(
         damaged = len(store.damaged)
         stored = asking.complete(store, wanted, prompts)
         found = _read_requested(store, wanted)
-        if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
+        if len(store.damaged) == damaged:  # else a segment had readable keys but damaged texts
             break
     asking.report(job)
     return found, asking.make_rejects(wanted, stored)
 
 
 def read_stored_answers(job: Job, generation: Generation, prompts: Sequence[PromptLike]) -> list[list[StoredAnswer]]:
-    """What the store has of these answers, as `fetch_answers` gives them; no engine starts."""
+    """Returns the answers that are in the store, in the form of `fetch_answers`; no engine starts."""
     asking = AnswerSession.open(job, generation, job.name)
     return _read_requested(
         Store(asking.folder, job.progress.say), RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
@@ -93,12 +93,12 @@ def _read_requested(store: Store, wanted: RequestedAnswers) -> list[list[StoredA
 
 @dataclass
 class AnswerCost:
-    """What a run found and what it generated; for the progress and timing.json."""
+    """Counts of stored and generated answers of a run, for progress lines and timing.json."""
 
     wanted: int = 0
     stored: int = 0
     generated: int = 0
-    prompt_tokens: int = 0  # of the requests that were sent, each prompt once
+    prompt_tokens: int = 0  # of sent requests; each prompt counts once
     completion_tokens: int = 0
     start_seconds: float = 0.0
     generate_seconds: float = 0.0
@@ -106,7 +106,7 @@ class AnswerCost:
 
 @dataclass
 class AnswerSession:
-    """One model, asked in one way by one stage."""
+    """One model with one set of generation settings, used by one stage."""
 
     job: Job
     checkpoint: Checkpoint
@@ -115,7 +115,7 @@ class AnswerSession:
     start: StartEngine
     max_reject_share: float | None
     cost: AnswerCost = field(default_factory=AnswerCost)
-    reasons: dict[str, Reason] = field(default_factory=dict)  # by request key: why answers are lacking
+    reasons: dict[str, Reason] = field(default_factory=dict)  # why answers are missing, by request key
 
     @classmethod
     def open(
@@ -126,7 +126,7 @@ class AnswerSession:
         start: StartEngine = start_engine,
         max_reject_share: float | None = None,
     ) -> "AnswerSession":
-        """Opens the model's card. Raises ValueError for several greedy answers: they would all be the same."""
+        """Opens the model's card. Raises ValueError for several greedy answers, because all would be equal."""
         if generation.sampling.temperature == 0 and generation.samples > 1:
             raise ValueError(
                 f"{title}: temperature 0 writes the same answer {generation.samples} times; set responses: 1, or "
@@ -138,13 +138,13 @@ class AnswerSession:
 
     @property
     def folder(self) -> Path:
-        """The set of answers in the store."""
+        """The folder of this set of answers in the store."""
         return self.job.store / "responses" / self.asked.slug
 
     def complete(self, store: Store, wanted: RequestedAnswers, prompts: Sequence[PromptLike]) -> np.ndarray:
-        """Generates what `store` lacks; afterwards it holds all that can be had. Returns which answers those are.
+        """Generates the answers missing from `store` and returns a mask of the stored answers.
 
-        Raises as `fetch_answers` says.
+        Raises the same errors as `fetch_answers`.
         """
         stored = wanted.find_stored(store)
         known = read_refusals(self.folder)
@@ -200,7 +200,7 @@ class AnswerSession:
         prompts: Sequence[PromptLike],
         gaps: Iterable[MissingRange],
     ) -> Iterator[Answer]:
-        """Yields answers as they are finished; each wave is on disk before the next one starts."""
+        """Yields answers as they finish; each wave is on disk before the next one starts."""
         lacking = 0
         for gaps_of_wave in split_into_waves(gaps):
             wave = Wave(gaps_of_wave, [prompts[gap.prompt] for gap in gaps_of_wave])
@@ -210,7 +210,7 @@ class AnswerSession:
             try:
                 for index, outcome in generate_outcomes(engine, requests, list(range(len(requests)))):
                     yield from wave.add(index, outcome)
-            except Exception:  # of the engine: what it had finished was paid for
+            except Exception:  # any error of the engine: keep the answers that it finished
                 self._store_wave(engine, store, wanted, wave)
                 raise
             self._store_wave(engine, store, wanted, wave)
@@ -222,7 +222,7 @@ class AnswerSession:
                 )
 
     def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> None:
-        """Puts what is finished of a wave on disk, as one segment."""
+        """Writes the finished answers of a wave to disk, as one segment."""
         seconds = wave.seconds_an_answer()
         rows = [row for index in sorted(wave.finished) for row in self._make_rows(engine, wanted, wave, index, seconds)]
         store.append(rows)
@@ -266,7 +266,7 @@ class AnswerSession:
         ]
 
     def _check(self, wanted: RequestedAnswers, stored: np.ndarray) -> None:
-        """Raises when more is lacking than may be."""
+        """Raises an error if more answers are missing than allowed."""
         lacking = stored.size - int(stored.sum())
         if not lacking:
             return
@@ -287,7 +287,7 @@ class AnswerSession:
         return self.reasons.get(wanted.request_key(prompt), Reason("failed", "its segment can't be read"))
 
     def make_rejects(self, wanted: RequestedAnswers, stored: np.ndarray) -> list[Reject]:
-        """What is lacking, with the reasons, in the order of the prompts."""
+        """Returns the missing answers with their reasons, in the order of the prompts."""
         found = []
         for prompt in np.flatnonzero(~stored.all(axis=1)).tolist():
             reason = self._find_reason(wanted, prompt)
@@ -296,7 +296,7 @@ class AnswerSession:
         return found
 
     def report(self, job: Job) -> None:
-        """Says what was paid, and keeps it for timing.json: it differs from run to run."""
+        """Logs the cost of the generated answers and adds it to timing.json, because it differs between runs."""
         paid = self.cost
         values = {
             "answers_wanted": paid.wanted,
@@ -329,7 +329,7 @@ class AnswerSession:
 
 
 def make_generation_spec(checkpoint: Checkpoint, sampling: Sampling, draw: int, store: Path) -> GenerationSpec:
-    """Who is asked and how, as the part of the key that a run's requests share."""
+    """Returns the part of the key that all requests of a run share: the model and its settings."""
     template = read_template(checkpoint, store)
     return GenerationSpec(
         model=checkpoint.identity,

@@ -1,9 +1,9 @@
-"""Compaction: many small segments become few large ones, while others read and write, and no answer changes.
+"""Compaction merges many small segments into few large ones, while others read and write; no answer changes.
 
-Only answers that are served are copied, to the place of the first segment that they come from; whatever stays or is
-added meanwhile comes after it or holds other keys. New segments are complete and visible before old ones go, so a crash
-in between leaves answers twice and equal, and the next compaction ends it. Damaged segments stay where they are, and
-nothing moves past them.
+Only served answers are copied, to the position of the first segment that they come from; segments that remain or are
+added meanwhile come later in the order or hold other keys. New segments are complete and visible before old ones are
+removed. A crash in between leaves duplicate, equal answers, which the next compaction removes. Damaged segments keep
+their position, and no answer moves across them.
 """
 
 import time
@@ -29,26 +29,26 @@ from stages.responses.sets import Say, list_files, read_served, read_tables
 from stages.responses.store import Store
 
 ROWS_PER_SEGMENT = 65_536
-_LEFTOVER_SECONDS = 86_400  # an unfinished file that is older belongs to a writer that was killed
+_LEFTOVER_SECONDS = 86_400  # seconds; an older unfinished file belongs to a killed writer
 
 _Track = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
 class CompactionResult:
-    """What became of one set."""
+    """The result of compacting one set."""
 
     before: int  # segments
     after: int
     answers: int
-    duplicates: int  # answers that were never served and are gone
-    leftovers: int  # unfinished files of killed writers that are gone
+    duplicates: int  # removed answers that were never served
+    leftovers: int  # removed unfinished files of killed writers
 
 
 def compact(folder: Path, say: Say, track: _Track = iter) -> CompactionResult:
-    """Compacts one set; `track` goes round the numbers of the segments that are read.
+    """Compacts one set; `track` wraps the iterator over the numbers of the segments that are read.
 
-    Raises FileNotFoundError when another compaction of the same set was faster; then nothing was changed here.
+    Raises FileNotFoundError if another compaction of the same set finished first; in that case nothing is changed.
     """
     store = Store(folder, say)
     while True:
@@ -72,7 +72,7 @@ def _compact_segments(store: Store, track: _Track) -> CompactionResult:
     before = len(store.segments)
     if len(chosen) < 2 and not duplicates:
         return CompactionResult(before, before, len(store), 0, _sweep(store.folder))
-    if duplicates:  # what is dropped must be readable elsewhere
+    if duplicates:  # dropped answers must be readable in another segment
         for number in sorted(set(range(before)) - set(chosen)):
             for _ in _raise_damaged(number, read_tables(store.segments[number], ANSWER_SCHEMA.names)):
                 pass
@@ -94,7 +94,7 @@ def _compact_segments(store: Store, track: _Track) -> CompactionResult:
 
 
 def _split_runs(store: Store, chosen: list[int]) -> list[list[int]]:
-    """The numbers of `chosen` that go to one place: damaged segments divide them."""
+    """Splits `chosen` into the runs that move together; damaged segments separate them."""
     walls = sorted(parse_segment(path).precedence for path in store.damaged)
     runs: dict[int, list[int]] = {}
     for number in chosen:

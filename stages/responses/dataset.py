@@ -1,6 +1,4 @@
-"""Export: sets of a store as a Hugging Face data set, a folder with parquet files and a card. `merge` is the way
-back.
-"""
+"""Exports sets of a store as a Hugging Face data set (parquet files and a card); `merge` imports them."""
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,10 +24,10 @@ def _make_file_path(part: Path, numbers: Iterator[int]) -> Path:
 
 
 def export_dataset(sets: Sequence[Path], folder: Path, say: Say, track: Track = iter) -> list[SetStatistics]:
-    """Writes the answers that `sets` serve into `folder`, which must not hold anything; returns what was counted.
+    """Writes the served answers of `sets` into the empty folder `folder` and returns their statistics.
 
-    `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any. Raises FileExistsError, and
-    ValueError for a set with segments that can't be read: a published set should be whole.
+    `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any set. Raises FileExistsError if
+    the folder is not empty, ValueError for a set with unreadable segments: a published set should be complete.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder, or remove it first")
@@ -60,7 +58,7 @@ def export_dataset(sets: Sequence[Path], folder: Path, say: Say, track: Track = 
 
 
 def make_card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
-    """The data set's card: what the hub reads, and a section for each set."""
+    """Returns the data set's card: the metadata for the hub, and a section for each set."""
     licences = {about.get("license") for _, about in sets}
     known = licences.pop() if len(licences) == 1 else None
     data = DatasetCardData(
@@ -112,7 +110,7 @@ def _make_section(found: SetStatistics, about: dict[str, Any]) -> str:
 
 
 def _escape_cell(value: Any) -> str:
-    """A value as a cell of a Markdown table."""
+    """Returns a value as a cell of a Markdown table."""
     return "unknown" if value in (None, "") else str(value).replace("|", "\\|").replace("\n", " ")
 
 
@@ -121,6 +119,6 @@ def _format_day(nanoseconds: int) -> str:
 
 
 def _size_category(rows: int) -> str:
-    """The hub's name for this many rows."""
+    """Returns the hub's size category for this many rows."""
     steps = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
     return next((name for name, end in steps if rows < end), "10M<n<100M")

@@ -1,4 +1,4 @@
-"""Which stored answers a step uses: balanced over teachers, fresh at every visit, a function of the seed alone."""
+"""Selects the stored answers of a step: balanced over teachers, different at every visit, determined by the seed."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ class TeacherAnswer:
 
 
 def read_teacher_answers(row: Mapping[str, Any]) -> list[TeacherAnswer]:
-    """The answers of one row of the pool."""
+    """Returns the answers in one row of the pool."""
     return [TeacherAnswer(**answer) for answer in row["answers"]]
 
 
 def draw_balanced(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> list[TeacherAnswer]:
-    """`wanted` of the answers without replacement (all, when there are fewer), as equally from each teacher as can be.
+    """Returns `wanted` answers without replacement (all, if there are fewer), as equally from each teacher as possible.
 
-    Which teacher gives one more where it does not come out even, and which of its answers are taken, changes with the
-    seed (the variety of teacher text is what the gain is owed to, §4.3).
+    The seed determines which teachers give one more when the number is not divisible, and which answers are selected.
+    The paper attributes the gain to the variety of teacher responses (§4.3).
     """
     choose = random.Random(seed)
     teachers = sorted({answer.teacher for answer in answers})
@@ -45,5 +45,5 @@ def draw_balanced(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> l
 
 
 def draw_plain(texts: Sequence[str], wanted: int, seed: int) -> list[str]:
-    """`wanted` of the texts without replacement (all, when there are fewer)."""
+    """Returns `wanted` of the texts, sampled without replacement (all, if there are fewer)."""
     return random.Random(seed).sample(list(texts), min(wanted, len(texts)))

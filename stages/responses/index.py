@@ -1,7 +1,7 @@
-"""Where each stored answer lies: sorted arrays with 32 bytes for each run of neighbouring samples of a request.
+"""Location of each stored answer: sorted arrays with 32 bytes per run of consecutive samples of a request.
 
-The answers to one request are written together, so that 16 of them are mostly one run: 2 bytes an answer. The worst
-case, a single answer a request, is 32.
+The answers to one request are written together, so that 16 of them usually form one run: 2 bytes per answer. The worst
+case, one answer per request, is 32.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ _ROW_BITS = 32
 
 @dataclass(frozen=True)
 class Runs:
-    """Rows of one segment, put together where samples follow one another. A row of `requests` is two numbers: half a
-    sha256.
+    """Rows of one segment, grouped into runs of consecutive samples.
+
+    A row of `requests` holds two integers: half a sha256.
     """
 
     requests: np.ndarray  # [runs, 2]
@@ -26,7 +27,7 @@ class Runs:
 
     @classmethod
     def from_rows(cls, requests: np.ndarray, samples: np.ndarray) -> "Runs":
-        """The runs of a segment whose rows answer `requests` as `samples`."""
+        """Returns the runs of a segment whose rows hold the answers `samples` of `requests`."""
         starts = np.ones(len(samples), bool)
         starts[1:] = (requests[1:] != requests[:-1]).any(axis=1) | (samples[1:] != samples[:-1] + 1)
         row = np.flatnonzero(starts)
@@ -35,10 +36,10 @@ class Runs:
 
 
 class Index:
-    """Finds answers by request and sample; of answers to one request with one sample the first segment's counts."""
+    """Finds answers by request and sample; for duplicates, the answer in the first segment counts."""
 
     def __init__(self, segments: Sequence[Runs]) -> None:
-        """`segments[i]` are the runs of segment number i."""
+        """`segments[i]` holds the runs of segment number i."""
         self.stored = sum(int(runs.count.sum()) for runs in segments)  # duplicates included
         self._high = _concatenate([runs.requests[:, 0] for runs in segments], np.uint64)
         self._low = _concatenate([runs.requests[:, 1] for runs in segments], np.uint64)
@@ -47,7 +48,7 @@ class Index:
         self._place = _concatenate([np.int64(n << _ROW_BITS) + runs.row for n, runs in enumerate(segments)], np.int64)
         self._keep(np.lexsort((self._place, self._count, self._first, self._low, self._high)))
         twice = self._continues_run() & (self._first[1:] == self._first[:-1]) & (self._count[1:] == self._count[:-1])
-        if twice.any():  # whole runs that another segment has too: two writers of one wave, an older copy
+        if twice.any():  # complete runs that another segment also has: two writers of one wave, or an older copy
             self._keep(np.flatnonzero(np.append(True, ~twice)))
         overlap = self._continues_run() & (self._first[1:] < self._first[:-1] + self._count[:-1])
         if overlap.any():
@@ -58,11 +59,11 @@ class Index:
             setattr(self, name, getattr(self, name)[places])
 
     def _continues_run(self) -> np.ndarray:
-        """Of each run but the first: whether it is of the request of the run before it."""
+        """Returns for each run except the first whether it has the same request as the run before."""
         return np.asarray((self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1]))
 
     def _split(self, overlap: np.ndarray) -> None:
-        """Gives each sample of overlapping runs to the first segment that has it."""
+        """Assigns each sample of overlapping runs to the first segment that has it."""
         request = np.append(0, np.cumsum(~self._continues_run()))  # number of the request of each run
         torn = np.isin(request, request[1:][overlap])
         pieces: list[tuple[int, int, int, int]] = []  # a run to copy the request from, first, count, place
@@ -92,19 +93,19 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays, bytes."""
+        """Memory of the arrays in bytes."""
         return sum(int(array.nbytes) for array in (self._high, self._low, self._first, self._count, self._place))
 
     def find_places(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Where answers lie, for `decode_segments` and `decode_rows`; ABSENT where one is not stored.
+        """Returns the locations of answers, for `decode_segments` and `decode_rows`; ABSENT if an answer is not stored.
 
-        `samples` has a row a request, of any length: those samples of it that are looked for.
+        `samples` has one row per request, of any length: the samples of that request to look up.
         """
         found = np.full(samples.shape, ABSENT, np.int64)
         total = len(self._high)
         at = np.searchsorted(self._high, requests[:, 0])
         alike = np.ones(len(requests), bool)
-        while total and alike.any():  # as often as the request with most runs has runs
+        while total and alike.any():  # iterations: the largest number of runs of a request
             run = np.minimum(at, total - 1)
             alike = (at < total) & (self._high[run] == requests[:, 0])
             offset = samples - self._first[run][:, None]
@@ -115,12 +116,12 @@ class Index:
         return found
 
     def find_winners(self, segment: int, requests: np.ndarray, samples: np.ndarray, start: int = 0) -> np.ndarray:
-        """Which rows of segment number `segment`, from row `start` on, are the ones that are served."""
+        """Returns which rows of segment number `segment`, from row `start` on, are served."""
         here = np.int64((segment << _ROW_BITS) + start) + np.arange(len(samples), dtype=np.int64)
         return np.asarray(self.find_places(requests, samples[:, None])[:, 0] == here)
 
     def count_served(self, segments: int) -> np.ndarray:
-        """How many answers of each of the first `segments` segments are served."""
+        """Returns how many answers of each of the first `segments` segments are served."""
         return np.bincount(decode_segments(self._place), weights=self._count, minlength=segments).astype(np.int64)
 
 
@@ -129,10 +130,10 @@ def _concatenate(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
 
 
 def decode_segments(places: np.ndarray) -> np.ndarray:
-    """Numbers of the segments of places that are not ABSENT."""
+    """Returns the segment numbers of locations that are not ABSENT."""
     return places >> _ROW_BITS
 
 
 def decode_rows(places: np.ndarray) -> np.ndarray:
-    """Rows within their segments of places that are not ABSENT."""
+    """Returns the rows within their segments of locations that are not ABSENT."""
     return places & np.int64((1 << _ROW_BITS) - 1)

@@ -1,8 +1,8 @@
-"""The key of an answer: a hash of all that changes what a model would write, and of nothing else.
+"""The key of an answer: a hash of everything that determines the model's output, and of nothing else.
 
-Not in it: ids and places of questions, the experiment's seed, batch sizes, number of GPUs, engine and its version (kept
-beside the answer). So the same question reached through two data sets is asked once, and a corrected one under an old
-id is asked anew.
+Excluded are ids and positions of questions, the experiment's seed, batch sizes, the number of GPUs, and the engine with
+its version (stored with the answer). Therefore a question that occurs in two data sets is generated once, and a
+corrected question with an old id is generated again.
 """
 
 import functools
@@ -14,24 +14,24 @@ from typing import Any
 from stages.config.sampling import Sampling
 from stages.job.hashes import hash_json
 
-VERSION = 1  # of the way a key is computed; another number makes all stored answers unfindable
+VERSION = 1  # version of the key format; changing it makes all stored answers unreachable
 
 
 @dataclass(frozen=True)
 class GenerationSpec:
-    """Who is asked and how: what the requests of one run have in common."""
+    """The model and its settings: what the requests of one run have in common."""
 
-    model: str  # identity of weights, tokenizer and configuration (image sizes are in there)
+    model: str  # identity of weights, tokenizer and configuration (includes image sizes)
     family: str
     precision: str
-    context_tokens: int  # an answer that would be longer is cut
+    context_tokens: int  # longer answers are truncated
     template: str  # hash of the chat template
     banned: tuple[int, ...]  # tokens that are never sampled
     sampling: Sampling
-    draw: int  # another number asks for fresh answers
+    draw: int  # another number requests fresh answers
 
     def hash(self) -> str:
-        """sha256 of everything here, as hex."""
+        """Returns the sha256 of all fields, as hex."""
         return self._hash
 
     @functools.cached_property
@@ -46,36 +46,36 @@ class GenerationSpec:
             "banned": list(self.banned),
             "sampling": self.sampling.model_dump(
                 mode="json", exclude_none=True
-            ),  # a new setting, unset, changes no key
+            ),  # a new setting that is not set leaves keys unchanged
             "draw": self.draw,
         }
         return hash_json(values)
 
     @property
     def slug(self) -> str:
-        """Name of the folder with these answers: a word for people, a hash for uniqueness; no name that users give."""
+        """Folder name of these answers: a readable part and a unique hash; contains no user-defined name."""
         return f"{self.family}-{self.model_slug}-{self.hash()[:16]}"
 
     @property
     def model_slug(self) -> str:
-        """A short mark of the model, so that folders of one model lie side by side."""
+        """A short prefix for the model, so that the folders of one model sort together."""
         return hashlib.sha256(self.model.encode()).hexdigest()[:8]
 
     def request_key(self, messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> str:
-        """sha256 of who is asked, how, and what; the same for all samples."""
+        """Returns the sha256 of model, settings and request content; equal for all samples."""
         return hash_json({"asked": self.hash(), **make_request_content(messages, image_sha256)})
 
 
 def make_request_content(messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> dict[str, Any]:
-    """What is asked, as it goes into the key: roles and texts in order, hashes of the images' bytes."""
+    """Returns the request content for the key: roles and texts in order, and the hashes of the images' bytes."""
     return {"messages": [[message["role"], message["content"]] for message in messages], "images": list(image_sha256)}
 
 
 def derive_answer_key(request_key: str, sample: int) -> str:
-    """Key of one answer: sha256 of the request's key and the sample's number, as hex."""
+    """Returns the key of one answer: sha256 of the request's key and the sample's number, as hex."""
     return hashlib.sha256(f"{request_key}:{sample}".encode()).hexdigest()
 
 
 def derive_request_seed(request_key: str) -> int:
-    """Seed of sample 0 of a request, in [0, 2**62); sample i is drawn with this plus i, in whichever batch it is."""
+    """Returns the seed of sample 0 of a request, in [0, 2**62); sample i uses this plus i, in any batch."""
     return int(request_key[:16], 16) >> 2

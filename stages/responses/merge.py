@@ -1,7 +1,7 @@
-"""Merging: answers of another store, or of an exported data set, that this one lacks. What was here already wins.
+"""Merging adds answers from another store or an exported data set. Existing answers take precedence.
 
-Answers are copied, not files: the new segments get orders after all that is here, so that no answer that was served
-changes, whatever the other store's clocks and orders were.
+Answers are copied, not files: new segments get orders after all existing ones. No served answer changes, regardless of
+the clocks and orders of the other store.
 """
 
 import shutil
@@ -32,18 +32,18 @@ _Track = Callable[[Iterable[int]], Iterable[int]]
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What became of one set of the other store."""
+    """The result of merging one set of the other store."""
 
     set_name: str
     added: int
-    here_already: int  # answers with a key that this store has, equal or not
-    damaged: int  # segments of the other store that could not be read
+    here_already: int  # answers whose key is already in this store, equal or not
+    damaged: int  # unreadable segments of the other store
 
 
 def merge(responses: Path, other: Path, say: Say, track: _Track = iter) -> Iterator[MergeResult]:
-    """Copies what `other` (a store or an exported data set) has and the store in `responses` lacks; yields set by set.
+    """Copies answers of `other` (a store or an exported data set) missing from `responses`; yields results set by set.
 
-    Raises FileNotFoundError when `other` holds no answers, ValueError when it is this very store.
+    Raises FileNotFoundError when `other` holds no answers, ValueError when `other` is the same store.
     """
     for theirs in find_sets(other):
         ours = responses / theirs.name
@@ -61,7 +61,7 @@ def _merge_set(ours: Path, theirs: Path, say: Say, track: _Track) -> MergeResult
     ours.mkdir(parents=True, exist_ok=True)
     if (theirs / ABOUT).is_file() and not (ours / ABOUT).exists():
         shutil.copy(theirs / ABOUT, ours / ABOUT)
-    for file in (theirs / REFUSAL_FOLDER).glob("*.jsonl"):  # names are random: equal names are equal files
+    for file in (theirs / REFUSAL_FOLDER).glob("*.jsonl"):  # names are random, so files with equal names are equal
         (ours / REFUSAL_FOLDER).mkdir(exist_ok=True)
         shutil.copy(file, ours / REFUSAL_FOLDER / file.name)
     return MergeResult(theirs.name, added, len(source) - added, len(source.damaged))

@@ -1,8 +1,7 @@
-"""A stage's out as a projection of the store: the answers to its questions, in their order, without times or engines.
+"""A stage's out as a projection of the store: the answers to its questions in order, without times or engines.
 
-Reads and writes block by block, so that a million questions need no more memory than a thousand. Equal answers give
-      equal bytes,
-whatever segments they lie in.
+Reads and writes block by block, so that memory does not grow with the number of questions. Equal answers give equal
+bytes, regardless of the segments that hold them.
 """
 
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ _COLUMNS = {  # of ANSWERS: from which column of the store
 
 
 class AnswerSettings(Protocol):
-    """What the blocks `teachers.<id>` and `rollout` have in common; the stages import their own."""
+    """Settings that the blocks `teachers.<id>` and `rollout` share; each stage imports its own block."""
 
     @property
     def responses(self) -> int: ...
@@ -62,7 +61,7 @@ class AnswerCounts:
     empty: int = 0
 
     def add(self, rows: pa.Table, questions: int) -> None:
-        """Counts `rows`, which answer `questions` questions."""
+        """Adds `rows`, the answers to `questions` questions, to the counts."""
         self.questions += questions
         self.answers += rows.num_rows
         self.prompt_tokens += pc.sum(rows["prompt_tokens"]).as_py() or 0
@@ -71,7 +70,7 @@ class AnswerCounts:
         self.empty += pc.sum(pc.equal(rows["response"], "")).as_py() or 0
 
     def compute_statistics(self) -> dict[str, float]:
-        """Counts and means, for metrics and tables."""
+        """Returns counts and means, for metrics and tables."""
         return {
             "questions": self.questions,
             "answers": self.answers,
@@ -86,10 +85,10 @@ class AnswerCounts:
 def write_answers(
     job: Job, checkpoint_folder: Path, questions: QuestionFolder, block: AnswerSettings
 ) -> dict[str, float]:
-    """Writes the stage's out: `block.responses` answers to each question, rows of ANSWERS; returns statistics.
+    """Writes the stage's out: `block.responses` answers to each question, as rows of ANSWERS; returns statistics.
 
-    Answers that can't be had are lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they are more than
-    `block.max_reject_share` of all.
+    Unavailable answers become lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they exceed
+    `block.max_reject_share` of all answers.
     """
     generation = Generation(checkpoint_folder, block.sampling, block.responses, block.draw)
     asking = AnswerSession.open(job, generation, job.name, max_reject_share=block.max_reject_share)
@@ -101,7 +100,7 @@ def write_answers(
             stored = asking.complete(store, wanted, questions)
         with job.measure_time("project"), job.writing() as folder:
             counts = write_projection(folder, store, wanted)
-        if len(store.damaged) == damaged:  # else a segment's keys could be read and its texts could not
+        if len(store.damaged) == damaged:  # else a segment had readable keys but damaged texts
             break
     rejects = asking.make_rejects(wanted, stored)
     write_rejects(job.reports / "rejects.jsonl", rejects)
@@ -114,10 +113,10 @@ def write_answers(
 
 
 def write_projection(folder: Path, store: Store, wanted: RequestedAnswers) -> AnswerCounts:
-    """Writes what the store has of `wanted` into `folder`, as shards with rows of ANSWERS."""
+    """Writes the stored answers among `wanted` into `folder`, as shards with rows of ANSWERS."""
     counts = AnswerCounts()
     shards = rechunk(_iter_blocks(store, wanted, counts), ROWS_PER_SHARD)
-    first = next(shards, ANSWERS.empty_table())  # a stage's out has a file also when it has no row
+    first = next(shards, ANSWERS.empty_table())  # a stage's out contains a file even without rows
     for number, rows in enumerate(chain([first], shards)):
         write_parquet(folder / f"part-{number:05d}.parquet", rows)
     return counts

@@ -1,7 +1,8 @@
-"""Answers that can't be had: the engine refused the request for what it is, or failed on the way.
+"""Unavailable answers: the engine refused the request itself, or failed while answering it.
 
-A refusal (a prompt longer than the context, an image that can't be read) is remembered beside the segments: it starts
-no engine of its own again, and is asked again when one runs anyway. A failure is asked again by the next run.
+A refusal (a prompt longer than the context, an unreadable image) is stored next to the segments. A refused request
+alone does not start an engine again; it is retried when an engine runs for other requests. A failed request is retried
+by the next run.
 """
 
 import json
@@ -16,7 +17,7 @@ REFUSAL_FOLDER = "refused"
 
 
 def write_refusals(folder: Path, reasons: Mapping[str, Reason]) -> None:
-    """Keeps the refusals among `reasons`, by request key, beside the segments in `folder`."""
+    """Stores the refusals among `reasons`, by request key, next to the segments in `folder`."""
     rows = ({"request_key": key, "reason": reason.text} for key, reason in reasons.items() if reason.kind == "refused")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     if lines:
@@ -24,7 +25,7 @@ def write_refusals(folder: Path, reasons: Mapping[str, Reason]) -> None:
 
 
 def read_refusals(folder: Path) -> dict[str, Reason]:
-    """Refusals by request key."""
+    """Returns refusals by request key."""
     rows = (
         json.loads(line)
         for file in sorted((folder / REFUSAL_FOLDER).glob("*.jsonl"))

@@ -1,6 +1,4 @@
-"""What a stage wants from the store: n answers to each of many prompts, as keys; and the requests for those it
-lacks.
-"""
+"""The answers that a stage requests from the store: n per prompt, as keys; and the requests for missing ones."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +10,14 @@ import pyarrow as pa
 from stages.responses.key import GenerationSpec
 from stages.responses.store import Store
 
-BLOCK_ANSWERS = 16_384  # looked up, or read, at a time: 130 MB of the paper's longest answers
+BLOCK_ANSWERS = 16_384  # answers processed at a time: 130 MB of the paper's longest answers
 
 
 class PromptKeyParts(Protocol):
-    """What a key is made of."""
+    """The parts of a prompt that determine its key."""
 
     @property
-    def id(self) -> str: ...  # for messages and provenance, no part of the key
+    def id(self) -> str: ...  # for messages and provenance; not part of the key
     @property
     def messages(self) -> Sequence[Mapping[str, str]]: ...
     @property
@@ -27,14 +25,14 @@ class PromptKeyParts(Protocol):
 
 
 class PromptLike(PromptKeyParts, Protocol):
-    """What is asked; a `Question` is one."""
+    """A prompt, for example a `Question`."""
 
     @property
     def images(self) -> Sequence[bytes]: ...
 
 
 class MissingRange(NamedTuple):
-    """Neighbouring samples of one prompt that the store lacks."""
+    """Consecutive samples of one prompt that are missing from the store."""
 
     prompt: int
     first: int
@@ -43,15 +41,15 @@ class MissingRange(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestedAnswers:
-    """n answers to each prompt: 32 bytes and an id a prompt."""
+    """n answers to each prompt: 32 bytes and an id per prompt."""
 
     ids: list[str]
-    request_keys: np.ndarray  # one row of 32 bytes a prompt
+    request_keys: np.ndarray  # one row of 32 bytes per prompt
     n: int
 
     @classmethod
     def from_prompts(cls, asked: GenerationSpec, prompts: Iterable[PromptKeyParts], n: int) -> "RequestedAnswers":
-        """Keys of `prompts`, which are read once; no image is needed for that."""
+        """Computes the keys of `prompts`, which is iterated once; images are not needed."""
         ids: list[str] = []
         keys = bytearray()
         for prompt in prompts:
@@ -63,27 +61,27 @@ class RequestedAnswers:
         return len(self.ids)
 
     def request_key(self, prompt: int) -> str:
-        """Key of what is asked, as hex."""
+        """Returns the key of a prompt's request, as hex."""
         return self.request_keys[prompt].tobytes().hex()
 
     def iter_blocks(self) -> Iterator[range]:
-        """Ranges of prompts with at most BLOCK_ANSWERS answers (one prompt at least)."""
+        """Yields ranges of prompts with at most BLOCK_ANSWERS answers (at least one prompt)."""
         step = max(1, BLOCK_ANSWERS // self.n)
         for start in range(0, len(self), step):
             yield range(start, min(start + step, len(self)))
 
     def encode_requests(self, prompts: range) -> np.ndarray:
-        """First halves of the request keys, as the index of a store takes them."""
+        """Returns the first halves of the request keys, in the form used by a store's index."""
         halves = np.ascontiguousarray(self.request_keys[prompts.start : prompts.stop, :16])
         return halves.view(">u8").astype(np.uint64)
 
     @property
     def samples(self) -> np.ndarray:
-        """Numbers of the samples, as one row."""
+        """Sample numbers, as one row."""
         return np.arange(self.n, dtype=np.int64)[None, :]
 
     def find_stored(self, store: Store) -> np.ndarray:
-        """Which answers the store has: one row a prompt, one column a sample."""
+        """Returns which answers are stored: one row per prompt, one column per sample."""
         parts = [
             store.holds(self.encode_requests(block), np.repeat(self.samples, len(block), axis=0))
             for block in self.iter_blocks()
@@ -91,15 +89,13 @@ class RequestedAnswers:
         return np.concatenate(parts) if parts else np.zeros((0, self.n), bool)
 
     def read_rows(self, store: Store, prompts: range, columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
-        """`columns` of the stored answers to `prompts`, in their order and that of the samples, and which are
-        stored.
-        """
+        """Returns `columns` of the stored answers to `prompts`, ordered by prompt and sample, and which are stored."""
         return store.read_rows(self.encode_requests(prompts), np.repeat(self.samples, len(prompts), axis=0), columns)
 
     def find_missing(self, stored: np.ndarray, last: Collection[str] = ()) -> Iterator[MissingRange]:
-        """What is lacking, in the order of the prompts; those whose request keys are in `last` come after the others.
+        """Yields missing ranges in the order of the prompts; prompts whose request keys are in `last` come last.
 
-        Prompts that ask the same are asked once.
+        Prompts with equal keys are requested once.
         """
         seen: set[bytes] = set()
         postponed: list[int] = []
@@ -116,7 +112,7 @@ class RequestedAnswers:
 
 
 def find_missing_ranges(prompt: int, stored: np.ndarray) -> Iterator[MissingRange]:
-    """Runs of neighbouring samples of one prompt that are not stored."""
+    """Yields the runs of consecutive samples of one prompt that are not stored."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], stored, [True]]).astype(np.int8)))
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         yield MissingRange(prompt, first, end - first)

@@ -1,4 +1,4 @@
-"""Rows of the outs that are projections of the store: no time, no engine, nothing that differs from run to run."""
+"""Schemas of outs that are projections of the store: no times, no engines, nothing that differs between runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,19 +10,19 @@ ANSWERS = pa.schema(
         ("question_id", pa.string()),
         ("sample", pa.int32()),
         ("response", pa.string()),
-        ("finish_reason", pa.string()),  # "length": cut at max_tokens or at the end of the context
+        ("finish_reason", pa.string()),  # "length": truncated at max_tokens or at the end of the context
         ("prompt_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
         ("response_key", pa.string()),  # the answer's key in the store
-        ("token_ids", pa.list_(pa.int32())),  # of the model that wrote it, as sampled
+        ("token_ids", pa.list_(pa.int32())),  # of the model that generated it, as sampled
     ]
 )
 VERDICTS = pa.schema(
     [
         ("question_id", pa.string()),
         ("sample", pa.int32()),
-        ("verdict", pa.int8()),  # 1, 0, or null: the judge came to none (failed)
-        ("explanation", pa.string()),  # what the judge wrote, or the rule that decided
+        ("verdict", pa.int8()),  # 1, 0, or null (the judge gave no verdict)
+        ("explanation", pa.string()),  # the judge's text, or the rule that decided
         ("response_key", pa.string()),  # the judge's answer in the store; null where a rule decided
     ]
 )
@@ -48,7 +48,7 @@ POOL = pa.schema(
 
 
 def compute_answer_statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Counts and means over rows of ANSWERS, for metrics and tables."""
+    """Returns counts and means over rows of ANSWERS, for metrics and tables."""
     tokens = sum(row["completion_tokens"] for row in rows)
     cut = sum(row["finish_reason"] == "length" for row in rows)
     return {

@@ -1,12 +1,12 @@
-"""Segments: immutable parquet files of answers, published whole, in an order that no clock decides.
+"""Segments: immutable parquet files of answers, published atomically, in an order that does not depend on clocks.
 
-A segment's name is `<order>-<home>.parquet`. Of two answers with one key the one in the smaller order counts. A writer
-claims the next free order by linking its finished file to that name, which fails when the name is taken: so orders
-appear one after another, and nothing that becomes visible later can go before what was served already. `home` is a
-random mark of the folder, so that files of two folders never have the same name. A compacted segment
-(`<order>-<home>-c<last>-<random>.parquet`) stands in the place of the first segment that it replaces; `last` is the
-largest order among them, for orders and names are never used again: a slow reader, or a second compaction, may still
-hold the old ones.
+A segment's name is `<order>-<home>.parquet`. Of two answers with one key, the one in the smaller order counts. A writer
+claims the next free order by linking its finished file to that name, which fails if the name is taken. Therefore orders
+appear one after another, and no later segment can precede one that was already served. `home` is a random id of the
+folder, so that files of two folders never have the same name. A compacted segment
+(`<order>-<home>-c<last>-<random>.parquet`) takes the position of the first segment that it replaces; `last` is the
+largest order among them. Orders and names are never reused, because a slow reader or a second compaction may still hold
+the old ones.
 """
 
 import errno
@@ -25,17 +25,17 @@ import pyarrow.parquet as pq
 
 from stages.job.files import sync_folder
 
-ANSWERS_PER_ROW_GROUP = 1024  # what is read for one answer; a wave is one group
-LAST = 10**20 - 1  # order of files whose name says none
+ANSWERS_PER_ROW_GROUP = 1024  # rows read for one answer; a wave is one group
+LAST = 10**20 - 1  # order of files without one in their name
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{8}(?:-c(\d{20})-[0-9a-f]{8})?\.parquet")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 FIRST_SCHEMA = pa.schema(
     [
-        ("key", pa.string()),  # derive_answer_key of the request's key and the sample
+        ("key", pa.string()),  # `derive_answer_key` of the request's key and the sample
         ("request_key", pa.string()),
         ("sample", pa.int32()),
-        ("question_id", pa.string()),  # for people; the same answer may serve other ids
+        ("question_id", pa.string()),  # informative; the same answer may serve other ids
         ("text", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
@@ -43,39 +43,39 @@ FIRST_SCHEMA = pa.schema(
         ("completion_tokens", pa.int32()),
         ("engine", pa.string()),
         ("engine_version", pa.string()),
-        ("created_at", pa.int64()),  # nanoseconds since 1970; for people, it decides nothing
+        ("created_at", pa.int64()),  # nanoseconds since 1970; informative, not used for ordering
     ]
 )
 ADDED = [
     pa.field("model", pa.string()),  # name on the hub, or of the checkpoint's folder
     pa.field("revision", pa.string()),  # commit on the hub, or hash of the checkpoint's files
     pa.field("seconds", pa.float32()),  # share of the wave's wall time
-    pa.field("request", pa.string()),  # JSON of messages and image hashes, of which the key was made
+    pa.field("request", pa.string()),  # JSON of messages and image hashes, the input of the key
 ]
 ANSWER_SCHEMA = pa.schema([*FIRST_SCHEMA, *ADDED])
 
 
 class UnreadableSegment(ValueError):
-    """A file that is no whole segment; the message says why."""
+    """A file that is not a complete segment; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One file by its name."""
+    """One file, described by its name."""
 
     path: Path
     order: int
-    last: int  # largest order that this file stands for, 0 when its name says none
+    last: int  # largest order that this file replaces; 0 if its name has none
     compacted: bool
 
     @property
     def precedence(self) -> tuple[int, bool, str]:
-        """Smaller goes first: of two answers with one key the first counts."""
+        """Sort key, smallest first: of two answers with one key, the first counts."""
         return self.order, not self.compacted, self.path.name
 
 
 def parse_segment(path: Path) -> Segment:
-    """The segment at `path`; a file that was named otherwise comes after all others."""
+    """Returns the segment at `path`; a file with another name format sorts after all others."""
     named = _NAME.fullmatch(path.name)
     if named is None:
         return Segment(path, LAST, 0, compacted=False)
@@ -83,10 +83,10 @@ def parse_segment(path: Path) -> Segment:
 
 
 def list_segments(folder: Path) -> list[Segment]:
-    """The segments in `folder`, first the one that counts first.
+    """Returns the segments in `folder`, sorted by precedence.
 
-    A folder is listed until nothing vanished between two listings: one that is taken while a compaction ends may lack
-    both the old segments and the new one.
+    Lists the folder again until nothing vanishes between two listings: a listing during the end of a compaction may
+    lack both the old segments and the new one.
     """
     found = _list_names(folder)
     while found - (again := _list_names(folder)):
@@ -97,13 +97,13 @@ def list_segments(folder: Path) -> list[Segment]:
 def _list_names(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    names = (entry.name for entry in os.scandir(folder) if entry.is_file())  # no link to a file that is gone
+    names = (entry.name for entry in os.scandir(folder) if entry.is_file())  # not a link to a removed file
     return {name for name in names if name.endswith(".parquet") and not name.startswith(".")}
 
 
 @contextmanager
 def open_scratch(folder: Path) -> Iterator[Path]:
-    """Yields a path in `folder` for a file that readers don't see, and removes what is left there."""
+    """Yields a path in `folder` for a file that readers ignore, and removes the file afterwards if it exists."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{secrets.token_hex(8)}.partial"
     try:
@@ -113,9 +113,9 @@ def open_scratch(folder: Path) -> Iterator[Path]:
 
 
 def publish(folder: Path, write: Callable[[Path], None]) -> Segment:
-    """Writes one segment by `write` and gives it the next order; when this returns, it is on disk and visible.
+    """Writes one segment by `write` and gives it the next order; on return it is on disk and visible.
 
-    Raises OSError, naming the folder and the remedy, when it can't be written; then nothing is visible.
+    Raises OSError, which names the folder and the remedy, if the segment cannot be written; then nothing is visible.
     """
     with open_scratch(folder) as temporary:
         try:
@@ -133,7 +133,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> Segment:
 
 
 def publish_for(folder: Path, temporary: Path, replaced: Sequence[Segment]) -> Segment:
-    """Makes the finished file `temporary` visible as a compacted segment in the place of those that it replaces."""
+    """Publishes the finished file `temporary` as a compacted segment in the position of the replaced segments."""
     sync_file(temporary)
     order, last = replaced[0].order, max(segment.last for segment in replaced)
     path = folder / f"{order:020d}-{_read_folder_id(folder)}-c{last:020d}-{secrets.token_hex(4)}.parquet"
@@ -143,12 +143,12 @@ def publish_for(folder: Path, temporary: Path, replaced: Sequence[Segment]) -> S
 
 
 def _link_next(temporary: Path, folder: Path) -> Path:
-    """Links `temporary` to the first free name after all that are there."""
+    """Links `temporary` to the first free name after all existing segments."""
     home = _read_folder_id(folder)
     while True:
         path = folder / f"{max((segment.last for segment in list_segments(folder)), default=0) + 1:020d}-{home}.parquet"
         claimed = _claim_name(temporary, path)
-        if claimed is None:  # two writers in one moment may get one order here; names decide then
+        if claimed is None:  # two concurrent writers may get the same order here; then names decide
             path = path.with_name(f"{path.name[:20]}-{secrets.token_hex(4)}.parquet")
             temporary.rename(path)
         if claimed is not False:
@@ -156,9 +156,7 @@ def _link_next(temporary: Path, folder: Path) -> Path:
 
 
 def _claim_name(temporary: Path, path: Path) -> bool | None:
-    """Whether `path` was free and is now the finished file; None where there are no links (object storage behind
-    FUSE).
-    """
+    """Links the file to `path`; returns False if it is taken, None without hard links (object storage, FUSE)."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -171,7 +169,7 @@ def _claim_name(temporary: Path, path: Path) -> bool | None:
 
 
 def _read_folder_id(folder: Path) -> str:
-    """Eight hex digits that belong to this folder and not to copies of it: they lie in a file named after its inode."""
+    """Returns eight hex digits unique to this folder, not to its copies: stored in a file named after its inode."""
     file = folder / f".home-{folder.stat().st_ino}"
     if not file.exists():
         with open_scratch(folder) as temporary:
@@ -183,7 +181,7 @@ def _read_folder_id(folder: Path) -> str:
 
 
 def sync_file(path: Path) -> None:
-    """Makes the content of a file survive a power cut."""
+    """Flushes a file to disk, so that its content survives a power failure."""
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
 
@@ -194,7 +192,7 @@ def write_segment(path: Path, table: pa.Table) -> None:
 
 
 def rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The rows of `tables` in tables of `rows` rows, the last one smaller; nothing when there are none."""
+    """Yields the rows of `tables` in tables of `rows` rows, the last one smaller; nothing if there are no rows."""
     waiting: pa.Table | None = None
     for table in tables:
         waiting = table if waiting is None else pa.concat_tables([waiting, table]).combine_chunks()
@@ -207,7 +205,7 @@ def rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def write_files(tables: Iterable[pa.Table], rows_per_file: int, next_path: Callable[[], Path]) -> list[Path]:
-    """Writes rows with SCHEMA into files of `rows_per_file` rows; `next_path` says where each goes."""
+    """Writes rows with SCHEMA into files of `rows_per_file` rows; `next_path` returns the path of each."""
     files: list[Path] = []
     groups = rechunk(tables, ANSWERS_PER_ROW_GROUP)
     for first in groups:
@@ -219,7 +217,7 @@ def write_files(tables: Iterable[pa.Table], rows_per_file: int, next_path: Calla
 
 
 def open_segment(path: Path) -> pq.ParquetFile:
-    """The file at `path`; raises Unreadable when it is no segment, FileNotFoundError when it is gone."""
+    """Opens the file at `path`; raises UnreadableSegment if it is not a segment, FileNotFoundError if it is gone."""
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
@@ -232,7 +230,7 @@ def open_segment(path: Path) -> pq.ParquetFile:
 
 
 def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> pa.Table:
-    """`columns` of some row groups; those that an older segment lacks are null. Raises Unreadable on damage."""
+    """Returns `columns` of some row groups, null where an older segment lacks them. Raises UnreadableSegment."""
     there = [name for name in columns if name in file.schema_arrow.names]
     try:
         table = file.read_row_groups(groups, columns=there, use_threads=False)
@@ -247,16 +245,16 @@ def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> 
 
 
 def decode_samples(column: pa.ChunkedArray) -> np.ndarray:
-    """Sample numbers; raises Unreadable when one is missing."""
+    """Returns sample numbers; raises UnreadableSegment when one is missing."""
     if column.null_count:
         raise UnreadableSegment("the number of a sample is missing")
     return column.to_numpy()
 
 
 def decode_digests(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """The first 16 bytes of hex keys as rows of two numbers; raises Unreadable when one is no sha256.
+    """Returns the first 16 bytes of hex keys as rows of two integers; raises UnreadableSegment if one is not a sha256.
 
-    Half of a sha256 tells requests apart: among 1e9 of them two are alike with a chance of 1e-21.
+    Half a sha256 identifies requests: among 1e9 requests, the chance of a collision is 1e-21.
     """
     array = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     if array.null_count:

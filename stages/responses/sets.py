@@ -1,4 +1,4 @@
-"""Sets: the folders of a store, one for each model asked in one way; what is in them, and whether it is whole."""
+"""Sets: the folders of a store, one per model and settings; their statistics and integrity."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 def find_sets(root: Path) -> list[Path]:
-    """The folders with segments in a store, in its `responses` folder, or in a data set made by an export.
+    """Returns the folders with segments in a store, in its `responses` folder, or in an exported data set.
 
     Raises FileNotFoundError when there is none.
     """
@@ -49,7 +49,7 @@ def find_sets(root: Path) -> list[Path]:
 
 
 def list_files(folder: Path) -> list[tuple[Path, int, float]]:
-    """(path, bytes, time of writing) of the files in a folder, without those that vanish meanwhile."""
+    """Returns (path, bytes, modification time) of the files in a folder; skips files that vanish meanwhile."""
     found = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -59,14 +59,14 @@ def list_files(folder: Path) -> list[tuple[Path, int, float]]:
 
 
 def read_tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
-    """`columns` of one segment, a row group at a time. Raises Unreadable on damage."""
+    """Yields `columns` of one segment, one row group at a time. Raises UnreadableSegment on damage."""
     file = open_segment(segment.path)
     for group in range(file.metadata.num_row_groups):
         yield read_groups(file, [group], columns)
 
 
 def read_served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Table]:
-    """`columns` of those answers in segment `number` that are served: duplicates of earlier ones are left out."""
+    """Yields `columns` of the served answers in segment `number`, without duplicates of earlier answers."""
     start = 0
     wanted = list(dict.fromkeys(["request_key", "sample", *columns]))
     for table in read_tables(store.segments[number], wanted):
@@ -96,12 +96,12 @@ class SetStatistics:
     seconds: float = 0.0
     engines: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
-    first_at: int = 0  # nanoseconds since 1970, as the writers' clocks said
+    first_at: int = 0  # nanoseconds since 1970, by the writers' clocks
     last_at: int = 0
 
     @property
     def truncated_share(self) -> float:
-        """Share of answers that were cut at max_tokens or at the end of the context."""
+        """Share of answers truncated at max_tokens or at the end of the context."""
         return self.cut / max(self.answers, 1)
 
 
@@ -121,7 +121,7 @@ _COUNTED = [
 def compute_set_statistics(
     folder: Path, say: Say, track: Callable[[Iterable[int]], Iterable[int]] = iter
 ) -> SetStatistics:
-    """Counts what one set holds; texts are not read. `track` goes round the numbers of its segments."""
+    """Returns the counts of one set without reading texts. `track` wraps the iterator over its segments."""
     store = Store(folder, say)
     files = list_files(folder)
     found = SetStatistics(
@@ -162,16 +162,16 @@ def _count(found: SetStatistics, table: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in a store that is not as it was written."""
+    """A difference between the store and what was written."""
 
     path: Path
     reason: str
 
 
 def find_faults(folder: Path) -> Iterator[Fault | int]:
-    """Reads every byte of a set: yields each fault, and the number of answers of each segment that was read to its end.
+    """Reads every byte of a set; yields each fault, and the number of answers of each segment that was read completely.
 
-    Checks the pages' checksums, and that each key is the hash of what stands beside it.
+    Checks the checksums of pages, and that each key is the hash of the values stored with it.
     """
     asked = read_about(folder).get("asked_sha256")
     for segment in list_segments(folder):

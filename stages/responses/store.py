@@ -1,8 +1,7 @@
-"""The answers in one folder: found by key, read when they are asked for, added as new segments by many processes at
-once.
+"""The answers in one folder: looked up by key, read on demand, appended as new segments by many processes concurrently.
 
-Whoever reads gets the same answer for a key, for ever: `stages.responses.segments` says in which order segments count.
-What cannot be read is named and passed over, never deleted.
+All readers get the same answer for a key, permanently: `stages.responses.segments` defines the order of segments.
+Unreadable segments are reported and skipped, never deleted.
 """
 
 import time
@@ -53,12 +52,13 @@ class StoredAnswer:
 
 
 class Store:
-    """The answers in one folder. What was asked is held in memory (32 bytes a request), answers are read when
-    wanted.
+    """The answers in one folder.
+
+    The index of requests is in memory (32 bytes per request); answers are read on demand.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Reads what all segments answer; `say` is told about each that cannot be read."""
+        """Reads the index of all segments; `say` receives a message for each segment that cannot be read."""
         self.folder = folder
         self._say = say
         self.damaged: dict[Path, str] = {}
@@ -66,7 +66,7 @@ class Store:
 
     @property
     def index(self) -> Index:
-        """Where each answer lies, what this object appended included."""
+        """Location of each answer, including answers appended through this object."""
         if self._stale:
             self.refresh()
         return self._index
@@ -75,16 +75,16 @@ class Store:
         return len(self.index)
 
     def refresh(self) -> None:
-        """Reads what is in the folder now: other writers' segments, and those of a compaction, included."""
+        """Reads the folder's current state, including segments of other writers and of a compaction."""
         self._stale = False
         self.segments: list[Segment] = []
-        self._index = Index([])  # the old one goes before the new one is built: never two in memory
+        self._index = Index([])  # frees the old index before the new one is built
         while True:
             segments = [segment for segment in list_segments(self.folder) if segment.path not in self.damaged]
             try:
                 pairs = [(segment, runs) for segment in segments if (runs := self._read_runs(segment)) is not None]
             except FileNotFoundError:
-                continue  # a compaction put another segment in its place
+                continue  # a compaction replaced the segment
             self.segments = [segment for segment, _ in pairs]
             self._index = Index([runs for _, runs in pairs])
             return
@@ -99,22 +99,21 @@ class Store:
             return None
 
     def skip(self, segment: Segment, error: UnreadableSegment) -> None:
-        """Names a segment that is damaged; its answers count as not there until the store is opened again."""
+        """Reports a damaged segment; its answers count as missing until the store is opened again."""
         self.damaged[segment.path] = str(error)
-        self._say(f"{segment.path} cannot be read and is passed over; its answers count as missing ({error})")
+        self._say(f"{segment.path} cannot be read and is skipped; its answers count as missing ({error})")
 
     def holds(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Which answers are stored: a row a request (see `decode_digests`), in it those of `samples`."""
+        """Returns which answers are stored: one row per request (see `decode_digests`), one column per sample."""
         return self.index.find_places(requests, samples) != ABSENT
 
     def read_rows(
         self, requests: np.ndarray, samples: np.ndarray, columns: Sequence[str]
     ) -> tuple[pa.Table, np.ndarray]:
-        """`columns` of the stored ones among these answers, in their order, and which of them are stored.
+        """Returns `columns` of the stored ones among these answers, in the given order, and which answers are stored.
 
-        Reads the row groups that hold them and no other column. A segment that turns out to be damaged is named, and
-              counts
-        as not there.
+        Reads only these columns of the row groups that hold them. A segment that turns out to be damaged is reported
+        and its answers count as missing.
         """
         while True:
             places = self.index.find_places(requests, samples)
@@ -145,7 +144,7 @@ class Store:
         return table.combine_chunks().take(pa.array(inverse))
 
     def fetch(self, wanted: Iterable[tuple[str, int]]) -> dict[str, StoredAnswer]:
-        """The stored ones among the answers (request key, sample), whole, by their keys."""
+        """Returns complete stored answers among the (request key, sample) pairs, by answer key."""
         pairs = list(dict.fromkeys(wanted))
         if not pairs:
             return {}
@@ -154,9 +153,9 @@ class Store:
         return {answer.key: answer for answer in parse_answers(table)}
 
     def append(self, answers: Sequence[StoredAnswer]) -> None:
-        """Writes `answers` as one new segment; when this returns they are on disk, and none of them can be lost.
+        """Writes `answers` as one new segment; on return they are durable on disk.
 
-        Raises OSError when they can't be written.
+        Raises OSError when they cannot be written.
         """
         if answers:
             publish(self.folder, lambda path: write_segment(path, make_answer_table(answers, time.time_ns())))
@@ -164,21 +163,21 @@ class Store:
 
 
 def make_answer_table(answers: Sequence[StoredAnswer], created_at: int) -> pa.Table:
-    """Answers as a table with SCHEMA."""
+    """Returns answers as a table with SCHEMA."""
     return pa.Table.from_pylist(
         [{**asdict(answer), "created_at": created_at} for answer in answers], schema=ANSWER_SCHEMA
     )
 
 
 def parse_answers(table: pa.Table) -> Iterator[StoredAnswer]:
-    """The rows of a table with the columns SERVED as answers; what an older segment did not say is empty."""
+    """Yields the rows of a table with the columns SERVED; values missing from older segments keep their default."""
     for values in table.to_pylist():
         values["token_ids"] = tuple(values["token_ids"])
         yield StoredAnswer(**{name: value for name, value in values.items() if value is not None})
 
 
 def _read_segment_rows(file: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
-    """`columns` of the given rows of one file, reading only the row groups in which they lie."""
+    """Returns `columns` of the given rows of one file; reads only the row groups that hold them."""
     counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     ends = np.cumsum(counts)
     groups, inverse = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)

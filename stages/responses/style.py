@@ -1,6 +1,6 @@
-"""How answers are written: near-duplicates, and a few figures of style, for the pool.
+"""Style of answers, for the pool: near-duplicates and style statistics.
 
-Likeness is the Jaccard index of the sets of word 3-grams (Broder, "On the resemblance and containment of documents",
+Similarity is the Jaccard index of the sets of word 3-grams (Broder, "On the resemblance and containment of documents",
 1997).
 """
 
@@ -13,23 +13,23 @@ SHINGLE = 3
 
 
 def split_words(text: str) -> list[str]:
-    """Words and numbers of `text`, case folded."""
+    """Returns the case-folded words and numbers of `text`."""
     return [word.casefold() for word in _WORD.findall(text)]
 
 
 def make_shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """The runs of SHINGLE words of `text`; one run of all its words where it has fewer."""
+    """Returns the set of runs of SHINGLE words of `text`; one run of all words if it has fewer."""
     found = split_words(text)
     return frozenset(tuple(found[at : at + SHINGLE]) for at in range(max(1, len(found) - SHINGLE + 1)))
 
 
 def jaccard_similarity(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    """Share of common 3-grams among all of both, 0 to 1."""
+    """Returns the share of common 3-grams among all of both texts, 0 to 1."""
     return len(one & other) / len(one | other)
 
 
 def find_distinct(texts: Sequence[str], alike: float) -> list[int]:
-    """Places of the texts that are less than `alike` to every one kept before: the first of a kind stays."""
+    """Returns the indices of texts with a similarity below `alike` to every text kept before; the first one stays."""
     kept: list[int] = []
     seen: list[frozenset[tuple[str, ...]]] = []
     for place, text in enumerate(texts):
@@ -41,7 +41,7 @@ def find_distinct(texts: Sequence[str], alike: float) -> list[int]:
 
 
 def compute_style(texts: Sequence[str]) -> dict[str, float]:
-    """Means over texts: words, lines, share of words that are new within their text, share of texts with a list."""
+    """Returns means over texts: words, lines, share of distinct words in a text, share of texts with a list."""
     if not texts:
         return {"mean_words": 0.0, "mean_lines": 0.0, "distinct_words": 0.0, "lists_share": 0.0}
     counted = [split_words(text) for text in texts]

@@ -1,7 +1,7 @@
-"""What a key needs to know of a model's chat template and tokenizer, kept in the store under `templates`.
+"""The parts of a model's chat template and tokenizer that keys depend on, cached in the store under `templates`.
 
-Reading it takes torch and transformers: 0.4 GiB and seconds, which a stage that finds every answer in the store does
-without from its second run on.
+Reading them takes torch and transformers: 0.4 GiB and several seconds. A stage whose answers are all in the store
+avoids this from its second run on.
 """
 
 from contextlib import suppress
@@ -15,19 +15,19 @@ from stages.vlm import checkpoint
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
-_SOURCE = Path(checkpoint.__file__).parent  # the code that reads templates; after a change of it they are read anew
+_SOURCE = Path(checkpoint.__file__).parent  # the code that reads templates; after a change they are read again
 
 
 @dataclass(frozen=True)
 class Template:
-    """How messages become a model's tokens, as far as answers hang on it."""
+    """How messages become a model's tokens, as far as answers depend on it."""
 
     hash: str
-    banned: tuple[int, ...]  # tokens that are never sampled
+    banned: tuple[int, ...]  # ids of tokens that are never sampled
 
 
 def read_template(model: Checkpoint, store: Path) -> Template:
-    """The template of a model; read from its tokenizer where the store does not know it yet."""
+    """Returns the template of a model, from the store or else from its tokenizer."""
     if model.endpoint is not None:
         return Template(RemoteChat.template_hash, RemoteChat.banned_token_ids)
     source = [[file.name, hash_file(file)] for file in sorted(_SOURCE.glob("*.py"))]
@@ -38,7 +38,7 @@ def read_template(model: Checkpoint, store: Path) -> Template:
 
         chat = load_chat(model)
         template = Template(chat.template_hash, tuple(chat.banned_token_ids))
-        with suppress(OSError):  # a store that can only be read, or is full, serves what it has
+        with suppress(OSError):  # a read-only or full store still serves its answers
             write_json(file, asdict(template))
         return template
     kept = read_json(file)

@@ -1,4 +1,4 @@
-"""Waves: which requests go to the engine together, and what becomes of them."""
+"""Waves: groups of requests that are sent to the engine together, and their outcomes."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,22 +8,22 @@ from stages.engines.engine import Answer, Engine, Request, RequestError
 from stages.job.rejects import Reason
 from stages.responses.requested import MissingRange, PromptLike
 
-WAVE_ANSWERS = 1024  # answers of one call of the engine and of one segment: the most that a crash can cost
+WAVE_ANSWERS = 1024  # answers per call of the engine and per segment: the most that a crash can lose
 
 
 @dataclass
 class Wave:
-    """Requests of one call of the engine, and what has become of them."""
+    """Requests of one call of the engine, with their outcomes."""
 
     gaps: list[MissingRange]
     prompts: list[PromptLike]
     began: float = field(default_factory=time.monotonic)
-    finished: dict[int, list[Answer]] = field(default_factory=dict)  # by place in the wave
+    finished: dict[int, list[Answer]] = field(default_factory=dict)  # by index in the wave
     reasons: dict[int, Reason] = field(default_factory=dict)
     lacking: int = 0
 
     def add(self, index: int, outcome: list[Answer] | str) -> list[Answer]:
-        """Takes the answers to one request, or the reason for which it was refused; returns the answers."""
+        """Adds the answers to one request, or the reason of its refusal; returns the answers."""
         if isinstance(outcome, str):
             self.reasons[index] = Reason("refused", outcome)
             self.lacking += self.gaps[index].answers
@@ -35,12 +35,12 @@ class Wave:
         return outcome
 
     def seconds_an_answer(self) -> float:
-        """Wall time so far, shared out over the finished answers."""
+        """Returns the wall time so far divided by the number of finished answers."""
         return (time.monotonic() - self.began) / max(sum(map(len, self.finished.values())), 1)
 
 
 def split_into_waves(gaps: Iterable[MissingRange]) -> Iterator[list[MissingRange]]:
-    """Cuts the work at fixed places. A killed run lacks whole waves, so the next one makes the same batches again."""
+    """Splits the work at fixed positions. A killed run lacks whole waves, so its next run makes equal batches."""
     wave: list[MissingRange] = []
     count = 0
     for gap in gaps:
@@ -56,9 +56,9 @@ def split_into_waves(gaps: Iterable[MissingRange]) -> Iterator[list[MissingRange
 def generate_outcomes(
     engine: Engine, requests: Sequence[Request], asked: list[int]
 ) -> Iterator[tuple[int, list[Answer] | str]]:
-    """(index in `requests`, its answers or the reason for which the engine refuses it) of each index in `asked`.
+    """Yields (index in `requests`, its answers or the reason of its refusal) for each index in `asked`.
 
-    An engine refuses a call as a whole; halves of it are tried until the request that is to blame stands alone.
+    An engine refuses a call as a whole; the call is bisected until the refused request is isolated.
     """
     left = list(asked)
     try:

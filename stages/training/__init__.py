@@ -1,1 +1,1 @@
-"""The DeepSpeed loop, learning rates, saving. Only this folder imports deepspeed."""
+"""DeepSpeed training, learning rates, checkpoints. Only this package imports deepspeed."""

@@ -1,7 +1,7 @@
-"""Passes of several ranks: as many on each, and the same modules in each, or ranks wait for each other for ever.
+"""Equalizes passes over ranks: all ranks run the same number of passes through the same modules, else they deadlock.
 
 ZeRO 2 and 3 communicate inside forward and backward passes (trap T23). A rank with fewer packs than another therefore
-runs passes over a group that carries no loss, and where a vision tower runs on one rank it runs on all of them.
+runs passes on padding groups without loss, and if the vision tower runs on one rank, it runs on all ranks.
 """
 
 import functools
@@ -16,27 +16,27 @@ from stages.groups.pack import Group, Pack, make_pack, make_packs
 from stages.training.ranks import get_ranks
 from stages.vlm.reader import Prompt, Reader
 
-BLANK_PIXELS = 56  # sides of the picture that a tower without one gets
+BLANK_PIXELS = 56  # side length of the blank image in padding groups
 CHARACTERS_PER_TOKEN = 4
-PIXELS_PER_TOKEN = 28 * 28  # Qwen2.5-VL's; InternVL3 has 256 tokens for 448 x 448, which is the same
+PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL; equal for InternVL3, which has 256 tokens for 448 x 448
 
 
 class PaddingGroups:
-    """Groups that carry no loss: a prompt, with or without a picture, and one token that is never predicted."""
+    """Groups without loss: a prompt, with or without an image, and one token that is not predicted."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
     @functools.cached_property
     def text(self) -> Group:
-        """Without a picture."""
+        """Padding group without an image."""
         return _make_unscored_group(
             self._reader.make_text_prompt(self._reader.chat.encode_prompt([{"role": "user", "content": "."}], 0))
         )
 
     @functools.cached_property
     def picture(self) -> Group:
-        """With one."""
+        """Padding group with an image."""
         return _make_unscored_group(
             self._reader.make_prompt([{"role": "user", "content": IMAGE_MARKER}], [_make_blank_image()])
         )
@@ -45,13 +45,14 @@ class PaddingGroups:
 def balance_packs(
     groups: Sequence[Group], tokens_per_pack: int, padding: PaddingGroups | None = None, tower: bool = False
 ) -> Iterator[Pack]:
-    """Packs of this rank's groups, filled up with idle ones until every rank has as many; with one process,
-    `make_packs`.
+    """Yields packs of this rank's groups, padded until all ranks have the same number; `make_packs` for one process.
 
-    `tower` says that a vision tower must run in them: it is trained, or sharded. Then every pack has a picture on
-    several ranks: ZeRO-3 adds a gradient that is not there in a step's first pass to that of the step before (DeepSpeed
-    0.19.8). A step of one process has at least one, so that the tower's weights have a gradient, as they have on
-    several ranks. An idle group adds nothing to `targets` and `last`, and stands in `groups` of no pack.
+    `tower`: the vision tower is trained or sharded, so it must run. With several ranks, every pack then has an image: a
+    gradient that is missing in the first pass of a step is added to that of the previous step by ZeRO-3 (DeepSpeed
+    0.19.8). With one process, at least one pack per step has an image, so that the tower's weights have a gradient as
+    they do on several ranks. Padding groups add nothing to `targets`, `last` and `groups`.
+
+    Raises ValueError when packs need padding and `padding` is None.
     """
     here = get_ranks()
     if here.count == 1 and not tower:
@@ -59,7 +60,7 @@ def balance_packs(
         return
     made = list(make_packs(groups, tokens_per_pack))
     if padding is None:
-        raise ValueError("passes that have to be filled up need idle groups")
+        raise ValueError("padding is required to equalize passes over ranks")
     (passes,) = here.max(len(made))
     seen = here.count == 1 and any(pack.pixels is not None for pack in made)
     for pack in made:
@@ -78,9 +79,7 @@ def _add_padding(groups: list[Group], numbers: range, padding: Group) -> Pack:
 
 
 def estimate_prompt_cost(messages: Sequence[Mapping[str, str]], images: Sequence[bytes], response: str = "") -> float:
-    """About how many tokens prompt and response have, without decoding an image: what ranks share by must itself cost
-    little.
-    """
+    """Estimates the tokens of prompt and response from text length and image size, without decoding images."""
     text = len(response) + sum(len(message["content"]) for message in messages)
     return text / CHARACTERS_PER_TOKEN + sum(_read_area(image) for image in images) / PIXELS_PER_TOKEN
 

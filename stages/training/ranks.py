@@ -1,7 +1,7 @@
-"""The processes that train together, each a rank: who this one is, and the few things they tell each other.
+"""Ranks: the processes that train together, and the collective operations between them.
 
-Rank 0 alone talks to engines, store, judge, progress and files; the others do their share of every pass. All ranks call
-the functions below in the same order, else they wait for each other; what they exchange is small and goes through gloo.
+Only rank 0 uses engines, store, judge, progress and files; the others compute their share of each pass. All ranks must
+call the collectives below in the same order, else they deadlock. The messages are small and use gloo.
 """
 
 import os
@@ -15,26 +15,25 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 Value = TypeVar("Value")
-PORT_OF_FIRST = "RIL_PORT_OF_FIRST_RANK"  # in the environment of ranks that the first one started
-WAIT = timedelta(
-    hours=24
-)  # ranks wait while the first one samples, judges and validates; one that died ends them at once
+PORT_OF_FIRST = "RIL_PORT_OF_FIRST_RANK"  # set in the environment of ranks that the first rank started
+# Ranks wait while the first one samples, judges and validates; a rank that dies ends the others at once.
+WAIT = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; with one process nothing below communicates."""
+    """Rank of this process and number of ranks; with one rank, no method communicates."""
 
     rank: int
     count: int
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and asks engines."""
+        """Whether this is rank 0, which writes files and uses engines."""
         return self.rank == 0
 
     def broadcast(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns on the first rank, on all of them; the others do not call it."""
+        """Calls `make` on the first rank only and returns its result on all ranks."""
         if self.count == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
@@ -42,7 +41,7 @@ class Ranks:
         return box[0]  # type: ignore[no-any-return]
 
     def gather(self, value: Value) -> list[Value]:
-        """Each rank's value, in order of ranks."""
+        """Returns the values of all ranks, in rank order."""
         if self.count == 1:
             return [value]
         boxes: list[Any] = [None] * self.count
@@ -50,23 +49,22 @@ class Ranks:
         return boxes
 
     def sum(self, value: float) -> float:
-        """Sum over ranks, in their order, so that it is the same number everywhere."""
+        """Returns the sum over ranks, added in rank order, so that all ranks get the same result."""
         return sum(self.gather(value))
 
     def max(self, *values: int) -> list[int]:
-        """The largest over ranks of each value."""
+        """Returns the maximum over ranks of each value."""
         return [max(column) for column in zip(*self.gather(values), strict=True)]
 
     def wait(self) -> None:
-        """Returns when every rank is here."""
+        """Blocks until all ranks have called this."""
         self.gather(None)
 
     def share(self, items: Sequence[Value], cost: Callable[[Value], float]) -> list[int]:
-        """Places of the items that are this rank's, ascending: a function of the items' costs alone, which all ranks
-        know.
+        """Returns the indices of this rank's items, ascending; a function of the costs, which all ranks know.
 
-        The dearest item goes to the rank with least to do, then the next; so no rank has more than 4/3 of what the best
-        sharing gives the busiest (Graham 1969). Every item is one rank's.
+        Items go to the least loaded rank in order of decreasing cost, so the largest load is at most 4/3 of the optimum
+        (Graham 1969). Each item belongs to exactly one rank.
         """
         if self.count == 1:
             return list(range(len(items)))
@@ -80,36 +78,34 @@ class Ranks:
 
 
 def get_ranks() -> Ranks:
-    """This process's place; rank 0 of 1 where no others were started."""
+    """Returns the rank of this process; rank 0 of 1 if no process group exists."""
     if not dist.is_initialized():
         return Ranks(0, 1)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 class Rendezvous:
-    """Where `count` processes of this machine meet; the first rank makes it, on a port that is free by construction."""
+    """Rendezvous of `count` processes on this machine, created by the first rank on a port that the OS assigns."""
 
     def __init__(self, count: int) -> None:
-        # A socket of ours: by itself TCPStore listens at all addresses of the machine, whatever address it is given.
+        # A socket bound to loopback: TCPStore on its own listens on all addresses, whatever address it is given.
         with socket.create_server(("127.0.0.1", 0), backlog=count) as server:
             port, handle = server.getsockname()[1], server.detach()
         self._store: Any = TCPStore("127.0.0.1", port, count, True, WAIT, False, master_listen_fd=handle)
         self.count = count
 
     def make_environment(self, rank: int) -> dict[str, str]:
-        """Variables of that rank's process."""
+        """Returns the environment variables of that rank's process."""
         return make_environment(rank, self.count, self._store.port)
 
     def join(self) -> Ranks:
-        """Waits, as the first rank, until all others have joined."""
+        """Joins as the first rank; blocks until all others have joined."""
         os.environ.update(self.make_environment(0))
         return _join(self._store, 0, self.count)
 
 
 def join() -> Ranks:
-    """Joins the group that the environment names: that of the first rank here, or a launcher's (torchrun,
-    deepspeed).
-    """
+    """Joins the process group that the environment names: of the first rank here, or of torchrun or deepspeed."""
     port = os.environ.get(PORT_OF_FIRST)
     count = int(os.environ["WORLD_SIZE"])
     store = TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None  # type: ignore[attr-defined]
@@ -117,25 +113,21 @@ def join() -> Ranks:
 
 
 def join_alone() -> None:
-    """One process needs a group too: one that meets nobody, so that no port is opened.
+    """Creates a process group of one, in memory, so that no port is opened.
 
-    Nothing where a launcher has set the variables for one, or where there is a group already: vLLM makes one in its
-    process.
+    Does nothing if a launcher has set its variables. Keeps an existing group: vLLM creates one in its process.
     """
     if "RANK" in os.environ:
         return
-    os.environ.setdefault(
-        "LOCAL_RANK", "0"
-    )  # DeepSpeed insists; RANK would tell child processes that a launcher started them
+    # DeepSpeed requires LOCAL_RANK; RANK would signal a launcher to child processes.
+    os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         _join(dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
 
 
 def make_environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """What a process of this machine is told about its place, in the variables that launchers use, and where the others
-    meet.
-    """
+    """Returns rank, world size and rendezvous of a process on this machine, in the variables that launchers use."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     interfaces = {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     address = {"MASTER_ADDR": "127.0.0.1", PORT_OF_FIRST: str(port)}
@@ -146,7 +138,7 @@ def _join(store: Any, rank: int, count: int) -> Ranks:
     import torch
 
     backend = "gloo"
-    if torch.cuda.is_available():  # what ranks tell each other stays on gloo, so that waiting for it blocks no GPU
+    if torch.cuda.is_available():  # collectives of `Ranks` use gloo, so that waiting blocks no GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT)

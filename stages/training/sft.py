@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on packs: the loss, and the loop that warm start and tiny model building share."""
+"""Supervised fine-tuning on packs: the loss, and the loop used by the warm start and by tiny model builds."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from stages.vlm.reader import Network, Reader
 
 
 def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
-    """Cross entropy of the pack's response tokens, summed and divided by the response tokens of the whole step."""
+    """Returns the cross entropy of the pack's response tokens, summed and divided by the step's response tokens."""
     return -response_log_probs(network, pack.to(network.device)).sum() / response_tokens
 
 
@@ -32,10 +32,9 @@ def train_sft(
     make_step_groups: Callable[[int], list[Group]],
     title: str,
 ) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Trains `network` on the groups of each step, this rank's share; returns the trainer and the history, one row a
-    step.
+    """Trains `network` on this rank's groups of each step; returns the trainer and the history, one row per step.
 
-    Goes on from the job's last checkpoint, if it has one.
+    Resumes from the job's last checkpoint if there is one.
     """
     trainer = Trainer(network.model, schedule, job.block(Runtime))
     state = TrainingState(job, {"model": trainer})
@@ -57,7 +56,7 @@ def train_sft(
 def run_sft_step(
     network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, padding: PaddingGroups
 ) -> tuple[float, float]:
-    """One update on this rank's groups; the step's loss, which is that of all ranks, and the gradient's norm."""
+    """Runs one update on this rank's groups; returns the loss over all ranks and the gradient norm."""
     response_tokens = int(get_ranks().sum(sum(group.scored_tokens for group in groups)))
     loss = 0.0
     tower = network.trains_vision or (trainer.sharded and network.has_vision)
@@ -70,7 +69,7 @@ def run_sft_step(
 
 
 def mark_last(items: Iterator[Pack]) -> Iterator[tuple[Pack, bool]]:
-    """Each item with whether it is the last one."""
+    """Yields each item together with whether it is the last."""
     held = next(items, None)
     for item in items:
         assert held is not None

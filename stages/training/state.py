@@ -1,14 +1,14 @@
-"""What a training loop needs to go on after a crash: checkpoints of all its models together, outside the stage's out.
+"""Checkpoints to resume a training loop after a crash: all of its models together, outside the stage's output.
 
     <store>/runs/<stage>/<fingerprint>/step_00000040/{student/, discriminator/, loop.json, DONE}
                                       /recorded/step_00000041.json
 
-The fingerprint is of parameters and inputs, so only the same work resumes. A checkpoint counts when `DONE`, written
-last, is in it. Randomness is a function of (seed, stage, step), so the number of the step is all there is to know of
-it: on CPU a killed and resumed run ends with the same bytes as one that was not.
+The fingerprint covers parameters and inputs, so a run resumes only from its own checkpoints. A checkpoint is complete
+if it contains `DONE`, which is written last. Randomness is a function of (seed, stage, step), so no generator state is
+saved: on CPU, a run that is killed and resumed writes the same bytes as an uninterrupted one.
 
-With several ranks each writes its own shard of the optimizers, the first everything else; all do the same steps, save
-together and stop together. Their folder must be one that all of them see.
+With several ranks, each writes its own optimizer shard and the first writes everything else. All ranks run the same
+steps, save together and stop together. The folder must be shared by all ranks.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from stages.training.tensorboard import TensorBoardWriter
 from stages.training.trainer import Trainer
 
 DONE = "DONE"
-_LATEST = 6  # rows of each record that are shown while it trains
+_LATEST = 6  # rows of each record that are shown during training
 _LOOP = "loop.json"
 _COPY = "copy.safetensors"
 
@@ -41,8 +41,8 @@ _COPY = "copy.safetensors"
 class TrainingState:
     """The checkpoints of one loop.
 
-    `records` holds the loop's own rows (history, samples), by name; they are saved and restored with the models. `copy`
-    is a further set of weights to keep (the best so far; held by the first rank, empty on others) or None.
+    `records` holds the rows of the loop (history, samples) by name; they are saved and restored with the models. `copy`
+    is an additional set of weights (the best so far; on the first rank, empty on others) or None.
     """
 
     def __init__(self, job: Job, trainers: Mapping[str, Trainer]) -> None:
@@ -54,15 +54,15 @@ class TrainingState:
         self._folder = job.run_folder
         self._runtime = job.block(Runtime)
         self._saved = time.monotonic()
-        self.first = self._resume()  # steps that are done
+        self.first = self._resume()  # completed steps
         shown = self._folder is not None and self._ranks.first
         boards = job.store / BOARDS / job.name / job.fingerprint[:16]
         self._board = TensorBoardWriter(boards if shown else None, self.records, self.first)
 
     def iter_steps(self, count: int, title: str) -> Iterator[int]:
-        """Yields the steps that are left of `count`, behind a progress bar; after each it saves when that is due.
+        """Yields the remaining steps of `count` with a progress bar; saves after a step when a checkpoint is due.
 
-        Raises SystemExit, after saving, when the process was asked to end meanwhile.
+        Raises SystemExit, after saving, when the process was asked to stop.
         """
         with STOP.awaiting(), contextlib.closing(self._board):
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
@@ -70,18 +70,18 @@ class TrainingState:
                 self._finish_step(step + 1, count)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The list of the records `name`, to be appended to."""
+        """Returns the list of records `name`; append rows to it."""
         return self.records.setdefault(name, [])
 
-    # --- a step's answers, recorded before they are learned from -----------------------------------------------------
+    # --- responses of a step, recorded before the update -------------------------------------------------------------
 
     def read_record(self, step: int) -> Any | None:
-        """What `record` wrote for this step in an earlier run of the same work, or None."""
+        """Returns what `record` wrote for this step in an earlier run with the same fingerprint, or None."""
         path = self._record_path(step)
         return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
 
     def record(self, step: int, value: Any) -> None:
-        """Keeps `value` (JSON) on disk until a checkpoint holds the step, so that a resumed step uses it again."""
+        """Writes `value` (JSON) to disk until a checkpoint contains the step, so that a resumed step reuses it."""
         if (path := self._record_path(step)) and self._ranks.first:
             write_text(path, json.dumps(value, ensure_ascii=False))
 
@@ -95,12 +95,12 @@ class TrainingState:
         for name, rows in self.records.items():
             self.job.progress.show_latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
         late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
-        due, code = self._ranks.max(int(late), STOP.code or 0)  # a request to stop may have come to any rank
+        due, code = self._ranks.max(int(late), STOP.code or 0)  # any rank may receive the stop request
         if self._folder and done < count and (due or code):
             with self.job.measure_time("checkpoint"):
                 self._save(self._folder, done)
         if code and done < count:
-            kept = f"training state is in {self._folder}" if self._folder else "nothing is kept"
+            kept = f"training state is in {self._folder}" if self._folder else "nothing is saved"
             self.job.progress.say(f"{self.job.name}: stopped after step {done} of {count}; {kept}")
             raise SystemExit(code)
 
@@ -110,7 +110,7 @@ class TrainingState:
             checkpoint = self._ranks.broadcast(lambda: stack.enter_context(replacing_folder(final)))
             for name, trainer in self.trainers.items():
                 trainer.save_state(checkpoint, name)
-            self._ranks.wait()  # every shard is written
+            self._ranks.wait()  # all shards are written
             if self._ranks.first:
                 self._write_loop(checkpoint, done)
         if self._ranks.first:
@@ -126,7 +126,7 @@ class TrainingState:
 
     @property
     def _shard_layout(self) -> list[int]:
-        """Number of ranks and ZeRO stage: what a checkpoint's shards fit."""
+        """Number of ranks and ZeRO stage, which must match those of a checkpoint's shards."""
         return [self._ranks.count, self._runtime.zero_stage]
 
     def _clear_up(self, folder: Path, done: int) -> None:
@@ -137,9 +137,9 @@ class TrainingState:
                 path.unlink()
 
     def _resume(self) -> int:
-        """Loads the newest whole checkpoint and returns the number of steps it holds; 0 when there is none.
+        """Loads the newest complete checkpoint and returns its number of steps; 0 if there is none.
 
-        Raises ValueError when other ranks or another ZeRO stage made it.
+        Raises ValueError when it was written with a different number of ranks or ZeRO stage.
         """
         if self._folder is None:
             return 0
@@ -149,15 +149,13 @@ class TrainingState:
         loop = json.loads((checkpoint / _LOOP).read_text(encoding="utf-8"))
         if (made_by := loop.get("made_by", self._shard_layout)) != self._shard_layout:
             raise ValueError(
-                f"training state in {checkpoint} is of {made_by[0]} processes with zero_stage {made_by[1]}, this "
-                "run has "
-                f"{self._shard_layout[0]} with {self._shard_layout[1]}; set runtime back to go on, or start "
-                "afresh with "
-                "RIL_FRESH=1"
+                f"training state in {checkpoint} was written by {made_by[0]} processes with zero_stage {made_by[1]}, "
+                f"this run has {self._shard_layout[0]} with {self._shard_layout[1]}; restore runtime to resume, or set "
+                "RIL_FRESH=1 to restart"
             )
-        if loop["code"] != self.job.code:  # mending a fault after a crash is the common case, so it goes on
+        if loop["code"] != self.job.code:  # common case: a bug fix after a crash, so the run resumes
             self.job.progress.say(
-                f"warning: {self.job.name}: its code has changed since {checkpoint}; RIL_FRESH=1 starts afresh"
+                f"warning: {self.job.name}: its code has changed since {checkpoint}; set RIL_FRESH=1 to restart"
             )
         for name, trainer in self.trainers.items():
             trainer.load_state(checkpoint, name)
@@ -165,7 +163,7 @@ class TrainingState:
             self.rows(name).extend(rows)
         if (checkpoint / _COPY).is_file():
             self.copy = load_tensors(checkpoint / _COPY) if self._ranks.first else {}
-        self.job.progress.say(f"{self.job.name}: goes on after step {loop['step']}, from {checkpoint}")
+        self.job.progress.say(f"{self.job.name}: resumes after step {loop['step']}, from {checkpoint}")
         return int(loop["step"])
 
     def _find_newest(self, folder: Path) -> Path | None:
@@ -173,7 +171,7 @@ class TrainingState:
         return next(reversed(list_complete_checkpoints(folder)), None)
 
     def _inspect_folder(self, folder: Path) -> None:
-        """Obeys RIL_FRESH, removes what a killed process left half written, names state of other settings."""
+        """Applies RIL_FRESH, removes partial checkpoints of killed processes, reports state of other settings."""
         if os.environ.get("RIL_FRESH") == "1":
             shutil.rmtree(folder, ignore_errors=True)
         for half in folder.glob(".step_*.partial"):
@@ -183,17 +181,17 @@ class TrainingState:
             if others:
                 self.job.progress.say(
                     f"{self.job.name}: training state of {len(others)} runs with other parameters or inputs is in "
-                    f"{folder.parent}; it resumes when they come back, or can be deleted"
+                    f"{folder.parent}; it is reused if these settings return and can be deleted"
                 )
 
 
 def list_complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder` that are complete, oldest first."""
+    """Returns the complete checkpoints in `folder`, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step_*/{DONE}"))
 
 
 def has_checkpoint(job: Job) -> bool:
-    """Whether training of this job would go on from a checkpoint."""
+    """Returns whether training of this job would resume from a checkpoint."""
     return (
         job.run_folder is not None
         and os.environ.get("RIL_FRESH") != "1"
@@ -209,7 +207,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads what `save_tensors` wrote."""
+    """Loads tensors written by `save_tensors`."""
     from safetensors.torch import load_file
 
     return dict(load_file(path))

@@ -1,10 +1,9 @@
-"""The curves of a training stage for TensorBoard, beside the CSV that it writes at its end.
+"""TensorBoard curves of a training stage, in addition to the CSV that it writes at the end.
 
     tensorboard --logdir .ril/tensorboard
 
-Event files hold wall times, so they are no output of a stage: they lie in the store, by stage and fingerprint, where
-those of experiments in temporary folders stay as well. tensorboardX writes them; TensorBoard itself is not needed for
-that.
+Event files contain wall times, so they are not stage outputs: they are kept in the store, by stage and fingerprint,
+which also preserves those of experiments in temporary folders. tensorboardX writes them; TensorBoard is optional.
 """
 
 import math
@@ -21,13 +20,12 @@ FLUSH_SECONDS = 10
 
 
 class TensorBoardWriter:
-    """One loop's event file. Scalars have the names of the CSV's columns."""
+    """Writes the event file of one loop. Scalars have the names of the CSV columns."""
 
     def __init__(self, folder: Path | None, records: Mapping[str, Sequence[Mapping[str, Any]]], first: int) -> None:
-        """Goes on after `first` steps, whose rows are in `records`; what an earlier run wrote of later ones is shown no
-        more.
+        """Resumes after `first` steps, whose rows are in `records`; later steps of an earlier run are purged.
 
-        Without a folder nothing is written.
+        If `folder` is None, nothing is written.
         """
         self._written = {name: len(records.get(name, ())) for name in CURVE_RECORDS}
         self._writer: Any = None
@@ -38,13 +36,13 @@ class TensorBoardWriter:
         from tensorboardX import SummaryWriter
 
         purged = first + 1 if first else None
-        # a name of its own: without the suffix two runs that start in one second write to one file
+        # without the suffix, two runs that start in the same second write to the same file
         self._writer = SummaryWriter(
             str(folder), purge_step=purged, flush_secs=FLUSH_SECONDS, filename_suffix=f".{first}"
         )
 
     def write(self, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Adds the rows that are new since the last call; what is no finite number is left out."""
+        """Writes the rows added since the last call; non-finite values are skipped."""
         if self._writer is None:
             return
         for name in CURVE_RECORDS:
@@ -56,6 +54,6 @@ class TensorBoardWriter:
             self._written[name] = len(rows)
 
     def close(self) -> None:
-        """Writes out what is waiting."""
+        """Flushes and closes the event file."""
         if self._writer is not None:
             self._writer.close()

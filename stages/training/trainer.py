@@ -1,6 +1,4 @@
-"""One model under training: a DeepSpeed engine, a learning rate that is a function of the step, saving in Hugging Face
-format.
-"""
+"""Training of one model: a DeepSpeed engine, the learning rate as a function of the step, Hugging Face checkpoints."""
 
 import logging
 import warnings
@@ -19,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """Rate of the step number `step`, counted from 0: warm-up, then constant or linear down to final_learning_rate."""
+    """Returns the rate of `step`, counted from 0: warm-up, then constant or linear decay to final_learning_rate."""
     if step < schedule.warmup_steps:
         return schedule.learning_rate * (step + 1) / schedule.warmup_steps
     if schedule.lr_scheduler_type == "constant":
@@ -29,24 +27,22 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 class ShardedModule(nn.Module):
-    """A sharded model as ZeRO-3 wants it called: inside, every weight that is touched is whole, a head's weight alone
-    too.
-    """
+    """Runs computations inside a ZeRO-3 forward: all weights that are accessed, including a bare head, are gathered."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, compute: Callable[[], Result]) -> Result:
-        """What `compute` returns."""
+        """Returns `compute()`."""
         return compute()
 
 
 class Trainer:
-    """Gradient steps on one model, the same model on every rank.
+    """Runs gradient steps on one model, the same model on every rank.
 
-    A step is any number of `backward` calls, whose gradients add up over calls and ranks, and one `step`. All ranks
-    make the same calls in the same order. With one process and fp32 on CPU the same calls give the same bytes.
+    A step is any number of `backward` calls, whose gradients are summed over calls and ranks, and one `step`. All ranks
+    must make the same calls in the same order. With one process and fp32 on CPU, results are bitwise reproducible.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
@@ -54,12 +50,10 @@ class Trainer:
 
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        warnings.filterwarnings(
-            "ignore", message="`torch.distributed.*is deprecated", category=FutureWarning
-        )  # one a call
-        # Only all-reduces of inference use this operator, and it would be compiled at first use: 30 s, and a process
-        # that is
-        # killed meanwhile leaves a lock for which all later ones wait without end.
+        # One warning per call.
+        warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
+        # Only inference all-reduces use this operator, and it is compiled at first use: 30 s, and a process that is
+        # killed meanwhile leaves a lock on which all later ones wait indefinitely.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         join_alone()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -68,13 +62,11 @@ class Trainer:
         )
         if runtime.gradient_checkpointing:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
-        # DeepSpeed clips plain fp32 training without telling the norm; there it is done here instead
+        # DeepSpeed does not report the norm when it clips plain fp32 training, so clipping is done here.
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
-        # One process has nobody to share weights with: ZeRO 3 would only cost time there. And there a text-only pack
-        # may come
-        # before one with a picture, which ZeRO 3 can't take (`balance_packs`): SFT's loss was off by up to 6.6e-3, not
-        # 6e-7.
+        # With one process, ZeRO 3 has nothing to shard and only costs time. Also, a text-only pack may precede one with
+        # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by up to 6.6e-3, not 6e-7.
         stage = runtime.zero_stage if get_ranks().count > 1 else min(runtime.zero_stage, 2)
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
@@ -84,26 +76,22 @@ class Trainer:
         self._ranks = get_ranks().count
 
     def forward(self, compute: Callable[[], Result]) -> Result:
-        """What `compute` returns; inside it the model's weights are whole. Of what comes back only a loss has a
-        gradient.
+        """Returns `compute()`, run with gathered weights. Of the results, only a loss has a gradient.
 
-        With ZeRO-3 all ranks call this together, for passes without gradient too.
+        With ZeRO-3, all ranks must call this together, also for passes without gradient.
         """
         return self._engine(compute) if self.sharded else compute()  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Adds the gradient of `loss`, this rank's part of the step's; `last` says that `step` follows.
+        """Accumulates the gradient of `loss`, this rank's part of the step's loss; `last` marks the last call.
 
-        DeepSpeed takes the mean over ranks; parts of a whole are to be summed, so each counts as often as there are
-        ranks.
+        DeepSpeed averages over ranks while the parts must be summed, so the loss is multiplied by the number of ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
-        """Clips, updates with learning rate `rate`, clears gradients; returns the norm of the gradient before
-        clipping.
-        """
+        """Clips, updates with learning rate `rate` and clears gradients; returns the gradient norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         norm = nn.utils.clip_grad_norm_(self._trained, self._max_grad_norm) if self._clips_here else None
@@ -112,9 +100,9 @@ class Trainer:
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Full weights under the names transformers and vLLM use, gathered when they are sharded.
+        """Returns the full weights, gathered if sharded, under the names that transformers and vLLM use.
 
-        All ranks call this together; only the first gets the weights, the others nothing.
+        All ranks must call this together; ranks other than the first get an empty dict.
         """
         if self.sharded:
             whole = self._engine._zero3_consolidated_16bit_state_dict() or {}
@@ -122,30 +110,29 @@ class Trainer:
         return dict(self.model.state_dict()) if get_ranks().first else {}
 
     def copy_state(self) -> dict[str, Tensor]:
-        """`state_dict` as a copy in memory that later steps do not change; called by all ranks together."""
+        """Returns a copy of `state_dict` on the CPU. All ranks must call this together."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
 
     def save_state(self, folder: Path, name: str) -> None:
-        """Writes weights and optimizer into `folder`/`name`, in DeepSpeed's format: each rank its own shard."""
+        """Writes weights and optimizer to `folder`/`name` in DeepSpeed format; each rank writes its own shard."""
         self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
 
     def load_state(self, folder: Path, name: str) -> None:
-        """Reads what `save_state` wrote; further steps are those of a trainer that was never stopped, to the bit on
-        CPU.
+        """Loads the state written by `save_state`; on CPU, further steps are bitwise those of an uninterrupted run.
 
-        Raises RuntimeError when nothing usable is there.
+        Raises RuntimeError when there is no usable state.
         """
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=name)
         if loaded is None:
-            raise RuntimeError(f"no training state of {name} in {folder}; start afresh with RIL_FRESH=1")
+            raise RuntimeError(f"no training state of {name} in {folder}; set RIL_FRESH=1 to restart")
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Writes the weights (`state`, where an earlier copy is wanted) and the config into `folder`; one process."""
+        """Writes the weights (`state` if given, else the current ones) and the config to `folder`; one process only."""
         save_weights(self.model, folder, self.state_dict() if state is None else state)
 
 
 def save_weights(model: nn.Module, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-    """Writes a transformers model into `folder` as safetensors with its config."""
+    """Writes a transformers model to `folder` as safetensors with its config."""
     model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
 
 

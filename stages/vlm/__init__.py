@@ -1,6 +1,5 @@
-"""Model families: one file each for positions, image tokens, loading and tiny recipes. Nothing outside knows a family's
-name.
+"""Model families, one file each: positions, image tokens, loading. Family names are used only in this package.
 
-What needs torch and transformers is imported when it is first asked for: they take 0.4 GiB, which a stage that finds
-every answer in the store does without.
+Modules that need torch and transformers are imported on demand: they take 0.4 GiB, which a stage that finds all answers
+in the store does not need.
 """

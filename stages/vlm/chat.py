@@ -1,8 +1,7 @@
-"""Messages to token ids and back, the same for training and for every engine.
+"""Conversion of messages to token ids and back, shared by training and all engines.
 
-Text that users, teachers or students wrote is encoded with special tokens switched off, so that a literal `<|im_end|>`
-or `<image>` inside it stays text (trap T7). An image is one un-expanded placeholder here; engines expand it themselves
-(T5).
+Text from users, teachers and students is encoded without special tokens, so that a literal `<|im_end|>` or `<image>`
+remains text (trap T7). An image is one placeholder token; engines expand it (trap T5).
 """
 
 import functools
@@ -16,20 +15,17 @@ from stages.job.hashes import hash_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_OPEN, _CLOSE = (
-    "\ue000",
-    "\ue001",
-)  # private-use characters; refused in text, so that they only ever mark our own pieces
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; rejected in text, so that they only mark inserted pieces
 
 
 class RemoteChat:
-    """What is known of the chat of a model of others: nothing. It gets messages, bans nothing, and has no template."""
+    """Chat of a remote model: no tokenizer, no template, no banned tokens; messages are sent unchanged."""
 
     template_hash = ""
     banned_token_ids: tuple[int, ...] = ()
 
     def encode_prompt(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
-        """None at all: its tokens are not known here, so that no prompt counts as too long for it."""
+        """Returns an empty list: the tokens are unknown, so no prompt counts as too long."""
         return []
 
 
@@ -41,19 +37,17 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
-        # Requests to a server are written, and its replies read, in a thread beside the stage's own; one may not
-        # encode with
-        # special tokens while the other has them switched off, and the tokenizer refuses to be switched while it
-        # decodes.
+        # A second thread encodes requests to a server and decodes its replies. One thread must not encode special
+        # tokens while the other has them disabled, and the tokenizer cannot be reconfigured while it decodes.
         self._switch = threading.RLock()
 
     @functools.cached_property
     def template_hash(self) -> str:
-        """Hash of the chat template and the vocabulary: with the same messages it fixes the prompt's ids."""
+        """Hash of chat template and vocabulary; together with the messages it determines the prompt ids."""
         return hash_json([self.tokenizer.chat_template, sorted(self.tokenizer.get_vocab().items())])
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; nothing in it becomes a special token."""
+        """Returns the ids of plain text, without special tokens."""
         backend = self.tokenizer._tokenizer
         with self._switch:
             backend.encode_special_tokens = True
@@ -63,18 +57,17 @@ class Chat:
                 backend.encode_special_tokens = False
 
     def encode_prompt(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
-        """Ids of the rendered conversation with the assistant's opening at its end.
+        """Returns the ids of the rendered conversation with the generation prompt.
 
-        The first `images` occurrences of `<image>` in the contents become image placeholders; any further ones stay
-        text.
-        Raises ValueError when there are fewer, or when a content holds a private-use character.
+        The first `images` occurrences of `<image>` in the contents become image placeholders; further ones remain text.
+        Raises ValueError when there are fewer, or when a content contains a reserved private-use character.
         """
         pieces: list[str] = []
         left = images
         rendered: list[dict[str, Any]] = []
         for message in messages:
             if _OPEN in message["content"] or _CLOSE in message["content"]:
-                raise ValueError("message content holds the private-use character U+E000 or U+E001; remove it")
+                raise ValueError("message content contains the private-use character U+E000 or U+E001; remove it")
             texts = message["content"].split(IMAGE_MARKER, left)
             left -= len(texts) - 1
             parts: list[dict[str, str]] = []
@@ -100,10 +93,10 @@ class Chat:
         return ids
 
     def encode_response(self, text: str) -> list[int]:
-        """Ids of a whole response, with the token that ends the turn."""
+        """Returns the ids of a complete response with the end-of-turn token."""
         return [*self.encode_text(text), *self.stop_token_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of a response: special tokens left out, blanks at both ends removed."""
+        """Returns the text of a response without special tokens and without surrounding white space."""
         with self._switch:
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

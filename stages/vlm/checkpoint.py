@@ -1,8 +1,8 @@
-"""A model on disk: an ordinary Hugging Face folder with a small card beside it.
+"""A model on disk: a Hugging Face folder with an additional card.
 
-The card (`ril.json`) says what config.json does not: the family, the number format to use, how long a context may be,
-where the weights lie when they are not in the folder itself, and `identity`, the hash under which the model's answers
-are stored. Of a model that is asked at an endpoint there is nothing but the card.
+The card (`ril.json`) contains what config.json does not: family, precision, context length, location of weights that
+are not in the folder, and `identity`, the hash under which the model's answers are stored. A remote model has only a
+card.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One model."""
+    """A model with the contents of its card."""
 
     folder: Path
-    weights: Path  # what transformers and vLLM load
+    weights: Path  # folder that transformers and vLLM load
     family: str
     precision: Precision
     context_tokens: int
-    identity: str  # 64 hex digits of the files, or hub name and commit, or endpoint, name and hash of how it is asked
-    endpoint: Endpoint | None = None  # of a model of others; then `weights` holds none
+    identity: str  # hash of the files, or hub name and commit, or provider, name and hash of the endpoint block
+    endpoint: Endpoint | None = None  # of a remote model; `weights` then contains no weights
 
 
 def hash_content(weights: Path) -> str:
-    """sha256 over names and bytes of all files of a checkpoint folder, its card excepted."""
+    """Returns the sha256 over names and contents of all files of a checkpoint folder except its card."""
     files = sorted(file for file in weights.rglob("*") if file.is_file() and file.name != CARD)
     return hash_json([[str(file.relative_to(weights)), hash_file(file)] for file in files])
 
@@ -46,8 +46,8 @@ def write_card(
 ) -> None:
     """Writes the card of a model.
 
-    Without `source` the weights are in `folder`. With it, they are elsewhere: {"path", "identity"}, or {"hub",
-    "revision"} where revision is a commit, or {"endpoint"}, the block of a model of others.
+    Without `source`, the weights are in `folder`. Otherwise it locates them: {"path", "identity"}, or {"hub",
+    "revision"} with a commit as revision, or {"endpoint"}, the block of a remote model.
     """
     card = {"family": family, "precision": precision, "context_tokens": context_tokens}
     where = dict(source) if source else {"identity": hash_content(folder)}
@@ -55,12 +55,12 @@ def write_card(
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The model whose card is in `folder`.
+    """Returns the model whose card is in `folder`.
 
-    Raises FileNotFoundError, naming the remedy, when there is no card or the weights it points to are gone.
+    Raises FileNotFoundError when the card or the weights that it points to do not exist.
     """
     if not (folder / CARD).is_file():
-        raise FileNotFoundError(f"{folder} has no {CARD}; the stage that makes it has not run to its end")
+        raise FileNotFoundError(f"{folder} has no {CARD}; the stage that writes it has not finished")
     card = read_json(folder / CARD)
     if "endpoint" in card:
         return _open_remote(folder, card)
@@ -71,7 +71,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         weights, identity = find_hub_folder(card["hub"], card["revision"]), f"{card['hub']}@{card['revision']}"
     if not weights.is_dir():
         raise FileNotFoundError(
-            f"{folder / CARD} points to {weights}, which is not there; put it back or run the stage again"
+            f"{folder / CARD} points to {weights}, which does not exist; restore it or rerun the stage"
         )
     return Checkpoint(folder, weights, card["family"], card["precision"], card["context_tokens"], identity)
 
@@ -83,8 +83,9 @@ def _open_remote(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
 
 
 def find_hub_folder(name: str, revision: str) -> Path:
-    """Folder of a hub model's snapshot; downloads it where downloads are allowed (RIL_ALLOW_DOWNLOADS=1), else looks on
-    disk.
+    """Returns the snapshot folder of a hub model; downloads it only with RIL_ALLOW_DOWNLOADS=1.
+
+    Raises FileNotFoundError when the snapshot is not on disk and the hub is disabled or unreachable.
     """
     import os
 
@@ -96,14 +97,14 @@ def find_hub_folder(name: str, revision: str) -> Path:
         return Path(snapshot_download(name, revision=revision, local_files_only=offline))
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"model {name} at {revision} is not on this machine; set RIL_ALLOW_DOWNLOADS=1 to fetch it from the hub, "
-            "or give models.<id>.path"
+            f"model {name} at {revision} is not on this machine; set RIL_ALLOW_DOWNLOADS=1 to download it, "
+            "or set models.<id>.path"
         ) from error
 
 
 def find_hub_commit(name: str, revision: str) -> str:
-    """The commit that `revision` of a hub model means; from disk unless downloads are allowed (RIL_ALLOW_DOWNLOADS=1).
+    """Resolves `revision` of a hub model to a commit; from disk unless RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError when the model can't be had.
+    Raises FileNotFoundError as `find_hub_folder`.
     """
-    return find_hub_folder(name, revision).name  # a snapshot's folder is called after its commit
+    return find_hub_folder(name, revision).name  # snapshot folders are named after their commit

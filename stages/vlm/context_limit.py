@@ -1,4 +1,4 @@
-"""Whether a question goes into a model's context at all, asked before anything is paid for it."""
+"""Check whether a prompt fits a model's context, run before any generation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,9 +13,9 @@ def explain_too_long(
     images: Sequence[bytes],
     answer: int = 1,
 ) -> str | None:
-    """Why a prompt and `answer` tokens after it are more than the model takes; None when they are not.
+    """Returns why a prompt plus `answer` tokens exceeds the model's context; None if it fits.
 
-    Engines refuse a prompt that leaves no room for one token.
+    Engines reject prompts that leave no room for a single token, hence the default of 1.
     """
     tokens = reader.count_prompt_tokens(messages, images)
     if tokens + answer <= checkpoint.context_tokens:

@@ -1,6 +1,4 @@
-"""What a model family has to say for itself. Only this folder knows a family's name; another family is one more file
-here.
-"""
+"""Interface of a model family. Family names are used only in this package; a new family is one additional file."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images of one prompt, or of several laid end to end, as the vision tower takes them."""
+    """Images of one or several concatenated prompts, as input of the vision tower."""
 
     values: Tensor  # rows of patches (Qwen2.5-VL) or tiles (InternVL), float32
     grids: Tensor | None  # [images, 3] patches in time, height, width (Qwen2.5-VL), else None
@@ -23,20 +21,20 @@ class Pixels:
     tokens: tuple[int, ...]  # image tokens of each image
 
     def select(self, start: int, stop: int) -> "Pixels":
-        """The images `start` to `stop`, exclusive."""
+        """Returns images `start` to `stop` (exclusive)."""
         first = sum(self.rows[:start])
         values = self.values[first : first + sum(self.rows[start:stop])]
         grids = self.grids[start:stop] if self.grids is not None else None
         return Pixels(values, grids, self.rows[start:stop], self.tokens[start:stop])
 
     def to(self, device: torch.device) -> "Pixels":
-        """The same on `device`."""
+        """Returns the images on `device`."""
         grids = None if self.grids is None else self.grids.to(device)
         return Pixels(self.values.to(device), grids, self.rows, self.tokens)
 
     @staticmethod
     def concatenate(several: Sequence["Pixels"]) -> "Pixels":
-        """The images of several prompts, in order."""
+        """Concatenates the images of several prompts, in order."""
         grids = [pixels.grids for pixels in several if pixels.grids is not None]
         return Pixels(
             torch.cat([pixels.values for pixels in several]),
@@ -51,53 +49,53 @@ QWEN_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<
 
 
 class Family(Protocol):
-    """One family of models. All functions are about ordinary transformers models and processors."""
+    """One family of models. All functions take standard transformers models and processors."""
 
     name: str
-    vision_tokens: tuple[str, ...]  # must never be sampled
+    vision_tokens: tuple[str, ...]  # banned in sampling
 
     def load_processor(self, weights: Path) -> Any:
-        """The processor (or tokenizer, for text models) of a checkpoint."""
+        """Loads the processor (or tokenizer, for text models) of a checkpoint."""
 
     def load_model(self, weights: Path, dtype: torch.dtype) -> nn.Module:
-        """The model of a checkpoint, in eval mode."""
+        """Loads the model of a checkpoint, in eval mode."""
 
     def make_pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
-        """Decoded and processed images of one prompt."""
+        """Decodes and processes the images of one prompt."""
 
     def count_image_tokens(self, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-        """Image tokens of images of these widths and heights: `pixels(...).tokens` without an image."""
+        """Counts the tokens of images of the given (width, height): `make_pixels(...).tokens` without pixel data."""
 
     def expand(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
-        """`ids` with every placeholder replaced by the tokens of its image."""
+        """Returns `ids` with each image placeholder replaced by the tokens of its image."""
 
     def find_image_token_id(self, processor: Any) -> int:
-        """The id at whose places image features stand; -1 for text models."""
+        """Returns the token id that image features replace; -1 for text models."""
 
     def compute_positions(self, processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
-        """Position ids [axes, tokens] of an expanded prompt; axes is 3 with M-RoPE, else 1."""
+        """Returns position ids [axes, tokens] int64 of an expanded prompt; axes is 3 with M-RoPE, else 1."""
 
     def encode_images(self, model: nn.Module, pixels: Pixels) -> Tensor:
-        """Image features [image tokens, hidden] in the order of the images."""
+        """Returns image features [image tokens, hidden] in image order."""
 
     def get_text_model(self, model: nn.Module) -> nn.Module:
-        """The language model without its head; has `embed_tokens`."""
+        """Returns the language model without its head; it has `embed_tokens`."""
 
     def get_vision_modules(self, model: nn.Module) -> list[nn.Module]:
-        """Vision tower and what projects its output: all that image features depend on."""
+        """Returns the vision tower and its projector: all modules that image features depend on."""
 
     def get_projection(self, model: nn.Module) -> nn.Linear:
-        """The last layer before image features enter the language model."""
+        """Returns the last layer of the projector."""
 
 
 def index_families(*modules: Family) -> dict[str, Family]:
-    """The modules by the names of their families.
+    """Returns the modules by family name.
 
-    Raises TypeError, and so ends the import, when a module lacks something that `Family` has or has it in another form.
+    Raises TypeError, at import time, when an attribute or function of `Family` is missing or has another signature.
     """
     for module in modules:
         if faults := [*_iter_attribute_faults(module), *_iter_function_faults(module)]:
-            raise TypeError(f"{getattr(module, '__name__', module)} is no family of models: {'; '.join(faults)}")
+            raise TypeError(f"{getattr(module, '__name__', module)} is not a model family: {'; '.join(faults)}")
     return {module.name: module for module in modules}
 
 
@@ -121,7 +119,7 @@ def _iter_function_faults(module: Family) -> Iterator[str]:
 
 
 def _read_signature(function: FunctionType) -> list[tuple[str, Any]]:
-    """Names and types of the parameters but `self`, in order, then the type of what comes back."""
+    """Returns names and types of the parameters except `self`, in order, then the return type."""
     types = get_type_hints(function)
     names = [name for name in inspect.signature(function).parameters if name != "self"]
     return [(name, types.get(name)) for name in (*names, "return")]

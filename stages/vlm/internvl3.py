@@ -19,18 +19,18 @@ vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>",
 
 
 def load_processor(weights: Path) -> Any:
-    """The processor."""
+    """Loads the processor."""
     return AutoProcessor.from_pretrained(weights)
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
-    """The model in eval mode."""
+    """Loads the model in eval mode."""
     model = InternVLForConditionalGeneration.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa")
     return model.eval()
 
 
 def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
-    """Tiles [tiles, 3, side, side]; every image has as many as the processor cuts it into."""
+    """Returns tiles [tiles, 3, side, side]; the processor determines the number of tiles per image."""
     opened = [open_image(image) for image in images]
     crop = processor.image_processor.max_patches > 1
     done = processor.image_processor(images=opened, crop_to_patches=crop, return_tensors="pt")
@@ -39,7 +39,7 @@ def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
 
 
 def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """As many as the tiles into which the processor cuts it have."""
+    """Returns tiles times tokens per tile for each (width, height)."""
     own = processor.image_processor
     crop = {"crop_to_patches": own.max_patches > 1}
     return tuple(
@@ -48,12 +48,12 @@ def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tupl
 
 
 def find_image_token_id(processor: Any) -> int:
-    """Id of <IMG_CONTEXT>."""
+    """Returns the id of <IMG_CONTEXT>."""
     return int(processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
 
 
 def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
-    """`ids` with each <IMG_CONTEXT> as <img>, one <IMG_CONTEXT> for every token of its image, </img>."""
+    """Replaces each <IMG_CONTEXT> with <img>, one <IMG_CONTEXT> per token of its image, and </img>."""
     context, counts = find_image_token_id(processor), iter(pixels.tokens)
     first, last = (processor.tokenizer.convert_tokens_to_ids(token) for token in ("<img>", "</img>"))
     result: list[int] = []
@@ -63,12 +63,12 @@ def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
 
 
 def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
-    """0, 1, 2, ... as [1, tokens]."""
+    """Returns 0, 1, 2, ... as [1, tokens] int64."""
     return torch.arange(len(ids))[None]
 
 
 def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
-    """Projected features [image tokens, hidden]."""
+    """Returns projected features [image tokens, hidden]."""
     config: Any = model.config
     found = model.model.get_image_features(  # type: ignore[union-attr,operator]
         pixels.values,
@@ -79,15 +79,15 @@ def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
 
 
 def get_text_model(model: nn.Module) -> nn.Module:
-    """The decoder without its head."""
+    """Returns the decoder without its head."""
     return model.model.language_model  # type: ignore[union-attr,return-value]
 
 
 def get_vision_modules(model: nn.Module) -> list[nn.Module]:
-    """The tower with its projector."""
+    """Returns the vision tower and its projector."""
     return [model.model.vision_tower, model.model.multi_modal_projector]  # type: ignore[union-attr,list-item]
 
 
 def get_projection(model: nn.Module) -> nn.Linear:
-    """The projector's last layer."""
+    """Returns the last layer of the projector."""
     return model.model.multi_modal_projector.linear_2  # type: ignore[union-attr,index,return-value]

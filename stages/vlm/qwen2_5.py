@@ -15,12 +15,12 @@ vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 
 def load_processor(weights: Path) -> Any:
-    """The tokenizer."""
+    """Loads the tokenizer."""
     return AutoTokenizer.from_pretrained(weights)
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
-    """The model in eval mode."""
+    """Loads the model in eval mode."""
     return Qwen2ForCausalLM.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa").eval()
 
 
@@ -35,17 +35,17 @@ def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tupl
 
 
 def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
-    """The same ids."""
+    """Returns `ids` unchanged."""
     return list(ids)
 
 
 def find_image_token_id(processor: Any) -> int:
-    """-1: there is none."""
+    """Returns -1: text models have no image token."""
     return -1
 
 
 def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
-    """0, 1, 2, ... as [1, tokens]."""
+    """Returns 0, 1, 2, ... as [1, tokens] int64."""
     return torch.arange(len(ids))[None]
 
 
@@ -55,12 +55,12 @@ def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
 
 
 def get_text_model(model: nn.Module) -> nn.Module:
-    """The decoder without its head."""
+    """Returns the decoder without its head."""
     return model.model  # type: ignore[return-value]
 
 
 def get_vision_modules(model: nn.Module) -> list[nn.Module]:
-    """None."""
+    """Returns an empty list: text models have no vision modules."""
     return []
 
 

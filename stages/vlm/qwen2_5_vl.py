@@ -19,18 +19,18 @@ vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 
 def load_processor(weights: Path) -> Any:
-    """The processor."""
+    """Loads the processor."""
     return AutoProcessor.from_pretrained(weights)
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
-    """The model in eval mode."""
+    """Loads the model in eval mode."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa")
     return model.eval()
 
 
 def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
-    """Rows of patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
+    """Returns patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
     opened = [open_image(image) for image in images]
     done = processor.image_processor(images=opened, return_tensors="pt")
     grids = done["image_grid_thw"]
@@ -40,26 +40,26 @@ def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
 
 
 def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """As many as merged patches of the size that the processor makes of it."""
+    """Returns the number of merged patches after resizing for each (width, height)."""
     own = processor.image_processor
     return tuple(own.get_number_of_image_patches(height, width) // own.merge_size**2 for width, height in sizes)
 
 
 def find_image_token_id(processor: Any) -> int:
-    """Id of <|image_pad|>."""
+    """Returns the id of <|image_pad|>."""
     return int(processor.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
 
 def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
-    """`ids` with each <|image_pad|> repeated once for every token of its image."""
+    """Returns `ids` with each <|image_pad|> repeated once per token of its image."""
     pad, counts = find_image_token_id(processor), iter(pixels.tokens)
     return [token for given in ids for token in ([given] * next(counts) if given == pad else [given])]
 
 
 def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
-    """M-RoPE positions [3, tokens]: text counts on all axes at once; an image spans time, height and width.
+    """Returns M-RoPE positions [3, tokens] int64: text advances all axes; an image spans time, height and width.
 
-    After an image text goes on at one more than the largest position of the image (a still image has time 0).
+    Text after an image starts at one more than the largest position of the image (a still image has time 0).
     """
     pad = find_image_token_id(processor)
     axes = torch.empty(3, len(ids), dtype=torch.long)
@@ -81,20 +81,20 @@ def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Ten
 
 
 def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
-    """Merged patch features [image tokens, hidden]."""
+    """Returns merged patch features [image tokens, hidden]."""
     return torch.cat(model.model.get_image_features(pixels.values, pixels.grids).pooler_output)  # type: ignore[union-attr,operator]
 
 
 def get_text_model(model: nn.Module) -> nn.Module:
-    """The decoder without its head."""
+    """Returns the decoder without its head."""
     return model.model.language_model  # type: ignore[union-attr,return-value]
 
 
 def get_vision_modules(model: nn.Module) -> list[nn.Module]:
-    """The tower with its projector."""
+    """Returns the vision tower, which includes its projector."""
     return [model.model.visual]  # type: ignore[union-attr,list-item]
 
 
 def get_projection(model: nn.Module) -> nn.Linear:
-    """The projector's last layer."""
+    """Returns the last layer of the projector."""
     return model.model.visual.merger.mlp[-1]  # type: ignore[union-attr,index,return-value]

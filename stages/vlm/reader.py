@@ -1,4 +1,4 @@
-"""A checkpoint's processor and a checkpoint's model, ready for training: prompts in, hidden states out."""
+"""Processor and model of a checkpoint for training: prompts and hidden states."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as a model takes it."""
+    """A tokenized prompt with positions and images."""
 
     ids: Tensor  # [tokens] int64, images expanded
     positions: Tensor  # [axes, tokens] int64
@@ -28,7 +28,7 @@ class Prompt:
 
 
 class Reader:
-    """Processor side of a checkpoint: text and images to prompts."""
+    """The processor of a checkpoint: converts text and images to prompts."""
 
     def __init__(self, family: Family, processor: Any) -> None:
         self.family = family
@@ -37,15 +37,13 @@ class Reader:
         self.image_token_id = family.find_image_token_id(processor)
 
     def make_prompt(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> Prompt:
-        """The rendered conversation with images expanded and positions computed."""
+        """Returns the rendered conversation with expanded images and positions."""
         return self.make_prompts([(messages, images)])[0]
 
     def make_prompts(
         self, conversations: Sequence[tuple[Sequence[Mapping[str, str]], Sequence[bytes]]]
     ) -> list[Prompt]:
-        """A prompt for each (messages, images); all images go through the processor at once, 8 times faster than
-        singly.
-        """
+        """Returns a prompt for each (messages, images); one processor call for all images is 8 times faster."""
         flat = [image for _, images in conversations for image in images]
         every = self.family.make_pixels(self._processor, flat) if flat else None
         result, start = [], 0
@@ -60,9 +58,7 @@ class Reader:
         return result
 
     def count_prompt_tokens(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> int:
-        """Tokens of `make_prompt`, for which no image is decoded: their headers tell. 0.2 ms where making the prompt
-        takes 10.
-        """
+        """Counts the tokens of `make_prompt` from image headers, without decoding: 0.2 ms instead of 10 ms."""
         ids = self.chat.encode_prompt(messages, len(images))
         if not images:
             return len(ids)
@@ -70,21 +66,21 @@ class Reader:
         return len(self.family.expand(self._processor, ids, Pixels(torch.empty(0), None, (), tokens)))
 
     def make_text_prompt(self, ids: Sequence[int]) -> Prompt:
-        """Given ids without images as a prompt."""
+        """Returns a prompt without images from token ids."""
         tensor = torch.tensor(list(ids), dtype=torch.long)
         return Prompt(tensor, self.family.compute_positions(self._processor, tensor, None), None)
 
     def make_pixels(self, images: Sequence[bytes]) -> Pixels:
-        """Decoded and processed images."""
+        """Decodes and processes images."""
         return self.family.make_pixels(self._processor, images)
 
     def save(self, folder: Path) -> None:
-        """Writes processor and tokenizer into `folder`, as transformers and vLLM look for them."""
+        """Writes processor and tokenizer to `folder` in the format of transformers and vLLM."""
         self._processor.save_pretrained(folder)
 
 
 class Network:
-    """Model side of a checkpoint."""
+    """The model of a checkpoint."""
 
     def __init__(self, family: Family, model: nn.Module, image_token_id: int) -> None:
         self.family = family
@@ -93,7 +89,7 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are; what it reads has to be there."""
+        """Device of the weights; inputs must be on the same device."""
         return next(self.model.parameters()).device
 
     @property
@@ -102,23 +98,23 @@ class Network:
         return self.model.lm_head  # type: ignore[return-value]
 
     def freeze_vision(self) -> None:
-        """Takes the vision tower out of training."""
+        """Disables gradients of the vision tower."""
         for module in self.family.get_vision_modules(self.model):
             module.requires_grad_(False)
 
     @property
     def has_vision(self) -> bool:
-        """Whether there is a vision tower."""
+        """Whether the model has a vision tower."""
         return bool(self.family.get_vision_modules(self.model))
 
     @property
     def trains_vision(self) -> bool:
-        """Whether the tower takes part in training."""
+        """Whether the vision tower is trained."""
         modules = self.family.get_vision_modules(self.model)
         return any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
     def encode_images(self, pixels: Pixels) -> Tensor:
-        """Image features [image tokens, hidden]."""
+        """Returns image features [image tokens, hidden]."""
         return self.family.encode_images(self.model, pixels)
 
     @property
@@ -127,10 +123,12 @@ class Network:
         return self.family.get_text_model(self.model)
 
     def compute_hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
-        """Last hidden states [tokens, hidden] of one packed sequence.
+        """Returns the last hidden states [tokens, hidden] of one packed sequence.
 
-        ids [tokens]; positions [axes, tokens]; mask is what the model's attention takes (`stages.groups` packs come
-        with theirs); features are put at the image tokens in order.
+        ids [tokens] int64; positions [axes, tokens] int64; mask in the format of the model's attention (packs of
+        `stages.groups` contain theirs); features replace the embeddings of image tokens in order.
+
+        Raises ValueError when the numbers of image tokens and features differ.
         """
         embedded = self.text.embed_tokens(ids)  # type: ignore[operator]
         if features is not None:
@@ -142,7 +140,7 @@ class Network:
 
 
 def compute_text_hidden(text: nn.Module, embedded: Tensor, positions: Tensor, mask: object) -> Tensor:
-    """Last hidden states [tokens, hidden] of a language model over one sequence of embeddings [tokens, hidden]."""
+    """Returns the last hidden states [tokens, hidden] of a language model for embeddings [tokens, hidden]."""
     axes = positions[:, None] if len(positions) > 1 else positions
     masks = {"full_attention": mask, "sliding_attention": mask}
     out = text(inputs_embeds=embedded[None], position_ids=axes, attention_mask=masks, use_cache=False)
@@ -150,17 +148,17 @@ def compute_text_hidden(text: nn.Module, embedded: Tensor, positions: Tensor, ma
 
 
 def load_reader(checkpoint: Checkpoint) -> Reader:
-    """Processor side of `checkpoint`."""
+    """Loads the processor of `checkpoint`."""
     family = FAMILIES[checkpoint.family]
     return Reader(family, family.load_processor(checkpoint.weights))
 
 
 def load_chat(checkpoint: Checkpoint) -> Chat | RemoteChat:
-    """Chat template and tokenizer of `checkpoint`; of a model of others only that it has none here."""
+    """Loads chat template and tokenizer of `checkpoint`; returns a `RemoteChat` for a remote model."""
     return RemoteChat() if checkpoint.endpoint is not None else load_reader(checkpoint).chat
 
 
 def load_network(checkpoint: Checkpoint, reader: Reader) -> Network:
-    """Model side of `checkpoint`, in eval mode and in the checkpoint's precision."""
+    """Loads the model of `checkpoint` in eval mode and in the checkpoint's precision."""
     family = FAMILIES[checkpoint.family]
     return Network(family, family.load_model(checkpoint.weights, DTYPES[checkpoint.precision]), reader.image_token_id)

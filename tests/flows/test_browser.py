@@ -147,7 +147,7 @@ def test_cancel_ends_every_process_and_the_next_run_goes_on(served: Any, page: A
     assert not served.workers()
 
     second = served.submit(JUDGE, settings=settings)
-    served.until(lambda: "model@judge: goes on after step" in served.lines(second), 300, "it did not go on")
+    served.until(lambda: "model@judge: resumes after step" in served.lines(second), 300, "it did not go on")
     served.ask(f"/flow_runs/{second}/set_state", {"state": {"type": "CANCELLING"}})
     assert served.ended(second, 120)["state_type"] == "CANCELLED"
 

@@ -127,7 +127,7 @@ def test_when_everything_is_killed_the_next_run_goes_on(own: Any) -> None:
     assert own.run(run)["state_type"] == "CRASHED"
     again = own.submit(JUDGE, settings={})
     assert own.ended(again, 300)["state_type"] == "COMPLETED", own.lines(again)
-    assert f"{JUDGE}: goes on after step" in own.lines(again)
+    assert f"{JUDGE}: resumes after step" in own.lines(again)
     assert recorded_steps(own) == 153
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.repo import Repo
+from dvc_data.hashfile import hash as hashing
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -145,6 +146,26 @@ def test_dvc_agrees_on_what_is_stale_and_accepting_words_leaves_it_nothing_to_do
 
 def without_code(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "deps": [one for one in entry["deps"] if not one["path"].startswith("stages/")]}
+
+
+def test_no_data_is_read_that_dvc_has_hashed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comment_in_the_loss(project)
+    found(project)  # in a copy all files are new to dvc
+    read: list[str] = []
+    hash_file = hashing.file_md5
+
+    def note(path: str, *arguments: Any, **options: Any) -> str:
+        if path.startswith(f"{project}/data/"):
+            read.append(path)
+        return str(hash_file(path, *arguments, **options))
+
+    monkeypatch.setattr(hashing, "file_md5", note)
+    found(project)
+    ril("accept", "ril")
+    assert not read
+    (project / "data" / "pool" / "part").write_text("other")
+    found(project)
+    assert read == [str(project / "data" / "pool" / "part")], "what dvc reads is seen here"
 
 
 def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> None:

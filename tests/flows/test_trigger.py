@@ -237,7 +237,7 @@ def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None
 
     went_on = served.ended(second)
     assert went_on["state_type"] == "COMPLETED", served.lines(second)
-    assert "model@judge: goes on after step" in served.lines(second)
+    assert "model@judge: resumes after step" in served.lines(second)
     assert not served.workers()
 
 

@@ -113,7 +113,7 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     teacher.run(job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.4}}}))
     assert [file.read_bytes() for file in [*sorted(job.out.iterdir()), job.reports / "rejects.jsonl"]] == before
     with pytest.raises(
-        TooManyRejects, match=r"teacher@internvl3: 6 of 15 answers are lacking, .*max_reject_share = 0.01"
+        TooManyRejects, match=r"teacher@internvl3: 6 of 15 answers are missing, .*max_reject_share = 0.01"
     ):
         teacher.run(job_of("teacher", "internvl3"))
 

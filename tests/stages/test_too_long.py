@@ -51,7 +51,7 @@ def test_warm_start_leaves_out_what_does_not_fit_with_its_target(
     assert (line["question_id"], line["kind"]) == ("q1", "refused")
     assert "of the answer are more than context_tokens = 256" in line["reason"]
     assert read_json(job.reports / "metrics.json")["questions"] == 5
-    with pytest.raises(TooManyRejects, match=r"warm_start: 1 of 6 questions are longer than the model.*question q1"):
+    with pytest.raises(TooManyRejects, match=r"warm_start: 1 of 6 questions exceed the context.*question q1"):
         warm_start.run(loop_project("warm_start", {"warm_start": {**block, "max_reject_share": 0.1}}))
 
 
@@ -67,7 +67,7 @@ def test_ril_goes_on_without_what_does_not_fit(loop_project: Project, tmp_path: 
     assert [(line["question_id"], line["answers"]) for line in rejects(job)] == [("q2", 2), ("q0", 1), ("q1", 1)]
     seen = {row["question_id"] for row in read_shards(job.out / "samples").to_pylist()}
     assert seen <= {"q0", "q1", "q3", "q4", "q5"}
-    with pytest.raises(TooManyRejects, match=r"ril: 1 of 6 questions are longer than the model"):
+    with pytest.raises(TooManyRejects, match=r"ril: 1 of 6 questions exceed the context"):
         ril.run(loop_project("ril", {"ril": {**overlay, "max_reject_share": 0.0}}))
 
 
@@ -107,5 +107,5 @@ def test_evaluate_counts_what_does_not_fit_as_wrong(
     assert [line["question_id"] for line in rejects(job)] == ["q3", "q3"], "once more with exchanged images"
     metrics = read_json(job.reports / "metrics.json")
     assert (metrics["questions"], metrics["refused"]) == (6, 1)
-    with pytest.raises(TooManyRejects, match="2 of 12 answers are lacking"):
+    with pytest.raises(TooManyRejects, match="2 of 12 answers are missing"):
         evaluate.run(job_of(0.1))

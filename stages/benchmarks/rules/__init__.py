@@ -1,6 +1,5 @@
-"""Rules that read an answer out of a reply: one module a harness, pure functions, no benchmark names.
+"""Rules that extract an answer from a reply: one module per harness, pure functions, no benchmark names.
 
-Each function is the rule of a harness at the version that the profile's name gives, or ours. Where a harness guesses (a
-random letter, the nearest option to nothing), ours says None: an answer that was not given is `unparsed`, never
-invented.
+Each function is the rule of a harness at the version in the profile's name, or ours. Where a harness guesses (a random
+letter, the nearest option), ours returns None: a missing answer is `unparsed`, never invented.
 """

@@ -24,12 +24,12 @@ _PHRASES = (
     *("i choose", "i select", "i pick", "my answer is", "my choice is"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
 )
-# How sure a form is; the surest wins, then the last place, then the first option.
+# Confidence of a form; the highest wins, then the last position, then the first option.
 _START, _END, _PHRASE, _BETWEEN, _STOP, _COLON, _CLOSED, _BLANK, _ANYWHERE = 10, 9, 7, 6, 5, 4, 3, 2, 0
 
 
 def find_any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str:
-    """The option letter that stands in the surest form, "" when there is none at all (M4)."""
+    """Returns the option letter in the most confident form, "" if there is none (M4)."""
     if not reply.strip():
         return ""
     bare = reply.strip()
@@ -45,7 +45,7 @@ def find_any_letter(reply: str, letters: Sequence[str] = DEFAULT_LETTERS) -> str
     return max(found, key=lambda candidate: candidate[:2])[2] if found else ""
 
 
-Candidate = tuple[int, int, str]  # how sure, where, which letter
+Candidate = tuple[int, int, str]  # confidence, position, letter
 
 
 def _find_formed_letters(text: str, letters: Sequence[str]) -> list[Candidate]:
@@ -55,7 +55,7 @@ def _find_formed_letters(text: str, letters: Sequence[str]) -> list[Candidate]:
 
 
 def _find_letters_after_phrases(text: str, letters: Sequence[str]) -> list[Candidate]:
-    """Every letter anywhere behind a phrase, in words too: "The answer is B, not C" names B and C."""
+    """Returns every letter after a phrase, also within words: "The answer is B, not C" names B and C."""
     lowered = text.lower()
     places = [(lowered.find(phrase), len(phrase)) for phrase in _PHRASES]
     behind = [start + length for start, length in places if start != -1]
@@ -71,9 +71,10 @@ def _find_letters_at_ends(text: str, letters: Sequence[str]) -> list[Candidate]:
 
 
 def find_mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
-    """MMMU's letter: in brackets, else before a blank, else before a full stop, else by text (M5, this harness's form).
+    """Returns MMMU's letter: in brackets, else before a blank, else before a full stop, else by text (M5, this form).
 
-    None where the harness takes a random letter. Of several the last one, by the place of " X " (or the text).
+    Returns None where the harness picks a random letter. Of several, the last one counts, by the position of " X " (or
+    the text).
     """
     text = reply
     for sign in ",.!?;:'":
@@ -91,8 +92,9 @@ def find_mmmu_letter(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def find_blink_letter(reply: str, letters: str) -> str:
-    """BLINK's letter: a first line that is little more, the last "answer is X", the last "(X)", a leading X; or ""
-    (M7).
+    """Returns BLINK's letter (M7), or "".
+
+    Order: a first line that is little more than a letter, the last "answer is X", the last "(X)", a leading X.
     """
     text, valid = reply.strip(), f"[{re.escape(letters)}]"
     first_line = text.split("\n", 1)[0].strip()
@@ -112,23 +114,23 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_ai2d(reply: str) -> str:
-    """What AI2D compares with the letter, as text: a leading "X." shortened to X, no punctuation, lower case (M8)."""
+    """Returns the text that AI2D compares with the letter: "X. ..." as X, no punctuation, lower case (M8)."""
     shortened = _LETTER_STOP.match(reply)
     text = shortened.group(1) if shortened else reply
-    # numpy, which this harness compares with, drops NUL characters at the end of a text
+    # this harness compares with numpy, which drops trailing NUL characters
     return text.rstrip("\0").lower().translate(_NO_PUNCTUATION).rstrip("\0")
 
 
 def read_first_character(reply: str) -> str:
-    """The first character of the reply, which the SEED benchmarks compare with the letter, letter case aside (M6)."""
+    """Returns the first character of the reply, which SEED benchmarks compare ignoring case (M6)."""
     return reply.strip()[:1]
 
 
 def find_mmbench_choice(reply: str, options: Mapping[str, str]) -> str | None:
-    """MMBench's option: a letter that is a word, one in a few decorations, or an option's text.
+    """Returns MMBench's option: a letter that is a word, a letter in one of a few decorations, or an option's text.
 
-    `E` counts as a letter whatever the options are. "A" in a reply of more than three words may be an article; then
-    only decorated letters count.
+    `E` counts as a letter regardless of the options. "A" in a reply of more than three words may be an article; in that
+    case only decorated letters count.
     """
     return _find_mmbench_letter(reply) or _find_mmbench_text(reply, options)
 
@@ -159,7 +161,7 @@ def _find_mmbench_text(reply: str, options: Mapping[str, str]) -> str | None:
 def is_mmbench_right_in_all_rotations(
     golds: Sequence[str], replies: Sequence[str], options: Sequence[Mapping[str, str]]
 ) -> bool:
-    """Whether a question is right in all its rotations, by the rule that asks no judge (`mmbench_en_dev_static`)."""
+    """Returns whether a question is correct in all rotations, without a judge (`mmbench_en_dev_static`)."""
     found = [find_mmbench_choice(reply, texts) for reply, texts in zip(replies, options, strict=True)]
     if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
         return False
@@ -172,7 +174,7 @@ def is_mmbench_right_in_all_rotations(
 
 
 def is_realworldqa_right(reply: str, gold: str) -> bool:
-    """RealWorldQA: a letter A to D by `find_any_letter`, any other gold as the same text without a final full stop."""
+    """Returns RealWorldQA's result: A to D by `find_any_letter`, other golds as text without a final full stop."""
     wanted = gold.strip()
     if wanted.upper() in ("A", "B", "C", "D"):
         return find_any_letter(reply, "ABCD") == wanted.upper()
@@ -180,7 +182,7 @@ def is_realworldqa_right(reply: str, gold: str) -> bool:
 
 
 def extract_mathvista_quickly(question_type: str, answer_type: str, choices: Collection[str], reply: str) -> str | None:
-    """MathVista's extraction where no judge is needed: the reply is a choice, or a number as it stands; else None."""
+    """Returns MathVista's extraction without a judge: the reply if it is a choice or a number, else None."""
     if question_type == "multi_choice" and reply in choices:
         return reply
     try:
@@ -196,10 +198,11 @@ def extract_mathvista_quickly(question_type: str, answer_type: str, choices: Col
 def normalise_mathvista(
     question_type: str, answer_type: str, choices: Sequence[str], precision: float | None, extraction: str
 ) -> str | None:
-    """MathVista's extraction in the form of the reference (M11): an option's text, a whole or a rounded number, a list.
+    """Returns MathVista's extraction in the form of the reference (M11): an option's text, a number, a list.
 
-    None where it has no such form. An option that is not named is the nearest by edit distance, however far. With a
-    precision that is no whole number of Python (1.0, as the data set stores it) `round` fails, and so do all such rows.
+    Returns None if it has no such form. Numbers are integers or rounded. An option that is not named is replaced by the
+    nearest one by edit distance, however far. If the precision is not a Python integer (1.0, as stored in the data
+    set), `round` fails, and so do all such rows.
     """
     if question_type == "multi_choice":
         return _find_nearest_choice(extraction.strip(), choices)
@@ -223,7 +226,7 @@ def _find_nearest_choice(extraction: str, choices: Sequence[str]) -> str:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Levenshtein distance in characters."""
+    """Returns the Levenshtein distance in characters."""
     above = list(range(len(other) + 1))
     for row, left in enumerate(one, 1):
         line = [row]
@@ -234,12 +237,12 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def is_mathvista_equal(normal: str | None, gold: str) -> bool:
-    """Whether a normalised extraction is the reference, as text."""
+    """Returns whether a normalised extraction equals the reference, as text."""
     return str(normal).strip() == gold.strip()
 
 
 def read_lmms_grade(judge_reply: str) -> float | None:
-    """MM-Vet's score: the text before the first blank, a number from 0 to 1; None otherwise."""
+    """Returns MM-Vet's score: the text before the first blank as a number from 0 to 1; None otherwise."""
     try:
         score = float(judge_reply.strip().split(" ")[0])
     except ValueError:

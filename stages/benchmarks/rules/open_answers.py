@@ -1,4 +1,4 @@
-"""MMMU's open questions (M10), the rule of its authors that lmms-eval uses too."""
+"""The authors' rule for MMMU's open questions (M10), which lmms-eval also uses."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ NormalForm = str | float
 
 
 def extract_candidates(reply: str) -> set[NormalForm]:
-    """What a reply may mean: the ends of its lines behind words like "is", and every number in them, normalised."""
+    """Returns candidate answers: line ends after words like "is", and every number in them, normalised."""
     tails = _split_tails(reply)
     numbers = [number for tail in tails for form in (_GROUPED, _SCIENTIFIC, _PLAIN) for number in form.findall(tail)]
     return {value for text in (*tails, *numbers) for value in normalise_open_answer(text)}
@@ -36,7 +36,7 @@ def _split_tails(reply: str) -> list[str]:
 
 
 def normalise_open_answer(text: str) -> list[NormalForm]:
-    """A number rounded to two decimals, else the text in lower case; one character with a blank on either side."""
+    """Returns a number rounded to two decimals, else the lower-case text; pads one character with blanks."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]
@@ -46,7 +46,7 @@ def normalise_open_answer(text: str) -> list[NormalForm]:
 
 
 def is_open_answer_right(reply: str, golds: Sequence[str]) -> bool:
-    """Whether a number of the reply equals one of `golds`, or the text of one is part of what the reply may mean."""
+    """Returns whether a number in the reply equals one of `golds`, or a candidate contains one's text."""
     wanted = [value for gold in golds for value in normalise_open_answer(gold)]
     texts = [value for value in wanted if isinstance(value, str)]
     meant = extract_candidates(reply)

@@ -23,16 +23,16 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 
 
 def strip_reasoning(reply: str) -> str:
-    """The reply behind its last `</think>`; a `<think>` that never ends leaves nothing to score."""
+    """Returns the reply after its last `</think>`; an unclosed `<think>` leaves nothing to score."""
     if _THINK_END in reply:
         return reply.rpartition(_THINK_END)[2].strip()
     return "" if reply.lstrip().startswith("<think>") else reply.strip()
 
 
 def read_choice(reply: str, options: Mapping[str, str]) -> tuple[str | None, str]:
-    """The option letter that a reply gives and the rule that read it; (None, "") when it gives none.
+    """Returns the option letter in a reply and the rule that found it; (None, "") if there is none.
 
-    A refusal gives none. A letter that is no option ("E" of four) gives none either.
+    A refusal has none. A letter that is not an option ("E" of four) is not counted either.
     """
     text = strip_reasoning(reply)
     if not text or any(refusal in text for refusal in vlmeval.REFUSALS):
@@ -61,7 +61,7 @@ def _read_lone_letter(text: str, letters: Collection[str]) -> str | None:
 
 
 def _match_final_option(text: str, options: Mapping[str, str]) -> str | None:
-    """The option of a final answer such as "B", "(b) dog", "dog"."""
+    """Returns the option of a final answer such as "B", "(b) dog", "dog"."""
     plain = _TEXT_COMMAND.sub(r"\1", text)
     lone = _read_lone_letter(plain, options)
     if lone:
@@ -73,7 +73,7 @@ def _match_final_option(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def _match_whole_text(text: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose text stands in `text` as whole words; texts inside longer found ones do not count."""
+    """Returns the only option whose text occurs as whole words; texts inside longer matches do not count."""
     lowered = text.casefold()
     found = [
         one for one, option in options.items() if option.strip() and _is_within(option.strip().casefold(), lowered)
@@ -101,7 +101,7 @@ _UNITS = re.compile(r"^[\s$€£¥]+|[\s%°]+$")
 
 
 def read_final_answer(reply: str) -> tuple[str, str]:
-    """The answer that a reply marks as final, and how: `boxed`, `answer line`, `answer is`, `last line`."""
+    """Returns the answer marked as final, and how: `boxed`, `answer line`, `answer is`, `last line`."""
     text = strip_reasoning(reply)
     for rule, pattern in (("boxed", _BOXED), ("answer line", _ANSWER_LINE)):
         ends = pattern.findall(text)
@@ -114,13 +114,13 @@ def read_final_answer(reply: str) -> tuple[str, str]:
 
 
 def read_number(text: str) -> Fraction | None:
-    """The last number in a text, exactly; None when there is none. "1,200" is 1200, "$5" is 5, "12 cm" is 12."""
+    """Returns the last number in a text, exactly; None if there is none. "1,200" is 1200, "$5" is 5, "12 cm" is 12."""
     found = _NUMBER.findall(_UNITS.sub("", text))
     return Fraction(found[-1].replace(",", "")) if found else None
 
 
 def clean_chart_reply(reply: str) -> str:
-    """A ChartQA reply without what the strict rule trips over: a final stop, quotes, `$`, commas between thousands."""
+    """Returns a ChartQA reply without characters that fail the strict rule: final stop, quotes, `$`, commas."""
     text = strip_reasoning(reply).strip().rstrip(".").strip("\"'“”").strip().lstrip("$").strip()
     return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?", text) else text
 
@@ -131,6 +131,6 @@ _GRADE = re.compile(
 
 
 def read_our_grade(judge_reply: str) -> float | None:
-    """A judge's score 0.0, 0.1 ... 1.0 when that is all it says; None for prose, other numbers and silence."""
+    """Returns a judge's score 0.0, 0.1 ... 1.0 if it is the whole reply; None for prose and other numbers."""
     found = _GRADE.match(strip_reasoning(judge_reply))
     return float(found.group(1)) if found else None

@@ -14,22 +14,22 @@ REFUSALS = (
 )
 NONE_OF_THEM = "Z"
 NONE_TEXT = "None"
-LAST_TOKENS = 4  # the letter's first occurrence must be among them
+LAST_TOKENS = 4  # the letter must first occur within this number
 RELATIVE_ERROR = 0.05  # ChartQA's relaxed accuracy
 _TO_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-# What pandas reads as missing by default: such an option disappears from this harness's prompts and matching.
+# Values that pandas reads as missing by default: this harness drops such options from prompts and matching.
 _INDEFINITE = ("-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN")
 _NOT_A_NUMBER = ("-NaN", "-nan", "NaN", "nan", "#NA", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "<NA>")
 PANDAS_MISSING = frozenset(("", "NULL", "None", "null", *_INDEFINITE, *_NOT_A_NUMBER))
 
 
 def list_seen_options(options: Mapping[str, str]) -> dict[str, str]:
-    """The options that are left after pandas has read them."""
+    """Returns the options that remain after reading with pandas."""
     return {letter: text for letter, text in options.items() if text not in PANDAS_MISSING}
 
 
 def match_letter(reply: str, letters: Collection[str]) -> str | None:
-    """The one option letter that stands as a word of the reply, near its end; Z for a refusal; else None (M1)."""
+    """Returns the only option letter that is a word of the reply near its end; Z for a refusal; else None (M1)."""
     if FAILED_CALL in reply:
         return None
     if any(refusal in reply for refusal in REFUSALS):
@@ -43,7 +43,7 @@ def match_letter(reply: str, letters: Collection[str]) -> str | None:
 
 
 def match_option_text(reply: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose text is part of the reply, letter case aside; None for long replies (M2)."""
+    """Returns the only option whose text is in the reply, ignoring case; None for long replies (M2)."""
     lowered = reply.lower()
     if len(lowered) > 2 * sum(len(text) for text in options.values()):
         return None
@@ -52,14 +52,14 @@ def match_option_text(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def match_choice(reply: str, options: Mapping[str, str]) -> str | None:
-    """The option that the reply names: by its letter, else by its text (M3)."""
+    """Returns the option named in the reply: by letter, else by text (M3)."""
     return match_letter(reply, options) or match_option_text(reply, options)
 
 
 def read_answer_line(reply: str) -> str:
-    """What the `_COT` data sets match instead of the reply: the letter or the rest of its only line "Answer: ...".
+    """Returns what the `_COT` data sets match: the letter or the rest of the reply's only line "Answer: ...".
 
-    Without such a line, or with several, the reply as it is.
+    Without such a line, or with several, returns the reply unchanged.
     """
     lines = [line.strip() for line in reply.strip().split("\n")]
     marked = [line for line in lines if line.startswith("Answer:")]
@@ -71,9 +71,9 @@ def read_answer_line(reply: str) -> str:
 
 
 def matches_relaxed(target: str, reply: str) -> bool:
-    """ChartQA's relaxed accuracy: numbers within 5 %, everything else the same text, letter case aside (M9).
+    """Returns ChartQA's relaxed accuracy (M9): numbers within 5 %, all else as text, ignoring case.
 
-    A target of 0 is compared as text, because an error relative to 0 has no meaning.
+    A target of 0 is compared as text, because an error relative to 0 is undefined.
     """
     said, wanted = parse_float(reply), parse_float(target)
     if said is not None and wanted:
@@ -82,7 +82,7 @@ def matches_relaxed(target: str, reply: str) -> bool:
 
 
 def parse_float(text: str) -> float | None:
-    """The number that a text is ("12", "12%" as 0.12), None when it is none."""
+    """Returns the number in a text ("12", "12%" as 0.12), None if it is not a number."""
     share = text.endswith("%")
     try:
         return float(text.rstrip("%")) / 100.0 if share else float(text)
@@ -91,14 +91,12 @@ def parse_float(text: str) -> float | None:
 
 
 def matches_any_relaxed(target: str, reply: str) -> bool:
-    """`matches_relaxed` against a target that may be a list literal of alternatives; the reply without blanks at its
-    ends.
-    """
+    """Applies `matches_relaxed` to a target that may be a list literal; strips the reply."""
     return any(matches_relaxed(one, reply.strip()) for one in list_alternatives(target))
 
 
 def list_alternatives(target: str) -> list[str]:
-    """The texts of a list literal, or the target itself."""
+    """Returns the texts of a list literal, or the target itself."""
     if not target.strip().startswith("["):
         return [target]
     try:
@@ -109,7 +107,7 @@ def list_alternatives(target: str) -> list[str]:
 
 
 def is_right_in_all_rotations(golds: Sequence[str], found: Sequence[str | None]) -> bool | None:
-    """Whether a question is right in all its rotations; None where only a judge could say (an unmatched row)."""
+    """Returns whether a question is correct in all rotations; None if only a judge could decide a row."""
     if any(one is not None and one != gold for gold, one in zip(golds, found, strict=True)):
         return False
     return True if None not in found else None
@@ -118,9 +116,9 @@ def is_right_in_all_rotations(golds: Sequence[str], found: Sequence[str | None])
 def prefetch_mathvista(
     question_type: str, answer_type: str, choices: Sequence[str], gold: str, reply: str
 ) -> str | None:
-    """MathVista's answer where this harness needs no judge; None where it would ask one.
+    """Returns MathVista's answer if this harness needs no judge; None if it would use one.
 
-    A number that equals the reference counts at once, unless it is 0, which the harness takes for nothing.
+    A number equal to the reference counts immediately, unless it is 0, which the harness treats as missing.
     """
     if question_type == "multi_choice":
         return match_choice(reply, letter_choices(choices))
@@ -139,9 +137,9 @@ def prefetch_mathvista(
 def is_mathvista_right(
     question_type: str, answer_type: str, choices: Sequence[str], gold: str, gold_letter: str, extraction: str
 ) -> bool:
-    """Whether an extraction is right: the letter, or the same number without rounding.
+    """Returns whether an extraction is correct: the letter, or the same number without rounding.
 
-    For lists and texts the harness compares the word "None" with the reference, whatever was extracted.
+    For lists and texts the harness compares the word "None" with the reference, regardless of the extraction.
     """
     if question_type == "multi_choice":
         return match_choice(extraction, letter_choices(choices)) == gold_letter
@@ -156,12 +154,12 @@ def is_mathvista_right(
 
 
 def letter_choices(choices: Sequence[str]) -> dict[str, str]:
-    """Options A, B, ... with these texts."""
+    """Returns options A, B, ... with these texts."""
     return dict(zip(string.ascii_uppercase, choices, strict=False))
 
 
 def read_vlmeval_grade(judge_reply: str) -> float | None:
-    """MM-Vet's score when the judge's whole reply is a number from 0 to 1; None otherwise."""
+    """Returns MM-Vet's score if the judge's whole reply is a number from 0 to 1; None otherwise."""
     try:
         score = float(judge_reply)
     except ValueError:
@@ -170,5 +168,5 @@ def read_vlmeval_grade(judge_reply: str) -> float | None:
 
 
 def has_chinese(text: str) -> bool:
-    """Whether a text has Chinese characters; the harness then asks its judge in Chinese."""
+    """Returns whether a text has Chinese characters; the harness then prompts its judge in Chinese."""
     return re.search("[\u4e00-\u9fff]", text) is not None

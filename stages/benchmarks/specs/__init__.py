@@ -1,1 +1,1 @@
-"""One file a benchmark or family; each has a tuple SPECS."""
+"""One module per benchmark or family; each has a tuple SPECS."""

@@ -9,7 +9,7 @@ from stages.benchmarks.tables import TableRow
 
 
 def make_ai2d_hub_sample(row: TableRow) -> Sample:
-    """A row of lmms-lab/ai2d; its answer counts from 0."""
+    """Returns the sample of a row of lmms-lab/ai2d; its answer is a 0-based index."""
     options = letter_options(row.literal("options"))
     gold = list(options)[int(row.text("answer"))]
     return Sample(row.text("index", row.where), row.text("question"), gold, options, pictures=row.pictures["image"])

@@ -1,6 +1,4 @@
-"""BLINK (val): fourteen visual tasks, up to four images a question. Its labels were corrected in 2025: two
-generations.
-"""
+"""BLINK (val): fourteen visual tasks, up to four images per question. Labels were corrected in 2025: two versions."""
 
 from stages.benchmarks.aggregate import macro_average, micro_average
 from stages.benchmarks.prompts import CHOICE_PROMPTS, PromptPart, format_options
@@ -11,7 +9,7 @@ from stages.benchmarks.tables import TableRow
 
 
 def make_blink_hub_sample(row: TableRow) -> Sample:
-    """A row of BLINK-Benchmark/BLINK, whose answer stands in brackets."""
+    """Returns the sample of a row of BLINK-Benchmark/BLINK, whose answer is in brackets."""
     options, gold = letter_options(row.literal("choices")), row.text("answer").strip("()")
     groups = {"category": (row.text("sub_task", row.config),)}
     prompt = {"prompt": row.text("prompt", row.text("question"))}
@@ -19,9 +17,7 @@ def make_blink_hub_sample(row: TableRow) -> Sample:
 
 
 def ask_lmms_blink(sample: Sample) -> list[PromptPart]:
-    """lmms-eval's note and the data set's own prompt; TSV files lack it, so that question and options stand in its
-    place.
-    """
+    """Returns lmms-eval's note and the data set's prompt; TSV files lack it, so question and options are used."""
     letters = ", ".join(sample.options)
     note = f"Note: You only need to respond with {letters} without providing any additional information."
     listed = "\n".join([sample.question, *format_options(sample, "({}) {}")])

@@ -23,7 +23,7 @@ _SPLITS = {
 
 
 def make_chartqa_sample(row: TableRow) -> Sample:
-    """A row under any of the three sets of names that are in use: TSV, lmms-lab/ChartQA, ahmed-masry/ChartQA."""
+    """Returns the sample of a row with one of three naming schemes: TSV, lmms-lab/ChartQA, ahmed-masry/ChartQA."""
     split = row.text("split", "") or row.text("type")
     return Sample(
         index=row.text("index", "") or row.text("imgname", "") or row.where,
@@ -35,7 +35,7 @@ def make_chartqa_sample(row: TableRow) -> Sample:
 
 
 def make_chartqa_hub_sample(row: TableRow) -> Sample:
-    """A row of the hub; several questions share an image's name there, so the row's place is its index."""
+    """Returns the sample of a hub row; questions share image names there, so the position is the index."""
     return Sample(**{**make_chartqa_sample(row).__dict__, "index": row.text("index", row.where)})
 
 

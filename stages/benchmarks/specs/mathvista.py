@@ -10,7 +10,7 @@ from stages.benchmarks.tables import TableRow
 
 
 def make_mathvista_tsv_sample(row: TableRow) -> Sample:
-    """A row of the TSV file, whose question is the whole query."""
+    """Returns the sample of a TSV row, whose question is the whole query."""
     options = letter_options(row.literal("choices"))
     kind = {
         "question_type": row.text("question_type"),
@@ -25,7 +25,7 @@ def make_mathvista_tsv_sample(row: TableRow) -> Sample:
 
 
 def make_mathvista_hub_sample(row: TableRow) -> Sample:
-    """A row of AI4Math/MathVista; its query holds hint, question and choices."""
+    """Returns the sample of a row of AI4Math/MathVista; its query has hint, question and choices."""
     texts = [str(one) for one in row.literal("choices")]
     gold, metadata = row.text("answer"), row.values.get("metadata") or {}
     letters = [letter for letter, text in letter_choices(texts).items() if text == gold]

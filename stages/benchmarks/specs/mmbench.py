@@ -1,4 +1,4 @@
-"""MMBench in English and Chinese: every question in all rotations of its options, right only when all rotations are."""
+"""MMBench in English and Chinese: all rotations of a question's options; correct only if all rotations are."""
 
 from stages.benchmarks.prompts import CHOICE_PROMPTS, MakePrompt, PromptPart, format_options
 from stages.benchmarks.sample import Sample
@@ -15,7 +15,7 @@ _LAST = {
 
 
 def make_mmbench_tsv_sample(row: TableRow) -> Sample | None:
-    """A row of a TSV file; one without an answer (the old test splits) can't be scored and is left out."""
+    """Returns the sample of a TSV row; None without an answer (old test splits), which cannot be scored."""
     if not row.text("answer", ""):
         return None
     sample = make_tsv_choice_reader(*_GROUPS)(row)
@@ -24,14 +24,14 @@ def make_mmbench_tsv_sample(row: TableRow) -> Sample | None:
 
 
 def make_mmbench_hub_sample(row: TableRow) -> Sample | None:
-    """A row of lmms-lab/MMBench, where missing options and hints are the text "nan" and the index may be text."""
+    """Returns the sample of a row of lmms-lab/MMBench: missing options are "nan", the index may be text."""
     values = {key: "" if value == "nan" else value for key, value in row.values.items()}
     values["index"] = int(str(values["index"]))
     return make_mmbench_tsv_sample(TableRow(row.where, values, row.pictures, row.config))
 
 
 def make_lmms_mmbench_prompt(language: str) -> MakePrompt:
-    """lmms-eval's form: hint and question on one line, then the options."""
+    """Returns lmms-eval's prompt: hint and question on one line, then the options."""
 
     def ask(sample: Sample) -> list[PromptPart]:
         question = " ".join(part for part in (sample.hint, sample.question) if part)
@@ -42,7 +42,7 @@ def make_lmms_mmbench_prompt(language: str) -> MakePrompt:
 
 
 def make_mmbench_spec(language: str, column: str, md5s: dict[str, dict[str, str]]) -> Spec:
-    """One language."""
+    """Returns the spec of one language."""
     upper = language.upper()
     return Spec(
         id=f"mmbench_{language}",

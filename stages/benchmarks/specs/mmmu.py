@@ -20,7 +20,7 @@ _VISION = (
 
 
 def make_mmmu_hub_sample(row: TableRow) -> Sample:
-    """A row of MMMU/MMMU or lmms-lab/MMMU; open questions have no options."""
+    """Returns the sample of a row of MMMU/MMMU or lmms-lab/MMMU; open questions have no options."""
     found = _SUBJECT.match(row.text("id"))
     subject = found.group(1) if found else row.config
     options = {} if row.text("question_type") == "open" else letter_options(row.literal("options"))
@@ -29,9 +29,7 @@ def make_mmmu_hub_sample(row: TableRow) -> Sample:
 
 
 def make_mmmu_pro_sample(row: TableRow) -> Sample:
-    """A row of MMMU-Pro; in the vision setting question and options are in the picture and the question's text is
-    empty.
-    """
+    """Returns the sample of a row of MMMU-Pro; in the vision setting the text of the question is empty."""
     options = letter_options(row.literal("options"))
     pictures = read_numbered_images(row) or row.pictures.get("image", ())
     groups = {"category": (row.text("subject", "none"),)}
@@ -39,18 +37,18 @@ def make_mmmu_pro_sample(row: TableRow) -> Sample:
 
 
 def ask_lmms_mmmu(sample: Sample) -> list[PromptPart]:
-    """lmms-eval's prompt: options, blank line, the sentence for its kind of question."""
+    """Returns lmms-eval's prompt: options, blank line, the sentence for the type of question."""
     lines = [sample.question, *format_options(sample), "", DIRECTLY if sample.options else SHORT]
     return [*sample.pictures, "\n".join(lines)]
 
 
 def ask_lmms_mmmu_pro(sample: Sample) -> list[PromptPart]:
-    """MMMU-Pro's own direct prompt."""
+    """Returns MMMU-Pro's own direct prompt."""
     return [*sample.pictures, "\n".join([sample.question, *format_options(sample), "", _PRO_DIRECT])]
 
 
 def ask_mmmu_vision(sample: Sample) -> list[PromptPart]:
-    """The picture and the authors' sentence; nothing of the question stands in the text."""
+    """Returns the picture and the authors' sentence; the text contains nothing of the question."""
     return [*sample.pictures, _VISION]
 
 

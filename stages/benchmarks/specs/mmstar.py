@@ -15,9 +15,7 @@ _GROUPS = ("category", "l2_category", "l2-category")
 
 
 def make_mmstar_hub_sample(row: TableRow) -> Sample:
-    """A row of Lin-Chen/MMStar, whose options stand in the question as "Options: A: .., B: .."; the question keeps
-    them.
-    """
+    """Returns the sample of a row of Lin-Chen/MMStar; its question contains "Options: A: .., B: .." and keeps it."""
     question = row.text("question")
     listed = _OPTIONS.search(question)
     options = {one: text.strip().rstrip(",") for one, text in _OPTION.findall(listed.group(1))} if listed else {}

@@ -1,4 +1,4 @@
-"""MM-Vet and MM-Vet v2: open questions, graded 0.0 to 1.0 by a judge; without one there is no score."""
+"""MM-Vet and MM-Vet v2: open questions, graded 0.0 to 1.0 by a judge; there is no score without one."""
 
 import re
 
@@ -15,20 +15,20 @@ _REASON = (
 
 
 def make_mmvet_tsv_sample(row: TableRow) -> Sample:
-    """A row of the TSV file; `category` holds the capabilities, with commas between."""
+    """Returns the sample of a TSV row; `category` lists the capabilities, separated by commas."""
     return _make_sample(
         row, row.text("index"), row.text("category", "") or row.text("capability"), row.pictures["image"]
     )
 
 
 def make_mmvet_hub_sample(row: TableRow) -> Sample:
-    """A row of whyu/mm-vet or lmms-lab/MMVet."""
+    """Returns the sample of a row of whyu/mm-vet or lmms-lab/MMVet."""
     index = row.text("question_id", "") or row.text("id", row.where)
     return _make_sample(row, index, row.values["capability"], row.pictures["image"])
 
 
 def make_mmvet_v2_sample(row: TableRow) -> Sample:
-    """A row of whyu/mm-vet-v2, or of our own TSV of it; markers <image_0>, <image_1> ... name the pictures."""
+    """Returns the sample of a row of whyu/mm-vet-v2 or our TSV; <image_0>, <image_1> ... name pictures."""
     pictures = read_numbered_images(row) or row.pictures.get("image", ())
     index = row.text("index", "") or row.text("id")
     return _make_sample(row, index, row.values.get("capability") or row.text("category"), pictures)
@@ -41,7 +41,7 @@ def _make_sample(row: TableRow, index: str, capability: object, pictures: tuple)
 
 
 def ask_mmvet_interleaved(sample: Sample) -> list[PromptPart]:
-    """The question cut at `<IMG>`, with the pictures where the authors put them."""
+    """Splits the question at `<IMG>` and inserts the pictures there."""
     pieces = [
         piece for part in sample.question.split("<IMG>") for piece in place_images(part, sample.pictures, _V2_IMAGE, 0)
     ]
@@ -49,12 +49,12 @@ def ask_mmvet_interleaved(sample: Sample) -> list[PromptPart]:
 
 
 def ask_mmvet_images_first(sample: Sample) -> list[PromptPart]:
-    """The pictures, then the text with its markers (lmms-eval)."""
+    """Returns the pictures, then the text with its markers (lmms-eval)."""
     return [*sample.pictures, sample.question.replace("<IMG>", "")]
 
 
 def ask_mmvet_with_reasons(sample: Sample) -> list[PromptPart]:
-    """lmms-eval's request to reason first."""
+    """Returns lmms-eval's prompt, which requests reasoning first."""
     return [*sample.pictures, f"{_REASON}{sample.question}"]
 
 

@@ -1,4 +1,4 @@
-"""RealWorldQA: pictures from cars. The TSV asks for a letter, the hub for a letter, a word or a number."""
+"""RealWorldQA: pictures from cars. Answers are letters in the TSV; letters, words or numbers on the hub."""
 
 import re
 
@@ -13,7 +13,7 @@ _OPTION = re.compile(r"^([A-Z])\. (.*)$", re.MULTILINE)
 
 
 def make_realworldqa_hub_sample(row: TableRow) -> Sample:
-    """A row of xai-org/RealworldQA; options and the instruction stand in the question, which keeps them."""
+    """Returns the sample of a row of xai-org/RealworldQA; the question contains options and instruction."""
     question, gold = row.text("question"), row.text("answer").strip()
     options = {one: text.strip() for one, text in _OPTION.findall(question)}
     options = options if gold.upper() in options else {}
@@ -21,7 +21,7 @@ def make_realworldqa_hub_sample(row: TableRow) -> Sample:
 
 
 def score_ours_realworldqa(sample: Sample, reply: str) -> Outcome:
-    """A letter by our rule; a word or a number as the same text."""
+    """Scores a letter by our rule, a word or a number as text."""
     return scorers.score_ours_choice(sample, reply) if sample.options else scorers.score_lmms_realworldqa(sample, reply)
 
 

@@ -20,7 +20,7 @@ DIMENSIONS = (
 
 
 def make_seed_hub_sample(row: TableRow) -> Sample | None:
-    """A row of lmms-lab/SEED-Bench; videos are left out. Columns are named choice_a ... there."""
+    """Returns the sample of a row of lmms-lab/SEED-Bench (columns choice_a ...); None for videos."""
     if row.text("data_type") != "image":
         return None
     kind = int(row.text("question_type_id"))
@@ -33,10 +33,10 @@ def make_seed_hub_sample(row: TableRow) -> Sample | None:
 
 
 def make_seed_plus_sample(row: TableRow) -> Sample:
-    """A row of SEED-Bench-2-Plus; columns are named choice_A ... there, and the type's capitals vary."""
+    """Returns the sample of a row of SEED-Bench-2-Plus (columns choice_A ...); case of the type varies."""
     options = {
         one: row.text(f"choice_{one.lower()}") for one in "ABCD"
-    }  # all names but single letters are in lower case
+    }  # all names except single letters are in lower case
     groups = {"category": (row.text("question_image_type").capitalize(),)}
     index = row.text("question_id")
     return Sample(

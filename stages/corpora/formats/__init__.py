@@ -1,1 +1,1 @@
-"""Readers of users' data, one file a format; stages/config/formats.py names them."""
+"""Readers of users' data, one module per format; stages/config/formats.py lists them."""

@@ -1,4 +1,4 @@
-"""Canonical parquet: the form in which this project stores questions itself."""
+"""Canonical parquet: the format in which this project stores questions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from stages.job.files import read_shards
 
 
 def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
-    """The rows of the file, or of all shards of the folder, `questions.path`; ValueError where a column is missing."""
+    """Yields the rows of `questions.path` (a file or a folder of shards); ValueError if a column is missing."""
     path = root / questions.path
     table = read_shards(path) if path.is_dir() else pq.read_table(path)
     lacking = [name for name in QUESTION_SCHEMA.names if name not in table.column_names]

@@ -1,4 +1,4 @@
-"""LLaVA JSON: a list of conversations, and a folder from which their image paths start."""
+"""LLaVA JSON: a list of conversations, and a folder to which image paths are relative."""
 
 import json
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ LLAVA_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": 
 
 
 def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
-    """The conversations of the file `questions.path`, images from `questions.images`.
+    """Yields the conversations in `questions.path`, with images from `questions.images`.
 
-    Raises FileNotFoundError without that folder, ValueError for a file that is no JSON list.
+    Raises FileNotFoundError if that folder is missing, ValueError if the file is not a JSON list.
     """
     path, images = root / questions.path, root / questions.images
     if not images.is_dir():
@@ -29,8 +29,8 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
 def _read_json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"questions.path {path} is no JSON file: {error}") from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"questions.path {path} is not a JSON file: {error}") from error
     if not isinstance(rows, list):
         raise ValueError(f"questions.path {path}: expected a list of questions, found {type(rows).__name__}")
     return rows
@@ -45,7 +45,7 @@ def _convert_row(name: str, row: dict[str, Any], images: Path, source: str) -> C
 
 
 def _resolve_inside(images: Path, file: str) -> Path:
-    """The image's path. One outside the folder would change without DVC noticing."""
+    """Returns the image's path; rejects a path outside the folder, because DVC would not see its changes."""
     path = images / file
     if not path.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"image {file!r} is outside the folder {images}; only that folder is watched")

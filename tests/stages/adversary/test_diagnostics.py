@@ -38,8 +38,8 @@ def curve(*shares: float | None) -> list[dict[str, float | None]]:
 
 
 def test_saturation_alarms_only_after_so_many_steps_in_a_row() -> None:
-    assert "has won" in str(check_saturation(curve(0.5, *[0.0] * 10), 10))
-    assert "has given up" in str(check_saturation(curve(*[1.0] * 10), 10))
+    assert "too strong" in str(check_saturation(curve(0.5, *[0.0] * 10), 10))
+    assert "too weak" in str(check_saturation(curve(*[1.0] * 10), 10))
     assert check_saturation(curve(*[0.0] * 9), 10) is None
     assert check_saturation(curve(*[0.0] * 9, 0.3), 10) is None
     assert check_saturation(curve(*[0.0] * 9, None), 10) is None

@@ -63,9 +63,9 @@ def test_a_missing_column(tmp_path: Path) -> None:
     ("image", "said"),
     [
         ("!!! no base64, and longer than the sixty-four characters of an index !!!", "the image is no base64"),
-        (fixtures.encoded("x")[:80] + "A" * 20, "no readable image"),
-        ("R0lGODlh" + "A" * 80, "no readable image"),
-        ("['unfinished" + "A" * 80, "starts like a list of images and is none"),
+        (fixtures.encoded("x")[:80] + "A" * 20, "not a readable image"),
+        ("R0lGODlh" + "A" * 80, "not a readable image"),
+        ("['unfinished" + "A" * 80, "starts like a list of images but is not one"),
         ("7", "'7' is neither an image nor the index of a row"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_cell_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_an_incomplete_question_of_mmbench(tmp_path: Path) -> None:
     fixtures.write_tsv(tmp_path / "MMBench_DEV_EN.tsv", fixtures.mmbench("en")[:3])
-    with pytest.raises(BenchmarkError, match="question 5 has 3 rows and 4 options; every rotation has to be there"):
+    with pytest.raises(BenchmarkError, match="question 5 has 3 rows and 4 options; every rotation is required"):
         load_benchmark(load_registry()["mmbench_en"], tmp_path)
 
 

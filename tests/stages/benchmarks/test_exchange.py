@@ -66,7 +66,7 @@ def test_files_of_other_rows_are_refused(tmp_path: Path, data: Path) -> None:
     samples = load_benchmark(load_registry()["mmstar"], data).samples
     file = tmp_path / "x.tsv"
     file.write_text("index\tprediction\n99\tA\n")
-    with pytest.raises(BenchmarkError, match=r"x.tsv, row 1: '99' is no row of mmstar"):
+    with pytest.raises(BenchmarkError, match=r"x.tsv, row 1: '99' is not a row of mmstar"):
         import_predictions(file, samples, "mmstar")
     file.write_text("index\tprediction\n0\tA\n0\tB\n")
     with pytest.raises(BenchmarkError, match=r"x.tsv, row 2: a second answer to '0'"):
@@ -89,7 +89,7 @@ def test_a_record_with_a_broken_line_names_it(tmp_path: Path, data: Path) -> Non
     file = tmp_path / "r" / "predictions.jsonl"
     whole = file.read_text()
     file.write_text(whole[:-20])
-    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 4: is no JSON"):
+    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 4: is not JSON"):
         read_benchmark_record(tmp_path / "r")
     file.write_text(whole + whole.split("\n")[0] + "\n")
     with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 5: a second answer to '0'"):
@@ -124,7 +124,7 @@ def test_the_commands_from_import_to_comparison(tmp_path: Path, data: Path) -> N
     assert "are both mmstar; give the folder of one model" in ril("score", tmp_path)[1]
     code, said = ril("score", tmp_path / "a")
     assert code == 1
-    assert "samples.jsonl, line 1: is no JSON" in said
+    assert "samples.jsonl, line 1: is not JSON" in said
 
 
 def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: Path) -> None:

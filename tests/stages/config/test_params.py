@@ -81,7 +81,7 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ),
         (
             {"runtime": {"engines": {"judge": OPENAI}}},
-            ["judge.kind", "weights of its own", "vllm_server with urls"],
+            ["judge.kind", "its own weights", "vllm_server with urls"],
         ),
         (
             {"models": {"judge": {"endpoint": ENDPOINT, "build": None}}},
@@ -97,11 +97,11 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ),
         (
             {"world": {"code": "stages/model.py"}},
-            ["world.code is 'stages/model.py'", "models.student is made from nothing", "stages/tiny/world; set it"],
+            ["world.code is 'stages/model.py'", "models.student is built from scratch", "stages/tiny/world; set it"],
         ),
         (
             {"world": {"builds": "stages/model.py"}},
-            ["world.builds is 'stages/model.py'", "models.student is made", "stages/tiny/builds; set it"],
+            ["world.builds is 'stages/model.py'", "models.student is built", "stages/tiny/builds; set it"],
         ),
         (
             {"questions": {"path": "datasets/mine"}},

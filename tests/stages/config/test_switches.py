@@ -207,7 +207,7 @@ def test_a_value_in_params_yaml_is_that_of_the_objective(name: str) -> None:
 def test_a_switch_that_may_be_left_out_says_what_it_is_then() -> None:
     for one in list_switches(Objective).values():
         if one.switch.key is not None:
-            assert ("Without it: " in (one.info.description or "")) == one.optional, one.name
+            assert ("If not set: " in (one.info.description or "")) == one.optional, one.name
 
 
 def test_every_other_value_has_a_reason() -> None:

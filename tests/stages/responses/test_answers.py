@@ -289,7 +289,7 @@ def test_too_many_lacking_answers_stop_the_run_at_once(ask: Ask) -> None:
     engine, rest = Counting(), Counting()
     engine.refuses = {"q1", "q2"}
     with pytest.raises(
-        TooManyRejects, match=r"answers: 8 of 80 answers are lacking, above max_reject_share = 0.05; .*q1 refused"
+        TooManyRejects, match=r"answers: 8 of 80 answers are missing, above max_reject_share = 0.05; .*q1 refused"
     ):
         ask(prompts(20), engine, share=0.05)
     assert engine.written == 8  # the first wave; nothing is paid after that

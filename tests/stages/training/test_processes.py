@@ -79,7 +79,7 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 143, said
-    assert "goes on after step" in said
+    assert "resumes after step" in said
     assert "stopped after step" in said
     assert gone(others)
     (folder,) = store.glob("runs/warm_start/*")
@@ -95,7 +95,7 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
     process = start(training_project, "flows.run", "warm_start", RIL_STORE=str(store))
     said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 1
-    assert "is of 2 processes with zero_stage 2, this run has 1 with 2; set runtime back" in said
+    assert "was written by 2 processes with zero_stage 2, this run has 1 with 2; restore runtime" in said
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_stopped_and_resumed_is_undisturbed(
     assert not (training_project / "data" / stage / "history.csv").exists()
 
     Work(stage, None, training_project).run(Progress())
-    assert "goes on after step 5" in capfd.readouterr().err
+    assert "resumes after step 5" in capfd.readouterr().err
     assert results(training_project, stage) == expected
     assert not folder.exists(), "training state goes when the work is done"
 
@@ -126,7 +126,7 @@ def test_changed_code_resumes_with_a_warning_and_changed_words_without(
         file.write(text)
     Work("discriminator", None, training_project).run(Progress())
     said = capfd.readouterr().err
-    assert "goes on after step 11" in said
+    assert "resumes after step 11" in said
     assert ("its code has changed since" in said) == warned
 
 
@@ -146,7 +146,7 @@ def test_ril_fresh_forgets_and_a_half_written_checkpoint_does_not_count(
         stop_after(1, patch)
         with pytest.raises(SystemExit):
             Work("discriminator", None, training_project).run(Progress())
-    assert "goes on after step 2" in capfd.readouterr().err
+    assert "resumes after step 2" in capfd.readouterr().err
     assert not (folder / ".step_00000009.1.partial").exists()
     STOP.code = None
     monkeypatch.setenv("RIL_FRESH", "1")

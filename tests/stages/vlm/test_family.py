@@ -41,12 +41,12 @@ def test_a_whole_family_is_taken(incomplete: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_family_without_a_function_fails_at_import(incomplete: Callable[..., Any], name: str) -> None:
     assert len(FUNCTIONS) >= 11
-    with pytest.raises(TypeError, match=f"^stages.vlm.incomplete is no family of models: no function {name}$"):
+    with pytest.raises(TypeError, match=f"^stages.vlm.incomplete is not a model family: no function {name}$"):
         index_families(qwen2_5, incomplete(name))
 
 
 def other_parameter(processor: Any, pictures: list[bytes]) -> Any:
-    """As `make_pixels`, by another name and of another type."""
+    """As `make_pixels`, with another parameter name and type."""
 
 
 def test_attributes_and_signatures_are_checked(incomplete: Callable[..., Any]) -> None:
