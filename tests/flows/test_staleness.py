@@ -97,7 +97,7 @@ def comment_in_the_loss(project: Path) -> None:
 
 
 def word_of_a_help_text(project: Path) -> None:
-    edit(project, "stages/config/teacher.py", "N answers per question", "N answers to a question")
+    edit(project, "stages/config/teacher.py", "N answers per question", "N answers for each question")
 
 
 def comment_in_is_correct(project: Path) -> None:
