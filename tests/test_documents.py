@@ -349,3 +349,15 @@ def test_the_results_of_the_readme_are_those_of_the_pages(root: Path) -> None:
     assert "does not reproduce the paper's ranking" in readme
     assert "of six pairwise steps two hold, two are reversed, two are not significant" in " ".join(readme.split())
     assert "not reproduced; pairwise steps that hold: 2 of 6, reversed: 2, not significant: 2." in figure1
+
+
+def test_algorithm_2_stands_beside_the_code(root: Path) -> None:
+    text = (root / "docs" / "architecture.md").read_text()
+    table = text.split("<!-- algorithm 2 -->")[1].split("<!-- /algorithm 2 -->")[0]
+    quoted = [row.rsplit("`", 2)[1] for row in table.splitlines() if row.count("`") >= 2][1:]
+    assert len(quoted) == 9
+    code, places = (root / "stages" / "ril.py").read_text(), []
+    for line in quoted:
+        assert line in code, line
+        places.append(code.rindex(line))
+    assert places == sorted(places)

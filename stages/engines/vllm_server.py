@@ -291,8 +291,7 @@ class VllmServerEngine:
                 raise self._make_error(
                     url,
                     f"it tokenizes question {request.name} to {len(seen)} tokens, training to {len(ours)}, and "
-                    "they differ; it "
-                    "serves another model, or its image processor is configured differently",
+                    "they differ; it serves another model, or its image processor is configured differently",
                 )
         self._checked = True
 

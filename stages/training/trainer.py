@@ -66,7 +66,7 @@ class Trainer:
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         # With one process, ZeRO 3 has nothing to shard and only costs time. Also, a text-only pack may precede one with
-        # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by 6.6e-3 instead of 6e-7.
+        # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by up to 6.6e-3, not 6e-7.
         stage = runtime.zero_stage if get_ranks().count > 1 else min(runtime.zero_stage, 2)
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3

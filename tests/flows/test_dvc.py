@@ -194,7 +194,7 @@ def test_experiments_start_when_the_lock_is_free(tmp_path: Path) -> None:
         def next(self) -> None:
             self.asked = time.monotonic()
 
-        def ended(self, *of: Any) -> None:
+        def finish(self, *of: Any) -> None:
             """Nothing was started."""
 
     other, once = ExperimentLock(tmp_path), Once()

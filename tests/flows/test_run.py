@@ -117,7 +117,7 @@ def test_help_shows_descriptions_and_current_values(make_project: Callable[..., 
     project = make_project({"teachers": {"internvl3": {"responses": 5}}})
     code, out, _ = call(project, "flows.run", "teacher", "--help")
     assert code == 0
-    assert "teachers.<id>.responses = qwen2_5_vl: 8, internvl3: 5\n      N answers a question" in out
+    assert "teachers.<id>.responses = qwen2_5_vl: 8, internvl3: 5\n      N answers per question" in out
 
 
 def test_params_edited_while_a_stage_runs_end_it_with_an_error(make_project: Callable[..., Path], start: Start) -> None:

@@ -64,7 +64,7 @@ def test_forms_follow_params_yaml(served: Any) -> None:
 def test_a_claim_tells_the_living_from_the_dead(tmp_path: Path) -> None:
     """The dead one ends without a word, as after SIGKILL."""
     dies = (
-        f"import os, pathlib, flows.ui.run_locks as c\nwith c.claimed(pathlib.Path({str(tmp_path)!r}), "
+        f"import os, pathlib, flows.ui.run_locks as c\nwith c.hold_run_lock(pathlib.Path({str(tmp_path)!r}), "
         "'dead'):\n    os._exit(9)"
     )
     assert (

@@ -107,8 +107,8 @@ def loop():
     for count in (1, 2):
         steps = range(1, count + 1)
         rows = [{"step": step, "reward": step / 4, "kl": float("nan")} for step in steps]
-        progress.latest("ril: latest history", rows)
-        progress.latest("ril: latest samples", [{"step": step, "response": "<b>4", "answer": 1} for step in steps])
+        progress.show_latest("ril: latest history", rows)
+        progress.show_latest("ril: latest samples", [{"step": step, "response": "<b>4", "answer": 1} for step in steps])
 
 loop()
 """

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import transformers
-from stages.policy.update import RewardedGroup
 
 from stages.groups.log_probs import response_log_probs
+from stages.policy.batch import RewardedGroup
 from stages.vlm.reader import Network
 from tests.gpu.attention import ALTERNATIVES, FORWARD_ONLY_ON_CPU, Attention, using
 from tests.gpu.lora import adapt

@@ -111,7 +111,7 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
 
     Store.append = append  # type: ignore[method-assign]
     waves.WAVE_ANSWERS = WAVE_ANSWERS
-    phase(RequestedAnswers, "stored", "looking up keys")
+    phase(RequestedAnswers, "find_stored", "looking up keys")
     phase(projection, "write_projection", "writing the projection")
     phase(projection, "write_rejects", "writing reports")
     phase(answers.AnswerSession, "_generate_all", "generating")

@@ -137,7 +137,9 @@ def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model
     rows.append(make_canonical_row("text", [], [{"role": "user", "content": "What is 1 + 1?"}], "2", "text", "sum"))
     write_shards(tmp_path / "data/questions/test", rows, QUESTION_SCHEMA)
     shutil.copytree(
-        root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__")
+        root / "stages/tiny/benchmarks",
+        tmp_path / "stages/tiny/benchmarks",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
     values = merge_params(
         read_yaml(root / "params.yaml"),

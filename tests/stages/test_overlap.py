@@ -72,9 +72,9 @@ def test_the_judge_hears_of_an_answer_before_the_next_one_is_there(fake: Fake, t
     block = Ril(steps=1, learning_rate=1e-3, discriminator_learning_rate=1e-3, group=2, sampling=Sampling(max_tokens=4))
     blocks = {Ril: block, Verdict: Verdict(model="judge")}
     job: Any = SimpleNamespace(
-        name="ril", seed=lambda *_: 0, block=blocks.__getitem__, timed=lambda _: contextlib.nullcontext()
+        name="ril", seed=lambda *_: 0, block=blocks.__getitem__, measure_time=lambda _: contextlib.nullcontext()
     )
-    state: Any = SimpleNamespace(record=lambda step, rows: None, recorded=lambda step: None)
+    state: Any = SimpleNamespace(record=lambda step, rows: None, read_record=lambda step: None)
     policy = SimpleNamespace(objective=PAPER)
     models: Any = SimpleNamespace(engine=Student(), judge=endpoint, reader=None, policy=policy)
     rollouts = Rollouts(job, models, state, {question.id: [] for question in questions})

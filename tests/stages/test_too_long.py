@@ -86,7 +86,9 @@ def test_evaluate_counts_what_does_not_fit_as_wrong(
     shutil.copytree(tmp_path / "data/questions/imitation", split)
     lengthen(split, "q3")
     shutil.copytree(
-        root / "stages/benchmarks", tmp_path / "stages/benchmarks", ignore=shutil.ignore_patterns("__pycache__")
+        root / "stages/tiny/benchmarks",
+        tmp_path / "stages/tiny/benchmarks",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
 
     def job_of(share: float) -> Job:

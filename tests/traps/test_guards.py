@@ -156,7 +156,7 @@ def test_t11_images_of_many_prompts_are_processed_in_one_call(
     calls: list[int] = []
     real = reader.family.make_pixels
     monkeypatch.setattr(
-        reader.family, "pixels", lambda processor, images: calls.append(len(images)) or real(processor, images)
+        reader.family, "make_pixels", lambda processor, images: calls.append(len(images)) or real(processor, images)
     )
     reader.make_prompts([([{"role": "user", "content": "<image>"}], [picture()])] * 5)
     assert calls == [5]

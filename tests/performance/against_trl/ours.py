@@ -42,7 +42,7 @@ class Side:
 
     def _time(self, parts: Parts) -> None:
         """From the first hidden state on, what is not named otherwise belongs to the pass that it is in."""
-        parts.wrap(self.student, "features", "vision")
+        parts.wrap(self.student, "encode_images", "vision")
         parts.wrap(self.trainer, "backward", "backward")
         parts.wrap(self.trainer, "step", "optimizer")
         for network, part in ((self.reference, "reference"), (self.student, "forward")):

@@ -142,11 +142,11 @@ def test_a_broken_scorer_is_caught(
     ("name", "wrong", "rule"),
     [
         (
-            "micro",
+            "micro_average",
             lambda rows: aggregate.Mean(sum(score for _, score in rows) / (len(rows) + 1), 0.0),
             "lmms_mmmu_average",
         ),
-        ("macro", lambda group: aggregate.micro_average, "lmms_mmstar_average"),
+        ("macro_average", lambda group: aggregate.micro_average, "lmms_mmstar_average"),
     ],
 )
 def test_a_broken_average_is_caught(

@@ -101,7 +101,7 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ),
         (
             {"world": {"builds": "stages/model.py"}},
-            ["world.builds is 'stages/model.py'", "models.student is made", "stages/tiny/builds; set it"],
+            ["world.builds is 'stages/model.py'", "models.student is built", "stages/tiny/builds; set it"],
         ),
         (
             {"questions": {"path": "datasets/mine"}},

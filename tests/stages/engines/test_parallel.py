@@ -29,7 +29,7 @@ class Started:
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
         """It is there at once."""
 
-    def ended(self) -> None:
+    def describe_exit(self) -> None:
         """It never ends."""
 
     def stop(self) -> None:

@@ -342,7 +342,7 @@ def test_a_server_of_another_model_is_found_out(
         write_json(folder / "processor_config.json", {**processor, "image_seq_length": 4})
         checkpoint, why = (
             open_checkpoint(folder),
-            r"reads question q0 as \d+ tokens, training reads \d+, .* it serves another model",
+            r"tokenizes question q0 to \d+ tokens, training to \d+, .* it serves another model",
         )
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
     engine = VllmServerEngine(checkpoint, Runtime(), settings, StartOptions(tmp_path), "other")

@@ -80,14 +80,14 @@ TABLE: list[tuple[str, str, Any, bool]] = [
     ("Question", "answer", "4", SAME),
     ("Question", "source", "yours", SAME),
     ("Question", "kind", "product", SAME),
-    ("Asked", "model", "org/model@4567", NEW),
-    ("Asked", "family", "internvl3", NEW),
-    ("Asked", "precision", "fp32", NEW),
-    ("Asked", "context_tokens", 8192, NEW),
-    ("Asked", "template", "ef" * 32, NEW),
-    ("Asked", "banned", (7,), NEW),
-    ("Asked", "sampling", Sampling(top_k=50), NEW),
-    ("Asked", "draw", 1, NEW),
+    ("GenerationSpec", "model", "org/model@4567", NEW),
+    ("GenerationSpec", "family", "internvl3", NEW),
+    ("GenerationSpec", "precision", "fp32", NEW),
+    ("GenerationSpec", "context_tokens", 8192, NEW),
+    ("GenerationSpec", "template", "ef" * 32, NEW),
+    ("GenerationSpec", "banned", (7,), NEW),
+    ("GenerationSpec", "sampling", Sampling(top_k=50), NEW),
+    ("GenerationSpec", "draw", 1, NEW),
 ]
 # Fields that reach the key through something else in the table, or never; a stage's own seed is among the latter.
 THROUGH: dict[str, dict[str, str]] = {
@@ -151,7 +151,7 @@ BLOCKS: dict[str, Any] = {
     "Rollout": Rollout(sampling=Sampling()),
     "Checkpoint": Checkpoint(Path("m"), Path("m"), "qwen2_5_vl", "bf16", 4096, "hub/model@0123"),
     "Question": QUESTION,
-    "Asked": ASKED,
+    "GenerationSpec": ASKED,
 }
 
 
@@ -160,9 +160,9 @@ def keys_with(blocks: Mapping[str, Any]) -> list[str]:
     asker = blocks["Rollout"] if blocks["Rollout"] != BLOCKS["Rollout"] else blocks["Teacher"]
     sampling = asker.sampling if asker.sampling != Sampling() else blocks["Sampling"]
     asked = answers.make_generation_spec(blocks["Checkpoint"], sampling, asker.draw, Path("store"))
-    if blocks["Asked"] != ASKED:
+    if blocks["GenerationSpec"] != ASKED:
         assert asked == ASKED
-        asked = blocks["Asked"]
+        asked = blocks["GenerationSpec"]
     wanted = RequestedAnswers.from_prompts(asked, [blocks["Question"]], asker.responses)
     return [derive_answer_key(wanted.request_key(0), sample) for sample in range(2)]
 

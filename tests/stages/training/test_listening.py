@@ -30,11 +30,11 @@ import os, subprocess, sys
 import psutil
 from stages.training.ranks import Rendezvous
 
-join = "from stages.training.ranks import join; join().of_all(1)"
+join = "from stages.training.ranks import join; join().gather(1)"
 meeting = Rendezvous(2)
-environment = os.environ | meeting.environment(1)
+environment = os.environ | meeting.make_environment(1)
 other = subprocess.Popen([sys.executable, "-c", join], env=environment, stdout=subprocess.DEVNULL)
-meeting.join().of_all(0)
+meeting.join().gather(0)
 processes = [psutil.Process(), psutil.Process(other.pid)]
 print(*{one.laddr.ip for process in processes for one in process.net_connections() if one.status == "LISTEN"})
 other.wait(60)

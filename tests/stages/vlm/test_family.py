@@ -18,7 +18,7 @@ FUNCTIONS = [
 
 @pytest.fixture
 def incomplete() -> Callable[..., Any]:
-    """`incomplete("load", x=1)` is InternVL3 without `load` and with `x`."""
+    """`incomplete("load_model", x=1)` is InternVL3 without `load_model` and with `x`."""
 
     def make(*without: str, **changed: Any) -> Any:
         module = ModuleType("stages.vlm.incomplete")
@@ -46,7 +46,7 @@ def test_a_family_without_a_function_fails_at_import(incomplete: Callable[..., A
 
 
 def other_parameter(processor: Any, pictures: list[bytes]) -> Any:
-    """As `pixels`, by another name and of another type."""
+    """As `make_pixels`, with another parameter name and type."""
 
 
 def test_attributes_and_signatures_are_checked(incomplete: Callable[..., Any]) -> None:
@@ -54,8 +54,8 @@ def test_attributes_and_signatures_are_checked(incomplete: Callable[..., Any]) -
         ({"vision_tokens": "<img>"}, "vision_tokens is not a tuple of str"),
         ({"vision_tokens": (1,)}, "vision_tokens is not a tuple of str"),
         ({"name": None}, "name is not a str"),
-        ({"pixels": other_parameter}, "pixels has the signature"),
-        ({"features": internvl3.get_projection}, "features has the signature"),
+        ({"make_pixels": other_parameter}, "make_pixels has the signature"),
+        ({"encode_images": internvl3.get_projection}, "encode_images has the signature"),
     ):
         with pytest.raises(TypeError, match=fault):
             index_families(incomplete(**changed))
