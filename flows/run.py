@@ -14,12 +14,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flows.closure import ComputedImport
+from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
 from flows.environment import prepare
 from flows.flow_run import run_as_flow, server_answers
+from flows.git import GitError
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
@@ -59,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(work: Work) -> int:
     if "DVC_STAGE" in os.environ:
         die_with_parent()
+        if work.job.project == work.job.root:
+            _note_absences(work)
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)
@@ -76,6 +81,13 @@ def _run(work: Work) -> int:
     except Exception as error:
         return _report_error(error)
     return 0
+
+
+def _note_absences(work: Work) -> None:
+    """Says which of the stage's files experiments would lack: plain dvc tells it without a remedy."""
+    with suppress(GitError):  # without a repository there are no experiments
+        for line in list_absences(work.job.root, [work.job]):
+            print(f"note: {line}", file=sys.stderr)
 
 
 def _report_error(error: BaseException | None) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from flows.closure import find_unlisted_files
 from flows.code_record import WatchedCode, forget_accepted, is_code, write_code_record
+from flows.copies import check_copies
 from flows.fingerprint import Fingerprint
-from flows.jobs import UnknownTarget, open_job
+from flows.jobs import UnknownTarget, list_needed_jobs, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.slots import hold_gpu_slot
@@ -41,7 +42,10 @@ class Work:
 
         Raises ParamsError, UnknownTarget, MissingInput; under DVC also Unlisted.
         """
-        self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
+        params = load_params(root / "params.yaml")
+        self.job = open_job(stage, item, root, params)
+        if self.job.project != root:
+            check_copies(root, list_needed_jobs(root, params))
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.explain_missing(str(path.relative_to(root) if path.is_relative_to(root) else path))

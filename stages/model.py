@@ -32,7 +32,7 @@ def run(job: Job) -> None:
 def pin(job: Job, model: Model) -> None:
     """Writes a card that points to an existing model."""
     if model.path is not None:
-        weights = (job.root / Path(model.path).expanduser()).resolve()
+        weights = (job.project / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
