@@ -25,6 +25,7 @@ from flows.flow_run import run_as_flow, server_answers
 from flows.git import GitError
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
+from flows.room import NoRoom, explain_write_error
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
 from flows.temporary_files import ForeignFolder, keep_temporary_files
 from flows.work import InputsMoved, Unlisted, Work
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare()
     try:
         work = Work(names[0], names[1] if len(names) == 2 else None, root)
-    except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport) as error:
+    except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport, NoRoom) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     try:
@@ -102,8 +103,10 @@ def _report_error(error: BaseException | None) -> int:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, InputsMoved | MissingInput):
+    if isinstance(error, InputsMoved | MissingInput | NoRoom):
         print(f"error: {error}", file=sys.stderr)
+    elif told := explain_write_error(error):
+        print(f"error: {told}", file=sys.stderr)
     elif ours and isinstance(error, ValueError | FileNotFoundError):
         print(f"error: {error} ({Path(place.filename).relative_to(Path.cwd())}, line {place.lineno})", file=sys.stderr)
     else:
