@@ -20,7 +20,7 @@ from pathlib import Path
 from flows.closure import ComputedImport
 from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
-from flows.environment import prepare
+from flows.environment import prepare, print_any_text
 from flows.flow_run import run_as_flow, server_answers
 from flows.git import GitError
 from flows.jobs import UnknownTarget
@@ -39,6 +39,7 @@ from stages.job.progress import Progress
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the stage that `arguments` name and returns the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    print_any_text()
     root = Path.cwd()
     names = [argument for argument in arguments if not argument.startswith("-")]
     if "-h" in arguments or "--help" in arguments:

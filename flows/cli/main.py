@@ -13,7 +13,7 @@ from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
-from flows.environment import prepare, prepare_patiently
+from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.room import explain_write_error
 from flows.ui.serve import NoServer
@@ -121,6 +121,7 @@ def check_params() -> None:
 
 def main() -> None:
     """Entry point of `ril`; user errors are lines and exit code 2, without a traceback."""
+    print_any_text()
     register(SPECS)
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
