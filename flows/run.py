@@ -20,6 +20,7 @@ from pathlib import Path
 from flows.closure import ComputedImport
 from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
+from flows.dvc.private_state import SharedState, use_private_state
 from flows.environment import prepare, print_any_text
 from flows.flow_run import run_as_flow, server_answers
 from flows.git import GitError
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with keep_temporary_files():
             return _run(work)
-    except ForeignFolder as error:
+    except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -72,6 +73,7 @@ def _run(work: Work) -> int:
         die_with_parent()
         if work.job.project == work.job.root:
             _note_absences(work)
+            use_private_state(work.job.root, {})  # from the next dvc on, also one that is typed
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)

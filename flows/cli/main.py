@@ -13,6 +13,7 @@ from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
+from flows.dvc.private_state import SharedState
 from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.room import explain_write_error
@@ -30,7 +31,7 @@ from studies.statistics import Unpaired
 # Errors whose message is one line for each mistake; any other is a fault of ours and keeps its traceback.
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
-    *(GitError, dvc.NestedRun, dvc.DvcFailed),
+    *(GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",

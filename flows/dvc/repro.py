@@ -25,6 +25,7 @@ from flows.dvc.cache import explain_lost_outs, list_lost_outs
 from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
+from flows.dvc.private_state import use_private_state
 from flows.lockfile import read_locked_stages
 
 _POLL_SECONDS = 0.2
@@ -265,7 +266,7 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
         answer = subprocess.run(
             command,
             cwd=root,
-            env=_make_environment(),
+            env=_make_environment(root),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -278,9 +279,10 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
     return answer.stdout
 
 
-def _make_environment() -> dict[str, str]:
+def _make_environment(root: Path) -> dict[str, str]:
     """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
+    use_private_state(root, kept)
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
 
 
@@ -331,7 +333,7 @@ class _Run:
                 # for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *command.arguments],
                 cwd=root,
-                env=_make_environment(),
+                env=_make_environment(root),
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
