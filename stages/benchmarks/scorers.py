@@ -76,8 +76,8 @@ def score_same_text(sample: Sample, reply: str) -> Outcome:
 
 def score_lmms_blink(sample: Sample, reply: str) -> Outcome:
     """Scores by BLINK's letter (M7)."""
-    found = lmms.find_blink_letter(reply, "".join(sample.options)) or None
-    return Outcome.from_extraction(found, found == sample.gold, "M7")
+    found = lmms.find_blink_letter(reply, "".join(sample.options)) if sample.options else ""
+    return Outcome.from_extraction(found or None, found == sample.gold, "M7")
 
 
 def score_lmms_ai2d(sample: Sample, reply: str) -> Outcome:

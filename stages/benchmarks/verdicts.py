@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stages.benchmarks.bounds import LONGEST_JUDGE_TEXT, score_bounded
 from stages.benchmarks.rules import lmms, ours, vlmeval
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
@@ -119,6 +120,8 @@ def score_judge_text(spec: Spec, sample: Sample, profile: Profile, text: str | N
     """Returns the outcome from a judge's reply: a score, `unparsed` without an answer, else `judge_failed`."""
     if text is None or not text.strip():
         return Outcome("judge_failed", rule="judge silent")
+    if len(text) > LONGEST_JUDGE_TEXT:
+        return Outcome("judge_failed", rule="judge wordy")
     if spec.judge == "verdict":
         verdict = parse_verdict(text)
         return (
@@ -137,7 +140,7 @@ def score_judge_text(spec: Spec, sample: Sample, profile: Profile, text: str | N
         extraction = text.strip().strip('"')
         if extraction.casefold().rstrip(".") == "none":
             return Outcome("unparsed", rule="judge")
-        return spec.extracted[profile](sample, extraction)
+        return score_bounded(spec.extracted[profile], sample, extraction, profile)
     found = _read_judge_letter(profile, text, sample)
     if found is None:
         return Outcome("judge_failed", rule="judge wordy")

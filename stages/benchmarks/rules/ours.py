@@ -90,7 +90,7 @@ def _read_leading_letter(text: str, letters: Collection[str]) -> str | None:
 def _read_lone_word(text: str, letters: Collection[str]) -> str | None:
     """Returns the only option letter that is a word near the end, unless the reply denies it."""
     letter = vlmeval.match_letter(text, letters)
-    return None if letter is None or re.search(rf"\b{letter}{_DENIED}", text) else letter
+    return None if letter is None or re.search(rf"\b{re.escape(letter)}[)\]*_]*+{_DENIED}", text) else letter
 
 
 def _read_lone_letter(text: str, letters: Collection[str]) -> str | None:
