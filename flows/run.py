@@ -23,6 +23,7 @@ from flows.flow_run import run_as_flow, server_answers
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
+from flows.temporary_files import ForeignFolder, keep_temporary_files
 from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
@@ -53,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    return _run(work)
+    try:
+        with keep_temporary_files():
+            return _run(work)
+    except ForeignFolder as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(work: Work) -> int:
