@@ -15,8 +15,8 @@ from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
 from flows.environment import prepare, prepare_patiently
 from flows.git import GitError
-from flows.ui.serve import NoServer
 from flows.ui.serve import serve_forms as serve_forms
+from flows.ui.server_process import NoServer
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
 from stages.config.params import load_params
