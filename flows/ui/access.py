@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.ui.login import make_link
 from flows.ui.prefect_server import list_host_names
 
 _KEY_BYTES = 24  # 192 bits
@@ -32,7 +33,7 @@ class Access:
             "PREFECT_SERVER_API_AUTH_STRING": self.key,
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
-            "PREFECT_UI_API_URL": self.url,
+            "PREFECT_UI_API_URL": "/api",  # of the page, so that it works through a tunnel too
         }
 
 
@@ -60,6 +61,7 @@ def grant_access(root: Path, url: str) -> Access:
     hidden = path.with_name(f".environment-{os.getpid()}")
     hidden.unlink(missing_ok=True)
     with os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"# the forms: {make_link(url, access.key)}\n")
         file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in access.describe_client().items())
     hidden.rename(path)
     return access

@@ -44,7 +44,7 @@ def _describe_listener(port: int) -> Holder:
         if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid is not None:
             process = psutil.Process(one.pid)
             with process.oneshot():
-                return Holder(one.pid, " ".join(process.cmdline()), _read_folder(process))
+                return Holder(one.pid, " ".join(" ".join(process.cmdline()).split()), _read_folder(process))
     return Holder(None, "", "")
 
 

@@ -13,17 +13,13 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import psutil
 
 from flows.loopback import NAMES
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from flows.ui.login import App, LoginPage, Message, Receive, Send
 
 BUSY = 503
 _GIVE_UP_SECONDS = 30.0
@@ -114,7 +110,7 @@ def main() -> None:
     if not settings.auth_string or not settings.auth_string.get_secret_value():
         sys.exit("error: PREFECT_SERVER_API_AUTH_STRING is not set: without a key everybody could run commands here")
     kept = settings.keepalive_timeout
-    app: Any = RetryWhenBusy(create_app(final=True))
+    app: Any = LoginPage(RetryWhenBusy(create_app(final=True)))
     uvicorn.run(
         TrustedHostMiddleware(app, list_host_names(told.host), www_redirect=False),
         host=told.host,

@@ -22,6 +22,7 @@ from flows.ui.access import access_file, grant_access, prefect_folder, revoke_ac
 from flows.ui.end_runs import end_runs
 from flows.ui.forms import make_forms
 from flows.ui.forms_runner import REPORT, make_project_tag
+from flows.ui.login import make_link
 from flows.ui.report_pages import serve_reports
 from flows.ui.run_locks import mark_abandoned
 from flows.ui.server_process import NoServer, claim_port, run_server
@@ -50,11 +51,10 @@ def serve_forms(root: Path, host: str, port: int, report_port: int, limit: int) 
     try:
         with (
             hold_lock(lock, f"process {os.getpid()} at {given or f'port {port}'}"),
-            _use_server(given) if given else _open_server(root, host, port) as url,
             _open_reports(root, host, report_port),
+            _use_server(given) if given else _open_server(root, host, port),
         ):
             mark_abandoned(root)
-            print(f"forms: {url.removesuffix('/api')}/deployments", flush=True)
             _run_forms(root, f".{make_project_tag(root)}" if given else "", limit)
     except Timeout as error:
         raise NoServer(f"ril serve runs here already: {read_holder(lock)}") from error
@@ -70,16 +70,17 @@ def _leave_out_proxies(given: str | None) -> None:
 
 
 @contextmanager
-def _use_server(url: str) -> Iterator[str]:
-    """The server that the user named; yields `url`."""
+def _use_server(url: str) -> Iterator[None]:
+    """The server that the user named."""
     if fault := find_fault(url, 5.0):
         raise NoServer(f"{fault}; start it, or unset PREFECT_API_URL for a server of this project")
-    yield url
+    print(f"forms: {url.removesuffix('/api')}/deployments", flush=True)
+    yield
 
 
 @contextmanager
-def _open_server(root: Path, host: str, port: int) -> Iterator[str]:
-    """A server of this project with a key of its own, for this block; yields the address of its API."""
+def _open_server(root: Path, host: str, port: int) -> Iterator[None]:
+    """A server of this project with a key of its own, for this block."""
     url = f"http://{_format_host(host)}:{port}/api"
     claim_port(root, host, port)
     access = grant_access(root, url)
@@ -88,9 +89,10 @@ def _open_server(root: Path, host: str, port: int) -> Iterator[str]:
         print(f"warning: {host}:{port} is open to others: the key and all else go there unencrypted", file=sys.stderr)
     try:
         with run_server(root, host, port, url, access.describe_server(host, port)):
-            key = access.key if sys.stdout.isatty() else f"in {access_file(root)}"
-            print(f"key for its login: {key}   (dvc in another shell: source {access_file(root)})", flush=True)
-            yield url
+            # a file that takes this output may be readable for others
+            link = make_link(url, access.key) if sys.stdout.isatty() else f"the link in {access_file(root)}"
+            print(f"forms: {link}\ndvc in another shell: source {access_file(root)}", flush=True)
+            yield
     finally:
         revoke_access(root)
 

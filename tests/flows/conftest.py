@@ -86,7 +86,7 @@ class Served:
     def variables(self) -> dict[str, str]:
         """What a shell gets that sources the file."""
         text = access_file(self.project).read_text()
-        return dict(line.removeprefix("export ").split("=", 1) for line in text.splitlines())
+        return dict(line.removeprefix("export ").split("=", 1) for line in text.splitlines()[1:])
 
     def environment(self) -> dict[str, str]:
         """For processes of this project: they reach no other machine, and a planted key is there to be found."""
@@ -263,3 +263,24 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path
     finally:
         one.kill()
     assert not one.attempts.exists(), one.attempts.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser; the name evil.example leads it to this machine, as a name server of an attacker can."""
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --window-size=1280,1600"
+    rebinding = "--host-resolver-rules=MAP evil.example 127.0.0.1"
+    for flag in [*flags.split(), rebinding, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    browser.set_page_load_timeout(180)
+    yield browser
+    browser.quit()
