@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.loopback import bypass_proxies
+
 ALLOW_DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
 
 STORE = "RIL_STORE"
@@ -69,13 +71,13 @@ def has_gpu() -> bool:
 
 
 def list_missing_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that `environ` lacks."""
+    """The variables that `environ` lacks, and `no_proxy` where it leaves loopback to a proxy."""
     wanted = {**_QUIET, **_PREFECT}
     if not has_gpu():
         wanted |= _CPU
     if environ.get(ALLOW_DOWNLOADS) != "1":
         wanted |= _OFFLINE
-    return {name: value for name, value in wanted.items() if name not in environ}
+    return {name: value for name, value in wanted.items() if name not in environ} | bypass_proxies(environ)
 
 
 def prepare() -> None:

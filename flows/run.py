@@ -22,7 +22,7 @@ from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
 from flows.dvc.private_state import SharedState, use_private_state
 from flows.environment import prepare, print_any_text
-from flows.flow_run import run_as_flow, server_answers
+from flows.flow_run import find_fault, run_as_flow
 from flows.git import GitError
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
@@ -79,11 +79,12 @@ def _run(work: Work) -> int:
     runtime = work.job.block(Runtime)
     url = os.environ.get("PREFECT_API_URL")
     try:
-        if url and server_answers(url, runtime.prefect_probe_seconds):
+        fault = find_fault(url, runtime.prefect_probe_seconds) if url else None
+        if url and fault is None:
             run_as_flow(work, _report_error)
         else:
-            if url:
-                print(f"warning: no Prefect server answers at {url}; running without it", file=sys.stderr)
+            if fault:
+                print(f"warning: {fault}; running without it", file=sys.stderr)
             work.run(Progress())
     except SystemExit:
         print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
