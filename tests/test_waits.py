@@ -15,7 +15,16 @@ PROCESSES = ("run", "call", "check_call", "check_output")  # of subprocess
 CLIENTS = ("get", "post", "stream", "request", "Client", "AsyncClient")  # of httpx and requests
 LIMITED = ("timeout", "blocking", "limit")
 # What ends a wait that has no limit of its own, by file and function.
-ENDED_BY: dict[str, str] = {}
+ENDED_BY = {
+    "flows/dvc/locks.py::hold_experiment_lock": "ExperimentLock.acquire never blocks; the loop around it ends",
+    "flows/dvc/repro.py::run_experiments": "ExperimentLock.acquire never blocks; limit_hours ends the loop",
+    "flows/flow_run.py::_leave_without_prefect": "a thread that waits for the work itself, and does not hold the process",
+    "flows/rank_processes.py::join_ranks": "the rendezvous of torch has a limit, and `others.wait` ends after a minute",
+    "flows/rank_processes.py::RankProcesses.end": "the processes got SIGKILL; their parent's end takes them along",
+    "stages/engines/calls.py::Caller._work.worker": "asyncio.timeout of the whole stream (deadline)",
+    "stages/engines/supervisor.py::end_all": "the keeper waits for a server that got SIGKILL; no stage waits for it",
+    "stages/training/state.py::TrainingState._save": "a collective of the process group, which has a limit",
+}
 
 
 def iter_unlimited(tree: ast.Module) -> Iterator[tuple[str, int, str]]:
