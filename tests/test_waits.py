@@ -18,7 +18,7 @@ LIMITED = ("timeout", "blocking", "limit")
 ENDED_BY = {
     "flows/dvc/locks.py::hold_experiment_lock": "ExperimentLock.acquire never blocks; the loop around it ends",
     "flows/dvc/repro.py::run_experiments": "ExperimentLock.acquire never blocks; limit_hours ends the loop",
-    "flows/flow_run.py::_leave_without_prefect": "a thread that waits for the work itself, and does not hold the process",
+    "flows/flow_run.py::_leave_without_prefect": "waits for the work itself, in a thread that holds no process",
     "flows/rank_processes.py::join_ranks": "the rendezvous of torch has a limit, and `others.wait` ends after a minute",
     "flows/rank_processes.py::RankProcesses.end": "the processes got SIGKILL; their parent's end takes them along",
     "stages/engines/calls.py::Caller._work.worker": "asyncio.timeout of the whole stream (deadline)",
