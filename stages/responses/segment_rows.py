@@ -64,17 +64,6 @@ class UnreadableSegment(ValueError):
     """A file that is not a complete segment; the message gives the reason."""
 
 
-def _with_dictionaries(schema: pa.Schema) -> pa.Schema:
-    """Returns the schema in which pyarrow reads the file when texts stay encoded."""
-    fields = [
-        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in _TEXTS else field for field in schema
-    ]
-    return pa.schema(fields)
-
-
-_READ_SCHEMAS = [_with_dictionaries(schema) for schema in (ANSWER_SCHEMA, FIRST_SCHEMA, FULL_SCHEMA)]
-
-
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -129,22 +118,20 @@ def open_segment(path: Path) -> pq.ParquetFile:
     """Opens the file at `path`; raises UnreadableSegment if it is not a segment, FileNotFoundError if it is gone."""
     try:
         check_regular(path, MAX_FILE_BYTES)
-        file = pq.ParquetFile(
-            path,
-            page_checksum_verification=True,
-            read_dictionary=_TEXTS,
-            thrift_container_size_limit=MAX_GROUPS,
-        )
-        schema = file.schema_arrow
+        with pq.ParquetFile(path, thrift_container_size_limit=MAX_GROUPS) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+        if not any(schema.equals(known) for known in (ANSWER_SCHEMA, FIRST_SCHEMA, FULL_SCHEMA)):
+            raise UnreadableSegment("its columns are not those of stored answers")
+        if not 0 <= metadata.num_rows <= MAX_ROWS:
+            raise UnreadableSegment(f"it declares {metadata.num_rows:,} rows, more than the limit of {MAX_ROWS:,}")
+        encoded = [name for name in schema.names if name in _TEXTS]
+        return pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True, read_dictionary=encoded)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, UnusableFile, UnicodeError) as error:
+    except (pa.ArrowException, OSError, UnusableFile) as error:
         raise UnreadableSegment(_describe_error(error)) from error
-    if not any(schema.equals(known) for known in _READ_SCHEMAS):
-        raise UnreadableSegment("its columns are not those of stored answers")
-    if not 0 <= file.metadata.num_rows <= MAX_ROWS:
-        raise UnreadableSegment(f"it declares {file.metadata.num_rows:,} rows, more than the limit of {MAX_ROWS:,}")
-    return file
+    except UnicodeError as error:  # from names in the file's description, or the file's own name
+        raise UnreadableSegment(f"a name in it is not text ({_describe_error(error)})") from error
 
 
 def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> pa.Table:
