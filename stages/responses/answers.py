@@ -38,6 +38,7 @@ class Generation:
     sampling: Sampling
     samples: int = 1  # answers per prompt
     draw: int = 0  # another number requests a fresh set of answers
+    watch: Callable[[Sequence[StoredAnswer]], None] | None = None  # gets each wave once it is stored; may raise
 
 
 def fetch_answers(
@@ -118,6 +119,7 @@ class AnswerSession:
     title: str
     start: StartEngine
     max_reject_share: float | None
+    watch: Callable[[Sequence[StoredAnswer]], None] | None = None
     cost: AnswerCost = field(default_factory=AnswerCost)
     reasons: dict[str, Reason] = field(default_factory=dict)  # why answers are missing, by request key
     said: set[str] = field(default_factory=set)  # faults
@@ -139,7 +141,7 @@ class AnswerSession:
             )
         checkpoint = open_checkpoint(generation.checkpoint)
         asked = make_generation_spec(checkpoint, generation.sampling, generation.draw, job.store)
-        return cls(job, checkpoint, asked, title, start, max_reject_share)
+        return cls(job, checkpoint, asked, title, start, max_reject_share, generation.watch)
 
     @property
     def folder(self) -> Path:
@@ -232,7 +234,9 @@ class AnswerSession:
             except Exception:  # any error of the engine: keep the answers that it finished
                 self._store_wave(engine, store, wanted, wave)
                 raise
-            self._store_wave(engine, store, wanted, wave)
+            rows = self._store_wave(engine, store, wanted, wave)
+            if self.watch is not None:
+                self.watch(rows)
             lacking += wave.lacking
             if wave.reasons and self.max_reject_share is not None:
                 index, reason = next(iter(wave.reasons.items()))
@@ -240,8 +244,8 @@ class AnswerSession:
                     self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason
                 )
 
-    def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> None:
-        """Writes the finished answers of a wave to disk, as one segment."""
+    def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> list[StoredAnswer]:
+        """Writes the finished answers of a wave to disk, as one segment; returns them."""
         seconds = wave.seconds_an_answer()
         rows = [row for index in sorted(wave.finished) for row in self._make_rows(engine, wanted, wave, index, seconds)]
         store.append(rows)
@@ -251,6 +255,7 @@ class AnswerSession:
         self.cost.generated += len(rows)
         self.cost.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
         self.cost.completion_tokens += sum(row.completion_tokens for row in rows)
+        return rows
 
     def _estimate_bytes(self, prompts: Sequence[PromptLike], gaps: Sequence[MissingRange]) -> int:
         """Returns an upper bound of the bytes of a wave on disk: tokens, their texts, the request; not compressed."""
