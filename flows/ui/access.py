@@ -56,7 +56,7 @@ def grant_access(root: Path, url: str) -> Access:
     A file that a killed `ril serve` has left keeps its key: runs that outlived it know no other.
     """
     path = access_file(root)
-    home = Path(os.environ.get("PREFECT_HOME", prefect_folder(root)))
+    home = Path(os.environ.get("PREFECT_HOME") or prefect_folder(root))
     access = Access(url, _read_key(path) or f"ril:{secrets.token_urlsafe(_KEY_BYTES)}", home)
     hidden = path.with_name(f".environment-{os.getpid()}")
     hidden.unlink(missing_ok=True)
