@@ -18,9 +18,12 @@ from flows.flow_run import find_fault
 from flows.lock_files import hold_lock
 from flows.loopback import bypass_proxies, is_loopback, list_unusable_proxies
 from flows.ui.access import grant_access, prefect_folder, revoke_access
-from flows.ui.forms_runner import make_project_tag
+from flows.ui.forms import make_forms
+from flows.ui.forms_runner import make_deployment, make_project_tag
+from flows.ui.plan import check_project
 from flows.ui.ports import find_holder
 from flows.ui.prefect_server import list_host_names
+from stages.config.yaml import ParamsError
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -148,6 +151,16 @@ def test_two_checkouts_have_tags_of_their_own(tmp_path: Path) -> None:
     tags = [make_project_tag(tmp_path / name) for name in ("a/ril", "b/ril", "c/my project/ü")]
     assert len(set(tags)) == 3
     assert all(tag.isascii() and " " not in tag and "/" not in tag for tag in tags)
+
+
+def test_forms_of_two_checkouts_on_one_server_have_names_of_their_own(root: Path, tmp_path: Path) -> None:
+    """On a server that is not the project's own, as `flows/ui/serve.py` names them."""
+    form = make_forms(root)[0]
+    made = [make_deployment(place, form, f".{make_project_tag(place)}") for place in (root, tmp_path)]
+    assert made[0].name != made[1].name
+    assert [one.parameters["root"] for one in made] == [str(root), str(tmp_path)]
+    with pytest.raises(ParamsError, match="was made for the project in"):
+        check_project(str(tmp_path))
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------
