@@ -37,11 +37,21 @@ class Access:
         }
 
 
+class NoServer(RuntimeError):
+    """There is no Prefect server and none could be started; the message says why."""
+
+
 def prefect_folder(root: Path) -> Path:
-    """The folder of Prefect's files in the project at `root`, for its user only; it is made when it is not there."""
+    """The folder of Prefect's files in the project at `root`, for its user only; it is made when it is not there.
+
+    Raises NoServer when it can't be written or belongs to somebody else.
+    """
     folder = root / ".ril" / "prefect"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise NoServer(f"{folder} has to be a folder that only you can write: {error.strerror}") from error
     return folder
 
 

@@ -78,6 +78,17 @@ def test_only_a_prefect_server_that_takes_the_key_is_one(code: int, body: str, f
     assert found == (fault and fault.format(url=url))
 
 
+def test_a_stage_whose_key_is_refused_does_its_work(make_project: Callable[..., Path], call: Call) -> None:
+    with answering(401, "") as (port, _):
+        url = f"http://127.0.0.1:{port}/api"
+        code, _, err = call(make_project(), "flows.run", "questions", PREFECT_API_URL=url, DVC_STAGE="questions")
+    assert code == 0, err
+    assert [line for line in err.splitlines() if line.startswith("warning")] == [
+        f"warning: the Prefect server at {url} refuses the key; PREFECT_API_AUTH_STRING has to hold it; running "
+        "without it"
+    ]
+
+
 def test_loopback_is_asked_without_a_proxy_and_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(200, '"3.7.7"') as (port, seen), answering(503, "") as (proxy, asked):
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -218,6 +229,15 @@ def test_a_second_start_in_one_project_is_one_line(make_project: Callable[..., P
     with hold_lock(prefect_folder(project) / "serving", "process 12 at port 4200"):
         code, _, err = call(project, "flows.cli", "serve", "--port", "1")
     assert (code, err) == (2, "error: ril serve runs here already: process 12 at port 4200\n")
+
+
+def test_a_folder_that_can_not_be_made_is_one_line(make_project: Callable[..., Path], call: Call) -> None:
+    project = make_project()
+    (project / ".ril").mkdir()
+    (project / ".ril" / "prefect").write_text("a file")
+    code, _, err = call(project, "flows.cli", "serve", "--port", "1")
+    place = project / ".ril" / "prefect"
+    assert (code, err) == (2, f"error: {place} has to be a folder that only you can write: File exists\n")
 
 
 @pytest.mark.prefect
