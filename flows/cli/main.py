@@ -17,8 +17,8 @@ from flows.dvc.private_state import SharedState
 from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.room import explain_write_error
+from flows.ui.access import NoServer
 from flows.ui.serve import serve_forms as serve_forms
-from flows.ui.server_process import NoServer
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
 from stages.config.params import load_params
