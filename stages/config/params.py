@@ -1,5 +1,6 @@
 """Loads `params.yaml` and validates it once into a typed object."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +30,7 @@ BANNED_NAMES = (
     "size",
     "nfiles",
 )  # DVC does not see changes of such a key and restores the old output (DVC issue 10296)
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # ids are parts of paths; .dvcignore holds DVC to the same characters
 
 
 class Params(Block):
@@ -54,8 +56,11 @@ class Params(Block):
     @classmethod
     def _check_ids(cls, items: dict[str, Any]) -> dict[str, Any]:
         for name in items:
-            if not name.isidentifier():
-                raise ValueError(f"id {name!r} must be letters, digits and _ (DVC can't track keys with dots)")
+            if not _ID.fullmatch(name):
+                raise ValueError(
+                    f"id {name[:80]!r} must be letters, digits and _: 1 to 64 of a-z, A-Z, 0-9 and _, the first no "
+                    "digit, since it is part of paths; rename it"
+                )
         return items
 
     @model_validator(mode="after")
