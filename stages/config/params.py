@@ -84,6 +84,11 @@ class Params(Block):
             check_known("runtime.engines", name, self.models, "models")
         for name in self.models:
             self._check_engine(name)
+        if (port := getattr(self.runtime.engines.get("student"), "port", None)) is not None:
+            raise ValueError(
+                f"runtime.engines.student.port is {port}; servers of a model in training let any caller run code in "
+                "them, so they have a Unix socket only; remove port"
+            )
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
         if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")

@@ -16,7 +16,7 @@ vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 def load_processor(weights: Path) -> Any:
     """Loads the tokenizer."""
-    return AutoTokenizer.from_pretrained(weights)
+    return AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
