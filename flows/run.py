@@ -37,6 +37,7 @@ from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
+from stages.vlm.contents import RefusedCheckpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +115,9 @@ def _report_error(error: BaseException | None) -> int:
     if error is None:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, RefusedCheckpoint):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
     if isinstance(error, InputsMoved | MissingInput | NoRoom):
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from stages.config.endpoint import Endpoint
 from stages.job.files import read_json, write_json
 from stages.job.hashes import hash_file, hash_json
+from stages.vlm.contents import READ
 
 CARD = "ril.json"
 Precision = Literal["fp32", "bf16"]
@@ -94,7 +95,7 @@ def find_hub_folder(name: str, revision: str) -> Path:
 
     offline = os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=offline))
+        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=list(READ)))
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
             f"model {name} at {revision} is not on this machine; set RIL_ALLOW_DOWNLOADS=1 to download it, "
