@@ -15,7 +15,9 @@ from typing import Any
 
 from stages.config.model import Model
 from stages.job.job import Job
-from stages.vlm.checkpoint import find_hub_commit, hash_content, write_card
+from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, hash_content, write_card
+from stages.vlm.contents import check_contents
+from stages.vlm.trial import try_reading
 
 
 def run(job: Job) -> None:
@@ -40,14 +42,23 @@ def pin(job: Job, model: Model) -> None:
         from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
 
         check_files(weights)
+        _check_foreign(weights, model.family)
         source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
     else:
         assert model.hub is not None
         assert model.revision is not None
-        source = {"hub": model.hub, "revision": find_hub_commit(model.hub, model.revision)}
+        commit = find_hub_commit(model.hub, model.revision)
+        _check_foreign(find_hub_folder(model.hub, commit), model.family)
+        source = {"hub": model.hub, "revision": commit}
     with job.writing() as folder:
         write_card(folder, model.family, model.precision, model.context_tokens, source)
     job.write_metrics({"pinned": source})
     job.progress.say(f"{job.name}: pinned {', '.join(f'{key} {value}' for key, value in source.items())}")
+
+
+def _check_foreign(weights: Path, family: str) -> None:
+    """Raises RefusedCheckpoint when a folder holds code or pickles, or reading it takes no end."""
+    check_contents(weights)
+    try_reading(weights, family)

@@ -66,6 +66,7 @@ class StageStatus:
     inputs: Sequence[Input] = ()
     outs: Mapping[str, str] = field(default_factory=dict)  # what became of each result that is not as it was
     command: bool = False  # whether dvc.yaml starts it in another way
+    respelled: bool = False  # whether its command only has the item no longer, which DVC says to it in another way
     files: Sequence[str] = ()  # code that DVC finds changed
     code: Sequence[CodeChange] | None = ()  # what changed in it; None when there is no record of the code that made it
     follows: Sequence[str] = ()  # the stages before it that are out of date, when nothing of its own changed
@@ -84,8 +85,8 @@ class StageStatus:
 
     @property
     def code_only(self) -> bool:
-        """Whether nothing but code changed."""
-        return bool(self.files) and not (self.parameters or self.inputs or self.outs or self.command)
+        """Whether nothing but code changed, or how the command is written."""
+        return bool(self.files or self.respelled) and not (self.parameters or self.inputs or self.outs or self.command)
 
 
 @contextlib.contextmanager
@@ -175,6 +176,7 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
             else:
                 inputs.append(Input(path, what, _find_maker(stage.repo, path)))
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
+    respelled = stage.cmd_changed and entry.get("cmd") == f"{stage.cmd} {stage.name.partition('@')[2]}"
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
         stage.name,
@@ -182,7 +184,8 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
         parameters,
         inputs,
         outs,
-        stage.cmd_changed,
+        stage.cmd_changed and not respelled,
+        respelled,
         files,
         _find_code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
     )

@@ -14,6 +14,7 @@ from stages.config.endpoint import Endpoint
 from stages.job.files import read_json, write_json
 from stages.job.hashes import hash_file, hash_json
 from stages.job.hub import download_snapshot
+from stages.vlm.contents import READ
 
 CARD = "ril.json"
 Precision = Literal["fp32", "bf16"]
@@ -94,7 +95,7 @@ def find_hub_folder(name: str, revision: str) -> Path:
 
     offline = os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"
     try:
-        return download_snapshot(name, revision=revision, offline=offline)
+        return download_snapshot(name, revision=revision, patterns=READ, offline=offline)
     except LocalEntryNotFoundError as error:
         remedy = "set RIL_ALLOW_DOWNLOADS=1 to download it"
         if not offline:
