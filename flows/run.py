@@ -27,6 +27,7 @@ from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
+from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 
@@ -84,7 +85,7 @@ def _report_error(error: BaseException | None) -> int:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, InputsMoved | MissingInput):
+    if isinstance(error, InputsMoved | MissingInput | Failure):
         print(f"error: {error}", file=sys.stderr)
     elif ours and isinstance(error, ValueError | FileNotFoundError):
         print(f"error: {error} ({Path(place.filename).relative_to(Path.cwd())}, line {place.lineno})", file=sys.stderr)

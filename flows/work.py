@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shutil
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +14,7 @@ from flows.jobs import UnknownTarget, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.slots import hold_gpu_slot
+from flows.training_owner import own_training_state
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
 from stages.job.job import Job
@@ -80,6 +80,12 @@ class Work:
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         mark_unrecorded(job.root, job.name)
+        with own_training_state(job) as folder:
+            seconds = self._finish(replace(job, run_folder=folder))
+        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
+        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+
+    def _finish(self, job: Job) -> float:
         with hold_gpu_slot(job):
             seconds = self._compute(job)
         if moved := self._find_moved():
@@ -92,10 +98,7 @@ class Work:
         forget_accepted(job.reports)
         if self._by_dvc:
             mark_recorded(job.root, job.name)
-        if job.run_folder:
-            shutil.rmtree(job.run_folder, ignore_errors=True)  # the out holds what training came to
-        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
-        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+        return seconds
 
     def _compute(self, job: Job) -> float:
         start = time.monotonic()

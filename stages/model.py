@@ -15,7 +15,8 @@ from typing import Any
 
 from stages.config.model import Model
 from stages.job.job import Job
-from stages.vlm.checkpoint import find_hub_commit, hash_content, write_card
+from stages.vlm.checkpoint import find_hub_commit, write_card
+from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
 
 
 def run(job: Job) -> None:
@@ -35,7 +36,9 @@ def pin(job: Job, model: Model) -> None:
         weights = (job.root / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
-        source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
+        hashes = hash_files(weights, list_content(weights))
+        source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
+        keep_content(weights, source["identity"], job.store, hashes)
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
     else:

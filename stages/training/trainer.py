@@ -48,6 +48,8 @@ class Trainer:
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
         import deepspeed
 
+        from stages.training.plain_checkpoints import PlainCheckpointEngine
+
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
         # One warning per call.
@@ -72,6 +74,7 @@ class Trainer:
         self.sharded = stage == 3
         held = ShardedModule(model) if self.sharded else model
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
+        self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         self.model = model
         self._ranks = get_ranks().count
 
@@ -112,6 +115,11 @@ class Trainer:
     def copy_state(self) -> dict[str, Tensor]:
         """Returns a copy of `state_dict` on the CPU. All ranks must call this together."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
+
+    def estimate_state_bytes(self) -> int:
+        """Estimates the bytes that `save_state` writes over all ranks: weights, and two fp32 moments of AdamW."""
+        sizes = [(getattr(weight, "ds_numel", weight.numel()), weight) for weight in self.model.parameters()]
+        return sum(count * (weight.element_size() + 8 * weight.requires_grad) for count, weight in sizes)
 
     def save_state(self, folder: Path, name: str) -> None:
         """Writes weights and optimizer to `folder`/`name` in DeepSpeed format; each rank writes its own shard."""
