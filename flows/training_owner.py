@@ -142,9 +142,11 @@ class _Place:
             silent = watch.measure_silence(owner, self.beat)
             if lock is not None:
                 dead = owner is None or owner.ended or owner.kernel == self.me.kernel or silent > DEAD_SECONDS
-                if dead and self._claim(owner):
-                    return lock
-                lock.release()
+                with contextlib.ExitStack() as stack:
+                    stack.callback(lock.release)
+                    if dead and self._claim(owner):
+                        stack.pop_all()  # the lock is kept
+                        return lock
             elif silent > STOPPED_SECONDS:
                 raise Failure(
                     f"{self._name}: its training state belongs to {owner}, which lives and has given no sign for "

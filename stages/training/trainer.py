@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
-from stages.training.ranks import get_ranks, join_alone
+from stages.training.ranks import MEETINGS, get_ranks, join_alone
 
 Result = TypeVar("Result")
 
@@ -73,6 +73,7 @@ class Trainer:
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
         held = ShardedModule(model) if self.sharded else model
+        get_ranks().wait()  # the first rank may have waited for its engines, longer than DeepSpeed's operations may wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
         self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         self.model = model
@@ -83,7 +84,10 @@ class Trainer:
 
         With ZeRO-3, all ranks must call this together, also for passes without gradient.
         """
-        return self._engine(compute) if self.sharded else compute()  # type: ignore[no-any-return]
+        if not self.sharded:
+            return compute()
+        with MEETINGS.attend():
+            return self._engine(compute)  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulates the gradient of `loss`, this rank's part of the step's loss; `last` marks the last call.
@@ -91,7 +95,8 @@ class Trainer:
         DeepSpeed averages over ranks while the parts must be summed, so the loss is multiplied by the number of ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
+        with MEETINGS.attend():
+            self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
         """Clips, updates with learning rate `rate` and clears gradients; returns the gradient norm before clipping."""
@@ -99,7 +104,8 @@ class Trainer:
             group["lr"] = rate
         norm = nn.utils.clip_grad_norm_(self._trained, self._max_grad_norm) if self._clips_here else None
         self._engine.set_gradient_accumulation_boundary(True)
-        self._engine.step()
+        with MEETINGS.attend():
+            self._engine.step()
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def state_dict(self) -> dict[str, Tensor]:
