@@ -1,8 +1,9 @@
 """Processes that train along with a stage: the stage's own process is the first rank and starts, watches and ends the
 others.
 
-A rank that dies or stands still ends the stage, and no rank outlives it: it kills them when it ends, and the kernel kills them when it
-is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all of them stop together (`TrainingState`).
+A rank that dies or stands still ends the stage, and no rank outlives it: it kills them when it ends, and the kernel
+kills them when it is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all of them stop together
+(`TrainingState`).
 """
 
 import contextlib
@@ -210,9 +211,9 @@ def follow(stage: str) -> int:
             importlib.import_module(f"stages.{stage}").run(job)
     except SystemExit:
         pass  # all ranks stop together; the exit code of the first is the stage's
-    except Failure as failure:
-        print(f"error: rank {ranks.rank}: {failure}", file=sys.stderr)
-        return 1
+    except (ValueError, FileNotFoundError, Failure) as error:  # the first rank may say the same
+        print(f"error: rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one
 

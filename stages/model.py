@@ -20,7 +20,9 @@ from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_c
 
 
 def run(job: Job) -> None:
-    """Writes data/model/<id>. Raises FileNotFoundError when a pinned model is not available."""
+    """Writes data/model/<id>. Raises FileNotFoundError when a pinned model is not available, BadWeights when its
+    weights at a path are not finite.
+    """
     model = job.block(Model)
     if model.build is None:
         pin(job, model)
@@ -33,9 +35,12 @@ def run(job: Job) -> None:
 def pin(job: Job, model: Model) -> None:
     """Writes a card that points to an existing model."""
     if model.path is not None:
-        weights = (job.root / Path(model.path).expanduser()).resolve()
+        weights = (job.project / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
+        from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
+
+        check_files(weights)
         hashes = hash_files(weights, list_content(weights))
         source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
         keep_content(weights, source["identity"], job.store, hashes)

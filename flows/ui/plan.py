@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.copies import check_copies
+from flows.jobs import list_needed_jobs
 from flows.profile import Change, find_differences, format_overrides, read_profile
 from flows.ui.forms import NO_PROFILE, PIPELINE
 from stages.config.block import Block
@@ -29,7 +31,8 @@ class RunPlan:
 def make_plan(root: Path, target: str, settings: Mapping[str, Any], profile: str = NO_PROFILE) -> RunPlan:
     """The plan for `settings` (as in params.yaml; what is left out stays as it is there) laid over `profile`.
 
-    Raises ParamsError, one line for each mistake, when the target is unknown or the values can't be used together.
+    Raises ParamsError, one line for each mistake, when the target is unknown or the values can't be used together, or
+    when an experiment would lack users' files; GitError when there is no repository for an experiment.
     """
     if target != PIPELINE and target.split("@")[0] not in STAGES:
         raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
@@ -37,8 +40,11 @@ def make_plan(root: Path, target: str, settings: Mapping[str, Any], profile: str
     current = validate_params(before)
     base = before if profile == NO_PROFILE else merge_params(before, read_profile(root, profile))
     after = merge_params(base, _find_overlay(current, settings))
-    validate_params(after, "the form")
-    return RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)))
+    params = validate_params(after, "the form")
+    plan = RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)))
+    if plan.changes:
+        check_copies(root, list_needed_jobs(root, params, plan.targets))
+    return plan
 
 
 def _find_overlay(current: Params | Block | Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from flows.dvc import repro as dvc
 from flows.dvc.outcome import StageLog, make_outcome_rows
 from flows.environment import prepare_children
 from flows.flow_run import make_trigger_tag
+from flows.git import GitError
 from flows.lockfile import read_locked_stages
 from flows.ui.forms import NO_PROFILE
 from flows.ui.plan import RunPlan, make_plan
@@ -68,7 +69,7 @@ def start(
         plan = make_plan(folder, target, settings or {}, profile)
         with hold_run_lock(folder, str(runtime.flow_run.id)):
             return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs, report)
-    except (ParamsError, dvc.NestedRun, dvc.DvcFailed) as error:
+    except (ParamsError, GitError, dvc.NestedRun, dvc.DvcFailed) as error:
         return Failed(message="; ".join(str(error).splitlines()))
 
 

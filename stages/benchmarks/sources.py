@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from stages.benchmarks.sample import BenchmarkError, LazyImage, MissingBenchmark, Sample
-from stages.benchmarks.spec import Hub, Spec, Tsv
-from stages.benchmarks.tables import TableRow, read_folder, read_revision, read_tsv
+from stages.benchmarks.spec import Hub, Spec, Tsv, check_sample
+from stages.benchmarks.tables import TableRow, check_head, read_folder, read_revision, read_tsv
 from stages.job.hashes import hash_md5
 
 SERVER = "https://opencompass.openxlab.space/utils"
@@ -38,6 +38,7 @@ def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"
         if path.is_file():
+            check_head(path)  # before gigabytes are hashed
             md5 = hash_md5(path)
             source, notes = _check_md5(path, tsv, md5, strict_md5)
             return _check_samples(spec, read_tsv(path, spec.needs["tsv"]), "tsv", source, notes)
@@ -123,12 +124,15 @@ def _check_samples(spec: Spec, rows: Iterable[TableRow], kind: str, source: str,
 
 def _make_sample(spec: Spec, row: TableRow, kind: str) -> Sample | None:
     try:
-        return spec.make["tsv" if kind == "tsv" else "hub"](row)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+        sample = spec.make["tsv" if kind == "tsv" else "hub"](row)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, BenchmarkError):
             raise
-        what = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error!s:.200}"
         raise BenchmarkError(f"{row.where}: is not a row of {spec.title} ({what}); correct or drop it") from error
+    if sample is not None:
+        check_sample(spec, sample, row.where)
+    return sample
 
 
 def _has_gold(spec: Spec, sample: Sample) -> bool:

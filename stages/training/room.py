@@ -1,15 +1,12 @@
 """Room on the disk for checkpoints: checked before one is written, explained when it was not enough."""
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stages.job.failure import Failure
+from stages.job.failure import Failure, find_full_disk
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXTS = ("No space left on device", "Disk quota exceeded")  # torch and safetensors drop the error's number
 _ALMOST_NOTHING = (
     1 << 20
 )  # bytes free after a failed write that mean a full disk; torch's archive writer says no reason
@@ -38,7 +35,7 @@ def explain_full_disk(folder: Path, describe_kept: Callable[[], str]) -> Iterato
     except Failure:
         raise
     except Exception as error:  # DeepSpeed, torch and safetensors raise errors of their own kinds
-        if not _means_full_disk(error) and measure_free(folder) > _ALMOST_NOTHING:
+        if find_full_disk(error) is None and measure_free(folder) > _ALMOST_NOTHING:
             raise
         raise make_no_room(folder, describe_kept()) from error
 
@@ -50,13 +47,3 @@ def make_no_room(folder: Path, kept: str, needed: int = 0) -> Failure:
         f"no room for a checkpoint in {folder} ({wanted}{format_bytes(measure_free(folder))} free); {kept}; "
         "make room, or set RIL_STORE to another disk, and run it again"
     )
-
-
-def _means_full_disk(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if any(text in str(error) for text in _FULL_TEXTS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

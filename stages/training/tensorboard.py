@@ -7,7 +7,6 @@ which also preserves those of experiments in temporary folders. tensorboardX wri
 """
 
 import contextlib
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,7 +65,7 @@ class TensorBoardWriter:
         return writer
 
     def write(self, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Writes the rows added since the last call; non-finite values are skipped."""
+        """Writes the rows added since the last call, NaN and infinity too; None was not measured."""
         with self._warning():
             self._write(records)
 
@@ -80,7 +79,7 @@ class TensorBoardWriter:
             rows = records.get(name, ())
             for row in rows[self._written[name] :]:
                 for key, value in row.items():
-                    if key != STEP and value is not None and math.isfinite(value):
+                    if key != STEP and value is not None:
                         event = Event(wall_time=time.time(), step=row[STEP], summary=scalar(key, value))
                         self._writer.write_event(event)
             self._written[name] = len(rows)

@@ -1,12 +1,13 @@
 """Disturbs the pipeline at random moments, lets it finish, and compares with a run that nobody disturbed.
 
-    python -m tests.chaos.run --project FOLDER [--rounds 100] [--first 0] [--log FILE]
+    python -m tests.chaos.run --project FOLDER [--rounds 100] [--first 0] [--most 2] [--faults 1] [--log FILE]
 
-FOLDER holds a finished run, of the smoke profile as a rule; it is only read. Each round works on a copy: one or two
-stages, each stage in turn, lose their outs, the copy gets an empty store, and `ril run` makes what is missing while a
-process drawn at random is killed or stopped, the disk is full, the clock jumps or the network is gone. Then it runs
-until it is finished. Held: outs with the same md5, a second `dvc repro` runs nothing, no answer is in the store twice,
-no process, lock or temporary file is left. Exit code 1 when anything differs; the folder of that round is kept.
+FOLDER holds a finished run, of the smoke profile as a rule; it is only read. Each round works on a copy: one or
+two stages, each stage in turn, lose their outs, the copy gets an empty store, and `ril run` makes what is missing.
+Meanwhile a process drawn at random is killed or stopped, the disk is full, the clock jumps or the network is gone.
+Then it runs until it is finished. Held: outs with the same md5, a second `dvc repro` runs nothing, no answer is in the
+store twice, no process, lock or temporary file is left. Exit code 1 when anything differs; the folder of that round
+is kept.
 """
 
 import argparse
@@ -22,10 +23,10 @@ from pathlib import Path
 from tests.chaos.rounds import Project, Round, play
 
 
-def draw_stages(names: list[str], number: int) -> list[str]:
-    """The stages of round `number`: each in turn, half of the time with the one after it."""
+def draw_stages(names: list[str], number: int, most: int) -> list[str]:
+    """The stages of round `number`: each in turn, with up to `most` - 1 of those after it."""
     at = number % len(names)
-    return names[at : at + random.Random(number).choice((1, 2))]
+    return names[at : at + random.Random(number).randint(1, most)]
 
 
 def describe_round(played: Round) -> str:
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--project", type=Path, required=True, help="a finished run; it is only read")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="number of the first round: the seed of what is drawn")
+    parser.add_argument("--most", type=int, default=2, help="at most so many stages a round")
     parser.add_argument("--faults", type=int, default=1, help="faults in the first attempt of each round")
     parser.add_argument("--log", type=Path, help="a file that gets one JSON line a round")
     options = parser.parse_args()
@@ -48,7 +50,7 @@ def main() -> int:
     failures, hits, tracebacks = 0, Counter[str](), 0
     for number in range(options.first, options.first + options.rounds):
         folder = Path(tempfile.mkdtemp(prefix=f"chaos{number}-"))
-        played = play(project, folder, number, draw_stages(project.list_stages(), number), options.faults)
+        played = play(project, folder, number, draw_stages(project.list_stages(), number, options.most), options.faults)
         print(describe_round(played), flush=True)
         if options.log:
             with options.log.open("a") as log:
