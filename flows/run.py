@@ -36,6 +36,7 @@ from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
+from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 from stages.vlm.contents import RefusedCheckpoint
@@ -122,7 +123,7 @@ def _report_error(error: BaseException | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, InputsMoved | MissingInput | NoRoom):
+    if isinstance(error, InputsMoved | MissingInput | Failure):
         print(f"error: {error}", file=sys.stderr)
     elif told := explain_write_error(error):
         print(f"error: {told}", file=sys.stderr)
