@@ -63,6 +63,8 @@ def strip_text_commands(text: str) -> str:
 
 def find_last_boxed(text: str) -> str | None:
     r"""Returns the content of the last `\boxed{}`, whatever braces it holds; None without a closed one."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
     opened: list[int] = []  # for each open brace: where the content of its box starts, -1 without a box
     last: tuple[int, int] | None = None
     for brace in _BRACE.finditer(text):

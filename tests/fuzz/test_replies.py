@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -32,91 +33,25 @@ MILLISECONDS, MEGABYTES = 50, 10
 SPECS_BY_ID = {spec.id: spec for spec in (*load_registry().values(), *SPECS)}
 PIECES = (
     *("\\boxed{", "\\boxed{{", "{", "}", "\\text{", "\\frac{1}{", "\\boxed{\\text{", "$", "`", "*", "_", "#", "> "),
-    *("answer", "answer ", "answer is ", "Answer:", "\nAnswer:", "final answer", "final\n", "the ", "so ", "is ", "= "),
-    *("\n", "\r\n", "\u2028", "\t", " ", "\u00a0", "\x00", "\ud800", "\u202e", "\u2066", "👩‍👩‍👧", "e\u0301", "İ", "ß"),
+    *("answer", "answer ", "answer is ", "Answer:", "\nAnswer:", "final answer", "final\n", "the ", "so ", "is "),
+    *("= ", "\n", "\r\n", "\u2028", "\t", " ", "\u00a0", "\x00", "\ud800", "\u202e", "\u2066", "👩‍👩‍👧", "İ", "ß"),
     *("A", "B", "(A", "(A) ", "A. ", "A, ", "B:\n", "\nB. x", "B because ", "option A ", "choice is ", "Z ", "I "),
-    *(
-        "1",
-        "9",
-        "1,",
-        "1,111",
-        "1.",
-        ".5",
-        "-1",
-        "1/",
-        "1e",
-        "e1",
-        "1e5",
-        "1_000",
-        "1 2 3 4 5 6 7 8 9 ",
-        "%",
-        "+",
-        "--",
-    ),
-    *(
-        "١",
-        "１",
-        "²",
-        "[",
-        "]",
-        "[1,",
-        "'",
-        '"',
-        "(",
-        ")",
-        ",",
-        ";",
-        "答案",
-        "选",
-        "选A",
-        "答案是A",
-        "cat ",
-        "dog\n",
-        "None",
-    ),
-    *(
-        "<answer>",
-        "</answer>",
-        "<think>",
-        "</think>",
-        "◁think▷",
-        "</s>",
-        "<|im_end|>",
-        "<|begin_of_box|>",
-        "<|",
-        "&lt;",
-    ),
-    *(
-        "The answer is B. ",
-        "B is wrong ",
-        "Sorry, I can't help with images of people yet. ",
-        "nan",
-        "inf",
-        "1e999999999",
-    ),
-    *("https://x.org/", "is 3 so ", "ok ", "thinking ", "first the answer ", "score: 0.5 ", "&#0000"),
+    *("1", "9", "1,", "1,111", "1.", ".5", "-1", "1/", "1e", "e1", "1e5", "1_000", "1 2 3 4 5 6 7 8 9 ", "%", "--"),
+    *("١", "１", "²", "[", "]", "[1,", "'", '"', "(", ")", ",", ";", "答案", "选A", "答案是A", "cat ", "dog\n", "None"),
+    *("<answer>", "</answer>", "<think>", "</think>", "◁think▷", "</s>", "<|im_end|>", "<|begin_of_box|>", "&lt;"),
+    *("The answer is B. ", "B is wrong ", "I can't process this file.", "nan", "inf", "1e999999999", "score: 0.5 "),
+    *("https://x.org/", "is 3 so ", "ok ", "thinking ", "first the answer ", "&#0000", "e\u0301"),
 )
 OPTIONS = {"A": "cat", "B": "dog", "C": "bird", "D": "fish"}
-NUMBER = {
-    "question_type": "free_form",
-    "answer_type": "integer",
-    "precision": None,
-    "answer_option": "",
-    "question": "1",
-}
+NUMBER = {"question_type": "free_form", "answer_type": "integer", "precision": None, "answer_option": ""}
+CHOICE = {**NUMBER, "question_type": "multi_choice", "question": "1"}
 SAMPLES = (
-    Sample("1", "Which?", "A", OPTIONS, extra={**NUMBER, "question_type": "multi_choice", "answer_option": "A"}),
+    Sample("1", "Which?", "A", OPTIONS, extra={**CHOICE, "answer_option": "A"}),
     Sample("2", "How many?", "14", extra=NUMBER),
     Sample("3", "How much?", "1.5", extra={**NUMBER, "answer_type": "float", "precision": 1.0}),
     Sample("4", "Which years?", "[2014, 2016]", extra={**NUMBER, "answer_type": "list"}),
     Sample("5", "Which colour?", "Blue", extra={**NUMBER, "answer_type": "text"}),
-    Sample(
-        "6",
-        "图中有几只鸟？",
-        "B",
-        {"A": "1", "B": "2.5", "C": "None"},
-        extra={**NUMBER, "question_type": "multi_choice"},
-    ),
+    Sample("6", "图中有几只鸟？", "B", {"A": "1", "B": "2.5", "C": "None"}, extra=CHOICE),
 )
 
 
@@ -124,8 +59,9 @@ def list_scorers() -> list[tuple[str, Profile, Scorer]]:
     """All scorers by name and profile, each once."""
     found: dict[tuple[str, Profile], Scorer] = {}
     for spec in SPECS_BY_ID.values():
-        tables = (spec.scorers, spec.cot_scorers, spec.extracted, {OURS: scorer for scorer in spec.second.values()})
-        found |= {(scorer.__name__, profile): scorer for table in tables for profile, scorer in table.items()}
+        rows = [*spec.scorers.items(), *spec.cot_scorers.items(), *spec.extracted.items()]
+        rows += [(OURS, scorer) for scorer in spec.second.values()]
+        found |= {(scorer.__name__, profile): scorer for profile, scorer in rows}
     return [(name, profile, scorer) for (name, profile), scorer in found.items()]
 
 
@@ -170,7 +106,7 @@ def list_works(reply: str, rng: random.Random) -> Iterator[tuple[str, Callable[[
     """Whatever reads a reply, by name: scorers, the prompt of a judge, verdicts, rules, similarity of two texts."""
     for name, profile, scorer in SCORERS:
         sample = rng.choice(SAMPLES)
-        yield f"{name} {profile} {sample.index}", lambda s=scorer, p=profile, x=sample: score_bounded(s, x, reply, p)
+        yield f"{name} {profile} {sample.index}", partial(score_bounded, scorer, sample, reply, profile)
     spec = rng.choice([one for one in SPECS_BY_ID.values() if one.judge != "none"])
     sample, profile = rng.choice(SAMPLES), rng.choice(PROFILES)
     yield f"judge prompt of {spec.id}", lambda: make_judge_prompt(spec, sample, reply)
