@@ -164,7 +164,14 @@ def follow(stage: str) -> int:
 
     job = join().broadcast(_make_no_job)
     with contextlib.suppress(SystemExit):  # all ranks stop together; the exit code of the first is the stage's
-        importlib.import_module(f"stages.{stage}").run(job)
+        try:
+            importlib.import_module(f"stages.{stage}").run(job)
+        except (
+            ValueError,
+            FileNotFoundError,
+        ) as error:  # the first rank says the same; one line tells where it differs
+            print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one
 

@@ -14,14 +14,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flows.closure import ComputedImport
+from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
 from flows.environment import prepare
-from flows.flow_run import run_as_flow, server_answers
+from flows.flow_run import find_fault, run_as_flow
+from flows.git import GitError
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
+from flows.room import NoRoom, explain_write_error
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
 from flows.temporary_files import ForeignFolder, keep_temporary_files
 from flows.work import InputsMoved, Unlisted, Work
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare()
     try:
         work = Work(names[0], names[1] if len(names) == 2 else None, root)
-    except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport) as error:
+    except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport, NoRoom) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     try:
@@ -65,16 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(work: Work) -> int:
     if "DVC_STAGE" in os.environ:
         die_with_parent()
+        if work.job.project == work.job.root:
+            _note_absences(work)
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)
     url = os.environ.get("PREFECT_API_URL")
     try:
-        if url and server_answers(url, runtime.prefect_probe_seconds):
+        fault = find_fault(url, runtime.prefect_probe_seconds) if url else None
+        if url and fault is None:
             run_as_flow(work, _report_error)
         else:
-            if url:
-                print(f"warning: no Prefect server answers at {url}; running without it", file=sys.stderr)
+            if fault:
+                print(f"warning: {fault}; running without it", file=sys.stderr)
             work.run(Progress())
     except SystemExit:
         print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
@@ -84,14 +91,23 @@ def _run(work: Work) -> int:
     return 0
 
 
+def _note_absences(work: Work) -> None:
+    """Says which of the stage's files experiments would lack: plain dvc tells it without a remedy."""
+    with suppress(GitError):  # without a repository there are no experiments
+        for line in list_absences(work.job.root, [work.job]):
+            print(f"note: {line}", file=sys.stderr)
+
+
 def _report_error(error: BaseException | None) -> int:
     """Prints `error`, if there is one: a line when the message was written for the user, else with its traceback."""
     if error is None:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, InputsMoved | MissingInput):
+    if isinstance(error, InputsMoved | MissingInput | NoRoom):
         print(f"error: {error}", file=sys.stderr)
+    elif told := explain_write_error(error):
+        print(f"error: {told}", file=sys.stderr)
     elif ours and isinstance(error, ValueError | FileNotFoundError):
         print(f"error: {error} ({Path(place.filename).relative_to(Path.cwd())}, line {place.lineno})", file=sys.stderr)
     else:

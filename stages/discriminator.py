@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary
-from stages.adversary.diagnostics import calibration_error, check_pretraining, length_accuracy
+from stages.adversary.diagnostics import SpreadCheck, calibration_error, check_pretraining, length_accuracy
 from stages.adversary.discriminator_model import (
     DiscriminatorCollator,
     DiscriminatorModel,
@@ -53,7 +53,10 @@ class QuestionTexts:
 
 
 def run(job: Job) -> None:
-    """Writes the pre-trained discriminator."""
+    """Writes the pre-trained discriminator.
+
+    Raises NonFinite when a number of training is NaN or infinite, ConstantDiscriminator when all texts get one logit.
+    """
     block = job.block(Block)
     objective = block.resolve(job.value("ril.objective"))
     if not objective.uses_discriminator:
@@ -81,21 +84,22 @@ def run(job: Job) -> None:
 
     with job.measure_time("train"):
         trainer = Trainer(discriminator, block, job.block(Runtime))
-        adversary = Adversary(discriminator, trainer, collator)
+        adversary = Adversary(discriminator, trainer, collator, spread=SpreadCheck(block.min_logit_spread))
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
         for step in state.iter_steps(block.steps, "discriminator"):
             texts, labels = draw_texts(step)
             batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
-            loss, logits = adversary.backward(batch)
+            logits = adversary.backward(batch, texts)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
-            norm = trainer.step(learning_rate(block, step))
+            adversary.check_spread(logits.tolist(), texts)
+            done = trainer.step(learning_rate(block, step))
             history.append(
                 {
                     names.STEP: step + 1,
-                    names.LOSS: loss,
+                    names.LOSS: done.loss,
                     names.TEXT_ACCURACY: right / len(texts),
-                    names.GRAD_NORM: norm,
+                    names.GRAD_NORM: done.grad_norm,
                 }
             )
 

@@ -19,7 +19,9 @@ from stages.vlm.checkpoint import find_hub_commit, hash_content, write_card
 
 
 def run(job: Job) -> None:
-    """Writes data/model/<id>. Raises FileNotFoundError when a pinned model is not available."""
+    """Writes data/model/<id>. Raises FileNotFoundError when a pinned model is not available, BadWeights when its
+    weights at a path are not finite.
+    """
     model = job.block(Model)
     if model.build is None:
         pin(job, model)
@@ -32,9 +34,12 @@ def run(job: Job) -> None:
 def pin(job: Job, model: Model) -> None:
     """Writes a card that points to an existing model."""
     if model.path is not None:
-        weights = (job.root / Path(model.path).expanduser()).resolve()
+        weights = (job.project / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
+        from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
+
+        check_files(weights)
         source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}

@@ -52,7 +52,10 @@ def run(job: Job) -> None:
         chosen = [chosen[place] for place in get_ranks().share(chosen, estimate_question_cost)]
         prompts = reader.make_prompts([(question.messages, question.images) for question in chosen])
         targets = [tuple(reader.chat.encode_response(question.target or "")) for question in chosen]
-        return [Group(prompt, (target,)) for prompt, target in zip(prompts, targets, strict=True)]
+        return [
+            Group(prompt, (target,), name=question.id)
+            for question, prompt, target in zip(chosen, prompts, targets, strict=True)
+        ]
 
     state: dict[str, Tensor] | None = None
     history: list[dict[str, Any]] = []

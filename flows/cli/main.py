@@ -15,8 +15,9 @@ from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
 from flows.environment import prepare, prepare_patiently
 from flows.git import GitError
-from flows.ui.serve import NoServer
+from flows.room import explain_write_error
 from flows.ui.serve import serve_forms as serve_forms
+from flows.ui.server_process import NoServer
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
 from stages.config.params import load_params
@@ -126,4 +127,9 @@ def main() -> None:
         app()
     except WRITTEN_FOR_USERS as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not (told := explain_write_error(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(2)

@@ -12,8 +12,10 @@ import typer
 from flows.closure import find_unlisted_files
 from flows.digest import CodeChange
 from flows.dvc.accept import accept_stages, shorten
+from flows.dvc.cache import explain_lost_outs, list_lost_outs
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
 from flows.environment import store_folder
+from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 
 status_app = typer.Typer()
@@ -37,6 +39,8 @@ def status_command(
     for one in found:
         print("\n".join(_format_stage(one, width)))
     print(_format_summary(found))
+    if lost := [path for path in list_lost_outs(root, read_locked_stages(root)) if (root / path).exists()]:
+        print(f"warning: {explain_lost_outs(root, lost, 'make room, then: ril run')}")
     if missing := sorted({file for name in STAGES for file in find_unlisted_files(root, name)}):
         print(f"dvc.yaml does not list {', '.join(missing)} for a stage that reaches it; run: python -m flows.closure")
 

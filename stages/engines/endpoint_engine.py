@@ -36,13 +36,17 @@ class EndpointEngine:
 
     name = "openai"
 
-    def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str) -> None:
-        """Raises ValueError when the key's environment variable is not set. Sends nothing."""
+    def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str, served: str = "") -> None:
+        """Raises ValueError when the key's environment variable is not set. Sends nothing.
+
+        `served` is the name in the replies that are stored for this model; without it, the first reply decides.
+        """
         if checkpoint.endpoint is None:
             raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
         self.checkpoint, self.chat = checkpoint, RemoteChat()
         self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
-        self.version = f"{checkpoint.endpoint.provider}/{checkpoint.endpoint.name}"
+        self._served = served
+        self.version = f"{checkpoint.endpoint.provider}/{served or checkpoint.endpoint.name}"
         headers = {}
         if settings.api_key is not None:
             if not os.environ.get(settings.api_key):
@@ -135,13 +139,25 @@ class EndpointEngine:
         ]
 
     def _check_model(self, replied: str) -> None:
-        """Raises WrongModel when another model wrote the reply: the answers would be stored under a wrong name."""
+        """Raises WrongModel when another model wrote the reply: the answers would be stored under a wrong name.
+
+        An alias keeps its name while the model behind it changes; replies tell, because they name the dated model.
+        """
         wanted = self._endpoint.replies_as or self._endpoint.name
         if replied and not replied.startswith(wanted):
             raise WrongModel(
                 f"endpoint of {self.label} answered as {replied!r}, asked for {self._endpoint.name!r}; correct "
                 f"models.{self.label}.endpoint.name, or give replies_as if that is how this model calls itself"
             )
+
+        if replied and self._served and replied != self._served:
+            raise WrongModel(
+                f"endpoint of {self.label} answers as {replied!r} now, but the answers under this name are of "
+                f"{self._served!r}; set models.{self.label}.endpoint.replies_as to {replied!r}, so that its answers "
+                "are kept apart, or name the former model"
+            )
+        if replied:
+            self._served, self.version = replied, f"{self._endpoint.provider}/{replied}"
 
     def close(self) -> None:
         """Cancels calls in flight."""

@@ -59,6 +59,7 @@ class StartOptions:
     logs: Path  # folder for logs of servers
     missing: Sequence[tuple[str, int]] = ()  # question ids and how many answers the store lacks; `replay` names them
     say: Callable[[str], None] = print  # called with messages about a start that takes minutes
+    served: str = ""  # name by which an endpoint answered earlier under this name; another one is refused
     own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
 
 

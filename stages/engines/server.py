@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stages.engines.engine import EngineError
 from stages.engines.supervisor import GRACE_SECONDS
+from stages.job.files import make_folder
 
 TAIL_LINES = 20  # lines of the log quoted in errors: enough for the end of a Python traceback
 _READY_POLL_SECONDS = 0.25
@@ -26,10 +27,11 @@ class Server:
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], scratch: Path) -> None:
         """Starts `command` with `environment` added to this process's; if this process is killed, removes `scratch`."""
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         self.log = log
         keeper = str(Path(__file__).with_name("supervisor.py"))
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
+        log.unlink(missing_ok=True)  # in a shared store it may be of another user, or a link
         with log.open("wb") as output:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", keeper, str(os.getpid()), str(scratch), *command],

@@ -33,6 +33,7 @@ class Job:
     definition: Stage  # the stage's row of the table
     item: str | None
     root: Path
+    project: Path  # the project that `root` is a copy of; `root` itself outside of experiments
     store: Path  # folder of state that outlives outs: stored answers and training state
     given: Mapping[str, Any] = field(repr=False)  # the declared parameters by key: blocks, plural blocks, single values
     paths: tuple[str, ...] = field(repr=False)  # the declared inputs, relative to `root`

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary, AdversarySettings
+from stages.adversary.diagnostics import SpreadCheck
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.objective import Objective
@@ -81,6 +82,8 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
         learning_rate=loop.discriminator_learning_rate,
         weight_decay=loop.weight_decay,
         max_grad_norm=loop.max_grad_norm,
+        spike_factor=loop.spike_factor,
+        skip_spikes=loop.skip_spikes,
         tokens_per_pack=loop.tokens_per_pack,
     )
     settings = AdversarySettings(
@@ -92,4 +95,5 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
     )
     together = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)
-    return Adversary(discriminator, Trainer(discriminator, constant, job.block(Runtime)), collator, settings)
+    trainer = Trainer(discriminator, constant, job.block(Runtime))
+    return Adversary(discriminator, trainer, collator, settings, SpreadCheck(block.min_logit_spread))

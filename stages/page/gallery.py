@@ -134,7 +134,7 @@ def list_training_groups(job: Job) -> dict[str, Any]:
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read_shards(job.input("data/ril/samples")).to_pylist():
         groups[row["step"], row["question_id"]].append(
-            {**row, "student": sigmoid(row["logit"]), "kind": classify_reward(row)}
+            {**row, "student": None if row["logit"] is None else sigmoid(row["logit"]), "kind": classify_reward(row)}
         )
     kept = pick_first_and_last(sorted(groups), job.block(Report).samples // 2)
     questions = read_questions_by_id(job, "imitation", [name for _, name in kept], "ril")
@@ -157,7 +157,7 @@ def list_training_groups(job: Job) -> dict[str, Any]:
 
 def classify_reward(row: Mapping[str, Any]) -> str:
     """The rewards of a student's row as a key of REWARDED; "" for a teacher's row, or without a discriminator."""
-    if row["source"] != STUDENT or math.isnan(row["logit"]):
+    if row["source"] != STUDENT or row["logit"] is None or math.isnan(row["logit"]):
         return ""
     names = {(True, True): "both", (True, False): "right", (False, True): "fooled", (False, False): "neither"}
     return f"earned-{names[bool(row['answer']), row['logit'] < 0]}"

@@ -27,6 +27,7 @@ from stages.config.runtime import Runtime
 from stages.job.files import replacing_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
+from stages.training.guard import StepGuard
 from stages.training.ranks import get_ranks
 from stages.training.tensorboard import EVENT_FOLDER as BOARDS
 from stages.training.tensorboard import TensorBoardWriter
@@ -54,20 +55,27 @@ class TrainingState:
         self._folder = job.run_folder
         self._runtime = job.block(Runtime)
         self._saved = time.monotonic()
+        self.guard = StepGuard(job.name, describe_kept=self._describe_kept, say=job.progress.say)
+        for trainer in trainers.values():
+            trainer.guard = self.guard
         self.first = self._resume()  # completed steps
         shown = self._folder is not None and self._ranks.first
+        self._checked = {name: len(rows) for name, rows in self.records.items()}  # rows known to be finite
         boards = job.store / BOARDS / job.name / job.fingerprint[:16]
         self._board = TensorBoardWriter(boards if shown else None, self.records, self.first)
 
     def iter_steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the remaining steps of `count` with a progress bar; saves after a step when a checkpoint is due.
 
-        Raises SystemExit, after saving, when the process was asked to stop.
+        Raises SystemExit, after saving, when the process was asked to stop, NonFinite when a number in the records or
+        a weight to be saved is not finite.
         """
         with STOP.awaiting(), contextlib.closing(self._board):
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
+                self.guard.step = step
                 yield step
                 self._finish_step(step + 1, count)
+        self.guard.step = None
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Returns the list of records `name`; append rows to it."""
@@ -92,6 +100,7 @@ class TrainingState:
 
     def _finish_step(self, done: int, count: int) -> None:
         self._board.write(self.records)
+        self._check_records()
         for name, rows in self.records.items():
             self.job.progress.show_latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
         late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
@@ -104,7 +113,27 @@ class TrainingState:
             self.job.progress.say(f"{self.job.name}: stopped after step {done} of {count}; {kept}")
             raise SystemExit(code)
 
+    def _check_records(self) -> None:
+        for name, rows in self.records.items():
+            for row in rows[self._checked.get(name, 0) :]:
+                self.guard.check_row(row)
+            self._checked[name] = len(rows)
+
+    def _describe_kept(self) -> str:
+        """Returns what a next run starts from."""
+        found = list_complete_checkpoints(self._folder) if self._folder else []
+        if not found:
+            return "nothing of this run is kept, because it wrote no checkpoint yet (runtime.checkpoint_minutes)"
+        return f"the last good checkpoint stays and is resumed from: {found[-1]}"
+
+    def _check_weights(self) -> None:
+        for name, trainer in self.trainers.items():
+            for broken in self._ranks.gather(trainer.find_broken_weight()):
+                if broken:
+                    self.guard.stop(f"{name}: a weight", f"not finite ({broken})")
+
     def _save(self, folder: Path, done: int) -> None:
+        self._check_weights()
         with contextlib.ExitStack() as stack:
             final = folder / f"step_{done:08d}"
             checkpoint = self._ranks.broadcast(lambda: stack.enter_context(replacing_folder(final)))
@@ -121,7 +150,8 @@ class TrainingState:
         if self.copy is not None:
             save_tensors(self.copy, checkpoint / _COPY)
         loop = {"step": done, "code": self.job.code, "made_by": self._shard_layout, "records": self.records}
-        (checkpoint / _LOOP).write_text(json.dumps(loop), encoding="utf-8")
+        loop["norms"] = {name: list(trainer.norms.norms) for name, trainer in self.trainers.items()}
+        (checkpoint / _LOOP).write_text(json.dumps(loop, allow_nan=False), encoding="utf-8")
         (checkpoint / DONE).write_text(f"{done}\n")
 
     @property
@@ -159,6 +189,7 @@ class TrainingState:
             )
         for name, trainer in self.trainers.items():
             trainer.load_state(checkpoint, name)
+            trainer.norms.norms.extend(loop.get("norms", {}).get(name, ()))
         for name, rows in loop["records"].items():
             self.rows(name).extend(rows)
         if (checkpoint / _COPY).is_file():

@@ -6,7 +6,6 @@ Event files contain wall times, so they are not stage outputs: they are kept in 
 which also preserves those of experiments in temporary folders. tensorboardX writes them; TensorBoard is optional.
 """
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,14 +41,14 @@ class TensorBoardWriter:
         )
 
     def write(self, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Writes the rows added since the last call; non-finite values are skipped."""
+        """Writes the rows added since the last call, NaN and infinity too; None was not measured."""
         if self._writer is None:
             return
         for name in CURVE_RECORDS:
             rows = records.get(name, ())
             for row in rows[self._written[name] :]:
                 for key, value in row.items():
-                    if key != STEP and value is not None and math.isfinite(value):
+                    if key != STEP and value is not None:
                         self._writer.add_scalar(key, value, row[STEP])
             self._written[name] = len(rows)
 

@@ -357,9 +357,7 @@ def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params
         writer = csv.DictWriter(handle, list(kept[0]))
         writer.writeheader()
         writer.writerows(kept)
-    rows = [
-        row | {"logit": math.nan, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()
-    ]
+    rows = [row | {"logit": None, "similarity": 0.0} for row in read_shards(project / "data/ril/samples").to_pylist()]
     write_shards(project / "data/ril/samples", rows, SAMPLE_SCHEMA)
     write_json(project / "reports/discriminator/metrics.json", {"trained": False})
     open_job("discriminator", None, project, params).write_history([{"step": 0}])

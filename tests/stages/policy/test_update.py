@@ -17,6 +17,7 @@ from stages.policy import policy as policy_module
 from stages.policy.batch import RewardedGroup
 from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
+from stages.training.trainer import StepResult
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
 from tests.stages.rollout_fixtures import answers, loop, picture
@@ -35,11 +36,12 @@ class Gradients:
     def forward(self, compute: Callable[[], Any]) -> Any:
         return compute()
 
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
+    def backward(self, loss: torch.Tensor, last: bool, ids: Sequence[str] = ()) -> float:
         loss.backward()
         self.packs += 1
+        return float(loss.detach())
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> StepResult:
         named = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
         self.kept.append({name: p.grad.clone() for name, p in named.items()})
         norm = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
@@ -47,7 +49,7 @@ class Gradients:
             for p in named.values():
                 p -= rate * p.grad / norm.clamp(min=1e-12)
         self.model.zero_grad()
-        return 1.0
+        return StepResult(1.0, 1.0)
 
 
 Made = tuple[Network, Network, Reader]

@@ -24,7 +24,8 @@ from stages.responses import segments
 from stages.responses import store as module
 from stages.responses.index import ABSENT, Index, Runs, decode_rows, decode_segments
 from stages.responses.key import derive_answer_key
-from stages.responses.segments import ANSWERS_PER_ROW_GROUP, FIRST_SCHEMA, decode_digests, list_segments, write_segment
+from stages.responses.segment_rows import ANSWERS_PER_ROW_GROUP, FIRST_SCHEMA, decode_digests, write_segment
+from stages.responses.segments import list_segments
 from stages.responses.store import Store, StoredAnswer, make_answer_table
 
 
