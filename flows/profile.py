@@ -14,7 +14,7 @@ from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
 from stages.config.params import validate_params
-from stages.config.yaml import ParamsError, compare_values, merge_params, parse_yaml, read_yaml
+from stages.config.yaml import ParamsError, compare_values, merge_params, parse_yaml, read_text, read_yaml
 from stages.job.files import write_text
 
 
@@ -62,10 +62,14 @@ def apply_profile(root: Path, name: str) -> list[Change]:
     """
     found = find_changes(root, name)
     path = root / "params.yaml"
-    text = overlay_text(
-        path.read_text(encoding="utf-8"), (root / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
-    )
-    validate_params(parse_yaml(text, "params.yaml"), f"params.yaml with profile {name}")
+    text = overlay_text(read_text(path), read_text(root / "profiles" / f"{name}.yaml"))
+    after = parse_yaml(text, "params.yaml")
+    validate_params(after, f"params.yaml with profile {name}")
+    if after != merge_params(read_yaml(path), read_profile(root, name)):
+        raise ParamsError(
+            f"params.yaml: profile {name} would change a value that an alias (*) repeats elsewhere; write the value "
+            "out in both places"
+        )
     if found:
         write_text(path, text)
     return found

@@ -1,4 +1,5 @@
-"""All benchmarks by id. A new benchmark is one file in stages/benchmarks/specs with a tuple SPECS.
+"""All benchmarks by id. A new benchmark is one file in stages/benchmarks/specs with a tuple SPECS, and its name in
+stages/config/benchmarks.py.
 
 Benchmarks of the tiny profile are in stages/tiny; callers register them first, so that nothing here depends on them.
 """

@@ -1,6 +1,7 @@
 """The block `models.<id>.build`: a tiny model built from scratch."""
 
-from typing import Self
+import math
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -15,23 +16,27 @@ STYLE_NAMES = ("terse", "steps", "arrows")
 class Build(Schedule):
     """A tiny model, built from scratch by training on the tiny world."""
 
-    hidden_size: int = Field(ge=16, multiple_of=8, description="Width of the language model.")
-    layers: int = Field(ge=1, description="Layers of the language model.")
-    heads: int = Field(ge=1, description="Attention heads; their width is hidden_size / heads.")
-    vision_hidden_size: int = Field(64, ge=16, multiple_of=8, description="Width of the vision tower.")
-    vision_layers: int = Field(2, ge=1, description="Layers of the vision tower.")
+    hidden_size: int = Field(ge=16, le=65_536, multiple_of=8, description="Width of the language model.")
+    layers: int = Field(ge=1, le=1024, description="Layers of the language model.")
+    heads: int = Field(ge=1, le=1024, description="Attention heads; their width is hidden_size / heads.")
+    vision_hidden_size: int = Field(64, ge=16, le=65_536, multiple_of=8, description="Width of the vision tower.")
+    vision_layers: int = Field(2, ge=1, le=1024, description="Layers of the vision tower.")
     spike_factor: float = Field(
         50.0,
         gt=1,
         description="As in other stages; higher, because a new lesson raises the gradient up to 23 times.",
     )
-    rows_per_step: int = Field(64, ge=1, description="Questions of one optimizer step.")
-    vision_steps: int = Field(0, ge=0, description="Steps that train only the vision tower, to locate objects.")
-    reading_steps: int = Field(0, ge=0, description="First steps, on transcription of pictures or short lessons only.")
-    practice_groups: int = Field(
-        0, ge=0, description="Text-only questions added to each later step, to learn arithmetic."
+    rows_per_step: int = Field(64, ge=1, le=1_000_000, description="Questions of one optimizer step.")
+    vision_steps: int = Field(
+        0, ge=0, le=10_000_000, description="Steps that train only the vision tower, to locate objects."
     )
-    styles: dict[str, float] = Field(
+    reading_steps: int = Field(
+        0, ge=0, le=10_000_000, description="First steps, on transcription of pictures or short lessons only."
+    )
+    practice_groups: int = Field(
+        0, ge=0, le=10_000, description="Text-only questions added to each later step, to learn arithmetic."
+    )
+    styles: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict,
         description="Share of each answer style in the training data; empty for a judge.",
     )
@@ -43,11 +48,12 @@ class Build(Schedule):
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
-        for style, share in self.styles.items():
-            if style not in STYLE_NAMES or share <= 0:
-                raise ValueError(
-                    f"styles.{style} is {share}; known styles are {', '.join(STYLE_NAMES)}, shares are above 0"
-                )
+        for style in self.styles:
+            if style not in STYLE_NAMES:
+                raise ValueError(f"styles has {style!r}; known styles are {', '.join(STYLE_NAMES)}")
+        total = sum(self.styles.values())
+        if self.styles and not math.isclose(total, 1, abs_tol=0.02):
+            raise ValueError(f"styles add up to {total:g}; shares add up to 1: change one")
         if self.hidden_size / self.heads not in HEAD_WIDTHS:
             raise ValueError(
                 f"hidden_size {self.hidden_size} / heads {self.heads} must be one of {HEAD_WIDTHS}; change one"

@@ -117,16 +117,16 @@ class DiscriminatorSwitches(Block):
         ),
     ] = Field(1.0, gt=0.5, le=1, description="Updates pause above this accuracy on new answers; 1 never pauses.")
     alarm_steps: Annotated[int, Switch(source="ours: affects messages only")] = Field(
-        10, ge=1, description="Consecutive steps without a useful reward before a warning."
+        10, ge=1, le=10_000_000, description="Consecutive steps without a useful reward before a warning."
     )
 
 
 class Discriminator(Schedule, DiscriminatorSwitches):
     """Pre-training of the discriminator (Eq. 1; App. C: rate 1e-5 falling linearly to 1e-6)."""
 
-    questions_per_step: int = Field(8, ge=1, description="Questions of one optimizer step.")
+    questions_per_step: int = Field(8, ge=1, le=1_000_000, description="Questions of one optimizer step.")
     responses_per_side: int = Field(
-        4, ge=1, description="Student answers, and teacher answers, of each question in a step."
+        4, ge=1, le=10_000, description="Student answers, and teacher answers, of each question in a step."
     )
     min_logit_spread: float = Field(
         1e-3,

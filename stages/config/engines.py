@@ -5,14 +5,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.block import Block
+from stages.config.server_arguments import ServerArguments
 
 
 class Vllm(Block):
     """vLLM in the stage's process: deterministic on CPU, no server process."""
 
     kind: Literal["vllm"] = Field(description="vLLM in the stage's process.")
-    sequences: int = Field(256, ge=1, description="Concurrent sequences; more is faster until memory runs out.")
-    tensor_parallel: int = Field(1, ge=1, description="GPUs that the model spans.")
+    sequences: int = Field(
+        256, ge=1, le=65_536, description="Concurrent sequences; more is faster until memory runs out."
+    )
+    tensor_parallel: int = Field(1, ge=1, le=1024, description="GPUs that the model spans.")
 
 
 class Calling(Block):
@@ -20,9 +23,11 @@ class Calling(Block):
 
     concurrency: int = Field(64, ge=1, le=4096, description="Concurrent requests; rented endpoints have a limit.")
     timeout: float = Field(
-        600.0, gt=0, description="Seconds until an attempt times out; must cover the longest answer."
+        600.0, gt=0, le=2_592_000, description="Seconds until an attempt times out; must cover the longest answer."
     )
-    deadline: float = Field(86400.0, gt=0, description="Seconds until a wave is stopped; finished answers are kept.")
+    deadline: float = Field(
+        86400.0, gt=0, le=2_592_000, description="Seconds until a wave is stopped; finished answers are kept."
+    )
     attempts: int = Field(
         6, ge=1, le=100, description="Attempts per request (429, 5xx, invalid replies), with exponential backoff."
     )
@@ -33,23 +38,25 @@ class VllmServer(Calling):
 
     kind: Literal["vllm_server"] = Field(description="vLLM servers.")
     sequences: int = Field(
-        256, ge=1, description="Concurrent sequences per replica; more is faster until memory runs out."
+        256, ge=1, le=65_536, description="Concurrent sequences per replica; more is faster until memory runs out."
     )
     concurrency: int = Field(256, ge=1, le=4096, description="Concurrent requests over all replicas.")
-    timeout: float = Field(3600.0, gt=0, description="Seconds until an attempt times out, including time in the queue.")
+    timeout: float = Field(
+        3600.0, gt=0, le=2_592_000, description="Seconds until an attempt times out, including time in the queue."
+    )
     replicas: int = Field(1, ge=1, le=64, description="Servers of this model; requests go to the least busy one.")
-    tensor_parallel: int = Field(1, ge=1, description="GPUs across which each layer is split.")
-    pipeline_parallel: int = Field(1, ge=1, description="Groups of GPUs across which the layers are distributed.")
-    gpus: tuple[int, ...] = Field(
+    tensor_parallel: int = Field(1, ge=1, le=1024, description="GPUs across which each layer is split.")
+    pipeline_parallel: int = Field(
+        1, ge=1, le=1024, description="Groups of GPUs across which the layers are distributed."
+    )
+    gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] = Field(
         (), strict=False, description="CUDA devices of all replicas in order; default: all visible devices."
     )
-    args: tuple[str, ...] = Field(
-        (), strict=False, description="Additional arguments of `vllm serve`; they may affect speed only."
-    )
+    args: ServerArguments = ()
     port: int | None = Field(
         None, ge=1024, le=65000, description="First TCP port on 127.0.0.1; default: a Unix socket."
     )
-    start_seconds: float = Field(1800.0, gt=0, description="Seconds until the servers must be ready.")
+    start_seconds: float = Field(1800.0, gt=0, le=2_592_000, description="Seconds until the servers must be ready.")
     urls: tuple[str, ...] = Field(
         (), strict=False, description="Running servers of exactly this model; no server is started."
     )

@@ -1,10 +1,12 @@
 """The blocks `evaluate` and `evaluations`: the models to score, and how."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from stages.config.benchmarks import check_benchmark
 from stages.config.block import Block
+from stages.config.paths import Location
 from stages.config.splits import Split
 
 
@@ -12,12 +14,16 @@ class Evaluate(Block):
     """Evaluation on a held-out split: equal prompts for all models, greedy decoding."""
 
     split: Split = Field("test", description="Split to score; no stage trains on `validation` or `test`.")
-    max_tokens: int = Field(512, ge=1, description="Token limit; longer answers are truncated and scored as they are.")
+    max_tokens: int = Field(
+        512, ge=1, le=10_000_000, description="Token limit; longer answers are truncated and scored as they are."
+    )
     shuffled_images: bool = Field(
         True, description="Repeats the evaluation with shuffled images, to show that answers depend on the images."
     )
-    benchmarks: tuple[str, ...] = Field((), strict=False, description="Benchmarks to run; `ril benchmarks` lists them.")
-    folder: str = Field(
+    benchmarks: tuple[Annotated[str, AfterValidator(check_benchmark)], ...] = Field(
+        (), strict=False, description="Benchmarks to run; `ril benchmarks` lists them."
+    )
+    folder: Location = Field(
         "datasets/benchmarks",
         description="Folder of benchmark files, tracked by DVC (for the tiny world: the code that generates them).",
     )

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from stages.config.block import Block
 from stages.config.build import Build
 from stages.config.endpoint import Endpoint
+from stages.config.paths import Location
 
 FamilyName = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
 
@@ -18,13 +19,16 @@ class Model(Block):
         description="Architecture; determines processor, positions and image tokens. `remote` with `endpoint`."
     )
     build: Build | None = Field(None, description="Builds a tiny model of this shape from scratch.")
-    path: str | None = Field(None, description="Folder of a Hugging Face checkpoint.")
+    path: Location | None = Field(None, description="Folder of a Hugging Face checkpoint.")
     hub: str | None = Field(None, description="Name of a model on the hub; needs `revision`.")
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; resolved to a commit.")
     endpoint: Endpoint | None = Field(None, description="A remote model; `runtime.engines.<id>` has its address.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format for inference and training.")
     context_tokens: int = Field(
-        4096, ge=64, description="Maximum tokens of prompt and answer; longer questions are listed as rejects."
+        4096,
+        ge=64,
+        le=10_000_000,
+        description="Maximum tokens of prompt and answer; longer questions are listed as rejects.",
     )
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class Objective(RewardObjective):
     ] = 0.2
     clip_high: Annotated[
         float,
-        Field(gt=0, description="Upper clip range, if wider (DAPO: 0.28). If not set: `clip_epsilon`."),
+        Field(gt=0, le=1e6, description="Upper clip range, if wider (DAPO: 0.28). If not set: `clip_epsilon`."),
         Switch(
             key="ril.clip_epsilon_high",
             source="§4.2",
@@ -159,7 +159,9 @@ class Objective(RewardObjective):
     ] = "none"
     rollout_cap: Annotated[
         float,
-        Field(gt=1, description="Bound at which `rollout_correction` truncates a weight, or above which it masks."),
+        Field(
+            gt=1, le=1e6, description="Bound at which `rollout_correction` truncates a weight, or above which it masks."
+        ),
         Switch(key="ril.rollout_cap", source=UNSAID),
     ] = 3.0
 

@@ -1,17 +1,22 @@
 """Loads `params.yaml` and validates it once into a typed object."""
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from stages.config.benchmarks import TINY_BENCHMARKS
 from stages.config.block import Block
 from stages.config.discriminator import Discriminator
 from stages.config.engines import ENGINE_KINDS
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.model import Model
 from stages.config.objective import Objective
+from stages.config.paths import holds_project
+from stages.config.plain import abbreviate, list_faults
 from stages.config.pool import Pool
 from stages.config.questions import Questions
 from stages.config.report import Report
@@ -19,22 +24,23 @@ from stages.config.ril import Ril
 from stages.config.rollout import Rollout
 from stages.config.runtime import Runtime
 from stages.config.switch import find_contradiction, read_choices
+from stages.config.table import STAGES
 from stages.config.teacher import Teacher
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
 from stages.config.world import World
-from stages.config.yaml import ParamsError, flatten, read_yaml
+from stages.config.yaml import ParamsError, read_yaml
 
-BANNED_NAMES = (
-    "size",
-    "nfiles",
-)  # DVC does not see changes of such a key and restores the old output (DVC issue 10296)
+MOST_LINES = 20  # of mistakes that are shown
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # ids are parts of paths; .dvcignore holds DVC to the same characters
 
 
 class Params(Block):
     """All of `params.yaml`."""
 
-    seed: int = Field(0, ge=0, description="Seed of training and selection; stored answers do not depend on it.")
+    seed: int = Field(
+        0, ge=0, le=2**53 - 1, description="Seed of training and selection; stored answers do not depend on it."
+    )
     world: World
     models: dict[str, Model]
     questions: Questions
@@ -54,8 +60,11 @@ class Params(Block):
     @classmethod
     def _check_ids(cls, items: dict[str, Any]) -> dict[str, Any]:
         for name in items:
-            if not name.isidentifier():
-                raise ValueError(f"id {name!r} must be letters, digits and _ (DVC can't track keys with dots)")
+            if not _ID.fullmatch(name):
+                raise ValueError(
+                    f"id {name[:80]!r} must be letters, digits and _: 1 to 64 of a-z, A-Z, 0-9 and _, the first no "
+                    "digit, since it is part of paths; rename it"
+                )
         return items
 
     @model_validator(mode="after")
@@ -79,6 +88,11 @@ class Params(Block):
             check_known("runtime.engines", name, self.models, "models")
         for name in self.models:
             self._check_engine(name)
+        if (port := getattr(self.runtime.engines.get("student"), "port", None)) is not None:
+            raise ValueError(
+                f"runtime.engines.student.port is {port}; servers of a model in training let any caller run code in "
+                "them, so they have a Unix socket only; remove port"
+            )
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
         if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
@@ -90,6 +104,7 @@ class Params(Block):
             raise ValueError(
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
+        self._check_checkpoints()
         self._check_responses()
         self._check_watched()
         if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
@@ -122,11 +137,30 @@ class Params(Block):
         """All switches of the objective and of the discriminator with their final values."""
         return self.ril.resolve(self.discriminator)
 
+    def _check_checkpoints(self) -> None:
+        made = [*(f"data/model/{name}" for name in self.models), "data/warm_start", "data/ril/model"]
+        made += ["data/ril/last"] if self.ril.keep == "both" else []
+        titles: dict[str, str] = {}
+        for name, one in self.evaluations.items():
+            if one.checkpoint not in made:
+                raise ValueError(
+                    f"evaluations.{name}.checkpoint is {abbreviate(one.checkpoint)}, which no stage writes; "
+                    f"models are in {', '.join(made)}"
+                )
+            other = titles.setdefault(one.title, name)
+            if other != name:
+                raise ValueError(
+                    f"evaluations.{name}.title is {abbreviate(one.title)}, the title of evaluations.{other} too; "
+                    "tables and plots tell models apart by it: change one"
+                )
+
     def _check_watched(self) -> None:
         """DVC tracks the code of the tiny world only if a parameter names it, so that no real run depends on it."""
         built = next((f"models.{name} is built from scratch (build)" for name, m in self.models.items() if m.build), "")
         drawn = "questions.kind is 'world'" if self.questions.kind == "world" else ""
-        tiny = next((f"evaluate.benchmarks has {name!r}" for name in self.evaluate.benchmarks if _is_tiny(name)), "")
+        tiny = next(
+            (f"evaluate.benchmarks has {name!r}" for name in self.evaluate.benchmarks if name in TINY_BENCHMARKS), ""
+        )
         for key, value, code, reason in (
             ("world.code", self.world.code, "stages/tiny/world", built),
             ("world.builds", self.world.builds, "stages/tiny/builds", built),
@@ -135,7 +169,14 @@ class Params(Block):
             ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
         ):
             if reason and value != code:
-                raise ValueError(f"{key} is {value!r}, but {reason}, so DVC must track {code}; set it to that")
+                shown = abbreviate(value)
+                raise ValueError(f"{key} is {shown}, but {reason}, so DVC must track {code}; set it to that")
+            folder, *inner = PurePosixPath(value).parts
+            if folder in ("data", "reports") and (not inner or inner[0] in STAGES):
+                raise ValueError(
+                    f"{key} is {abbreviate(value)}, which holds what stages write and would depend on itself; name the "
+                    "file or folder with your data"
+                )
 
     def _check_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)
@@ -146,26 +187,28 @@ class Params(Block):
             )
 
 
-def _is_tiny(benchmark: str) -> bool:
-    return benchmark.startswith("tiny_")
-
-
 def validate_params(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
-    """Returns `values` as `Params`; raises ParamsError with one line per mistake."""
-    banned = [key for key in flatten(values) if not set(BANNED_NAMES).isdisjoint(key.split("."))]
-    if banned:
-        raise ParamsError(
-            f"{source}: {', '.join(banned)}: DVC does not see changes of keys named size or nfiles; rename it"
-        )
+    """Returns `values` as `Params`, none changed; raises ParamsError with one line per mistake."""
+    if faults := list(islice(list_faults(values), MOST_LINES)):
+        raise ParamsError("\n".join(f"{source}: {line}" for line in faults))
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(f"{source}: {_explain_error(item)}" for item in error.errors())) from error
+        lines = [_explain_error(item) for item in islice(error.errors(), MOST_LINES)]
+        raise ParamsError("\n".join(f"{source}: {line}" for line in lines)) from error
 
 
 def load_params(path: Path) -> Params:
-    """Reads and validates a parameters file."""
-    return validate_params(read_yaml(path), str(path))
+    """Reads and validates a parameters file; the paths in it are relative to its folder."""
+    params = validate_params(read_yaml(path), str(path))
+    watched = {"questions.path": params.questions.path, "questions.images": params.questions.images}
+    for key, value in (watched | {"evaluate.folder": params.evaluate.folder}).items():
+        if holds_project(path.parent, value):
+            raise ParamsError(
+                f"{path}: {key} = {abbreviate(value)}: the folder of the project or one that holds it; name the file "
+                "or folder with your data"
+            )
+    return params
 
 
 def _list_fields_near(location: tuple[int | str, ...]) -> list[str]:
@@ -202,11 +245,11 @@ def _explain_error(error: Mapping[str, Any]) -> str:
         names = _list_fields_near(location)
         close = difflib.get_close_matches(str(location[-1]), names, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}" if names else "remove it"
-        return f"{key} = {value!r} is not a known key; {remedy}"
+        return f"{key} = {abbreviate(value)} is not a known key; {remedy}"
     if kind == "missing":
         return f"{key} is missing; add it"
     message = str(error["msg"]).removeprefix("Value error, ")
     if isinstance(value, Mapping):
-        return f"{key}: {message}"
+        return f"{key}: {message}" if location else message
     remedy = "; write it without quotes" if kind.startswith(("float", "int", "bool")) and isinstance(value, str) else ""
-    return f"{key} = {value!r}: {message}{remedy}"
+    return f"{key} = {abbreviate(value)}: {message}{remedy}"

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stages.config.block import Block
 from stages.config.formats import FORMATS, check_format
+from stages.config.paths import Location
 from stages.config.splits import Split
 
 
@@ -18,14 +19,16 @@ class Questions(Block):
         + ".",
         json_schema_extra={"enum": list(FORMATS)},
     )
-    path: str = Field(
+    path: Location = Field(
         description="File or folder with the questions, tracked by DVC (for `world`: the code that generates it)."
     )
-    images: str = Field(
+    images: Location = Field(
         description="Folder to which image paths of `llava` files are relative, tracked by DVC. Otherwise the same "
         "as `path`."
     )
-    splits: dict[Split, int] = Field(description="Questions per split; no image is in two splits.")
+    splits: dict[Split, Annotated[int, Field(ge=0, le=1_000_000_000)]] = Field(
+        description="Questions per split; no image is in two splits."
+    )
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Maximum share of unusable rows; the stage fails above it."
     )
@@ -38,6 +41,7 @@ class Questions(Block):
     max_characters: int = Field(
         16_000,
         ge=1,
+        le=10_000_000,
         description="Rows with more text (question and answer) are rejected; 16,000 characters are about 4,000 "
         "tokens of English.",
     )

@@ -88,7 +88,7 @@ class RewardObjective(DiscriminatorObjective):
 
     teacher_weight: Annotated[
         float,
-        Field(gt=0, description="Weight of teacher answers if `teacher_rows` is `sft`."),
+        Field(gt=0, le=1000, description="Weight of teacher answers if `teacher_rows` is `sft`."),
         Switch(key="ril.teacher_weight", source="ours: the paper has no such term"),
     ] = 1.0
 
@@ -103,7 +103,7 @@ class RewardObjective(DiscriminatorObjective):
 
     luffy_gamma: Annotated[
         float,
-        Field(gt=0, description="gamma of LUFFY's ratio p / (p + gamma), if `teacher_rows` is `luffy`."),
+        Field(gt=0, le=1000, description="gamma of LUFFY's ratio p / (p + gamma), if `teacher_rows` is `luffy`."),
         Switch(key="ril.luffy_gamma", source="arXiv 2504.14945"),
     ] = 0.1
 
@@ -226,7 +226,7 @@ class RewardObjective(DiscriminatorObjective):
 
     similarity_weight: Annotated[
         float,
-        Field(ge=0, description="Weight of the similarity reward. If not set: the value of `ril.objective`."),
+        Field(ge=0, le=1000, description="Weight of the similarity reward. If not set: the value of `ril.objective`."),
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
@@ -238,6 +238,7 @@ class RewardObjective(DiscriminatorObjective):
         float,
         Field(
             ge=0,
+            le=1000,
             description="Weight of the judge's verdict; 0 disables the judge. "
             "If not set: the value of `ril.objective`.",
         ),

@@ -27,7 +27,7 @@ class Switches(Block):
             source="Table 5b",
             departures=(Departure((), "At 0 the student falls far below its initial score.", "Table 5b"),),
         ),
-    ] = Field(0.01, ge=0, description="beta of Eq. 2; the paper's Table 5b shows collapse at 0.")
+    ] = Field(0.01, ge=0, le=1000, description="beta of Eq. 2; the paper's Table 5b shows collapse at 0.")
 
     def resolve(self, discriminator: DiscriminatorSwitches) -> Objective:
         """Returns all switches with their final values: set here, else by `objective`, else the default."""
@@ -37,8 +37,12 @@ class Switches(Block):
 class Ril(Schedule, Switches):
     """The loop: sample, update the discriminator, reward, update the student (Alg. 2, Eq. 2)."""
 
-    questions_per_step: int = Field(144, ge=1, description="Questions of one optimizer step (App. C: 4 x 6 x 6 = 144).")
-    group: int = Field(4, ge=1, description="G: student answers per question, and as many teacher answers (§3.3).")
+    questions_per_step: int = Field(
+        144, ge=1, le=1_000_000, description="Questions of one optimizer step (App. C: 4 x 6 x 6 = 144)."
+    )
+    group: int = Field(
+        4, ge=1, le=10_000, description="G: student answers per question, and as many teacher answers (§3.3)."
+    )
     inner_updates: Annotated[
         int,
         Switch(
@@ -56,13 +60,17 @@ class Ril(Schedule, Switches):
     discriminator_learning_rate: float = Field(1e-6, gt=0, lt=1, description="Constant rate of the discriminator.")
     freeze_vision: bool = Field(True, description="Freezes the vision tower (Table 5c lists language parts only).")
     sampling: Sampling = Field(description="Sampling of the student's answers.")
-    validation_every: int = Field(50, ge=1, description="Steps between greedy evaluations on the validation split.")
+    validation_every: int = Field(
+        50, ge=1, le=10_000_000, description="Steps between greedy evaluations on the validation split."
+    )
     keep: Literal["best", "last", "both"] = Field(
         "last",
         description="Checkpoint that becomes the model, by validation; `both` keeps the best, and the last in "
         "data/ril/last.",
     )
-    samples_per_step: int = Field(2, ge=0, description="Questions per step whose answers are kept for the report.")
+    samples_per_step: int = Field(
+        2, ge=0, le=1_000_000, description="Questions per step whose answers are kept for the report."
+    )
     max_empty_share: float = Field(
         0.5, ge=0, le=1, description="Maximum share of a step's student answers without text; the stage fails above it."
     )

@@ -9,8 +9,10 @@ from stages.config.sampling import Sampling
 class Rollout(AnswerBounds):
     """Answers of the warm-started student, for the discriminator's pre-training (§3.2)."""
 
-    responses: int = Field(16, ge=1, description="N answers per question.")
-    draw: int = Field(0, ge=0, description="Another number requests a fresh set of answers instead of the stored ones.")
+    responses: int = Field(16, ge=1, le=10_000, description="N answers per question.")
+    draw: int = Field(
+        0, ge=0, le=2**31 - 1, description="Another number requests a fresh set of answers instead of the stored ones."
+    )
     sampling: Sampling = Field(description="Sampling of the answers.")
     max_reject_share: float = Field(
         0.01,

@@ -1,7 +1,5 @@
 """The block `runtime`."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from stages.config.block import Block
@@ -11,7 +9,7 @@ from stages.config.engines import EngineSettings
 class Runtime(Block):
     """Settings that affect speed only, never results; no stage depends on them."""
 
-    kv_cache_gib: int = Field(1, ge=1, description="KV cache of one vLLM engine on CPU, GiB.")
+    kv_cache_gib: int = Field(1, ge=1, le=16_384, description="KV cache of one vLLM engine on CPU, GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of GPU memory of one vLLM engine.")
     engines: dict[str, EngineSettings] = Field(
         default_factory=dict,
@@ -26,10 +24,11 @@ class Runtime(Block):
     gpu_slots: int = Field(
         0,
         ge=0,
+        le=1024,
         description="Concurrent stages with a model on this machine, over all projects with this store; 0: no limit.",
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="DeepSpeed ZeRO stage: how much of the training state is sharded."
+    zero_stage: int = Field(
+        0, ge=0, le=3, description="DeepSpeed ZeRO stage: how much of the training state is sharded."
     )
     gradient_checkpointing: bool = Field(
         False, description="Recomputes activations to save memory; takes about 25 % more time."
@@ -37,7 +36,25 @@ class Runtime(Block):
     checkpoint_minutes: float = Field(
         10.0,
         ge=0,
+        le=100_000,
         description="Minutes between training checkpoints (0: after every step); a crash loses up to that much.",
     )
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept during training; removed after success.")
-    prefect_probe_seconds: float = Field(1.5, gt=0, description="Seconds that a stage waits for a Prefect server.")
+    keep_checkpoints: int = Field(
+        2, ge=1, le=1000, description="Checkpoints kept during training; removed after success."
+    )
+    prefect_probe_seconds: float = Field(
+        1.5, gt=0, le=600, description="Seconds that a stage waits for a Prefect server."
+    )
+    stopped_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Seconds after which a stopped (SIGSTOP) training process or vLLM server ends the stage.",
+    )
+    stuck_minutes: float = Field(
+        30.0,
+        gt=0,
+        le=100_000,
+        description="Minutes without progress after which a training process that all others wait for, or vLLM with "
+        "open requests, ends the stage.",
+    )

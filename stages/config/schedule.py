@@ -10,7 +10,7 @@ from stages.config.block import Block
 class Schedule(Block):
     """One optimisation: steps, batch sizes and learning rate."""
 
-    steps: int = Field(ge=0, description="Optimizer steps; 0 passes the model through unchanged.")
+    steps: int = Field(ge=0, le=10_000_000, description="Optimizer steps; 0 passes the model through unchanged.")
     learning_rate: float = Field(
         gt=0, lt=1, description="Peak rate of AdamW; too high forgets, too low learns nothing."
     )
@@ -18,15 +18,18 @@ class Schedule(Block):
         "constant", description="`linear` decays from learning_rate to final_learning_rate."
     )
     final_learning_rate: float = Field(0.0, ge=0, lt=1, description="Final value of a linear schedule.")
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warmup from 0 to the peak rate.")
+    warmup_steps: int = Field(0, ge=0, le=10_000_000, description="Steps of linear warmup from 0 to the peak rate.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW, on every weight.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients with a larger norm are clipped to it.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="Gradients with a larger norm are clipped to it.")
     spike_factor: float = Field(
         10.0, gt=1, description="A gradient norm above this multiple of its running median is reported as a spike."
     )
     skip_spikes: bool = Field(False, description="Skips the update of a step whose gradient is a spike.")
     tokens_per_pack: int = Field(
-        8192, ge=64, description="Tokens per forward pass; more is faster until memory runs out, results are equal."
+        8192,
+        ge=64,
+        le=10_000_000,
+        description="Tokens per forward pass; more is faster until memory runs out, results are equal.",
     )
 
     @model_validator(mode="after")

@@ -11,9 +11,11 @@ class Teacher(AnswerBounds):
 
     model: str = Field(description="Entry of `models` that answers.")
     responses: int = Field(
-        16, ge=1, description="N answers per question; raising it later generates only the new ones."
+        16, ge=1, le=10_000, description="N answers per question; raising it later generates only the new ones."
     )
-    draw: int = Field(0, ge=0, description="Another number requests a fresh set of answers instead of the stored ones.")
+    draw: int = Field(
+        0, ge=0, le=2**31 - 1, description="Another number requests a fresh set of answers instead of the stored ones."
+    )
     sampling: Sampling = Field(description="Sampling of the answers.")
     max_reject_share: float = Field(
         0.01,

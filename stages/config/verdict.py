@@ -10,7 +10,10 @@ class Verdict(Block):
 
     model: str = Field(description="Entry of `models` that judges.")
     max_tokens: int = Field(
-        256, ge=8, description="Token limit of a verdict; a truncated verdict has no tag and counts as failed."
+        256,
+        ge=8,
+        le=10_000_000,
+        description="Token limit of a verdict; a truncated verdict has no tag and counts as failed.",
     )
     max_failed_share: float = Field(
         0.05, ge=0, le=1, description="Maximum share of failed verdicts; the stage fails above it."

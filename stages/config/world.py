@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from stages.config.block import Block
+from stages.config.paths import Location
 
 KIND_NAMES = ("sum", "alternating", "largest", "odd", "total", "rises")
 
@@ -23,7 +24,10 @@ class World(Block):
     """The tiny world: pictures of handwritten digits and drawn charts with questions that need intermediate steps."""
 
     seed: int = Field(
-        0, ge=0, description="Another seed generates another world: other pictures, questions and tiny models."
+        0,
+        ge=0,
+        le=2**53 - 1,
+        description="Another seed generates another world: other pictures, questions and tiny models.",
     )
     kinds: Kinds = Field(KIND_NAMES, min_length=1, strict=False, description="Kinds of questions to generate.")
     terse_kinds: Kinds = Field(
@@ -31,11 +35,11 @@ class World(Block):
         strict=False,
         description="Kinds whose warm-start targets are the number only, so that SFT teaches guessing.",
     )
-    code: str = Field(
+    code: Location = Field(
         "stages/tiny/world",
         description="Code of tiny models, tracked by DVC; `stages/model.py` if no model is built.",
     )
-    builds: str = Field(
+    builds: Location = Field(
         "stages/tiny/builds",
         description="Code that builds tiny models, tracked by DVC; `stages/model.py` if no model is built.",
     )

@@ -22,7 +22,7 @@ from stages.job.rejects import write_rejects
 from stages.responses.answers import AnswerSession, Generation
 from stages.responses.requested import RequestedAnswers
 from stages.responses.schemas import ANSWERS
-from stages.responses.segments import rechunk
+from stages.responses.segment_rows import rechunk
 from stages.responses.store import Store
 from stages.responses.variety import AnswerVariety
 

@@ -36,7 +36,8 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
 
     from stages.corpora.rows import QUESTION_SCHEMA as QUESTIONS
     from stages.responses.key import derive_answer_key
-    from stages.responses.segments import ANSWER_SCHEMA, publish, write_segment
+    from stages.responses.segment_rows import ANSWER_SCHEMA, write_segment
+    from stages.responses.segments import publish
 
     who = asked()
     random = np.random.default_rng(0)

@@ -21,6 +21,7 @@ from stages.benchmarks.sources import LoadedBenchmark, check_pictures, load_benc
 from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
 from stages.benchmarks.tables import TableRow
 from stages.benchmarks.verdicts import JudgeReply, make_judge_prompt
+from stages.config.benchmarks import BENCHMARKS, TINY_BENCHMARKS
 from stages.tiny.benchmarks.specs import SPECS as TINY
 from tests.stages.benchmarks import fixtures
 
@@ -28,6 +29,11 @@ EVERY = {spec.id: spec for spec in (*load_registry().values(), *TINY)}
 PUBLISHED = [name for name, spec in load_registry().items() if spec.column]
 KINDS = ("tsv", "hub")
 FORMS = [(name, kind) for name, spec in EVERY.items() for kind in KINDS if getattr(spec, kind)]
+
+
+def test_parameters_know_every_name_and_no_other() -> None:
+    assert sorted(EVERY) == sorted(BENCHMARKS)
+    assert sorted(spec.id for spec in TINY) == sorted(TINY_BENCHMARKS)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Parameters: what is accepted, and what the person is told when something is not."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.params import BANNED_NAMES, Params, load_params, validate_params
-from stages.config.yaml import ParamsError, merge_params, read_yaml
+from stages.config.params import Params, load_params, validate_params
+from stages.config.plain import BANNED_NAMES
+from stages.config.yaml import ParamsError, flatten, merge_params, parse_yaml, read_yaml
 
 ENDPOINT = {"provider": "somebody", "name": "big-1"}
 REMOTE = {"family": "remote", "build": None, "endpoint": ENDPOINT}
@@ -239,3 +241,76 @@ def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -
     engines = {"judge": OPENAI, "qwen2_5_vl": {"kind": "replay"}}
     params = validate_params(merge_params(values, {"models": models, "runtime": {"engines": engines}}))
     assert [params.models[name].endpoint is not None for name in models] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "parts"),
+    [
+        ({"evaluate": {"benchmarks": ["mmstarr"]}}, ["evaluate.benchmarks.0 = 'mmstarr'", "did you mean 'mmstar'?"]),
+        ({"evaluate": {"benchmarks": ["mmvet", "mmvet"]}}, ["evaluate.benchmarks has 'mmvet' twice", "remove one"]),
+        (
+            {"evaluations": {"ril": {"checkpoint": "/"}}},
+            ["ril.checkpoint is '/'", "no stage writes", "data/warm_start"],
+        ),
+        ({"evaluations": {"ril": {"checkpoint": "data/ril/last"}}}, ["'data/ril/last'", "no stage writes"]),
+        ({"evaluations": {"ril": {"title": "Base student"}}}, ["evaluations.ril.title", "evaluations.base too"]),
+        ({"rollout": {"sampling": {"pattern": "(a"}}}, ["rollout.sampling.pattern = '(a'", "not a regular expression"]),
+        ({"ril": {"kl_weight": 1e300}}, ["ril.kl_weight = 1e+300", "less than or equal to 1000"]),
+        ({"ril": {"kl_weight": math.nan}}, ["ril.kl_weight = nan", "not a finite number"]),
+        ({"ril": {"steps": 10**400}}, ["ril.steps = (a number of about 401 digits)", "write a smaller one"]),
+        ({"runtime": {"zero_stage": True}}, ["runtime.zero_stage = True", "valid integer"]),
+        ({"evaluations": {"ril": {"title": "a\0"}}}, ["evaluations.ril.title = 'a\\x00'", "U+0000", "remove it"]),
+        ({"evaluations": {"ril": {"title": " "}}}, ["evaluations.ril.title = ' '", "empty text"]),
+        ({"evaluations": {"ril": {"title": "\u202etluser"}}}, ["evaluations.ril.title", "U+202E", "remove it"]),
+        ({"evaluations": {"ril": {"title": "${seed}"}}}, ["evaluations.ril.title", "reference of DVC"]),
+        ({"questions": {"path": "/"}}, ["questions.path = '/'", "a folder of the system"]),
+        ({"questions": {"path": "/proc/self"}}, ["questions.path = '/proc/self'", "a folder of the system"]),
+        ({"questions": {"path": "a/../.."}}, ["questions.path = 'a/../..'", "the folder of the project"]),
+        ({"questions": {"path": ".git/x"}}, ["questions.path = '.git/x'", ".git is not data"]),
+        ({"questions": {"path": "~/x"}}, ["questions.path = '~/x'", "write the whole path"]),
+        ({"questions": {"kind": "llava", "path": "data/ril"}}, ["questions.path is 'data/ril'", "what stages write"]),
+        ({"models": {"student": {"build": {"styles": {"steps": 1000.0}}}}}, ["styles.steps = 1000.0", "equal to 1"]),
+        ({"models": {"student": {"build": {"styles": {"steps": 0.1}}}}}, ["styles add up to 0.6", "change one"]),
+    ],
+)
+def test_what_no_stage_can_use_is_refused(values: dict[str, Any], overlay: dict[str, Any], parts: list[str]) -> None:
+    text = message(values, overlay)
+    assert len(text.splitlines()) == 1
+    for part in ["params.yaml: ", *parts]:
+        assert part in text
+
+
+def test_every_number_has_two_bounds() -> None:
+    def find_open(schema: Any, place: str) -> list[str]:
+        if isinstance(schema, list):
+            return [name for part in schema for name in find_open(part, place)]
+        if not isinstance(schema, dict):
+            return []
+        found = [name for key, part in schema.items() for name in find_open(part, f"{place}.{key}")]
+        bounded = {"minimum", "exclusiveMinimum"} & schema.keys() and {"maximum", "exclusiveMaximum"} & schema.keys()
+        return found + ([place] if schema.get("type") in ("integer", "number") and not bounded else [])
+
+    assert find_open(Params.model_json_schema(), "") == []
+
+
+def test_validation_changes_no_value(values: dict[str, Any]) -> None:
+    kept = flatten(validate_params(values).model_dump(mode="json"))
+    assert {key: kept[key] for key in flatten(values)} == flatten(values)
+
+
+def test_an_alias_is_read_and_counted_in_full(tmp_path: Path, values: dict[str, Any]) -> None:
+    assert parse_yaml("a: &x {b: 1}\nc: *x\n", "params.yaml") == {"a": {"b": 1}, "c": {"b": 1}}
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+    with pytest.raises(ParamsError, match=r"params.yaml, line 5, .*: more than 5,000 values"):
+        parse_yaml(bomb, "params.yaml")
+
+
+def test_a_path_above_the_project_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = tmp_path / "project/params.yaml"
+    for folder in (tmp_path, "../link"):
+        mine = {"kind": "llava", "path": str(folder), "images": "images"}
+        path.write_text(json.dumps(merge_params(values, {"questions": mine})))
+        with pytest.raises(ParamsError, match=r"questions.path = .*: the folder of the project or one that holds it"):
+            load_params(path)

@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.config.sampling import Sampling
+from stages.job.bounded import Fault
 from stages.responses import compact as module
 from stages.responses.compact import compact
 from stages.responses.dataset import export_dataset
 from stages.responses.key import derive_answer_key
 from stages.responses.merge import merge
 from stages.responses.segments import list_segments
-from stages.responses.sets import Fault, compute_set_statistics, find_faults
+from stages.responses.sets import compute_set_statistics, find_faults
 from stages.responses.store import Store, StoredAnswer
 
 Make = Callable[..., StoredAnswer]
