@@ -15,6 +15,7 @@ from flows.jobs import UnknownTarget, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.slots import hold_gpu_slot
+from flows.watched_files import refuse_unwatchable
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
 from stages.job.job import Job
@@ -39,12 +40,13 @@ class Work:
     def __init__(self, stage: str, item: str | None, root: Path) -> None:
         """Loads and checks before anything is computed.
 
-        Raises ParamsError, UnknownTarget, MissingInput; under DVC also Unlisted.
+        Raises ParamsError, UnknownTarget, MissingInput, Unwatchable; under DVC also Unlisted.
         """
         self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.explain_missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+        refuse_unwatchable(list_data_inputs(self.job))
         if self._by_dvc and (files := find_unlisted_files(root, stage)):
             raise Unlisted(
                 f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "

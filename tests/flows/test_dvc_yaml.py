@@ -12,7 +12,8 @@ from dvc.repo import Repo
 
 from flows.closure import list_code_dependencies
 from flows.jobs import open_job
-from stages.config.params import BANNED_NAMES, load_params
+from stages.config.params import load_params
+from stages.config.plain import BANNED_NAMES
 from stages.config.table import STAGES
 from stages.config.yaml import read_yaml
 from stages.job.job import Job
