@@ -154,5 +154,5 @@ def _end_on_signals() -> None:
 
 
 def _format_host(host: str) -> str:
-    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # nosec B104: compared, not bound
     return f"[{shown}]" if ":" in shown else shown
