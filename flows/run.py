@@ -23,7 +23,8 @@ from pathlib import Path
 from flows.closure import ComputedImport
 from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
-from flows.environment import prepare
+from flows.dvc.private_state import SharedState, use_private_state
+from flows.environment import prepare, print_any_text
 from flows.flow_run import find_fault, run_as_flow
 from flows.git import GitError
 from flows.jobs import UnknownTarget
@@ -35,6 +36,7 @@ from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
+from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 from stages.vlm.contents import RefusedCheckpoint
@@ -43,6 +45,7 @@ from stages.vlm.contents import RefusedCheckpoint
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the stage that `arguments` name and returns the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    print_any_text()
     root = Path.cwd()
     names = [argument for argument in arguments if not argument.startswith("-")]
     if "-h" in arguments or "--help" in arguments:
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with keep_temporary_files():
             return _run(work)
-    except ForeignFolder as error:
+    except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -83,6 +86,7 @@ def _run(work: Work) -> int:
         die_with_parent()
         if work.job.project == work.job.root:
             _note_absences(work)
+            use_private_state(work.job.root, {})  # from the next dvc on, also one that is typed
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)
@@ -119,7 +123,7 @@ def _report_error(error: BaseException | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, InputsMoved | MissingInput | NoRoom):
+    if isinstance(error, InputsMoved | MissingInput | Failure):
         print(f"error: {error}", file=sys.stderr)
     elif told := explain_write_error(error):
         print(f"error: {told}", file=sys.stderr)

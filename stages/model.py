@@ -15,8 +15,9 @@ from typing import Any
 
 from stages.config.model import Model
 from stages.job.job import Job
-from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, hash_content, write_card
+from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, write_card
 from stages.vlm.contents import check_contents
+from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
 from stages.vlm.trial import try_reading
 
 
@@ -41,9 +42,11 @@ def pin(job: Job, model: Model) -> None:
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
 
-        check_files(weights)
         _check_foreign(weights, model.family)
-        source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
+        check_files(weights)
+        hashes = hash_files(weights, list_content(weights))
+        source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
+        keep_content(weights, source["identity"], job.store, hashes)
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
     else:

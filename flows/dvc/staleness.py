@@ -5,6 +5,7 @@ code is read from the stage's record (flows/code_record.py), not from DVC, which
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flows.closure import ComputedImport
 from flows.code_record import BadRecord, WatchedCode, is_code, keep_copy, read_code_record
 from flows.digest import CodeChange, compare_code
+from flows.dvc.private_state import use_private_state
 from flows.dvc.repro import DvcFailed
 from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
@@ -99,6 +101,7 @@ def open_project(root: Path) -> Iterator["Repo"]:
 
     if not (root / ".dvc").is_dir():
         raise DvcFailed("DVC is not set up in this folder; run: git init && dvc init")
+    use_private_state(root, os.environ)
     end = time.monotonic() + LOCK_SECONDS
     try:
         with contextlib.ExitStack() as stack:

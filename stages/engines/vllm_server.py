@@ -25,8 +25,10 @@ from stages.config.runtime import Runtime
 from stages.engines.arguments import format_flags, make_data_url, make_engine_arguments, make_sampling_arguments
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Request, RequestError, StartOptions
+from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
 from stages.engines.stream import ServerStream, collect_answers
+from stages.engines.supervisor import STOPPED_SECONDS
 from stages.job.files import replacing
 from stages.vlm.checkpoint import Checkpoint
 
@@ -93,6 +95,12 @@ class VllmServerEngine:
         self._caller = Caller(
             f"vLLM server of {label}", GENERATE_ROUTE, servers, settings, self._describe_exit, trusted=True
         )
+        self._watch = ProgressWatch(
+            [partial(self._open_client, url) for url in self._urls[: len(self._servers)]],
+            lambda: self._caller.open_calls[: len(self._servers)],
+            60 * runtime.stuck_minutes,
+            lambda place, reason: self._servers[place].end_hanging(reason),
+        )
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
@@ -110,6 +118,7 @@ class VllmServerEngine:
             "enable_scale_out": True,  # the route for token ids
             "disable_uvicorn_access_log": True,
         }
+        del arguments["disable_log_stats"]  # the counters by which `ProgressWatch` sees that the server works
         urls = []
         for replica, devices in enumerate(self._assign_devices()):
             if settings.port is None:
@@ -119,7 +128,7 @@ class VllmServerEngine:
                 urls.append(f"http://127.0.0.1:{settings.port + replica}")
                 place = {"host": "127.0.0.1", "port": settings.port + replica, "allowed_origins": "[]"}
             command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
-            environment = {**devices, "VLLM_API_KEY": self._key}
+            environment = {**devices, STOPPED_SECONDS: str(self._runtime.stopped_seconds), "VLLM_API_KEY": self._key}
             environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable else {}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))
@@ -158,6 +167,9 @@ class VllmServerEngine:
                 return client.get("/health", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
+
+    def _open_client(self, url: str) -> httpx.Client:
+        return httpx.Client(**self._make_client_arguments(url))
 
     def _make_client(self, url: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(**self._make_client_arguments(url, asynchronous=True))
@@ -309,6 +321,7 @@ class VllmServerEngine:
 
     def close(self) -> None:
         """Stops the servers that this engine started; those of `urls` keep running."""
+        self._watch.close()
         self._caller.close()
         self._stop()
 
