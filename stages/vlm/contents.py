@@ -23,7 +23,7 @@ class RefusedCheckpoint(ValueError):
     """A checkpoint folder holds what this project does not load; the message names the file and the remedy."""
 
 
-def check_contents(weights: Path) -> None:
+def check_loadable(weights: Path) -> None:
     """Raises RefusedCheckpoint when a checkpoint folder holds code, points to code, or has no safetensors weights."""
     files = sorted(file for file in weights.rglob("*") if file.is_file() or file.is_symlink())
     for file in files:

@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
-from stages.vlm.contents import RefusedCheckpoint, check_contents
+from stages.vlm.contents import RefusedCheckpoint, check_loadable
 from stages.vlm.reader import load_network, load_reader
 from stages.vlm.trial import try_reading
 
@@ -134,7 +134,7 @@ def test_a_folder_that_could_run_code_is_refused(
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
     change, reason = FOLDERS[case]
-    check_contents(folder)
+    check_loadable(folder)
     change(folder)
     with pytest.raises(RefusedCheckpoint, match=reason) as caught:
         load_reader(replace(tiny("qwen2_5"), weights=folder))
