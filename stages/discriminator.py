@@ -34,7 +34,7 @@ from stages.responses.draws import TeacherAnswer, draw_balanced, draw_plain, rea
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
-from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.checkpoint import open_verified
 from stages.vlm.reader import load_network, load_reader
 
 
@@ -64,7 +64,7 @@ def run(job: Job) -> None:
         if get_ranks().first:
             write_empty(job)
         return
-    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
     discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split_held_out(collect_texts(job), block.held_out_share, job.seed("held out"))

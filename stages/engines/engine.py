@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stages.config.sampling import Sampling
+from stages.job.failure import Failure
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -17,7 +18,7 @@ class RequestError(ValueError):
     """A request that no engine can answer, such as a prompt longer than the context; the message names it."""
 
 
-class EngineError(RuntimeError):
+class EngineError(Failure):
     """An engine that cannot continue: its server died, refuses the key or is down. Earlier answers are complete."""
 
 
