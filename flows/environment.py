@@ -4,9 +4,13 @@ Whatever the user has set stays. After installation nothing here needs a network
 """
 
 import importlib.metadata
+import io
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from flows.loopback import bypass_proxies
 
 ALLOW_DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
 
@@ -67,13 +71,13 @@ def has_gpu() -> bool:
 
 
 def list_missing_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that `environ` lacks."""
+    """The variables that `environ` lacks, and `no_proxy` where it leaves loopback to a proxy."""
     wanted = {**_QUIET, **_PREFECT}
     if not has_gpu():
         wanted |= _CPU
     if environ.get(ALLOW_DOWNLOADS) != "1":
         wanted |= _OFFLINE
-    return {name: value for name, value in wanted.items() if name not in environ}
+    return {name: value for name, value in wanted.items() if name not in environ} | bypass_proxies(environ)
 
 
 def prepare() -> None:
@@ -93,6 +97,16 @@ def resolve_folders(environ: Mapping[str, str], project: Path) -> dict[str, str]
         for name, path in given.items()
         if path and not Path(path).is_absolute() and not path.startswith("~")
     }
+
+
+def print_any_text() -> None:
+    """Lets this process print every character on every terminal: what its encoding lacks becomes an escape.
+
+    A real ASCII terminal has no en dash, and no encoding has the lone surrogates that a model's reply can hold.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def prepare_patiently() -> None:

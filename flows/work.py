@@ -4,12 +4,14 @@ import importlib
 import os
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from flows.closure import find_unlisted_files
 from flows.code_record import WatchedCode, forget_accepted, is_code, write_code_record
 from flows.copies import check_copies
+from flows.dvc.orphans import hold_copy
 from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, list_needed_jobs, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
@@ -92,7 +94,7 @@ class Work:
         progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
 
     def _finish(self, job: Job) -> float:
-        with hold_gpu_slot(job):
+        with hold_gpu_slot(job), self._hold_copy():
             seconds = self._compute(job)
         if moved := self._find_moved():
             raise InputsMoved(
@@ -106,6 +108,9 @@ class Work:
             check_cache_room(job)
             mark_recorded(job.root, job.name)
         return seconds
+
+    def _hold_copy(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.job.project == self.job.root else hold_copy(self.job.root)
 
     def _compute(self, job: Job) -> float:
         start = time.monotonic()

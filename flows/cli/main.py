@@ -13,10 +13,11 @@ from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
-from flows.environment import prepare, prepare_patiently
+from flows.dvc.private_state import SharedState
+from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.room import explain_write_error
-from flows.ui.serve import NoServer
+from flows.ui.access import NoServer
 from flows.ui.serve import serve_forms as serve_forms
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
@@ -30,7 +31,7 @@ from studies.statistics import Unpaired
 # Errors whose message is one line for each mistake; any other is a fault of ours and keeps its traceback.
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
-    *(GitError, dvc.NestedRun, dvc.DvcFailed),
+    *(GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
@@ -121,6 +122,7 @@ def check_params() -> None:
 
 def main() -> None:
     """Entry point of `ril`; user errors are lines and exit code 2, without a traceback."""
+    print_any_text()
     register(SPECS)
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:

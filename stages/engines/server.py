@@ -16,10 +16,12 @@ from stages.job.files import make_folder
 
 TAIL_LINES = 20  # lines of the log quoted in errors: enough for the end of a Python traceback
 _READY_POLL_SECONDS = 0.25
-# Environment variables about this process's training rank, or about in-process vLLM, are not passed to a server.
+# Environment variables about this process's training rank or about in-process vLLM, and those that open a server for
+# others' code, are not passed to a server.
 _NOT_FOR_SERVERS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
     *("TORCHELASTIC_RUN_ID", "VLLM_ENABLE_V1_MULTIPROCESSING"),
+    *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
 }
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from stages.job.bounded import Fault, UnusableFile, describe_kind
 from stages.job.hashes import hash_json
-from stages.responses.about import ABOUT, read_about
+from stages.responses.about import ABOUT, REMEDY, read_about
 from stages.responses.key import parse_request
 from stages.responses.refusals import REFUSAL_FOLDER, read_refusals
 from stages.responses.segment_rows import (
@@ -246,7 +246,7 @@ def read_descriptions(folder: Path) -> tuple[dict[str, object], list[Fault]]:
     try:
         return read_about(folder), faults
     except UnusableFile as error:
-        return {}, [Fault(folder / ABOUT, str(error)), *faults]
+        return {}, [Fault(folder / ABOUT, f"{error}; {REMEDY}"), *faults]
 
 
 def find_foreign_row(table: pa.Table, about: Mapping[str, object]) -> tuple[int, str] | None:

@@ -14,6 +14,8 @@ from stages.config.endpoint import Endpoint
 from stages.job.failure import Failure
 from stages.job.files import read_json, write_json
 from stages.job.hashes import hash_json
+from stages.job.hub import download_snapshot
+from stages.vlm.contents import READ
 from stages.vlm.identity import CARD, check_content, hash_content
 
 Precision = Literal["fp32", "bf16"]
@@ -114,16 +116,17 @@ def find_hub_folder(name: str, revision: str) -> Path:
     """
     import os
 
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     offline = os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=offline))
+        return download_snapshot(name, revision=revision, patterns=READ, offline=offline)
     except LocalEntryNotFoundError as error:
+        remedy = "set RIL_ALLOW_DOWNLOADS=1 to download it"
+        if not offline:
+            remedy = f"the hub could not be asked ({type(error.__cause__).__name__}): try again"
         raise FileNotFoundError(
-            f"model {name} at {revision} is not on this machine; set RIL_ALLOW_DOWNLOADS=1 to download it, "
-            "or set models.<id>.path"
+            f"model {name} at {revision} is not on this machine; {remedy}, or set models.<id>.path"
         ) from error
 
 
