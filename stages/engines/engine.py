@@ -46,6 +46,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int  # from an endpoint that only counts all n together: an equal share
     log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature and top-p; if requested
+    original_text: str | None = None  # as the endpoint sent it, if that has half surrogates: U+FFFD in `text`
 
     @property
     def failed(self) -> bool:

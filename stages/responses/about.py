@@ -3,6 +3,7 @@
 It is not part of the keys: if two writers name one model differently, the first writer's name is kept.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stages.job.bounded import UnusableFile, parse_json, read_bounded, show_value
+from stages.job.bounded import UnusableFile, parse_json, read_bounded, replace_surrogates, show_value
 from stages.job.files import write_json
 from stages.responses.key import SPEC_FIELDS, GenerationSpec, hash_model_name, hash_spec
 
@@ -97,6 +98,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     values = parse_json(text)
     if not isinstance(values, dict):
         raise UnusableFile(f"expected an object, found {show_value(values)}")
+    if (plain := json.dumps(values, ensure_ascii=False)) != replace_surrogates(plain):
+        raise UnusableFile("it has half a surrogate pair, which is not text")
     try:
         About.model_validate(values)
     except ValidationError as error:

@@ -282,7 +282,7 @@ class AnswerSession:
                 request_key=key,
                 sample=gap.first + answer.index,
                 question_id=prompt.id,
-                text=answer.text,
+                text=answer.original_text or answer.text,
                 token_ids=answer.token_ids,
                 finish_reason=answer.finish_reason,
                 prompt_tokens=answer.prompt_tokens,
