@@ -4,7 +4,9 @@ Whatever the user has set stays. After installation nothing here needs a network
 """
 
 import importlib.metadata
+import io
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,6 +97,16 @@ def resolve_folders(environ: Mapping[str, str], project: Path) -> dict[str, str]
         for name, path in given.items()
         if path and not Path(path).is_absolute() and not path.startswith("~")
     }
+
+
+def print_any_text() -> None:
+    """Lets this process print every character on every terminal: what its encoding lacks becomes an escape.
+
+    A real ASCII terminal has no en dash, and no encoding has the lone surrogates that a model's reply can hold.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def prepare_patiently() -> None:

@@ -8,7 +8,6 @@ the work (with a pipe, the next line printed would).
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from flows.dvc.cache import explain_lost_outs, list_lost_outs
 from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
+from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
+from flows.dvc.private_state import use_private_state
 from flows.lockfile import read_locked_stages
 
 _POLL_SECONDS = 0.2
@@ -161,6 +162,7 @@ def run_experiment(
     given = [part for override in overrides for part in ("-S", override)]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *_make_flags(targets), *targets.names]
     with hold_experiment_lock(root) as release:
+        _sweep(root, output or sys.stdout)
         code = _run(root, arguments, limit_hours * 3600, OutputWatcher(output or sys.stdout, _UNDER_WAY, release))
     if code:
         _remove_copy(root, name)
@@ -211,6 +213,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
             if source.left and code == 0 and len(running) < jobs and not lock.held and lock.acquire():
                 new = source.next()
                 if new is not None:
+                    _sweep(root, new.output)
                     given = [part for override in new.overrides for part in ("-S", override)]
                     arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
                     running.append((new, _Run(root, Command(arguments), new.output)))
@@ -265,7 +268,7 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
         answer = subprocess.run(
             command,
             cwd=root,
-            env=_make_environment(),
+            env=_make_environment(root),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -278,9 +281,10 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
     return answer.stdout
 
 
-def _make_environment() -> dict[str, str]:
+def _make_environment(root: Path) -> dict[str, str]:
     """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
+    use_private_state(root, kept)
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
 
 
@@ -331,7 +335,7 @@ class _Run:
                 # for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *command.arguments],
                 cwd=root,
-                env=_make_environment(),
+                env=_make_environment(root),
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
@@ -361,14 +365,16 @@ class _Run:
         return ended
 
 
+def _sweep(root: Path, output: Output) -> None:
+    """Removes what killed runs of experiments have left; the lock of experiments is held."""
+    for line in remove_orphans(root):
+        output.write(f"{line}\n")
+
+
 def _remove_copy(root: Path, name: str) -> None:
     """Removes the temporary copy of an experiment: a dvc that was told to end leaves it, checkpoints and all."""
-    for path in (root / ".dvc" / "tmp" / "exps" / "run").glob("*/*.run"):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        copy = Path(told["root_dir"])
-        if told.get("name") == name and copy.is_relative_to(root / ".dvc" / "tmp" / "exps"):
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.rmtree(path.parent)
+    if (copy := find_copy(root, name)) is not None:
+        remove_copy(root, copy)
 
 
 def _make_log_file(root: Path) -> Path:

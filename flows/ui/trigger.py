@@ -26,6 +26,7 @@ from pydantic import Field
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.outcome import StageLog, make_outcome_rows
+from flows.dvc.private_state import SharedState
 from flows.environment import prepare_children
 from flows.flow_run import make_trigger_tag
 from flows.git import GitError
@@ -72,7 +73,7 @@ def start(
         plan = make_plan(folder, target, settings or {}, profile)
         with hold_run_lock(folder, str(runtime.flow_run.id)):
             return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs)
-    except (ParamsError, GitError, dvc.NestedRun, dvc.DvcFailed) as error:
+    except (ParamsError, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed) as error:
         return Failed(message="; ".join(str(error).splitlines()))
 
 

@@ -15,6 +15,7 @@ from stages.benchmarks.tables import TableRow, check_head, read_folder, read_rev
 from stages.config.regular import explain_os_error
 from stages.job.bounded import show_path
 from stages.job.hashes import hash_md5
+from stages.job.hub import download_snapshot
 
 SERVER = "https://opencompass.openxlab.space/utils"
 DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
@@ -72,14 +73,13 @@ def describe_remedy(spec: Spec) -> str:
 
 def download_dataset(hub: Hub) -> Path:
     """Returns the folder of a data set from the hub, at its revision; uses the first available name."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     failed = []
     for name in hub.names:
         try:
             patterns = [f"*{hub.config}*/*.parquet" if hub.config else "*.parquet"]
-            return Path(snapshot_download(name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))
+            return download_snapshot(name, kind="dataset", revision=hub.revision, patterns=patterns)
         except (HfHubHTTPError, OSError) as error:
             failed.append(f"{name}: {' '.join(str(error).split())}")
     raise BenchmarkError("; ".join(failed))

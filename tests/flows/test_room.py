@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -172,3 +173,19 @@ def test_the_cache_is_where_dvc_is_configured(
     assert isinstance(found, Cache)
     assert found.folder == tmp_path / folder
     assert found.moves == moves
+
+
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o002, 0o775, 0o664), (0o077, 0o700, 0o600)])
+def test_files_have_the_modes_that_the_user_asked_for(
+    make_project: Callable[..., Path], tmp_path: Path, umask: int, folder: int, file: int
+) -> None:
+    project = make_project()
+    before = set(project.rglob("*"))
+    environment = {**os.environ, "PYTHONPATH": str(project), "RIL_STORE": str(tmp_path / "store")}
+    environment = {name: value for name, value in environment.items() if name not in ("DVC_STAGE", "DVC_ROOT")}
+    words = [sys.executable, "-m", "flows.run", "questions"]
+    subprocess.run(words, cwd=project, env=environment, umask=umask, check=True, capture_output=True, timeout=120)
+    made = set(project.rglob("*")) - before
+    wrong = [path for path in made if path.lstat().st_mode & 0o777 != (folder if path.is_dir() else file)]
+    assert made
+    assert not wrong

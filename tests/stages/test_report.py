@@ -219,6 +219,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
         for step in range(1, steps + 1)
     ]
     open_job("discriminator", None, folder, params).write_history(curve)
+    open_job("warm_start", None, folder, params).write_history([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
 
 
 @pytest.fixture(scope="session")
