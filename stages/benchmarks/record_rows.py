@@ -119,7 +119,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return validate_row(Manifest, _parse(line, where), where).model_dump(exclude_unset=True)
 
 
-def read_rows(path: Path, kind: type[_RowType]) -> Iterator[tuple[str, _RowType]]:
+def iter_record_rows(path: Path, kind: type[_RowType]) -> Iterator[tuple[str, _RowType]]:
     """Yields each line of a JSONL file as a row, with file and line for messages. Raises BenchmarkError."""
     for where, value in read_json_lines(path):
         yield where, validate_row(kind, value, where)
