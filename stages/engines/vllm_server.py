@@ -250,7 +250,7 @@ class VllmServerEngine:
             prompt_tokens = int(reply["usage"]["prompt_tokens"])
             ids = [tuple(int(token) for token in choice["token_ids"]) for choice in choices]
             reasons = [str(choice["finish_reason"]) for choice in choices]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         if len(choices) != request.n:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
