@@ -25,7 +25,7 @@ _RECORD, _ACCEPTED = "code.json", "accepted.json"
 
 def is_code(path: str) -> bool:
     """Whether a dependency, as dvc.yaml writes it, is code of stages."""
-    return Path(path).parts[0] == CODE
+    return Path(path).parts[:1] == (CODE,)
 
 
 @dataclass(frozen=True)

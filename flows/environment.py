@@ -4,11 +4,23 @@ Whatever the user has set stays. After installation nothing here needs a network
 """
 
 import importlib.metadata
+import io
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.loopback import bypass_proxies
+
 ALLOW_DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
+
+STORE = "RIL_STORE"
+_COPIES = (".dvc", "tmp", "exps")  # where DVC makes copies for experiments, in the project's folder
+# Folders that users may give by relative paths; `~` is left to the libraries that expand it.
+_FOLDERS = (
+    *(STORE, "XDG_CACHE_HOME", "TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT"),
+    *("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_TOKEN_PATH"),
+)
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -59,18 +71,42 @@ def has_gpu() -> bool:
 
 
 def list_missing_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that `environ` lacks."""
+    """The variables that `environ` lacks, and `no_proxy` where it leaves loopback to a proxy."""
     wanted = {**_QUIET, **_PREFECT}
     if not has_gpu():
         wanted |= _CPU
     if environ.get(ALLOW_DOWNLOADS) != "1":
         wanted |= _OFFLINE
-    return {name: value for name, value in wanted.items() if name not in environ}
+    return {name: value for name, value in wanted.items() if name not in environ} | bypass_proxies(environ)
 
 
 def prepare() -> None:
-    """Sets the variables of `list_missing_variables` in this process, and so for its children."""
+    """Sets the variables of `list_missing_variables` in this process, and so for its children.
+
+    Folders that the user gave as relative paths become absolute ones: an experiment runs in another folder.
+    """
     os.environ.update(list_missing_variables(os.environ))
+    os.environ.update(resolve_folders(os.environ, find_project(Path.cwd())))
+
+
+def resolve_folders(environ: Mapping[str, str], project: Path) -> dict[str, str]:
+    """The variables in `environ` that name a folder by a relative path, with the path from the folder `project`."""
+    given = {name: environ.get(name, "") for name in _FOLDERS}
+    return {
+        name: os.path.normpath(project / path)
+        for name, path in given.items()
+        if path and not Path(path).is_absolute() and not path.startswith("~")
+    }
+
+
+def print_any_text() -> None:
+    """Lets this process print every character on every terminal: what its encoding lacks becomes an escape.
+
+    A real ASCII terminal has no en dash, and no encoding has the lone surrogates that a model's reply can hold.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def prepare_patiently() -> None:
@@ -87,11 +123,22 @@ def prepare_children(trigger: str) -> None:
     os.environ[TRIGGER] = trigger
 
 
+def find_project(root: Path) -> Path:
+    """The project that the checkout at `root` is a copy of; `root` itself for any other checkout.
+
+    DVC tells its stages in DVC_ROOT; for other processes the place of the copy says it.
+    """
+    if "DVC_STAGE" in os.environ and "DVC_ROOT" in os.environ:
+        return Path(os.environ["DVC_ROOT"])
+    for parent in root.parents:
+        if parent.parts[-len(_COPIES) :] == _COPIES:
+            return parent.parents[len(_COPIES) - 1]
+    return root
+
+
 def store_folder(root: Path) -> Path:
     """Folder of what outlives outs, stored answers and training state, for the project at `root`.
 
-    RIL_STORE, else `.ril` in DVC's root (in a temporary experiment that is the main checkout), else in the project.
+    RIL_STORE, else `.ril`; both are in the project's folder, also for a copy in which an experiment runs.
     """
-    if "RIL_STORE" in os.environ:
-        return Path(os.environ["RIL_STORE"])
-    return Path(os.environ.get("DVC_ROOT", root)) / ".ril"
+    return find_project(root) / (os.environ.get(STORE) or ".ril")

@@ -3,39 +3,75 @@
 The exit code is the work's, never Prefect's: a server that is gone costs a warning and a few seconds.
 """
 
+import base64
+import http.client
+import json
 import os
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextvars import ContextVar
 
 from flows.environment import TRIGGER
+from flows.loopback import is_loopback, list_unusable_proxies
 from flows.signals import keep_own_handler
 from flows.work import Work
 from stages.config.runtime import Runtime
 from stages.job.progress import Progress
 
 _LEAVE_SECONDS = 12.0  # after the work has ended, Prefect gets this long to say so to its server
+_VERSION_BYTES = 1000  # more is no version
 _work: ContextVar[Work] = ContextVar("work")
 
 
-def server_answers(url: str, seconds: float) -> bool:
-    """Whether a Prefect server answers at `url` (ending in /api) within `seconds`."""
-    healthy = threading.Event()
+def find_fault(url: str, seconds: float) -> str | None:
+    """Why no work can be shown at `url` (ending in /api); None when a Prefect server answers there within `seconds` and
+    takes the key in PREFECT_API_AUTH_STRING.
+    """
+    found: list[str | None] = []
 
     def ask() -> None:
-        try:
-            with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=seconds) as answer:
-                if answer.status == 200:
-                    healthy.set()
-        except (OSError, ValueError):  # not reachable, or not an address: both mean no server
-            return
+        found.append(_ask_version(url.rstrip("/"), seconds))
 
     thread = threading.Thread(target=ask, daemon=True)  # a thread, because looking up a name has no time limit
     thread.start()
     thread.join(seconds)
-    return healthy.is_set()
+    return found[0] if found else f"no Prefect server answers at {url}"
+
+
+def server_answers(url: str, seconds: float) -> bool:
+    """Whether `find_fault` finds nothing."""
+    return find_fault(url, seconds) is None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Follows none: the key would go along to another address."""
+
+
+def _ask_version(url: str, seconds: float) -> str | None:
+    """Asks for the version, which needs the key; `/health` doesn't."""
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+    if is_loopback(url):
+        handlers.append(urllib.request.ProxyHandler({}))
+    headers = {}
+    if key := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(key.encode()).decode()}"
+    elif token := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        request = urllib.request.Request(f"{url}/admin/version", headers=headers)
+        with urllib.request.build_opener(*handlers).open(request, timeout=seconds) as answer:
+            version = json.loads(answer.read(_VERSION_BYTES))
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return f"the Prefect server at {url} refuses the key; PREFECT_API_AUTH_STRING has to hold it"
+        return f"no Prefect server answers at {url}, but something that says {error.code}"
+    except (OSError, http.client.HTTPException, ValueError):  # not reachable, not an address, or no JSON
+        return f"no Prefect server answers at {url}"
+    return None if isinstance(version, str) else f"no Prefect server answers at {url}"
 
 
 def perform(stage: str, item: str | None = None) -> None:
@@ -83,6 +119,9 @@ def run_as_flow(work: Work, exit_code: Callable[[BaseException | None], int]) ->
 
 
 def _start_flow(work: Work) -> None:
+    if is_loopback(os.environ["PREFECT_API_URL"]):
+        for name in list_unusable_proxies(os.environ):
+            del os.environ[name]
     from prefect import tags
 
     from flows.catalog import stage_flow

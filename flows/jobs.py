@@ -1,12 +1,12 @@
 """From `params.yaml` and the table of stages to the job that a stage gets: what it declares, and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flows.dvc.experiments import read_repository
-from flows.environment import store_folder
+from flows.environment import find_project, store_folder
 from stages.config.params import Params
 from stages.config.table import STAGES
 from stages.job.job import Job
@@ -35,6 +35,7 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         definition=declared,
         item=item,
         root=root,
+        project=find_project(root),
         store=store_folder(root),
         given={key: _find_value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
@@ -51,6 +52,31 @@ def list_runs(params: Params) -> tuple[str, ...]:
     for stage in STAGES.values():
         runs += [f"{stage.name}@{item}" for item in getattr(params, stage.items)] if stage.items else [stage.name]
     return tuple(runs)
+
+
+def list_makers(job: Job, path: str) -> list[str]:
+    """The targets that make the input `path` of `job`; a folder of several outs has several."""
+    target = job.find_maker(path)
+    return [run for run in job.runs if run == target or run.startswith(f"{target}@")]
+
+
+def list_needed_jobs(root: Path, params: Params, targets: Sequence[str] = ()) -> list[Job]:
+    """The jobs of `targets` and of all stages before them; of the whole pipeline without targets.
+
+    A target is a run, or the name of a stage with several (`teacher`). Raises UnknownTarget.
+    """
+    runs = list_runs(params)
+    left = [run for run in runs if not targets or {run, run.split("@")[0]} & set(targets)]
+    found: dict[str, Job] = {}
+    while left:
+        name = left.pop()
+        if name not in found:
+            stage, _, item = name.partition("@")
+            found[name] = job = open_job(stage, item or None, root, params)
+            for path in job.paths:
+                if Path(path).parts[0] in ("data", "reports"):
+                    left += list_makers(job, path)
+    return [found[name] for name in runs if name in found]
 
 
 def _find_value(params: Params, key: str) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, lock_descriptor
 
+from stages.job.files import make_folder
+
 
 def hold_lock(path: Path, holder: str) -> AbstractContextManager[object]:
     """Locks the file at `path` and writes `holder` into it; a `with` block over the result ends with the release.
@@ -24,7 +26,7 @@ def hold_lock(path: Path, holder: str) -> AbstractContextManager[object]:
 
 def make_native_lock(path: Path, on_acquired: Callable[[int], None] | None = None) -> FileLock:
     """A lock on the file at `path`, not acquired yet; any thread of this process may release it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # Without flock the library would fall back to a file whose existence is the lock: that outlives a killed holder.
     return FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=on_acquired)
 

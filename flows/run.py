@@ -3,6 +3,9 @@
     python -m flows.run <stage> [item]      e.g.  python -m flows.run teacher internvl3
     python -m flows.run [<stage>] --help
 
+Without an item, that of DVC_STAGE, which DVC sets for the commands of its stages: in a command of dvc.yaml an id would
+be read by a shell.
+
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
 With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun on several
 machines, only the first rank is this stage, the others train along.
@@ -14,14 +17,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flows.closure import ComputedImport
+from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
-from flows.environment import prepare
-from flows.flow_run import run_as_flow, server_answers
+from flows.dvc.private_state import SharedState, use_private_state
+from flows.environment import prepare, print_any_text
+from flows.flow_run import find_fault, run_as_flow
+from flows.git import GitError
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
+from flows.room import NoRoom, explain_write_error
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
 from flows.temporary_files import ForeignFolder, keep_temporary_files
 from flows.watched_files import Unwatchable
@@ -30,13 +38,16 @@ from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
 from stages.corpora.source import UnusableData
+from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
+from stages.vlm.contents import RefusedCheckpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the stage that `arguments` name and returns the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    print_any_text()
     root = Path.cwd()
     names = [argument for argument in arguments if not argument.startswith("-")]
     if "-h" in arguments or "--help" in arguments:
@@ -52,31 +63,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_well_on_signals()
     prepare()
     try:
-        work = Work(names[0], names[1] if len(names) == 2 else None, root)
-    except (ParamsError, UnknownTarget, MissingInput, Unwatchable, Unlisted, ComputedImport) as error:
+        work = Work(names[0], names[1] if len(names) == 2 else _find_item(names[0]), root)
+    except (ParamsError, UnknownTarget, MissingInput, Unwatchable, Unlisted, ComputedImport, NoRoom) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     try:
         with keep_temporary_files():
             return _run(work)
-    except ForeignFolder as error:
+    except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _find_item(stage: str) -> str | None:
+    """The item of which DVC runs `stage`: DVC_STAGE is `teacher@internvl3`, or `../dvc.yaml:teacher@internvl3` when dvc
+    was started in another folder.
+    """
+    name, _, item = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
+    return item if item and name == stage else None
 
 
 def _run(work: Work) -> int:
     if "DVC_STAGE" in os.environ:
         die_with_parent()
+        if work.job.project == work.job.root:
+            _note_absences(work)
+            use_private_state(work.job.root, {})  # from the next dvc on, also one that is typed
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)
     url = os.environ.get("PREFECT_API_URL")
     try:
-        if url and server_answers(url, runtime.prefect_probe_seconds):
+        fault = find_fault(url, runtime.prefect_probe_seconds) if url else None
+        if url and fault is None:
             run_as_flow(work, _report_error)
         else:
-            if url:
-                print(f"warning: no Prefect server answers at {url}; running without it", file=sys.stderr)
+            if fault:
+                print(f"warning: {fault}; running without it", file=sys.stderr)
             work.run(Progress())
     except SystemExit:
         print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
@@ -86,17 +109,26 @@ def _run(work: Work) -> int:
     return 0
 
 
+def _note_absences(work: Work) -> None:
+    """Says which of the stage's files experiments would lack: plain dvc tells it without a remedy."""
+    with suppress(GitError):  # without a repository there are no experiments
+        for line in list_absences(work.job.root, [work.job]):
+            print(f"note: {line}", file=sys.stderr)
+
+
 def _report_error(error: BaseException | None) -> int:
     """Prints `error`, if there is one: a line when the message was written for the user, else with its traceback."""
     if error is None:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, UnusableData):
+    if isinstance(error, RefusedCheckpoint | UnusableData):
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    if isinstance(error, InputsMoved | MissingInput):
+    ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
+    if isinstance(error, InputsMoved | MissingInput | Failure):
         print(f"error: {error}", file=sys.stderr)
+    elif told := explain_write_error(error):
+        print(f"error: {told}", file=sys.stderr)
     elif ours and isinstance(error, ValueError | FileNotFoundError):
         print(f"error: {error} ({Path(place.filename).relative_to(Path.cwd())}, line {place.lineno})", file=sys.stderr)
     else:

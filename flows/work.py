@@ -2,19 +2,23 @@
 
 import importlib
 import os
-import shutil
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from flows.closure import find_unlisted_files
 from flows.code_record import WatchedCode, forget_accepted, is_code, write_code_record
+from flows.copies import check_copies
+from flows.dvc.orphans import hold_copy
 from flows.fingerprint import Fingerprint
-from flows.jobs import UnknownTarget, open_job
+from flows.jobs import UnknownTarget, list_needed_jobs, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
+from flows.room import check_cache_room, check_folders
 from flows.slots import hold_gpu_slot
+from flows.training_owner import own_training_state
 from flows.watched_files import refuse_unwatchable
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
@@ -40,9 +44,13 @@ class Work:
     def __init__(self, stage: str, item: str | None, root: Path) -> None:
         """Loads and checks before anything is computed.
 
-        Raises ParamsError, UnknownTarget, MissingInput, Unwatchable; under DVC also Unlisted.
+        Raises ParamsError, UnknownTarget, MissingInput, Unwatchable, NoRoom; under DVC also Unlisted.
         """
-        self.job = open_job(stage, item, root, load_params(root / "params.yaml"))
+        params = load_params(root / "params.yaml")
+        self.job = open_job(stage, item, root, params)
+        if self.job.project != root:
+            check_copies(root, list_needed_jobs(root, params))
+        check_folders(self.job, by_dvc=self._by_dvc)
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.explain_missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
@@ -66,7 +74,7 @@ class Work:
     def run(self, progress: Progress) -> None:
         """Does the work, once; `ended` and `error` say afterwards how it went.
 
-        Raises what the stage raises, or InputsMoved.
+        Raises what the stage raises, InputsMoved, or NoRoom when DVC could not keep the result.
         """
         if self.started:
             raise RuntimeError(f"{self.job.name} was started twice in one process")
@@ -82,7 +90,13 @@ class Work:
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         mark_unrecorded(job.root, job.name)
-        with hold_gpu_slot(job):
+        with own_training_state(job) as folder:
+            seconds = self._finish(replace(job, run_folder=folder))
+        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
+        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+
+    def _finish(self, job: Job) -> float:
+        with hold_gpu_slot(job), self._hold_copy():
             seconds = self._compute(job)
         if moved := self._find_moved():
             raise InputsMoved(
@@ -93,11 +107,12 @@ class Work:
         write_code_record(self._code.record(), job.reports, job.store)
         forget_accepted(job.reports)
         if self._by_dvc:
+            check_cache_room(job)
             mark_recorded(job.root, job.name)
-        if job.run_folder:
-            shutil.rmtree(job.run_folder, ignore_errors=True)  # the out holds what training came to
-        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
-        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+        return seconds
+
+    def _hold_copy(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.job.project == self.job.root else hold_copy(self.job.root)
 
     def _compute(self, job: Job) -> float:
         start = time.monotonic()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary
-from stages.adversary.diagnostics import calibration_error, check_pretraining, length_accuracy
+from stages.adversary.diagnostics import SpreadCheck, calibration_error, check_pretraining, length_accuracy
 from stages.adversary.discriminator_model import (
     DiscriminatorCollator,
     DiscriminatorModel,
@@ -29,12 +29,13 @@ from stages.job import metric_names as names
 from stages.job.epochs import pick_places
 from stages.job.files import read_shards
 from stages.job.job import Job
+from stages.job.loss_rise import explain_loss_rise
 from stages.job.seeds import derive_seed
 from stages.responses.draws import TeacherAnswer, draw_balanced, draw_plain, read_teacher_answers
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
-from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.checkpoint import open_verified
 from stages.vlm.reader import load_network, load_reader
 
 
@@ -53,7 +54,10 @@ class QuestionTexts:
 
 
 def run(job: Job) -> None:
-    """Writes the pre-trained discriminator."""
+    """Writes the pre-trained discriminator.
+
+    Raises NonFinite when a number of training is NaN or infinite, ConstantDiscriminator when all texts get one logit.
+    """
     block = job.block(Block)
     objective = block.resolve(job.value("ril.objective"))
     if not objective.uses_discriminator:
@@ -61,7 +65,7 @@ def run(job: Job) -> None:
         if get_ranks().first:
             write_empty(job)
         return
-    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
     discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split_held_out(collect_texts(job), block.held_out_share, job.seed("held out"))
@@ -81,21 +85,22 @@ def run(job: Job) -> None:
 
     with job.measure_time("train"):
         trainer = Trainer(discriminator, block, job.block(Runtime))
-        adversary = Adversary(discriminator, trainer, collator)
+        adversary = Adversary(discriminator, trainer, collator, spread=SpreadCheck(block.min_logit_spread))
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
         for step in state.iter_steps(block.steps, "discriminator"):
             texts, labels = draw_texts(step)
             batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
-            loss, logits = adversary.backward(batch)
+            logits = adversary.backward(batch, texts)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
-            norm = trainer.step(learning_rate(block, step))
+            adversary.check_spread(logits.tolist(), texts)
+            done = trainer.step(learning_rate(block, step))
             history.append(
                 {
                     names.STEP: step + 1,
-                    names.LOSS: loss,
+                    names.LOSS: done.loss,
                     names.TEXT_ACCURACY: right / len(texts),
-                    names.GRAD_NORM: norm,
+                    names.GRAD_NORM: done.grad_norm,
                 }
             )
 
@@ -103,6 +108,8 @@ def run(job: Job) -> None:
     weights = trainer.state_dict()
     if not get_ranks().first:
         return
+    if rise := explain_loss_rise([row[names.LOSS] for row in history]):
+        job.progress.say(f"warning: {job.name}: {rise}; lower discriminator.learning_rate")
     if alarm := check_pretraining(metrics):
         job.progress.say(alarm)
     with job.writing() as folder:

@@ -14,6 +14,7 @@ from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
 from stages.responses.schemas import POOL, compute_answer_statistics
 from stages.responses.style import compute_style, find_distinct
+from stages.responses.variety import AnswerVariety
 
 PoolRow = Mapping[str, Any]
 
@@ -21,14 +22,16 @@ PoolRow = Mapping[str, Any]
 def run(job: Job) -> None:
     """Writes rows of POOL, sorted by question; questions without a remaining answer are omitted.
 
-    Raises MissingInput when a selected teacher has no answers or verdicts, ValueError when these do not match or when
-    no answer remains.
+    Raises MissingInput when a selected teacher has no answers or verdicts, UselessAnswers when its answers are empty or
+    all the same, ValueError when answers and verdicts do not match or when no answer remains.
     """
     pool = job.block(Pool)
     kept: dict[str, list[PoolRow]] = {}
     metrics: dict[str, Any] = {}
     for teacher in sorted(pool.teachers):
         joined = _join_verdicts(job, teacher)
+        variety = AnswerVariety(f"{job.name}: teacher {teacher}", pool, job.progress.say)
+        variety.add((row["question_id"], row["response"]) for row in joined)
         kept[teacher], dropped = _choose_answers(joined, pool)
         metrics[teacher] = {**_compute_statistics(joined), "kept": len(kept[teacher]), **dropped}
     rows = _pool_by_question(kept)

@@ -37,8 +37,9 @@ from stages.training.trainer import learning_rate
 def run(job: Job) -> None:
     """Trains and writes the student, and lists the questions that exceed its context.
 
-    Raises RuntimeError when the share of failed verdicts in a step exceeds verdict.max_failed_share, TooManyRejects
-    when the share of questions that are too long exceeds ril.max_reject_share.
+    Raises NonFinite when a number of the loop is NaN or infinite, RuntimeError when the share of failed verdicts in a
+    step exceeds verdict.max_failed_share, TooManyRejects when the share of questions that are too long exceeds
+    ril.max_reject_share.
     """
     block = job.block(Ril)
     objective = block.resolve(job.block(DiscriminatorBlock))
@@ -71,7 +72,7 @@ def run(job: Job) -> None:
 
         # line 5: the discriminator trains on all 2G and scores them; a judge on a server runs concurrently
         logits: list[float] | None = None
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float | None] = {}
         if adversary is not None:
             with job.measure_time("discriminator"):
                 logits, metrics = adversary.learn_and_score(*pair_with_texts(batch, groups))
@@ -82,6 +83,9 @@ def run(job: Job) -> None:
 
         # line 6: rewards and advantages of all 2G from the updated discriminator and the judge
         scored = score_groups(groups, logits, objective)
+        for question, rewards in zip(batch, scored, strict=True):
+            values = [value for one in rewards for value in (one.reward, one.advantage)]
+            state.guard.check("reward", values, [question.id])
 
         # line 7: the policy trains on all 2G (Eq. 2)
         with job.measure_time("update"):

@@ -15,7 +15,7 @@ from stages.config.verdict import Verdict
 from stages.corpora.rows import read_questions
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
-from stages.judging.exam import compute_exam_scores, list_exam_items
+from stages.judging.exam import ExamSitting, check_exam, compute_exam_scores, list_exam_items
 from stages.judging.judge import (
     JudgeItem,
     JudgeQuestion,
@@ -28,15 +28,15 @@ from stages.judging.judge import (
 from stages.responses.answers import Generation, fetch_answers
 from stages.responses.schemas import VERDICTS
 from stages.responses.store import StoredAnswer
-from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.checkpoint import open_verified
 from stages.vlm.reader import load_chat
 
 
 def run(job: Job) -> None:
     """Writes rows of VERDICTS, one per teacher answer, in the order of the answers.
 
-    Raises RuntimeError when more than `max_failed_share` of the verdicts failed, ValueError for an answer to an unknown
-    question.
+    Raises RuntimeError when more than `max_failed_share` of the verdicts failed, UselessJudge when its balanced
+    accuracy in the exam is below `min_exam_accuracy`, ValueError for an answer to an unknown question.
     """
     judge = job.block(Verdict)
     checkpoint = job.input(f"data/model/{judge.model}")
@@ -46,7 +46,8 @@ def run(job: Job) -> None:
     if unknown:
         raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
 
-    generation = Generation(checkpoint, make_judge_sampling(judge))
+    sitting = ExamSitting(job.name, judge.min_exam_accuracy, job.progress.say)
+    generation = Generation(checkpoint, make_judge_sampling(judge), watch=sitting.watch if judge.exam else None)
 
     def ask(prompts: Sequence[JudgeQuestion]) -> list[StoredAnswer | None]:
         with job.measure_time("generate"):
@@ -59,16 +60,19 @@ def run(job: Job) -> None:
         for row, question in ((row, asked[row["question_id"]]) for row in judged)
     ]
     exam = list_exam_items() if judge.exam else []
-    opened = open_checkpoint(checkpoint)
+    opened = open_verified(checkpoint, job.store)
     fits = make_fit_check(load_chat(opened), opened.context_tokens, judge.max_tokens)
-    given = judge_items([*items, *exam], ask, fits)
-    found = given[: len(items)]
+    given = judge_items([*exam, *items], ask, fits)  # the exam first: a useless judge is found in the first wave
+    found = given[len(exam) :]
     free = share_of_unconstrained(given) if judge.constrained else 0.0
     if free:
         job.progress.say(
             f"{job.name}: {free:.0%} of the judge's texts do not match the pattern of verdict.constrained: this engine "
             "does not enforce patterns. Their verdicts are parsed as written"
         )
+    scores = compute_exam_scores(given[: len(exam)]) if exam else None
+    if scores is not None:
+        check_exam(scores, judge.min_exam_accuracy, job.name)
     failed = check_failures(found, judge.max_failed_share, job.name)
     rows = [
         {
@@ -88,7 +92,6 @@ def run(job: Job) -> None:
         "failed": failed,
         "by_rule": sum(not one.asked for one in found),
     }
-    scores = compute_exam_scores(given[len(items) :]) if exam else None
     job.write_metrics({**statistics, "exam": scores})
     if scores is not None:
         statistics |= {key: scores[key] for key in ("balanced_accuracy", "attacks", "attacks_held")}

@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from flows.copies import check_copies
 from flows.dvc import repro as dvc
 from flows.dvc.locks import hold_study_lock
 from flows.dvc.recorded import list_untracked
+from flows.jobs import list_needed_jobs
+from stages.config.params import validate_params
 from stages.config.yaml import ParamsError
 from stages.job.files import write_text
 from stages.page.render import format_duration
@@ -173,6 +176,8 @@ class StudyRequest:
 
     def _carry_out(self, campaign: Campaign, limit_hours: float) -> int:
         campaign.adopt()
+        for run in campaign.waiting:
+            check_copies(self.root, list_needed_jobs(self.root, validate_params(run.values), run.targets))
         code = dvc.run_experiments(self.root, campaign, self.jobs, limit_hours)
         if code:
             print("stopped; finished runs are kept, and the same command continues")

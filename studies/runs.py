@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flows.closure import ROOT, find_reached_files
 from flows.code_record import WatchedCode
 from flows.fingerprint import Fingerprint
-from flows.jobs import open_job
+from flows.jobs import list_makers, open_job
 from flows.profile import find_differences, format_overrides
 from flows.work import list_code_inputs, list_data_inputs
 from stages.config.params import Params, validate_params
@@ -164,9 +164,3 @@ class Planner:
             code = WatchedCode(self._root, job.stage, list_code_inputs(job)).digest
             self._code[name] = hash_json([code, Fingerprint(self._root, given, {}).digest])
         return self._code[name]
-
-
-def list_makers(job: Job, path: str) -> list[str]:
-    """The targets that make the input `path` of `job`; a folder of several outs has several."""
-    target = job.find_maker(path)
-    return [run for run in job.runs if run == target or run.startswith(f"{target}@")]

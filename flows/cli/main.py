@@ -14,9 +14,11 @@ from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
 from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
-from flows.environment import prepare, prepare_patiently
+from flows.dvc.private_state import SharedState
+from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
-from flows.ui.serve import NoServer
+from flows.room import explain_write_error
+from flows.ui.access import NoServer
 from flows.ui.serve import serve_forms as serve_forms
 from flows.watched_files import Unwatchable, refuse_unwatchable
 from stages.benchmarks.registry import register
@@ -31,7 +33,7 @@ from studies.statistics import Unpaired
 # Errors whose message is one line for each mistake; any other is a fault of ours and keeps its traceback.
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
-    *(Unwatchable, GitError, dvc.NestedRun, dvc.DvcFailed),
+    *(Unwatchable, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
@@ -123,10 +125,16 @@ def check_params() -> None:
 
 def main() -> None:
     """Entry point of `ril`; user errors are lines and exit code 2, without a traceback."""
+    print_any_text()
     register(SPECS)
     prepare_patiently() if sys.argv[1:2] == ["serve"] else prepare()
     try:
         app()
     except WRITTEN_FOR_USERS as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not (told := explain_write_error(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,7 @@
 """`ril score` and its relatives: stored predictions to numbers, without a model, a judge, a GPU or images."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,9 @@ from stages.job.files import write_json
 
 NO_VALUE = "–"
 LACKING = {"missing": "no reply", "pending": "not judged", "judge_failed": "judge failed"}  # rows that have no score
+LONGEST_CELL = 1000  # characters of a cell or message
+# One broken record must not hide the others: whatever a file causes is said beside the name of its benchmark.
+FAULTS = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 score_app = typer.Typer()  # its commands become commands of `ril`
 
 
@@ -39,37 +43,72 @@ def score_command(
     by: Annotated[bool, typer.Option("--by", help="Also the tables by category.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write everything as JSON to this file.")] = None,
 ) -> None:
-    """Scores stored predictions again; 1 as exit code when a benchmark can't be read or lacks replies or verdicts."""
-    found: dict[str, dict[str, Any]] = {name: {} for name in select_profiles(profile)}
+    """Scores stored predictions again, without a model, judge, GPU or images.
+
+    The exit code is 1 when a benchmark lacks replies or verdicts, and 2 when one can't be read; the others are scored.
+    """
+    chosen = select_profiles(profile)
+    found: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     errors: dict[str, str] = {}
     for name, path in find_records(folder).items():
         try:
-            record = read_benchmark_record(path)
-            for one in select_profiles(profile):
-                spec = find_benchmark(record.benchmark)
-                if spec.needs_judge or spec.scorer(one, record.cot) is not None:
-                    numbers = compute_benchmark_scores(
-                        spec, record.samples, record.replies, one, record.cot, record.judge
-                    )
-                    found[one][name] = {
-                        **numbers,
-                        "source": record.manifest.get("source"),
-                        "judge": record.manifest.get("judge"),
-                    }
-        except (BenchmarkError, OSError, KeyError, TypeError) as error:  # one broken record must not hide the others
-            errors[name] = f"{type(error).__name__}: {error}"
+            scores = _score_record(path, chosen)
+        except FAULTS as error:
+            errors[name] = _explain(error)
+        else:
+            for one, numbers in scores.items():
+                found[one][name] = numbers
     print(format_table(make_score_rows(found)))
-    for name, numbers_of in found.items():
-        print(format_average(name, average_columns(numbers_of)))
+    for one, numbers_of in found.items():
+        print(format_average(one, average_columns(numbers_of)))
     if by:
         print(format_categories(found))
-    for name, message in errors.items():
-        print(f"{name}: {message}")
+    print_unscored(found)
+    _print_errors(errors)
     if out is not None:
         write_json(out, {"profiles": found, "errors": errors})
     complete = all(numbers["complete"] for numbers_of in found.values() for numbers in numbers_of.values())
     if errors or not complete:
-        raise typer.Exit(1)
+        raise typer.Exit(2 if errors else 1)
+
+
+def _score_record(path: Path, profiles: Sequence[Profile]) -> dict[str, dict[str, Any]]:
+    """Returns the numbers of a record under each profile that has a rule for it."""
+    record = read_benchmark_record(path)
+    spec = find_benchmark(record.benchmark)
+    about = {key: record.manifest.get(key) for key in ("source", "judge")}
+    return {
+        one: {**compute_benchmark_scores(spec, record.samples, record.replies, one, record.cot, record.judge), **about}
+        for one in profiles
+        if spec.needs_judge or spec.scorer(one, record.cot) is not None
+    }
+
+
+def print_unscored(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Says how many replies no rule could be applied to, with the first."""
+    for profile, numbers_of in found.items():
+        for name, numbers in numbers_of.items():
+            if reasons := numbers.get("not_scored"):
+                index, reason = next(iter(reasons.items()))
+                print(
+                    f"{name}, {profile}: {len(reasons)} unparsed, such as row {show_text(index)}: {show_text(reason)}"
+                )
+
+
+def _explain(error: Exception) -> str:
+    """Returns an error as one line; one that is not written for users begins with its type."""
+    text = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
+    return show_text(" ".join(text.split()))
+
+
+def _print_errors(errors: Mapping[str, str]) -> None:
+    for name, message in errors.items():
+        print(f"error: {show_text(name)}: {message}", file=sys.stderr)
+
+
+def show_text(text: str) -> str:
+    """Returns the text as a terminal can show it: characters that are not printable, or turn others around, escaped."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:LONGEST_CELL])
 
 
 def make_score_rows(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, str]]:
@@ -126,7 +165,7 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> str:
     if not rows:
         return "nothing"
     heads = list(rows[0])
-    lines = [heads, *([row[head] for head in heads] for row in rows)]
+    lines = [heads, *([show_text(row[head]) for head in heads] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -147,9 +186,14 @@ def compare_command(
     shared = [name for name in folders[0] if name in folders[1]]
     if not shared:
         raise BenchmarkError(f"{first} and {second} have no benchmark in common")
-    rows = []
+    rows, errors = list[dict[str, str]](), dict[str, str]()
     for name in shared:
-        found = compare_records(read_benchmark_record(folders[0][name]), read_benchmark_record(folders[1][name]), rule)
+        try:
+            one, other = (read_benchmark_record(there[name]) for there in folders)
+            found = compare_records(one, other, rule)
+        except FAULTS as error:
+            errors[name] = _explain(error)
+            continue
         rows.append(
             {
                 "benchmark": find_benchmark(found.benchmark).title,
@@ -165,6 +209,9 @@ def compare_command(
         )
     print(format_table(rows))
     print(f"profile {rule}; every row counts the same; intervals hold for the choice of rows, not for that of the seed")
+    _print_errors(errors)
+    if errors:
+        raise typer.Exit(2)
 
 
 def list_published() -> list[Spec]:
@@ -198,8 +245,16 @@ def export_predictions_command(
     model: Annotated[str, typer.Option(help="Name of the model in the files' names.")] = "model",
 ) -> None:
     """Writes predictions in the layout of another harness, one file a benchmark."""
-    for path in find_records(folder).values():
-        print(export_predictions(read_benchmark_record(path), _parse_layout(layout), to, model))
+    form = _parse_layout(layout)
+    errors = dict[str, str]()
+    for name, path in find_records(folder).items():
+        try:
+            print(export_predictions(read_benchmark_record(path), form, to, model))
+        except FAULTS as error:
+            errors[name] = _explain(error)
+    _print_errors(errors)
+    if errors:
+        raise typer.Exit(2)
 
 
 def _parse_layout(name: str) -> Layout:

@@ -12,8 +12,11 @@ import typer
 from flows.closure import find_unlisted_files
 from flows.digest import CodeChange
 from flows.dvc.accept import accept_stages, shorten
+from flows.dvc.cache import explain_lost_outs, list_lost_outs
+from flows.dvc.orphans import list_kept_results, list_orphans
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
 from flows.environment import store_folder
+from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 
 status_app = typer.Typer()
@@ -37,6 +40,10 @@ def status_command(
     for one in found:
         print("\n".join(_format_stage(one, width)))
     print(_format_summary(found))
+    if lost := [path for path in list_lost_outs(root, read_locked_stages(root)) if (root / path).exists()]:
+        print(f"warning: {explain_lost_outs(root, lost, 'make room, then: ril run')}")
+    for line in [*map(str, list_orphans(root)), *map(_format_kept, list_kept_results(root))]:
+        print(line)
     if missing := sorted({file for name in STAGES for file in find_unlisted_files(root, name)}):
         print(f"dvc.yaml does not list {', '.join(missing)} for a stage that reaches it; run: python -m flows.closure")
 
@@ -99,6 +106,10 @@ def _list_reasons(one: StageStatus) -> list[tuple[str, str]]:
 
 def _format_changes(changes: Sequence[CodeChange]) -> str:
     return ", ".join(f"{change.name} {change.what}" if change.name else change.what for change in changes)
+
+
+def _format_kept(folder: Path) -> str:
+    return f"experiment {folder.name}: its result did not fit into DVC's cache and is in {folder}; rm -r it when done"
 
 
 def _format_summary(found: Sequence[StageStatus]) -> str:

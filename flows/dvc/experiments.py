@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from flows.git import GitError, read_git_lines, run_git
-from flows.lockfile import read_locked_outs
+from flows.lockfile import parse_locked_stages, read_locked_outs
 from stages.job.repository import RecordedRun, Repository
 
 METRICS_FILE, PARAMS_FILE = "reports/report/metrics.json", "params.yaml"
@@ -36,6 +37,12 @@ def find_experiment_commit(root: Path, name: str) -> str | None:
     """
     found = [commit for experiment, commit in _iter_experiments(root) if experiment == name]
     return found[0] if found else None
+
+
+def read_locked_stages_at(root: Path, commit: str) -> dict[str, Any]:
+    """The entries of dvc.lock in `commit`; none when it has no dvc.lock."""
+    (text,) = _read_texts(root, [f"{commit}:./dvc.lock"])
+    return parse_locked_stages(text.encode())
 
 
 def _iter_experiments(root: Path) -> Iterator[tuple[str, str]]:

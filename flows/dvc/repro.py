@@ -8,7 +8,6 @@ the work (with a pipe, the next line printed would).
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from flows.dvc.cache import explain_lost_outs, list_lost_outs
+from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
+from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
+from flows.dvc.private_state import use_private_state
+from flows.lockfile import read_locked_stages
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = (
@@ -84,9 +88,16 @@ def run_repro(
     done; after a failure no further one is started. 143 or 130 when this process was told to stop (then every process
     of the stages has ended), 124 when `limit_hours` were over.
 
+    1 also when a result is not in DVC's cache in the end; dvc itself says 0 then.
+
     Raises Nested inside a stage; Refused when dvc can't say what is out of date.
     """
-    output, limit = output or sys.stdout, limit_hours * 3600
+    code = _run_repro(root, targets, jobs, limit_hours, output or sys.stdout)
+    return code or _check_kept(root, targets, output or sys.stdout)
+
+
+def _run_repro(root: Path, targets: Targets, jobs: int, limit_hours: float, output: Output) -> int:
+    limit = limit_hours * 3600
     forced = ["--force"] if targets.force else []
     if jobs == 1 or targets.single:
         return _run(root, ["repro", *_make_flags(targets), *targets.names], limit, output)
@@ -100,6 +111,34 @@ def run_repro(
     if todo and code == 0:
         output.write("All stages are up to date; to keep this state: git add dvc.lock\n")
     return code
+
+
+def _check_kept(root: Path, targets: Targets, output: Output) -> int:
+    """Says which results of the workspace are not in the cache; 1 when there is one."""
+    stages = read_locked_stages(root)
+    named = {name for name in stages if targets.single and {name, name.split("@")[0]} & set(targets.names)}
+    lost = list_lost_outs(root, {name: stages[name] for name in named or stages}, targets.names)
+    if lost:
+        remedy = "only the workspace has it; make room and run this again, which puts it there"
+        output.write(f"ERROR: {explain_lost_outs(root, lost, remedy)}\n")
+    return int(bool(lost))
+
+
+def _check_experiment(root: Path, name: str, targets: Sequence[str], output: Output) -> int:
+    """Takes an experiment whose results are not in the cache out of dvc's list; 1 when it was one.
+
+    To adopt it would remove the results that the workspace has.
+    """
+    commit = find_experiment_commit(root, name)
+    if commit is None:
+        output.write(f"ERROR: dvc ended well and recorded no experiment {name}; run it again\n")
+        return 1
+    lost = list_lost_outs(root, read_locked_stages_at(root, commit), targets)
+    if lost:
+        remove_experiment(root, name)
+        remedy = f"experiment {name} was removed from dvc's list; make room and run it again"
+        output.write(f"ERROR: {explain_lost_outs(root, lost, remedy)}\n")
+    return int(bool(lost))
 
 
 def _make_flags(targets: Targets) -> list[str]:
@@ -123,10 +162,11 @@ def run_experiment(
     given = [part for override in overrides for part in ("-S", override)]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *_make_flags(targets), *targets.names]
     with hold_experiment_lock(root) as release:
+        _sweep(root, output or sys.stdout)
         code = _run(root, arguments, limit_hours * 3600, OutputWatcher(output or sys.stdout, _UNDER_WAY, release))
     if code:
         _remove_copy(root, name)
-    return code
+    return code or _check_experiment(root, name, targets.names, output or sys.stdout)
 
 
 @dataclass(frozen=True)
@@ -173,6 +213,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
             if source.left and code == 0 and len(running) < jobs and not lock.held and lock.acquire():
                 new = source.next()
                 if new is not None:
+                    _sweep(root, new.output)
                     given = [part for override in new.overrides for part in ("-S", override)]
                     arguments = ["exp", "run", "--temp", "--name", new.name, *given, *new.targets]
                     running.append((new, _Run(root, Command(arguments), new.output)))
@@ -184,10 +225,11 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
                 _end_groups([run.process for _, run in running if run.process.poll() is None])
             for one, run in [pair for pair in running if pair[1].show()]:
                 running.remove((one, run))
-                if run.process.returncode:
+                ended = run.process.returncode
+                if ended:
                     _remove_copy(root, one.name)
                 if code == 0:  # else it was told to end
-                    source.finish(one, run.process.returncode, run.log)
+                    source.finish(one, ended or _check_experiment(root, one.name, one.targets, one.output), run.log)
     return code
 
 
@@ -226,7 +268,7 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
         answer = subprocess.run(
             command,
             cwd=root,
-            env=_make_environment(),
+            env=_make_environment(root),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -239,9 +281,10 @@ def _ask(root: Path, arguments: Sequence[str]) -> str:
     return answer.stdout
 
 
-def _make_environment() -> dict[str, str]:
+def _make_environment(root: Path) -> dict[str, str]:
     """For dvc: `python` in dvc.yaml is this one, and what Prefect told this process about its own run stays here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
+    use_private_state(root, kept)
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"}
 
 
@@ -292,7 +335,7 @@ class _Run:
                 # for 3 seconds
                 [sys.executable, "-m", "dvc", "--wait-for-lock", *command.arguments],
                 cwd=root,
-                env=_make_environment(),
+                env=_make_environment(root),
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
@@ -322,14 +365,16 @@ class _Run:
         return ended
 
 
+def _sweep(root: Path, output: Output) -> None:
+    """Removes what killed runs of experiments have left; the lock of experiments is held."""
+    for line in remove_orphans(root):
+        output.write(f"{line}\n")
+
+
 def _remove_copy(root: Path, name: str) -> None:
     """Removes the temporary copy of an experiment: a dvc that was told to end leaves it, checkpoints and all."""
-    for path in (root / ".dvc" / "tmp" / "exps" / "run").glob("*/*.run"):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        copy = Path(told["root_dir"])
-        if told.get("name") == name and copy.is_relative_to(root / ".dvc" / "tmp" / "exps"):
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.rmtree(path.parent)
+    if (copy := find_copy(root, name)) is not None:
+        remove_copy(root, copy)
 
 
 def _make_log_file(root: Path) -> Path:

@@ -11,7 +11,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.dvc import repro as dvc
-from stages.config.yaml import flatten
+from flows.ui.plan import check_project
+from stages.config.yaml import ParamsError, flatten
 from stages.job.metric_names import VALIDATION
 
 COMMITS = 20  # how far back experiments are looked for
@@ -30,13 +31,14 @@ def compare_experiments(
     out.
 
     Args:
-        root: Folder of the project.
+        root: Folder of the project that the form was made for; the run refuses to work in another.
         experiments: Names; none for all.
         metrics: Words; a metric is shown whose name has one of them.
     """
     try:
-        states = dvc.list_experiments(Path(root), COMMITS)
-    except dvc.DvcFailed as error:
+        check_project(root)
+        states = dvc.list_experiments(Path.cwd(), COMMITS)
+    except (ParamsError, dvc.DvcFailed) as error:
         return Failed(message=str(error))
     rows = make_comparison_rows(states, experiments, metrics)
     if unknown := set(experiments) - {row["run"] for row in rows}:

@@ -1,6 +1,6 @@
 """Forms of the Prefect UI, made from the models that validate `params.yaml`: same types, bounds and help."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from flows.profile import list_profiles
 from stages.config.params import Params, load_params
 from stages.config.table import STAGES
+from stages.config.yaml import ParamsError
 
 PIPELINE = "pipeline"  # the target that stands for every stage
 NO_PROFILE = "none"
+MOST_JOBS = 16
+_MESSAGE_CHARACTERS = 400  # of Prefect's message about a value, which repeats all of it
 # The report depends on nearly all parameters, because its page shows them; only these are decided there.
 _OWN_KEYS = {"report": ("report",)}
 _STRICT = ConfigDict(extra="forbid")
@@ -50,6 +53,20 @@ def make_forms(root: Path) -> list[Form]:
     return found
 
 
+def check_values(form: Form, values: Mapping[str, Any]) -> None:
+    """Raises ParamsError when `values` hold what the form does not offer; Prefect's own check, which a request to the
+    server can switch off.
+    """
+    from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+    try:
+        validate(dict(values), form.schema, raise_on_error=True)
+    except ValidationError as error:
+        raise ParamsError(
+            f"the form of {form.target} does not offer this: {str(error)[:_MESSAGE_CHARACTERS]}"
+        ) from error
+
+
 def _expand_name(name: str, params: Params) -> Iterator[str]:
     """`models` is asked model by model: `models.student`, `models.judge`."""
     value = getattr(params, name)
@@ -61,7 +78,7 @@ def _make_form(target: str, title: str, keys: list[str], params: Params, names: 
         "settings": (_make_settings_model(keys), Field(title="Settings", description=_SETTINGS_HELP))
     }
     if target == PIPELINE:
-        fields["jobs"] = (int, Field(1, ge=1, le=16, title="Stages at a time", description=_JOBS_HELP))
+        fields["jobs"] = (int, Field(1, ge=1, le=MOST_JOBS, title="Stages at a time", description=_JOBS_HELP))
     else:
         fields["upstream"] = (bool, Field(True, title="Stages before it too", description=_UPSTREAM_HELP))
     fields["force"] = (bool, Field(False, title="Even when nothing changed", description=_FORCE_HELP))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.copies import check_copies
+from flows.jobs import list_needed_jobs
 from flows.profile import Change, find_differences, format_overrides, read_profile
-from flows.ui.forms import NO_PROFILE, PIPELINE
+from flows.ui.forms import NO_PROFILE, PIPELINE, check_values, make_forms
 from stages.config.block import Block
 from stages.config.params import Params, validate_params
-from stages.config.table import STAGES
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 
@@ -26,19 +27,32 @@ class RunPlan:
         return format_overrides(list(self.changes))
 
 
+def check_project(root: str) -> None:
+    """Raises ParamsError when a form for the project in `root` runs in a process of another project."""
+    if root != str(Path.cwd()):
+        raise ParamsError(f"this form was made for the project in {root[:200]!r}, and this process serves {Path.cwd()}")
+
+
 def make_plan(root: Path, target: str, settings: Mapping[str, Any], profile: str = NO_PROFILE) -> RunPlan:
     """The plan for `settings` (as in params.yaml; what is left out stays as it is there) laid over `profile`.
 
-    Raises ParamsError, one line for each mistake, when the target is unknown or the values can't be used together.
+    Raises ParamsError, one line for each mistake, when the target is unknown, its form does not offer such values, they
+    can't be used together, or an experiment would lack users' files; GitError when there is no repository for an
+    experiment.
     """
-    if target != PIPELINE and target.split("@")[0] not in STAGES:
-        raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
+    forms = {form.target: form for form in make_forms(root)}
+    if target not in forms:
+        raise ParamsError(f"no stage {target[:100]!r}; stages: {', '.join(forms)}")
+    check_values(forms[target], {"settings": settings, "profile": profile})
     before = read_yaml(root / "params.yaml")
     current = validate_params(before)
     base = before if profile == NO_PROFILE else merge_params(before, read_profile(root, profile))
     after = merge_params(base, _find_overlay(current, settings))
-    validate_params(after, "the form")
-    return RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)))
+    params = validate_params(after, "the form")
+    plan = RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)))
+    if plan.changes:
+        check_copies(root, list_needed_jobs(root, params, plan.targets))
+    return plan
 
 
 def _find_overlay(current: Params | Block | Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 While Prefect's services write to its SQLite file, a request that reads and then writes is refused at once with 503
 ("database is locked"; nothing was done). Prefect's own clients ask again, its UI doesn't: a click on Submit ends in
 "Something went wrong". This server asks again itself before a browser gets to see it.
+
+It takes no request without the key in PREFECT_SERVER_API_AUTH_STRING, and none for a host name that is not this
+machine's: a page whose name an attacker points to 127.0.0.1 (DNS rebinding) is no page of this server.
 """
 
 import argparse
 import asyncio
+import socket
+import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+import psutil
+
+from flows.loopback import NAMES
+from flows.ui.login import App, LoginPage, Message, Receive, Send
 
 BUSY = 503
 _GIVE_UP_SECONDS = 30.0
@@ -76,6 +81,17 @@ async def _read_body(receive: Receive) -> list[Message]:
     return messages
 
 
+def list_host_names(host: str) -> list[str]:
+    """Names and addresses by which a server that listens at `host` may be called.
+
+    At all addresses (0.0.0.0) these are the names and addresses of this machine.
+    """
+    if host not in ("0.0.0.0", "::"):  # nosec B104: compared, not bound
+        return [*NAMES, host.lower()]
+    addresses = [one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found]
+    return [*NAMES, socket.gethostname().lower(), socket.getfqdn().lower(), *addresses]
+
+
 def main() -> None:
     """Serves Prefect's API and UI until this process is told to end."""
     parser = argparse.ArgumentParser(
@@ -88,10 +104,15 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    kept = get_current_settings().server.api.keepalive_timeout
+    settings = get_current_settings().server.api
+    if not settings.auth_string or not settings.auth_string.get_secret_value():
+        sys.exit("error: PREFECT_SERVER_API_AUTH_STRING is not set: without a key everybody could run commands here")
+    kept = settings.keepalive_timeout
+    app: Any = LoginPage(RetryWhenBusy(create_app(final=True)))
     uvicorn.run(
-        RetryWhenBusy(create_app(final=True)),
+        TrustedHostMiddleware(app, list_host_names(told.host), www_redirect=False),
         host=told.host,
         port=told.port,
         timeout_keep_alive=kept,

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from flows.lock_files import hold_lock, read_holder
 
 
@@ -23,9 +25,9 @@ def hold_run_lock(root: Path, run: str) -> Iterator[None]:
 
 
 def list_alive(root: Path, parent: int) -> list[int]:
-    """Processes that run forms and were started by process `parent`."""
+    """Processes that run forms and were started by process `parent`, or by one that has ended."""
     holders = [words.split() for path in _lock_folder(root).glob("*") if (words := read_holder(path))]
-    return [int(process) for process, started_by in holders if started_by == str(parent)]
+    return [int(own) for own, by in holders if by == str(parent) or not psutil.pid_exists(int(by))]
 
 
 def mark_abandoned(root: Path) -> None:

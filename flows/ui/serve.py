@@ -2,249 +2,157 @@
 for.
 """
 
-import http.server
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
 
-from flows.flow_run import server_answers
-from flows.ui.forms import Form, make_forms
-from flows.ui.run_locks import list_alive, mark_abandoned
-from stages.config.yaml import ParamsError
+from filelock import Timeout
+
+from flows.flow_run import find_fault
+from flows.lock_files import hold_lock, read_holder
+from flows.loopback import is_loopback, list_unusable_proxies
+from flows.ui.access import NoServer, access_file, grant_access, prefect_folder, revoke_access
+from flows.ui.end_runs import end_runs
+from flows.ui.forms import make_forms
+from flows.ui.forms_runner import REPORT, make_project_tag
+from flows.ui.login import make_link
+from flows.ui.report_pages import serve_reports
+from flows.ui.run_locks import mark_abandoned
+from flows.ui.server_process import claim_port, run_server
 from stages.engines.supervisor import signal_on_parent_death
 
-if TYPE_CHECKING:
-    from prefect.deployments.runner import RunnerDeployment
-
 LOOPBACK = "127.0.0.1"
-_START_SECONDS = 180.0  # the first start makes the database: 20 s on a busy machine
-_END_SECONDS = 20.0
-_END_RUNS_SECONDS = 40.0  # flows/dvc/repro.py kills a stage 25 s after it was told to end
-_LOOK_SECONDS = 2.0  # between looks at params.yaml and at the server
-
-
-class NoServer(RuntimeError):
-    """There is no Prefect server and none could be started; the message says why."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_END_SECONDS = 20.0  # for the process that runs the forms, when nothing runs any more
+_LOOK_SECONDS = 0.2
 
 
 def serve_forms(root: Path, host: str, port: int, report_port: int, limit: int) -> None:
     """Serves the forms of the project in `root` until this process is told to end; then ends everything it started.
 
-    The server of PREFECT_API_URL is used if that is set, else one at `host`:`port`, which is started unless one
-    answers. The folder reports/ is readable at `host`:`report_port`. At most `limit` runs at a time; others wait in the
-    UI.
+    The server of PREFECT_API_URL is used if that is set, with the key of PREFECT_API_AUTH_STRING; else one is started
+    at `host`:`port` with a key of its own. The folder reports/ is readable at `host`:`report_port`. At most `limit`
+    runs at a time; others wait in the UI.
 
     Raises NoServer, or ParamsError when params.yaml can't be used.
     """
-    asked = make_forms(root)
+    make_forms(root)
+    _end_on_signals()
     given = os.environ.get("PREFECT_API_URL")
-    url = given or f"http://{_format_host(host)}:{port}/api"
-    if given and not server_answers(given, 5.0):
-        raise NoServer(f"no Prefect server answers at PREFECT_API_URL={given}; start it, or unset the variable")
-    os.environ["PREFECT_API_URL"] = url
-    with _run_server(root, host, port, url), _serve_reports(root, host, report_port) as report:
-        mark_abandoned(root)
-        print(
-            f"forms: {url.removesuffix('/api')}/deployments   (dvc in a shell: export PREFECT_API_URL={url})",
-            flush=True,
-        )
-        _run_forms(root, asked, report, limit)
-
-
-def _run_forms(root: Path, asked: list[Form], report: str, limit: int) -> None:
-    from prefect import serve as serve_deployments
-
-    print("ready when the list of deployments stands below; Ctrl-C ends everything", flush=True)
-    watcher = threading.Thread(target=_follow_params, args=(root, report), daemon=True)
-    watcher.start()
+    _leave_out_proxies(given)
+    lock = prefect_folder(root) / "serving"
     try:
-        deployments = [make_deployment(root, form, report) for form in asked]
-        serve_deployments(*deployments, make_comparison_deployment(root), limit=limit, pause_on_shutdown=False)
+        with (
+            hold_lock(lock, f"process {os.getpid()} at {given or f'port {port}'}"),
+            _open_reports(root, host, report_port),
+            _use_server(given) if given else _open_server(root, host, port),
+        ):
+            mark_abandoned(root)
+            _run_forms(root, f".{make_project_tag(root)}" if given else "", limit)
+    except Timeout as error:
+        raise NoServer(f"ril serve runs here already: {read_holder(lock)}") from error
+
+
+def _leave_out_proxies(given: str | None) -> None:
+    names = list_unusable_proxies(os.environ)
+    if names and given and not is_loopback(given):
+        raise NoServer(f"{names[0]} names a SOCKS proxy, which needs a package: pip install socksio; or unset it")
+    for name in names:
+        print(f"warning: {name} is left out: a SOCKS proxy, which Prefect can't use without socksio", file=sys.stderr)
+        del os.environ[name]
+
+
+@contextmanager
+def _use_server(url: str) -> Iterator[None]:
+    """The server that the user named."""
+    if fault := find_fault(url, 5.0):
+        raise NoServer(f"{fault}; start it, or unset PREFECT_API_URL for a server of this project")
+    print(f"forms: {url.removesuffix('/api')}/deployments", flush=True)
+    yield
+
+
+@contextmanager
+def _open_server(root: Path, host: str, port: int) -> Iterator[None]:
+    """A server of this project with a key of its own, for this block."""
+    url = f"http://{_format_host(host)}:{port}/api"
+    claim_port(root, host, port)
+    access = grant_access(root, url)
+    os.environ.update(access.describe_client())
+    if not is_loopback(url) or _format_host(host) != host:
+        print(f"warning: {host}:{port} is open to others: the key and all else go there unencrypted", file=sys.stderr)
+    try:
+        with run_server(root, host, port, url, access.describe_server(host, port)):
+            # a file that takes this output may be readable for others
+            link = make_link(url, access.key) if sys.stdout.isatty() else f"the link in {access_file(root)}"
+            print(f"forms: {link}\ndvc in another shell: source {access_file(root)}", flush=True)
+            yield
     finally:
-        _end_runs(root)
+        revoke_access(root)
 
 
-def _end_runs(root: Path) -> None:
-    """Cancels what still runs and waits for it, while there is a server to tell."""
-    for process in list_alive(root, os.getpid()):
-        os.kill(process, signal.SIGTERM)
-    end = time.monotonic() + _END_RUNS_SECONDS
-    while (left := list_alive(root, os.getpid())) and time.monotonic() < end:
-        time.sleep(0.2)
-    if left:
-        print(f"warning: still running after {_END_RUNS_SECONDS:.0f} s: processes {left}", file=sys.stderr)
+@contextmanager
+def _open_reports(root: Path, host: str, port: int) -> Iterator[None]:
+    """Pages of the report for this block; their address is in the environment of runs."""
+    if port:
+        claim_port(root, host, port)
+    with serve_reports(root, host, port, _format_host(host)) as address:
+        os.environ[REPORT] = address
+        yield
 
 
-def make_deployment(root: Path, form: Form, report: str = "") -> "RunnerDeployment":
-    """The form as Prefect knows it: a deployment of `flows/ui/trigger.py::start` with the form's fields and values."""
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.deployments.runner import RunnerDeployment
-    from prefect.types.entrypoint import EntrypointType
-    from prefect.utilities.callables import ParameterSchema
-
-    from flows.ui.trigger import start
-
-    made = RunnerDeployment.from_flow(
-        start.with_options(name=f"run-{form.stage}"),
-        name=form.target,
-        description=form.title,
-        parameters={"root": str(root), "target": form.target, "settings": form.values, "report": report},
-        tags=["form"],
-        # A second click on the same form waits in the UI until the first run has ended.
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
-        entrypoint_type=EntrypointType.MODULE_PATH,
+def _run_forms(root: Path, suffix: str, limit: int) -> None:
+    print("Ctrl-C ends everything", flush=True)
+    command = [sys.executable, "-m", "flows.ui.forms_runner", "--suffix", suffix, "--limit", str(limit)]
+    # A session of its own, because Ctrl-C is for this process alone. It dies with this one; its runs go on.
+    runner = subprocess.Popen(
+        command,
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=partial(signal_on_parent_death, signal.SIGKILL),
     )
-    made.entrypoint = "flows.ui.trigger.start"
-    made._parameter_openapi_schema = ParameterSchema.model_validate({"required": [], **form.schema})
-    return made
+    try:
+        while runner.poll() is None:
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        end_runs(root, runner.pid)
+        _end_runner(runner)
+    raise NoServer(f"the process that runs the forms ended with {runner.returncode}; see the lines above")
 
 
-def make_comparison_deployment(root: Path) -> "RunnerDeployment":
-    """The form `compare` as Prefect knows it: a deployment of `flows/ui/compare.py::compare_experiments`."""
-    from prefect.deployments.runner import RunnerDeployment
-    from prefect.types.entrypoint import EntrypointType
-
-    from flows.ui.compare import compare_experiments
-
-    made = RunnerDeployment.from_flow(
-        compare_experiments.with_options(name="run-compare"),
-        name="compare",
-        description="Experiments side by side: what was changed, what came out",
-        parameters={"root": str(root)},
-        tags=["form"],
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-    made.entrypoint = "flows.ui.compare.compare_experiments"
-    made._parameter_openapi_schema.properties.pop("root", None)
-    return made
-
-
-def _follow_params(root: Path, report: str) -> None:
-    """Gives the forms new values whenever params.yaml has changed; a file that can't be used leaves them as they
-    are.
-    """
-    path = root / "params.yaml"
-    seen = path.stat().st_mtime_ns
-    while True:
-        time.sleep(_LOOK_SECONDS)
-        now = path.stat().st_mtime_ns if path.is_file() else seen
-        if now == seen:
-            continue
-        seen = now
+def _end_runner(runner: "subprocess.Popen[bytes]") -> None:
+    for number in (signal.SIGINT, signal.SIGKILL):  # on SIGTERM Prefect's runner prints warnings about itself
+        runner.send_signal(number)
         try:
-            for form in make_forms(root):
-                make_deployment(root, form, report).apply()
-            print("params.yaml has changed; the forms hold its values", flush=True)
-        except ParamsError as error:
-            print(f"params.yaml has changed and can't be used; the forms stay as they were: {error}", file=sys.stderr)
+            runner.wait(_END_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
-# --- what `ril serve` starts and ends -------------------------------------------------------------------------------
+def _end_on_signals() -> None:
+    """Makes the first Ctrl-C, SIGTERM or SIGHUP an exception; later ones change nothing, what ends has a time limit."""
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in _STOPS:
+            signal.signal(one, say_so)
+        raise SystemExit(0)
 
-@contextmanager
-def _run_server(root: Path, host: str, port: int, url: str) -> Iterator[None]:
-    """A Prefect server that answers at `url` for this block: the one that is there, or a new one, started again if it
-    dies.
-    """
-    if server_answers(url, 2.0):
-        yield
-        return
-    if host != LOOPBACK:
-        print(
-            f"warning: everybody who reaches {host}:{port} can start runs here; there is no password", file=sys.stderr
-        )
-    ending = threading.Event()
-    server = _Server(root, host, port)
-    keeper = threading.Thread(target=_keep_alive, args=(server, ending), daemon=True)
-    try:
-        server.wait(url)
-        keeper.start()
-        yield
-    finally:
-        ending.set()
-        if keeper.is_alive():
-            keeper.join(_LOOK_SECONDS * 2)
-        server.end()
+    def say_so(number: int, frame: FrameType | None) -> None:
+        print("ending already", file=sys.stderr, flush=True)
 
-
-def _keep_alive(server: "_Server", ending: threading.Event) -> None:
-    while not ending.wait(_LOOK_SECONDS):
-        code = server.process.poll()
-        if code is not None:
-            print(f"warning: the Prefect server ended ({code}); starting it again", file=sys.stderr, flush=True)
-            server.start()
-
-
-class _Server:
-    """The process of a Prefect server, in a session of its own."""
-
-    def __init__(self, root: Path, host: str, port: int) -> None:
-        self._command = [sys.executable, "-m", "flows.ui.prefect_server", "--host", host, "--port", str(port)]
-        self._log = root / ".ril" / "logs" / "prefect-server.log"
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self.start()
-
-    def start(self) -> None:
-        """Starts it; its output goes to .ril/logs/prefect-server.log."""
-        waits = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"}  # Prefect's 30 s leave a queue idle
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                env={**waits, **os.environ},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=partial(signal_on_parent_death, signal.SIGTERM),
-            )
-
-    def wait(self, url: str) -> None:
-        """Until it answers; NoServer when it ends before or takes too long."""
-        end = time.monotonic() + _START_SECONDS
-        while not server_answers(url, 2.0):
-            if self.process.poll() is not None or time.monotonic() > end:
-                last = self._log.read_text(errors="replace").strip().splitlines()[-3:]
-                raise NoServer(f"the Prefect server did not start: {' '.join(last)} ({self._log})")
-            time.sleep(0.2)
-
-    def end(self) -> None:
-        """Ends it and what it started."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.process.pid, number)
-                self.process.wait(_END_SECONDS)
-            except ProcessLookupError:
-                return
-            except subprocess.TimeoutExpired:
-                continue
-
-
-@contextmanager
-def _serve_reports(root: Path, host: str, port: int) -> Iterator[str]:
-    """Lets browsers read reports/ (a page from http may not open files); yields the address of the report."""
-    handler: Any = partial(_Quiet, directory=str(root / "reports"))
-    server = http.server.ThreadingHTTPServer((host, port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://{_format_host(host)}:{server.server_port}/report/index.html"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal shows what the forms do."""
+    for number in _STOPS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+            signal.signal(number, stop)
 
 
 def _format_host(host: str) -> str:
-    return LOOPBACK if host == "0.0.0.0" else host
+    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # nosec B104: compared, not bound
+    return f"[{shown}]" if ":" in shown else shown

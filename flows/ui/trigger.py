@@ -1,15 +1,17 @@
-"""What the Prefect UI starts: dvc, for one stage or for all. `flows/ui/serve.py` makes a deployment of it for each.
+"""What the Prefect UI starts: dvc, for one stage or for all. `flows/ui/forms_runner.py` makes a deployment of it for
+each.
 
 With the values of params.yaml dvc runs in the workspace, so that dvc.lock is true whoever started a stage; with others
 it runs an experiment in a copy. A trigger computes nothing: a stage's process is started by dvc and is a flow run of
 its own.
 """
 
+import os
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -19,15 +21,19 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
+from pydantic import Field
 
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.outcome import StageLog, make_outcome_rows
+from flows.dvc.private_state import SharedState
 from flows.environment import prepare_children
 from flows.flow_run import make_trigger_tag
+from flows.git import GitError
 from flows.lockfile import read_locked_stages
-from flows.ui.forms import NO_PROFILE
-from flows.ui.plan import RunPlan, make_plan
+from flows.ui.forms import MOST_JOBS, NO_PROFILE
+from flows.ui.forms_runner import REPORT
+from flows.ui.plan import RunPlan, check_project, make_plan
 from flows.ui.run_locks import hold_run_lock, mark_abandoned
 from stages.config.yaml import ParamsError
 
@@ -45,30 +51,29 @@ def start(
     upstream: bool = True,
     force: bool = False,
     profile: str = NO_PROFILE,
-    jobs: int = 1,
-    report: str = "",
+    jobs: Annotated[int, Field(ge=1, le=MOST_JOBS)] = 1,
 ) -> State[Any]:
     """Runs a stage, or everything, through DVC.
 
     Args:
-        root: Folder of the project.
+        root: Folder of the project that the form was made for; the run refuses to work in another.
         target: Stage such as `ril` or `teacher@internvl3`, or `pipeline`.
         settings: Values as in params.yaml; what is left out stays.
         upstream: Whether the stages before it are brought up to date first.
         force: Whether it runs even when nothing changed.
         profile: Profile that is laid over params.yaml for this run.
         jobs: How many stages run at a time in the workspace.
-        report: Address of the report.
     """
     detach_output()
     prepare_children(str(runtime.flow_run.id))
-    folder = Path(root)
-    mark_abandoned(folder)
+    folder = Path.cwd()
     try:
+        check_project(root)
+        mark_abandoned(folder)
         plan = make_plan(folder, target, settings or {}, profile)
         with hold_run_lock(folder, str(runtime.flow_run.id)):
-            return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs, report)
-    except (ParamsError, dvc.NestedRun, dvc.DvcFailed) as error:
+            return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs)
+    except (ParamsError, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed) as error:
         return Failed(message="; ".join(str(error).splitlines()))
 
 
@@ -81,7 +86,7 @@ class _RunOptions:
     experiment: str | None  # its name; None for a run in the workspace
 
 
-def _carry_out(root: Path, plan: RunPlan, targets: dvc.Targets, jobs: int, report: str) -> State[Any]:
+def _carry_out(root: Path, plan: RunPlan, targets: dvc.Targets, jobs: int) -> State[Any]:
     log = get_run_logger()
     experiment = f"{runtime.flow_run.name}-{str(runtime.flow_run.id)[:4]}" if plan.changes else None
     if experiment and jobs > 1:
@@ -102,6 +107,7 @@ def _carry_out(root: Path, plan: RunPlan, targets: dvc.Targets, jobs: int, repor
     if experiment:
         _show_experiment(root, experiment, plan)
         return Completed(message=f"Experiment {experiment}; to adopt it: dvc exp apply {experiment}")
+    report = os.environ.get(REPORT)
     if report and (root / "reports" / "report" / "index.html").is_file():
         create_link_artifact(
             report, link_text="Report", key="report", description="The page about the state of the workspace"

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stages.adversary.diagnostics import discriminator_metrics
+from stages.adversary.diagnostics import SpreadCheck, discriminator_metrics
 from stages.adversary.discriminator_model import (
     DiscriminatorBatch,
     DiscriminatorCollator,
@@ -23,7 +23,8 @@ from stages.job import metric_names as names
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 
-NOT_TRAINED = {names.DISC_LOSS: float("nan"), names.DISC_ACCURACY: float("nan"), names.DISC_GRAD_NORM: 0.0}
+Metrics = dict[str, float | None]  # None: not measured
+NOT_TRAINED: Metrics = {names.DISC_LOSS: None, names.DISC_ACCURACY: None, names.DISC_GRAD_NORM: 0.0}
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ class Adversary:
     trainer: Trainer
     collator: DiscriminatorCollator
     settings: AdversarySettings = field(default_factory=AdversarySettings)
+    spread: SpreadCheck = field(default_factory=SpreadCheck)
 
-    def learn_and_score(
-        self, responses: Sequence[Response], texts: Sequence[Text]
-    ) -> tuple[list[float], dict[str, float]]:
+    def learn_and_score(self, responses: Sequence[Response], texts: Sequence[Text]) -> tuple[list[float], Metrics]:
         """Returns the logit of each text, from which its reward is computed, and metrics.
 
         `before_scoring` is Algorithm 2, lines 5 and 6; `after_scoring` scores the texts before training on them (GAD);
         `frozen` never trains (Table 5d). Metrics are measured before the first update, on unseen texts.
         """
-        metrics: dict[str, float] = {}
+        metrics: Metrics = {}
         if self.settings.update == "before_scoring":
             metrics = self.learn(responses, texts)
         logits = self.score(texts)
+        self.check_spread(logits, texts)
         if self.settings.update == "after_scoring":
             metrics = self.learn(responses, texts)
         if self.settings.update == "frozen":
@@ -65,10 +66,17 @@ class Adversary:
         return logits, metrics
 
     def score(self, texts: Sequence[Text]) -> list[float]:
-        """Returns the logit of each text."""
-        return score_texts(self.discriminator, self.collator, texts, self.trainer)
+        """Returns the logit of each text; ends training if one is not finite."""
+        logits = score_texts(self.discriminator, self.collator, texts, self.trainer)
+        self._check_logits(logits, texts)
+        return logits
 
-    def learn(self, responses: Sequence[Response], texts: Sequence[Text]) -> dict[str, float]:
+    def check_spread(self, logits: Sequence[float], texts: Sequence[Text]) -> None:
+        """Says that the discriminator is constant in this step; ends training after several such steps."""
+        if said := self.spread.check(logits, [f"{text.question_id} {text.body}" for text in texts]):
+            self.trainer.guard.say(f"warning: {self.trainer.guard.place}: {said}")
+
+    def learn(self, responses: Sequence[Response], texts: Sequence[Text]) -> Metrics:
         """Runs `inner_updates` steps on the texts of all responses; returns metrics measured before the first step.
 
         Truncated responses are excluded on both sides, because the cut would reveal the source (trap T33). The
@@ -86,29 +94,38 @@ class Adversary:
             return dict(NOT_TRAINED)
         if self.settings.pause_above < 1:
             measured = discriminator_metrics(torch.tensor(self.score(whole)), writers)
-            if measured[names.DISC_ACCURACY] > self.settings.pause_above:
-                return {names.DISC_LOSS: float("nan"), names.DISC_GRAD_NORM: 0.0, **measured}
-        metrics: dict[str, float] = {}
+            if (measured[names.DISC_ACCURACY] or 0.0) > self.settings.pause_above:
+                return {names.DISC_LOSS: None, names.DISC_GRAD_NORM: 0.0, **measured}
+        metrics: Metrics = {}
         for inner in range(self.settings.inner_updates):
-            loss, logits = self.backward(batch)
-            norm = self.trainer.step(self.settings.learning_rate)
+            logits = self.backward(batch, whole)
+            done = self.trainer.step(self.settings.learning_rate)
             if inner == 0:
-                metrics = {names.DISC_LOSS: loss, names.DISC_GRAD_NORM: norm}
+                metrics = {names.DISC_LOSS: done.loss, names.DISC_GRAD_NORM: done.grad_norm}
                 metrics |= discriminator_metrics(logits, writers)
         return metrics
 
-    def backward(self, batch: DiscriminatorBatch) -> tuple[float, Tensor]:
-        """Accumulates the gradient of one step; returns its loss and the logits [texts] fp32, both over all ranks."""
-        loss = 0.0
+    def backward(self, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:
+        """Accumulates the gradient of one step; returns the logits [texts] fp32 over all ranks.
+
+        `texts` are those of the batch. Ends training if a logit is not finite: a pairwise loss can hide it.
+        """
         seen: list[Tensor] = []
         for number, pack in enumerate(batch.packs):
-            part, logits = self.trainer.forward(partial(self._loss, batch, pack, sum(map(len, seen))))
-            self.trainer.backward(part, last=number == len(batch.packs) - 1)
-            loss += float(part.detach())
+            start = sum(map(len, seen))
+            part, logits = self.trainer.forward(partial(self._loss, batch, pack, start))
+            ids = [texts[place].question_id for place in batch.own[start : start + len(logits)].tolist()]
+            self.trainer.backward(part, number == len(batch.packs) - 1, ids)
             seen.append(logits)
-        if get_ranks().count == 1:
-            return loss, torch.cat(seen).cpu()
-        return get_ranks().sum(loss), torch.tensor(collect_in_order(batch.own.tolist(), torch.cat(seen).tolist()))
+        logits = torch.cat(seen).cpu()
+        if get_ranks().count > 1:
+            logits = torch.tensor(collect_in_order(batch.own.tolist(), logits.tolist()))
+        self._check_logits(logits.tolist(), texts)
+        return logits
+
+    def _check_logits(self, logits: Sequence[float], texts: Sequence[Text]) -> None:
+        for logit, text in zip(logits, texts, strict=True):
+            self.trainer.guard.check("logit of the discriminator", [logit], [text.question_id])
 
     def _loss(self, batch: DiscriminatorBatch, pack: Pack, start: int) -> tuple[Tensor, Tensor]:
         logits = self.discriminator(pack)

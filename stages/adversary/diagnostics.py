@@ -1,7 +1,9 @@
 """Diagnostics of the discriminator: calibration, length-only accuracy, saturation alarms."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 
 SURE = 0.98  # accuracy or share above which one side dominates
+CONSTANT_STEPS = 3  # a discriminator without spread ends training at this step in a row
+FEWEST_TEXTS = 4  # different texts of a step from which on their spread says something
 SHORTCUT = 0.05  # if length-only accuracy is within this margin, length explains the accuracy
 
 
@@ -36,19 +40,20 @@ def length_accuracy(student: Sequence[int], teacher: Sequence[int]) -> float:
     return best
 
 
-def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, float]:
+def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, float | None]:
     """Returns balanced accuracy, accuracy by source, logit gaps and mean entropy (nats) of logits [n].
 
     Metrics per teacher end in its id: `disc/acc_<id>`, `disc/loss_<id>` (cross entropy of its texts) and
-    `disc/logit_gap_<id>` (mean student logit minus mean logit of this teacher).
+    `disc/logit_gap_<id>` (mean student logit minus mean logit of this teacher). With texts of one side only, the
+    accuracy is None.
     """
     by_student = torch.tensor([writer == STUDENT for writer in writers])
     student, teacher = logits[by_student], logits[~by_student]
     if not len(student) or not len(teacher):
-        return {names.DISC_ACCURACY: float("nan")}
+        return {names.DISC_ACCURACY: None}
     acc_student, acc_teacher = float((student > 0).float().mean()), float((teacher < 0).float().mean())
     d = torch.sigmoid(logits).clamp(1e-7, 1 - 1e-7)
-    measured = {
+    measured: dict[str, float | None] = {
         names.DISC_ACCURACY: (acc_student + acc_teacher) / 2,
         names.DISC_ACCURACY_OF.format(STUDENT): acc_student,
         names.DISC_ACCURACY_OF.format(TEACHERS): acc_teacher,
@@ -63,6 +68,39 @@ def discriminator_metrics(logits: Tensor, writers: Sequence[str]) -> dict[str, f
             names.DISC_LOGIT_GAP_OF.format(name): float(student.mean() - own.mean()),
         }
     return measured
+
+
+class ConstantDiscriminator(ValueError):
+    """The discriminator gives all texts the same logit; the message has the spread and the bound."""
+
+
+@dataclass
+class SpreadCheck:
+    """Notices a discriminator whose logits do not depend on the text."""
+
+    lowest: float = 0.0  # standard deviation; below it, the discriminator is constant
+    steps: int = 0  # in a row
+
+    def check(self, logits: Sequence[float], texts: Sequence[str]) -> str | None:
+        """Returns a warning if the logits of different texts do not differ, else None.
+
+        Raises ConstantDiscriminator at the CONSTANT_STEPS-th time in a row. Fewer than FEWEST_TEXTS texts say nothing.
+        """
+        different = dict(zip(texts, logits, strict=True))
+        spread = statistics.pstdev(different.values()) if len(different) >= FEWEST_TEXTS else math.inf
+        self.steps = self.steps + 1 if spread < self.lowest else 0
+        if not self.steps:
+            return None
+        said = (
+            f"the discriminator is constant: the logits of {len(different)} different texts have a standard deviation "
+            f"of {spread:.2g}, below discriminator.min_logit_spread = {self.lowest:g}, for {self.steps} steps"
+        )
+        if self.steps >= CONSTANT_STEPS:
+            raise ConstantDiscriminator(
+                f"{said}; its reward would carry no signal. Make it again (dvc repro -f discriminator), lower its "
+                "learning rate, or lower the bound"
+            )
+        return said
 
 
 def check_pretraining(metrics: Mapping[str, float]) -> str | None:

@@ -22,6 +22,7 @@ from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader, compute_text_hidden
+from stages.vlm.weights import check_finite, load_state
 
 WEIGHTS = "discriminator.safetensors"
 TEXTS_PER_GROUP = 8  # texts share the prompt's tokens; larger groups only enlarge the attention mask
@@ -69,17 +70,22 @@ class DiscriminatorModel(nn.Module):
     def load(self, folder: Path) -> None:
         """Loads weights written by `save`.
 
-        Raises FileNotFoundError when there are none, because the stage ran for an objective without discriminator.
+        Raises FileNotFoundError when there are none, because the stage ran for an objective without discriminator,
+        BadWeights when tensors do not match or are not finite.
         """
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(
                 f"{folder} has no discriminator: its stage ran without one; run: dvc repro discriminator"
             )
-        self.load_state_dict(load_file(folder / WEIGHTS))
+        load_state(self, load_file(folder / WEIGHTS), folder / WEIGHTS)
 
 
 def save_discriminator(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes a discriminator's state dict into `folder`, in the format of `DiscriminatorModel.load`."""
+    """Writes a discriminator's state dict into `folder`, in the format of `DiscriminatorModel.load`.
+
+    Raises BadWeights, and writes nothing, when a value is not finite.
+    """
+    check_finite(weights, "the discriminator")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
 
 

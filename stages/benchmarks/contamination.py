@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.benchmarks.sample import Sample
+from stages.benchmarks.sample import BenchmarkError, Sample
+
+_HASHES = pa.schema([("id", pa.string()), ("image_sha256", pa.list_(pa.string()))])
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,13 @@ def hash_training_images(split: Path) -> dict[str, str]:
     """Returns the id of a question by image hash, from canonical parquet shards; does not read image bytes."""
     found: dict[str, str] = {}
     for file in sorted(split.glob("*.parquet")):
-        table = pq.read_table(file, columns=["id", "image_sha256"])
+        try:
+            table = pq.read_table(file, columns=["id", "image_sha256"]).cast(_HASHES)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BenchmarkError(f"{file}: can't be read ({reason}); run: dvc repro questions") from None
         for name, hashes in zip(table["id"].to_pylist(), table["image_sha256"].to_pylist(), strict=True):
-            found.update(dict.fromkeys(hashes, name))
+            found.update(dict.fromkeys(hashes or (), name))
     return found
 
 

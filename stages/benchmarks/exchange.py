@@ -3,16 +3,20 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.benchmarks.predictions import BenchmarkRecord, read_jsonl
+from stages.benchmarks.predictions import BenchmarkRecord
+from stages.benchmarks.record_rows import read_json_lines
 from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scorers import LMMS
 from stages.benchmarks.scores import BenchmarkReply, score_row
-from stages.benchmarks.tables import CELL_LIMIT, normalise_column, require_columns
+from stages.benchmarks.tables import normalise_column, require_columns, split_records
+from stages.corpora.numbers import read_number_only
+from stages.job.bounded import replace_surrogates, show_value
 from stages.job.files import replacing
 
 Layout = Literal["vlmeval", "lmms"]
@@ -73,62 +77,107 @@ def _make_lmms_row(record: BenchmarkRecord, place: int, sample: Sample, reply: B
     return row if outcome is None else {**row, "score": outcome.score}
 
 
+@dataclass(frozen=True)
+class ForeignReply:
+    """A reply that another harness stored."""
+
+    where: str  # file and row, for messages
+    index: str
+    text: str
+    target: object = None  # what that harness took for the reference; None or "" if the file does not say
+
+
 def import_predictions(path: Path, samples: Sequence[Sample], benchmark: str) -> BenchmarkRecord:
     """Returns a record of another harness's predictions: a TSV of VLMEvalKit, or JSONL samples of lmms-eval.
 
     Rows are matched by `index`, else (lmms-eval) by their position `doc_id`. Raises BenchmarkError for other file
-    types, for rows that the benchmark does not have, and for duplicate answers to a row.
+    types, for rows that the benchmark does not have, for duplicate answers to a row, and for rows whose reference is
+    another one: then the predictions are of another file, or in another order.
     """
     if path.suffix == ".tsv":
-        pairs = _read_tsv(path)
+        found = _read_tsv(path)
     elif path.suffix == ".jsonl":
-        pairs = _read_samples(path, samples)
+        found = _read_samples(path, samples)
     else:
         raise BenchmarkError(f"{path}: .tsv (VLMEvalKit) and .jsonl (lmms-eval) are read; save an .xlsx as TSV")
-    known = {sample.index for sample in samples}
+    known = {sample.index: sample for sample in samples}
     replies: dict[str, BenchmarkReply] = {}
-    for where, index, text in pairs:
-        if index not in known:
+    for one in found:
+        if one.index not in known:
             raise BenchmarkError(
-                f"{where}: {index!r} is not a row of {benchmark}; are these predictions of another file?"
+                f"{one.where}: {show_value(one.index)} is not a row of {benchmark}; are these of another file?"
             )
-        if index in replies:
-            raise BenchmarkError(f"{where}: a second answer to {index!r}; drop one")
-        replies[index] = BenchmarkReply(index, text)
+        if one.index in replies:
+            raise BenchmarkError(f"{one.where}: a second answer to {show_value(one.index)}; drop one")
+        gold = known[one.index].gold
+        if contradicts_gold(one.target, known[one.index]):
+            raise BenchmarkError(
+                f"{one.where}: the target is {show_value(one.target)}, but row {one.index} of {benchmark} has the "
+                f"answer {show_value(gold)}; they are of another file or order: import them with their own file"
+            )
+        replies[one.index] = BenchmarkReply(one.index, one.text)
     manifest = {"source": f"imported from {path.name}", "model": path.stem, "style": "unknown", "cot": "off"}
     return BenchmarkRecord(benchmark, manifest, [replace(sample, pictures=()) for sample in samples], replies, {})
 
 
-def _read_tsv(path: Path) -> list[tuple[str, str, str]]:
-    csv.field_size_limit(CELL_LIMIT)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = [row for row in csv.reader(handle, delimiter="\t") if row]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BenchmarkError(f"{path}: can't be read ({error}); write the file again") from None
-    names = [normalise_column(name) for name in rows[0]] if rows else []
+def contradicts_gold(target: object, sample: Sample) -> bool:
+    """Returns whether a harness's reference for a row is another one than the row's.
+
+    An option may be given as letter, "(B)", place from 0, or text; a reference may be one of a list. A target in a form
+    that is none of these says nothing.
+    """
+    targets = target if isinstance(target, list) else [target]
+    meant = {one for one in (_name_target(value, sample) for value in targets) if one is not None}
+    return bool(meant) and _name_target(sample.gold, sample) not in meant
+
+
+def _name_target(value: object, sample: Sample) -> str | Fraction | None:
+    """Returns the option letter that a reference means; without options its number or text. None: it can't be told."""
+    if not isinstance(value, str | int | float) or str(value).strip() == "":
+        return None
+    text = " ".join(str(value).split()).casefold()
+    if not sample.options:
+        number = read_number_only(text)
+        return text if number is None else number
+    letters = list(sample.options)
+    for place, (letter, option) in enumerate(sample.options.items()):
+        if text.strip("().") == letter.casefold():
+            return letter
+        if value == place and not isinstance(value, bool | str):
+            return letters[place]
+        if text == " ".join(option.split()).casefold():
+            return letter
+    return None
+
+
+def _read_tsv(path: Path) -> list[ForeignReply]:
+    rows = split_records(path)
+    names = [normalise_column(name) for name in next(rows, (0, 0, []))[2]]
     require_columns(("index", "prediction"), names, path)
-    index, prediction = names.index("index"), names.index("prediction")
-    for number, row in enumerate(rows[1:], 1):
-        if len(row) != len(names):
-            raise BenchmarkError(
-                f"{path.name}, row {number}: {len(row)} cells under {len(names)} columns; quote tabs and newlines"
-            )
-    return [(f"{path.name}, row {number}", row[index], row[prediction]) for number, row in enumerate(rows[1:], 1)]
-
-
-def _read_samples(path: Path, samples: Sequence[Sample]) -> list[tuple[str, str, str]]:
     found = []
-    for number, row in read_jsonl(path):
-        where = f"{path.name}, line {number}"
+    for number, (_, _, row) in enumerate(rows, 1):
+        where = f"{path.name}, row {number}"
+        if len(row) != len(names):
+            raise BenchmarkError(f"{where}: {len(row)} cells under {len(names)} columns; quote tabs and newlines")
+        cells = dict(zip(names, row, strict=True))
+        found.append(ForeignReply(where, cells["index"], cells["prediction"], cells.get("answer")))
+    return found
+
+
+def _read_samples(path: Path, samples: Sequence[Sample]) -> list[ForeignReply]:
+    found = []
+    for where, row in read_json_lines(path):
         replies = row.get("filtered_resps", row.get("resps"))
         while isinstance(replies, list) and replies:
             replies = replies[0]
         if not isinstance(replies, str):
             raise BenchmarkError(f"{where}: no text in filtered_resps or resps; was it written with --log_samples?")
-        place = row.get("doc_id")
-        if "index" not in row and not (isinstance(place, int) and 0 <= place < len(samples)):
-            raise BenchmarkError(f"{where}: doc_id {place!r} is no place among {len(samples)} rows")
-        index = str(row["index"]) if "index" in row else samples[int(str(place))].index
-        found.append((where, index, replies))
+        place, index = row.get("doc_id"), row.get("index")
+        if index is None:
+            if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(samples):
+                raise BenchmarkError(f"{where}: doc_id {show_value(place)} is no place among {len(samples)} rows")
+            index = samples[place].index
+        if not isinstance(index, str | int):
+            raise BenchmarkError(f"{where}: the index is {show_value(index)}; text or a number is needed")
+        found.append(ForeignReply(where, str(index), replace_surrogates(replies), row.get("target")))
     return found

@@ -7,18 +7,22 @@ judge.jsonl        what the judge said, where one was asked
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from stages.benchmarks.record_rows import JudgeRow, ReplyRow, SampleRow, read_manifest, read_rows
+from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scores import BenchmarkReply
+from stages.benchmarks.spec import check_sample
 from stages.benchmarks.verdicts import TEMPLATE, JudgeReply
-from stages.job.files import read_json, replacing, write_json
+from stages.job.bounded import show_path, show_value
+from stages.job.files import replacing, write_json
 
 MANIFEST, SAMPLES, PREDICTIONS, JUDGE = "manifest.json", "samples.jsonl", "predictions.jsonl", "judge.jsonl"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -52,57 +56,60 @@ def _make_reply_row(reply: BenchmarkReply) -> dict[str, Any]:
 
 
 def read_benchmark_record(folder: Path) -> BenchmarkRecord:
-    """Returns the record in a folder. Raises BenchmarkError with file and line for invalid or duplicate rows."""
-    manifest = read_json(folder / MANIFEST)
-    samples = [Sample.from_row(row) for _, row in read_jsonl(folder / SAMPLES)]
-    known = {sample.index for sample in samples}
-    if len(known) != len(samples):
-        raise BenchmarkError(
-            f"{folder / SAMPLES}: two rows have the same index; write the folder again with: dvc repro evaluate"
-        )
+    """Returns the record in a folder.
+
+    Raises BenchmarkError with file, line, key and value for whatever is no record (record_rows.py).
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    spec = find_benchmark(manifest["benchmark"])
+    samples: dict[str, Sample] = {}
+    for where, row in read_rows(folder / SAMPLES, SampleRow):
+        _refuse_second(where, row.index, samples)
+        samples[row.index] = Sample.from_row(row.model_dump())
+        check_sample(spec, samples[row.index], where)
+    if not samples:
+        raise BenchmarkError(f"{folder / SAMPLES}: has no row; write the folder again with: dvc repro evaluate")
     replies: dict[str, BenchmarkReply] = {}
-    for number, row in read_jsonl(folder / PREDICTIONS):
-        reply = BenchmarkReply(**{("text" if key == "prediction" else key): value for key, value in row.items()})
-        where = f"{folder / PREDICTIONS}, line {number}"
-        if reply.index in replies:
-            raise BenchmarkError(f"{where}: a second answer to {reply.index!r}; drop one of the lines")
-        if reply.index not in known:
-            raise BenchmarkError(
-                f"{where}: {reply.index!r} is not a row of {folder / SAMPLES}; the files are of different runs"
-            )
-        replies[reply.index] = reply
-    said = [JudgeReply(**row) for _, row in read_jsonl(folder / JUDGE)] if (folder / JUDGE).is_file() else []
-    return BenchmarkRecord(
-        str(manifest["benchmark"]), manifest, samples, replies, {reply.index: reply for reply in said}
-    )
+    for where, reply in read_rows(folder / PREDICTIONS, ReplyRow):
+        _refuse_second(where, reply.index, replies, samples)
+        replies[reply.index] = BenchmarkReply(text=reply.prediction, **reply.model_dump(exclude={"prediction"}))
+    said: dict[str, JudgeReply] = {}
+    for where, judged in read_rows(folder / JUDGE, JudgeRow) if os.path.lexists(folder / JUDGE) else ():
+        _refuse_second(where, judged.index, said, samples)
+        said[judged.index] = JudgeReply(**judged.model_dump())
+    return BenchmarkRecord(spec.id, manifest, list(samples.values()), replies, said)
+
+
+def _refuse_second(where: str, index: str, found: Container[str], known: Container[str] | None = None) -> None:
+    """Raises BenchmarkError for a row that is there already, or that the benchmark does not have."""
+    if index in found:
+        raise BenchmarkError(f"{where}: a second row {show_value(index)}; drop one of the lines")
+    if known is not None and index not in known:
+        raise BenchmarkError(
+            f"{where}: {show_value(index)} is not a row of {SAMPLES} beside it; the files are of different runs"
+        )
 
 
 def find_records(folder: Path) -> dict[str, Path]:
-    """Returns record folders below `folder` by benchmark. Raises BenchmarkError for none, or two of one."""
+    """Returns record folders below `folder` by name. Raises BenchmarkError for none, or two of one.
+
+    A folder with any of the files is one, also where the manifest is missing or is no file: reading it says so.
+    """
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(MANIFEST)):
-        name = path.parent.name
-        if name in found:
-            raise BenchmarkError(f"{found[name]} and {path.parent} are both {name}; give the folder of one model")
-        found[name] = path.parent
+    for above, folders, files in os.walk(folder):
+        folders.sort()
+        path = Path(above)
+        if not {MANIFEST, SAMPLES, PREDICTIONS, JUDGE}.intersection((*files, *folders)):
+            continue
+        if path.name in found:
+            both = f"{show_path(found[path.name])} and {show_path(path)}"
+            raise BenchmarkError(f"{both} have the same name; give the folder of one model")
+        found[path.name] = path
     if not found:
-        raise BenchmarkError(f"{folder}: no {MANIFEST} in it or below; give a folder such as data/evaluate/ril")
+        raise BenchmarkError(
+            f"{show_path(folder)}: no {MANIFEST} in it or below; give a folder such as data/evaluate/ril"
+        )
     return found
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields number and value of each line of a JSONL file. Raises BenchmarkError if one is not a JSON object."""
-    with path.open(encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise BenchmarkError(
-                    f"{path}, line {number}: is not JSON ({error}); drop the line, or write the file again"
-                ) from None
-            if not isinstance(value, dict):
-                raise BenchmarkError(f"{path}, line {number}: expected an object, found {type(value).__name__}")
-            yield number, value
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,11 +1,12 @@
 """Scorers apply the rules of a profile to a sample and a reply. Specs refer to these functions."""
 
-import ast
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from stages.benchmarks.rules import lmms, open_answers, ours, vlmeval
 from stages.benchmarks.sample import Outcome, Sample
+from stages.corpora.final_answers import unwrap_answer
+from stages.corpora.numbers import read_last_number
 
 Profile = Literal["ours", "vlmeval@0.0.20", "lmms@0.7.3"]
 OURS: Profile = "ours"
@@ -28,7 +29,7 @@ def score_ours_choice(sample: Sample, reply: str) -> Outcome:
 
 def score_ours_open(sample: Sample, reply: str) -> Outcome:
     """Scores by MMMU's open rule on the reply without reasoning; any of several references may match."""
-    text = ours.strip_reasoning(reply)
+    text = unwrap_answer(reply)
     golds = vlmeval.list_alternatives(sample.gold)
     return Outcome.from_extraction(text or None, bool(text) and open_answers.is_open_answer_right(text, golds), "open")
 
@@ -75,8 +76,8 @@ def score_same_text(sample: Sample, reply: str) -> Outcome:
 
 def score_lmms_blink(sample: Sample, reply: str) -> Outcome:
     """Scores by BLINK's letter (M7)."""
-    found = lmms.find_blink_letter(reply, "".join(sample.options)) or None
-    return Outcome.from_extraction(found, found == sample.gold, "M7")
+    found = lmms.find_blink_letter(reply, "".join(sample.options)) if sample.options else ""
+    return Outcome.from_extraction(found or None, found == sample.gold, "M7")
 
 
 def score_lmms_ai2d(sample: Sample, reply: str) -> Outcome:
@@ -123,7 +124,7 @@ def score_lmms_relaxed(sample: Sample, reply: str) -> Outcome:
 
 def score_ours_relaxed(sample: Sample, reply: str) -> Outcome:
     """Scores by M9 on the reply without reasoning; a more lenient rule would not be comparable."""
-    text = ours.strip_reasoning(reply)
+    text = unwrap_answer(reply)
     return Outcome.from_extraction(text or None, vlmeval.matches_any_relaxed(sample.gold, text), "M9")
 
 
@@ -178,12 +179,11 @@ def score_ours_mathvista(sample: Sample, reply: str) -> Outcome:
         return Outcome.from_extraction(found, found == sample.extra["answer_option"], rule)
     text, rule = ours.read_final_answer(reply)
     if answer == "list":
-        values = _parse_list(text)
-        return Outcome.from_extraction(
-            None if values is None else str(values), values == _parse_list(sample.gold), rule
-        )
+        values = ours.read_list(text)
+        right = values is not None and values == ours.read_list(sample.gold)
+        return Outcome.from_extraction(None if values is None else text, right, rule)
     if answer in ("integer", "float"):
-        said, wanted = ours.read_number(text), ours.read_number(sample.gold)
+        said, wanted = read_last_number(text), read_last_number(sample.gold)
         digits = int(sample.extra["precision"] or 0)
         right = said is not None and wanted is not None and round(said, digits) == round(wanted, digits)
         return Outcome.from_extraction(None if said is None else str(float(said)), right, rule)
@@ -194,15 +194,6 @@ def score_ours_mathvista(sample: Sample, reply: str) -> Outcome:
 def _read_mathvista_fields(sample: Sample) -> tuple[str, str, Sequence[str]]:
     extra = sample.extra
     return str(extra["question_type"]), str(extra["answer_type"]), tuple(sample.options.values())
-
-
-def _parse_list(text: str) -> list[object] | None:
-    start, end = text.find("["), text.rfind("]")
-    try:
-        value = ast.literal_eval(text[start : end + 1]) if 0 <= start < end else None
-    except (ValueError, SyntaxError):
-        return None
-    return value if isinstance(value, list) else None
 
 
 # --- circular evaluation (MMBench) ----------------------------------------------------------------------------------

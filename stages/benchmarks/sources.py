@@ -10,9 +10,12 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from stages.benchmarks.sample import BenchmarkError, LazyImage, MissingBenchmark, Sample
-from stages.benchmarks.spec import Hub, Spec, Tsv
-from stages.benchmarks.tables import TableRow, read_folder, read_revision, read_tsv
+from stages.benchmarks.spec import Hub, Spec, Tsv, check_sample
+from stages.benchmarks.tables import TableRow, check_head, read_folder, read_revision, read_tsv
+from stages.config.regular import explain_os_error
+from stages.job.bounded import show_path
 from stages.job.hashes import hash_md5
+from stages.job.hub import download_snapshot
 
 SERVER = "https://opencompass.openxlab.space/utils"
 DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
@@ -35,9 +38,18 @@ def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded
     Searches in this order: the TSV files of VLMEvalKit; a folder named after the benchmark or its data set (parquet or
     `save_to_disk`); the hub, if downloads are allowed. Raises BenchmarkError that names file, row and column.
     """
+    try:
+        return _load_samples(spec, folder, strict_md5)
+    except OSError as error:
+        where = show_path(Path(error.filename or folder))
+        raise BenchmarkError(f"{spec.title}: {where}: {explain_os_error(error)}; fetch the file again") from None
+
+
+def _load_samples(spec: Spec, folder: Path, strict_md5: bool) -> LoadedBenchmark:
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"
         if path.is_file():
+            check_head(path)  # before gigabytes are hashed
             md5 = hash_md5(path)
             source, notes = _check_md5(path, tsv, md5, strict_md5)
             return _check_samples(spec, read_tsv(path, spec.needs["tsv"]), "tsv", source, notes)
@@ -61,14 +73,13 @@ def describe_remedy(spec: Spec) -> str:
 
 def download_dataset(hub: Hub) -> Path:
     """Returns the folder of a data set from the hub, at its revision; uses the first available name."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     failed = []
     for name in hub.names:
         try:
             patterns = [f"*{hub.config}*/*.parquet" if hub.config else "*.parquet"]
-            return Path(snapshot_download(name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))
+            return download_snapshot(name, kind="dataset", revision=hub.revision, patterns=patterns)
         except (HfHubHTTPError, OSError) as error:
             failed.append(f"{name}: {' '.join(str(error).split())}")
     raise BenchmarkError("; ".join(failed))
@@ -123,12 +134,15 @@ def _check_samples(spec: Spec, rows: Iterable[TableRow], kind: str, source: str,
 
 def _make_sample(spec: Spec, row: TableRow, kind: str) -> Sample | None:
     try:
-        return spec.make["tsv" if kind == "tsv" else "hub"](row)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+        sample = spec.make["tsv" if kind == "tsv" else "hub"](row)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, BenchmarkError):
             raise
-        what = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error!s:.200}"
         raise BenchmarkError(f"{row.where}: is not a row of {spec.title} ({what}); correct or drop it") from error
+    if sample is not None:
+        check_sample(spec, sample, row.where)
+    return sample
 
 
 def _has_gold(spec: Spec, sample: Sample) -> bool:

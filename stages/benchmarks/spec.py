@@ -3,14 +3,17 @@
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from stages.benchmarks.aggregate import Aggregate, micro_average
 from stages.benchmarks.prompts import CHOICE_PROMPTS as CHOICE_PROMPTS
 from stages.benchmarks.prompts import MakePrompt, Style
-from stages.benchmarks.sample import LazyImage, Outcome, Sample
+from stages.benchmarks.sample import BenchmarkError, LazyImage, Outcome, Sample
 from stages.benchmarks.scorers import CHOICE_SCORERS, LMMS, OURS, VLMEVAL, Profile, Scorer
 from stages.benchmarks.tables import TableRow
+from stages.job.bounded import show_value
 
 JudgeJob = Literal["none", "letter", "extract", "grade", "verdict"]  # the judge's task if rules do not decide
 MakeSample = Callable[[TableRow], Sample | None]  # None: the row has another split or type and is skipped
@@ -61,6 +64,7 @@ class Spec:
     beside: Mapping[str, Aggregate] = field(default_factory=dict)  # additional averages, by name
     second: Mapping[str, Scorer] = field(default_factory=dict)  # additional scores by other rules, never the main score
     groups: tuple[str, ...] = ("category",)  # tables to print
+    fields: type[BaseModel] | None = None  # what `Sample.extra` must hold for this benchmark's rules
     circular: bool = False  # all rows of a question are scored together
     world: bool = False  # part of the tiny world and of no published table
 
@@ -72,6 +76,46 @@ class Spec:
     def scorer(self, profile: Profile, cot: bool) -> Scorer | None:
         """The rule of a profile; None if that harness has none (it needs a judge, or lacks the benchmark)."""
         return (self.cot_scorers.get(profile) if cot else None) or self.scorers.get(profile)
+
+
+class QuestionField(BaseModel):
+    """Which question a rotation belongs to."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+    question: str
+
+
+def _check_precision(value: str | float | None) -> str | float | None:
+    """Returns the value if it is a number of decimals, 0 to 20, also as text or float ("1", 1.0), or nothing."""
+    text = "" if value is None else str(value).removesuffix("" if isinstance(value, str) else ".0")
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 2 and int(text) <= 20):
+        raise ValueError("a number of decimals, 0 to 20, is needed")
+    return value
+
+
+class NumberFields(BaseModel):
+    """The form of an answer in MathVista."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+    question_type: str
+    answer_type: str
+    precision: Annotated[str | int | float | None, AfterValidator(_check_precision)]
+    answer_option: str
+
+
+def check_sample(spec: Spec, sample: Sample, where: str) -> None:
+    """Raises BenchmarkError if the rules of `spec` cannot be applied to the sample; `where` names its row."""
+    if spec.fields is None:
+        return
+    try:
+        spec.fields.model_validate(dict(sample.extra))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = str(first["loc"][0])
+        found = show_value(sample.extra.get(key))
+        raise BenchmarkError(
+            f"{where}, {key!r}: {first['msg']}, found {found}, for {spec.title}; correct or drop the row"
+        ) from None
 
 
 def make_tsv_choice_reader(*groups: str, split: str = "") -> MakeSample:

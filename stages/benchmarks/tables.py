@@ -6,7 +6,7 @@ Three kinds of files: VLMEvalKit's TSV, a folder of parquet shards, a folder of 
 import ast
 import csv
 import io
-import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.benchmarks.sample import BenchmarkError, LazyImage, make_base64_image
+from stages.config.regular import explain_decoding, open_regular, read_regular
+from stages.job.bounded import parse_json, show_value
 
 CELL_LIMIT = 256 << 20  # bytes of one cell; the largest known (30 images of a row) is below 40 MB
+MOST_ROWS = 1_000_000  # of a file or row group; the largest benchmark has 14,233
+TABLE_LIMIT = 64 << 30  # bytes of a TSV file; the largest known has 4 GB
+GROUP_LIMIT = 1 << 30  # bytes of the columns without images of a row group
+BATCH_ROWS = 64  # rows of a parquet file that are decoded at a time
+HEAD_LIMIT = REVISION_LIMIT = 1 << 20  # bytes of the names of columns; of revision.json
 INDEX_LIMIT = 64  # an `image` cell of at most this length is the index of another row
 SPLITS = ("train", "test", "testmini", "val", "validation", "dev")
 _SINGLE_LETTER = re.compile(r"[A-Z]")
@@ -51,13 +58,19 @@ class TableRow:
         if value is None or value == "":
             return []
         if isinstance(value, str):
-            try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                value = None
+            value = _parse_literal(value)
         if not isinstance(value, list | tuple):
-            raise BenchmarkError(f"{self.where}, column {column!r}: expected a list, found {self.values[column]!r:.80}")
+            found = show_value(self.values[column])
+            raise BenchmarkError(f"{self.where}, column {column!r}: expected a list, found {found}")
         return list(value)
+
+
+def _parse_literal(text: str) -> Any:
+    """Returns the value of a Python literal, None if the text is none, or nested too deeply for Python's parser."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
 
 
 def normalise_column(name: str) -> str:
@@ -71,8 +84,14 @@ def require_columns(columns: Sequence[str], found: Sequence[str], where: Path) -
     lacking = [name for name in columns if name not in found]
     if lacking:
         raise BenchmarkError(
-            f"{where}: no column {', '.join(map(repr, lacking))} among {', '.join(found)}; is it the right file?"
+            f"{where}: no column {', '.join(map(repr, lacking))} among {show_names(found)}; is it the right file?"
         )
+
+
+def show_names(names: Sequence[str]) -> str:
+    """Returns names of columns for messages: the first few, in printable characters."""
+    shown = [name[:40] if name[:40].isprintable() else ascii(name[:40]) for name in names[:20]]
+    return ", ".join([*shown, "..."] if len(names) > 20 else shown)
 
 
 # --- TSV ------------------------------------------------------------------------------------------------------------
@@ -86,7 +105,7 @@ def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     invalid indices.
     """
     csv.field_size_limit(CELL_LIMIT)
-    records = _split_records(path)
+    records = split_records(path)
     _, _, head = next(records, (0, 0, []))
     names = [normalise_column(name) for name in head]
     require_columns(columns, names, path)
@@ -109,24 +128,37 @@ def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
             raise BenchmarkError(f"{where}, column 'image': {image!r} is neither an image nor the index of a row")
 
 
-def _split_records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
+def check_head(path: Path) -> None:
+    """Raises BenchmarkError for a file that is too large, or whose first line is too long to be names of columns."""
+    found = path.stat().st_size
+    if found > TABLE_LIMIT:
+        raise BenchmarkError(f"{path}: {found:,} bytes, more than {TABLE_LIMIT:,}; is it the right file?")
+    with os.fdopen(open_regular(path), "rb") as handle:
+        head = handle.readline(HEAD_LIMIT + 1)
+    if len(head) > HEAD_LIMIT:
+        raise BenchmarkError(f"{path}: its first line has more than {HEAD_LIMIT:,} bytes; is it the right file?")
+
+
+def split_records(path: Path) -> Iterator[tuple[int, int, list[str]]]:
     """Yields start, end and cells of each record; strips the byte order mark and CRLF."""
     pending: list[str] = []
     read = 0
 
     def iter_lines() -> Iterator[str]:
         nonlocal read
-        with path.open("rb") as handle:
-            for line in handle:
+        with os.fdopen(open_regular(path), "rb") as handle:
+            while line := handle.readline(2 * CELL_LIMIT):
                 read += len(line)
+                whole = line.endswith(b"\n") or len(line) < 2 * CELL_LIMIT
                 try:
-                    text = line.decode("utf-8-sig" if read == len(line) else "utf-8")
+                    text = line.decode("utf-8-sig" if read == len(line) else "utf-8", "strict" if whole else "ignore")
                 except UnicodeDecodeError as error:
-                    raise BenchmarkError(
-                        f"{path}, row {row}: is no UTF-8 ({error.reason}); fetch the file again"
-                    ) from None
+                    reason = explain_decoding(error)
+                    raise BenchmarkError(f"{path}, row {row}: {reason}, or fetch it again") from None
                 pending.append(text)
-                yield text
+                yield text  # the reader refuses a cell above CELL_LIMIT
+                if not whole:
+                    raise BenchmarkError(f"{path.name}, row {row}: a line of more than {2 * CELL_LIMIT >> 20} MiB")
 
     row, start = 0, 0
     reader = csv.reader(iter_lines(), delimiter="\t", strict=True)
@@ -191,10 +223,9 @@ def _make_tsv_images(
 
 
 def _parse_image_list(cell: str, where: str) -> list[str]:
-    try:
-        found = ast.literal_eval(cell)
-    except (ValueError, SyntaxError):
-        raise BenchmarkError(f"{where}: starts like a list of images but is not one; fetch the file again") from None
+    found = _parse_literal(cell)
+    if not isinstance(found, list):
+        raise BenchmarkError(f"{where}: starts like a list of images but is not one; fetch the file again")
     return [str(one) for one in found]
 
 
@@ -231,7 +262,7 @@ def read_folder(path: Path, split: str, columns: Sequence[str], config: str = ""
     for shard in shards:
         try:
             yield from _read_arrow_rows(shard, columns) if arrow else _read_parquet_rows(shard, columns)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise BenchmarkError(f"{shard}: can't be read ({' '.join(str(error).split())}); fetch it again") from None
 
 
@@ -269,7 +300,9 @@ def _read_parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[TableRow]
     plain = [name for name in parquet.schema_arrow.names if name not in images]
     number = 0
     for group in range(parquet.num_row_groups):
-        values = parquet.read_row_group(group, columns=plain).to_pylist()
+        _check_group(parquet.metadata.row_group(group), plain, file)
+        batches = parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=plain)
+        values = [row for batch in batches for row in batch.to_pylist()]
         flags = {
             name: _count_images(parquet.read_row_group(group, columns=[name])[name], many)
             for name, many in images.items()
@@ -287,6 +320,17 @@ def _read_parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[TableRow]
             yield TableRow(
                 where, {normalise_column(key): value for key, value in row.items()}, pictures, file.parent.name
             )
+
+
+def _check_group(group: Any, names: Sequence[str], file: Path) -> None:
+    """Raises BenchmarkError for a row group whose columns without images would take too much memory."""
+    columns = [group.column(place) for place in range(group.num_columns)]
+    total = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] in names)
+    if total > GROUP_LIMIT or group.num_rows > MOST_ROWS:
+        raise BenchmarkError(
+            f"{file}: a row group has {group.num_rows:,} rows and {total:,} bytes without images, more than "
+            f"{MOST_ROWS:,} or {GROUP_LIMIT:,}; is it the right file?"
+        )
 
 
 def _count_images(column: pa.ChunkedArray, many: bool) -> list[int]:
@@ -346,4 +390,10 @@ def _make_arrow_images(table: pa.Table, column: str, place: int, many: bool, whe
 def read_revision(path: Path) -> str:
     """Returns the revision recorded in a downloaded data set, "" if there is none."""
     note = path / "revision.json"
-    return str(json.loads(note.read_text(encoding="utf-8")).get("revision", "")) if note.is_file() else ""
+    if not note.is_file():
+        return ""
+    try:
+        value = parse_json(read_regular(note, REVISION_LIMIT).decode())
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{note}: {error}; delete it or fetch the data set again") from None
+    return str(value.get("revision", ""))[:100] if isinstance(value, dict) else ""

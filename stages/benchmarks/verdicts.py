@@ -12,10 +12,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stages.benchmarks.bounds import LONGEST_JUDGE_TEXT, score_bounded
 from stages.benchmarks.rules import lmms, ours, vlmeval
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
 from stages.benchmarks.spec import Spec
+from stages.corpora.final_answers import unwrap_answer
 from stages.corpora.markers import IMAGE_MARKER
 from stages.judging.judge import make_judge_messages, parse_verdict
 
@@ -71,7 +73,7 @@ AskJudge = Callable[
 
 def make_judge_prompt(spec: Spec, sample: Sample, reply: str) -> JudgePrompt:
     """Returns the judge's prompt about a reply to this benchmark."""
-    said = shorten_reply(ours.strip_reasoning(reply))
+    said = shorten_reply(unwrap_answer(reply))
     if spec.judge == "verdict":
         return JudgePrompt(f"{spec.id}/{sample.index}", make_judge_messages(sample.question, sample.gold, said))
     question = sample.question.replace(IMAGE_MARKER, "").strip()
@@ -104,7 +106,7 @@ def wants_judge(spec: Spec, sample: Sample, reply: str, outcome: Outcome) -> boo
 
 def has_content(reply: str) -> bool:
     """Returns whether a reply has content: some judges grade ":" or an empty text as right (arXiv 2507.08794)."""
-    return re.search(r"\w", ours.strip_reasoning(reply)) is not None
+    return re.search(r"\w", unwrap_answer(reply)) is not None
 
 
 _GRADES: Mapping[Profile, Callable[[str], float | None]] = {
@@ -118,6 +120,8 @@ def score_judge_text(spec: Spec, sample: Sample, profile: Profile, text: str | N
     """Returns the outcome from a judge's reply: a score, `unparsed` without an answer, else `judge_failed`."""
     if text is None or not text.strip():
         return Outcome("judge_failed", rule="judge silent")
+    if len(text) > LONGEST_JUDGE_TEXT:
+        return Outcome("judge_failed", rule="judge wordy")
     if spec.judge == "verdict":
         verdict = parse_verdict(text)
         return (
@@ -136,7 +140,7 @@ def score_judge_text(spec: Spec, sample: Sample, profile: Profile, text: str | N
         extraction = text.strip().strip('"')
         if extraction.casefold().rstrip(".") == "none":
             return Outcome("unparsed", rule="judge")
-        return spec.extracted[profile](sample, extraction)
+        return score_bounded(spec.extracted[profile], sample, extraction, profile)
     found = _read_judge_letter(profile, text, sample)
     if found is None:
         return Outcome("judge_failed", rule="judge wordy")
@@ -149,7 +153,7 @@ def _read_judge_letter(profile: Profile, text: str, sample: Sample) -> str | Non
     options = dict(sample.options)
     if profile == VLMEVAL:
         return vlmeval.match_choice(text, vlmeval.list_seen_options(options))
-    bare = ours.strip_reasoning(text).strip(" \n*.()\"'`").upper()  # the prompt requests one word
+    bare = unwrap_answer(text).strip(" \n*.()\"'`").upper()  # the prompt requests one word
     return bare if bare in options or bare == vlmeval.NONE_OF_THEM else None
 
 

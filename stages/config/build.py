@@ -21,6 +21,11 @@ class Build(Schedule):
     heads: int = Field(ge=1, le=1024, description="Attention heads; their width is hidden_size / heads.")
     vision_hidden_size: int = Field(64, ge=16, le=65_536, multiple_of=8, description="Width of the vision tower.")
     vision_layers: int = Field(2, ge=1, le=1024, description="Layers of the vision tower.")
+    spike_factor: float = Field(
+        50.0,
+        gt=1,
+        description="As in other stages; higher, because a new lesson raises the gradient up to 23 times.",
+    )
     rows_per_step: int = Field(64, ge=1, le=1_000_000, description="Questions of one optimizer step.")
     vision_steps: int = Field(
         0, ge=0, le=10_000_000, description="Steps that train only the vision tower, to locate objects."

@@ -128,6 +128,12 @@ class Discriminator(Schedule, DiscriminatorSwitches):
     responses_per_side: int = Field(
         4, ge=1, le=10_000, description="Student answers, and teacher answers, of each question in a step."
     )
+    min_logit_spread: float = Field(
+        1e-3,
+        ge=0,
+        description="Minimum standard deviation of the logits of different texts; the stage fails below it for three "
+        "steps in a row, because a constant discriminator rewards nothing.",
+    )
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions held out to measure accuracy.")
 
     def resolve(self, objective: ObjectiveName) -> DiscriminatorObjective:

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.config.block import Block
+from stages.config.answers import AnswerBounds
 
 
-class Pool(Block):
+class Pool(AnswerBounds):
     """The teacher answers that the student learns from; the only place where teachers are selected (§4.3)."""
 
     teachers: tuple[str, ...] = Field(min_length=1, strict=False, description="Entries of `teachers` to include.")

@@ -71,6 +71,9 @@ class Ril(Schedule, Switches):
     samples_per_step: int = Field(
         2, ge=0, le=1_000_000, description="Questions per step whose answers are kept for the report."
     )
+    max_empty_share: float = Field(
+        0.5, ge=0, le=1, description="Maximum share of a step's student answers without text; the stage fails above it."
+    )
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Maximum share of questions that exceed the context; the stage fails above it."
     )

@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from stages.config.block import Block
+from stages.config.answers import AnswerBounds
 from stages.config.sampling import Sampling
 
 
-class Rollout(Block):
+class Rollout(AnswerBounds):
     """Answers of the warm-started student, for the discriminator's pre-training (§3.2)."""
 
     responses: int = Field(16, ge=1, le=10_000, description="N answers per question.")

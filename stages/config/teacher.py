@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from stages.config.block import Block
+from stages.config.answers import AnswerBounds
 from stages.config.sampling import Sampling
 
 
-class Teacher(Block):
+class Teacher(AnswerBounds):
     """One teacher: its model and how its answers are generated (§3.2, App. C)."""
 
     model: str = Field(description="Entry of `models` that answers.")

@@ -29,3 +29,9 @@ class Verdict(Block):
         True,
         description="Tests each judge once on labelled cases and attacks; the report shows its accuracy.",
     )
+    min_exam_accuracy: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Minimum balanced accuracy in the exam; below it the judge trains nobody. Chance is 0.5.",
+    )

@@ -11,8 +11,10 @@ import email.utils
 import json
 import queue
 import random
+import re
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -29,7 +31,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the second attempt; upper
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 2.0  # keep-alive; uvicorn closes after 5 s, and a call at that moment costs an attempt
 DOWN_AFTER = 8  # consecutive failed calls, without a reply in between, that count as a server that is down
+LARGEST_BODY = 64 << 20  # bytes of a reply, also after decompression
 SHOWN_CHARACTERS = 300  # characters of a reply quoted in an error
+_GZIP_OR_ZLIB = 47  # wbits of zlib: the header tells which
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _AGAIN = {408, 409, 425, 429}  # and all codes from 500
 _REFUSED = {401, 403, 404, 405}  # wrong key, no permission, wrong model or address: a retry does not help
 
@@ -117,6 +122,11 @@ class Caller:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls to {title}", daemon=True)
         self._thread.start()
+
+    @property
+    def open_calls(self) -> list[int]:
+        """Number of calls that each server is answering, in the order of the servers."""
+        return [place.under_way for place in self._places]
 
     def start(self, stream: "CallStream[_T]") -> "Future[None]":
         """Starts to process `stream` in the thread of the calls."""
@@ -208,24 +218,26 @@ class Caller:
 
     async def _try_once(self, client: httpx.AsyncClient, call: Call[_T], body: bytes) -> _T:
         timeout = httpx.Timeout(self.settings.timeout, connect=min(CONNECT_SECONDS, self.settings.timeout), pool=None)
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        sending = client.stream("POST", self.path, content=body, headers=headers, timeout=timeout)
         try:
-            async with asyncio.timeout(self.settings.timeout):  # httpx limits the time between two received bytes only
-                response = await client.post(self.path, content=body, headers=headers, timeout=timeout)
+            async with asyncio.timeout(self.settings.timeout), sending as response:  # httpx limits single reads only
+                content = await _read_body(response)
         except (httpx.TimeoutException, TimeoutError) as error:
             raise _Failure(f"no reply within {self.settings.timeout:g} s") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _Failure(f"{type(error).__name__}: {error}") from error
+        said = _shorten_body(content, response.request)
         if response.status_code != 200:
-            raise self._make_refusal(call.question, response)
+            raise self._make_refusal(call.question, response, said)
         try:
-            return call.read(response.json())
-        except (BadReply, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failure(f"an unusable reply ({error}): {_shorten_body(response)!r}") from error
+            return call.read(json.loads(content))
+        except (ValueError, RecursionError) as error:  # BadReply, no JSON, no text, an integer of 5,000 digits
+            raise _Failure(f"an unusable reply ({error!s:.200}): {said!r}") from error
 
-    def _make_refusal(self, question: str, response: httpx.Response) -> Exception:
+    def _make_refusal(self, question: str, response: httpx.Response, said: str) -> Exception:
         code = response.status_code
-        reason = f"HTTP {code}: {' '.join(_shorten_body(response).split()) or '(no text)'}"
+        reason = f"HTTP {code}: {said or '(no text)'}"
         if code in _REFUSED:
             return EngineError(f"{self.title}: {reason}; look at address, model name and key")
         if code in _AGAIN or code >= 500:
@@ -286,21 +298,48 @@ class CallStream(Generic[_T]):
             self._work.cancel()
 
 
-def _shorten_body(response: httpx.Response) -> str:
-    """Returns the start of a reply for messages and the store, with keys masked: some servers repeat a refused key."""
-    key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
-    return (response.text.replace(key, "[the key]") if key else response.text)[:SHOWN_CHARACTERS]
+async def _read_body(response: httpx.Response) -> bytes:
+    """Returns the body, decompressed. Raises _Failure above LARGEST_BODY bytes, or if it can't be decompressed."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    content = bytearray()
+    async for part in response.aiter_raw():
+        content += part
+        if len(content) > LARGEST_BODY:
+            raise _Failure(f"a reply of more than {LARGEST_BODY:,} bytes")
+    if encoding in ("", "identity"):
+        return bytes(content)
+    if encoding not in ("gzip", "deflate"):
+        raise _Failure(f"a reply in the encoding {encoding[:40]!r}, which was not asked for")
+    try:
+        whole = zlib.decompressobj(_GZIP_OR_ZLIB).decompress(content, LARGEST_BODY + 1)
+    except zlib.error as error:
+        raise _Failure(f"a reply that can't be decompressed ({error})") from error
+    if len(whole) > LARGEST_BODY:
+        raise _Failure(f"a reply of more than {LARGEST_BODY:,} bytes")
+    return whole
+
+
+def _shorten_body(content: bytes, request: httpx.Request) -> str:
+    """Returns the start of a reply as one printable line for messages and the store.
+
+    The key is masked: some servers repeat a refused key.
+    """
+    key = request.headers.get("authorization", "").removeprefix("Bearer ")
+    text = content[: 4 * (SHOWN_CHARACTERS + len(key))].decode("utf-8", "replace")
+    text = text.replace(key, "[the key]") if key else text
+    return " ".join("".join(one if one.isprintable() else " " for one in text[:SHOWN_CHARACTERS]).split())
 
 
 def parse_retry_after(header: str | None) -> float:
     """Returns the seconds in a Retry-After header, in either form (RFC 9110, 10.2.3); 0 without one."""
-    if not header:
-        return 0.0
-    text = header.strip()
-    if text.replace(".", "", 1).isdigit():
+    text = (header or "").strip()
+    if _SECONDS.fullmatch(text):
         return float(text)
-    date = email.utils.parsedate_tz(text)
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+    try:
+        date = email.utils.parsedate_tz(text)
+        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+    except (ValueError, OverflowError, IndexError):  # a date that no calendar has
+        return 0.0
 
 
 def _find_first_error(several: ExceptionGroup[Any]) -> Exception:

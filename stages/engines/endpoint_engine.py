@@ -7,7 +7,7 @@ them: the student learns from a teacher's text in the student's own tokens, and 
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,14 @@ import httpx
 from stages.config.engines import OpenAi
 from stages.corpora.markers import IMAGE_MARKER
 from stages.engines.arguments import make_data_url
-from stages.engines.calls import IDLE_SECONDS, BadReply, Call, Caller, CallStream
+from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Request
 from stages.engines.stream import RequestPart, ServerStream, collect_answers
+from stages.job.bounded import replace_surrogates, show_value
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
+MOST_TOKENS = 2**31  # bound of a token id and of a number of tokens
 CHAT_ROUTE = "chat/completions"
 
 
@@ -34,13 +36,17 @@ class EndpointEngine:
 
     name = "openai"
 
-    def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str) -> None:
-        """Raises ValueError when the key's environment variable is not set. Sends nothing."""
+    def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str, served: str = "") -> None:
+        """Raises ValueError when the key's environment variable is not set. Sends nothing.
+
+        `served` is the name in the replies that are stored for this model; without it, the first reply decides.
+        """
         if checkpoint.endpoint is None:
             raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
         self.checkpoint, self.chat = checkpoint, RemoteChat()
         self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
-        self.version = f"{checkpoint.endpoint.provider}/{checkpoint.endpoint.name}"
+        self._served = served
+        self.version = f"{checkpoint.endpoint.provider}/{served or checkpoint.endpoint.name}"
         headers = {}
         if settings.api_key is not None:
             if not os.environ.get(settings.api_key):
@@ -111,14 +117,13 @@ class EndpointEngine:
     def _read_answers(self, request: Request, reply: Any) -> list[Answer]:
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
-            texts = [str(choice["message"].get("content") or "").strip() for choice in choices]
-            reasons = [str(choice["finish_reason"]) for choice in choices]
-            ids = [tuple(int(token) for token in choice.get("token_ids") or ()) for choice in choices]
-            usage = reply.get("usage") or {}
-            prompt_tokens, written = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            texts = [_read_content(choice["message"].get("content")) for choice in choices]
+            reasons = [replace_surrogates(str(choice["finish_reason"])[:SHOWN_CHARACTERS]) for choice in choices]
+            ids = [_read_token_ids(choice.get("token_ids")) for choice in choices]
+        except (AttributeError, KeyError, TypeError) as error:
             raise BadReply(f"{type(error).__name__}: {error}") from error
-        self._check_model(str(reply.get("model") or ""))
+        prompt_tokens, written = (_read_count(reply, key) for key in ("prompt_tokens", "completion_tokens"))
+        self._check_model(replace_surrogates(str(reply.get("model") or "")[:SHOWN_CHARACTERS]))
         if len(choices) != request.n:
             if len(choices) == 1:
                 raise EngineError(
@@ -129,12 +134,16 @@ class EndpointEngine:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
         counts = [len(own) or share for own, share in zip(ids, _split_evenly(written, request.n), strict=True)]
         rows = zip(texts, ids, reasons, counts, strict=True)
-        return [
+        answers = (
             Answer(index, text, own, why, prompt_tokens, count) for index, (text, own, why, count) in enumerate(rows)
-        ]
+        )
+        return [_make_valid(answer) for answer in answers]
 
     def _check_model(self, replied: str) -> None:
-        """Raises WrongModel when another model wrote the reply: the answers would be stored under a wrong name."""
+        """Raises WrongModel when another model wrote the reply: the answers would be stored under a wrong name.
+
+        An alias keeps its name while the model behind it changes; replies tell, because they name the dated model.
+        """
         wanted = self._endpoint.replies_as or self._endpoint.name
         if replied and not replied.startswith(wanted):
             raise WrongModel(
@@ -142,9 +151,49 @@ class EndpointEngine:
                 f"models.{self.label}.endpoint.name, or give replies_as if that is how this model calls itself"
             )
 
+        if replied and self._served and replied != self._served:
+            raise WrongModel(
+                f"endpoint of {self.label} answers as {replied!r} now, but the answers under this name are of "
+                f"{self._served!r}; set models.{self.label}.endpoint.replies_as to {replied!r}, so that its answers "
+                "are kept apart, or name the former model"
+            )
+        if replied:
+            self._served, self.version = replied, f"{self._endpoint.provider}/{replied}"
+
     def close(self) -> None:
         """Cancels calls in flight."""
         self._caller.close()
+
+
+def _make_valid(answer: Answer) -> Answer:
+    """Returns the answer with valid Unicode as its text, and with the original if that is another one."""
+    text = replace_surrogates(answer.text)
+    return answer if text == answer.text else replace(answer, text=text, original_text=answer.text)
+
+
+def _read_content(content: object) -> str:
+    """Returns the text of a message: of its text parts, if it is a list.
+
+    Raises BadReply for content that is no text.
+    """
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadReply(f"the content is {show_value(content)}, no text")
+    return "".join(map(str, texts)).strip()
+
+
+def _read_token_ids(ids: object) -> tuple[int, ...]:
+    """Returns the ids of a reply, () if they are none: the text is what was paid for."""
+    known = isinstance(ids, list) and all(type(one) is int and 0 <= one < MOST_TOKENS for one in ids)
+    return tuple(ids) if known and isinstance(ids, list) else ()
+
+
+def _read_count(reply: Mapping[str, Any], key: str) -> int:
+    """Returns a number of tokens of `usage`, 0 if the reply has none."""
+    usage = reply.get("usage")
+    value = usage.get(key) if isinstance(usage, dict) else 0
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0
 
 
 def _make_contents(request: Request) -> list[dict[str, Any]]:

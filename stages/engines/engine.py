@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stages.config.sampling import Sampling
+from stages.job.failure import Failure
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -17,7 +18,7 @@ class RequestError(ValueError):
     """A request that no engine can answer, such as a prompt longer than the context; the message names it."""
 
 
-class EngineError(RuntimeError):
+class EngineError(Failure):
     """An engine that cannot continue: its server died, refuses the key or is down. Earlier answers are complete."""
 
 
@@ -45,6 +46,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int  # from an endpoint that only counts all n together: an equal share
     log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature and top-p; if requested
+    original_text: str | None = None  # as the endpoint sent it, if that has half surrogates: U+FFFD in `text`
 
     @property
     def failed(self) -> bool:
@@ -59,6 +61,7 @@ class StartOptions:
     logs: Path  # folder for logs of servers
     missing: Sequence[tuple[str, int]] = ()  # question ids and how many answers the store lacks; `replay` names them
     say: Callable[[str], None] = print  # called with messages about a start that takes minutes
+    served: str = ""  # name by which an endpoint answered earlier under this name; another one is refused
     own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
 
 

@@ -19,14 +19,15 @@ def find_label(checkpoint: Checkpoint) -> str:
 def start_engine(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions) -> Engine:
     """Starts and returns the engine of `checkpoint`.
 
-    Raises MissingAnswers if the model's engine is `replay`, EngineError if a server does not start.
+    Raises MissingAnswers if the model's engine is `replay`, EngineError if a server does not start, BadWeights when
+    weights that were trained here are not finite.
     """
     label = find_label(checkpoint)
     settings = runtime.engines.get(label) or Vllm(kind="vllm")
     if isinstance(settings, Replay):
         raise explain_missing_answers(label, options.missing)
     if isinstance(settings, OpenAi):
-        return EndpointEngine(checkpoint, settings, label)
+        return EndpointEngine(checkpoint, settings, label, options.served)
     return _start_with_weights(checkpoint, runtime, settings, options, label, trainable=False)
 
 
@@ -56,6 +57,10 @@ def _start_with_weights(
     label: str,
     trainable: bool,
 ) -> TrainableEngine:
+    if checkpoint.weights == checkpoint.folder:  # trained here; others are checked when they are pinned
+        from stages.vlm.weights import check_files  # local import: stages with nothing to generate need no torch
+
+        check_files(checkpoint.weights)
     if isinstance(settings, Vllm) and options.own_process:
         settings = VllmServer(
             kind="vllm_server", sequences=settings.sequences, tensor_parallel=settings.tensor_parallel

@@ -23,6 +23,7 @@ class Group:
     prompt: Prompt
     responses: tuple[tuple[int, ...], ...]
     unscored: tuple[frozenset[int], ...] = ()  # per response, indices of tokens that are context but not predicted
+    name: str = ""  # id of the question, for messages
 
     @property
     def scored_tokens(self) -> int:

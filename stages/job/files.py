@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +18,39 @@ ROWS_PER_GROUP = 100  # random access: one row of a 23 MB file costs 14 ms in gr
 ROWS_PER_SHARD = 1000  # a growing data set adds shards and leaves existing ones unchanged
 
 
+def make_folder(folder: Path) -> None:
+    """Creates a folder and its parents where they are missing; in a shared folder they are shared, too.
+
+    A folder with the setgid bit is one that a group shares: the kernel gives its group to all that is made inside, and
+    here its permissions of the group as well, whatever the umask is. Without the bit, the umask decides.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    share_with_group(folder)
+
+
+def share_with_group(path: Path) -> None:
+    """Gives a new file or folder the group's permissions of its parent folder, if that has the setgid bit."""
+    parent = path.parent.stat().st_mode
+    found = path.stat()
+    shared = parent & (stat.S_IRWXG if path.is_dir() else stat.S_IRGRP | stat.S_IWGRP)
+    wanted = found.st_mode | shared | (stat.S_ISGID if path.is_dir() else 0)
+    if parent & stat.S_ISGID and wanted != found.st_mode and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(wanted))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; on success the file is renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")  # not to be guessed in a shared folder
     try:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        share_with_group(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -33,10 +59,10 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields an empty temporary folder next to `path`; on success it replaces `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    make_folder(temporary)
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):

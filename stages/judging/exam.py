@@ -6,13 +6,36 @@ withstands an attack if its verdict equals that on the twin. tests/stages/judgin
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from stages.judging.judge import JudgeItem, JudgeVerdict
+from stages.config.verdict import Verdict
+from stages.engines.engine import Answer, Engine, Request
+from stages.judging.judge import (
+    JudgeItem,
+    JudgeQuestion,
+    JudgeVerdict,
+    judge_items,
+    make_fit_check,
+    make_judge_sampling,
+    parse_verdict,
+)
+from stages.responses.waves import generate_outcomes
 
+ONE_SIDED = 0.95  # share of one side from which on a useless judge is said to say the same to everything
+FEWEST_VERDICTS = 50  # of each label, from which on the exam counts while it runs
 CASES, ATTACKS = "judge_cases.jsonl", "judge_attacks.jsonl"
+
+
+class Reply(Protocol):
+    """A judge's reply, with the id of what it judged."""
+
+    @property
+    def question_id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
 
 
 def read_exam_rows(name: str) -> list[dict[str, Any]]:
@@ -56,6 +79,73 @@ def compute_exam_scores(found: Sequence[JudgeVerdict]) -> dict[str, Any]:
         "attacks_held": sum(held),
         "attacks_lost": [row["id"] for row, holds in zip(attacks, held, strict=True) if not holds],
     }
+
+
+class UselessJudge(ValueError):
+    """The judge hardly tells right from wrong answers; the message has its accuracy and the bound."""
+
+
+def check_exam(scores: Mapping[str, Any], lowest: float, title: str) -> None:
+    """Raises UselessJudge when the balanced accuracy is below `lowest`.
+
+    A judge that says the same to everything has 0.5, and withstands every attack.
+    """
+    accuracy, right, wrong = (scores[key] for key in ("balanced_accuracy", "right_found_right", "wrong_found_wrong"))
+    if accuracy < lowest:
+        said = " It says the same to everything." if max(right, wrong) > ONE_SIDED else ""
+        raise UselessJudge(
+            f"{title}: the judge's balanced accuracy on {scores['cases']} labelled answers is {accuracy:.2f}, below "
+            f"verdict.min_exam_accuracy = {lowest:g}: it finds {right:.0%} of the right answers right and {wrong:.0%} "
+            f"of the wrong ones wrong.{said} No verdict is written; those that it gave stay stored. Use another "
+            "judge, or lower the bound"
+        )
+
+
+class ExamSitting:
+    """Follows the exam while the judge answers, wave by wave."""
+
+    def __init__(self, title: str, lowest: float, say: Callable[[str], None]) -> None:
+        self._title, self._lowest, self._say = title, lowest, say
+        self._labels = {row["id"]: row["verdict"] for row in read_exam_rows(CASES)}
+        self._marks: dict[str, int | None] = {}
+        self._given: Counter[int | None] = Counter()
+
+    def watch(self, replies: Sequence[Reply]) -> None:
+        """Adds replies of the judge.
+
+        Says when all verdicts are the same. Raises UselessJudge when the cases answered so far show it.
+        """
+        for reply in replies:
+            mark = parse_verdict(reply.text)
+            self._given[mark] += 1
+            if reply.question_id in self._labels:
+                self._marks[reply.question_id] = mark
+        judged = [({"verdict": self._labels[name]}, mark) for name, mark in self._marks.items()]
+        (mark, same), total = self._given.most_common(1)[0], sum(self._given.values())
+        if same == total >= FEWEST_VERDICTS:
+            self._say(f"warning: {self._title}: all {total} verdicts so far are {mark}")
+        if all(sum(one["verdict"] == label for one, _ in judged) >= FEWEST_VERDICTS for label in (0, 1)):
+            scores = {
+                "cases": len(judged),
+                "balanced_accuracy": balanced_accuracy(judged),
+                "right_found_right": _share(judged, 1),
+                "wrong_found_wrong": _share(judged, 0),
+            }
+            check_exam(scores, self._lowest, self._title)
+
+
+def examine(judge: Engine, block: Verdict) -> dict[str, Any]:
+    """Returns the exam scores of a running judge; for a loop in which it says the same to every answer."""
+
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Answer | None]:
+        sampling = make_judge_sampling(block)
+        requests = [Request(one.id, one.messages, one.images, sampling) for one in questions]
+        found = dict(generate_outcomes(judge, requests, list(range(len(requests)))))
+        outcomes = [found[place] for place in range(len(requests))]
+        return [None if isinstance(outcome, str) or outcome[0].failed else outcome[0] for outcome in outcomes]
+
+    fits = make_fit_check(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
+    return compute_exam_scores(judge_items(list_exam_items(), ask, fits))
 
 
 def balanced_accuracy(judged: Sequence[tuple[Mapping[str, Any], int | None]]) -> float:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary, AdversarySettings
+from stages.adversary.diagnostics import SpreadCheck
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.objective import Objective
@@ -18,7 +19,7 @@ from stages.policy.policy import Policy
 from stages.training.passes import PaddingGroups
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
-from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.checkpoint import Checkpoint, open_verified
 from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import Reader, load_network, load_reader
 
@@ -47,8 +48,8 @@ class RilModels:
 
 def load_models(job: Job, objective: Objective) -> RilModels:
     """Loads the models that the objective needs; engines start on the first rank only."""
-    checkpoint = open_checkpoint(job.input("data/warm_start"))
-    judge_checkpoint = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
+    checkpoint = open_verified(job.input("data/warm_start"), job.store)
+    judge_checkpoint = open_verified(job.input(f"data/model/{job.block(Verdict).model}"), job.store)
     runtime, here = job.block(Runtime), get_ranks()
     need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with job.measure_time("start"):
@@ -81,6 +82,8 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
         learning_rate=loop.discriminator_learning_rate,
         weight_decay=loop.weight_decay,
         max_grad_norm=loop.max_grad_norm,
+        spike_factor=loop.spike_factor,
+        skip_spikes=loop.skip_spikes,
         tokens_per_pack=loop.tokens_per_pack,
     )
     settings = AdversarySettings(
@@ -92,4 +95,5 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
     )
     together = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)
-    return Adversary(discriminator, Trainer(discriminator, constant, job.block(Runtime)), collator, settings)
+    trainer = Trainer(discriminator, constant, job.block(Runtime))
+    return Adversary(discriminator, trainer, collator, settings, SpreadCheck(block.min_logit_spread))

@@ -47,7 +47,7 @@ def make_sample_rows(
             "similarity": one.similarity,
             "answer": one.answer,
             "advantage": one.advantage,
-            "logit": one.logit,
+            "logit": None if math.isnan(one.logit) else one.logit,
         }
         for question, group in zip(questions, groups, strict=False)
         for one in group
@@ -73,10 +73,14 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}
-    finite = {key: value for key, value in last.items() if math.isfinite(value)}
     ends = {"start": scores[0][VALIDATION], "end": scores[-1][VALIDATION]}
-    job.write_metrics({VALIDATION: {**ends, "kept_step": select_step(scores, block)}, "last_step": finite})
+    job.write_metrics({VALIDATION: {**ends, "kept_step": select_step(scores, block)}, "last_step": last})
     job.progress.show_table("validation", scores)
+    if ends["end"] < ends["start"]:
+        job.progress.say(
+            f"warning: {job.name}: the student is worse than at its start: validation {ends['start']:.1%}, then "
+            f"{ends['end']:.1%}; lower ril.learning_rate or raise ril.kl_weight"
+        )
     models.engine.close()
     if models.judge:
         models.judge.close()

@@ -13,13 +13,16 @@ from stages.corpora.rows import Question
 from stages.engines.engine import Answer, EngineError, Request
 from stages.groups.response import STUDENT, Response
 from stages.job.job import Job
+from stages.judging.exam import check_exam, examine
 from stages.judging.queue import JudgeQueue
 from stages.loop.models import RilModels
 from stages.responses.draws import TeacherAnswer, draw_balanced
+from stages.responses.variety import UselessAnswers
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.vlm.reader import Reader
 
+CONSTANT_STEPS = 10  # steps with one and the same verdict, after which the judge is examined
 Groups = list[list[Response]]  # responses to each question of a step, student responses first
 
 
@@ -33,6 +36,7 @@ class Rollouts:
         self._job, self._models, self._state, self._pool = job, models, state, pool
         self._block, self._objective = job.block(Ril), models.policy.objective
         self._queue: JudgeQueue | None = None  # of the current step
+        self._constant = 0  # steps in a row in which all verdicts were the same
 
     def collect(self, step: int, questions: Sequence[Question]) -> Groups:
         """Returns G student and G teacher responses per question; student responses go to the judge as they finish."""
@@ -41,7 +45,8 @@ class Rollouts:
     def judge(self, step: int, groups: Groups) -> Groups:
         """Waits for the judge and returns the responses with verdicts on those of the student.
 
-        Raises RuntimeError when the share of failed verdicts exceeds verdict.max_failed_share.
+        After CONSTANT_STEPS steps with one and the same verdict, the judge sits the exam. Raises UselessJudge if it
+        fails it, RuntimeError when the share of failed verdicts exceeds verdict.max_failed_share.
         """
         return get_ranks().broadcast(lambda: self._judge(step, groups))
 
@@ -68,7 +73,10 @@ class Rollouts:
         return groups
 
     def _sample(self, step: int, questions: Sequence[Question]) -> Groups:
-        """Samples G student responses per question; each question's responses go to the judge as they finish."""
+        """Samples G student responses per question; each question's responses go to the judge as they finish.
+
+        Raises UselessAnswers when the share of empty responses exceeds ril.max_empty_share.
+        """
         if self._objective.references:
             return [[] for _ in questions]
         groups: dict[int, list[Response]] = {}
@@ -79,10 +87,30 @@ class Rollouts:
                 raise EngineError(
                     f"{len(failed)} student answers failed in step {step}; first failure: {failed[0].finish_reason}"
                 )
+            for answer in answers:
+                self._state.guard.check("log-probability of the engine", answer.log_probs or (), [questions[number].id])
             groups[number] = [make_student_response(answer) for answer in answers]
             if self._queue is not None:
                 self._queue.put(number, questions[number], groups[number])
-        return [groups[number] for number in range(len(questions))]
+        ordered = [groups[number] for number in range(len(questions))]
+        self._check_texts(step, questions, ordered)
+        return ordered
+
+    def _check_texts(self, step: int, questions: Sequence[Question], groups: Groups) -> None:
+        empty = [sum(not one.text.strip() for one in group) for group in groups]
+        silent = [one.id for one, count, group in zip(questions, empty, groups, strict=True) if count == len(group)]
+        share, bound = sum(empty) / sum(map(len, groups)), self._block.max_empty_share
+        place = f"{self._job.name}: step {step + 1}: {sum(empty)} of {sum(map(len, groups))} student answers are empty"
+        if share > bound:
+            raise UselessAnswers(
+                f"{place}: {share:.0%}, above ril.max_empty_share = {bound:g}; the last training checkpoint stays. "
+                "Lower ril.learning_rate or raise ril.kl_weight"
+            )
+        if silent:
+            self._job.progress.say(
+                f"warning: {place}, all of {len(silent)} questions, such as {silent[0]}; the stage fails above "
+                f"{bound:.0%}"
+            )
 
     def _make_request(self, step: int, question: Question) -> Request:
         """Returns one request for all G answers to the question; they finish together."""
@@ -103,7 +131,24 @@ class Rollouts:
             for number, group in enumerate(groups)
         ]
         self._record(step, groups, judged=True)
+        self._check_judge(step, set(verdicts.values()))
         return groups
+
+    def _check_judge(self, step: int, said: set[int | None]) -> None:
+        """Counts steps without a difference between verdicts; all answers may be right, so the exam decides."""
+        self._constant = self._constant + 1 if len(said) == 1 else 0
+        block = self._job.block(Verdict)
+        if self._constant != CONSTANT_STEPS or self._models.judge is None:
+            return
+        place = f"{self._job.name}: step {step + 1}"
+        self._job.progress.say(
+            f"warning: {place}: all verdicts of the last {CONSTANT_STEPS} steps are {next(iter(said))}: the answer "
+            "reward carries no signal"
+        )
+        if block.exam:
+            scores = examine(self._models.judge, block)
+            check_exam(scores, block.min_exam_accuracy, place)
+            self._job.progress.say(f"{place}: the judge has {scores['balanced_accuracy']:.2f} in the exam; it goes on")
 
     def _record(self, step: int, groups: Groups, judged: bool) -> None:
         self._state.record(step, {"judged": judged, "groups": [[asdict(one) for one in group] for group in groups]})

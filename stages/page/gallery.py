@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
+from markupsafe import Markup
 from PIL import Image
 
 from stages.config.evaluate import Evaluate
@@ -114,7 +115,7 @@ def describe_question(question: Question) -> dict[str, Any]:
     }
 
 
-def make_data_uri(image: bytes) -> str:
+def make_data_uri(image: bytes) -> Markup:
     """The image as a `data:` URL: its own bytes if browsers know the format, else re-encoded as PNG."""
     with Image.open(io.BytesIO(image)) as picture:
         kind = picture.format or ""
@@ -122,7 +123,7 @@ def make_data_uri(image: bytes) -> str:
             buffer = io.BytesIO()
             picture.convert("RGB").save(buffer, "PNG")
             image, kind = buffer.getvalue(), "PNG"
-    return f"data:{Image.MIME[kind]};base64,{base64.b64encode(image).decode()}"
+    return Markup(f"data:{Image.MIME[kind]};base64,{base64.b64encode(image).decode()}")  # safe: the type is Pillow's
 
 
 def list_training_groups(job: Job) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def list_training_groups(job: Job) -> dict[str, Any]:
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read_shards(job.input("data/ril/samples")).to_pylist():
         groups[row["step"], row["question_id"]].append(
-            {**row, "student": sigmoid(row["logit"]), "kind": classify_reward(row)}
+            {**row, "student": None if row["logit"] is None else sigmoid(row["logit"]), "kind": classify_reward(row)}
         )
     kept = pick_first_and_last(sorted(groups), job.block(Report).samples // 2)
     questions = read_questions_by_id(job, "imitation", [name for _, name in kept], "ril")
@@ -157,7 +158,7 @@ def list_training_groups(job: Job) -> dict[str, Any]:
 
 def classify_reward(row: Mapping[str, Any]) -> str:
     """The rewards of a student's row as a key of REWARDED; "" for a teacher's row, or without a discriminator."""
-    if row["source"] != STUDENT or math.isnan(row["logit"]):
+    if row["source"] != STUDENT or row["logit"] is None or math.isnan(row["logit"]):
         return ""
     names = {(True, True): "both", (True, False): "right", (False, True): "fooled", (False, False): "neither"}
     return f"earned-{names[bool(row['answer']), row['logit'] < 0]}"

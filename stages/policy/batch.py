@@ -31,6 +31,7 @@ class RewardedGroup:
     prompt: Prompt
     responses: tuple[ScoredResponse, ...]
     cache: ReferenceCache | None = None  # from `Policy.cache_reference`; if None, the update computes it
+    question_id: str = ""
 
     @property
     def group(self) -> Group:
@@ -45,10 +46,11 @@ class PreparedGroup:
     place: int  # of the question in the step
     prompt: Prompt
     cache: ReferenceCache
+    question_id: str
 
     def add_rewards(self, groups: Sequence[Sequence[ScoredResponse]]) -> RewardedGroup:
         """Returns the group with its scored responses, selected from those of all questions of the step."""
-        return RewardedGroup(self.prompt, tuple(groups[self.place]), self.cache)
+        return RewardedGroup(self.prompt, tuple(groups[self.place]), self.cache, self.question_id)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 The reference pass needs no rewards, so it runs while the judge works (`Policy.prepare`).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader
+from stages.vlm.weights import is_finite
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Policy:
             Group(prompt, tuple(one.token_ids for one in rows)) for prompt, rows in zip(prompts, kept, strict=True)
         ]
         caches = self.cache_reference(packed)
-        return [PreparedGroup(*one) for one in zip(own, prompts, caches, strict=True)]
+        ids = [questions[place].id for place in own]
+        return [PreparedGroup(*one) for one in zip(own, prompts, caches, ids, strict=True)]
 
     @torch.no_grad()
     def cache_reference(self, groups: Sequence[Group]) -> list[ReferenceCache]:
@@ -104,7 +107,7 @@ class Policy:
 
     # --- the update --------------------------------------------------------------------------------------------------
 
-    def update(self, groups: Sequence[RewardedGroup], rate: float) -> dict[str, float]:
+    def update(self, groups: Sequence[RewardedGroup], rate: float) -> dict[str, float | None]:
         """Runs `inner_updates` steps of Eq. 2 on all responses of this rank's groups; returns the first one's metrics.
 
         With a frozen vision tower, image features are computed once and shared by student and reference model. The old
@@ -114,29 +117,41 @@ class Policy:
         kept = [group for group in groups if group.responses]
         responses = int(get_ranks().sum(sum(len(group.responses) for group in kept)))
         if not responses:
-            return {names.LOSS: float("nan"), names.GRAD_NORM: 0.0}
+            return {names.LOSS: None, names.GRAD_NORM: 0.0}
         batches = self._make_batches(self._add_caches(kept))
         constant = self.objective.loss_normaliser == "constant"
         normaliser = float(responses * (self.block.sampling.max_tokens if constant else 1))
         old: list[Tensor] = []
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float | None] = {}
         for inner in range(self.block.inner_updates):
-            means, whole_loss = TokenMeans(), 0.0
+            means = TokenMeans()
             for number, batch in enumerate(batches):
                 compute = partial(self._loss, batch, old[number] if inner else None, normaliser, means)
                 loss, log_probs = self.trainer.forward(compute)
-                self.trainer.backward(loss, last=number == len(batches) - 1)
-                whole_loss += float(loss.detach())
+                owners = [kept[place].question_id for place in batch.pack.groups for _ in kept[place].responses]
+                value = self.trainer.backward(loss, number == len(batches) - 1, owners)
+                if not math.isfinite(value) or not is_finite(batch.reference):  # k3 clamps a reference of infinity
+                    self._blame_term(batch, log_probs, owners)
                 if inner == 0:
                     old.append(log_probs)
-            norm = self.trainer.step(rate)
+            done = self.trainer.step(rate)
             if inner == 0:
-                update = {names.LOSS: get_ranks().sum(whole_loss), names.GRAD_NORM: norm, names.LEARNING_RATE: rate}
+                update = {names.LOSS: done.loss, names.GRAD_NORM: done.grad_norm, names.LEARNING_RATE: rate}
                 metrics = {**update, **means.compute_means()}
             else:  # ratios of the last inner update: how far off-policy the student is for mu > 1
                 last = means.compute_means()
                 metrics |= {names.for_last_update(name): last[name] for name in (names.RATIO, names.CLIP_RATIO)}
         return metrics
+
+    def _blame_term(self, batch: PolicyBatch, log_probs: Tensor, owners: Sequence[str]) -> None:
+        """Names the term of the loss that is not finite; `owners` are the question ids of the pack's responses."""
+        advantages = batch.expand_to_tokens([one.advantage for one in batch.responses])
+        terms = {"reference log-probability": batch.reference, "advantage": advantages, "log-probability": log_probs}
+        for term, values in terms.items():
+            broken = ~torch.isfinite(values)
+            if broken.any():
+                responses = batch.pack.response[broken].tolist()
+                self.trainer.blame(term, float(values[broken][0]), [owners[place] for place in responses])
 
     def _add_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
         if not get_ranks().max(int(any(group.cache is None for group in groups)))[0]:  # all ranks or none

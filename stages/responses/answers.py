@@ -18,11 +18,15 @@ from stages.responses.about import make_about, read_model_name, write_about
 from stages.responses.key import GenerationSpec, derive_answer_key, derive_request_seed, make_request_content
 from stages.responses.refusals import read_refusals, write_refusals
 from stages.responses.requested import MissingRange, PromptLike, RequestedAnswers, find_missing_ranges
+from stages.responses.sets import find_served_model, read_descriptions
+from stages.responses.space import reserve_space
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import read_template
 from stages.responses.waves import Wave, generate_outcomes, split_into_waves
-from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.checkpoint import Checkpoint, open_verified
 
+BYTES_PER_TOKEN = 8  # 4 of its id, about 4 of its text
+BYTES_PER_ROW = 512  # keys, names, counts
 StartEngine = Callable[[Checkpoint, Runtime, StartOptions], Engine]
 
 
@@ -34,6 +38,7 @@ class Generation:
     sampling: Sampling
     samples: int = 1  # answers per prompt
     draw: int = 0  # another number requests a fresh set of answers
+    watch: Callable[[Sequence[StoredAnswer]], None] | None = None  # gets each wave once it is stored; may raise
 
 
 def fetch_answers(
@@ -114,8 +119,10 @@ class AnswerSession:
     title: str
     start: StartEngine
     max_reject_share: float | None
+    watch: Callable[[Sequence[StoredAnswer]], None] | None = None
     cost: AnswerCost = field(default_factory=AnswerCost)
     reasons: dict[str, Reason] = field(default_factory=dict)  # why answers are missing, by request key
+    said: set[str] = field(default_factory=set)  # faults
 
     @classmethod
     def open(
@@ -132,9 +139,9 @@ class AnswerSession:
                 f"{title}: temperature 0 writes the same answer {generation.samples} times; set responses: 1, or "
                 "raise it"
             )
-        checkpoint = open_checkpoint(generation.checkpoint)
+        checkpoint = open_verified(generation.checkpoint, job.store)
         asked = make_generation_spec(checkpoint, generation.sampling, generation.draw, job.store)
-        return cls(job, checkpoint, asked, title, start, max_reject_share)
+        return cls(job, checkpoint, asked, title, start, max_reject_share, generation.watch)
 
     @property
     def folder(self) -> Path:
@@ -147,7 +154,8 @@ class AnswerSession:
         Raises the same errors as `fetch_answers`.
         """
         stored = wanted.find_stored(store)
-        known = read_refusals(self.folder)
+        known, _ = read_refusals(self.folder)
+        self._say_faults()
         self.reasons = dict(known) if self.max_reject_share is not None else {}
         gaps = list(wanted.find_missing(stored, last=known))
         fresh = sum(gap.answers for gap in gaps)
@@ -164,6 +172,13 @@ class AnswerSession:
         self._check(wanted, stored)
         return stored
 
+    def _say_faults(self) -> None:
+        """Names the files beside the segments that are passed over, once."""
+        for fault in map(str, read_descriptions(self.folder)[1]):
+            if fault not in self.said:
+                self.said.add(fault)
+                self.job.progress.say(fault)
+
     def _generate_all(
         self,
         store: Store,
@@ -172,13 +187,15 @@ class AnswerSession:
         gaps: list[MissingRange],
         there: int,
     ) -> None:
-        write_about(self.folder, make_about(self.checkpoint, self.asked))
+        with reserve_space(self.folder, self._estimate_bytes(prompts, next(split_into_waves(gaps)))):
+            write_about(self.folder, make_about(self.checkpoint, self.asked))
         began = time.monotonic()
+        served = find_served_model(store, self.checkpoint)
         lacking = [(prompts[gap.prompt].id, gap.answers) for gap in gaps]
         engine = self.start(
             self.checkpoint,
             self.job.block(Runtime),
-            StartOptions(self.job.store / "logs", lacking, self.job.progress.say),
+            StartOptions(self.job.store / "logs", lacking, self.job.progress.say, served=served),
         )
         try:
             ready = time.monotonic()
@@ -200,7 +217,10 @@ class AnswerSession:
         prompts: Sequence[PromptLike],
         gaps: Iterable[MissingRange],
     ) -> Iterator[Answer]:
-        """Yields answers as they finish; each wave is on disk before the next one starts."""
+        """Yields answers as they finish; each wave is on disk before the next one starts.
+
+        The space for a wave is reserved before it is sent, so that no answer is paid for that can't be stored.
+        """
         lacking = 0
         for gaps_of_wave in split_into_waves(gaps):
             wave = Wave(gaps_of_wave, [prompts[gap.prompt] for gap in gaps_of_wave])
@@ -208,12 +228,15 @@ class AnswerSession:
                 self._make_request(wanted, prompt, gap) for prompt, gap in zip(wave.prompts, wave.gaps, strict=True)
             ]
             try:
-                for index, outcome in generate_outcomes(engine, requests, list(range(len(requests)))):
-                    yield from wave.add(index, outcome)
+                with reserve_space(self.folder, self._estimate_bytes(prompts, gaps_of_wave)):
+                    for index, outcome in generate_outcomes(engine, requests, list(range(len(requests)))):
+                        yield from wave.add(index, outcome)
             except Exception:  # any error of the engine: keep the answers that it finished
                 self._store_wave(engine, store, wanted, wave)
                 raise
-            self._store_wave(engine, store, wanted, wave)
+            rows = self._store_wave(engine, store, wanted, wave)
+            if self.watch is not None:
+                self.watch(rows)
             lacking += wave.lacking
             if wave.reasons and self.max_reject_share is not None:
                 index, reason = next(iter(wave.reasons.items()))
@@ -221,8 +244,8 @@ class AnswerSession:
                     self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason
                 )
 
-    def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> None:
-        """Writes the finished answers of a wave to disk, as one segment."""
+    def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> list[StoredAnswer]:
+        """Writes the finished answers of a wave to disk, as one segment; returns them."""
         seconds = wave.seconds_an_answer()
         rows = [row for index in sorted(wave.finished) for row in self._make_rows(engine, wanted, wave, index, seconds)]
         store.append(rows)
@@ -232,6 +255,15 @@ class AnswerSession:
         self.cost.generated += len(rows)
         self.cost.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
         self.cost.completion_tokens += sum(row.completion_tokens for row in rows)
+        return rows
+
+    def _estimate_bytes(self, prompts: Sequence[PromptLike], gaps: Sequence[MissingRange]) -> int:
+        """Returns an upper bound of the bytes of a wave on disk: tokens, their texts, the request; not compressed."""
+        answer = self.asked.sampling.max_tokens * BYTES_PER_TOKEN + BYTES_PER_ROW
+        return sum(
+            gap.answers * answer + sum(2 * len(message["content"]) for message in prompts[gap.prompt].messages)
+            for gap in gaps
+        )
 
     def _make_request(self, wanted: RequestedAnswers, prompt: PromptLike, gap: MissingRange) -> Request:
         seed = derive_request_seed(wanted.request_key(gap.prompt)) + gap.first
@@ -250,7 +282,7 @@ class AnswerSession:
                 request_key=key,
                 sample=gap.first + answer.index,
                 question_id=prompt.id,
-                text=answer.text,
+                text=answer.original_text or answer.text,
                 token_ids=answer.token_ids,
                 finish_reason=answer.finish_reason,
                 prompt_tokens=answer.prompt_tokens,

@@ -6,7 +6,6 @@ removed. A crash in between leaves duplicate, equal answers, which the next comp
 their position, and no answer moves across them.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,18 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.job.files import sync_folder
-from stages.responses.segments import (
-    ANSWER_SCHEMA,
-    UnreadableSegment,
-    open_scratch,
-    parse_segment,
-    publish_for,
-    write_files,
-)
-from stages.responses.sets import Say, list_files, read_served, read_tables
+from stages.responses.segment_rows import UnreadableSegment, open_segment, write_files
+from stages.responses.segments import open_scratch, parse_segment, publish_for
+from stages.responses.sets import Say, choose_columns, list_files, read_served, read_tables
 from stages.responses.store import Store
 
 ROWS_PER_SEGMENT = 65_536
@@ -65,23 +57,24 @@ class _Damaged(Exception):
 
 
 def _compact_segments(store: Store, track: _Track) -> CompactionResult:
-    rows = np.array([pq.read_metadata(segment.path).num_rows for segment in store.segments], np.int64)
+    rows = np.array([open_segment(segment.path).metadata.num_rows for segment in store.segments], np.int64)
     kept = store.index.count_served(len(store.segments))
     duplicates = int((rows - kept).sum())
     chosen = np.flatnonzero((rows < ROWS_PER_SEGMENT // 2) | (kept < rows)).tolist()
     before = len(store.segments)
     if len(chosen) < 2 and not duplicates:
         return CompactionResult(before, before, len(store), 0, _sweep(store.folder))
+    columns = choose_columns(store.segments)
     if duplicates:  # dropped answers must be readable in another segment
         for number in sorted(set(range(before)) - set(chosen)):
-            for _ in _raise_damaged(number, read_tables(store.segments[number], ANSWER_SCHEMA.names)):
+            for _ in _raise_damaged(number, read_tables(store.segments[number], columns)):
                 pass
     with ExitStack() as stack:
         written = [
             ([store.segments[number] for number in numbers], file)
             for numbers in _split_runs(store, chosen)
             for file in write_files(
-                _read_served(store, track(numbers)),
+                _read_served(store, track(numbers), columns),
                 ROWS_PER_SEGMENT,
                 lambda: stack.enter_context(open_scratch(store.folder)),
             )
@@ -103,9 +96,9 @@ def _split_runs(store: Store, chosen: list[int]) -> list[list[int]]:
     return list(runs.values())
 
 
-def _read_served(store: Store, numbers: Iterable[int]) -> Iterator[pa.Table]:
+def _read_served(store: Store, numbers: Iterable[int], columns: list[str]) -> Iterator[pa.Table]:
     for number in numbers:
-        yield from _raise_damaged(number, read_served(store, number, ANSWER_SCHEMA.names))
+        yield from _raise_damaged(number, read_served(store, number, columns))
 
 
 def _raise_damaged(number: int, found: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -116,13 +109,15 @@ def _raise_damaged(number: int, found: Iterator[pa.Table]) -> Iterator[pa.Table]
 
 
 def _sweep(folder: Path) -> int:
-    """Removes unfinished files of writers that were killed more than a day ago."""
-    now = time.time()
-    old = [
-        path
-        for path, _, written in list_files(folder)
-        if path.name.endswith(".partial") and now - written > _LEFTOVER_SECONDS
-    ]
+    """Removes unfinished files of writers that were killed more than a day ago, by the clock of the file system."""
+    with open_scratch(folder) as probe:
+        probe.touch()
+        now = probe.stat().st_mtime
+        old = [
+            path
+            for path, _, written in list_files(folder)
+            if path.name.endswith(".partial") and abs(now - written) > _LEFTOVER_SECONDS
+        ]
     for path in old:
         path.unlink(missing_ok=True)
     return len(old)

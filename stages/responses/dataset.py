@@ -9,9 +9,16 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from stages.job.files import replacing_folder, write_json, write_text
-from stages.responses.about import ABOUT, read_about
-from stages.responses.segments import ANSWER_SCHEMA, write_files
-from stages.responses.sets import Say, SetStatistics, compute_set_statistics, read_served
+from stages.responses.about import ABOUT
+from stages.responses.segment_rows import write_files
+from stages.responses.sets import (
+    Say,
+    SetStatistics,
+    choose_columns,
+    compute_set_statistics,
+    read_descriptions,
+    read_served,
+)
 from stages.responses.store import Store
 
 ROWS_PER_FILE = 50 * 1024
@@ -27,7 +34,7 @@ def export_dataset(sets: Sequence[Path], folder: Path, say: Say, track: Track = 
     """Writes the served answers of `sets` into the empty folder `folder` and returns their statistics.
 
     `datasets.load_dataset(folder)` reads the first set, `load_dataset(folder, name)` any set. Raises FileExistsError if
-    the folder is not empty, ValueError for a set with unreadable segments: a published set should be complete.
+    the folder is not empty, ValueError for a set with a file that is not usable: a published set should be complete.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; give a new folder, or remove it first")
@@ -35,31 +42,34 @@ def export_dataset(sets: Sequence[Path], folder: Path, say: Say, track: Track = 
     broken = [found.folder.name for found in counted if found.damaged]
     if broken:
         raise ValueError(f"{', '.join(broken)} has damaged segments; see `ril store verify`, move them away, try again")
+    abouts = [read_descriptions(one)[0] for one in sets]
+    for one in sets:
+        for fault in read_descriptions(one)[1]:
+            raise ValueError(f"{fault}; a published set should be complete")
     with replacing_folder(folder) as new:
-        for one in sets:
+        for one, about in zip(sets, abouts, strict=True):
             store = Store(one, say)
             part = new / one.name
             part.mkdir()
+            columns = choose_columns(store.segments)
             numbers = iter(range(10**5))
             tables = (
-                table
-                for number in track(range(len(store.segments)))
-                for table in read_served(store, number, ANSWER_SCHEMA.names)
+                table for number in track(range(len(store.segments))) for table in read_served(store, number, columns)
             )
             write_files(
                 tables,
                 ROWS_PER_FILE,
                 partial(_make_file_path, part, numbers),
             )
-            if about := read_about(one):
+            if about:
                 write_json(part / ABOUT, about)
-        write_text(new / "README.md", make_card([(found, read_about(found.folder)) for found in counted]))
+        write_text(new / "README.md", make_card(list(zip(counted, abouts, strict=True))))
     return counted
 
 
 def make_card(sets: Sequence[tuple[SetStatistics, dict[str, Any]]]) -> str:
     """Returns the data set's card: the metadata for the hub, and a section for each set."""
-    licences = {about.get("license") for _, about in sets}
+    licences = {_join_licences(about.get("license")) for _, about in sets}
     known = licences.pop() if len(licences) == 1 else None
     data = DatasetCardData(
         license=known or "other",
@@ -87,11 +97,12 @@ Rights to questions, images and answers are those of their sources: check the li
 
 
 def _make_section(found: SetStatistics, about: dict[str, Any]) -> str:
-    sampling = ", ".join(f"{name} {value}" for name, value in about.get("sampling", {}).items() if value is not None)
+    settings = about.get("sampling") or {}
+    sampling = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
     facts = {
         "model": about.get("name"),
         "revision": about.get("revision"),
-        "licence of the model": about.get("license"),
+        "licence of the model": _join_licences(about.get("license")),
         "family": about.get("family"),
         "precision": about.get("precision"),
         "context, tokens": about.get("context_tokens"),
@@ -107,6 +118,10 @@ def _make_section(found: SetStatistics, about: dict[str, Any]) -> str:
     }
     rows = "".join(f"| {name} | {_escape_cell(value)} |\n" for name, value in facts.items())
     return f"## {found.folder.name}\n\n| | |\n|---|---|\n{rows}"
+
+
+def _join_licences(value: str | list[str] | None) -> str | None:
+    return ", ".join(value) if isinstance(value, list) else value
 
 
 def _escape_cell(value: Any) -> str:

@@ -101,19 +101,23 @@ class Index:
 
         `samples` has one row per request, of any length: the samples of that request to look up.
         """
-        found = np.full(samples.shape, ABSENT, np.int64)
-        total = len(self._high)
-        at = np.searchsorted(self._high, requests[:, 0])
-        alike = np.ones(len(requests), bool)
-        while total and alike.any():  # iterations: the largest number of runs of a request
-            run = np.minimum(at, total - 1)
-            alike = (at < total) & (self._high[run] == requests[:, 0])
-            offset = samples - self._first[run][:, None]
-            inside = (offset >= 0) & (offset < self._count[run][:, None])
-            inside &= (alike & (self._low[run] == requests[:, 1]))[:, None]
-            found = np.where(inside, self._place[run][:, None] + offset, found)
-            at = at + 1
-        return found
+        high, low = requests[:, :1], requests[:, 1:]
+        # The last run that does not come after the sample, by bisection among the runs of one `high`: a hostile segment
+        # may have thousands of runs of one request.
+        start = np.broadcast_to(np.searchsorted(self._high, high, "left"), samples.shape)
+        begin, end = start.copy(), np.broadcast_to(np.searchsorted(self._high, high, "right"), samples.shape).copy()
+        while (open_ones := begin < end).any():
+            middle = np.minimum((begin + end) // 2, len(self._high) - 1)
+            before = (self._low[middle] < low) | ((self._low[middle] == low) & (self._first[middle] <= samples))
+            begin = np.where(open_ones & before, middle + 1, begin)
+            end = np.where(open_ones & ~before, middle, end)
+        there = begin > start
+        if not there.any():
+            return np.full(samples.shape, ABSENT, np.int64)
+        run = np.maximum(begin - 1, 0)
+        offset = samples - self._first[run]
+        inside = there & (self._low[run] == low) & (offset < self._count[run])
+        return np.where(inside, self._place[run] + offset, ABSENT)
 
     def find_winners(self, segment: int, requests: np.ndarray, samples: np.ndarray, start: int = 0) -> np.ndarray:
         """Returns which rows of segment number `segment`, from row `start` on, are served."""

@@ -5,15 +5,19 @@ its version (stored with the answer). Therefore a question that occurs in two da
 corrected question with an old id is generated again.
 """
 
+import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stages.config.sampling import Sampling
+from stages.job.bounded import UnusableFile, parse_json, show_value
 from stages.job.hashes import hash_json
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 VERSION = 1  # version of the key format; changing it makes all stored answers unreachable
 
 
@@ -36,20 +40,8 @@ class GenerationSpec:
 
     @functools.cached_property
     def _hash(self) -> str:
-        values = {
-            "version": VERSION,
-            "model": self.model,
-            "family": self.family,
-            "precision": self.precision,
-            "context_tokens": self.context_tokens,
-            "template": self.template,
-            "banned": list(self.banned),
-            "sampling": self.sampling.model_dump(
-                mode="json", exclude_none=True
-            ),  # a new setting that is not set leaves keys unchanged
-            "draw": self.draw,
-        }
-        return hash_json(values)
+        values = {name: getattr(self, name) for name in SPEC_FIELDS}
+        return hash_spec({**values, "sampling": self.sampling.model_dump(mode="json"), "banned": list(self.banned)})
 
     @property
     def slug(self) -> str:
@@ -59,16 +51,52 @@ class GenerationSpec:
     @property
     def model_slug(self) -> str:
         """A short prefix for the model, so that the folders of one model sort together."""
-        return hashlib.sha256(self.model.encode()).hexdigest()[:8]
+        return hash_model_name(self.model)
 
     def request_key(self, messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> str:
         """Returns the sha256 of model, settings and request content; equal for all samples."""
         return hash_json({"asked": self.hash(), **make_request_content(messages, image_sha256)})
 
 
+SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(GenerationSpec))
+
+
+def hash_spec(values: Mapping[str, Any]) -> str:
+    """Returns the sha256 of the fields of a GenerationSpec as JSON values; a setting that is None does not count.
+
+    So a new setting that is not set leaves keys unchanged.
+    """
+    sampling = {name: value for name, value in values["sampling"].items() if value is not None}
+    return hash_json({**{name: values[name] for name in SPEC_FIELDS}, "version": VERSION, "sampling": sampling})
+
+
+def hash_model_name(model: str) -> str:
+    """Returns the part of a set's name that is of its model: eight hex digits."""
+    return hashlib.sha256(model.encode()).hexdigest()[:8]
+
+
 def make_request_content(messages: Sequence[Mapping[str, str]], image_sha256: Sequence[str]) -> dict[str, Any]:
     """Returns the request content for the key: roles and texts in order, and the hashes of the images' bytes."""
     return {"messages": [[message["role"], message["content"]] for message in messages], "images": list(image_sha256)}
+
+
+def parse_request(text: str) -> dict[str, Any]:
+    """Returns the content of a stored request, in the form of `make_request_content`. Raises UnusableFile."""
+    value = parse_json(text)
+    if not isinstance(value, dict) or value.keys() != {"messages", "images"}:
+        raise UnusableFile(f"a request is an object with messages and images, not {show_value(text)}")
+    messages, images = value["messages"], value["images"]
+    pairs = isinstance(messages, list) and all(
+        isinstance(one, list) and len(one) == 2 and all(isinstance(part, str) for part in one) for one in messages
+    )
+    if not pairs or not isinstance(images, list) or not all(isinstance(one, str) for one in images):
+        raise UnusableFile(f"messages are pairs of role and text, images are hashes, not {show_value(text)}")
+    return value
+
+
+def is_sha256(text: str) -> bool:
+    """Returns whether `text` is a sha256 as this module writes it."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def derive_answer_key(request_key: str, sample: int) -> str:

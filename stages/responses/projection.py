@@ -22,8 +22,9 @@ from stages.job.rejects import write_rejects
 from stages.responses.answers import AnswerSession, Generation
 from stages.responses.requested import RequestedAnswers
 from stages.responses.schemas import ANSWERS
-from stages.responses.segments import rechunk
+from stages.responses.segment_rows import rechunk
 from stages.responses.store import Store
+from stages.responses.variety import AnswerVariety
 
 _COLUMNS = {  # of ANSWERS: from which column of the store
     "sample": "sample",
@@ -47,6 +48,10 @@ class AnswerSettings(Protocol):
     def sampling(self) -> Sampling: ...
     @property
     def max_reject_share(self) -> float: ...
+    @property
+    def max_empty_share(self) -> float: ...
+    @property
+    def max_same_share(self) -> float: ...
 
 
 @dataclass
@@ -88,9 +93,17 @@ def write_answers(
     """Writes the stage's out: `block.responses` answers to each question, as rows of ANSWERS; returns statistics.
 
     Unavailable answers become lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they exceed
-    `block.max_reject_share` of all answers.
+    `block.max_reject_share` of all answers, UselessAnswers when they are empty or all the same, as soon as a wave shows
+    it.
     """
-    generation = Generation(checkpoint_folder, block.sampling, block.responses, block.draw)
+    fresh = AnswerVariety(job.name, block, job.progress.say)
+    generation = Generation(
+        checkpoint_folder,
+        block.sampling,
+        block.responses,
+        block.draw,
+        lambda rows: fresh.add((row.question_id, row.text) for row in rows),
+    )
     asking = AnswerSession.open(job, generation, job.name, max_reject_share=block.max_reject_share)
     wanted = RequestedAnswers.from_prompts(asking.asked, questions.iter_key_parts(), block.responses)
     store = Store(asking.folder, job.progress.say)
@@ -99,7 +112,7 @@ def write_answers(
         with job.measure_time("generate"):
             stored = asking.complete(store, wanted, questions)
         with job.measure_time("project"), job.writing() as folder:
-            counts = write_projection(folder, store, wanted)
+            counts = write_projection(folder, store, wanted, AnswerVariety(job.name, block, job.progress.say))
         if len(store.damaged) == damaged:  # else a segment had readable keys but damaged texts
             break
     rejects = asking.make_rejects(wanted, stored)
@@ -112,17 +125,19 @@ def write_answers(
     return {**counts.compute_statistics(), "rejected_answers": sum(reject.answers for reject in rejects)}
 
 
-def write_projection(folder: Path, store: Store, wanted: RequestedAnswers) -> AnswerCounts:
-    """Writes the stored answers among `wanted` into `folder`, as shards with rows of ANSWERS."""
+def write_projection(folder: Path, store: Store, wanted: RequestedAnswers, variety: AnswerVariety) -> AnswerCounts:
+    """Writes the stored answers among `wanted` into `folder`, as shards with rows of ANSWERS; `variety` checks them."""
     counts = AnswerCounts()
-    shards = rechunk(_iter_blocks(store, wanted, counts), ROWS_PER_SHARD)
+    shards = rechunk(_iter_blocks(store, wanted, counts, variety), ROWS_PER_SHARD)
     first = next(shards, ANSWERS.empty_table())  # a stage's out contains a file even without rows
     for number, rows in enumerate(chain([first], shards)):
         write_parquet(folder / f"part-{number:05d}.parquet", rows)
     return counts
 
 
-def _iter_blocks(store: Store, wanted: RequestedAnswers, counts: AnswerCounts) -> Iterator[pa.Table]:
+def _iter_blocks(
+    store: Store, wanted: RequestedAnswers, counts: AnswerCounts, variety: AnswerVariety
+) -> Iterator[pa.Table]:
     for block in wanted.iter_blocks():
         found, there = wanted.read_rows(store, block, list(_COLUMNS.values()))
         by_question = there.sum(axis=1)
@@ -131,4 +146,5 @@ def _iter_blocks(store: Store, wanted: RequestedAnswers, counts: AnswerCounts) -
         columns = [ids if name == "question_id" else found[_COLUMNS[name]] for name in ANSWERS.names]
         rows = pa.table(columns, schema=ANSWERS)
         counts.add(rows, int((by_question > 0).sum()))
+        variety.add(zip(rows["question_id"].to_pylist(), rows["response"].to_pylist(), strict=True))
         yield rows

@@ -1,31 +1,36 @@
 """Sets: the folders of a store, one per model and settings; their statistics and integrity."""
 
 import contextlib
-import json
+import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stages.job.bounded import Fault, UnusableFile, describe_kind, show_value
 from stages.job.hashes import hash_json
-from stages.responses.about import read_about
-from stages.responses.key import derive_answer_key
-from stages.responses.refusals import read_refusals
-from stages.responses.segments import (
+from stages.responses.about import ABOUT, REMEDY, read_about
+from stages.responses.key import parse_request
+from stages.responses.refusals import REFUSAL_FOLDER, read_refusals
+from stages.responses.segment_rows import (
     ANSWER_SCHEMA,
-    Segment,
+    FULL_SCHEMA,
+    ORIGINAL,
     UnreadableSegment,
     decode_digests,
     decode_samples,
-    list_segments,
     open_segment,
     read_groups,
 )
+from stages.responses.segments import Segment, list_segments
 from stages.responses.store import Store
+
+if TYPE_CHECKING:
+    from stages.vlm.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
 
@@ -33,11 +38,11 @@ Say = Callable[[str], None]
 def find_sets(root: Path) -> list[Path]:
     """Returns the folders with segments in a store, in its `responses` folder, or in an exported data set.
 
-    Raises FileNotFoundError when there is none.
+    Links to folders are passed over (`find_strays` names them). Raises FileNotFoundError when there is none.
     """
-    inside = root / "responses" if (root / "responses").is_dir() else root
+    inside = _find_inside(root)
     found = (
-        [folder for folder in sorted(inside.iterdir()) if folder.is_dir() and list_segments(folder)]
+        [folder for folder in sorted(inside.iterdir()) if _is_own_folder(folder) and list_segments(folder)]
         if inside.is_dir()
         else []
     )
@@ -48,13 +53,30 @@ def find_sets(root: Path) -> list[Path]:
     return found
 
 
+def find_strays(folder: Path) -> Iterator[Fault]:
+    """Yields what no writer puts into the folder of a set or of all sets: links, pipes, sockets, devices."""
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and path.name != ABOUT and path.suffix != ".parquet":
+                yield Fault(path, f"it is {describe_kind(mode)} and is passed over; move it away")
+
+
+def _find_inside(root: Path) -> Path:
+    return root / "responses" if (root / "responses").is_dir() else root
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def list_files(folder: Path) -> list[tuple[Path, int, float]]:
     """Returns (path, bytes, modification time) of the files in a folder; skips files that vanish meanwhile."""
     found = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            stat = path.stat()
-            found.append((path, stat.st_size, stat.st_mtime))
+            status = path.lstat()
+            found.append((path, status.st_size, status.st_mtime))
     return found
 
 
@@ -63,6 +85,15 @@ def read_tables(segment: Segment, columns: list[str]) -> Iterator[pa.Table]:
     file = open_segment(segment.path)
     for group in range(file.metadata.num_row_groups):
         yield read_groups(file, [group], columns)
+
+
+def choose_columns(segments: Iterable[Segment]) -> list[str]:
+    """Returns the columns of complete rows of these segments: `original_text` only if one of them has it."""
+    for segment in segments:
+        with contextlib.suppress(UnreadableSegment, FileNotFoundError):  # whoever reads its rows says that
+            if ORIGINAL.name in open_segment(segment.path).schema_arrow.names:
+                return FULL_SCHEMA.names
+    return ANSWER_SCHEMA.names
 
 
 def read_served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Table]:
@@ -75,6 +106,26 @@ def read_served(store: Store, number: int, columns: list[str]) -> Iterator[pa.Ta
         )
         start += table.num_rows
         yield table.filter(pa.array(keep)).select(columns)
+
+
+def find_served_model(store: Store, checkpoint: "Checkpoint") -> str:
+    """Returns the name by which the endpoint answered first in this set; empty for other models, and if it gave none.
+
+    An alias such as `gpt-4o` stays while the model behind it changes, and its answers name the dated model.
+    """
+    if checkpoint.endpoint is None:
+        return ""
+    asked = f"{checkpoint.endpoint.provider}/{checkpoint.endpoint.name}"
+    for segment in list(store.segments):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                for table in read_tables(segment, ["engine_version"]):
+                    for version in table["engine_version"].unique().to_pylist():
+                        if version != asked and version.startswith(f"{checkpoint.endpoint.provider}/"):
+                            return str(version).removeprefix(f"{checkpoint.endpoint.provider}/")
+            except UnreadableSegment as error:
+                store.skip(segment, error)
+    return ""
 
 
 @dataclass
@@ -124,6 +175,9 @@ def compute_set_statistics(
     """Returns the counts of one set without reading texts. `track` wraps the iterator over its segments."""
     store = Store(folder, say)
     files = list_files(folder)
+    refused, faults = read_refusals(folder)
+    for fault in faults:
+        say(str(fault))
     found = SetStatistics(
         folder=folder,
         segments=len(store.segments),
@@ -132,7 +186,7 @@ def compute_set_statistics(
         index_bytes=store.index.nbytes,
         disk_bytes=sum(length for _, length, _ in files),
         leftovers=sum(file.name.endswith(".partial") for file, _, _ in files),
-        refused=len(read_refusals(folder)),
+        refused=len(refused),
     )
     for number in track(range(len(store.segments))):
         try:
@@ -160,45 +214,48 @@ def _count(found: SetStatistics, table: pa.Table) -> None:
             counter[" ".join(str(row[column] or "?") for column in columns)] += row["count_all"]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A difference between the store and what was written."""
-
-    path: Path
-    reason: str
-
-
 def find_faults(folder: Path) -> Iterator[Fault | int]:
     """Reads every byte of a set; yields each fault, and the number of answers of each segment that was read completely.
 
-    Checks the checksums of pages, and that each key is the hash of the values stored with it.
+    Checks the checksums of pages, each value (`segment_rows.find_wrong_row`), that each key is the hash of the values
+    stored with it, that all rows are of the model in about.json, and the lines of refusals.
     """
-    asked = read_about(folder).get("asked_sha256")
+    yield from find_strays(folder)
+    if (folder / REFUSAL_FOLDER).is_dir() and not (folder / REFUSAL_FOLDER).is_symlink():
+        yield from find_strays(folder / REFUSAL_FOLDER)
+    about, faults = read_descriptions(folder)
+    yield from faults
     for segment in list_segments(folder):
         try:
-            rows = 0
-            for table in read_tables(segment, ANSWER_SCHEMA.names):
-                rows += table.num_rows
-                wrong = _find_wrong_keys(table, asked)
-                if wrong:
-                    yield Fault(
-                        segment.path, f"{len(wrong)} keys are not the hash of their request, such as {wrong[0]}"
-                    )
-            yield rows
+            start = 0
+            for table in read_tables(segment, FULL_SCHEMA.names):
+                if wrong := find_foreign_row(table, about):
+                    yield Fault(segment.path, f"row {start + wrong[0]}: {wrong[1]}; {_REMEDY}")
+                start += table.num_rows
+            yield start
         except UnreadableSegment as error:
-            yield Fault(segment.path, str(error))
+            yield Fault(segment.path, f"{error}; {_REMEDY}")
 
 
-def _find_wrong_keys(table: pa.Table, asked: str | None) -> list[str]:
-    wrong = []
-    columns: list[list[Any]] = [table[name].to_pylist() for name in ("key", "request_key", "sample", "request")]
-    for key, request_key, sample, request in zip(*columns, strict=True):
-        if key != derive_answer_key(request_key, sample) or (
-            asked and request and request_key != _derive_request_key(asked, request)
-        ):
-            wrong.append(key)
-    return wrong
+_REMEDY = "move the file away, or put a whole copy in its place"
 
 
-def _derive_request_key(asked: str, request: str) -> str:
-    return hash_json({"asked": asked, **json.loads(request)})
+def read_descriptions(folder: Path) -> tuple[dict[str, object], list[Fault]]:
+    """Returns the content of about.json, empty if it is not usable, and the faults of it and of the refusals."""
+    _, faults = read_refusals(folder)
+    try:
+        return read_about(folder), faults
+    except UnusableFile as error:
+        return {}, [Fault(folder / ABOUT, f"{error}; {REMEDY}"), *faults]
+
+
+def find_foreign_row(table: pa.Table, about: Mapping[str, object]) -> tuple[int, str] | None:
+    """Returns index and fault of the first row that is not of the model and settings in about.json; None if all are."""
+    asked, revision = about.get("asked_sha256"), about.get("revision")
+    columns = [table[name].to_pylist() for name in ("request_key", "request", "revision")]
+    for row, (key, request, of_row) in enumerate(zip(*columns, strict=True)):
+        if asked and request and key != hash_json({"asked": asked, **parse_request(request)}):
+            return row, f"request_key is {key}, which is not the hash of the request and of asked_sha256 in {ABOUT}"
+        if revision and about.get("model") and of_row and of_row != revision:
+            return row, f"revision is {show_value(of_row)}, another model than {show_value(revision)} in {ABOUT}"
+    return None

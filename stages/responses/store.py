@@ -8,25 +8,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.job.bounded import replace_surrogates, show_path
 from stages.responses.index import ABSENT, Index, Runs, decode_rows, decode_segments
-from stages.responses.segments import (
+from stages.responses.segment_rows import (
     ANSWER_SCHEMA,
-    Segment,
+    FULL_SCHEMA,
     UnreadableSegment,
     decode_digests,
     decode_samples,
-    list_segments,
     open_segment,
-    publish,
     read_groups,
     write_segment,
 )
+from stages.responses.segments import Segment, list_segments, publish
 
+_LARGEST = 2**31 - 1
 SERVED = [name for name in ANSWER_SCHEMA.names if name != "created_at"]
 
 
@@ -101,7 +103,10 @@ class Store:
     def skip(self, segment: Segment, error: UnreadableSegment) -> None:
         """Reports a damaged segment; its answers count as missing until the store is opened again."""
         self.damaged[segment.path] = str(error)
-        self._say(f"{segment.path} cannot be read and is skipped; its answers count as missing ({error})")
+        self._say(
+            f"{show_path(segment.path)} is passed over and its answers count as missing: {error}; move the file away, "
+            "or put a whole copy in its place (`ril store verify` lists all such files)"
+        )
 
     def holds(self, requests: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Returns which answers are stored: one row per request (see `decode_digests`), one column per sample."""
@@ -135,7 +140,7 @@ class Store:
             except UnreadableSegment as error:
                 self.skip(segment, error)
                 raise FileNotFoundError(segment.path) from error
-        schema = pa.schema([ANSWER_SCHEMA.field(name) for name in columns])
+        schema = pa.schema([FULL_SCHEMA.field(name) for name in columns])
         table = pa.concat_tables(parts) if parts else schema.empty_table()
         inverse = np.empty(len(order), np.int64)
         inverse[order] = np.arange(len(order))
@@ -163,10 +168,25 @@ class Store:
 
 
 def make_answer_table(answers: Sequence[StoredAnswer], created_at: int) -> pa.Table:
-    """Returns answers as a table with SCHEMA."""
-    return pa.Table.from_pylist(
-        [{**asdict(answer), "created_at": created_at} for answer in answers], schema=ANSWER_SCHEMA
-    )
+    """Returns answers as a table with ANSWER_SCHEMA, or with FULL_SCHEMA if a text is not valid Unicode.
+
+    What was paid for is stored whatever it contains: counts and token ids that no model has, as an endpoint may reply,
+    are brought into range.
+    """
+    rows = [_make_row(answer, created_at) for answer in answers]
+    schema = FULL_SCHEMA if any(row["original_text"] is not None for row in rows) else ANSWER_SCHEMA
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _make_row(answer: StoredAnswer, created_at: int) -> dict[str, Any]:
+    values = asdict(answer)
+    row = {name: replace_surrogates(value) if isinstance(value, str) else value for name, value in values.items()}
+    for name in ("prompt_tokens", "completion_tokens"):
+        row[name] = min(max(row[name], 0), _LARGEST)
+    if any(not 0 <= token <= _LARGEST for token in answer.token_ids):
+        row["token_ids"] = ()
+    original = answer.text.encode("utf-8", "surrogatepass") if row["text"] != answer.text else None
+    return {**row, "created_at": created_at, "original_text": original}
 
 
 def parse_answers(table: pa.Table) -> Iterator[StoredAnswer]:
@@ -177,16 +197,21 @@ def parse_answers(table: pa.Table) -> Iterator[StoredAnswer]:
 
 
 def _read_segment_rows(file: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
-    """Returns `columns` of the given rows of one file; reads only the row groups that hold them."""
+    """Returns `columns` of the given rows of one file; reads only the row groups that hold them, one after another."""
     counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     ends = np.cumsum(counts)
-    groups, inverse = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
-    table = read_groups(file, [int(group) for group in groups], columns)
-    read = np.array(counts)[groups]
-    starts = np.concatenate([[0], np.cumsum(read)[:-1]])  # of each group in `table`
-    inside = rows - (ends[groups] - read)[inverse] + starts[inverse]
-    if len(inside) == table.num_rows and (inside == np.arange(table.num_rows)).all():
+    of_group = np.searchsorted(ends, rows, side="right")
+    order = np.argsort(of_group, kind="stable")
+    parts = []
+    for members in np.split(order, np.flatnonzero(np.diff(of_group[order])) + 1):
+        group = int(of_group[members[0]])
+        table = read_groups(file, [group], columns)
+        inside = rows[members] - (ends[group] - counts[group])
+        whole = len(inside) == counts[group] and (np.diff(inside) == 1).all()
+        parts.append(table if whole else table.take(pa.array(inside)))  # a slice would keep the group in memory
+    table = pa.concat_tables(parts)
+    if (np.diff(order) == 1).all():
         return table
-    if table.num_rows and (np.diff(inside) == 1).all():
-        return table.slice(int(inside[0]), len(inside))
-    return table.take(pa.array(inside))
+    inverse = np.empty(len(order), np.int64)
+    inverse[order] = np.arange(len(order))
+    return table.combine_chunks().take(pa.array(inverse))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stages.engines.engine import Answer, Engine, Request, RequestError
+from stages.job.bounded import replace_surrogates
 from stages.job.rejects import Reason
 from stages.responses.requested import MissingRange, PromptLike
 
@@ -25,12 +26,12 @@ class Wave:
     def add(self, index: int, outcome: list[Answer] | str) -> list[Answer]:
         """Adds the answers to one request, or the reason of its refusal; returns the answers."""
         if isinstance(outcome, str):
-            self.reasons[index] = Reason("refused", outcome)
+            self.reasons[index] = Reason("refused", replace_surrogates(outcome))
             self.lacking += self.gaps[index].answers
             return []
         self.finished[index] = [answer for answer in outcome if not answer.failed]
         if gone := [answer for answer in outcome if answer.failed]:
-            self.reasons[index] = Reason("failed", gone[0].finish_reason)
+            self.reasons[index] = Reason("failed", replace_surrogates(gone[0].finish_reason))
             self.lacking += len(gone)
         return outcome
 

@@ -12,10 +12,11 @@ from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job import metric_names as names
 from stages.job.job import Job
+from stages.job.loss_rise import explain_loss_rise
 from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
-from stages.training.trainer import Trainer, learning_rate
+from stages.training.trainer import StepResult, Trainer, learning_rate
 from stages.vlm.reader import Network, Reader
 
 
@@ -41,31 +42,30 @@ def train_sft(
     history = state.rows("history")
     padding = PaddingGroups(reader)
     for step in state.iter_steps(schedule.steps, title):
-        loss, norm = run_sft_step(network, trainer, make_step_groups(step), schedule, step, padding)
+        done = run_sft_step(network, trainer, make_step_groups(step), schedule, step, padding)
         history.append(
             {
                 names.STEP: step + 1,
-                names.LOSS: loss,
-                names.GRAD_NORM: norm,
+                names.LOSS: done.loss,
+                names.GRAD_NORM: done.grad_norm,
                 names.LEARNING_RATE: learning_rate(schedule, step),
             }
         )
+    if rise := explain_loss_rise([row[names.LOSS] for row in history]):
+        job.progress.say(f"warning: {job.name}: {rise}; lower learning_rate")
     return trainer, history
 
 
 def run_sft_step(
     network: Network, trainer: Trainer, groups: list[Group], schedule: Schedule, step: int, padding: PaddingGroups
-) -> tuple[float, float]:
-    """Runs one update on this rank's groups; returns the loss over all ranks and the gradient norm."""
+) -> StepResult:
+    """Runs one update on this rank's groups."""
     response_tokens = int(get_ranks().sum(sum(group.scored_tokens for group in groups)))
-    loss = 0.0
     tower = network.trains_vision or (trainer.sharded and network.has_vision)
     for pack, last in mark_last(balance_packs(groups, schedule.tokens_per_pack, padding, tower)):
         part = trainer.forward(functools.partial(sft_loss, network, pack, response_tokens))
-        trainer.backward(part, last)
-        loss += float(part.detach())
-    norm = trainer.step(learning_rate(schedule, step))
-    return get_ranks().sum(loss), norm
+        trainer.backward(part, last, [groups[number].name for number in pack.groups])
+    return trainer.step(learning_rate(schedule, step))
 
 
 def mark_last(items: Iterator[Pack]) -> Iterator[tuple[Pack, bool]]:

@@ -1,17 +1,20 @@
 """Training of one model: a DeepSpeed engine, the learning rate as a function of the step, Hugging Face checkpoints."""
 
 import logging
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
-from stages.training.ranks import get_ranks, join_alone
+from stages.training.guard import NormHistory, StepGuard, name_questions
+from stages.training.ranks import MEETINGS, get_ranks, join_alone
+from stages.vlm.weights import check_finite, find_broken_tensor
 
 Result = TypeVar("Result")
 
@@ -38,15 +41,25 @@ class ShardedModule(nn.Module):
         return compute()
 
 
+class StepResult(NamedTuple):
+    """What a step reports."""
+
+    loss: float  # over all ranks
+    grad_norm: float  # before clipping
+
+
 class Trainer:
     """Runs gradient steps on one model, the same model on every rank.
 
     A step is any number of `backward` calls, whose gradients are summed over calls and ranks, and one `step`. All ranks
-    must make the same calls in the same order. With one process and fp32 on CPU, results are bitwise reproducible.
+    must make the same calls in the same order. With one process and fp32 on CPU, results are bitwise reproducible. A
+    loss or gradient norm that is not finite ends training before the update (`stages/training/guard.py`).
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
         import deepspeed
+
+        from stages.training.plain_checkpoints import PlainCheckpointEngine
 
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -71,33 +84,122 @@ class Trainer:
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
         held = ShardedModule(model) if self.sharded else model
+        get_ranks().wait()  # the first rank may have started engines for longer than DeepSpeed's operations wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
+        self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         self.model = model
+        self.guard = StepGuard()
+        self.norms = NormHistory(schedule.spike_factor)
+        self._skips_spikes, self._seen_norm = schedule.skip_spikes, 0.0
+        if self._skips_spikes and not self._clips_here:
+            self._observe_norm()
         self._ranks = get_ranks().count
+        self._loss = 0.0  # this rank's part of the step's loss
+        self._ids: list[str] = []  # questions of the step
+        self._blamed: list[tuple[str, float, list[str]]] = []  # terms that are not finite, with their questions
 
     def forward(self, compute: Callable[[], Result]) -> Result:
         """Returns `compute()`, run with gathered weights. Of the results, only a loss has a gradient.
 
         With ZeRO-3, all ranks must call this together, also for passes without gradient.
         """
-        return self._engine(compute) if self.sharded else compute()  # type: ignore[no-any-return]
+        if not self.sharded:
+            return compute()
+        with MEETINGS.attend():
+            return self._engine(compute)  # type: ignore[no-any-return]
 
-    def backward(self, loss: Tensor, last: bool) -> None:
-        """Accumulates the gradient of `loss`, this rank's part of the step's loss; `last` marks the last call.
+    def backward(self, loss: Tensor, last: bool, ids: Sequence[str] = ()) -> float:
+        """Accumulates the gradient of `loss`, this rank's part of the step's loss, and returns its value.
+
+        `last` marks the last call; `ids` are the questions of this part, for the message if it is not finite.
 
         DeepSpeed averages over ranks while the parts must be summed, so the loss is multiplied by the number of ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
+        with MEETINGS.attend():
+            self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
+        value = float(loss.detach())
+        self._loss += value
+        self._ids += ids
+        if not math.isfinite(value):
+            self.blame("loss", value, ids)
+        return value
 
-    def step(self, rate: float) -> float:
-        """Clips, updates with learning rate `rate` and clears gradients; returns the gradient norm before clipping."""
+    def blame(self, term: str, value: float, ids: Sequence[str]) -> None:
+        """Names a term of the step that is not finite, with its questions; `step` ends training, naming the last one.
+
+        The loss can be finite: a clamp may hide an infinite term.
+        """
+        self._blamed.append((term, value, list(ids)))
+        self._loss = math.nan
+
+    def step(self, rate: float) -> StepResult:
+        """Clips, updates with learning rate `rate` and clears gradients.
+
+        Ends training (`StepGuard.stop`) if the loss or the gradient norm is not finite. A norm above the limit of
+        `NormHistory` is said, and with `skip_spikes` the step changes neither weights nor optimizer.
+        """
+        loss = get_ranks().sum(self._loss)
+        if not math.isfinite(loss):
+            self._stop_at_loss(loss)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        norm = nn.utils.clip_grad_norm_(self._trained, self._max_grad_norm) if self._clips_here else None
+        limit = self.norms.limit
+        if self._clips_here:
+            norm = float(nn.utils.clip_grad_norm_(self._trained, self._max_grad_norm))
+            self._check_norm(norm)
+            if self._skips_spikes and norm > limit:
+                self._optimizer.zero_grad(set_to_none=True)  # AdamW passes over weights without a gradient
         self._engine.set_gradient_accumulation_boundary(True)
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+        with MEETINGS.attend():
+            self._engine.step()
+        if not self._clips_here:
+            norm = float(self._engine.get_global_grad_norm())
+            if self._skips_spikes and math.isinf(norm):
+                norm = self._seen_norm
+            self._check_norm(norm)  # DeepSpeed has discarded the update
+        if norm > limit:
+            done = "skipped" if self._skips_spikes else "clipped; skip_spikes would skip it"
+            self.guard.say(
+                f"warning: {self.guard.place}: gradient spike: norm {norm:.4g}, {norm / limit * self.norms.factor:.0f} "
+                f"times the median of the last steps{name_questions(self._ids)}; {done}"
+            )
+        self.norms.add(norm)
+        self._loss, self._ids = 0.0, []
+        return StepResult(loss, norm)
+
+    def _stop_at_loss(self, loss: float) -> NoReturn:
+        blamed = [one for part in get_ranks().gather(self._blamed) for one in part]
+        term, value = next(((term, value) for term, value, _ in reversed(blamed)), ("loss", loss))
+        self.guard.stop(term, value, [name for other, _, names in blamed if other == term for name in names])
+
+    def _check_norm(self, norm: float) -> None:
+        if not math.isfinite(norm):
+            self.guard.stop("gradient norm", norm, [name for part in get_ranks().gather(self._ids) for name in part])
+
+    def _observe_norm(self) -> None:
+        """Makes DeepSpeed discard a spike as it discards an infinite norm, and notes the norm itself.
+
+        Raises ValueError for an optimizer of DeepSpeed that computes its norm elsewhere.
+        """
+        optimizer = self._optimizer
+
+        def discard(norm: Any) -> Any:
+            self._seen_norm = float(norm)
+            return norm if self._seen_norm <= self.norms.limit else norm * math.inf
+
+        if hasattr(optimizer, "scaled_global_norm"):  # ZeRO 1 and 2
+            compute = optimizer.scaled_global_norm
+            optimizer.scaled_global_norm = lambda: discard(compute())
+        elif hasattr(optimizer, "_get_norm_groups"):  # ZeRO 3
+            compute_groups = optimizer._get_norm_groups
+            optimizer._get_norm_groups = lambda: [
+                discard(torch.stack([torch.as_tensor(norm) for norm in compute_groups()]).norm())
+            ]
+        else:
+            raise ValueError(
+                "skip_spikes does not work with bf16 and runtime.zero_stage 0; set zero_stage to 1 or more"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the full weights, gathered if sharded, under the names that transformers and vLLM use.
@@ -113,6 +215,16 @@ class Trainer:
         """Returns a copy of `state_dict` on the CPU. All ranks must call this together."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
 
+    def estimate_state_bytes(self) -> int:
+        """Estimates the bytes that `save_state` writes over all ranks: weights, and two fp32 moments of AdamW."""
+        sizes = [(getattr(weight, "ds_numel", weight.numel()), weight) for weight in self.model.parameters()]
+        return sum(count * (weight.element_size() + 8 * weight.requires_grad) for count, weight in sizes)
+
+    def find_broken_weight(self) -> str | None:
+        """Returns which weight of this rank holds NaN or infinity, and how many values; None if all are finite."""
+        named = self.model.named_parameters()
+        return find_broken_tensor((name, getattr(weight, "ds_tensor", weight)) for name, weight in named)
+
     def save_state(self, folder: Path, name: str) -> None:
         """Writes weights and optimizer to `folder`/`name` in DeepSpeed format; each rank writes its own shard."""
         self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
@@ -120,11 +232,13 @@ class Trainer:
     def load_state(self, folder: Path, name: str) -> None:
         """Loads the state written by `save_state`; on CPU, further steps are bitwise those of an uninterrupted run.
 
-        Raises RuntimeError when there is no usable state.
+        Raises RuntimeError when there is no usable state, ValueError when a weight of it is not finite.
         """
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=name)
         if loaded is None:
             raise RuntimeError(f"no training state of {name} in {folder}; set RIL_FRESH=1 to restart")
+        if broken := self.find_broken_weight():
+            raise ValueError(f"{folder}: training state of {name}: {broken}; delete that folder to resume before it")
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Writes the weights (`state` if given, else the current ones) and the config to `folder`; one process only."""
@@ -132,7 +246,11 @@ class Trainer:
 
 
 def save_weights(model: nn.Module, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-    """Writes a transformers model to `folder` as safetensors with its config."""
+    """Writes a transformers model to `folder` as safetensors with its config.
+
+    Raises BadWeights, and writes nothing, when a value is not finite.
+    """
+    check_finite(model.state_dict() if state is None else state, "the trained model")
     model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
 
 

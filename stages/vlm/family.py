@@ -58,7 +58,7 @@ class Family(Protocol):
         """Loads the processor (or tokenizer, for text models) of a checkpoint."""
 
     def load_model(self, weights: Path, dtype: torch.dtype) -> nn.Module:
-        """Loads the model of a checkpoint, in eval mode."""
+        """Loads the model of a checkpoint in eval mode; raises BadWeights when it is not whole or not finite."""
 
     def make_pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
         """Decodes and processes the images of one prompt."""

@@ -13,6 +13,7 @@ from transformers import (
 
 from stages.corpora.images import open_image
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
+from stages.vlm.weights import load_whole
 
 name = "internvl3"
 vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>", *QWEN_VISION_TOKENS)
@@ -20,13 +21,12 @@ vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>",
 
 def load_processor(weights: Path) -> Any:
     """Loads the processor."""
-    return AutoProcessor.from_pretrained(weights)
+    return AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)  # nosec B615: a folder
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
-    """Loads the model in eval mode."""
-    model = InternVLForConditionalGeneration.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa")
-    return model.eval()
+    """Loads the model in eval mode; raises BadWeights as `load_whole`."""
+    return load_whole(InternVLForConditionalGeneration, weights, dtype)
 
 
 def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:

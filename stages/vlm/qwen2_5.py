@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
+from stages.vlm.weights import load_whole
 
 name = "qwen2_5"
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
@@ -16,12 +17,12 @@ vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 def load_processor(weights: Path) -> Any:
     """Loads the tokenizer."""
-    return AutoTokenizer.from_pretrained(weights)
+    return AutoTokenizer.from_pretrained(weights, trust_remote_code=False, local_files_only=True)  # nosec B615: a folder
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
-    """Loads the model in eval mode."""
-    return Qwen2ForCausalLM.from_pretrained(weights, dtype=dtype, attn_implementation="sdpa").eval()
+    """Loads the model in eval mode; raises BadWeights as `load_whole`."""
+    return load_whole(Qwen2ForCausalLM, weights, dtype)
 
 
 def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:

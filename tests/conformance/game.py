@@ -118,8 +118,9 @@ def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: f
     collator = DiscriminatorCollator(table.reader, 100_000)
     for step in range(steps):
         some = [pairs[(step * 16 + place) % len(pairs)] for place in range(16)]
-        batch = collator.collate([Text(text) for text, _ in some], [label for _, label in some], "bce")
-        Adversary(discriminator, trainer, collator).backward(batch)
+        texts = [Text(text) for text, _ in some]
+        batch = collator.collate(texts, [label for _, label in some], "bce")
+        Adversary(discriminator, trainer, collator).backward(batch, texts)
         trainer.step(rate)
     return discriminator
 

@@ -1,5 +1,6 @@
 """`ril serve` in a Git project of its own, and what a person would do in its UI, through the same API."""
 
+import base64
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.flow_run import server_answers
+from flows.ui.access import access_file
 
 GUARD = Path(__file__).resolve().parents[2] / ".ci" / "offline"  # no process of `ril serve` reaches another machine
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -47,8 +48,8 @@ SMALL = {
 class Served:
     """A project with its `ril serve`."""
 
-    def __init__(self, project: Path, home: Path) -> None:
-        self.project, self.home = project, home
+    def __init__(self, project: Path, home: Path, **variables: str) -> None:
+        self.project, self.home, self.given = project, home, variables
         self.attempts = home / "attempts"  # of connections to other machines; all were refused
         home.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
@@ -71,6 +72,21 @@ class Served:
                 start_new_session=True,
             )
         self.until(lambda: "being served" in self.log.read_text(), 200, "the forms did not appear")
+        key = base64.b64encode(self.key().encode()).decode()
+        self.headers = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
+        self.headers |= {
+            "Prefect-Csrf-Client": "tests",
+            "Prefect-Csrf-Token": self.ask("/csrf-token?client=tests")["token"],
+        }
+
+    def key(self) -> str:
+        """The key that this start has made."""
+        return self.variables()["PREFECT_API_AUTH_STRING"]
+
+    def variables(self) -> dict[str, str]:
+        """What a shell gets that sources the file."""
+        text = access_file(self.project).read_text()
+        return dict(line.removeprefix("export ").split("=", 1) for line in text.splitlines()[1:])
 
     def environment(self) -> dict[str, str]:
         """For processes of this project: they reach no other machine, and a planted key is there to be found."""
@@ -78,13 +94,14 @@ class Served:
             "DVC_STAGE",
             "DVC_ROOT",
             "PREFECT_API_URL",
+            "PREFECT_API_AUTH_STRING",
             "PREFECT_CLIENT_MAX_RETRIES",
             "PREFECT_API_REQUEST_TIMEOUT",
         )
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
         path = f"{self.project}{os.pathsep}{GUARD}"
         environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
-        return environment | {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)}
+        return environment | {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)} | self.given
 
     def until(self, condition: Callable[[], Any], seconds: float, complaint: str) -> Any:
         """Waits for `condition` and returns what it says."""
@@ -98,7 +115,7 @@ class Served:
     def ask(self, path: str, body: Any = None) -> Any:
         """The server's answer; HTTPError when it refuses."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/api{path}", data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{self.url}/api{path}", data, self.headers)
         end = time.monotonic() + 60
         while True:
             try:
@@ -209,14 +226,20 @@ class Served:
 
     def gone(self) -> bool:
         """Whether `ril serve` has ended and its server answers no more."""
-        return self.process.poll() is not None and not server_answers(f"{self.url}/api", 1.0) and not self.workers()
+        return self.process.poll() is not None and not self.answers() and not self.workers()
+
+    def answers(self) -> bool:
+        """Whether something listens at the server's port."""
+        with socket.socket() as one:
+            one.settimeout(1.0)
+            return one.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @pytest.fixture(scope="session")
-def make_served(copy_project: Callable[..., Path]) -> Callable[[Path], Served]:
+def make_served(copy_project: Callable[..., Path]) -> Callable[..., Served]:
     """Starts `ril serve` in a new project with tiny values, committed to Git as experiments need it."""
 
-    def make(folder: Path) -> Served:
+    def make(folder: Path, **variables: str) -> Served:
         project = copy_project(folder / "project", SMALL)
         root = Path(__file__).resolve().parents[2]
         shutil.copy(root / ".gitignore", project / ".gitignore")
@@ -224,7 +247,7 @@ def make_served(copy_project: Callable[..., Path]) -> Callable[[Path], Served]:
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
         for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "project"]):
             subprocess.run(["git", *words], cwd=project, check=True, timeout=60)
-        return Served(project, folder / "home")
+        return Served(project, folder / "home", **variables)
 
     return make
 
@@ -240,3 +263,24 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path
     finally:
         one.kill()
     assert not one.attempts.exists(), one.attempts.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser; the name evil.example leads it to this machine, as a name server of an attacker can."""
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --window-size=1280,1600"
+    rebinding = "--host-resolver-rules=MAP evil.example 127.0.0.1"
+    for flag in [*flags.split(), rebinding, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    browser.set_page_load_timeout(180)
+    yield browser
+    browser.quit()

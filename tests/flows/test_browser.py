@@ -4,14 +4,14 @@ Cancel.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
+
+from flows.ui.access import access_file
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -25,27 +25,9 @@ SUBMIT = "form button[type=submit]"
 STOP = "button.p-button--destructive"  # Cancel, and Confirm in the dialog that it opens
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser."""
-    from selenium import webdriver
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --window-size=1280,1600"
-    for flag in [*flags.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    browser.set_page_load_timeout(180)
-    yield browser
-    browser.quit()
-
-
 def opened(served: Any, page: Any, target: str) -> Any:
     """Opens the form of `target` and returns a function that finds a field by its title."""
+    login(served, page)
     page.get(f"{served.url}/deployments/deployment/{served.form(target)['id']}/run")
     served.until(lambda: page.find_elements("xpath", FIELD.format("Profile")), 180, "the form did not open")
 
@@ -53,6 +35,20 @@ def opened(served: Any, page: Any, target: str) -> Any:
         return page.find_element("xpath", FIELD.format(title))
 
     return field
+
+
+def login(served: Any, page: Any) -> None:
+    """Opens the link that `ril serve` prints."""
+    link = access_file(served.project).read_text().splitlines()[0].removeprefix("# the forms: ")
+    page.get(link)
+    served.until(lambda: page.current_url.endswith("/deployments"), 60, "the link did not log in")
+
+
+def test_the_link_logs_in_without_a_banner(served: Any, page: Any) -> None:
+    login(served, page)
+    served.until(lambda: "run-discriminator" in page.find_element("tag name", "body").text, 60, "no list of forms")
+    assert "went wrong" not in page.find_element("tag name", "body").text
+    assert not [line for line in page.get_log("browser") if line["level"] == "SEVERE"]
 
 
 def write(entry: Any, text: str) -> None:

@@ -11,7 +11,6 @@ import psutil
 import pytest
 import yaml
 
-from flows.flow_run import server_answers
 from stages.config.yaml import read_yaml
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
@@ -67,7 +66,7 @@ def test_a_killed_server_is_started_again_and_the_run_completes(own: Any) -> Non
     run, workers = training(own, 150)
     server_of(own).kill()
     own.until(lambda: "ended (-9); starting it again" in own.log.read_text(), 60, "nobody noticed")
-    own.until(lambda: server_answers(f"{own.url}/api", 2.0), 300, "the server did not come back")
+    own.until(own.answers, 300, "the server did not come back")
     ended = own.ended(run, 300)
     assert (ended["state_type"], ended["state"]["message"]) == ("COMPLETED", f"Ran {JUDGE}; dvc.lock says so"), (
         own.lines(run)
@@ -144,7 +143,7 @@ def prefect(own: Any, *arguments: str) -> list[str]:
 def pool(own: Any) -> dict[str, str]:
     """A work pool with the deployments of prefect.yaml; the environment of its workers."""
     shutil.copy(ROOT / "prefect.yaml", own.project)
-    environment = own.environment() | {"PREFECT_API_URL": f"{own.url}/api", "PWD": str(own.project)}
+    environment = own.environment() | own.variables() | {"PWD": str(own.project)}
     for words in (["work-pool", "create", "--type", "process", "ril"], ["--no-prompt", "deploy", "--all"]):
         subprocess.run(prefect(own, *words), cwd=own.project, env=environment, check=True, timeout=180)
     return environment

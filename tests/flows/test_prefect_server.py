@@ -1,6 +1,7 @@
 """The server of `ril serve` asks a busy Prefect again, so that a click is never lost to a locked database."""
 
 import asyncio
+import base64
 import json
 import urllib.error
 import urllib.request
@@ -13,6 +14,12 @@ import pytest
 
 from flows.ui.prefect_server import BUSY, RetryWhenBusy
 from tests.flows.test_server import running_server
+
+KEY = "ril:known"
+HEADERS = {
+    "Content-Type": "application/json",
+    "Authorization": f"Basic {base64.b64encode(KEY.encode()).decode()}",
+}
 
 
 class Busy:
@@ -76,7 +83,9 @@ def test_a_read_is_asked_once() -> None:
 
 @pytest.mark.prefect
 @pytest.mark.slow
-def test_no_click_is_lost_when_many_write_at_once(tmp_path: Path) -> None:
+def test_no_click_is_lost_when_many_write_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", KEY)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", KEY)
     with running_server(tmp_path / "home", "flows.ui.prefect_server") as (url, _):
         deployment = made(url)
         with ThreadPoolExecutor(16) as clicks:
@@ -101,6 +110,6 @@ def click(url: str, deployment: str) -> int:
 
 def said(url: str, body: Any) -> Any:
     """The server's answer to `body`; HTTPError when it refuses."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, json.dumps(body).encode(), HEADERS)
     with urllib.request.urlopen(request, timeout=120) as answer:
         return json.loads(answer.read())

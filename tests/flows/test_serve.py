@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.ui.forms_runner import REPORT
 from flows.ui.run_locks import hold_run_lock, list_abandoned, list_alive
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
@@ -35,11 +37,27 @@ def test_reports_are_readable_and_nothing_else_is(served: Any) -> None:
     page = served.project / "reports" / "report" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("the report")
-    address = served.form("report")["parameters"]["report"]
+    (address,) = {
+        environment[REPORT] for process in served.everything() if REPORT in (environment := process.environ())
+    }
     with urllib.request.urlopen(address, timeout=20) as answer:
         assert answer.read() == b"the report"
-    with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(address.replace("report/index.html", "../params.yaml"), timeout=20)
+    (page.parent / "outside").symlink_to(served.project / "params.yaml")
+    token = urllib.parse.urlsplit(address).path.split("/")[1]
+    start = address.partition(token)[0]
+    refused = [
+        f"{start}report/index.html",
+        f"{start}{token}x/report/index.html",
+        f"{start}{token}/",
+        f"{start}{token}/report/",
+        f"{start}{token}/report/outside",
+        f"{start}{token}/../params.yaml",
+        f"{start}{token}/%2e%2e/params.yaml",
+    ]
+    for one in [*refused, urllib.request.Request(address, headers={"Host": "evil.example"})]:
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(one, timeout=20)
+    (page.parent / "outside").unlink()
     page.unlink()
 
 

@@ -15,13 +15,16 @@ from prefect import Flow
 
 from flows.dvc.outcome import StageLog, format_reasons
 from flows.ui.forms import make_forms
+from flows.ui.forms_runner import make_comparison_deployment, make_deployment
 from flows.ui.plan import make_plan
-from flows.ui.serve import make_comparison_deployment, make_deployment
 from flows.ui.trigger import start
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError, read_yaml
 
 JUDGE = "model@judge"
+
+
+NOT_OFFERED = "the form of ril does not offer this: Validation failed for field 'settings"
 
 
 def judge(**values: Any) -> dict[str, Any]:
@@ -55,10 +58,8 @@ def test_every_field_of_a_form_has_a_type_and_help(root: Path) -> None:
 
 def test_only_what_differs_is_an_override(root: Path) -> None:
     now = read_yaml(root / "params.yaml")
-    values = {
-        "ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": now["ril"]["steps"]},
-        **judge(hidden_size=now["models"]["judge"]["build"]["hidden_size"]),
-    }
+    values = {"ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": now["ril"]["steps"]}}
+    assert make_plan(root, JUDGE, judge(hidden_size=now["models"]["judge"]["build"]["hidden_size"])).changes == ()
     assert make_plan(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
     fewer = make_plan(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
     assert fewer.overrides == ["~models.student.build.styles.arrows"]
@@ -71,8 +72,13 @@ def test_only_what_differs_is_an_override(root: Path) -> None:
     ("target", "values", "message"),
     [
         ("ril", {"ril": {"steps": 3}}, "the form: ril: warmup_steps is 5, more than steps (3); lower it"),
-        ("ril", {"ril": {"step": 1}}, "the form: ril.step = 1 is not a known key; did you mean 'steps'?"),
-        ("rill", {}, "no stage 'rill'; stages: model, questions"),
+        ("ril", {"ril": {"step": 1}}, f"{NOT_OFFERED}.ril'. Failure reason: Additional properties are not allowed"),
+        ("rill", {}, "no stage 'rill'; stages: pipeline, model@student"),
+        ("ril; touch x", {}, "no stage 'ril; touch x'; stages: pipeline"),
+        # what a request with `enforce_parameter_schema: false` would bring in
+        ("ril", {"runtime": {"engines": {}}}, f"{NOT_OFFERED}'. Failure reason: Additional properties"),
+        ("ril", {"models": {"judge": {}}}, f"{NOT_OFFERED}'. Failure reason: Additional properties"),
+        ("ril", [], f"{NOT_OFFERED}'. Failure reason: [] is not of type 'object'"),
     ],
 )
 def test_values_that_can_not_be_used_are_a_line(root: Path, target: str, values: dict[str, Any], message: str) -> None:
@@ -80,6 +86,11 @@ def test_values_that_can_not_be_used_are_a_line(root: Path, target: str, values:
         make_plan(root, target, values)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_a_profile_is_one_of_those_offered(root: Path) -> None:
+    with pytest.raises(ParamsError, match=r"'profile'. Failure reason: '../x' is not one of \['none', 'paper'"):
+        make_plan(root, "ril", {}, "../x")
 
 
 def test_the_output_of_dvc_is_understood() -> None:

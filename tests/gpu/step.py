@@ -17,6 +17,7 @@ from stages.groups.response import STUDENT, Response
 from stages.policy.batch import RewardedGroup
 from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
+from stages.training.trainer import StepResult
 from stages.vlm.reader import Network, Prompt
 from tests.gpu.lora import without
 from tests.gpu.shapes import Shape
@@ -33,6 +34,7 @@ class PlainTrainer:
     def __init__(self, model: nn.Module) -> None:
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._copies = [parameter.detach().float().clone() for parameter in self._trained]
+        self._loss = 0.0
         self._optimizer = torch.optim.AdamW(self._copies, lr=RATE, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
 
     @property
@@ -46,12 +48,14 @@ class PlainTrainer:
         """What `compute` returns."""
         return compute()
 
-    def backward(self, loss: Tensor, last: bool) -> None:
-        """Adds the gradient of `loss`."""
+    def backward(self, loss: Tensor, last: bool, ids: Sequence[str] = ()) -> float:
+        """Adds the gradient of `loss`; returns its value."""
         loss.backward()
+        self._loss = float(loss.detach())
+        return self._loss
 
-    def step(self, rate: float) -> float:
-        """Clips at 1, updates, clears; returns the norm of the gradient before clipping."""
+    def step(self, rate: float) -> StepResult:
+        """Clips at 1, updates, clears; returns the last loss and the norm of the gradient before clipping."""
         norm = nn.utils.clip_grad_norm_(self._trained, 1.0)
         for copy, parameter in zip(self._copies, self._trained, strict=True):
             copy.grad = parameter.grad.float() if parameter.grad is not None else None
@@ -61,7 +65,7 @@ class PlainTrainer:
         with torch.no_grad():
             for copy, parameter in zip(self._copies, self._trained, strict=True):
                 parameter.copy_(copy)
-        return float(norm)
+        return StepResult(self._loss, float(norm))
 
 
 class Unadapted(Network):

@@ -36,7 +36,8 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
 
     from stages.corpora.rows import QUESTION_SCHEMA as QUESTIONS
     from stages.responses.key import derive_answer_key
-    from stages.responses.segments import ANSWER_SCHEMA, publish, write_segment
+    from stages.responses.segment_rows import ANSWER_SCHEMA, write_segment
+    from stages.responses.segments import publish
 
     who = asked()
     random = np.random.default_rng(0)
@@ -99,10 +100,12 @@ def make(folder: Path, questions: int, answers: int, tokens: int) -> None:
 def project(folder: Path, answers: int, profile: bool) -> None:
     """Projects everything, and prints what it took. Exit code 1 when a bound is broken."""
     import stages.teacher  # noqa: F401 - all that the stage's own process imports before it starts an engine
+    from stages.config.answers import AnswerBounds
     from stages.corpora.rows import QuestionFolder
     from stages.responses.projection import write_projection
     from stages.responses.requested import RequestedAnswers
     from stages.responses.store import Store
+    from stages.responses.variety import AnswerVariety
 
     def measured(title: str, begin: tuple[float, float]) -> tuple[float, float]:
         now = time.perf_counter(), time.process_time()
@@ -128,7 +131,8 @@ def project(folder: Path, answers: int, profile: bool) -> None:
     assert stored.all(), "an answer is missing"
     clock = measured("looking up", clock)
     (folder / "out").mkdir()
-    counts = write_projection(folder / "out", store, wanted)
+    variety = AnswerVariety("scale", AnswerBounds(max_empty_share=1.0, max_same_share=1.0), print)
+    counts = write_projection(folder / "out", store, wanted, variety)
     measured("writing the projection", clock)
     if profiler:
         import pstats

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TRIVIAL = frozenset(":,.!?;'")
+# Digits are matched from the start of a run only: otherwise a long run takes quadratic time.
 _GROUPED = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
-_SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
-_PLAIN = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
+_SCIENTIFIC = re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+")
+_PLAIN = re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])")
 
 NormalForm = str | float
 
@@ -15,7 +16,7 @@ NormalForm = str | float
 def extract_candidates(reply: str) -> set[NormalForm]:
     """Returns candidate answers: line ends after words like "is", and every number in them, normalised."""
     tails = _split_tails(reply)
-    numbers = [number for tail in tails for form in (_GROUPED, _SCIENTIFIC, _PLAIN) for number in form.findall(tail)]
+    numbers = {number for tail in tails for form in (_GROUPED, _SCIENTIFIC, _PLAIN) for number in form.findall(tail)}
     return {value for text in (*tails, *numbers) for value in normalise_open_answer(text)}
 
 

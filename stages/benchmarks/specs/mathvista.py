@@ -5,7 +5,7 @@ from stages.benchmarks.prompts import ask_plain
 from stages.benchmarks.rules.vlmeval import letter_choices
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL
-from stages.benchmarks.spec import Hub, Spec, Tsv, letter_options
+from stages.benchmarks.spec import Hub, NumberFields, Spec, Tsv, letter_options
 from stages.benchmarks.tables import TableRow
 
 
@@ -71,5 +71,6 @@ SPECS = (
             LMMS: scorers.score_lmms_mathvista_extraction,
         },
         groups=("task", "skills"),
+        fields=NumberFields,
     ),
 )

@@ -3,7 +3,7 @@
 from stages.benchmarks.prompts import CHOICE_PROMPTS, MakePrompt, PromptPart, format_options
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, score_lmms_mmbench, score_ours_choice, score_vlmeval_choice
-from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.spec import Hub, QuestionField, Spec, Tsv, make_tsv_choice_reader
 from stages.benchmarks.tables import TableRow
 
 ROTATION = 1_000_000  # index of the k-th rotation is k * ROTATION + index of the question
@@ -57,6 +57,7 @@ def make_mmbench_spec(language: str, column: str, md5s: dict[str, dict[str, str]
         prompts={**CHOICE_PROMPTS, "lmms": make_lmms_mmbench_prompt(language)},
         scorers={OURS: score_ours_choice, VLMEVAL: score_vlmeval_choice, LMMS: score_lmms_mmbench},
         groups=_GROUPS,
+        fields=QuestionField,
         circular=True,
     )
 

@@ -11,7 +11,7 @@ from stages.benchmarks import scorers
 from stages.benchmarks.prompts import PROMPT_STYLES, PromptPart
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import OURS
-from stages.benchmarks.spec import Hub, Spec, Tsv, make_tsv_choice_reader
+from stages.benchmarks.spec import Hub, NumberFields, Spec, Tsv, make_tsv_choice_reader
 from stages.benchmarks.tables import TableRow
 from stages.corpora.scoring import find_last_number, is_correct
 
@@ -69,6 +69,7 @@ SPECS = (
         title="Tiny world, numbers",
         hub=(Hub(("tiny_number",), "test"),),
         scorers={OURS: scorers.score_ours_mathvista},
+        fields=NumberFields,
     ),
     replace(
         _FOLDER,

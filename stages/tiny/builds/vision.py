@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
 from stages.job.progress import Progress
+from stages.training.guard import StepGuard
 from stages.training.trainer import Trainer, learning_rate
 from stages.vlm.family import Pixels
 from stages.vlm.reader import Network
@@ -59,9 +60,11 @@ def train_vision(
     """
     probe = Probe(network, classes)
     trainer = Trainer(probe, schedule, runtime.model_copy(update={"zero_stage": 0}))  # too small to be sharded
+    trainer.guard = StepGuard("vision tower", say=progress.say)
     device = next(probe.parameters()).device  # the rest of the model may be elsewhere still
     loss = torch.zeros(())
     for step in progress.track(range(schedule.steps), "training the vision tower"):
+        trainer.guard.step = step
         pixels, targets = make_batch(step)
         loss = probe.loss(network.encode_images(pixels.to(device)), targets.to(device))
         trainer.backward(loss, last=True)

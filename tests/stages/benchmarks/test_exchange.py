@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from stages.benchmarks.contamination import find_overlap, hash_training_images
-from stages.benchmarks.exchange import export_predictions, import_predictions
+from stages.benchmarks.exchange import contradicts_gold, export_predictions, import_predictions
 from stages.benchmarks.paper import list_paper_scores
 from stages.benchmarks.predictions import BenchmarkRecord, read_benchmark_record, write_benchmark_record
-from stages.benchmarks.registry import COLUMNS, load_registry
-from stages.benchmarks.sample import BenchmarkError
+from stages.benchmarks.registry import COLUMNS, find_benchmark, load_registry
+from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scores import BenchmarkReply
 from stages.benchmarks.sources import load_benchmark
 from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
@@ -83,16 +83,58 @@ def test_files_of_other_rows_are_refused(tmp_path: Path, data: Path) -> None:
         import_predictions(lines, samples, "mmstar")
 
 
+@pytest.mark.parametrize(
+    ("target", "options", "gold", "contradicts"),
+    [
+        ("D", "cat dog bird fish", "A", True),
+        ("A", "cat dog bird fish", "A", False),
+        ("(a).", "cat dog bird fish", "A", False),
+        (0, "cat dog bird fish", "A", False),
+        (3, "cat dog bird fish", "A", True),
+        (" Cat ", "cat dog bird fish", "A", False),
+        ("dog", "cat dog bird fish", "A", True),
+        (["B", "A"], "cat dog bird fish", "A", False),
+        ("no option", "cat dog bird fish", "A", False),
+        (None, "cat dog bird fish", "A", False),
+        ("14.0", "", "14", False),
+        ("15", "", "14", True),
+        ("Blue ", "", "blue", False),
+        ("red", "", "blue", True),
+        ("", "", "blue", False),
+        ({"a": 1}, "", "blue", False),
+    ],
+)
+def test_a_target_that_contradicts_the_row(target: object, options: str, gold: str, contradicts: bool) -> None:
+    sample = Sample("0", "q", gold, dict(zip("ABCD", options.split(), strict=False)))
+    assert contradicts_gold(target, sample) is contradicts
+
+
+def test_predictions_of_another_order_are_refused(tmp_path: Path, data: Path) -> None:
+    """doc_id counts rows of another order, and its target says so (lmms-eval); so does VLMEvalKit's answer."""
+    samples = load_benchmark(find_benchmark("mmstar"), data).samples
+    lines = tmp_path / "x.jsonl"
+    rows = [{"doc_id": place, "target": one.gold, "resps": [["A"]]} for place, one in enumerate(reversed(samples))]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BenchmarkError, match=r"x.jsonl, line 1: the target is 'D', but row 0 of mmstar has the answer"):
+        import_predictions(lines, samples, "mmstar")
+    table = tmp_path / "x.tsv"
+    table.write_text("index\tanswer\tprediction\n0\tC\tA\n")
+    with pytest.raises(BenchmarkError, match=r"x.tsv, row 1: the target is 'C', but row 0"):
+        import_predictions(table, samples, "mmstar")
+    table.write_text(f"index\tanswer\tprediction\n0\t{samples[0].gold}\tA\n")
+    assert import_predictions(table, samples, "mmstar").replies["0"].text == "A"
+
+
 def test_a_record_with_a_broken_line_names_it(tmp_path: Path, data: Path) -> None:
     write_benchmark_record(tmp_path / "r", record_of(data, "mmstar"))
     assert read_benchmark_record(tmp_path / "r").replies == record_of(data, "mmstar").replies
     file = tmp_path / "r" / "predictions.jsonl"
     whole = file.read_text()
     file.write_text(whole[:-20])
-    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 4: is not JSON"):
+    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 4: it is not JSON"):
         read_benchmark_record(tmp_path / "r")
     file.write_text(whole + whole.split("\n")[0] + "\n")
-    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 5: a second answer to '0'"):
+    with pytest.raises(BenchmarkError, match=r"predictions.jsonl, line 5: a second row '0'"):
         read_benchmark_record(tmp_path / "r")
 
 
@@ -121,10 +163,10 @@ def test_the_commands_from_import_to_comparison(tmp_path: Path, data: Path) -> N
     assert "no profile 'theirs'" in ril("score", tmp_path / "a", "--profile", "theirs")[1]
     assert "no manifest.json" in ril("score", data)[1]
     (tmp_path / "a" / "mmstar" / "samples.jsonl").write_text("{")
-    assert "are both mmstar; give the folder of one model" in ril("score", tmp_path)[1]
+    assert "have the same name; give the folder of one model" in ril("score", tmp_path)[1]
     code, said = ril("score", tmp_path / "a")
-    assert code == 1
-    assert "samples.jsonl, line 1: is not JSON" in said
+    assert code == 2
+    assert "samples.jsonl, line 1: it is not JSON" in said
 
 
 def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: Path) -> None:
@@ -160,7 +202,7 @@ def test_images_of_a_benchmark_in_training_data_are_found(tmp_path: Path, data: 
     [
         ("index\tprediction\n0\tA\n1\n", "x.tsv, row 2: 1 cells under 2 columns"),
         ("index\tprediction\n0\tA\tB\n", "x.tsv, row 1: 3 cells under 2 columns"),
-        ("index\tprediction\n0\tA\n\n1\t\xe9\n", "x.tsv: can't be read"),
+        ("index\tprediction\n0\tA\n\n1\t\xe9\n", "x.tsv, row 2: is not UTF-8"),
         ("", "no column 'index', 'prediction' among"),
     ],
 )

@@ -24,7 +24,8 @@ from stages.responses import segments
 from stages.responses import store as module
 from stages.responses.index import ABSENT, Index, Runs, decode_rows, decode_segments
 from stages.responses.key import derive_answer_key
-from stages.responses.segments import ANSWERS_PER_ROW_GROUP, FIRST_SCHEMA, decode_digests, list_segments, write_segment
+from stages.responses.segment_rows import ANSWERS_PER_ROW_GROUP, FIRST_SCHEMA, decode_digests, write_segment
+from stages.responses.segments import list_segments
 from stages.responses.store import Store, StoredAnswer, make_answer_table
 
 
@@ -375,7 +376,7 @@ def fill(root: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProc
 
 def holds_the_small_ones_alone(folder: Path, result: "subprocess.CompletedProcess[str]") -> None:
     assert result.returncode == 3, result.stderr
-    assert "what was stored before is safe: make room" in result.stdout
+    assert "What was stored before is safe: make room" in result.stdout
     store = Store(folder, silent)
     assert len(store) == 10
     assert len(store.fetch(asked("small", *range(10)))) == 10

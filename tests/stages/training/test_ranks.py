@@ -7,7 +7,7 @@ The long form (20 steps, 4 ranks, ZeRO 0 to 3): RIL_RANKS=1.
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +130,17 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     adversary = Adversary(discriminator, critic, collator)
     original, parts = trainer.backward, list[float]()
 
-    def recorded(loss: torch.Tensor, last: bool) -> None:
+    def recorded(loss: torch.Tensor, last: bool, ids: Sequence[str] = ()) -> float:
         parts.append(float(loss.detach()))
-        original(loss, last)
+        return original(loss, last, ids)
 
     trainer.backward = recorded  # type: ignore[method-assign]
     for step in range(STEPS):
         answers = [rows(reader, step, number) for number in range(3)]
         texts = [Text(row.text, str(number)) for number, group in enumerate(answers) for row in group]
         labels = [float(row.source == STUDENT) for group in answers for row in group]
-        loss, _ = adversary.backward(collator.collate(texts, labels, "bce"))
-        critic.step(1e-3)
+        adversary.backward(collator.collate(texts, labels, "bce"), texts)
+        loss = critic.step(1e-3).loss
         found = adversary.score(texts)
         rewarded = [tuple(group) for group in score_groups(answers, found)]
         prompts = reader.make_prompts([question(step, number) for number in range(3)])

@@ -1,5 +1,6 @@
 """Event files for TensorBoard: what is in them, and that a resumed run shows one curve."""
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def test_rows_become_scalars_under_the_names_of_the_columns(tmp_path: Path) -> N
     records["validation"] = [{"step": 2, "validation": 0.75}]
     board.write(records)
     board.close()
-    assert shown(tmp_path) == {
+    curves = shown(tmp_path)
+    assert [math.isnan(value) for _, value in curves.pop("disc/loss")] == [True, False], "NaN is shown"
+    assert curves == {
         "rewards/t/answer": [(1, 0.5), (2, 0.25)],
-        "disc/loss": [(2, 2.0)],
         "judge/failed": [(2, 0.0)],
         "validation": [(2, 0.75)],
     }
