@@ -36,6 +36,7 @@ from filelock import FileLock, Timeout
 from flows.lock_files import make_native_lock
 from stages.config.model import Model
 from stages.job.failure import Failure
+from stages.job.files import make_folder, share_with_group
 from stages.job.job import Job
 
 BEAT_SECONDS = 5.0
@@ -121,7 +122,7 @@ class _Place:
         """Makes the folders; raises Failure when this user can't write to them."""
         try:
             for folder in (self._runs, self.record.parent):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 probe = folder / f".{self.me.token}.partial"
                 probe.touch()
                 probe.unlink()
@@ -168,6 +169,7 @@ class _Place:
             lock.acquire(blocking=False)
         except Timeout:
             return None
+        share_with_group(self.lock)
         return lock
 
     def _claim(self, former: Owner | None) -> bool:
@@ -194,10 +196,12 @@ class _Place:
         finally:
             new.unlink()
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder.chmod(0o700)  # without the setgid bit of a team's store
         return True
 
     def _write_record(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self.me)), encoding="utf-8")
+        share_with_group(path)
 
     # --- the folder of the state --------------------------------------------------------------------------------------
 
@@ -274,6 +278,7 @@ def _renew_beat(place: _Place) -> Iterator[None]:
         while place.owns():
             with contextlib.suppress(OSError):  # a full disk: training itself says so when it saves
                 place.beat.write_text(f"{place.me.token} {count}")
+                share_with_group(place.beat)
             count += 1
             if ended.wait(BEAT_SECONDS):
                 return

@@ -19,6 +19,7 @@ from flows.rank_processes import join_ranks
 from flows.room import check_cache_room, check_folders
 from flows.slots import hold_gpu_slot
 from flows.training_owner import own_training_state
+from flows.watched_files import refuse_unwatchable
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
 from stages.job.job import Job
@@ -43,7 +44,7 @@ class Work:
     def __init__(self, stage: str, item: str | None, root: Path) -> None:
         """Loads and checks before anything is computed.
 
-        Raises ParamsError, UnknownTarget, MissingInput, NoRoom; under DVC also Unlisted.
+        Raises ParamsError, UnknownTarget, MissingInput, Unwatchable, NoRoom; under DVC also Unlisted.
         """
         params = load_params(root / "params.yaml")
         self.job = open_job(stage, item, root, params)
@@ -53,6 +54,7 @@ class Work:
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.explain_missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+        refuse_unwatchable(list_data_inputs(self.job))
         if self._by_dvc and (files := find_unlisted_files(root, stage)):
             raise Unlisted(
                 f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "

@@ -29,6 +29,7 @@ from stages.job import metric_names as names
 from stages.job.epochs import pick_places
 from stages.job.files import read_shards
 from stages.job.job import Job
+from stages.job.loss_rise import explain_loss_rise
 from stages.job.seeds import derive_seed
 from stages.responses.draws import TeacherAnswer, draw_balanced, draw_plain, read_teacher_answers
 from stages.training.ranks import get_ranks
@@ -107,6 +108,8 @@ def run(job: Job) -> None:
     weights = trainer.state_dict()
     if not get_ranks().first:
         return
+    if rise := explain_loss_rise([row[names.LOSS] for row in history]):
+        job.progress.say(f"warning: {job.name}: {rise}; lower discriminator.learning_rate")
     if alarm := check_pretraining(metrics):
         job.progress.say(alarm)
     with job.writing() as folder:

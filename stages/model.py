@@ -16,7 +16,7 @@ from typing import Any
 from stages.config.model import Model
 from stages.job.job import Job
 from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, write_card
-from stages.vlm.contents import check_contents
+from stages.vlm.contents import check_loadable
 from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
 from stages.vlm.trial import try_reading
 
@@ -63,5 +63,5 @@ def pin(job: Job, model: Model) -> None:
 
 def _check_foreign(weights: Path, family: str) -> None:
     """Raises RefusedCheckpoint when a folder holds code or pickles, or reading it takes no end."""
-    check_contents(weights)
+    check_loadable(weights)
     try_reading(weights, family)

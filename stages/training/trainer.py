@@ -96,7 +96,7 @@ class Trainer:
         self._ranks = get_ranks().count
         self._loss = 0.0  # this rank's part of the step's loss
         self._ids: list[str] = []  # questions of the step
-        self._blamed: list[tuple[str, list[str]]] = []  # terms that are not finite, with their questions
+        self._blamed: list[tuple[str, float, list[str]]] = []  # terms that are not finite, with their questions
 
     def forward(self, compute: Callable[[], Result]) -> Result:
         """Returns `compute()`, run with gathered weights. Of the results, only a loss has a gradient.
@@ -122,12 +122,16 @@ class Trainer:
         self._loss += value
         self._ids += ids
         if not math.isfinite(value):
-            self.blame("loss", ids)
+            self.blame("loss", value, ids)
         return value
 
-    def blame(self, term: str, ids: Sequence[str]) -> None:
-        """Names a term of the last loss that is not finite, with its questions; the first named one is reported."""
-        self._blamed.append((term, list(ids)))
+    def blame(self, term: str, value: float, ids: Sequence[str]) -> None:
+        """Names a term of the step that is not finite, with its questions; `step` ends training, naming the last one.
+
+        The loss can be finite: a clamp may hide an infinite term.
+        """
+        self._blamed.append((term, value, list(ids)))
+        self._loss = math.nan
 
     def step(self, rate: float) -> StepResult:
         """Clips, updates with learning rate `rate` and clears gradients.
@@ -166,9 +170,8 @@ class Trainer:
 
     def _stop_at_loss(self, loss: float) -> NoReturn:
         blamed = [one for part in get_ranks().gather(self._blamed) for one in part]
-        term = next((term for term, _ in reversed(blamed)), "loss")
-        ids = [name for other, names in blamed if other == term for name in names]
-        self.guard.stop(term, loss, ids)
+        term, value = next(((term, value) for term, value, _ in reversed(blamed)), ("loss", loss))
+        self.guard.stop(term, value, [name for other, _, names in blamed if other == term for name in names])
 
     def _check_norm(self, norm: float) -> None:
         if not math.isfinite(norm):

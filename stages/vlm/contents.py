@@ -23,21 +23,21 @@ class RefusedCheckpoint(ValueError):
     """A checkpoint folder holds what this project does not load; the message names the file and the remedy."""
 
 
-def check_contents(weights: Path) -> None:
+def check_loadable(weights: Path) -> None:
     """Raises RefusedCheckpoint when a checkpoint folder holds code, points to code, or has no safetensors weights."""
     files = sorted(file for file in weights.rglob("*") if file.is_file() or file.is_symlink())
     for file in files:
         if file.suffix.lower() in CODE:
             raise RefusedCheckpoint(
-                f"{file} is code; no code of a checkpoint runs here. Use a checkpoint of the transformers library's own "
-                "class (often named -hf), or delete the file if the model does not need it"
+                f"{file} is code; no code of a checkpoint runs here. Use a checkpoint of a class of transformers "
+                "(often named -hf), or delete the file if the model does not need it"
             )
     for file in (file for file in files if file.suffix == ".json" and file.name != _INDEX):
         value = _read_json(file)
         if place := next(_iter_references(value), None):
             raise RefusedCheckpoint(
-                f"{file} has {place}, a reference to code; no code of a checkpoint runs here. Use a checkpoint of the "
-                "transformers library's own class (often named -hf), or delete this key if the model does not need it"
+                f"{file} has {place}, a reference to code; no code of a checkpoint runs here. Use a checkpoint of a "
+                "class of transformers (often named -hf), or delete this key if the model does not need it"
             )
     names = [file.name for file in files if file.parent == weights]
     if "adapter_config.json" in names:
@@ -46,8 +46,8 @@ def check_contents(weights: Path) -> None:
         pickles = [name for name in names if name.endswith(PICKLES)]
         found = f"{pickles[0]}, a pickle, which can run code when it is loaded" if pickles else "no weights"
         raise RefusedCheckpoint(
-            f"{weights} has {found}; only safetensors are read: convert the checkpoint (save_pretrained of transformers "
-            "writes them)"
+            f"{weights} has {found}; only safetensors are read: convert the checkpoint (save_pretrained of "
+            "transformers writes them)"
         )
     _check_index(weights / _INDEX)
 

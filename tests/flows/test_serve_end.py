@@ -56,8 +56,8 @@ def test_the_end_of_ril_serve_ends_what_a_form_runs(own: Any, number: signal.Sig
     key = own.key()
     kept = set(checkpoints(own))
     run = own.submit(JUDGE, settings={"models": {"judge": {"build": {"steps": 5000}}}})
-    waits = own.submit(JUDGE, settings={})
     own.until(lambda: set(checkpoints(own)) - kept, 300, "no checkpoint")
+    waits = own.submit(JUDGE, settings={})
     processes = [*own.everything(), *own.workers()]
     told = time.monotonic()
     own.process.send_signal(number)

@@ -158,6 +158,7 @@ def test_a_megabyte_is_unparsed_with_its_reason_and_the_others_are_scored() -> N
     assert score_row(spec, samples[0], replies["0"], OURS, False, {}) == Outcome("unparsed", rule=TOO_LONG)
     numbers = compute_benchmark_scores(spec, samples, replies, OURS)
     assert (round(numbers["score"], 1), round(numbers["unparsed"], 1)) == (66.7, 33.3)
+    assert numbers["not_scored"] == {"0": "not scored: longer than 65,536 characters"}
     assert wants_judge(spec, samples[0], texts[0], Outcome("unparsed", rule=TOO_LONG))
 
 
@@ -166,5 +167,5 @@ def test_a_scorer_that_fails_leaves_its_reply_unparsed_with_the_reason() -> None
         return Outcome.from_extraction(str(int(float(reply))), True, "none")
 
     assert score_bounded(overflow, SAMPLES[1], "1e999", OURS) == Outcome(
-        "unparsed", rule="OverflowError: cannot convert float infinity to integer"
+        "unparsed", rule="not scored: OverflowError: cannot convert float infinity to integer"
     )

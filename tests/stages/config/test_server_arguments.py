@@ -10,37 +10,23 @@ from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 REFUSED: tuple[tuple[str, ...], ...] = (
     # abbreviations, as argparse reads them
-    *(
-        ("--dtyp", "float16"),
-        ("--hos", "0.0.0.0"),
-        ("--load-forma", "dummy"),
-        ("--enforce-eage",),
-        ("--block-siz", "16"),
-    ),
+    *(("--dtyp", "float16"), ("--hos", "0.0.0.0"), ("--load-forma", "dummy"), ("--enforce-eage",)),
+    *(("--block-siz", "16"),),
     *(("--trust",), ("--conf", "x.yaml"), ("--midd", "os.system"), ("--gpu-memory-util", "0.5"), ("--hf-o", "{}")),
     # short forms, other prefixes, other spellings
     *(("-q", "fp8"), ("-qfp8",), ("-O3",), ("-O", "3"), ("-tp", "2"), ("-cc", "{}"), ("-sc", "{}"), ("-ac", "{}")),
     *(("-O.mode=3",), ("--enforce_eager",), ("--block_size", "16"), ("--block-size=16",), ("--enforce-eager=1",)),
     *(("--no-enforce-eager",), ("--no-enable-prefix-caching",), ("--ENFORCE-EAGER",), (" --enforce-eager",)),
-    *(
-        ("--enforce-eager ",),
-        ("\u2013\u2013enforce-eager",),
-        ("--enforce\u2010eager",),
-        ("+enforce-eager",),
-        ("@args",),
-    ),
+    *(("--enforce-eager ",), ("\u2013\u2013enforce-eager",), ("--enforce\u2010eager",), ("+enforce-eager",)),
+    *(("@args",),),
     *(("/enforce-eager",), ("--",), ("-",), ("",), ("model",), ("--enforce-eager", "model"), ("--block-size\0", "16")),
     # code, files, addresses
     *(("--config", "x.yaml"), ("--config=x.yaml",), ("--middleware", "os.system"), ("--worker-cls", "a.B")),
     *(("--worker-extension-cls", "a.B"), ("--scheduler-cls", "a.B"), ("--logits-processors", "a.B")),
     *(("--reasoning-parser-plugin", "x.py"), ("--tool-parser-plugin", "x.py"), ("--io-processor-plugin", "x")),
     *(("--plugins", "x"), ("--trust-remote-code",), ("--trust_remote_code",), ("--model-impl", "transformers")),
-    *(
-        ("--hf-overrides", "{}"),
-        ("--hf-overrides.rope_theta", "1"),
-        ("--hf-config-path", "x"),
-        ("--code-revision", "x"),
-    ),
+    *(("--hf-overrides", "{}"), ("--hf-overrides.rope_theta", "1"), ("--hf-config-path", "x")),
+    *(("--code-revision", "x"),),
     *(("--host", "0.0.0.0"), ("--port", "80"), ("--uds", "/tmp/x"), ("--root-path", "/x"), ("--api-key", "x")),
     *(("--ssl-keyfile", "x"), ("--allowed-origins", '["*"]'), ("--allow-credentials",), ("--log-config-file", "x")),
     *(("--allowed-local-media-path", "/"), ("--download-dir", "/x"), ("--otlp-traces-endpoint", "http://x")),
@@ -123,9 +109,8 @@ def test_vllm_has_every_option_by_this_name() -> None:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    known = {
-        name: action for action in make_arg_parser(FlexibleArgumentParser())._actions for name in action.option_strings
-    }
+    actions = make_arg_parser(FlexibleArgumentParser())._actions
+    known = {name: action for action in actions for name in action.option_strings}
     for option, value in OPTIONS.items():
         assert option in known, option
         assert (known[option].nargs == 0) == (value is None), option

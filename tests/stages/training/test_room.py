@@ -48,9 +48,10 @@ def test_a_disk_that_fills_up_ends_training_in_one_line(
             ballast.write_bytes(bytes(room.measure_free(small_disk) - 300_000))
         original(self, folder, done)
 
-    monkeypatch.setattr(TrainingState, "_save", save)
-    with pytest.raises(Failure) as failure:
-        Work("discriminator", None, training_project).run(Progress())
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "_save", save)
+        with pytest.raises(Failure) as failure:
+            Work("discriminator", None, training_project).run(Progress())
     assert "no room for a checkpoint in " in str(failure.value)
     assert "the last good checkpoint stays and is resumed from: " in str(failure.value)
     assert "\n" not in str(failure.value)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
-from stages.vlm.contents import RefusedCheckpoint, check_contents
+from stages.vlm.contents import RefusedCheckpoint, check_loadable
 from stages.vlm.reader import load_network, load_reader
 from stages.vlm.trial import try_reading
 
@@ -71,7 +72,12 @@ def link(file: str, target: str) -> Callable[[Path], None]:
 
 def grow(file: str, length: int) -> Callable[[Path], None]:
     """Makes a sparse file of `length` bytes."""
-    return lambda folder: ((folder / file).write_bytes(b"") and None) or os.truncate(folder / file, length)
+
+    def change(folder: Path) -> None:
+        (folder / file).touch()
+        os.truncate(folder / file, length)
+
+    return change
 
 
 def empty(folder: Path) -> None:
@@ -128,7 +134,7 @@ def test_a_folder_that_could_run_code_is_refused(
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
     change, reason = FOLDERS[case]
-    check_contents(folder)
+    check_loadable(folder)
     change(folder)
     with pytest.raises(RefusedCheckpoint, match=reason) as caught:
         load_reader(replace(tiny("qwen2_5"), weights=folder))
@@ -172,9 +178,8 @@ def test_a_template_reaches_nothing_outside_its_sandbox(
     monkeypatch.chdir(tmp_path)
     tokenizer = load_reader(tiny("qwen2_5")).chat.tokenizer
     tokenizer.chat_template = template
-    with pytest.raises(Exception) as caught:
+    with pytest.raises((TemplateError, OverflowError, TypeError)):
         Chat(tokenizer, ()).encode_prompt([{"role": "user", "content": "1 + 1?"}], 0)
-    assert not isinstance(caught.value, SystemExit | MemoryError)
     assert not list(tmp_path.rglob("PWNED"))
 
 
