@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import save_file
 
 from flows.environment import store_folder
 from flows.jobs import open_job
@@ -124,6 +125,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps=0, learning_rate=1e-3, hidden_size=32, layers=1, heads=1, vision_hidden_size=32, vision_layers=1
     )
     build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    save_file({}, folder / "model.safetensors")  # a folder without weights is no checkpoint
     write_card(folder, "qwen2_5", "fp32", 64)
     return folder
 
@@ -356,12 +358,11 @@ def test_a_disk_that_fills_up_ends_before_the_next_wave_and_nothing_is_paid_twic
             raise UnusableStore(f"{folder}: no room for {size}")
         yield
 
-    monkeypatch.setattr(answers, "reserve_space", reserve)
     engine = Counting()
-    with pytest.raises(UnusableStore, match="no room for"):
+    with monkeypatch.context() as patch, pytest.raises(UnusableStore, match="no room for"):
+        patch.setattr(answers, "reserve_space", reserve)
         ask(prompts(12), engine)
     assert engine.written == 32  # two waves, and both are stored
-    monkeypatch.undo()
     rest = Counting()
     ask(prompts(12), rest)
     assert rest.written == 16
