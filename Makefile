@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro test
+.PHONY: help install repro test lock audit
 
 # cpu or gpu: which lock is installed. A GPU that nvidia-smi lists decides; `make repro PROFILE=cpu` overrides it.
 PROFILE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
@@ -19,8 +19,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/$(PROFILE).txt
-TORCH := $(shell sed -n 's/^torch==//p' $(LOCK) 2>/dev/null)
-STAMP := $(VENV)/installed-$(PROFILE)-$(shell cat $(LOCK) pyproject.toml requirements/ril_torchvision.* 2>/dev/null | sha256sum | cut -c1-16)
+TORCH := requirements/torch-cpu.txt
+STAMP := $(VENV)/installed-$(PROFILE)-$(shell cat $(LOCK) $(TORCH) pyproject.toml requirements/ril_torchvision.* 2>/dev/null | sha256sum | cut -c1-16)
 
 # One thread a process: two OpenMP threads on two busy cores spin against each other (a 64-prompt batch: 2.8 s against 0.7 s).
 export OMP_NUM_THREADS ?= 1
@@ -42,8 +42,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
-	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, pytest  [ARGS="-k name"] [WORKERS=2]'
+	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2]'
 	@echo 'make install only install, into $(VENV)'
+	@echo 'make lock    write the hashes of the pinned packages anew, with uv  [PROFILE=cpu|gpu]'
+	@echo 'make audit   known vulnerabilities of the pinned packages; needs the network  [PROFILE=cpu|gpu]'
 
 repro: $(STAMP)
 	@ril run --jobs 2 $(ARGS)
@@ -53,7 +55,19 @@ test: $(STAMP)
 	@echo '== mypy'; mypy
 	@echo '== import rules'; lint-imports
 	@echo '== dead code'; vulture
+	@echo '== security'; bandit -q -c pyproject.toml -r flows stages studies
 	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Asks the package index, downloads nothing. Pins are those of the lock; comments stay.
+lock:
+	@command -v uv > /dev/null || { echo 'make lock needs uv (pip install uv)' >&2; exit 2; }
+	@grep '^#' $(LOCK) > $(LOCK).partial
+	@sed -n 's/^\([A-Za-z0-9][^ ]*==[^ ]*\).*/\1/p' $(LOCK) | uv pip compile -q --no-deps --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 - >> $(LOCK).partial
+	@mv $(LOCK).partial $(LOCK)
+
+audit:
+	@.ci/audit $(LOCK)
 
 install: $(STAMP)
 	@echo 'Installed in $(VENV) ($(PROFILE)).'
@@ -68,14 +82,14 @@ $(STAMP):
 	@test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
 	@rm -f $(VENV)/installed-*; echo $(PROFILE) > $(VENV)/profile
 ifeq ($(PROFILE),cpu)
-	@echo 'Installing torch $(TORCH)+cpu'
-	@$(PIP) install -q --no-deps 'torch==$(TORCH)+cpu' 2> $(VENV)/torch.log || { \
+	@echo 'Installing the CPU build of torch ($(TORCH))'
+	@$(PIP) install -q --no-deps --require-hashes -r $(TORCH) 2> $(VENV)/torch.log || { \
 	  echo 'The configured package indexes lack it; trying $(TORCH_CPU_INDEX)'; \
-	  $(PIP) install -q --no-deps --index-url '$(TORCH_CPU_INDEX)' 'torch==$(TORCH)+cpu' $(QUIET) || { \
+	  $(PIP) install -q --no-deps --require-hashes --index-url '$(TORCH_CPU_INDEX)' -r $(TORCH) $(QUIET) || { \
 	    echo 'The first attempt said:' >&2; grep -v 'is ignored: it is neither' $(VENV)/torch.log >&2; exit 1; }; }
 	@rm -f $(VENV)/torch.log
 endif
 	@echo "Installing $$(grep -c == $(LOCK)) locked packages ($(LOCK)); the first time takes minutes"
-	@$(PIP) install -q --no-deps -r $(LOCK) $(QUIET)
+	@$(PIP) install -q --no-deps --require-hashes -r $(LOCK) $(QUIET)
 	@$(PIP) install -q --no-deps --no-build-isolation -e . $(QUIET)
 	@touch $@

@@ -1,6 +1,7 @@
 """Connections to this machine itself never go through a proxy."""
 
 import importlib.util
+import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -11,7 +12,10 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 def is_loopback(url: str) -> bool:
     """Whether `url` leads to this machine's loopback interface."""
     host = urlsplit(url).hostname or ""
-    return host in NAMES or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def bypass_proxies(environ: Mapping[str, str]) -> dict[str, str]:

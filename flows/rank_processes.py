@@ -1,8 +1,9 @@
 """Processes that train along with a stage: the stage's own process is the first rank and starts, watches and ends the
 others.
 
-A rank that dies ends the stage, and no rank outlives it: it kills them when it ends, and the kernel kills them when it
-is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all of them stop together (`TrainingState`).
+A rank that dies or stands still ends the stage, and no rank outlives it: it kills them when it ends, and the kernel
+kills them when it is killed. SIGTERM and Ctrl-C are the first rank's business; after the step all of them stop together
+(`TrainingState`).
 """
 
 import contextlib
@@ -12,17 +13,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flows.rank_watch import clear_reports, watch_ranks
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.engines.supervisor import signal_on_parent_death
+from stages.job.failure import Failure
 from stages.job.job import Job
 from stages.job.progress import Progress
+from stages.job.silence import Silence, is_stopped
 from stages.job.stop import STOP
+
+if TYPE_CHECKING:
+    from stages.training.ranks import Ranks
 
 _FIRST = "RIL_FIRST_RANK"  # process id of the first rank, in the environment of those that it started
 _POLL_SECONDS = 0.2
@@ -67,19 +76,17 @@ def join_ranks(job: Job) -> Iterator[None]:
     if is_launched():
         from stages.training.ranks import join
 
-        join()
-        _tell(job)
-        yield
+        with _attend(job, join(), _end_here):
+            yield
         return
     from stages.training.ranks import Rendezvous
 
     meeting = Rendezvous(count)
     job.progress.say(f"{job.name}: trains in {count} processes, ZeRO {runtime.zero_stage}")
-    others = RankProcesses(job.name, [_start(job.stage, meeting.make_environment(rank)) for rank in range(1, count)])
+    others = RankProcesses(job, [_start(job.stage, meeting.make_environment(rank)) for rank in range(1, count)])
     try:
-        meeting.join()
-        _tell(job)
-        yield
+        with _attend(job, meeting.join(), others.end_stage):
+            yield
         others.wait()
     finally:
         others.end()
@@ -91,18 +98,37 @@ def _start(stage: str, place: dict[str, str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", "flows.run", stage], env=environment, stdin=subprocess.DEVNULL)
 
 
-def _tell(job: Job) -> None:
-    """Hands the job to the other ranks."""
-    from stages.training.ranks import get_ranks
+@contextlib.contextmanager
+def _attend(job: Job, ranks: "Ranks", end: Callable[[str], None]) -> Iterator[None]:
+    """Hands the job to the other ranks; for this block they are watched."""
+    from stages.training.ranks import limit_waits
 
-    get_ranks().broadcast(lambda: replace(job, progress=SilentProgress()))
+    clear_reports(job)
+    ranks.broadcast(lambda: replace(job, progress=SilentProgress()))
+    limit_waits(timedelta(minutes=job.block(Runtime).stuck_minutes))
+    with watch_ranks(job, ranks.rank, lambda reason: end(f"{reason}; {describe_kept(job)}")):
+        yield
+
+
+def _end_here(reason: str) -> None:
+    """Ends this process; the launcher ends the others."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def describe_kept(job: Job) -> str:
+    """What a next run of the stage starts from."""
+    done = sorted(path.parent for path in job.run_folder.glob("step_*/DONE")) if job.run_folder else []
+    return f"the last checkpoint is kept: {done[-1]}" if done else "no checkpoint was written yet"
 
 
 class RankProcesses:
     """The ranks that this process has started."""
 
-    def __init__(self, name: str, processes: list["subprocess.Popen[bytes]"]) -> None:
-        self._name, self._processes = name, processes
+    def __init__(self, job: Job, processes: list["subprocess.Popen[bytes]"]) -> None:
+        self._name, self._processes = job.name, processes
+        self._stopped_seconds, self._describe_kept = job.block(Runtime).stopped_seconds, partial(describe_kept, job)
         self._told: set[int] = set()  # ranks whose failure was said
         self._ending = threading.Event()
         self._watch = threading.Thread(target=self._watch_ranks, daemon=True, name="watch over ranks")
@@ -112,7 +138,15 @@ class RankProcesses:
         """Ends this process when a rank has failed: it may be waiting for that rank inside a library, deaf to
         exceptions.
         """
+        silence = [Silence() for _ in self._processes]
         while not self._ending.wait(_POLL_SECONDS):
+            for rank, process in enumerate(self._processes, 1):  # also while it starts, before it can report
+                seconds = silence[rank - 1].measure(True if is_stopped(process.pid) else object())
+                if is_stopped(process.pid) and seconds >= self._stopped_seconds:
+                    self.end_stage(
+                        f"{self._name}: rank {rank} (process {process.pid}) has been stopped (SIGSTOP) for "
+                        f"{seconds:.0f} s; {self._describe_kept()}"
+                    )
             if self._has_failed():
                 if self._ending.wait(_LAST_WORDS_SECONDS):
                     return
@@ -127,6 +161,13 @@ class RankProcesses:
                 self._told.add(rank)
                 print(f"error: {self._name}: rank {rank} ended with exit code {process.returncode}", file=sys.stderr)
         return bool(self._told)
+
+    def end_stage(self, reason: str) -> None:
+        """Ends this process and all others, because a rank stands still and nobody can wait for it."""
+        print(f"error: {reason}", file=sys.stderr)
+        sys.stderr.flush()
+        self.end()
+        os._exit(1)
 
     def wait(self) -> None:
         """Returns when all have ended well, or after a minute."""
@@ -160,20 +201,30 @@ def follow(stage: str) -> int:
     prepare()
     import importlib
 
-    from stages.training.ranks import join
+    from stages.training.ranks import join, limit_waits
 
-    job = join().broadcast(_make_no_job)
-    with contextlib.suppress(SystemExit):  # all ranks stop together; the exit code of the first is the stage's
-        try:
+    ranks = join()
+    job = ranks.broadcast(_make_no_job)
+    limit_waits(timedelta(minutes=job.block(Runtime).stuck_minutes))
+    try:
+        with watch_ranks(job, ranks.rank, lambda reason: _end_first(f"{reason}; {describe_kept(job)}")):
             importlib.import_module(f"stages.{stage}").run(job)
-        except (
-            ValueError,
-            FileNotFoundError,
-        ) as error:  # the first rank says the same; one line tells where it differs
-            print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
+    except SystemExit:
+        pass  # all ranks stop together; the exit code of the first is the stage's
+    except (ValueError, FileNotFoundError, Failure) as error:  # the first rank may say the same
+        print(f"error: rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one
+
+
+def _end_first(reason: str) -> None:
+    """Ends the first rank, which stands still, and with it all that it has started."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.stderr.flush()
+    if first := os.environ.get(_FIRST):
+        os.kill(int(first), signal.SIGKILL)  # a process that is stopped hears nothing else
+    os._exit(1)
 
 
 def _make_no_job() -> Job:

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.dvc.cache import read_cache
+from stages.job.failure import Failure, find_full_disk
 from stages.job.job import Job
 
 _LEAST = 1 << 20  # bytes free below which no stage starts: its metrics and dvc.lock would not fit
 _PER_FILE = 4096  # bytes of a file in the cache beside its content
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "disk is full")  # libraries that drop the number
 
 
-class NoRoom(RuntimeError):
+class NoRoom(Failure):
     """A folder that can't be written, or whose disk is full; the message says which and what to do."""
 
 
@@ -86,11 +85,8 @@ def explain_write_error(error: BaseException | None) -> str:
     """
     if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
         return f"{error.filename}: {error.strerror}; it must be readable and writable for this user"
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in _FULL
-        if full or any(text in str(error) for text in _FULL_TEXTS):
-            return f"no space left on the disk{_format_place(error)}; make room and run it again"
-        error = error.__cause__ or error.__context__
+    if found := find_full_disk(error):
+        return f"no space left on the disk{_format_place(found)}; make room and run it again"
     return ""
 
 

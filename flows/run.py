@@ -3,10 +3,13 @@
     python -m flows.run <stage> [item]      e.g.  python -m flows.run teacher internvl3
     python -m flows.run [<stage>] --help
 
+Without an item, that of DVC_STAGE, which DVC sets for the commands of its stages: in a command of dvc.yaml an id would
+be read by a shell.
+
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
 With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun on several
 machines, only the first rank is this stage, the others train along.
-Exit code: 0 the work is done, 1 it failed, 2 it could not start (parameters, inputs), 130 or 143 it was stopped.
+Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unusable, 130 or 143 it was stopped.
 """
 
 import os
@@ -29,12 +32,16 @@ from flows.rank_processes import follow, is_follower
 from flows.room import NoRoom, explain_write_error
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
 from flows.temporary_files import ForeignFolder, keep_temporary_files
+from flows.watched_files import Unwatchable
 from flows.work import InputsMoved, Unlisted, Work
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
+from stages.corpora.source import UnusableData
+from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
+from stages.vlm.contents import RefusedCheckpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_well_on_signals()
     prepare()
     try:
-        work = Work(names[0], names[1] if len(names) == 2 else None, root)
-    except (ParamsError, UnknownTarget, MissingInput, Unlisted, ComputedImport, NoRoom) as error:
+        work = Work(names[0], names[1] if len(names) == 2 else _find_item(names[0]), root)
+    except (ParamsError, UnknownTarget, MissingInput, Unwatchable, Unlisted, ComputedImport, NoRoom) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     try:
@@ -66,6 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _find_item(stage: str) -> str | None:
+    """The item of which DVC runs `stage`: DVC_STAGE is `teacher@internvl3`, or `../dvc.yaml:teacher@internvl3` when dvc
+    was started in another folder.
+    """
+    name, _, item = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
+    return item if item and name == stage else None
 
 
 def _run(work: Work) -> int:
@@ -106,8 +121,11 @@ def _report_error(error: BaseException | None) -> int:
     if error is None:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, RefusedCheckpoint | UnusableData):
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")
-    if isinstance(error, InputsMoved | MissingInput | NoRoom):
+    if isinstance(error, InputsMoved | MissingInput | Failure):
         print(f"error: {error}", file=sys.stderr)
     elif told := explain_write_error(error):
         print(f"error: {told}", file=sys.stderr)

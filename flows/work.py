@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shutil
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,8 @@ from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.room import check_cache_room, check_folders
 from flows.slots import hold_gpu_slot
+from flows.training_owner import own_training_state
+from flows.watched_files import refuse_unwatchable
 from stages.config.params import load_params
 from stages.config.yaml import ParamsError
 from stages.job.job import Job
@@ -43,7 +44,7 @@ class Work:
     def __init__(self, stage: str, item: str | None, root: Path) -> None:
         """Loads and checks before anything is computed.
 
-        Raises ParamsError, UnknownTarget, MissingInput, NoRoom; under DVC also Unlisted.
+        Raises ParamsError, UnknownTarget, MissingInput, Unwatchable, NoRoom; under DVC also Unlisted.
         """
         params = load_params(root / "params.yaml")
         self.job = open_job(stage, item, root, params)
@@ -53,6 +54,7 @@ class Work:
         for path in self.job.inputs:
             if not path.exists():
                 raise self.job.explain_missing(str(path.relative_to(root) if path.is_relative_to(root) else path))
+        refuse_unwatchable(list_data_inputs(self.job))
         if self._by_dvc and (files := find_unlisted_files(root, stage)):
             raise Unlisted(
                 f"stage {stage} reaches {', '.join(files)}, which dvc.yaml does not list, so a change of it would go "
@@ -88,6 +90,12 @@ class Work:
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         mark_unrecorded(job.root, job.name)
+        with own_training_state(job) as folder:
+            seconds = self._finish(replace(job, run_folder=folder))
+        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
+        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+
+    def _finish(self, job: Job) -> float:
         with hold_gpu_slot(job), self._hold_copy():
             seconds = self._compute(job)
         if moved := self._find_moved():
@@ -101,10 +109,7 @@ class Work:
         if self._by_dvc:
             check_cache_room(job)
             mark_recorded(job.root, job.name)
-        if job.run_folder:
-            shutil.rmtree(job.run_folder, ignore_errors=True)  # the out holds what training came to
-        places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
-        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+        return seconds
 
     def _hold_copy(self) -> AbstractContextManager[object]:
         return nullcontext() if self.job.project == self.job.root else hold_copy(self.job.root)

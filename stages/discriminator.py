@@ -29,12 +29,13 @@ from stages.job import metric_names as names
 from stages.job.epochs import pick_places
 from stages.job.files import read_shards
 from stages.job.job import Job
+from stages.job.loss_rise import explain_loss_rise
 from stages.job.seeds import derive_seed
 from stages.responses.draws import TeacherAnswer, draw_balanced, draw_plain, read_teacher_answers
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
-from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.checkpoint import open_verified
 from stages.vlm.reader import load_network, load_reader
 
 
@@ -64,7 +65,7 @@ def run(job: Job) -> None:
         if get_ranks().first:
             write_empty(job)
         return
-    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
     discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
     training, held_out = split_held_out(collect_texts(job), block.held_out_share, job.seed("held out"))
@@ -107,6 +108,8 @@ def run(job: Job) -> None:
     weights = trainer.state_dict()
     if not get_ranks().first:
         return
+    if rise := explain_loss_rise([row[names.LOSS] for row in history]):
+        job.progress.say(f"warning: {job.name}: {rise}; lower discriminator.learning_rate")
     if alarm := check_pretraining(metrics):
         job.progress.say(alarm)
     with job.writing() as folder:

@@ -41,7 +41,7 @@ from stages.job.seeds import derive_seed
 from stages.responses.answers import Generation, fetch_answers, fetch_answers_and_rejects, read_stored_answers
 from stages.responses.requested import PromptLike
 from stages.responses.store import StoredAnswer
-from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.checkpoint import open_verified
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -196,7 +196,7 @@ def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
 
 def make_manifest(job: Job, block: Evaluate) -> dict[str, Any]:
     """Returns the metadata of the predictions: model, prompts and sampling, judge."""
-    model = open_checkpoint(job.input(job.block(Evaluation).checkpoint))
+    model = open_verified(job.input(job.block(Evaluation).checkpoint), job.store)
     return {
         "model": model.identity,
         "title": job.block(Evaluation).title,

@@ -15,7 +15,10 @@ from typing import Any
 
 from stages.config.model import Model
 from stages.job.job import Job
-from stages.vlm.checkpoint import find_hub_commit, hash_content, write_card
+from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, write_card
+from stages.vlm.contents import check_loadable
+from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
+from stages.vlm.trial import try_reading
 
 
 def run(job: Job) -> None:
@@ -39,15 +42,26 @@ def pin(job: Job, model: Model) -> None:
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
 
+        _check_foreign(weights, model.family)
         check_files(weights)
-        source: dict[str, Any] = {"path": str(weights), "identity": hash_content(weights)}
+        hashes = hash_files(weights, list_content(weights))
+        source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
+        keep_content(weights, source["identity"], job.store, hashes)
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
     else:
         assert model.hub is not None
         assert model.revision is not None
-        source = {"hub": model.hub, "revision": find_hub_commit(model.hub, model.revision)}
+        commit = find_hub_commit(model.hub, model.revision)
+        _check_foreign(find_hub_folder(model.hub, commit), model.family)
+        source = {"hub": model.hub, "revision": commit}
     with job.writing() as folder:
         write_card(folder, model.family, model.precision, model.context_tokens, source)
     job.write_metrics({"pinned": source})
     job.progress.say(f"{job.name}: pinned {', '.join(f'{key} {value}' for key, value in source.items())}")
+
+
+def _check_foreign(weights: Path, family: str) -> None:
+    """Raises RefusedCheckpoint when a folder holds code or pickles, or reading it takes no end."""
+    check_loadable(weights)
+    try_reading(weights, family)

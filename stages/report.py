@@ -13,7 +13,7 @@ from stages.config.pool import Pool
 from stages.config.ril import Ril
 from stages.job.files import write_text
 from stages.job.job import Job
-from stages.job.metric_names import HELD_OUT_LOGIT_GAP
+from stages.job.metric_names import HELD_OUT_LOGIT_GAP, LOSS
 from stages.page import benchmarks, checks, comparison, curves, evaluated_models, gains, gallery, provenance
 from stages.page import inputs as records
 from stages.page.render import render_page
@@ -26,6 +26,7 @@ def run(job: Job) -> None:
     teachers = job.block(Pool).teachers
     ril, validation = records.read_history(job, "ril"), records.read_history(job, "ril", "validation.csv")
     discriminator, exam = records.read_metrics(job, "discriminator"), records.read_exam_scores(job)
+    losses = {stage: records.read_history(job, stage).get(LOSS) for stage in ("warm_start", "discriminator")}
     student, block = job.blocks(Model)["student"], job.block(Ril)
 
     summary = make_summary(models, ril, validation)
@@ -36,7 +37,7 @@ def run(job: Job) -> None:
         {
             "summary": evaluated_models.summarise(models),
             "headline": evaluated_models.pick_headline(models),
-            "checks": checks.collect_checks(models, ril, exam, discriminator),
+            "checks": checks.collect_checks(models, ril, exam, discriminator, losses),
             # results
             "models": models,
             "score_plot": curves.plot_scores(models),

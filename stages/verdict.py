@@ -28,7 +28,7 @@ from stages.judging.judge import (
 from stages.responses.answers import Generation, fetch_answers
 from stages.responses.schemas import VERDICTS
 from stages.responses.store import StoredAnswer
-from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.checkpoint import open_verified
 from stages.vlm.reader import load_chat
 
 
@@ -60,7 +60,7 @@ def run(job: Job) -> None:
         for row, question in ((row, asked[row["question_id"]]) for row in judged)
     ]
     exam = list_exam_items() if judge.exam else []
-    opened = open_checkpoint(checkpoint)
+    opened = open_verified(checkpoint, job.store)
     fits = make_fit_check(load_chat(opened), opened.context_tokens, judge.max_tokens)
     given = judge_items([*exam, *items], ask, fits)  # the exam first: a useless judge is found in the first wave
     found = given[len(exam) :]

@@ -24,7 +24,7 @@ from stages.training.passes import estimate_prompt_cost
 from stages.training.ranks import get_ranks
 from stages.training.sft import train_sft
 from stages.training.trainer import save_weights
-from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
+from stages.vlm.checkpoint import Checkpoint, open_verified, write_card
 from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import Reader, load_network, load_reader
 
@@ -35,7 +35,7 @@ def run(job: Job) -> None:
     Raises TooManyRejects when those are more than max_reject_share of all questions.
     """
     block = job.block(WarmStart)
-    checkpoint = open_checkpoint(job.input("data/model/student"))
+    checkpoint = open_verified(job.input("data/model/student"), job.store)
     questions = [q for q in read_questions(job.input("data/questions"), "warm_start") if q.target]
     if not questions:
         raise ValueError(

@@ -8,6 +8,7 @@ from textwrap import fill
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.page.plots import Plot
+from stages.page.visible import make_visible
 
 _WIDTH = 120  # characters in a line of Markdown outside tables
 
@@ -78,6 +79,7 @@ def render_html(shown: Page) -> str:
     environment = Environment(
         loader=FileSystemLoader([here, here.parent / "stages" / "page"]),
         autoescape=True,
+        finalize=make_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,5 +1,7 @@
-"""The locks: complete, pinned, and within what pyproject.toml allows."""
+"""The locks: complete, pinned, with hashes, and within what pyproject.toml allows."""
 
+import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,15 @@ def project(root: Path) -> dict[str, Any]:
     return tomllib.loads((root / "pyproject.toml").read_text())
 
 
+def read_lock(root: Path, name: str) -> dict[str, list[str]]:
+    """The requirements of a lock, each with its hashes."""
+    text = (root / "requirements" / f"{name}.txt").read_text().replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return {requirement: hashes for requirement, *hashes in lines}
+
+
 def locked(root: Path, profile: str) -> dict[str, str]:
-    lines = (root / "requirements" / f"{profile}.txt").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    pins = [Requirement(text) for text in read_lock(root, profile)]
     names = [canonicalize_name(pin.name) for pin in pins]
     assert len(names) == len(set(names))
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
@@ -50,3 +58,26 @@ def test_the_two_locks_are_for_the_same_code(root: Path) -> None:
 def test_the_cpu_lock_leaves_out_what_breaks_beside_cpu_torch(root: Path) -> None:
     assert not {"torchaudio", "torchcodec", "triton"} & set(locked(root, "cpu"))
     assert not [name for name in locked(root, "cpu") if name.startswith("nvidia-")]
+
+
+@pytest.mark.parametrize("name", [*PROFILES, "torch-cpu"])
+def test_every_pin_has_the_hashes_of_its_files(root: Path, name: str) -> None:
+    for requirement, hashes in read_lock(root, name).items():
+        assert hashes, requirement
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes), requirement
+
+
+def test_what_make_installs_is_checked_against_hashes(root: Path) -> None:
+    lines = (root / "Makefile").read_text().splitlines()
+    installs = [line for line in lines if "$(PIP) install" in line and " -e . " not in line]
+    assert len(installs) == 3
+    assert all("--require-hashes" in line for line in installs)
+    ((torch, _),) = read_lock(root, "torch-cpu").items()
+    assert torch == f"torch=={locked(root, 'cpu')['torch']}+cpu"
+
+
+def test_an_audit_without_network_says_so(root: Path, tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "HOME": str(tmp_path)}
+    done = subprocess.run([root / ".ci/audit", "requirements/cpu.txt"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("NOT AUDITED: requirements/cpu.txt: ")

@@ -1,5 +1,6 @@
 """The `ril` command: what a person does around the pipeline. `ril --help` lists everything."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ from flows.dvc.private_state import SharedState
 from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.room import explain_write_error
+from flows.ui.access import NoServer
 from flows.ui.serve import serve_forms as serve_forms
-from flows.ui.server_process import NoServer
+from flows.watched_files import Unwatchable, refuse_unwatchable
 from stages.benchmarks.registry import register
 from stages.benchmarks.sample import BenchmarkError
 from stages.config.params import load_params
@@ -31,7 +33,7 @@ from studies.statistics import Unpaired
 # Errors whose message is one line for each mistake; any other is a fault of ours and keeps its traceback.
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
-    *(GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
+    *(Unwatchable, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
@@ -92,10 +94,11 @@ def run_command(
     for target in stages or []:
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
-    load_params(Path.cwd() / "params.yaml")
-    raise typer.Exit(
-        dvc.run_repro(Path.cwd(), dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours)
-    )
+    root = Path.cwd()
+    params = load_params(root / "params.yaml")
+    given = (root / path for path in (params.questions.path, params.questions.images, params.evaluate.folder))
+    refuse_unwatchable(path for path in given if os.path.lexists(path))
+    raise typer.Exit(dvc.run_repro(root, dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
 
 
 @app.command("serve")

@@ -63,6 +63,7 @@ def score_command(
         print(format_average(one, average_columns(numbers_of)))
     if by:
         print(format_categories(found))
+    print_unscored(found)
     _print_errors(errors)
     if out is not None:
         write_json(out, {"profiles": found, "errors": errors})
@@ -81,6 +82,17 @@ def _score_record(path: Path, profiles: Sequence[Profile]) -> dict[str, dict[str
         for one in profiles
         if spec.needs_judge or spec.scorer(one, record.cot) is not None
     }
+
+
+def print_unscored(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Says how many replies no rule could be applied to, with the first."""
+    for profile, numbers_of in found.items():
+        for name, numbers in numbers_of.items():
+            if reasons := numbers.get("not_scored"):
+                index, reason = next(iter(reasons.items()))
+                print(
+                    f"{name}, {profile}: {len(reasons)} unparsed, such as row {show_text(index)}: {show_text(reason)}"
+                )
 
 
 def _explain(error: Exception) -> str:

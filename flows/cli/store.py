@@ -63,26 +63,36 @@ def verify_store(store: StoreOption = None, only: Only = None) -> None:
     """Reads every byte: checksums, and whether keys are the hashes of what stands beside them. Exit code 1 on a
     fault.
     """
+    from stages.job.bounded import Fault
     from stages.responses.segments import list_segments
-    from stages.responses.sets import Fault, find_faults
+    from stages.responses.sets import find_faults, find_strays
 
     progress = Progress()
-    broken: list[Fault] = []
+    root = _find_root(store)
+    sets = _select_sets(root, only)
+    broken: list[Fault] = [] if only else list(find_strays(sets[0].parent))
     answers = 0
-    for folder in _select_sets(_find_root(store), only):
-        for found in progress.track(find_faults(folder), f"verifying {folder.name}", total=len(list_segments(folder))):
+
+    def iter_counts(folder: Path) -> Iterator[int]:
+        for found in find_faults(folder):
             if isinstance(found, Fault):
                 broken.append(found)
             else:
-                answers += found
+                yield found
+
+    for folder in sets:
+        answers += sum(
+            progress.track(iter_counts(folder), f"verifying {folder.name}", total=len(list_segments(folder)))
+        )
     for fault in broken:
-        print(f"{fault.path}: {fault.reason}")
+        print(fault)
     if broken:
         print(
-            f"{answers} answers are whole; {len(broken)} faults. Readers pass over a damaged segment and its "
-            "answers are asked"
+            f"{answers} answers are whole; {len(broken)} faults. Stages pass over these files: the answers of a damaged"
         )
-        print("again; put a whole copy of the file in its place (nothing else changes), or move it away.")
+        print(
+            "segment are asked again. Put a whole copy of a file in its place (nothing else changes), or move it away."
+        )
         raise typer.Exit(1)
     print(f"{answers} answers, all whole")
 
@@ -91,6 +101,7 @@ def verify_store(store: StoreOption = None, only: Only = None) -> None:
 def compact_store_command(store: StoreOption = None, only: Only = None) -> None:
     """Makes few large segments of many small ones; no answer changes. Stages may read and write meanwhile."""
     from stages.responses.compact import compact
+    from stages.responses.space import explain_unwritable
 
     progress = Progress()
     rows = []
@@ -101,6 +112,8 @@ def compact_store_command(store: StoreOption = None, only: Only = None) -> None:
             raise StoreError(
                 f"another compaction of {folder} was faster ({error}); nothing is lost, try again later"
             ) from error
+        except OSError as error:
+            raise StoreError(str(explain_unwritable(folder, error))) from error
         rows.append(
             {
                 "set": folder.name,
@@ -137,8 +150,8 @@ def export_store_command(
         counted = export_dataset(
             _select_sets(_find_root(store), only), folder, progress.say, _make_tracker(progress, "exporting")
         )
-    except (FileExistsError, ValueError) as error:
-        raise StoreError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise StoreError(" ".join(str(error).split())) from error
     print(
         f"{sum(found.answers for found in counted)} answers in {len(counted)} sets are in {folder}; its "
         "README.md is the card"
@@ -167,9 +180,12 @@ def _merge(other: Path, store: Path | None) -> None:
             vars(done)
             for done in merge(_find_root(store) / "responses", other, progress.say, _make_tracker(progress, "reading"))
         ]
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise StoreError(str(error)) from error
     _print_table([{name.replace("_", " "): value for name, value in row.items()} for row in rows])
+    if any(row["damaged"] for row in rows):
+        print("not everything was taken: what is damaged is named above, all else is in the store")
+        raise typer.Exit(1)
 
 
 def _find_root(store: Path | None) -> Path:
@@ -181,7 +197,7 @@ def _select_sets(root: Path, only: list[str] | None) -> list[Path]:
 
     try:
         sets = find_sets(root)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise StoreError(str(error)) from error
     names = [folder.name for folder in sets]
     unknown = [name for name in only or [] if name not in names]

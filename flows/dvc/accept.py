@@ -41,7 +41,7 @@ def accept_stages(root: Path, store: Path, targets: Sequence[str], because: str 
         if targets:
             if lines := [f"{one.name}: {line}" for one in found if (line := _find_objection(one, because))]:
                 raise DvcFailed("\n".join(lines))
-            found = [one for one in found if one.files]
+            found = [one for one in found if one.code_only]
         else:
             found = [one for one in found if one.words_only]
         if found:

@@ -20,6 +20,10 @@ from flows.dvc.repro import DvcFailed
 from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 from stages.config.yaml import compare_values
+from stages.job.failure import Failure
+from stages.job.files import read_json
+from stages.vlm.checkpoint import open_verified
+from stages.vlm.identity import CARD
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -66,6 +70,7 @@ class StageStatus:
     inputs: Sequence[Input] = ()
     outs: Mapping[str, str] = field(default_factory=dict)  # what became of each result that is not as it was
     command: bool = False  # whether dvc.yaml starts it in another way
+    respelled: bool = False  # whether its command only has the item no longer, which DVC says to it in another way
     files: Sequence[str] = ()  # code that DVC finds changed
     code: Sequence[CodeChange] | None = ()  # what changed in it; None when there is no record of the code that made it
     follows: Sequence[str] = ()  # the stages before it that are out of date, when nothing of its own changed
@@ -84,8 +89,8 @@ class StageStatus:
 
     @property
     def code_only(self) -> bool:
-        """Whether nothing but code changed."""
-        return bool(self.files) and not (self.parameters or self.inputs or self.outs or self.command)
+        """Whether nothing but code changed, or how the command is written."""
+        return bool(self.files or self.respelled) and not (self.parameters or self.inputs or self.outs or self.command)
 
 
 @contextlib.contextmanager
@@ -175,6 +180,8 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
             else:
                 inputs.append(Input(path, what, _find_maker(stage.repo, path)))
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
+    inputs += _compare_pinned(stage.name, root, store) if not outs else []
+    respelled = stage.cmd_changed and entry.get("cmd") == f"{stage.cmd} {stage.name.partition('@')[2]}"
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
         stage.name,
@@ -182,10 +189,25 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
         parameters,
         inputs,
         outs,
-        stage.cmd_changed,
+        stage.cmd_changed and not respelled,
+        respelled,
         files,
         _find_code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
     )
+
+
+def _compare_pinned(name: str, root: Path, store: Path) -> list[Input]:
+    """The folder of a pinned model, when its files are not those of the card; DVC is not told of that folder."""
+    card = root.joinpath("data", *name.split("@"))
+    if not name.startswith("model@") or not (card / CARD).is_file() or "path" not in read_json(card / CARD):
+        return []
+    try:
+        open_verified(card, store)
+    except FileNotFoundError:
+        return [Input(read_json(card / CARD)["path"], "deleted", None)]
+    except Failure:
+        return [Input(read_json(card / CARD)["path"], "modified", None)]
+    return []
 
 
 def _find_code_changes(

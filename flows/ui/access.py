@@ -37,11 +37,21 @@ class Access:
         }
 
 
+class NoServer(RuntimeError):
+    """There is no Prefect server and none could be started; the message says why."""
+
+
 def prefect_folder(root: Path) -> Path:
-    """The folder of Prefect's files in the project at `root`, for its user only; it is made when it is not there."""
+    """The folder of Prefect's files in the project at `root`, for its user only; it is made when it is not there.
+
+    Raises NoServer when it can't be written or belongs to somebody else.
+    """
     folder = root / ".ril" / "prefect"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise NoServer(f"{folder} has to be a folder that only you can write: {error.strerror}") from error
     return folder
 
 
@@ -56,7 +66,7 @@ def grant_access(root: Path, url: str) -> Access:
     A file that a killed `ril serve` has left keeps its key: runs that outlived it know no other.
     """
     path = access_file(root)
-    home = Path(os.environ.get("PREFECT_HOME", prefect_folder(root)))
+    home = Path(os.environ.get("PREFECT_HOME") or prefect_folder(root))
     access = Access(url, _read_key(path) or f"ril:{secrets.token_urlsafe(_KEY_BYTES)}", home)
     hidden = path.with_name(f".environment-{os.getpid()}")
     hidden.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from stages.config.yaml import ParamsError
 PIPELINE = "pipeline"  # the target that stands for every stage
 NO_PROFILE = "none"
 MOST_JOBS = 16
+_MESSAGE_CHARACTERS = 400  # of Prefect's message about a value, which repeats all of it
 # The report depends on nearly all parameters, because its page shows them; only these are decided there.
 _OWN_KEYS = {"report": ("report",)}
 _STRICT = ConfigDict(extra="forbid")
@@ -61,7 +62,9 @@ def check_values(form: Form, values: Mapping[str, Any]) -> None:
     try:
         validate(dict(values), form.schema, raise_on_error=True)
     except ValidationError as error:
-        raise ParamsError(f"the form of {form.target} does not offer this: {error}") from error
+        raise ParamsError(
+            f"the form of {form.target} does not offer this: {str(error)[:_MESSAGE_CHARACTERS]}"
+        ) from error
 
 
 def _expand_name(name: str, params: Params) -> Iterator[str]:

@@ -42,7 +42,7 @@ def make_plan(root: Path, target: str, settings: Mapping[str, Any], profile: str
     """
     forms = {form.target: form for form in make_forms(root)}
     if target not in forms:
-        raise ParamsError(f"no stage {target!r}; stages: {', '.join(forms)}")
+        raise ParamsError(f"no stage {target[:100]!r}; stages: {', '.join(forms)}")
     check_values(forms[target], {"settings": settings, "profile": profile})
     before = read_yaml(root / "params.yaml")
     current = validate_params(before)

@@ -86,7 +86,7 @@ def list_host_names(host: str) -> list[str]:
 
     At all addresses (0.0.0.0) these are the names and addresses of this machine.
     """
-    if host not in ("0.0.0.0", "::"):
+    if host not in ("0.0.0.0", "::"):  # nosec B104: compared, not bound
         return [*NAMES, host.lower()]
     addresses = [one.address.partition("%")[0] for found in psutil.net_if_addrs().values() for one in found]
     return [*NAMES, socket.gethostname().lower(), socket.getfqdn().lower(), *addresses]

@@ -18,14 +18,14 @@ from filelock import Timeout
 from flows.flow_run import find_fault
 from flows.lock_files import hold_lock, read_holder
 from flows.loopback import is_loopback, list_unusable_proxies
-from flows.ui.access import access_file, grant_access, prefect_folder, revoke_access
+from flows.ui.access import NoServer, access_file, grant_access, prefect_folder, revoke_access
 from flows.ui.end_runs import end_runs
 from flows.ui.forms import make_forms
 from flows.ui.forms_runner import REPORT, make_project_tag
 from flows.ui.login import make_link
 from flows.ui.report_pages import serve_reports
 from flows.ui.run_locks import mark_abandoned
-from flows.ui.server_process import NoServer, claim_port, run_server
+from flows.ui.server_process import claim_port, run_server
 from stages.engines.supervisor import signal_on_parent_death
 
 LOOPBACK = "127.0.0.1"
@@ -154,5 +154,5 @@ def _end_on_signals() -> None:
 
 
 def _format_host(host: str) -> str:
-    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # nosec B104: compared, not bound
     return f"[{shown}]" if ":" in shown else shown

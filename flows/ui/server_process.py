@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flows.flow_run import find_fault
+from flows.ui.access import NoServer
 from flows.ui.ports import find_holder
 from stages.engines.supervisor import signal_on_parent_death
 
@@ -21,10 +22,6 @@ _LOOK_SECONDS = 2.0  # between looks at the server
 _QUOTED_LINES = 3
 # Prefect's 30 s leave a queue idle.
 _WAITS = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"}
-
-
-class NoServer(RuntimeError):
-    """There is no Prefect server and none could be started; the message says why."""
 
 
 def claim_port(root: Path, host: str, port: int) -> None:

@@ -5,7 +5,8 @@ from stages.benchmarks.scorers import OURS, Profile, Scorer
 from stages.corpora.final_answers import LONGEST_REPLY, strip_reasoning
 
 LONGEST_JUDGE_TEXT = 1000  # characters; a judge is asked for at most 64 tokens
-TOO_LONG = f"longer than {LONGEST_REPLY:,} characters"
+NOT_SCORED = "not scored: "  # begins the rule of an outcome for which no scorer could be applied
+TOO_LONG = f"{NOT_SCORED}longer than {LONGEST_REPLY:,} characters"
 
 
 def score_bounded(scorer: Scorer, sample: Sample, reply: str, profile: Profile) -> Outcome:
@@ -20,4 +21,4 @@ def score_bounded(scorer: Scorer, sample: Sample, reply: str, profile: Profile) 
     try:
         return scorer(sample, text)
     except (ArithmeticError, RecursionError, ValueError) as error:  # of numbers and literals that the reply contains
-        return Outcome("unparsed", rule=f"{type(error).__name__}: {error!s:.100}")
+        return Outcome("unparsed", rule=f"{NOT_SCORED}{type(error).__name__}: {error!s:.100}")

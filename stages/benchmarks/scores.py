@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.benchmarks.aggregate import ScoredRow, group_by_value, join_values, micro_average
-from stages.benchmarks.bounds import score_bounded
+from stages.benchmarks.bounds import NOT_SCORED, score_bounded
 from stages.benchmarks.sample import BenchmarkError, Outcome, Sample
 from stages.benchmarks.scorers import OURS, Profile, score_rotations
 from stages.benchmarks.spec import Spec
@@ -106,7 +106,8 @@ def compute_benchmark_scores(
     """Returns the metrics of one benchmark under one profile; scores in per cent.
 
     `score` is over decided rows. It is None if nothing was decided, and `complete` is false while any row lacks a reply
-    or a verdict; `lowest` counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` is their number.
+    or a verdict; `lowest` counts those rows as wrong. Unparsed rows count as wrong, and `unparsed` is their number;
+    `not_scored`, if there are any, has the reasons for those to which no rule could be applied.
     """
     marks = score_units(spec, samples, replies, profile, cot, said)
     decided = [mark for mark in marks if mark.outcome.state in ("ok", "unparsed")]
@@ -132,6 +133,9 @@ def compute_benchmark_scores(
         "by": {group: _tabulate(rows, group) for group in spec.groups},
         "beside": {name: 100 * average(rows).value for name, average in spec.beside.items()} if decided else {},
     }
+    reasons = {mark.index: mark.outcome.rule for mark in marks if mark.outcome.rule.startswith(NOT_SCORED)}
+    if reasons:
+        numbers["not_scored"] = reasons
     if spec.circular:
         straight = select_unrotated(spec, samples)
         outcomes = [score_row(spec, one, replies.get(one.index), profile, cot, said or {}) for one in straight]

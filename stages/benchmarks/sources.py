@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from stages.benchmarks.sample import BenchmarkError, LazyImage, MissingBenchmark, Sample
 from stages.benchmarks.spec import Hub, Spec, Tsv, check_sample
 from stages.benchmarks.tables import TableRow, check_head, read_folder, read_revision, read_tsv
+from stages.config.regular import explain_os_error
+from stages.job.bounded import show_path
 from stages.job.hashes import hash_md5
 from stages.job.hub import download_snapshot
 
@@ -36,6 +38,14 @@ def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded
     Searches in this order: the TSV files of VLMEvalKit; a folder named after the benchmark or its data set (parquet or
     `save_to_disk`); the hub, if downloads are allowed. Raises BenchmarkError that names file, row and column.
     """
+    try:
+        return _load_samples(spec, folder, strict_md5)
+    except OSError as error:
+        where = show_path(Path(error.filename or folder))
+        raise BenchmarkError(f"{spec.title}: {where}: {explain_os_error(error)}; fetch the file again") from None
+
+
+def _load_samples(spec: Spec, folder: Path, strict_md5: bool) -> LoadedBenchmark:
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"
         if path.is_file():

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.block import Block
+from stages.config.server_arguments import ServerArguments
 
 
 class Vllm(Block):
@@ -51,9 +52,7 @@ class VllmServer(Calling):
     gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] = Field(
         (), strict=False, description="CUDA devices of all replicas in order; default: all visible devices."
     )
-    args: tuple[str, ...] = Field(
-        (), strict=False, description="Additional arguments of `vllm serve`; they may affect speed only."
-    )
+    args: ServerArguments = ()
     port: int | None = Field(
         None, ge=1024, le=65000, description="First TCP port on 127.0.0.1; default: a Unix socket."
     )

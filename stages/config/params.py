@@ -1,5 +1,6 @@
 """Loads `params.yaml` and validates it once into a typed object."""
 
+import re
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,7 @@ from stages.config.world import World
 from stages.config.yaml import ParamsError, read_yaml
 
 MOST_LINES = 20  # of mistakes that are shown
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # ids are parts of paths; .dvcignore holds DVC to the same characters
 
 
 class Params(Block):
@@ -58,8 +60,11 @@ class Params(Block):
     @classmethod
     def _check_ids(cls, items: dict[str, Any]) -> dict[str, Any]:
         for name in items:
-            if not name.isidentifier():
-                raise ValueError(f"id {name!r} must be letters, digits and _ (DVC can't track keys with dots)")
+            if not _ID.fullmatch(name):
+                raise ValueError(
+                    f"id {name[:80]!r} must be letters, digits and _: 1 to 64 of a-z, A-Z, 0-9 and _, the first no "
+                    "digit, since it is part of paths; rename it"
+                )
         return items
 
     @model_validator(mode="after")
@@ -83,6 +88,11 @@ class Params(Block):
             check_known("runtime.engines", name, self.models, "models")
         for name in self.models:
             self._check_engine(name)
+        if (port := getattr(self.runtime.engines.get("student"), "port", None)) is not None:
+            raise ValueError(
+                f"runtime.engines.student.port is {port}; servers of a model in training let any caller run code in "
+                "them, so they have a Unix socket only; remove port"
+            )
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
         if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-_SYSTEM = ("proc", "sys", "dev")  # files there are made by the kernel, some without end
+from stages.config.regular import SYSTEM_FOLDERS
+
 _OF_TOOLS = (".git", ".dvc", ".ril")
 
 
@@ -18,7 +19,7 @@ def check_path(value: str) -> str:
         raise ValueError("~ is not replaced by your folder; write the whole path")
     # normpath keeps a double slash at the start
     parts = [part for part in posixpath.normpath(value).split("/") if part]
-    if value.startswith("/") and (not parts or parts[0] in _SYSTEM):
+    if value.startswith("/") and (not parts or parts[0] in SYSTEM_FOLDERS):
         raise ValueError("a folder of the system, not data; name the file or folder with your data")
     if all(part in (".", "..") for part in parts):
         raise ValueError("the folder of the project or one that holds it; name the file or folder with your data")

@@ -12,6 +12,7 @@ LONGEST_TEXT = 10_000
 BANNED_NAMES = ("size", "nfiles")  # DVC does not see changes of such a key and restores the old output (issue 10296)
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # reverse the order of what is shown
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, half surrogates, separators of lines
+_LIMITS = {"maxlevel": 3, "maxdict": 4, "maxlist": 4, "maxtuple": 4, "maxstring": 80, "maxlong": 40, "maxother": 80}
 
 
 class _Short(reprlib.Repr):
@@ -25,8 +26,8 @@ class _Short(reprlib.Repr):
 def abbreviate(value: object) -> str:
     """Returns `repr(value)`, with the middle left out where it is long or deep."""
     short = _Short()
-    short.maxlevel, short.maxdict, short.maxlist, short.maxtuple = 3, 4, 4, 4
-    short.maxstring, short.maxlong, short.maxother = 80, 40, 80
+    for limit, most in _LIMITS.items():
+        setattr(short, limit, most)
     return short.repr(value)
 
 

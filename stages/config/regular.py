@@ -5,13 +5,15 @@ import os
 import stat
 from pathlib import Path
 
-_KINDS = {
+KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+SYSTEM_FOLDERS = ("proc", "sys", "dev")  # the kernel makes the files there, some without end
 
 
 class UnusableFile(OSError):
@@ -21,9 +23,12 @@ class UnusableFile(OSError):
 def open_regular(path: Path) -> int:
     """Returns a file descriptor for reading; raises UnusableFile for what is no regular file, OSError as `os.open`.
 
-    A pipe without a writer would block `open` for ever; with O_NONBLOCK it does not.
+    A pipe without a writer would block `open` for ever; with O_NONBLOCK it does not. Files that the kernel makes
+    (/proc) are regular for the system; here they are not.
     """
     try:
+        if os.path.realpath(path).split("/")[1] in SYSTEM_FOLDERS:
+            raise UnusableFile("a file of the system")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENXIO:
@@ -31,7 +36,7 @@ def open_regular(path: Path) -> int:
         raise
     except ValueError as error:  # a NUL in the path
         raise UnusableFile("no file can have this name") from error
-    kind = _KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode))
+    kind = KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode))
     if kind is None:
         return descriptor
     os.close(descriptor)

@@ -45,3 +45,16 @@ class Runtime(Block):
     prefect_probe_seconds: float = Field(
         1.5, gt=0, le=600, description="Seconds that a stage waits for a Prefect server."
     )
+    stopped_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Seconds after which a stopped (SIGSTOP) training process or vLLM server ends the stage.",
+    )
+    stuck_minutes: float = Field(
+        30.0,
+        gt=0,
+        le=100_000,
+        description="Minutes without progress after which a training process that all others wait for, or vLLM with "
+        "open requests, ends the stage.",
+    )

@@ -11,18 +11,50 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.config.formats import FORMATS
+from stages.config.plain import abbreviate, make_printable
 from stages.config.questions import Questions
+from stages.config.regular import explain_os_error
 from stages.corpora import formats
+from stages.corpora.faults import explain_row
 from stages.corpora.images import UnreadableImage, open_image
 from stages.corpora.markers import IMAGE_MARKER
-from stages.corpora.source import Canonical
+from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
+from stages.corpora.source import Canonical, UnusableData
 
-# Lone surrogates cannot be stored as UTF-8; the two private-use characters mark our own insertions while a prompt is
-# rendered.
-_UNUSABLE = re.compile("[\ud800-\udfff\ue000\ue001]")
-ROLES = ("system", "user", "assistant")
+# Control characters and lone surrogates cannot be stored or shown; the two private-use characters mark our own
+# insertions while a prompt is rendered.
+_UNUSABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff\ue000\ue001]")
+_Name = Annotated[str, Field(min_length=1, max_length=MOST_NAME_CHARACTERS)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Image(_Part):
+    bytes: bytes
+
+
+class _Message(_Part):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _CanonicalRow(_Part):
+    """The types of a canonical row (stages/corpora/rows.py::QUESTION_SCHEMA)."""
+
+    id: _Name
+    images: list[_Image] = Field(max_length=MOST_IMAGES)
+    messages: list[_Message] = Field(min_length=1)
+    answer: str | None
+    source: _Name
+    kind: _Name
+    image_sha256: list[str]
 
 
 @dataclass(frozen=True)
@@ -37,27 +69,44 @@ class UnusableRow:
 def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | UnusableRow]:
     """Yields canonical rows, or rejects, of the data that `questions` names, in the order of the source.
 
-    Raises FileNotFoundError if `questions.path` does not exist, and the errors of the format's reader.
+    Raises UnusableData if there is no such data, and as the format's reader.
     """
     path = root / questions.path
     if not path.exists():
-        raise FileNotFoundError(f"questions.path is {questions.path!r}: no such file or folder")
+        raise UnusableData(f"questions.path is {abbreviate(questions.path)}: no such file or folder")
     reader = importlib.import_module(f"{formats.__name__}.{FORMATS[questions.kind].reader}")
     for number, source in enumerate(reader.read(questions, root)):
         try:
             row = source.canonical()
-        except (AttributeError, KeyError, IndexError, OSError, TypeError, ValueError) as error:
-            yield UnusableRow(number, source.name, f"{type(error).__name__}: {error}")
+        except OSError as error:
+            yield _make_reject(number, source.name, explain_os_error(error))
+        except ValueError as error:
+            yield _make_reject(number, source.name, str(error))
         else:
-            yield check_row(number, source.name, row, questions)
+            yield check_row(number, row["id"] if isinstance(row["id"], str) else source.name, row, questions)
 
 
 def check_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | UnusableRow:
     """Returns `row`, or a reject with the reason; later stages read rows that pass without further checks."""
-    reason = find_text_fault(row, questions.max_characters)
+    reason = find_type_fault(row)
+    if reason is None:
+        reason = find_text_fault(row, questions.max_characters)
     if reason is None:
         reason = find_image_fault(row, questions.max_image_pixels)
-    return row if reason is None else UnusableRow(number, _make_printable(name), _make_printable(reason))
+    return row if reason is None else _make_reject(number, name, reason)
+
+
+def _make_reject(number: int, name: str, reason: str) -> UnusableRow:
+    return UnusableRow(number, make_printable(name)[:100], make_printable(reason))
+
+
+def find_type_fault(row: Canonical) -> str | None:
+    """Returns the first field of `row` that has not its type, with its value; None if all have."""
+    try:
+        _CanonicalRow.model_validate(row)
+    except ValidationError as error:
+        return explain_row(error)
+    return None
 
 
 def find_text_fault(row: Canonical, max_characters: int) -> str | None:
@@ -66,18 +115,16 @@ def find_text_fault(row: Canonical, max_characters: int) -> str | None:
     A special token or an extra `<image>` in a text is allowed and is read as text. Only markers in the user's turns
     count; their number must equal the number of images.
     """
-    messages = row["messages"] or []
+    messages = row["messages"]
     texts = [row["id"], row["answer"], row["source"], row["kind"], *(message["content"] for message in messages)]
-    strange = next((text for text in texts if text is not None and not isinstance(text, str)), None)
-    if strange is not None:
-        return f"a text is {type(strange).__name__}, not text: {str(strange)[:40]!r}"
-    if any(message["role"] not in ROLES or message["content"] is None for message in messages) or row["id"] is None:
-        return "the id, or a turn's role or content is missing"
-    asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():
         return "no question: no text in a turn of the user at the end"
     if not (row["answer"] or "").strip():
         return "no reference answer; the judge needs one"
+    length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
+    if length > max_characters:
+        return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
     for text in filter(None, texts):
         found = _UNUSABLE.search(text)
         if found:
@@ -85,10 +132,7 @@ def find_text_fault(row: Canonical, max_characters: int) -> str | None:
                 f"the text holds the character U+{ord(found.group()):04X}, which can't be stored or is our "
                 "own mark; remove it"
             )
-    length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
-    if length > max_characters:
-        return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
-    return find_marker_fault(asked, len(row["images"] or []))
+    return find_marker_fault(asked, len(row["images"]))
 
 
 def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
@@ -102,19 +146,13 @@ def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | 
 
 def find_image_fault(row: Canonical, max_pixels: int) -> str | None:
     """Returns why an image of `row` cannot be shown to a model; None if all can."""
-    hashes = row["image_sha256"] or []
-    for image, given in zip_longest(row["images"] or [], hashes):
-        if image is None or image["bytes"] is None:
-            return "an image has no bytes: canonical rows hold the files themselves"
-        if given != hashlib.sha256(image["bytes"]).hexdigest():
-            return f"image_sha256 {str(given)[:12]} is not that of the image's bytes"
+    if sum(len(image["bytes"]) for image in row["images"]) > MOST_IMAGE_BYTES:
+        return f"images of more than {MOST_IMAGE_BYTES:,} bytes"
+    for image, given in zip_longest(row["images"], row["image_sha256"]):
+        if image is None or given != hashlib.sha256(image["bytes"]).hexdigest():
+            return f"image_sha256 {abbreviate(given)} is not that of the image's bytes"
         try:
             open_image(image["bytes"], max_pixels)
         except UnreadableImage as error:
             return str(error)
     return None
-
-
-def _make_printable(text: str) -> str:
-    """Returns `text` with characters that UTF-8 cannot encode escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

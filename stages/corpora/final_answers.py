@@ -4,6 +4,7 @@ Models wrap answers: reasoning before, tags or boxes around, special tokens behi
 """
 
 import re
+from collections.abc import Collection
 
 from stages.corpora.numbers import find_last_match
 
@@ -18,6 +19,17 @@ _ANSWER_LINE = re.compile(
     r"^(?:[^\S\n]|[*_#>])*+(?:final\s++)?+answer[*_]*+\s*+[:：][*_]*+\s*+([^\n]++)", re.IGNORECASE | re.MULTILINE
 )
 _ANSWER_IS = re.compile(r"\banswer is:?\s++(.+?)(?:\.(?:\s|$)|\n|$)", re.IGNORECASE)
+
+_VERB = r"(?:is|isn't|are|was|has|can|can't|cannot|could|would|does|doesn't)\b"
+# The letter that a reply opens with, as in "(B) dog", "**B**", "B. dog", "B - it barks", "Option B", "B because"; not
+# "(A) and (B)", "A is wrong", "A cat", "A, B and C", "B-52".
+_LEADING = re.compile(
+    r"[\s*_#>$\"'`]*+(?:(?:[Tt]he\s++)?(?:[Cc]orrect\s++|[Rr]ight\s++)?(?:[Oo]ption|[Cc]hoice)\s++)?+[*_(\[{（]*+"
+    r"(?P<letter>[A-Z]|(?<=\()[a-z](?=\)))(?![\w'’])"
+    r"(?:[*_)\]}）]++(?!\s*+(?:is|are|was|and|or|nor|can|cannot|would|could)\b)(?P<closed>[.:：,]?)"
+    r"|[^\S\n]*+(?:(?P<sign>[.:：、。])(?=[\s*_)]|$)|,(?=\s)(?!\s++(?:and\s++|or\s++)?[A-Z]\b)"
+    r"|[—–-](?=\s)|\n|(?:because|since)\b))"
+)
 
 
 def strip_reasoning(reply: str) -> str:
@@ -51,6 +63,8 @@ def strip_text_commands(text: str) -> str:
 
 def find_last_boxed(text: str) -> str | None:
     r"""Returns the content of the last `\boxed{}`, whatever braces it holds; None without a closed one."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
     opened: list[int] = []  # for each open brace: where the content of its box starts, -1 without a box
     last: tuple[int, int] | None = None
     for brace in _BRACE.finditer(text):
@@ -74,3 +88,17 @@ def find_marked_answer(text: str) -> tuple[str, str] | None:
             return strip_text_commands(marked).strip(" .*$"), rule
     said = find_last_match(_ANSWER_IS, text)
     return None if said is None else (said.group(1).strip(" .*$\"'"), "answer is")
+
+
+def find_leading_letter(text: str, letters: Collection[str]) -> str | None:
+    """Returns the letter that a reply opens with; None if the reply goes through several options in the same form."""
+    found = _LEADING.match(text)
+    if found is None:
+        return None
+    sign = found["sign"] or found["closed"] or ("" if found["closed"] is None else ")")
+    if sign:
+        before = r"(?<=\s)" if sign in "):：" else r"(?:(?<=\n)|(?<=[.;,!?]\s))"
+        form = re.compile(rf"{before}[*_(\[]*+([A-Z])[*_]*+{re.escape(sign)}(?=[\s*_])(?!\s*+{_VERB})")
+        if any(other[1] in letters and other[1] != found["letter"] for other in form.finditer(text, found.end())):
+            return None
+    return found["letter"].upper()

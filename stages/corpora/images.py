@@ -6,10 +6,12 @@ on answers about a different picture.
 
 import io
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MOST_PIXELS = 89_478_485  # Pillow's limit against decompression bombs; it warns above it, and raises at twice as many
 LARGEST_RATIO = 200  # longer side / shorter side; the processor of Qwen2.5-VL raises above it
+# Pillow reads 30 more; some of their decoders start other programs (EPS) or are hardly ever used
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _STILL = ("MPO",)  # a photo with embedded pictures (depth, preview); the first frame is the photo
 
@@ -29,13 +31,15 @@ def open_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     if not image:
         raise UnreadableImage("unreadable image: cannot identify a picture in 0 bytes")
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with Image.open(io.BytesIO(image), formats=PICTURE_FORMATS) as opened:
             _refuse(opened, max_pixels)
             opened.load()
             upright = ImageOps.exif_transpose(opened)
             return _convert_to_rgb(upright)
     except UnreadableImage:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"unreadable image: not one of the formats {', '.join(PICTURE_FORMATS)}") from error
     except Exception as error:  # decoders of about 40 formats raise a dozen types of errors on broken files
         raise UnreadableImage(f"unreadable image: {type(error).__name__}: {' '.join(str(error).split())}") from error
 

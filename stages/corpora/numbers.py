@@ -8,12 +8,14 @@ LONGEST_NUMBER = 1000  # characters of digits
 LARGEST_EXPONENT = 300  # of ten; every number that is read can be a float (10^308)
 
 # Possessive quantifiers: the time is linear in the text. A sign counts at the start of a word only: "2-3" has no -3.
-_NUMBER = re.compile(
+_FORM = (
     r"(?<![\w./])(?P<above>[-+−]?\d++)\s?/\s?(?P<below>\d++)(?!\w|/|\.\d)"
-    r"|(?<![\w.])(?P<sign>[-+−]?)[$€£¥]?"
+    r"|(?:(?<![\w.])(?P<sign>[-+−]))?+[$€£¥]?+(?<!%s)"
     r"(?:(?P<whole>\d{1,3}(?:[,_]\d{3})++(?![\d_])|\d++(?!_\d))(?P<part>\.\d++)?(?P<power>[eE][-+]?\d++)?"
     r"|(?P<bare>\.\d++))"
 )
+_NUMBER = re.compile(_FORM % r"[\w.]")
+_GLUED_NUMBER = re.compile(_FORM % r"[\d.]")
 
 
 def find_last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -21,12 +23,13 @@ def find_last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None
     return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
-def read_last_number(text: str) -> Fraction | None:
+def read_last_number(text: str, glued: bool = False) -> Fraction | None:
     """Returns the last number in `text`, exactly; None if there is none, or if the last one is out of bounds.
 
     "1,200" and "1_200" are 1200, "-$5" is -5, "12 cm" is 12, "1/2" is a half; "1/0" and "1e999999999" are no numbers.
+    `glued` also takes numbers behind a letter, as in "x7".
     """
-    last = find_last_match(_NUMBER, text)
+    last = find_last_match(_GLUED_NUMBER if glued else _NUMBER, text)
     return None if last is None else _make_fraction(last)
 
 

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 from stages.corpora.markers import IMAGE_MARKER
 from stages.job.files import read_shards
 
+MOST_IMAGES = 1000  # of one question
+MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
+MOST_NAME_CHARACTERS = 1000  # of an id, a source, a kind
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the storage type of an Image column in `datasets`
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 QUESTION_SCHEMA = pa.schema(

@@ -41,6 +41,8 @@ def make_engine_arguments(
         "max_model_len": checkpoint.context_tokens,
         "max_num_seqs": sequences,
         "limit_mm_per_prompt": {"video": 0} if sees_images else {},
+        "load_format": "safetensors",  # never a pickle
+        "trust_remote_code": False,
         "generation_config": "vllm",  # sampling follows the parameters, not the checkpoint's suggestions
         "seed": 0,
         "disable_log_stats": True,
@@ -80,6 +82,8 @@ def format_flags(arguments: Mapping[str, Any]) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             found.append(flag)
+        elif value is False:
+            found.append(f"--no-{flag.removeprefix('--')}")
         elif isinstance(value, Mapping):
             found += [flag, json.dumps(value)] if value else []
         else:

@@ -123,6 +123,11 @@ class Caller:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"calls to {title}", daemon=True)
         self._thread.start()
 
+    @property
+    def open_calls(self) -> list[int]:
+        """Number of calls that each server is answering, in the order of the servers."""
+        return [place.under_way for place in self._places]
+
     def start(self, stream: "CallStream[_T]") -> "Future[None]":
         """Starts to process `stream` in the thread of the calls."""
         return asyncio.run_coroutine_threadsafe(self._work(stream), self._loop)

@@ -134,9 +134,10 @@ class EndpointEngine:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
         counts = [len(own) or share for own, share in zip(ids, _split_evenly(written, request.n), strict=True)]
         rows = zip(texts, ids, reasons, counts, strict=True)
-        return [
+        answers = (
             Answer(index, text, own, why, prompt_tokens, count) for index, (text, own, why, count) in enumerate(rows)
-        ]
+        )
+        return [_make_valid(answer) for answer in answers]
 
     def _check_model(self, replied: str) -> None:
         """Raises WrongModel when another model wrote the reply: the answers would be stored under a wrong name.
@@ -164,8 +165,14 @@ class EndpointEngine:
         self._caller.close()
 
 
+def _make_valid(answer: Answer) -> Answer:
+    """Returns the answer with valid Unicode as its text, and with the original if that is another one."""
+    text = replace_surrogates(answer.text)
+    return answer if text == answer.text else replace(answer, text=text, original_text=answer.text)
+
+
 def _read_content(content: object) -> str:
-    """Returns the text of a message: of its text parts, if it is a list; half surrogates become U+FFFD.
+    """Returns the text of a message: of its text parts, if it is a list.
 
     Raises BadReply for content that is no text.
     """
@@ -173,7 +180,7 @@ def _read_content(content: object) -> str:
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         raise BadReply(f"the content is {show_value(content)}, no text")
-    return replace_surrogates("".join(map(str, texts))).strip()
+    return "".join(map(str, texts)).strip()
 
 
 def _read_token_ids(ids: object) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stages.config.sampling import Sampling
+from stages.job.failure import Failure
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -17,7 +18,7 @@ class RequestError(ValueError):
     """A request that no engine can answer, such as a prompt longer than the context; the message names it."""
 
 
-class EngineError(RuntimeError):
+class EngineError(Failure):
     """An engine that cannot continue: its server died, refuses the key or is down. Earlier answers are complete."""
 
 
@@ -45,6 +46,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int  # from an endpoint that only counts all n together: an equal share
     log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature and top-p; if requested
+    original_text: str | None = None  # as the endpoint sent it, if that has half surrogates: U+FFFD in `text`
 
     @property
     def failed(self) -> bool:

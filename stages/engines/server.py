@@ -1,6 +1,7 @@
 """One server process that the stage starts, watches and stops; `supervisor.py` stops it if the stage is killed."""
 
 import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,15 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stages.engines.engine import EngineError
-from stages.engines.supervisor import GRACE_SECONDS
+from stages.engines.supervisor import GRACE_SECONDS, list_descendants
 from stages.job.files import make_folder
 
 TAIL_LINES = 20  # lines of the log quoted in errors: enough for the end of a Python traceback
 _READY_POLL_SECONDS = 0.25
-# Environment variables about this process's training rank, or about in-process vLLM, are not passed to a server.
+# Environment variables about this process's training rank or about in-process vLLM, and those that open a server for
+# others' code, are not passed to a server.
 _NOT_FOR_SERVERS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
     *("TORCHELASTIC_RUN_ID", "VLLM_ENABLE_V1_MULTIPROCESSING"),
+    *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
 }
 
 
@@ -29,6 +32,7 @@ class Server:
         """Starts `command` with `environment` added to this process's; if this process is killed, removes `scratch`."""
         make_folder(log.parent)
         self.log = log
+        self._hung = ""  # why this process has ended it
         keeper = str(Path(__file__).with_name("supervisor.py"))
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
         log.unlink(missing_ok=True)  # in a shared store it may be of another user, or a link
@@ -49,6 +53,8 @@ class Server:
 
     def describe_exit(self) -> str | None:
         """Returns None while the server runs; else a message with its exit code and the last lines of its log."""
+        if self._hung:
+            return f"{self._hung}, so it hangs and was ended; the end of {self.log}:\n{self.read_tail()}"
         code = self._keeper.poll()
         return (
             None if code is None else f"the server ended (exit code {code}); the end of {self.log}:\n{self.read_tail()}"
@@ -73,8 +79,20 @@ class Server:
                 )
             time.sleep(_READY_POLL_SECONDS)
 
+    def end_hanging(self, reason: str) -> None:
+        """Ends a server that makes no progress; `describe_exit` gives `reason` from then on."""
+        self._hung = reason
+        self.stop()
+
     def stop(self) -> None:
         """Stops the server and all its child processes; returns when they are gone."""
-        if self._keeper.poll() is None:
-            self._keeper.send_signal(signal.SIGTERM)
+        if self._keeper.poll() is not None:
+            return
+        self._keeper.send_signal(signal.SIGTERM)
+        try:
             self._keeper.wait(GRACE_SECONDS + 20)
+        except subprocess.TimeoutExpired:  # the supervisor is stopped or hangs itself
+            for process in [*list_descendants(self._keeper.pid), self._keeper.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            self._keeper.wait()

@@ -21,6 +21,9 @@ from types import FrameType
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the server to exit by itself: a tiny vLLM needs 0.5 s; the rest is for releasing GPUs
+LOOK_SECONDS = 1.0  # between looks for processes that are stopped
+PAUSE_SECONDS = 30.0  # whoever looks less often stood still itself
+STOPPED_SECONDS = "RIL_STOPPED_SECONDS"  # environment variable: runtime.stopped_seconds
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
@@ -41,6 +44,13 @@ class StopRequest:
 
     def _ignore(self, _number: int, _frame: FrameType | None) -> None:
         pass
+
+
+def read_state(process: int) -> str:
+    """Returns the kernel's letter for the state of a process: T when it is stopped; "" when it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def list_descendants(root: int) -> list[int]:
@@ -79,16 +89,41 @@ def signal_on_parent_death(number: int) -> None:
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, number)
 
 
+class StoppedServer:
+    """Looks whether the server or a process below it is stopped (SIGSTOP): its clients would wait without end."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._since: dict[int, float] = {}  # when each process that is stopped now was first seen so
+        self._looked = time.monotonic()
+
+    def find(self) -> int | None:
+        """Returns a process that has been stopped for longer than the limit; looks once a second."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return None
+        stood_still, self._looked = now - self._looked > PAUSE_SECONDS, now
+        stopped = [process for process in list_descendants(os.getpid()) if read_state(process) == "T"]
+        self._since = {process: self._since.get(process, now) for process in stopped if not stood_still}
+        return next((process for process, since in self._since.items() if now - since >= self._limit), None)
+
+
 def supervise(stage: int, scratch: Path, command: list[str]) -> int:
     """Runs `command` until it ends, the stage ends, or SIGTERM arrives; returns its exit code (128 + n after signal n).
+
+    A server that is stopped for RIL_STOPPED_SECONDS is ended, too.
 
     If the stage is gone, this also removes `scratch`: sockets, and weights of up to 15 GB.
     """
     asked = StopRequest()
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     server = subprocess.Popen(command, preexec_fn=partial(signal_on_parent_death, signal.SIGKILL))
+    watch = StoppedServer(float(os.environ.get(STOPPED_SECONDS, "60")))
     while server.poll() is None and os.getppid() == stage and not asked.to_stop:
         time.sleep(POLL_SECONDS)
+        if (stopped := watch.find()) is not None:
+            print(f"process {stopped} of this server has been stopped (SIGSTOP); ending the server", flush=True)
+            break
     end_all(server, GRACE_SECONDS)
     if os.getppid() != stage:
         shutil.rmtree(scratch, ignore_errors=True)

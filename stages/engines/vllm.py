@@ -4,6 +4,7 @@ Two engines (student and judge) may share one process and alternate with trainin
 affect the other (a test checks this). On CPU it is the CPU build of the same version.
 """
 
+import contextlib
 import gc
 import os
 import warnings
@@ -15,10 +16,13 @@ from stages.config.runtime import Runtime
 from stages.corpora.images import open_image
 from stages.engines.arguments import SEQUENCES, make_engine_arguments, make_sampling_arguments
 from stages.engines.engine import Answer, Request, RequestError
+from stages.job.silence import WorkLimit
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LOAD_SECONDS = 4 * 3600.0  # until weights are loaded: 150 GB at 10 MB/s
 
 
 class VllmEngine:
@@ -42,11 +46,14 @@ class VllmEngine:
         self.checkpoint = checkpoint
         reader = load_reader(checkpoint)
         self.chat = reader.chat
-        self._llm = vllm.LLM(
-            **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
-            tensor_parallel_size=gpus,
-            use_tqdm_on_load=False,  # a progress bar of one second for a local file
-        )
+        loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
+        self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
+        with contextlib.closing(loading), loading.watch():
+            self._llm = vllm.LLM(
+                **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
+                tensor_parallel_size=gpus,
+                use_tqdm_on_load=False,  # a progress bar of one second for a local file
+            )
         self._engine = self._llm.llm_engine
         # vLLM's own shutdown, also that of a garbage-collected engine, destroys all process groups of this
         # process, including those
@@ -67,12 +74,16 @@ class VllmEngine:
             for index, request in enumerate(requests):
                 self._add(index, request)
             while self._engine.has_unfinished_requests():
-                for output in self._engine.step():
+                for output in self._step():
                     if output.finished:
                         yield int(output.request_id), [self._make_answer(output, one) for one in output.outputs]
         finally:
             if self._engine.has_unfinished_requests():
                 self._engine.abort_request([str(index) for index in range(len(requests))])
+
+    def _step(self) -> list[Any]:
+        with self._limit.watch():
+            return list(self._engine.step())
 
     def _add(self, index: int, request: Request) -> None:
         from vllm.exceptions import VLLMClientError
@@ -108,7 +119,8 @@ class VllmEngine:
         `named` is the whole `state_dict()` of the transformers model, including the head if it is tied to the
         embeddings: without it vLLM keeps the old head on CPU.
         """
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+        with self._limit.watch():
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
         self._reset_caches()
 
     def _reset_caches(self) -> None:
@@ -120,6 +132,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Frees the weights and the cache; the engine cannot be used afterwards. Process groups stay."""
+        self._limit.close()
         self._engine.engine_core._finalizer()
         del self._engine, self._llm
         gc.unfreeze()  # vLLM calls gc.freeze() after loading, which hides these objects from the collector

@@ -8,6 +8,7 @@ answers are returned (T6). At the first call every server reports how it tokeniz
 
 import functools
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -24,41 +25,23 @@ from stages.config.runtime import Runtime
 from stages.engines.arguments import format_flags, make_data_url, make_engine_arguments, make_sampling_arguments
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Request, RequestError, StartOptions
+from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
 from stages.engines.stream import ServerStream, collect_answers
+from stages.engines.supervisor import STOPPED_SECONDS
 from stages.job.files import replacing
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NO_PORT = "servers of a model in training let any caller run code in them, so they have a Unix socket only; remove port"
 GENERATE_ROUTE = "/inference/v1/generate"
 NEVER = -1e30  # added to the logit of a banned token
 # The `vllm` command requires a package named vllm; the CPU build has another name. This is the module that it runs.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
 _SUPERVISOR_SECONDS = 0.5  # after a broken connection: until the supervisor notices that its server is gone
 _CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
-# Settings that determine answers; they come from models.<id>, never from runtime.engines.<id>.args.
-_NOT_IN_ARGS = {
-    *(
-        "model",
-        "dtype",
-        "max-model-len",
-        "quantization",
-        "tokenizer",
-        "chat-template",
-        "generation-config",
-        "load-format",
-    ),
-    *("uds", "host", "port", "api-key"),
-}
-
-
-def check_arguments(label: str, settings: VllmServer) -> None:
-    """Raises ValueError if `args` sets something that determines answers, or a server's address."""
-    wrong = [arg for arg in settings.args if arg.lstrip("-").split("=")[0].replace("_", "-") in _NOT_IN_ARGS]
-    if wrong:
-        raise ValueError(f"runtime.engines.{label}.args has {wrong[0]}, which models.{label} decides; take it out")
 
 
 class VllmServerEngine:
@@ -78,7 +61,8 @@ class VllmServerEngine:
         """Starts the servers and waits until they are ready: 25 to 40 s on CPU, minutes for a large model.
 
         `label` is the model's name in logs and errors. With `trainable` the servers accept new weights. The routes for
-        that let any caller run code in the server, so that the servers should listen on a Unix socket (no `port`).
+        that let any caller run code in the server, and vLLM asks for its key on other routes only; so such servers
+        listen on a Unix socket in a folder of this user.
         Raises EngineError with the end of the log when a server does not start, ValueError for invalid settings.
         """
         from stages.vlm.reader import load_reader
@@ -89,6 +73,8 @@ class VllmServerEngine:
         self.chat = self._reader.chat
         self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # only for this user; paths of sockets must be short
         self._servers: list[Server] = []
+        # Through the environment: other users of the machine can read a command line.
+        self._key = os.environ.get("VLLM_API_KEY") or secrets.token_urlsafe(32)
         self._checked = False
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
         began, say = time.monotonic(), options.say
@@ -109,13 +95,20 @@ class VllmServerEngine:
         self._caller = Caller(
             f"vLLM server of {label}", GENERATE_ROUTE, servers, settings, self._describe_exit, trusted=True
         )
+        self._watch = ProgressWatch(
+            [partial(self._open_client, url) for url in self._urls[: len(self._servers)]],
+            lambda: self._caller.open_calls[: len(self._servers)],
+            60 * runtime.stuck_minutes,
+            lambda place, reason: self._servers[place].end_hanging(reason),
+        )
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
     def _start_replicas(self, logs: Path, trainable: bool) -> list[str]:
         """Starts the replicas and returns their addresses."""
         settings = self.settings
-        check_arguments(self.label, settings)
+        if trainable and settings.port is not None:
+            raise ValueError(f"runtime.engines.{self.label}.port is {settings.port}; {NO_PORT}")
         sees = self._reader.image_token_id >= 0
         arguments = {
             **make_engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees),
@@ -125,6 +118,7 @@ class VllmServerEngine:
             "enable_scale_out": True,  # the route for token ids
             "disable_uvicorn_access_log": True,
         }
+        del arguments["disable_log_stats"]  # the counters by which `ProgressWatch` sees that the server works
         urls = []
         for replica, devices in enumerate(self._assign_devices()):
             if settings.port is None:
@@ -132,9 +126,10 @@ class VllmServerEngine:
                 place: dict[str, Any] = {"uds": self._folder / f"{replica}.sock"}
             else:
                 urls.append(f"http://127.0.0.1:{settings.port + replica}")
-                place = {"host": "127.0.0.1", "port": settings.port + replica}
+                place = {"host": "127.0.0.1", "port": settings.port + replica, "allowed_origins": "[]"}
             command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
-            environment = {**devices, **({"VLLM_SERVER_DEV_MODE": "1"} if trainable else {})}
+            environment = {**devices, STOPPED_SECONDS: str(self._runtime.stopped_seconds), "VLLM_API_KEY": self._key}
+            environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable else {}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))
         return urls
@@ -173,6 +168,9 @@ class VllmServerEngine:
         except httpx.TransportError:
             return False
 
+    def _open_client(self, url: str) -> httpx.Client:
+        return httpx.Client(**self._make_client_arguments(url))
+
     def _make_client(self, url: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(**self._make_client_arguments(url, asynchronous=True))
 
@@ -181,9 +179,10 @@ class VllmServerEngine:
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
         shared = {"limits": limits, "verify": self._ssl}
+        headers = {"headers": {"Authorization": f"Bearer {self._key}"}} if not self.settings.urls else {}
         if url.startswith("unix:"):
-            return {"transport": kind(uds=url.removeprefix("unix:"), **shared), "base_url": "http://server"}
-        return {"transport": kind(**shared), "base_url": url.removesuffix("/")}
+            return {"transport": kind(uds=url.removeprefix("unix:"), **shared), "base_url": "http://server", **headers}
+        return {"transport": kind(**shared), "base_url": url.removesuffix("/"), **headers}
 
     def _describe_exit(self) -> str | None:
         return next((why for server in self._servers if (why := server.describe_exit()) is not None), None)
@@ -322,6 +321,7 @@ class VllmServerEngine:
 
     def close(self) -> None:
         """Stops the servers that this engine started; those of `urls` keep running."""
+        self._watch.close()
         self._caller.close()
         self._stop()
 

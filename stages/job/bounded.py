@@ -57,7 +57,12 @@ def check_regular(path: Path, max_bytes: int) -> None:
 
     Nothing is opened: opening a pipe waits for a writer. Raises FileNotFoundError if nothing is there.
     """
-    found = path.lstat()
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnusableFile(f"it can't be read ({error.strerror})") from error
     if not stat.S_ISREG(found.st_mode):
         raise UnusableFile(f"it is {describe_kind(found.st_mode)}, not a regular file; put a copy of the file here")
     if found.st_size > max_bytes:

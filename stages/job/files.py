@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,18 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 
-def write_shards(folder: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Writes `rows` into `folder` as part-00000.parquet and so on, `ROWS_PER_SHARD` rows each, at least one file."""
+def write_shards(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    schema: pa.Schema,
+    complete: Callable[[Any], Mapping[str, Any]] = dict,
+) -> None:
+    """Writes `rows` into `folder` as part-00000.parquet and so on, `ROWS_PER_SHARD` rows each, at least one file.
+
+    `complete` makes each row shortly before it is written, so that large values need not be in memory for all rows.
+    """
     for part, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
-        table = pa.Table.from_pylist([dict(row) for row in rows[start : start + ROWS_PER_SHARD]], schema=schema)
+        table = pa.Table.from_pylist(list(map(complete, rows[start : start + ROWS_PER_SHARD])), schema=schema)
         write_parquet(folder / f"part-{part:05d}.parquet", table)
 
 

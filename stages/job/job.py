@@ -40,8 +40,9 @@ class Job:
     runtime: Block = field(repr=False)  # available through `block(Runtime)`
     runs: tuple[str, ...] = field(repr=False)  # all runs of the pipeline in order, by name
     progress: Progress = field(repr=False)
-    fingerprint: str = ""  # hash of parameters and inputs; without it no training state is kept
+    fingerprint: str = ""  # hash of parameters and inputs
     code: str = ""  # hash of the stage's code
+    run_folder: Path | None = None  # where training keeps its state until this run is done; None: it keeps none
     repository: Callable[[], Repository] = field(default=Repository, repr=False)  # reads the state of Git and DVC
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
     _measured: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -142,11 +143,6 @@ class Job:
     def reports(self) -> Path:
         """The stage's folder in reports/."""
         return self.root / "reports" / self.stage / (self.item or "")
-
-    @property
-    def run_folder(self) -> Path | None:
-        """Where training keeps its state until this run is done; None if the job has no fingerprint."""
-        return self.store / "runs" / self.name / self.fingerprint[:16] if self.fingerprint else None
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:

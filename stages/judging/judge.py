@@ -14,7 +14,7 @@ from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict as VerdictBlock
 from stages.corpora.markers import IMAGE_MARKER
 from stages.judging.rules import NO_REPLY, SAME, UNREAD, find_rule_reason, is_plainly_right
-from stages.judging.sanitize import make_nonce, sanitize, shorten_middle
+from stages.judging.sanitize import LONGEST_READ, make_nonce, sanitize, shorten_middle
 
 JUDGE_SYSTEM = (
     "Grade the candidate: 1 if it says what the reference says, fully and without error, else 0. "
@@ -41,8 +41,10 @@ def make_judge_messages(question_text: str, reference: str, candidate: str, long
     carries a nonce. The reference follows the candidate, so that the true reference is read last in any case.
     Questions and candidates longer than `longest` characters are cut in the middle; the reference is never cut.
     """
-    question = shorten_middle(sanitize(question_text.replace(IMAGE_MARKER, "")).strip(), longest)
-    said = shorten_middle(sanitize(candidate).strip(), longest)
+    question = shorten_middle(
+        sanitize(shorten_middle(question_text.replace(IMAGE_MARKER, ""), LONGEST_READ)).strip(), longest
+    )
+    said = shorten_middle(sanitize(shorten_middle(candidate, LONGEST_READ)).strip(), longest)
     truth = sanitize(reference).strip()
     mark = make_nonce(question, truth, said)
     user = (

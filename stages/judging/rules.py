@@ -5,16 +5,15 @@ A single character or opener can fool an LLM judge ("One token to fool LLM-as-a-
 
 import re
 
-from stages.corpora.scoring import is_correct
-from stages.judging.sanitize import normalise_characters
+from stages.corpora.scoring import is_same_number
+from stages.judging.sanitize import LONGEST_READ, normalise_characters, shorten_middle
 
 EMPTY, LOOPING, KEY_PHRASE = "by rule: empty", "by rule: repeats itself", "by rule: only announces an answer"
 SAME, UNREAD, NO_REPLY = "by rule: the reference", "too long for the judge", "the judge did not reply"
 SHORT_REFERENCE = 32  # characters; longer references are prose and are not compared by rule
 
 # The text ends in at least 6 repeats of a piece of up to 80 characters, 48 characters or more in total.
-_LOOP = re.compile(r"(?P<piece>.{1,80}?)(?P=piece){5,}$", re.DOTALL)
-_LOOP_CHARACTERS = 48
+_LOOP_PIECE, _LOOP_REPEATS, _LOOP_CHARACTERS = 80, 6, 48
 _LOOP_WINDOW = 2000
 
 # Openers that fooled judges in that paper, in five languages, and variants; a sequence of them has no content.
@@ -34,20 +33,21 @@ _OPENER = re.compile(
 )
 
 
+_SIGNS = re.compile(r"\W*+")
+
+
 def find_rule_reason(candidate: str, reference: str = "") -> str | None:
     """Returns why `candidate` is wrong by rule (EMPTY, LOOPING, KEY_PHRASE), or None.
 
     A candidate that equals the reference or a part of it is never wrong by rule: "+" or "the first one" can be right.
     """
-    text = normalise_characters(candidate).strip()
+    text = normalise_characters(shorten_middle(candidate, LONGEST_READ)).strip()
     if not text:
         return EMPTY
-    if text in reference or (
-        _strip_signs(text) and _strip_signs(text) in _strip_signs(normalise_characters(reference))
-    ):
+    words = _strip_signs(text)
+    if text in reference or (words and words in _strip_signs(normalise_characters(reference))):
         return None
-    loop = _LOOP.search(text[-_LOOP_WINDOW:])
-    if loop and len(loop.group()) >= _LOOP_CHARACTERS:
+    if _ends_in_loop(text[-_LOOP_WINDOW:]):
         return LOOPING
     return KEY_PHRASE if _says_nothing(text) else None
 
@@ -56,15 +56,27 @@ def _strip_signs(text: str) -> str:
     return re.sub(r"\W+", " ", text).strip().casefold()
 
 
+def _ends_in_loop(text: str) -> bool:
+    """Returns whether the text ends in repeats of a piece. A regular expression would take quadratic time and more."""
+    for piece in range(1, _LOOP_PIECE + 1):
+        repeats = 1
+        while text[-piece * (repeats + 1) : -piece * repeats] == text[-piece:]:
+            repeats += 1
+        if repeats >= _LOOP_REPEATS and piece * repeats >= _LOOP_CHARACTERS:
+            return True
+    return False
+
+
 def _says_nothing(text: str) -> bool:
     """Returns whether only punctuation is left after leading openers are removed."""
-    left = text
+    place = 0
     while True:
-        left = re.sub(r"^\W+", "", left)
-        opener = _OPENER.match(left)
+        signs = _SIGNS.match(text, place)
+        place = signs.end() if signs else place
+        opener = _OPENER.match(text, place)
         if opener is None or not opener.group():
-            return not left
-        left = left[opener.end() :]
+            return place == len(text)
+        place = opener.end()
 
 
 def is_plainly_right(candidate: str, reference: str) -> bool:
@@ -72,15 +84,21 @@ def is_plainly_right(candidate: str, reference: str) -> bool:
 
     False does not mean wrong: only the judge decides that.
     """
-    wanted, text = normalise_characters(reference).strip(), normalise_characters(candidate).strip()
+    wanted = normalise_characters(reference).strip()
     if not wanted or len(wanted) > SHORT_REFERENCE:
         return False
+    text = normalise_characters(shorten_middle(candidate, LONGEST_READ)).strip()
     closing = re.split(r"\banswer(?: is)?\s*:?\s*", text, flags=re.IGNORECASE)[-1].strip()
     return any(len(one) <= SHORT_REFERENCE and _is_only(one, wanted) for one in (text, closing))
 
 
 def _is_only(text: str, wanted: str) -> bool:
     """Returns whether `text` is exactly `wanted`; a numeric `wanted` requires a single number, compared by value."""
-    one_number = re.fullmatch(r"\W*-?\d+(?:\.\d+)?\W*", text) is not None
-    number = re.fullmatch(r"-?\d+(?:\.\d+)?", wanted) is not None
-    return is_correct(text, wanted) if one_number or not number else False
+    if re.fullmatch(r"-?\d+(?:\.\d+)?", wanted) is None:
+        return _normalise(text) == _normalise(wanted)
+    return re.fullmatch(r"\W*-?\d+(?:\.\d+)?\W*", text) is not None and is_same_number(text, wanted)
+
+
+def _normalise(text: str) -> str:
+    """Returns `text` in lower case with single blanks and without final full stops; stricter than validation."""
+    return " ".join(text.casefold().split()).rstrip(".")

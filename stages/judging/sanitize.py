@@ -7,7 +7,6 @@ own section (trap T29). The visible text is preserved.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
 
 # An opening bracket or look-alike in front of a possible tag or special token.
 _BRACKET = r"(?:[<＜﹤〈⟨]|&lt;|&#0*60;|&#x0*3c;)"
@@ -19,6 +18,31 @@ _HIDDEN = frozenset(("Cc", "Cf", "Co", "Cs", "Cn"))
 _LETTERS = "bcdfghjkmnpqrstvwxz"  # no vowels and no letters that look like digits, so that no nonce is a word
 _NONCE_LETTERS = 4
 _GAP = " [...] "
+LONGEST_READ = 65_536  # characters; of longer texts, start and end are read
+
+
+class _PlainCharacters(dict[int, str | None]):
+    """What `normalise_characters` makes of each character, found when it first occurs; None removes it."""
+
+    def __missing__(self, code: int) -> str | None:
+        plain = _make_plain(chr(_FULL_WIDTH.get(code, code)))
+        if code < _KEPT_CODES:
+            self[code] = plain
+        return plain
+
+
+def _make_plain(character: str) -> str | None:
+    if (character.isascii() and character.isprintable()) or character == "\n":
+        return character
+    if character.isspace():
+        return " "
+    if unicodedata.decimal(character, None) is not None:
+        return str(unicodedata.decimal(character))
+    return None if unicodedata.category(character) in _HIDDEN else character
+
+
+_KEPT_CODES = 0x3000  # alphabets and signs; what is above is found anew each time, which bounds the memory
+_PLAIN = _PlainCharacters()
 
 
 def normalise_characters(text: str) -> str:
@@ -26,19 +50,7 @@ def normalise_characters(text: str) -> str:
 
     All white space except newlines becomes a blank. Superscripts, fractions and accents are unchanged.
     """
-    return "".join(_iter_plain_characters(text.translate(_FULL_WIDTH)))
-
-
-def _iter_plain_characters(text: str) -> Iterator[str]:
-    for character in text:
-        if (character.isascii() and character.isprintable()) or character == "\n":
-            yield character
-        elif character.isspace():
-            yield " "
-        elif unicodedata.decimal(character, None) is not None:
-            yield str(unicodedata.decimal(character))
-        elif unicodedata.category(character) not in _HIDDEN:
-            yield character
+    return text.translate(_PLAIN)
 
 
 def sanitize(text: str) -> str:

@@ -19,7 +19,7 @@ from stages.policy.policy import Policy
 from stages.training.passes import PaddingGroups
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
-from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.checkpoint import Checkpoint, open_verified
 from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import Reader, load_network, load_reader
 
@@ -48,8 +48,8 @@ class RilModels:
 
 def load_models(job: Job, objective: Objective) -> RilModels:
     """Loads the models that the objective needs; engines start on the first rank only."""
-    checkpoint = open_checkpoint(job.input("data/warm_start"))
-    judge_checkpoint = open_checkpoint(job.input(f"data/model/{job.block(Verdict).model}"))
+    checkpoint = open_verified(job.input("data/warm_start"), job.store)
+    judge_checkpoint = open_verified(job.input(f"data/model/{job.block(Verdict).model}"), job.store)
     runtime, here = job.block(Runtime), get_ranks()
     need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with job.measure_time("start"):

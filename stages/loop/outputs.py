@@ -76,6 +76,11 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
     ends = {"start": scores[0][VALIDATION], "end": scores[-1][VALIDATION]}
     job.write_metrics({VALIDATION: {**ends, "kept_step": select_step(scores, block)}, "last_step": last})
     job.progress.show_table("validation", scores)
+    if ends["end"] < ends["start"]:
+        job.progress.say(
+            f"warning: {job.name}: the student is worse than at its start: validation {ends['start']:.1%}, then "
+            f"{ends['end']:.1%}; lower ril.learning_rate or raise ril.kl_weight"
+        )
     models.engine.close()
     if models.judge:
         models.judge.close()

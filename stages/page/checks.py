@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.groups.response import STUDENT
 from stages.job import metric_names as names
+from stages.job.loss_rise import explain_loss_rise
 from stages.page.evaluated_models import (
     CLEAR,
     EvaluatedModel,
@@ -37,10 +38,27 @@ class Check:
 
 
 def collect_checks(
-    models: Sequence[EvaluatedModel], ril: History, exam: Mapping[str, Any] | None, discriminator: Mapping[str, float]
+    models: Sequence[EvaluatedModel],
+    ril: History,
+    exam: Mapping[str, Any] | None,
+    discriminator: Mapping[str, float],
+    losses: Mapping[str, Sequence[float] | None],
 ) -> list[Check]:
-    """The checks for which this run has numbers, in the order of the pipeline."""
-    return [*check_scores(models), *check_judge(exam, ril), *check_discriminator(discriminator, ril), *check_loop(ril)]
+    """The checks for which this run has numbers, in the order of the pipeline; `losses` of each step by stage."""
+    return [
+        *check_losses(losses),
+        *check_scores(models),
+        *check_judge(exam, ril),
+        *check_discriminator(discriminator, ril),
+        *check_loop(ril),
+    ]
+
+
+def check_losses(losses: Mapping[str, Sequence[float] | None]) -> Iterator[Check]:
+    """Stages whose loss ended above its start; nothing if there are none."""
+    for stage, values in losses.items():
+        if rise := explain_loss_rise(values or ()):
+            yield Check("Training lowers the loss", False, f"{stage}: {rise}; its learning rate is too high.")
 
 
 def check_scores(models: Sequence[EvaluatedModel]) -> Iterator[Check]:
@@ -78,7 +96,9 @@ def check_judge(exam: Mapping[str, Any] | None, ril: History) -> Iterator[Check]
         )
         yield Check("The judge is accurate", share >= EXAM, text)
         text = f"{exam['attacks_held']} of {exam['attacks']} attacks left the verdict unchanged."
-        yield Check("The judge resists attacks", exam["attacks_held"] == exam["attacks"], text)
+        if share < EXAM:
+            text += " A judge that says the same to everything withstands all of them."
+        yield Check("The judge resists attacks", share >= EXAM and exam["attacks_held"] == exam["attacks"], text)
     failed = average_steps(ril.get(names.STUDENT_FAILED))
     if failed is not None:
         text = (

@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from stages.page.visible import make_visible, name_hidden_characters
+
 # matplotlib needs colours as numbers; each of these is replaced in the SVG by a variable of page.css.
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 SERIES = ("#010210", "#010211", "#010212", "#010213", "#010214", "#010215")
@@ -248,12 +250,12 @@ def render_svg(figure: Any, label: str, said: str) -> Markup:
     """The figure as an `svg` element for a page with several; `said` gives its numbers to screen readers."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue().decode()
+    text = name_hidden_characters(buffer.getvalue().decode())
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(
         r'<svg [^>]*viewBox="([^"]+)"[^>]*>',
-        lambda box: f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(f"{label}. {said}")}">',
+        lambda box: f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(make_visible(f"{label}. {said}"))}">',
         text,
         count=1,
     )
@@ -261,7 +263,7 @@ def render_svg(figure: Any, label: str, said: str) -> Markup:
     text = re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font-size: \1", text)
     for color, variable in VARIABLES.items():
         text = text.replace(color, f"var({variable})")
-    return Markup(text)  # safe: matplotlib escapes the texts that it writes
+    return Markup(text)  # nosec B704: matplotlib escapes the texts that it writes
 
 
 def prefix_ids(svg: str, prefix: str) -> str:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.page.evaluated_models import format_percent, format_points
+from stages.page.visible import make_visible
 
 SECTIONS = (  # id, heading, name in the bar at the top
     ("scores", "Scores", "Scores"),
@@ -27,11 +28,15 @@ LONG = 400  # characters; longer answers are collapsed
 
 
 def render_page(values: Mapping[str, Any]) -> str:
-    """The page. All text is escaped; the browser is told to run no script but the page's own and to load nothing."""
+    """The page. The browser is told to run no script but the page's own and to load nothing.
+
+    All text is escaped; hidden characters are named, and long texts cut.
+    """
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
+        finalize=make_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -44,7 +49,8 @@ def render_page(values: Mapping[str, Any]) -> str:
     }
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    own = {"script": Markup(script), "script_hash": f"sha256-{digest}", "long": LONG, "sections": SECTIONS}
+    code = Markup(script)  # nosec B704: the script of this folder
+    own = {"script": code, "script_hash": f"sha256-{digest}", "long": LONG, "sections": SECTIONS}
     return environment.get_template("page.html").render(**values, **own)
 
 

@@ -25,6 +25,7 @@ from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader
+from stages.vlm.weights import is_finite
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Policy:
                 compute = partial(self._loss, batch, old[number] if inner else None, normaliser, means)
                 loss, log_probs = self.trainer.forward(compute)
                 owners = [kept[place].question_id for place in batch.pack.groups for _ in kept[place].responses]
-                if not math.isfinite(self.trainer.backward(loss, number == len(batches) - 1, owners)):
+                value = self.trainer.backward(loss, number == len(batches) - 1, owners)
+                if not math.isfinite(value) or not is_finite(batch.reference):  # k3 clamps a reference of infinity
                     self._blame_term(batch, log_probs, owners)
                 if inner == 0:
                     old.append(log_probs)
@@ -148,7 +150,8 @@ class Policy:
         for term, values in terms.items():
             broken = ~torch.isfinite(values)
             if broken.any():
-                self.trainer.blame(term, [owners[place] for place in batch.pack.response[broken].tolist()])
+                responses = batch.pack.response[broken].tolist()
+                self.trainer.blame(term, float(values[broken][0]), [owners[place] for place in responses])
 
     def _add_caches(self, groups: Sequence[RewardedGroup]) -> list[RewardedGroup]:
         if not get_ranks().max(int(any(group.cache is None for group in groups)))[0]:  # all ranks or none

@@ -3,6 +3,7 @@
 It is not part of the keys: if two writers name one model differently, the first writer's name is kept.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stages.job.bounded import UnusableFile, parse_json, read_bounded, show_value
+from stages.job.bounded import UnusableFile, parse_json, read_bounded, replace_surrogates, show_value
 from stages.job.files import write_json
 from stages.responses.key import SPEC_FIELDS, GenerationSpec, hash_model_name, hash_spec
 
@@ -23,8 +24,7 @@ ABOUT = "about.json"
 MAX_BYTES = 2**22  # a list of banned tokens is the longest part
 
 _SET_NAME = re.compile(r"[a-z0-9_]+-(?P<model>[0-9a-f]{8})-(?P<asked>[0-9a-f]{16})")  # `GenerationSpec.slug`
-_REMEDY = "move the file away: the next answers write it again"
-_OTHERS = "the file is of other answers: move it away, and the next answers write it again"
+REMEDY = "move the file away: the next answers write it again"
 
 
 def read_model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
@@ -97,13 +97,15 @@ def read_about(folder: Path) -> dict[str, Any]:
         return {}
     values = parse_json(text)
     if not isinstance(values, dict):
-        raise UnusableFile(f"expected an object, found {show_value(values)}; {_REMEDY}")
+        raise UnusableFile(f"expected an object, found {show_value(values)}")
+    if (plain := json.dumps(values, ensure_ascii=False)) != replace_surrogates(plain):
+        raise UnusableFile("it has half a surrogate pair, which is not text")
     try:
         About.model_validate(values)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in wrong["loc"])
-        raise UnusableFile(f"{show_value(key)} is {show_value(wrong['input'])} ({wrong['msg']}); {_REMEDY}") from error
+        raise UnusableFile(f"{show_value(key)} is {show_value(wrong['input'])} ({wrong['msg']})") from error
     _check_identity(values, folder.name)
     return {name: value for name, value in values.items() if name in About.model_fields}
 
@@ -113,8 +115,12 @@ def _check_identity(values: Mapping[str, Any], set_name: str) -> None:
     asked, model = values.get("asked_sha256"), values.get("model")
     named = _SET_NAME.fullmatch(set_name)
     if named and asked and named["asked"] != asked[:16]:
-        raise UnusableFile(f"asked_sha256 is {asked}, but the set's name ends in {named['asked']}; {_OTHERS}")
+        raise UnusableFile(
+            f"asked_sha256 is {asked}, but the set's name ends in {named['asked']}, so it is of other answers"
+        )
     if named and model and named["model"] != hash_model_name(model):
-        raise UnusableFile(f"model is {show_value(model)}, of which the set's name is not; {_OTHERS}")
+        raise UnusableFile(f"model is {show_value(model)}, of which the set's name is not, so it is of other answers")
     if asked and all(values.get(name) is not None for name in SPEC_FIELDS) and hash_spec(values) != asked:
-        raise UnusableFile(f"asked_sha256 is {asked}, which is not the hash of the model and settings; {_OTHERS}")
+        raise UnusableFile(
+            f"asked_sha256 is {asked}, which is not the hash of the model and settings, so it is of other answers"
+        )

@@ -23,7 +23,7 @@ from stages.responses.space import reserve_space
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import read_template
 from stages.responses.waves import Wave, generate_outcomes, split_into_waves
-from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.checkpoint import Checkpoint, open_verified
 
 BYTES_PER_TOKEN = 8  # 4 of its id, about 4 of its text
 BYTES_PER_ROW = 512  # keys, names, counts
@@ -139,7 +139,7 @@ class AnswerSession:
                 f"{title}: temperature 0 writes the same answer {generation.samples} times; set responses: 1, or "
                 "raise it"
             )
-        checkpoint = open_checkpoint(generation.checkpoint)
+        checkpoint = open_verified(generation.checkpoint, job.store)
         asked = make_generation_spec(checkpoint, generation.sampling, generation.draw, job.store)
         return cls(job, checkpoint, asked, title, start, max_reject_share, generation.watch)
 
@@ -282,7 +282,7 @@ class AnswerSession:
                 request_key=key,
                 sample=gap.first + answer.index,
                 question_id=prompt.id,
-                text=answer.text,
+                text=answer.original_text or answer.text,
                 token_ids=answer.token_ids,
                 finish_reason=answer.finish_reason,
                 prompt_tokens=answer.prompt_tokens,

@@ -64,17 +64,6 @@ class UnreadableSegment(ValueError):
     """A file that is not a complete segment; the message gives the reason."""
 
 
-def _with_dictionaries(schema: pa.Schema) -> pa.Schema:
-    """Returns the schema in which pyarrow reads the file when texts stay encoded."""
-    fields = [
-        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in _TEXTS else field for field in schema
-    ]
-    return pa.schema(fields)
-
-
-_READ_SCHEMAS = [_with_dictionaries(schema) for schema in (ANSWER_SCHEMA, FIRST_SCHEMA, FULL_SCHEMA)]
-
-
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -129,22 +118,22 @@ def open_segment(path: Path) -> pq.ParquetFile:
     """Opens the file at `path`; raises UnreadableSegment if it is not a segment, FileNotFoundError if it is gone."""
     try:
         check_regular(path, MAX_FILE_BYTES)
-        file = pq.ParquetFile(
-            path,
-            page_checksum_verification=True,
-            read_dictionary=_TEXTS,
-            thrift_container_size_limit=MAX_GROUPS,
-        )
-        schema = file.schema_arrow
+        with pq.ParquetFile(path, thrift_container_size_limit=MAX_GROUPS) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+        columns = [metadata.schema.column(place).path.split(".")[0] for place in range(metadata.num_columns)]
+        known = any(schema.equals(one) for one in (ANSWER_SCHEMA, FIRST_SCHEMA, FULL_SCHEMA))
+        if not known or columns != schema.names:  # a file says both, and pyarrow believes the first
+            raise UnreadableSegment("its columns are not those of stored answers")
+        if not 0 <= metadata.num_rows <= MAX_ROWS:
+            raise UnreadableSegment(f"it declares {metadata.num_rows:,} rows, more than the limit of {MAX_ROWS:,}")
+        encoded = [name for name in schema.names if name in _TEXTS]
+        return pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True, read_dictionary=encoded)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, UnusableFile, UnicodeError) as error:
+    except (pa.ArrowException, OSError, UnusableFile) as error:
         raise UnreadableSegment(_describe_error(error)) from error
-    if not any(schema.equals(known) for known in _READ_SCHEMAS):
-        raise UnreadableSegment("its columns are not those of stored answers")
-    if not 0 <= file.metadata.num_rows <= MAX_ROWS:
-        raise UnreadableSegment(f"it declares {file.metadata.num_rows:,} rows, more than the limit of {MAX_ROWS:,}")
-    return file
+    except UnicodeError as error:  # from names in the file's description, or the file's own name
+        raise UnreadableSegment(f"a name in it is not text ({_describe_error(error)})") from error
 
 
 def read_groups(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> pa.Table:
@@ -180,9 +169,9 @@ def _check_sizes(file: pq.ParquetFile, groups: list[int], names: list[str]) -> N
     parts = [file.metadata.row_group(group) for group in groups]
     if not parts:
         return
-    places = {parts[0].column(at).path_in_schema.split(".")[0]: at for at in range(parts[0].num_columns)}
     for name in names:
-        chunks = [part.column(places[name]) for part in parts]
+        place = file.schema_arrow.names.index(name)  # the name in the chunk itself is not checked by pyarrow
+        chunks = [part.column(place) for part in parts]
         size = sum(chunk.total_uncompressed_size for chunk in chunks)
         if not 0 <= size <= MAX_DECODED_BYTES:
             raise UnreadableSegment(f"{name} declares {size:,} bytes, more than the limit of {MAX_DECODED_BYTES:,}")
@@ -254,7 +243,7 @@ def _find_wrong_value(name: str, column: pa.ChunkedArray) -> int | None:
     elif name == "token_ids":
         return _find_wrong_tokens(column)
     elif name == "request":
-        wrong = [value for value in column.unique().to_pylist() if value is not None and not _is_request(value)]
+        wrong = [value for value in column.unique().to_pylist() if value and not _is_request(value)]
         good = pc.invert(pc.is_in(column, pa.array(wrong, pa.string())))
     elif name == "original_text":
         wrong = [value for value in column.unique().to_pylist() if value is not None and not _is_wtf8(value)]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.job.bounded import Fault, UnusableFile, describe_kind
+from stages.job.bounded import Fault, UnusableFile, describe_kind, show_value
 from stages.job.hashes import hash_json
-from stages.responses.about import ABOUT, read_about
+from stages.responses.about import ABOUT, REMEDY, read_about
 from stages.responses.key import parse_request
 from stages.responses.refusals import REFUSAL_FOLDER, read_refusals
 from stages.responses.segment_rows import (
@@ -246,7 +246,7 @@ def read_descriptions(folder: Path) -> tuple[dict[str, object], list[Fault]]:
     try:
         return read_about(folder), faults
     except UnusableFile as error:
-        return {}, [Fault(folder / ABOUT, str(error)), *faults]
+        return {}, [Fault(folder / ABOUT, f"{error}; {REMEDY}"), *faults]
 
 
 def find_foreign_row(table: pa.Table, about: Mapping[str, object]) -> tuple[int, str] | None:
@@ -257,5 +257,5 @@ def find_foreign_row(table: pa.Table, about: Mapping[str, object]) -> tuple[int,
         if asked and request and key != hash_json({"asked": asked, **parse_request(request)}):
             return row, f"request_key is {key}, which is not the hash of the request and of asked_sha256 in {ABOUT}"
         if revision and about.get("model") and of_row and of_row != revision:
-            return row, f"revision is {of_row}, another model than {revision} in {ABOUT}"
+            return row, f"revision is {show_value(of_row)}, another model than {show_value(revision)} in {ABOUT}"
     return None

@@ -8,13 +8,14 @@ import re
 from collections.abc import Sequence
 
 _WORD = re.compile(r"\w+")
-_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+_ITEM = re.compile(r"^[^\S\n]*+(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 SHINGLE = 3
+LONGEST_READ = 65_536  # characters; an answer has at most some thousand tokens
 
 
 def split_words(text: str) -> list[str]:
-    """Returns the case-folded words and numbers of `text`."""
-    return [word.casefold() for word in _WORD.findall(text)]
+    """Returns the case-folded words and numbers in the first LONGEST_READ characters of `text`."""
+    return [word.casefold() for word in _WORD.findall(text[:LONGEST_READ])]
 
 
 def make_shingles(text: str) -> frozenset[tuple[str, ...]]:

@@ -4,9 +4,10 @@ Only rank 0 uses engines, store, judge, progress and files; the others compute t
 call the collectives below in the same order, else they deadlock. The messages are small and use gloo.
 """
 
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,8 +17,35 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 Value = TypeVar("Value")
 PORT_OF_FIRST = "RIL_PORT_OF_FIRST_RANK"  # set in the environment of ranks that the first rank started
-# Ranks wait while the first one samples, judges and validates; a rank that dies ends the others at once.
+# Ranks wait while the first one samples, judges and validates; a rank that dies ends the others at once, and one that
+# stands still after a while (flows/rank_watch.py).
 WAIT = timedelta(hours=24)
+
+
+class Meetings:
+    """Collective operations that this process has entered or left, and whether it is inside of one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._depth = 0
+
+    @property
+    def inside(self) -> bool:
+        """Whether this process waits for other ranks, or computes together with them."""
+        return self._depth > 0
+
+    @contextlib.contextmanager
+    def attend(self) -> Iterator[None]:
+        """Marks a block in which all ranks communicate."""
+        self.count, self._depth = self.count + 1, self._depth + 1
+        try:
+            yield
+        finally:
+            self.count, self._depth = self.count + 1, self._depth - 1
+
+
+MEETINGS = Meetings()
+_patient: dict[str, Any] = {}  # the group of `Ranks`, which may wait for `WAIT`; DeepSpeed's waits `stuck_minutes`
 
 
 @dataclass(frozen=True)
@@ -37,7 +65,8 @@ class Ranks:
         if self.count == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
-        dist.broadcast_object_list(box)
+        with MEETINGS.attend():
+            dist.broadcast_object_list(box, group=_patient.get("group"))
         return box[0]  # type: ignore[no-any-return]
 
     def gather(self, value: Value) -> list[Value]:
@@ -45,7 +74,8 @@ class Ranks:
         if self.count == 1:
             return [value]
         boxes: list[Any] = [None] * self.count
-        dist.all_gather_object(boxes, value)
+        with MEETINGS.attend():
+            dist.all_gather_object(boxes, value, group=_patient.get("group"))
         return boxes
 
     def sum(self, value: float) -> float:
@@ -142,4 +172,13 @@ def _join(store: Any, rank: int, count: int) -> Ranks:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT)
+    if count > 1:
+        _patient["group"] = dist.new_group(backend="gloo", timeout=WAIT)
     return get_ranks()
+
+
+def limit_waits(limit: timedelta) -> None:
+    """Sets the time limit of DeepSpeed's collective operations, which all ranks reach at about the same time."""
+    from torch.distributed.distributed_c10d import _set_pg_timeout
+
+    _set_pg_timeout(limit)

@@ -12,6 +12,7 @@ from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, Pack
 from stages.job import metric_names as names
 from stages.job.job import Job
+from stages.job.loss_rise import explain_loss_rise
 from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
@@ -50,6 +51,8 @@ def train_sft(
                 names.LEARNING_RATE: learning_rate(schedule, step),
             }
         )
+    if rise := explain_loss_rise([row[names.LOSS] for row in history]):
+        job.progress.say(f"warning: {job.name}: {rise}; lower learning_rate")
     return trainer, history
 
 

@@ -24,11 +24,13 @@ from typing import Any
 from torch import Tensor
 
 from stages.config.runtime import Runtime
+from stages.job.failure import Failure
 from stages.job.files import replacing_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
 from stages.training.guard import StepGuard
 from stages.training.ranks import get_ranks
+from stages.training.room import explain_full_disk, format_bytes, make_no_room, measure_folder, measure_free
 from stages.training.tensorboard import EVENT_FOLDER as BOARDS
 from stages.training.tensorboard import TensorBoardWriter
 from stages.training.trainer import Trainer
@@ -53,16 +55,19 @@ class TrainingState:
         self.copy: dict[str, Tensor] | None = None
         self._ranks = get_ranks()
         self._folder = job.run_folder
+        self._folder_id = _identify(self._folder)
         self._runtime = job.block(Runtime)
         self._saved = time.monotonic()
         self.guard = StepGuard(job.name, describe_kept=self._describe_kept, say=job.progress.say)
         for trainer in trainers.values():
             trainer.guard = self.guard
         self.first = self._resume()  # completed steps
+        self._checkpoint_bytes = sum(trainer.estimate_state_bytes() for trainer in trainers.values())
+        self._warn_of_little_room()
         shown = self._folder is not None and self._ranks.first
         self._checked = {name: len(rows) for name, rows in self.records.items()}  # rows known to be finite
         boards = job.store / BOARDS / job.name / job.fingerprint[:16]
-        self._board = TensorBoardWriter(boards if shown else None, self.records, self.first)
+        self._board = TensorBoardWriter(boards if shown else None, self.records, self.first, job.progress.say)
 
     def iter_steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the remaining steps of `count` with a progress bar; saves after a step when a checkpoint is due.
@@ -90,15 +95,26 @@ class TrainingState:
 
     def record(self, step: int, value: Any) -> None:
         """Writes `value` (JSON) to disk until a checkpoint contains the step, so that a resumed step reuses it."""
+        self._check_owned()
         if (path := self._record_path(step)) and self._ranks.first:
-            write_text(path, json.dumps(value, ensure_ascii=False))
+            with explain_full_disk(path.parents[1], self._describe_kept):
+                write_text(path, json.dumps(value, ensure_ascii=False))
 
     def _record_path(self, step: int) -> Path | None:
         return self._folder / "recorded" / f"step_{step + 1:08d}.json" if self._folder else None
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
+    def _check_owned(self) -> None:
+        """Raises Failure when the state's folder is not the one of the start: another process has taken it over."""
+        if _identify(self._folder) != self._folder_id:
+            raise Failure(
+                f"{self.job.name}: another process has taken over the training state in {self._folder} while this one "
+                "stood still; this one ends and leaves it alone"
+            )
+
     def _finish_step(self, done: int, count: int) -> None:
+        self._check_owned()
         self._board.write(self.records)
         self._check_records()
         for name, rows in self.records.items():
@@ -107,7 +123,11 @@ class TrainingState:
         due, code = self._ranks.max(int(late), STOP.code or 0)  # any rank may receive the stop request
         if self._folder and done < count and (due or code):
             with self.job.measure_time("checkpoint"):
-                self._save(self._folder, done)
+                try:
+                    self._save(self._folder, done)
+                except (OSError, RuntimeError):
+                    self._check_owned()  # a takeover in the middle is the reason that counts
+                    raise
         if code and done < count:
             kept = f"training state is in {self._folder}" if self._folder else "nothing is saved"
             self.job.progress.say(f"{self.job.name}: stopped after step {done} of {count}; {kept}")
@@ -134,17 +154,38 @@ class TrainingState:
 
     def _save(self, folder: Path, done: int) -> None:
         self._check_weights()
-        with contextlib.ExitStack() as stack:
+        self._check_room(folder)
+        with explain_full_disk(folder, self._describe_kept), contextlib.ExitStack() as stack:
             final = folder / f"step_{done:08d}"
             checkpoint = self._ranks.broadcast(lambda: stack.enter_context(replacing_folder(final)))
-            for name, trainer in self.trainers.items():
-                trainer.save_state(checkpoint, name)
-            self._ranks.wait()  # all shards are written
-            if self._ranks.first:
-                self._write_loop(checkpoint, done)
+            with explain_full_disk(folder, self._describe_kept):  # as long as the unfinished files fill the disk
+                for name, trainer in self.trainers.items():
+                    trainer.save_state(checkpoint, name)
+                self._ranks.wait()  # all shards are written
+                if self._ranks.first:
+                    self._write_loop(checkpoint, done)
+            self._check_owned()
         if self._ranks.first:
+            self._checkpoint_bytes = measure_folder(final)
             self._clear_up(folder, done)
         self._saved = time.monotonic()
+
+    def _check_room(self, folder: Path) -> None:
+        """Raises Failure when the next checkpoint would not fit."""
+        if self._ranks.first and measure_free(folder) < self._checkpoint_bytes:
+            raise make_no_room(folder, self._describe_kept(), self._checkpoint_bytes)
+
+    def _warn_of_little_room(self) -> None:
+        """Says at the start when the disk has not enough room for the checkpoints to come."""
+        if self._folder is None or not self._ranks.first:
+            return
+        count, free = self._runtime.keep_checkpoints + 1, measure_free(self._folder)  # the new one beside those kept
+        count -= len(list_complete_checkpoints(self._folder))
+        if free < count * self._checkpoint_bytes:
+            self.job.progress.say(
+                f"warning: {self.job.name}: {format_bytes(free)} free in {self._folder}, but checkpoints will need "
+                f"about {format_bytes(count * self._checkpoint_bytes)}; make room, or lower runtime.keep_checkpoints"
+            )
 
     def _write_loop(self, checkpoint: Path, done: int) -> None:
         if self.copy is not None:
@@ -204,7 +245,8 @@ class TrainingState:
     def _inspect_folder(self, folder: Path) -> None:
         """Applies RIL_FRESH, removes partial checkpoints of killed processes, reports state of other settings."""
         if os.environ.get("RIL_FRESH") == "1":
-            shutil.rmtree(folder, ignore_errors=True)
+            for old in [*folder.glob("step_*"), *folder.glob("recorded")]:
+                shutil.rmtree(old)
         for half in folder.glob(".step_*.partial"):
             shutil.rmtree(half)
         with contextlib.suppress(FileNotFoundError):
@@ -214,6 +256,14 @@ class TrainingState:
                     f"{self.job.name}: training state of {len(others)} runs with other parameters or inputs is in "
                     f"{folder.parent}; it is reused if these settings return and can be deleted"
                 )
+
+
+def _identify(folder: Path | None) -> tuple[int, int] | None:
+    """Returns what tells a folder from another one of its name; None when there is none."""
+    if folder is None or not folder.is_dir():
+        return None
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def list_complete_checkpoints(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
 from stages.training.guard import NormHistory, StepGuard, name_questions
-from stages.training.ranks import get_ranks, join_alone
+from stages.training.ranks import MEETINGS, get_ranks, join_alone
 from stages.vlm.weights import check_finite, find_broken_tensor
 
 Result = TypeVar("Result")
@@ -59,6 +59,8 @@ class Trainer:
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
         import deepspeed
 
+        from stages.training.plain_checkpoints import PlainCheckpointEngine
+
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
         # One warning per call.
@@ -82,7 +84,9 @@ class Trainer:
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
         held = ShardedModule(model) if self.sharded else model
+        get_ranks().wait()  # the first rank may have started engines for longer than DeepSpeed's operations wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
+        self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         self.model = model
         self.guard = StepGuard()
         self.norms = NormHistory(schedule.spike_factor)
@@ -92,14 +96,17 @@ class Trainer:
         self._ranks = get_ranks().count
         self._loss = 0.0  # this rank's part of the step's loss
         self._ids: list[str] = []  # questions of the step
-        self._blamed: list[tuple[str, list[str]]] = []  # terms that are not finite, with their questions
+        self._blamed: list[tuple[str, float, list[str]]] = []  # terms that are not finite, with their questions
 
     def forward(self, compute: Callable[[], Result]) -> Result:
         """Returns `compute()`, run with gathered weights. Of the results, only a loss has a gradient.
 
         With ZeRO-3, all ranks must call this together, also for passes without gradient.
         """
-        return self._engine(compute) if self.sharded else compute()  # type: ignore[no-any-return]
+        if not self.sharded:
+            return compute()
+        with MEETINGS.attend():
+            return self._engine(compute)  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor, last: bool, ids: Sequence[str] = ()) -> float:
         """Accumulates the gradient of `loss`, this rank's part of the step's loss, and returns its value.
@@ -109,17 +116,22 @@ class Trainer:
         DeepSpeed averages over ranks while the parts must be summed, so the loss is multiplied by the number of ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
+        with MEETINGS.attend():
+            self._engine.backward(loss * self._ranks if self._ranks > 1 else loss, scale_wrt_gas=False)
         value = float(loss.detach())
         self._loss += value
         self._ids += ids
         if not math.isfinite(value):
-            self.blame("loss", ids)
+            self.blame("loss", value, ids)
         return value
 
-    def blame(self, term: str, ids: Sequence[str]) -> None:
-        """Names a term of the last loss that is not finite, with its questions; the first named one is reported."""
-        self._blamed.append((term, list(ids)))
+    def blame(self, term: str, value: float, ids: Sequence[str]) -> None:
+        """Names a term of the step that is not finite, with its questions; `step` ends training, naming the last one.
+
+        The loss can be finite: a clamp may hide an infinite term.
+        """
+        self._blamed.append((term, value, list(ids)))
+        self._loss = math.nan
 
     def step(self, rate: float) -> StepResult:
         """Clips, updates with learning rate `rate` and clears gradients.
@@ -139,7 +151,8 @@ class Trainer:
             if self._skips_spikes and norm > limit:
                 self._optimizer.zero_grad(set_to_none=True)  # AdamW passes over weights without a gradient
         self._engine.set_gradient_accumulation_boundary(True)
-        self._engine.step()
+        with MEETINGS.attend():
+            self._engine.step()
         if not self._clips_here:
             norm = float(self._engine.get_global_grad_norm())
             if self._skips_spikes and math.isinf(norm):
@@ -157,9 +170,8 @@ class Trainer:
 
     def _stop_at_loss(self, loss: float) -> NoReturn:
         blamed = [one for part in get_ranks().gather(self._blamed) for one in part]
-        term = next((term for term, _ in reversed(blamed)), "loss")
-        ids = [name for other, names in blamed if other == term for name in names]
-        self.guard.stop(term, loss, ids)
+        term, value = next(((term, value) for term, value, _ in reversed(blamed)), ("loss", loss))
+        self.guard.stop(term, value, [name for other, _, names in blamed if other == term for name in names])
 
     def _check_norm(self, norm: float) -> None:
         if not math.isfinite(norm):
@@ -202,6 +214,11 @@ class Trainer:
     def copy_state(self) -> dict[str, Tensor]:
         """Returns a copy of `state_dict` on the CPU. All ranks must call this together."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
+
+    def estimate_state_bytes(self) -> int:
+        """Estimates the bytes that `save_state` writes over all ranks: weights, and two fp32 moments of AdamW."""
+        sizes = [(getattr(weight, "ds_numel", weight.numel()), weight) for weight in self.model.parameters()]
+        return sum(count * (weight.element_size() + 8 * weight.requires_grad) for count, weight in sizes)
 
     def find_broken_weight(self) -> str | None:
         """Returns which weight of this rank holds NaN or infinity, and how many values; None if all are finite."""

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.endpoint import Endpoint
+from stages.job.failure import Failure
 from stages.job.files import read_json, write_json
-from stages.job.hashes import hash_file, hash_json
+from stages.job.hashes import hash_json
 from stages.job.hub import download_snapshot
+from stages.vlm.contents import READ
+from stages.vlm.identity import CARD, check_content, hash_content
 
-CARD = "ril.json"
 Precision = Literal["fp32", "bf16"]
 
 
@@ -30,12 +32,6 @@ class Checkpoint:
     context_tokens: int
     identity: str  # hash of the files, or hub name and commit, or provider, name and hash of the endpoint block
     endpoint: Endpoint | None = None  # of a remote model; `weights` then contains no weights
-
-
-def hash_content(weights: Path) -> str:
-    """Returns the sha256 over names and contents of all files of a checkpoint folder except its card."""
-    files = sorted(file for file in weights.rglob("*") if file.is_file() and file.name != CARD)
-    return hash_json([[str(file.relative_to(weights)), hash_file(file)] for file in files])
 
 
 def write_card(
@@ -77,6 +73,36 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, weights, card["family"], card["precision"], card["context_tokens"], identity)
 
 
+def open_verified(folder: Path, store: Path) -> Checkpoint:
+    """Returns the model whose card is in `folder`, whose files are those of the card (`check_content`).
+
+    Raises FileNotFoundError as `open_checkpoint`, Failure when files have changed. The first call for a folder reads
+    all files, later ones only their lengths and times, as far as `store` can be written to.
+    """
+    model = open_checkpoint(folder)
+    if model.endpoint is not None:
+        return model
+    target = _find_target(folder)
+    hub = "hub" in read_json(folder / CARD)
+    if not model.identity:
+        raise Failure(f"{folder / CARD} has no identity; run its stage again: dvc repro -f -s {target}")
+    if hub:
+        remedy = "delete this snapshot and download it again"
+    elif model.weights == folder:
+        remedy = f"restore it with: dvc checkout --force {folder}, or make it again: dvc repro -f -s {target}"
+    else:
+        remedy = f"put the file back, or pin the new model: dvc repro -f -s {target}"
+    check_content(model.weights, model.identity, store, f"{remedy} ({folder / CARD})", hub)
+    return model
+
+
+def _find_target(folder: Path) -> str:
+    """Returns the DVC target that makes a checkpoint: model@x for data/model/x, ril for data/ril/model."""
+    if folder.parent.name == "model":
+        return f"model@{folder.name}"
+    return folder.parent.name if folder.name in ("model", "last") else folder.name
+
+
 def _open_remote(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
     endpoint = Endpoint.model_validate(card["endpoint"])
     identity = f"endpoint:{endpoint.provider}/{endpoint.name}#{hash_json(endpoint.model_dump(mode='json'))}"
@@ -94,7 +120,7 @@ def find_hub_folder(name: str, revision: str) -> Path:
 
     offline = os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"
     try:
-        return download_snapshot(name, revision=revision, offline=offline)
+        return download_snapshot(name, revision=revision, patterns=READ, offline=offline)
     except LocalEntryNotFoundError as error:
         remedy = "set RIL_ALLOW_DOWNLOADS=1 to download it"
         if not offline:

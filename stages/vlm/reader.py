@@ -12,6 +12,7 @@ from stages.corpora.images import read_upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
 
 FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
@@ -148,7 +149,8 @@ def compute_text_hidden(text: nn.Module, embedded: Tensor, positions: Tensor, ma
 
 
 def load_reader(checkpoint: Checkpoint) -> Reader:
-    """Loads the processor of `checkpoint`."""
+    """Loads the processor of `checkpoint`; raises RefusedCheckpoint when its folder holds code or pickles."""
+    check_loadable(checkpoint.weights)
     family = FAMILIES[checkpoint.family]
     return Reader(family, family.load_processor(checkpoint.weights))
 

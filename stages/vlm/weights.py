@@ -73,6 +73,9 @@ def load_whole(kind: Any, weights: Path, dtype: torch.dtype) -> nn.Module:
             weights,
             dtype=dtype,
             attn_implementation="sdpa",
+            use_safetensors=True,  # never a pickle
+            trust_remote_code=False,
+            local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )

@@ -48,8 +48,8 @@ SMALL = {
 class Served:
     """A project with its `ril serve`."""
 
-    def __init__(self, project: Path, home: Path) -> None:
-        self.project, self.home = project, home
+    def __init__(self, project: Path, home: Path, **variables: str) -> None:
+        self.project, self.home, self.given = project, home, variables
         self.attempts = home / "attempts"  # of connections to other machines; all were refused
         home.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
@@ -101,7 +101,7 @@ class Served:
         environment = {key: value for key, value in os.environ.items() if key not in left_out}
         path = f"{self.project}{os.pathsep}{GUARD}"
         environment |= {"PYTHONPATH": path, "PREFECT_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
-        return environment | {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)}
+        return environment | {KEY_NAME: PLANTED_KEY, "RIL_OFFLINE_LOG": str(self.attempts)} | self.given
 
     def until(self, condition: Callable[[], Any], seconds: float, complaint: str) -> Any:
         """Waits for `condition` and returns what it says."""
@@ -236,10 +236,10 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def make_served(copy_project: Callable[..., Path]) -> Callable[[Path], Served]:
+def make_served(copy_project: Callable[..., Path]) -> Callable[..., Served]:
     """Starts `ril serve` in a new project with tiny values, committed to Git as experiments need it."""
 
-    def make(folder: Path) -> Served:
+    def make(folder: Path, **variables: str) -> Served:
         project = copy_project(folder / "project", SMALL)
         root = Path(__file__).resolve().parents[2]
         shutil.copy(root / ".gitignore", project / ".gitignore")
@@ -247,7 +247,7 @@ def make_served(copy_project: Callable[..., Path]) -> Callable[[Path], Served]:
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
         for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "project"]):
             subprocess.run(["git", *words], cwd=project, check=True, timeout=60)
-        return Served(project, folder / "home")
+        return Served(project, folder / "home", **variables)
 
     return make
 

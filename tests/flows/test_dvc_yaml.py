@@ -12,7 +12,8 @@ from dvc.repo import Repo
 
 from flows.closure import list_code_dependencies
 from flows.jobs import open_job
-from stages.config.params import BANNED_NAMES, load_params
+from stages.config.params import load_params
+from stages.config.plain import BANNED_NAMES
 from stages.config.table import STAGES
 from stages.config.yaml import read_yaml
 from stages.job.job import Job
@@ -55,7 +56,7 @@ def test_dvc_yaml_equals_the_table(project: Path) -> None:
         assert plain == code | {str(path.relative_to(project)) for path in job.inputs}, name
         tracked = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
         assert tracked == {key.format(item=job.item) for key in job.definition.params}, name
-        assert stage.cmd == " ".join(["exec python -m flows.run", job.stage, *([job.item] if job.item else [])])
+        assert stage.cmd == f"exec python -m flows.run {job.stage}"
         assert stage.desc == job.definition.title
         assert {out.def_path: out.use_cache for out in stage.outs} == expected_outs(job, project), name
 

@@ -187,7 +187,7 @@ def test_a_changed_deployment_brings_in_no_code_and_no_other_project(served: Any
             "another project": served.submit("questions", root=str(tmp_path)),
             "a hidden setting": served.submit("questions", settings=smuggled),
             "a profile that is none": served.submit("questions", profile="../../evil"),
-            "a stage that is none": served.submit("questions", target=f"x; touch {marker}"),
+            "a stage that is none": served.started(form, {"target": f"x; touch {marker}"}),
             "too many jobs": served.submit("questions", jobs=10**6),
             "an unknown field": served.submit("questions", entrypoint="evil"),
         }

@@ -15,6 +15,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -217,6 +219,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
         for step in range(1, steps + 1)
     ]
     open_job("discriminator", None, folder, params).write_history(curve)
+    open_job("warm_start", None, folder, params).write_history([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
 
 
 @pytest.fixture(scope="session")
@@ -314,6 +317,71 @@ def test_what_a_model_wrote_stays_text(page: Callable[..., str]) -> None:
     assert ATTACK not in text
     assert [tag for tag, _ in found.tags].count("script") == 1
     assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+
+
+PAYLOADS = (
+    *(ATTACK, "<script>document.title='taken'</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>"),
+    *("</script><script>alert(1)</script>", "</style><script>alert(1)</script>", "]]><script>alert(1)</script>"),
+    *("javascript:alert(1)", "<a href=javascript:alert(1)>x</a>", "<iframe srcdoc='<script>alert(1)</script>'>"),
+    *('" onmouseover="alert(1)', "' onfocus='alert(1)' autofocus='", "`-alert(1)-`", "<base href=//evil.example>"),
+    *("<meta http-equiv=refresh content='0;url=//evil.example'>", "<!--", "-->", "<![CDATA[", "<plaintext>"),
+    *("{{ 7 * 7 }}", "{% include 'page.css' %}", "${7*7}", "%s%n", "&lt;script&gt;", "&#60;script&#62;", "&"),
+    *("\u202eevil\u202c", "\u2066\u2067x", "\u200f\u200e", "\u061cA", "a\u2028b", "\ufeffx", "\U000e0041"),
+    *("\x00\x07\x1b[31m", "👩‍👩‍👧‍👦" * 50, "e" + "\u0301" * 200, "W" * 5000, "\n" * 3000, "</main>"),
+    *("$\\frac{", "$x^{", "\\input{/etc/passwd}", "=1+1", "x" * 400_000),
+)
+HIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0041]")
+
+
+def spoil_texts(folder: Path) -> None:
+    """Payloads in place of all texts that a model, a teacher or a user's file gives to the report."""
+    for file in sorted(folder.glob("data/**/*.parquet")):
+        table = pq.read_table(file)
+        rows = table.to_pylist()
+        for number, row in enumerate(rows):
+            place = number + sum(file.parent.name.encode())
+            if "question_id" not in row:
+                row["kind"] = PAYLOADS[number % 5]
+            elif "kind" in row:
+                row["kind"] = PAYLOADS[int(row["question_id"][-6:]) % 5]
+            for key in {"response", "reference", "answer"}.intersection(row):
+                row[key] = PAYLOADS[place % len(PAYLOADS)] if isinstance(row[key], str) else row[key]
+            for message in row.get("messages", ()):
+                message["content"] = f"<image>{PAYLOADS[place % len(PAYLOADS)]}"
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+        if file.parent.parent.name == "evaluate":
+            scores = evaluate.compute_scores(rows)
+            write_json(folder / "reports/evaluate" / file.parent.name / "metrics.json", scores)
+    write_json(folder / "data/model/judge/ril.json", {"hub": ATTACK, "revision": PAYLOADS[27]})
+
+
+def test_hostile_texts_stay_visible_texts(page: Callable[..., str], project: Path) -> None:
+    spoil_texts(project)
+    text = page()
+    found = Elements(text)
+    assert [tag for tag, _ in found.tags].count("script") == 1
+    assert not {"iframe", "base", "plaintext", "object"}.intersection(tag for tag, _ in found.tags)
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert HIDDEN.search(text) is None
+    assert "[U+202E]evil[U+202C]" in found.words
+    assert "[... 400,000 characters]" in found.words
+    assert len(text) < 4_000_000
+
+
+@pytest.mark.browser
+def test_hostile_texts_do_nothing_in_a_browser(
+    page: Callable[..., str], browser: Callable[..., Any], project: Path
+) -> None:
+    spoil_texts(project)
+    page()
+    shown = browser((project / "reports/report/index.html").as_uri(), 390, False)
+    assert [entry for entry in shown.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert shown.title == "RIL: report of a run"
+    assert shown.execute_script("return document.scripts.length") == 1
+    assert shown.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert "[U+202E]evil" in shown.execute_script("return document.body.textContent")
+    isolated = "[...document.querySelectorAll('span, b')].every(e => getComputedStyle(e).unicodeBidi == 'isolate')"
+    assert shown.execute_script(f"return {isolated}")
 
 
 def test_the_page_loads_nothing(page: Callable[..., str]) -> None:

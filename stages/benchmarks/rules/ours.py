@@ -14,6 +14,7 @@ from stages.benchmarks.rules import vlmeval
 from stages.corpora.final_answers import (
     find_last_answer_line,
     find_last_boxed,
+    find_leading_letter,
     find_marked_answer,
     strip_text_commands,
     unwrap_answer,
@@ -27,17 +28,7 @@ _ANSWER_IS = re.compile(
     r"|(?:答案(?:应?是|应?为|选|：|:)|选(?:择|项)?[:：]?)\s*+[（(]?([A-Z])(?![A-Za-z])"
 )
 _OPTION = re.compile(rf"\b(?:[Oo]ption|[Cc]hoice){_SAID_LETTER}")
-_VERB = r"(?:is|isn't|are|was|has|can|can't|cannot|could|would|does|doesn't)\b"
 _DENIED = r"\s++(?:is\s++)?(?:wrong|incorrect|false|not)\b"
-# The letter that a reply opens with, as in "(B) dog", "**B**", "B. dog", "B - it barks", "Option B", "B because"; not
-# "(A) and (B)", "A is wrong", "A cat", "A, B and C", "B-52".
-_LEADING = re.compile(
-    r"[\s*_#>$\"'`]*+(?:(?:[Tt]he\s++)?(?:[Cc]orrect\s++|[Rr]ight\s++)?(?:[Oo]ption|[Cc]hoice)\s++)?+[*_(\[{（]*+"
-    r"(?P<letter>[A-Z]|(?<=\()[a-z](?=\)))(?![\w'’])"
-    r"(?:[*_)\]}）]++(?!\s*+(?:is|are|was|and|or|nor|can|cannot|would|could)\b)(?P<closed>[.:：,]?)"
-    r"|[^\S\n]*+(?:(?P<sign>[.:：、。])(?=[\s*_)]|$)|,(?=\s)(?!\s++(?:and\s++|or\s++)?[A-Z]\b)"
-    r"|[—–-](?=\s)|\n|(?:because|since)\b))"
-)
 
 
 def read_choice(reply: str, options: Mapping[str, str]) -> tuple[str | None, str]:
@@ -57,7 +48,7 @@ def read_choice(reply: str, options: Mapping[str, str]) -> tuple[str | None, str
             return named, rule
     for rule, found in (
         ("answer is", _find_last_letter(_ANSWER_IS, text)),
-        ("leading letter", _read_leading_letter(text, options)),
+        ("leading letter", find_leading_letter(text, options)),
         ("option", _find_last_letter(_OPTION, text)),
         ("word", _read_lone_word(text, options)),
     ):
@@ -71,20 +62,6 @@ def _find_last_letter(pattern: re.Pattern[str], text: str) -> str | None:
     """Returns the letter in the last match of a pattern."""
     found = find_last_match(pattern, text)
     return None if found is None else next(group for group in found.groups() if group)
-
-
-def _read_leading_letter(text: str, letters: Collection[str]) -> str | None:
-    """Returns the letter that a reply opens with; None if the reply goes through several options in the same form."""
-    found = _LEADING.match(text)
-    if found is None:
-        return None
-    sign = found["sign"] or found["closed"] or ("" if found["closed"] is None else ")")
-    if sign:
-        before = r"(?<=\s)" if sign in "):：" else r"(?:(?<=\n)|(?<=[.;,!?]\s))"
-        form = re.compile(rf"{before}[*_(\[]*+([A-Z])[*_]*+{re.escape(sign)}(?=[\s*_])(?!\s*+{_VERB})")
-        if any(other[1] in letters and other[1] != found["letter"] for other in form.finditer(text, found.end())):
-            return None
-    return found["letter"].upper()
 
 
 def _read_lone_word(text: str, letters: Collection[str]) -> str | None:

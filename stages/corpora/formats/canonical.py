@@ -1,25 +1,161 @@
 """Canonical parquet: the format in which this project stores questions."""
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.config.plain import make_printable
 from stages.config.questions import Questions
+from stages.config.regular import explain_os_error, open_regular
 from stages.corpora.rows import QUESTION_SCHEMA
-from stages.corpora.source import SourceRow
-from stages.job.files import read_shards
+from stages.corpora.source import Canonical, SourceRow, UnusableData
+
+MOST_GROUP_BYTES = 2**31  # of a row group without compression; one of 1,000 photos has 500 MB
+MOST_COLUMN_BYTES = 2**30
+BATCH_BYTES = 2**26  # a batch of rows has about this much: so many rows that each could hold the largest value
+MOST_ROW_BYTES = 2**28
+MOST_ELEMENTS = 10_000  # of lists, on average of the rows of a group
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
-    """Yields the rows of `questions.path` (a file or a folder of shards); ValueError if a column is missing."""
-    path = root / questions.path
-    table = read_shards(path) if path.is_dir() else pq.read_table(path)
-    lacking = [name for name in QUESTION_SCHEMA.names if name not in table.column_names]
-    if lacking:
-        raise ValueError(
-            f"questions.path {path}: column {lacking[0]!r} is missing; canonical rows have "
-            f"{', '.join(QUESTION_SCHEMA.names)}"
+    """Yields the rows of `questions.path` (a file or a folder of shards), a batch at a time.
+
+    Raises UnusableData with the file for one that is not parquet, is damaged, or has columns of other types.
+    """
+    number = 0
+    for file in _list_files(root / questions.path):
+        for batch in _iter_batches(file):
+            for place in range(len(batch)):
+                yield SourceRow(f"row {number}", partial(_take_row, batch, place))
+                number += 1
+
+
+def _list_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.parquet"))
+    if not files:
+        raise UnusableData(f"questions.path {path}: no file *.parquet in this folder; name the folder of the shards")
+    return files
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turns what pyarrow raises for a damaged file into UnusableData."""
+    try:
+        yield
+    except OSError as error:
+        raise UnusableData(f"{file}: {make_printable(explain_os_error(error))}; write the file again") from error
+    except (pa.ArrowException, ValueError, MemoryError) as error:
+        raise UnusableData(f"{file}: not readable as parquet: {make_printable(str(error))}; write it again") from error
+
+
+def _iter_batches(file: Path) -> Iterator[pa.RecordBatch]:
+    with _reading(file):
+        os.close(open_regular(file))
+        # with a buffer, a column is read piece by piece; without one, all of a row group
+        parquet = pq.ParquetFile(file, buffer_size=2**20, page_checksum_verification=True)
+        schema, groups = parquet.schema_arrow, parquet.num_row_groups
+    _check_schema(file, schema)
+    for group in range(groups):
+        with _reading(file):
+            sizes = _measure_group(parquet.metadata.row_group(group))
+        rows = _count_rows_of_batch(sizes, f"{file}: row group {group}")
+        with _reading(file):
+            batches = parquet.iter_batches(rows, row_groups=[group], columns=QUESTION_SCHEMA.names, use_threads=False)
+        missing, read = sizes.rows, 0
+        while True:
+            with _reading(file):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            missing, read = missing - len(batch), read + batch.nbytes
+            if read > MOST_GROUP_BYTES:  # a million references to one long text are a few bytes in the file
+                raise UnusableData(f"{file}: row group {group} becomes more than {MOST_GROUP_BYTES:,} bytes; split it")
+            yield batch
+        if missing:
+            raise UnusableData(f"{file}: row group {group} lacks {missing:,} of its rows; write the file again")
+
+
+def _check_schema(file: Path, schema: pa.Schema) -> None:
+    """Raises UnusableData for a column that is missing or has another type than in canonical rows."""
+    for field in QUESTION_SCHEMA:
+        found = [given.type for given in schema if given.name == field.name]
+        if len(found) != 1:
+            fault = "is missing" if not found else f"is there {len(found)} times"
+            raise UnusableData(
+                f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(QUESTION_SCHEMA.names)}"
+            )
+        if not _is_like(found[0], field.type):
+            raise UnusableData(
+                f"{file}: column {field.name!r} has type {make_printable(str(found[0]))}, not {field.type}; convert it"
+            )
+
+
+def _is_like(given: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of type `given` become the same Python values as those of `wanted`. A column of nulls fits all."""
+    if pa.types.is_null(given):
+        return True
+    if pa.types.is_dictionary(given):
+        return _is_like(given.value_type, wanted)
+    if pa.types.is_list(wanted):
+        return any(test(given) for test in _LISTS) and _is_like(given.value_type, wanted.value_type)
+    if pa.types.is_struct(wanted):
+        needed = [field for field in wanted if field.name != "path"]  # of an image: only its bytes are used
+        return pa.types.is_struct(given) and all(
+            given.get_field_index(field.name) >= 0 and _is_like(given.field(field.name).type, field.type)
+            for field in needed
         )
-    for number, row in enumerate(table.to_pylist()):
-        yield SourceRow(str(row["id"]) if row["id"] is not None else f"row {number}", row.copy)
+    return any(test(given) for test in (_TEXTS if pa.types.is_string(wanted) else _BINARIES))
+
+
+class _GroupSizes(NamedTuple):
+    """What the metadata of a row group say of it."""
+
+    rows: int
+    total_bytes: int  # without compression
+    largest_bytes: int  # of a column
+    most_values: int  # of a column, elements of lists included
+
+
+def _measure_group(group: pq.RowGroupMetaData) -> _GroupSizes:
+    columns = [group.column(place) for place in range(group.num_columns)]
+    return _GroupSizes(
+        rows=group.num_rows,
+        total_bytes=group.total_byte_size,
+        largest_bytes=max((column.total_uncompressed_size for column in columns), default=0),
+        most_values=max((column.num_values for column in columns), default=0),
+    )
+
+
+def _count_rows_of_batch(sizes: _GroupSizes, place: str) -> int:
+    """Returns how many rows to read at a time: if each had the largest value, the batch would have BATCH_BYTES.
+
+    A page of a few bytes can hold a million references to one long text, so the length of a column bounds one value,
+    not all of them. Raises UnusableData for a group that is too large to be read at all.
+    """
+    if sizes.total_bytes > MOST_GROUP_BYTES or sizes.largest_bytes > MOST_COLUMN_BYTES:
+        raise UnusableData(
+            f"{place} has {max(sizes.total_bytes, sizes.largest_bytes):,} bytes, more than {MOST_GROUP_BYTES:,}, or "
+            f"{MOST_COLUMN_BYTES:,} in one column; write it again with row_group_size=100"
+        )
+    if sizes.most_values > MOST_ELEMENTS * max(sizes.rows, 1):
+        raise UnusableData(f"{place} has {sizes.most_values:,} values in {sizes.rows:,} rows; split them")
+    return max(1, min(1000, BATCH_BYTES // max(sizes.largest_bytes, 1)))
+
+
+def _take_row(batch: pa.RecordBatch, place: int) -> Canonical:
+    row = batch.slice(place, 1)
+    if row.nbytes > MOST_ROW_BYTES:
+        raise ValueError(f"the row has {row.nbytes:,} bytes, more than {MOST_ROW_BYTES:,}; shorten it")
+    values: Canonical = row.to_pylist()[0]
+    return values | {key: values[key] or [] for key in ("images", "image_sha256")}  # a question without image has null

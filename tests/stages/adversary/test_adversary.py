@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 
 from stages.adversary.adversary import Adversary, AdversarySettings
-from stages.adversary.diagnostics import discriminator_metrics
+from stages.adversary.diagnostics import ConstantDiscriminator, SpreadCheck, discriminator_metrics
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel, Text, score_texts
 from stages.config.runtime import Runtime
 from stages.groups.response import STUDENT
+from stages.training.guard import NonFinite, StepGuard
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
 from tests.stages.rollout_fixtures import answers, loop, picture
+from tests.stages.training.poison import poison_logit, poison_score
 
 
 @pytest.mark.parametrize("sees", ["response", "question", "question_and_image"])
@@ -104,3 +106,70 @@ def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny
         settings = AdversarySettings(learning_rate=1e-2)
         Adversary(discriminator, trainer, collator, settings).learn_and_score(rows, texts)
         assert score_texts(discriminator, collator, texts) == before
+
+
+VALUES = [float("nan"), float("inf"), float("-inf")]
+
+
+def make_adversary(tiny: Callable[[str], Checkpoint], loss: Any = "bce", **settings: Any) -> Adversary:
+    checkpoint = tiny("qwen2_5_vl")
+    reader = load_reader(checkpoint)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 0)
+    collator = DiscriminatorCollator(reader, 4096, together=loss == "bradley_terry")
+    trainer = Trainer(discriminator, loop(learning_rate=1e-3), Runtime())
+    trainer.guard = StepGuard("ril", 6)
+    chosen = AdversarySettings(loss, learning_rate=1e-3, **settings)
+    return Adversary(discriminator, trainer, collator, chosen, SpreadCheck(1e-3))
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("loss", ["bce", "bradley_terry"])
+def test_a_logit_that_is_not_finite_ends_training(
+    tiny: Callable[[str], Checkpoint], loss: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the pairwise loss is finite: softplus(-inf) is 0."""
+    adversary = make_adversary(tiny, loss)
+    rows = answers(adversary.collator.reader)
+    texts = [Text(row.text, f"q{place // 4}") for place, row in enumerate(rows)]
+    before = {name: tensor.clone() for name, tensor in adversary.discriminator.state_dict().items()}
+    poison_logit(monkeypatch, value, 0)
+    with pytest.raises(NonFinite, match=r"ril: step 7: logit of the discriminator is .* on question q0"):
+        adversary.learn_and_score(rows, texts)
+    assert all(torch.equal(before[name], tensor) for name, tensor in adversary.discriminator.state_dict().items())
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("update", ["before_scoring", "after_scoring", "frozen"])
+def test_a_logit_that_is_not_finite_is_no_reward(
+    tiny: Callable[[str], Checkpoint], update: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adversary = make_adversary(tiny, update=update)
+    rows = answers(adversary.collator.reader)
+    poison_score(monkeypatch, value, 0)
+    with pytest.raises(NonFinite, match=r"logit of the discriminator is .* on question q0"):
+        adversary.learn_and_score(rows, [Text(row.text, f"q{place}") for place, row in enumerate(rows)])
+
+
+def test_a_constant_discriminator_is_said_and_ends_training(tiny: Callable[[str], Checkpoint]) -> None:
+    adversary, said = make_adversary(tiny, update="frozen"), list[str]()
+    adversary.trainer.guard.say = said.append
+    rows = answers(adversary.collator.reader)
+    texts = [Text(row.text, f"q{place}") for place, row in enumerate(rows)]
+    adversary.learn_and_score(rows, texts)
+    assert said == [], "random weights have opinions"
+    torch.nn.init.zeros_(adversary.discriminator.score.weight)
+    torch.nn.init.constant_(adversary.discriminator.score.bias, 2.0)
+    for _ in range(2):
+        adversary.learn_and_score(rows, texts)
+    assert len(said) == 2
+    assert "ril: step 7: the discriminator is constant: the logits of 4 different texts" in said[0]
+    with pytest.raises(ConstantDiscriminator, match=r"deviation of 0, below discriminator.min_logit_spread = 0.001"):
+        adversary.learn_and_score(rows, texts)
+
+
+def test_equal_texts_have_equal_logits() -> None:
+    check = SpreadCheck(1e-3)
+    assert [check.check([0.5] * 8, ["the same"] * 8) for _ in range(5)] == [None] * 5
+    assert check.check([0.5] * 8, [str(number) for number in range(8)]) is not None
+    assert check.check([float(number) for number in range(8)], [str(number) for number in range(8)]) is None
+    assert check.steps == 0

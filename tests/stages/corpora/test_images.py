@@ -93,7 +93,7 @@ def grey(picture: Image.Image) -> Image.Image:
 PNG, JPEG = saved(scene()), saved(scene(), "JPEG", quality=95)
 REJECTED = {
     "zero-byte": (b"", "unreadable image: cannot identify a picture in 0 bytes"),
-    "no image": (b"once upon a time", "unreadable image: UnidentifiedImageError"),
+    "no image": (b"once upon a time", "unreadable image: not one of the formats"),
     "truncated PNG": (PNG[: len(PNG) // 2], "unreadable image"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "unreadable image: OSError: image file is truncated"),
     "header alone": (PNG[:40], "unreadable image"),
@@ -203,16 +203,19 @@ TEXTS_REJECTED = {
     ),
     "half a character": (row_of("", "<image>what is \ud83d?"), "the character U+D83D"),
     "our own mark": (row_of("", "<image>what is \ue000?"), "the character U+E000"),
-    "number as answer": (row_of("", answer=28), "a text is int, not text: '28'"),
+    "number as answer": (row_of("", answer=28), "conversations.1.value = 28: expected text"),
     "no question": (row_of("", "<image> \n"), "no question"),
     "no answer": (row_of("", answer=" "), "no reference answer"),
-    "null": (row_of("", answer=None), "role or content is missing"),
-    "no turns": ({"id": "", "image": "good.png"}, "KeyError: 'conversations'"),
-    "unknown speaker": ({"image": "good.png", "conversations": [{"from": "tool", "value": "x"}]}, "KeyError: 'tool'"),
-    "no row": ("What is it?", "AttributeError"),
+    "null": (row_of("", answer=None), "conversations.1.value = None: expected text"),
+    "no turns": ({"id": "", "image": "good.png"}, "conversations is missing; add it"),
+    "unknown speaker": (
+        {"image": "good.png", "conversations": [{"from": "tool", "value": "x"}]},
+        "conversations.0.from = 'tool': should be 'human'",
+    ),
+    "no row": ("What is it?", "'What is it?': expected an object"),
     "outside": (row_of("", image="../secret.png"), "is outside the folder"),
-    "a folder": (row_of("", image="."), "IsADirectoryError"),
-    "number as image": (row_of("", image=7), "TypeError"),
+    "a folder": (row_of("", image="."), "is outside the folder"),
+    "number as image": (row_of("", image=7), "image = 7: expected a path or a list of paths"),
 }
 TEXTS_READ = {
     "special tokens": row_of("", "<image>What does <|im_end|><|im_start|>system mean?", "<|im_end|> ends a turn"),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -327,3 +328,49 @@ def test_replay_serves_the_store_and_names_what_it_lacks(fake: Any, ask: Any) ->
     ):
         ask(n=3, kind="replay")
     assert fake.count == 0
+
+
+def test_a_reply_with_half_a_surrogate_pair_or_a_list_is_stored_and_paid_once(
+    fake: Any, ask: Any, tmp_path: Path
+) -> None:
+    """One reply that can't be encoded must not cost the wave; parts of a content are its text, not Python's form."""
+    odd = {
+        "say 3": "half \ud83d",
+        "say 5": [{"type": "text", "text": "two "}, {"type": "text", "text": "parts"}],
+    }
+    fake.says = lambda question, sample: odd.get(question, "plain")
+    found = ask(n=1)
+    texts = [row[0].text for row in found]
+    assert (texts[3], texts[5], texts[0]) == ("half \ufffd", "two parts", "plain")
+    fake.bodies.clear()
+    assert ask(n=1) == found
+    assert fake.count == 0
+    (segment,) = (tmp_path / "store" / "responses").rglob("*.parquet")
+    kept = [text for text in pq.read_table(segment)["original_text"].to_pylist() if text is not None]
+    assert kept == ["half \ud83d".encode("utf-8", "surrogatepass")]
+
+
+def test_an_alias_that_names_another_model_later_adds_nothing_to_its_answers(fake: Any, ask: Any) -> None:
+    """`big-1` is served by a dated model; when the date changes, the answers are not mixed, and the remedy is said."""
+    fake.model = "big-1-2026-01-01"
+    first = ask(n=1)
+    assert {row[0].engine_version for row in first} == {"somebody/big-1-2026-01-01"}
+    fake.model = "big-1-2026-06-01"
+    assert ask(n=1) == first  # nothing is asked
+    with pytest.raises(
+        EngineError, match=r"answers as 'big-1-2026-06-01' now.*of 'big-1-2026-01-01'; set .*replies_as"
+    ):
+        ask(n=2)
+    fake.model = "big-1-2026-01-01"
+    assert {row[1].engine_version for row in ask(n=2)} == {"somebody/big-1-2026-01-01"}
+
+
+def test_an_alias_that_changes_in_the_middle_of_a_run_ends_it(fake: Any, tmp_path: Path) -> None:
+    fake.model = "big-1-a"
+    big = engine(fake, tmp_path, concurrency=1)
+    found = dict(big.generate(requests(2)))
+    fake.model = "big-1-b"
+    with pytest.raises(EngineError, match="answers as 'big-1-b' now"):
+        list(big.generate(requests(2)))
+    big.close()
+    assert len(found) == 2

@@ -13,7 +13,6 @@ from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import StartOptions
 from stages.engines.replay import MissingAnswers
 from stages.engines.start import start_engine, start_trainable
-from stages.engines.vllm_server import check_arguments
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
 SERVER = VllmServer(kind="vllm_server", replicas=2)
@@ -103,17 +102,11 @@ def test_a_model_of_others_is_known_by_all_that_is_asked_of_it(tmp_path: Path) -
     assert len(seen) == 5
 
 
-def test_what_a_model_decides_can_not_be_set_as_an_argument(tmp_path: Path) -> None:
-    for argument in ("--dtype", "--max_model_len=8", "--quantization"):
-        settings = VllmServer(kind="vllm_server", args=(argument,))
-        with pytest.raises(ValueError, match=r"runtime\.engines\.judge\.args has .* models\.judge decides"):
-            check_arguments("judge", settings)
-
-
 def test_arguments_become_flags() -> None:
     given = {
         "model": "/m",
         "enforce_eager": True,
+        "trust_remote_code": False,
         "max_num_seqs": 4,
         "limit_mm_per_prompt": {"video": 0},
         "nothing": {},
@@ -122,6 +115,7 @@ def test_arguments_become_flags() -> None:
         "--model",
         "/m",
         "--enforce-eager",
+        "--no-trust-remote-code",
         "--max-num-seqs",
         "4",
         "--limit-mm-per-prompt",

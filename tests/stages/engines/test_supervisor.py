@@ -181,3 +181,23 @@ def test_a_keeper_that_is_killed_takes_the_server_along(serve: Callable[..., tup
     assert until(lambda: not alive(leader))
     for pid in others:  # nobody is left who could; a vLLM server's own processes watch their parent
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_stopped_server_is_ended_with_all_that_it_started(
+    serve: Callable[..., tuple[Server, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(keeper.STOPPED_SECONDS, "1.5")
+    server, file = serve("stubborn")
+    pids = pids_in(file)
+    os.kill(pids[2], signal.SIGSTOP)  # not the server itself: a worker in a session of its own
+    assert until(lambda: server.describe_exit() is not None, 60)
+    assert f"process {pids[2]} of this server has been stopped (SIGSTOP); ending the server" in server.read_tail()
+    assert until(lambda: not any(map(alive, pids)))
+
+
+def test_a_hanging_server_is_ended_and_says_why(serve: Callable[..., tuple[Server, Path]]) -> None:
+    server, file = serve()
+    pids = pids_in(file)
+    server.end_hanging("no token for 9 s")
+    assert str(server.describe_exit()).startswith("no token for 9 s, so it hangs and was ended; the end of ")
+    assert not any(map(alive, pids))

@@ -1,13 +1,28 @@
 """The exam of judges: its files, its figures, and that a tiny judge's lessons hold nothing of it."""
 
 import importlib.util
+import random
 import re
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from stages.config.verdict import Verdict
 from stages.config.world import KIND_NAMES
-from stages.judging.exam import ATTACKS, CASES, compute_exam_scores, list_exam_items, read_exam_rows
+from stages.engines.engine import Answer, Request
+from stages.judging.exam import (
+    ATTACKS,
+    CASES,
+    ExamSitting,
+    UselessJudge,
+    check_exam,
+    compute_exam_scores,
+    examine,
+    list_exam_items,
+    read_exam_rows,
+)
 from stages.judging.judge import INSTRUCTION, JudgeVerdict, judge_by_rule, make_judge_messages, parse_verdict
 from stages.tiny.builds import phrases
 from stages.tiny.builds.lessons import draw_judge_example
@@ -128,3 +143,86 @@ def test_no_rule_finds_an_answer_of_the_exam_right_and_only_empty_ones_wrong() -
     ruled = {item.name: found.verdict for item in list_exam_items() if (found := judge_by_rule(item)) is not None}
     alone = {row["id"] for row in read_exam_rows(ATTACKS) if row["kind"] == "opener alone"}
     assert ruled == dict.fromkeys(alone, 0)
+
+
+# --- judges that are of no use ----------------------------------------------------------------------------------------
+
+
+class Replied:
+    def __init__(self, question_id: str, verdict: int | None) -> None:
+        self.question_id = question_id
+        self.text = "I can't say" if verdict is None else f"hm. <answer>{verdict}</answer>"
+
+
+def sit(mark: Callable[[int], int | None], said: list[str], lowest: float = 0.6) -> None:
+    """Gives the replies of a judge in waves of 150; `mark` makes its verdict from the right one."""
+    sitting = ExamSitting("verdict@x", lowest, said.append)
+    cases = read_exam_rows(CASES)
+    for start in range(0, len(cases), 150):
+        sitting.watch([Replied(case["id"], mark(case["verdict"])) for case in cases[start : start + 150]])
+
+
+COIN = random.Random(0)
+USELESS: dict[str, Callable[[int], int | None]] = {
+    "always right": lambda label: 1,
+    "always wrong": lambda label: 0,
+    "silent": lambda label: None,
+    "contrary": lambda label: 1 - label,
+    "a coin": lambda label: COIN.randrange(2),
+    "nearly always right": lambda label: int(label == 1 or COIN.random() < 0.95),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_a_useless_judge_ends_its_stage_while_it_answers(name: str) -> None:
+    said: list[str] = []
+    with pytest.raises(
+        UselessJudge, match=r"verdict@x: the judge's balanced accuracy on \d+ labelled answers is 0"
+    ) as raised:
+        sit(USELESS[name], said)
+    assert "below verdict.min_exam_accuracy = 0.6" in str(raised.value)
+    assert int(re.findall(r"on (\d+) labelled", str(raised.value))[0]) < 500, "before the end"
+    assert ("It says the same to everything" in str(raised.value)) == ("always" in name)
+    constant = ("always right", "always wrong", "silent")
+    assert any("all 150 verdicts so far are" in line for line in said) == (name in constant)
+
+
+def test_a_weak_judge_passes_and_the_bound_is_the_parameters() -> None:
+    """The smoke profile's judge, trained for 200 steps, has 0.66."""
+    draw = random.Random(1)
+
+    def weak(label: int) -> int:
+        return label if draw.random() < 0.7 else 1 - label
+
+    said: list[str] = []
+    sit(weak, said)
+    assert said == []
+    with pytest.raises(UselessJudge, match=r"min_exam_accuracy = 0\.9"):
+        sit(weak, said, lowest=0.9)
+    sit(USELESS["always right"], said, lowest=0.0)
+
+
+def test_the_exam_itself_is_checked_at_the_end() -> None:
+    scores = compute_exam_scores([JudgeVerdict(1, "", None)] * (500 + 2 * len(read_exam_rows(ATTACKS))))
+    assert scores["attacks_held"] == len(read_exam_rows(ATTACKS)), "all of them"
+    with pytest.raises(UselessJudge, match="finds 100% of the right answers right and 0% of the wrong ones wrong"):
+        check_exam(scores, 0.6, "verdict@x")
+
+
+class ConstantEngine:
+    """A judge engine that writes one text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.chat = type("Chat", (), {"encode_prompt": lambda self, messages, images: [0] * 10})()
+        self.checkpoint = type("Checkpoint", (), {"context_tokens": 512})()
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        for place, _ in enumerate(requests):
+            yield place, [Answer(0, self.text, (1,), "stop", 10, 1)]
+
+
+def test_a_running_judge_can_be_examined() -> None:
+    judge: Any = ConstantEngine("<answer>1</answer>")
+    scores = examine(judge, Verdict(model="judge"))
+    assert (scores["balanced_accuracy"], scores["right_found_right"]) == (0.5, 1.0)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stages.page.checks import collect_checks
+from stages.job.loss_rise import explain_loss_rise
+from stages.page.checks import check_losses, collect_checks
 from stages.page.evaluated_models import EvaluatedModel
 from stages.page.inputs import History
 from stages.page.summary import compute_relative_gain, make_summary
@@ -37,7 +38,7 @@ def seen(
     models: dict[str, EvaluatedModel], curves: dict[str, Any], exam: dict[str, Any], before: dict[str, float]
 ) -> dict[str, bool]:
     history = History({"step": list(range(1, 21)), **curves})
-    return {one.title: one.fine for one in collect_checks(list(models.values()), history, exam, before)}
+    return {one.title: one.fine for one in collect_checks(list(models.values()), history, exam, before, {})}
 
 
 MODELS = {
@@ -61,7 +62,6 @@ def test_a_healthy_run_passes_every_check() -> None:
         ("Answers depend on the images", {"models": {"ril": scored("ril", 70, shuffled=0.65)}}),
         ("The gain is significant", {"models": {"warm_start": scored("warm_start", 69)}}),
         ("The gain is significant", {"models": {"warm_start": scored("warm_start", 90)}}),  # clear, and a loss
-        ("The judge is accurate", {"exam": {"balanced_accuracy": 0.94}}),
         ("The judge resists attacks", {"exam": {"attacks_held": 71}}),
         ("Few verdicts fail", {"curves": {"judge/failed": [0.0] * 10 + [0.05] * 10}}),
         ("The discriminator uses more than length", {"before": {"acc_length_only": 0.88}}),
@@ -78,8 +78,29 @@ def test_each_fault_is_seen_by_its_own_check(title: str, change: dict[str, Any])
     assert [name for name, fine in found.items() if not fine] == [title]
 
 
+def test_a_judge_that_says_the_same_to_everything_resists_nothing() -> None:
+    found = seen(MODELS, CURVES, EXAM | {"balanced_accuracy": 0.5}, DISCRIMINATOR)
+    assert [name for name, fine in found.items() if not fine] == [
+        "The judge is accurate",
+        "The judge resists attacks",
+    ]
+
+
+def test_a_loss_that_rises_is_said() -> None:
+    """learning_rate 0.99 took the warm start from 2.4 to 182."""
+    losses = {"warm_start": [2.4, 60.0, 182.0], "discriminator": [0.69, 0.4, 0.3], "none": None}
+    (check,) = check_losses(losses)
+    assert not check.fine
+    assert check.text == "warm_start: the loss is 182 at the end, 2.4 at the start; its learning rate is too high."
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [None, None], [0.1, 0.11], [2.0, 1.0], [0.0, 0.0], [0.107, 0.2, 0.099]])
+def test_noise_is_no_rise(losses: list[float | None]) -> None:
+    assert explain_loss_rise(losses) is None
+
+
 def test_what_was_not_measured_is_not_judged() -> None:
-    assert collect_checks([MODELS["base"]], History({"step": [1.0], "judge/failed": [math.nan]}), None, {}) == []
+    assert collect_checks([MODELS["base"]], History({"step": [1.0], "judge/failed": [math.nan]}), None, {}, {}) == []
 
 
 def test_the_summary_holds_gains_and_nothing_that_is_no_number() -> None:

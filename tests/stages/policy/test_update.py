@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stages.config.objective import PAPER, Objective
+from stages.config.runtime import Runtime
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, make_packs
 from stages.groups.response import STUDENT, Response
@@ -17,10 +18,13 @@ from stages.policy import policy as policy_module
 from stages.policy.batch import RewardedGroup
 from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
-from stages.training.trainer import StepResult
+from stages.training.guard import NonFinite, StepGuard
+from stages.training.passes import PaddingGroups
+from stages.training.trainer import StepResult, Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
 from tests.stages.rollout_fixtures import answers, loop, picture
+from tests.stages.training.poison import VALUES, poison_gradient, spoil, wrap
 
 LOGITS = [1.0, -1.0, -2.0, 0.5]
 
@@ -212,3 +216,46 @@ def test_a_correction_scales_student_rows_only(made: Made) -> None:
         rows.append(replace(row, sampled_log_probs=tuple(seen.tolist())) if row.source == STUDENT else row)
     _, (gradient,) = stepped(made, replace(PAPER, rollout_correction="truncate_token", rollout_cap=3.0), rows)
     same(gradient, by_hand(made, [-2, 2, 1, -1]))
+
+
+TERMS = {
+    "log-probability": r"log-probability",
+    "reference log-probability": r"reference log-probability",
+    "advantage": r"advantage",
+    "gradient norm": r"gradient norm",
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("term", TERMS)
+def test_garbage_in_a_term_ends_the_update(
+    made: Made, term: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weight has changed, and the message names the term and the question."""
+    student, reference, reader = made
+    prompts = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])] * 2)
+    group = tuple(score_group(answers(reader), LOGITS))
+    groups = [RewardedGroup(prompt, group, question_id=f"q{number}") for number, prompt in enumerate(prompts)]
+    trainer = Trainer(student.model, loop(), Runtime())
+    trainer.guard = StepGuard("ril", 2)
+    if term == "log-probability":
+        wrap(monkeypatch, policy_module, "token_entropies", 0, lambda found, *_: (spoil(found[0], value), found[1]))
+    elif term == "reference log-probability":
+        wrap(monkeypatch, policy_module, "token_log_probs", 0, lambda found, *_: spoil(found, value))
+    elif term == "advantage":
+        groups[0] = replace(groups[0], responses=(replace(group[0], advantage=value), *group[1:]))
+    else:
+        poison_gradient(monkeypatch, value, 0)
+    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+    policy = Policy(student, reference, trainer, loop(), padding=PaddingGroups(reader))
+    asked = "one of the questions q0, q1" if term == "gradient norm" else "question q0"
+    with pytest.raises(NonFinite, match=rf"^ril: step 3: {term} is (nan|-?inf) on {asked}; nothing is written"):
+        policy.update(groups, 1e-3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.model.state_dict().items())
+
+
+def test_a_step_without_a_group_has_no_loss(made: Made) -> None:
+    student, reference, reader = made
+    (prompt,) = reader.make_prompts([([{"role": "user", "content": "What is the sum?"}], [])])
+    policy = Policy(student, reference, Gradients(student.model), loop())  # type: ignore[arg-type]
+    assert policy.update([RewardedGroup(prompt, ())], 1e-3) == {"loss": None, "grad_norm": 0.0}

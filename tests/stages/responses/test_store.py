@@ -376,7 +376,7 @@ def fill(root: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProc
 
 def holds_the_small_ones_alone(folder: Path, result: "subprocess.CompletedProcess[str]") -> None:
     assert result.returncode == 3, result.stderr
-    assert "what was stored before is safe: make room" in result.stdout
+    assert "What was stored before is safe: make room" in result.stdout
     store = Store(folder, silent)
     assert len(store) == 10
     assert len(store.fetch(asked("small", *range(10)))) == 10

@@ -33,7 +33,7 @@ def _count(step: int) -> Iterator[bool]:
     yield from (number == step for number in range(10**9))
 
 
-def _wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, at: int, spoil: Callable[..., Any]) -> None:
+def wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, at: int, spoil: Callable[..., Any]) -> None:
     """Replaces `owner.name`: its call number `at` (from 0) returns `spoil(result, *arguments)`."""
     original, due = getattr(owner, name), _count(at)
 
@@ -45,57 +45,55 @@ def _wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, at: int, spoil: Call
     patch.setattr(owner, name, spoiled)
 
 
-def _spoil_tensor(value: float) -> Callable[..., torch.Tensor]:
-    def spoil(found: torch.Tensor, *_: Any) -> torch.Tensor:
-        mask = torch.zeros(found.numel(), dtype=torch.bool)
-        mask[0] = True
-        return torch.where(mask.view(found.shape).to(found.device), torch.full_like(found, value), found)
-
-    return spoil
+def spoil(found: torch.Tensor, value: float) -> torch.Tensor:
+    """Returns the tensor with `value` in the first place."""
+    mask = torch.zeros(found.numel(), dtype=torch.bool)
+    mask[0] = True
+    return torch.where(mask.view(found.shape), torch.full_like(found, value), found)
 
 
 def poison_loss(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """The loss of SFT; its gradient stays finite."""
-    _wrap(patch, sft, "sft_loss", at, lambda loss, *_: loss + value)
+    wrap(patch, sft, "sft_loss", at, lambda loss, *_: loss + value)
 
 
 def poison_log_probs(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """One log-probability of SFT."""
-    _wrap(patch, sft, "response_log_probs", at, _spoil_tensor(value))
+    wrap(patch, sft, "response_log_probs", at, lambda found, *_: spoil(found, value))
 
 
 def poison_discriminator_loss(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """The loss of the discriminator."""
-    _wrap(patch, discriminator_model, "discriminator_loss", at, lambda loss, *_: loss + value)
+    wrap(patch, discriminator_model, "discriminator_loss", at, lambda loss, *_: loss + value)
 
 
 def poison_logit(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """One logit of the discriminator."""
-    _wrap(patch, discriminator_model.DiscriminatorModel, "forward", at, _spoil_tensor(value))
+    wrap(patch, discriminator_model.DiscriminatorModel, "forward", at, lambda found, *_: spoil(found, value))
 
 
 def poison_score(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """One logit that becomes a reward."""
-    _wrap(patch, adversary_module, "score_texts", at, lambda logits, *_: [value, *logits[1:]])
+    wrap(patch, adversary_module, "score_texts", at, lambda logits, *_: [value, *logits[1:]])
 
 
 def poison_gradient(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """One gradient."""
 
-    def spoil(found: Any, trainer: Trainer, *_: Any) -> Any:
+    def break_one(found: Any, trainer: Trainer, *_: Any) -> Any:
         weight = next(weight for weight in trainer._trained if weight.grad is not None)
         assert weight.grad is not None
         weight.grad.view(-1)[0] = value
         return found
 
-    _wrap(patch, Trainer, "backward", at, spoil)
+    wrap(patch, Trainer, "backward", at, break_one)
 
 
 def poison_weight(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """One weight, after the update."""
 
-    def spoil(found: Any, trainer: Trainer, *_: Any) -> Any:
+    def break_one(found: Any, trainer: Trainer, *_: Any) -> Any:
         trainer._trained[0].data.view(-1)[0] = value
         return found
 
-    _wrap(patch, Trainer, "step", at, spoil)
+    wrap(patch, Trainer, "step", at, break_one)

@@ -127,3 +127,55 @@ def test_ril_in_two_processes(training_project: Path, tmp_path: Path, start: Sta
     assert {name: tensor.shape for name, tensor in trained.items()} == {
         name: tensor.shape for name, tensor in given.items()
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [1, 0], ids=["another rank", "the first rank"])
+def test_a_stopped_rank_is_named_and_ends_the_stage_with_its_checkpoint(
+    rank: int, training_project: Path, tmp_path: Path, start: Start
+) -> None:
+    change(
+        training_project,
+        warm_start={"steps": 100_000, "warmup_steps": 0},
+        runtime={"processes": 2, "zero_stage": 2, "stopped_seconds": 3.0},
+    )
+    store = tmp_path / "store"
+    process = start(training_project, "flows.run", "warm_start", RIL_STORE=str(store))
+    until(lambda: list(store.glob("runs/warm_start/*/step_*/DONE")), process)
+    others = list_descendants(process.pid)
+    stopped = others[0] if rank else process.pid
+    os.kill(stopped, signal.SIGSTOP)
+    said = process.communicate(timeout=LIMIT)[1]
+    assert process.returncode == (1 if rank else -signal.SIGKILL), said
+    line = next(line for line in said.splitlines() if line.startswith("error: "))
+    assert f"warm_start: rank {rank} (process {stopped}" in line
+    assert "has been stopped (SIGSTOP) for " in line
+    (folder,) = store.glob("runs/warm_start/*")
+    last = list_complete_checkpoints(folder)[-1]
+    assert f"the last checkpoint is kept: {last}" in line
+    until(lambda: gone(others))
+
+
+@pytest.mark.slow
+def test_a_hanging_rank_is_named(training_project: Path, tmp_path: Path, start: Start) -> None:
+    change(
+        training_project,
+        warm_start={"steps": 100_000, "warmup_steps": 0},
+        runtime={"processes": 2, "stopped_seconds": 2.0, "stuck_minutes": 0.1},
+    )
+    with (training_project / "stages" / "warm_start.py").open("a") as file:
+        file.write(
+            "\nimport os, time\n_share = Ranks.share\ndef _hang(self, items, cost):\n"
+            "    if self.rank == 1 and os.path.exists('hang'):\n        time.sleep(3600)\n"
+            "    return _share(self, items, cost)\nRanks.share = _hang\n"
+        )
+    code = training_project / "stages" / "warm_start.py"
+    code.write_text(code.read_text().replace("import get_ranks\n", "import Ranks, get_ranks\n", 1))
+    process = start(training_project, "flows.run", "warm_start", RIL_STORE=str(tmp_path / "store"))
+    until(lambda: list((tmp_path / "store").glob("runs/warm_start/*/step_*/DONE")), process)
+    (training_project / "hang").touch()
+    said = process.communicate(timeout=LIMIT)[1]
+    assert process.returncode == 1
+    assert "error: warm_start: rank 1 (process " in said
+    assert "has made no progress for " in said
+    assert "while all others wait for it; the last checkpoint is kept: " in said

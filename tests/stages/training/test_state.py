@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from flows.work import Work
+from stages.job.failure import Failure
 from stages.job.hashes import hash_file
 from stages.job.progress import Progress
 from stages.job.stop import STOP
@@ -152,6 +155,46 @@ def test_ril_fresh_forgets_and_a_half_written_checkpoint_does_not_count(
     monkeypatch.setenv("RIL_FRESH", "1")
     Work("discriminator", None, training_project).run(Progress())
     assert "goes on" not in capfd.readouterr().err
+
+
+# --- files that somebody else wrote -----------------------------------------------------------------------------------
+
+
+class Evil:
+    """A pickle that touches a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._file,)
+
+
+@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("place", ["whole", "inside"])
+def test_a_checkpoint_runs_no_code(
+    place: str,
+    archive: bool,
+    training_project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(training_project)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(SystemExit):
+            Work("discriminator", None, training_project).run(Progress())
+    STOP.code = None
+    (file,) = (tmp_path / "store").glob("runs/*/*/step_00000002/discriminator/mp_rank_00_model_states.pt")
+    proof = tmp_path / "code was run"
+    whole = torch.load(file, weights_only=False)
+    whole["lr_scheduler"] = Evil(proof)
+    torch.save(Evil(proof) if place == "whole" else whole, file, _use_new_zipfile_serialization=archive)
+    with pytest.raises(Failure, match=r"mp_rank_00_model_states.pt is no training state that this project wrote"):
+        Work("discriminator", None, training_project).run(Progress())
+    assert not proof.exists()
+    torch.load(file, weights_only=False)
+    assert proof.exists(), "the file was harmless, so this test shows nothing"
 
 
 # --- SIGKILL ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,27 @@
+"""What is wrong with a row, as one line with key, value and what is right."""
+
+from pydantic import ValidationError
+
+from stages.config.plain import abbreviate, find_character
+
+_EXPECTED = {
+    "string_type": "expected text",
+    "bytes_type": "expected bytes: canonical rows hold the files themselves",
+    "list_type": "expected a list",
+    "model_type": "expected an object",
+}
+
+
+def explain_row(error: ValidationError) -> str:
+    """Returns the first mistake in a row: its key, its value shortened, and what is expected."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{key} is missing; add it"
+    message = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value = first["input"]
+    if first["type"] == "string_unicode" and isinstance(value, str):
+        message = (
+            f"the text holds the character {find_character(value, allowed=chr(10))}, which can't be stored; remove it"
+        )
+    return f"{key} = {abbreviate(value)}: {message}" if key else f"{abbreviate(value)}: {message}"
