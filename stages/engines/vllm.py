@@ -30,20 +30,19 @@ LOAD_SECONDS = 4 * 3600.0  # until weights are loaded: 150 GB at 10 MB/s
 
 
 @functools.cache
-def make_temporary_folder() -> str:
-    """Returns a new folder in the temporary folder, the same for all engines; removed when this process ends."""
+def _make_temporary_folder() -> str:
     folder = tempfile.mkdtemp(prefix="ril-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 @contextlib.contextmanager
-def _use_own_temporary_folder() -> Iterator[None]:
+def use_own_temporary_folder() -> Iterator[None]:
     """Keeps what vLLM leaves in the temporary folder (`vllm_dist_*`) in one that this process removes at its end.
 
     The process group, which outlives the engine, uses that file to the end.
     """
-    before, tempfile.tempdir = tempfile.tempdir, make_temporary_folder()
+    before, tempfile.tempdir = tempfile.tempdir, _make_temporary_folder()
     try:
         yield
     finally:
@@ -73,7 +72,7 @@ class VllmEngine:
         self.chat = reader.chat
         loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
-        with contextlib.closing(loading), loading.watch(), _use_own_temporary_folder():
+        with contextlib.closing(loading), loading.watch(), use_own_temporary_folder():
             self._llm = vllm.LLM(
                 **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
                 tensor_parallel_size=gpus,
