@@ -1,11 +1,8 @@
 """Engines that end: memory comes back, and nothing else in the process is pulled down with them."""
 
 import gc
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -40,21 +37,3 @@ def test_closing_one_engine_leaves_the_other_and_the_process_group(tiny: Callabl
     third = VllmEngine(tiny("qwen2_5"), Runtime(), sequences=4)
     assert ids(third) == said
     third.close()
-
-
-def test_temporary_files_of_vllm_go_with_the_process(root: Path) -> None:
-    code = """
-import tempfile
-from stages.engines.vllm import use_own_temporary_folder
-for _ in range(2):
-    with use_own_temporary_folder():
-        print(tempfile.mkstemp()[1])
-print(tempfile.gettempdir())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120, check=True
-    )
-    first, second, outside = map(Path, done.stdout.split())
-    assert first.parent == second.parent  # one folder for all engines
-    assert not first.parent.exists()
-    assert first.parent.parent == outside
