@@ -101,7 +101,7 @@ def watch_ranks(job: Job, rank: int, end: Callable[[str], None]) -> Iterator[Non
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(_LOOK_SECONDS)  # a daemon; it may hang in the store
 
 
 def clear_reports(job: Job) -> None:

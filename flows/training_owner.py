@@ -289,7 +289,7 @@ def _renew_beat(place: _Place) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(BEAT_SECONDS)  # a daemon; it may hang in the store
 
 
 class _Watch:

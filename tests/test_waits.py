@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 FOLDERS = ("flows", "stages", "studies")
-WAITS = ("wait", "join", "result", "get", "communicate", "acquire")  # methods that block when they get no limit
+WAITS = (
+    "wait",
+    "join",
+    "result",
+    "get",
+    "communicate",
+    "acquire",
+    "accept",
+)  # methods that block when they get no limit
 PROCESSES = ("run", "call", "check_call", "check_output")  # of subprocess
 CLIENTS = ("get", "post", "stream", "request", "Client", "AsyncClient")  # of httpx and requests
 LIMITED = ("timeout", "blocking", "limit")
@@ -22,8 +30,10 @@ ENDED_BY = {
     "flows/rank_processes.py::join_ranks": "the rendezvous of torch has a limit, and `others.wait` ends after a minute",
     "flows/rank_processes.py::RankProcesses.end": "the processes got SIGKILL; their parent's end takes them along",
     "stages/engines/calls.py::Caller._work.worker": "asyncio.timeout of the whole stream (deadline)",
+    "stages/engines/server.py::Server.stop": "the keeper and all below it got SIGKILL",
     "stages/engines/supervisor.py::end_all": "the keeper waits for a server that got SIGKILL; no stage waits for it",
     "stages/training/state.py::TrainingState._save": "a collective of the process group, which has a limit",
+    "stages/training/trainer.py::Trainer.__init__": "a collective of the process group, which has a limit",
 }
 
 
@@ -56,7 +66,7 @@ def is_unlimited(call: ast.Call) -> bool:
         return True
     if method in ("flock", "lockf"):
         return "LOCK_NB" not in ast.unparse(call)
-    if method in ("recv", "recv_bytes", "accept", "waitpid"):
+    if method in ("recv", "recv_bytes", "waitpid"):
         return True
     if text == "select.select":
         return len(call.args) < 4

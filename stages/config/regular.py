@@ -46,8 +46,9 @@ def open_regular(path: Path) -> int:
 def read_regular(path: Path, most_bytes: int) -> bytes:
     """Returns the content of a regular file of at most `most_bytes`; raises UnusableFile or OSError."""
     with os.fdopen(open_regular(path), "rb") as file:
-        content = file.read(most_bytes + 1)  # not by the length that the system reports: /proc reports 0
-    if len(content) > most_bytes:
+        long = os.fstat(file.fileno()).st_size > most_bytes
+        content = b"" if long else file.read(most_bytes + 1)  # a file may grow while it is read
+    if long or len(content) > most_bytes:
         raise UnusableFile(f"longer than {most_bytes:,} bytes")
     return content
 
