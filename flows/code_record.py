@@ -10,6 +10,7 @@ run of the stage here; for these a copy of each record is in the store, under th
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class WatchedCode:
 def write_code_record(record: CodeRecord, reports: Path, store: Path) -> None:
     """Writes code.json into the folder `reports` of a stage, and a copy of it into the store."""
     write_text(reports / _RECORD, _format_record(record))
-    keep_copy(record, store)
+    with suppress(OSError):  # a read-only or full store still serves its answers, and the other copy is there
+        keep_copy(record, store)
 
 
 def keep_copy(record: CodeRecord, store: Path) -> None:

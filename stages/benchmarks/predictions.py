@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.benchmarks.record_rows import JudgeRow, ReplyRow, SampleRow, read_manifest, read_rows
+from stages.benchmarks.record_rows import JudgeRow, ReplyRow, SampleRow, iter_record_rows, read_manifest
 from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sample import BenchmarkError, Sample
 from stages.benchmarks.scores import BenchmarkReply
@@ -63,18 +63,18 @@ def read_benchmark_record(folder: Path) -> BenchmarkRecord:
     manifest = read_manifest(folder / MANIFEST)
     spec = find_benchmark(manifest["benchmark"])
     samples: dict[str, Sample] = {}
-    for where, row in read_rows(folder / SAMPLES, SampleRow):
+    for where, row in iter_record_rows(folder / SAMPLES, SampleRow):
         _refuse_second(where, row.index, samples)
         samples[row.index] = Sample.from_row(row.model_dump())
         check_sample(spec, samples[row.index], where)
     if not samples:
         raise BenchmarkError(f"{folder / SAMPLES}: has no row; write the folder again with: dvc repro evaluate")
     replies: dict[str, BenchmarkReply] = {}
-    for where, reply in read_rows(folder / PREDICTIONS, ReplyRow):
+    for where, reply in iter_record_rows(folder / PREDICTIONS, ReplyRow):
         _refuse_second(where, reply.index, replies, samples)
         replies[reply.index] = BenchmarkReply(text=reply.prediction, **reply.model_dump(exclude={"prediction"}))
     said: dict[str, JudgeReply] = {}
-    for where, judged in read_rows(folder / JUDGE, JudgeRow) if os.path.lexists(folder / JUDGE) else ():
+    for where, judged in iter_record_rows(folder / JUDGE, JudgeRow) if os.path.lexists(folder / JUDGE) else ():
         _refuse_second(where, judged.index, said, samples)
         said[judged.index] = JudgeReply(**judged.model_dump())
     return BenchmarkRecord(spec.id, manifest, list(samples.values()), replies, said)

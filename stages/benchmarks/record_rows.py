@@ -84,7 +84,7 @@ class Manifest(Row):
 _RowType = TypeVar("_RowType", bound=BaseModel)
 
 
-def check_row(kind: type[_RowType], value: object, where: str) -> _RowType:
+def validate_row(kind: type[_RowType], value: object, where: str) -> _RowType:
     """Returns the row of a JSON value. Raises BenchmarkError with key and value for the first fault."""
     if isinstance(value, dict):
         value = {key: _clean_reply(inner) if key in REPLY_KEYS else inner for key, inner in value.items()}
@@ -116,13 +116,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Returns the object in manifest.json. Raises BenchmarkError for anything else."""
     where = show_path(path)
     line = b"".join(text for _, text in _iter_lines(path, LONGEST_LINE))
-    return check_row(Manifest, _parse(line, where), where).model_dump(exclude_unset=True)
+    return validate_row(Manifest, _parse(line, where), where).model_dump(exclude_unset=True)
 
 
-def read_rows(path: Path, kind: type[_RowType]) -> Iterator[tuple[str, _RowType]]:
+def iter_record_rows(path: Path, kind: type[_RowType]) -> Iterator[tuple[str, _RowType]]:
     """Yields each line of a JSONL file as a row, with file and line for messages. Raises BenchmarkError."""
     for where, value in read_json_lines(path):
-        yield where, check_row(kind, value, where)
+        yield where, validate_row(kind, value, where)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -74,7 +74,7 @@ class VllmServerEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="ril-"))  # only for this user; paths of sockets must be short
         self._servers: list[Server] = []
         # Through the environment: other users of the machine can read a command line.
-        self._key = os.environ.get("VLLM_API_KEY") or secrets.token_urlsafe(32)
+        self._key = os.environ.get("VLLM_API_KEY") or ("" if settings.urls else secrets.token_urlsafe(32))
         self._checked = False
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
         began, say = time.monotonic(), options.say
@@ -179,7 +179,7 @@ class VllmServerEngine:
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         kind: Any = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
         shared = {"limits": limits, "verify": self._ssl}
-        headers = {"headers": {"Authorization": f"Bearer {self._key}"}} if not self.settings.urls else {}
+        headers = {"headers": {"Authorization": f"Bearer {self._key}"}} if self._key else {}
         if url.startswith("unix:"):
             return {"transport": kind(uds=url.removeprefix("unix:"), **shared), "base_url": "http://server", **headers}
         return {"transport": kind(**shared), "base_url": url.removesuffix("/"), **headers}
@@ -250,7 +250,7 @@ class VllmServerEngine:
             prompt_tokens = int(reply["usage"]["prompt_tokens"])
             ids = [tuple(int(token) for token in choice["token_ids"]) for choice in choices]
             reasons = [str(choice["finish_reason"]) for choice in choices]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         if len(choices) != request.n:
             raise BadReply(f"{len(choices)} answers, not {request.n}")

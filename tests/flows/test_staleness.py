@@ -147,6 +147,19 @@ def test_dvc_agrees_on_what_is_stale_and_accepting_words_leaves_it_nothing_to_do
     assert not list(project.rglob("accepted.json"))
 
 
+def test_a_command_that_only_lacks_its_item_is_a_change_of_words(project: Path) -> None:
+    """Until ids were kept from the shell, commands ended in them."""
+    name = "teacher@internvl3"
+    edit(
+        project, "dvc.lock", "cmd: exec python -m flows.run teacher", "cmd: exec python -m flows.run teacher internvl3"
+    )
+    assert [one.name for one in found(project).values() if one.words_only] == [name]
+    assert f"{name}: accepted, words only" in ril("accept", "--all")
+    assert {one.state for one in found(project).values()} == {UP_TO_DATE}
+    edit(project, "dvc.lock", "cmd: exec python -m flows.run teacher", "cmd: exec python -m flows.run teacher other")
+    assert found(project)[name].command
+
+
 def without_code(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "deps": [one for one in entry["deps"] if not one["path"].startswith("stages/")]}
 

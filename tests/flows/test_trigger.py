@@ -61,8 +61,8 @@ def test_only_what_differs_is_an_override(root: Path) -> None:
     values = {"ril": {"learning_rate": 1e-3, "weight_decay": 0.1, "steps": now["ril"]["steps"]}}
     assert make_plan(root, JUDGE, judge(hidden_size=now["models"]["judge"]["build"]["hidden_size"])).changes == ()
     assert make_plan(root, "ril", values).overrides == ["ril.learning_rate=0.001", "+ril.weight_decay=0.1"]
-    fewer = make_plan(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 0.5}}}}})
-    assert fewer.overrides == ["~models.student.build.styles.arrows"]
+    fewer = make_plan(root, "model@student", {"models": {"student": {"build": {"styles": {"steps": 1.0}}}}})
+    assert fewer.overrides == ["models.student.build.styles.steps=1.0", "~models.student.build.styles.arrows"]
     over = make_plan(root, "ril", {"ril": {"steps": 7}}, "smoke").overrides
     assert "ril.steps=7" in over
     assert "report.samples=4" in over

@@ -106,7 +106,8 @@ def list_works(reply: str, rng: random.Random) -> Iterator[tuple[str, Callable[[
     """Whatever reads a reply, by name: scorers, the prompt of a judge, verdicts, rules, similarity of two texts."""
     for name, profile, scorer in SCORERS:
         sample = rng.choice(SAMPLES)
-        yield f"{name} {profile} {sample.index}", partial(score_bounded, scorer, sample, reply, profile)
+        text = reply[:LONGEST_JUDGE_TEXT] if name.endswith("extraction") else reply  # of a judge, not of a model
+        yield f"{name} {profile} {sample.index}", partial(score_bounded, scorer, sample, text, profile)
     spec = rng.choice([one for one in SPECS_BY_ID.values() if one.judge != "none"])
     sample, profile = rng.choice(SAMPLES), rng.choice(PROFILES)
     yield f"judge prompt of {spec.id}", lambda: make_judge_prompt(spec, sample, reply)

@@ -1,6 +1,7 @@
 """Canonical parquet: the format in which this project stores questions."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -55,8 +56,26 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnusableData(f"{file}: {make_printable(explain_os_error(error))}; write the file again") from error
-    except (pa.ArrowException, ValueError, MemoryError) as error:
+    except MemoryError as error:
+        raise UnusableData(f"{file}: a row becomes more than {MOST_GROUP_BYTES:,} bytes; split it") from error
+    except (pa.ArrowException, ValueError) as error:
         raise UnusableData(f"{file}: not readable as parquet: {make_printable(str(error))}; write it again") from error
+
+
+@contextmanager
+def _limit_memory(most_bytes: int) -> Iterator[None]:
+    """Lets the process grow by at most `most_bytes` in the block; pyarrow raises a MemoryError above that.
+
+    A page of a few bytes can hold thousands of references to one long text; no metadata say what it becomes.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    bounds = [here + most_bytes, *(bound for bound in before if bound != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _iter_batches(file: Path) -> Iterator[pa.RecordBatch]:
@@ -74,7 +93,7 @@ def _iter_batches(file: Path) -> Iterator[pa.RecordBatch]:
             batches = parquet.iter_batches(rows, row_groups=[group], columns=QUESTION_SCHEMA.names, use_threads=False)
         missing, read = sizes.rows, 0
         while True:
-            with _reading(file):
+            with _reading(file), _limit_memory(MOST_GROUP_BYTES):
                 batch = next(batches, None)
             if batch is None:
                 break

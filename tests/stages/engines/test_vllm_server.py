@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -39,6 +40,7 @@ from stages.job.files import read_json, write_json
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_network, load_reader
 
+KEY = "a key that other users of the machine do not know"
 Tiny = Callable[[str], Checkpoint]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
 WARM = Sampling(temperature=1.0, top_p=0.95, top_k=50, max_tokens=24)
@@ -149,7 +151,7 @@ def killed_stage(tiny: Tiny, root: Path, tmp_path_factory: pytest.TempPathFactor
         port = free.getsockname()[1]
     logs = tmp_path_factory.mktemp("logs")
     command = [sys.executable, "-c", STAGE, str(tiny("internvl3").folder), str(port), str(logs)]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, "PYTHONPATH": str(root), "VLLM_API_KEY": KEY}
     stage = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     started = time.monotonic()
     try:
@@ -174,7 +176,9 @@ def attached(
     """The engine of somebody who uses a server that runs already."""
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
     need = StartOptions(tmp_path_factory.mktemp("none"))
-    engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, need, "internvl3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_API_KEY", KEY)
+        engine = VllmServerEngine(tiny("internvl3"), Runtime(), settings, need, "internvl3")
     yield engine
     engine.close()
 
@@ -226,15 +230,36 @@ def test_sampled_answers_have_their_own_seeds(in_process: Any, student: VllmServ
 
 
 @pytest.mark.slow
+def test_a_server_with_a_port_answers_only_to_its_key(killed_stage: dict[str, Any]) -> None:
+    url, asked = killed_stage["url"], {"token_ids": [1], "sampling_params": {"max_tokens": 1}}
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer none"}, {"Authorization": KEY}):
+        assert httpx.post(f"{url}/inference/v1/generate", json=asked, headers=headers).status_code == 401
+        assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 401
+    good = {"Authorization": f"Bearer {KEY}", "Origin": "http://elsewhere.example"}
+    reply = httpx.get(f"{url}/v1/models", headers=good)
+    assert reply.status_code == 200
+    assert "access-control-allow-origin" not in reply.headers
+    for route in ("collective_rpc", "reset_prefix_cache", "sleep", "load_lora_adapter"):
+        assert httpx.post(f"{url}/{route}", json={"method": "x"}, headers=good).status_code == 404
+
+
+@pytest.mark.slow
+def test_servers_of_a_model_in_training_have_no_port(tiny: Tiny, tmp_path: Path) -> None:
+    settings = VllmServer(kind="vllm_server", port=8000)
+    with pytest.raises(ValueError, match=r"runtime\.engines\.student\.port is 8000; .* remove port"):
+        VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, StartOptions(tmp_path), "student", trainable=True)
+
+
+@pytest.mark.slow
 def test_an_openai_client_gets_the_same_tokens(
-    killed_stage: dict[str, Any], tiny: Tiny, in_process: Any, tmp_path: Path
+    killed_stage: dict[str, Any], tiny: Tiny, in_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The `openai` package itself, then our engine for endpoints, against the chat route of a real server."""
     chat = load_reader(tiny("internvl3")).chat
     asked = seeing_requests(GREEDY, plain=True)
     here = answers_of(in_process("internvl3"), asked)
     bias = {str(token): -100 for token in chat.banned_token_ids}
-    client = openai.OpenAI(base_url=killed_stage["url"] + "/v1", api_key="none", max_retries=0, timeout=60)
+    client = openai.OpenAI(base_url=killed_stage["url"] + "/v1", api_key=KEY, max_retries=0, timeout=60)
     for one, (expected,) in zip(asked, here, strict=True):
         text = one.messages[0]["content"].removeprefix("<image>")
         parts: Any = [
@@ -252,7 +277,8 @@ def test_an_openai_client_gets_the_same_tokens(
         assert tuple(reply.choices[0].token_ids) == expected.token_ids
     block = {"provider": "here", "name": "internvl3", "body": {"return_token_ids": True, "logit_bias": bias}}
     write_card(tmp_path, "remote", "fp32", 256, {"endpoint": block})
-    settings = OpenAi(kind="openai", base_url=killed_stage["url"] + "/v1")
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    settings = OpenAi(kind="openai", base_url=killed_stage["url"] + "/v1", api_key="VLLM_API_KEY")
     endpoint = EndpointEngine(open_checkpoint(tmp_path), settings, "internvl3")
     there = answers_of(endpoint, asked)
     endpoint.close()
@@ -333,8 +359,9 @@ def test_what_the_model_cant_take_is_named_and_the_server_goes_on(student: VllmS
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["family", "image settings"])
 def test_a_server_of_another_model_is_found_out(
-    other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path
+    other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
     checkpoint, why = tiny("qwen2_5_vl"), "is it a server of this model"
     if other == "image settings":
         folder = Path(shutil.copytree(tiny("internvl3").folder, tmp_path / "copy"))

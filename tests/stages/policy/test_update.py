@@ -24,7 +24,7 @@ from stages.training.trainer import StepResult, Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
 from tests.stages.rollout_fixtures import answers, loop, picture
-from tests.stages.training.poison import VALUES, poison_gradient, spoil, wrap
+from tests.stages.training.poison import VALUES, poison_entropies, poison_gradient, poison_reference
 
 LOGITS = [1.0, -1.0, -2.0, 0.5]
 
@@ -239,9 +239,9 @@ def test_garbage_in_a_term_ends_the_update(
     trainer = Trainer(student.model, loop(), Runtime())
     trainer.guard = StepGuard("ril", 2)
     if term == "log-probability":
-        wrap(monkeypatch, policy_module, "token_entropies", 0, lambda found, *_: (spoil(found[0], value), found[1]))
+        poison_entropies(monkeypatch, value, 0)
     elif term == "reference log-probability":
-        wrap(monkeypatch, policy_module, "token_log_probs", 0, lambda found, *_: spoil(found, value))
+        poison_reference(monkeypatch, value, 0)
     elif term == "advantage":
         groups[0] = replace(groups[0], responses=(replace(group[0], advantage=value), *group[1:]))
     else:

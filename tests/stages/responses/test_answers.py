@@ -1,9 +1,11 @@
 """Asking through the store: what is generated, what is served, what is on disk after a crash."""
 
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import save_file
 
 from flows.environment import store_folder
 from flows.jobs import open_job
@@ -22,7 +25,7 @@ from stages.engines.engine import Answer, Request, RequestError
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import Reject, TooManyRejects
-from stages.responses import waves
+from stages.responses import answers, waves
 from stages.responses.answers import (
     Generation,
     fetch_answers,
@@ -34,6 +37,7 @@ from stages.responses.projection import write_projection
 from stages.responses.requested import RequestedAnswers
 from stages.responses.schemas import ANSWERS, compute_answer_statistics
 from stages.responses.sets import find_faults
+from stages.responses.space import UnusableStore
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import read_template
 from stages.responses.variety import AnswerVariety
@@ -121,6 +125,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps=0, learning_rate=1e-3, hidden_size=32, layers=1, heads=1, vision_hidden_size=32, vision_layers=1
     )
     build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    save_file({}, folder / "model.safetensors")  # a folder without weights is no checkpoint
     write_card(folder, "qwen2_5", "fp32", 64)
     return folder
 
@@ -331,6 +336,56 @@ def test_an_engine_that_breaks_in_a_wave_keeps_what_it_had_finished(ask: Ask) ->
         ask(prompts(4), Breaking())
     ask(prompts(4), rest)
     assert rest.written == 4
+
+
+def test_a_store_that_cannot_be_written_starts_no_engine(ask: Ask, job: Job) -> None:
+    job.store.mkdir()
+    (job.store / "responses").write_text("in the way")
+    engine = Counting()
+    with pytest.raises(UnusableStore, match=r"answers can't be written.*move away .*responses, which is no folder"):
+        ask(prompts(2), engine)
+    assert (engine.starts, engine.written) == (0, 0)
+
+
+def test_a_disk_that_fills_up_ends_before_the_next_wave_and_nothing_is_paid_twice(
+    ask: Ask, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count()
+
+    @contextmanager
+    def reserve(folder: Path, size: int) -> Iterator[None]:
+        if next(calls) == 3:  # one for the start, one for each wave
+            raise UnusableStore(f"{folder}: no room for {size}")
+        yield
+
+    engine = Counting()
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "reserve_space", reserve)
+        with pytest.raises(UnusableStore, match="no room for"):
+            ask(prompts(12), engine)
+    assert engine.written == 32  # two waves, and both are stored
+    rest = Counting()
+    ask(prompts(12), rest)
+    assert rest.written == 16
+
+
+def test_broken_files_beside_the_answers_are_said_once_and_passed_over(
+    ask: Ask, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ask(prompts(2), Counting())
+    (folder,) = (job.store / "responses").iterdir()
+    (folder / "about.json").write_text("[1]")
+    (folder / "refused").mkdir()
+    (folder / "refused" / "a.jsonl").write_text("null")
+    capsys.readouterr()
+    engine = Counting()
+    assert ask(prompts(2), engine) == given
+    assert engine.starts == 0
+    said = capsys.readouterr()
+    said_lines = (said.out + said.err).splitlines()
+    for name, reason in (("about.json", "expected an object, found [1]"), ("a.jsonl", "line 1: expected an object")):
+        (line,) = (line for line in said_lines if f"{name}: " in line)
+        assert reason in line
 
 
 def test_a_damaged_text_is_asked_again(ask: Ask, job: Job) -> None:

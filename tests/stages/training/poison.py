@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stages import ril
 from stages.adversary import adversary as adversary_module
 from stages.adversary import discriminator_model
+from stages.policy import policy as policy_module
 from stages.training import sft
 from stages.training.trainer import Trainer
 
@@ -75,6 +78,25 @@ def poison_logit(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
 def poison_score(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
     """One logit that becomes a reward."""
     wrap(patch, adversary_module, "score_texts", at, lambda logits, *_: [value, *logits[1:]])
+
+
+def poison_entropies(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
+    """One log-probability of the policy."""
+    wrap(patch, policy_module, "token_entropies", at, lambda found, *_: (spoil(found[0], value), found[1]))
+
+
+def poison_reference(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
+    """One log-probability of the reference model."""
+    wrap(patch, policy_module, "token_log_probs", at, lambda found, *_: spoil(found, value))
+
+
+def poison_reward(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
+    """One reward of the loop."""
+
+    def break_one(groups: Any, *_: Any) -> Any:
+        return [[replace(one, reward=value) for one in group] for group in groups]
+
+    wrap(patch, ril, "score_groups", at, break_one)
 
 
 def poison_gradient(patch: pytest.MonkeyPatch, value: float, at: int) -> None:

@@ -22,6 +22,7 @@ from stages.training.trainer import Trainer, save_weights
 from stages.vlm.weights import BadWeights, check_files, find_broken_tensor
 from tests.stages.training import poison
 from tests.stages.training.poison import VALUES
+from tests.stages.training.test_processes import change
 from tests.stages.training.test_state import results, undisturbed
 
 
@@ -301,3 +302,87 @@ def test_nothing_non_finite_is_in_a_finished_stage(training_project: Path, monke
     Work("warm_start", None, training_project).run(Progress())
     check_files(training_project / "data" / "warm_start")
     assert len(load_file(training_project / "data" / "warm_start" / "model.safetensors")) > 5
+
+
+TINY = {"steps": 6, "reading_steps": 2, "rows_per_step": 4, "warmup_steps": 1, "practice_groups": 1}
+MODEL_FAULTS = {
+    "vision_nan": (poison.poison_gradient, "nan", 1, r"vision tower: step 2: gradient norm is nan; nothing is written"),
+    "loss_inf": (poison.poison_loss, "inf", 3, r"model@student: step 4: loss is inf; the last good checkpoint stays"),
+    "log_prob_minf": (poison.poison_log_probs, "-inf", 3, r"model@student: step 4: loss is inf; the last good"),
+    "weight_nan": (poison.poison_weight, "nan", 5, r"model@student: step 4: model: a weight is not finite"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", MODEL_FAULTS)
+def test_a_tiny_model_is_not_built_of_garbage(
+    fault: str, make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tower trains for two steps before the model does."""
+    build = TINY | {"vision_steps": 2}
+    folder = make_project(
+        {"models": {"student": {"build": build}}, "runtime": {"checkpoint_minutes": 0.0, "keep_checkpoints": 9}}
+    )
+    monkeypatch.chdir(folder)
+    patch, name, at, said = MODEL_FAULTS[fault]
+    patch(monkeypatch, VALUES[name], at)
+    with pytest.raises(NonFinite, match=said):
+        Work("model", "student", folder).run(Progress())
+    assert not (folder / "data" / "model" / "student").exists()
+
+
+LOOP_FAULTS: dict[str, tuple[poison.Patch, str, int, str]] = {
+    "score": (poison.poison_score, "nan", 2, r"ril: step 3: logit of the discriminator is nan on question "),
+    "logit": (poison.poison_logit, "inf", 4, r"ril: step \d: logit of the discriminator is inf on question "),
+    "gradient": (poison.poison_gradient, "-inf", 4, r"ril: step 3: gradient norm is inf on "),
+    "log-probability": (poison.poison_entropies, "-inf", 2, r"ril: step 3: log-probability is -inf on question "),
+    "reference": (poison.poison_reference, "inf", 2, r"ril: step 3: reference log-probability is inf on question "),
+    "reward": (poison.poison_reward, "nan", 2, r"ril: step 3: reward is nan on question "),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", LOOP_FAULTS)
+def test_the_loop_ends_at_the_first_bad_number(
+    fault: str, training_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(training_project)
+    patch, name, at, said = LOOP_FAULTS[fault]
+    patch(monkeypatch, VALUES[name], at)
+    with pytest.raises(NonFinite, match=said) as raised:
+        Work("ril", None, training_project).run(Progress())
+    assert "the last good checkpoint stays and is resumed from: " in str(raised.value)
+    assert not (training_project / "data" / "ril" / "model").exists()
+
+
+BREAK_ONE_RANK = """
+
+_whole_loss, _calls = sft_loss, []
+
+
+def sft_loss(network: Network, pack: Pack, response_tokens: int) -> Tensor:
+    _calls.append(1)
+    bad = get_ranks().rank == 1 and len(_calls) == 6
+    return _whole_loss(network, pack, response_tokens) * (float("VALUE") if bad else 1.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "zero_stage"), [("nan", 0), ("inf", 3)])
+def test_all_ranks_end_when_one_has_a_bad_number(
+    name: str, zero_stage: int, training_project: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    """One line, no hang, no rank left; the question is the other rank's."""
+    change(training_project, runtime={"processes": 2, "zero_stage": zero_stage})
+    with (training_project / "stages" / "training" / "sft.py").open("a") as file:
+        file.write(BREAK_ONE_RANK.replace("VALUE", name))
+    shutil.rmtree(training_project / "data" / "warm_start")
+    code, _, err = call(
+        training_project, "flows.run", "warm_start", RIL_STORE=str(tmp_path / "store"), PYTHONPATH=str(training_project)
+    )
+    assert code == 1
+    errors = [line for line in err.splitlines() if line.startswith(("error", "rank", "Traceback"))]
+    assert len(errors) == 1, err
+    assert f"warm_start: step 6: loss is {name} on " in errors[0]
+    assert "the last good checkpoint stays and is resumed from" in errors[0]
+    assert not (training_project / "data" / "warm_start").exists()
