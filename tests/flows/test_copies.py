@@ -168,7 +168,7 @@ def test_the_store_of_an_experiment_is_that_of_the_project(make_checkout: Made, 
     project = make_checkout("datasets")
     write_questions(project / "datasets")
     git(project, "add", "-A")
-    words = ("-n", "one", "-S", "questions.max_reject_share=0.02", "questions")
+    words = ("-n", "one", "-S", "+questions.max_reject_share=0.02", "questions")
     store = {"RIL_STORE": "../shared/ril"}
     if queue:
         assert dvc(project, "exp", "run", "--queue", *words, **store)[0] == 0
