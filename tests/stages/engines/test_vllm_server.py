@@ -232,7 +232,7 @@ def test_sampled_answers_have_their_own_seeds(in_process: Any, student: VllmServ
 @pytest.mark.slow
 def test_a_server_with_a_port_answers_only_to_its_key(killed_stage: dict[str, Any]) -> None:
     url, asked = killed_stage["url"], {"token_ids": [1], "sampling_params": {"max_tokens": 1}}
-    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer none"}, {"Authorization": KEY}):
+    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer none"}, {"Authorization": KEY}):
         assert httpx.post(f"{url}/inference/v1/generate", json=asked, headers=headers).status_code == 401
         assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 401
     good = {"Authorization": f"Bearer {KEY}", "Origin": "http://elsewhere.example"}

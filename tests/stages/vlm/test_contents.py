@@ -143,6 +143,15 @@ def test_a_folder_that_could_run_code_is_refused(
     assert not list(folder.rglob("PWNED"))
 
 
+def test_a_class_that_transformers_does_not_have_is_not_looked_for(
+    tiny: Callable[[str], Checkpoint], folder: Path
+) -> None:
+    for name in ("os.system", "builtins.eval", "../evil.Tokenizer", "Qwen2Model"):
+        put("tokenizer_config.json", "tokenizer_class", name)(folder)
+        chat = load_reader(replace(tiny("qwen2_5"), weights=folder)).chat
+        assert type(chat.tokenizer).__module__.startswith("transformers.")
+
+
 def test_a_pickle_beside_the_weights_is_not_read(tiny: Callable[[str], Checkpoint], folder: Path) -> None:
     pickled("pytorch_model.bin", whole=False)(folder)
     pickled("training_args.bin", whole=False)(folder)
@@ -193,10 +202,9 @@ LOOP = "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% for c in r 
         (write("chat_template.jinja", LOOP), "CPU time"),
         (write("chat_template.jinja", "{{ ('x' * 10**10)|length }}"), "fails with MemoryError|CPU time, or crashes"),
         (write("chat_template.jinja", "{{ ''.__class__.__mro__ }}"), "fails with .*Error"),
-        (put("tokenizer_config.json", "tokenizer_class", "os.system"), "fails with|gives no tokens"),
         (write("tokenizer.json", "{}"), "fails with"),
     ],
-    ids=["loop", "memory", "escape", "class", "tokenizer"],
+    ids=["loop", "memory", "escape", "tokenizer"],
 )
 def test_a_processor_is_tried_within_limits(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], reason: str
