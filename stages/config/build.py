@@ -24,6 +24,7 @@ class Build(Schedule):
     spike_factor: float = Field(
         50.0,
         gt=1,
+        le=1e6,
         description="As in other stages; higher, because a new lesson raises the gradient up to 23 times.",
     )
     rows_per_step: int = Field(64, ge=1, le=1_000_000, description="Questions of one optimizer step.")

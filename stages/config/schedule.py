@@ -22,7 +22,10 @@ class Schedule(Block):
     weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW, on every weight.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="Gradients with a larger norm are clipped to it.")
     spike_factor: float = Field(
-        10.0, gt=1, description="A gradient norm above this multiple of its running median is reported as a spike."
+        10.0,
+        gt=1,
+        le=1e6,
+        description="Gradient norms above this multiple of their running median are spikes.",
     )
     skip_spikes: bool = Field(False, description="Skips the update of a step whose gradient is a spike.")
     tokens_per_pack: int = Field(
