@@ -48,7 +48,7 @@ def run(job: Job) -> None:
     splits, shared = split_user_rows(rows, questions)
     rejects += shared
     _write_rejects(job, rejects)
-    if fault := find_fault(len(rows), splits, len(rejects), questions):
+    if fault := find_shortage(len(rows), splits, len(rejects), questions):
         listed = (
             f"; {count_reasons(rejects)}; all in {job.reports.relative_to(job.root) / 'rejects.jsonl'}"
             if rejects
@@ -147,7 +147,7 @@ def split_user_rows(
     return splits, rejects
 
 
-def find_fault(
+def find_shortage(
     usable: int, splits: Mapping[str, Sequence[Canonical]], rejects: int, questions: Questions
 ) -> str | None:
     """Returns why the stage fails, with the remedy; None if the splits are full and enough rows are usable."""

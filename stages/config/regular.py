@@ -16,40 +16,40 @@ KINDS = {
 SYSTEM_FOLDERS = ("proc", "sys", "dev")  # the kernel makes the files there, some without end
 
 
-class UnusableFile(OSError):
+class IrregularFile(OSError):
     """A path that is not a regular file, or a file that is too long; the message says what it is."""
 
 
 def open_regular(path: Path) -> int:
-    """Returns a file descriptor for reading; raises UnusableFile for what is no regular file, OSError as `os.open`.
+    """Returns a file descriptor for reading; raises IrregularFile for what is no regular file, OSError as `os.open`.
 
     A pipe without a writer would block `open` for ever; with O_NONBLOCK it does not. Files that the kernel makes
     (/proc) are regular for the system; here they are not.
     """
     try:
         if os.path.realpath(path).split("/")[1] in SYSTEM_FOLDERS:
-            raise UnusableFile("a file of the system")
+            raise IrregularFile("a file of the system")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise UnusableFile("a socket or a device, not a file") from error
+            raise IrregularFile("a socket or a device, not a file") from error
         raise
     except ValueError as error:  # a NUL in the path
-        raise UnusableFile("no file can have this name") from error
+        raise IrregularFile("no file can have this name") from error
     kind = KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode))
     if kind is None:
         return descriptor
     os.close(descriptor)
-    raise UnusableFile(f"{kind}, not a file")
+    raise IrregularFile(f"{kind}, not a file")
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """Returns the content of a regular file of at most `most_bytes`; raises UnusableFile or OSError."""
+    """Returns the content of a regular file of at most `most_bytes`; raises IrregularFile or OSError."""
     with os.fdopen(open_regular(path), "rb") as file:
         long = os.fstat(file.fileno()).st_size > most_bytes
         content = b"" if long else file.read(most_bytes + 1)  # a file may grow while it is read
     if long or len(content) > most_bytes:
-        raise UnusableFile(f"longer than {most_bytes:,} bytes")
+        raise IrregularFile(f"longer than {most_bytes:,} bytes")
     return content
 
 

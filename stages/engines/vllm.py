@@ -4,13 +4,9 @@ Two engines (student and judge) may share one process and alternate with trainin
 affect the other (a test checks this). On CPU it is the CPU build of the same version.
 """
 
-import atexit
 import contextlib
-import functools
 import gc
 import os
-import shutil
-import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,27 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOAD_SECONDS = 4 * 3600.0  # until weights are loaded: 150 GB at 10 MB/s
-
-
-@functools.cache
-def make_temporary_folder() -> str:
-    """Returns a new folder in the temporary folder, the same for all engines; removed when this process ends."""
-    folder = tempfile.mkdtemp(prefix="ril-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@contextlib.contextmanager
-def _use_own_temporary_folder() -> Iterator[None]:
-    """Keeps what vLLM leaves in the temporary folder (`vllm_dist_*`) in one that this process removes at its end.
-
-    The process group, which outlives the engine, uses that file to the end.
-    """
-    before, tempfile.tempdir = tempfile.tempdir, make_temporary_folder()
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 class VllmEngine:
@@ -73,7 +48,7 @@ class VllmEngine:
         self.chat = reader.chat
         loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
-        with contextlib.closing(loading), loading.watch(), _use_own_temporary_folder():
+        with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
                 **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
                 tensor_parallel_size=gpus,

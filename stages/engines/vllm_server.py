@@ -129,7 +129,6 @@ class VllmServerEngine:
                 place = {"host": "127.0.0.1", "port": settings.port + replica, "allowed_origins": "[]"}
             command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
             environment = {**devices, STOPPED_SECONDS: str(self._runtime.stopped_seconds), "VLLM_API_KEY": self._key}
-            environment |= {"TMPDIR": str(self._folder)}  # vLLM leaves files `vllm_dist_*` there
             environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable else {}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.regular import KINDS
+
 SHOWN_CHARACTERS = 80  # of a wrong value in a message
 
 
@@ -41,15 +43,7 @@ def show_path(path: Path) -> str:
 
 def describe_kind(mode: int) -> str:
     """Returns what `st_mode` says that a path is, for messages."""
-    names = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFLNK: "a link",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return names.get(stat.S_IFMT(mode), "a file")
+    return "a link" if stat.S_ISLNK(mode) else KINDS.get(stat.S_IFMT(mode), "a file")
 
 
 def check_regular(path: Path, max_bytes: int) -> None:

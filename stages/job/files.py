@@ -121,11 +121,17 @@ def write_shards(
 ) -> None:
     """Writes `rows` into `folder` as part-00000.parquet and so on, `ROWS_PER_SHARD` rows each, at least one file.
 
-    `complete` makes each row shortly before it is written, so that large values need not be in memory for all rows.
+    `complete` makes each row shortly before it is written: of large values, those of one row group are in memory.
     """
     for part, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
-        table = pa.Table.from_pylist(list(map(complete, rows[start : start + ROWS_PER_SHARD])), schema=schema)
-        write_parquet(folder / f"part-{part:05d}.parquet", table)
+        end = min(start + ROWS_PER_SHARD, len(rows))
+        with (
+            replacing(folder / f"part-{part:05d}.parquet") as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        ):
+            for first in range(start, max(end, start + 1), ROWS_PER_GROUP):
+                group = [complete(row) for row in rows[first : min(first + ROWS_PER_GROUP, end)]]
+                writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=ROWS_PER_GROUP)
 
 
 def read_shards(folder: Path) -> pa.Table:

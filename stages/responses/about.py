@@ -101,18 +101,18 @@ def read_about(folder: Path) -> dict[str, Any]:
     if (plain := json.dumps(values, ensure_ascii=False)) != replace_surrogates(plain):
         raise UnusableFile("it has half a surrogate pair, which is not text")
     try:
-        About.model_validate(values)
+        about = About.model_validate(values)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in wrong["loc"])
         raise UnusableFile(f"{show_value(key)} is {show_value(wrong['input'])} ({wrong['msg']})") from error
-    _check_identity(values, folder.name)
+    _check_identity(about, folder.name)
     return {name: value for name, value in values.items() if name in About.model_fields}
 
 
-def _check_identity(values: Mapping[str, Any], set_name: str) -> None:
+def _check_identity(about: About, set_name: str) -> None:
     """Raises UnusableFile if the hashes in about.json, of its values and in the set's name are not the same."""
-    asked, model = values.get("asked_sha256"), values.get("model")
+    asked, model, values = about.asked_sha256, about.model, about.model_dump()
     named = _SET_NAME.fullmatch(set_name)
     if named and asked and named["asked"] != asked[:16]:
         raise UnusableFile(

@@ -18,7 +18,7 @@ WALL_SECONDS = 300.0  # with the imports: 8 s on a quiet machine
 
 def try_reading(weights: Path, family: str) -> None:
     """Raises RefusedCheckpoint when the folder's processor can't encode a short conversation within the limits."""
-    command = [sys.executable, "-m", "stages.vlm.trial", str(weights), family]
+    command = [sys.executable, "-m", "stages.vlm.trial", str(weights), family, str(CPU_SECONDS)]
     place = Path(__file__).parents[2]
     try:
         done = subprocess.run(
@@ -40,9 +40,9 @@ def _explain(weights: Path, what: str) -> str:
     )
 
 
-def _limit() -> None:
+def _limit(cpu_seconds: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
+    seconds = int(used.ru_utime + used.ru_stime) + cpu_seconds
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     room = pages * resource.getpagesize() + MEMORY
@@ -50,12 +50,12 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main(weights: Path, name: str) -> None:
+def main(weights: Path, name: str, cpu_seconds: int) -> None:
     """Encodes a question, with an image where the family sees images; raises whatever goes wrong."""
     from stages.corpora.markers import IMAGE_MARKER
     from stages.vlm.reader import FAMILIES, Reader
 
-    _limit()
+    _limit(cpu_seconds)
     reader = Reader(FAMILIES[name], FAMILIES[name].load_processor(weights))
     images = int(reader.image_token_id >= 0)
     messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": f"{IMAGE_MARKER * images}1 + 1?"}]
@@ -64,4 +64,4 @@ def main(weights: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -96,6 +96,19 @@ def test_a_profile_that_would_not_be_valid_changes_nothing(project: Path) -> Non
     assert (project / "params.yaml").read_bytes() == before
 
 
+def test_a_value_that_an_alias_repeats_is_not_changed_in_both_places(project: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("    sampling: "))
+    shared = line.replace("sampling: ", "sampling: &shared ")
+    first, second = text.split(line, 1)
+    (project / "params.yaml").write_text(first + shared + second.replace(line, "    sampling: *shared", 1))
+    (project / "profiles/long.yaml").write_text("# Longer.\nteachers: {internvl3: {sampling: {max_tokens: 99}}}\n")
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(ParamsError, match=r"profile long would change a value that an alias"):
+        profile.apply_profile(project, "long")
+    assert (project / "params.yaml").read_bytes() == before
+
+
 def test_an_unknown_profile_is_answered_with_the_list(project: Path) -> None:
     with pytest.raises(ParamsError, match="no profile 'papr'; there are: paper, recommended, single_gpu, smoke"):
         profile.find_changes(project, "papr")

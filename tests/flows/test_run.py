@@ -86,9 +86,14 @@ def test_data_that_can_not_be_used_is_a_line_that_names_the_place(
     assert "error: mine.json is missing; no stage makes it" in err
     (project / "mine.json").write_text("[]")
     code, _, err = call(project, "flows.run", "questions")
-    assert code == 1
+    assert code == 2
     assert [line for line in err.splitlines() if line.startswith("error: ") and "mine.json" in line], err
     assert "Traceback" not in err
+    (project / "mine.json").unlink()
+    os.mkfifo(project / "mine.json")
+    code, _, err = call(project, "flows.run", "questions")
+    assert code == 2
+    assert "mine.json: a named pipe, not a file; DVC cannot watch it" in err
 
 
 def test_help_lists_stages_and_explains_each(make_project: Callable[..., Path], call: Call) -> None:

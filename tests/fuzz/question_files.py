@@ -15,7 +15,7 @@ from stages.corpora.rows import make_canonical_row
 from stages.corpora.source import UnusableData
 from tests.fuzz.mutations import limit_time
 
-SECONDS = 2.0
+SECONDS = 2.0  # of the processor; a busy machine takes longer
 ROWS = 4
 
 
@@ -68,9 +68,9 @@ def try_questions(block: Questions, root: Path) -> Counter[str]:
     """How many rows are read and rejected, or `refused`: one line with the path. Fails on anything else."""
     found: Counter[str] = Counter()
     fault = ""
-    start = time.perf_counter()
+    start, begun = time.process_time(), time.perf_counter()
     try:
-        with limit_time(2 * SECONDS):
+        with limit_time(10 * SECONDS):
             for row in read_user_rows(block, root):
                 if isinstance(row, UnusableRow):
                     assert row.reason.isprintable()
@@ -82,7 +82,8 @@ def try_questions(block: Questions, root: Path) -> Counter[str]:
     except UnusableData as error:
         fault = str(error)
     # a TimeoutError is an OSError, which a reader may take for one of the file: so the clock decides
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
+    assert time.perf_counter() - begun < 10 * SECONDS
     if fault:
         assert fault.isprintable(), fault
         assert len(fault) < 1000

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,10 +17,9 @@ from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import Canonical, SourceRow, UnusableData
 
 MOST_GROUP_BYTES = 2**31  # of a row group without compression; one of 1,000 photos has 500 MB
-MOST_COLUMN_BYTES = 2**30
-BATCH_BYTES = 2**26  # a batch of rows has about this much: so many rows that each could hold the largest value
+BATCH_BYTES = 2**26
+FEWEST_ROWS, MOST_ROWS = 16, 1000  # of a batch
 MOST_ROW_BYTES = 2**28
-MOST_ELEMENTS = 10_000  # of lists, on average of the rows of a group
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -87,11 +85,13 @@ def _iter_batches(file: Path) -> Iterator[pa.RecordBatch]:
     _check_schema(file, schema)
     for group in range(groups):
         with _reading(file):
-            sizes = _measure_group(parquet.metadata.row_group(group))
-        rows = _count_rows_of_batch(sizes, f"{file}: row group {group}")
+            # not its columns: pyarrow 26 aborts the process where their statistics are damaged
+            metadata = parquet.metadata.row_group(group)
+            missing, group_bytes = metadata.num_rows, metadata.total_byte_size
+        rows = _count_rows_of_batch(group_bytes, f"{file}: row group {group}")
         with _reading(file):
             batches = parquet.iter_batches(rows, row_groups=[group], columns=QUESTION_SCHEMA.names, use_threads=False)
-        missing, read = sizes.rows, 0
+        read = 0
         while True:
             with _reading(file), _limit_memory(MOST_GROUP_BYTES):
                 batch = next(batches, None)
@@ -137,39 +137,13 @@ def _is_like(given: pa.DataType, wanted: pa.DataType) -> bool:
     return any(test(given) for test in (_TEXTS if pa.types.is_string(wanted) else _BINARIES))
 
 
-class _GroupSizes(NamedTuple):
-    """What the metadata of a row group say of it."""
-
-    rows: int
-    total_bytes: int  # without compression
-    largest_bytes: int  # of a column
-    most_values: int  # of a column, elements of lists included
-
-
-def _measure_group(group: pq.RowGroupMetaData) -> _GroupSizes:
-    columns = [group.column(place) for place in range(group.num_columns)]
-    return _GroupSizes(
-        rows=group.num_rows,
-        total_bytes=group.total_byte_size,
-        largest_bytes=max((column.total_uncompressed_size for column in columns), default=0),
-        most_values=max((column.num_values for column in columns), default=0),
-    )
-
-
-def _count_rows_of_batch(sizes: _GroupSizes, place: str) -> int:
-    """Returns how many rows to read at a time: if each had the largest value, the batch would have BATCH_BYTES.
-
-    A page of a few bytes can hold a million references to one long text, so the length of a column bounds one value,
-    not all of them. Raises UnusableData for a group that is too large to be read at all.
-    """
-    if sizes.total_bytes > MOST_GROUP_BYTES or sizes.largest_bytes > MOST_COLUMN_BYTES:
+def _count_rows_of_batch(group_bytes: int, place: str) -> int:
+    """Returns how many rows of a row group to read at a time; raises UnusableData for a group that is too large."""
+    if group_bytes > MOST_GROUP_BYTES:
         raise UnusableData(
-            f"{place} has {max(sizes.total_bytes, sizes.largest_bytes):,} bytes, more than {MOST_GROUP_BYTES:,}, or "
-            f"{MOST_COLUMN_BYTES:,} in one column; write it again with row_group_size=100"
+            f"{place} has {group_bytes:,} bytes, more than {MOST_GROUP_BYTES:,}; write it again with row_group_size=100"
         )
-    if sizes.most_values > MOST_ELEMENTS * max(sizes.rows, 1):
-        raise UnusableData(f"{place} has {sizes.most_values:,} values in {sizes.rows:,} rows; split them")
-    return max(1, min(1000, BATCH_BYTES // max(sizes.largest_bytes, 1)))
+    return max(FEWEST_ROWS, min(MOST_ROWS, BATCH_BYTES // max(group_bytes, 1)))
 
 
 def _take_row(batch: pa.RecordBatch, place: int) -> Canonical:

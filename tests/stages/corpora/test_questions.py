@@ -15,8 +15,11 @@ from PIL import Image
 from flows.jobs import open_job
 from stages import questions
 from stages.config.params import validate_params
+from stages.config.questions import Questions
 from stages.config.yaml import merge_params, read_yaml
-from stages.corpora.rows import read_questions
+from stages.corpora.rows import make_canonical_row, read_questions
+from stages.corpora.source import UnusableData
+from stages.corpora.spool import ImageSpool
 from stages.job.job import Job
 
 SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
@@ -98,7 +101,7 @@ def test_too_many_rejects_stop_the_stage(tmp_path: Path, root: Path) -> None:
     for row in rows[:10]:
         row["image"] = "missing.png"
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match="unusable, more than"):
+    with pytest.raises(UnusableData, match=r"unusable, more than .*10 rows: image 'missing.png': No such file"):
         questions.run(job_for(tmp_path, llava_overlay(splits={**SPLITS, "warm_start": 3}), root))
 
 
@@ -118,5 +121,46 @@ def test_rows_with_one_image_stay_in_one_split(tmp_path: Path, root: Path) -> No
 
 def test_too_few_rows_are_named(tmp_path: Path, root: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(llava_file(tmp_path, 5)))
-    with pytest.raises(ValueError, match=r"has 5 usable rows, questions.splits asks for 26; lower the splits"):
+    with pytest.raises(UnusableData, match=r"has 5 usable rows, questions.splits asks for 26; lower the splits"):
         questions.run(job_for(tmp_path, llava_overlay(), root))
+
+
+def test_too_few_rows_come_with_the_commonest_reasons_and_all_rejects(tmp_path: Path, root: Path) -> None:
+    rows = llava_file(tmp_path, 9)
+    for number, row in enumerate(rows[:6]):
+        row["image"] = f"missing{number}.png"
+    rows[6]["conversations"][0]["from"] = "Human"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises(UnusableData) as caught:
+        questions.run(job_for(tmp_path, llava_overlay(), root))
+    assert str(caught.value) == (
+        "rows.json has 2 usable rows, questions.splits asks for 26; lower the splits; "
+        "6 rows: image 'missing0.png': No such file or directory; correct the path; "
+        "1 rows: conversations.0.from = 'Human': should be 'human', 'gpt', 'system', 'user' or 'assistant'; "
+        "all in reports/questions/rejects.jsonl"
+    )
+    assert len((tmp_path / "reports/questions/rejects.jsonl").read_text().splitlines()) == 7
+
+
+def test_repeated_and_missing_ids_become_unique(tmp_path: Path, root: Path) -> None:
+    rows = llava_file(tmp_path, 30)
+    for number, given in {0: "a", 1: "a", 2: "a#2", 3: None, 4: "3", 5: "a", 6: 7}.items():
+        rows[number]["id"] = given
+    del rows[7]["id"]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    questions.run(job_for(tmp_path, llava_overlay(splits=dict.fromkeys(SPLITS, 1)), root))
+    spool = ImageSpool(tmp_path)
+    job = job_for(tmp_path, llava_overlay(), root)
+    read, rejects = questions.read_rows(job, job.block(Questions), spool)
+    assert rejects == []
+    assert [row["id"] for row in read[:8]] == ["a", "a#2", "a#2#2", "3", "3#2", "a#3", "7", "7#2"]
+    assert len({row["id"] for row in read}) == 30
+
+
+def test_images_wait_in_a_file_and_come_back_unchanged(tmp_path: Path) -> None:
+    spool = ImageSpool(tmp_path)
+    rows = [make_canonical_row(f"{n}", [png(n), png(7)], [], "a", "s", "k") for n in range(5)]
+    kept = [spool.put(row) for row in rows]
+    assert all(image["bytes"] is None for row in kept for image in row["images"])
+    assert [spool.take(row) for row in reversed(kept)] == rows[::-1]
+    assert not list(tmp_path.iterdir())  # the file has no name

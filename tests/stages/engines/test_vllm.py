@@ -1,7 +1,6 @@
 """The in-process vLLM engine on tiny checkpoints with random weights, against transformers."""
 
 import io
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from PIL import Image
 
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
-from stages.engines import vllm as vllm_engine
 from stages.engines.engine import Answer, Request, RequestError
 from stages.engines.vllm import VllmEngine
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
@@ -208,10 +206,3 @@ def test_a_call_that_is_given_up_leaves_nothing_behind(engine_of) -> None:
     next(stream)
     stream.close()
     assert ids_of(engine, seeing_requests(WARM, n=4)) == whole
-
-
-def test_vllm_leaves_its_files_in_a_folder_that_this_process_removes(engine_of) -> None:
-    engine_of("qwen2_5")
-    folder = Path(vllm_engine.make_temporary_folder())
-    assert list(folder.glob("vllm_dist_*"))
-    assert Path(tempfile.gettempdir()) != folder

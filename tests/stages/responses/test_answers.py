@@ -359,9 +359,10 @@ def test_a_disk_that_fills_up_ends_before_the_next_wave_and_nothing_is_paid_twic
         yield
 
     engine = Counting()
-    with monkeypatch.context() as patch, pytest.raises(UnusableStore, match="no room for"):
+    with monkeypatch.context() as patch:
         patch.setattr(answers, "reserve_space", reserve)
-        ask(prompts(12), engine)
+        with pytest.raises(UnusableStore, match="no room for"):
+            ask(prompts(12), engine)
     assert engine.written == 32  # two waves, and both are stored
     rest = Counting()
     ask(prompts(12), rest)
