@@ -10,15 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDERS = ("flows", "stages", "studies")
-WAITS = (
-    "wait",
-    "join",
-    "result",
-    "get",
-    "communicate",
-    "acquire",
-    "accept",
-)  # methods that block when they get no limit
+WAITS = ("wait", "join", "result", "get", "communicate", "acquire", "accept")  # methods that may block
 PROCESSES = ("run", "call", "check_call", "check_output")  # of subprocess
 CLIENTS = ("get", "post", "stream", "request", "Client", "AsyncClient")  # of httpx and requests
 LIMITED = ("timeout", "blocking", "limit")

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _VARIABLE, _KEY = "DVC_SITE_CACHE_DIR", "site_cache_dir"
-PLACE = Path("/var/tmp")  # DVC's own place; the folder in it is made with mode 0700 and checked
+PLACE = Path("/var/tmp")  # nosec B108: DVC's own place; the folder in it is made with mode 0700 and checked
 
 
 class SharedState(RuntimeError):

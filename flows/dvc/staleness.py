@@ -180,7 +180,7 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
             else:
                 inputs.append(Input(path, what, _find_maker(stage.repo, path)))
     outs = {out.def_path: what for out in stage.outs for what in out.status().values()}
-    inputs += _compare_pinned(stage.name, root, store) if not outs else []
+    inputs += compare_pinned(stage.name, root, store) if not outs else []
     respelled = stage.cmd_changed and entry.get("cmd") == f"{stage.cmd} {stage.name.partition('@')[2]}"
     stale = bool(parameters or inputs or outs or files or stage.cmd_changed)
     return StageStatus(
@@ -196,7 +196,7 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
     )
 
 
-def _compare_pinned(name: str, root: Path, store: Path) -> list[Input]:
+def compare_pinned(name: str, root: Path, store: Path) -> list[Input]:
     """The folder of a pinned model, when its files are not those of the card; DVC is not told of that folder."""
     card = root.joinpath("data", *name.split("@"))
     if not name.startswith("model@") or not (card / CARD).is_file() or "path" not in read_json(card / CARD):

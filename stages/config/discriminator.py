@@ -131,7 +131,7 @@ class Discriminator(Schedule, DiscriminatorSwitches):
     min_logit_spread: float = Field(
         1e-3,
         ge=0,
-        le=100,
+        le=1,
         description="Minimum standard deviation of the logits of different texts; the stage fails below it for three "
         "steps in a row, because a constant discriminator rewards nothing.",
     )

@@ -25,7 +25,7 @@ class Schedule(Block):
         10.0,
         gt=1,
         le=1e6,
-        description="A gradient norm above this multiple of its running median is reported as a spike.",
+        description="Gradient norms above this multiple of their running median are spikes.",
     )
     skip_spikes: bool = Field(False, description="Skips the update of a step whose gradient is a spike.")
     tokens_per_pack: int = Field(

@@ -4,7 +4,7 @@ DeepSpeed loads its checkpoints as unrestricted pickles. Here torch's own restri
 values and the few classes that DeepSpeed saves. Anything else ends with a message.
 """
 
-import pickle
+import pickle  # nosec B403: for the name of its error
 from typing import Any
 
 import torch

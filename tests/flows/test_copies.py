@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flows.copies import AbsentInCopy, check_copies, list_absences
-from flows.dvc.recorded import find_recorded
+from flows.dvc.experiments import find_experiment_commit
 from flows.environment import find_project, resolve_folders, store_folder
 from flows.jobs import list_needed_jobs
 from flows.ui.plan import make_plan
@@ -66,8 +66,8 @@ def make_checkout(make_project: Made, root: Path) -> Made:
     return make
 
 
-def plan(project: Path, target: str = "questions") -> object:
-    return make_plan(project, target, {"ril": {"learning_rate": 0.0003}})
+def plan(project: Path) -> object:
+    return make_plan(project, "questions", {"questions": {"max_characters": 15000}})
 
 
 @pytest.mark.parametrize("place", ["datasets", "../data", "mine/deep/datasets", "ignored"])
@@ -83,7 +83,8 @@ def test_data_that_a_copy_lacks_is_named_with_the_remedy(make_checkout: Made, pl
     assert [line.split()[0] for line in lines] == [f"{place}/q.json", f"{place}/images"]
     assert all(str((project / place).resolve()) in line for line in lines)
     assert all(("dvc add" in line) == (place != "../data") for line in lines)
-    plan(project, "model@judge")  # does not read them
+    params = load_params(project / "params.yaml")
+    check_copies(project, list_needed_jobs(project, params, ["model@judge"]))  # does not read them
 
 
 def test_data_that_a_copy_has_is_found(make_checkout: Made) -> None:
@@ -163,17 +164,11 @@ def test_the_workspace_says_what_experiments_would_lack(make_checkout: Made) -> 
 
 
 @pytest.mark.parametrize("queue", [False, True])
-def test_store_and_checkpoint_of_an_experiment_are_those_of_the_project(
-    make_checkout: Made, tmp_path: Path, queue: bool
-) -> None:
-    given = {"family": "qwen2_5_vl", "build": None, "path": "../checkpoint"}
-    project = make_checkout("datasets", {"models": {"student": given}})
+def test_the_store_of_an_experiment_is_that_of_the_project(make_checkout: Made, tmp_path: Path, queue: bool) -> None:
+    project = make_checkout("datasets")
     write_questions(project / "datasets")
     git(project, "add", "-A")
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "config.json").write_text("{}")
-    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"weights")
-    words = ("-n", "one", "-S", "models.student.context_tokens=2048", "model@student")
+    words = ("-n", "one", "-S", "+questions.max_reject_share=0.02", "questions")
     store = {"RIL_STORE": "../shared/ril"}
     if queue:
         assert dvc(project, "exp", "run", "--queue", *words, **store)[0] == 0
@@ -181,12 +176,19 @@ def test_store_and_checkpoint_of_an_experiment_are_those_of_the_project(
     else:
         code, said = dvc(project, "exp", "run", "--temp", *words, **store)
     assert code == 0, said
-    done = find_recorded(project, "one")
-    assert done is not None
-    pinned = json.loads(done.read_text("reports/model/student/metrics.json"))["pinned"]
-    assert pinned["path"] == str(tmp_path / "checkpoint")
+    assert find_experiment_commit(project, "one") is not None
     assert (tmp_path / "shared" / "ril" / "code").is_dir()  # records of code, which every stage leaves there
     assert not list((project / ".dvc").rglob("shared"))
+
+
+def test_the_checkpoint_of_an_experiment_is_that_of_the_project(make_checkout: Made, tmp_path: Path) -> None:
+    given = {"family": "qwen2_5_vl", "build": None, "path": "../checkpoint"}
+    project = make_checkout("datasets", {"models": {"student": given}})
+    write_questions(project / "datasets")
+    git(project, "add", "-A")
+    code, said = dvc(project, "exp", "run", "--temp", "-n", "one", "-S", "seed=5", "model@student")
+    assert code != 0
+    assert f"models.student.path is '../checkpoint', but {tmp_path}/checkpoint has no config.json" in said
 
 
 def test_the_project_of_a_copy_is_found_by_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

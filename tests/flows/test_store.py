@@ -60,6 +60,7 @@ def test_experiments_share_the_store_of_the_project(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert store_folder(tmp_path) == tmp_path / ".ril"
     monkeypatch.setenv("DVC_ROOT", "/main")
+    monkeypatch.setenv("DVC_STAGE", "teacher@internvl3")  # without it DVC_ROOT may be left over from another project
     assert store_folder(tmp_path) == Path("/main/.ril")
     monkeypatch.setenv("RIL_STORE", "/store")
     assert store_folder(tmp_path) == Path("/store")

@@ -68,7 +68,7 @@ GUARDS = (
     Guard("T19", UPDATE, "old = log_probs.detach() if before is None else before",
           "old = log_probs.detach() - 1e-4 if before is None else before",
           f"{UPDATES}test_the_papers_update_is_equation_2"),
-    Guard("T19", "stages/vlm/internvl3.py", "return model.eval()", "return model.train()",
+    Guard("T19", "stages/vlm/weights.py", "return model.eval()", "return model.train()",
           f"{HERE}test_t19_models_are_trained_without_dropout"),
     Guard("T20", "stages/groups/head.py", "return left.float() @ right.float()", "return (left @ right).float()",
           f"{GOLDEN}test_c6_half_precision_is_summed_and_kept_in_fp32"),

@@ -3,7 +3,7 @@ its test.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from stages.policy.metrics import reward_metrics
 from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
 from stages.tiny.builds.shapes import build_tiny
+from stages.training.trainer import StepResult
 from stages.vlm import checkpoint
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import Network, load_network, load_reader
@@ -114,11 +115,12 @@ def step(small: Callable[[str], Checkpoint]) -> Loop:
         def forward(self, compute: Callable[[], Any]) -> Any:
             return compute()
 
-        def backward(self, loss: torch.Tensor, last: bool) -> None:
+        def backward(self, loss: torch.Tensor, last: bool, ids: Sequence[str]) -> float:
             loss.backward()
+            return float(loss.detach())
 
-        def step(self, rate: float) -> float:
-            return 1.0
+        def step(self, rate: float) -> StepResult:
+            return StepResult(1.0, 1.0)
 
     def run(student: Network | None = None, **changed: Any) -> dict[str, float]:
         student = student or load_network(made, reader)

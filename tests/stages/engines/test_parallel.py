@@ -89,3 +89,12 @@ def test_ray_and_other_arguments_go_through(started: Any) -> None:
     ((parsed, _),) = started(tensor_parallel=8, pipeline_parallel=2, args=args)
     assert (parsed.distributed_executor_backend, parsed.mm_encoder_tp_mode) == ("ray", "data")
     assert (parsed.tensor_parallel_size, parsed.pipeline_parallel_size) == (8, 2)
+
+
+def test_no_server_trusts_code_or_listens_to_others(started: Any) -> None:
+    for settings in ({}, {"port": 8000, "replicas": 2}):
+        for parsed, _ in started(**settings):
+            assert parsed.trust_remote_code is False
+            assert parsed.load_format == "safetensors"
+            assert not parsed.api_key, "other users could read it in the command line"
+            assert parsed.uds or (parsed.host, parsed.allowed_origins) == ("127.0.0.1", [])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flows.dvc.staleness import Input, compare_pinned
 from flows.jobs import open_job
 from stages import model as model_stage
 from stages.config.params import load_params
@@ -100,6 +101,17 @@ def test_an_additional_file_is_refused(pinned: Path, tmp_path: Path) -> None:
     (tmp_path / "ckpt" / "adapter_model.safetensors").write_bytes(b"an adapter")
     with pytest.raises(Failure, match=r"adapter_model.safetensors has changed: sha256 recorded no such file"):
         open_verified(pinned, tmp_path / "store")
+
+
+def test_ril_status_names_a_pinned_folder_that_changed(pinned: Path, tmp_path: Path) -> None:
+    """DVC is not told of the folder, so `ril status` looks itself."""
+    store, folder = tmp_path / "store", str(tmp_path / "ckpt")
+    assert compare_pinned("model@big", tmp_path, store) == []
+    assert compare_pinned("model@other", tmp_path, store) == []
+    (tmp_path / "ckpt" / "config.json").write_text('{"other": 1}')
+    assert compare_pinned("model@big", tmp_path, store) == [Input(folder, "modified", None)]
+    shutil.rmtree(folder)
+    assert compare_pinned("model@big", tmp_path, store) == [Input(folder, "deleted", None)]
 
 
 def test_what_decides_no_answer_may_change(pinned: Path, tmp_path: Path) -> None:
