@@ -21,7 +21,7 @@ vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>",
 
 def load_processor(weights: Path) -> Any:
     """Loads the processor."""
-    return AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)  # nosec B615: a folder
+    return AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:

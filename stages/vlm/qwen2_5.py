@@ -17,7 +17,7 @@ vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 def load_processor(weights: Path) -> Any:
     """Loads the tokenizer."""
-    return AutoTokenizer.from_pretrained(weights, trust_remote_code=False, local_files_only=True)  # nosec B615: a folder
+    return AutoTokenizer.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
 
 
 def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
