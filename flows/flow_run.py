@@ -26,7 +26,7 @@ _VERSION_BYTES = 1000  # more is no version
 _work: ContextVar[Work] = ContextVar("work")
 
 
-def find_fault(url: str, seconds: float) -> str | None:
+def find_server_fault(url: str, seconds: float) -> str | None:
     """Why no work can be shown at `url` (ending in /api); None when a Prefect server answers there within `seconds` and
     takes the key in PREFECT_API_AUTH_STRING.
     """
@@ -42,8 +42,8 @@ def find_fault(url: str, seconds: float) -> str | None:
 
 
 def server_answers(url: str, seconds: float) -> bool:
-    """Whether `find_fault` finds nothing."""
-    return find_fault(url, seconds) is None
+    """Whether `find_server_fault` finds nothing."""
+    return find_server_fault(url, seconds) is None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

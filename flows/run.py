@@ -25,7 +25,7 @@ from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
 from flows.dvc.private_state import SharedState, use_private_state
 from flows.environment import prepare, print_any_text
-from flows.flow_run import find_fault, run_as_flow
+from flows.flow_run import find_server_fault, run_as_flow
 from flows.git import GitError
 from flows.jobs import UnknownTarget
 from flows.rank_processes import follow, is_follower
@@ -94,7 +94,7 @@ def _run(work: Work) -> int:
     runtime = work.job.block(Runtime)
     url = os.environ.get("PREFECT_API_URL")
     try:
-        fault = find_fault(url, runtime.prefect_probe_seconds) if url else None
+        fault = find_server_fault(url, runtime.prefect_probe_seconds) if url else None
         if url and fault is None:
             run_as_flow(work, _report_error)
         else:

@@ -15,7 +15,7 @@ from types import FrameType
 
 from filelock import Timeout
 
-from flows.flow_run import find_fault
+from flows.flow_run import find_server_fault
 from flows.lock_files import hold_lock, read_holder
 from flows.loopback import is_loopback, list_unusable_proxies
 from flows.ui.access import NoServer, access_file, grant_access, prefect_folder, revoke_access
@@ -72,7 +72,7 @@ def _leave_out_proxies(given: str | None) -> None:
 @contextmanager
 def _use_server(url: str) -> Iterator[None]:
     """The server that the user named."""
-    if fault := find_fault(url, 5.0):
+    if fault := find_server_fault(url, 5.0):
         raise NoServer(f"{fault}; start it, or unset PREFECT_API_URL for a server of this project")
     print(f"forms: {url.removesuffix('/api')}/deployments", flush=True)
     yield

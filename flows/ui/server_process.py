@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from flows.flow_run import find_fault
+from flows.flow_run import find_server_fault
 from flows.ui.access import NoServer
 from flows.ui.ports import find_holder
 from stages.engines.supervisor import signal_on_parent_death
@@ -99,7 +99,7 @@ class _Server:
     def wait(self, url: str) -> None:
         """Until it answers; NoServer when it ends before or takes too long."""
         end = time.monotonic() + _START_SECONDS
-        while fault := find_fault(url, 2.0):
+        while fault := find_server_fault(url, 2.0):
             if self.process.poll() is not None:
                 raise NoServer(f"the Prefect server did not start: {self._quote_log()} ({self._log})")
             if time.monotonic() > end:

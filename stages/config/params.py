@@ -31,7 +31,7 @@ from stages.config.warm_start import WarmStart
 from stages.config.world import World
 from stages.config.yaml import ParamsError, read_yaml
 
-MOST_LINES = 20  # of mistakes that are shown
+MOST_LINES, LONGEST_LINE = 20, 800  # of mistakes that are shown, and of each
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # ids are parts of paths; .dvcignore holds DVC to the same characters
 
 
@@ -195,7 +195,12 @@ def validate_params(values: Mapping[str, Any], source: str = "params.yaml") -> P
         return Params.model_validate(values)
     except ValidationError as error:
         lines = [_explain_error(item) for item in islice(error.errors(), MOST_LINES)]
-        raise ParamsError("\n".join(f"{source}: {line}" for line in lines)) from error
+        raise ParamsError("\n".join(f"{source}: {_fit(line)}" for line in lines)) from error
+
+
+def _fit(line: str) -> str:
+    """Returns `line` without its middle if it is long: the key is at its start, the remedy at its end."""
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 def load_params(path: Path) -> Params:

@@ -34,6 +34,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 60.0
 SPLITS = {"warm_start": 3, "imitation": 3, "validation": 3, "test": 3}
 CODES = (0, 1, 2)
+# What DVC watches of the tiny world has moved since some cases were written.
+MOVED = (
+    (rb'(path"?: "?)stages/corpora', rb"\1stages/tiny/world_rows.py"),
+    (rb'(images"?: "?)stages/corpora', rb"\1stages/tiny/world"),
+    (rb'(folder"?: "?)stages/benchmarks', rb"\1stages/tiny/benchmarks"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,10 @@ class Runner:
 
     def check_params(self, folder: Path) -> Outcome:
         """`ril params check` with the case's params.yaml."""
-        shutil.copy(folder / "params.yaml", self.project / "params.yaml")
+        content = (folder / "params.yaml").read_bytes()
+        for pattern, present in MOVED if (self.project / "stages/tiny/world_rows.py").exists() else ():
+            content = re.sub(pattern, present, content)
+        (self.project / "params.yaml").write_bytes(content)
         return self.run(f"params/{folder.name}", ["flows.cli", "params", "check"])
 
     def read_questions(self, folder: Path) -> Outcome:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flows.flow_run import find_fault
+from flows.flow_run import find_server_fault
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -221,11 +221,11 @@ def test_the_key_is_private_and_nowhere_else(served: Any) -> None:
 def test_a_stage_without_the_key_does_its_work_without_the_server(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{served.url}/api"
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
-    assert find_fault(url, 5.0) == (
+    assert find_server_fault(url, 5.0) == (
         f"the Prefect server at {url} refuses the key; PREFECT_API_AUTH_STRING has to hold it"
     )
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", served.key())
-    assert find_fault(url, 5.0) is None
+    assert find_server_fault(url, 5.0) is None
 
 
 # --- a page of another origin, in Chromium ---------------------------------------------------------------------------

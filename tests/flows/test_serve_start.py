@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.flow_run import find_fault
+from flows.flow_run import find_server_fault
 from flows.lock_files import hold_lock
 from flows.loopback import bypass_proxies, is_loopback, list_unusable_proxies
 from flows.ui.access import grant_access, prefect_folder, revoke_access
@@ -74,7 +74,7 @@ def answering(code: int, body: str, **headers: str) -> Iterator[tuple[int, list[
 def test_only_a_prefect_server_that_takes_the_key_is_one(code: int, body: str, fault: str | None) -> None:
     with answering(code, body, Location="http://127.0.0.1:1/elsewhere") as (port, _):
         url = f"http://127.0.0.1:{port}/api"
-        found = find_fault(url, 5.0)
+        found = find_server_fault(url, 5.0)
     assert found == (fault and fault.format(url=url))
 
 
@@ -96,8 +96,8 @@ def test_loopback_is_asked_without_a_proxy_and_with_the_key(monkeypatch: pytest.
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", "ril:known")
-        assert find_fault(f"http://127.0.0.1:{port}/api", 5.0) is None
-        assert find_fault(f"http://localhost:{port}/api", 5.0) is None
+        assert find_server_fault(f"http://127.0.0.1:{port}/api", 5.0) is None
+        assert find_server_fault(f"http://localhost:{port}/api", 5.0) is None
     assert [one["Authorization"] for one in seen] == ["Basic cmlsOmtub3du"] * 2
     assert asked == []
 

@@ -334,7 +334,7 @@ def test_a_tiny_model_is_not_built_of_garbage(
 LOOP_FAULTS: dict[str, tuple[poison.Patch, str, int, str]] = {
     "score": (poison.poison_score, "nan", 2, r"ril: step 3: logit of the discriminator is nan on question "),
     "logit": (poison.poison_logit, "inf", 4, r"ril: step \d: logit of the discriminator is inf on question "),
-    "gradient": (poison.poison_gradient, "-inf", 4, r"ril: step 3: gradient norm is inf on "),
+    "gradient": (poison.poison_gradient, "-inf", 4, r"ril: step \d: gradient norm is inf on "),
     "log-probability": (poison.poison_entropies, "-inf", 2, r"ril: step 3: log-probability is -inf on question "),
     "reference": (poison.poison_reference, "inf", 2, r"ril: step 3: reference log-probability is inf on question "),
     "reward": (poison.poison_reward, "nan", 2, r"ril: step 3: reward is nan on question "),
