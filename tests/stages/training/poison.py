@@ -86,8 +86,8 @@ def poison_entropies(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
 
 
 def poison_reference(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
-    """One log-probability of the reference model."""
-    wrap(patch, policy_module, "token_log_probs", at, lambda found, *_: spoil(found, value))
+    """All log-probabilities of one pass of the reference model: equal responses share theirs."""
+    wrap(patch, policy_module, "token_log_probs", at, lambda found, *_: torch.full_like(found, value))
 
 
 def poison_reward(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
