@@ -14,11 +14,13 @@ from torch import nn
 from flows.work import Work
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
+from stages.job.files import read_json, write_json
 from stages.job.progress import Progress
 from stages.job.stop import STOP
 from stages.training.guard import SETTLED, WINDOW, NonFinite, NormHistory, StepGuard, name_questions
 from stages.training.state import TrainingState, list_complete_checkpoints
 from stages.training.trainer import Trainer, save_weights
+from stages.vlm.identity import CARD, hash_content
 from stages.vlm.weights import BadWeights, check_files, find_broken_tensor
 from tests.stages.training import poison
 from tests.stages.training.poison import VALUES
@@ -265,9 +267,11 @@ INPUTS = {"warm_start": "model/student", "discriminator": "warm_start", "ril": "
 def test_a_poisoned_checkpoint_is_refused_at_load(
     stage: str, value: float, training_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any engine starts; the message names the tensor."""
+    """Before any engine starts; the message names the tensor. The card is that of the poisoned files."""
     monkeypatch.chdir(training_project)
-    name = poison.poison_file(training_project / "data" / INPUTS[stage] / "model.safetensors", value)
+    folder = training_project / "data" / INPUTS[stage]
+    name = poison.poison_file(folder / "model.safetensors", value)
+    write_json(folder / CARD, read_json(folder / CARD) | {"identity": hash_content(folder)})
     shutil.rmtree(training_project / "data" / stage, ignore_errors=True) if stage == "warm_start" else None
     with pytest.raises(BadWeights, match=rf"tensor {name}: 1 of [\d,]+ values are NaN or infinite"):
         Work(stage, None, training_project).run(Progress())
@@ -336,7 +340,7 @@ LOOP_FAULTS: dict[str, tuple[poison.Patch, str, int, str]] = {
     "logit": (poison.poison_logit, "inf", 4, r"ril: step \d: logit of the discriminator is inf on question "),
     "gradient": (poison.poison_gradient, "-inf", 4, r"ril: step \d: gradient norm is inf on "),
     "log-probability": (poison.poison_entropies, "-inf", 2, r"ril: step 3: log-probability is -inf on question "),
-    "reference": (poison.poison_reference, "inf", 2, r"ril: step 3: reference log-probability is inf on question "),
+    "reference": (poison.poison_reference, "inf", 2, r"ril: step 3: reference log-probability is inf on "),
     "reward": (poison.poison_reward, "nan", 2, r"ril: step 3: reward is nan on question "),
 }
 
