@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -68,9 +67,8 @@ def try_questions(block: Questions, root: Path) -> Counter[str]:
     """How many rows are read and rejected, or `refused`: one line with the path. Fails on anything else."""
     found: Counter[str] = Counter()
     fault = ""
-    start, begun = time.process_time(), time.perf_counter()
     try:
-        with limit_time(10 * SECONDS):
+        with limit_time(SECONDS):
             for row in read_user_rows(block, root):
                 if isinstance(row, UnusableRow):
                     assert row.reason.isprintable()
@@ -81,9 +79,6 @@ def try_questions(block: Questions, root: Path) -> Counter[str]:
                 found["rejected" if isinstance(row, UnusableRow) else "read"] += 1
     except UnusableData as error:
         fault = str(error)
-    # a TimeoutError is an OSError, which a reader may take for one of the file: so the clock decides
-    assert time.process_time() - start < SECONDS
-    assert time.perf_counter() - begun < 10 * SECONDS
     if fault:
         assert fault.isprintable(), fault
         assert len(fault) < 1000

@@ -161,9 +161,8 @@ def find_wrong(params: Params, given: dict[str, Any]) -> list[str]:
 
 def check_file(path: Path) -> str:
     """`accepted` or `refused`; fails if neither holds, if it takes long, or if a wrong value is accepted."""
-    start = time.process_time()
     try:
-        with limit_time(10 * SECONDS):
+        with limit_time(SECONDS):
             params = load_params(path)
     except ParamsError as error:
         lines = str(error).split("\n")
@@ -172,9 +171,7 @@ def check_file(path: Path) -> str:
             assert line.startswith(str(path)), line
             assert len(line) < 1000 + len(str(path)), line
             assert line.isprintable(), ascii(line)
-        assert time.process_time() - start < SECONDS
         return "refused"
-    assert time.process_time() - start < SECONDS
     assert find_wrong(params, read_yaml(path)) == []
     return "accepted"
 
