@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect import Flow
 
@@ -255,9 +257,13 @@ def test_cancel_leaves_no_process_and_the_same_values_go_on(served: Any) -> None
 @pytest.mark.prefect
 @pytest.mark.slow
 def test_the_pipeline_runs_stages_side_by_side_and_cancel_ends_them_all(served: Any) -> None:
-    def stages() -> set[str]:
-        lines = (" ".join(process.info["cmdline"]) for process in served.workers())
-        return {line.partition("flows.run ")[2] for line in lines if "flows.run " in line}
+    def stages() -> set[str | None]:
+        """Commands do not name the item: DVC does, in the environment."""
+        found = set()
+        for process in served.workers():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                found.add(process.environ().get("DVC_STAGE"))
+        return found - {None}
 
     run = served.submit("pipeline", settings={}, jobs=2)
     served.until(lambda: len(stages()) == 2, 300, "no two stages at a time")
