@@ -127,14 +127,14 @@ def test_metrics_and_answers_are_shown_while_a_stage_trains(server: str, root: P
     assert [row["step"] for row in json.loads(tables["ril-latest-samples"])] == [1, 2]
 
 
-def test_work_that_fails_is_a_failed_flow_run_and_exit_code_1(
+def test_data_that_cannot_be_used_is_a_failed_flow_run_and_exit_code_2(
     make_project: Callable[..., Path], call: Call, server: str, tmp_path: Path
 ) -> None:
     project = make_project({"questions": {"kind": "llava", "path": "mine.json"}})
     (project / "mine.json").write_text("[]")
     settings = client_settings(tmp_path / "home", server, "questions")
     code, _, err = call(project, "flows.run", "questions", DVC_EXP_NAME="fails", **settings)
-    assert code == 1, err
+    assert code == 2, err
     assert "error: " in err
     states = [run["state_type"] for run in found(server, "flow_runs") if "fails" in run["tags"]]
     assert states == ["FAILED"]

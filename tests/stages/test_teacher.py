@@ -28,7 +28,7 @@ SETTINGS = {
     "teachers": {"internvl3": FEW},
     "rollout": FEW,
     "discriminator": {"responses_per_side": 2},
-    "verdict": {"max_tokens": 16, "max_failed_share": 1.0},
+    "verdict": {"max_tokens": 16, "max_failed_share": 1.0, "min_exam_accuracy": 0.0},
 }
 
 
