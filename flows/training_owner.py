@@ -169,7 +169,7 @@ class _Place:
             lock.acquire(blocking=False)
         except Timeout:
             return None
-        share_with_group(self.lock)
+        share_with_group(Path(lock.lock_file))
         return lock
 
     def _claim(self, former: Owner | None) -> bool:

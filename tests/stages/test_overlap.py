@@ -27,6 +27,7 @@ from stages.judging import judge
 from stages.judging import queue as judging
 from stages.judging.queue import JudgeQueue
 from stages.loop.rollouts import Rollouts, make_student_response
+from stages.training.guard import StepGuard
 from stages.vlm.checkpoint import open_checkpoint, write_card
 from tests.faults.endpoint import Fake, listening
 
@@ -74,7 +75,7 @@ def test_the_judge_hears_of_an_answer_before_the_next_one_is_there(fake: Fake, t
     job: Any = SimpleNamespace(
         name="ril", seed=lambda *_: 0, block=blocks.__getitem__, measure_time=lambda _: contextlib.nullcontext()
     )
-    state: Any = SimpleNamespace(record=lambda step, rows: None, read_record=lambda step: None)
+    state: Any = SimpleNamespace(record=lambda step, rows: None, read_record=lambda step: None, guard=StepGuard())
     policy = SimpleNamespace(objective=PAPER)
     models: Any = SimpleNamespace(engine=Student(), judge=endpoint, reader=None, policy=policy)
     rollouts = Rollouts(job, models, state, {question.id: [] for question in questions})
