@@ -77,7 +77,7 @@ def one_shape(shape: Shape, dtype: torch.dtype, peak: float, repeats: int, devic
     agree(student, shared, repeated, attends, AGREE[dtype])
     found: dict[str, Any] = {}
 
-    def note(way: str, groups: Sequence[RewardedGroup], tokens_per_pack: int = 10**9) -> None:
+    def note(way: str, groups: Sequence[RewardedGroup], tokens_per_pack: int = 10**7) -> None:
         measured = timed(shape, student, reference, trainer, groups, tokens_per_pack, repeats)
         print(f"  {way:34} {measured.line(shape, peak)}", flush=True)
         found[way] = measured.__dict__

@@ -64,6 +64,8 @@ def prepared(project: Path, engine: str) -> None:
     if engine == "vllm":
         network.head.weight.data.mul_(40)
         network.model.save_pretrained(folder)
+    else:
+        (folder / "model.safetensors").touch()  # a checkpoint without weights is refused
     write_card(folder, "qwen2_5", "fp32", 64)
     turns = [[{"role": "user", "content": f"What is {index} + 1?"}] for index in range(QUESTIONS)]
     rows = [make_canonical_row(f"q{index}", [], turn, "1", "test", "sum") for index, turn in enumerate(turns)]

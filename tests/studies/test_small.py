@@ -55,6 +55,9 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
 ) -> None:
     project = make_study(**STUDY)
     (project / "broken.parquet").write_text("no parquet")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["add", "broken.parquet"], [*identity, "commit", "--quiet", "--message", "A file that is none"]):
+        subprocess.run(["git", *command], cwd=project, check=True, timeout=60)
     run = ("experiments", "run", "small", "--jobs", "2")
 
     code, out, err = call(project, "flows.cli", *run, "--dry-run")
