@@ -234,7 +234,7 @@ def test_t42_what_is_printed_of_a_text_holds_no_image() -> None:
 def test_t43_nothing_is_fetched_unless_downloads_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def stub(name: str, revision: str, local_files_only: bool) -> str:
+    def stub(name: str, local_files_only: bool, **_: object) -> str:
         asked.append(local_files_only)
         return "/nowhere"
 

@@ -86,7 +86,12 @@ def poison_entropies(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
 
 
 def poison_reference(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
-    """All log-probabilities of one pass of the reference model: equal responses share theirs."""
+    """One log-probability of the reference model."""
+    wrap(patch, policy_module, "token_log_probs", at, lambda found, *_: spoil(found, value))
+
+
+def poison_reference_pass(patch: pytest.MonkeyPatch, value: float, at: int) -> None:
+    """All log-probabilities of one pass of the reference model: equal responses share theirs, so one may be lost."""
     wrap(patch, policy_module, "token_log_probs", at, lambda found, *_: torch.full_like(found, value))
 
 

@@ -344,7 +344,7 @@ LOOP_FAULTS: dict[str, tuple[poison.Patch, str, int, str]] = {
     "logit": (poison.poison_logit, "inf", 4, r"ril: step \d: logit of the discriminator is inf on question "),
     "gradient": (poison.poison_gradient, "-inf", 4, r"ril: step \d: gradient norm is inf on "),
     "log-probability": (poison.poison_entropies, "-inf", 2, r"ril: step 3: log-probability is -inf on question "),
-    "reference": (poison.poison_reference, "inf", 2, r"ril: step 3: reference log-probability is inf on "),
+    "reference": (poison.poison_reference_pass, "inf", 2, r"ril: step 3: reference log-probability is inf on "),
     "reward": (poison.poison_reward, "nan", 2, r"ril: step 3: reward is nan on question "),
 }
 
