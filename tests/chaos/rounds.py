@@ -30,7 +30,7 @@ STAGE_SHARE = 0.7  # of the hits; the rest goes to any process, `ril run` and dv
 STAGE_SECONDS = 20.0  # a stage of the smoke profile takes 5 to 40 s: moments are drawn up to this one, per stage
 LEFT_OUT = shutil.ignore_patterns(".ril", ".venv", "__pycache__", "runs")
 # What libraries keep in the temporary folder for their next start, without a fault too.
-KEPT_TEMPORARY = ("torchinductor_", "vllm-instance-id")
+KEPT_TEMPORARY = ("torchinductor", "vllm-instance-id", "sweep.lock")
 UNFINISHED = re.compile(r"\.partial|\.tmp|^tmp[a-z0-9_]{6,}$|^vllm_dist_")
 
 
@@ -191,7 +191,9 @@ def find_wrong(project: Project, root: Path, folder: Path) -> list[str]:
         wrong.append(f"dvc's lock is held: {held}")
     if other := sorted(set(list_files(root)) ^ project.files):
         wrong.append(f"other files than without a fault: {other[:5]}")
-    temporary = [each.name for each in (folder / "tmp").iterdir() if not each.name.startswith(KEPT_TEMPORARY)]
+    home = folder / "tmp" / f"ril-{os.getuid()}"  # stays; what stages put into it goes with them
+    places = [*(folder / "tmp").iterdir(), *(home.iterdir() if home.is_dir() else ())]
+    temporary = [each.name for each in places if each != home and not each.name.startswith(KEPT_TEMPORARY)]
     temporary += [
         str(each.relative_to(folder)) for each in (folder / "store").rglob("*") if UNFINISHED.search(each.name)
     ]
