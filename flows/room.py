@@ -45,10 +45,11 @@ def check_cache_room(job: Job) -> None:
     DVC itself ends with 0 there, and removes the copy of an experiment with its only result. In a copy the result is
     moved to a folder that stays.
     """
-    cache = read_cache(job.root).folder
+    found = read_cache(job.root)
+    cache = found.folder
     there = next(place for place in (cache, *cache.parents) if place.exists())
     files = list(_iter_files(job.out))
-    linked = read_cache(job.root).moves and there.stat().st_dev == job.out.parent.stat().st_dev
+    linked = found.moves and there.stat().st_dev == job.out.parent.stat().st_dev
     needed = len(files) * _PER_FILE + (0 if linked else sum(file.stat().st_size for file in files)) + _LEAST
     free = shutil.disk_usage(there).free
     if free >= needed and os.access(there, os.W_OK | os.X_OK):

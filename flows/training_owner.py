@@ -35,9 +35,11 @@ from filelock import FileLock, Timeout
 
 from flows.lock_files import make_native_lock
 from stages.config.model import Model
+from stages.job.accounts import name_user
 from stages.job.failure import Failure
 from stages.job.files import make_folder, share_with_group
 from stages.job.job import Job
+from stages.job.silence import Silence
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 120.0  # an owner on another machine without a new sign of life counts as dead
@@ -112,7 +114,7 @@ class _Place:
             kernel=_KERNEL.read_text().strip() if _KERNEL.is_file() else socket.gethostname(),
             host=socket.gethostname(),
             process=os.getpid(),
-            user=_find_user(os.geteuid()),
+            user=name_user(os.geteuid()),
             checkout=str(job.root),
             since=time.strftime("%Y-%m-%d %H:%M:%S"),
         )
@@ -136,11 +138,11 @@ class _Place:
 
     def take(self) -> FileLock:
         """Waits until no other process owns the state, takes it over and returns the lock."""
-        began, watch, said = time.monotonic(), _Watch(), ""
+        began, watch, said = time.monotonic(), Silence(), ""
         while True:
             lock = self._try_lock()
             owner = _read_owner(self.record)
-            silent = watch.measure_silence(owner, self.beat)
+            silent = watch.measure((owner.token if owner else None, _read_beat(self.beat)))
             if lock is not None:
                 dead = owner is None or owner.ended or owner.kernel == self.me.kernel or silent > DEAD_SECONDS
                 with contextlib.ExitStack() as stack:
@@ -224,7 +226,7 @@ class _Place:
             status = state.lstat()
             if status.st_uid != os.geteuid():
                 self._say(
-                    f"{self._name}: training state in {state} is private to {_find_user(status.st_uid)} and is not used"
+                    f"{self._name}: training state in {state} is private to {name_user(status.st_uid)} and is not used"
                 )
                 continue
             if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
@@ -292,23 +294,11 @@ def _renew_beat(place: _Place) -> Iterator[None]:
         thread.join(BEAT_SECONDS)  # a daemon; it may hang in the store
 
 
-class _Watch:
-    """Measures for how long a sign of life has not changed, by the clock of this process."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[str, str] | None = None
-        self._changed = time.monotonic()
-
-    def measure_silence(self, owner: Owner | None, beat: Path) -> float:
-        """Seconds since the owner or its sign of life last changed, as far as this object has seen."""
-        try:
-            text = beat.read_text()
-        except OSError:
-            text = ""
-        seen = (owner.token if owner else "", text)
-        if seen != self._seen:
-            self._seen, self._changed = seen, time.monotonic()
-        return time.monotonic() - self._changed
+def _read_beat(beat: Path) -> str:
+    try:
+        return beat.read_text()
+    except OSError:
+        return ""
 
 
 def _read_owner(record: Path) -> Owner | None:
@@ -323,11 +313,3 @@ def _read_owner(record: Path) -> Owner | None:
 def _read_generation(state: Path) -> int:
     _, _, number = state.name.rpartition("-")
     return int(number) if "-" in state.name else 1
-
-
-def _find_user(number: int) -> str:
-    import pwd
-
-    with contextlib.suppress(KeyError):  # a container's user may have no entry
-        return pwd.getpwuid(number).pw_name
-    return f"user {number}"

@@ -49,15 +49,21 @@ def read_cache(root: Path) -> Cache:
     DVC's library takes half a second to be imported; each stage asks this.
     """
     from configobj import ConfigObj
-    from dvc.dirs import global_config_dir, system_config_dir
 
     folder, links = root / ".dvc" / "cache", "reflink,copy"  # DVC's own
-    files = [Path(system_config_dir()) / "config", Path(global_config_dir()) / "config"]
-    for file in (*files, root / ".dvc" / "config", root / ".dvc" / "config.local"):
+    for file in list_config_files(root):
         section = ConfigObj(str(file), list_values=False).get("cache", {}) if file.is_file() else {}
         links = section.get("type", links)
         folder = file.parent / section["dir"] if "dir" in section else folder
     return Cache(Path(os.path.normpath(folder)), tuple(part.strip() for part in links.strip("\"'").split(",")))
+
+
+def list_config_files(root: Path) -> list[Path]:
+    """The files of DVC's configuration for the project at `root`, present or not; a later one has precedence."""
+    from dvc.dirs import global_config_dir, system_config_dir
+
+    machine, user = Path(system_config_dir()) / "config", Path(global_config_dir()) / "config"
+    return [machine, user, root / ".dvc" / "config", root / ".dvc" / "config.local"]
 
 
 def list_lost_outs(root: Path, stages: Mapping[str, Any], targets: Collection[str] = ()) -> list[str]:

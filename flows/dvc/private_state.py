@@ -11,6 +11,8 @@ import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from flows.dvc.cache import list_config_files
+
 _VARIABLE, _KEY = "DVC_SITE_CACHE_DIR", "site_cache_dir"
 PLACE = Path("/var/tmp")  # nosec B108: DVC's own place; the folder in it is made with mode 0700 and checked
 
@@ -28,10 +30,9 @@ def use_private_state(root: Path, environ: MutableMapping[str, str], place: Path
     if not (root / ".dvc").is_dir() or _VARIABLE in environ:
         return
     from configobj import ConfigObj
-    from dvc.dirs import global_config_dir, system_config_dir
 
-    local = ConfigObj(str(root / ".dvc" / "config.local"), list_values=False)
-    files = [Path(system_config_dir()) / "config", Path(global_config_dir()) / "config", root / ".dvc" / "config"]
+    *files, own = list_config_files(root)
+    local = ConfigObj(str(own), list_values=False)
     sections = [ConfigObj(str(file), list_values=False).get("core", {}) for file in files if file.is_file()]
     chosen = next((one[_KEY] for one in (local.get("core", {}), *reversed(sections)) if _KEY in one), "")
     folder = place / f"dvc-{os.geteuid()}"
@@ -41,10 +42,10 @@ def use_private_state(root: Path, environ: MutableMapping[str, str], place: Path
     environ[_VARIABLE] = str(folder)
     if chosen != str(folder):
         local.setdefault("core", {})[_KEY] = str(folder)
-        new = root / ".dvc" / f".config.local.{os.getpid()}.partial"
+        new = own.with_name(f".{own.name}.{os.getpid()}.partial")
         with new.open("wb") as file:
             local.write(file)
-        new.replace(root / ".dvc" / "config.local")
+        new.replace(own)
 
 
 def _make_private(folder: Path) -> None:

@@ -1,9 +1,7 @@
 """Whether answers can be stored, found out before they are paid for."""
 
 import errno
-import grp
 import os
-import pwd
 import secrets
 import shutil
 import stat
@@ -11,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stages.job.accounts import name_group, name_user
 from stages.job.files import make_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -60,24 +59,10 @@ def explain_unwritable(folder: Path, error: OSError, size: int = 0) -> UnusableS
         remedy = "correct the permissions (docs/sharing.md, One folder for a team), or set RIL_STORE to another folder"
     return UnusableStore(
         f"{folder}: answers can't be written ({error.strerror or error}); {there} belongs to "
-        f"{_name_user(found.st_uid)}:{_name_group(found.st_gid)} with mode {stat.S_IMODE(found.st_mode):04o}, "
-        f"{_show_bytes(free)} are free, this process is of {_name_user(os.geteuid())}. "
+        f"{name_user(found.st_uid)}:{name_group(found.st_gid)} with mode {stat.S_IMODE(found.st_mode):04o}, "
+        f"{_show_bytes(free)} are free, this process is of {name_user(os.geteuid())}. "
         f"What was stored before is safe: {remedy}, and run again"
     )
-
-
-def _name_user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _name_group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
 
 
 def _show_bytes(count: int) -> str:
