@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from stages.adversary.diagnostics import check_saturation
 from stages.adversary.discriminator_model import Text
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.objective import Objective
 from stages.config.ril import Ril
 from stages.corpora.rows import Question, read_questions
 from stages.groups.response import Response
@@ -23,7 +24,7 @@ from stages.job.files import read_shards
 from stages.job.job import Job
 from stages.job.metric_names import STEP
 from stages.job.rejects import Reject, make_too_long_rejects
-from stages.loop.models import RilModels, load_models
+from stages.loop.models import RilModels, open_models
 from stages.loop.outputs import make_sample_rows, write_outputs
 from stages.loop.rollouts import Rollouts, make_reference_answer
 from stages.loop.validation import Validation
@@ -45,10 +46,14 @@ def run(job: Job) -> None:
     objective = block.resolve(job.block(DiscriminatorBlock))
     if block.kl_weight == 0:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
-    pool = {row["question_id"]: read_teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
-
     # Algorithm 2, line 1: policy and reference model start as the SFT student
-    models = load_models(job, objective)
+    with open_models(job, objective) as models:
+        train(job, block, objective, models)
+
+
+def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None:
+    """Trains with Algorithm 2 and writes what stage `ril` writes."""
+    pool = {row["question_id"]: read_teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
     policy, adversary = models.policy, models.adversary
     questions, validation_questions, rejects = read_usable_questions(job, models, pool)
     if objective.references:

@@ -1,5 +1,7 @@
 """The models of the RIL loop: the policy, the adversary, the student's engine and the judge."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from stages.adversary.adversary import Adversary, AdversarySettings
@@ -46,19 +48,27 @@ class RilModels:
         return explain_too_long(self.reader, self.checkpoint, question.messages, question.images)
 
 
-def load_models(job: Job, objective: Objective) -> RilModels:
-    """Loads the models that the objective needs; engines start on the first rank only."""
+@contextmanager
+def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
+    """Loads the models that the objective needs and yields them; engines run on the first rank only.
+
+    The engines are closed when the block ends, however it ends: one in this process keeps its cache otherwise.
+    """
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     judge_checkpoint = open_verified(job.input(f"data/model/{job.block(Verdict).model}"), job.store)
     runtime, here = job.block(Runtime), get_ranks()
     need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
-    with job.measure_time("start"):
-        engine = start_trainable(checkpoint, runtime, need) if here.first else make_null_engine(checkpoint)
-        judge = start_engine(judge_checkpoint, runtime, need) if objective.uses_judge and here.first else None
-        reader = load_reader(checkpoint)
-        policy = load_policy(job, checkpoint, reader, objective)
-        adversary = load_adversary(job, checkpoint, reader, objective) if objective.uses_discriminator else None
-    return RilModels(checkpoint, reader, policy, adversary, engine, judge)
+    with ExitStack() as stack:
+        with job.measure_time("start"):
+            engine = start_trainable(checkpoint, runtime, need) if here.first else make_null_engine(checkpoint)
+            stack.callback(engine.close)
+            judge = start_engine(judge_checkpoint, runtime, need) if objective.uses_judge and here.first else None
+            if judge is not None:
+                stack.callback(judge.close)
+            reader = load_reader(checkpoint)
+            policy = load_policy(job, checkpoint, reader, objective)
+            adversary = load_adversary(job, checkpoint, reader, objective) if objective.uses_discriminator else None
+        yield RilModels(checkpoint, reader, policy, adversary, engine, judge)
 
 
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:

@@ -55,7 +55,7 @@ def make_sample_rows(
 
 
 def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Sequence[Reject]) -> None:
-    """Writes the student, the samples, the curves and the questions that were too long; closes the engines."""
+    """Writes the student, the samples, the curves and the questions that were too long."""
     now = dict(models.policy.iter_weights())
     if not get_ranks().first:
         return
@@ -81,6 +81,3 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
             f"warning: {job.name}: the student is worse than at its start: validation {ends['start']:.1%}, then "
             f"{ends['end']:.1%}; lower ril.learning_rate or raise ril.kl_weight"
         )
-    models.engine.close()
-    if models.judge:
-        models.judge.close()

@@ -85,7 +85,7 @@ def test_a_store_of_somebody_else_is_refused_before_anything_is_paid(team: Path,
         "belongs to root:",
         "with mode 0755",
         "MiB are free",
-        f"this process is of {COLLEAGUE}",
+        f"this process is of user {COLLEAGUE}",
         "correct the permissions (docs/sharing.md, One folder for a team), or set RIL_STORE",
     ):
         assert said in message

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flows.work import Work
-from stages import ril
-from stages.config.objective import Objective
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
+from stages.engines.vllm import VllmEngine
 from stages.job.files import read_json, write_json
-from stages.job.job import Job
 from stages.job.progress import Progress
 from stages.job.stop import STOP
-from stages.loop.models import RilModels, load_models
 from stages.training.guard import SETTLED, WINDOW, NonFinite, NormHistory, StepGuard, name_questions
 from stages.training.state import TrainingState, list_complete_checkpoints
 from stages.training.trainer import Trainer, save_weights
@@ -349,25 +346,7 @@ LOOP_FAULTS: dict[str, tuple[poison.Patch, str, int, str]] = {
 }
 
 
-@pytest.fixture
-def _engines_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A stage that fails leaves its engines to the end of the process; here 2 GB of them a test."""
-    loaded: list[RilModels] = []
-
-    def note(job: Job, objective: Objective) -> RilModels:
-        loaded.append(load_models(job, objective))
-        return loaded[-1]
-
-    monkeypatch.setattr(ril, "load_models", note)
-    yield
-    for models in loaded:
-        models.engine.close()
-        if models.judge:
-            models.judge.close()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_engines_closed")
 @pytest.mark.parametrize("fault", LOOP_FAULTS)
 def test_the_loop_ends_at_the_first_bad_number(
     fault: str, training_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -375,8 +354,17 @@ def test_the_loop_ends_at_the_first_bad_number(
     monkeypatch.chdir(training_project)
     patch, name, at, said = LOOP_FAULTS[fault]
     patch(monkeypatch, VALUES[name], at)
+    closed: list[VllmEngine] = []
+    close = VllmEngine.close
+
+    def note(self: VllmEngine) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(VllmEngine, "close", note)
     with pytest.raises(NonFinite, match=said) as raised:
         Work("ril", None, training_project).run(Progress())
+    assert len(set(closed)) == 2  # of the student and of the judge; each keeps 1 GiB otherwise
     assert "the last good checkpoint stays and is resumed from: " in str(raised.value)
     assert not (training_project / "data" / "ril" / "model").exists()
 
