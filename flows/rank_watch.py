@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 from stages.config.runtime import Runtime
 from stages.job.files import write_text
 from stages.job.job import Job
-from stages.job.silence import Silence, is_stopped
+from stages.job.silence import Silence, is_stopped, repeat_work
 
 _LOOK_SECONDS = 2.0
 
@@ -79,29 +78,24 @@ def watch_ranks(job: Job, rank: int, end: Callable[[str], None]) -> Iterator[Non
     if job.run_folder is None:
         yield
         return
-    runtime, folder, ended = job.block(Runtime), job.run_folder / "ranks", threading.Event()
+    runtime, folder = job.block(Runtime), job.run_folder / "ranks"
     watch = RankWatch(runtime.stopped_seconds, 60 * runtime.stuck_minutes)
 
-    def look() -> None:
-        while not ended.wait(min(_LOOK_SECONDS, runtime.stopped_seconds / 4)):
-            with contextlib.suppress(OSError):  # a full disk: training itself says so when it saves
-                write_report(folder, rank)
-            reports = read_reports(folder)
-            still = watch.find_still(reports)
-            if still is not None and still[0] != rank and rank == (0 if still[0] else min(set(reports) - {0})):
-                number, reason = still
-                place = f"process {reports[number].process} on {reports[number].host}"
-                end(f"{job.name}: rank {number} ({place}) {reason}")
-                return
+    def look() -> bool:
+        with contextlib.suppress(OSError):  # a full disk: training itself says so when it saves
+            write_report(folder, rank)
+        reports = read_reports(folder)
+        still = watch.find_still(reports)
+        if still is None or still[0] == rank or rank != (0 if still[0] else min(set(reports) - {0})):
+            return True
+        number, reason = still
+        place = f"process {reports[number].process} on {reports[number].host}"
+        end(f"{job.name}: rank {number} ({place}) {reason}")
+        return False
 
     write_report(folder, rank)
-    thread = threading.Thread(target=look, daemon=True, name="watch over ranks that stand still")
-    thread.start()
-    try:
+    with repeat_work(look, min(_LOOK_SECONDS, runtime.stopped_seconds / 4), "watch over ranks that stand still"):
         yield
-    finally:
-        ended.set()
-        thread.join(_LOOK_SECONDS)  # a daemon; it may hang in the store
 
 
 def clear_reports(job: Job) -> None:

@@ -17,13 +17,13 @@ Training state holds pickles of DeepSpeed, so a folder that another user could h
 """
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
 import shutil
 import socket
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ from stages.job.accounts import name_user
 from stages.job.failure import Failure
 from stages.job.files import make_folder, share_with_group
 from stages.job.job import Job
-from stages.job.silence import Silence
+from stages.job.silence import Silence, repeat_work
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 120.0  # an owner on another machine without a new sign of life counts as dead
@@ -273,25 +273,18 @@ class _Place:
 @contextmanager
 def _renew_beat(place: _Place) -> Iterator[None]:
     """Renews the owner's sign of life for this block, until another process is the owner."""
-    ended = threading.Event()
+    counts = itertools.count()
 
-    def renew() -> None:
-        count = 0
-        while place.owns():
-            with contextlib.suppress(OSError):  # a full disk: training itself says so when it saves
-                place.beat.write_text(f"{place.me.token} {count}")
+    def renew() -> bool:
+        owns = place.owns()
+        with contextlib.suppress(OSError):  # a full disk: training itself says so when it saves
+            if owns:
+                place.beat.write_text(f"{place.me.token} {next(counts)}")
                 share_with_group(place.beat)
-            count += 1
-            if ended.wait(BEAT_SECONDS):
-                return
+        return owns
 
-    thread = threading.Thread(target=renew, daemon=True, name="sign of life of a training state")
-    thread.start()
-    try:
+    with repeat_work(renew, BEAT_SECONDS, "sign of life of a training state"):
         yield
-    finally:
-        ended.set()
-        thread.join(BEAT_SECONDS)  # a daemon; it may hang in the store
 
 
 def _read_beat(beat: Path) -> str:

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,27 @@ class Silence:
             self._value, self._since = value, now
         self._looked = now
         return now - self._since
+
+
+@contextlib.contextmanager
+def repeat_work(work: Callable[[], bool], seconds: float, name: str) -> Iterator[None]:
+    """For this block a thread calls `work` at once and then every `seconds`, until it returns False.
+
+    At the end of the block the thread is waited for `seconds`, no longer: it may hang in a file system.
+    """
+    ended = threading.Event()
+
+    def run() -> None:
+        while work() and not ended.wait(seconds):
+            pass
+
+    thread = threading.Thread(target=run, daemon=True, name=name)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(seconds)
 
 
 def is_stopped(process: int) -> bool:
