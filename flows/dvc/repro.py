@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from flows.dvc.cache import explain_lost_outs, list_lost_outs
+from flows.dvc.dead_entries import remove_dead_entries
 from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
@@ -204,6 +205,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
     (then every process of theirs has ended). Raises Nested inside a stage.
     """
     _refuse_nesting()
+    remove_dead_entries(root)
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
     with _catch_stop_signals() as stopped, ExperimentLock(root) as lock:
@@ -296,6 +298,7 @@ def _run_in_order(
     root: Path, order: StageOrder, commands: Mapping[str, Command], jobs: int, limit: float, output: Output
 ) -> int:
     _refuse_nesting()
+    remove_dead_entries(root)
     running, done, code = dict[str, _Run](), 0, 0
     start = time.monotonic()
     end = start + limit

@@ -276,7 +276,7 @@ def test_the_pipeline_runs_stages_side_by_side_and_cancel_ends_them_all(served: 
 @pytest.mark.slow
 def test_busy_is_waited_for_and_failure_is_not_tried_again(served: Any) -> None:
     """The holder is a process that lives, in DVC's own table of who works on what."""
-    holder = subprocess.Popen(["sleep", "300"])
+    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", "repro", "questions"])
     held = {str(served.project / "data" / "questions"): {"pid": holder.pid, "cmd": "dvc repro questions"}}
     table = served.project / ".dvc" / "tmp" / "rwlock"
     table.parent.mkdir(parents=True, exist_ok=True)
