@@ -85,7 +85,7 @@ class Project:
             for out in content["stages"].pop(stage)["outs"]:
                 place = copied / out["path"]
                 shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-        (copied / "dvc.lock").write_text(yaml.safe_dump(content))
+        (copied / "dvc.lock").write_text(yaml.safe_dump(content, sort_keys=False))
         return copied
 
 
