@@ -72,16 +72,17 @@ def run(job: Job) -> None:
     pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
-    def draw_texts(step: int) -> tuple[list[Text], list[float]]:
+    def draw_texts(step: int) -> tuple[list[Text], list[str]]:
         texts: list[Text] = []
-        labels: list[float] = []
+        writers: list[str] = []
         for place in pick_places(len(training), block.questions_per_step, step, job.seed("order")):
             question, seed = training[place], job.seed("draw", step, training[place].question_id)
             count = min(block.responses_per_side, len(question.student), len(question.teachers))
             texts += [question.make_text(text) for text in draw_plain(question.student, count, seed)]
-            texts += [question.make_text(answer.text) for answer in draw_balanced(question.teachers, count, seed)]
-            labels += [1.0] * count + [0.0] * count
-        return texts, labels
+            answers = draw_balanced(question.teachers, count, seed)
+            texts += [question.make_text(answer.text) for answer in answers]
+            writers += [STUDENT] * count + [answer.teacher for answer in answers]
+        return texts, writers
 
     with job.measure_time("train"):
         trainer = Trainer(discriminator, block, job.block(Runtime))
@@ -89,8 +90,8 @@ def run(job: Job) -> None:
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
         for step in state.iter_steps(block.steps, "discriminator"):
-            texts, labels = draw_texts(step)
-            batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
+            texts, writers = draw_texts(step)
+            batch = collator.collate(texts, writers, objective.discriminator_loss, tower=trainer.sharded)
             logits = adversary.backward(batch, texts)
             right = int(((logits > 0) == (batch.labels > 0.5)).sum())
             adversary.check_spread(logits.tolist(), texts)

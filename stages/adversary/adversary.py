@@ -85,12 +85,11 @@ class Adversary:
         pairs = [
             (one, text) for one, text in zip(responses, texts, strict=True) if one.finish_reason == "stop" and one.text
         ]
-        labels = [float(one.source == STUDENT) for one, _ in pairs]
         writers, whole = [one.source for one, _ in pairs], [text for _, text in pairs]
-        if not 0 < sum(labels) < len(labels):
+        if not 0 < writers.count(STUDENT) < len(writers):
             return dict(NOT_TRAINED)
-        batch = self.collator.collate(whole, labels, self.settings.loss, self.trainer.sharded)
-        if not batch.count:  # pairs require both sides of one question
+        batch = self.collator.collate(whole, writers, self.settings.loss, self.trainer.sharded)
+        if batch.kind == "bradley_terry" and not batch.pairs:  # both sides of one question
             return dict(NOT_TRAINED)
         if self.settings.pause_above < 1:
             measured = discriminator_metrics(torch.tensor(self.score(whole)), writers)
