@@ -24,7 +24,7 @@ from stages.adversary.discriminator_model import (
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
 from stages.corpora.rows import Question, read_questions
-from stages.groups.response import STUDENT, TEACHERS
+from stages.groups.response import STUDENT, TEACHERS, is_whole_text
 from stages.job import metric_names as names
 from stages.job.epochs import pick_places
 from stages.job.files import read_shards
@@ -41,7 +41,7 @@ from stages.vlm.reader import load_network, load_reader
 
 @dataclass(frozen=True)
 class QuestionTexts:
-    """The untruncated student and teacher texts of one question."""
+    """The student and teacher texts of one question that the discriminator may learn from."""
 
     question_id: str
     student: tuple[str, ...]
@@ -68,7 +68,8 @@ def run(job: Job) -> None:
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
     discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
-    training, held_out = split_held_out(collect_texts(job), block.held_out_share, job.seed("held out"))
+    found = collect_texts(job, every=objective.degenerate == "learned")
+    training, held_out = split_held_out(found, block.held_out_share, job.seed("held out"))
     pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
@@ -128,27 +129,28 @@ def write_empty(job: Job) -> None:
     job.write_history([{names.STEP: 0}])
 
 
-def collect_texts(job: Job) -> list[QuestionTexts]:
+def collect_texts(job: Job, every: bool) -> list[QuestionTexts]:
     """Returns the student and teacher texts of every question that has both, in pool order.
 
-    Raises ValueError with fewer than two such questions.
+    Without `every`, truncated, empty and repeating texts are left out. Raises ValueError with fewer than two such
+    questions.
     """
     student: dict[str, list[str]] = defaultdict(list)
     for row in read_shards(job.input("data/rollout")).to_pylist():
-        if row["finish_reason"] == "stop" and row["response"]:
+        if every or is_whole_text(row["response"], row["finish_reason"]):
             student[row["question_id"]].append(row["response"])
     questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     both = []
     for row in read_shards(job.input("data/pool")).to_pylist():
         teachers = tuple(
-            answer for answer in read_teacher_answers(row) if answer.finish_reason == "stop" and answer.text
+            answer for answer in read_teacher_answers(row) if every or is_whole_text(answer.text, answer.finish_reason)
         )
         if teachers and student[row["question_id"]]:
             name = row["question_id"]
             both.append(QuestionTexts(name, tuple(student[name]), teachers, questions[name]))
     if len(both) < 2:
         raise ValueError(
-            f"{len(both)} questions have untruncated answers of both student and teachers; at least 2 are required"
+            f"{len(both)} questions have whole answers of both student and teachers; at least 2 are required"
         )
     return both
 

@@ -16,7 +16,7 @@ from stages.adversary.discriminator_model import (
     collect_in_order,
     score_texts,
 )
-from stages.config.discriminator import DiscriminatorLoss, DiscriminatorUpdate
+from stages.config.discriminator import Degenerate, DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
 from stages.groups.response import STUDENT, Response
 from stages.job import metric_names as names
@@ -36,6 +36,7 @@ class AdversarySettings:
     inner_updates: int = 1  # mu
     learning_rate: float = 1e-6
     pause_above: float = 1.0  # training pauses above this accuracy on new texts; 1 never pauses
+    degenerate: Degenerate = "unrewarded"  # whether it learns from truncated, empty and repeating texts
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,14 @@ class Adversary:
     def learn(self, responses: Sequence[Response], texts: Sequence[Text]) -> Metrics:
         """Runs `inner_updates` steps on the texts of all responses; returns metrics measured before the first step.
 
-        Truncated responses are excluded on both sides, because the cut would reveal the source (trap T33). The
-        discriminator is not updated if one side has no complete text or if its accuracy exceeds `pause_above`.
+        Unless `degenerate` is "learned", truncated, empty and repeating responses are excluded on both sides, because
+        they would reveal the source (trap T33). The discriminator is not updated if a side has no text left or if its
+        accuracy exceeds `pause_above`.
         """
         pairs = [
-            (one, text) for one, text in zip(responses, texts, strict=True) if one.finish_reason == "stop" and one.text
+            (one, text)
+            for one, text in zip(responses, texts, strict=True)
+            if one.is_whole or self.settings.degenerate == "learned"
         ]
         writers, whole = [one.source for one, _ in pairs], [text for _, text in pairs]
         if not 0 < writers.count(STUDENT) < len(writers):

@@ -56,6 +56,7 @@ PAPERS = {
     "rollout_cap": 3.0,
     "discriminator_loss": "bce",
     "discriminator_update": "before_scoring",
+    "degenerate": "unrewarded",
 }
 JUDGE_ALONE = {"teacher_rows": "none", "similarity_weight": 0.0, "discriminator_update": "none"}
 OBJECTIVES: dict[Any, dict[str, Any]] = {
@@ -70,6 +71,7 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
         "loss_normaliser": "row",
         "discriminator_loss": "bradley_terry",
         "discriminator_update": "after_scoring",
+        "degenerate": "learned",
     },
     "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
 }
@@ -95,7 +97,7 @@ def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     assert params.objective.uses_discriminator == (name in ("ril", "gad"))
     assert params.objective.uses_judge == (name not in ("gad", "sft"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
-        params.objective.discriminator_loss, params.objective.discriminator_update
+        **{name: getattr(params.objective, name) for name in list_switches(DiscriminatorObjective)}
     )
 
 
@@ -112,6 +114,8 @@ def test_a_given_value_goes_before_that_of_the_objective() -> None:
 
 
 CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({"objective": "dr_grpo"}, {"degenerate": "learned"},
+     ["discriminator.degenerate is 'learned'", "set it to unrewarded"]),
     ({}, {"update": "none"}, ["ril.similarity_weight is 1", "set ril.similarity_weight to 0"]),
     ({"objective": "dr_grpo", "similarity_weight": 1.0}, {}, ["'dr_grpo'", "set ril.similarity_weight"]),
     ({"similarity_weight": 0.0}, {},
