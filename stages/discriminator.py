@@ -12,15 +12,19 @@ discriminator, nothing is trained and the folder is empty.
 from collections import defaultdict
 from dataclasses import dataclass
 
+import torch
+
 from stages.adversary.adversary import Adversary
 from stages.adversary.diagnostics import SpreadCheck, calibration_error, check_pretraining, length_accuracy
 from stages.adversary.discriminator_model import (
+    NEGATIVE,
     DiscriminatorCollator,
     DiscriminatorModel,
     Text,
     compute_accuracy,
     save_discriminator,
 )
+from stages.adversary.negatives import add_negatives
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
 from stages.corpora.rows import Question, read_questions
@@ -83,7 +87,7 @@ def run(job: Job) -> None:
             answers = draw_balanced(question.teachers, count, seed)
             texts += [question.make_text(answer.text) for answer in answers]
             writers += [STUDENT] * count + [answer.teacher for answer in answers]
-        return texts, writers
+        return add_negatives(texts, writers, objective.negatives)
 
     with job.measure_time("train"):
         trainer = Trainer(discriminator, block, job.block(Runtime))
@@ -94,14 +98,15 @@ def run(job: Job) -> None:
             texts, writers = draw_texts(step)
             batch = collator.collate(texts, writers, objective.discriminator_loss, tower=trainer.sharded)
             logits = adversary.backward(batch, texts)
-            right = int(((logits > 0) == (batch.labels > 0.5)).sum())
+            real = torch.tensor([writer != NEGATIVE for writer in writers])
+            right = ((logits > 0) == (batch.labels > 0.5))[real].float()
             adversary.check_spread(logits.tolist(), texts)
             done = trainer.step(learning_rate(block, step))
             history.append(
                 {
                     names.STEP: step + 1,
                     names.LOSS: done.loss,
-                    names.TEXT_ACCURACY: right / len(texts),
+                    names.TEXT_ACCURACY: float(right.mean()),
                     names.GRAD_NORM: done.grad_norm,
                 }
             )

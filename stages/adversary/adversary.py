@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stages.adversary.diagnostics import SpreadCheck, discriminator_metrics
 from stages.adversary.discriminator_model import (
+    NEGATIVE,
     DiscriminatorBatch,
     DiscriminatorCollator,
     DiscriminatorModel,
@@ -16,6 +17,7 @@ from stages.adversary.discriminator_model import (
     collect_in_order,
     score_texts,
 )
+from stages.adversary.negatives import add_negatives
 from stages.config.discriminator import Degenerate, DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
 from stages.groups.response import STUDENT, Response
@@ -37,6 +39,7 @@ class AdversarySettings:
     learning_rate: float = 1e-6
     pause_above: float = 1.0  # training pauses above this accuracy on new texts; 1 never pauses
     degenerate: Degenerate = "unrewarded"  # whether it learns from truncated, empty and repeating texts
+    negatives: int = 0  # broken texts per question that it learns as the student's
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Adversary:
         writers, whole = [one.source for one, _ in pairs], [text for _, text in pairs]
         if not 0 < writers.count(STUDENT) < len(writers):
             return dict(NOT_TRAINED)
-        batch = self.collator.collate(whole, writers, self.settings.loss, self.trainer.sharded)
+        learned, roles = add_negatives(whole, writers, self.settings.negatives)
+        batch = self.collator.collate(learned, roles, self.settings.loss, self.trainer.sharded)
         if batch.kind == "bradley_terry" and not batch.pairs:  # both sides of one question
             return dict(NOT_TRAINED)
         if self.settings.pause_above < 1:
@@ -101,11 +105,12 @@ class Adversary:
                 return {names.DISC_LOSS: None, names.DISC_GRAD_NORM: 0.0, **measured}
         metrics: Metrics = {}
         for inner in range(self.settings.inner_updates):
-            logits = self.backward(batch, whole)
+            logits = self.backward(batch, learned)
             done = self.trainer.step(self.settings.learning_rate)
             if inner == 0:
                 metrics = {names.DISC_LOSS: done.loss, names.DISC_GRAD_NORM: done.grad_norm}
-                metrics |= discriminator_metrics(logits, writers)
+                real = torch.tensor([role != NEGATIVE for role in roles])
+                metrics |= discriminator_metrics(logits[real], writers)
         return metrics
 
     def backward(self, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:

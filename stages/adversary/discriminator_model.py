@@ -27,6 +27,7 @@ from stages.vlm.reader import Network, Reader, compute_text_hidden
 from stages.vlm.weights import check_finite, load_state
 
 WEIGHTS = "discriminator.safetensors"
+NEGATIVE = "negative"  # the writer of texts that no model wrote (stages/adversary/negatives.py)
 TEXTS_PER_GROUP = 8  # texts share the prompt's tokens; larger groups only enlarge the attention mask
 
 
@@ -143,7 +144,7 @@ class DiscriminatorCollator:
         own = self.share(texts)
         packs = self.make_packs([texts[place] for place in own], tower)
         questions = torch.tensor([numbers[text.question_id] for text in texts])
-        labels = torch.tensor([float(writer == STUDENT) for writer in writers])
+        labels = torch.tensor([float(writer in (STUDENT, NEGATIVE)) for writer in writers])
         return DiscriminatorBatch(
             packs, torch.tensor(own, dtype=torch.long), labels, weigh_sides(writers), questions, loss
         )
@@ -179,13 +180,16 @@ def group_texts(reader: Reader, texts: Sequence[str]) -> list[Group]:
 
 
 def weigh_sides(writers: Sequence[str]) -> Tensor:
-    """Returns the weight [texts] of each text in the loss of a step; the weights of a step add up to 1.
+    """Returns the weight [texts] of each text in the loss of a step; the weights of both sides add up to 1.
 
     Each side has 1/2, however many of its texts are left, and each teacher an equal share of the teachers' side.
+    Negatives have another 1/2.
     """
     counts = Counter(writers)
-    sides = [writer == STUDENT for writer in counts]
-    shares = {writer: 0.5 / sides.count(writer == STUDENT) / count for writer, count in counts.items()}
+    teachers = len(counts.keys() - {STUDENT, NEGATIVE})
+    shares = {
+        writer: 0.5 / count / (1 if writer in (STUDENT, NEGATIVE) else teachers) for writer, count in counts.items()
+    }
     return torch.tensor([shares[writer] for writer in writers])
 
 
@@ -218,7 +222,7 @@ class DiscriminatorBatch:
 
     packs: list[Pack]
     own: Tensor  # [texts of the packs] int64: their indices among all texts
-    labels: Tensor  # [texts] float: student 1, teacher 0; for all ranks
+    labels: Tensor  # [texts] float: student and negatives 1, teacher 0; for all ranks
     weights: Tensor  # [texts] float: of `weigh_sides`; for all ranks
     questions: Tensor  # [texts] int64; for all ranks
     kind: DiscriminatorLoss

@@ -94,6 +94,22 @@ class DiscriminatorObjective:
             ),
         ),
     ] = "unrewarded"
+    negatives: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Broken texts per question of a step, made from its answers (two in a row, a loop, a part, "
+            "scrambled), which the discriminator learns like the student's; 0 is Eq. 1 alone. If not set: the value of "
+            "`ril.objective`.",
+        ),
+        Switch(
+            key="discriminator.negatives",
+            source="ours: Eq. 1 has two sides only, and a text unlike both passes as often as not",
+            presets={"gad": 0},
+            departures=(Departure((), "At 0 it is Eq. 1 as printed.", "paper Eq. 1"),),
+        ),
+    ] = 2
 
     @property
     def uses_discriminator(self) -> bool:
@@ -116,6 +132,13 @@ class DiscriminatorObjective:
         return (
             "discriminator.degenerate is 'learned', but there is no discriminator (update 'none'); set it to unrewarded"
         )
+
+    @mark_contradiction
+    def _refuse_negatives_without_discriminator(self, given: Choices) -> str | None:
+        """`discriminator.negatives` needs a discriminator."""
+        if self.uses_discriminator or not given.values["discriminator.negatives"]:
+            return None
+        return f"discriminator.negatives is {self.negatives}, but there is no discriminator (update 'none'); remove it"
 
 
 @add_switches("discriminator", DiscriminatorObjective)
