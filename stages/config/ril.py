@@ -19,7 +19,8 @@ class Switches(Block):
 
     objective: ObjectiveName = Field(
         "ril",
-        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `gad` (discriminator only), `sft`.",
+        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `adversarial` (discriminator only), "
+        "`sft`.",
     )
     kl_weight: Annotated[
         float,
