@@ -142,9 +142,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", ("set ril.loss_normaliser to "
                                                                                   "constant")]),
     (
-        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.5}},
+        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.0}},
         {},
-        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0.5"],
+        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0", "raise it"],
     ),
     ({"rollout_cap": 2.0}, {}, ["ril.rollout_cap is 2", "'none'", "remove it"]),
     ({"objective": "dr_grpo"}, {"sees": "question"}, ["discriminator.sees is 'question'", "set it to response"]),
@@ -172,6 +172,7 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"objective": "gad", "teacher_rows": "as_student"}, {}),
     ({"ratio": "sequence", "inner_updates": 4, "clip_epsilon_high": 0.28}, {}),
     ({"rollout_correction": "truncate_token", "rollout_cap": 2.0}, {}),
+    ({"rollout_correction": "mask_sequence", "sampling": {"temperature": 0.5}}, {}),
 ]
 
 
