@@ -140,7 +140,21 @@ def _make_scores(arms: Arms) -> Section:
         f"Accuracy on {count:,} held-out test questions with greedy decoding: mean over units (see Differences) with "
         "its 95 % t-interval."
     )
-    return Section("Scores", text, [Table("", "", heads, rows)], [plot_arm_scores(arms)])
+    return Section("Scores", text, [Table("", "", heads, rows), *_tabulate_benchmarks(arms)], [plot_arm_scores(arms)])
+
+
+def _tabulate_benchmarks(arms: Arms) -> list[Table]:
+    """The table of benchmark scores; none where no run has any."""
+    scored = list(dict.fromkeys(name for found in arms.values() for one in found for name in one.benchmarks))
+    rows = [
+        [
+            find_title(arms, name),
+            *(_format_number(average_finite(one.benchmarks.get(key, math.nan) for one in found)) for key in scored),
+        ]
+        for name, found in arms.items()
+    ]
+    text = "Score of each benchmark, mean over seeds; – where it is missing or incomplete."
+    return [Table("Benchmarks", text, ["arm", *scored], rows)] if scored else []
 
 
 def _make_followed_study(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:

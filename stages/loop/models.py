@@ -78,6 +78,7 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
     student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
     if block.freeze_vision:
         student.freeze_vision()
+    student.freeze_parts(block.frozen_parts)
     trainer = Trainer(student.model, block, job.block(Runtime))
     reference.model.requires_grad_(False).to(student.device)
     return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))

@@ -10,6 +10,7 @@ from typing import Any
 from stages.config.ril import Ril
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
+from stages.corpora.scoring import is_correct
 from stages.engines.engine import Answer, EngineError, Request
 from stages.groups.response import STUDENT, Response
 from stages.job.job import Job
@@ -67,6 +68,8 @@ class Rollouts:
             seed = self._job.seed("draw", step, question.id)
             answers = draw_balanced(self._pool[question.id], self._block.group, seed)
             group += [tokenize_teacher_answer(self._models.reader, answer) for answer in answers]
+            if self._objective.answer_by == "parsing":
+                group[:] = [replace(one, verdict=int(is_correct(one.text, question.answer))) for one in group]
         self._record(step, groups, judged=self._queue is None)
         return groups
 

@@ -125,6 +125,20 @@ def test_a_difference_among_several_needs_more_to_be_significant(small_study: di
     assert "Three are few." in shown.findings
 
 
+def test_scores_of_benchmarks_are_a_table_where_there_are_any(study: Study, record: Make, tmp_path: Path) -> None:
+    records = [
+        *spread(record, "warm_start", [0.5, 0.6], benchmarks={"mathvista": 60.0, "mmmu": 50.0}),
+        record("gad", 0, 0.5, benchmarks={"mathvista": 61.25}),
+    ]
+    text = render_markdown(make_page(study, records))
+    assert "### Benchmarks" in text
+    assert "| arm | mathvista | mmmu |" in text
+    assert "| GAD | 61.2 | – |" in text
+    assert "Benchmarks" not in render_markdown(make_page(study, [record("gad", 0, 0.5)]))
+    write_record(tmp_path, records[0])
+    assert read_records(tmp_path) == [records[0]]
+
+
 def test_the_other_way_is_said_as_plainly(study: Study, record: Make) -> None:
     records = spread(record, "warm_start", [0.70, 0.71, 0.75]) + spread(record, "gad", [0.50, 0.52, 0.54])
     findings = "\n".join(make_page(study, records).findings)
