@@ -38,8 +38,9 @@ def engine(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.
 
 
 def sample(engine: Any, sampling: Sampling, log_probs: bool = True) -> list[Answer]:
-    """64 answers to one question."""
-    ((_, answers),) = engine.generate([Request("q", MESSAGES, (), sampling, n=64, seed=5, log_probs=log_probs)])
+    """64 answers to one question, or the greedy one."""
+    count = 64 if sampling.temperature else 1
+    ((_, answers),) = engine.generate([Request("q", MESSAGES, (), sampling, count, seed=5, log_probs=log_probs)])
     return list(answers)
 
 
