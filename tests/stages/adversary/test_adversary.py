@@ -108,6 +108,29 @@ def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny
         assert score_texts(discriminator, collator, texts) == before
 
 
+@pytest.mark.parametrize("degenerate", ["unrewarded", "learned"])
+@pytest.mark.parametrize("text", ["", "so 5, " * 9, "so 5, so"])
+def test_it_learns_from_degenerate_answers_only_if_told_to(
+    tiny: Callable[[str], Checkpoint], text: str, degenerate: Any
+) -> None:
+    """Two whole answers of the teacher, one of the student, and one of the student that is empty, loops or is cut."""
+    adversary = make_adversary(tiny, degenerate=degenerate)
+    whole, other, *teacher = answers(adversary.collator.reader)
+    broken = replace(other, text=text, finish_reason="length" if text == "so 5, so" else "stop")
+    collated: list[tuple[list[str], list[str]]] = []
+
+    class Watched(DiscriminatorCollator):
+        def collate(self, texts: Any, writers: Any, *others: Any) -> Any:
+            collated.append(([one.body for one in texts], list(writers)))
+            return super().collate(texts, writers, *others)
+
+    watched = Watched(adversary.collator.reader, 4096)
+    rows = [whole, broken, *teacher]
+    replace(adversary, collator=watched).learn(rows, [Text(row.text, "q") for row in rows])
+    learned = rows if degenerate == "learned" else [whole, *teacher]
+    assert collated == [([row.text for row in learned], [row.source for row in learned])]
+
+
 VALUES = [float("nan"), float("inf"), float("-inf")]
 
 

@@ -1,5 +1,6 @@
 """The loop notices a judge that says the same to everything, and a student that says nothing."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,11 @@ from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict
 from stages.groups.response import STUDENT, Response
 from stages.judging.exam import UselessJudge
-from stages.loop.rollouts import CONSTANT_STEPS, Rollouts
+from stages.loop.rollouts import CONSTANT_STEPS, Rollouts, tokenize_teacher_answer
+from stages.responses.draws import TeacherAnswer
 from stages.responses.variety import UselessAnswers
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_reader
 from tests.stages.judging.test_exam import ConstantEngine
 
 
@@ -30,6 +34,14 @@ def make(judge: Any = None, **verdict: Any) -> tuple[Any, list[str]]:
 
 def group(*texts: str) -> list[Response]:
     return [Response(STUDENT, text, (1,), "stop", None) for text in texts]
+
+
+@pytest.mark.parametrize(("reason", "ends"), [("stop", True), ("length", False)])
+def test_a_cut_teacher_answer_has_no_end_token(tiny: Callable[[str], Checkpoint], reason: str, ends: bool) -> None:
+    reader = load_reader(tiny("qwen2_5_vl"))
+    row = tokenize_teacher_answer(reader, TeacherAnswer("internvl3", 3, "so 5", 1, reason))
+    assert row.token_ids == (*reader.chat.encode_text("so 5"), *(reader.chat.stop_token_ids if ends else ()))
+    assert (row.source, row.text, row.finish_reason, row.verdict) == ("internvl3", "so 5", reason, 1)
 
 
 QUESTIONS: Any = [SimpleNamespace(id="q0"), SimpleNamespace(id="q1")]
