@@ -58,6 +58,7 @@ T_TRAINER, T_MODELS, T_ROLLOUTS, T_VALIDATION = (
     f"{T}{name}.py::"
     for name in ("training/test_trainer", "loop/test_models", "loop/test_rollouts", "loop/test_validation")
 )
+T_PASSES = f"{T}training/test_passes.py::"
 T_STAGE_D = f"{T}test_discriminator.py::"
 T_BENCH = f"{T}benchmarks/test_"
 T_STATE = f"{T}training/test_state.py::"
@@ -174,11 +175,11 @@ FAULTS = (
           "        logits = self.score(texts)\n", 'logits = self.score(texts)\n'
           '        if self.settings.update == "before_scoring":\n            metrics = self.learn(responses, texts)\n',
           "D scores before it learns", (f"{T_ADVERSARY}test_the_order_of_learning_and_scoring",)),
-    Fault(ADVERSARY, "start = sum(map(len, seen))", "start = 0", "later packs get the labels of the first", (T_RANKS + "test_ranks_learn_what_one_learns",)),
+    Fault(ADVERSARY, "start = sum(map(len, seen))", "start = 0", "later packs get the labels of the first", (f"{T_ADVERSARY}test_the_packing_of_texts_changes_no_gradient",)),
     Fault(MODEL, "self.score(hidden[pack.last])", "self.score(hidden[pack.last - 1])",
           "D reads the token before the last", (f"{T_CLOSED}test_c10_the_logit_is_read_at_the_last_token_of_each_text",)),
     Fault(MODEL, 'reduction="sum") / texts', 'reduction="sum") / len(logits)', "every pack of D weighs the same",
-          (f"{T_DISC}test_loss_is_equation_1", T_RANKS + "test_ranks_learn_what_one_learns")),
+          (f"{T_ADVERSARY}test_the_packing_of_texts_changes_no_gradient",)),
     Fault(MODEL, "softplus(logits[None, :] - logits[:, None])", "softplus(logits[:, None] - logits[None, :])",
           "the pairwise loss has the wrong sign", (f"{T_GOLDEN}test_c11_bradley_terry",)),
     Fault(MODEL, "& (questions[:, None] == questions[None, :])", "", "pairs are made across questions",
@@ -229,7 +230,7 @@ FAULTS = (
           (f"{T_UPDATE}test_the_papers_update_is_equation_2",)),
     Fault(POLICY, "get_ranks().sum(sum(len(group.responses) for group in kept))",
           "sum(len(group.responses) for group in kept)", "each rank divides by its own rows",
-          (T_RANKS + "test_ranks_learn_what_one_learns",)),
+          (f"{T_UPDATE}test_the_rows_of_all_ranks_divide_the_loss",)),
     Fault(POLICY, "                if inner == 0:\n                    old.append(log_probs)",
           "                old[number : number + 1] = [log_probs]", "the old log-probabilities follow each update",
           (f"{T_UPDATE}test_several_inner_updates_run_no_pass_for_old_log_probs",)),
@@ -238,14 +239,14 @@ FAULTS = (
           (f"{T_UPDATE}test_the_papers_update_is_equation_2",)),
     Fault(POLICY, "weights = 1.0 / count_tokens(response)[response]",
           "weights = 1.0 / count_tokens(response).max().expand(len(response))", "a row's mean divides by the longest row",
-          (T_UPDATE[:-2],)),
+          (f"{T_UPDATE}test_a_mean_over_each_row_divides_by_its_own_length",)),
     Fault(POLICY, 'teacher_kl == "same" else ~batch.student_tokens', 'teacher_kl == "same" else batch.student_tokens',
           "the teachers' KL applies to the student", (f"{T_UPDATE}test_kl_has_its_own_treatment_of_teacher_rows",)),
     Fault(POLICY, "loss, number == len(batches) - 1, owners", "loss, True, owners",
           "every pack is marked as the step's last", (T_RANKS + "test_ranks_learn_what_one_learns",)),
     Fault(BATCH, "self.add(for_source(name, TEACHERS), values[~batch.student_tokens])",
           "self.add(for_source(name, TEACHERS), values[batch.student_tokens])", "the teachers' KL is the student's",
-          (T_UPDATE[:-2],)),
+          (f"{T_UPDATE}test_each_source_has_the_measures_of_its_own_tokens",)),
     Fault(METRICS, "names.STUDENT_SIMILARITY: _mean([one.similarity for one in by_student])",
           "names.STUDENT_SIMILARITY: _mean([one.similarity for one in kept])",
           "the student's similarity is that of all rows", (f"{T_GUARDS}test_t31_both_rewards_are_logged_for_every_source",)),
@@ -271,14 +272,14 @@ FAULTS = (
     Fault(LOG_PROBS, "return (ours.exp() * (ours - theirs)).sum(1)", "return (theirs.exp() * (theirs - ours)).sum(1)",
           "the exact KL has the other direction", (f"{T_HEAD}test_exact_kl_in_tiles_is_that_of_full_softmax",)),
     Fault(PASSES, "replace(pack, last=pack.last[:-1], groups=numbers)", "replace(pack, groups=numbers)",
-          "D scores padding", (T_RANKS + "test_ranks_learn_what_one_learns",)),
+          "D scores padding", (f"{T_PASSES}test_padding_adds_no_target_and_no_text",)),
     Fault(TRAINER, "self._engine.backward(loss * self._ranks if self._ranks > 1 else loss,",
           "self._engine.backward(loss,", "ranks are averaged instead of summed",
           (T_RANKS + "test_ranks_learn_what_one_learns",)),
     Fault(SFT, ".sum() / response_tokens", ".mean()", "every pack of the warm start weighs the same",
-          (T_RANKS + "test_ranks_learn_what_one_learns",)),
+          (f"{T_PASSES}test_the_warm_starts_loss_is_the_mean_over_all_target_tokens_of_the_step",)),
     Fault(SFT, "return trainer.step(learning_rate(schedule, step))", "return trainer.step(schedule.learning_rate)",
-          "the warm start has no schedule of the rate", IN_LOOP),
+          "the warm start has no schedule of the rate", (f"{T_PASSES}test_the_warm_starts_loss_is_the_mean_over_all_target_tokens_of_the_step",)),
     Fault(WARM, "block.rows_per_step, step, job.seed())", "block.rows_per_step, 0, job.seed())",
           "every step of the warm start has the same rows", IN_LOOP),
     Fault(WARM, "zip(chosen, prompts, targets, strict=True)", "zip(chosen, prompts, [*targets[1:], targets[0]], strict=True)",

@@ -108,6 +108,21 @@ def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny
         assert score_texts(discriminator, collator, texts) == before
 
 
+@pytest.mark.parametrize("loss", ["bce", "bradley_terry"])
+def test_the_packing_of_texts_changes_no_gradient(tiny: Callable[[str], Checkpoint], loss: Any) -> None:
+    """Twelve texts in one pack or in several: the same logits in order, loss and norm."""
+    found = []
+    for budget in (100_000, 128):
+        adversary = make_adversary(tiny, loss)
+        adversary = replace(adversary, collator=replace(adversary.collator, tokens_per_pack=budget))
+        texts = [Text(f"{n}:{n * n}", f"q{n // 4}") for n in range(12)]
+        batch = adversary.collator.collate(texts, [float(n % 4 < 1 + n // 8) for n in range(12)], loss)
+        assert (len(batch.packs) > 1) == (budget == 128)
+        logits = adversary.backward(batch, texts)
+        found.append((*logits.tolist(), *adversary.trainer.step(1e-3)))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 VALUES = [float("nan"), float("inf"), float("-inf")]
 
 

@@ -20,6 +20,7 @@ from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
 from stages.training.guard import NonFinite, StepGuard
 from stages.training.passes import PaddingGroups
+from stages.training.ranks import Ranks
 from stages.training.trainer import StepResult, Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
@@ -252,6 +253,36 @@ def test_garbage_in_a_term_ends_the_update(
     with pytest.raises(NonFinite, match=rf"^ril: step 3: {term} is (nan|-?inf) on {asked}; nothing is written"):
         policy.update(groups, 1e-3)
     assert all(torch.equal(before[name], tensor) for name, tensor in student.model.state_dict().items())
+
+
+def test_the_rows_of_all_ranks_divide_the_loss(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank has 24 rows beside the 8 of this one; the gradient is a quarter."""
+
+    class First(Ranks):
+        def sum(self, value: float) -> float:
+            return value + 24
+
+    monkeypatch.setattr(policy_module, "get_ranks", lambda: First(0, 1))
+    _, (gradient,) = stepped(made)
+    same(gradient, by_hand(made, [-1, 1, 1, -1], divisor=4 * 4 * 16.0))
+
+
+def test_each_source_has_the_measures_of_its_own_tokens(made: Made) -> None:
+    """The student's KL and entropy are those of a step in which teacher rows do not stand, and the reverse."""
+    logged, _ = stepped(made)
+    alone, _ = stepped(made, replace(PAPER, teacher_rows="none"))
+    for name in ("kl", "entropy"):
+        assert logged[f"{name}/student"] == pytest.approx(alone[f"{name}/student"], rel=1e-5)
+        assert abs(logged[f"{name}/teacher"] - alone[f"{name}/student"]) > 1e-4
+
+
+def test_a_mean_over_each_row_divides_by_its_own_length(made: Made) -> None:
+    """GRPO's form: a row's tokens weigh 1 / length, the rows of the step 1 / count."""
+    lengths = [len(row.token_ids) for row in answers(made[2])]
+    assert len(set(lengths)) > 1
+    _, (gradient,) = stepped(made, replace(PAPER, loss_normaliser="row"), kl_weight=0.0)
+    weights = [advantage / length for advantage, length in zip([-1, 1, 1, -1], lengths, strict=True)]
+    same(gradient, by_hand(made, weights, beta=0.0, divisor=4.0))
 
 
 def test_a_step_without_a_group_has_no_loss(made: Made) -> None:
