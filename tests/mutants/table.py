@@ -361,7 +361,7 @@ FAULTS = (
           "shuffled questions keep their images", (f"{T_EVALUATE}test_nobody_keeps_its_picture_and_sources_do_not_mix",)),
     Fault(EVALUATE, "return (single[:questions], single[questions:]), every[end:]",
           "return (single[questions:], single[:questions]), every[end:]", "shuffled answers are scored as the split's",
-          (T_EVALUATE[:-2],)),
+          (f"{T_EVALUATE}test_answers_are_told_apart_by_what_was_asked",)),
     Fault(SCORING, "marked = find_marked_answer(text)", "marked = None", "a marked final answer does not count alone",
           (f"{T_BENCH}scoring.py",)),
     Fault(VERDICTS, 'return Outcome("ok", float(found == sample.gold), found, "judge")',
