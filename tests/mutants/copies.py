@@ -106,7 +106,7 @@ def _call_pytest(folder: Path, tests: Sequence[str], note: Path) -> int:
     os.environ["PYTHONPATH"] = str(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] in FOLDERS]:
         del sys.modules[name]
-    said = folder.with_name(f"{folder.name}.log").open("w")  # noqa: SIM115
+    said = folder.with_name(f"{folder.name}.log").open("w")
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     import pytest

@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(trial.describe(), flush=True)
             if options.log:
                 with options.log.open("a") as log:
-                    log.write(json.dumps(asdict(trial)) + "\n")
+                    log.write(json.dumps({**asdict(trial), "what": FAULTS[trial.number - 1].what}) + "\n")
             trials.append(trial)
     left = [trial.number for trial in trials if trial.outcome != "killed"]
     print(f"{len(trials)} faults, {len(trials) - len(left)} killed" + (f"; left: {left}" if left else ""))

@@ -1,4 +1,4 @@
-"""The table of faults speaks of the source as it is; faults are put in and taken out; a fault that is seen is killed."""
+"""The table of faults speaks of the source as it is, and the script says of a fault what its tests saw."""
 
 import re
 from pathlib import Path

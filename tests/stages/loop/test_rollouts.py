@@ -1,6 +1,7 @@
 """The rows of a step and their verdicts; a judge that says the same to everything, a student that says nothing."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -107,8 +108,14 @@ class Student:
             )
 
 
-def open_rollouts(reply: Callable[[str], str] = lambda asked: "<answer>1</answer>") -> tuple[Rollouts, Student]:
-    """Rollouts of G = 3 with six answers of each of two teachers to two questions, and a judge that says `reply`."""
+def open_rollouts(
+    reply: Callable[[str], str] = lambda asked: "<answer>1</answer>", recorded: dict[int, Any] | None = None
+) -> tuple[Rollouts, Student]:
+    """Rollouts of G = 3 with six answers of each of two teachers to two questions, and a judge that says `reply`.
+
+    `recorded` holds what was recorded of each step.
+    """
+    records = {} if recorded is None else recorded
     student, said = Student(), ConstantEngine("")
 
     def judge(requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
@@ -128,7 +135,11 @@ def open_rollouts(reply: Callable[[str], str] = lambda asked: "<answer>1</answer
         measure_time=lambda _: contextlib.nullcontext(),
         progress=SimpleNamespace(say=print),
     )
-    state: Any = SimpleNamespace(record=lambda step, rows: None, read_record=lambda step: None, guard=StepGuard())
+    state: Any = SimpleNamespace(
+        record=lambda step, value: records.update({step: json.loads(json.dumps(value))}),
+        read_record=records.get,
+        guard=StepGuard(),
+    )
     reader = SimpleNamespace(chat=SimpleNamespace(encode_response=lambda text: [*map(ord, text), 0]))
     policy = SimpleNamespace(objective=PAPER)
     models: Any = SimpleNamespace(engine=student, judge=said, reader=reader, policy=policy)
@@ -192,3 +203,23 @@ def test_an_answer_has_the_judges_verdict_on_it_and_none_where_the_judge_failed(
         assert f"<question> {question.text} </question>" in asked
         assert f"> {question.id} {n} </candidate" in asked
         assert f"<reference> {question.answer} </reference>" in asked
+
+
+def test_a_step_that_was_recorded_is_not_sampled_again_and_judged_once() -> None:
+    recorded: dict[int, Any] = {}
+    seen: list[str] = []
+
+    def reply(asked: str) -> str:
+        seen.append(asked)
+        return f"<answer>{len(seen) % 2}</answer>"
+
+    first, _ = open_rollouts(reply, recorded)
+    sampled = first.collect(4, ASKED)
+    second, student = open_rollouts(reply, recorded)
+    assert second.collect(4, ASKED) == sampled
+    judged = second.judge(4, sampled)
+    assert [one.verdict for group in judged for one in group[:3]] == [1, 0] * 3
+    third, idle = open_rollouts(reply, recorded)
+    assert third.judge(4, third.collect(4, ASKED)) == judged
+    assert (student.asked, idle.asked, len(seen)) == ([], [], 6)
+    assert third.collect(5, ASKED) != judged

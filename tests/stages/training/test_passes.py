@@ -1,7 +1,6 @@
 """Passes over packs: the packing changes no loss and no gradient; padding adds nothing to them."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
