@@ -39,6 +39,8 @@ def test_kinds_of_similarity() -> None:
 
 def test_weights_and_gate() -> None:
     assert [row.reward for row in found(similarity_weight=0.5, answer_weight=2.0)] == [0, 2.5, 2.5, 0]
+    told_apart = found(group((0, 0, 1, 1)), similarity_weight=0.5, answer_weight=2.0)
+    assert [row.reward for row in told_apart] == [0, 0.5, 2.5, 2.0]
     gated = found(group((0, 0, 1, 1)), similarity_gate="when_correct")
     assert [row.similarity for row in gated] == [0, 0, 1, 0]
 

@@ -35,6 +35,7 @@ class Gradients:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.kept, self.packs = model, [], 0  # type: ignore[var-annotated]
+        self.lasts: list[bool] = []
 
     sharded = False
 
@@ -44,6 +45,7 @@ class Gradients:
     def backward(self, loss: torch.Tensor, last: bool, ids: Sequence[str] = ()) -> float:
         loss.backward()
         self.packs += 1
+        self.lasts.append(last)
         return float(loss.detach())
 
     def step(self, rate: float) -> StepResult:
@@ -274,6 +276,17 @@ def test_each_source_has_the_measures_of_its_own_tokens(made: Made) -> None:
     for name in ("kl", "entropy"):
         assert logged[f"{name}/student"] == pytest.approx(alone[f"{name}/student"], rel=1e-5)
         assert abs(logged[f"{name}/teacher"] - alone[f"{name}/student"]) > 1e-4
+
+
+def test_the_last_pack_of_each_inner_update_is_marked(made: Made) -> None:
+    """Ranks exchange gradients after it and not before."""
+    student, reference, reader = made
+    prompts = reader.make_prompts([([{"role": "user", "content": f"What is {n}?"}], []) for n in range(3)])
+    group = tuple(score_group(answers(reader), LOGITS))
+    trainer = Gradients(student.model)
+    policy = Policy(student, reference, trainer, loop(tokens_per_pack=64, inner_updates=2))  # type: ignore[arg-type]
+    policy.update([RewardedGroup(prompt, group) for prompt in prompts], 1e-6)
+    assert trainer.lasts == [False, False, True] * 2
 
 
 def test_a_mean_over_each_row_divides_by_its_own_length(made: Made) -> None:

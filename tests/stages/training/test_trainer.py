@@ -53,3 +53,14 @@ def test_a_copy_of_the_weights_stays_while_training_goes_on() -> None:
     trainer.step(0.1)
     assert torch.equal(copied["weight"], before)
     assert not torch.equal(model.weight, before)
+
+
+def test_a_part_of_the_loss_counts_for_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed averages gradients over ranks, so that a part has to be multiplied by their number to be summed."""
+    model = nn.Linear(3, 1)
+    trainer, given = Trainer(model, schedule(), Runtime()), list[float]()
+    monkeypatch.setattr(trainer, "_ranks", 4)
+    monkeypatch.setattr(trainer._engine, "backward", lambda loss, **_: given.append(float(loss.detach())))
+    loss = model(torch.ones(3)).sum()
+    assert trainer.backward(loss, last=True) == pytest.approx(float(loss.detach()))
+    assert given == pytest.approx([4 * float(loss.detach())])
