@@ -212,7 +212,7 @@ FAULTS = (
     Fault(REWARDS, "(rows[at].source == STUDENT) == student]", "rows[at].source]",
           "both sides share the baseline per source", (f"{T_REWARDS}test_baselines",)),
     Fault(REWARDS, "[next(rest) for _ in group], objective)", "[next(rest) for _ in group][::-1], objective)",
-          "the logits of a group are reversed", (T_REWARDS[:-2],)),
+          "the logits of a group are reversed", (f"{T_REWARDS}test_every_logit_belongs_to_its_row",)),
     # --- loss and update ----------------------------------------------------------------------------------------------
     Fault(LOSS, "gap = (reference - log_probs).clamp(max=60.0)", "gap = (log_probs - reference).clamp(max=60.0)",
           "k3 estimates the other direction", (f"{T_GOLDEN}test_c3_kl_estimates",)),
@@ -255,7 +255,7 @@ FAULTS = (
           (f"{T_UPDATE}test_each_source_has_the_measures_of_its_own_tokens",)),
     Fault(METRICS, "names.STUDENT_SIMILARITY: _mean([one.similarity for one in by_student])",
           "names.STUDENT_SIMILARITY: _mean([one.similarity for one in kept])",
-          "the student's similarity is that of all rows", (f"{T_GUARDS}test_t31_both_rewards_are_logged_for_every_source",)),
+          "the student's similarity is that of all rows", (f"{T}policy/test_metrics.py::test_every_source_has_the_means_of_its_own_rows",)),
     # --- packs and log-probabilities ----------------------------------------------------------------------------------
     Fault(PACK, "predicts += [prompt_end, *range(place, place + count - 1)]",
           "predicts += [prompt_end + 1, *range(place + 1, place + count)]", "a token is predicted by itself",
@@ -265,7 +265,7 @@ FAULTS = (
     Fault(PACK, "if start < len(groups):", "if start < len(groups) - 1:", "a last group alone in its pack is lost",
           (f"{T_PACK}test_every_row_is_packed_once",)),
     Fault(PACK, "owner += [responses] * count", "owner += [number_in_group] * count",
-          "rows are counted anew in each group of a pack", (f"{T_PACK}test_packed_equals_one_row_at_a_time",)),
+          "rows are counted anew in each group of a pack", (f"{T_PACK}test_every_row_is_packed_once",)),
     Fault(PACK, "return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))",
           "return torch.ones(len(owner), len(owner), dtype=torch.bool).tril()", "a response sees those before it",
           (f"{T_PACK}test_a_response_sees_its_prompt_and_itself_only",)),
