@@ -45,8 +45,11 @@ SCORING, VERDICTS, AGGREGATE, SCORES = (
     "stages/benchmarks/scores.py",
 )
 
-IN_LOOP = ("tests/loop",)
-IN_RIL = ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[qwen2_5_vl]",)
+IN_RIL = ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[qwen2_5_vl, mu 1]",)
+IN_DISC = (
+    "tests/loop/test_discriminator.py::test_pre_training_is_that_of_a_plain_discriminator[qwen2_5_vl-ril-response]",
+)
+IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
 T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss", "update", "rewards"))
 T_ADVERSARY, T_DISC = (f"{T}adversary/test_{name}.py::" for name in ("adversary", "discriminator"))
@@ -68,11 +71,11 @@ T_JOB = f"{T}job/test_job.py::"
 FAULTS = (
     # --- seen by no test before ---------------------------------------------------------------------------------------
     Fault(DISC, "labels += [1.0] * count + [0.0] * count", "labels += [0.0] * count + [1.0] * count",
-          "labels are flipped in D's pre-training", IN_LOOP),
+          "labels are flipped in D's pre-training", IN_DISC),
     Fault(ROLLOUTS, "reader.chat.encode_response", "reader.chat.encode_text", "teacher rows have no end token",
           (f"{T_ROLLOUTS}test_a_group_has_its_own_answers_in_order_then_as_many_of_the_teachers",)),
     Fault(WARM, "targets = [tuple(reader.chat.encode_response(", "targets = [tuple(reader.chat.encode_text(",
-          "targets of the warm start have no end token", IN_LOOP),
+          "targets of the warm start have no end token", IN_WARM),
     Fault(RIL, 'with job.measure_time("sync"):\n            models.engine.update_weights(policy.iter_weights())',
           'with job.measure_time("sync"):\n            pass', "weights never reach the engine", IN_RIL),
     Fault(ROLLOUTS, 'self._job.seed("draw", step, question.id)', 'self._job.seed("draw", 0, question.id)',
@@ -187,15 +190,15 @@ FAULTS = (
           (f"{T_TRAINER}test_a_step_is_adamw_on_clipped_gradients_at_the_rate_of_the_step",)),
     # --- D: its pre-training and its steps ----------------------------------------------------------------------------
     Fault(DISC, 'block.questions_per_step, step, job.seed("order"))', 'block.questions_per_step, 0, job.seed("order"))',
-          "every step of D has the same questions", IN_LOOP),
+          "every step of D has the same questions", IN_DISC),
     Fault(DISC, 'job.seed("draw", step, training[place].question_id)',
           'job.seed("draw", 0, training[place].question_id)', "every step of D draws the same texts of a question",
-          IN_LOOP),
+          IN_DISC),
     Fault(DISC, 'if row["finish_reason"] == "stop" and row["response"]:', 'if row["response"]:',
           "D is pre-trained on cut student texts",
           (f"{T_STAGE_D}test_cut_and_empty_texts_of_both_sides_are_left_out",)),
     Fault(DISC, "done = trainer.step(learning_rate(block, step))", "done = trainer.step(block.learning_rate)",
-          "D's pre-training has no schedule of the rate", IN_LOOP),
+          "D's pre-training has no schedule of the rate", IN_DISC),
     Fault(DISC, "training = [question for question in texts if question.question_id not in held_out]",
           "training = list(texts)", "D trains on the held-out questions",
           (f"{T_STAGE_D}test_no_held_out_question_is_trained_on_and_the_split_is_that_of_the_seed",)),
@@ -327,12 +330,12 @@ FAULTS = (
           "the warm start has no schedule of the rate",
           (f"{T_PASSES}test_the_warm_starts_loss_is_the_mean_over_all_target_tokens_of_the_step",)),
     Fault(WARM, "block.rows_per_step, step, job.seed())", "block.rows_per_step, 0, job.seed())",
-          "every step of the warm start has the same rows", IN_LOOP),
+          "every step of the warm start has the same rows", IN_WARM),
     Fault(WARM, "zip(chosen, prompts, targets, strict=True)",
           "zip(chosen, prompts, [*targets[1:], targets[0]], strict=True)", "a question learns the target of the next",
-          IN_LOOP),
+          IN_WARM),
     Fault(WARM, "    if block.freeze_vision:\n        network.freeze_vision()\n", "", "the warm start trains the tower",
-          IN_LOOP),
+          IN_WARM),
     Fault(STATE, "            self.rows(name).extend(rows)\n", "            self.rows(name)\n",
           "a resumed stage forgets its curves", (f"{T_STATE}test_stopped_and_resumed_is_undisturbed",)),
     Fault(STATE, 'return int(loop["step"])', 'return int(loop["step"]) - 1', "a resumed stage repeats a step",
