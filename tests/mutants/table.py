@@ -366,7 +366,11 @@ FAULTS = (
           (f"{T_JUDGE}test_verdicts_ask_everything_in_one_call_where_no_rule_decides_and_keep_the_order",)),
     Fault(VERDICT, "for row, one in zip(judged, found, strict=True)",
           "for row, one in zip(judged, given, strict=False)", "verdicts on answers are those of the exam",
-          (f"{T}judging/test_exam.py",)),
+          (f"{T}test_verdict.py::test_every_answer_has_the_verdict_on_it",)),
+    Fault(VERDICT, 'question.answer, row["response"], judge.rule_first',
+          'row["response"], row["response"], judge.rule_first',
+          "the judge of the pool gets the candidate as the reference",
+          (f"{T}test_verdict.py::test_every_answer_has_the_verdict_on_it",)),
     # --- pool, draws, seeds -------------------------------------------------------------------------------------------
     Fault(POOL, 'verdicts[row["question_id"], row["sample"]]}', 'verdicts[row["question_id"], 0]}',
           "every answer of the pool has the verdict on the first", (f"{T}test_pool.py",)),
