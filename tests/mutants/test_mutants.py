@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.copies import replacing
-from tests.mutants.run import draw_faults, try_fault
+from tests.mutants.page import read_trials
+from tests.mutants.run import draw_faults, main
 from tests.mutants.table import FAULTS, Fault
 
 
@@ -52,25 +53,69 @@ def test_a_fault_is_put_in_and_taken_out(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("test", "limit", "outcome"),
-    [
-        ("assert value == 1", 120, "killed"),
-        ("assert value", 120, "SURVIVED"),
-        ("while True: pass", 4, "STOPPED after 4 s"),
-    ],
-)
-def test_a_trial_says_what_the_tests_saw(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test: str, limit: float, outcome: str
-) -> None:
-    folder = tmp_path / "copy"
+TOY = {
+    "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
+    "module.py": "value = 1\nother = 1\n",
+    "test_module.py": """
+import time
+from module import value
+def test_one(): assert value == 1
+def test_any(): assert value
+def test_endless():
+    while value == 2: time.sleep(1)
+""",
+}
+
+
+def make_fault(text: str, replacement: str, test: str) -> Fault:
+    return Fault("module.py", text, replacement, f"{replacement} for {test}", (f"test_module.py::{test}",))
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of three files with five faults."""
+    folder = tmp_path / "checkout"
     folder.mkdir()
-    (folder / "module.py").write_text("value = 1\n")
-    (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n')
-    (folder / "test_module.py").write_text(f"from module import value\ndef test_value():\n    {test}\n")
-    fault = Fault("module.py", "= 1", "= 2", "another value", ("test_module.py",))
-    monkeypatch.setattr("tests.mutants.run.FAULTS", (fault,))
-    trial = try_fault(folder, 1, limit)
-    assert trial.outcome == outcome, (tmp_path / "copy.log").read_text()
-    assert trial.test == ("test_module.py::test_value" if outcome == "killed" else "")
-    assert (folder / "module.py").read_text() == "value = 1\n"
+    for name, text in TOY.items():
+        (folder / name).write_text(text)
+    faults = (
+        make_fault("value = 1", "value = 2", "test_one"),
+        make_fault("value = 1", "value = 2", "test_any"),
+        make_fault("value = 1", "value = 2", "test_endless"),
+        make_fault("value = 1", "value = (", "test_one"),
+        make_fault("= 1", "= 2", "test_one"),
+    )
+    monkeypatch.setattr("tests.mutants.run.FAULTS", faults)
+    monkeypatch.setattr("tests.mutants.run.import_libraries", lambda: None)
+    monkeypatch.setattr("tests.mutants.copies.ROOT", folder)
+    monkeypatch.setattr("tests.mutants.copies.FOLDERS", ())
+    monkeypatch.setattr("tests.mutants.copies.FILES", tuple(TOY))
+    return folder
+
+
+def test_every_fault_has_a_line_and_those_that_are_not_killed_are_named(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.jsonl"
+    assert main(["--jobs", "2", "--limit", "8", "--log", str(log)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" s  ")[2].partition("  ")[0] for line in lines[:-1]] == [
+        *("killed", "SURVIVED", "STOPPED after 8 s", "NOT RUN, pytest ended with 4"),
+        "DOES NOT APPLY: the text stands 2 times in the file",
+    ]
+    assert lines[0].endswith("module.py: value = 2 for test_one by test_module.py::test_one")
+    assert lines[-1] == "5 faults, 1 killed; left: [2, 3, 4, 5]"
+    trials = read_trials([log])
+    assert [trial.number for trial in trials.values()] == [1, 2, 3, 4, 5]
+    assert trials["value = 2 for test_one"].test == "test_module.py::test_one"
+
+
+def test_only_what_is_asked_for_is_tried(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 faults, 1 killed"
+
+
+def test_a_test_that_fails_without_a_fault_sees_nothing(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (toy / "module.py").write_text("value = 1 - 1\n")
+    assert main(["--only", "1"]) == 1
+    assert "without a fault: test_module.py::test_one fails" in capsys.readouterr().out
