@@ -386,7 +386,8 @@ FAULTS = (
     Fault(DRAWS, "    choose.shuffle(teachers)\n", "", "one teacher always gives the odd answer",
           (f"{T_DISC}test_draw_is_balanced_without_replacement_and_changes_with_the_seed",)),
     Fault(EPOCHS, "_shuffle_epoch(count, seed, number // count)", "_shuffle_epoch(count, seed, 0)",
-          "every epoch has the same order", (f"{T_GUARDS}test_t40_a_step_draws_the_same_whatever_was_drawn_before",)),
+          "every epoch has the same order",
+          (f"{T}job/test_epochs.py::test_every_epoch_has_each_item_once_in_an_order_of_its_own",)),
     Fault(EPOCHS, "drawn = range(step * wanted, (step + 1) * wanted)", "drawn = range(step, step + wanted)",
           "steps overlap", (f"{T_GUARDS}test_t40_a_step_draws_the_same_whatever_was_drawn_before",)),
     Fault(SEEDS, '"\\x1f".join(f"{type(part).__name__}:{part}" for part in parts)',
@@ -428,7 +429,7 @@ FAULTS = (
           'return Outcome("ok", 1.0, found, "judge")', "every letter of the judge is right", (f"{T_BENCH}judging.py",)),
     Fault(AGGREGATE, "statistics.fmean(one.value for one in means), error)", "micro_average(rows).value, error)",
           "the macro average weighs rows",
-          (f"{T_BENCH}parity.py::test_no_reply_is_scored_otherwise_than_by_the_harness",)),
+          (f"{T_BENCH}parity.py::test_no_reply_is_scored_otherwise_than_by_the_harness[lmms_mmstar_average]",)),
     Fault(SCORES, "replies.get(sample.index), profile, cot, said or {}", "replies.get(sample.index), profile, cot, {}",
           "the judge's replies are ignored", (f"{T_BENCH}judging.py",)),
 )  # fmt: skip
