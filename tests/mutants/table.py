@@ -352,7 +352,7 @@ FAULTS = (
           (f"{T_READER}test_prompts_of_one_call_are_those_of_single_calls",)),
     Fault(FAMILY, "torch.cat([pixels.values for pixels in several])",
           "torch.cat([pixels.values for pixels in reversed(several)])", "images of a pack are in reverse order",
-          (f"{T_PACK}test_log_probs_equal_the_plain_models",)),
+          (f"{T_READER}test_images_of_several_prompts_stay_in_order",)),
     Fault(CHAT, "return [*self.encode_text(text), *self.stop_token_ids]", "return self.encode_text(text)",
           "no response ends", (f"{T_READER}test_a_response_ends_with_the_token_that_ends_generation",)),
     Fault(CHAT, "tokenize=False, add_generation_prompt=True", "tokenize=False, add_generation_prompt=False",

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.family import Pixels
 from stages.vlm.reader import load_network, load_reader
 
 SIZES = ((84, 84), (140, 56))
@@ -166,3 +167,16 @@ def test_prompts_of_one_call_are_those_of_single_calls(tiny: Callable[[str], Che
         if together.pixels is not None and alone.pixels is not None:
             assert torch.equal(together.pixels.values, alone.pixels.values)
             assert (together.pixels.rows, together.pixels.tokens) == (alone.pixels.rows, alone.pixels.tokens)
+
+
+def test_images_of_several_prompts_stay_in_order(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    reader = load_reader(tiny(family))
+    first, second = (reader.make_pixels([image]) for image in pictures()[:2])
+    assert not torch.equal(first.values, second.values)
+    joined = Pixels.concatenate([first, second, first])
+    for place, one in enumerate((first, second, first)):
+        own = joined.select(place, place + 1)
+        assert torch.equal(own.values, one.values)
+        assert (own.rows, own.tokens) == (one.rows, one.tokens)
+        if one.grids is not None and own.grids is not None:
+            assert torch.equal(own.grids, one.grids)
