@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import pytest
 from torch import Tensor
 
 from stages import ril
+from stages.adversary.adversary import Adversary
+from stages.adversary.discriminator_model import DiscriminatorBatch, Text
 from stages.config.objective import Objective
 from stages.job.files import read_json, read_shards
 from stages.job.job import Job
@@ -19,7 +21,7 @@ from stages.loop import models as loop_models
 from stages.loop.models import RilModels, open_models
 from stages.training.ranks import get_ranks
 from stages.training.trainer import StepResult, Trainer
-from tests.loop.plain import Row
+from tests.loop.plain_rewards import Row
 from tests.loop.script import ScriptedJudge, ScriptedStudent, make_engines
 
 
@@ -57,6 +59,47 @@ def record_loop(job: Job) -> Recording:
     if get_ranks().first:
         read_outputs(recording, job)
     return recording
+
+
+@dataclass
+class TrainingStep:
+    """One optimizer step of a stage that trains one model."""
+
+    questions: list[str]
+    texts: list[str]  # that D learns from
+    start: dict[str, Tensor]  # weights before the step
+    rate: float = 0.0
+
+
+def record_training(run: Callable[[Job], None], job: Job) -> list[TrainingStep]:
+    """Runs the stage and returns its optimizer steps in order."""
+    steps: list[TrainingStep] = []
+    step, backward, criticise = Trainer.step, Trainer.backward, Adversary.backward
+    current = TrainingStep([], [], {})
+
+    def record_backward(trainer: Trainer, loss: Tensor, last: bool, ids: Sequence[str] = ()) -> float:
+        if not current.questions:
+            current.start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        current.questions += [name for name in ids if name not in current.questions]
+        return backward(trainer, loss, last, ids)
+
+    def record_texts(adversary: Adversary, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:
+        current.texts += [text.body for text in texts]
+        return criticise(adversary, batch, texts)
+
+    def record_step(trainer: Trainer, rate: float) -> StepResult:
+        nonlocal current
+        current.rate = rate
+        steps.append(current)
+        current = TrainingStep([], [], {})
+        return step(trainer, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "backward", record_backward)
+        patch.setattr(Trainer, "step", record_step)
+        patch.setattr(Adversary, "backward", record_texts)
+        run(job)
+    return steps
 
 
 def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,9 @@ class ScriptedStudent:
 
 
 def judge_answer(reference: str, candidate: str) -> int | None:
-    """What the scripted judge finds: one of six has no verdict."""
+    """What the scripted judge finds: one of twelve has no verdict."""
     found = zlib.crc32(f"{reference}|{candidate}".encode())
-    return None if found % 6 == 0 else found // 6 % 2
+    return None if found % 12 == 0 else found // 12 % 2
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A small project for whole stages: checkpoints with random weights, questions, teacher answers, a trained-looking D."""
+"""A small project for whole stages: checkpoints with random weights, questions, teacher answers, a discriminator."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from stages.job.job import Job
 from stages.responses.schemas import ANSWERS, VERDICTS
 from stages.tiny.builds.shapes import build_tiny
 from stages.vlm.checkpoint import write_card
-from tests.loop.plain import SYSTEM, TURN, Task, Vlm
+from tests.loop.plain_models import SYSTEM, TURN, Critic, Task, Vlm
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("qwen2_5_vl", "internvl3")
@@ -74,7 +74,7 @@ def make_tasks(prefix: str, count: int, first: int) -> list[Task]:
             f"Which number is {prefix} {number}?",
             tuple(draw_picture(10 * first + number + place) for place in range((number + 1) % 3)),
             str(first * 100 + 7 * number),
-            f"It is {number}, so {first * 100 + 7 * number}" + " and more" * number,
+            None if number == 2 else f"It is {number}, so {first * 100 + 7 * number}" + " and more" * number,
         )
         for number in range(count)
     ]
@@ -87,12 +87,18 @@ WARMING = make_tasks("w", 5, 7)
 
 def say_as_teacher(teacher: str, task: Task, sample: int) -> str:
     """Answer `sample` of a teacher; no two are the same."""
-    return f"{'first: ' if teacher == TEACHERS[0] else 'so '}{task.id} {sample}{' then' * sample} {int(task.answer) + sample}"
+    opening = "first: " if teacher == TEACHERS[0] else "so "
+    return f"{opening}{task.id} {sample}{' then' * sample} {int(task.answer) + sample}"
 
 
 def rate_teacher(teacher: str, task: Task, sample: int) -> int | None:
-    """The stored verdict on that answer: right, wrong, or (one of five) failed."""
-    return (1, 0, 1, None, 0)[(sample + len(teacher) + int(task.answer)) % 5]
+    """The stored verdict on that answer: right, wrong, or (one of ten) failed."""
+    return (1, 0, 1, None, 0, 1, 1, 0, 1, 0)[(sample + len(teacher) + int(task.answer)) % 10]
+
+
+def is_cut(task: Task, sample: int) -> bool:
+    """Whether that answer of both teachers ended at their limit."""
+    return (task.id, sample) == ("q1", 4)
 
 
 def make_rollout_text(task: Task, sample: int) -> str:
@@ -108,12 +114,12 @@ def build_checkpoint(family: str, folder: Path, seed: int) -> Path:
     return folder
 
 
-def write_questions(folder: Path, split: str, tasks: Sequence[Task], targets: bool = False) -> None:
+def write_questions(folder: Path, split: str, tasks: Sequence[Task]) -> None:
     """Writes a split; the rows stand in another order than the ids."""
     rows = []
     for task in reversed(tasks):
         turns = [{"role": "user", "content": "<image>" * len(task.images) + task.text}]
-        turns += [{"role": "assistant", "content": task.target}] if targets and task.target else []
+        turns += [{"role": "assistant", "content": task.target}] if task.target else []
         rows.append(make_canonical_row(task.id, list(task.images), turns, task.answer, "test", "sum"))
     write_shards(folder / "data" / "questions" / split, rows, QUESTION_SCHEMA)
 
@@ -125,8 +131,8 @@ def write_teachers(folder: Path) -> None:
         for task in LEARNING:
             for sample in range(DRAWN):
                 key = {"question_id": task.id, "sample": sample}
-                cut = sample == 4 and task.id == "q1"
-                said = {"response": say_as_teacher(teacher, task, sample), "finish_reason": "length" if cut else "stop"}
+                finish = "length" if is_cut(task, sample) else "stop"
+                said = {"response": say_as_teacher(teacher, task, sample), "finish_reason": finish}
                 answers.append({**dict.fromkeys(ANSWERS.names, 3), "token_ids": [], "response_key": "", **key, **said})
                 verdicts.append(
                     {**dict.fromkeys(VERDICTS.names), **key, "verdict": rate_teacher(teacher, task, sample)}
@@ -151,16 +157,21 @@ def write_rollouts(folder: Path) -> None:
     write_shards(folder / "data" / "rollout", rows, ANSWERS)
 
 
+@torch.no_grad()
 def write_discriminator(student: Path, folder: Path) -> None:
-    """Writes a D whose weights are not the student's and whose logits are spread around 0."""
-    net = Vlm(student).net.model.language_model
+    """Writes a D whose weights are not the student's; its logits are spread around 0."""
     draw = torch.Generator().manual_seed(3)
     weights = {
         f"text.{name}": value + 0.02 * torch.randn(value.shape, generator=draw)
-        for name, value in net.state_dict().items()
+        for name, value in Vlm(student).net.model.language_model.state_dict().items()
     }
-    weights["score.weight"] = 0.3 * torch.randn(1, SHAPE.hidden_size, generator=draw)
+    weights["score.weight"] = torch.randn(1, SHAPE.hidden_size, generator=draw)
     weights["score.bias"] = torch.zeros(1)
+    texts = [say_as_teacher(TEACHERS[number % 2], task, number) for task in LEARNING for number in range(DRAWN)]
+    texts += [f"{7 * number} {number}" for number in range(len(texts))]
+    logits = Critic(student, weights).rate(texts, ())
+    weights["score.weight"] /= logits.std()
+    weights["score.bias"] -= logits.median() / logits.std()
     folder.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "discriminator.safetensors")
 
@@ -173,7 +184,7 @@ def build_world(family: str, folder: Path) -> Path:
     write_card(folder / "data" / "model" / "judge", "remote", "bf16", 4096, {"endpoint": ENDPOINT})
     write_questions(folder, "imitation", [*LEARNING, *make_tasks("unused", 1, 9)])
     write_questions(folder, "validation", VALIDATION)
-    write_questions(folder, "warm_start", WARMING, targets=True)
+    write_questions(folder, "warm_start", WARMING)
     write_teachers(folder)
     write_rollouts(folder)
     pool.run(make_job("pool", folder, {}))
