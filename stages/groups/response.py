@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from stages.groups.repeats import ends_in_copy
+
 STUDENT = "student"
 TEACHERS = "teacher"  # all teachers together, in metrics by source
 
@@ -18,3 +20,13 @@ class Response:
     sampled_log_probs: tuple[float, ...] | None = (
         None  # log p of token_ids in the engine; None for teacher rows (trap T15)
     )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the text is a complete answer (`is_whole_text`)."""
+        return is_whole_text(self.text, self.finish_reason)
+
+
+def is_whole_text(text: str, finish_reason: str) -> bool:
+    """Returns whether a text ended by itself, is not empty, and does not end in copies of one block."""
+    return finish_reason == "stop" and bool(text.strip()) and not ends_in_copy(text.strip())

@@ -102,6 +102,8 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
         loop.inner_updates,
         loop.discriminator_learning_rate,
         block.pause_above,
+        objective.degenerate,
+        objective.negatives,
     )
     together = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)

@@ -160,9 +160,12 @@ def make_student_response(answer: Answer) -> Response:
 
 
 def tokenize_teacher_answer(reader: Reader, answer: TeacherAnswer) -> Response:
-    """Tokenizes a stored teacher answer with the student's tokenizer and keeps its stored verdict."""
-    ids = tuple(reader.chat.encode_response(answer.text))
-    return Response(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
+    """Tokenizes a stored teacher answer with the student's tokenizer and keeps its stored verdict.
+
+    A truncated answer has no end token: nothing shall learn to end there.
+    """
+    encode = reader.chat.encode_response if answer.finish_reason == "stop" else reader.chat.encode_text
+    return Response(answer.teacher, answer.text, tuple(encode(answer.text)), answer.finish_reason, answer.verdict)
 
 
 def make_reference_answer(question: Question) -> TeacherAnswer:

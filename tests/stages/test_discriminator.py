@@ -31,7 +31,7 @@ def test_cut_and_empty_texts_of_both_sides_are_left_out(loop_project: Project) -
     pool[0]["answers"][1]["finish_reason"], pool[0]["answers"][2]["text"] = "length", ""
     write_shards(folders["rollout"], rollout, ANSWERS)
     write_shards(folders["pool"], pool, POOL)
-    found = collect_texts(job)
+    found = collect_texts(job, every=False)
     assert [one.question_id for one in found] == [f"q{n}" for n in range(6)]
     assert [one.question.id for one in found] == [f"q{n}" for n in range(6)]
     assert [found[0].student, found[1].student] == [("0", "3"), ("0", "1", "2", "3")]
@@ -72,6 +72,6 @@ def test_the_measures_are_those_of_the_held_out_questions(
         lambda adversary, texts: asked.append([one.question_id for one in texts]) or real(adversary, texts),
     )
     discriminator.run(job)
-    _, held_out = split_held_out(collect_texts(job), 0.34, job.seed("held out"))
+    _, held_out = split_held_out(collect_texts(job, every=False), 0.34, job.seed("held out"))
     assert asked == [[one.question_id for one in held_out]]
     assert len(held_out) == 2

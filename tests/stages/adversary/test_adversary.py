@@ -116,11 +116,34 @@ def test_the_packing_of_texts_changes_no_gradient(tiny: Callable[[str], Checkpoi
         adversary = make_adversary(tiny, loss)
         adversary = replace(adversary, collator=replace(adversary.collator, tokens_per_pack=budget))
         texts = [Text(f"{n}:{n * n}", f"q{n // 4}") for n in range(12)]
-        batch = adversary.collator.collate(texts, [float(n % 4 < 1 + n // 8) for n in range(12)], loss)
+        batch = adversary.collator.collate(texts, [STUDENT if n % 4 < 1 + n // 8 else "a" for n in range(12)], loss)
         assert (len(batch.packs) > 1) == (budget == 128)
         logits = adversary.backward(batch, texts)
         found.append((*logits.tolist(), *adversary.trainer.step(1e-3)))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("degenerate", ["unrewarded", "learned"])
+@pytest.mark.parametrize("text", ["", "so 5, " * 9, "so 5, so"])
+def test_it_learns_from_degenerate_answers_only_if_told_to(
+    tiny: Callable[[str], Checkpoint], text: str, degenerate: Any
+) -> None:
+    """Two whole answers of the teacher, one of the student, and one of the student that is empty, loops or is cut."""
+    adversary = make_adversary(tiny, degenerate=degenerate)
+    whole, other, *teacher = answers(adversary.collator.reader)
+    broken = replace(other, text=text, finish_reason="length" if text == "so 5, so" else "stop")
+    collated: list[tuple[list[str], list[str]]] = []
+
+    class Watched(DiscriminatorCollator):
+        def collate(self, texts: Any, writers: Any, *others: Any) -> Any:
+            collated.append(([one.body for one in texts], list(writers)))
+            return super().collate(texts, writers, *others)
+
+    watched = Watched(adversary.collator.reader, 4096)
+    rows = [whole, broken, *teacher]
+    replace(adversary, collator=watched).learn(rows, [Text(row.text, "q") for row in rows])
+    learned = rows if degenerate == "learned" else [whole, *teacher]
+    assert collated == [([row.text for row in learned], [row.source for row in learned])]
 
 
 VALUES = [float("nan"), float("inf"), float("-inf")]

@@ -56,6 +56,8 @@ PAPERS = {
     "rollout_cap": 3.0,
     "discriminator_loss": "bce",
     "discriminator_update": "before_scoring",
+    "degenerate": "unrewarded",
+    "negatives": 2,
 }
 JUDGE_ALONE = {"teacher_rows": "none", "similarity_weight": 0.0, "discriminator_update": "none"}
 OBJECTIVES: dict[Any, dict[str, Any]] = {
@@ -70,6 +72,8 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
         "loss_normaliser": "row",
         "discriminator_loss": "bradley_terry",
         "discriminator_update": "after_scoring",
+        "degenerate": "learned",
+        "negatives": 0,
     },
     "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
 }
@@ -95,7 +99,7 @@ def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     assert params.objective.uses_discriminator == (name in ("ril", "gad"))
     assert params.objective.uses_judge == (name not in ("gad", "sft"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
-        params.objective.discriminator_loss, params.objective.discriminator_update
+        **{name: getattr(params.objective, name) for name in list_switches(DiscriminatorObjective)}
     )
 
 
@@ -112,6 +116,9 @@ def test_a_given_value_goes_before_that_of_the_objective() -> None:
 
 
 CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({"objective": "dr_grpo"}, {"degenerate": "learned"},
+     ["discriminator.degenerate is 'learned'", "set it to unrewarded"]),
+    ({"objective": "dr_grpo"}, {"negatives": 2}, ["discriminator.negatives is 2", "remove it"]),
     ({}, {"update": "none"}, ["ril.similarity_weight is 1", "set ril.similarity_weight to 0"]),
     ({"objective": "dr_grpo", "similarity_weight": 1.0}, {}, ["'dr_grpo'", "set ril.similarity_weight"]),
     ({"similarity_weight": 0.0}, {},
@@ -187,7 +194,9 @@ def other_value(one: Declaration) -> Any:
     """A value of the switch that is not its default."""
     if get_origin(one.type) is Literal:
         return next(value for value in get_args(one.type) if value != one.default)
-    return not one.default if one.type is bool else one.default + 0.25
+    if one.type is bool:
+        return not one.default
+    return one.default + 1 if one.type is int else one.default + 0.25
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if list_switches(Objective)[name].switch.key])

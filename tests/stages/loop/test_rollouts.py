@@ -17,10 +17,12 @@ from stages.engines.engine import Answer, Request
 from stages.groups.response import STUDENT, Response
 from stages.job.seeds import derive_seed
 from stages.judging.exam import UselessJudge
-from stages.loop.rollouts import CONSTANT_STEPS, Rollouts
+from stages.loop.rollouts import CONSTANT_STEPS, Rollouts, tokenize_teacher_answer
 from stages.responses.draws import TeacherAnswer
 from stages.responses.variety import UselessAnswers
 from stages.training.guard import StepGuard
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_reader
 from tests.stages.judging.test_exam import ConstantEngine
 
 
@@ -39,6 +41,14 @@ def make(judge: Any = None, **verdict: Any) -> tuple[Any, list[str]]:
 
 def group(*texts: str) -> list[Response]:
     return [Response(STUDENT, text, (1,), "stop", None) for text in texts]
+
+
+@pytest.mark.parametrize(("reason", "ends"), [("stop", True), ("length", False)])
+def test_a_cut_teacher_answer_has_no_end_token(tiny: Callable[[str], Checkpoint], reason: str, ends: bool) -> None:
+    reader = load_reader(tiny("qwen2_5_vl"))
+    row = tokenize_teacher_answer(reader, TeacherAnswer("internvl3", 3, "so 5", 1, reason))
+    assert row.token_ids == (*reader.chat.encode_text("so 5"), *(reader.chat.stop_token_ids if ends else ()))
+    assert (row.source, row.text, row.finish_reason, row.verdict) == ("internvl3", "so 5", reason, 1)
 
 
 QUESTIONS: Any = [SimpleNamespace(id="q0"), SimpleNamespace(id="q1")]
@@ -140,9 +150,11 @@ def open_rollouts(
         read_record=records.get,
         guard=StepGuard(),
     )
-    reader = SimpleNamespace(chat=SimpleNamespace(encode_response=lambda text: [*map(ord, text), 0]))
+    chat = SimpleNamespace(
+        encode_text=lambda text: [*map(ord, text)], encode_response=lambda text: [*map(ord, text), 0]
+    )
     policy = SimpleNamespace(objective=PAPER)
-    models: Any = SimpleNamespace(engine=student, judge=said, reader=reader, policy=policy)
+    models: Any = SimpleNamespace(engine=student, judge=said, reader=SimpleNamespace(chat=chat), policy=policy)
     pool = {
         question.id: [
             TeacherAnswer(teacher, n, f"{question.id} {teacher}{n}", n % 2, "length" if n == 5 else "stop")
@@ -172,7 +184,9 @@ def test_a_group_has_its_own_answers_in_order_then_as_many_of_the_teachers() -> 
         assert [(one.source, one.verdict, one.finish_reason) for one in group[3:]] == [
             (teacher, n % 2, "length" if n == 5 else "stop") for teacher, n in drawn
         ]
-        assert [one.token_ids for one in group[3:]] == [(*map(ord, one.text), 0) for one in group[3:]]
+        assert [one.token_ids for one in group[3:]] == [
+            (*map(ord, one.text), *([0] if one.finish_reason == "stop" else [])) for one in group[3:]
+        ]
 
 
 def test_every_step_and_every_question_is_sampled_and_drawn_anew() -> None:

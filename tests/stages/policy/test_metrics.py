@@ -22,7 +22,7 @@ def test_every_source_has_the_means_of_its_own_rows() -> None:
         for place, (source, reason, verdict) in enumerate(zip(sources, reasons, verdicts, strict=True))
     ]
     groups = [rows[:4], rows[4:]]
-    scored = score_groups(groups, LOGITS, replace(PAPER, truncated="as_judged"))
+    scored = score_groups(groups, LOGITS, replace(PAPER, truncated="as_judged", degenerate="learned"))
     found = reward_metrics(groups, scored)
     first = [[1, 0, 1, 1], [0, 1, 1, 0]]  # verdicts and similarities of the first group; of the second, without row 4:
     second = [[1, 0, 1], [1, 0, 1]]
