@@ -37,7 +37,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.loss",
             source="Eq. 1",
-            presets={"gad": "bradley_terry"},
+            presets={"adversarial": "bradley_terry"},
             departures=(
                 Departure(
                     ("bradley_terry",),
@@ -56,7 +56,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.update",
             source="Alg. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "gad": "after_scoring", "sft": "none"},
+            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "after_scoring", "sft": "none"},
             departures=(
                 Departure(
                     ("after_scoring",),
@@ -83,7 +83,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.degenerate",
             source="ours: Eq. 1 is over all answers",
-            presets={"gad": "learned"},
+            presets={"adversarial": "learned"},
             departures=(
                 Departure(
                     ("learned",),
@@ -106,7 +106,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.negatives",
             source="ours: Eq. 1 has two sides only, and a text unlike both passes as often as not",
-            presets={"gad": 0},
+            presets={"adversarial": 0},
             departures=(Departure((), "At 0 it is Eq. 1 as printed.", "paper Eq. 1"),),
         ),
     ] = 2

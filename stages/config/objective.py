@@ -28,7 +28,7 @@ class Objective(RewardObjective):
         Switch(
             key="ril.loss_normaliser",
             source="Eq. 2 in Dr.GRPO's form, arXiv 2503.20783",
-            presets={"grpo": "row", "gad": "row"},
+            presets={"grpo": "row", "adversarial": "row"},
             departures=(
                 Departure(("row",), "GRPO's form, for comparison; favours long wrong answers.", "arXiv 2503.20783"),
             ),

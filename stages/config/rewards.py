@@ -38,7 +38,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.teacher_rows",
             source="Eq. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "gad": "none", "sft": "sft"},
+            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "none", "sft": "sft"},
             departures=(
                 Departure(
                     ("luffy",),
@@ -172,7 +172,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.scale_rewards",
             source="Eq. 2",
-            presets={"grpo": "group", "gad": "group"},
+            presets={"grpo": "group", "adversarial": "group"},
             departures=(
                 Departure(
                     ("group",), "GRPO's form, for comparison; favours easy and hard questions.", "arXiv 2402.03300"
@@ -200,7 +200,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.similarity",
             source="§3.3",
-            presets={"gad": "raw"},
+            presets={"adversarial": "raw"},
             departures=(
                 Departure(
                     ("soft",),
@@ -245,7 +245,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.answer_weight",
             source="§3.3",
-            presets={"gad": 0.0},
+            presets={"adversarial": 0.0},
             departures=(Departure((), "Correctness should count more than style.", "derived"),),
         ),
     ] = 1.0

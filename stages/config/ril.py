@@ -19,7 +19,8 @@ class Switches(Block):
 
     objective: ObjectiveName = Field(
         "ril",
-        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `gad` (discriminator only), `sft`.",
+        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `adversarial` (discriminator only), "
+        "`sft`.",
     )
     kl_weight: Annotated[
         float,
@@ -58,7 +59,9 @@ class Ril(Schedule, Switches):
         ),
     ] = Field(1, ge=1, le=16, description="mu: updates on one set of answers (Table 5a: 1 is best).")
     discriminator_learning_rate: float = Field(1e-6, gt=0, lt=1, description="Constant rate of the discriminator.")
-    freeze_vision: bool = Field(True, description="Freezes the vision tower (Table 5c lists language parts only).")
+    freeze_vision: bool = Field(
+        True, description="Freezes the vision tower and the projector (Table 5c lists language parts only)."
+    )
     sampling: Sampling = Field(description="Sampling of the student's answers.")
     validation_every: int = Field(
         50, ge=1, le=10_000_000, description="Steps between greedy evaluations on the validation split."

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpora.markers import IMAGE_MARKER
-from stages.job.files import read_shards
+from stages.job.files import read_shards, reading_parquet
 
 MOST_IMAGES = 1000  # of one question
 MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
@@ -116,7 +116,8 @@ class QuestionFolder(Sequence[Question]):
         self._groups: list[tuple[Path, int]] = []
         rows: list[int] = []
         for file in self._files:
-            metadata = pq.read_metadata(file)
+            with reading_parquet(file):
+                metadata = pq.read_metadata(file)
             self._groups += [(file, group) for group in range(metadata.num_row_groups)]
             rows += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = list(accumulate(rows))
@@ -128,7 +129,9 @@ class QuestionFolder(Sequence[Question]):
     def iter_key_parts(self) -> Iterator[QuestionKeyParts]:
         """Yields all questions in order, without reading images."""
         for file in self._files:
-            for row in pq.read_table(file, columns=["id", "messages", "image_sha256"]).to_pylist():
+            with reading_parquet(file):
+                rows = pq.read_table(file, columns=["id", "messages", "image_sha256"]).to_pylist()
+            for row in rows:
                 messages, _ = _split_messages(row["messages"])
                 yield QuestionKeyParts(row["id"], tuple(messages), tuple(row["image_sha256"]))
 
@@ -145,7 +148,8 @@ class QuestionFolder(Sequence[Question]):
         number = bisect_right(self._ends, place)
         if self._read[0] != number:
             file, group = self._groups[number]
-            self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
+            with reading_parquet(file):
+                self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
         return make_question(self._read[1][place - (self._ends[number - 1] if number else 0)])
 
 

@@ -99,7 +99,7 @@ class Network:
         return self.model.lm_head  # type: ignore[return-value]
 
     def freeze_vision(self) -> None:
-        """Disables gradients of the vision tower."""
+        """Disables gradients of the vision tower and the projector."""
         for module in self.family.get_vision_modules(self.model):
             module.requires_grad_(False)
 

@@ -72,6 +72,10 @@ GUARDS = (
           f"{HERE}test_t19_models_are_trained_without_dropout"),
     Guard("T20", "stages/groups/head.py", "return left.float() @ right.float()", "return (left @ right).float()",
           f"{GOLDEN}test_c6_half_precision_is_summed_and_kept_in_fp32"),
+    Guard("T20", "stages/adversary/discriminator_model.py",
+          "return linear(input.float(), self.weight.float(), self.bias.float())",
+          "return linear(input, self.weight, self.bias).float()",
+          "tests/stages/adversary/test_discriminator.py::test_in_bf16_neither_head_nor_logit_is_rounded"),
     Guard("T21", "stages/groups/head.py", "yield slice(top, min(top + ROWS_PER_TILE, rows)),", ("yield slice(top, "
                                                                                                 "rows),"),
           f"{HERE}test_t21_logits_exist_for_one_tile_at_a_time"),

@@ -64,7 +64,7 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
     "ril": {},
     "dr_grpo": JUDGE_ALONE,
     "grpo": {**JUDGE_ALONE, "scale_rewards": "group", "loss_normaliser": "row"},
-    "gad": {
+    "adversarial": {
         "teacher_rows": "none",
         "similarity": "raw",
         "answer_weight": 0.0,
@@ -96,15 +96,15 @@ def test_the_papers_values_are_the_defaults(root: Path) -> None:
 def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     params = validate_params(merge_params(values_of(root), {"ril": {"objective": name}}))
     assert params.objective == replace(PAPER, **OBJECTIVES[name])
-    assert params.objective.uses_discriminator == (name in ("ril", "gad"))
-    assert params.objective.uses_judge == (name not in ("gad", "sft"))
+    assert params.objective.uses_discriminator == (name in ("ril", "adversarial"))
+    assert params.objective.uses_judge == (name not in ("adversarial", "sft"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
         **{name: getattr(params.objective, name) for name in list_switches(DiscriminatorObjective)}
     )
 
 
 def test_a_given_value_goes_before_that_of_the_objective() -> None:
-    found = Switches(objective="gad", similarity="soft", clip_epsilon_high=0.28).resolve(
+    found = Switches(objective="adversarial", similarity="soft", clip_epsilon_high=0.28).resolve(
         DiscriminatorSwitches(loss="bce")
     )
     assert (found.similarity, found.discriminator_loss, found.clip_high, found.teacher_rows) == (
@@ -131,7 +131,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
                                                                                     "0"), "raise it"]),
     ({"objective": "dr_grpo", "similarity_gate": "when_correct"}, {}, [("ril.similarity_gate is "
                                                                         "'when_correct'"), "raise it"]),
-    ({"objective": "gad", "similarity_gate": "when_correct"}, {}, ["is 'when_correct'", "set ril.similarity_gate"]),
+    ({"objective": "adversarial", "similarity_gate": "when_correct"}, {},
+     ["is 'when_correct'", "set ril.similarity_gate"]),
     ({"teacher_rows": "when_all_wrong", "answer_weight": 0.0}, {}, ["'when_all_wrong'", "set ril.teacher_rows"]),
     ({"clip_epsilon_high": 0.1}, {}, ["ril.clip_epsilon_high is 0.1", "ril.clip_epsilon (0.2)", "raise it"]),
     ({"baseline": "per_source", "teacher_rows": "none"}, {}, ["ril.baseline is 'per_source'", ("set ril.baseline "
@@ -145,7 +146,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"teacher_weight": 0.5}, {}, ["ril.teacher_weight is 0.5", "'as_student'", "remove it"]),
     ({"luffy_gamma": 0.2}, {}, ["ril.luffy_gamma is 0.2", "not 'luffy'", "remove it"]),
     ({"objective": "sft", "teacher_rows": "as_student"}, {}, ["ril.objective is 'sft'", "remove them"]),
-    ({"objective": "gad", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
+    ({"objective": "adversarial", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", ("set ril.loss_normaliser to "
                                                                                   "constant")]),
     (
@@ -176,7 +177,7 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"baseline": "per_source"}, {"update": "frozen"}),
     ({"baseline": "per_reward", "kl": "full", "kl_on_teacher_rows": "k2"}, {"sees": "question_and_image"}),
     ({"similarity_weight": 0.0}, {"update": "none"}),
-    ({"objective": "gad", "teacher_rows": "as_student"}, {}),
+    ({"objective": "adversarial", "teacher_rows": "as_student"}, {}),
     ({"ratio": "sequence", "inner_updates": 4, "clip_epsilon_high": 0.28}, {}),
     ({"rollout_correction": "truncate_token", "rollout_cap": 2.0}, {}),
 ]
@@ -367,7 +368,7 @@ def test_a_switch_that_nothing_reads_is_found(root: Path) -> None:
         ("GAD's reward.", "The reward of GAD.", True),  # a reason
         ('source="§3.3"', 'source="section 3.3"', True),
         ("Weight of the similarity reward.", "How much similarity counts.", True),  # help
-        ('presets={"gad": "raw"}', 'presets={"gad": "soft"}', False),
+        ('presets={"adversarial": "raw"}', 'presets={"adversarial": "soft"}', False),
         ('key="ril.similarity"', 'key="ril.alike"', False),
         ('] = "binary"', '] = "soft"', False),
     ],
