@@ -197,7 +197,7 @@ FAULTS = (
           IN_DISC),
     Fault(DISC, 'if every or is_whole_text(row["response"], row["finish_reason"]):', 'if row["response"]:',
           "D is pre-trained on cut student texts",
-          (f"{T_STAGE_D}test_cut_and_empty_texts_of_both_sides_are_left_out",)),
+          (f"{T}test_discriminator_texts.py::test_broken_answers_of_both_sides_are_left_out_unless_all_are_learned",)),
     Fault(DISC, "done = trainer.step(learning_rate(block, step))", "done = trainer.step(block.learning_rate)",
           "D's pre-training has no schedule of the rate", IN_DISC),
     Fault(DISC, "training = [question for question in texts if question.question_id not in held_out]",

@@ -1,4 +1,4 @@
-"""Stage `discriminator`: which texts it learns from, which it is measured on, and the measures."""
+"""Stage `discriminator`: which questions it is measured on, and the measures."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -8,10 +8,8 @@ import pytest
 
 from stages import discriminator
 from stages.discriminator import QuestionTexts, collect_texts, measure_held_out, split_held_out
-from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
 from stages.responses.draws import TeacherAnswer
-from stages.responses.schemas import ANSWERS, POOL
 
 Project = Callable[[str, Mapping[str, Any]], Job]
 
@@ -20,23 +18,6 @@ def texts_of(name: str, student: tuple[str, ...] = ("s",), teachers: tuple[str, 
     answers = tuple(TeacherAnswer("ab"[n % 2], n, text, 1, "stop") for n, text in enumerate(teachers))
     question: Any = SimpleNamespace(messages=(), images=())
     return QuestionTexts(name, student, answers, question)
-
-
-def test_cut_and_empty_texts_of_both_sides_are_left_out(loop_project: Project) -> None:
-    job = loop_project("discriminator", {})
-    folders = {kind: job.root / "data" / kind for kind in ("rollout", "pool")}
-    rollout = read_shards(folders["rollout"]).to_pylist()
-    rollout[1]["finish_reason"], rollout[2]["response"] = "length", ""
-    pool = read_shards(folders["pool"]).to_pylist()
-    pool[0]["answers"][1]["finish_reason"], pool[0]["answers"][2]["text"] = "length", ""
-    write_shards(folders["rollout"], rollout, ANSWERS)
-    write_shards(folders["pool"], pool, POOL)
-    found = collect_texts(job, every=False)
-    assert [one.question_id for one in found] == [f"q{n}" for n in range(6)]
-    assert [one.question.id for one in found] == [f"q{n}" for n in range(6)]
-    assert [found[0].student, found[1].student] == [("0", "3"), ("0", "1", "2", "3")]
-    assert [(one.teacher, one.sample) for one in found[0].teachers][:2] == [("internvl3", 0), ("internvl3", 3)]
-    assert [len(one.teachers) for one in found] == [6, 8, 8, 8, 8, 8]
 
 
 def test_no_held_out_question_is_trained_on_and_the_split_is_that_of_the_seed() -> None:
