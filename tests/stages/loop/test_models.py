@@ -39,7 +39,7 @@ def test_the_reference_is_another_model_and_the_tower_is_trained_on_demand_only(
     assert policy.block.freeze_vision is freezes
 
 
-@pytest.mark.parametrize("objective", ["ril", "gad"])
+@pytest.mark.parametrize("objective", ["ril", "adversarial"])
 def test_the_discriminator_is_the_pre_trained_one_with_settings_of_its_own(
     loop_project: Project, tmp_path: Path, objective: str
 ) -> None:
@@ -59,6 +59,6 @@ def test_the_discriminator_is_the_pre_trained_one_with_settings_of_its_own(
     settings = adversary.settings
     assert (settings.inner_updates, settings.learning_rate, settings.pause_above) == (3, 3e-5, 0.9)
     assert (settings.loss, adversary.collator.together) == (
-        ("bradley_terry", True) if objective == "gad" else ("bce", False)
+        ("bradley_terry", True) if objective == "adversarial" else ("bce", False)
     )
     assert adversary.collator.sees == "question_and_image"
