@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.loop.plain import Plain, StepNumbers
+from tests.loop.plain import NEGATIVE, Plain, StepNumbers, Written, choose_taught
 from tests.loop.plain_models import VISION, Critic, Task, Vlm, copy_weights
 from tests.loop.plain_rewards import Recipe, Row
 from tests.loop.recording import Recording
@@ -44,7 +44,7 @@ def check_questions(recording: Recording, recipe: Recipe) -> None:
         task = TASKS[request.name]
         assert list(request.messages) == [{"role": "user", "content": "<image>" * len(task.images) + task.text}]
         assert tuple(request.images) == task.images
-        assert (request.n, request.log_probs) == (GROUP, False)
+        assert (request.n, request.log_probs) == (GROUP, recipe.largest_correction is not None)
         assert (request.sampling.temperature, request.sampling.max_tokens) == (recipe.temperature, MAX_TOKENS)
     assert len(requests) == (0 if recipe.references else 2 * STEPS)
     seeds = {request.seed + sample for request in requests for sample in range(GROUP)}
@@ -66,6 +66,7 @@ def check_rows(recording: Recording, folder: Path, recipe: Recipe) -> None:
                 answer = recording.student.write(step, task.id, sample)
                 said = (row.source, row.text, row.ids, row.finish)
                 assert said == ("student", answer.text, answer.token_ids, answer.finish_reason)
+                assert row.sampled == (answer.log_probs if recipe.largest_correction else None)
             drawn = rows[GROUP:]
             known = list_teacher_rows(task, encode)
             assert all(row in known for row in drawn), "an answer of the pool to this question, with its verdict"
@@ -113,9 +114,18 @@ def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:
     critic = None if recipe.critic == "absent" else Critic(student, pretrained, recipe.critic_sees)
     plain = Plain(student, critic, recipe)
     updates: list[tuple[str, float]] = []
+    logits: list[float] = []
     tasks_of_steps = list_tasks(recording, recipe)
     for step, tasks in enumerate(tasks_of_steps):
-        found = plain.step(step, tasks, recording.rows[step])
+        groups = recording.rows[step]
+        negatives = []
+        if "learns" in recipe.critic:
+            written = [(row, task) for task, rows in zip(tasks, groups, strict=True) for row in rows]
+            updates_of_step = recording.taught[step * recipe.mu : (step + 1) * recipe.mu]
+            negatives = find_negatives(updates_of_step[0], choose_taught(written, recipe), recipe.negatives)
+            assert updates_of_step == [updates_of_step[0]] * recipe.mu
+        found = plain.step(step, tasks, groups, negatives)
+        logits += [z for z in found.logits if not math.isnan(z)]
         check_samples([one for one in recording.samples if one["step"] == step + 1], tasks, found)
         check_history(recording.history[step], found, recipe.rates[step])
         compare(recording.student.pushes[step], plain.student.net.state_dict(), start)
@@ -124,6 +134,7 @@ def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:
         for model, learns in (("discriminator", "learns" in recipe.critic), ("student", found.loss is not None)):
             rate = recipe.rates[step] if model == "student" else recipe.critic_rate
             updates += [(model, rate)] * recipe.mu * learns
+    assert critic is None or min(logits) < 0 < max(logits)
     assert len(recording.student.pushes) == STEPS
     assert [model for model, _ in recording.updates] == [model for model, _ in updates]
     assert [rate for _, rate in recording.updates] == pytest.approx([rate for _, rate in updates])
@@ -131,6 +142,24 @@ def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:
         assert torch.equal(recording.reference[name], value), f"the reference moved: {name}"
         if name.startswith(VISION) and not recipe.trains_vision:
             assert torch.equal(recording.student.pushes[-1][name], value), f"a frozen part moved: {name}"
+
+
+def find_negatives(taught: Sequence[tuple[str, str]], written: Sequence[Written], count: int) -> list[Written]:
+    """What D learns besides the texts that it should learn: broken texts, made from those of their question."""
+    left, negatives = [(task.id, row.text) for row, task in written], list[Written]()
+    for question, text in taught:
+        if left and left[0] == (question, text):
+            left.pop(0)
+            continue
+        answers = [row.text for row, task in written if task.id == question]
+        assert text not in answers
+        assert set(text) <= {*"".join(answers), " ", "\n"}, "a negative is made from the answers to its question"
+        negatives.append((Row(NEGATIVE, text, (), "stop", None), TASKS[question]))
+    assert left == [], "D learns every whole text of the step, in order"
+    most = max(Counter(task.id for _, task in negatives).values(), default=0)
+    assert bool(negatives) == bool(count)
+    assert most <= count
+    return negatives
 
 
 def compare(ours: Mapping[str, Tensor], plain: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
@@ -172,9 +201,7 @@ def check_samples(samples: Sequence[Mapping[str, Any]], tasks: Sequence[Task], f
         assert sample["answer"] == one.answer
         assert sample["similarity"] == pytest.approx(one.similarity, abs=2e-5)
         assert sample["advantage"] == pytest.approx(one.advantage, abs=1e-4)
-    known = [z for z in found.logits if not math.isnan(z)]
-    assert all(abs(z) > 1e-3 for z in known), "a logit so near 0 that rounding decides: take other texts"
-    assert not known or min(known) < 0 < max(known)
+    assert not any(abs(z) < 1e-3 for z in found.logits), "a logit so near 0 that rounding decides: take other texts"
 
 
 def check_history(row: Mapping[str, float], found: StepNumbers, rate: float) -> None:

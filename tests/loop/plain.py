@@ -15,23 +15,28 @@ from torch.nn.functional import logsigmoid
 from tests.loop.plain_models import Critic, Optimizer, Task, Vlm, freeze_vision
 from tests.loop.plain_rewards import Kl, Recipe, Row, Scored, score_rows
 
+NEGATIVE = "negative"  # the source of broken texts that D learns as the student's
 Written = tuple[Row, Task]  # a response with its question
 
 
-def is_taught(row: Row) -> bool:
-    """Whether D learns from the row; it scores all rows."""
-    return row.finish == "stop" and bool(row.text)
-
-
 def criticise(logits: Tensor, written: Sequence[Written], pairs: bool) -> Tensor:
-    """Eq. 1 as a loss with label 1 for the student; `pairs`: -log sigma(z_s - z_t) over pairs of one question."""
+    """Eq. 1 as a loss with label 1 for the student; `pairs`: -log sigma(z_s - z_t) over pairs of one question.
+
+    Each side of Eq. 1 is a mean, the teachers' one over the means of each teacher; half of that. Negatives have label 1
+    and weigh as much as a side.
+    """
     if pairs:
         ours = [(z, task.id) for z, (row, task) in zip(logits, written, strict=True) if row.ours]
         theirs = [(z, task.id) for z, (row, task) in zip(logits, written, strict=True) if not row.ours]
         gaps = [own - other for own, question in ours for other, asked in theirs if question == asked]
         return -logsigmoid(torch.stack(gaps)).mean()
-    terms = [logsigmoid(z if row.ours else -z) for z, (row, _) in zip(logits, written, strict=True)]
-    return -torch.stack(terms).mean()
+    means: dict[str, Tensor] = {}
+    for source in {row.source for row, _ in written}:
+        own = torch.stack([z for z, (row, _) in zip(logits, written, strict=True) if row.source == source])
+        means[source] = logsigmoid(own if source in ("student", NEGATIVE) else -own).mean()
+    teachers = [mean for source, mean in means.items() if source not in ("student", NEGATIVE)]
+    loss = -(means["student"] + torch.stack(teachers).mean()) / 2
+    return loss - means[NEGATIVE] / 2 if NEGATIVE in means else loss
 
 
 @dataclass
@@ -58,14 +63,16 @@ class Plain:
         self._optimizer = Optimizer(self.student.net)
         self._critic_optimizer = Optimizer(critic) if critic else None
 
-    def step(self, number: int, tasks: Sequence[Task], groups: Sequence[Sequence[Row]]) -> StepNumbers:
-        """Lines 5 to 7 of Algorithm 2 on the rows of each question."""
+    def step(
+        self, number: int, tasks: Sequence[Task], groups: Sequence[Sequence[Row]], negatives: Sequence[Written] = ()
+    ) -> StepNumbers:
+        """Lines 5 to 7 of Algorithm 2 on the rows of each question; D learns the negatives, too."""
         numbers = StepNumbers()
         written = [(row, task) for task, group in zip(tasks, groups, strict=True) for row in group]
         numbers.logits = [math.nan] * len(written)
         for does in self.recipe.critic.split(", ") if self.critic else ():
             if does == "learns":
-                numbers.critic_loss = self._teach_critic(written)
+                numbers.critic_loss = self._teach_critic([*choose_taught(written, self.recipe), *negatives])
             else:
                 numbers.logits = self._rate(written)
         rest = iter(numbers.logits)
@@ -82,8 +89,7 @@ class Plain:
     def _teach_critic(self, written: Sequence[Written]) -> float:
         assert self.critic is not None
         assert self._critic_optimizer is not None
-        steps = [[one for one in written if is_taught(one[0])]] * self.recipe.mu
-        rates = [self.recipe.critic_rate] * self.recipe.mu
+        steps, rates = [written] * self.recipe.mu, [self.recipe.critic_rate] * self.recipe.mu
         return teach_critic(self.critic, self._critic_optimizer, steps, rates, self.recipe.pairs)[0]
 
     def _update(self, number: int, tasks: Sequence[Task], numbers: StepNumbers) -> None:
@@ -137,7 +143,15 @@ class Plain:
         rho = gap.exp()
         clipped = rho.clamp(1 - self.recipe.clip[0], 1 + self.recipe.clip[1])
         gain = torch.minimum(rho * one.advantage, clipped * one.advantage)
+        if self.recipe.largest_correction and one.row.sampled:
+            weights = (before - torch.tensor(one.row.sampled)).exp()
+            gain = gain * weights.clamp(max=self.recipe.largest_correction)
         return gain / len(now) if self.recipe.ratio == "sequence" else gain
+
+
+def choose_taught(written: Sequence[Written], recipe: Recipe) -> list[Written]:
+    """The rows that D learns from; it scores all rows."""
+    return [(row, task) for row, task in written if row.whole or recipe.broken_pay]
 
 
 def pick(spread: Tensor, ids: Sequence[int]) -> Tensor:

@@ -17,11 +17,28 @@ class Row:
     ids: tuple[int, ...]
     finish: str
     verdict: int | None
+    sampled: tuple[float, ...] | None = None  # log p of the ids in the engine, if it was asked for them
 
     @property
     def ours(self) -> bool:
         """Whether the student wrote it."""
         return self.source == "student"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text ended by itself, says something, and does not end in copies of one block."""
+        return self.finish == "stop" and bool(self.text.strip()) and count_copied(self.text.strip()) < 32
+
+
+def count_copied(text: str) -> int:
+    """The characters at the end of the text that are copies of the block before them; the first may be incomplete."""
+    most = 0
+    for period in range(1, len(text) // 2 + 1):
+        copied = 0
+        while copied + period < len(text) and text[-1 - copied] == text[-1 - copied - period]:
+            copied += 1
+        most = max(most, copied if copied >= period else 0)
+    return most
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,8 @@ class Recipe:
     answer_weight: float = 1.0
     similarity: Literal["sign", "1 - D", "rank", "-z"] = "sign"
     style_of_wrong_pays: bool = True  # else similarity counts for right answers only
+    broken_pay: bool = False  # whether D learns and rewards texts that are not whole
+    negatives: int = 2  # broken texts a question that D learns as the student's
     cut: Literal["wrong", "without loss", "as judged"] = "wrong"
     teachers: Literal["as student", "cross entropy", "luffy", "when all wrong", "none"] = "as student"
     teacher_weight: float = 1.0  # of cross entropy
@@ -48,6 +67,7 @@ class Recipe:
     keeps_failed_groups: bool = True  # else one failed verdict drops the whole group
     mean_over_row: bool = False  # GRPO; else a sum over the row, divided by max_tokens
     ratio: Literal["token", "sequence", "gspo"] = "token"
+    largest_correction: float | None = None  # of a token's weight, p of the trainer / p of the engine; None: no weights
     kl: Kl = "k3"
     kl_on_teachers: Kl | None = None  # None: as on the student's rows
     pairs: bool = False  # D learns from pairs (Bradley-Terry)
@@ -84,6 +104,9 @@ def score_rows(rows: Sequence[Row], logits: Sequence[float], recipe: Recipe) -> 
         pairs = [(row, z) for row, z in pairs if row.ours]
     answers = [rate_answer(row, recipe) for row, _ in pairs]
     alike = rate_similarity([z for _, z in pairs], recipe)
+    if not recipe.broken_pay:
+        least = min(alike, default=0.0) if recipe.similarity == "-z" else 0.0
+        alike = [value if row.whole else least for value, (row, _) in zip(alike, pairs, strict=True)]
     if not recipe.style_of_wrong_pays:
         alike = [value if right else 0.0 for value, right in zip(alike, answers, strict=True)]
     weights = recipe.similarity_weight, recipe.answer_weight

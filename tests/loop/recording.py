@@ -32,6 +32,7 @@ class Recording:
     student: ScriptedStudent
     judge: ScriptedJudge
     updates: list[tuple[str, float]] = field(default_factory=list)  # (model, rate) of each optimizer step in order
+    taught: list[list[tuple[str, str]]] = field(default_factory=list)  # (question, text) that D learns in each update
     critics: list[dict[str, Tensor]] = field(default_factory=list)  # weights of D after each step
     reference: dict[str, Tensor] = field(default_factory=dict)  # weights of the reference at the end
     rows: list[list[list[Row]]] = field(default_factory=list)  # as recorded before the update: step, question, row
@@ -66,7 +67,7 @@ class TrainingStep:
     """One optimizer step of a stage that trains one model."""
 
     questions: list[str]
-    texts: list[str]  # that D learns from
+    texts: list[tuple[str, str]]  # (question, text) that D learns from
     start: dict[str, Tensor]  # weights before the step
     rate: float = 0.0
 
@@ -74,7 +75,7 @@ class TrainingStep:
 def record_training(run: Callable[[Job], None], job: Job) -> list[TrainingStep]:
     """Runs the stage and returns its optimizer steps in order."""
     steps: list[TrainingStep] = []
-    step, backward, criticise = Trainer.step, Trainer.backward, Adversary.backward
+    step, backward, learn = Trainer.step, Trainer.backward, Adversary.backward
     current = TrainingStep([], [], {})
 
     def record_backward(trainer: Trainer, loss: Tensor, last: bool, ids: Sequence[str] = ()) -> float:
@@ -84,8 +85,8 @@ def record_training(run: Callable[[Job], None], job: Job) -> list[TrainingStep]:
         return backward(trainer, loss, last, ids)
 
     def record_texts(adversary: Adversary, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:
-        current.texts += [text.body for text in texts]
-        return criticise(adversary, batch, texts)
+        current.texts += [(text.question_id, text.body) for text in texts]
+        return learn(adversary, batch, texts)
 
     def record_step(trainer: Trainer, rate: float) -> StepResult:
         nonlocal current
@@ -106,7 +107,11 @@ def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) ->
     """Records the optimizer steps, and D with every push of the student's weights."""
     recording.reference = models.policy.reference.model.state_dict()
     names = {id(trainer): name for name, trainer in models.trainers.items()}
-    step, push = Trainer.step, recording.student.update_weights
+    step, push, learn = Trainer.step, recording.student.update_weights, Adversary.backward
+
+    def record_texts(adversary: Adversary, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:
+        recording.taught.append([(text.question_id, text.body) for text in texts])
+        return learn(adversary, batch, texts)
 
     def record_step(trainer: Trainer, rate: float) -> StepResult:
         recording.updates.append((names[id(trainer)], rate))
@@ -118,6 +123,7 @@ def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) ->
             state = models.adversary.discriminator.state_dict()
             recording.critics.append({name: value.clone() for name, value in state.items()})
 
+    patch.setattr(Adversary, "backward", record_texts)
     patch.setattr(Trainer, "step", record_step)
     patch.setattr(recording.student, "update_weights", record_push)
 
@@ -137,7 +143,15 @@ def read_outputs(recording: Recording, job: Job) -> None:
 
 def read_row(values: dict[str, Any]) -> Row:
     """A recorded response."""
-    return Row(values["source"], values["text"], tuple(values["token_ids"]), values["finish_reason"], values["verdict"])
+    sampled = values["sampled_log_probs"]
+    return Row(
+        values["source"],
+        values["text"],
+        tuple(values["token_ids"]),
+        values["finish_reason"],
+        values["verdict"],
+        None if sampled is None else tuple(sampled),
+    )
 
 
 def read_table(path: Path) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,30 @@ class ScriptedStudent:
                 text = reference if request.name in RIGHT[len(self.pushes)] else "0"
                 yield number, [Answer(0, f"so {text}", (), "stop", 1, 1)]
             else:
-                yield number, [self.write(len(self.pushes), request.name, sample) for sample in range(request.n)]
+                answers = [self.write(len(self.pushes), request.name, sample) for sample in range(request.n)]
+                yield number, answers if request.log_probs else [replace(one, log_probs=None) for one in answers]
 
     def write(self, age: int, question: str, sample: int) -> Answer:
-        """Answer `sample` after so many pushes, in tokens of one character: some are cut, one is empty."""
+        """Answer `sample` after so many pushes, mostly in tokens of one character.
+
+        Some are cut, one is empty, one repeats itself.
+        """
         draw = random.Random(f"{age} {question} {sample}")
         text = " ".join(str(draw.randrange(100)) for _ in range(draw.randint(1, 4)))
         if (age, sample) == (1, 2):
             text = ""
-        ids = [token for character in text for token in self._tokenizer.encode(character, add_special_tokens=False)]
+        pieces, finish = list(text), "stop"
+        if (age, sample) == (0, 1):
+            pieces = [" teacher model"] * 5
+            text = "".join(pieces).strip()
+        ids = [token for piece in pieces for token in self._tokenizer.encode(piece, add_special_tokens=False)]
         if draw.random() < 0.2 and text:
-            ids = (ids * MAX_TOKENS)[:MAX_TOKENS]
-            text = self._tokenizer.decode(ids)
-            return Answer(sample, text, tuple(ids), "length", 1, len(ids))
-        return Answer(sample, text, (*ids, self._tokenizer.eos_token_id), "stop", 1, len(ids) + 1)
+            ids, finish = (ids * MAX_TOKENS)[:MAX_TOKENS], "length"
+            text = self._tokenizer.decode(ids).strip()
+        else:
+            ids.append(self._tokenizer.eos_token_id)
+        log_probs = tuple(-draw.uniform(5, 8) for _ in ids)
+        return Answer(sample, text, tuple(ids), finish, 1, len(ids), log_probs)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Keeps a copy."""

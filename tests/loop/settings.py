@@ -31,12 +31,12 @@ DISCRIMINATOR: dict[str, Any] = {
     "steps": 3,
     "questions_per_step": 2,
     "responses_per_side": 2,
-    "learning_rate": 1e-5,
-    "final_learning_rate": 1e-6,
+    "learning_rate": 5e-6,
+    "final_learning_rate": 5e-7,
     "tokens_per_pack": 128,
     "min_logit_spread": 0.0,
 }
-DISCRIMINATOR_RATES = (1e-5, 7e-6, 4e-6)
+DISCRIMINATOR_RATES = (5e-6, 3.5e-6, 2e-6)
 
 PAPER = Recipe(rates=(5e-6, 1e-5, 1e-5), critic_rate=2e-5, max_tokens=MAX_TOKENS, temperature=0.8)
 FALLING = {"warmup_steps": 0, "final_learning_rate": 1e-6, "kl_weight": 1.0}
@@ -53,19 +53,31 @@ SETTINGS = {
         replace(ALONE, divides_by_deviation=True, mean_over_row=True),
         {"ril": {"objective": "grpo"}},
     ),
-    "gad": Setting(
+    "adversarial": Setting(
         "qwen2_5_vl",
         replace(
             PAPER,
             critic="scores, learns",
             pairs=True,
+            broken_pay=True,
+            negatives=0,
             similarity="-z",
             answer_weight=0.0,
             teachers="none",
             divides_by_deviation=True,
             mean_over_row=True,
         ),
-        {"ril": {"objective": "gad"}},
+        {"ril": {"objective": "adversarial"}},
+    ),
+    "Eq. 1 as printed": Setting(
+        "internvl3",
+        replace(PAPER, broken_pay=True, negatives=0),
+        {"discriminator": {"degenerate": "learned", "negatives": 0}},
+    ),
+    "engine's log-probabilities": Setting(
+        "qwen2_5_vl",
+        replace(PAPER, temperature=1.0, largest_correction=2.0),
+        {"ril": {"rollout_correction": "truncate_token", "rollout_cap": 2.0, "sampling": {"temperature": 1.0}}},
     ),
     "sft": Setting(
         "internvl3",

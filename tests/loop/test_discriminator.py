@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from stages import discriminator
 from stages.job.files import read_json
-from tests.loop.checks import compare_critics
+from tests.loop.checks import compare_critics, find_negatives
 from tests.loop.plain import Written, teach_critic
 from tests.loop.plain_models import Critic, Optimizer, Task, Vlm
 from tests.loop.plain_rewards import Row
@@ -23,11 +23,11 @@ SIDE = DISCRIMINATOR["responses_per_side"]  # texts of each side of a question
 TASKS = {task.id: task for task in LEARNING}
 
 
-def list_texts() -> dict[str, Written]:
-    """Every text that D may learn from: whole answers of the student and of both teachers."""
+def list_texts(cut: bool) -> dict[str, Written]:
+    """Every text that D may learn from: answers of the student and of both teachers; the pool has no `cut` ones."""
     found = {}
     for task in LEARNING:
-        for sample in range(3):
+        for sample in range(4 if cut else 3):
             text = make_rollout_text(task, sample)
             found[text] = (Row("student", text, (), "stop", None), task)
         for teacher in TEACHERS:
@@ -40,7 +40,11 @@ def list_texts() -> dict[str, Written]:
 
 @pytest.mark.parametrize(
     ("family", "objective", "sees"),
-    [("qwen2_5_vl", "ril", "response"), ("internvl3", "gad", "response"), ("internvl3", "ril", "question_and_image")],
+    [
+        ("qwen2_5_vl", "ril", "response"),
+        ("internvl3", "adversarial", "response"),
+        ("internvl3", "ril", "question_and_image"),
+    ],
 )
 def test_pre_training_is_that_of_a_plain_discriminator(
     family: str, objective: str, sees: str, make_world: Callable[[str], Path]
@@ -49,9 +53,12 @@ def test_pre_training_is_that_of_a_plain_discriminator(
     block = {**DISCRIMINATOR, "sees": sees}
     job = make_job("discriminator", folder, {"discriminator": block, "ril": {"objective": objective}})
     steps = record_training(discriminator.run, job)
-    texts = list_texts()
-    written = [[texts[text] for text in step.texts] for step in steps]
-    held_out = check_draws(written)
+    pairs = objective == "adversarial"
+    texts = list_texts(cut=pairs)
+    drawn = [[texts[text] for _, text in step.texts if text in texts] for step in steps]
+    held_out = check_draws(drawn)
+    made = [find_negatives(step.texts, own, 0 if pairs else 2) for step, own in zip(steps, drawn, strict=True)]
+    written = [[*own, *negatives] for own, negatives in zip(drawn, made, strict=True)]
     assert [step.rate for step in steps] == pytest.approx(DISCRIMINATOR_RATES)
 
     start = steps[0].start
@@ -60,9 +67,8 @@ def test_pre_training_is_that_of_a_plain_discriminator(
     assert not start["score.bias"].any()
     assert 0.01 < float(start["score.weight"].std()) < 0.03
     critic = Critic(folder / "data" / "warm_start", start, sees.replace("_", " "))
-    losses = teach_critic(critic, Optimizer(critic), written, DISCRIMINATOR_RATES, objective == "gad")
-    made = load_file(job.out / "discriminator.safetensors")
-    compare_critics(made, critic.state_dict(), start, pairs=objective == "gad")
+    losses = teach_critic(critic, Optimizer(critic), written, DISCRIMINATOR_RATES, pairs)
+    compare_critics(load_file(job.out / "discriminator.safetensors"), critic.state_dict(), start, pairs)
     assert [row["loss"] for row in read_table(job.reports / "history.csv")] == pytest.approx(losses, rel=1e-5)
     rest = [one for one in texts.values() if one[1].id == held_out]
     check_held_out(critic, rest, read_json(job.reports / "metrics.json"))

@@ -31,7 +31,11 @@ from tests.loop.world import make_job
 LOOPS = {"qwen2_5_vl, mu 1": 3, "internvl3, mu 2": 2}  # ZeRO stage of each
 STAGES: dict[str, tuple[ModuleType, str, Mapping[str, Any]]] = {
     "warm_start": (warm_start, "qwen2_5_vl", {"warm_start": WARM_START}),
-    "discriminator": (discriminator, "internvl3", {"discriminator": DISCRIMINATOR, "ril": {"objective": "gad"}}),
+    "discriminator": (
+        discriminator,
+        "internvl3",
+        {"discriminator": DISCRIMINATOR, "ril": {"objective": "adversarial"}},
+    ),
 }
 RANKS, LIMIT = 2, 240  # seconds until ranks count as hung
 
