@@ -285,12 +285,23 @@ def test_the_rows_of_all_ranks_divide_the_loss(made: Made, monkeypatch: pytest.M
 
 
 def test_each_source_has_the_measures_of_its_own_tokens(made: Made) -> None:
-    """The student's KL and entropy are those of a step in which teacher rows do not stand, and the reverse."""
-    logged, _ = stepped(made)
-    alone, _ = stepped(made, replace(PAPER, teacher_rows="none"))
-    for name in ("kl", "entropy"):
-        assert logged[f"{name}/student"] == pytest.approx(alone[f"{name}/student"], rel=1e-5)
-        assert abs(logged[f"{name}/teacher"] - alone[f"{name}/student"]) > 1e-4
+    """The mean k3 over the tokens of the student, of each teacher and of all teachers, from one pass of each row."""
+    student, reference, reader = made
+    (prompt,) = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
+    sources = (STUDENT, STUDENT, "a", "b")
+    rows = [replace(row, source=source) for row, source in zip(answers(reader), sources, strict=True)]
+    found: dict[str, list[float]] = {STUDENT: [], "a": [], "b": [], "teacher": []}
+    for row in rows:
+        (pack,) = make_packs([Group(prompt, (row.token_ids,))], 4096)
+        with torch.no_grad():
+            gap = response_log_probs(reference, pack) - response_log_probs(student, pack)
+        for name in {row.source, STUDENT if row.source == STUDENT else "teacher"}:
+            found[name] += (gap.exp() - gap - 1).tolist()
+    logged, _ = stepped(made, rows=rows)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    assert len(set(means.values())) == 4
+    for name, mean in means.items():
+        assert logged[f"kl/{name}"] == pytest.approx(mean, rel=1e-3), name
 
 
 def test_the_last_pack_of_each_inner_update_is_marked(made: Made) -> None:
