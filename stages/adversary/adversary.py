@@ -108,9 +108,12 @@ class Adversary:
             logits = self.backward(batch, learned)
             done = self.trainer.step(self.settings.learning_rate)
             if inner == 0:
-                metrics = {names.DISC_LOSS: done.loss, names.DISC_GRAD_NORM: done.grad_norm}
                 real = torch.tensor([role != NEGATIVE for role in roles])
-                metrics |= discriminator_metrics(logits[real], writers)
+                metrics = {
+                    names.DISC_LOSS: batch.measure_sides(logits, real),
+                    names.DISC_GRAD_NORM: done.grad_norm,
+                    **discriminator_metrics(logits[real], writers),
+                }
         return metrics
 
     def backward(self, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:

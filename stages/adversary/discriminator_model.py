@@ -6,7 +6,7 @@ image are included only if `discriminator.sees` selects them.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -239,6 +239,17 @@ class DiscriminatorBatch:
         if self.kind == "bce":
             return discriminator_loss(logits, labels, self.weights[part].to(logits.device))
         return bradley_terry_loss(logits, labels, self.questions[part].to(logits.device), self.pairs)
+
+    def measure_sides(self, logits: Tensor, real: Tensor) -> float:
+        """Returns the loss of the sides, for the log: of the logits [texts] of all ranks that `real` [texts] marks."""
+        sides = replace(
+            self,
+            own=torch.arange(int(real.sum())),
+            labels=self.labels[real],
+            weights=self.weights[real],
+            questions=self.questions[real],
+        )
+        return float(sides.loss(logits[real], 0))
 
 
 @torch.no_grad()

@@ -27,7 +27,13 @@ def add_negatives(texts: Sequence[Text], writers: Sequence[str], count: int) -> 
 
 
 def make_negatives(answers: Sequence[str], count: int) -> list[str]:
-    """Returns `count` broken texts made from the answers to a question; fewer if some are empty or an answer."""
+    """Returns `count` broken texts made from the answers to a question; fewer if some are empty or an answer.
+
+    The answers determine the draw; those without text are passed over.
+    """
+    answers = [answer for answer in answers if answer.strip()]
+    if not answers:
+        return []
     draw = random.Random("\n".join(answers))
     made = [make(answers, draw).strip() for make in draw.sample(_KINDS * count, count)]
     return [text for text in made if text and text not in answers]

@@ -17,7 +17,7 @@ Correction = Literal["none", "truncate_token", "mask_token", "truncate_sequence"
 
 @dataclass(frozen=True)
 class Objective(RewardObjective):
-    """All switches with their final values; the defaults are the paper's RIL."""
+    """All switches with their final values; the defaults are the paper's RIL, but for broken texts."""
 
     loss_normaliser: Annotated[
         Normaliser,

@@ -81,6 +81,21 @@ def test_it_pauses_where_it_is_too_good_and_learns_from_pairs(tiny: Callable[[st
     assert score_texts(discriminator, collator, texts) == learned
 
 
+@pytest.mark.parametrize("loss", ["bce", "bradley_terry"])
+def test_metrics_are_of_the_two_sides_without_negatives(tiny: Callable[[str], Checkpoint], loss: Any) -> None:
+    """The first step's metrics are measured before it, so negatives do not change them, but they change the step."""
+    seen, logits = [], []
+    for negatives in (0, 3):
+        adversary = make_adversary(tiny, loss, negatives=negatives)
+        rows = answers(adversary.collator.reader)
+        texts = [Text(row.text, "q") for row in rows]
+        found, metrics = adversary.learn_and_score(rows, texts)
+        logits.append(found)
+        seen.append({name: value for name, value in metrics.items() if name != "disc/grad_norm"})
+    assert seen[0] == pytest.approx(seen[1], abs=1e-5)
+    assert logits[0] != pytest.approx(logits[1], abs=1e-4)
+
+
 def test_a_discriminator_that_sees_images_tells_them_apart(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)

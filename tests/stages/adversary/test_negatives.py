@@ -36,6 +36,8 @@ def test_negatives_are_made_of_the_answers_and_are_none_of_them() -> None:
     assert min(kinds.values()) > 100
     assert make_negatives(ANSWERS, 0) == []
     assert "5" not in make_negatives(["5"], 50)
+    assert make_negatives(["", *ANSWERS, " "], 4) == make_negatives(ANSWERS, 4)
+    assert make_negatives(["", " "], 4) == []
 
 
 def test_they_follow_the_texts_of_their_question_and_weigh_as_much_as_a_side() -> None:
