@@ -12,6 +12,7 @@ TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
 AdvantageBaseline = Literal["joint", "per_source", "per_reward"]
 Scale = Literal["none", "group"]
 Similarity = Literal["binary", "soft", "ranked", "raw"]
+AnswerBy = Literal["judge", "parsing"]
 Gate = Literal["none", "when_correct"]
 ZeroVariance = Literal["keep", "drop"]
 Truncated = Literal["wrong", "masked", "as_judged"]
@@ -250,6 +251,35 @@ class RewardObjective(DiscriminatorObjective):
         ),
     ] = 1.0
 
+    answer_by: Annotated[
+        AnswerBy,
+        Field(
+            description="Who decides whether an answer is correct: the judge, or `parsing`, which compares it with the "
+            "reference as validation does; for teacher answers too."
+        ),
+        Switch(
+            key="ril.answer_by",
+            source="§3.3",
+            departures=(
+                Departure(
+                    ("parsing",),
+                    "Needs no judge; in the paper nearly all of the gain is lost.",
+                    "Table 5e",
+                ),
+            ),
+        ),
+    ] = "judge"
+
+    @mark_contradiction
+    def _refuse_parsing_without_answer_reward(self, given: Choices) -> str | None:
+        """`ril.answer_by: parsing` needs the answer reward."""
+        if self.answer_by == "judge" or (self.answer_weight > 0 and not self.references):
+            return None
+        return (
+            f"ril.answer_by is {self.answer_by!r}, but ril.objective {given.values['ril.objective']!r} with "
+            f"ril.answer_weight {self.answer_weight:g} has no answer reward; remove it"
+        )
+
     @mark_contradiction
     def _refuse_similarity_without_discriminator(self, given: Choices) -> str | None:
         """`ril.similarity_weight` above 0 needs a discriminator."""
@@ -362,4 +392,4 @@ class RewardObjective(DiscriminatorObjective):
     @property
     def uses_judge(self) -> bool:
         """Whether the judge's verdict is part of the reward."""
-        return self.answer_weight > 0 and not self.references
+        return self.answer_weight > 0 and not self.references and self.answer_by == "judge"

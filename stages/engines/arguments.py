@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from PIL import Image
@@ -21,9 +21,13 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def make_engine_arguments(
-    checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool
+    checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool, log_probs: bool
 ) -> dict[str, Any]:
-    """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`."""
+    """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`.
+
+    With `log_probs`, log probabilities are those of the distribution that a token is sampled from. vLLM's default is
+    that before penalty and temperature (trap T14). It then computes them at every step, requested or not.
+    """
     import torch
 
     # With per-request seeds, a prompt that is prefilled in two chunks crashes a CPU engine ("CPU Generator does not
@@ -46,6 +50,7 @@ def make_engine_arguments(
         "generation_config": "vllm",  # sampling follows the parameters, not the checkpoint's suggestions
         "seed": 0,
         "disable_log_stats": True,
+        **({"logprobs_mode": "processed_logprobs"} if log_probs else {}),
         **(on_gpu if torch.cuda.is_available() else on_cpu),
     }
 
@@ -73,6 +78,14 @@ def make_sampling_arguments(request: Request, chat: Chat, never: float) -> dict[
         "detokenize": False,  # the chat decodes once, when an answer is complete
         **({"logprobs": 0} if request.log_probs else {}),  # 0: of the sampled token only
     }
+
+
+def check_log_probs(requests: Iterable[Request], reported: bool) -> None:
+    """Raises ValueError if a request asks for log probabilities and the engine was started without (`reported`)."""
+    if not reported and any(request.log_probs for request in requests):
+        raise ValueError(
+            "the engine was started without StartOptions.log_probs: its log probabilities are not those of sampling"
+        )
 
 
 def format_flags(arguments: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ class Response:
     finish_reason: str  # "stop", or "length" if truncated
     verdict: int | None  # the judge's 0 or 1; None is a failed verdict, never counted as 0
     sampled_log_probs: tuple[float, ...] | None = (
-        None  # log p of token_ids in the engine; None for teacher rows (trap T15)
+        None  # log p of token_ids as sampled by the engine; None for teacher rows (trap T15)
     )
 
     @property

@@ -15,9 +15,9 @@ from tests.loop.world import make_job
 def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str], Path]) -> None:
     setting = SETTINGS[name]
     folder = make_world(setting.family)
-    recording = record_loop(make_job("ril", folder, setting.overlay))
+    recording = record_loop(make_job("ril", folder, setting.params))
     check_questions(recording, setting.recipe)
     check_rows(recording, folder, setting.recipe)
     check_judge(recording, setting.recipe)
     check_plain(recording, folder, setting.recipe)
-    check_validation(recording, folder)
+    check_validation(recording, folder, setting.recipe)

@@ -46,7 +46,7 @@ def run_rank(rank: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     for name, zero in LOOPS.items():
-        overlay = {**SETTINGS[name].overlay, "runtime": {"zero_stage": zero}}
+        overlay = {**SETTINGS[name].params, "runtime": {"zero_stage": zero}}
         recording = record_loop(make_job("ril", folder / name, overlay))
         if rank == 0:
             torch.save(recording, folder / f"{name}.pt")
@@ -80,7 +80,7 @@ def test_two_ranks_do_what_the_paper_says(name: str, two_ranks: Path) -> None:
     check_rows(recording, two_ranks / name, recipe)
     check_judge(recording, recipe)
     check_plain(recording, two_ranks / name, recipe)
-    check_validation(recording, two_ranks / name)
+    check_validation(recording, two_ranks / name, recipe)
 
 
 def test_two_ranks_make_the_warm_start_of_one(two_ranks: Path, make_world: Callable[[str], Path]) -> None:

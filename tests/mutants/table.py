@@ -149,7 +149,7 @@ FAULTS = (
     Fault(ROLLOUTS, "ordered = [groups[number] for number in range(len(questions))]", "ordered = list(groups.values())",
           "groups stand in the order of their arrival",
           (f"{T_ROLLOUTS}test_a_group_has_its_own_answers_in_order_then_as_many_of_the_teachers",)),
-    Fault(ROLLOUTS, "(recorded := self._state.read_record(step)) is not None", "(recorded := None) is not None",
+    Fault(ROLLOUTS, "(recorded := self._read_record(step)) is not None", "(recorded := None) is not None",
           "a resumed step is sampled anew",
           (f"{T_ROLLOUTS}test_a_step_that_was_recorded_is_not_sampled_again_and_judged_once",)),
     Fault(ROLLOUTS, 'and not recorded["judged"]:', "and recorded:", "a resumed step is judged again",

@@ -16,6 +16,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ril": (
         {
             "rollout_correction": "truncate_token",
+            "sampling": {"temperature": 0.5},
             "kl": "full",
             "inner_updates": 2,
             "similarity": "ranked",

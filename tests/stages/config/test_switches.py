@@ -42,6 +42,7 @@ PAPERS = {
     "similarity": "binary",
     "similarity_weight": 1.0,
     "answer_weight": 1.0,
+    "answer_by": "judge",
     "similarity_gate": "none",
     "zero_variance": "keep",
     "truncated": "wrong",
@@ -150,10 +151,12 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", ("set ril.loss_normaliser to "
                                                                                   "constant")]),
     (
-        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.5}},
+        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.0}},
         {},
-        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0.5"],
+        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0", "raise it"],
     ),
+    ({"objective": "gad", "answer_by": "parsing"}, {}, ["ril.answer_by is 'parsing'", "'gad'", "remove it"]),
+    ({"answer_weight": 0.0, "answer_by": "parsing"}, {}, ["ril.answer_weight 0 has no answer reward", "remove it"]),
     ({"rollout_cap": 2.0}, {}, ["ril.rollout_cap is 2", "'none'", "remove it"]),
     ({"objective": "dr_grpo"}, {"sees": "question"}, ["discriminator.sees is 'question'", "set it to response"]),
 ]  # fmt: skip
@@ -180,6 +183,8 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"objective": "adversarial", "teacher_rows": "as_student"}, {}),
     ({"ratio": "sequence", "inner_updates": 4, "clip_epsilon_high": 0.28}, {}),
     ({"rollout_correction": "truncate_token", "rollout_cap": 2.0}, {}),
+    ({"answer_by": "parsing", "similarity_gate": "when_correct"}, {}),
+    ({"rollout_correction": "mask_sequence", "sampling": {"temperature": 0.5}}, {}),
 ]
 
 

@@ -1,14 +1,17 @@
-"""The rows of a step and their verdicts; a judge that says the same to everything, a student that says nothing."""
+"""The rows of a step and their verdicts, and which records it uses; a judge that says the same to everything, a student
+that says nothing.
+"""
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from stages.config.objective import PAPER
+from stages.config.objective import PAPER, Objective
 from stages.config.ril import Ril
 from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict
@@ -26,15 +29,15 @@ from stages.vlm.reader import load_reader
 from tests.stages.judging.test_exam import ConstantEngine
 
 
-def make(judge: Any = None, **verdict: Any) -> tuple[Any, list[str]]:
-    """The rollouts of a loop with that judge, and what they say."""
+def make(judge: Any = None, objective: Objective = PAPER, **verdict: Any) -> tuple[Any, list[str]]:
+    """The rollouts of a loop with that judge and objective, and what they say."""
     said: list[str] = []
     blocks = {
         Ril: Ril(steps=9, learning_rate=1e-3, sampling=Sampling(max_tokens=8)),
         Verdict: Verdict(model="judge", **verdict),
     }
     job: Any = SimpleNamespace(name="ril", block=blocks.__getitem__, progress=SimpleNamespace(say=said.append))
-    models: Any = SimpleNamespace(policy=SimpleNamespace(objective=None), judge=judge)
+    models: Any = SimpleNamespace(policy=SimpleNamespace(objective=objective), judge=judge)
     state: Any = None
     return Rollouts(job, models, state, {}), said
 
@@ -237,3 +240,19 @@ def test_a_step_that_was_recorded_is_not_sampled_again_and_judged_once() -> None
     assert third.judge(4, third.collect(4, ASKED)) == judged
     assert (student.asked, idle.asked, len(seen)) == ([], [], 6)
     assert third.collect(5, ASKED) != judged
+
+
+@pytest.mark.parametrize("correction", ["none", "truncate_token"])
+def test_records_are_used_with_log_probs_of_sampling_only_where_a_correction_needs_them(correction: Any) -> None:
+    """Older records have log-probs before temperature, top-k and top-p, and no mark."""
+    rollouts, said = make(objective=replace(PAPER, rollout_correction=correction))
+    kept: dict[int, Any] = {}
+    rollouts._state = SimpleNamespace(read_record=kept.get, record=kept.__setitem__)
+    assert rollouts._read_record(0) is None
+    rollouts._record(0, [group("28")], judged=True)
+    assert rollouts._read_record(0) == kept[0]
+    assert said == []
+    del kept[0]["log_probs"]
+    assert (rollouts._read_record(0) == kept[0]) == (correction == "none")
+    assert len(said) == (correction != "none")
+    assert all("step 1: recorded answers have no log-probs of sampling" in line for line in said)
