@@ -1,8 +1,10 @@
 """What one run of the loop is held to: the plain loop, and what the paper says of questions, rows and verdicts."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,9 @@ def check_rows(recording: Recording, folder: Path, recipe: Recipe) -> None:
                 assert row.sampled == (answer.log_probs if recipe.largest_correction else None)
             drawn = rows[GROUP:]
             known = list_teacher_rows(task, encode)
+            if recipe.parses:
+                assert [row.verdict for row in rows] == [parse_verdict(row.text, task.answer) for row in rows]
+                known = [replace(row, verdict=parse_verdict(row.text, task.answer)) for row in known]
             assert all(row in known for row in drawn), "an answer of the pool to this question, with its verdict"
             assert len({(row.source, row.text) for row in drawn}) == GROUP, "without replacement"
             assert Counter(row.source for row in drawn) == dict.fromkeys(TEACHERS, GROUP // 2)
@@ -87,6 +92,11 @@ def list_teacher_rows(task: Task, encode: Callable[[str], tuple[int, ...]]) -> l
         for text in [say_as_teacher(teacher, task, sample)]
         if not is_cut(task, sample)
     ]
+
+
+def parse_verdict(text: str, reference: str) -> int:
+    """1 if the last number of the text is the reference."""
+    return int(re.findall(r"\d+", text)[-1:] == [reference])
 
 
 def check_judge(recording: Recording, recipe: Recipe) -> None:

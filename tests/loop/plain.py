@@ -30,13 +30,16 @@ def criticise(logits: Tensor, written: Sequence[Written], pairs: bool) -> Tensor
         theirs = [(z, task.id) for z, (row, task) in zip(logits, written, strict=True) if not row.ours]
         gaps = [own - other for own, question in ours for other, asked in theirs if question == asked]
         return -logsigmoid(torch.stack(gaps)).mean()
-    means: dict[str, Tensor] = {}
-    for source in {row.source for row, _ in written}:
-        own = torch.stack([z for z, (row, _) in zip(logits, written, strict=True) if row.source == source])
-        means[source] = logsigmoid(own if source in ("student", NEGATIVE) else -own).mean()
+    means = {source: average(logits, written, source) for source in {row.source for row, _ in written}}
     teachers = [mean for source, mean in means.items() if source not in ("student", NEGATIVE)]
     loss = -(means["student"] + torch.stack(teachers).mean()) / 2
     return loss - means[NEGATIVE] / 2 if NEGATIVE in means else loss
+
+
+def average(logits: Tensor, written: Sequence[Written], source: str) -> Tensor:
+    """The mean of log D, or of log (1 - D) for a teacher, over the texts of one source."""
+    own = torch.stack([z for z, (row, _) in zip(logits, written, strict=True) if row.source == source])
+    return logsigmoid(own if source in ("student", NEGATIVE) else -own).mean()
 
 
 @dataclass
@@ -48,7 +51,7 @@ class StepNumbers:
     loss: float | None = None  # of the first inner update; None without an update
     norm: float = 0.0
     kl: float | None = None  # k3, mean over the student's tokens
-    critic_loss: float | None = None
+    critic_loss: float | None = None  # of both sides, before the first update of D
 
 
 class Plain:
@@ -60,6 +63,8 @@ class Plain:
         self.student, self.reference = Vlm(folder), Vlm(folder)
         if not recipe.trains_vision:
             freeze_vision(self.student.net)
+        for name, weight in self.student.net.named_parameters():
+            weight.requires_grad_(weight.requires_grad and not any(part in name for part in recipe.frozen))
         self._optimizer = Optimizer(self.student.net)
         self._critic_optimizer = Optimizer(critic) if critic else None
 
@@ -90,7 +95,7 @@ class Plain:
         assert self.critic is not None
         assert self._critic_optimizer is not None
         steps, rates = [written] * self.recipe.mu, [self.recipe.critic_rate] * self.recipe.mu
-        return teach_critic(self.critic, self._critic_optimizer, steps, rates, self.recipe.pairs)[0]
+        return teach_critic(self.critic, self._critic_optimizer, steps, rates, self.recipe.pairs)[0][1]
 
     def _update(self, number: int, tasks: Sequence[Task], numbers: StepNumbers) -> None:
         """mu updates by Eq. 2; rows without loss count in the mean over all rows."""
@@ -175,14 +180,16 @@ def teach_critic(
     steps: Sequence[Sequence[Written]],
     rates: Sequence[float],
     pairs: bool = False,
-) -> list[float]:
-    """One update of D on the rows of each step (section 3.2); returns the losses before each update."""
+) -> list[tuple[float, float]]:
+    """One update of D on the rows of each step (section 3.2); returns the losses, and those of both sides alone."""
     losses = []
     for written, rate in zip(steps, rates, strict=True):
         logits = critic.rate([row.text for row, _ in written], [task for _, task in written])
         loss = criticise(logits, written, pairs)
         optimizer.step(loss, rate)
-        losses.append(float(loss.detach()))
+        real = [place for place, (row, _) in enumerate(written) if row.source != NEGATIVE]
+        sides = criticise(logits.detach()[real], [written[place] for place in real], pairs)
+        losses.append((float(loss.detach()), float(sides)))
     return losses
 
 

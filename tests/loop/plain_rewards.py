@@ -75,11 +75,13 @@ class Recipe:
     critic_sees: Literal["response", "question", "question and image"] = "response"
     references: bool = False  # nothing is sampled: each question's target is learned
     trains_vision: bool = False
+    frozen: tuple[str, ...] = ()  # parts of names of further weights that are not trained (Table 5c)
+    parses: bool = False  # in place of the judge, the last number of an answer is compared with the reference
 
     @property
     def judges(self) -> bool:
         """Whether the reward needs verdicts."""
-        return self.answer_weight > 0 and not self.references
+        return self.answer_weight > 0 and not self.references and not self.parses
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,13 @@ SETTINGS = {
     ),
     "engine's log-probabilities": Setting(
         "qwen2_5_vl",
-        replace(BRIEF, temperature=1.0, largest_correction=2.0),
-        {"ril": {"rollout_correction": "truncate_token", "rollout_cap": 2.0, "sampling": {"temperature": 1.0}}},
+        replace(BRIEF, largest_correction=2.0),
+        {"ril": {"rollout_correction": "truncate_token", "rollout_cap": 2.0}},
+    ),
+    "answers compared, parts frozen": Setting(
+        "internvl3",
+        replace(BRIEF, parses=True, frozen=("self_attn.", "lm_head.")),
+        {"ril": {"answer_by": "parsing", "frozen_parts": ["attention", "head"]}},
     ),
     "sft": Setting(
         "internvl3",
