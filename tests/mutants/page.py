@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.mutants.run import Trial
 from tests.mutants.table import FAULTS
 
+WIDEST = 118  # characters of a line, without its indentation
 HEAD = """# Mutants
 
 {count} deliberate faults over `stages/`, each with a test that fails when it is there. `tests/mutants/table.py` holds
@@ -35,6 +36,8 @@ def format_page(trials: dict[str, Trial]) -> str:
             if fault.file == file:
                 trial = trials.get(fault.what, Trial(number, "not tried", "", 0.0))
                 seen = f"`{trial.test.partition('[')[0]}`" if trial.outcome == "killed" else trial.outcome
+                if len(seen) > WIDEST:
+                    seen = seen.replace("::", "`,\n  `")
                 parts.append(f"- {fault.what} ({number}, {trial.seconds:.0f} s):\n  {seen}\n")
     return "".join(parts)
 
