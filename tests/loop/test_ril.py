@@ -21,3 +21,8 @@ def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str]
     check_judge(recording, setting.recipe)
     check_plain(recording, folder, setting.recipe)
     check_validation(recording, folder, setting.recipe)
+
+
+def test_validation_comes_after_every_so_many_steps_and_after_the_last(make_world: Callable[[str], Path]) -> None:
+    recording = record_loop(make_job("ril", make_world("qwen2_5_vl"), {"ril": {"validation_every": 2}}))
+    assert [row["step"] for row in recording.validation] == [0, 2, 3]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from stages.config.params import load_params, validate_params
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.rows import QUESTION_SCHEMA, Question, make_canonical_row
 from stages.engines.engine import Answer, EngineError, Request
-from stages.evaluate import compute_scores, shuffle_images
+from stages.evaluate import compute_scores, make_prediction, shuffle_images, split_answers
 from stages.job.files import read_json, write_shards
 from stages.job.job import Job
+from stages.responses.store import StoredAnswer
 from stages.tiny.world.exercises import draw_example
 from stages.vlm.checkpoint import Checkpoint
 
@@ -65,6 +67,28 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     assert found["truncated_share"] == 0.25
     assert found["mean_tokens"] == 20
     assert round(found["standard_error"], 4) == 0.2165
+
+
+def test_answers_are_told_apart_by_what_was_asked() -> None:
+    """The split's, those to shuffled images, the benchmarks'; a rejected prompt is wrong in the split."""
+
+    def said(text: str) -> StoredAnswer:
+        return StoredAnswer(f"key {text}", "", 0, "", text, (), "length", 9, 4, "", "")
+
+    asked = [replace(question(number, "digits"), answer=str(number)) for number in range(3)]
+    every = [[said("0")], [], [said("7")], [said("4")], [said("1")], [], [said("b0")], []]
+    (found, shuffled), benchmarks = split_answers(every, 3, 3)
+    assert [answer and answer.text for answer in found] == ["0", None, "7"]
+    assert [answer and answer.text for answer in shuffled] == ["4", "1", None]
+    assert benchmarks == [[said("b0")], []]
+    rows = [make_prediction(one, answer, None) for one, answer in zip(asked, found, strict=True)]
+    assert [(row["question_id"], row["response"], row["reference"], row["correct"]) for row in rows] == [
+        ("q0", "0", "0", True),
+        ("q1", "", "1", False),
+        ("q2", "7", "2", False),
+    ]
+    assert [row["finish_reason"] for row in rows] == ["length", "refused", "length"]
+    assert [(row["completion_tokens"], row["response_key"]) for row in rows] == [(4, "key 0"), (0, ""), (4, "key 7")]
 
 
 def judge_job(root: Path, folder: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Job:

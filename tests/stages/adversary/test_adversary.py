@@ -123,6 +123,21 @@ def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny
         assert score_texts(discriminator, collator, texts) == before
 
 
+@pytest.mark.parametrize("loss", ["bce", "bradley_terry"])
+def test_the_packing_of_texts_changes_no_gradient(tiny: Callable[[str], Checkpoint], loss: Any) -> None:
+    """Twelve texts in one pack or in several: the same logits in order, loss and norm."""
+    found = []
+    for budget in (100_000, 128):
+        adversary = make_adversary(tiny, loss)
+        adversary = replace(adversary, collator=replace(adversary.collator, tokens_per_pack=budget))
+        texts = [Text(f"{n}:{n * n}", f"q{n // 4}") for n in range(12)]
+        batch = adversary.collator.collate(texts, [STUDENT if n % 4 < 1 + n // 8 else "a" for n in range(12)], loss)
+        assert (len(batch.packs) > 1) == (budget == 128)
+        logits = adversary.backward(batch, texts)
+        found.append((*logits.tolist(), *adversary.trainer.step(1e-3)))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 @pytest.mark.parametrize("degenerate", ["unrewarded", "learned"])
 @pytest.mark.parametrize("text", ["", "so 5, " * 9, "so 5, so"])
 def test_it_learns_from_degenerate_answers_only_if_told_to(

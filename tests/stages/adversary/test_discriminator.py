@@ -120,5 +120,6 @@ def test_draw_is_balanced_without_replacement_and_changes_with_the_seed() -> Non
         assert len({(one.teacher, one.sample) for one in drawn}) == 5
         assert sorted(sum(one.teacher == teacher for one in drawn) for teacher in ("x", "y")) == [2, 3]
     assert len({tuple(one.text for one in drawn) for drawn in draws}) > 15
+    assert {sum(one.teacher == "x" for one in drawn) for drawn in draws} == {2, 3}, "either gives the odd one"
     assert draw_balanced(answers, 5, 7) == draw_balanced(answers, 5, 7)
     assert len(draw_balanced(answers[:3], 5, 0)) == 3

@@ -111,7 +111,10 @@ def test_every_row_is_packed_once(shapes: list[list[int]], budget: int) -> None:
     assert sum(len(pack.targets) for pack in made) == sum(map(sum, shapes))
     for pack in made:
         assert len(pack.groups) == 1 or len(pack.ids) <= budget
-        assert len(pack.last) == sum(len(groups[number].responses) for number in pack.groups)
+        rows = [row for number in pack.groups for row in groups[number].responses]
+        assert len(pack.last) == len(rows)
+        assert pack.response.tolist() == [number for number, row in enumerate(rows) for _ in row]
+        assert pack.targets.tolist() == [token for row in rows for token in row]
 
 
 def test_a_response_sees_its_prompt_and_itself_only() -> None:

@@ -19,6 +19,7 @@ from stages.judging.judge import (
     JudgeQuestion,
     Messages,
     check_failures,
+    judge_by_rule,
     judge_items,
     make_judge_messages,
     make_judge_sampling,
@@ -275,6 +276,10 @@ def test_words_that_begin_like_openers_are_answers(answer: str) -> None:
 )
 def test_a_plain_match_is_right_without_asking_and_nothing_else_is(candidate: str, reference: str, right: bool) -> None:
     assert is_plainly_right(candidate, reference) == right
+    ruled = judge_by_rule(JudgeItem("q", "What?", reference, candidate, rule_first=True))
+    assert (ruled is not None and ruled.verdict == 1) == right
+    ruled = judge_by_rule(JudgeItem("q", "What?", reference, candidate))
+    assert ruled is None or ruled.verdict == 0
 
 
 class Said:

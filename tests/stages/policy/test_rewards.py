@@ -8,7 +8,7 @@ import pytest
 
 from stages.config.objective import PAPER
 from stages.groups.response import STUDENT, Response
-from stages.policy.rewards import ScoredResponse, compute_similarities, grpo_advantages, score_group
+from stages.policy.rewards import ScoredResponse, compute_similarities, grpo_advantages, score_group, score_groups
 
 LOGITS = [1.0, -1.0, -2.0, 0.5]  # similarity 0, 1, 1, 0
 
@@ -39,6 +39,8 @@ def test_kinds_of_similarity() -> None:
 
 def test_weights_and_gate() -> None:
     assert [row.reward for row in found(similarity_weight=0.5, answer_weight=2.0)] == [0, 2.5, 2.5, 0]
+    told_apart = found(group((0, 0, 1, 1)), similarity_weight=0.5, answer_weight=2.0)
+    assert [row.reward for row in told_apart] == [0, 0.5, 2.5, 2.0]
     gated = found(group((0, 0, 1, 1)), similarity_gate="when_correct")
     assert [row.similarity for row in gated] == [0, 0, 1, 0]
 
@@ -136,3 +138,10 @@ def test_without_a_discriminator_the_verdict_alone_counts() -> None:
     rows = score_group(group(), None, replace(PAPER, similarity_weight=0.0, discriminator_update="none"))
     assert [row.reward for row in rows] == [0, 1, 1, 0]
     assert all(math.isnan(row.logit) for row in rows)
+
+
+def test_every_logit_belongs_to_its_row() -> None:
+    groups = [group(), group()[1:3], group()]
+    scored = score_groups(groups, [float(place) for place in range(10)])
+    assert [[row.logit for row in rows] for rows in scored] == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    assert [[row.response for row in rows] for rows in scored] == groups

@@ -20,6 +20,7 @@ from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
 from stages.training.guard import NonFinite, StepGuard
 from stages.training.passes import PaddingGroups
+from stages.training.ranks import Ranks
 from stages.training.trainer import StepResult, Trainer
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
@@ -34,6 +35,7 @@ class Gradients:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.kept, self.packs = model, [], 0  # type: ignore[var-annotated]
+        self.lasts: list[bool] = []
 
     sharded = False
 
@@ -43,6 +45,7 @@ class Gradients:
     def backward(self, loss: torch.Tensor, last: bool, ids: Sequence[str] = ()) -> float:
         loss.backward()
         self.packs += 1
+        self.lasts.append(last)
         return float(loss.detach())
 
     def step(self, rate: float) -> StepResult:
@@ -61,12 +64,15 @@ Made = tuple[Network, Network, Reader]
 
 @pytest.fixture
 def made(tiny: Callable[[str], Checkpoint]) -> Made:
+    """A student near its reference; with the checkpoint's scaled head, a KL term of 1e12 would hide all others."""
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
     student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
     reference.model.requires_grad_(False)
     student.freeze_vision()
     with torch.no_grad():
+        for network in (student, reference):
+            network.head.weight.div_(40)
         for p in student.text.parameters():
             p.add_(0.02 * torch.sin(torch.arange(p.numel()).float()).reshape(p.shape))
     return student, reference, reader
@@ -86,21 +92,22 @@ def stepped(
 
 
 def by_hand(
-    made: Made, weights: Sequence[float], beta: float = 0.01, kl: str = "k3", divisor: float = 4 * 16.0
+    made: Made, weights: Sequence[float], beta: float = 0.01, kl: str | Sequence[str] = "k3", divisor: float = 4 * 16.0
 ) -> dict[str, torch.Tensor]:
     """Gradient of -sum w log p / divisor + beta KL / divisor over one question's four answers, from one forward pass of
-    each.
+    each. `kl` is one estimator, or one of each answer.
     """
     student, reference, reader = made
     (prompt,) = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
     student.model.zero_grad()
-    for row, weight in zip(answers(reader), weights, strict=True):
+    kinds = [kl] * 4 if isinstance(kl, str) else kl
+    for row, weight, kind in zip(answers(reader), weights, kinds, strict=True):
         (pack,) = make_packs([Group(prompt, (row.token_ids,))], 4096)
         log_probs = response_log_probs(student, pack)
         with torch.no_grad():
             wanted = response_log_probs(reference, pack)
         gap = wanted - log_probs
-        term = {"k3": gap.exp() - gap - 1, "k2": gap**2 / 2, "none": 0 * gap}[kl]
+        term = {"k3": gap.exp() - gap - 1, "k2": gap**2 / 2, "none": 0 * gap}[kind]
         ((beta * term - weight * log_probs).sum() / divisor).backward()
     gradient = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
     student.model.zero_grad()
@@ -156,8 +163,8 @@ def test_kl_has_its_own_treatment_of_teacher_rows(made: Made) -> None:
     same(k2s, by_hand(made, [0] * 4, beta=1.0, kl="k2"))
     _, (students,) = stepped(made, replace(zero, kl_on_teacher_rows="none"), kl_weight=1.0)
     _, (teachers,) = stepped(made, replace(zero, kl="k2", kl_on_teacher_rows="k3"), kl_weight=1.0)
-    assert any(not torch.allclose(students[name], same_kl[name]) for name in students)
-    assert any(not torch.allclose(teachers[name], k2s[name]) for name in teachers)
+    same(students, by_hand(made, [0] * 4, beta=1.0, kl=["k3", "k3", "none", "none"]))
+    same(teachers, by_hand(made, [0] * 4, beta=1.0, kl=["k2", "k2", "k3", "k3"]))
 
 
 def test_full_kl_is_exact_and_has_its_minimum_at_the_reference(made: Made, tiny: Callable[[str], Checkpoint]) -> None:
@@ -167,6 +174,8 @@ def test_full_kl_is_exact_and_has_its_minimum_at_the_reference(made: Made, tiny:
     reference = made[1]
     fresh = load_network(tiny("qwen2_5_vl"), made[2])
     fresh.freeze_vision()
+    with torch.no_grad():
+        fresh.head.weight.copy_(reference.head.weight)
     _, (none,) = stepped((fresh, reference, made[2]), zero, kl_weight=1.0)
     assert all(float(g.abs().max()) < 1e-6 for g in none.values())
 
@@ -174,7 +183,14 @@ def test_full_kl_is_exact_and_has_its_minimum_at_the_reference(made: Made, tiny:
 def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old log-probabilities are those of the first inner update: mu passes of the student, 1 of the reference."""
     calls: list[Network] = []
-    real = policy_module.predicting_states
+    real, loss = policy_module.predicting_states, policy_module.policy_loss
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def recorded(log_probs: torch.Tensor, old: torch.Tensor, inputs: Any) -> Any:
+        given.append((log_probs.detach(), old))
+        return loss(log_probs, old, inputs)
+
+    monkeypatch.setattr(policy_module, "policy_loss", recorded)
     monkeypatch.setattr(
         policy_module, "predicting_states", lambda network, *rest: calls.append(network) or real(network, *rest)
     )
@@ -184,6 +200,8 @@ def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeyp
     assert len(gradients) == 3
     assert logged["ratio"] == 1.0
     assert 1e-6 < abs(logged["ratio/last"] - 1.0) < 0.9
+    assert [torch.equal(old, given[0][0]) for _, old in given] == [True] * 3
+    assert [torch.equal(now, given[0][0]) for now, _ in given] == [True, False, False]
     calls.clear()
     stepped(made)
     assert len(calls) == 2
@@ -191,7 +209,7 @@ def test_several_inner_updates_run_no_pass_for_old_log_probs(made: Made, monkeyp
 
 @pytest.mark.parametrize("ratio", ["token", "sequence", "gspo"])
 def test_at_mu_above_one_the_clip_acts(made: Made, ratio: Any) -> None:
-    narrow = replace(PAPER, ratio=ratio, clip_low=1e-3, clip_high=1e-3)
+    narrow = replace(PAPER, ratio=ratio, clip_low=1e-4, clip_high=1e-4)
     logged, _ = stepped(made, narrow, rate=1e-4, inner_updates=2)
     assert logged["clip_ratio"] == 0.0
     assert 0 < logged["clip_ratio/last"] <= 1
@@ -252,6 +270,58 @@ def test_garbage_in_a_term_ends_the_update(
     with pytest.raises(NonFinite, match=rf"^ril: step 3: {term} is (nan|-?inf) on {asked}; nothing is written"):
         policy.update(groups, 1e-3)
     assert all(torch.equal(before[name], tensor) for name, tensor in student.model.state_dict().items())
+
+
+def test_the_rows_of_all_ranks_divide_the_loss(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank has 24 rows beside the 8 of this one; the gradient is a quarter."""
+
+    class First(Ranks):
+        def sum(self, value: float) -> float:
+            return value + 24
+
+    monkeypatch.setattr(policy_module, "get_ranks", lambda: First(0, 1))
+    _, (gradient,) = stepped(made)
+    same(gradient, by_hand(made, [-1, 1, 1, -1], divisor=4 * 4 * 16.0))
+
+
+def test_each_source_has_the_measures_of_its_own_tokens(made: Made) -> None:
+    """The mean k3 over the tokens of the student, of each teacher and of all teachers, from one pass of each row."""
+    student, reference, reader = made
+    (prompt,) = reader.make_prompts([([{"role": "user", "content": "<image>What is the sum?"}], [picture()])])
+    sources = (STUDENT, STUDENT, "a", "b")
+    rows = [replace(row, source=source) for row, source in zip(answers(reader), sources, strict=True)]
+    found: dict[str, list[float]] = {STUDENT: [], "a": [], "b": [], "teacher": []}
+    for row in rows:
+        (pack,) = make_packs([Group(prompt, (row.token_ids,))], 4096)
+        with torch.no_grad():
+            gap = response_log_probs(reference, pack) - response_log_probs(student, pack)
+        for name in {row.source, STUDENT if row.source == STUDENT else "teacher"}:
+            found[name] += (gap.exp() - gap - 1).tolist()
+    logged, _ = stepped(made, rows=rows)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    assert len(set(means.values())) == 4
+    for name, mean in means.items():
+        assert logged[f"kl/{name}"] == pytest.approx(mean, rel=1e-3), name
+
+
+def test_the_last_pack_of_each_inner_update_is_marked(made: Made) -> None:
+    """Ranks exchange gradients after it and not before."""
+    student, reference, reader = made
+    prompts = reader.make_prompts([([{"role": "user", "content": f"What is {n}?"}], []) for n in range(3)])
+    group = tuple(score_group(answers(reader), LOGITS))
+    trainer = Gradients(student.model)
+    policy = Policy(student, reference, trainer, loop(tokens_per_pack=64, inner_updates=2))  # type: ignore[arg-type]
+    policy.update([RewardedGroup(prompt, group) for prompt in prompts], 1e-6)
+    assert trainer.lasts == [False, False, True] * 2
+
+
+def test_a_mean_over_each_row_divides_by_its_own_length(made: Made) -> None:
+    """GRPO's form: a row's tokens weigh 1 / length, the rows of the step 1 / count."""
+    lengths = [len(row.token_ids) for row in answers(made[2])]
+    assert len(set(lengths)) > 1
+    _, (gradient,) = stepped(made, replace(PAPER, loss_normaliser="row"), kl_weight=0.0)
+    weights = [advantage / length for advantage, length in zip([-1, 1, 1, -1], lengths, strict=True)]
+    same(gradient, by_hand(made, weights, beta=0.0, divisor=4.0))
 
 
 def test_a_step_without_a_group_has_no_loss(made: Made) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.family import Pixels
 from stages.vlm.reader import load_network, load_reader
 
 SIZES = ((84, 84), (140, 56))
@@ -138,3 +139,44 @@ def test_two_threads_may_use_one_chat(tiny: Callable[[str], Checkpoint]) -> None
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(work, range(4)))
+
+
+def test_a_response_ends_with_the_token_that_ends_generation(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    chat = load_reader(tiny(family)).chat
+    ids = chat.encode_response("28 <|im_end|>")
+    assert ids == [*chat.encode_text("28 <|im_end|>"), chat.tokenizer.eos_token_id]
+    assert ids.count(chat.tokenizer.eos_token_id) == 1
+    assert chat.stop_token_ids == [chat.tokenizer.eos_token_id]
+    assert chat.decode(ids) == "28 <|im_end|>"
+
+
+def test_prompts_of_one_call_are_those_of_single_calls(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    reader = load_reader(tiny(family))
+    first, second = pictures()[:2]
+    asked: list[tuple[list[dict[str, str]], list[bytes]]] = [
+        ([{"role": "user", "content": "<image>one"}], [first]),
+        ([{"role": "user", "content": "none"}], []),
+        ([{"role": "user", "content": "<image>three<image>"}], [second, first]),
+        ([{"role": "user", "content": "<image>four"}], [second]),
+    ]
+    for together, (messages, images) in zip(reader.make_prompts(asked), asked, strict=True):
+        alone = reader.make_prompt(messages, images)
+        assert torch.equal(together.ids, alone.ids)
+        assert torch.equal(together.positions, alone.positions)
+        assert (together.pixels is None) == (alone.pixels is None) == (not images)
+        if together.pixels is not None and alone.pixels is not None:
+            assert torch.equal(together.pixels.values, alone.pixels.values)
+            assert (together.pixels.rows, together.pixels.tokens) == (alone.pixels.rows, alone.pixels.tokens)
+
+
+def test_images_of_several_prompts_stay_in_order(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    reader = load_reader(tiny(family))
+    first, second = (reader.make_pixels([image]) for image in pictures()[:2])
+    assert not torch.equal(first.values, second.values)
+    joined = Pixels.concatenate([first, second, second])
+    for place, one in enumerate((first, second, second)):
+        own = joined.select(place, place + 1)
+        assert torch.equal(own.values, one.values)
+        assert (own.rows, own.tokens) == (one.rows, one.tokens)
+        if one.grids is not None and own.grids is not None:
+            assert torch.equal(own.grids, one.grids)
