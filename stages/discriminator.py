@@ -23,7 +23,7 @@ from stages.adversary.discriminator_model import (
 )
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
-from stages.corpora.rows import Question, read_questions
+from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 from stages.job.epochs import pick_places
@@ -136,7 +136,7 @@ def collect_texts(job: Job) -> list[QuestionTexts]:
     for row in read_shards(job.input("data/rollout")).to_pylist():
         if row["finish_reason"] == "stop" and row["response"]:
             student[row["question_id"]].append(row["response"])
-    questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
+    questions = find_questions(job.input("data/questions"), IMITATION_SPLITS, student)
     both = []
     for row in read_shards(job.input("data/pool")).to_pylist():
         teachers = tuple(
