@@ -105,7 +105,7 @@ def run(job: Job) -> None:
     rejects = []
     if selects(block):
         drop_overlong(job, block, questions, found)
-        if block.top is not None and block.top < len(found.kept):
+        if 0 < block.top < len(found.kept):
             rejects = drop_low_scores(job, block, found)
     if not len(found.kept):
         counts = ", ".join(f"{count} {reason}" for reason, count in count_dropped(found).items())
@@ -120,7 +120,7 @@ def run(job: Job) -> None:
 
 def selects(block: Selection) -> bool:
     """Whether any question can be dropped."""
-    return any(bound is not None for bound in (block.top, block.max_prompt_tokens, block.max_reference_tokens))
+    return bool(block.top or block.max_prompt_tokens or block.max_reference_tokens)
 
 
 def drop_overlong(job: Job, block: Selection, questions: QuestionFolder, found: Candidates) -> None:
@@ -143,7 +143,7 @@ def drop_overlong(job: Job, block: Selection, questions: QuestionFolder, found: 
         (found.reference_tokens, block.max_reference_tokens, LONG_REFERENCE),
         (found.prompt_tokens, block.max_prompt_tokens, LONG_PROMPT),
     ):
-        if bound is not None:
+        if bound:
             found.dropped[tokens > bound] = reason
 
 
@@ -166,7 +166,7 @@ def drop_low_scores(job: Job, block: Selection, found: Candidates) -> list[Rejec
     found.dropped[places[np.isnan(found.scores[places])]] = NOT_SCORED
     ranked = found.kept
     groups = found.list_groups(block.within)
-    best = pick_best(found.scores[ranked], [groups[place] for place in ranked], block.top or 0)
+    best = pick_best(found.scores[ranked], [groups[place] for place in ranked], block.top)
     found.dropped[ranked[~best]] = LOW_SCORE
     return [*teacher.rejects, *student.rejects]
 

@@ -122,7 +122,7 @@ class Params(Block):
 
     def _check_selection(self) -> None:
         """Raises if a model cannot score reference answers, or if more questions are to be kept than there are."""
-        if self.selection.top is None:
+        if not self.selection.top:
             return
         family = self.models[self.selection.teacher].family
         if family in ("remote", "qwen2_5"):

@@ -20,11 +20,11 @@ class Selection(Block):
         description="Split that the questions are selected from; with `warm_start` the student has seen them before "
         "RIL, as in the paper, and `imitation` is not used.",
     )
-    top: int | None = Field(
-        None,
-        ge=2,
+    top: int = Field(
+        0,
+        ge=0,
         le=1_000_000_000,
-        description="Number of questions to keep, those with the highest scores; null keeps all and scores none.",
+        description="Number of questions to keep, those with the highest scores; 0 keeps all and scores none.",
     )
     teacher: str = Field(description="Entry of `models` whose log probability counts for a question.")
     student: Literal["data/model/student", "data/warm_start"] = Field(
@@ -36,17 +36,17 @@ class Selection(Block):
     within: Literal["all", "kind", "source"] = Field(
         "all", description="Questions that are ranked together; each kind or source keeps the same share."
     )
-    max_prompt_tokens: int | None = Field(
-        None,
-        ge=1,
+    max_prompt_tokens: int = Field(
+        0,
+        ge=0,
         le=10_000_000,
-        description="Drops questions with longer prompts, images included, in the student's tokens; null: no bound.",
+        description="Drops questions with longer prompts, images included, in the student's tokens; 0: no bound.",
     )
-    max_reference_tokens: int | None = Field(
-        None,
-        ge=1,
+    max_reference_tokens: int = Field(
+        0,
+        ge=0,
         le=10_000_000,
-        description="Drops questions with longer reference answers, in the student's tokens; null: no bound.",
+        description="Drops questions with longer reference answers, in the student's tokens; 0: no bound.",
     )
     max_reject_share: float = Field(
         0.01,

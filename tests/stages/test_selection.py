@@ -349,13 +349,13 @@ def test_a_list_of_other_questions_is_refused(job_of: Callable[..., Job]) -> Non
         ({"top": 1000}, "selection.top is 1000, more than questions.splits.imitation (400); lower it"),
         ({"teacher": "nobody"}, "selection.teacher is 'nobody', not an entry of models"),
         ({"top": 5, "teacher": "judge"}, "selection.teacher is 'judge' of family 'qwen2_5', which sees no images"),
-        ({"top": 1}, "selection.top = 1: Input should be greater than or equal to 2"),
+        ({"top": -1}, "selection.top = -1: Input should be greater than or equal to 0"),
         ({"student": "data/ril/model"}, "selection.student = 'data/ril/model'"),
         ({"split": "test"}, "selection.split = 'test'"),
         ({"per": "word"}, "selection.per = 'word'"),
         ({"within": "image"}, "selection.within = 'image'"),
-        ({"max_prompt_tokens": 0}, "selection.max_prompt_tokens = 0"),
-        ({"max_reference_tokens": 0}, "selection.max_reference_tokens = 0"),
+        ({"max_prompt_tokens": -1}, "selection.max_prompt_tokens = -1"),
+        ({"max_reference_tokens": None}, "selection.max_reference_tokens = None"),
     ],
 )
 def test_settings_that_cannot_work_are_named(root: Path, block: dict[str, Any], said: str) -> None:
