@@ -355,7 +355,7 @@ def test_a_list_of_other_questions_is_refused(job_of: Callable[..., Job]) -> Non
         ({"per": "word"}, "selection.per = 'word'"),
         ({"within": "image"}, "selection.within = 'image'"),
         ({"max_prompt_tokens": -1}, "selection.max_prompt_tokens = -1"),
-        ({"max_reference_tokens": None}, "selection.max_reference_tokens = None"),
+        ({"max_reference_tokens": -1}, "selection.max_reference_tokens = -1"),
     ],
 )
 def test_settings_that_cannot_work_are_named(root: Path, block: dict[str, Any], said: str) -> None:
