@@ -36,7 +36,7 @@ def status_command(
     if as_json:
         print(json.dumps([{**asdict(one), "words_only": one.words_only} for one in found], indent=2, default=str))
         return
-    width = max(len(one.name) for one in found)
+    width = max((len(one.name) for one in found), default=0)
     for one in found:
         print("\n".join(_format_stage(one, width)))
     print(_format_summary(found))

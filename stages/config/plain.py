@@ -56,7 +56,7 @@ def _list_block_faults(block: Mapping[Any, Any], above: str, depth: int, free: b
     for key, value in block.items():
         if not isinstance(key, str):
             yield f"{above}{abbreviate(key)} is not a name of a key; names are text: put it in quotes or remove it"
-        elif not key.strip() or find_character(key) or "${" in key:
+        elif not key.strip() or not key.isprintable() or "${" in key:
             yield f"{above}{abbreviate(key)} is not a name of a key: it is empty or holds unusual characters; rename it"
         elif key in BANNED_NAMES and not free:
             yield f"{above}{key}: DVC does not see changes of keys named size or nfiles; rename it"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpora.markers import IMAGE_MARKER
-from stages.job.files import read_shards
+from stages.job.files import read_shards, reading_parquet
 
 MOST_IMAGES = 1000  # of one question
 MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
@@ -121,7 +121,8 @@ class QuestionFolder(Sequence[Question]):
         self._groups: list[tuple[Path, int]] = []
         rows: list[int] = []
         for file in self._files:
-            metadata = pq.read_metadata(file)
+            with reading_parquet(file):
+                metadata = pq.read_metadata(file)
             self._groups += [(file, group) for group in range(metadata.num_row_groups)]
             rows += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = list(accumulate(rows))
@@ -137,7 +138,8 @@ class QuestionFolder(Sequence[Question]):
         """Yields these columns of all questions in order, without reading the others (images)."""
         start = 0
         for file in self._files:
-            table = pq.read_table(file, columns=list(columns))
+            with reading_parquet(file):
+                table = pq.read_table(file, columns=list(columns))
             end = start + table.num_rows
             if self._places is not None:
                 first, last = np.searchsorted(self._places, [start, end])
@@ -165,7 +167,8 @@ class QuestionFolder(Sequence[Question]):
         number = bisect_right(self._ends, row)
         if self._read[0] != number:
             file, group = self._groups[number]
-            self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
+            with reading_parquet(file):
+                self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
         return make_question(self._read[1][row - (self._ends[number - 1] if number else 0)])
 
 

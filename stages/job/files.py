@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS_PER_GROUP = 100  # random access: one row of a 23 MB file costs 14 ms in groups of 100, 131 ms in one group
+RESTORE = "restore it (dvc checkout, git checkout) or run its stage again"  # what a stage has written
 ROWS_PER_SHARD = 1000  # a growing data set adds shards and leaves existing ones unchanged
 
 
@@ -100,11 +101,26 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in the JSON file `path`."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    """Returns the object in the JSON file `path`. Raises ValueError with the remedy when it holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); {RESTORE}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}; {RESTORE}")
     return value
+
+
+@contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Names the parquet file that the block reads: raises ValueError with the remedy when it is damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # OSError: pages that can't be decompressed
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not readable as parquet ({reason}); {RESTORE}") from error
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
@@ -135,11 +151,16 @@ def write_shards(
 
 
 def read_shards(folder: Path) -> pa.Table:
-    """Yields all rows of the parquet files in `folder`, in the order of their names.
+    """Returns all rows of the parquet files in `folder`, in the order of their names.
 
-    Raises FileNotFoundError with the folder's name if there are none.
+    Raises FileNotFoundError with the folder's name if there are none, ValueError with the name of a damaged one.
     """
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"no parquet file in {folder}")
-    return pa.concat_tables([pq.read_table(file) for file in files])
+    tables = []
+    for file in files:
+        with reading_parquet(file):
+            tables.append(pq.read_table(file))
+    with reading_parquet(folder):  # files of different columns
+        return pa.concat_tables(tables)

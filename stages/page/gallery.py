@@ -15,7 +15,7 @@ from stages.config.evaluate import Evaluate
 from stages.config.report import Report
 from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
 from stages.groups.response import STUDENT
-from stages.job.files import read_shards
+from stages.job.files import read_shards, reading_parquet
 from stages.job.job import Job
 from stages.page.evaluated_models import EvaluatedModel, classify_outcomes
 
@@ -181,7 +181,9 @@ def read_earlier_answers(job: Job, questions: Collection[str]) -> dict[str, str]
     found: dict[str, str] = {}
     for file in sorted(job.input("data/rollout").glob("*.parquet")):
         wanted = [("question_id", "in", sorted(questions))]
-        for row in pq.read_table(file, columns=["question_id", "response"], filters=wanted).to_pylist():
+        with reading_parquet(file):
+            rows = pq.read_table(file, columns=["question_id", "response"], filters=wanted).to_pylist()
+        for row in rows:
             found.setdefault(row["question_id"], row["response"])
     return found
 

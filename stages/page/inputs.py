@@ -32,12 +32,17 @@ class History:
 
 
 def read_history(job: Job, stage: str, name: str = "history.csv") -> History:
-    """reports/<stage>/<name>. Raises MissingInput when it is not there, ValueError for a cell that is no number."""
+    """reports/<stage>/<name>. Raises MissingInput when it is not there, ValueError for what is no table of numbers."""
     path = require_path(job, job.input(f"reports/{stage}") / name)
-    with path.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not readable as CSV ({error}); restore it or run its stage again") from error
     columns: dict[str, list[float]] = {key: [] for key in (rows[0] if rows else [names.STEP])}
     for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}: line {number} has not as many cells as the first line; run its stage again")
         for key, text in row.items():
             try:
                 columns[key].append(float(text) if text else math.nan)

@@ -101,10 +101,13 @@ def list_checkpoints(job: Job) -> list[tuple[str, str]]:
 
 
 def list_recorded_outs(outs: Mapping[str, RecordedOut]) -> list[dict[str, Any]]:
-    """Every result in data/ that DVC knows the content of: its path, md5 and volume."""
+    """Every result in data/ that DVC knows the content of: its path, md5 and volume, by path.
+
+    dvc.lock has them in the order in which the stages ended, which differs from run to run with `--jobs 2`.
+    """
     return [
         {"path": path, "md5": out.md5[:SHOWN_DIGITS], "bytes": out.length, "files": out.files}
-        for path, out in outs.items()
+        for path, out in sorted(outs.items())
         if path.startswith("data/")
     ]
 

@@ -8,6 +8,8 @@ FOLDER has one folder a kind, and in it one folder a case:
     questions/<case>, data/<case>              python -m flows.run questions
     score/<case>                               ril score
     store/<case>                               ril store verify
+    reply_hang, reply_overflow                 ril score
+    <a name in PLAYED>                         the test that plays it
 
 `--code` runs another checkout, `--json` keeps the outcomes and `--before` lays such a file beside the new ones. An
 outcome is wrong if it has a traceback, takes longer than its limit, or ends with a code that no command of ours has.
@@ -32,8 +34,33 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 60.0
+TEST_SECONDS = 1200.0  # of a test that plays a case; the slowest takes 3 minutes on two quiet cores
 SPLITS = {"warm_start": 3, "imitation": 3, "validation": 3, "test": 3}
 CODES = (0, 1, 2)
+# Cases that are not inputs of one command: they need two processes, a browser, a full disk or another user.
+PLAYED = {
+    "dvc_id_injection": "tests/flows/test_ids.py",
+    "is_correct": "tests/stages/benchmarks/test_scoring.py",
+    "letter_then_explanation": "tests/stages/benchmarks/test_ours.py::test_choice",
+    "lmms_target_mismatch": "tests/stages/benchmarks/test_exchange.py::test_a_target_that_contradicts_the_row",
+    "low_disk_checkpoint": "tests/stages/training/test_room.py",
+    "memory": "tests/fuzz/test_llava.py::test_memory_does_not_grow_with_the_file",
+    "nan_training": "tests/stages/training/test_guard.py",
+    "r1_answer_tags": "tests/stages/benchmarks/test_ours.py::test_choice",
+    "relative_store": "tests/flows/test_copies.py::test_the_store_of_an_experiment_is_that_of_the_project",
+    "serve_ctrl_c": "tests/flows/test_serve_end.py",
+    "serve_proxy": "tests/flows/test_serve_start.py::test_loopback_is_asked_without_a_proxy_and_with_the_key",
+    "serve_rce": "tests/flows/test_serve_attack.py",
+    "serve_two_checkouts": (
+        "tests/flows/test_serve_start.py::test_forms_of_two_checkouts_on_one_server_have_names_of_their_own"
+    ),
+    "shared_store_training": "tests/flows/test_training_owner.py",
+    "store_permissions": (
+        "tests/stages/responses/test_permissions.py::test_a_store_of_somebody_else_is_refused_before_anything_is_paid"
+    ),
+    "user_data_in_experiment": "tests/flows/test_copies.py::test_data_that_a_copy_lacks_is_named_with_the_remedy",
+    "weights_replaced": "tests/stages/vlm/test_identity.py",
+}
 # What DVC watches of the tiny world has moved since some cases were written.
 MOVED = (
     (rb'(path"?: "?)stages/corpora', rb"\1stages/tiny/world_rows.py"),
@@ -47,13 +74,13 @@ class Outcome:
     """What a command did with one case."""
 
     case: str
-    result: str  # accepted, refused, traceback, hang, or the code of a signal
+    result: str  # accepted, refused, passed, failed, traceback, hang, or the code of a signal
     seconds: float
     line: str  # the first line that says why
 
     def is_wrong(self) -> bool:
         """Whether no user should see that."""
-        return self.result not in ("accepted", "refused")
+        return self.result not in ("accepted", "refused", "passed")
 
 
 class Runner:
@@ -111,7 +138,16 @@ class Runner:
 
     def score(self, folder: Path) -> Outcome:
         """`ril score` of the case's folder."""
-        return self.run(f"score/{folder.name}", ["flows.cli", "score", str(folder)])
+        name = folder.name if folder.name.startswith("reply_") else f"score/{folder.name}"
+        return self.run(name, ["flows.cli", "score", str(folder)])
+
+    def play(self, folder: Path) -> Outcome:
+        """The test that plays the case, in the checkout itself."""
+        begin = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", PLAYED[folder.name]]
+        done = subprocess.run(command, cwd=self.code, capture_output=True, text=True, timeout=TEST_SECONDS)
+        seconds = round(time.monotonic() - begin, 1)
+        return Outcome(folder.name, "failed" if done.returncode else "passed", seconds, done.stdout.splitlines()[-1])
 
     def verify_store(self, folder: Path) -> Outcome:
         """`ril store verify` of the case's store."""
@@ -157,6 +193,9 @@ def run_cases(folder: Path, code: Path, only: list[str]) -> Iterator[Outcome]:
                 if not only or case.name in only or kind in only:
                     (runner.project / "params.yaml").write_bytes(runner.params)
                     yield play(case)
+        for case in sorted(path for path in folder.iterdir() if path.name in PLAYED or path.name.startswith("reply_")):
+            if not only or case.name in only:
+                yield (runner.play if case.name in PLAYED else runner.score)(case)
 
 
 def main() -> int:

@@ -27,7 +27,9 @@ ATTEMPTS = 6  # a run that was hit may fail, and be hit once more; the fifth is 
 RUN_SECONDS = 420.0  # of one attempt; the slowest stage of the smoke profile takes 40 s
 END_SECONDS = 45.0  # dvc gives a stage 30 s to end
 STAGE_SHARE = 0.7  # of the hits; the rest goes to any process, `ril run` and dvc among them
-STAGE_SECONDS = 20.0  # a stage of the smoke profile takes 5 to 40 s: moments are drawn up to this one, per stage
+# A stage of the smoke profile takes 5 to 40 s: moments are drawn up to the second number, per stage, most often near
+# the first one, when also a short stage is at work.
+STAGE_SECONDS = (5.0, 20.0)
 LEFT_OUT = shutil.ignore_patterns(".ril", ".venv", "__pycache__", "runs")
 # What libraries keep in the temporary folder for their next start, without a fault too.
 KEPT_TEMPORARY = ("torchinductor", "vllm-instance-id", "sweep.lock")
@@ -53,6 +55,7 @@ class Round:
     """What a round did and what did not hold afterwards."""
 
     number: int
+    project: str  # the name of its folder
     stages: list[str]
     hits: list[Hit] = field(default_factory=list)
     attempts: int = 0
@@ -82,7 +85,7 @@ class Project:
             for out in content["stages"].pop(stage)["outs"]:
                 place = copied / out["path"]
                 shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-        (copied / "dvc.lock").write_text(yaml.safe_dump(content))
+        (copied / "dvc.lock").write_text(yaml.safe_dump(content, sort_keys=False))
         return copied
 
 
@@ -92,14 +95,14 @@ def play(project: Project, folder: Path, number: int, stages: Sequence[str], fau
     What is drawn is a function of `number`; what the operating system does at that moment is not.
     """
     rng = random.Random(number)
-    played = Round(number, list(stages))
+    played = Round(number, project.root.name, list(stages))
     begin = time.monotonic()
     root = project.copy(folder, stages)
     stage_run = StageRun(root, folder, played)
     for attempt in range(ATTEMPTS):
         played.attempts += 1
         due = faults if attempt == 0 else 0 if attempt == ATTEMPTS - 1 else rng.choice((0, 0, 1))
-        moments = sorted(rng.uniform(0, STAGE_SECONDS * len(stages)) for _ in range(due))
+        moments = sorted(_draw_moment(rng, len(stages)) for _ in range(due))
         if stage_run.attempt(moments, rng) == 0:
             break
     else:
@@ -229,6 +232,11 @@ def list_files(root: Path) -> Iterator[str]:
         for file in sorted((root / part).rglob("*")):
             if file.is_file():
                 yield str(file.relative_to(root))
+
+
+def _draw_moment(rng: random.Random, stages: int) -> float:
+    likely, last = STAGE_SECONDS
+    return rng.triangular(0, last * stages, likely * stages)
 
 
 def _wait(running: subprocess.Popen[bytes], seconds: float) -> int | None:

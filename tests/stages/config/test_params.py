@@ -262,6 +262,7 @@ def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -
         ({"evaluations": {"ril": {"title": "a\0"}}}, ["evaluations.ril.title = 'a\\x00'", "U+0000", "remove it"]),
         ({"evaluations": {"ril": {"title": " "}}}, ["evaluations.ril.title = ' '", "empty text"]),
         ({"evaluations": {"ril": {"title": "\u202etluser"}}}, ["evaluations.ril.title", "U+202E", "remove it"]),
+        ({"ril": {"gr\u200doup": 4}}, ["ril.'gr\\u200doup' is not a name of a key", "rename it"]),  # shown as "group"
         ({"evaluations": {"ril": {"title": "${seed}"}}}, ["evaluations.ril.title", "reference of DVC"]),
         ({"questions": {"path": "/"}}, ["questions.path = '/'", "a folder of the system"]),
         ({"questions": {"path": "/proc/self"}}, ["questions.path = '/proc/self'", "a folder of the system"]),
