@@ -24,6 +24,7 @@ from stages.config.yaml import read_yaml
 
 FEW = {  # enough of each stage to show everything, and half the time
     "models": {"qwen2_5_vl": None},
+    "selection": {"teacher": "internvl3"},
     "teachers": {"qwen2_5_vl": None},
     "pool": {"teachers": ["internvl3"]},
     "evaluations": {"warm_start": None, "qwen2_5_vl": None, "internvl3": None},
