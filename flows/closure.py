@@ -215,8 +215,13 @@ def list_code_dependencies(root: Path, stage: str) -> list[str]:
 
 
 def find_unlisted_files(root: Path, stage: str) -> list[str]:
-    """Files that `stage` reaches and that dvc.yaml does not list for it, neither themselves nor by a folder."""
-    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    """Files that `stage` reaches and that dvc.yaml does not list for it, neither themselves nor by a folder.
+
+    None for a stage that somebody took out of dvc.yaml: DVC does not run it.
+    """
+    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].get(stage)
+    if declared is None:
+        return []
     listed = [*declared.get("do", declared)["deps"], TINY_PART]
     files = sorted(find_reached_files(root, f"stages.{stage}"))
     bare = [file for file in files if not any(file.is_relative_to(path) for path in listed)]

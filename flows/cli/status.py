@@ -14,6 +14,7 @@ from flows.digest import CodeChange
 from flows.dvc.accept import accept_stages, shorten
 from flows.dvc.cache import explain_lost_outs, list_lost_outs
 from flows.dvc.orphans import list_kept_results, list_orphans
+from flows.dvc.repro import DvcFailed
 from flows.dvc.staleness import FOLLOWS, NEVER_RUN, STALE, UP_TO_DATE, StageStatus, compare_stages, select_stages
 from flows.environment import store_folder
 from flows.lockfile import read_locked_stages
@@ -33,10 +34,12 @@ def status_command(
     """Says why each stage is out of date: which parameters, inputs and functions changed. Runs nothing."""
     root = Path.cwd()
     found = select_stages(compare_stages(root, store_folder(root)), stages or [])
+    if not found:
+        raise DvcFailed("dvc.yaml has no stages; restore it with: git checkout dvc.yaml")
     if as_json:
         print(json.dumps([{**asdict(one), "words_only": one.words_only} for one in found], indent=2, default=str))
         return
-    width = max((len(one.name) for one in found), default=0)
+    width = max(len(one.name) for one in found)
     for one in found:
         print("\n".join(_format_stage(one, width)))
     print(_format_summary(found))

@@ -349,6 +349,16 @@ def test_a_file_with_marks_of_a_conflict_is_a_line(project: Path) -> None:
         found(project)
 
 
+def test_a_dvc_yaml_without_stages_is_a_line_and_one_stage_less_is_no_fault(project: Path) -> None:
+    text = (project / "dvc.yaml").read_text()
+    kept, _, _ = text.partition("\n  report:")
+    (project / "dvc.yaml").write_text(kept + "\n")
+    assert "report " not in ril("status")
+    (project / "dvc.yaml").write_text("")
+    with pytest.raises(DvcFailed, match=r"dvc\.yaml has no stages; restore it with"):
+        ril("status")
+
+
 @pytest.mark.slow
 def test_another_dvc_that_does_not_let_go_is_a_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staleness, "LOCK_SECONDS", 0.0)
