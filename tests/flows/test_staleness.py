@@ -192,7 +192,7 @@ def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> No
     assert lines == [
         "verdict@internvl3  stale",
         told,
-        "pool               follows model@internvl3, verdict@internvl3",
+        "pool               follows model@internvl3, model@student, verdict@internvl3",
         "ril                stale",
         told,
         "2 stale, 1 follows",
