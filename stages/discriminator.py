@@ -12,19 +12,23 @@ discriminator, nothing is trained and the folder is empty.
 from collections import defaultdict
 from dataclasses import dataclass
 
+import torch
+
 from stages.adversary.adversary import Adversary
 from stages.adversary.diagnostics import SpreadCheck, calibration_error, check_pretraining, length_accuracy
 from stages.adversary.discriminator_model import (
+    NEGATIVE,
     DiscriminatorCollator,
     DiscriminatorModel,
     Text,
     compute_accuracy,
     save_discriminator,
 )
+from stages.adversary.negatives import add_negatives
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
 from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
-from stages.groups.response import STUDENT, TEACHERS
+from stages.groups.response import STUDENT, TEACHERS, is_whole_text
 from stages.job import metric_names as names
 from stages.job.epochs import pick_places
 from stages.job.files import read_shards
@@ -41,7 +45,7 @@ from stages.vlm.reader import load_network, load_reader
 
 @dataclass(frozen=True)
 class QuestionTexts:
-    """The untruncated student and teacher texts of one question."""
+    """The student and teacher texts of one question that the discriminator may learn from."""
 
     question_id: str
     student: tuple[str, ...]
@@ -68,20 +72,22 @@ def run(job: Job) -> None:
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
     discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
-    training, held_out = split_held_out(collect_texts(job), block.held_out_share, job.seed("held out"))
+    found = collect_texts(job, every=objective.degenerate == "learned")
+    training, held_out = split_held_out(found, block.held_out_share, job.seed("held out"))
     pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
-    def draw_texts(step: int) -> tuple[list[Text], list[float]]:
+    def draw_texts(step: int) -> tuple[list[Text], list[str]]:
         texts: list[Text] = []
-        labels: list[float] = []
+        writers: list[str] = []
         for place in pick_places(len(training), block.questions_per_step, step, job.seed("order")):
             question, seed = training[place], job.seed("draw", step, training[place].question_id)
             count = min(block.responses_per_side, len(question.student), len(question.teachers))
             texts += [question.make_text(text) for text in draw_plain(question.student, count, seed)]
-            texts += [question.make_text(answer.text) for answer in draw_balanced(question.teachers, count, seed)]
-            labels += [1.0] * count + [0.0] * count
-        return texts, labels
+            answers = draw_balanced(question.teachers, count, seed)
+            texts += [question.make_text(answer.text) for answer in answers]
+            writers += [STUDENT] * count + [answer.teacher for answer in answers]
+        return add_negatives(texts, writers, objective.negatives)
 
     with job.measure_time("train"):
         trainer = Trainer(discriminator, block, job.block(Runtime))
@@ -89,17 +95,18 @@ def run(job: Job) -> None:
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
         for step in state.iter_steps(block.steps, "discriminator"):
-            texts, labels = draw_texts(step)
-            batch = collator.collate(texts, labels, objective.discriminator_loss, tower=trainer.sharded)
+            texts, writers = draw_texts(step)
+            batch = collator.collate(texts, writers, objective.discriminator_loss, tower=trainer.sharded)
             logits = adversary.backward(batch, texts)
-            right = int(((logits > 0) == (batch.labels > 0.5)).sum())
+            real = torch.tensor([writer != NEGATIVE for writer in writers])
+            right = ((logits > 0) == (batch.labels > 0.5))[real].float()
             adversary.check_spread(logits.tolist(), texts)
             done = trainer.step(learning_rate(block, step))
             history.append(
                 {
                     names.STEP: step + 1,
                     names.LOSS: done.loss,
-                    names.TEXT_ACCURACY: right / len(texts),
+                    names.TEXT_ACCURACY: float(right.mean()),
                     names.GRAD_NORM: done.grad_norm,
                 }
             )
@@ -127,27 +134,28 @@ def write_empty(job: Job) -> None:
     job.write_history([{names.STEP: 0}])
 
 
-def collect_texts(job: Job) -> list[QuestionTexts]:
+def collect_texts(job: Job, every: bool) -> list[QuestionTexts]:
     """Returns the student and teacher texts of every question that has both, in pool order.
 
-    Raises ValueError with fewer than two such questions.
+    Without `every`, truncated, empty and repeating texts are left out. Raises ValueError with fewer than two such
+    questions.
     """
     student: dict[str, list[str]] = defaultdict(list)
     for row in read_shards(job.input("data/rollout")).to_pylist():
-        if row["finish_reason"] == "stop" and row["response"]:
+        if every or is_whole_text(row["response"], row["finish_reason"]):
             student[row["question_id"]].append(row["response"])
     questions = find_questions(job.input("data/questions"), IMITATION_SPLITS, student)
     both = []
     for row in read_shards(job.input("data/pool")).to_pylist():
         teachers = tuple(
-            answer for answer in read_teacher_answers(row) if answer.finish_reason == "stop" and answer.text
+            answer for answer in read_teacher_answers(row) if every or is_whole_text(answer.text, answer.finish_reason)
         )
         if teachers and student[row["question_id"]]:
             name = row["question_id"]
             both.append(QuestionTexts(name, tuple(student[name]), teachers, questions[name]))
     if len(both) < 2:
         raise ValueError(
-            f"{len(both)} questions have untruncated answers of both student and teachers; at least 2 are required"
+            f"{len(both)} questions have whole answers of both student and teachers; at least 2 are required"
         )
     return both
 

@@ -51,7 +51,8 @@ def run(job: Job) -> None:
 
 def _choose_answers(joined: Sequence[PoolRow], pool: Pool) -> tuple[list[PoolRow], dict[str, int]]:
     """Returns the answers of one teacher that `pool` keeps, and counts of dropped answers by first matching reason."""
-    whole = [row for row in joined if pool.truncated == "keep" or row["finish_reason"] != "length"]
+    keeps = pool.truncated == "keep"
+    whole = [row for row in joined if row["finish_reason"] != "length" or (keeps and row["response"])]
     right = [row for row in whole if pool.wrong == "keep" or row["verdict"] != 0]
     varied = right if pool.near_duplicates == "keep" else _drop_near_duplicates(right, pool.alike)
     dropped = {

@@ -21,11 +21,17 @@ from studies.mechanism import (
 )
 from studies.records import StudyRecord
 from studies.runs import COMPARED
-from studies.statistics import Difference, average_over_seeds, compute_difference
+from studies.statistics import Difference, average_over_seeds, compute_difference, correct_differences
 from studies.study import Study
 
 SHOWN_DIGITS_OF_COMMIT = 12  # digits of a hash
-VERDICT_WORDS = {"more": "significantly higher", "less": "significantly lower", "open": "not significant"}
+VERDICT_WORDS = {
+    "more": "significantly higher",
+    "less": "significantly lower",
+    "more_alone": "higher, not after correction",
+    "less_alone": "lower, not after correction",
+    "open": "not significant",
+}
 _RISE = 0.1  # of the share of answers in a teacher's style: from here on a run has adopted it
 
 
@@ -51,19 +57,30 @@ def find_difference(arms: Arms, first: str, second: str) -> Difference | None:
     return compute_difference(arms[first], arms[second]) if first in arms and second in arms else None
 
 
-def list_findings(study: Study, arms: Arms, claimed: Sequence[Difference], asked: Sequence[Difference]) -> list[str]:
-    """The ranking by mean accuracy, each difference with its verdict, and the claimed ranking as a whole."""
+def compare_arms(study: Study, arms: Arms) -> list[Difference]:
+    """The differences that the study asks for and the steps of its claimed ranking, with Holm's correction for all."""
+    pairs = dict.fromkeys([(first, second) for first, second in study.differences] + list_neighbours(study))
+    return correct_differences([found for pair in pairs if (found := find_difference(arms, *pair))])
+
+
+def list_findings(study: Study, arms: Arms, differences: Sequence[Difference]) -> list[str]:
+    """The ranking by mean accuracy, each difference with its verdict, what the correction leaves of them, the claimed
+    ranking as a whole, and the discriminator next to the length of answers.
+    """
     seeds = list_seeds(arms)
     lines = [f"{format_count(len(arms), 'arm')} of {len(study.arms)}, {describe_extent(study, arms)}."]
     common = select_common_seeds(arms)
     if shared := len(next(iter(common.values()))):
         where = "" if shared == len(seeds) else f" over the {format_count(shared, 'seed')} common to all arms"
         lines.append(f"By mean accuracy{where}: {_rank_arms(common)}.")
-    lines += [_describe_difference(arms, found) for found in dict.fromkeys([*asked, *claimed])]
-    if study.order:
-        lines.append(_describe_order(study, claimed))
-    if told := _describe_style(arms, find_reference_arm(study)):
+    lines += [_describe_difference(arms, found) for found in differences]
+    if told := describe_correction(arms, differences):
         lines.append(told)
+    if study.order:
+        lines.append(_describe_order(study, differences))
+    lines += [
+        told for told in (_describe_style(arms, find_reference_arm(study)), _describe_discriminator(arms)) if told
+    ]
     return lines
 
 
@@ -92,21 +109,70 @@ def _describe_difference(arms: Arms, found: Difference) -> str:
     low, high = format_points(found.seeds.low, True), format_points(found.seeds.high, True)
     interval = f"95 % interval {low} to {high}, n = {found.seeds.units}"
     return (
-        f"{pair} ({interval}): {VERDICT_WORDS[found.verdict]} (minimum detectable difference "
-        f"{format_points(found.detectable)})."
+        f"{pair} ({interval}): {VERDICT_WORDS[found.verdict]} (p = {found.unit_p_value:.2g}, after correction "
+        f"{found.holm_p_value:.2g}; minimum detectable difference {format_points(found.detectable)})."
+        f"{_describe_swept(arms, found)}"
     )
 
 
-def _describe_order(study: Study, claimed: Sequence[Difference]) -> str:
-    steps = len(list_neighbours(study))
+def _describe_swept(arms: Arms, found: Difference) -> str:
+    """That the two arms also differ in the swept parameter; empty where they don't."""
+    first, second = (
+        {key: value for one in arms[name] for key, value in one.swept.items()} for name in (found.first, found.second)
+    )
+    told = [f"{key} ({first[key]:g} and {second[key]:g})" for key in first if first[key] != second.get(key, first[key])]
+    return f" The two arms also differ in {', '.join(told)}." if told else ""
+
+
+def describe_correction(arms: Arms, differences: Sequence[Difference]) -> str:
+    """Which differences of a study are significant after Holm's correction; empty where none has an interval."""
+    tested = [one for one in differences if not math.isnan(one.holm_p_value)]
+    if not tested:
+        return ""
+    left = [
+        f"{_format_pair(arms, one)} (p = {one.holm_p_value:.2g})" for one in tested if one.verdict in ("more", "less")
+    ]
+    return (
+        f"After Holm's correction for {format_count(len(tested), 'difference')}, significant at 5 %: "
+        f"{', '.join(left) or 'none'}."
+    )
+
+
+def _describe_discriminator(arms: Arms) -> str:
+    """Held-out accuracy of the discriminator next to that of length alone, over all trained arms that have one."""
+    measured = [
+        (one.discriminator[names.HELD_OUT_ACCURACY], one.discriminator[names.LENGTH_ACCURACY])
+        for found in arms.values()
+        for one in found
+        if {names.HELD_OUT_ACCURACY, names.LENGTH_ACCURACY} <= set(one.discriminator)
+    ]
+    if not measured:
+        return ""
+    by_text, by_length = (average_finite(values) for values in zip(*measured, strict=True))
+    return (
+        f"The pre-trained discriminator assigns {format_percent(by_text)} of held-out texts to their source; the "
+        f"length of the text alone assigns {format_percent(by_length)}."
+    )
+
+
+def _describe_order(study: Study, differences: Sequence[Difference]) -> str:
+    pairs = list_neighbours(study)
+    claimed, steps = [one for one in differences if (one.first, one.second) in pairs], len(pairs)
     if len(claimed) < steps:
         return f"The claimed ranking can't be tested; pairwise steps not run: {steps - len(claimed)} of {steps}."
     told = {word: sum(found.verdict == word for found in claimed) for word in VERDICT_WORDS}
     if told["more"] == steps:
         return f"The claimed ranking is reproduced; pairwise steps that hold: {steps} of {steps}."
+    rest = steps - told["more"] - told["less"]
+    before = (
+        f" (without the correction {told['more'] + told['more_alone']}, {told['less'] + told['less_alone']} and "
+        f"{told['open']})"
+        if rest > told["open"]
+        else ""
+    )
     return (
         f"The claimed ranking is not reproduced; pairwise steps that hold: {told['more']} of {steps}, "
-        f"reversed: {told['less']}, not significant: {told['open']}."
+        f"reversed: {told['less']}, not significant: {rest}{before}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The page about a study, computed from its records; no sentence on it is written by hand."""
+"""The page about a study: its `about` and `limits`, and sentences, tables and plots computed from its records."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from studies.figures import plot_arm_scores, plot_differences, plot_kinds, plot_
 from studies.findings import (
     SHOWN_DIGITS_OF_COMMIT,
     VERDICT_WORDS,
+    compare_arms,
     describe_extent,
     describe_sweep_ends,
     describe_verdicts,
@@ -20,7 +21,6 @@ from studies.findings import (
     find_difference,
     find_reference_arm,
     list_findings,
-    list_neighbours,
     list_origins,
     list_seeds,
 )
@@ -61,15 +61,15 @@ def make_page(
     arms = _select_compared(study, records)
     if not arms:
         raise ParamsError("no arm of this study has been compared yet")
-    claimed = [found for pair in list_neighbours(study) if (found := find_difference(arms, *pair))]
-    asked = _list_differences(study, arms)
+    differences = compare_arms(study, arms)
     run = {name: (one, _select_compared(one, found)) for name, (one, found) in (others or {}).items()}
-    followed = [(name, *found, _list_differences(*found)) for name, found in run.items() if found[1]]
+    followed = [(name, *found, compare_arms(*found)) for name, found in run.items() if found[1]]
     return Page(
         study.title,
         study.about,
         [
-            *list_findings(study, arms, claimed, asked),
+            *list_findings(study, arms, differences),
+            *study.limits,
             *(
                 f"Study {name} ({describe_extent(one, its)}): {describe_verdicts(its, found)}."
                 for name, one, its, found in followed
@@ -79,7 +79,7 @@ def make_page(
         ],
         [
             _make_scores(arms),
-            _make_differences(study, arms, list(dict.fromkeys([*asked, *claimed]))),
+            _make_differences(study, arms, differences),
             *(_make_followed_study(*one) for one in followed),
             *([_make_explanations(study, arms)] if find_reference_arm(study) in arms else []),
             _make_tuning(study, records),
@@ -97,10 +97,6 @@ def _select_compared(study: Study, records: Sequence[StudyRecord]) -> Arms:
         for name, arm in study.arms.items()
     }
     return {name: found for name, found in arms.items() if found}
-
-
-def _list_differences(study: Study, arms: Arms) -> list[Difference]:
-    return [found for first, second in study.differences if (found := find_difference(arms, first, second))]
 
 
 def _make_scores(arms: Arms) -> Section:
@@ -144,7 +140,21 @@ def _make_scores(arms: Arms) -> Section:
         f"Accuracy on {count:,} held-out test questions with greedy decoding: mean over units (see Differences) with "
         "its 95 % t-interval."
     )
-    return Section("Scores", text, [Table("", "", heads, rows)], [plot_arm_scores(arms)])
+    return Section("Scores", text, [Table("", "", heads, rows), *_tabulate_benchmarks(arms)], [plot_arm_scores(arms)])
+
+
+def _tabulate_benchmarks(arms: Arms) -> list[Table]:
+    """The table of benchmark scores; none where no run has any."""
+    scored = list(dict.fromkeys(name for found in arms.values() for one in found for name in one.benchmarks))
+    rows = [
+        [
+            find_title(arms, name),
+            *(_format_number(average_finite(one.benchmarks.get(key, math.nan) for one in found)) for key in scored),
+        ]
+        for name, found in arms.items()
+    ]
+    text = "Score of each benchmark, mean over seeds; – where it is missing or incomplete."
+    return [Table("Benchmarks", text, ["arm", *scored], rows)] if scored else []
 
 
 def _make_followed_study(name: str, study: Study, arms: Arms, asked: Sequence[Difference]) -> Section:
@@ -174,11 +184,24 @@ def _tabulate_differences(arms: Arms, differences: Sequence[Difference]) -> Tabl
                 pooled,
                 f"{found.wins}/{found.losses}",
                 f"{found.p_value:.2g}",
+                _format_p_value(found.unit_p_value),
+                _format_p_value(found.holm_p_value),
                 DASH if math.isnan(found.detectable) else format_points(found.detectable),
                 VERDICT_WORDS[found.verdict],
             ]
         )
-    heads = ["difference", "points", "± (95 %)", "pooled", "won/lost", "p", "detectable", "verdict"]
+    heads = [
+        "difference",
+        "points",
+        "± (95 %)",
+        "pooled",
+        "won/lost",
+        "p (pooled)",
+        "p",
+        "p (Holm)",
+        "detectable",
+        "verdict",
+    ]
     return Table("", "", heads, rows)
 
 
@@ -187,9 +210,10 @@ def _make_differences(study: Study, arms: Arms, differences: Sequence[Difference
         "In percentage points of accuracy. The unit is the data set, or the training seed where there is only one data "
         "set. Points: mean over units with its 95 % t-interval. Pooled: all questions of all seeds, with a bootstrap "
         "interval; won/lost: questions that only one of the two arms answers correctly, with McNemar's exact p. Pooled "
-        "figures cover the choice of questions, not that of the seed. Detectable: the minimum difference that a "
-        "two-sided t-test at 5 % detects with 80 % power at the measured spread. The verdict uses the interval over "
-        "units. Intervals are not corrected for multiple comparisons."
+        "figures cover the choice of questions, not that of the seed. p: two-sided t-test over units; p (Holm): the "
+        "same after Holm's correction for all differences of this table, which the verdict uses at 5 %. Detectable: "
+        "the minimum difference that a two-sided t-test at 5 % detects with 80 % power at the measured spread. "
+        "Intervals and detectable differences are not corrected."
     )
     lowest = find_reference_arm(study)
     against = [one for name in arms if name != lowest and (one := find_difference(arms, name, lowest))]
@@ -408,6 +432,10 @@ def _format_number(value: float) -> str:
 
 def _format_signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−") if math.isfinite(value) else DASH  # + 0.0: no −0.00
+
+
+def _format_p_value(p: float) -> str:
+    return DASH if math.isnan(p) else f"{p:.2g}"
 
 
 def _format_half_width(interval: Interval) -> str:

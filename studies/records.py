@@ -70,6 +70,7 @@ class StudyRecord:
     questions_sha256: str = ""  # content of all questions
     answers: list[dict[str, Any]] = field(default_factory=list)  # to the first test question of each kind
     styles: dict[str, float] = field(default_factory=dict)  # share of test answers in the style of each teacher
+    benchmarks: dict[str, float] = field(default_factory=dict)  # score of each benchmark that the run has, 0 to 100
     teachers: dict[str, float] = field(default_factory=dict)  # accuracy of each, in the first arm of a seed
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)  # by column, one value a step; kept as CSV
 
@@ -144,6 +145,7 @@ def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Pat
     others = [target.removeprefix("evaluate@") for target in run.targets if target.startswith("evaluate@")]
     return {
         "scores": {key: value for key, value in scores.items() if not key.startswith("benchmark")},
+        "benchmarks": {name: one["score"] for name, one in scores.get("benchmarks", {}).items() if one["complete"]},
         "right": "".join("1" if row["correct"] else "0" for row in rows),
         "questions_sha256": json.loads(done.read_text("reports/questions/metrics.json"))["content_sha256"],
         "answers": pick_examples(rows),
@@ -233,7 +235,8 @@ def write_record(folder: Path, record: StudyRecord) -> None:
         for row in zip(*record.curves.values(), strict=True):
             writer.writerow([f"{value:.4g}" if math.isfinite(value) else "" for value in row])
         write_text(folder / f"{record.name}.csv", buffer.getvalue())
-    values = {key: value for key, value in asdict(record).items() if key != "curves"}
+    absent = {"curves"} if record.benchmarks else {"curves", "benchmarks"}
+    values = {key: value for key, value in asdict(record).items() if key not in absent}
     write_text(folder / f"{record.name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 

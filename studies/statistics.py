@@ -8,7 +8,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from stages.benchmarks.comparing import bootstrap_interval, mcnemar_p_value
 from studies.records import StudyRecord
 
 CONFIDENCE, POWER = 0.95, 0.8
+LEVEL = 0.05  # of the tests: the chance of one false statement in a study, after Holm's correction
 _GRID = 2_000  # quantiles of the chi-square distribution
 
 
@@ -56,13 +57,19 @@ class Difference:
     losses: int
     p_value: float  # McNemar's exact test on those
     detectable: float  # nan with fewer than two units
+    unit_p_value: float  # two-sided t-test over units; nan with fewer than two units
+    holm_p_value: float  # that, by Holm's correction for all differences of the study; alone the same
 
     @property
     def verdict(self) -> str:
-        """What may be said: "more", "less", or "open" where the t-interval holds zero or isn't there."""
+        """What may be said.
+
+        "more" or "less" where it is significant after Holm's correction; "more_alone" or "less_alone" where only the
+        uncorrected t-interval excludes zero; "open" where that holds zero or isn't there.
+        """
         if math.isnan(self.seeds.half) or self.seeds.low <= 0 <= self.seeds.high:
             return "open"
-        return "more" if self.seeds.mean > 0 else "less"
+        return ("more" if self.seeds.mean > 0 else "less") + ("" if self.holm_p_value <= LEVEL else "_alone")
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -74,6 +81,38 @@ def t_interval(values: Sequence[float]) -> Interval:
         return Interval(mean, math.nan, count)
     error = statistics.stdev(values) / math.sqrt(count)
     return Interval(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error, count)
+
+
+def t_test_p_value(values: Sequence[float]) -> float:
+    """Two-sided p of the t-test that the mean of independent values is zero; nan for fewer than two values."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return math.nan
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    if error == 0:
+        return float(mean == 0)
+    return float(2 * t.sf(abs(mean) / error, len(values) - 1))
+
+
+def adjust_p_values(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: p values at which the chance of any false rejection among them stays below the level.
+
+    The k-th smallest of n is multiplied by n - k + 1, and is never below a smaller one (Holm 1979). nan stays nan and
+    does not count.
+    """
+    order = sorted((place for place, p in enumerate(p_values) if not math.isnan(p)), key=lambda place: p_values[place])
+    adjusted, largest = list(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def correct_differences(differences: Sequence[Difference]) -> list[Difference]:
+    """The differences with Holm's correction for all of them together."""
+    adjusted = adjust_p_values([one.unit_p_value for one in differences])
+    return [replace(one, holm_p_value=p) for one, p in zip(differences, adjusted, strict=True)]
 
 
 def minimum_detectable(values: Sequence[float]) -> float:
@@ -143,6 +182,8 @@ def compute_difference(first: Sequence[StudyRecord], second: Sequence[StudyRecor
         losses=losses,
         p_value=mcnemar_p_value(wins, losses),
         detectable=minimum_detectable(units),
+        unit_p_value=(alone := t_test_p_value(units)),
+        holm_p_value=alone,
     )
 
 

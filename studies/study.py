@@ -62,6 +62,9 @@ class Study(Block):
     order: list[list[str]] = Field(
         default_factory=list, description="The claimed ranking, from worse to better; arms in one list are not ranked."
     )
+    limits: list[str] = Field(
+        default_factory=list, description="What the results do not show, one sentence each; shown on the page."
+    )
     differences: list[list[str]] = Field(default_factory=list, description="Pairs of arms: the first minus the second.")
 
     @model_validator(mode="after")

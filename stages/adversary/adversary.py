@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stages.adversary.diagnostics import SpreadCheck, discriminator_metrics
 from stages.adversary.discriminator_model import (
+    NEGATIVE,
     DiscriminatorBatch,
     DiscriminatorCollator,
     DiscriminatorModel,
@@ -16,7 +17,8 @@ from stages.adversary.discriminator_model import (
     collect_in_order,
     score_texts,
 )
-from stages.config.discriminator import DiscriminatorLoss, DiscriminatorUpdate
+from stages.adversary.negatives import add_negatives
+from stages.config.discriminator import Degenerate, DiscriminatorLoss, DiscriminatorUpdate
 from stages.groups.pack import Pack
 from stages.groups.response import STUDENT, Response
 from stages.job import metric_names as names
@@ -36,6 +38,8 @@ class AdversarySettings:
     inner_updates: int = 1  # mu
     learning_rate: float = 1e-6
     pause_above: float = 1.0  # training pauses above this accuracy on new texts; 1 never pauses
+    degenerate: Degenerate = "unrewarded"  # whether it learns from truncated, empty and repeating texts
+    negatives: int = 0  # broken texts per question that it learns as the student's
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,21 @@ class Adversary:
     def learn(self, responses: Sequence[Response], texts: Sequence[Text]) -> Metrics:
         """Runs `inner_updates` steps on the texts of all responses; returns metrics measured before the first step.
 
-        Truncated responses are excluded on both sides, because the cut would reveal the source (trap T33). The
-        discriminator is not updated if one side has no complete text or if its accuracy exceeds `pause_above`.
+        Unless `degenerate` is "learned", truncated, empty and repeating responses are excluded on both sides, because
+        they would reveal the source (trap T33). The discriminator is not updated if a side has no text left or if its
+        accuracy exceeds `pause_above`.
         """
         pairs = [
-            (one, text) for one, text in zip(responses, texts, strict=True) if one.finish_reason == "stop" and one.text
+            (one, text)
+            for one, text in zip(responses, texts, strict=True)
+            if one.is_whole or self.settings.degenerate == "learned"
         ]
-        labels = [float(one.source == STUDENT) for one, _ in pairs]
         writers, whole = [one.source for one, _ in pairs], [text for _, text in pairs]
-        if not 0 < sum(labels) < len(labels):
+        if not 0 < writers.count(STUDENT) < len(writers):
             return dict(NOT_TRAINED)
-        batch = self.collator.collate(whole, labels, self.settings.loss, self.trainer.sharded)
-        if not batch.count:  # pairs require both sides of one question
+        learned, roles = add_negatives(whole, writers, self.settings.negatives)
+        batch = self.collator.collate(learned, roles, self.settings.loss, self.trainer.sharded)
+        if batch.kind == "bradley_terry" and not batch.pairs:  # both sides of one question
             return dict(NOT_TRAINED)
         if self.settings.pause_above < 1:
             measured = discriminator_metrics(torch.tensor(self.score(whole)), writers)
@@ -98,11 +105,15 @@ class Adversary:
                 return {names.DISC_LOSS: None, names.DISC_GRAD_NORM: 0.0, **measured}
         metrics: Metrics = {}
         for inner in range(self.settings.inner_updates):
-            logits = self.backward(batch, whole)
+            logits = self.backward(batch, learned)
             done = self.trainer.step(self.settings.learning_rate)
             if inner == 0:
-                metrics = {names.DISC_LOSS: done.loss, names.DISC_GRAD_NORM: done.grad_norm}
-                metrics |= discriminator_metrics(logits, writers)
+                real = torch.tensor([role != NEGATIVE for role in roles])
+                metrics = {
+                    names.DISC_LOSS: batch.measure_sides(logits, real),
+                    names.DISC_GRAD_NORM: done.grad_norm,
+                    **discriminator_metrics(logits[real], writers),
+                }
         return metrics
 
     def backward(self, batch: DiscriminatorBatch, texts: Sequence[Text]) -> Tensor:

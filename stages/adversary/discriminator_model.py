@@ -4,20 +4,22 @@ Student text has label 1, teacher text 0. The input is the response inside a fix
 image are included only if `discriminator.sees` selects them.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, linear, softplus
 
 from stages.adversary.prompt import make_discriminator_group, make_question_group
 from stages.config.discriminator import DiscriminatorLoss, Sees
 from stages.groups.attention import use_group_attention
 from stages.groups.pack import Group, Pack
+from stages.groups.response import STUDENT
 from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
@@ -25,7 +27,16 @@ from stages.vlm.reader import Network, Reader, compute_text_hidden
 from stages.vlm.weights import check_finite, load_state
 
 WEIGHTS = "discriminator.safetensors"
+NEGATIVE = "negative"  # the writer of texts that no model wrote (stages/adversary/negatives.py)
 TEXTS_PER_GROUP = 8  # texts share the prompt's tokens; larger groups only enlarge the attention mask
+
+
+class ScoreHead(nn.Linear):
+    """A linear layer that computes in fp32 whatever the precision of its weights, so that no logit is rounded."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Returns fp32 [..., out_features]."""
+        return linear(input.float(), self.weight.float(), self.bias.float())
 
 
 class DiscriminatorModel(nn.Module):
@@ -39,7 +50,7 @@ class DiscriminatorModel(nn.Module):
         super().__init__()
         self.text = network.family.get_text_model(network.model)
         hidden = network.head.in_features
-        self.score = nn.Linear(hidden, 1)
+        self.score = ScoreHead(hidden, 1)
         generator = torch.Generator().manual_seed(seed % 2**63)
         with torch.no_grad():
             self.score.weight.copy_(torch.randn(1, hidden, generator=generator) * 0.02)
@@ -61,7 +72,7 @@ class DiscriminatorModel(nn.Module):
             places = pack.ids == network.image_token_id
             embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
         hidden = compute_text_hidden(self.text, embedded, pack.positions, pack.mask)
-        return self.score(hidden[pack.last]).float().squeeze(1)  # type: ignore[no-any-return]
+        return self.score(hidden[pack.last]).squeeze(1)  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         """Writes the weights into `folder`; they must not be sharded (see `save_discriminator`)."""
@@ -126,14 +137,17 @@ class DiscriminatorCollator:
         return list(balance_packs(self._make_groups(texts), self.tokens_per_pack, PaddingGroups(self.reader), sees))
 
     def collate(
-        self, texts: Sequence[Text], labels: Sequence[float], loss: DiscriminatorLoss, tower: bool = False
+        self, texts: Sequence[Text], writers: Sequence[str], loss: DiscriminatorLoss, tower: bool = False
     ) -> "DiscriminatorBatch":
-        """Collates texts and labels (student 1, teacher 0) to one optimizer step; `tower` as in `balance_packs`."""
+        """Collates texts and who wrote them to one optimizer step; `tower` as in `balance_packs`."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
         own = self.share(texts)
         packs = self.make_packs([texts[place] for place in own], tower)
         questions = torch.tensor([numbers[text.question_id] for text in texts])
-        return DiscriminatorBatch(packs, torch.tensor(own, dtype=torch.long), torch.tensor(labels), questions, loss)
+        labels = torch.tensor([float(writer in (STUDENT, NEGATIVE)) for writer in writers])
+        return DiscriminatorBatch(
+            packs, torch.tensor(own, dtype=torch.long), labels, weigh_sides(writers), questions, loss
+        )
 
     def _make_groups(self, texts: Sequence[Text]) -> list[Group]:
         if self._independent:
@@ -165,12 +179,26 @@ def group_texts(reader: Reader, texts: Sequence[str]) -> list[Group]:
     return [make_discriminator_group(reader, list(texts[i : i + TEXTS_PER_GROUP])) for i in starts]
 
 
-def discriminator_loss(logits: Tensor, labels: Tensor, texts: int) -> Tensor:
-    """Returns the binary cross entropy of logits [n] with labels [n] (student 1), summed and divided by `texts`.
+def weigh_sides(writers: Sequence[str]) -> Tensor:
+    """Returns the weight [texts] of each text in the loss of a step; the weights of both sides add up to 1.
 
-    `texts` counts the texts of the step. Eq. 1 is -2 times the mean over a balanced step.
+    Each side has 1/2, however many of its texts are left, and each teacher an equal share of the teachers' side.
+    Negatives have another 1/2.
     """
-    return binary_cross_entropy_with_logits(logits, labels, reduction="sum") / texts
+    counts = Counter(writers)
+    teachers = len(counts.keys() - {STUDENT, NEGATIVE})
+    shares = {
+        writer: 0.5 / count / (1 if writer in (STUDENT, NEGATIVE) else teachers) for writer, count in counts.items()
+    }
+    return torch.tensor([shares[writer] for writer in writers])
+
+
+def discriminator_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Returns the binary cross entropy of logits [n] with labels [n] (student 1), as a sum with weights [n].
+
+    With the weights of `weigh_sides` it is -1/2 of Eq. 1.
+    """
+    return binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
 
 
 def mask_pairs(labels: Tensor, questions: Tensor) -> Tensor:
@@ -194,24 +222,34 @@ class DiscriminatorBatch:
 
     packs: list[Pack]
     own: Tensor  # [texts of the packs] int64: their indices among all texts
-    labels: Tensor  # [texts] float: student 1, teacher 0; for all ranks
+    labels: Tensor  # [texts] float: student and negatives 1, teacher 0; for all ranks
+    weights: Tensor  # [texts] float: of `weigh_sides`; for all ranks
     questions: Tensor  # [texts] int64; for all ranks
     kind: DiscriminatorLoss
 
     @property
-    def count(self) -> int:
-        """Normalizer of the summed loss: number of texts or pairs over all ranks."""
-        if self.kind == "bce":
-            return len(self.labels)
+    def pairs(self) -> int:
+        """Number of pairs of a student text and a teacher text of one question, over all ranks."""
         return int(mask_pairs(self.labels, self.questions).sum())
 
     def loss(self, logits: Tensor, start: int) -> Tensor:
         """Returns the loss of a pack whose first text has index `start` in this rank's share."""
         part = self.own[start : start + len(logits)]
+        labels = self.labels[part].to(logits.device)
         if self.kind == "bce":
-            return discriminator_loss(logits, self.labels[part].to(logits.device), self.count)
-        labels, questions = self.labels[part].to(logits.device), self.questions[part].to(logits.device)
-        return bradley_terry_loss(logits, labels, questions, self.count)
+            return discriminator_loss(logits, labels, self.weights[part].to(logits.device))
+        return bradley_terry_loss(logits, labels, self.questions[part].to(logits.device), self.pairs)
+
+    def measure_sides(self, logits: Tensor, real: Tensor) -> float:
+        """Returns the loss of the sides, for the log: of the logits [texts] of all ranks that `real` [texts] marks."""
+        sides = replace(
+            self,
+            own=torch.arange(int(real.sum())),
+            labels=self.labels[real],
+            weights=self.weights[real],
+            questions=self.questions[real],
+        )
+        return float(sides.loss(logits[real], 0))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-ObjectiveName = Literal["ril", "dr_grpo", "grpo", "gad", "sft"]
+ObjectiveName = Literal["ril", "dr_grpo", "grpo", "adversarial", "sft"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ BASELINES: dict[ObjectiveName, Baseline] = {
         "tokens of each answer.",
         source="arXiv 2402.03300",
     ),
-    "gad": Baseline(
-        description="Discriminator reward only: its raw score is the reward; it is trained on pairs after scoring.",
-        source="arXiv 2511.10643",
+    "adversarial": Baseline(
+        description="Discriminator reward only, with the pairwise loss, the raw score as reward and the order of GAD. "
+        "It is not GAD: that also reads the prompt, has a KL weight of 0.001, and warms up on teacher text.",
+        source="after arXiv 2511.10643",
     ),
     "sft": Baseline(
         description="Control for the additional steps: continues the warm start in this loop, by cross entropy on "

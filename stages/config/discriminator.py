@@ -21,6 +21,7 @@ from stages.config.switch import (
 DiscriminatorLoss = Literal["bce", "bradley_terry"]
 DiscriminatorUpdate = Literal["before_scoring", "after_scoring", "frozen", "none"]
 Sees = Literal["response", "question", "question_and_image"]
+Degenerate = Literal["unrewarded", "learned"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.loss",
             source="Eq. 1",
-            presets={"gad": "bradley_terry"},
+            presets={"adversarial": "bradley_terry"},
             departures=(
                 Departure(
                     ("bradley_terry",),
@@ -55,7 +56,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.update",
             source="Alg. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "gad": "after_scoring", "sft": "none"},
+            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "after_scoring", "sft": "none"},
             departures=(
                 Departure(
                     ("after_scoring",),
@@ -72,6 +73,43 @@ class DiscriminatorObjective:
             ),
         ),
     ] = "before_scoring"
+    degenerate: Annotated[
+        Degenerate,
+        Field(
+            description="Truncated, empty and endlessly repeating answers: `unrewarded`, so that the discriminator "
+            "does not learn from them and they have no similarity reward, or `learned` and scored like all others. "
+            "If not set: the value of `ril.objective`."
+        ),
+        Switch(
+            key="discriminator.degenerate",
+            source="ours: Eq. 1 is over all answers",
+            presets={"adversarial": "learned"},
+            departures=(
+                Departure(
+                    ("learned",),
+                    "Eq. 1 as printed. The place of the cut reveals the source, and until the discriminator has seen "
+                    "such answers half of them pass.",
+                    "paper Eq. 1",
+                ),
+            ),
+        ),
+    ] = "unrewarded"
+    negatives: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Broken texts per question of a step, made from its answers (two in a row, a loop, a part, "
+            "scrambled), which the discriminator learns like the student's; 0 is Eq. 1 alone. If not set: the value of "
+            "`ril.objective`.",
+        ),
+        Switch(
+            key="discriminator.negatives",
+            source="ours: Eq. 1 has two sides only, and a text unlike both passes as often as not",
+            presets={"adversarial": 0},
+            departures=(Departure((), "At 0 it is Eq. 1 as printed.", "paper Eq. 1"),),
+        ),
+    ] = 2
 
     @property
     def uses_discriminator(self) -> bool:
@@ -85,6 +123,22 @@ class DiscriminatorObjective:
         if self.uses_discriminator or sees == "response":
             return None
         return f"discriminator.sees is {sees!r}, but there is no discriminator (update 'none'); set it to response"
+
+    @mark_contradiction
+    def _refuse_learning_without_discriminator(self, given: Choices) -> str | None:
+        """`discriminator.degenerate: learned` needs a discriminator."""
+        if self.uses_discriminator or self.degenerate == "unrewarded":
+            return None
+        return (
+            "discriminator.degenerate is 'learned', but there is no discriminator (update 'none'); set it to unrewarded"
+        )
+
+    @mark_contradiction
+    def _refuse_negatives_without_discriminator(self, given: Choices) -> str | None:
+        """`discriminator.negatives` needs a discriminator."""
+        if self.uses_discriminator or not given.values["discriminator.negatives"]:
+            return None
+        return f"discriminator.negatives is {self.negatives}, but there is no discriminator (update 'none'); remove it"
 
 
 @add_switches("discriminator", DiscriminatorObjective)

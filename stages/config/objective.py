@@ -17,7 +17,7 @@ Correction = Literal["none", "truncate_token", "mask_token", "truncate_sequence"
 
 @dataclass(frozen=True)
 class Objective(RewardObjective):
-    """All switches with their final values; the defaults are the paper's RIL."""
+    """All switches with their final values; the defaults are the paper's RIL, but for broken texts."""
 
     loss_normaliser: Annotated[
         Normaliser,
@@ -28,7 +28,7 @@ class Objective(RewardObjective):
         Switch(
             key="ril.loss_normaliser",
             source="Eq. 2 in Dr.GRPO's form, arXiv 2503.20783",
-            presets={"grpo": "row", "gad": "row"},
+            presets={"grpo": "row", "adversarial": "row"},
             departures=(
                 Departure(("row",), "GRPO's form, for comparison; favours long wrong answers.", "arXiv 2503.20783"),
             ),
@@ -144,14 +144,19 @@ class Objective(RewardObjective):
 
     rollout_correction: Annotated[
         Correction,
-        Field(description="Importance weights for differences between vLLM and the trainer; student answers only."),
+        Field(
+            description="Importance weights of student answers: probability in the trainer, divided by the one with "
+            "which vLLM sampled."
+        ),
         Switch(
             key="ril.rollout_correction",
             source=UNSAID,
             departures=(
                 Departure(
                     ("truncate_token", "mask_token", "truncate_sequence", "mask_sequence"),
-                    "vLLM and the trainer differ in the last digits; student rows only.",
+                    "vLLM and the trainer differ in the last digits; `top_p`, `top_k` and `repetition_penalty` act in "
+                    "vLLM only. The mean weight is 1 at any temperature, and at least `top_p` per token where only "
+                    "that is set.",
                     "TIS",
                 ),
             ),
@@ -166,14 +171,13 @@ class Objective(RewardObjective):
     ] = 3.0
 
     @mark_contradiction
-    def _refuse_correction_at_temperature(self, given: Choices) -> str | None:
-        """`ril.rollout_correction` needs `ril.sampling.temperature: 1`, at which engines report log-probs."""
-        temperature = given.values["ril.sampling"].temperature
-        if self.rollout_correction == "none" or temperature == 1:
+    def _refuse_correction_of_greedy(self, given: Choices) -> str | None:
+        """`ril.rollout_correction` needs sampled answers: a `ril.sampling.temperature` above 0."""
+        if self.rollout_correction == "none" or given.values["ril.sampling"].temperature > 0:
             return None
         return (
-            f"ril.rollout_correction is {self.rollout_correction!r}, but ril.sampling.temperature is {temperature:g} "
-            "and engines report log-probs at 1 only; set it to 1, or the correction to none"
+            f"ril.rollout_correction is {self.rollout_correction!r}, but ril.sampling.temperature is 0: greedy answers "
+            "are not sampled; raise it, or set the correction to none"
         )
 
     @mark_contradiction

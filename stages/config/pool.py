@@ -11,7 +11,10 @@ class Pool(AnswerBounds):
     """The teacher answers that the student learns from; the only place where teachers are selected (§4.3)."""
 
     teachers: tuple[str, ...] = Field(min_length=1, strict=False, description="Entries of `teachers` to include.")
-    truncated: Literal["keep", "drop"] = Field("drop", description="Treatment of answers truncated at max_tokens.")
+    truncated: Literal["keep", "drop"] = Field(
+        "drop",
+        description="Treatment of answers truncated at max_tokens; kept ones have no end token, and empty ones go.",
+    )
     wrong: Literal["keep", "drop"] = Field(
         "keep",
         description="Treatment of answers judged wrong; answers with a failed verdict are kept.",

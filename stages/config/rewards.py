@@ -12,6 +12,7 @@ TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
 AdvantageBaseline = Literal["joint", "per_source", "per_reward"]
 Scale = Literal["none", "group"]
 Similarity = Literal["binary", "soft", "ranked", "raw"]
+AnswerBy = Literal["judge", "parsing"]
 Gate = Literal["none", "when_correct"]
 ZeroVariance = Literal["keep", "drop"]
 Truncated = Literal["wrong", "masked", "as_judged"]
@@ -38,7 +39,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.teacher_rows",
             source="Eq. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "gad": "none", "sft": "sft"},
+            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "none", "sft": "sft"},
             departures=(
                 Departure(
                     ("luffy",),
@@ -172,7 +173,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.scale_rewards",
             source="Eq. 2",
-            presets={"grpo": "group", "gad": "group"},
+            presets={"grpo": "group", "adversarial": "group"},
             departures=(
                 Departure(
                     ("group",), "GRPO's form, for comparison; favours easy and hard questions.", "arXiv 2402.03300"
@@ -200,7 +201,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.similarity",
             source="§3.3",
-            presets={"gad": "raw"},
+            presets={"adversarial": "raw"},
             departures=(
                 Departure(
                     ("soft",),
@@ -245,10 +246,39 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.answer_weight",
             source="§3.3",
-            presets={"gad": 0.0},
+            presets={"adversarial": 0.0},
             departures=(Departure((), "Correctness should count more than style.", "derived"),),
         ),
     ] = 1.0
+
+    answer_by: Annotated[
+        AnswerBy,
+        Field(
+            description="Who decides whether an answer is correct: the judge, or `parsing`, which compares it with the "
+            "reference as validation does; for teacher answers too."
+        ),
+        Switch(
+            key="ril.answer_by",
+            source="§3.3",
+            departures=(
+                Departure(
+                    ("parsing",),
+                    "Needs no judge; in the paper nearly all of the gain is lost.",
+                    "Table 5e",
+                ),
+            ),
+        ),
+    ] = "judge"
+
+    @mark_contradiction
+    def _refuse_parsing_without_answer_reward(self, given: Choices) -> str | None:
+        """`ril.answer_by: parsing` needs the answer reward."""
+        if self.answer_by == "judge" or (self.answer_weight > 0 and not self.references):
+            return None
+        return (
+            f"ril.answer_by is {self.answer_by!r}, but ril.objective {given.values['ril.objective']!r} with "
+            f"ril.answer_weight {self.answer_weight:g} has no answer reward; remove it"
+        )
 
     @mark_contradiction
     def _refuse_similarity_without_discriminator(self, given: Choices) -> str | None:
@@ -362,4 +392,4 @@ class RewardObjective(DiscriminatorObjective):
     @property
     def uses_judge(self) -> bool:
         """Whether the judge's verdict is part of the reward."""
-        return self.answer_weight > 0 and not self.references
+        return self.answer_weight > 0 and not self.references and self.answer_by == "judge"

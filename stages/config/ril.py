@@ -1,8 +1,8 @@
 """The block `ril`: the loop."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config.baselines import ObjectiveName
 from stages.config.block import Block
@@ -12,6 +12,8 @@ from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
 from stages.config.switch import Departure, Switch, add_switches, read_choices, resolve_switches
 
+Part = Literal["embedding", "attention", "ffn_gate", "ffn_up", "ffn_down", "layer_norm", "head"]
+
 
 @add_switches("ril", Objective)
 class Switches(Block):
@@ -19,7 +21,8 @@ class Switches(Block):
 
     objective: ObjectiveName = Field(
         "ril",
-        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `gad` (discriminator only), `sft`.",
+        description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `adversarial` (discriminator only), "
+        "`sft`.",
     )
     kl_weight: Annotated[
         float,
@@ -58,7 +61,12 @@ class Ril(Schedule, Switches):
         ),
     ] = Field(1, ge=1, le=16, description="mu: updates on one set of answers (Table 5a: 1 is best).")
     discriminator_learning_rate: float = Field(1e-6, gt=0, lt=1, description="Constant rate of the discriminator.")
-    freeze_vision: bool = Field(True, description="Freezes the vision tower (Table 5c lists language parts only).")
+    freeze_vision: bool = Field(
+        True, description="Freezes the vision tower with its projector (Table 5c lists language parts only)."
+    )
+    frozen_parts: tuple[Part, ...] = Field(
+        (), strict=False, description="Parts of the language model that are not trained (Table 5c); none in the paper."
+    )
     sampling: Sampling = Field(description="Sampling of the student's answers.")
     validation_every: int = Field(
         50, ge=1, le=10_000_000, description="Steps between greedy evaluations on the validation split."
@@ -77,3 +85,9 @@ class Ril(Schedule, Switches):
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Maximum share of questions that exceed the context; the stage fails above it."
     )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if self.freeze_vision and set(self.frozen_parts) == set(get_args(Part)):
+            raise ValueError("frozen_parts names every part and freeze_vision is true: nothing is trained; remove one")
+        return self

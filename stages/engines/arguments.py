@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -23,9 +23,13 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def make_engine_arguments(
-    checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool
+    checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool, log_probs: bool
 ) -> dict[str, Any]:
-    """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`."""
+    """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`.
+
+    With `log_probs`, log probabilities are those of the distribution that a token is sampled from. vLLM's default is
+    that before penalty and temperature (trap T14). It then computes them at every step, requested or not.
+    """
     import torch
 
     # With per-request seeds, a prompt that is prefilled in two chunks crashes a CPU engine ("CPU Generator does not
@@ -48,6 +52,7 @@ def make_engine_arguments(
         "generation_config": "vllm",  # sampling follows the parameters, not the checkpoint's suggestions
         "seed": 0,
         "disable_log_stats": True,
+        **({"logprobs_mode": "processed_logprobs"} if log_probs else {}),
         **(on_gpu if torch.cuda.is_available() else on_cpu),
     }
 
@@ -99,6 +104,14 @@ def make_scored_answer(request: Request, chat: Chat, log_probs: Sequence[float])
     own = tuple(log_probs[len(log_probs) - len(ids) :])
     reason = "stop" if all(map(math.isfinite, own)) else f"a log probability of the given answer is not finite: {own}"
     return Answer(0, given, ids, reason, len(log_probs) + 1 - len(ids), len(ids), own)
+
+
+def check_log_probs(requests: Iterable[Request], reported: bool) -> None:
+    """Raises ValueError if a request asks for log probabilities and the engine was started without (`reported`)."""
+    if not reported and any(request.log_probs for request in requests):
+        raise ValueError(
+            "the engine was started without StartOptions.log_probs: its log probabilities are not those of sampling"
+        )
 
 
 def format_flags(arguments: Mapping[str, Any]) -> list[str]:

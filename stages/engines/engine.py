@@ -37,7 +37,7 @@ class Request:
     sampling: Sampling
     n: int = 1
     seed: int = 0  # answer i is sampled with seed + i
-    log_probs: bool = False  # whether answers carry the log probability of each token
+    log_probs: bool = False  # whether answers carry `Answer.log_probs`; needs StartOptions.log_probs
 
     @property
     def given(self) -> str | None:
@@ -55,7 +55,10 @@ class Answer:
     finish_reason: str  # "stop", "length" (truncated), or the reason of a failure
     prompt_tokens: int
     completion_tokens: int  # from an endpoint that only counts all n together: an equal share
-    log_probs: tuple[float, ...] | None = None  # of token_ids, before temperature and top-p; if requested, or given
+    # log p of token_ids under the distribution that they were sampled from (after penalty, temperature, top-k and
+    # top-p; tokens that may not be sampled have probability 0); if requested.
+    # Of a given answer: under the model itself, before all of these.
+    log_probs: tuple[float, ...] | None = None
     original_text: str | None = None  # as the endpoint sent it, if that has half surrogates: U+FFFD in `text`
 
     @property
@@ -72,6 +75,7 @@ class StartOptions:
     missing: Sequence[tuple[str, int]] = ()  # question ids and how many answers the store lacks; `replay` names them
     say: Callable[[str], None] = print  # called with messages about a start that takes minutes
     served: str = ""  # name by which an endpoint answered earlier under this name; another one is refused
+    log_probs: bool = False  # requests may ask for log probabilities
     own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
 
 

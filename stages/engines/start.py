@@ -67,4 +67,4 @@ def _start_with_weights(
         )
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, options, label, trainable)
-    return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel)
+    return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel, options.log_probs)

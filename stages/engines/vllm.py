@@ -16,6 +16,7 @@ from stages.config.runtime import Runtime
 from stages.corpora.images import open_image
 from stages.engines.arguments import (
     SEQUENCES,
+    check_log_probs,
     encode_request,
     make_engine_arguments,
     make_sampling_arguments,
@@ -35,12 +36,19 @@ class VllmEngine:
     """One checkpoint, loaded by vLLM in this process.
 
     `sequences` is the number of concurrent answers; more is faster until memory runs out. `gpus` is the number of GPUs
-    that the model spans.
+    that the model spans. With `log_probs`, requests may ask for log probabilities.
     """
 
     name = "vllm"
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime, sequences: int = SEQUENCES, gpus: int = 1) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        runtime: Runtime,
+        sequences: int = SEQUENCES,
+        gpus: int = 1,
+        log_probs: bool = False,
+    ) -> None:
         """Starts the engine: 4 s on CPU, 20 s for the first model of an architecture, minutes for a large model."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core runs in this process
         warnings.filterwarnings("ignore", message=".*reduce_op.* is deprecated", category=FutureWarning)
@@ -51,12 +59,12 @@ class VllmEngine:
         self.version = str(vllm.__version__)
         self.checkpoint = checkpoint
         reader = load_reader(checkpoint)
-        self.chat = reader.chat
+        self.chat, self._log_probs = reader.chat, log_probs
         loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
         with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
-                **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0),
+                **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0, log_probs),
                 tensor_parallel_size=gpus,
                 use_tqdm_on_load=False,  # a progress bar of one second for a local file
             )
@@ -73,8 +81,10 @@ class VllmEngine:
 
         All requests of a call form one wave: caches are emptied first and vLLM fills its batches from the wave only, so
         that equal calls give equal batches and, on CPU, equal bytes. Raises RequestError for a prompt that the model
-        cannot take; in that case no request of the call continues.
+        cannot take; in that case no request of the call continues. Raises ValueError for a request for log
+        probabilities of which the engine was not told at its start.
         """
+        check_log_probs(requests, self._log_probs)
         self._reset_caches()
         try:
             for index, request in enumerate(requests):

@@ -7,6 +7,7 @@ answers are returned (T6). At the first call every server reports how it tokeniz
 """
 
 import functools
+import math
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
 from stages.corpora.rows import split_target
 from stages.engines.arguments import (
+    check_log_probs,
     encode_request,
     format_flags,
     make_data_url,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 NO_PORT = "servers of a model in training let any caller run code in them, so they have a Unix socket only; remove port"
 GENERATE_ROUTE = "/inference/v1/generate"
+UNKNOWN = -9999.0  # sent in place of NaN and of minus infinity, because JSON has neither
 NEVER = -1e30  # added to the logit of a banned token
 # The `vllm` command requires a package named vllm; the CPU build has another name. This is the module that it runs.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -76,6 +79,7 @@ class VllmServerEngine:
         from stages.vlm.reader import load_reader
 
         self.label, self.settings = label, settings
+        self._log_probs = options.log_probs and not settings.urls  # the mode of a running server is not known
         self.checkpoint, self._runtime = checkpoint, runtime
         self._reader = load_reader(checkpoint)
         self.chat = self._reader.chat
@@ -119,7 +123,7 @@ class VllmServerEngine:
             raise ValueError(f"runtime.engines.{self.label}.port is {settings.port}; {NO_PORT}")
         sees = self._reader.image_token_id >= 0
         arguments = {
-            **make_engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees),
+            **make_engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees, self._log_probs),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -234,6 +238,7 @@ class VllmServerEngine:
         return collect_answers(self.open_stream(), requests)
 
     def _make_call(self, request: Request) -> Call[list[Answer]]:
+        check_log_probs([request], self._log_probs)
         if not self._checked:
             self._check(request)
         return Call(
@@ -260,14 +265,15 @@ class VllmServerEngine:
             prompt_tokens = int(reply["usage"]["prompt_tokens"])
             ids = [tuple(int(token) for token in choice["token_ids"]) for choice in choices]
             reasons = [str(choice["finish_reason"]) for choice in choices]
+            log_probs = [read_log_probs(choice) if request.log_probs else None for choice in choices]
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         if len(choices) != request.n:
             raise BadReply(f"{len(choices)} answers, not {request.n}")
         decode = self.chat.decode
         return [
-            Answer(index, decode(own), own, reason, prompt_tokens, len(own))
-            for index, (own, reason) in enumerate(zip(ids, reasons, strict=True))
+            Answer(index, decode(own), own, reason, prompt_tokens, len(own), seen)
+            for index, (own, reason, seen) in enumerate(zip(ids, reasons, log_probs, strict=True))
         ]
 
     def _read_scored_answer(self, request: Request, reply: Any) -> Answer:
@@ -350,3 +356,14 @@ class VllmServerEngine:
         for server in self._servers:
             server.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def read_log_probs(choice: Mapping[str, Any]) -> tuple[float, ...]:
+    """Returns the log probability of each token of one choice of a reply; NaN where vLLM has none.
+
+    Raises ValueError when they are not those of the choice's tokens; KeyError, TypeError for another form.
+    """
+    found = [(int(one["token_id"]), float(one["logprob"])) for one in choice["logprobs"]["content"]]
+    if [token for token, _ in found] != [int(token) for token in choice["token_ids"]]:
+        raise ValueError(f"log probabilities of {len(found)} tokens, which are not the {len(choice['token_ids'])} sent")
+    return tuple(math.nan if value <= UNKNOWN else value for _, value in found)

@@ -6,6 +6,7 @@ A single character or opener can fool an LLM judge ("One token to fool LLM-as-a-
 import re
 
 from stages.corpora.scoring import is_same_number
+from stages.groups.repeats import find_repeats
 from stages.judging.sanitize import LONGEST_READ, normalise_characters, shorten_middle
 
 EMPTY, LOOPING, KEY_PHRASE = "by rule: empty", "by rule: repeats itself", "by rule: only announces an answer"
@@ -57,14 +58,12 @@ def _strip_signs(text: str) -> str:
 
 
 def _ends_in_loop(text: str) -> bool:
-    """Returns whether the text ends in repeats of a piece. A regular expression would take quadratic time and more."""
-    for piece in range(1, _LOOP_PIECE + 1):
-        repeats = 1
-        while text[-piece * (repeats + 1) : -piece * repeats] == text[-piece:]:
-            repeats += 1
-        if repeats >= _LOOP_REPEATS and piece * repeats >= _LOOP_CHARACTERS:
-            return True
-    return False
+    """Returns whether the text ends in repeats of a short piece."""
+    return any(
+        length // piece >= _LOOP_REPEATS and length // piece * piece >= _LOOP_CHARACTERS
+        for piece, length in find_repeats(text)
+        if piece <= _LOOP_PIECE
+    )
 
 
 def _says_nothing(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import SpreadCheck
@@ -60,7 +60,8 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
     need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
     with ExitStack() as stack:
         with job.measure_time("start"):
-            engine = start_trainable(checkpoint, runtime, need) if here.first else make_null_engine(checkpoint)
+            student_need = replace(need, log_probs=objective.rollout_correction != "none")
+            engine = start_trainable(checkpoint, runtime, student_need) if here.first else make_null_engine(checkpoint)
             stack.callback(engine.close)
             judge = start_engine(judge_checkpoint, runtime, need) if objective.uses_judge and here.first else None
             if judge is not None:
@@ -77,6 +78,7 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
     student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
     if block.freeze_vision:
         student.freeze_vision()
+    student.freeze_parts(block.frozen_parts)
     trainer = Trainer(student.model, block, job.block(Runtime))
     reference.model.requires_grad_(False).to(student.device)
     return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))
@@ -102,6 +104,8 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
         loop.inner_updates,
         loop.discriminator_learning_rate,
         block.pause_above,
+        objective.degenerate,
+        objective.negatives,
     )
     together = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)

@@ -10,6 +10,7 @@ from typing import Any
 from stages.config.ril import Ril
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
+from stages.corpora.scoring import is_correct
 from stages.engines.engine import Answer, EngineError, Request
 from stages.groups.response import STUDENT, Response
 from stages.job.job import Job
@@ -23,6 +24,7 @@ from stages.training.state import TrainingState
 from stages.vlm.reader import Reader
 
 CONSTANT_STEPS = 10  # steps with one and the same verdict, after which the judge is examined
+OF_SAMPLING = "of sampling"  # in a record: its log-probs are those of the distribution that was sampled from
 Groups = list[list[Response]]  # responses to each question of a step, student responses first
 
 
@@ -37,6 +39,11 @@ class Rollouts:
         self._block, self._objective = job.block(Ril), models.policy.objective
         self._queue: JudgeQueue | None = None  # of the current step
         self._constant = 0  # steps in a row in which all verdicts were the same
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the engine's log-probabilities are compared with the trainer's."""
+        return self._objective.rollout_correction != "none"
 
     def collect(self, step: int, questions: Sequence[Question]) -> Groups:
         """Returns G student and G teacher responses per question; student responses go to the judge as they finish."""
@@ -53,7 +60,7 @@ class Rollouts:
     def _collect(self, step: int, questions: Sequence[Question]) -> Groups:
         if (judge := self._models.judge) is not None:
             self._queue = JudgeQueue(judge, self._job.block(Verdict), f"{self._job.name}, step {step + 1}")
-        if (recorded := self._state.read_record(step)) is not None:
+        if (recorded := self._read_record(step)) is not None:
             return self._reuse(questions, recorded)
         with self._job.measure_time("sample"):
             groups = self._sample(step, questions)
@@ -61,8 +68,24 @@ class Rollouts:
             seed = self._job.seed("draw", step, question.id)
             answers = draw_balanced(self._pool[question.id], self._block.group, seed)
             group += [tokenize_teacher_answer(self._models.reader, answer) for answer in answers]
+            if self._objective.answer_by == "parsing":
+                group[:] = [replace(one, verdict=int(is_correct(one.text, question.answer))) for one in group]
         self._record(step, groups, judged=self._queue is None)
         return groups
+
+    def _read_record(self, step: int) -> dict[str, Any] | None:
+        """Returns the recorded responses of this step; None if there are none, or without log-probs of sampling.
+
+        Records without this mark have log-probs before penalty, temperature, top-k and top-p.
+        """
+        recorded: dict[str, Any] | None = self._state.read_record(step)
+        if recorded is None or not self._compares or recorded.get("log_probs") == OF_SAMPLING:
+            return recorded
+        self._job.progress.say(
+            f"{self._job.name}: step {step + 1}: recorded answers have no log-probs of sampling, which "
+            "ril.rollout_correction needs; the student answers again"
+        )
+        return None
 
     def _reuse(self, questions: Sequence[Question], recorded: Mapping[str, Any]) -> Groups:
         """Returns the responses recorded by an earlier run of this step; requests verdicts if they are missing."""
@@ -114,10 +137,9 @@ class Rollouts:
 
     def _make_request(self, step: int, question: Question) -> Request:
         """Returns one request for all G answers to the question; they finish together."""
-        compared = self._objective.rollout_correction != "none"
         seed = self._job.seed("sample", step, question.id) % 2**62
         sampling, count = self._block.sampling, self._block.group
-        return Request(question.id, question.messages, question.images, sampling, count, seed, compared)
+        return Request(question.id, question.messages, question.images, sampling, count, seed, self._compares)
 
     def _judge(self, step: int, groups: Groups) -> Groups:
         if self._queue is None or not self._queue.used:
@@ -151,7 +173,10 @@ class Rollouts:
             self._job.progress.say(f"{place}: the judge has {scores['balanced_accuracy']:.2f} in the exam; it goes on")
 
     def _record(self, step: int, groups: Groups, judged: bool) -> None:
-        self._state.record(step, {"judged": judged, "groups": [[asdict(one) for one in group] for group in groups]})
+        rows = [[asdict(one) for one in group] for group in groups]
+        self._state.record(
+            step, {"judged": judged, "log_probs": OF_SAMPLING if self._compares else None, "groups": rows}
+        )
 
 
 def make_student_response(answer: Answer) -> Response:
@@ -160,9 +185,12 @@ def make_student_response(answer: Answer) -> Response:
 
 
 def tokenize_teacher_answer(reader: Reader, answer: TeacherAnswer) -> Response:
-    """Tokenizes a stored teacher answer with the student's tokenizer and keeps its stored verdict."""
-    ids = tuple(reader.chat.encode_response(answer.text))
-    return Response(answer.teacher, answer.text, ids, answer.finish_reason, answer.verdict)
+    """Tokenizes a stored teacher answer with the student's tokenizer and keeps its stored verdict.
+
+    A truncated answer has no end token: nothing shall learn to end there.
+    """
+    encode = reader.chat.encode_response if answer.finish_reason == "stop" else reader.chat.encode_text
+    return Response(answer.teacher, answer.text, tuple(encode(answer.text)), answer.finish_reason, answer.verdict)
 
 
 def make_reference_answer(question: Question) -> TeacherAnswer:

@@ -82,8 +82,9 @@ def score_group(
     """Returns the rows that remain in their group, with rewards and advantages; empty if the whole group is dropped.
 
     A failed verdict removes its row from the group and the baseline, or drops the group (trap T28). A truncated answer
-    has answer reward 0, as in the code of Dr.GRPO; the paper does not specify this. `logits` is None without a
-    discriminator.
+    has answer reward 0, as in the code of Dr.GRPO; the paper does not specify this. Unless `discriminator.degenerate`
+    is "learned", a truncated, empty or repeating answer has the least similarity: 0, or with `raw` that of the group.
+    `logits` is None without a discriminator.
     """
     scores = [math.nan] * len(rows) if logits is None else list(logits)
     pairs = list(zip(rows, scores, strict=True))
@@ -96,6 +97,9 @@ def score_group(
     similarity: list[float] = [0.0] * len(pairs)
     if logits is not None and objective.similarity_weight > 0:
         similarity = compute_similarities([logit for _, logit in pairs], objective.similarity)
+        if objective.degenerate == "unrewarded":
+            least = min(similarity, default=0.0) if objective.similarity == "raw" else 0.0
+            similarity = [value if row.is_whole else least for value, (row, _) in zip(similarity, pairs, strict=True)]
         if objective.similarity_gate == "when_correct":
             similarity = [value if answer else 0.0 for value, answer in zip(similarity, answers, strict=True)]
     rewards = [

@@ -1,5 +1,6 @@
 """Processor and model of a checkpoint for training: prompts and hidden states."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,15 @@ from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
 
 FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
+# Parts of the language model by names of parameters; the three families use those of Qwen2.
+PARTS = {
+    "embedding": re.compile(r"^embed_tokens\."),
+    "attention": re.compile(r"\.self_attn\."),
+    "ffn_gate": re.compile(r"\.mlp\.gate_proj\."),
+    "ffn_up": re.compile(r"\.mlp\.up_proj\."),
+    "ffn_down": re.compile(r"\.mlp\.down_proj\."),
+    "layer_norm": re.compile(r"(^norm|\.(input|post_attention)_layernorm)\."),
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -99,9 +109,31 @@ class Network:
         return self.model.lm_head  # type: ignore[return-value]
 
     def freeze_vision(self) -> None:
-        """Disables gradients of the vision tower."""
+        """Disables gradients of the vision tower and the projector."""
         for module in self.family.get_vision_modules(self.model):
             module.requires_grad_(False)
+
+    def freeze_parts(self, parts: Sequence[str]) -> None:
+        """Disables gradients of these parts of the language model (Table 5c; names in `PARTS`, and `head`).
+
+        Raises ValueError for a part that the model does not have, and if one of `embedding` and `head` is named while
+        they are one matrix.
+        """
+        tied = self.head.weight is self.text.embed_tokens.weight  # type: ignore[union-attr]
+        if tied and len({"embedding", "head"} & set(parts)) == 1:
+            raise ValueError(
+                f"ril.frozen_parts is {', '.join(parts)}, but embedding and head of this model are one matrix; name "
+                "both or none"
+            )
+        named = dict(self.text.named_parameters())
+        for part in parts:
+            found = (
+                [self.head.weight] if part == "head" else [named[name] for name in named if PARTS[part].search(name)]
+            )
+            if not found:
+                raise ValueError(f"ril.frozen_parts names {part}, but this model has no such part; remove it")
+            for parameter in found:
+                parameter.requires_grad_(False)
 
     @property
     def has_vision(self) -> bool:

@@ -111,15 +111,15 @@ def row_of(reader: Reader, source: str, ids: tuple[int, ...]) -> Response:
     return Response(source, reader.chat.decode(ids), ids, reason, None)
 
 
-def taught(table: Table, pairs: Sequence[tuple[str, float]], steps: int, rate: float, seed: int) -> DiscriminatorModel:
-    """A discriminator trained on texts with their labels (student 1, teacher 0)."""
+def taught(table: Table, pairs: Sequence[tuple[str, str]], steps: int, rate: float, seed: int) -> DiscriminatorModel:
+    """A discriminator trained on texts with who wrote them."""
     discriminator = DiscriminatorModel(load_network(table.checkpoint, table.reader), seed)
     trainer = Trainer(discriminator, Schedule(steps=steps, learning_rate=rate), Runtime())
     collator = DiscriminatorCollator(table.reader, 100_000)
     for step in range(steps):
         some = [pairs[(step * 16 + place) % len(pairs)] for place in range(16)]
         texts = [Text(text) for text, _ in some]
-        batch = collator.collate(texts, [label for _, label in some], "bce")
+        batch = collator.collate(texts, [writer for _, writer in some], "bce")
         Adversary(discriminator, trainer, collator).backward(batch, texts)
         trainer.step(rate)
     return discriminator

@@ -34,7 +34,7 @@ def test_c10_bce_is_equation_1_and_its_gradient() -> None:
     labels = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     d = torch.sigmoid(logits)
     equation = (torch.log(d[labels > 0.5]).sum() + torch.log(1 - d[labels < 0.5]).sum()) / 3
-    ours = discriminator_loss(logits, labels, 6)
+    ours = discriminator_loss(logits, labels, torch.full_like(labels, 1 / 6))
     assert float(ours.detach()) == pytest.approx(float(-equation.detach() / 2), abs=1e-10)
     (wanted,) = torch.autograd.grad(equation, logits)
     (gradient,) = torch.autograd.grad(ours, logits)

@@ -8,6 +8,7 @@ import pytest
 
 from stages.adversary.discriminator_model import DiscriminatorCollator, Text, compute_accuracy, score_texts
 from stages.config.discriminator import DiscriminatorSwitches
+from stages.groups.response import STUDENT
 from tests.conformance.game import arrows, colons, loop, played, sampled, taught, warm_started
 
 KL_BOUND = 0.05  # nats a token
@@ -20,7 +21,7 @@ def test_c14_a_frozen_discriminators_style_is_taken_over(tmp_path: Path, seed: i
     itself.
     """
     table = warm_started(tmp_path, seed)
-    styles = [(colons(n), 1.0) if n % 2 else (arrows(n), 0.0) for n in range(200)]
+    styles = [(colons(n), STUDENT) if n % 2 else (arrows(n), "teacher") for n in range(200)]
     discriminator = taught(table, styles, 30, 1e-3, seed)
     fresh = score_texts(
         discriminator, DiscriminatorCollator(table.reader, 100_000), [Text(colons(n)) for n in range(300, 340)]
@@ -52,7 +53,10 @@ def test_c14_against_itself_nobody_wins(tmp_path: Path) -> None:
     own = sampled(start, table.reader, table.prompts, 16, 2)
     decode = table.reader.chat.decode
     pairs = [
-        pair for n in range(16) for k in range(4) for pair in ((decode(own[k][n]), 1.0), (decode(pool[k][n]), 0.0))
+        pair
+        for n in range(16)
+        for k in range(4)
+        for pair in ((decode(own[k][n]), STUDENT), (decode(pool[k][n]), "teacher"))
     ]
     discriminator = taught(table, pairs, 8, 3e-4, 7)
     block = loop(learning_rate=5e-5, discriminator_learning_rate=1e-4)  # at 2e-4 the student drifts: accuracy 0.58

@@ -16,6 +16,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ril": (
         {
             "rollout_correction": "truncate_token",
+            "sampling": {"temperature": 0.5},
             "kl": "full",
             "inner_updates": 2,
             "similarity": "ranked",
@@ -24,7 +25,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"sees": "question_and_image", "update": "after_scoring"},
     ),
-    "gad": ({}, {}),
+    "adversarial": ({}, {}),
     "dr_grpo": ({}, {}),
     "sft": ({}, {}),
 }
@@ -62,7 +63,7 @@ def test_both_stages_run_under_every_objective(
     assert len(history) == 2
     assert ("disc/acc" in history[0]) == uses_one
     samples = read_shards(job.out / "samples").to_pylist()
-    if objective == "gad":  # nobody judges: every student answer stays, no teacher answer is trained on
+    if objective == "adversarial":  # nobody judges: every student answer stays, no teacher answer is trained on
         assert {row["source"] for row in samples} == {"student"}
         assert len(samples) == 8
         assert all(row["answer"] == 0 and row["similarity"] == -row["logit"] for row in samples)

@@ -89,6 +89,15 @@ def test_cut_answers_stay_when_they_are_asked_for(run) -> None:
     assert [a["finish_reason"] for row in rows for a in row["answers"]].count("length") == 2
 
 
+def test_a_cut_answer_without_text_is_dropped_even_then(run, tmp_path: Path) -> None:
+    """It has no token to learn from."""
+    write(tmp_path, "qwen2_5_vl", [*QWEN[:-1], ("q1", 1, "", "length", 0)])
+    rows, metrics = run(truncated="keep")
+    cut = [answer["text"] for row in rows for answer in row["answers"] if answer["finish_reason"] == "length"]
+    assert cut == ["5 and then", "1"]
+    assert metrics["qwen2_5_vl"]["dropped_truncated"] == 1
+
+
 def test_teachers_are_chosen_here_and_their_order_does_not_count(run) -> None:
     rows, metrics = run(teachers=["internvl3"])
     assert {answer[0] for answers in texts(rows).values() for answer in answers} == {"internvl3"}

@@ -49,7 +49,7 @@ STUDY: dict[str, Any] = {
     "seeds": [{"world": 3, "seed": 4}],
     "arms": {
         "warm_start": {"title": "Warm start", "evaluation": "warm_start"},
-        "gad": {"title": "GAD", "params": {"ril": {"objective": "gad"}}},
+        "gad": {"title": "GAD", "params": {"ril": {"objective": "adversarial"}}},
     },
     "order": [["warm_start"], ["gad"]],
     "differences": [["gad", "warm_start"]],

@@ -15,7 +15,7 @@ Make = Callable[..., Path]
 ARMS = {
     "base": {"title": "Base", "evaluation": "warm_start"},
     "grpo": {"title": "GRPO", "params": {"ril": {"objective": "grpo"}}},
-    "gad": {"title": "GAD", "params": {"ril": {"objective": "gad"}}},
+    "gad": {"title": "GAD", "params": {"ril": {"objective": "adversarial"}}},
 }
 
 

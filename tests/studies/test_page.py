@@ -86,7 +86,9 @@ def test_a_clear_difference_is_called_one_and_the_order_holds(study: Study, reco
     findings = "\n".join(make_page(study, records).findings)
     assert "2 arms of 2, 3 seeds on 3 data sets." in findings
     assert "GAD vs. Warm start: +20.0 points (95 % interval +17.5 to +22.5, n = 3): significantly higher (" in findings
+    assert "After Holm's correction for 1 difference, significant at 5 %: GAD vs. Warm start (p = 0.00083)." in findings
     assert "The claimed ranking is reproduced; pairwise steps that hold: 1 of 1." in findings
+    assert "differ in" not in findings
 
 
 def test_a_difference_within_the_interval_is_not_significant_and_has_a_detectable_difference(
@@ -94,11 +96,47 @@ def test_a_difference_within_the_interval_is_not_significant_and_has_a_detectabl
 ) -> None:
     records = spread(record, "warm_start", [0.50, 0.52, 0.54]) + spread(record, "gad", [0.70, 0.40, 0.55])
     findings = "\n".join(make_page(study, records).findings)
-    assert re.search(r": not significant \(minimum detectable difference \d+\.\d\)\.", findings)
+    assert re.search(r": not significant \(p = 0\.\d+, .*; minimum detectable difference \d+\.\d\)\.", findings)
+    assert "After Holm's correction for 1 difference, significant at 5 %: none." in findings
     assert (
         "The claimed ranking is not reproduced; pairwise steps that hold: 0 of 1, reversed: 0, not significant: 1."
         in findings
     )
+
+
+def test_a_difference_among_several_needs_more_to_be_significant(small_study: dict[str, Any], record: Make) -> None:
+    arms = {name: {"title": name.upper()} for name in ("low", "mid", "top")}
+    changes = {"arms": arms, "order": [["low"], ["mid"], ["top"]], "differences": [["top", "low"]]}
+    seeds = [{"world": world, "seed": 1} for world in range(3)]
+    study = Study.model_validate({**small_study, **changes, "seeds": seeds, "limits": ["Three are few."]})
+    records = [
+        *spread(record, "low", [0.50, 0.52, 0.54], swept={"ril.learning_rate": 1e-4}),
+        *spread(record, "mid", [0.58, 0.57, 0.65], swept={"ril.learning_rate": 2e-4}),
+        *spread(record, "top", [0.80, 0.71, 0.95], swept={"ril.learning_rate": 2e-4}),
+    ]
+    shown = make_page(study, records)
+    findings = "\n".join(shown.findings)
+    assert (
+        "MID vs. LOW: +8.0 points (95 % interval +0.5 to +15.5, n = 3): higher, not after correction (p =" in findings
+    )
+    assert "After Holm's correction for 3 differences, significant at 5 %: none." in findings
+    assert "hold: 0 of 2, reversed: 0, not significant: 2 (without the correction 2, 0 and 0)." in findings
+    assert "The two arms also differ in ril.learning_rate (0.0002 and 0.0001)." in findings
+    assert "Three are few." in shown.findings
+
+
+def test_scores_of_benchmarks_are_a_table_where_there_are_any(study: Study, record: Make, tmp_path: Path) -> None:
+    records = [
+        *spread(record, "warm_start", [0.5, 0.6], benchmarks={"mathvista": 60.0, "mmmu": 50.0}),
+        record("gad", 0, 0.5, benchmarks={"mathvista": 61.25}),
+    ]
+    text = render_markdown(make_page(study, records))
+    assert "### Benchmarks" in text
+    assert "| arm | mathvista | mmmu |" in text
+    assert "| GAD | 61.2 | – |" in text
+    assert "Benchmarks" not in render_markdown(make_page(study, [record("gad", 0, 0.5)]))
+    write_record(tmp_path, records[0])
+    assert read_records(tmp_path) == [records[0]]
 
 
 def test_the_other_way_is_said_as_plainly(study: Study, record: Make) -> None:

@@ -106,4 +106,4 @@ def test_a_run_is_known_by_what_decides_its_result(
 
 def test_overrides_make_the_parameters_of_the_run(make_study: Make) -> None:
     run = compared(make_study(params={"ril": {"samples_per_step": 3}}))["gad", 3, 4]
-    assert set(run.overrides) == {"seed=4", "world.seed=3", "ril.objective=gad", "+ril.samples_per_step=3"}
+    assert set(run.overrides) == {"seed=4", "world.seed=3", "ril.objective=adversarial", "+ril.samples_per_step=3"}

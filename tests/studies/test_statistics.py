@@ -13,11 +13,14 @@ from scipy import stats
 from studies.records import StudyRecord
 from studies.statistics import (
     Unpaired,
+    adjust_p_values,
     average_by_unit,
     average_over_seeds,
     compute_difference,
+    correct_differences,
     minimum_detectable,
     t_interval,
+    t_test_p_value,
 )
 
 Make = Callable[..., StudyRecord]
@@ -89,3 +92,40 @@ def test_turned_round_a_difference_changes_its_sign_alone(record: Make, shares: 
     assert there.seeds.mean == pytest.approx(-back.seeds.mean)
     assert (there.wins, there.losses) == (back.losses, back.wins)
     assert {there.verdict, back.verdict} in ({"more", "less"}, {"open"})
+    assert there.unit_p_value == pytest.approx(back.unit_p_value)
+
+
+@given(values)
+def test_p_is_that_of_the_t_test_and_5_percent_where_the_interval_ends_at_zero(found: list[float]) -> None:
+    assert t_test_p_value(found) == pytest.approx(float(stats.ttest_1samp(found, 0.0).pvalue))
+    low = t_interval(found).low
+    assert t_test_p_value([value - low for value in found]) == pytest.approx(0.05)
+
+
+def test_p_without_a_spread_or_with_one_value() -> None:
+    assert (t_test_p_value([0.1, 0.1]), t_test_p_value([0.0, 0.0])) == (0.0, 1.0)
+    assert math.isnan(t_test_p_value([0.1]))
+
+
+def test_holms_correction_is_the_one_of_its_definition() -> None:
+    """By hand: 4 x 0.01, 3 x 0.013 (not below the former), 2 x 0.02, 1 x 0.6; nan is not counted."""
+    assert adjust_p_values([0.02, 0.01, math.nan, 0.6, 0.013]) == pytest.approx(
+        [0.04, 0.04, math.nan, 0.6, 0.04], nan_ok=True
+    )
+    assert adjust_p_values([0.4, 0.5]) == [0.8, 0.8]
+    assert adjust_p_values([0.6, 0.9]) == [1.0, 1.0]
+    assert adjust_p_values([]) == []
+
+
+def test_a_difference_that_only_the_interval_supports_is_no_longer_significant_among_many(record: Make) -> None:
+    first = [record("a", world, share) for world, share in enumerate((0.60, 0.58, 0.65))]
+    found = compute_difference(first, [record("b", world, 0.5) for world in range(3)])
+    assert found is not None
+    assert found.unit_p_value == found.holm_p_value
+    assert 0.01 < found.unit_p_value < 0.05
+    assert found.verdict == "more"
+    back = compute_difference([record("b", world, 0.5) for world in range(3)], first)
+    assert back is not None
+    corrected = correct_differences([found, back, found, found, found])
+    assert [one.holm_p_value for one in corrected] == pytest.approx([5 * found.unit_p_value] * 5)
+    assert [one.verdict for one in corrected[:2]] == ["more_alone", "less_alone"]

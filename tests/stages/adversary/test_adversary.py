@@ -81,6 +81,21 @@ def test_it_pauses_where_it_is_too_good_and_learns_from_pairs(tiny: Callable[[st
     assert score_texts(discriminator, collator, texts) == learned
 
 
+@pytest.mark.parametrize("loss", ["bce", "bradley_terry"])
+def test_metrics_are_of_the_two_sides_without_negatives(tiny: Callable[[str], Checkpoint], loss: Any) -> None:
+    """The first step's metrics are measured before it, so negatives do not change them, but they change the step."""
+    seen, logits = [], []
+    for negatives in (0, 3):
+        adversary = make_adversary(tiny, loss, negatives=negatives)
+        rows = answers(adversary.collator.reader)
+        texts = [Text(row.text, "q") for row in rows]
+        found, metrics = adversary.learn_and_score(rows, texts)
+        logits.append(found)
+        seen.append({name: value for name, value in metrics.items() if name != "disc/grad_norm"})
+    assert seen[0] == pytest.approx(seen[1], abs=1e-5)
+    assert logits[0] != pytest.approx(logits[1], abs=1e-4)
+
+
 def test_a_discriminator_that_sees_images_tells_them_apart(tiny: Callable[[str], Checkpoint]) -> None:
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
@@ -106,6 +121,29 @@ def test_a_step_with_one_side_only_or_with_cut_answers_only_leaves_it_alone(tiny
         settings = AdversarySettings(learning_rate=1e-2)
         Adversary(discriminator, trainer, collator, settings).learn_and_score(rows, texts)
         assert score_texts(discriminator, collator, texts) == before
+
+
+@pytest.mark.parametrize("degenerate", ["unrewarded", "learned"])
+@pytest.mark.parametrize("text", ["", "so 5, " * 9, "so 5, so"])
+def test_it_learns_from_degenerate_answers_only_if_told_to(
+    tiny: Callable[[str], Checkpoint], text: str, degenerate: Any
+) -> None:
+    """Two whole answers of the teacher, one of the student, and one of the student that is empty, loops or is cut."""
+    adversary = make_adversary(tiny, degenerate=degenerate)
+    whole, other, *teacher = answers(adversary.collator.reader)
+    broken = replace(other, text=text, finish_reason="length" if text == "so 5, so" else "stop")
+    collated: list[tuple[list[str], list[str]]] = []
+
+    class Watched(DiscriminatorCollator):
+        def collate(self, texts: Any, writers: Any, *others: Any) -> Any:
+            collated.append(([one.body for one in texts], list(writers)))
+            return super().collate(texts, writers, *others)
+
+    watched = Watched(adversary.collator.reader, 4096)
+    rows = [whole, broken, *teacher]
+    replace(adversary, collator=watched).learn(rows, [Text(row.text, "q") for row in rows])
+    learned = rows if degenerate == "learned" else [whole, *teacher]
+    assert collated == [([row.text for row in learned], [row.source for row in learned])]
 
 
 VALUES = [float("nan"), float("inf"), float("-inf")]

@@ -1,6 +1,7 @@
 """The discriminator: Eq. 1, the last token whatever the packing, and that it learns to tell two styles apart."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from stages.adversary.discriminator_model import (
     compute_accuracy,
     discriminator_loss,
     score_texts,
+    weigh_sides,
 )
 from stages.adversary.prompt import encode_prefix
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
+from stages.groups.response import STUDENT
 from stages.responses.draws import TeacherAnswer, draw_balanced
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint
@@ -23,12 +26,47 @@ from stages.vlm.reader import load_network, load_reader
 
 
 def test_loss_is_equation_1() -> None:
-    """Eq. 1 over N student and N teacher texts is -2 times the mean of our loss."""
+    """Eq. 1 over N student and N teacher texts is -2 times our loss."""
     logits = torch.tensor([0.3, -2.0, 1.5, -0.1], dtype=torch.float64)
     labels = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     d = torch.sigmoid(logits)
     equation = (torch.log(d[:2]).sum() + torch.log(1 - d[2:]).sum()) / 2
-    assert float(discriminator_loss(logits, labels, 4)) == pytest.approx(float(-equation / 2), abs=1e-12)
+    assert float(discriminator_loss(logits, labels, torch.full_like(labels, 1 / 4))) == pytest.approx(
+        float(-equation / 2), abs=1e-12
+    )
+
+
+def test_sides_and_teachers_weigh_the_same_whatever_falls_out() -> None:
+    """Three student texts, one text of teacher a, two of teacher b: 1/2, 1/4 and 1/4."""
+    writers = ["a", STUDENT, "b", STUDENT, "b", STUDENT]
+    weights = weigh_sides(writers)
+    assert weights.tolist() == pytest.approx([1 / 4, 1 / 6, 1 / 8, 1 / 6, 1 / 8, 1 / 6])
+    logits = torch.tensor([0.3, -2.0, 1.5, -0.1, 0.7, 1.0])
+    d = torch.sigmoid(logits)
+    student = torch.log(d[[1, 3, 5]]).mean()
+    teachers = (torch.log(1 - d[0]) + torch.log(1 - d[[2, 4]]).mean()) / 2
+    labels = torch.tensor([float(writer == STUDENT) for writer in writers])
+    assert float(discriminator_loss(logits, labels, weights)) == pytest.approx(float(-(student + teachers) / 2))
+    assert weigh_sides([STUDENT] * 2 + ["a"] * 2).tolist() == [1 / 4] * 4
+
+
+def test_in_bf16_neither_head_nor_logit_is_rounded(tiny: Callable[[str], Checkpoint]) -> None:
+    """Ten texts that differ little: ten logits, those of the fp32 head on the same hidden states."""
+    checkpoint = replace(tiny("qwen2_5_vl"), precision="bf16")
+    reader = load_reader(checkpoint)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader), 3).bfloat16()
+    seen: list[torch.Tensor] = []
+    discriminator.score.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    (pack,) = DiscriminatorCollator(reader, 8192).make_packs([Text(f"3:3,8:11. Answer: {n}") for n in range(10)])
+    with torch.no_grad():
+        logits = discriminator(pack)
+    (hidden,) = seen
+    assert hidden.dtype == discriminator.score.weight.dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    assert len(set(logits.tolist())) == 10
+    weight, bias = discriminator.score.weight.double(), discriminator.score.bias.double()
+    wanted = (hidden.double() @ weight.T + bias).squeeze(1)
+    assert torch.allclose(logits.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Checkpoint], family: str) -> None:
@@ -68,7 +106,7 @@ def test_it_learns_to_tell_two_styles_apart(tiny: Callable[[str], Checkpoint]) -
     for _ in range(schedule.steps):
         (pack, *more) = DiscriminatorCollator(reader, 8192).make_packs([Text(text) for text in texts])
         assert not more
-        trainer.backward(discriminator_loss(discriminator(pack), labels, 20), last=True)
+        trainer.backward(discriminator_loss(discriminator(pack), labels, torch.full((20,), 1 / 20)), last=True)
         trainer.step(1e-3)
     fresh = [f"7:{n},1:{n}. Answer: {n}" for n in range(10)] + [f"7->{n} 1->{n} so {n}." for n in range(10)]
     logits = score_texts(discriminator, DiscriminatorCollator(reader, 8192), [Text(text) for text in fresh])

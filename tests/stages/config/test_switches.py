@@ -42,6 +42,7 @@ PAPERS = {
     "similarity": "binary",
     "similarity_weight": 1.0,
     "answer_weight": 1.0,
+    "answer_by": "judge",
     "similarity_gate": "none",
     "zero_variance": "keep",
     "truncated": "wrong",
@@ -56,13 +57,15 @@ PAPERS = {
     "rollout_cap": 3.0,
     "discriminator_loss": "bce",
     "discriminator_update": "before_scoring",
+    "degenerate": "unrewarded",
+    "negatives": 2,
 }
 JUDGE_ALONE = {"teacher_rows": "none", "similarity_weight": 0.0, "discriminator_update": "none"}
 OBJECTIVES: dict[Any, dict[str, Any]] = {
     "ril": {},
     "dr_grpo": JUDGE_ALONE,
     "grpo": {**JUDGE_ALONE, "scale_rewards": "group", "loss_normaliser": "row"},
-    "gad": {
+    "adversarial": {
         "teacher_rows": "none",
         "similarity": "raw",
         "answer_weight": 0.0,
@@ -70,6 +73,8 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
         "loss_normaliser": "row",
         "discriminator_loss": "bradley_terry",
         "discriminator_update": "after_scoring",
+        "degenerate": "learned",
+        "negatives": 0,
     },
     "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
 }
@@ -92,15 +97,15 @@ def test_the_papers_values_are_the_defaults(root: Path) -> None:
 def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     params = validate_params(merge_params(values_of(root), {"ril": {"objective": name}}))
     assert params.objective == replace(PAPER, **OBJECTIVES[name])
-    assert params.objective.uses_discriminator == (name in ("ril", "gad"))
-    assert params.objective.uses_judge == (name not in ("gad", "sft"))
+    assert params.objective.uses_discriminator == (name in ("ril", "adversarial"))
+    assert params.objective.uses_judge == (name not in ("adversarial", "sft"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
-        params.objective.discriminator_loss, params.objective.discriminator_update
+        **{name: getattr(params.objective, name) for name in list_switches(DiscriminatorObjective)}
     )
 
 
 def test_a_given_value_goes_before_that_of_the_objective() -> None:
-    found = Switches(objective="gad", similarity="soft", clip_epsilon_high=0.28).resolve(
+    found = Switches(objective="adversarial", similarity="soft", clip_epsilon_high=0.28).resolve(
         DiscriminatorSwitches(loss="bce")
     )
     assert (found.similarity, found.discriminator_loss, found.clip_high, found.teacher_rows) == (
@@ -112,6 +117,9 @@ def test_a_given_value_goes_before_that_of_the_objective() -> None:
 
 
 CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({"objective": "dr_grpo"}, {"degenerate": "learned"},
+     ["discriminator.degenerate is 'learned'", "set it to unrewarded"]),
+    ({"objective": "dr_grpo"}, {"negatives": 2}, ["discriminator.negatives is 2", "remove it"]),
     ({}, {"update": "none"}, ["ril.similarity_weight is 1", "set ril.similarity_weight to 0"]),
     ({"objective": "dr_grpo", "similarity_weight": 1.0}, {}, ["'dr_grpo'", "set ril.similarity_weight"]),
     ({"similarity_weight": 0.0}, {},
@@ -124,7 +132,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
                                                                                     "0"), "raise it"]),
     ({"objective": "dr_grpo", "similarity_gate": "when_correct"}, {}, [("ril.similarity_gate is "
                                                                         "'when_correct'"), "raise it"]),
-    ({"objective": "gad", "similarity_gate": "when_correct"}, {}, ["is 'when_correct'", "set ril.similarity_gate"]),
+    ({"objective": "adversarial", "similarity_gate": "when_correct"}, {},
+     ["is 'when_correct'", "set ril.similarity_gate"]),
     ({"teacher_rows": "when_all_wrong", "answer_weight": 0.0}, {}, ["'when_all_wrong'", "set ril.teacher_rows"]),
     ({"clip_epsilon_high": 0.1}, {}, ["ril.clip_epsilon_high is 0.1", "ril.clip_epsilon (0.2)", "raise it"]),
     ({"baseline": "per_source", "teacher_rows": "none"}, {}, ["ril.baseline is 'per_source'", ("set ril.baseline "
@@ -138,14 +147,16 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"teacher_weight": 0.5}, {}, ["ril.teacher_weight is 0.5", "'as_student'", "remove it"]),
     ({"luffy_gamma": 0.2}, {}, ["ril.luffy_gamma is 0.2", "not 'luffy'", "remove it"]),
     ({"objective": "sft", "teacher_rows": "as_student"}, {}, ["ril.objective is 'sft'", "remove them"]),
-    ({"objective": "gad", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
+    ({"objective": "adversarial", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", ("set ril.loss_normaliser to "
                                                                                   "constant")]),
     (
-        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.5}},
+        {"rollout_correction": "mask_token", "sampling": {"temperature": 0.0}},
         {},
-        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0.5"],
+        ["ril.rollout_correction is 'mask_token'", "ril.sampling.temperature is 0", "raise it"],
     ),
+    ({"objective": "gad", "answer_by": "parsing"}, {}, ["ril.answer_by is 'parsing'", "'gad'", "remove it"]),
+    ({"answer_weight": 0.0, "answer_by": "parsing"}, {}, ["ril.answer_weight 0 has no answer reward", "remove it"]),
     ({"rollout_cap": 2.0}, {}, ["ril.rollout_cap is 2", "'none'", "remove it"]),
     ({"objective": "dr_grpo"}, {"sees": "question"}, ["discriminator.sees is 'question'", "set it to response"]),
 ]  # fmt: skip
@@ -169,9 +180,11 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"baseline": "per_source"}, {"update": "frozen"}),
     ({"baseline": "per_reward", "kl": "full", "kl_on_teacher_rows": "k2"}, {"sees": "question_and_image"}),
     ({"similarity_weight": 0.0}, {"update": "none"}),
-    ({"objective": "gad", "teacher_rows": "as_student"}, {}),
+    ({"objective": "adversarial", "teacher_rows": "as_student"}, {}),
     ({"ratio": "sequence", "inner_updates": 4, "clip_epsilon_high": 0.28}, {}),
     ({"rollout_correction": "truncate_token", "rollout_cap": 2.0}, {}),
+    ({"answer_by": "parsing", "similarity_gate": "when_correct"}, {}),
+    ({"rollout_correction": "mask_sequence", "sampling": {"temperature": 0.5}}, {}),
 ]
 
 
@@ -187,7 +200,9 @@ def other_value(one: Declaration) -> Any:
     """A value of the switch that is not its default."""
     if get_origin(one.type) is Literal:
         return next(value for value in get_args(one.type) if value != one.default)
-    return not one.default if one.type is bool else one.default + 0.25
+    if one.type is bool:
+        return not one.default
+    return one.default + 1 if one.type is int else one.default + 0.25
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if list_switches(Objective)[name].switch.key])
@@ -358,7 +373,7 @@ def test_a_switch_that_nothing_reads_is_found(root: Path) -> None:
         ("GAD's reward.", "The reward of GAD.", True),  # a reason
         ('source="§3.3"', 'source="section 3.3"', True),
         ("Weight of the similarity reward.", "How much similarity counts.", True),  # help
-        ('presets={"gad": "raw"}', 'presets={"gad": "soft"}', False),
+        ('presets={"adversarial": "raw"}', 'presets={"adversarial": "soft"}', False),
         ('key="ril.similarity"', 'key="ril.alike"', False),
         ('] = "binary"', '] = "soft"', False),
     ],

@@ -39,10 +39,10 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
     start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
     assert started == [
         ("VllmServerEngine", runtime, SERVER, need, "judge", False),
-        ("VllmEngine", runtime, 256, 1),
-        ("VllmEngine", runtime, 7, 2),
-        ("VllmEngine", runtime, 7, 2),
-        ("VllmEngine", runtime, 7, 2),
+        ("VllmEngine", runtime, 256, 1, False),
+        ("VllmEngine", runtime, 7, 2, False),
+        ("VllmEngine", runtime, 7, 2, False),
+        ("VllmEngine", runtime, 7, 2, False),
     ]
 
 

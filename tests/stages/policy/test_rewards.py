@@ -100,6 +100,31 @@ def test_truncated_rows() -> None:
     assert [row.advantage for row in masked] == advantages(cut)  # still part of the baseline
 
 
+def test_degenerate_rows_have_no_similarity_unless_the_discriminator_learns_from_them() -> None:
+    """All four logits are a teacher's; two rows are cut, one is empty, one repeats itself."""
+    rows = [
+        Response(source, text, (1, 2), reason, 1)
+        for source, text, reason in (
+            (STUDENT, "so 5", "stop"),
+            (STUDENT, "so 5, ", "length"),
+            (STUDENT, " ", "stop"),
+            ("teacher", "so 5, " * 9, "stop"),
+            ("teacher", "so", "length"),
+        )
+    ]
+    logits = [-1.0, -3.0, -2.0, -4.0, -0.5]
+
+    def similarities(**switches: Any) -> list[float]:
+        return [row.similarity for row in score_group(rows, logits, replace(PAPER, **switches))]
+
+    assert similarities() == [1, 0, 0, 0, 0]
+    assert similarities(degenerate="learned") == [1, 1, 1, 1, 1]
+    assert similarities(similarity="soft")[1:] == similarities(similarity="ranked")[1:] == [0, 0, 0, 0]
+    assert similarities(similarity="raw") == [1.0, 0.5, 0.5, 0.5, 0.5], "the least of the group"
+    assert similarities(similarity="raw", degenerate="learned") == [1.0, 3.0, 2.0, 4.0, 0.5]
+    assert [row.logit for row in score_group(rows, logits)] == logits, "metrics show what the discriminator said"
+
+
 def test_failed_verdicts() -> None:
     failed = group((None, 1, 1, 0))
     assert len(found(failed)) == 3

@@ -107,7 +107,7 @@ def test_ril_in_two_processes(training_project: Path, tmp_path: Path, start: Sta
         "max_tokens": 12,
         "pattern": "[a-z]{1,8}",
     }  # else random weights write until they are cut, and D reads no cut answer
-    loop = {"objective": "gad", "steps": 2, "validation_every": 2, "sampling": whole}
+    loop = {"objective": "adversarial", "steps": 2, "validation_every": 2, "sampling": whole}
     change(training_project, ril=loop, runtime={"processes": 2, "zero_stage": 3, "checkpoint_minutes": 10.0})
     process = start(training_project, "flows.run", "ril", RIL_STORE=str(tmp_path / "store"))
     said = process.communicate(timeout=2 * LIMIT)[1]

@@ -138,8 +138,8 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     for step in range(STEPS):
         answers = [rows(reader, step, number) for number in range(3)]
         texts = [Text(row.text, str(number)) for number, group in enumerate(answers) for row in group]
-        labels = [float(row.source == STUDENT) for group in answers for row in group]
-        adversary.backward(collator.collate(texts, labels, "bce"), texts)
+        writers = [row.source for group in answers for row in group]
+        adversary.backward(collator.collate(texts, writers, "bce"), texts)
         loss = critic.step(1e-3).loss
         found = adversary.score(texts)
         rewarded = [tuple(group) for group in score_groups(answers, found)]
