@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.chaos.rounds import Hit, Round
 
 FAULTS = ("SIGKILL", "SIGTERM", "SIGSTOP", "disk full", "clock moved", "no network")
+WIDTH = 120  # of a line in docs/
 HEAD = """# Chaos: the rounds on record
 
 Written by `python -m tests.chaos.page docs/chaos.jsonl`; `python -m tests.chaos.run --help` says what a round is.
@@ -63,7 +64,8 @@ def describe_round(played: Round) -> Iterator[str]:
         f"{played.seconds:.0f} s, {verdict}"
     )
     for hit in played.hits:
-        yield f"  - {hit.after:.1f} s, {hit.fault}; {hit.process}; `{hit.phase.replace('`', '')}`"
+        told = f"  - {hit.after:.1f} s, {hit.fault}; {hit.process}; "
+        yield f"{told}`{hit.phase.replace('`', '')[: WIDTH - len(told) - 2]}`"
 
 
 def name_fault(hit: Hit) -> str:

@@ -1,6 +1,7 @@
 """Disturbs the pipeline at random moments, lets it finish, and compares with a run that nobody disturbed.
 
-    python -m tests.chaos.run --project FOLDER [--rounds 100] [--first 0] [--most 2] [--faults 1] [--log FILE]
+    python -m tests.chaos.run --project FOLDER [--rounds 100] [--first 0] [--most 2] [--faults 1] [--jobs 1]
+                            [--log FILE]
 
 FOLDER holds a finished run, of the smoke profile as a rule; it is only read. Each round works on a copy: one or
 two stages, each stage in turn, lose their outs, the copy gets an empty store, and `ril run` makes what is missing.
@@ -17,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,13 +46,19 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first round: the seed of what is drawn")
     parser.add_argument("--most", type=int, default=2, help="at most so many stages a round")
     parser.add_argument("--faults", type=int, default=1, help="faults in the first attempt of each round")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at a time; they share nothing but the machine")
     parser.add_argument("--log", type=Path, help="a file that gets one JSON line a round")
     options = parser.parse_args()
     project = Project(options.project.resolve())
-    failures, hits, tracebacks = 0, Counter[str](), 0
-    for number in range(options.first, options.first + options.rounds):
+
+    def play_one(number: int) -> tuple[Path, Round]:
         folder = Path(tempfile.mkdtemp(prefix=f"chaos{number}-"))
-        played = play(project, folder, number, draw_stages(project.list_stages(), number, options.most), options.faults)
+        stages = draw_stages(project.list_stages(), number, options.most)
+        return folder, play(project, folder, number, stages, options.faults)
+
+    failures, hits, tracebacks = 0, Counter[str](), 0
+    pool = ThreadPoolExecutor(options.jobs)
+    for folder, played in pool.map(play_one, range(options.first, options.first + options.rounds)):
         print(describe_round(played), flush=True)
         if options.log:
             with options.log.open("a") as log:

@@ -1,0 +1,173 @@
+"""Runs of the loop: what lies over the parameters of the world, and the same as a recipe for the plain loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stages.config.yaml import merge_params
+from tests.loop.plain_rewards import Recipe
+from tests.loop.world import MAX_TOKENS
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run."""
+
+    family: str
+    recipe: Recipe
+    overlay: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What lies over the parameters of the world; one step for each rate."""
+        return merge_params(self.overlay, {"ril": {"steps": len(self.recipe.rates)}})
+
+
+WARM_START: dict[str, Any] = {
+    "steps": 3,
+    "rows_per_step": 2,
+    "learning_rate": 1e-5,
+    "final_learning_rate": 1e-6,
+    "warmup_steps": 1,
+    "lr_scheduler_type": "linear",
+    "tokens_per_pack": 64,
+}
+WARM_START_RATES = (1e-5, 1e-5, 5.5e-6)
+DISCRIMINATOR: dict[str, Any] = {
+    "steps": 3,
+    "questions_per_step": 2,
+    "responses_per_side": 2,
+    "learning_rate": 5e-6,
+    "final_learning_rate": 5e-7,
+    "tokens_per_pack": 128,
+    "min_logit_spread": 0.0,
+}
+DISCRIMINATOR_RATES = (5e-6, 3.5e-6, 2e-6)
+
+PAPER = Recipe(rates=(5e-6, 1e-5, 1e-5), critic_rate=2e-5, max_tokens=MAX_TOKENS, temperature=0.8)
+FALLING = {"warmup_steps": 0, "final_learning_rate": 1e-6, "kl_weight": 1.0}
+FALLEN = replace(PAPER, rates=(1e-5, 7e-6, 4e-6), kl_weight=1.0)
+# The switches run for two steps; the paper's setting above for three, so that questions are visited again.
+BRIEF, BRIEF_FALLEN = replace(PAPER, rates=(5e-6, 1e-5)), replace(FALLEN, rates=(1e-5, 5.5e-6))
+ALONE = replace(BRIEF, critic="absent", similarity_weight=0.0, teachers="none")
+SETTINGS = {
+    "qwen2_5_vl, mu 1": Setting("qwen2_5_vl", PAPER),
+    "internvl3, mu 1": Setting("internvl3", FALLEN, {"ril": FALLING}),
+    "qwen2_5_vl, mu 2": Setting("qwen2_5_vl", replace(FALLEN, mu=2), {"ril": {"inner_updates": 2, **FALLING}}),
+    "internvl3, mu 2": Setting("internvl3", replace(PAPER, mu=2), {"ril": {"inner_updates": 2}}),
+    "dr_grpo": Setting(
+        "qwen2_5_vl",
+        replace(ALONE, keeps_equal_groups=False),
+        {"ril": {"objective": "dr_grpo", "zero_variance": "drop"}},
+    ),
+    "grpo": Setting(
+        "internvl3",
+        replace(ALONE, divides_by_deviation=True, mean_over_row=True),
+        {"ril": {"objective": "grpo"}},
+    ),
+    "adversarial": Setting(
+        "qwen2_5_vl",
+        replace(
+            BRIEF,
+            critic="scores, learns",
+            pairs=True,
+            broken_pay=True,
+            negatives=0,
+            similarity="-z",
+            answer_weight=0.0,
+            teachers="none",
+            divides_by_deviation=True,
+            mean_over_row=True,
+        ),
+        {"ril": {"objective": "adversarial"}},
+    ),
+    "Eq. 1 as printed": Setting(
+        "internvl3",
+        replace(BRIEF, broken_pay=True, negatives=0),
+        {"discriminator": {"degenerate": "learned", "negatives": 0}},
+    ),
+    "engine's log-probabilities": Setting(
+        "qwen2_5_vl",
+        replace(BRIEF, largest_correction=2.0),
+        {"ril": {"rollout_correction": "truncate_token", "rollout_cap": 2.0}},
+    ),
+    "answers compared, parts frozen": Setting(
+        "internvl3",
+        replace(BRIEF, parses=True, frozen=("self_attn.", "lm_head.")),
+        {"ril": {"answer_by": "parsing", "frozen_parts": ["attention", "head"]}},
+    ),
+    "sft": Setting(
+        "internvl3",
+        replace(BRIEF, critic="absent", similarity_weight=0.0, teachers="cross entropy", references=True),
+        {"ril": {"objective": "sft"}},
+    ),
+    "teacher rows by cross entropy": Setting(
+        "internvl3",
+        replace(BRIEF, teachers="cross entropy", teacher_weight=2.0, kl_on_teachers="none"),
+        {"ril": {"teacher_rows": "sft", "teacher_weight": 2.0, "kl_on_teacher_rows": "none"}},
+    ),
+    "baseline per source, D frozen": Setting(
+        "qwen2_5_vl",
+        replace(BRIEF, baseline="own side", critic="scores"),
+        {"ril": {"baseline": "per_source"}, "discriminator": {"update": "frozen"}},
+    ),
+    "one baseline per reward, D sees the question, exact KL": Setting(
+        "qwen2_5_vl",
+        replace(BRIEF_FALLEN, baseline="each reward", similarity="1 - D", critic_sees="question", kl="full"),
+        {
+            "ril": {"baseline": "per_reward", "similarity": "soft", "kl": "full", **FALLING},
+            "discriminator": {"sees": "question"},
+        },
+    ),
+    "luffy, masked, ranked": Setting(
+        "qwen2_5_vl",
+        replace(
+            BRIEF_FALLEN, teachers="luffy", cut="without loss", similarity="rank", style_of_wrong_pays=False, kl="k2"
+        ),
+        {
+            "ril": {
+                "teacher_rows": "luffy",
+                "truncated": "masked",
+                "similarity": "ranked",
+                "similarity_gate": "when_correct",
+                "kl": "k2",
+                **FALLING,
+            }
+        },
+    ),
+    "teachers only when all are wrong, gspo": Setting(
+        "internvl3",
+        replace(BRIEF_FALLEN, teachers="when all wrong", mu=2, ratio="gspo", clip=(0.001, 0.003), cut="as judged"),
+        {
+            "ril": {
+                "teacher_rows": "when_all_wrong",
+                "inner_updates": 2,
+                "ratio": "gspo",
+                "clip_epsilon": 0.001,
+                "clip_epsilon_high": 0.003,
+                "truncated": "as_judged",
+                **FALLING,
+            }
+        },
+    ),
+    "groups dropped, whole ratio, the tower trained": Setting(
+        "internvl3",
+        replace(
+            BRIEF_FALLEN,
+            keeps_failed_groups=False,
+            keeps_equal_groups=False,
+            mu=2,
+            ratio="sequence",
+            trains_vision=True,
+        ),
+        {
+            "ril": {
+                "failed_verdicts": "drop_group",
+                "inner_updates": 2,
+                "ratio": "sequence",
+                "freeze_vision": False,
+                **FALLING,
+            }
+        },
+    ),
+}
