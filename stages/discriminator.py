@@ -27,7 +27,7 @@ from stages.adversary.discriminator_model import (
 from stages.adversary.negatives import add_negatives
 from stages.config.discriminator import Discriminator as Block
 from stages.config.runtime import Runtime
-from stages.corpora.rows import Question, read_questions
+from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
 from stages.groups.response import STUDENT, TEACHERS, is_whole_text
 from stages.job import metric_names as names
 from stages.job.epochs import pick_places
@@ -144,7 +144,7 @@ def collect_texts(job: Job, every: bool) -> list[QuestionTexts]:
     for row in read_shards(job.input("data/rollout")).to_pylist():
         if every or is_whole_text(row["response"], row["finish_reason"]):
             student[row["question_id"]].append(row["response"])
-    questions = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
+    questions = find_questions(job.input("data/questions"), IMITATION_SPLITS, student)
     both = []
     for row in read_shards(job.input("data/pool")).to_pylist():
         teachers = tuple(

@@ -56,6 +56,7 @@ def run(job: Job) -> None:
             "figure_3": curves.plot_figure_3(ril, validation, teachers),
             "health": curves.plot_health(ril, teachers),
             "rewarded": gallery.list_training_groups(job),
+            "selection": records.read_metrics(job, "selection"),
             "teachers": records.tabulate_teachers(job),
             "exam": exam,
             "discriminator": records.tabulate_discriminator(discriminator, teachers),

@@ -17,7 +17,7 @@ from stages.adversary.discriminator_model import Text
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.objective import Objective
 from stages.config.ril import Ril
-from stages.corpora.rows import Question, read_questions
+from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions, read_questions
 from stages.groups.response import Response
 from stages.job.epochs import pick_places
 from stages.job.files import read_shards
@@ -117,7 +117,7 @@ def read_usable_questions(
     A validation question that is too long is kept and counts as wrong.
     """
     block, folder = job.block(Ril), job.input("data/questions")
-    by_id = {question.id: question for question in read_questions(folder, "imitation")}
+    by_id = find_questions(folder, IMITATION_SPLITS, pool)
     questions, validation = [by_id[name] for name in pool if name in by_id], read_questions(folder, "validation")
     reasons = {one.id: reason for one in questions if (reason := models.explain_refusal(one))}
     rejects = make_too_long_rejects(job.name, reasons, block.group, len(questions), block.max_reject_share)

@@ -1,6 +1,6 @@
-"""Rollout: the warm-started student answers every question of the `imitation` split, N times (§3.2).
+"""Rollout: the warm-started student answers every question that stage `selection` keeps, N times (§3.2).
 
-Reads    data/warm_start, data/questions/imitation; params: rollout
+Reads    data/warm_start, data/questions, data/selection/kept; params: rollout
 Writes   data/rollout: one row per answer; reports/rollout/{metrics.json,rejects.jsonl}
 Run      dvc repro rollout
 
@@ -8,7 +8,7 @@ The discriminator is pre-trained on these answers; the loop of stage `ril` sampl
 """
 
 from stages.config.rollout import Rollout
-from stages.corpora.rows import QuestionFolder
+from stages.corpora.kept_questions import open_kept_questions
 from stages.job.job import Job
 from stages.responses.projection import write_answers
 
@@ -19,7 +19,7 @@ def run(job: Job) -> None:
     Raises TooManyRejects when more than max_reject_share of the answers are missing.
     """
     rollout = job.block(Rollout)
-    questions = QuestionFolder(job.input("data/questions"), "imitation")
+    questions = open_kept_questions(job.input("data/questions"), job.input("data/selection/kept"))
     statistics = write_answers(job, job.input("data/warm_start"), questions, rollout)
     job.write_metrics(statistics)
     job.progress.show_table("Answers of the warm-started student", [statistics])

@@ -1,6 +1,6 @@
 """Verdict: the judge compares each answer of one teacher with the reference, shared by all experiments (§3.3).
 
-Reads    data/teacher/<id>, data/questions/imitation, data/model/<verdict.model>; params: verdict
+Reads    data/teacher/<id>, data/questions, data/model/<verdict.model>; params: verdict
 Writes   data/verdict/<id>: one row per answer; reports/verdict/<id>/metrics.json
 Run      dvc repro verdict@<id>
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.config.verdict import Verdict
-from stages.corpora.rows import read_questions
+from stages.corpora.rows import IMITATION_SPLITS, find_questions
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
 from stages.judging.exam import ExamSitting, check_exam, compute_exam_scores, list_exam_items
@@ -40,8 +40,8 @@ def run(job: Job) -> None:
     """
     judge = job.block(Verdict)
     checkpoint = job.input(f"data/model/{judge.model}")
-    asked = {question.id: question for question in read_questions(job.input("data/questions"), "imitation")}
     judged = read_shards(job.input(f"data/teacher/{job.item}")).to_pylist()
+    asked = find_questions(job.input("data/questions"), IMITATION_SPLITS, (row["question_id"] for row in judged))
     unknown = [row["question_id"] for row in judged if row["question_id"] not in asked]
     if unknown:
         raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")

@@ -66,10 +66,9 @@ def test_lines_fit_the_screen_and_the_readme_is_short(root: Path) -> None:
 
 
 def drawn_edges(mermaid: str) -> set[tuple[str, str]]:
-    lines = [line for line in mermaid.splitlines() if "-->" in line]
-    return {
-        (source.strip(), line.split("-->")[1].strip()) for line in lines for source in line.split("-->")[0].split("&")
-    }
+    """Pairs of stages; `a & b --> c & d` are four."""
+    sides = [line.split("-->") for line in mermaid.splitlines() if "-->" in line]
+    return {(one.strip(), two.strip()) for left, right in sides for one in left.split("&") for two in right.split("&")}
 
 
 def declared_edges(root: Path) -> set[tuple[str, str]]:

@@ -52,7 +52,7 @@ def test_the_check_for_starters_of_dvc_can_fail(source: str) -> None:
 def test_dvc_yaml_never_calls_what_calls_dvc(root: Path) -> None:
     text = (root / "dvc.yaml").read_text()
     commands = [line.split("cmd:")[1].strip() for line in text.splitlines() if line.strip().startswith("cmd:")]
-    assert len(commands) == 11
+    assert len(commands) == 12
     assert all(command.startswith("exec python -m flows.run ") for command in commands)
 
 

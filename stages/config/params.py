@@ -23,6 +23,7 @@ from stages.config.report import Report
 from stages.config.ril import Ril
 from stages.config.rollout import Rollout
 from stages.config.runtime import Runtime
+from stages.config.selection import Selection
 from stages.config.switch import find_contradiction, read_choices
 from stages.config.table import STAGES
 from stages.config.teacher import Teacher
@@ -45,6 +46,7 @@ class Params(Block):
     models: dict[str, Model]
     questions: Questions
     warm_start: WarmStart
+    selection: Selection
     teachers: dict[str, Teacher] = Field(min_length=1)
     verdict: Verdict
     pool: Pool
@@ -84,6 +86,7 @@ class Params(Block):
             check_known("pool.teachers", name, self.teachers, "teachers")
         check_known("verdict.model", self.verdict.model, self.models, "models")
         check_known("evaluate.judge", self.evaluate.judge, self.models, "models")
+        check_known("selection.teacher", self.selection.teacher, self.models, "models")
         for name in self.runtime.engines:
             check_known("runtime.engines", name, self.models, "models")
         for name in self.models:
@@ -104,6 +107,7 @@ class Params(Block):
             raise ValueError(
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
+        self._check_selection()
         self._check_checkpoints()
         self._check_responses()
         self._check_watched()
@@ -115,6 +119,24 @@ class Params(Block):
                 f"more than rollout.responses ({self.rollout.responses}); lower it"
             )
         return self
+
+    def _check_selection(self) -> None:
+        """Raises if a model cannot score reference answers, or if more questions are to be kept than there are."""
+        if not self.selection.top:
+            return
+        family = self.models[self.selection.teacher].family
+        if family in ("remote", "qwen2_5"):
+            lack = "sees no images" if family == "qwen2_5" else "gives no log probabilities of a given answer"
+            raise ValueError(
+                f"selection.teacher is {self.selection.teacher!r} of family {family!r}, which {lack}; name a model "
+                "with weights that sees images"
+            )
+        count = self.questions.splits[self.selection.split]
+        if self.selection.top > count:
+            raise ValueError(
+                f"selection.top is {self.selection.top}, more than questions.splits.{self.selection.split} ({count}); "
+                "lower it"
+            )
 
     def _check_engine(self, name: str) -> None:
         """Raises if answers of an endpoint would be stored under the name of local weights, or vice versa."""

@@ -35,10 +35,16 @@ STAGES: dict[str, Stage] = {
             ranks=True,
         ),
         Stage(
+            "selection",
+            "Selects the questions of RIL",
+            params=("selection",),
+            inputs=("data/model/{params.selection.teacher}", "{params.selection.student}", "data/questions"),
+        ),
+        Stage(
             "teacher",
             "Answers of one teacher",
             params=("teachers.{item}",),
-            inputs=("data/model/{block.model}", "data/questions"),
+            inputs=("data/model/{block.model}", "data/questions", "data/selection/kept"),
             items="teachers",
         ),
         Stage(
@@ -59,7 +65,7 @@ STAGES: dict[str, Stage] = {
             "rollout",
             "Answers of the warm-started student",
             params=("rollout",),
-            inputs=("data/warm_start", "data/questions"),
+            inputs=("data/warm_start", "data/questions", "data/selection/kept"),
         ),
         Stage(
             "discriminator",
@@ -102,6 +108,7 @@ STAGES: dict[str, Stage] = {
                 "models",
                 "questions",
                 "warm_start",
+                "selection",
                 "teachers",
                 "verdict",
                 "pool",
@@ -123,6 +130,7 @@ STAGES: dict[str, Stage] = {
                 "reports/model",  # of every stage: metrics, and accepted code changes
                 "reports/questions",
                 "reports/warm_start",
+                "reports/selection",
                 "reports/teacher",
                 "reports/verdict",
                 "reports/pool",

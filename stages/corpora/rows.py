@@ -2,12 +2,13 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
 MOST_NAME_CHARACTERS = 1000  # of an id, a source, a kind
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the storage type of an Image column in `datasets`
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+IMITATION_SPLITS = ("imitation", "warm_start")  # RIL's questions are of one of these (`selection.split`)
 QUESTION_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -76,7 +78,7 @@ def make_canonical_row(
 
 def make_question(row: Mapping[str, Any]) -> Question:
     """Returns a canonical row as a Question; a last turn by the assistant becomes `target`."""
-    messages, target = _split_messages(row["messages"])
+    messages, target = split_target(row["messages"])
     return Question(
         id=row["id"],
         images=tuple(image["bytes"] for image in row["images"]),
@@ -89,8 +91,8 @@ def make_question(row: Mapping[str, Any]) -> Question:
     )
 
 
-def _split_messages(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
-    """Returns the turns up to the user's last one, and the assistant's text after it."""
+def split_target(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
+    """Returns the turns up to the user's last one, and the assistant's text after it; None if there is none."""
     messages = [{"role": message["role"], "content": message["content"]} for message in said]
     target = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
     return messages, target
@@ -106,10 +108,13 @@ class QuestionKeyParts:
 
 
 class QuestionFolder(Sequence[Question]):
-    """The questions of one split, read from files on access: a million questions need no memory."""
+    """The questions of one split, or some of them, read from files on access: a million questions need no memory."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        """Reads the row counts of all files; raises FileNotFoundError if there is no file."""
+    def __init__(self, folder: Path, split: str, places: np.ndarray | None = None) -> None:
+        """Reads the row counts of all files; raises FileNotFoundError if there is no file.
+
+        `places` are row numbers of the split in ascending order; only these questions are part of the sequence.
+        """
         self._files = sorted((folder / split).glob("*.parquet"))
         if not self._files:
             raise FileNotFoundError(f"no parquet file in {folder / split}")
@@ -121,19 +126,32 @@ class QuestionFolder(Sequence[Question]):
             self._groups += [(file, group) for group in range(metadata.num_row_groups)]
             rows += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = list(accumulate(rows))
+        self._places = places
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def __len__(self) -> int:
+        if self._places is not None:
+            return len(self._places)
         return self._ends[-1] if self._ends else 0
+
+    def iter_columns(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yields these columns of all questions in order, without reading the others (images)."""
+        start = 0
+        for file in self._files:
+            with reading_parquet(file):
+                table = pq.read_table(file, columns=list(columns))
+            end = start + table.num_rows
+            if self._places is not None:
+                first, last = np.searchsorted(self._places, [start, end])
+                table = table.take(pa.array(self._places[first:last] - start))
+            start = end
+            yield from table.to_pylist()
 
     def iter_key_parts(self) -> Iterator[QuestionKeyParts]:
         """Yields all questions in order, without reading images."""
-        for file in self._files:
-            with reading_parquet(file):
-                rows = pq.read_table(file, columns=["id", "messages", "image_sha256"]).to_pylist()
-            for row in rows:
-                messages, _ = _split_messages(row["messages"])
-                yield QuestionKeyParts(row["id"], tuple(messages), tuple(row["image_sha256"]))
+        for row in self.iter_columns(["id", "messages", "image_sha256"]):
+            messages, _ = split_target(row["messages"])
+            yield QuestionKeyParts(row["id"], tuple(messages), tuple(row["image_sha256"]))
 
     @overload
     def __getitem__(self, place: int) -> Question: ...
@@ -145,12 +163,33 @@ class QuestionFolder(Sequence[Question]):
             return [self[index] for index in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(f"question {place} of {len(self)}")
-        number = bisect_right(self._ends, place)
+        row = place if self._places is None else int(self._places[place])
+        number = bisect_right(self._ends, row)
         if self._read[0] != number:
             file, group = self._groups[number]
             with reading_parquet(file):
                 self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
-        return make_question(self._read[1][place - (self._ends[number - 1] if number else 0)])
+        return make_question(self._read[1][row - (self._ends[number - 1] if number else 0)])
+
+
+def find_places(folder: Path, split: str, names: Collection[str]) -> np.ndarray:
+    """Returns the row numbers of the questions of `split` whose ids are in `names`, ascending, int64."""
+    ids = (row["id"] for row in QuestionFolder(folder, split).iter_columns(["id"]))
+    return np.array([place for place, name in enumerate(ids) if name in names], np.int64)
+
+
+def find_questions(folder: Path, splits: Sequence[str], names: Iterable[str]) -> dict[str, Question]:
+    """Returns the questions with these ids, by id, from the first of `splits` that has them; leaves out unknown ids.
+
+    Images of other questions are not read, and a split only if the splits before it lack some of the ids.
+    """
+    wanted = set(names)
+    found: dict[str, Question] = {}
+    for split in splits:
+        if missing := wanted - found.keys():
+            chosen = QuestionFolder(folder, split, find_places(folder, split, missing))
+            found |= {question.id: question for question in chosen}
+    return found
 
 
 def read_questions(folder: Path, split: str) -> list[Question]:

@@ -3,14 +3,16 @@
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from stages.config.runtime import Runtime
 from stages.corpora.images import make_portable
-from stages.engines.engine import Request, RequestError
+from stages.corpora.rows import split_target
+from stages.engines.engine import Answer, Request, RequestError
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -77,7 +79,31 @@ def make_sampling_arguments(request: Request, chat: Chat, never: float) -> dict[
         "logit_bias": dict.fromkeys(chat.banned_token_ids, never) or None,
         "detokenize": False,  # the chat decodes once, when an answer is complete
         **({"logprobs": 0} if request.log_probs else {}),  # 0: of the sampled token only
+        **({"prompt_logprobs": 0} if request.given is not None else {}),  # 0: of the prompt's own tokens only
     }
+
+
+def encode_request(request: Request, chat: Chat) -> list[int]:
+    """Returns the token ids that are sent: the prompt, and the given answer with its end-of-turn token.
+
+    Raises ValueError as `Chat.encode_prompt` does.
+    """
+    messages, given = split_target(request.messages)
+    ids = chat.encode_prompt(messages, len(request.images))
+    return ids if given is None else [*ids, *chat.encode_response(given)]
+
+
+def make_scored_answer(request: Request, chat: Chat, log_probs: Sequence[float]) -> Answer:
+    """Returns the given answer of `request` with the log probabilities of its tokens.
+
+    `log_probs` are those of the whole sent text but its first token, images expanded; the end of them is the answer's.
+    A value that is not finite makes the answer a failed one: no model in order gives a token the probability 0.
+    """
+    given = request.given or ""
+    ids = tuple(chat.encode_response(given))
+    own = tuple(log_probs[len(log_probs) - len(ids) :])
+    reason = "stop" if all(map(math.isfinite, own)) else f"a log probability of the given answer is not finite: {own}"
+    return Answer(0, given, ids, reason, len(log_probs) + 1 - len(ids), len(ids), own)
 
 
 def check_log_probs(requests: Iterable[Request], reported: bool) -> None:

@@ -17,7 +17,7 @@ from stages.config.engines import OpenAi
 from stages.corpora.markers import IMAGE_MARKER
 from stages.engines.arguments import make_data_url
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
-from stages.engines.engine import Answer, EngineError, Request
+from stages.engines.engine import Answer, EngineError, Request, RequestError
 from stages.engines.stream import RequestPart, ServerStream, collect_answers
 from stages.job.bounded import replace_surrogates, show_value
 from stages.vlm.chat import RemoteChat
@@ -94,6 +94,11 @@ class EndpointEngine:
         )
 
     def _make_body(self, request: Request) -> dict[str, Any]:
+        if request.given is not None:
+            raise RequestError(
+                f"question {request.name}: the endpoint of {self.label} does not give log probabilities of a given "
+                "answer; take a model with weights"
+            )
         asked = request.sampling
         body: dict[str, Any] = {
             "model": self._endpoint.name,

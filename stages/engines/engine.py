@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stages.config.sampling import Sampling
+from stages.corpora.rows import split_target
 from stages.job.failure import Failure
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
@@ -24,7 +25,11 @@ class EngineError(Failure):
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and its number of answers; `<image>` markers in the messages stand for `images` in order."""
+    """One prompt and its number of answers; `<image>` markers in the messages stand for `images` in order.
+
+    If the last message is the assistant's, nothing is generated: the one answer is that text, with the log probability
+    of each of its tokens (`Answer.log_probs`).
+    """
 
     name: str  # for messages: the id of the question
     messages: Sequence[Mapping[str, str]]
@@ -33,6 +38,11 @@ class Request:
     n: int = 1
     seed: int = 0  # answer i is sampled with seed + i
     log_probs: bool = False  # whether answers carry `Answer.log_probs`; needs StartOptions.log_probs
+
+    @property
+    def given(self) -> str | None:
+        """The answer whose tokens are scored; None if answers are generated."""
+        return split_target(self.messages)[1]
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,8 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int  # from an endpoint that only counts all n together: an equal share
     # log p of token_ids under the distribution that they were sampled from (after penalty, temperature, top-k and
-    # top-p; tokens that may not be sampled have probability 0); if requested
+    # top-p; tokens that may not be sampled have probability 0); if requested.
+    # Of a given answer: under the model itself, before all of these.
     log_probs: tuple[float, ...] | None = None
     original_text: str | None = None  # as the endpoint sent it, if that has half surrogates: U+FFFD in `text`
 

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from stages.config.runtime import Runtime
 from stages.corpora.images import open_image
-from stages.engines.arguments import SEQUENCES, check_log_probs, make_engine_arguments, make_sampling_arguments
+from stages.engines.arguments import (
+    SEQUENCES,
+    check_log_probs,
+    encode_request,
+    make_engine_arguments,
+    make_sampling_arguments,
+    make_scored_answer,
+)
 from stages.engines.engine import Answer, Request, RequestError
 from stages.job.silence import WorkLimit
 from stages.vlm.checkpoint import Checkpoint
@@ -85,7 +92,8 @@ class VllmEngine:
             while self._engine.has_unfinished_requests():
                 for output in self._step():
                     if output.finished:
-                        yield int(output.request_id), [self._make_answer(output, one) for one in output.outputs]
+                        index = int(output.request_id)
+                        yield index, self._make_answers(requests[index], output)
         finally:
             if self._engine.has_unfinished_requests():
                 self._engine.abort_request([str(index) for index in range(len(requests))])
@@ -98,8 +106,7 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError
 
         try:
-            ids = self.chat.encode_prompt(request.messages, len(request.images))
-            prompt: dict[str, Any] = {"prompt_token_ids": ids}
+            prompt: dict[str, Any] = {"prompt_token_ids": encode_request(request, self.chat)}
             if request.images:
                 prompt["multi_modal_data"] = {"image": [open_image(image) for image in request.images]}
             self._engine.add_request(str(index), prompt, self._make_sampling(request))
@@ -114,6 +121,12 @@ class VllmEngine:
         constraint = values.pop("structured_outputs")
         values["structured_outputs"] = StructuredOutputsParams(**constraint) if constraint else None
         return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
+
+    def _make_answers(self, request: Request, output: Any) -> list[Answer]:
+        if request.given is None:
+            return [self._make_answer(output, one) for one in output.outputs]
+        pairs = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+        return [make_scored_answer(request, self.chat, [float(found[token].logprob) for token, found in pairs])]
 
     def _make_answer(self, output: Any, one: Any) -> Answer:
         ids = tuple(int(token) for token in one.token_ids)

@@ -23,12 +23,15 @@ import httpx
 
 from stages.config.engines import VllmServer
 from stages.config.runtime import Runtime
+from stages.corpora.rows import split_target
 from stages.engines.arguments import (
     check_log_probs,
+    encode_request,
     format_flags,
     make_data_url,
     make_engine_arguments,
     make_sampling_arguments,
+    make_scored_answer,
 )
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Request, RequestError, StartOptions
@@ -244,7 +247,7 @@ class VllmServerEngine:
 
     def _make_body(self, request: Request) -> dict[str, Any]:
         try:
-            ids = self.chat.encode_prompt(request.messages, len(request.images))
+            ids = encode_request(request, self.chat)
         except ValueError as error:
             raise RequestError(f"question {request.name}: {error}") from error
         images = [{"type": "image_url", "url": make_data_url(image, request.name)} for image in request.images]
@@ -255,6 +258,8 @@ class VllmServerEngine:
         }
 
     def _read_answers(self, request: Request, reply: Any) -> list[Answer]:
+        if request.given is not None:
+            return [self._read_scored_answer(request, reply)]
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice["index"])
             prompt_tokens = int(reply["usage"]["prompt_tokens"])
@@ -270,6 +275,15 @@ class VllmServerEngine:
             Answer(index, decode(own), own, reason, prompt_tokens, len(own), seen)
             for index, (own, reason, seen) in enumerate(zip(ids, reasons, log_probs, strict=True))
         ]
+
+    def _read_scored_answer(self, request: Request, reply: Any) -> Answer:
+        try:  # one entry for each token that was sent: {"<id>": {"logprob": ...}}, null for the first
+            found = [float(one["logprob"]) for entry in reply["prompt_logprobs"][1:] for one in entry.values()]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BadReply(f"{type(error).__name__}: {error}") from error
+        if len(found) + 1 != reply["usage"]["prompt_tokens"]:
+            raise BadReply(f"{len(found)} log probabilities of {reply['usage']['prompt_tokens']} tokens")
+        return make_scored_answer(request, self.chat, found)
 
     def _check(self, request: Request) -> None:
         """Raises EngineError if a server tokenizes a prompt differently from training: it serves another model.
@@ -296,7 +310,9 @@ class VllmServerEngine:
                     "server of this model?",
                 )
             seen = reply.json()["prompt_token_ids"]
-            ours = self._reader.make_prompt(request.messages, request.images).ids.tolist()
+            messages, given = split_target(request.messages)
+            ours = self._reader.make_prompt(messages, request.images).ids.tolist()
+            ours += [] if given is None else self.chat.encode_response(given)
             if seen != ours:
                 raise self._make_error(
                     url,

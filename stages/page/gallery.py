@@ -13,7 +13,7 @@ from PIL import Image
 
 from stages.config.evaluate import Evaluate
 from stages.config.report import Report
-from stages.corpora.rows import Question, QuestionFolder
+from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
 from stages.groups.response import STUDENT
 from stages.job.files import read_shards, reading_parquet
 from stages.job.job import Job
@@ -41,7 +41,7 @@ def make_gallery(job: Job, models: Sequence[EvaluatedModel]) -> dict[str, Any]:
     for question_id in alternate_kinds(order, kinds):
         stacks[became[question_id]].append(question_id)
     chosen = pick_evenly(stacks, job.block(Report).samples)
-    questions = read_questions_by_id(job, job.block(Evaluate).split, chosen, f"evaluate@{after.id}")
+    questions = read_questions_by_id(job, [job.block(Evaluate).split], chosen, f"evaluate@{after.id}")
     return {
         "before": before,
         "after": after,
@@ -53,16 +53,15 @@ def make_gallery(job: Job, models: Sequence[EvaluatedModel]) -> dict[str, Any]:
     }
 
 
-def read_questions_by_id(job: Job, split: str, names: Collection[str], maker: str) -> dict[str, Question]:
-    """The questions of a split with these ids; images of other questions are not read.
+def read_questions_by_id(job: Job, splits: Sequence[str], names: Collection[str], maker: str) -> dict[str, Question]:
+    """The questions of some splits with these ids; images of other questions are not read.
 
     Raises ValueError if one is missing: then `maker` has to run again.
     """
-    folder, wanted = QuestionFolder(job.input("data/questions"), split), set(names)
-    found = {words.id: folder[place] for place, words in enumerate(folder.iter_key_parts()) if words.id in wanted}
+    found = find_questions(job.input("data/questions"), splits, names)
     for name in names:
         if name not in found:
-            raise ValueError(f"no question {name!r} in data/questions/{split}; run: dvc repro {maker}")
+            raise ValueError(f"no question {name!r} in data/questions/{splits[0]}; run: dvc repro {maker}")
     return found
 
 
@@ -131,7 +130,7 @@ def list_training_groups(job: Job) -> dict[str, Any]:
     """Rewarded groups of the first and last steps of the loop: source, answer, D's score, verdict and reward.
 
     Each group also has an answer of the student before the loop (`rollout`), without reward.
-    Raises ValueError if the groups are not about questions of the split `imitation`.
+    Raises ValueError if the groups are not about questions that RIL can learn from.
     """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read_shards(job.input("data/ril/samples")).to_pylist():
@@ -139,7 +138,7 @@ def list_training_groups(job: Job) -> dict[str, Any]:
             {**row, "student": None if row["logit"] is None else sigmoid(row["logit"]), "kind": classify_reward(row)}
         )
     kept = pick_first_and_last(sorted(groups), job.block(Report).samples // 2)
-    questions = read_questions_by_id(job, "imitation", [name for _, name in kept], "ril")
+    questions = read_questions_by_id(job, IMITATION_SPLITS, [name for _, name in kept], "ril")
     before = read_earlier_answers(job, {name for _, name in kept})
     shown_groups = [
         {

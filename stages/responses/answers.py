@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
+from stages.corpora.rows import split_target
 from stages.engines.engine import Answer, Engine, Request, RequestError, StartOptions
 from stages.engines.start import start_engine
 from stages.job.job import Job
@@ -18,6 +19,7 @@ from stages.responses.about import make_about, read_model_name, write_about
 from stages.responses.key import GenerationSpec, derive_answer_key, derive_request_seed, make_request_content
 from stages.responses.refusals import read_refusals, write_refusals
 from stages.responses.requested import MissingRange, PromptLike, RequestedAnswers, find_missing_ranges
+from stages.responses.score_text import format_log_probs
 from stages.responses.sets import find_served_model, read_descriptions
 from stages.responses.space import reserve_space
 from stages.responses.store import Store, StoredAnswer
@@ -26,6 +28,7 @@ from stages.responses.waves import Wave, generate_outcomes, split_into_waves
 from stages.vlm.checkpoint import Checkpoint, open_verified
 
 BYTES_PER_TOKEN = 8  # 4 of its id, about 4 of its text
+BYTES_PER_SCORE = 16  # of a character of a given answer, at most one token: its id, about 10 of its log probability
 BYTES_PER_ROW = 512  # keys, names, counts
 StartEngine = Callable[[Checkpoint, Runtime, StartOptions], Engine]
 
@@ -191,7 +194,7 @@ class AnswerSession:
             write_about(self.folder, make_about(self.checkpoint, self.asked))
         began = time.monotonic()
         served = find_served_model(store, self.checkpoint)
-        lacking = [(prompts[gap.prompt].id, gap.answers) for gap in gaps]
+        lacking = [(wanted.ids[gap.prompt], gap.answers) for gap in gaps]
         engine = self.start(
             self.checkpoint,
             self.job.block(Runtime),
@@ -260,10 +263,12 @@ class AnswerSession:
     def _estimate_bytes(self, prompts: Sequence[PromptLike], gaps: Sequence[MissingRange]) -> int:
         """Returns an upper bound of the bytes of a wave on disk: tokens, their texts, the request; not compressed."""
         answer = self.asked.sampling.max_tokens * BYTES_PER_TOKEN + BYTES_PER_ROW
-        return sum(
-            gap.answers * answer + sum(2 * len(message["content"]) for message in prompts[gap.prompt].messages)
-            for gap in gaps
-        )
+        total = 0
+        for gap in gaps:
+            messages = prompts[gap.prompt].messages
+            total += gap.answers * answer + sum(2 * len(message["content"]) for message in messages)
+            total += BYTES_PER_SCORE * len(split_target(messages)[1] or "")
+        return total
 
     def _make_request(self, wanted: RequestedAnswers, prompt: PromptLike, gap: MissingRange) -> Request:
         seed = derive_request_seed(wanted.request_key(gap.prompt)) + gap.first
@@ -282,7 +287,7 @@ class AnswerSession:
                 request_key=key,
                 sample=gap.first + answer.index,
                 question_id=prompt.id,
-                text=answer.original_text or answer.text,
+                text=_make_stored_text(answer),
                 token_ids=answer.token_ids,
                 finish_reason=answer.finish_reason,
                 prompt_tokens=answer.prompt_tokens,
@@ -358,6 +363,12 @@ class AnswerSession:
                 f"{paid.completion_tokens} "
                 f"answer tokens, {paid.generate_seconds:.1f} s ({values['tokens_per_second']} tokens/s)"
             )
+
+
+def _make_stored_text(answer: Answer) -> str:
+    if answer.log_probs is not None:  # of an answer that was given, not generated
+        return format_log_probs(answer.log_probs)
+    return answer.original_text or answer.text
 
 
 def make_generation_spec(checkpoint: Checkpoint, sampling: Sampling, draw: int, store: Path) -> GenerationSpec:

@@ -24,6 +24,7 @@ from stages.config.yaml import read_yaml
 
 FEW = {  # enough of each stage to show everything, and half the time
     "models": {"qwen2_5_vl": None},
+    "selection": {"teacher": "internvl3"},
     "teachers": {"qwen2_5_vl": None},
     "pool": {"teachers": ["internvl3"]},
     "evaluations": {"warm_start": None, "qwen2_5_vl": None, "internvl3": None},
@@ -191,7 +192,7 @@ def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> No
     assert lines == [
         "verdict@internvl3  stale",
         told,
-        "pool               follows model@internvl3, verdict@internvl3",
+        "pool               follows model@internvl3, model@student, verdict@internvl3",
         "ril                stale",
         told,
         "2 stale, 1 follows",

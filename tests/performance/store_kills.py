@@ -50,6 +50,7 @@ class FakeEngine:
 def prepared(project: Path, engine: str) -> None:
     """A project with a model and questions: everything that a run reads."""
     from stages.config.build import Build
+    from stages.corpora.kept_questions import write_kept_questions
     from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
     from stages.job.files import write_shards
     from stages.tiny.builds.shapes import build_tiny
@@ -70,6 +71,7 @@ def prepared(project: Path, engine: str) -> None:
     turns = [[{"role": "user", "content": f"What is {index} + 1?"}] for index in range(QUESTIONS)]
     rows = [make_canonical_row(f"q{index}", [], turn, "1", "test", "sum") for index, turn in enumerate(turns)]
     write_shards(project / "data/questions/imitation", rows, QUESTION_SCHEMA)
+    write_kept_questions(project / "data/selection/kept", "imitation", [row["id"] for row in rows])
 
 
 def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -> None:

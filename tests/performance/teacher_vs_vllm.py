@@ -27,12 +27,14 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 def questions(folder: Path, count: int) -> None:
     """Questions of the tiny world, with their pictures."""
     from stages.config.world import World
+    from stages.corpora.kept_questions import write_kept_questions
     from stages.corpora.rows import QUESTION_SCHEMA
     from stages.job.files import write_shards
     from stages.tiny.world_rows import iter_world_rows
 
     rows = [row for row, _ in zip(iter_world_rows(World(), "imitation"), range(count), strict=False)]
     write_shards(folder / "imitation", [_without_target(row) for row in rows], QUESTION_SCHEMA)
+    write_kept_questions(folder.parent / "selection/kept", "imitation", [row["id"] for row in rows])
 
 
 def _without_target(row: dict[str, Any]) -> dict[str, Any]:

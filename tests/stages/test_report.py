@@ -46,6 +46,23 @@ FIGURES = {
     *("Length", "Entropy", "KL to the warm start", "Truncated answers", "Gradient norms", "Learning rate"),
 }
 SIDES = ("student", "qwen2_5_vl", "internvl3")
+SELECTION = {
+    "split": "imitation",
+    "candidates": 400,
+    "kept": 200,
+    "dropped": {"prompt too long": 17, "low score": 183},
+    "kinds": {
+        "sum": {"candidates": 300, "kept": 123, "mean_score": -1.25, "mean_score_kept": 2.5},
+        "odd<i>": {"candidates": 100, "kept": 77, "mean_score": None, "mean_score_kept": None},
+    },
+    "scores": {
+        "scored": 383,
+        "mean": -1.25,
+        "positive_share": 0.3125,
+        "lowest_kept": 0.75,
+        "quantiles": {"0.00": -9.0, "0.25": -3.0, "0.50": -0.625, "0.75": 1.0, "1.00": 6.0},
+    },
+}
 
 
 # --- inputs as the stages write them --------------------------------------------------------------------------------
@@ -178,6 +195,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
         "kept": 3168,
     }
     write_json(folder / "reports/pool/metrics.json", dict.fromkeys(SIDES[1:], pool) | {"questions": 400})
+    write_json(folder / "reports/selection/metrics.json", SELECTION)
     for name in SIDES[1:]:
         exam = {
             "balanced_accuracy": 0.968,
@@ -443,6 +461,18 @@ def test_a_run_without_discriminator_has_a_page(page: Callable[..., str], params
     assert "student–0" in found.words  # D has no opinion of a row
 
 
+def test_a_selection_of_questions_is_described(page: Callable[..., str], project: Path) -> None:
+    text = " ".join(page().split())
+    assert "200 of 400 questions of the split imitation were selected" in text
+    assert "183 (low score), 17 (prompt too long)." in text
+    assert "Median −0.62, lowest kept +0.75; 31.2 % are above 0." in text
+    assert "<td>300</td><td>123</td><td>−1.25</td><td>+2.50</td>" in text
+    assert "odd&lt;i&gt;" in text
+    unselected = {**SELECTION, "kept": 400, "dropped": {}, "scores": None}
+    write_json(project / "reports/selection/metrics.json", unselected)
+    assert "were selected" not in page()
+
+
 def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> None:
     assert "Wall time of the last run of each stage" in page()
     for file in (project / "reports").rglob("timing.json"):
@@ -471,6 +501,7 @@ def test_accepted_changes_of_code_are_shown_with_their_reason(page: Callable[...
         ("reports/evaluate/ril/metrics.json", "evaluate@ril"),
         ("reports/verdict/internvl3/metrics.json", "verdict@internvl3"),
         ("reports/pool", "pool"),
+        ("reports/selection/metrics.json", "selection"),
     ],
 )
 def test_a_missing_input_names_its_maker(page: Callable[..., str], project: Path, path: str, maker: str) -> None:

@@ -14,6 +14,7 @@ from flows.jobs import open_job
 from stages import pool, rollout, teacher, verdict
 from stages.config.params import validate_params
 from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.kept_questions import write_kept_questions
 from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
@@ -45,6 +46,7 @@ def job_of(root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkey
         message = {"role": "user", "content": f"<image>What is the sum of the digits {index}?"}
         rows.append(make_canonical_row(f"q{4 - index}", [buffer.getvalue()], [message], str(index), "test", "sum"))
     write_shards(tmp_path / "data" / "questions" / "imitation", rows, QUESTION_SCHEMA)
+    write_kept_questions(tmp_path / "data/selection/kept", "imitation", [row["id"] for row in rows])
 
     def make(stage: str, item: str | None = None, overlay: Any = None) -> Job:
         values = merge_params(merge_params(read_yaml(root / "params.yaml"), SETTINGS), overlay or {})
@@ -90,6 +92,7 @@ def test_questions_that_cannot_be_answered_are_named_and_the_others_are_answered
     rows[1]["messages"][0]["content"] = "<image>" + "What is the sum? " * 300
     rows[3] = make_canonical_row("broken", [b"no picture"], [rows[3]["messages"][0]], "1", "test", "sum")
     write_shards(folder, rows, QUESTION_SCHEMA)
+    write_kept_questions(tmp_path / "data/selection/kept", "imitation", [row["id"] for row in rows])
     job = job_of("teacher", "internvl3", {"teachers": {"internvl3": {"max_reject_share": 0.5}}})
     teacher.run(job)
     answered = read_shards(job.out).to_pylist()

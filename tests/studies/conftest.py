@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
         "judge": {"build": BUILD},
         "qwen2_5_vl": None,
     },
+    "selection": {"teacher": "internvl3"},
     "teachers": {"internvl3": {"responses": 2, "sampling": SAMPLING}, "qwen2_5_vl": None},
     "pool": {"teachers": ["internvl3"], "truncated": "keep"},
     "questions": {"splits": {"warm_start": 8, "imitation": 4, "validation": 2, "test": 4}},

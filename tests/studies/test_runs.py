@@ -32,6 +32,7 @@ def test_seeds_of_training_share_models_teachers_and_verdicts_worlds_share_nothi
         "model@internvl3",
         "model@judge",
         "questions",
+        "selection",
         "teacher@internvl3",
         "verdict@internvl3",
         "pool",
