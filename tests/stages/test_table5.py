@@ -45,8 +45,11 @@ FROZEN = {
     "no_head": "lm_head",
 }
 
-# In three steps it learns to tell texts apart; with the rates of params.yaml it says the same to all of them.
-FAST_DISCRIMINATOR = {"discriminator": {"learning_rate": 1e-2}, "ril": {"discriminator_learning_rate": 1e-2}}
+# In three steps it learns to tell texts apart; with the rates of params.yaml, or negatives, it says the same to all.
+FAST_DISCRIMINATOR = {
+    "discriminator": {"learning_rate": 1e-2, "negatives": 0},
+    "ril": {"discriminator_learning_rate": 1e-2},
+}
 
 
 class ScriptedStudent:
