@@ -142,7 +142,12 @@ def played(
     trainer = Trainer(student.model, block, Runtime())
     its_trainer = Trainer(discriminator, block, Runtime())
     rate = block.discriminator_learning_rate
-    settings = AdversarySettings(objective.discriminator_loss, objective.discriminator_update, learning_rate=rate)
+    settings = AdversarySettings(
+        objective.discriminator_loss,
+        objective.discriminator_update,
+        learning_rate=rate,
+        degenerate=objective.degenerate,
+    )
     collator = DiscriminatorCollator(reader, block.tokens_per_pack)
     adversary = Adversary(discriminator, its_trainer, collator, settings)
     history = []
