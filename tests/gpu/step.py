@@ -80,7 +80,9 @@ class Unadapted(Network):
 def rewards_of(prompt: Prompt, answers: Sequence[tuple[int, ...]], *, shared: bool) -> list[RewardedGroup]:
     """One group of all answers; or, with the prompt repeated, a group for each answer with the same advantages."""
     half = len(answers) // 2
-    rows = [Response(STUDENT if at < half else "teacher", "", ids, "stop", at % 2) for at, ids in enumerate(answers)]
+    rows = [
+        Response(STUDENT if at < half else "teacher", "whole", ids, "stop", at % 2) for at, ids in enumerate(answers)
+    ]
     group = score_group(rows, [1.0 if at < half else -1.0 for at in range(len(rows))])
     return [RewardedGroup(prompt, tuple(group))] if shared else [RewardedGroup(prompt, (row,)) for row in group]
 

@@ -65,7 +65,7 @@ class Side:
         for prompt, question in zip(self.reader.make_prompts(self._conversations()), self.questions, strict=True):
             sources = [STUDENT if row < self.shape.rows // 2 else "teacher" for row in range(self.shape.rows)]
             answers = zip(sources, question["completions"], question["rewards"], strict=True)
-            rows = [Response(source, "", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
+            rows = [Response(source, "whole", tuple(ids), "stop", int(reward == 2)) for source, ids, reward in answers]
             groups.append(
                 RewardedGroup(prompt, tuple(score_group(rows, [1.0 if r == 0 else -1.0 for r in question["rewards"]])))
             )
