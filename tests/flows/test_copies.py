@@ -212,7 +212,8 @@ def test_relative_folders_of_libraries_become_those_of_the_project() -> None:
 def test_targets_need_the_stages_before_them(root: Path) -> None:
     params = load_params(root / "params.yaml")
     names = [job.name for job in list_needed_jobs(root, params, ["teacher"])]
-    assert names == ["model@qwen2_5_vl", "model@internvl3", "questions", "teacher@qwen2_5_vl", "teacher@internvl3"]
+    models = ["model@student", "model@qwen2_5_vl", "model@internvl3"]
+    assert names == [*models, "questions", "selection", "teacher@qwen2_5_vl", "teacher@internvl3"]
     assert len(list_needed_jobs(root, params)) == len(list_needed_jobs(root, params, ["report"]))
     assert list_absences(root, list_needed_jobs(root, params)) == []  # the default pipeline reads no users' files
     check_copies(root, [])

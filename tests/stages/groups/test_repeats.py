@@ -28,10 +28,11 @@ def test_repeats_are_those_of_the_definition() -> None:
 def test_a_loop_of_any_period_is_no_whole_answer(period: int) -> None:
     """Whatever stands before it and wherever the last copy of the block ends."""
     draw = random.Random(period)
-    block = "".join(draw.choice("abcdefghijklmnopqrstuvwxyz 0123456789") for _ in range(period))
+    block = "".join(draw.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(period))
     copied = max(period, COPIED)
-    loop = (block * (copied + 2))[: period + copied]
-    for text in (loop, f"The sum is 16. {loop}", loop + block[: period // 2]):
+    endless = block * (copied + 3)
+    loop = endless[: period + copied]
+    for text in (loop, f"The sum is 16. {loop}", endless[: period + copied + period // 2]):
         assert ends_in_copy(text)
         assert not is_whole_text(text, "stop")
     assert not ends_in_copy(loop[: period + min(period, COPIED) - 1])
