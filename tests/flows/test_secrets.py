@@ -66,7 +66,9 @@ def test_a_planted_key_is_sent_and_written_nowhere(served: Any, indiscreet: tupl
     text = path.read_text()
     remote = {"family": "remote", "endpoint": {"provider": "somebody", "name": "big-1"}}
     engine = {"kind": "openai", "base_url": url, "api_key": KEY_NAME, "concurrency": 1}
-    values = merge_params(read_yaml(path), {"runtime": {"engines": {TEACHER: engine}}})
+    student = {"build": {"vision_steps": 5, "reading_steps": 5, "steps": 5, "warmup_steps": 1}}  # selection reads it
+    changed = {"runtime": {"engines": {TEACHER: engine}}, "models": {"student": student}}
+    values = merge_params(read_yaml(path), {**changed, "selection": {"teacher": TEACHER}})
     values["models"][TEACHER] = remote
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     try:
