@@ -15,8 +15,8 @@ from stages.job.job import Job
 # Lines that name their stage, titles and indented rows of tables, and what an untrained discriminator is told. Further
 # lines of a foreign message may be indented too; its first line is not.
 OURS = re.compile(
-    r"(warning: )?(discriminator|ril|RIL)(, [a-z ]+)?: .*|discriminator on held-out questions|held-out accuracy is .*|validation|"
-    r"  .*"
+    r"(warning: )?(discriminator|ril|RIL)(, [a-z ]+)?: .*|discriminator on held-out questions|held-out accuracy is .*|"
+    r"validation|  .*"
 )
 
 
