@@ -44,14 +44,20 @@ def _clean(path: Path, root: Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """The table at `path`; None when it is not whole."""
+    """The table at `path`; None when it is not whole, or no table of DVC's."""
     if not path.is_file():
         return {}
     try:
         table = json.loads(path.read_text())
-    except ValueError:
+        return table if all(map(_is_entry, _list_entries(table))) else None
+    except (ValueError, RecursionError, AttributeError, TypeError):  # no JSON, or lists where DVC has objects
         return None
-    return table if isinstance(table, dict) else None
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str):
+        return False
+    return isinstance(entry.get("pid"), int) and 0 < entry["pid"] < 2**31
 
 
 def _list_entries(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -83,7 +89,7 @@ def _works_here(root: Path) -> bool:
     """Whether a dvc of this user works in `root`."""
     for process in psutil.process_iter():
         try:
-            if "dvc" in " ".join(process.cmdline()) and Path(process.cwd()) == root:
+            if "dvc" in " ".join(process.cmdline()) and Path(process.cwd()) == root.resolve():
                 return True
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

@@ -84,7 +84,10 @@ def test_an_id_that_was_given_again_holds_nothing(table: Path, dvc: subprocess.P
     lock_out(root, "data")
 
 
-@pytest.mark.parametrize("half", ["", '{"write": {"/p/da', "[]", "null"])
+HALF = ["", '{"write": {"/p/da', "[]", "null", '{"write": {"/p": 5}}', '{"read": {"/p": [{"pid": -1, "cmd": "x"}]}}']
+
+
+@pytest.mark.parametrize("half", [*HALF, '{"read": {"/p": 7}}', '{"write": {"/p": {"pid": "1", "cmd": "x"}}}'])
 def test_half_a_table_is_removed_unless_a_dvc_works_here(table: Path, half: str, dvc: subprocess.Popen[bytes]) -> None:
     root = table.parents[2]
     table.write_text(half)
