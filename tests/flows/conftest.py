@@ -184,6 +184,16 @@ class Served:
         """Flow runs of stages that `flow_run` started."""
         return list(self.ask("/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"started-by-{flow_run[:8]}"]}}}))
 
+    def alive(self, processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+        """Those that run. What has lost its parent is reaped by process 1, in a container perhaps never."""
+        found = []
+        for process in processes:
+            try:
+                found += [process] * (process.status() != psutil.STATUS_ZOMBIE)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
     def workers(self) -> list[psutil.Process]:
         """Processes of dvc and of stages at work in this project, its experiments included."""
         found = []

@@ -72,7 +72,7 @@ def test_a_killed_server_is_started_again_and_the_run_completes(own: Any) -> Non
         own.lines(run)
     )
     assert recorded_steps(own) == 150
-    assert not [process for process in workers if process.is_running()]
+    assert not own.alive(workers)
 
 
 def test_a_killed_run_is_crashed_and_what_it_started_is_recorded(own: Any) -> None:
@@ -92,8 +92,8 @@ def test_a_killed_ril_serve_leaves_the_run_which_a_new_one_shows_to_its_end(own:
     own.process.kill()
     own.process.wait(30)
     psutil.wait_procs([server], 60)
-    assert not server.is_running(), "the server ends with it"
-    assert triggered.is_running()
+    assert not own.alive([server]), "the server ends with it"
+    assert own.alive([triggered])
     own.start()
     for process in workers:
         process.resume()
@@ -103,13 +103,13 @@ def test_a_killed_ril_serve_leaves_the_run_which_a_new_one_shows_to_its_end(own:
     )
     assert recorded_steps(own) == 154
     psutil.wait_procs([triggered], 60)
-    assert not triggered.is_running()
+    assert not own.alive([triggered])
 
 
 def test_when_server_and_run_are_killed_the_stage_ends_its_work(own: Any) -> None:
     run, workers = training(own, 152)
     own.kill(but=workers)
-    assert all(process.is_running() for process in workers)
+    assert own.alive(workers) == workers
     psutil.wait_procs(workers, 300)
     assert recorded_steps(own) == 152
     own.start()
@@ -162,7 +162,7 @@ def start_worker(own: Any, pool: dict[str, str]) -> Iterator[Callable[[], psutil
 
     yield start
     for worker in started:
-        if worker.is_running():
+        if own.alive([worker]):
             for process in [*worker.children(recursive=True), worker]:
                 process.kill()
         worker.wait(30)

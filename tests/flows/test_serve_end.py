@@ -63,7 +63,7 @@ def test_the_end_of_ril_serve_ends_what_a_form_runs(own: Any, number: signal.Sig
     own.process.send_signal(number)
     assert own.process.wait(60) == 0
     assert time.monotonic() - told < 45
-    assert not [one for one in processes if one.is_running()], own.log.read_text()[-3000:]
+    assert not own.alive(processes), own.log.read_text()[-3000:]
     assert not own.workers()
     assert not (own.project / ".ril" / "prefect" / "environment").exists()
 

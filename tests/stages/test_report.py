@@ -606,6 +606,7 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """`browser(url, width, dark)` is headless Chromium on that page; all are closed at the end."""
     pytest.importorskip("selenium")
     from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
 
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -629,6 +630,9 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         page.get(url)
+        # `get` has come back on a loaded machine while the window still held the empty page it starts with
+        loaded = "return document.readyState === 'complete' && document.URL"
+        WebDriverWait(page, 60).until(lambda one: one.execute_script(loaded) == url, f"{url} was not loaded")
         return page
 
     yield start
