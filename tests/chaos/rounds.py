@@ -214,7 +214,7 @@ def read_lock(root: Path) -> dict[str, Any]:
 
 def compare_outs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """The outs whose hashes differ, and stages that are not there."""
-    there = {name for name, entry in found.items() if entry.get("outs")}
+    there = {name for name, entry in found.items() if "outs" in entry}
     names = [f"stage {name}" for name in expected if name not in there]
     for name in set(expected) & there:
         hashes = {out["path"]: out["md5"] for out in found[name]["outs"]}
