@@ -71,7 +71,9 @@ def run(job: Job) -> None:
         return
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
-    discriminator = DiscriminatorModel(load_network(checkpoint, reader), job.seed("head"), block.sees)
+    discriminator = DiscriminatorModel(
+        load_network(checkpoint, reader, job.block(Runtime)), job.seed("head"), block.sees
+    )
     found = collect_texts(job, every=objective.degenerate == "learned")
     training, held_out = split_held_out(found, block.held_out_share, job.seed("held out"))
     pairs = objective.discriminator_loss == "bradley_terry"

@@ -1,9 +1,14 @@
 """The block `runtime`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from stages.config.block import Block
 from stages.config.engines import EngineSettings
+
+GroupAttention = Literal["auto", "sdpa", "merged", "flex"]
+VisionAttention = Literal["auto", "sdpa", "batched", "flash_attention_2"]
 
 
 class Runtime(Block):
@@ -28,10 +33,23 @@ class Runtime(Block):
         description="Concurrent stages with a model on this machine, over all projects with this store; 0: no limit.",
     )
     zero_stage: int = Field(
-        0, ge=0, le=3, description="DeepSpeed ZeRO stage: how much of the training state is sharded."
+        0,
+        ge=0,
+        le=3,
+        description="DeepSpeed ZeRO stage: how much of the training state is sharded. In bf16, 0 works as 1.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recomputes activations to save memory; takes about 25 % more time."
+    )
+    group_attention: GroupAttention = Field(
+        "auto",
+        description="Attention of the language model in training: sdpa (one group at a time, with a mask), merged "
+        "(prompt and responses apart, memory linear in the pack), flex (compiled); auto: merged on GPUs, else sdpa.",
+    )
+    vision_attention: VisionAttention = Field(
+        "auto",
+        description="Attention of the vision tower in training: sdpa (one window at a time), batched (windows of one "
+        "length together), flash_attention_2 (needs the package flash_attn); auto: batched on GPUs, else sdpa.",
     )
     checkpoint_minutes: float = Field(
         10.0,

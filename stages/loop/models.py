@@ -75,7 +75,7 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:
     """Loads the student and its reference model, both from the warm-started checkpoint (Algorithm 2, line 1)."""
     block = job.block(Ril)
-    student, reference = load_network(checkpoint, reader), load_network(checkpoint, reader)
+    student, reference = (load_network(checkpoint, reader, job.block(Runtime)) for _ in range(2))
     if block.freeze_vision:
         student.freeze_vision()
     student.freeze_parts(block.frozen_parts)
@@ -87,7 +87,7 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
 def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Adversary:
     """Loads the pre-trained discriminator, with a trainer at the loop's constant learning rate."""
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
-    discriminator = DiscriminatorModel(load_network(checkpoint, reader), seed=0, sees=block.sees)
+    discriminator = DiscriminatorModel(load_network(checkpoint, reader, job.block(Runtime)), seed=0, sees=block.sees)
     discriminator.load(job.input("data/discriminator"))
     constant = Schedule(
         steps=loop.steps,

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
+from stages.vlm.vision_attention import use_vision_attention
 
 FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
 # Parts of the language model by names of parameters; the three families use those of Qwen2.
@@ -93,10 +95,13 @@ class Reader:
 class Network:
     """The model of a checkpoint."""
 
-    def __init__(self, family: Family, model: nn.Module, image_token_id: int) -> None:
+    def __init__(
+        self, family: Family, model: nn.Module, image_token_id: int, group_attention: GroupAttention = "auto"
+    ) -> None:
         self.family = family
         self.model = model
         self.image_token_id = image_token_id
+        self.group_attention: GroupAttention = group_attention
 
     @property
     def device(self) -> torch.device:
@@ -192,7 +197,13 @@ def load_chat(checkpoint: Checkpoint) -> Chat | RemoteChat:
     return RemoteChat() if checkpoint.endpoint is not None else load_reader(checkpoint).chat
 
 
-def load_network(checkpoint: Checkpoint, reader: Reader) -> Network:
-    """Loads the model of `checkpoint` in eval mode and in the checkpoint's precision."""
-    family = FAMILIES[checkpoint.family]
-    return Network(family, family.load_model(checkpoint.weights, DTYPES[checkpoint.precision]), reader.image_token_id)
+def load_network(checkpoint: Checkpoint, reader: Reader, runtime: Runtime | None = None) -> Network:
+    """Loads the model of `checkpoint` in eval mode, in the checkpoint's precision and with the attention of `runtime`.
+
+    Raises ValueError when the attention of the vision tower needs a package that is not installed.
+    """
+    family, given = FAMILIES[checkpoint.family], runtime or Runtime()
+    model = family.load_model(checkpoint.weights, DTYPES[checkpoint.precision])
+    for module in family.get_vision_modules(model):
+        use_vision_attention(module, given.vision_attention)
+    return Network(family, model, reader.image_token_id, given.group_attention)

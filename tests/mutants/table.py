@@ -27,7 +27,7 @@ POLICY, BATCH, LOSS, REWARDS, METRICS = (
 ADVERSARY, MODEL, PROMPT, DIAGNOSTICS = (
     f"stages/adversary/{name}.py" for name in ("adversary", "discriminator_model", "prompt", "diagnostics")
 )
-PACK, HEAD, LOG_PROBS = (f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs"))
+PACK, HEAD, LOG_PROBS, MASK = (f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs", "group_mask"))
 TRAINER, SFT, STATE, PASSES, RANKS = (
     f"stages/training/{name}.py" for name in ("trainer", "sft", "state", "passes", "ranks")
 )
@@ -317,7 +317,7 @@ FAULTS = (
           (f"{T_PACK}test_every_row_is_packed_once",)),
     Fault(PACK, "owner += [responses] * count", "owner += [number_in_group] * count",
           "rows are counted anew in each group of a pack", (f"{T_PACK}test_every_row_is_packed_once",)),
-    Fault(PACK, "return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))",
+    Fault(MASK, "return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))",
           "return torch.ones(len(owner), len(owner), dtype=torch.bool).tril()", "a response sees those before it",
           (f"{T_PACK}test_a_response_sees_its_prompt_and_itself_only",)),
     Fault(PACK, "positions.append((following + torch.arange(count))", "positions.append((place + torch.arange(count))",
