@@ -14,7 +14,7 @@ from stages.job.devices import list_devices, make_rank_devices, name_devices
 from stages.job.failure import Failure
 
 FIRST_PORT, PORTS = 20_000, 10_000  # of MASTER_PORT in a Slurm job: below the range of outgoing connections (32,768)
-_FIRST_HOST = re.compile(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?")
+_FIRST_HOST = re.compile(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?([^,\[]*)")
 
 
 def map_slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def find_first_node(nodes: str) -> str:
     """
     if (found := _FIRST_HOST.match(nodes)) is None:
         raise Failure(f"SLURM_STEP_NODELIST is {nodes!r}, which names no host; set MASTER_ADDR to that of task 0")
-    return found[1] + (found[2] or "")
+    return found[1] + (found[2] or "") + found[3]
 
 
 def assign_rank_devices(stage: str, runtime: Runtime) -> list[dict[str, str]]:

@@ -213,19 +213,19 @@ def follow(stage: str) -> int:
 
     from stages.training.ranks import join, limit_waits
 
-    if _FIRST not in os.environ:  # a launcher started this process and does not know which GPUs are the ranks'
-        os.environ.update(find_launched_device(stage, load_params(Path.cwd() / "params.yaml").runtime))
-    ranks = join()
-    job = ranks.broadcast(_make_no_job)
-    runtime = job.block(Runtime)
-    limit_waits(timedelta(minutes=runtime.stuck_minutes), timedelta(minutes=runtime.first_rank_minutes))
     try:
+        if _FIRST not in os.environ:  # a launcher started this process and does not know which GPUs are the ranks'
+            os.environ.update(find_launched_device(stage, load_params(Path.cwd() / "params.yaml").runtime))
+        ranks = join()
+        job = ranks.broadcast(_make_no_job)
+        runtime = job.block(Runtime)
+        limit_waits(timedelta(minutes=runtime.stuck_minutes), timedelta(minutes=runtime.first_rank_minutes))
         with watch_ranks(job, ranks.rank, lambda reason: _end_first(f"{reason}; {describe_kept(job)}")):
             importlib.import_module(f"stages.{stage}").run(job)
     except SystemExit:
         pass  # all ranks stop together; the exit code of the first is the stage's
     except (ValueError, FileNotFoundError, Failure) as error:  # the first rank may say the same
-        print(f"error: rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
+        print(f"error: rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one

@@ -22,10 +22,13 @@ torch.cuda.device_count = lambda: COUNT
 from stages.engines import vllm_server
 vllm_server._MODULE = "pretended_vllm"
 from flows.run import main
-code = main(sys.argv[1:])
-with open("seen/end-%d.json" % os.getpid(), "w") as file:
-    json.dump(dict(os.environ), file)
-sys.exit(code)
+leave = os._exit
+def end(code):
+    with open("seen/end-%d.json" % os.getpid(), "w") as file:
+        json.dump(dict(os.environ), file)
+    leave(code)
+os._exit = end  # ranks other than the first end so
+end(main(sys.argv[1:]))
 """
 
 SERVER = """
@@ -108,7 +111,7 @@ def pretend_gpus(project: Path, count: int) -> None:
 
 
 def read_seen(project: Path) -> list[Seen]:
-    """Returns the ranks and servers of the stage that ran; the first rank as it was at its end."""
+    """Returns the ranks and servers of the stage that ran, those of `pretended_stage` as they were at their end."""
     found = []
     for file in sorted((project / "seen").glob("start-*.json")):
         seen = Seen(**json.loads(file.read_text()))
