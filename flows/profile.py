@@ -17,6 +17,19 @@ from stages.config.params import validate_params
 from stages.config.yaml import ParamsError, compare_values, merge_params, parse_yaml, read_text, read_yaml
 from stages.job.files import write_text
 
+# What a profile with a published student must set: sizes and learning rates of params.yaml are for tiny models.
+_SIZED = {
+    "warm_start": ("steps", "rows_per_step", "learning_rate", "final_learning_rate", "tokens_per_pack"),
+    "discriminator": (
+        *("steps", "questions_per_step", "responses_per_side"),
+        *("learning_rate", "final_learning_rate", "tokens_per_pack"),
+    ),
+    "ril": (
+        *("steps", "questions_per_step", "group", "learning_rate", "discriminator_learning_rate", "warmup_steps"),
+        *("sampling", "tokens_per_pack"),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Change:
@@ -40,11 +53,29 @@ def list_profiles(root: Path) -> dict[str, str]:
 
 
 def read_profile(root: Path, name: str) -> dict[str, Any]:
-    """The differences that profile `name` holds; ParamsError when there is none of that name."""
+    """The differences that profile `name` holds.
+
+    Raises ParamsError when there is none of that name, and when its student is a published model and steps, batches or
+    learning rates would stay those of params.yaml.
+    """
     path = root / "profiles" / f"{name}.yaml"
     if not path.is_file():
         raise ParamsError(f"no profile {name!r}; there are: {', '.join(list_profiles(root)) or 'none'}")
-    return read_yaml(path)
+    values = read_yaml(path)
+    if left := list_unset_sizes(values):
+        raise ParamsError(
+            f"profiles/{name}.yaml: models.student is a published model, but {', '.join(left)} would keep the values "
+            "of params.yaml, which are for tiny models; set them"
+        )
+    return values
+
+
+def list_unset_sizes(profile: Mapping[str, Any]) -> list[str]:
+    """The keys of steps, batches and learning rates that a profile with a published student leaves unset."""
+    student = (profile.get("models") or {}).get("student") or {}
+    if not {"hub", "path"} & student.keys():
+        return []
+    return [f"{block}.{key}" for block, keys in _SIZED.items() for key in keys if key not in (profile.get(block) or {})]
 
 
 def find_changes(root: Path, name: str) -> list[Change]:

@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from flows.rank_places import assign_rank_devices, find_launched_device
 from flows.rank_watch import clear_reports, watch_ranks
+from stages.config.params import load_params
 from stages.config.runtime import Runtime
 from stages.config.table import STAGES
 from stages.engines.supervisor import signal_on_parent_death
@@ -51,7 +54,7 @@ class SilentProgress(Progress):
 
 
 def is_launched() -> bool:
-    """Whether a launcher (torchrun, deepspeed) has started this process among others."""
+    """Whether a launcher (torchrun, deepspeed, srun) has started this process among others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -69,19 +72,25 @@ def join_ranks(job: Job) -> Iterator[None]:
     1.
     """
     runtime = job.block(Runtime)
-    count = runtime.processes
-    if not job.definition.ranks or (count == 1 and not is_launched()):
+    count = runtime.count_ranks(job.stage)
+    if not job.definition.ranks:
         yield
         return
     if is_launched():
         from stages.training.ranks import join
 
+        os.environ.update(find_launched_device(job.stage, runtime))
         with _attend(job, join(), _end_here):
             yield
         return
+    devices = assign_rank_devices(job.stage, runtime)
+    if count == 1:
+        os.environ.update(devices[0] if devices else {})
+        yield
+        return
     from stages.training.ranks import Rendezvous
 
-    meeting = Rendezvous(count)
+    meeting = Rendezvous(count, devices)
     job.progress.say(f"{job.name}: trains in {count} processes, ZeRO {runtime.zero_stage}")
     others = RankProcesses(job, [_start(job.stage, meeting.make_environment(rank)) for rank in range(1, count)])
     try:
@@ -105,7 +114,8 @@ def _attend(job: Job, ranks: "Ranks", end: Callable[[str], None]) -> Iterator[No
 
     clear_reports(job)
     ranks.broadcast(lambda: replace(job, progress=SilentProgress()))
-    limit_waits(timedelta(minutes=job.block(Runtime).stuck_minutes))
+    runtime = job.block(Runtime)
+    limit_waits(timedelta(minutes=runtime.stuck_minutes), timedelta(minutes=runtime.first_rank_minutes))
     with watch_ranks(job, ranks.rank, lambda reason: end(f"{reason}; {describe_kept(job)}")):
         yield
 
@@ -203,16 +213,19 @@ def follow(stage: str) -> int:
 
     from stages.training.ranks import join, limit_waits
 
-    ranks = join()
-    job = ranks.broadcast(_make_no_job)
-    limit_waits(timedelta(minutes=job.block(Runtime).stuck_minutes))
     try:
+        if _FIRST not in os.environ:  # a launcher started this process and does not know which GPUs are the ranks'
+            os.environ.update(find_launched_device(stage, load_params(Path.cwd() / "params.yaml").runtime))
+        ranks = join()
+        job = ranks.broadcast(_make_no_job)
+        runtime = job.block(Runtime)
+        limit_waits(timedelta(minutes=runtime.stuck_minutes), timedelta(minutes=runtime.first_rank_minutes))
         with watch_ranks(job, ranks.rank, lambda reason: _end_first(f"{reason}; {describe_kept(job)}")):
             importlib.import_module(f"stages.{stage}").run(job)
     except SystemExit:
         pass  # all ranks stop together; the exit code of the first is the stage's
     except (ValueError, FileNotFoundError, Failure) as error:  # the first rank may say the same
-        print(f"error: rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
+        print(f"error: rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
     sys.stderr.flush()
     os._exit(0)  # libraries that tidy up would wait for the first rank, which waits for this one

@@ -7,7 +7,7 @@ and the others would wait for it inside a collective operation. Each rank writes
 
 and looks at the others. Long work is no reason to end: a rank counts as hanging only when all others wait for it and it
 has made no progress for `runtime.stuck_minutes`. The first rank works alone while it samples, judges and validates; its
-engines have limits of their own.
+engines have limits of their own, and it counts as hanging after `runtime.first_rank_minutes`.
 """
 
 import contextlib
@@ -40,8 +40,9 @@ class RankReport:
 class RankWatch:
     """Compares the reports of all ranks, and measures how long each has stood still."""
 
-    def __init__(self, stopped_seconds: float, stuck_seconds: float) -> None:
-        self._stopped_seconds, self._stuck_seconds = stopped_seconds, stuck_seconds
+    def __init__(self, stopped_seconds: float, stuck_seconds: float, first_seconds: float) -> None:
+        """`first_seconds` is the limit of the first rank in place of `stuck_seconds`."""
+        self._stopped_seconds, self._stuck_seconds, self._first_seconds = stopped_seconds, stuck_seconds, first_seconds
         self._awake: dict[int, Silence] = {}
         self._progress: dict[int, Silence] = {}
 
@@ -60,8 +61,8 @@ class RankWatch:
                 return rank, f"has been stopped (SIGSTOP) for {seconds:.0f} s"
         for rank, report in reports.items():
             others = [other for number, other in reports.items() if number != rank]
-            waited_for = rank > 0 and not report.waits and all(other.waits for other in others)
-            if waited_for and idle[rank] >= self._stuck_seconds:
+            waited_for = bool(others) and not report.waits and all(other.waits for other in others)
+            if waited_for and idle[rank] >= (self._stuck_seconds if rank else self._first_seconds):
                 return rank, f"has made no progress for {idle[rank]:.0f} s while all others wait for it"
         if reports and all(report.waits for report in reports.values()) and min(idle.values()) >= self._stuck_seconds:
             last = min(reports, key=lambda rank: reports[rank].meetings)
@@ -79,7 +80,7 @@ def watch_ranks(job: Job, rank: int, end: Callable[[str], None]) -> Iterator[Non
         yield
         return
     runtime, folder = job.block(Runtime), job.run_folder / "ranks"
-    watch = RankWatch(runtime.stopped_seconds, 60 * runtime.stuck_minutes)
+    watch = RankWatch(runtime.stopped_seconds, 60 * runtime.stuck_minutes, 60 * runtime.first_rank_minutes)
 
     def look() -> bool:
         with contextlib.suppress(OSError):  # a full disk: training itself says so when it saves

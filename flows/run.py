@@ -7,8 +7,8 @@ Without an item, that of DVC_STAGE, which DVC sets for the commands of its stage
 be read by a shell.
 
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
-With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun on several
-machines, only the first rank is this stage, the others train along.
+With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun or srun on
+several machines, only the first rank is this stage, the others train along.
 Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unusable, 130 or 143 it was stopped.
 """
 
@@ -30,6 +30,7 @@ from flows.environment import prepare, print_any_text
 from flows.flow_run import find_server_fault, run_as_flow
 from flows.git import GitError
 from flows.jobs import UnknownTarget
+from flows.rank_places import map_slurm_variables
 from flows.rank_processes import follow, is_follower
 from flows.room import NoRoom, explain_write_error
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: expected a stage and at most one item, got {' '.join(arguments) or 'nothing'}", file=sys.stderr)
         print(describe_all(), file=sys.stderr)
         return 2
+    os.environ.update(map_slurm_variables(os.environ))
     if is_follower():
         return follow(names[0])
     end_well_on_signals()

@@ -97,6 +97,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
             rewarded = [one.add_rewards(scored) for one in prepared]
             updated = policy.update(rewarded, learning_rate(block, step))
         with job.measure_time("sync"):
+            models.wake_engines()
             models.engine.update_weights(policy.iter_weights())
 
         history.append({STEP: step + 1, **reward_metrics(groups, scored), **metrics, **updated})

@@ -11,11 +11,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from stages.config.benchmarks import TINY_BENCHMARKS
 from stages.config.block import Block
 from stages.config.discriminator import Discriminator
-from stages.config.engines import ENGINE_KINDS
+from stages.config.engines import ENGINE_KINDS, GpuUse, VllmServer
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.model import Model
 from stages.config.objective import Objective
 from stages.config.paths import holds_project
+from stages.config.placement import find_rank_gpus, place_loop
 from stages.config.plain import abbreviate, list_faults
 from stages.config.pool import Pool
 from stages.config.questions import Questions
@@ -87,15 +88,11 @@ class Params(Block):
         check_known("verdict.model", self.verdict.model, self.models, "models")
         check_known("evaluate.judge", self.evaluate.judge, self.models, "models")
         check_known("selection.teacher", self.selection.teacher, self.models, "models")
-        for name in self.runtime.engines:
-            check_known("runtime.engines", name, self.models, "models")
+        for key, name, _ in self.runtime.iter_engines():
+            check_known(key.rpartition(".")[0], name, self.models, "models")
         for name in self.models:
             self._check_engine(name)
-        if (port := getattr(self.runtime.engines.get("student"), "port", None)) is not None:
-            raise ValueError(
-                f"runtime.engines.student.port is {port}; servers of a model in training let any caller run code in "
-                "them, so they have a Unix socket only; remove port"
-            )
+        self._check_servers()
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
         if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
@@ -108,6 +105,7 @@ class Params(Block):
                 f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
             )
         self._check_selection()
+        self._check_placement()
         self._check_checkpoints()
         self._check_responses()
         self._check_watched()
@@ -140,19 +138,47 @@ class Params(Block):
 
     def _check_engine(self, name: str) -> None:
         """Raises if answers of an endpoint would be stored under the name of local weights, or vice versa."""
-        engine = self.runtime.engines.get(name)
-        kind = engine.kind if engine else "vllm"
-        if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
-            raise ValueError(
-                f"models.{name}.endpoint is a remote model, but its engine is {kind!r}; "
-                f"give runtime.engines.{name} the kind openai with base_url, or replay"
-            )
-        if self.models[name].endpoint is None and kind == "openai":
-            raise ValueError(
-                f"runtime.engines.{name}.kind is 'openai', but models.{name} has its own weights, and nothing "
-                "shows that the "
-                "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
-            )
+        engines = {key: engine.kind for key, model, engine in self.runtime.iter_engines() if model == name}
+        for key, kind in ({f"runtime.engines.{name}": "vllm"} | engines).items():
+            if self.models[name].endpoint is not None and kind not in ("openai", "replay"):
+                raise ValueError(
+                    f"models.{name}.endpoint is a remote model, but its engine is {kind!r}; "
+                    f"give {key} the kind openai with base_url, or replay"
+                )
+            if self.models[name].endpoint is None and kind == "openai":
+                raise ValueError(
+                    f"{key}.kind is 'openai', but models.{name} has its own weights, and nothing shows that the "
+                    "endpoint serves these; use vllm_server with urls, or give the model an endpoint"
+                )
+
+    def _check_servers(self) -> None:
+        """Raises for a server with a port whose routes let any caller run code in it."""
+        for key, name, engine in self.runtime.iter_engines():
+            if not isinstance(engine, VllmServer) or engine.port is None:
+                continue
+            if name == "student" or engine.sharing == "sleep":
+                why = "of a model in training" if name == "student" else "that sleep"
+                raise ValueError(
+                    f"{key}.port is {engine.port}; servers {why} let any caller run code in them, so they have a Unix "
+                    "socket only; remove port"
+                )
+
+    def _check_placement(self) -> None:
+        """Raises for GPUs that do not exist, and for GPUs of stage `ril` that are claimed twice."""
+        runtime = self.runtime
+        for stage in runtime.rank_gpus:
+            if runtime.gpus and (beyond := [gpu for gpu in find_rank_gpus(runtime, stage) if gpu >= runtime.gpus]):
+                raise ValueError(
+                    f"runtime.rank_gpus.{stage} names GPU {beyond[0]}, but runtime.gpus is {runtime.gpus}: they are "
+                    "numbered from 0; change one of them"
+                )
+        for key, _, engine in runtime.iter_engines():
+            if isinstance(engine, GpuUse) and runtime.gpus and max(engine.gpus, default=0) >= runtime.gpus:
+                raise ValueError(
+                    f"{key}.gpus names GPU {max(engine.gpus)}, but runtime.gpus is {runtime.gpus}: they are numbered "
+                    "from 0; change one of them"
+                )
+        place_loop(runtime, self.verdict.model if self.objective.uses_judge else None, runtime.gpus)
 
     @property
     def objective(self) -> Objective:
@@ -240,8 +266,8 @@ def load_params(path: Path) -> Params:
 
 def _list_fields_near(location: tuple[int | str, ...]) -> list[str]:
     """Returns the names that the block at `location` (without its last part) accepts."""
-    if _is_engine(location):
-        return list(ENGINE_KINDS[str(location[3])].model_fields)
+    if place := _find_engine_kind(location):
+        return list(ENGINE_KINDS[str(location[place])].model_fields)
     block: Any = Params
     for part in location[:-1]:
         if isinstance(block, type) and issubclass(block, Block) and part in block.model_fields:
@@ -256,16 +282,19 @@ def _list_fields_near(location: tuple[int | str, ...]) -> list[str]:
     return list(block.model_fields) if isinstance(block, type) and issubclass(block, Block) else []
 
 
-def _is_engine(location: tuple[int | str, ...]) -> bool:
-    """Whether a location is a kind in runtime.engines.<id>: pydantic inserts it, and the file has no such key."""
-    return location[:2] == ("runtime", "engines") and len(location) > 4
+def _find_engine_kind(location: tuple[int | str, ...]) -> int:
+    """Returns the place of an engine's kind in a location, 0 without: pydantic inserts it, the file has no such key."""
+    places: dict[tuple[int | str, ...], int] = {("runtime", "engines"): 3, ("runtime", "stage_engines"): 4}
+    place = places.get(location[:2], 0)
+    return place if place and len(location) > place + 1 else 0
 
 
 def _explain_error(error: Mapping[str, Any]) -> str:
     import difflib
 
     location = tuple(error["loc"])
-    shown = (*location[:3], *location[4:]) if _is_engine(location) else location
+    kind_place = _find_engine_kind(location)
+    shown = (*location[:kind_place], *location[kind_place + 1 :]) if kind_place else location
     key = ".".join(str(part) for part in shown) or "(whole file)"
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":

@@ -1,11 +1,16 @@
 """The block `runtime`."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from stages.config.block import Block
-from stages.config.engines import EngineSettings
+from stages.config.engines import EngineSettings, Gpu, Vllm
+
+AnsweringStage = Literal["selection", "teacher", "verdict", "rollout", "ril", "evaluate"]
+TrainingStage = Literal["warm_start", "discriminator", "ril"]
+GpuList = Annotated[tuple[Gpu, ...], Field(strict=False, min_length=1)]
 
 GroupAttention = Literal["auto", "sdpa", "merged", "flex"]
 VisionAttention = Literal["auto", "sdpa", "batched", "flash_attention_2"]
@@ -20,11 +25,25 @@ class Runtime(Block):
         default_factory=dict,
         description="Engine of each model, by entry of `models`; default: vLLM in process.",
     )
+    stage_engines: dict[AnsweringStage, dict[str, EngineSettings]] = Field(
+        default_factory=dict,
+        description="Engine of a model in one stage, in place of that in `engines`: {ril: {student: {...}}}.",
+    )
     processes: int = Field(
         1,
         ge=1,
         le=1024,
         description="Training processes on this machine, one per GPU; 1 trains in the stage's process.",
+    )
+    rank_gpus: dict[TrainingStage, GpuList] = Field(
+        default_factory=dict,
+        description="GPUs of a training stage, one process for each, in place of `processes`; default: the first ones.",
+    )
+    gpus: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="GPUs that a stage sees, so that loading parameters checks all of them; 0: only named GPUs.",
     )
     gpu_slots: int = Field(
         0,
@@ -76,3 +95,31 @@ class Runtime(Block):
         description="Minutes without progress after which a training process that all others wait for, or vLLM with "
         "open requests, ends the stage.",
     )
+    first_rank_minutes: float = Field(
+        240.0,
+        gt=0,
+        le=100_000,
+        description="Minutes that the other ranks wait for the first one while it samples, judges and validates.",
+    )
+
+    def count_ranks(self, stage: str) -> int:
+        """Returns the number of training processes of `stage` on this machine."""
+        return len(self.rank_gpus.get(stage, ())) or self.processes  # type: ignore[call-overload]
+
+    def find_engine(self, stage: str, model: str) -> EngineSettings:
+        """Returns the engine of an entry of `models` in `stage`; default: vLLM in process."""
+        own = self.stage_engines.get(stage, {})  # type: ignore[call-overload]
+        return own.get(model) or self.engines.get(model) or Vllm(kind="vllm")
+
+    def find_engine_key(self, stage: str, model: str) -> str:
+        """Returns the key under which `find_engine` finds the engine, for messages."""
+        own = model in self.stage_engines.get(stage, {})  # type: ignore[call-overload]
+        return f"runtime.stage_engines.{stage}.{model}" if own else f"runtime.engines.{model}"
+
+    def iter_engines(self) -> Iterator[tuple[str, str, EngineSettings]]:
+        """Yields key, model and settings of every engine that is given."""
+        for model, engine in self.engines.items():
+            yield f"runtime.engines.{model}", model, engine
+        for stage, engines in self.stage_engines.items():
+            for model, engine in engines.items():
+                yield f"runtime.stage_engines.{stage}.{model}", model, engine

@@ -27,7 +27,6 @@ def _accept_names(*names: str) -> Check:
 
 # Option, what its value must be, and the check; None for options without a value.
 OPTIONS: Mapping[str, tuple[str, Check] | None] = {
-    "--gpu-memory-utilization": ("a number from 0.01 to 1", _accept_number(0.01, 1.0)),
     "--max-num-batched-tokens": ("an integer from 1", _accept_integer(1)),
     "--long-prefill-token-threshold": ("an integer from 0", _accept_integer(0)),
     "--num-gpu-blocks-override": ("an integer from 1", _accept_integer(1)),
@@ -62,6 +61,8 @@ _ELSEWHERE = {
     "--data-parallel-size": "replicas of this engine",
     "--max-num-seqs": "sequences of this engine",
     "--port": "port of this engine",
+    "--gpu-memory-utilization": "memory_share of this engine",
+    "--enable-sleep-mode": "sharing of this engine",
     "--kv-cache-memory-bytes": "runtime.kv_cache_gib",
     "--dtype": "models.<id>.precision",
     "--max-model-len": "models.<id>.context_tokens",

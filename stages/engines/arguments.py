@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from stages.config.engines import GpuUse
 from stages.config.runtime import Runtime
 from stages.corpora.images import make_portable
 from stages.corpora.rows import split_target
@@ -17,13 +18,12 @@ from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
 
 GIB = 1 << 30
-SEQUENCES = 256  # concurrent sequences; tiny model on CPU: 6,000 tokens/s with 64, 7,600 with 128, 8,400 with 256
 CPU_BLOCK = 32  # KV block size in tokens; with vLLM's 128 no tiny prompt shares a prefix: 5,000 tokens/s, not 7,100
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def make_engine_arguments(
-    checkpoint: Checkpoint, runtime: Runtime, sequences: int, sees_images: bool, log_probs: bool
+    checkpoint: Checkpoint, runtime: Runtime, settings: GpuUse, sees_images: bool, log_probs: bool
 ) -> dict[str, Any]:
     """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`.
 
@@ -37,15 +37,18 @@ def make_engine_arguments(
     on_cpu: dict[str, Any] = {
         "enforce_eager": True,
         "kv_cache_memory_bytes": runtime.kv_cache_gib * GIB,
-        "max_num_batched_tokens": sequences * checkpoint.context_tokens,
+        "max_num_batched_tokens": settings.sequences * checkpoint.context_tokens,
         "block_size": CPU_BLOCK,
     }
-    on_gpu = {"gpu_memory_utilization": runtime.gpu_memory_utilization}
+    on_gpu: dict[str, Any] = {
+        "gpu_memory_utilization": settings.memory_share or runtime.gpu_memory_utilization,
+        "enable_sleep_mode": settings.sharing == "sleep",
+    }
     return {
         "model": str(checkpoint.weights),
         "dtype": _DTYPES[checkpoint.precision],
         "max_model_len": checkpoint.context_tokens,
-        "max_num_seqs": sequences,
+        "max_num_seqs": settings.sequences,
         "limit_mm_per_prompt": {"video": 0} if sees_images else {},
         "load_format": "safetensors",  # never a pickle
         "trust_remote_code": False,

@@ -77,6 +77,8 @@ class StartOptions:
     served: str = ""  # name by which an endpoint answered earlier under this name; another one is refused
     log_probs: bool = False  # requests may ask for log probabilities
     own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
+    stage: str = ""  # the stage that asks, for `runtime.stage_engines`
+    gpus: tuple[int, ...] = ()  # GPUs of the engine where others compute at the same time; (): as its settings say
 
 
 class Engine(Protocol):
@@ -125,6 +127,17 @@ class Stream(Protocol):
 
     def iter_outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
         """Yields (number of the request, its answers in order or the reason of its refusal) until all are done."""
+
+
+@runtime_checkable
+class SharingEngine(Engine, Protocol):
+    """An engine that can free the memory of its GPUs while others compute there."""
+
+    def sleep(self) -> None:
+        """Moves the weights to host memory and drops the cache; no request may be open. Does nothing on CPU."""
+
+    def wake(self) -> None:
+        """Takes the memory back; the engine answers again with the weights that it had. Does nothing on CPU."""
 
 
 @runtime_checkable

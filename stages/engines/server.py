@@ -12,17 +12,21 @@ from pathlib import Path
 
 from stages.engines.engine import EngineError
 from stages.engines.supervisor import GRACE_SECONDS, list_descendants
+from stages.job.devices import ALL_DEVICES
 from stages.job.files import make_folder
 
 TAIL_LINES = 20  # lines of the log quoted in errors: enough for the end of a Python traceback
 _READY_POLL_SECONDS = 0.25
 # Environment variables about this process's training rank or about in-process vLLM, and those that open a server for
-# others' code, are not passed to a server.
+# others' code, are not passed to a server. Its GPUs are in the environment that it is started with.
 _NOT_FOR_SERVERS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
-    *("TORCHELASTIC_RUN_ID", "VLLM_ENABLE_V1_MULTIPROCESSING"),
+    *("TORCHELASTIC_RUN_ID", "VLLM_ENABLE_V1_MULTIPROCESSING", ALL_DEVICES),
     *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
 }
+# Ranks on one machine talk over "lo"; a server that talks to other machines (Ray) must not. Interfaces that the user
+# named are passed on.
+_INTERFACES = {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 class Server:
@@ -34,7 +38,11 @@ class Server:
         self.log = log
         self._hung = ""  # why this process has ended it
         keeper = str(Path(__file__).with_name("supervisor.py"))
-        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _NOT_FOR_SERVERS and _INTERFACES.get(name) != value
+        }
         log.unlink(missing_ok=True)  # in a shared store it may be of another user, or a link
         with log.open("wb") as output:
             self._keeper = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Selects and starts a model's engine: the one in `runtime.engines.<model>`, else vLLM in this process."""
 
-from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
+from stages.config.engines import GpuUse, OpenAi, Replay, Vllm, VllmServer
+from stages.config.placement import count_replica_gpus, spans_machines
 from stages.config.runtime import Runtime
 from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import Engine, StartOptions, TrainableEngine
@@ -23,7 +24,7 @@ def start_engine(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions
     weights that were trained here are not finite.
     """
     label = find_label(checkpoint)
-    settings = runtime.engines.get(label) or Vllm(kind="vllm")
+    settings = runtime.find_engine(options.stage, label)
     if isinstance(settings, Replay):
         raise explain_missing_answers(label, options.missing)
     if isinstance(settings, OpenAi):
@@ -39,12 +40,11 @@ def make_null_engine(checkpoint: Checkpoint) -> TrainableEngine:
 def start_trainable(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions) -> TrainableEngine:
     """Starts the student's engine for training; raises ValueError if its weights cannot be replaced."""
     label = find_label(checkpoint)
-    settings = runtime.engines.get(label) or Vllm(kind="vllm")
+    settings = runtime.find_engine(options.stage, label)
     if isinstance(settings, Replay | OpenAi) or (isinstance(settings, VllmServer) and settings.urls):
         raise ValueError(
-            f"runtime.engines.{label} is {settings.kind!r}, but this model is in training and its engine gets "
-            "new weights every "
-            "step; take vllm, or a vllm_server that the stage starts (without urls)"
+            f"{runtime.find_engine_key(options.stage, label)} is {settings.kind!r}, but this model is in training and "
+            "its engine gets new weights every step; take vllm, or a vllm_server that the stage starts (without urls)"
         )
     return _start_with_weights(checkpoint, runtime, settings, options, label, trainable=True)
 
@@ -61,10 +61,28 @@ def _start_with_weights(
         from stages.vlm.weights import check_files  # local import: stages with nothing to generate need no torch
 
         check_files(checkpoint.weights)
-    if isinstance(settings, Vllm) and options.own_process:
-        settings = VllmServer(
-            kind="vllm_server", sequences=settings.sequences, tensor_parallel=settings.tensor_parallel
-        )
+    settings = assign_gpus(settings, options)
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, options, label, trainable)
-    return VllmEngine(checkpoint, runtime, settings.sequences, settings.tensor_parallel, options.log_probs)
+    return VllmEngine(checkpoint, runtime, settings, options.log_probs)
+
+
+def assign_gpus(settings: Vllm | VllmServer, options: StartOptions) -> Vllm | VllmServer:
+    """Returns `settings` with the GPUs of the engine: those that `options` or the settings name, else all.
+
+    vLLM runs in this process only if it has exactly this process's GPUs and one replica fills them; otherwise it
+    becomes servers with the same settings, one for each replica that the GPUs hold. Raises ValueError for a GPU that
+    the stage does not see.
+    """
+    from stages.job.devices import list_devices, list_own_devices, name_devices
+
+    if isinstance(settings, VllmServer) and (settings.urls or spans_machines(settings)):
+        return settings
+    gpus = (options.gpus or settings.gpus or tuple(range(len(list_devices())))) if list_devices() else ()
+    if gpus:
+        settings = settings.model_copy(update={"gpus": gpus})
+    fits = len(gpus) <= count_replica_gpus(settings) and name_devices(gpus) == (list_own_devices() if gpus else [])
+    if isinstance(settings, VllmServer) or (fits and not options.own_process):
+        return settings
+    shared = {name: getattr(settings, name) for name in GpuUse.model_fields}
+    return VllmServer(kind="vllm_server", **shared)

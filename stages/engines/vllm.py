@@ -12,10 +12,10 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.config.engines import Vllm
 from stages.config.runtime import Runtime
 from stages.corpora.images import open_image
 from stages.engines.arguments import (
-    SEQUENCES,
     check_log_probs,
     encode_request,
     make_engine_arguments,
@@ -23,6 +23,7 @@ from stages.engines.arguments import (
     make_scored_answer,
 )
 from stages.engines.engine import Answer, Request, RequestError
+from stages.job.devices import list_devices
 from stages.job.silence import WorkLimit
 from stages.vlm.checkpoint import Checkpoint
 
@@ -35,8 +36,7 @@ LOAD_SECONDS = 4 * 3600.0  # until weights are loaded: 150 GB at 10 MB/s
 class VllmEngine:
     """One checkpoint, loaded by vLLM in this process.
 
-    `sequences` is the number of concurrent answers; more is faster until memory runs out. `gpus` is the number of GPUs
-    that the model spans. With `log_probs`, requests may ask for log probabilities.
+    With `log_probs`, requests may ask for log probabilities.
     """
 
     name = "vllm"
@@ -45,11 +45,14 @@ class VllmEngine:
         self,
         checkpoint: Checkpoint,
         runtime: Runtime,
-        sequences: int = SEQUENCES,
-        gpus: int = 1,
+        settings: Vllm | None = None,
         log_probs: bool = False,
     ) -> None:
-        """Starts the engine: 4 s on CPU, 20 s for the first model of an architecture, minutes for a large model."""
+        """Starts the engine: 4 s on CPU, 20 s for the first model of an architecture, minutes for a large model.
+
+        `settings` are vLLM's own defaults if not given.
+        """
+        settings = settings or Vllm(kind="vllm")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core runs in this process
         warnings.filterwarnings("ignore", message=".*reduce_op.* is deprecated", category=FutureWarning)
         import vllm
@@ -64,10 +67,11 @@ class VllmEngine:
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
         with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
-                **make_engine_arguments(checkpoint, runtime, sequences, reader.image_token_id >= 0, log_probs),
-                tensor_parallel_size=gpus,
+                **make_engine_arguments(checkpoint, runtime, settings, reader.image_token_id >= 0, log_probs),
+                tensor_parallel_size=settings.tensor_parallel,
                 use_tqdm_on_load=False,  # a progress bar of one second for a local file
             )
+        self._sleeps = settings.sharing == "sleep" and bool(list_devices())
         self._engine = self._llm.llm_engine
         # vLLM's own shutdown, also that of a garbage-collected engine, destroys all process groups of this
         # process, including those
@@ -151,6 +155,16 @@ class VllmEngine:
             raise RuntimeError("vLLM can't empty its prefix cache: answers of an earlier call are still being written")
         self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
+
+    def sleep(self) -> None:
+        """Moves the weights to host memory and drops the cache (vLLM's level 1). Does nothing on CPU."""
+        if self._sleeps:
+            self._llm.sleep(level=1)
+
+    def wake(self) -> None:
+        """Takes the GPU memory back. Does nothing on CPU."""
+        if self._sleeps:
+            self._llm.wake_up()
 
     def close(self) -> None:
         """Frees the weights and the cache; the engine cannot be used afterwards. Process groups stay."""

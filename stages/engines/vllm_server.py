@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from stages.config.engines import VllmServer
+from stages.config.placement import count_replica_gpus, spans_machines
 from stages.config.runtime import Runtime
 from stages.corpora.rows import split_target
 from stages.engines.arguments import (
@@ -39,13 +40,14 @@ from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
 from stages.engines.stream import ServerStream, collect_answers
 from stages.engines.supervisor import STOPPED_SECONDS
+from stages.job.devices import VISIBLE, list_devices, name_devices
 from stages.job.files import replacing
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NO_PORT = "servers of a model in training let any caller run code in them, so they have a Unix socket only; remove port"
+NO_PORT = "servers of a model in training, and those that sleep, let any caller run code in them; remove port"
 GENERATE_ROUTE = "/inference/v1/generate"
 UNKNOWN = -9999.0  # sent in place of NaN and of minus infinity, because JSON has neither
 NEVER = -1e30  # added to the logit of a banned token
@@ -88,6 +90,7 @@ class VllmServerEngine:
         # Through the environment: other users of the machine can read a command line.
         self._key = os.environ.get("VLLM_API_KEY") or ("" if settings.urls else secrets.token_urlsafe(32))
         self._checked = False
+        self._sleeps = settings.sharing == "sleep" and not settings.urls and bool(list_devices())
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
         began, say = time.monotonic(), options.say
         try:
@@ -104,8 +107,9 @@ class VllmServerEngine:
             f"{time.monotonic() - began:.0f} s)"
         )
         servers = [functools.partial(self._make_client, url) for url in self._urls]
+        every = settings.model_copy(update={"concurrency": settings.concurrency * len(servers)})
         self._caller = Caller(
-            f"vLLM server of {label}", GENERATE_ROUTE, servers, settings, self._describe_exit, trusted=True
+            f"vLLM server of {label}", GENERATE_ROUTE, servers, every, self._describe_exit, trusted=True
         )
         self._watch = ProgressWatch(
             [partial(self._open_client, url) for url in self._urls[: len(self._servers)]],
@@ -119,11 +123,11 @@ class VllmServerEngine:
     def _start_replicas(self, logs: Path, trainable: bool) -> list[str]:
         """Starts the replicas and returns their addresses."""
         settings = self.settings
-        if trainable and settings.port is not None:
+        if (trainable or self._sleeps) and settings.port is not None:
             raise ValueError(f"runtime.engines.{self.label}.port is {settings.port}; {NO_PORT}")
         sees = self._reader.image_token_id >= 0
         arguments = {
-            **make_engine_arguments(self.checkpoint, self._runtime, settings.sequences, sees, self._log_probs),
+            **make_engine_arguments(self.checkpoint, self._runtime, settings, sees, self._log_probs),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -132,7 +136,7 @@ class VllmServerEngine:
         }
         del arguments["disable_log_stats"]  # the counters by which `ProgressWatch` sees that the server works
         urls = []
-        for replica, devices in enumerate(self._assign_devices()):
+        for replica, devices in enumerate(assign_devices(self.label, settings)):
             if settings.port is None:
                 urls.append(f"unix:{self._folder / f'{replica}.sock'}")
                 place: dict[str, Any] = {"uds": self._folder / f"{replica}.sock"}
@@ -141,28 +145,10 @@ class VllmServerEngine:
                 place = {"host": "127.0.0.1", "port": settings.port + replica, "allowed_origins": "[]"}
             command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
             environment = {**devices, STOPPED_SECONDS: str(self._runtime.stopped_seconds), "VLLM_API_KEY": self._key}
-            environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable else {}
+            environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable or self._sleeps else {}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))
         return urls
-
-    def _assign_devices(self) -> list[dict[str, str]]:
-        """Returns the environment of each replica: its share of the GPUs, if there are several."""
-        import torch
-
-        settings = self.settings
-        each = settings.tensor_parallel * settings.pipeline_parallel
-        if not torch.cuda.is_available() or (settings.replicas == 1 and not settings.gpus):
-            return [{}] * settings.replicas
-        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        names = [str(gpu) for gpu in settings.gpus] or visible or [str(gpu) for gpu in range(torch.cuda.device_count())]
-        if len(names) < each * settings.replicas:
-            raise ValueError(
-                f"runtime.engines.{self.label} wants {settings.replicas} replicas of {each} GPUs, but "
-                f"there are {len(names)} "
-                f"({', '.join(names)}); lower replicas, tensor_parallel or pipeline_parallel"
-            )
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * each : (i + 1) * each])} for i in range(settings.replicas)]
 
     def _wait_until_ready(self) -> None:
         for place, url in enumerate(self._urls):
@@ -346,6 +332,16 @@ class VllmServerEngine:
         for cache in ("mm", "encoder"):
             self._control("POST", f"/reset_{cache}_cache")
 
+    def sleep(self) -> None:
+        """Moves the weights of every server to host memory and drops its cache (level 1). Does nothing on CPU."""
+        if self._sleeps:
+            self._control("POST", "/sleep?level=1")
+
+    def wake(self) -> None:
+        """Takes the GPU memory of every server back. Does nothing on CPU."""
+        if self._sleeps:
+            self._control("POST", "/wake_up")
+
     def close(self) -> None:
         """Stops the servers that this engine started; those of `urls` keep running."""
         self._watch.close()
@@ -356,6 +352,26 @@ class VllmServerEngine:
         for server in self._servers:
             server.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def assign_devices(label: str, settings: VllmServer) -> list[dict[str, str]]:
+    """Returns the environment of each replica: its share of the GPUs, if there are any.
+
+    Without `replicas` there are as many as the GPUs hold, one on CPU. Raises ValueError when they need more.
+    """
+    each = count_replica_gpus(settings)
+    if not (devices := list_devices()):
+        return [{}] * (settings.replicas or 1)
+    if spans_machines(settings):
+        return [{VISIBLE: ",".join(devices)}] * (settings.replicas or 1)
+    names = name_devices(settings.gpus) if settings.gpus else devices
+    replicas = settings.replicas or max(1, len(names) // each)
+    if len(names) < each * replicas:
+        raise ValueError(
+            f"runtime.engines.{label} wants {replicas} replicas of {each} GPUs, but there are {len(names)} "
+            f"({', '.join(names)}); lower replicas, tensor_parallel or pipeline_parallel"
+        )
+    return [{VISIBLE: ",".join(names[first : first + each])} for first in range(0, each * replicas, each)]
 
 
 def read_log_probs(choice: Mapping[str, Any]) -> tuple[float, ...]:

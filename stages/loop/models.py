@@ -9,17 +9,19 @@ from stages.adversary.diagnostics import SpreadCheck
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
 from stages.config.objective import Objective
+from stages.config.placement import find_gpu_use, place_loop
 from stages.config.ril import Ril
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
 from stages.config.verdict import Verdict
 from stages.corpora.rows import Question
-from stages.engines.engine import Engine, StartOptions, TrainableEngine
+from stages.engines.engine import Engine, SharingEngine, StartOptions, TrainableEngine
 from stages.engines.start import make_null_engine, start_engine, start_trainable
+from stages.job.devices import list_devices
 from stages.job.job import Job
 from stages.policy.policy import Policy
 from stages.training.passes import PaddingGroups
-from stages.training.ranks import get_ranks
+from stages.training.ranks import free_cached_memory, get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint, open_verified
 from stages.vlm.context_limit import explain_too_long
@@ -36,12 +38,34 @@ class RilModels:
     adversary: Adversary | None  # None if the objective uses no discriminator
     engine: TrainableEngine  # samples from the student; a null engine on ranks other than the first
     judge: Engine | None  # None if the reward uses no verdict, and on ranks other than the first
+    sleepers: tuple[str, ...]  # entries of `models` whose engines sleep while the ranks compute; on all ranks
 
     @property
     def trainers(self) -> dict[str, Trainer]:
         """The trainers by checkpoint name."""
         adversary = {"discriminator": self.adversary.trainer} if self.adversary else {}
         return {"student": self.policy.trainer, **adversary}
+
+    @property
+    def judge_sleeps(self) -> bool:
+        """Whether the judge must finish before the ranks compute."""
+        return bool(set(self.sleepers) - {"student"})
+
+    def sleep_engines(self) -> None:
+        """Frees the GPUs of engines that share them with the ranks; the first rank calls this before all compute."""
+        for engine in self._list_sleepers():
+            engine.sleep()
+
+    def wake_engines(self) -> None:
+        """Gives the engines their GPU memory back, after every rank has freed what it caches; all ranks call this."""
+        if self.sleepers:
+            free_cached_memory()
+            for engine in self._list_sleepers():
+                engine.wake()
+
+    def _list_sleepers(self) -> list[SharingEngine]:
+        engines = [self.engine] * ("student" in self.sleepers) + [self.judge] * self.judge_sleeps
+        return [engine for engine in engines if isinstance(engine, SharingEngine)]
 
     def explain_refusal(self, question: Question) -> str | None:
         """Returns the reason why the question exceeds the student's context, None if it fits."""
@@ -57,19 +81,32 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     judge_checkpoint = open_verified(job.input(f"data/model/{job.block(Verdict).model}"), job.store)
     runtime, here = job.block(Runtime), get_ranks()
-    need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1)
+    judge_name = job.block(Verdict).model if objective.uses_judge else None
+    count = len(list_devices())
+    gpus = place_loop(runtime, judge_name, count).engines if count else {}
+    need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1, stage=job.stage)
     with ExitStack() as stack:
         with job.measure_time("start"):
-            student_need = replace(need, log_probs=objective.rollout_correction != "none")
+            compares = objective.rollout_correction != "none"
+            student_need = replace(need, log_probs=compares, gpus=gpus.get("student", ()))
             engine = start_trainable(checkpoint, runtime, student_need) if here.first else make_null_engine(checkpoint)
             stack.callback(engine.close)
-            judge = start_engine(judge_checkpoint, runtime, need) if objective.uses_judge and here.first else None
-            if judge is not None:
+            judge: Engine | None = None
+            if judge_name is not None and here.first:
+                judge = start_engine(judge_checkpoint, runtime, replace(need, gpus=gpus.get(judge_name, ())))
                 stack.callback(judge.close)
             reader = load_reader(checkpoint)
             policy = load_policy(job, checkpoint, reader, objective)
             adversary = load_adversary(job, checkpoint, reader, objective) if objective.uses_discriminator else None
-        yield RilModels(checkpoint, reader, policy, adversary, engine, judge)
+        yield RilModels(
+            checkpoint, reader, policy, adversary, engine, judge, find_sleepers(runtime, job.stage, judge_name)
+        )
+
+
+def find_sleepers(runtime: Runtime, stage: str, judge: str | None) -> tuple[str, ...]:
+    """Returns the entries of `models` whose engines sleep while the ranks compute."""
+    uses = {model: find_gpu_use(runtime, stage, model) for model in ("student", judge) if model is not None}
+    return tuple(model for model, use in uses.items() if use is not None and use.sharing == "sleep")
 
 
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:

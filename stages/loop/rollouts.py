@@ -46,8 +46,11 @@ class Rollouts:
         return self._objective.rollout_correction != "none"
 
     def collect(self, step: int, questions: Sequence[Question]) -> Groups:
-        """Returns G student and G teacher responses per question; student responses go to the judge as they finish."""
-        return get_ranks().broadcast(lambda: self._collect(step, questions))
+        """Returns G student and G teacher responses per question; student responses go to the judge as they finish.
+
+        Engines that share GPUs with the ranks sleep from then on; such a judge has finished its verdicts before.
+        """
+        return get_ranks().broadcast(lambda: self._collect_and_sleep(step, questions))
 
     def judge(self, step: int, groups: Groups) -> Groups:
         """Waits for the judge and returns the responses with verdicts on those of the student.
@@ -56,6 +59,13 @@ class Rollouts:
         fails it, RuntimeError when the share of failed verdicts exceeds verdict.max_failed_share.
         """
         return get_ranks().broadcast(lambda: self._judge(step, groups))
+
+    def _collect_and_sleep(self, step: int, questions: Sequence[Question]) -> Groups:
+        groups = self._collect(step, questions)
+        if self._models.judge_sleeps:
+            groups = self._judge(step, groups)
+        self._models.sleep_engines()
+        return groups
 
     def _collect(self, step: int, questions: Sequence[Question]) -> Groups:
         if (judge := self._models.judge) is not None:
@@ -145,6 +155,7 @@ class Rollouts:
         if self._queue is None or not self._queue.used:
             return groups
         verdicts = self._queue.collect_verdicts()
+        self._queue = None
         groups = [
             [
                 replace(one, verdict=verdicts[number, place]) if one.source == STUDENT else one

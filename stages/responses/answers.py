@@ -198,7 +198,7 @@ class AnswerSession:
         engine = self.start(
             self.checkpoint,
             self.job.block(Runtime),
-            StartOptions(self.job.store / "logs", lacking, self.job.progress.say, served=served),
+            StartOptions(self.job.store / "logs", lacking, self.job.progress.say, served=served, stage=self.job.stage),
         )
         try:
             ready = time.monotonic()

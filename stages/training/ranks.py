@@ -7,7 +7,7 @@ call the collectives below in the same order, else they deadlock. The messages a
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,9 +17,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 Value = TypeVar("Value")
 PORT_OF_FIRST = "RIL_PORT_OF_FIRST_RANK"  # set in the environment of ranks that the first rank started
-# Ranks wait while the first one samples, judges and validates; a rank that dies ends the others at once, and one that
-# stands still after a while (flows/rank_watch.py).
-WAIT = timedelta(hours=24)
+# A rank that dies ends the others at once, and one that stands still after a while, with its name
+# (flows/rank_watch.py). The limits of gloo and NCCL are for what that watch does not see, and so a little longer.
+START_WAIT = timedelta(minutes=30)  # until all ranks have joined: nodes of a cluster start one after the other
+MARGIN = timedelta(minutes=2)
 
 
 class Meetings:
@@ -45,7 +46,7 @@ class Meetings:
 
 
 MEETINGS = Meetings()
-_patient: dict[str, Any] = {}  # the group of `Ranks`, which may wait for `WAIT`; DeepSpeed's waits `stuck_minutes`
+_patient: dict[str, Any] = {}  # the group of `Ranks`, which waits for the first rank; DeepSpeed's is the default group
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,18 @@ def get_ranks() -> Ranks:
 class Rendezvous:
     """Rendezvous of `count` processes on this machine, created by the first rank on a port that the OS assigns."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, devices: Sequence[Mapping[str, str]] = ()) -> None:
+        """`devices` are environment variables of each rank that name its GPU; none on CPU."""
         # A socket bound to loopback: TCPStore on its own listens on all addresses, whatever address it is given.
         with socket.create_server(("127.0.0.1", 0), backlog=count) as server:
             port, handle = server.getsockname()[1], server.detach()
-        self._store: Any = TCPStore("127.0.0.1", port, count, True, WAIT, False, master_listen_fd=handle)
-        self.count = count
+        self._store: Any = TCPStore("127.0.0.1", port, count, True, START_WAIT, False, master_listen_fd=handle)
+        self.count, self._devices = count, devices
 
     def make_environment(self, rank: int) -> dict[str, str]:
         """Returns the environment variables of that rank's process."""
-        return make_environment(rank, self.count, self._store.port)
+        own = self._devices[rank] if self._devices else {}
+        return {**make_environment(rank, self.count, self._store.port), **own}
 
     def join(self) -> Ranks:
         """Joins as the first rank; blocks until all others have joined."""
@@ -135,10 +138,10 @@ class Rendezvous:
 
 
 def join() -> Ranks:
-    """Joins the process group that the environment names: of the first rank here, or of torchrun or deepspeed."""
+    """Joins the process group that the environment names: of the first rank here, or of torchrun, deepspeed or srun."""
     port = os.environ.get(PORT_OF_FIRST)
     count = int(os.environ["WORLD_SIZE"])
-    store = TCPStore("127.0.0.1", int(port), count, False, WAIT) if port else None  # type: ignore[attr-defined]
+    store = TCPStore("127.0.0.1", int(port), count, False, START_WAIT) if port else None  # type: ignore[attr-defined]
     return _join(store, int(os.environ["RANK"]), count)
 
 
@@ -171,14 +174,29 @@ def _join(store: Any, rank: int, count: int) -> Ranks:
     if torch.cuda.is_available():  # collectives of `Ranks` use gloo, so that waiting blocks no GPU
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=WAIT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=START_WAIT)
     if count > 1:
-        _patient["group"] = dist.new_group(backend="gloo", timeout=WAIT)
+        _patient["group"] = dist.new_group(backend="gloo", timeout=START_WAIT)
     return get_ranks()
 
 
-def limit_waits(limit: timedelta) -> None:
-    """Sets the time limit of DeepSpeed's collective operations, which all ranks reach at about the same time."""
+def limit_waits(together: timedelta, for_first: timedelta) -> None:
+    """Sets the time limits of collective operations.
+
+    `together` holds for DeepSpeed's, which all ranks reach at about the same time, `for_first` for those of `Ranks`, in
+    which the others wait while the first rank samples, judges and validates.
+    """
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
-    _set_pg_timeout(limit)
+    _set_pg_timeout(together + MARGIN)
+    if "group" in _patient:
+        _set_pg_timeout(for_first + MARGIN, _patient["group"])
+
+
+def free_cached_memory() -> None:
+    """Returns the GPU memory that this rank has cached to the driver; returns when all ranks have done so."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    get_ranks().wait()

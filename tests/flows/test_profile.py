@@ -60,7 +60,7 @@ def test_a_profile_holds_only_differences_of_known_keys(root: Path, name: str) -
 REPEATED = {
     "paper": {"models.student.family", "ril.group", "ril.kl_weight", "ril.clip_epsilon"},
     "recommended": set(),
-    "single_gpu": set(),
+    "single_gpu": {"warm_start.rows_per_step", "discriminator.responses_per_side", "ril.group"},
     "smoke": set(),
 }
 
@@ -107,6 +107,27 @@ def test_a_value_that_an_alias_repeats_is_not_changed_in_both_places(project: Pa
     with pytest.raises(ParamsError, match=r"profile long would change a value that an alias"):
         profile.apply_profile(project, "long")
     assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["warm_start.steps", "discriminator.learning_rate", "ril.questions_per_step", "ril"])
+def test_a_profile_of_a_published_student_sets_every_size_and_rate(project: Path, key: str) -> None:
+    path = project / "profiles" / "single_gpu.yaml"
+    values = yaml.safe_load(path.read_text())
+    block, _, inner = key.partition(".")
+    if inner:
+        del values[block][inner]
+    else:
+        del values[block]
+    path.write_text(yaml.safe_dump(values))
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(
+        ParamsError, match=rf"profiles/single_gpu\.yaml: models\.student is a published.* {key}"
+    ) as raised:
+        profile.apply_profile(project, "single_gpu")
+    assert "for tiny models; set them" in str(raised.value)
+    assert (project / "params.yaml").read_bytes() == before
+    del values["models"]["student"]["hub"]
+    assert profile.list_unset_sizes(values) == []
 
 
 def test_an_unknown_profile_is_answered_with_the_list(project: Path) -> None:

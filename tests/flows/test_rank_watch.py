@@ -45,7 +45,7 @@ def report(meetings: int, waits: bool) -> RankReport:
 
 
 def test_a_stopped_rank_is_named_within_two_minutes(clock: list[float], sleeper: "subprocess.Popen[bytes]") -> None:
-    watch = RankWatch(60, 1800)
+    watch = RankWatch(60, 1800, 7200)
     ranks = (report(5, False), RankReport(HERE, sleeper.pid, 5, True), report(5, True))
     assert look(watch, clock, 100, *ranks) is None
     sleeper.send_signal(signal.SIGSTOP)
@@ -57,7 +57,7 @@ def test_a_stopped_rank_is_named_within_two_minutes(clock: list[float], sleeper:
 
 @pytest.mark.parametrize("waits", [[True, False, True], [True, True, False]], ids=["second", "third"])
 def test_a_rank_for_which_all_others_wait_is_named(clock: list[float], waits: list[bool]) -> None:
-    watch, ranks = RankWatch(60, 600), [report(5, wait) for wait in waits]
+    watch, ranks = RankWatch(60, 600, 7200), [report(5, wait) for wait in waits]
     assert look(watch, clock, 590, *ranks) is None
     found = look(watch, clock, 100, *ranks)
     assert found is not None
@@ -65,25 +65,29 @@ def test_a_rank_for_which_all_others_wait_is_named(clock: list[float], waits: li
     assert "while all others wait for it" in found[1]
 
 
-def test_the_first_rank_may_work_alone_for_long(clock: list[float]) -> None:
+def test_the_first_rank_may_work_alone_for_longer_but_not_for_ever(clock: list[float]) -> None:
     """It samples, judges and validates while the others wait."""
-    ranks = (report(5, False), report(5, True), report(5, True))
-    assert look(RankWatch(60, 600), clock, 50_000, *ranks) is None
+    watch, ranks = RankWatch(60, 600, 7200), (report(5, False), report(5, True), report(5, True))
+    assert look(watch, clock, 7190, *ranks) is None
+    found = look(watch, clock, 30, *ranks)
+    assert found is not None
+    assert found[0] == 0
+    assert "has made no progress for 7210 s while all others wait for it" in found[1]
 
 
 def test_two_busy_ranks_are_no_reason_to_end(clock: list[float]) -> None:
     ranks = (report(5, True), report(5, False), report(5, False))
-    assert look(RankWatch(60, 600), clock, 50_000, *ranks) is None
+    assert look(RankWatch(60, 600, 7200), clock, 50_000, *ranks) is None
 
 
 def test_progress_starts_the_count_again(clock: list[float]) -> None:
-    watch = RankWatch(60, 600)
+    watch = RankWatch(60, 600, 7200)
     for meetings in range(20):
         assert look(watch, clock, 500, report(meetings, True), report(meetings, False)) is None
 
 
 def test_when_all_wait_the_farthest_behind_is_named(clock: list[float]) -> None:
-    found = look(RankWatch(60, 600), clock, 700, report(9, True), report(9, True), report(7, True))
+    found = look(RankWatch(60, 600, 7200), clock, 700, report(9, True), report(9, True), report(7, True))
     assert found is not None
     assert found[0] == 2
     assert "waits like all others" in found[1]

@@ -41,14 +41,15 @@ REFUSED: tuple[tuple[str, ...], ...] = (
     *(("--tensor-parallel-size", "2"), ("--pipeline-parallel-size", "2"), ("--max-num-seqs", "2")),
     # values
     *(("--block-size",), ("--block-size", "--enforce-eager"), ("--block-size", "17"), ("--block-size", "16 ")),
-    *(("--gpu-memory-utilization", "nan"), ("--gpu-memory-utilization", "1e0"), ("--gpu-memory-utilization", "2")),
+    *(("--gpu-memory-utilization", "0.85"), ("--enable-sleep-mode",)),  # memory_share and sharing of the engine
+    *(("--cpu-offload-gb", "nan"), ("--cpu-offload-gb", "1e0"), ("--cpu-offload-gb", "100001")),
     *(("--cpu-offload-gb", "inf"), ("--cpu-offload-gb", "-1"), ("--max-num-batched-tokens", "0")),
     *(("--max-num-batched-tokens", "1k"), ("--max-num-batched-tokens", "9" * 30), ("--block-size", "\u0661\u0666")),
     *(("--distributed-executor-backend", "a.B"), ("--mm-encoder-tp-mode", "Data"), ("--attention-backend", "CUSTOM")),
 )
 ACCEPTED = (
     *((), ("--distributed-executor-backend", "ray", "--mm-encoder-tp-mode", "data"), ("--enforce-eager",)),
-    *(("--gpu-memory-utilization", "0.85", "--max-num-batched-tokens", "8192", "--enable-chunked-prefill"),),
+    *(("--cpu-offload-gb", "0.85", "--max-num-batched-tokens", "8192", "--enable-chunked-prefill"),),
     *(("--cpu-offload-gb", "10", "--enable-prefix-caching", "--block-size", "32", "--mm-processor-cache-gb", "0.5"),),
 )
 

@@ -79,9 +79,21 @@ def test_gpus_are_those_that_are_named_or_visible(started: Any, monkeypatch: pyt
     assert [gpus for _, gpus in started(replicas=2, gpus=(6, 3))] == ["6", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     assert [gpus for _, gpus in started(replicas=2)] == ["GPU-a", "GPU-b"]
-    assert [gpus for _, gpus in started(tensor_parallel=2)] == [None]  # it sees what the stage sees
+    assert [gpus for _, gpus in started(tensor_parallel=2)] == ["GPU-a,GPU-b"]
+    assert [gpus for _, gpus in started(gpus=(1,))] == ["GPU-b"]  # counted among the visible ones
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [gpus for _, gpus in started()] == [None]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="wants 3 replicas of 1 GPUs, but there are 2"):
         started(replicas=3)
+
+
+def test_a_server_takes_its_own_share_of_memory_and_may_sleep(started: Any) -> None:
+    ((parsed, _),) = started(gpus=(3,), memory_share=0.25, sharing="sleep")
+    assert (parsed.gpu_memory_utilization, parsed.enable_sleep_mode) == (0.25, True)
+    ((parsed, _),) = started(gpus=(3,))
+    assert (parsed.gpu_memory_utilization, parsed.enable_sleep_mode) == (Runtime().gpu_memory_utilization, False)
 
 
 def test_ray_and_other_arguments_go_through(started: Any) -> None:

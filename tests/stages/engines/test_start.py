@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stages.config.engines import OpenAi, Replay, Vllm, VllmServer
 from stages.config.runtime import Runtime
@@ -12,7 +13,8 @@ from stages.engines.arguments import format_flags
 from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import StartOptions
 from stages.engines.replay import MissingAnswers
-from stages.engines.start import start_engine, start_trainable
+from stages.engines.start import assign_gpus, start_engine, start_trainable
+from stages.engines.vllm_server import assign_devices
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
 SERVER = VllmServer(kind="vllm_server", replicas=2)
@@ -32,18 +34,63 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
-    runtime = Runtime(engines={"judge": SERVER, "student": Vllm(kind="vllm", sequences=7, tensor_parallel=2)})
+    student = Vllm(kind="vllm", sequences=7, tensor_parallel=2)
+    runtime = Runtime(engines={"judge": SERVER, "student": student})
     need = StartOptions(tmp_path)
     for folder in ("data/model/judge", "data/model/other", "data/warm_start", "data/ril/model"):
         start_engine(checkpoint(tmp_path / folder), runtime, need)
     start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
     assert started == [
         ("VllmServerEngine", runtime, SERVER, need, "judge", False),
-        ("VllmEngine", runtime, 256, 1, False),
-        ("VllmEngine", runtime, 7, 2, False),
-        ("VllmEngine", runtime, 7, 2, False),
-        ("VllmEngine", runtime, 7, 2, False),
+        ("VllmEngine", runtime, Vllm(kind="vllm"), False),
+        ("VllmEngine", runtime, student, False),
+        ("VllmEngine", runtime, student, False),
+        ("VllmEngine", runtime, student, False),
     ]
+
+
+def test_a_stage_may_have_an_engine_of_its_own_for_a_model(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    loop = Vllm(kind="vllm", sequences=3)
+    runtime = Runtime(engines={"student": SERVER}, stage_engines={"ril": {"student": loop}})
+    for stage in ("ril", "rollout"):
+        start_engine(checkpoint(tmp_path / "data/warm_start"), runtime, StartOptions(tmp_path, stage=stage))
+    assert [(name, settings) for name, _, settings, *_ in started] == [
+        ("VllmEngine", loop),
+        ("VllmServerEngine", SERVER),
+    ]
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("RIL_ALL_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("eight_gpus")
+def test_generation_has_every_gpu_unless_some_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def assign(settings: Vllm | VllmServer, **options: Any) -> tuple[str, list[str]]:
+        got = assign_gpus(settings, StartOptions(Path(), **options))
+        servers = assign_devices("x", got) if isinstance(got, VllmServer) else []
+        return got.kind, [server["CUDA_VISIBLE_DEVICES"] for server in servers]
+
+    each = [str(gpu) for gpu in range(8)]
+    assert assign(Vllm(kind="vllm")) == ("vllm_server", each)
+    assert assign(Vllm(kind="vllm", tensor_parallel=4)) == ("vllm_server", ["0,1,2,3", "4,5,6,7"])
+    assert assign(Vllm(kind="vllm", tensor_parallel=8)) == ("vllm", [])  # one replica that spans what this process sees
+    assert assign(Vllm(kind="vllm", gpus=(5,))) == ("vllm_server", ["5"])
+    assert assign(VllmServer(kind="vllm_server")) == ("vllm_server", each)
+    assert assign(VllmServer(kind="vllm_server", gpus=(6, 7), replicas=1)) == ("vllm_server", ["6"])
+    assert assign(Vllm(kind="vllm"), gpus=(0, 1)) == ("vllm_server", ["0", "1"])  # in stage ril
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # a rank on GPU 3: vLLM may run in its process, there only
+    monkeypatch.setenv("RIL_ALL_DEVICES", ",".join(each))
+    assert assign(Vllm(kind="vllm"), gpus=(3,)) == ("vllm", [])
+    assert assign(Vllm(kind="vllm"), gpus=(3,), own_process=True) == ("vllm_server", ["3"])
+    assert assign(Vllm(kind="vllm"), gpus=(4,)) == ("vllm_server", ["4"])
+    with pytest.raises(
+        ValueError, match=r"GPU 9 is named in runtime, but this stage sees 8 \(0, 1, 2, 3, 4, 5, 6, 7\)"
+    ):
+        assign(Vllm(kind="vllm", gpus=(9,)))
 
 
 def test_a_student_in_training_needs_an_engine_that_takes_weights(

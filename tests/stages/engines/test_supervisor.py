@@ -201,3 +201,20 @@ def test_a_hanging_server_is_ended_and_says_why(serve: Callable[..., tuple[Serve
     server.end_hanging("no token for 9 s")
     assert str(server.describe_exit()).startswith("no token for 9 s, so it hangs and was ended; the end of ")
     assert not any(map(alive, pids))
+
+
+@pytest.mark.parametrize(("interface", "passed"), [("lo", None), ("ib0", "ib0")])
+def test_a_server_does_not_talk_over_the_interface_of_the_ranks(
+    interface: str, passed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks on one machine have "lo"; a judge over Ray would look for other machines there. A user's choice stays."""
+    names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.setenv(name, interface)
+    monkeypatch.setenv("RIL_ALL_DEVICES", "0,1")
+    code = "import os; print([os.environ.get(name) for name in ('NCCL_SOCKET_IFNAME', 'GLOO_SOCKET_IFNAME')])"
+    code += "; print(os.environ.get('RIL_ALL_DEVICES'))"
+    server = Server([sys.executable, "-c", code], tmp_path / "log", {}, tmp_path / "scratch")
+    with pytest.raises(EngineError, match="exit code 0"):
+        server.wait_until(lambda: False, 30)
+    assert server.log.read_text().splitlines() == [str([passed] * 2), "None"]

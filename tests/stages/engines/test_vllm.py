@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.config.engines import Vllm
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Request, RequestError
@@ -79,7 +80,7 @@ def engine_of(tiny: Tiny) -> Iterator[Callable[[str], VllmEngine]]:
 
     def start(family: str) -> VllmEngine:
         if family not in running:
-            running[family] = VllmEngine(tiny(family), Runtime(), sequences=16)
+            running[family] = VllmEngine(tiny(family), Runtime(), Vllm(kind="vllm", sequences=16))
         return running[family]
 
     yield start
@@ -139,7 +140,7 @@ def test_banned_tokens_are_never_sampled(sampling: Sampling, tiny: Tiny, tmp_pat
     network.model.save_pretrained(tmp_path)
     reader.save(tmp_path)
     write_card(tmp_path, checkpoint.family, "fp32", 256)
-    biased = VllmEngine(open_checkpoint(tmp_path), Runtime(), sequences=16)
+    biased = VllmEngine(open_checkpoint(tmp_path), Runtime(), Vllm(kind="vllm", sequences=16))
     try:
         requests = seeing_requests(sampling, n=1 if sampling is GREEDY else 4)
         written = {token for answers in ids_of(biased, requests) for ids in answers for token in ids}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed
 
+from stages.config.engines import Vllm
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.engines.engine import Request
@@ -23,7 +24,7 @@ def ids(engine: VllmEngine) -> list[tuple[int, ...]]:
 
 @pytest.mark.slow
 def test_closing_one_engine_leaves_the_other_and_the_process_group(tiny: Callable[[str], Checkpoint]) -> None:
-    first, second = (VllmEngine(tiny("qwen2_5"), Runtime(), sequences=4) for _ in range(2))
+    first, second = (VllmEngine(tiny("qwen2_5"), Runtime(), Vllm(kind="vllm", sequences=4)) for _ in range(2))
     said = ids(second)
     model = weakref.ref(first._engine.model_executor.driver_worker.worker.model_runner.model)
     assert model() is not None
@@ -34,6 +35,6 @@ def test_closing_one_engine_leaves_the_other_and_the_process_group(tiny: Callabl
     assert torch.distributed.is_initialized()  # the training's group as well
     assert ids(second) == said
     second.close()
-    third = VllmEngine(tiny("qwen2_5"), Runtime(), sequences=4)
+    third = VllmEngine(tiny("qwen2_5"), Runtime(), Vllm(kind="vllm", sequences=4))
     assert ids(third) == said
     third.close()

@@ -26,7 +26,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.config.engines import OpenAi, VllmServer
+from stages.config.engines import OpenAi, Vllm, VllmServer
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.corpora.images import open_image
@@ -135,7 +135,7 @@ def in_process(tiny: Tiny) -> Iterator[Callable[[str], VllmEngine]]:
 
     def start(family: str) -> VllmEngine:
         if family not in running:
-            running[family] = VllmEngine(tiny(family), Runtime(), sequences=16)
+            running[family] = VllmEngine(tiny(family), Runtime(), Vllm(kind="vllm", sequences=16))
         return running[family]
 
     yield start

@@ -157,7 +157,9 @@ def open_rollouts(
         encode_text=lambda text: [*map(ord, text)], encode_response=lambda text: [*map(ord, text), 0]
     )
     policy = SimpleNamespace(objective=PAPER)
-    models: Any = SimpleNamespace(engine=student, judge=said, reader=SimpleNamespace(chat=chat), policy=policy)
+    awake = {"judge_sleeps": False, "sleep_engines": lambda: None}
+    reader = SimpleNamespace(chat=chat)
+    models: Any = SimpleNamespace(engine=student, judge=said, reader=reader, policy=policy, **awake)
     pool = {
         question.id: [
             TeacherAnswer(teacher, n, f"{question.id} {teacher}{n}", n % 2, "length" if n == 5 else "stop")
