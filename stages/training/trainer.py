@@ -14,6 +14,7 @@ from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
 from stages.training.guard import NormHistory, StepGuard, name_questions
 from stages.training.ranks import MEETINGS, get_ranks, join_alone
+from stages.vlm.lora import AdapterWeights
 from stages.vlm.weights import check_finite, find_broken_tensor
 
 Result = TypeVar("Result")
@@ -80,13 +81,17 @@ class Trainer:
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         # With one process, ZeRO 3 has nothing to shard and only costs time. Also, a text-only pack may precede one with
         # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by up to 6.6e-3, not 6e-7.
-        stage = runtime.zero_stage if get_ranks().count > 1 else min(runtime.zero_stage, 2)
+        # The frozen model beside adapters is whole on every rank, so ZeRO 3 has nothing to shard there either.
+        shards = get_ranks().count > 1 and not isinstance(model, AdapterWeights)
+        stage = runtime.zero_stage if shards else min(runtime.zero_stage, 2)
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
         held = ShardedModule(model) if self.sharded else model
         get_ranks().wait()  # the first rank may have started engines for longer than DeepSpeed's operations wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
         self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
+        if isinstance(model, AdapterWeights):
+            model.move_base(self._engine.device)
         self.model = model
         self.guard = StepGuard()
         self.norms = NormHistory(schedule.spike_factor)
@@ -204,7 +209,8 @@ class Trainer:
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the full weights, gathered if sharded, under the names that transformers and vLLM use.
 
-        All ranks must call this together; ranks other than the first get an empty dict.
+        Of an adapter these are its own weights; `Network.iter_weights` merges them. All ranks must call this together;
+        ranks other than the first get an empty dict.
         """
         if self.sharded:
             whole = self._engine._zero3_consolidated_16bit_state_dict() or {}

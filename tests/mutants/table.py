@@ -47,7 +47,7 @@ SCORING, VERDICTS, AGGREGATE, SCORES = (
 
 IN_RIL = ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[qwen2_5_vl, mu 1]",)
 IN_DISC = (
-    "tests/loop/test_discriminator.py::test_pre_training_is_that_of_a_plain_discriminator[qwen2_5_vl-ril-response]",
+    "tests/loop/test_discriminator.py::test_pre_training_is_that_of_a_plain_discriminator[qwen2_5_vl-ril-response-None]",
 )
 IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
@@ -114,8 +114,8 @@ FAULTS = (
           "the worst checkpoint is kept", (f"{T_VALIDATION}test_the_first_of_the_best_is_kept",)),
     Fault(RIL, "Text(one.text, question.id", "Text(group[0].text, question.id",
           "D sees a question's first student text in every row", IN_RIL),
-    Fault(MODELS, "    if block.freeze_vision:\n        student.freeze_vision()\n",
-          '    block = block.model_copy(update={"freeze_vision": False})\n', "the loop trains the vision tower",
+    Fault(MODELS, "        if block.freeze_vision:\n            student.freeze_vision()\n",
+          '        block = block.model_copy(update={"freeze_vision": False})\n', "the loop trains the vision tower",
           (f"{T_MODELS}test_the_reference_is_another_model_and_the_tower_is_trained_on_demand_only",)),
     Fault(QUEUE, "JudgeVerdict(None, answer.finish_reason, None) if answer.failed",
           "JudgeVerdict(0, answer.finish_reason, None) if answer.failed", "a failed reply of the judge counts as wrong",
