@@ -74,15 +74,16 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             trained, lr=schedule.learning_rate, betas=(0.9, 0.999), weight_decay=schedule.weight_decay, foreach=True
         )
+        whole = model.base if isinstance(model, AdapterWeights) else model
         if runtime.gradient_checkpointing:
-            model.gradient_checkpointing_enable()  # type: ignore[operator]
+            whole.gradient_checkpointing_enable()  # type: ignore[operator]
         # DeepSpeed does not report the norm when it clips plain fp32 training, so clipping is done here.
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         # With one process, ZeRO 3 has nothing to shard and only costs time. Also, a text-only pack may precede one with
         # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by up to 6.6e-3, not 6e-7.
         # The frozen model beside adapters is whole on every rank, so ZeRO 3 has nothing to shard there either.
-        shards = get_ranks().count > 1 and not isinstance(model, AdapterWeights)
+        shards = get_ranks().count > 1 and whole is model
         stage = runtime.zero_stage if shards else min(runtime.zero_stage, 2)
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
         self.sharded = stage == 3
@@ -90,8 +91,8 @@ class Trainer:
         get_ranks().wait()  # the first rank may have started engines for longer than DeepSpeed's operations wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
         self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
-        if isinstance(model, AdapterWeights):
-            model.move_base(self._engine.device)
+        if whole is not model:
+            whole.to(self._engine.device)
         self.model = model
         self.guard = StepGuard()
         self.norms = NormHistory(schedule.spike_factor)

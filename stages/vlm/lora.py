@@ -38,13 +38,10 @@ class AdapterWeights(nn.Module):
                 place = place.get_submodule(folder)
             place.add_module(last, matrix)
 
-    def move_base(self, device: torch.device) -> None:
-        """Moves the frozen model to the device of its adapters."""
-        self._base[0].to(device)
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Has the frozen model recompute its activations in the backward pass."""
-        self._base[0].gradient_checkpointing_enable()  # type: ignore[operator]
+    @property
+    def base(self) -> nn.Module:
+        """The model that the adapter belongs to, with all its adapters."""
+        return self._base[0]
 
 
 class Adapters:
