@@ -112,7 +112,8 @@ class Adapters:
         """Yields the weights of the whole model with the adapter added, under the names that transformers and vLLM use.
 
         `trained` is the state of the adapter's `AdapterWeights`. W + B A alpha / rank is computed in fp32 and rounded
-        to the precision of the model, one tensor at a time; all other tensors are those of the model.
+        to the precision of the model, one tensor at a time, which is then on the CPU: together they would need as much
+        GPU memory as the model. All other tensors are those of the model.
         """
         scale = self._lora[name].alpha / self._lora[name].rank
         for key, tensor in self._model.state_dict().items():
@@ -123,7 +124,7 @@ class Adapters:
             if plain.endswith(".weight") and (first := trained.get(f"{layer}.lora_A.weight")) is not None:
                 second = trained[f"{layer}.lora_B.weight"].to(tensor.device, torch.float32)
                 added = second @ first.to(tensor.device, torch.float32) * scale
-                yield plain, (tensor.float() + added).to(tensor.dtype)
+                yield plain, (tensor.float() + added).to(tensor.dtype).cpu()
             else:
                 yield plain, tensor
 

@@ -168,6 +168,52 @@ def test_a_trainer_changes_its_own_adapter_alone(zero_stage: int, tiny: Tiny, tm
     assert all(torch.equal(one, learned[name]) for name, one in trainer.state_dict().items())
 
 
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_adapters_learn_in_bf16(zero_stage: int, tiny: Tiny) -> None:
+    """Steps below the rounding of bf16 add up: DeepSpeed keeps fp32 copies of what is trained."""
+    checkpoint = tiny("internvl3")
+    reader = load_reader(checkpoint)
+    base = load_network(checkpoint, reader)
+    base.model.bfloat16()
+    groups, before = make_groups(reader), copy_weights(base)
+    network = base.add_adapter("student", LORA, seed=1)
+    state = fill(network, seed=2)
+    start = {name: one.clone() for name, one in state.items()}
+    trainer = Trainer(network.trained, Schedule(steps=40, learning_rate=1e-5), Runtime(zero_stage=zero_stage))
+    losses = []
+    for _ in range(40):
+        loss = -sum_log_probs(network, groups) / 100
+        losses.append(trainer.backward(loss, last=True))
+        trainer.step(1e-5)
+    moved = torch.cat([(one - start[name]).flatten().abs() for name, one in trainer.state_dict().items()])
+    large = torch.cat([one.flatten().abs() for one in start.values()]) > 0.02  # 1e-5 is below half of bf16's step there
+    assert float((moved[large] > 0).float().mean()) > 0.5
+    assert losses[-1] < losses[0]
+    after = copy_weights(base)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_recomputed_activations_are_those_of_the_adapter_that_was_active(tiny: Tiny) -> None:
+    """A backward pass of one adapter comes before another is selected; its gradients are those without recomputing."""
+    checkpoint = tiny("qwen2_5_vl")
+    reader = load_reader(checkpoint)
+    groups, gradients = make_groups(reader), list[dict[str, Tensor]]()
+    for recomputes in (False, True):
+        base = load_network(checkpoint, reader)
+        networks = [base.add_adapter(name, LORA, seed=1) for name in ("student", "discriminator")]
+        runtime = Runtime(gradient_checkpointing=recomputes)
+        found: dict[str, Tensor] = {}
+        trainers = [Trainer(network.trained, Schedule(steps=1, learning_rate=1e-3), runtime) for network in networks]
+        for number, (network, trainer) in enumerate(zip(networks, trainers, strict=True)):
+            fill(network, seed=number)
+            with torch.no_grad():
+                sum_log_probs(base, groups)
+            trainer.backward(-sum_log_probs(network, groups), last=True)
+            found |= {f"{number} {name}": one.grad for name, one in network.trained.named_parameters()}
+        gradients.append(found)
+    assert all(torch.equal(one, gradients[1][name]) for name, one in gradients[0].items())
+
+
 def test_the_model_beside_an_adapter_is_frozen(tiny: Tiny) -> None:
     checkpoint = tiny("qwen2_5_vl")
     network = load_network(checkpoint, load_reader(checkpoint)).add_adapter("student", LORA, seed=1)
