@@ -281,13 +281,14 @@ class AnswerSession:
         gap, prompt = wave.gaps[index], wave.prompts[index]
         key = wanted.request_key(gap.prompt)
         content = json.dumps(make_request_content(prompt.messages, prompt.image_sha256), ensure_ascii=False)
+        scored = split_target(prompt.messages)[1] is not None  # the answer was given, not generated
         return [
             StoredAnswer(
                 key=derive_answer_key(key, gap.first + answer.index),
                 request_key=key,
                 sample=gap.first + answer.index,
                 question_id=prompt.id,
-                text=_make_stored_text(answer),
+                text=_make_stored_text(answer, scored),
                 token_ids=answer.token_ids,
                 finish_reason=answer.finish_reason,
                 prompt_tokens=answer.prompt_tokens,
@@ -365,8 +366,10 @@ class AnswerSession:
             )
 
 
-def _make_stored_text(answer: Answer) -> str:
-    if answer.log_probs is not None:  # of an answer that was given, not generated
+def _make_stored_text(answer: Answer, scored: bool) -> str:
+    if scored:
+        if answer.log_probs is None:
+            raise RuntimeError("the engine gave no log probabilities for a given answer")
         return format_log_probs(answer.log_probs)
     return answer.original_text or answer.text
 
