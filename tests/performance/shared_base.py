@@ -1,6 +1,6 @@
 """Memory of the loop's process with one copy of the student's weights, beside the one with three.
 
-    python -m tests.performance.shared_base [--hidden 768] [--layers 10]
+    python -m tests.performance.shared_base [--hidden 768] [--layers 12]
 
 Each arm runs in a process of its own: it loads student, reference and discriminator as stage `ril` does, and makes one
 update of both. Bytes are those that the process holds beyond its state before the models were loaded.
@@ -121,7 +121,7 @@ def main() -> None:
     """Measures each arm and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=10)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "ARM"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
