@@ -28,7 +28,10 @@ class Runtime(Block):
         description="Concurrent stages with a model on this machine, over all projects with this store; 0: no limit.",
     )
     zero_stage: int = Field(
-        0, ge=0, le=3, description="DeepSpeed ZeRO stage: how much of the training state is sharded."
+        0,
+        ge=0,
+        le=3,
+        description="DeepSpeed ZeRO stage: how much of the training state is sharded. In bf16, 0 works as 1.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recomputes activations to save memory; takes about 25 % more time."

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 
 from stages.adversary.adversary import Adversary
@@ -34,6 +32,7 @@ from stages.training.sft import run_sft_step
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
 from stages.vlm.reader import Network, Reader, load_network, load_reader
+from tests.stages.training.spawned import run_ranks
 
 LONG = os.environ.get("RIL_RANKS") == "1"
 STEPS = 20 if LONG else 4
@@ -158,15 +157,12 @@ def learned(checkpoint: Checkpoint, zero: int, folder: Path) -> dict[str, Any]:
     return {"seen": seen, "weights": weights}
 
 
-def rank_main(rank: int, count: int, stages: list[int], checkpoint: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
+def learn_and_save(stages: list[int], checkpoint: str, folder: str) -> None:
+    here = get_ranks()
     for zero in stages:
         result = learned(open_checkpoint(Path(checkpoint)), zero, Path(folder))
-        if rank == 0:
-            torch.save(result, f"{folder}/{count} {zero}.pt")
-    dist.destroy_process_group()
+        if here.first:
+            torch.save(result, f"{folder}/{here.count} {zero}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +175,7 @@ def runs(tiny: Callable[[str], Checkpoint], tmp_path_factory: pytest.TempPathFac
     for count in dict.fromkeys(count for count, _ in RUNS if count > 1):
         stages = [zero for ranks, zero in RUNS if ranks == count]
         begun = time.monotonic()
-        context = mp.spawn(rank_main, (count, stages, str(checkpoint), str(folder)), nprocs=count, join=False)
-        assert context is not None
-        while not context.join(timeout=5):
-            if time.monotonic() - begun > LIMIT:
-                for process in context.processes:
-                    process.kill()
-                pytest.fail(f"{count} ranks hang")
+        run_ranks(learn_and_save, count, folder, (stages, str(checkpoint), str(folder)), LIMIT)
         for zero in stages:
             found[count, zero] = torch.load(folder / f"{count} {zero}.pt")
         print(f"{count} ranks, ZeRO {stages}: {time.monotonic() - begun:.0f} s")

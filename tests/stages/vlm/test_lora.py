@@ -168,7 +168,7 @@ def test_a_trainer_changes_its_own_adapter_alone(zero_stage: int, tiny: Tiny, tm
     assert all(torch.equal(one, learned[name]) for name, one in trainer.state_dict().items())
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 2])
 def test_adapters_learn_in_bf16(zero_stage: int, tiny: Tiny) -> None:
     """Steps below the rounding of bf16 add up: DeepSpeed keeps fp32 copies of what is trained."""
     checkpoint = tiny("internvl3")
@@ -194,24 +194,32 @@ def test_adapters_learn_in_bf16(zero_stage: int, tiny: Tiny) -> None:
 
 
 def test_recomputed_activations_are_those_of_the_adapter_that_was_active(tiny: Tiny) -> None:
-    """A backward pass of one adapter comes before another is selected; its gradients are those without recomputing."""
+    """The gradients are those without recomputing, to the last bit, and autograd keeps less than half as much."""
     checkpoint = tiny("qwen2_5_vl")
     reader = load_reader(checkpoint)
-    groups, gradients = make_groups(reader), list[dict[str, Tensor]]()
+    groups, gradients, kept = make_groups(reader), list[dict[str, Tensor]](), [0, 0]
     for recomputes in (False, True):
+
+        def keep(one: Tensor, recomputes: bool = recomputes) -> Tensor:
+            kept[recomputes] += one.nbytes
+            return one
+
         base = load_network(checkpoint, reader)
         networks = [base.add_adapter(name, LORA, seed=1) for name in ("student", "discriminator")]
-        runtime = Runtime(gradient_checkpointing=recomputes)
-        found: dict[str, Tensor] = {}
+        runtime, found = Runtime(gradient_checkpointing=recomputes), dict[str, Tensor]()
         trainers = [Trainer(network.trained, Schedule(steps=1, learning_rate=1e-3), runtime) for network in networks]
         for number, (network, trainer) in enumerate(zip(networks, trainers, strict=True)):
             fill(network, seed=number)
             with torch.no_grad():
                 sum_log_probs(base, groups)
-            trainer.backward(-sum_log_probs(network, groups), last=True)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+                loss = -sum_log_probs(network, groups)
+            trainer.backward(loss, last=True)
             found |= {f"{number} {name}": one.grad for name, one in network.trained.named_parameters()}
         gradients.append(found)
     assert all(torch.equal(one, gradients[1][name]) for name, one in gradients[0].items())
+    print(f"bytes kept: {kept[0]}, recomputed {kept[1]}")
+    assert kept[1] < kept[0] / 2
 
 
 def test_the_model_beside_an_adapter_is_frozen(tiny: Tiny) -> None:
