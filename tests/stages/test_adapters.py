@@ -24,7 +24,7 @@ OVERLAY: dict[str, Any] = {
     "warm_start": {"steps": 3, "rows_per_step": 2, "learning_rate": 1e-2, "final_learning_rate": 1e-3}
     | {"freeze_vision": True, **LORA},
     "discriminator": {"learning_rate": 1e-2, "sees": "question_and_image", **LORA},
-    "ril": {"learning_rate": 1e-2, "discriminator_learning_rate": 1e-2, "keep": "both", **LORA},
+    "ril": {"learning_rate": 1e-2, "discriminator_learning_rate": 1e-2, **LORA},
 }
 
 
@@ -58,7 +58,7 @@ def test_every_stage_takes_what_the_one_before_wrote(
 
     critic = load_file(data / "discriminator" / "discriminator.safetensors")
     assert len(critic) == 2 * 7 * 2 + 2  # layers, linear layers, matrices; the score head
-    for base, made in (("model/student", "warm_start"), ("warm_start", "ril/model"), ("warm_start", "ril/last")):
+    for base, made in (("model/student", "warm_start"), ("warm_start", "ril/model")):
         checkpoint = open_verified(data / made, job.store)
         wanted = load_network(checkpoint, load_reader(checkpoint)).model.state_dict()
         plain = FAMILIES[family].load_model(data / base, torch.float32)
