@@ -24,7 +24,8 @@ OVERLAY: dict[str, Any] = {
     "warm_start": {"steps": 3, "rows_per_step": 2, "learning_rate": 1e-2, "final_learning_rate": 1e-3}
     | {"freeze_vision": True, **LORA},
     "discriminator": {"learning_rate": 1e-2, "sees": "question_and_image", **LORA},
-    "ril": {"learning_rate": 1e-2, "discriminator_learning_rate": 1e-2, **LORA},
+    # Enough answers of teachers to a question that their verdicts differ; the judge says nothing of the student's.
+    "ril": {"learning_rate": 1e-2, "discriminator_learning_rate": 1e-2, "group": 6, "steps": 3, **LORA},
 }
 
 
