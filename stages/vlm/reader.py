@@ -1,5 +1,6 @@
 """Processor and model of a checkpoint for training: prompts and hidden states."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,20 +99,12 @@ class Network:
     Several networks can have one `model`: each selects its own adapter, or none, before it computes.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        model: nn.Module,
-        image_token_id: int,
-        adapters: Adapters | None = None,
-        adapter: str | None = None,
-    ) -> None:
-        """`adapters` are those of `model`; `adapter` is the one that this network computes with."""
+    def __init__(self, family: Family, model: nn.Module, image_token_id: int) -> None:
         self.family = family
         self.model = model
         self.image_token_id = image_token_id
-        self._adapters = adapters
-        self._adapter = adapter
+        self._adapters: Adapters | None = None  # of the model
+        self._adapter: str | None = None  # that this network computes with
 
     def add_adapter(self, name: str, lora: Lora, seed: int) -> "Network":
         """Freezes the model and returns a network that shares it and computes with a new adapter.
@@ -121,7 +114,9 @@ class Network:
         if self._adapters is None:
             self._adapters = Adapters(self.model, self.text)
         self._adapters.add(name, lora, seed)
-        return Network(self.family, self.model, self.image_token_id, self._adapters, name)
+        adapted = copy.copy(self)
+        adapted._adapter = name
+        return adapted
 
     def select_adapter(self) -> None:
         """Makes this network's adapter, or none, the active one of the model."""
