@@ -71,7 +71,7 @@ def run(job: Job) -> None:
         return
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
-    network = load_network(checkpoint, reader)
+    network = load_network(checkpoint, reader, job.block(Runtime))
     if block.lora:
         network = network.add_adapter("discriminator", block.lora, job.seed("adapter"))
     discriminator = DiscriminatorModel(network, job.seed("head"), block.sees)

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stages.config.runtime import Runtime
 from stages.config.warm_start import WarmStart
 from stages.corpora.rows import Question, read_questions
 from stages.groups.pack import Group
@@ -44,7 +45,7 @@ def run(job: Job) -> None:
         )
     reader = load_reader(checkpoint)
     questions, rejects = drop_long_questions(questions, reader, checkpoint, block)
-    network = load_network(checkpoint, reader)
+    network = load_network(checkpoint, reader, job.block(Runtime))
     if block.freeze_vision:
         network.freeze_vision()
     if block.lora and block.steps:

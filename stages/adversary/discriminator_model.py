@@ -50,6 +50,7 @@ class DiscriminatorModel(nn.Module):
         """
         super().__init__()
         self.text = network.family.get_text_model(network.model)
+        self._attention = network.group_attention
         hidden = network.head.in_features
         self.score = ScoreHead(hidden, 1)
         generator = torch.Generator().manual_seed(seed % 2**63)
@@ -72,7 +73,7 @@ class DiscriminatorModel(nn.Module):
 
     def forward(self, pack: Pack) -> Tensor:
         """Returns the logit [texts] fp32 of each text of the pack, computed at its last token."""
-        use_group_attention(self.text)
+        use_group_attention(self.text, self._attention)
         pack, network = pack.to(self.score.weight.device), self._network
         embedded = self.text.embed_tokens(pack.ids)  # type: ignore[operator]
         if pack.pixels is not None:

@@ -1,9 +1,14 @@
 """The block `runtime`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from stages.config.block import Block
 from stages.config.engines import EngineSettings
+
+GroupAttention = Literal["auto", "sdpa", "merged", "flex"]
+VisionAttention = Literal["auto", "sdpa", "batched", "flash_attention_2"]
 
 
 class Runtime(Block):
@@ -35,6 +40,16 @@ class Runtime(Block):
     )
     gradient_checkpointing: bool = Field(
         False, description="Recomputes activations to save memory; takes about 25 % more time."
+    )
+    group_attention: GroupAttention = Field(
+        "auto",
+        description="Attention of the language model in training: sdpa (one group at a time, with a mask), merged "
+        "(prompt and responses apart, memory linear in the pack), flex (compiled); auto: merged on GPUs, else sdpa.",
+    )
+    vision_attention: VisionAttention = Field(
+        "auto",
+        description="Attention of the vision tower in training: sdpa (one window at a time), batched (windows of one "
+        "length together), flash_attention_2 (needs the package flash_attn); auto: batched on GPUs, else sdpa.",
     )
     checkpoint_minutes: float = Field(
         10.0,

@@ -1,11 +1,10 @@
 """Attention in packs: each group attends only to itself, so a pack costs no more than the sum of its groups.
 
 A [T, T] mask over the pack would make attention quadratic in the pack (28 % of a training step on CPU at packs of 512
-tokens). Attention is therefore computed per group. transformers calls the function through its attention interface; no
-model is patched.
+tokens). transformers calls the function through its attention interface; no model is patched.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,45 +12,62 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from stages.config.runtime import GroupAttention
+from stages.groups.flex import flex_group_attention
+from stages.groups.group_mask import GroupMask
+from stages.groups.merged_attention import is_on_gpu, merged_attention, takes_merged
+
 NAME = "ril_groups"
 
 
-@dataclass(frozen=True)
-class GroupMask:
-    """Block mask of a pack: (start, end exclusive, mask [t, t] bool) per group; a mask of None means causal."""
-
-    spans: tuple[tuple[int, int, Tensor | None], ...]
-
-    def to(self, device: torch.device) -> "GroupMask":
-        """Returns the mask on `device`."""
-        return GroupMask(
-            tuple((start, stop, None if mask is None else mask.to(device)) for start, stop, mask in self.spans)
-        )
-
-
 def group_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: GroupMask, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: GroupMask,
+    kind: GroupAttention = "auto",
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Computes attention [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
 
-    Called by transformers; of its `options` only `scaling` is used.
+    Called by transformers; of its `options` only `scaling` is used. `auto` is merged on a GPU whose kernel takes the
+    query, else sdpa.
     """
-    parts = [
-        scaled_dot_product_attention(
-            query[:, :, start:stop],
-            key[:, :, start:stop],
-            value[:, :, start:stop],
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=options.get("scaling"),
-            enable_gqa=query.shape[1] != key.shape[1],
+    if kind == "auto":
+        kind = "merged" if is_on_gpu(query) and takes_merged(query) else "sdpa"
+    attend = {"sdpa": sdpa_by_group, "merged": merged_attention, "flex": flex_group_attention}[kind]
+    out = attend(query, key, value, attention_mask, options.get("scaling"))
+    return out.transpose(1, 2).contiguous(), None
+
+
+def sdpa_by_group(query: Tensor, key: Tensor, value: Tensor, mask: GroupMask, scale: float | None) -> Tensor:
+    """Returns attention [1, heads, T, width], computed for one group after the other with a mask [t, t]."""
+    repeats = query.shape[1] // key.shape[1]
+    parts = []
+    for span, tree in zip(mask.spans, mask.get_masks(query.device), strict=True):
+        own_query, own_key, own_value = (one[:, :, span.start : span.stop] for one in (query, key, value))
+        grouped = repeats > 1
+        if grouped and tree is not None and is_on_gpu(query):
+            # No kernel but the one that holds all scores in fp32 takes both a mask and grouped keys.
+            own_key, own_value = (one.repeat_interleave(repeats, 1) for one in (own_key, own_value))
+            grouped = False
+        parts.append(
+            scaled_dot_product_attention(
+                own_query,
+                own_key,
+                own_value,
+                attn_mask=tree,
+                is_causal=tree is None,
+                scale=scale,
+                enable_gqa=grouped,
+            )
         )
-        for start, stop, mask in attention_mask.spans
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(parts, dim=2)
 
 
-def use_group_attention(text_model: nn.Module) -> None:
+def use_group_attention(text_model: nn.Module, kind: GroupAttention) -> None:
     """Configures a transformers language model to accept a GroupMask as attention mask."""
-    AttentionInterface.register(NAME, group_attention)
-    text_model.config._attn_implementation = NAME  # type: ignore[union-attr]
+    name = f"{NAME}_{kind}"
+    AttentionInterface.register(name, partial(group_attention, kind=kind))
+    text_model.config._attn_implementation = name  # type: ignore[union-attr]

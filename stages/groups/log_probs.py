@@ -17,7 +17,7 @@ def hidden_states(network: Network, pack: Pack, features: Tensor | None = None) 
     """Returns the last hidden states [T, hidden] of a pack. `features` are precomputed image features."""
     if features is None and pack.pixels is not None:
         features = network.encode_images(pack.pixels)
-    use_group_attention(network.text)
+    use_group_attention(network.text, network.group_attention)
     return network.compute_hidden(pack.ids, pack.positions, pack.mask, features)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.groups.attention import GroupMask
+from stages.groups.group_mask import GroupMask, GroupSpan
 from stages.vlm.family import Pixels
 from stages.vlm.reader import Prompt
 
@@ -55,7 +55,7 @@ class Pack:
         return Pack(
             ids=self.ids.to(device),
             positions=self.positions.to(device),
-            mask=self.mask.to(device),
+            mask=self.mask,
             pixels=None if self.pixels is None else self.pixels.to(device),
             predicts=self.predicts.to(device),
             targets=self.targets.to(device),
@@ -73,12 +73,12 @@ def make_pack(groups: Sequence[Group], numbers: range) -> Pack:
     predicts: list[int] = []
     scored: list[bool] = []
     last: list[int] = []
-    spans: list[tuple[int, int, Tensor | None]] = []
+    spans: list[GroupSpan] = []
     place = responses = 0
     for number in numbers:
         group = groups[number]
-        spans.append((place, place + group.tokens, make_tree_mask(group)))
         prompt_tokens = len(group.prompt.ids)
+        spans.append(GroupSpan(place, prompt_tokens, tuple(map(len, group.responses))))
         ids.append(group.prompt.ids)
         positions.append(group.prompt.positions)
         owner += [-1] * prompt_tokens
@@ -112,18 +112,6 @@ def make_pack(groups: Sequence[Group], numbers: range) -> Pack:
         last=torch.tensor(last, dtype=torch.long),
         groups=numbers,
     )
-
-
-def make_tree_mask(group: Group) -> Tensor | None:
-    """Returns the mask [t, t] bool of one group: causal, and without attention between responses.
-
-    Returns None (plain causal attention) for a group with at most one response.
-    """
-    if len(group.responses) <= 1:
-        return None
-    lengths = torch.tensor([len(group.prompt.ids), *map(len, group.responses)])
-    owner = torch.repeat_interleave(torch.arange(-1, len(group.responses)), lengths)
-    return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))
 
 
 def make_packs(groups: Sequence[Group], tokens_per_pack: int) -> Iterator[Pack]:

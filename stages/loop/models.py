@@ -71,7 +71,7 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
             adversary = None
             if objective.uses_discriminator:
                 shares = job.block(DiscriminatorBlock).lora is not None
-                base = policy.reference if shares else load_network(checkpoint, reader)
+                base = policy.reference if shares else load_network(checkpoint, reader, runtime)
                 adversary = load_adversary(job, base, reader, objective)
         yield RilModels(checkpoint, reader, policy, adversary, engine, judge)
 
@@ -82,12 +82,12 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
     With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights.
     """
     block = job.block(Ril)
-    reference = load_network(checkpoint, reader)
+    reference = load_network(checkpoint, reader, job.block(Runtime))
     reference.model.requires_grad_(False)
     if block.lora:
         student = reference.add_adapter("student", block.lora, job.seed("adapter"))
     else:
-        student = load_network(checkpoint, reader)
+        student = load_network(checkpoint, reader, job.block(Runtime))
         if block.freeze_vision:
             student.freeze_vision()
         student.freeze_parts(block.frozen_parts)

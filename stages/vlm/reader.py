@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.config.lora import Lora
+from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
 from stages.vlm.chat import Chat, RemoteChat
@@ -18,6 +19,7 @@ from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
 from stages.vlm.lora import ADAPTER, Adapters
+from stages.vlm.vision_attention import use_vision_attention
 
 FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
 # Parts of the language model by names of parameters; the three families use those of Qwen2.
@@ -99,10 +101,13 @@ class Network:
     Several networks can have one `model`: each selects its own adapter, or none, before it computes.
     """
 
-    def __init__(self, family: Family, model: nn.Module, image_token_id: int) -> None:
+    def __init__(
+        self, family: Family, model: nn.Module, image_token_id: int, group_attention: GroupAttention = "auto"
+    ) -> None:
         self.family = family
         self.model = model
         self.image_token_id = image_token_id
+        self.group_attention: GroupAttention = group_attention
         self._adapters: Adapters | None = None  # of the model
         self._adapter: str | None = None  # that this network computes with
 
@@ -243,7 +248,13 @@ def load_chat(checkpoint: Checkpoint) -> Chat | RemoteChat:
     return RemoteChat() if checkpoint.endpoint is not None else load_reader(checkpoint).chat
 
 
-def load_network(checkpoint: Checkpoint, reader: Reader) -> Network:
-    """Loads the model of `checkpoint` in eval mode and in the checkpoint's precision."""
-    family = FAMILIES[checkpoint.family]
-    return Network(family, family.load_model(checkpoint.weights, DTYPES[checkpoint.precision]), reader.image_token_id)
+def load_network(checkpoint: Checkpoint, reader: Reader, runtime: Runtime | None = None) -> Network:
+    """Loads the model of `checkpoint` in eval mode, in the checkpoint's precision and with the attention of `runtime`.
+
+    Raises ValueError when the attention of the vision tower needs a package that is not installed.
+    """
+    family, given = FAMILIES[checkpoint.family], runtime or Runtime()
+    model = family.load_model(checkpoint.weights, DTYPES[checkpoint.precision])
+    for module in family.get_vision_modules(model):
+        use_vision_attention(module, given.vision_attention)
+    return Network(family, model, reader.image_token_id, given.group_attention)

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from stages.config.runtime import GroupAttention
 from stages.groups import attention
-from stages.groups.attention import GroupMask
+from stages.groups.group_mask import GroupMask
 
 Attention = Callable[..., tuple[Tensor, None]]
 
 
 def one_mask(mask: GroupMask, prompt: int, length: int) -> Attention:
     """One [T, T] mask over the whole pack, as transformers would have it."""
-    whole = torch.zeros(mask.spans[-1][1], mask.spans[-1][1], dtype=torch.bool)
-    for start, stop, part in mask.spans:
-        size = stop - start
-        whole[start:stop, start:stop] = torch.ones(size, size, dtype=torch.bool).tril() if part is None else part
+    whole = torch.zeros(mask.tokens, mask.tokens, dtype=torch.bool)
+    for span, part in zip(mask.spans, mask.get_masks(whole.device), strict=True):
+        size = span.stop - span.start
+        seen = torch.ones(size, size, dtype=torch.bool).tril() if part is None else part
+        whole[span.start : span.stop, span.start : span.stop] = seen
 
     def attend(
         module: nn.Module,
@@ -54,7 +56,7 @@ def split(mask: GroupMask, prompt: int, length: int) -> Attention:
         **_: Any,
     ) -> tuple[Tensor, None]:
         parts = []
-        for start, stop, _part in attention_mask.spans:
+        for start, stop in ((span.start, span.stop) for span in attention_mask.spans):
             end = start + prompt
             q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
             parts.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True))
@@ -76,43 +78,25 @@ def split(mask: GroupMask, prompt: int, length: int) -> Attention:
     return attend
 
 
-def flex(mask: GroupMask, prompt: int, length: int) -> Attention:
-    """Flex attention with a block mask over the pack; compiled on a GPU. It has no backward pass on CPU."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def setting(kind: GroupAttention) -> Callable[[GroupMask, int, int], Attention]:
+    """What `runtime.group_attention` selects by this name."""
+    own = attention.group_attention
 
-    tokens = mask.spans[-1][1]
-    group, answer = torch.zeros(tokens, dtype=torch.int32), torch.full((tokens,), -1, dtype=torch.int32)
-    for number, (start, stop, _) in enumerate(mask.spans):
-        group[start:stop] = number
-        answer[start + prompt : stop] = (torch.arange(stop - start - prompt) // length).int()
+    def make(mask: GroupMask, prompt: int, length: int) -> Attention:
+        def attend(*tensors: Any, **options: Any) -> tuple[Tensor, None]:
+            return own(*tensors, **{**options, "kind": kind})
 
-    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own = (answer[key] < 0) | (answer[key] == answer[query])
-        return (group[query] == group[key]) & (query >= key) & own
+        return attend
 
-    device = group.device
-    blocks = create_block_mask(visible, None, None, tokens, tokens, device=device.type)
-    run: Any = torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else flex_attention
-
-    def attend(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: GroupMask,
-        scaling: float | None = None,
-        **_: Any,
-    ) -> tuple[Tensor, None]:
-        out = run(query, key, value, block_mask=blocks, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
-        return out.transpose(1, 2).contiguous(), None
-
-    return attend
+    return make
 
 
 ALTERNATIVES: dict[str, Callable[[GroupMask, int, int], Attention]] = {
     "one mask": one_mask,
     "split": split,
-    "flex": flex,
+    "sdpa": setting("sdpa"),
+    "merged": setting("merged"),
+    "flex": setting("flex"),
 }
 FORWARD_ONLY_ON_CPU = ("flex",)
 

@@ -30,7 +30,7 @@ def test_every_path_runs_with_tiny_shapes(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     ways = {"shared prompt", "repeated prompt, 8 rows a pack", "repeated prompt, 1 row a pack"}
-    others = {"shared prompt, one mask", "shared prompt, split"}
+    others = {f"shared prompt, {way}" for way in ("one mask", "split", "sdpa", "merged")}
     assert figures["tiny whole"].keys() == figures["tiny LoRA"].keys() == ways | others
     assert figures["head"][0]["full logits, answers"]["seconds"] > 0
     assert "flex: largest difference of a log-prob" in done.stdout

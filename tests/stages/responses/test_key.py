@@ -149,6 +149,8 @@ THROUGH: dict[str, dict[str, str]] = {
         "stopped_seconds": "never",
         "stuck_minutes": "never",
         "gradient_checkpointing": "never",
+        "group_attention": "never",
+        "vision_attention": "never",
         "prefect_probe_seconds": "never",
     },
 }
