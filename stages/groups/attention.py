@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from stages.config.runtime import GroupAttention
 from stages.groups.flex import flex_group_attention
 from stages.groups.group_mask import GroupMask
-from stages.groups.merged_attention import is_on_gpu, merged_attention, takes_merged
+from stages.groups.merged_attention import attend_merged, is_on_gpu, takes_merged
 
 NAME = "ril_groups"
 
@@ -26,17 +26,17 @@ def group_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: GroupMask,
-    kind: GroupAttention = "auto",
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Computes attention [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
 
-    Called by transformers; of its `options` only `scaling` is used. `auto` is merged on a GPU whose kernel takes the
-    query, else sdpa.
+    Called by transformers; of its `options` only `scaling` is used, and `kind`, the setting. `auto` is merged on a GPU
+    whose kernel takes the query, else sdpa.
     """
+    kind: GroupAttention = options.get("kind", "auto")
     if kind == "auto":
         kind = "merged" if is_on_gpu(query) and takes_merged(query) else "sdpa"
-    attend = {"sdpa": sdpa_by_group, "merged": merged_attention, "flex": flex_group_attention}[kind]
+    attend = {"sdpa": sdpa_by_group, "merged": attend_merged, "flex": flex_group_attention}[kind]
     out = attend(query, key, value, attention_mask, options.get("scaling"))
     return out.transpose(1, 2).contiguous(), None
 

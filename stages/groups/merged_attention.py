@@ -19,7 +19,7 @@ HALF = (torch.float16, torch.bfloat16)
 ALLOWED = 0.02  # of a value or gradient around 1 in bf16, which rounds to 2^-8
 
 
-def merged_attention(query: Tensor, key: Tensor, value: Tensor, mask: GroupMask, scale: float | None) -> Tensor:
+def attend_merged(query: Tensor, key: Tensor, value: Tensor, mask: GroupMask, scale: float | None) -> Tensor:
     """Returns attention [1, heads, T, width] of query [1, heads, T, width] and key, value [1, key heads, T, width].
 
     Raises RuntimeError when the GPU's kernel does not give what the definition gives (checked once a process).

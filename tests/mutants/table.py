@@ -27,7 +27,9 @@ POLICY, BATCH, LOSS, REWARDS, METRICS = (
 ADVERSARY, MODEL, PROMPT, DIAGNOSTICS = (
     f"stages/adversary/{name}.py" for name in ("adversary", "discriminator_model", "prompt", "diagnostics")
 )
-PACK, HEAD, LOG_PROBS = (f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs"))
+PACK, HEAD, LOG_PROBS, MASK, MERGED = (
+    f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs", "group_mask", "merged_attention")
+)
 TRAINER, SFT, STATE, PASSES, RANKS = (
     f"stages/training/{name}.py" for name in ("trainer", "sft", "state", "passes", "ranks")
 )
@@ -320,9 +322,22 @@ FAULTS = (
           (f"{T_PACK}test_every_row_is_packed_once",)),
     Fault(PACK, "owner += [responses] * count", "owner += [number_in_group] * count",
           "rows are counted anew in each group of a pack", (f"{T_PACK}test_every_row_is_packed_once",)),
-    Fault(PACK, "return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))",
+    Fault(MASK, "return torch.tril((owner[None, :] < 0) | (owner[:, None] == owner[None, :]))",
           "return torch.ones(len(owner), len(owner), dtype=torch.bool).tril()", "a response sees those before it",
           (f"{T_PACK}test_a_response_sees_its_prompt_and_itself_only",)),
+    Fault(MERGED, "            sums.index_copy_(1, answers, after)\n", "",
+          "gradients of merged attention are those of a response that sees itself only",
+          ("tests/stages/groups/test_attention.py::test_every_kind_is_the_definition",)),
+    Fault(MERGED, "if is_on_gpu(query):\n        check_kernel(query.device, query.dtype)", "if False:\n        pass",
+          "a GPU's kernel is not compared with the definition",
+          ("tests/stages/groups/test_attention.py::test_auto_on_a_gpu_calls_the_flash_kernel_twice",)),
+    Fault("stages/groups/attention.py", "            grouped = False\n", "",
+          "on a GPU a mask and grouped keys go to SDPA together",
+          ("tests/stages/groups/test_attention.py::test_on_a_gpu_sdpa_never_gets_mask_and_grouped_keys",)),
+    Fault("stages/training/recomputation.py", "        layer.training = True\n", "", "no layer is checkpointed",
+          ("tests/stages/training/test_recomputation.py::test_layers_keep_their_inputs_only",)),
+    Fault(TRAINER, "            stage = max(stage, 1)\n", "            pass\n", "bf16 makes one step too many",
+          ("tests/stages/training/test_precision.py::test_alone_it_learns_what_fp32_learns",)),
     Fault(PACK, "positions.append((following + torch.arange(count))", "positions.append((place + torch.arange(count))",
           "positions count from the start of the pack", (f"{T_PACK}test_packed_equals_one_row_at_a_time",)),
     Fault(HEAD, "slope /= context.temperature", "pass", "the gradient forgets the temperature",

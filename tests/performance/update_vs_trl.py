@@ -33,20 +33,26 @@ HERE = Path(__file__).parent / "against_trl"
 BARS = {64: 3.0, 256: 5.0}  # how many times faster at this many image tokens
 TOLERANCE = 1e-5  # of a parameter after a step that moves parameters by up to the learning rate, 1e-4
 WARM_UP = 2
+LONG = 512  # tokens of an answer
 
 
 @contextmanager
-def sides(shape: Shape, trl: str, *, both_heads: bool) -> Iterator[dict[str, Worker]]:
-    """The workers on one shape, by name: ours, trl and, with `both_heads`, TRL with its head on answers only."""
+def sides(shape: Shape, trl: str, *, both_heads: bool, merged: bool = False) -> Iterator[dict[str, Worker]]:
+    """The workers on one shape, by name: ours, trl and, with `both_heads`, TRL with its head on answers only.
+
+    With `merged` also ours with `runtime.group_attention: merged`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ril-vs-trl-"))
     workers: dict[str, Worker] = {}
     try:
         write_fixture(folder / "fixture", shape)
         fixture = str(folder / "fixture")
         commands = {
-            "ours": [sys.executable, str(HERE / "ours.py"), fixture],
+            "ours": [sys.executable, str(HERE / "ours.py"), fixture, "auto"],
             "trl": [trl, str(HERE / "theirs.py"), fixture],
         }
+        if merged:
+            commands["ours, merged"] = [*commands["ours"][:-1], "merged"]
         if both_heads:
             commands["trl, head on answers"] = [*commands["trl"], "--head-on-answers"]
         for name, command in commands.items():
@@ -130,8 +136,8 @@ def conform(shape: Shape, trl: str) -> None:
 
 
 def compare(shape: Shape, trl: str, repeats: int, *, both_heads: bool = True) -> dict[str, Measured]:
-    """Measures one shape and prints it."""
-    with sides(shape, trl, both_heads=both_heads) as workers:
+    """Measures one shape and prints it; long answers also with merged attention."""
+    with sides(shape, trl, both_heads=both_heads, merged=shape.length >= LONG) as workers:
         found = measured(workers, repeats)
     ours = found["ours"]
     for name, side in found.items():
@@ -151,7 +157,7 @@ ONE = Shape(questions=1)
 GROWTH = (
     *(replace(ONE, rows=rows) for rows in (4, 8, 16)),
     *(replace(ONE, image_tokens=tokens) for tokens in (16, 256)),
-    *(replace(ONE, length=length) for length in (8, 128)),
+    *(replace(ONE, length=length) for length in (8, 128, LONG)),
 )
 
 

@@ -50,7 +50,7 @@ GUARDS = (
           f"{PACK}test_log_probs_equal_the_plain_models"),
     Guard("T9", "stages/vlm/qwen2_5_vl.py", "token + count, position + max(shape)", "token + count, position + count",
           f"{READER}test_m_rope_positions_equal_the_models"),
-    Guard("T10", "stages/groups/pack.py",
+    Guard("T10", "stages/groups/group_mask.py",
           "(owner[None, :] < 0) | (owner[:, None] == owner[None, :])", "owner[None, :] == owner[None, :]",
           f"{PACK}test_a_response_sees_its_prompt_and_itself_only"),
     Guard("T11", UPDATE, "features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None",

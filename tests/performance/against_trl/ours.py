@@ -1,4 +1,7 @@
-"""Our side: the prompts and the update as `stages/ril.py` calls them.  python ours.py FIXTURE  (orders: worker.py)."""
+"""Our side: the prompts and the update as `stages/ril.py` calls them.
+
+python ours.py FIXTURE ATTENTION  (orders: worker.py; attention: runtime.group_attention)
+"""
 
 import json
 import sys
@@ -12,7 +15,7 @@ from tests.performance.against_trl.worker import Orders, Parts, Step, dump, sett
 class Side:
     """Student, reference and trainer, loaded as `stages.loop.models.load_policy` loads them."""
 
-    def __init__(self, folder: Path, parts: Parts) -> None:
+    def __init__(self, folder: Path, parts: Parts, attention: str = "auto") -> None:
         from stages.config.ril import Ril
         from stages.config.runtime import Runtime
         from stages.config.sampling import Sampling
@@ -34,10 +37,11 @@ class Side:
         )
         checkpoint = open_checkpoint(folder / "checkpoint")
         self.reader = load_reader(checkpoint)
-        self.student, self.reference = load_network(checkpoint, self.reader), load_network(checkpoint, self.reader)
+        runtime = Runtime.model_validate({"group_attention": attention})
+        self.student, self.reference = (load_network(checkpoint, self.reader, runtime) for _ in range(2))
         self.reference.model.requires_grad_(False)
         self.student.freeze_vision()
-        self.trainer = Trainer(self.student.model, self.block, Runtime())
+        self.trainer = Trainer(self.student.model, self.block, runtime)
         self._time(parts)
 
     def _time(self, parts: Parts) -> None:
@@ -86,7 +90,7 @@ def main() -> None:
     """Works off the driver's orders."""
     settle()
     orders, parts = Orders(), Parts()
-    side = Side(Path(sys.argv[1]), parts)
+    side = Side(Path(sys.argv[1]), parts, sys.argv[2])
     orders.answer(ready=True)
     while (order := orders.next())[0] != "end":
         if order[0] == "dump":

@@ -86,7 +86,7 @@ def test_every_kind_is_the_definition(kind: str, heads: tuple[int, int], flex_ba
 def test_merged_is_the_definition_for_any_tree(shapes: list[tuple[int, tuple[int, ...]]]) -> None:
     mask = mask_of(shapes)
     inputs = draw(mask, 4, 2, torch.float64)
-    found = value_and_gradients(merged_attention.merged_attention, inputs, mask, 0.25)
+    found = value_and_gradients(merged_attention.attend_merged, inputs, mask, 0.25)
     wanted = value_and_gradients(define, inputs, mask, 0.25)
     for ours, theirs in zip(found, wanted, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10)
@@ -159,11 +159,14 @@ def test_a_kernel_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # --- a GPU that is not there: shapes and arguments only, on the meta device -------------------------------------------
 
+checked: list[tuple[Any, ...]] = []  # devices and dtypes of which the kernel was compared with the definition
+
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[[GroupMask, torch.dtype], list[Tensor]]:
     """Queries, keys and values without content that count as a GPU's."""
-    monkeypatch.setattr(merged_attention, "check_kernel", lambda *_: None)
+    checked.clear()
+    monkeypatch.setattr(merged_attention, "check_kernel", lambda *asked: checked.append(asked))
     monkeypatch.setattr(merged_attention, "is_on_gpu", lambda _: True)
     monkeypatch.setattr(attention, "is_on_gpu", lambda _: True)
 
@@ -215,6 +218,7 @@ def test_auto_on_a_gpu_calls_the_flash_kernel_twice(
     with Recorder() as recorder:
         out, _ = group_attention(None, *inputs, mask)  # type: ignore[arg-type]
         gradients = torch.autograd.grad(out.sum(), inputs)
+    assert checked == [(torch.device("meta"), torch.bfloat16)]
     assert out.shape == (1, mask.tokens, 4, WIDTH)
     assert [one.shape for one in gradients] == [one.shape for one in inputs]
     whole, part = (mask.tokens, 4, WIDTH), (several, 4, WIDTH)
