@@ -71,9 +71,10 @@ def run(job: Job) -> None:
         return
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
-    discriminator = DiscriminatorModel(
-        load_network(checkpoint, reader, job.block(Runtime)), job.seed("head"), block.sees
-    )
+    network = load_network(checkpoint, reader, job.block(Runtime))
+    if block.lora:
+        network = network.add_adapter("discriminator", block.lora, job.seed("adapter"))
+    discriminator = DiscriminatorModel(network, job.seed("head"), block.sees)
     found = collect_texts(job, every=objective.degenerate == "learned")
     training, held_out = split_held_out(found, block.held_out_share, job.seed("held out"))
     pairs = objective.discriminator_loss == "bradley_terry"
@@ -92,7 +93,7 @@ def run(job: Job) -> None:
         return add_negatives(texts, writers, objective.negatives)
 
     with job.measure_time("train"):
-        trainer = Trainer(discriminator, block, job.block(Runtime))
+        trainer = Trainer(discriminator.trained, block, job.block(Runtime))
         adversary = Adversary(discriminator, trainer, collator, spread=SpreadCheck(block.min_logit_spread))
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")

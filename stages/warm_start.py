@@ -5,7 +5,8 @@ Writes   data/warm_start: the student as a Hugging Face checkpoint;
          reports/warm_start/{metrics.json,history.csv,rejects.jsonl}
 Run      dvc repro warm_start
 
-`warm_start.steps: 0` passes the base student through (Table 5e, "without SFT").
+With `warm_start.lora` adapters are trained. The checkpoint has them merged; data/warm_start/adapter has them alone, in
+peft's format. `warm_start.steps: 0` passes the base student through (Table 5e, "without SFT").
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def run(job: Job) -> None:
     network = load_network(checkpoint, reader, job.block(Runtime))
     if block.freeze_vision:
         network.freeze_vision()
+    if block.lora and block.steps:
+        network = network.add_adapter("student", block.lora, job.seed("adapter"))
 
     def make_step_groups(step: int) -> list[Group]:
         chosen = [questions[place] for place in pick_places(len(questions), block.rows_per_step, step, job.seed())]
@@ -67,7 +70,9 @@ def run(job: Job) -> None:
     if not get_ranks().first:
         return
     with job.writing() as folder:
-        save_weights(network.model, folder, state)
+        save_weights(network.model, folder, None if state is None else dict(network.iter_weights(state)))
+        if state is not None:
+            network.save_adapter(state, folder, "data/model/student")
         reader.save(folder)
         write_card(folder, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
     write_rejects(job.reports / "rejects.jsonl", rejects)

@@ -45,7 +45,8 @@ class DiscriminatorModel(nn.Module):
     def __init__(self, network: Network, seed: int, sees: Sees = "response") -> None:
         """Takes the language model of `network`; the scalar head is initialized from `seed`, N(0, 0.02).
 
-        If it sees images, it also takes the vision tower, which is frozen.
+        If `network` has an adapter, only adapter and head are trained. If it sees images, it also takes the vision
+        tower, which is frozen.
         """
         super().__init__()
         self.text = network.family.get_text_model(network.model)
@@ -56,28 +57,39 @@ class DiscriminatorModel(nn.Module):
         with torch.no_grad():
             self.score.weight.copy_(torch.randn(1, hidden, generator=generator) * 0.02)
             self.score.bias.zero_()
-        self._network: tuple[Network, ...] = ()  # a tuple, so that its head is not registered as a submodule
+        self._network: Network | None = None  # only if needed: it holds the vision tower and the vocabulary head
         if sees == "question_and_image":
             self.vision = nn.ModuleList(network.family.get_vision_modules(network.model)).requires_grad_(False)
-            self._network = (network,)
+            self._network = network
+        self._adapter: tuple[nn.Module, ...] = ()  # a tuple, so that its weights are registered once
+        if network.trained is not network.model:
+            network.trained.add_module("score", self.score)
+            self._network, self._adapter = network, (network.trained,)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What is trained and saved: all of it, or its adapter and head."""
+        return self._adapter[0] if self._adapter else self
 
     def forward(self, pack: Pack) -> Tensor:
         """Returns the logit [texts] fp32 of each text of the pack, computed at its last token."""
         use_group_attention(self.text, self._attention)
-        pack = pack.to(self.score.weight.device)
+        pack, network = pack.to(self.score.weight.device), self._network
         embedded = self.text.embed_tokens(pack.ids)  # type: ignore[operator]
         if pack.pixels is not None:
-            (network,) = self._network
+            assert network is not None
             with torch.no_grad():
                 features = network.encode_images(pack.pixels)
             places = pack.ids == network.image_token_id
             embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
+        if network is not None:
+            network.select_adapter()
         hidden = compute_text_hidden(self.text, embedded, pack.positions, pack.mask)
         return self.score(hidden[pack.last]).squeeze(1)  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         """Writes the weights into `folder`; they must not be sharded (see `save_discriminator`)."""
-        save_discriminator(self.state_dict(), folder)
+        save_discriminator(self.trained.state_dict(), folder)
 
     def load(self, folder: Path) -> None:
         """Loads weights written by `save`.
@@ -89,11 +101,11 @@ class DiscriminatorModel(nn.Module):
             raise FileNotFoundError(
                 f"{folder} has no discriminator: its stage ran without one; run: dvc repro discriminator"
             )
-        load_state(self, load_file(folder / WEIGHTS), folder / WEIGHTS)
+        load_state(self.trained, load_file(folder / WEIGHTS), folder / WEIGHTS)
 
 
 def save_discriminator(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes a discriminator's state dict into `folder`, in the format of `DiscriminatorModel.load`.
+    """Writes the state dict of what a discriminator trains into `folder`, in the format of `DiscriminatorModel.load`.
 
     Raises BadWeights, and writes nothing, when a value is not finite.
     """

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from stages.config.baselines import ObjectiveName
 from stages.config.block import Block
+from stages.config.lora import Lora
 from stages.config.schedule import Schedule
 from stages.config.switch import (
     Choices,
@@ -190,6 +191,9 @@ class Discriminator(Schedule, DiscriminatorSwitches):
         "steps in a row, because a constant discriminator rewards nothing.",
     )
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="Share of questions held out to measure accuracy.")
+    lora: Lora | None = Field(
+        None, description="Trains adapters and the score head instead of the whole discriminator, here and in the loop."
+    )
 
     def resolve(self, objective: ObjectiveName) -> DiscriminatorObjective:
         """Returns the objective: values set here, else those of `objective`."""

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from stages.config.baselines import ObjectiveName
 from stages.config.block import Block
 from stages.config.discriminator import DiscriminatorSwitches
+from stages.config.lora import Lora
 from stages.config.objective import Objective
 from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
@@ -67,6 +68,9 @@ class Ril(Schedule, Switches):
     frozen_parts: tuple[Part, ...] = Field(
         (), strict=False, description="Parts of the language model that are not trained (Table 5c); none in the paper."
     )
+    lora: Lora | None = Field(
+        None, description="Trains adapters instead of the student's own weights, which are then those of the reference."
+    )
     sampling: Sampling = Field(description="Sampling of the student's answers.")
     validation_every: int = Field(
         50, ge=1, le=10_000_000, description="Steps between greedy evaluations on the validation split."
@@ -90,4 +94,11 @@ class Ril(Schedule, Switches):
     def _check_parts(self) -> Self:
         if self.freeze_vision and set(self.frozen_parts) == set(get_args(Part)):
             raise ValueError("frozen_parts names every part and freeze_vision is true: nothing is trained; remove one")
+        if self.lora and not self.freeze_vision:
+            raise ValueError("lora trains the language model only, but freeze_vision is false; set it to true")
+        if self.lora and self.frozen_parts:
+            raise ValueError(
+                f"lora freezes all parts of the model, but frozen_parts is {', '.join(self.frozen_parts)}; remove it, "
+                "and name the trained layers in lora.targets"
+            )
         return self

@@ -25,7 +25,7 @@ from stages.training.ranks import free_cached_memory, get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.checkpoint import Checkpoint, open_verified
 from stages.vlm.context_limit import explain_too_long
-from stages.vlm.reader import Reader, load_network, load_reader
+from stages.vlm.reader import Network, Reader, load_network, load_reader
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,11 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
                 stack.callback(judge.close)
             reader = load_reader(checkpoint)
             policy = load_policy(job, checkpoint, reader, objective)
-            adversary = load_adversary(job, checkpoint, reader, objective) if objective.uses_discriminator else None
+            adversary = None
+            if objective.uses_discriminator:
+                shares = job.block(DiscriminatorBlock).lora is not None
+                base = policy.reference if shares else load_network(checkpoint, reader, runtime)
+                adversary = load_adversary(job, base, reader, objective)
         yield RilModels(
             checkpoint, reader, policy, adversary, engine, judge, find_sleepers(runtime, job.stage, judge_name)
         )
@@ -110,21 +114,34 @@ def find_sleepers(runtime: Runtime, stage: str, judge: str | None) -> tuple[str,
 
 
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:
-    """Loads the student and its reference model, both from the warm-started checkpoint (Algorithm 2, line 1)."""
+    """Loads the student and its reference model, both from the warm-started checkpoint (Algorithm 2, line 1).
+
+    With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights.
+    """
     block = job.block(Ril)
-    student, reference = (load_network(checkpoint, reader, job.block(Runtime)) for _ in range(2))
-    if block.freeze_vision:
-        student.freeze_vision()
-    student.freeze_parts(block.frozen_parts)
-    trainer = Trainer(student.model, block, job.block(Runtime))
-    reference.model.requires_grad_(False).to(student.device)
+    reference = load_network(checkpoint, reader, job.block(Runtime))
+    reference.model.requires_grad_(False)
+    if block.lora:
+        student = reference.add_adapter("student", block.lora, job.seed("adapter"))
+    else:
+        student = load_network(checkpoint, reader, job.block(Runtime))
+        if block.freeze_vision:
+            student.freeze_vision()
+        student.freeze_parts(block.frozen_parts)
+    trainer = Trainer(student.trained, block, job.block(Runtime))
+    reference.model.to(student.device)
     return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))
 
 
-def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Adversary:
-    """Loads the pre-trained discriminator, with a trainer at the loop's constant learning rate."""
+def load_adversary(job: Job, network: Network, reader: Reader, objective: Objective) -> Adversary:
+    """Loads the pre-trained discriminator, with a trainer at the loop's constant learning rate.
+
+    `network` is the SFT student: the reference of the loop, if the discriminator has an adapter, else one of its own.
+    """
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
-    discriminator = DiscriminatorModel(load_network(checkpoint, reader, job.block(Runtime)), seed=0, sees=block.sees)
+    if block.lora:
+        network = network.add_adapter("discriminator", block.lora, seed=0)
+    discriminator = DiscriminatorModel(network, seed=0, sees=block.sees)
     discriminator.load(job.input("data/discriminator"))
     constant = Schedule(
         steps=loop.steps,
@@ -146,5 +163,5 @@ def load_adversary(job: Job, checkpoint: Checkpoint, reader: Reader, objective: 
     )
     together = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, loop.tokens_per_pack, block.sees, together)
-    trainer = Trainer(discriminator, constant, job.block(Runtime))
+    trainer = Trainer(discriminator.trained, constant, job.block(Runtime))
     return Adversary(discriminator, trainer, collator, settings, SpreadCheck(block.min_logit_spread))

@@ -56,7 +56,7 @@ def make_sample_rows(
 
 def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Sequence[Reject]) -> None:
     """Writes the student, the samples, the curves and the questions that were too long."""
-    now = dict(models.policy.iter_weights())
+    student, now = models.policy.student, models.policy.trainer.state_dict()
     if not get_ranks().first:
         return
     block, checkpoint = job.block(Ril), models.checkpoint
@@ -66,7 +66,8 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
     kept = {"model": best, **({"last": now} if block.keep == "both" else {})}
     with job.writing() as folder:
         for name, weights in kept.items():
-            save_weights(models.policy.student.model, folder / name, weights)
+            save_weights(student.model, folder / name, dict(student.iter_weights(weights)))
+            student.save_adapter(weights, folder / name, "data/warm_start")
             models.reader.save(folder / name)
             write_card(folder / name, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
         write_shards(folder / "samples", state.rows("samples"), SAMPLE_SCHEMA)

@@ -36,7 +36,7 @@ class Policy:
     """
 
     student: Network
-    reference: Network  # the SFT student, never refreshed
+    reference: Network  # the SFT student, never refreshed; may share its model with a student that has an adapter
     trainer: Trainer
     block: Ril
     objective: Objective = PAPER
@@ -54,7 +54,7 @@ class Policy:
 
     def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Returns name and value of all student weights for the engine; empty on ranks other than the first."""
-        return self.trainer.state_dict().items()
+        return self.student.iter_weights(self.trainer.state_dict())
 
     # --- before rewards ----------------------------------------------------------------------------------------------
 

@@ -33,11 +33,13 @@ def train_sft(
     make_step_groups: Callable[[int], list[Group]],
     title: str,
 ) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Trains `network` on this rank's groups of each step; returns the trainer and the history, one row per step.
+    """Trains `network`, or its adapter, on this rank's groups of each step.
+
+    Returns the trainer and the history, one row per step.
 
     Resumes from the job's last checkpoint if there is one.
     """
-    trainer = Trainer(network.model, schedule, job.block(Runtime))
+    trainer = Trainer(network.trained, schedule, job.block(Runtime))
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
     padding = PaddingGroups(reader)

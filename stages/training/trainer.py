@@ -15,6 +15,7 @@ from stages.config.schedule import Schedule
 from stages.training.guard import NormHistory, StepGuard, name_questions
 from stages.training.ranks import MEETINGS, get_ranks, join_alone
 from stages.training.recomputation import recompute_layers
+from stages.vlm.lora import AdapterWeights
 from stages.vlm.weights import check_finite, find_broken_tensor
 
 Result = TypeVar("Result")
@@ -74,14 +75,17 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             trained, lr=schedule.learning_rate, betas=(0.9, 0.999), weight_decay=schedule.weight_decay, foreach=True
         )
+        whole = model.base if isinstance(model, AdapterWeights) else model
         if runtime.gradient_checkpointing:
-            recompute_layers(model)
+            recompute_layers(whole)
         # DeepSpeed does not report the norm when it clips plain fp32 training, so clipping is done here.
         self._clips_here = runtime.zero_stage == 0 and trained[0].dtype == torch.float32
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         # With one process, ZeRO 3 has nothing to shard and only costs time. Also, a text-only pack may precede one with
         # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by up to 6.6e-3, not 6e-7.
-        stage = runtime.zero_stage if get_ranks().count > 1 else min(runtime.zero_stage, 2)
+        # The frozen model beside adapters is whole on every rank, so ZeRO 3 has nothing to shard there either.
+        shards = get_ranks().count > 1 and whole is model
+        stage = runtime.zero_stage if shards else min(runtime.zero_stage, 2)
         if trained[0].dtype == torch.bfloat16:
             # DeepSpeed's optimizer of bf16 without ZeRO runs AdamW once when it is built: it decays the weights, and
             # all later steps are corrected for one step too many (losses off by 3.3 %, ZeRO 1 by 0.3 %).
@@ -92,6 +96,8 @@ class Trainer:
         get_ranks().wait()  # the first rank may have started engines for longer than DeepSpeed's operations wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
         self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
+        if whole is not model:
+            whole.to(self._engine.device)
         self.model = model
         self.guard = StepGuard()
         self.norms = NormHistory(schedule.spike_factor)
@@ -202,7 +208,8 @@ class Trainer:
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the full weights, gathered if sharded, under the names that transformers and vLLM use.
 
-        All ranks must call this together; ranks other than the first get an empty dict.
+        Of an adapter these are its own weights; `Network.iter_weights` merges them. All ranks must call this together;
+        ranks other than the first get an empty dict.
         """
         if self.sharded:
             whole = self._engine._zero3_consolidated_16bit_state_dict() or {}

@@ -1,7 +1,8 @@
 """Processor and model of a checkpoint for training: prompts and hidden states."""
 
+import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.config.lora import Lora
 from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
@@ -16,6 +18,7 @@ from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
+from stages.vlm.lora import ADAPTER, Adapters
 from stages.vlm.vision_attention import use_vision_attention
 
 FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
@@ -93,7 +96,10 @@ class Reader:
 
 
 class Network:
-    """The model of a checkpoint."""
+    """The model of a checkpoint, or that model with one of its adapters.
+
+    Several networks can have one `model`: each selects its own adapter, or none, before it computes.
+    """
 
     def __init__(
         self, family: Family, model: nn.Module, image_token_id: int, group_attention: GroupAttention = "auto"
@@ -102,6 +108,50 @@ class Network:
         self.model = model
         self.image_token_id = image_token_id
         self.group_attention: GroupAttention = group_attention
+        self._adapters: Adapters | None = None  # of the model
+        self._adapter: str | None = None  # that this network computes with
+
+    def add_adapter(self, name: str, lora: Lora, seed: int) -> "Network":
+        """Freezes the model and returns a network that shares it and computes with a new adapter.
+
+        This network still computes what it did before.
+        """
+        if self._adapters is None:
+            self._adapters = Adapters(self.model, self.text)
+        self._adapters.add(name, lora, seed)
+        adapted = copy.copy(self)
+        adapted._adapter = name
+        return adapted
+
+    def select_adapter(self) -> None:
+        """Makes this network's adapter, or none, the active one of the model."""
+        if self._adapters is not None:
+            self._adapters.select(self._adapter)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What is trained: the weights of the adapter if there is one, else the model."""
+        if self._adapters is None or self._adapter is None:
+            return self.model
+        return self._adapters.weights[self._adapter]
+
+    def iter_weights(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights of the whole model under the names of transformers; `state` is that of `trained`.
+
+        Those of an adapter are merged into the model's. Yields nothing if `state` is empty.
+        """
+        if self._adapters is None or self._adapter is None or not state:
+            yield from state.items()
+        else:
+            yield from self._adapters.iter_merged(self._adapter, state)
+
+    def save_adapter(self, state: Mapping[str, Tensor], folder: Path, base: str) -> None:
+        """Writes the adapter, if there is one, to the folder `adapter` of `folder` in peft's format.
+
+        `state` is that of `trained`; `base` names the model that the adapter belongs to.
+        """
+        if self._adapters is not None and self._adapter is not None:
+            self._adapters.save(self._adapter, state, folder / ADAPTER, base)
 
     @property
     def device(self) -> torch.device:
@@ -174,6 +224,7 @@ class Network:
             if int(places.sum()) != len(features):
                 raise ValueError(f"{int(places.sum())} image tokens, {len(features)} image features")
             embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
+        self.select_adapter()
         return compute_text_hidden(self.text, embedded, positions, mask)
 
 

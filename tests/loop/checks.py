@@ -123,8 +123,10 @@ def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:
     student = folder / "data" / "warm_start"
     start = copy_weights(Vlm(student).net)
     pretrained = load_file(folder / "data" / "discriminator" / "discriminator.safetensors")
-    critic = None if recipe.critic == "absent" else Critic(student, pretrained, recipe.critic_sees)
-    plain = Plain(student, critic, recipe)
+    critic = (
+        None if recipe.critic == "absent" else Critic(student, pretrained, recipe.critic_sees, recipe.critic_adapter)
+    )
+    plain = Plain(student, critic, recipe, recording.start)
     updates: list[tuple[str, float]] = []
     logits: list[float] = []
     dropped = 0
@@ -142,9 +144,9 @@ def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:
         logits += [z for z in found.logits if not math.isnan(z)]
         check_samples([one for one in recording.samples if one["step"] == step + 1], tasks, found)
         check_history(recording.history[step], found, recipe.rates[step])
-        compare(recording.student.pushes[step], plain.student.net.state_dict(), start)
+        compare(recording.student.pushes[step], copy_weights(plain.student.net), start)
         if critic is not None and recording.critics:
-            compare_critics(recording.critics[step], critic.state_dict(), pretrained, recipe.pairs)
+            compare_critics(recording.critics[step], critic.copy_trained(), pretrained, recipe.pairs)
         for model, learns in (("discriminator", "learns" in recipe.critic), ("student", found.loss is not None)):
             rate = recipe.rates[step] if model == "student" else recipe.critic_rate
             updates += [(model, rate)] * recipe.mu * learns

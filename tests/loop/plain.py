@@ -4,7 +4,7 @@ Nothing in `plain*.py` imports `stages`: plain transformers models, torch's Adam
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tests.loop.plain_models import Critic, Optimizer, Task, Vlm, freeze_vision
+from tests.loop.plain_models import Critic, Optimizer, Task, Vlm, adapt, freeze_vision
 from tests.loop.plain_rewards import Kl, Recipe, Row, Scored, score_rows
 
 NEGATIVE = "negative"  # the source of broken texts that D learns as the student's
@@ -57,14 +57,18 @@ class StepNumbers:
 class Plain:
     """The loop of Algorithm 2 on plain models."""
 
-    def __init__(self, folder: Path, critic: Critic | None, recipe: Recipe) -> None:
-        """`folder` holds the SFT student: the policy and the reference start as it."""
+    def __init__(
+        self, folder: Path, critic: Critic | None, recipe: Recipe, adapter: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """`folder` holds the SFT student: the policy and the reference start as it; `adapter` is that of the policy."""
         self.recipe, self.critic = recipe, critic
         self.student, self.reference = Vlm(folder), Vlm(folder)
         if not recipe.trains_vision:
             freeze_vision(self.student.net)
         for name, weight in self.student.net.named_parameters():
             weight.requires_grad_(weight.requires_grad and not any(part in name for part in recipe.frozen))
+        if recipe.adapter is not None:
+            adapt(self.student.net, self.student.net.model.language_model, adapter or {}, recipe.adapter)
         self._optimizer = Optimizer(self.student.net)
         self._critic_optimizer = Optimizer(critic) if critic else None
 

@@ -1,7 +1,7 @@
 """Plain transformers models: padded rows, each with its whole prompt; positions and masks are the models' own."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 VISION = ("model.visual.", "model.vision_tower.", "model.multi_modal_projector.")  # towers with their projectors
@@ -79,14 +80,28 @@ class Vlm:
 class Critic(nn.Module):
     """D: the language model with a scalar head at the last token; z > 0 means student."""
 
-    def __init__(self, folder: Path, weights: dict[str, Tensor], sees: str = "response") -> None:
-        """`folder` holds the SFT student, whose tokenizer, tower and architecture D has."""
+    def __init__(
+        self, folder: Path, weights: Mapping[str, Tensor], sees: str = "response", adapter: float | None = None
+    ) -> None:
+        """`folder` holds the SFT student, whose tokenizer, tower and architecture D has.
+
+        With `adapter`, alpha / rank, its language model is the student's with an adapter.
+        """
         super().__init__()
         self._vlm, self._sees = Vlm(folder), sees
         self.text = self._vlm.net.model.language_model
         self.score = nn.Linear(weights["score.weight"].shape[1], 1)
+        if adapter is not None:
+            adapt(self._vlm.net, self.text, weights, adapter)
+            self.score.load_state_dict({name: weights[f"score.{name}"] for name in ("weight", "bias")})
+            return
         own = {name: value for name, value in weights.items() if not name.startswith("vision.")}
         self.load_state_dict(own)
+
+    def copy_trained(self) -> dict[str, Tensor]:
+        """A copy of the weights that D is loaded from, as they are now."""
+        adapter = copy_adapter(self.text)
+        return {**adapter, **copy_weights(self.score, "score.")} if adapter else copy_weights(self)
 
     def rate(self, texts: Sequence[str], tasks: Sequence[Task]) -> Tensor:
         """z of each text, [texts], written to the question at the same place."""
@@ -121,9 +136,44 @@ def pad(sequences: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor
     return ids, torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in sequences])
 
 
-def copy_weights(net: nn.Module) -> dict[str, Tensor]:
-    """A copy of all weights by name."""
-    return {name: value.clone() for name, value in net.state_dict().items()}
+def copy_weights(net: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """A copy of all weights by name; of a layer with an adapter, of the sum."""
+    found = {}
+    for name, value in net.state_dict().items():
+        layer, adapted, _ = name.partition(".parametrizations.")
+        weight = net.get_submodule(layer).weight.detach() if adapted else value
+        found[prefix + (f"{layer}.weight" if adapted else name)] = weight.clone()
+    return found
+
+
+class LowRank(nn.Module):
+    """W + B A alpha / rank (LoRA, arXiv 2106.09685)."""
+
+    def __init__(self, first: Tensor, second: Tensor, scale: float) -> None:
+        super().__init__()
+        self.first, self.second, self.scale = nn.Parameter(first.clone()), nn.Parameter(second.clone()), scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.second @ self.first * self.scale
+
+
+def adapt(net: nn.Module, text: nn.Module, weights: Mapping[str, Tensor], scale: float) -> None:
+    """Freezes `net` and adds adapters, whose matrices are `<layer of text>.lora_A.weight` and `lora_B` of `weights`."""
+    net.requires_grad_(False)
+    for name, first in weights.items():
+        layer, found, _ = name.partition(".lora_A.")
+        if found:
+            low_rank = LowRank(first, weights[f"{layer}.lora_B.weight"], scale)
+            parametrize.register_parametrization(text.get_submodule(layer), "weight", low_rank)
+
+
+def copy_adapter(text: nn.Module) -> dict[str, Tensor]:
+    """A copy of the matrices of all adapters, named as in `adapt`."""
+    named = [(name, one) for name, one in text.named_modules() if isinstance(one, LowRank)]
+    layers = [(name.partition(".parametrizations.")[0], one) for name, one in named]
+    return {f"{layer}.lora_A.weight": one.first.detach().clone() for layer, one in layers} | {
+        f"{layer}.lora_B.weight": one.second.detach().clone() for layer, one in layers
+    }
 
 
 def freeze_vision(net: nn.Module) -> None:

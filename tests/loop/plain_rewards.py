@@ -75,6 +75,8 @@ class Recipe:
     critic_sees: Literal["response", "question", "question and image"] = "response"
     references: bool = False  # nothing is sampled: each question's target is learned
     trains_vision: bool = False
+    adapter: float | None = None  # alpha / rank of the policy's adapter (LoRA); None: its own weights are trained
+    critic_adapter: float | None = None  # the same of D
     frozen: tuple[str, ...] = ()  # parts of names of further weights that are not trained (Table 5c)
     parses: bool = False  # in place of the judge, the last number of an answer is compared with the reference
 

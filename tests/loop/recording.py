@@ -34,6 +34,7 @@ class Recording:
     updates: list[tuple[str, float]] = field(default_factory=list)  # (model, rate) of each optimizer step in order
     taught: list[list[tuple[str, str]]] = field(default_factory=list)  # (question, text) that D learns in each update
     critics: list[dict[str, Tensor]] = field(default_factory=list)  # weights of D after each step
+    start: dict[str, Tensor] = field(default_factory=dict)  # what the student trains, before the first step
     reference: dict[str, Tensor] = field(default_factory=dict)  # weights of the reference at the end
     rows: list[list[list[Row]]] = field(default_factory=list)  # as recorded before the update: step, question, row
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -105,7 +106,9 @@ def record_training(run: Callable[[Job], None], job: Job) -> list[TrainingStep]:
 
 def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) -> None:
     """Records the optimizer steps, and D with every push of the student's weights."""
-    recording.reference = models.policy.reference.model.state_dict()
+    recording.start = models.policy.trainer.copy_state()
+    named = models.policy.reference.model.state_dict().items()  # beside adapters, if it has any
+    recording.reference = {name.replace(".base_layer.", "."): one for name, one in named if ".lora_" not in name}
     names = {id(trainer): name for name, trainer in models.trainers.items()}
     step, push, learn = Trainer.step, recording.student.update_weights, Adversary.backward
 
@@ -120,7 +123,7 @@ def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) ->
     def record_push(named: Any) -> None:
         push(named)
         if models.adversary and not models.adversary.trainer.sharded:
-            state = models.adversary.discriminator.state_dict()
+            state = models.adversary.discriminator.trained.state_dict()
             recording.critics.append({name: value.clone() for name, value in state.items()})
 
     patch.setattr(Adversary, "backward", record_texts)

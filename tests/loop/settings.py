@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.yaml import merge_params
 from tests.loop.plain_rewards import Recipe
-from tests.loop.world import MAX_TOKENS
+from tests.loop.world import LORA, MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ FALLEN = replace(PAPER, rates=(1e-5, 7e-6, 4e-6), kl_weight=1.0)
 # The switches run for two steps; the paper's setting above for three, so that questions are visited again.
 BRIEF, BRIEF_FALLEN = replace(PAPER, rates=(5e-6, 1e-5)), replace(FALLEN, rates=(1e-5, 5.5e-6))
 ALONE = replace(BRIEF, critic="absent", similarity_weight=0.0, teachers="none")
+# B of the student's adapter starts at zero: with the rates of whole models its product would be rounding.
+ADAPTED = {"lora": LORA, "learning_rate": 1e-3, "discriminator_learning_rate": 1e-4}
+SCALE = LORA["alpha"] / LORA["rank"]
 SETTINGS = {
     "qwen2_5_vl, mu 1": Setting("qwen2_5_vl", PAPER),
     "internvl3, mu 1": Setting("internvl3", FALLEN, {"ril": FALLING}),
@@ -169,5 +172,37 @@ SETTINGS = {
                 **FALLING,
             }
         },
+    ),
+    "adapters of student and D on one model": Setting(
+        "qwen2_5_vl",
+        replace(PAPER, rates=(5e-4, 1e-3, 1e-3), critic_rate=1e-4, adapter=SCALE, critic_adapter=SCALE),
+        {"ril": ADAPTED, "discriminator": {"lora": LORA}},
+    ),
+    "adapters, mu 2, exact KL, D sees question and image": Setting(
+        "internvl3",
+        replace(
+            BRIEF,
+            rates=(5e-4, 1e-3),
+            critic_rate=1e-4,
+            adapter=SCALE,
+            critic_adapter=SCALE,
+            mu=2,
+            kl="full",
+            critic_sees="question and image",
+        ),
+        {
+            "ril": {"inner_updates": 2, "kl": "full", **ADAPTED},
+            "discriminator": {"lora": LORA, "sees": "question_and_image"},
+        },
+    ),
+    "an adapter of the student alone": Setting(
+        "internvl3",
+        replace(BRIEF, rates=(5e-4, 1e-3), critic_rate=1e-4, adapter=SCALE),
+        {"ril": ADAPTED},
+    ),
+    "an adapter of D alone, beside the reference": Setting(
+        "qwen2_5_vl",
+        replace(BRIEF, critic_rate=1e-4, critic_adapter=SCALE),
+        {"ril": {"discriminator_learning_rate": 1e-4}, "discriminator": {"lora": LORA}},
     ),
 }

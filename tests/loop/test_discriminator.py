@@ -16,8 +16,8 @@ from tests.loop.plain import Written, teach_critic
 from tests.loop.plain_models import Critic, Optimizer, Task, Vlm
 from tests.loop.plain_rewards import Row
 from tests.loop.recording import read_table, record_training
-from tests.loop.settings import DISCRIMINATOR, DISCRIMINATOR_RATES
-from tests.loop.world import DRAWN, LEARNING, TEACHERS, is_cut, make_job, make_rollout_text, say_as_teacher
+from tests.loop.settings import DISCRIMINATOR, DISCRIMINATOR_RATES, SCALE
+from tests.loop.world import DRAWN, LEARNING, LORA, TEACHERS, is_cut, make_job, make_rollout_text, say_as_teacher
 
 SIDE = DISCRIMINATOR["responses_per_side"]  # texts of each side of a question
 TASKS = {task.id: task for task in LEARNING}
@@ -39,18 +39,20 @@ def list_texts(cut: bool) -> dict[str, Written]:
 
 
 @pytest.mark.parametrize(
-    ("family", "objective", "sees"),
+    ("family", "objective", "sees", "adapter"),
     [
-        ("qwen2_5_vl", "ril", "response"),
-        ("internvl3", "adversarial", "response"),
-        ("internvl3", "ril", "question_and_image"),
+        ("qwen2_5_vl", "ril", "response", None),
+        ("internvl3", "adversarial", "response", None),
+        ("internvl3", "ril", "question_and_image", None),
+        ("qwen2_5_vl", "ril", "response", SCALE),
+        ("internvl3", "ril", "question_and_image", SCALE),
     ],
 )
 def test_pre_training_is_that_of_a_plain_discriminator(
-    family: str, objective: str, sees: str, make_world: Callable[[str], Path]
+    family: str, objective: str, sees: str, adapter: float | None, make_world: Callable[[str], Path]
 ) -> None:
     folder = make_world(family)
-    block = {**DISCRIMINATOR, "sees": sees}
+    block = {**DISCRIMINATOR, "sees": sees, "lora": None if adapter is None else LORA}
     job = make_job("discriminator", folder, {"discriminator": block, "ril": {"objective": objective}})
     steps = record_training(discriminator.run, job)
     pairs = objective == "adversarial"
@@ -63,12 +65,16 @@ def test_pre_training_is_that_of_a_plain_discriminator(
 
     start = steps[0].start
     student = Vlm(folder / "data" / "warm_start").net.model.language_model.state_dict()
-    assert all(torch.equal(start[f"text.{name}"], value) for name, value in student.items()), "D starts as the student"
+    if adapter is None:
+        assert all(torch.equal(start[f"text.{name}"], value) for name, value in student.items()), "D starts as it"
+    else:
+        assert len(start) == 2 + 2 * 14
+        assert not any(value.any() for name, value in start.items() if "lora_B" in name), "D starts as the student"
     assert not start["score.bias"].any()
     assert 0.01 < float(start["score.weight"].std()) < 0.03
-    critic = Critic(folder / "data" / "warm_start", start, sees.replace("_", " "))
+    critic = Critic(folder / "data" / "warm_start", start, sees.replace("_", " "), adapter)
     losses = teach_critic(critic, Optimizer(critic), written, DISCRIMINATOR_RATES, pairs)
-    compare_critics(load_file(job.out / "discriminator.safetensors"), critic.state_dict(), start, pairs)
+    compare_critics(load_file(job.out / "discriminator.safetensors"), critic.copy_trained(), start, pairs)
     history = read_table(job.reports / "history.csv")
     assert [row["loss"] for row in history] == pytest.approx([loss for loss, _ in losses], rel=1e-5)
     rest = [one for one in texts.values() if one[1].id == held_out]

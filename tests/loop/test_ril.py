@@ -8,13 +8,15 @@ import pytest
 from tests.loop.checks import check_judge, check_plain, check_questions, check_rows, check_validation
 from tests.loop.recording import record_loop
 from tests.loop.settings import SETTINGS
-from tests.loop.world import make_job
+from tests.loop.world import make_job, write_adapter
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str], Path]) -> None:
     setting = SETTINGS[name]
     folder = make_world(setting.family)
+    if setting.recipe.critic_adapter is not None:
+        write_adapter(folder / "data" / "warm_start", folder / "data" / "discriminator")
     recording = record_loop(make_job("ril", folder, setting.params))
     check_questions(recording, setting.recipe)
     check_rows(recording, folder, setting.recipe)

@@ -26,9 +26,10 @@ from tests.loop.checks import (
 from tests.loop.plain_models import Vlm
 from tests.loop.recording import Recording, record_loop
 from tests.loop.settings import DISCRIMINATOR, SETTINGS, WARM_START
-from tests.loop.world import make_job
+from tests.loop.world import make_job, write_adapter
 
-LOOPS = {"qwen2_5_vl, mu 1": 3, "internvl3, mu 2": 2}  # ZeRO stage of each
+# ZeRO stage of each
+LOOPS = {"qwen2_5_vl, mu 1": 3, "internvl3, mu 2": 2, "adapters of student and D on one model": 3}
 STAGES: dict[str, tuple[ModuleType, str, Mapping[str, Any]]] = {
     "warm_start": (warm_start, "qwen2_5_vl", {"warm_start": WARM_START}),
     "discriminator": (
@@ -61,6 +62,8 @@ def two_ranks(built_worlds: Callable[[str], Path], tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("ranks")
     for name in LOOPS:
         shutil.copytree(built_worlds(SETTINGS[name].family), folder / name)
+        if SETTINGS[name].recipe.critic_adapter is not None:
+            write_adapter(folder / name / "data" / "warm_start", folder / name / "data" / "discriminator")
     for name, (_, family, _) in STAGES.items():
         shutil.copytree(built_worlds(family), folder / name)
     context = mp.spawn(run_rank, (folder,), nprocs=RANKS, join=False)

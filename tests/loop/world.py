@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from flows.jobs import open_job
 from stages import pool
@@ -33,6 +34,7 @@ PROSE = [
 ]
 ENDPOINT = {"provider": "somebody", "name": "judge-1"}
 MAX_TOKENS = 24
+LORA = {"rank": 4, "alpha": 6.0}
 DRAWN = 5  # answers of each teacher to a question
 OVERLAY: dict[str, Any] = {
     "models": {"judge": {"family": "remote", "build": None, "endpoint": ENDPOINT}},
@@ -157,22 +159,40 @@ def write_rollouts(folder: Path) -> None:
     write_shards(folder / "data" / "rollout", rows, ANSWERS)
 
 
-@torch.no_grad()
 def write_discriminator(student: Path, folder: Path) -> None:
-    """Writes a D whose weights are not the student's; its logits are spread around 0."""
+    """Writes a D whose weights are not the student's."""
     draw = torch.Generator().manual_seed(3)
     weights = {
         f"text.{name}": value + 0.02 * torch.randn(value.shape, generator=draw)
         for name, value in Vlm(student).net.model.language_model.state_dict().items()
     }
+    write_critic(student, folder, weights, draw)
+
+
+def write_adapter(student: Path, folder: Path) -> None:
+    """Writes a D that is the student with an adapter in place of the one in `folder`."""
+    draw = torch.Generator().manual_seed(3)
+    weights = {}
+    for name, layer in Vlm(student).net.model.language_model.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            weights[f"{name}.lora_A.weight"] = 0.3 * torch.randn(LORA["rank"], layer.in_features, generator=draw)
+            weights[f"{name}.lora_B.weight"] = 0.1 * torch.randn(layer.out_features, LORA["rank"], generator=draw)
+    write_critic(student, folder, weights, draw, LORA["alpha"] / LORA["rank"])
+
+
+@torch.no_grad()
+def write_critic(
+    student: Path, folder: Path, weights: dict[str, Tensor], draw: torch.Generator, adapter: float | None = None
+) -> None:
+    """Writes a D with a random head, whose logits are spread around 0."""
     weights["score.weight"] = torch.randn(1, SHAPE.hidden_size, generator=draw)
     weights["score.bias"] = torch.zeros(1)
     texts = [say_as_teacher(TEACHERS[number % 2], task, number) for task in LEARNING for number in range(DRAWN)]
     texts += [f"{7 * number} {number}" for number in range(len(texts))]
-    logits = Critic(student, weights).rate(texts, ())
+    logits = Critic(student, weights, adapter=adapter).rate(texts, ())
     weights["score.weight"] /= logits.std()
     weights["score.bias"] -= logits.median() / logits.std()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "discriminator.safetensors")
 
 

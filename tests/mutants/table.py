@@ -31,7 +31,9 @@ PACK, HEAD, LOG_PROBS, MASK = (f"stages/groups/{name}.py" for name in ("pack", "
 TRAINER, SFT, STATE, PASSES, RANKS = (
     f"stages/training/{name}.py" for name in ("trainer", "sft", "state", "passes", "ranks")
 )
-READER, CHAT, FAMILY, QWEN = (f"stages/vlm/{name}.py" for name in ("reader", "chat", "family", "qwen2_5_vl"))
+READER, CHAT, FAMILY, QWEN, LORA = (
+    f"stages/vlm/{name}.py" for name in ("reader", "chat", "family", "qwen2_5_vl", "lora")
+)
 JUDGE, QUEUE = "stages/judging/judge.py", "stages/judging/queue.py"
 KEY, ANSWERS, STORE, REQUESTED, TEMPLATE, DRAWS = (
     f"stages/responses/{name}.py" for name in ("key", "answers", "store", "requested", "template", "draws")
@@ -47,7 +49,7 @@ SCORING, VERDICTS, AGGREGATE, SCORES = (
 
 IN_RIL = ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[qwen2_5_vl, mu 1]",)
 IN_DISC = (
-    "tests/loop/test_discriminator.py::test_pre_training_is_that_of_a_plain_discriminator[qwen2_5_vl-ril-response]",
+    "tests/loop/test_discriminator.py::test_pre_training_is_that_of_a_plain_discriminator[qwen2_5_vl-ril-response-None]",
 )
 IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
@@ -55,6 +57,7 @@ T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss"
 T_ADVERSARY, T_DISC = (f"{T}adversary/test_{name}.py::" for name in ("adversary", "discriminator"))
 T_PACK, T_HEAD, T_RANKS = f"{T}groups/test_pack.py::", f"{T}groups/test_head.py::", f"{T}training/test_ranks.py::"
 T_GOLDEN, T_CLOSED = "tests/conformance/test_golden.py::", "tests/conformance/test_closed_form.py::"
+T_LORA = f"{T}vlm/test_lora.py::"
 T_GUARDS, T_READER, T_JUDGE = "tests/traps/test_guards.py::", f"{T}vlm/test_reader.py::", f"{T}judging/test_judge.py::"
 T_POOL, T_QUESTIONS, T_EVALUATE = f"{T}test_pool.py::", f"{T}corpora/test_questions.py::", f"{T}test_evaluate.py::"
 T_KEY, T_ANSWERS, T_STORE = (f"{T}responses/test_{name}.py::" for name in ("key", "answers", "store"))
@@ -114,8 +117,8 @@ FAULTS = (
           "the worst checkpoint is kept", (f"{T_VALIDATION}test_the_first_of_the_best_is_kept",)),
     Fault(RIL, "Text(one.text, question.id", "Text(group[0].text, question.id",
           "D sees a question's first student text in every row", IN_RIL),
-    Fault(MODELS, "    if block.freeze_vision:\n        student.freeze_vision()\n",
-          '    block = block.model_copy(update={"freeze_vision": False})\n', "the loop trains the vision tower",
+    Fault(MODELS, "        if block.freeze_vision:\n            student.freeze_vision()\n",
+          '        block = block.model_copy(update={"freeze_vision": False})\n', "the loop trains the vision tower",
           (f"{T_MODELS}test_the_reference_is_another_model_and_the_tower_is_trained_on_demand_only",)),
     Fault(QUEUE, "JudgeVerdict(None, answer.finish_reason, None) if answer.failed",
           "JudgeVerdict(0, answer.finish_reason, None) if answer.failed", "a failed reply of the judge counts as wrong",
@@ -445,4 +448,22 @@ FAULTS = (
           (f"{T_BENCH}parity.py::test_no_reply_is_scored_otherwise_than_by_the_harness[lmms_mmstar_average]",)),
     Fault(SCORES, "replies.get(sample.index), profile, cot, said or {}", "replies.get(sample.index), profile, cot, {}",
           "the judge's replies are ignored", (f"{T_BENCH}judging.py::test_failures_are_no_zeros_and_are_counted",)),
+    # --- adapters -----------------------------------------------------------------------------------------------------
+    Fault(LORA, "scale = self._lora[name].alpha / self._lora[name].rank", "scale = 1.0",
+          "merged weights leave out alpha / rank",
+          (f"{T_LORA}test_merged_weights_are_those_of_peft_and_load_as_any_checkpoint",)),
+    Fault(LORA, "            layer.enable_adapters(name is not None)\n", "",
+          "the reference has the student's adapter", (f"{T_LORA}test_two_adapters_and_the_model_itself_take_turns",)),
+    Fault(LORA, "                layer.set_adapter(name)\n", "                pass\n",
+          "the student computes with the discriminator's adapter",
+          (f"{T_LORA}test_two_adapters_and_the_model_itself_take_turns",)),
+    Fault(LORA, "                    second.weight.zero_()\n", "                    second.weight.fill_(0.01)\n",
+          "a new adapter changes the model", (f"{T_LORA}test_two_adapters_and_the_model_itself_take_turns",)),
+    Fault(LORA, "        model.requires_grad_(False)\n", "", "weights beside the adapters are trained",
+          (f"{T_LORA}test_the_model_beside_an_adapter_is_frozen",)),
+    Fault(LORA, 'rf"{inside}.*\\.', 'rf".*\\.', "the exported adapter is put on the vision tower, too",
+          (f"{T_LORA}test_gradients_are_those_of_peft_on_the_repeated_form",)),
+    Fault(MODELS, "base = policy.reference if shares", "base = load_network(checkpoint, reader, runtime) if shares",
+          "the discriminator with an adapter has a copy of the weights",
+          (f"{T_MODELS}test_with_adapters_models_share_one_copy_of_the_weights",)),
 )  # fmt: skip

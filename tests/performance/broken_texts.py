@@ -23,7 +23,7 @@ from stages.loop.models import load_adversary
 from stages.policy.rewards import score_group
 from stages.responses.draws import read_teacher_answers
 from stages.vlm.checkpoint import open_verified
-from stages.vlm.reader import Reader, load_reader
+from stages.vlm.reader import Reader, load_network, load_reader
 
 UPDATES = 30
 ANSWERS, LOOP, NOISE = "several answers one after another", "a loop", "random signs or tokens"
@@ -126,7 +126,7 @@ def measure_run(job: Job, groups: Groups, count: int, held_out: int) -> list[dic
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
     objective = job.block(Ril).resolve(job.block(Discriminator))
-    adversary = load_adversary(job, checkpoint, reader, objective)
+    adversary = load_adversary(job, load_network(checkpoint, reader), reader, objective)
     names = list(groups)
     texts = make_broken_texts({name: groups[name] for name in names[-held_out:]}, reader, count, draw)
     shares = [measure_shares(adversary, objective, texts)]

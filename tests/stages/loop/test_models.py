@@ -9,8 +9,11 @@ import torch
 
 from stages.adversary.discriminator_model import DiscriminatorModel
 from stages.config.discriminator import Discriminator
+from stages.config.lora import Lora
 from stages.config.ril import Ril
+from stages.engines.start import make_null_engine
 from stages.job.job import Job
+from stages.loop import models as loop_models
 from stages.loop.models import load_adversary, load_policy
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
 from stages.vlm.reader import load_network, load_reader
@@ -39,6 +42,48 @@ def test_the_reference_is_another_model_and_the_tower_is_trained_on_demand_only(
     assert policy.block.freeze_vision is freezes
 
 
+@pytest.mark.parametrize(
+    ("student", "discriminator", "copies"), [(False, False, 3), (True, False, 2), (False, True, 2), (True, True, 1)]
+)
+def test_with_adapters_models_share_one_copy_of_the_weights(
+    loop_project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    student: bool,
+    discriminator: bool,
+    copies: int,
+) -> None:
+    """And with neither trained yet, all of them are the SFT student."""
+    lora = {"lora": {"rank": 4}}
+    job = loop_project("ril", {"ril": lora if student else {}, "discriminator": lora if discriminator else {}})
+    checkpoint, reader, objective = open_parts(job)
+    network = load_network(checkpoint, reader)
+    written = DiscriminatorModel(
+        network.add_adapter("discriminator", Lora(rank=4), seed=1) if discriminator else network, seed=5
+    )
+    (tmp_path / "data" / "discriminator").mkdir()
+    written.save(tmp_path / "data" / "discriminator")
+    for start in ("start_trainable", "start_engine"):
+        monkeypatch.setattr(loop_models, start, lambda *_: make_null_engine(checkpoint))
+    with loop_models.open_models(job, objective) as models:
+        policy, adversary = models.policy, models.adversary
+        assert adversary is not None
+        texts = [policy.student.text, policy.reference.text, adversary.discriminator.text]
+        assert len({weights.data_ptr() for text in texts for weights in [text.embed_tokens.weight]}) == copies
+        assert (policy.reference.model is policy.student.model) is student
+        assert not any(
+            one.requires_grad for name, one in policy.reference.model.named_parameters() if "lora" not in name
+        )
+        pushed = dict(policy.iter_weights())
+        assert pushed.keys() == network.family.load_model(checkpoint.weights, torch.float32).state_dict().keys()
+        for name, value in load_network(checkpoint, reader).model.state_dict().items():
+            assert torch.equal(pushed[name], value)
+        assert adversary.discriminator.score.weight.equal(written.score.weight)
+        small = sum(one.numel() for one in policy.reference.model.parameters()) / 4
+        for trainer, adapted in zip(models.trainers.values(), (student, discriminator), strict=True):
+            assert (sum(one.numel() for one in trainer.model.parameters()) < small) is adapted
+
+
 @pytest.mark.parametrize("objective", ["ril", "adversarial"])
 def test_the_discriminator_is_the_pre_trained_one_with_settings_of_its_own(
     loop_project: Project, tmp_path: Path, objective: str
@@ -52,7 +97,7 @@ def test_the_discriminator_is_the_pre_trained_one_with_settings_of_its_own(
             parameter.add_(0.01)
     (tmp_path / "data" / "discriminator").mkdir()
     written.save(tmp_path / "data" / "discriminator")
-    adversary = load_adversary(job, checkpoint, reader, resolved)
+    adversary = load_adversary(job, load_network(checkpoint, reader), reader, resolved)
     loaded = adversary.discriminator.state_dict()
     assert loaded.keys() == written.state_dict().keys()
     assert all(torch.equal(loaded[name], value) for name, value in written.state_dict().items())

@@ -17,11 +17,15 @@ import torch
 import yaml
 
 from flows.work import Work
+from stages.adversary.discriminator_model import DiscriminatorModel
+from stages.config.lora import Lora
 from stages.job.failure import Failure
 from stages.job.hashes import hash_file
 from stages.job.progress import Progress
 from stages.job.stop import STOP
 from stages.training.state import TrainingState, list_complete_checkpoints
+from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.reader import load_network, load_reader
 
 WATCHED = Path(__file__).resolve().parents[2] / "faults" / "watched.py"
 
@@ -55,6 +59,24 @@ def undisturbed(folder: Path, stage: str, tmp_path: Path, monkeypatch: pytest.Mo
     return results(copy, stage)
 
 
+ADAPTERS: dict[str, Any] = {
+    "warm_start": {"lora": {"rank": 4}, "freeze_vision": True},
+    "discriminator": {"lora": {"rank": 4}},
+    "ril": {"lora": {"rank": 4}},
+}
+
+
+def train_adapters(project: Path) -> None:
+    """All models of the project get adapters; so does its discriminator."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for block, values in ADAPTERS.items():
+        params[block] |= values
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    checkpoint = open_checkpoint(project / "data" / "warm_start")
+    network = load_network(checkpoint, load_reader(checkpoint)).add_adapter("discriminator", Lora(rank=4), seed=1)
+    DiscriminatorModel(network, seed=1).save(project / "data" / "discriminator")
+
+
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the request to stop arrive in the middle of that step."""
     original, seen = TrainingState._finish_step, [0]
@@ -68,14 +90,18 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingState, "_finish_step", after)
 
 
+@pytest.mark.parametrize("adapters", [False, True])
 @pytest.mark.parametrize("stage", ["warm_start", "discriminator"])
 def test_stopped_and_resumed_is_undisturbed(
     stage: str,
+    adapters: bool,
     training_project: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    if adapters:
+        train_adapters(training_project)
     expected = undisturbed(training_project, stage, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         stop_after(5, patch)
@@ -88,6 +114,9 @@ def test_stopped_and_resumed_is_undisturbed(
         "the last two are kept"
     )
     assert not (training_project / "data" / stage / "history.csv").exists()
+    frozen = next((training_project / "data" / "warm_start").glob("*.safetensors")).stat().st_size
+    state = sum(file.stat().st_size for file in (folder / "step_00000005").rglob("*") if file.is_file())
+    assert (state < frozen) is adapters, "a checkpoint holds adapters without the model that they belong to"
 
     Work(stage, None, training_project).run(Progress())
     assert "resumes after step 5" in capfd.readouterr().err
@@ -234,9 +263,12 @@ def killed(folder: Path, stage: str, moment: str, number: float) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["warm_start", "discriminator", "ril"])
+@pytest.mark.parametrize(
+    ("stage", "adapters"), [("warm_start", False), ("discriminator", False), ("ril", False), ("ril", True)]
+)
 def test_killed_and_resumed_is_undisturbed(
     stage: str,
+    adapters: bool,
     training_project: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -245,6 +277,8 @@ def test_killed_and_resumed_is_undisturbed(
     """Every other kill is at a random moment, the others between the saves of two models, during weight sync and so
     on.
     """
+    if adapters:
+        train_adapters(training_project)
     params = yaml.safe_load((training_project / "params.yaml").read_text())
     params[stage]["steps"] = STEPS[stage]
     (training_project / "params.yaml").write_text(yaml.safe_dump(params))
