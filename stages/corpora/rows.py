@@ -194,6 +194,29 @@ class ChosenQuestions(Mapping[str, Question]):
     def __len__(self) -> int:
         return len(self._found)
 
+    def select(self, names: Iterable[str]) -> "QuestionList":
+        """Returns the questions with these ids in this order, without those that are not here."""
+        return QuestionList(self, [name for name in names if name in self._found])
+
+
+class QuestionList(Sequence[Question]):
+    """Questions in an order of their own, read from files on access."""
+
+    def __init__(self, questions: ChosenQuestions, names: Sequence[str]) -> None:
+        self._questions, self._names = questions, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, place: int) -> Question: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Question]: ...
+    def __getitem__(self, place: int | slice) -> Question | list[Question]:
+        if isinstance(place, slice):
+            return [self._questions[name] for name in self._names[place]]
+        return self._questions[self._names[place]]
+
 
 def find_places(folder: Path, split: str, names: Collection[str]) -> np.ndarray:
     """Returns the row numbers of the questions of `split` whose ids are in `names`, ascending, int64."""

@@ -12,6 +12,13 @@ import pyarrow.parquet as pq
 from stages.job.files import reading_parquet
 
 
+class _Kept(threading.local):
+    """The row group that a thread has read last, with its number, by columns."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, ...], tuple[int, pa.Table]] = {}
+
+
 class Shards:
     """The rows of all parquet files in a folder, in the order of the files' names.
 
@@ -37,7 +44,7 @@ class Shards:
             rows += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._firsts = np.array(firsts, np.int64)
         self._ends = np.cumsum(np.array(rows, np.int64))
-        self._kept = threading.local()
+        self._kept = _Kept()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -52,16 +59,15 @@ class Shards:
         return found
 
     def _read_group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
-        kept: dict[tuple[str, ...], tuple[int, pa.Table]] = self._kept.__dict__
-        number, table = kept.get(columns, (-1, None))
+        number, table = self._kept.groups.get(columns, (-1, None))
         if number != group:
-            kept.pop(columns, None)  # before the next one is read, so that there is never more than one
+            self._kept.groups.pop(columns, None)  # before the next one is read, so that there is never more than one
             place = int(np.searchsorted(self._firsts, group, side="right")) - 1
             file = self._files[place]
             with reading_parquet(file), pq.ParquetFile(file) as opened:
                 inside = group - int(self._firsts[place])
                 table = opened.read_row_group(inside, columns=list(columns), use_threads=False)
-            kept[columns] = (group, table)
+            self._kept.groups[columns] = (group, table)
         return table
 
     def iter_tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
