@@ -56,7 +56,7 @@ def test_every_answer_has_the_verdict_on_it(
             replies.append([] if said.startswith("silence") else [stored])
         return replies
 
-    monkeypatch.setattr(verdict, "fetch_answers", fetch)
+    monkeypatch.setattr(verdict, "fetch_each_answer", fetch)
     values = {"verdict": {"exam": exam, "min_exam_accuracy": 0.0, "max_failed_share": 0.5}}
     params = validate_params(merge_params(read_yaml(root / "params.yaml"), values))
     job = open_job("verdict", "internvl3", tmp_path, params)
