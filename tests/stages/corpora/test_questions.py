@@ -19,7 +19,7 @@ from stages.config.questions import Questions
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.rows import make_canonical_row, read_questions
 from stages.corpora.source import UnusableData
-from stages.corpora.spool import ImageSpool
+from stages.corpora.spool import RowSpool
 from stages.job.job import Job
 
 SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
@@ -149,18 +149,23 @@ def test_repeated_and_missing_ids_become_unique(tmp_path: Path, root: Path) -> N
     del rows[7]["id"]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     questions.run(job_for(tmp_path, llava_overlay(splits=dict.fromkeys(SPLITS, 1)), root))
-    spool = ImageSpool(tmp_path)
+    spool = RowSpool(tmp_path)
     job = job_for(tmp_path, llava_overlay(), root)
-    read, rejects = questions.read_rows(job, job.block(Questions), spool)
-    assert rejects == []
+    assert questions.read_rows(job, job.block(Questions), spool) == []
+    read = [row for _, row in sorted(spool.iter_rows())]
     assert [row["id"] for row in read[:8]] == ["a", "a#2", "a#2#2", "3", "3#2", "a#3", "7", "7#2"]
     assert len({row["id"] for row in read}) == 30
 
 
-def test_images_wait_in_a_file_and_come_back_unchanged(tmp_path: Path) -> None:
-    spool = ImageSpool(tmp_path)
+def test_rows_wait_in_files_without_a_name_and_come_back_unchanged(tmp_path: Path) -> None:
+    spool = RowSpool(tmp_path)
     rows = [make_canonical_row(f"{n}", [png(n), png(7)], [], "a", "s", "k") for n in range(5)]
-    kept = [spool.put(row) for row in rows]
-    assert all(image["bytes"] is None for row in kept for image in row["images"])
-    assert [spool.take(row) for row in reversed(kept)] == rows[::-1]
-    assert not list(tmp_path.iterdir())  # the file has no name
+    for place, row in enumerate(rows):
+        spool.assign(spool.put(row, order=-place), "test", row["messages"])
+    spool.put(make_canonical_row("other", [], [], "a", "s", "k"))
+    assert all(image["bytes"] is None for _, row in spool.iter_rows() for image in row["images"])
+    assert list(spool.iter_split("test")) == rows[::-1]
+    assert [row["id"] for row in spool.iter_by_id()] == list("01234")
+    assert (len(spool), spool.count_images("test"), spool.count_kinds("test")) == (6, 6, {"k": 5})
+    assert spool.holds("other")
+    assert not list(tmp_path.iterdir())  # the files have no name
