@@ -4,6 +4,7 @@ overlap.
 
 import io
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stages import questions
 from stages.config.params import validate_params
 from stages.config.questions import Questions
 from stages.config.yaml import merge_params, read_yaml
+from stages.corpora import adapters
 from stages.corpora.rows import make_canonical_row, read_questions
 from stages.corpora.source import UnusableData
 from stages.corpora.spool import RowSpool
@@ -69,6 +71,35 @@ def llava_file(folder: Path, rows: int) -> list[dict[str, Any]]:
         turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": f"colour {number}"}]
         made.append({"id": f"q{number}", "image": f"{number}.png", "conversations": turns})
     return made
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_cores(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[bytes]] = []
+    threads: list[set[str]] = []
+    check = adapters.check_row
+
+    def record_thread(*given: Any) -> Any:
+        threads[-1].add(threading.current_thread().name)
+        return check(*given)
+
+    monkeypatch.setattr(adapters, "check_row", record_thread)
+    for cores in (1, 5):
+        folder = tmp_path / str(cores)
+        rows = llava_file(folder, 100)
+        for number in range(5, 100, 9):
+            rows[number]["image"] = "missing.png"
+            rows[number - 1]["id"] = "twice"
+        (folder / "rows.json").write_text(json.dumps(rows))
+        monkeypatch.setattr(adapters, "count_cores", lambda cores=cores: cores)
+        threads.append(set())
+        questions.run(job_for(folder, llava_overlay(max_reject_share=0.5), root))
+        files = [*sorted((folder / "data").rglob("*.parquet")), folder / "reports/questions/rejects.jsonl"]
+        made.append([file.read_bytes() for file in files])
+    assert len(threads[0]) == 1 < len(threads[1])
+    assert made[0] == made[1]
+    assert len(made[0]) == 5
 
 
 def llava_overlay(**more: Any) -> dict[str, Any]:
