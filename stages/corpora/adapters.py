@@ -86,8 +86,25 @@ def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | Unu
     # Threads suffice: reading, hashing and decoding release the lock of the interpreter. The source is read while they
     # rest: a reader may limit the memory of the process for a moment (formats/canonical.py).
     with ThreadPoolExecutor(cores) as threads:
-        while block := list(islice(sources, ROWS_PER_CORE * cores)):
+        while True:
+            block, fault = _read_block(sources, ROWS_PER_CORE * cores)
             yield from threads.map(partial(_convert_row, questions), block)
+            if fault is not None:
+                raise fault
+            if not block:
+                return
+
+
+def _read_block(
+    sources: Iterator[tuple[int, SourceRow]], most: int
+) -> tuple[list[tuple[int, SourceRow]], UnusableData | None]:
+    """Returns the next rows, none at the end, and what the reader raises behind them."""
+    block: list[tuple[int, SourceRow]] = []
+    try:
+        block.extend(islice(sources, most))
+    except UnusableData as error:
+        return block, error
+    return block, None
 
 
 def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> Canonical | UnusableRow:
