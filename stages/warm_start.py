@@ -39,15 +39,15 @@ def run(job: Job) -> None:
     block = job.block(WarmStart)
     checkpoint = open_verified(job.input("data/model/student"), job.store)
     reader = load_reader(checkpoint)
-    lessons, rejects = read_lessons(job, reader, checkpoint, block)
+    learned, rejects = measure_questions(job, reader, checkpoint, block)
     network = load_network(checkpoint, reader)
     if block.freeze_vision:
         network.freeze_vision()
 
     def make_step_groups(step: int) -> list[Group]:
-        places = pick_places(len(lessons.questions), block.rows_per_step, step, job.seed())
-        own = get_ranks().share(lessons.costs[places].tolist(), float)
-        chosen = [lessons.questions[places[number]] for number in own]
+        places = pick_places(len(learned.questions), block.rows_per_step, step, job.seed())
+        own = get_ranks().share(learned.costs[places].tolist(), float)
+        chosen = [learned.questions[places[number]] for number in own]
         prompts = reader.make_prompts([(question.messages, question.images) for question in chosen])
         targets = [tuple(reader.chat.encode_response(question.target or "")) for question in chosen]
         return [
@@ -72,20 +72,22 @@ def run(job: Job) -> None:
         job.progress.say(
             f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}"
         )
-    job.write_metrics({"questions": len(lessons.questions), names.LOSS: history[-1][names.LOSS] if history else None})
+    job.write_metrics({"questions": len(learned.questions), names.LOSS: history[-1][names.LOSS] if history else None})
     nothing = {names.STEP: 0, names.LOSS: None, names.GRAD_NORM: None, names.LEARNING_RATE: None}
     job.write_history(history or [nothing])
 
 
 @dataclass(frozen=True)
-class Lessons:
+class MeasuredQuestions:
     """The questions that the student learns: 16 bytes each, and the row groups that are being read."""
 
     questions: QuestionFolder
     costs: np.ndarray  # [questions] float64: estimated tokens with target
 
 
-def read_lessons(job: Job, reader: Reader, checkpoint: Checkpoint, block: WarmStart) -> tuple[Lessons, list[Reject]]:
+def measure_questions(
+    job: Job, reader: Reader, checkpoint: Checkpoint, block: WarmStart
+) -> tuple[MeasuredQuestions, list[Reject]]:
     """Returns the questions that have a target and fit the model's context with it, and rejects with their reasons.
 
     Every rank measures a part of the rows, from the headers of their images. Raises ValueError if no question has a
@@ -114,4 +116,6 @@ def read_lessons(job: Job, reader: Reader, checkpoint: Checkpoint, block: WarmSt
             "data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn"
         )
     rejects = make_too_long_rejects("warm_start", reasons, 1, len(kept) + len(reasons), block.max_reject_share)
-    return Lessons(QuestionFolder(folder, "warm_start", kept), np.concatenate([part[1] for part in parts])), rejects
+    return MeasuredQuestions(
+        QuestionFolder(folder, "warm_start", kept), np.concatenate([part[1] for part in parts])
+    ), rejects

@@ -19,7 +19,7 @@ from stages.job.job import Job
 from stages.job.shards import Shards
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_reader
-from stages.warm_start import read_lessons
+from stages.warm_start import measure_questions
 from tests.performance.row_memory import make_photos
 
 Project = Callable[[str, Mapping[str, Any]], Job]
@@ -27,7 +27,7 @@ PHOTO_BYTES = 200_000
 MIB = 1 << 20
 
 
-def write_lessons(folder: Path, count: int) -> None:
+def write_questions(folder: Path, count: int) -> None:
     """A split `warm_start` of rows with large images and a target."""
     photos = make_photos(56, PHOTO_BYTES)
     turns = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "a digit"}]
@@ -42,24 +42,24 @@ def test_the_questions_of_the_warm_start_take_no_memory(
     """The images of 300 rows have 60 MB; a row group has 4."""
     checkpoint = tiny("qwen2_5_vl")
     job = loop_project("warm_start", {})
-    write_lessons(tmp_path / "data/questions", count)
+    write_questions(tmp_path / "data/questions", count)
     reader = load_reader(checkpoint)
     before = pa.total_allocated_bytes()
     tracemalloc.start()
-    lessons, rejects = read_lessons(job, reader, checkpoint, job.block(WarmStart))
+    learned, rejects = measure_questions(job, reader, checkpoint, job.block(WarmStart))
     arrow = 0
     for place in range(0, count, 7):
-        assert len(lessons.questions[place].images[0]) == pytest.approx(PHOTO_BYTES, abs=100)
+        assert len(learned.questions[place].images[0]) == pytest.approx(PHOTO_BYTES, abs=100)
         arrow = max(arrow, pa.total_allocated_bytes() - before)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (len(lessons.questions), len(lessons.costs), rejects) == (count, count, [])
+    assert (len(learned.questions), len(learned.costs), rejects) == (count, count, [])
     assert peak < 8 * MIB
     assert 0 < arrow < 16 * MIB
 
 
 def test_images_are_read_only_when_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_lessons(tmp_path, 5)
+    write_questions(tmp_path, 5)
     read = record_columns(monkeypatch)
     questions = list(read_questions(tmp_path, "warm_start"))
     assert all(one.text == "What is it?" and len(one.images) == 1 for one in questions)
