@@ -129,6 +129,10 @@ class StoredImages(Sequence[bytes]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A question that is sent to another process takes its images along."""
+        return tuple, (tuple(self),)
+
 
 class QuestionFolder(Sequence[Question]):
     """The questions of one split, or some of them, read from files on access: a million questions need no memory."""

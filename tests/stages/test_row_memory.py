@@ -3,6 +3,7 @@
 `tests/performance/row_memory.py` measures whole stages in processes of their own.
 """
 
+import pickle
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_images_are_read_only_when_they_are_looked_at(tmp_path: Path, monkeypatc
     assert "images" not in read
     assert questions[0].images[0].startswith(b"\xff\xd8")
     assert "images" in read
+    sent = pickle.loads(pickle.dumps(questions[3]))
+    assert (sent, sent.images) == (questions[3], tuple(questions[3].images))
 
 
 @pytest.mark.parametrize("sees", ["response", "question"])
