@@ -10,7 +10,7 @@ discriminator, nothing is trained and the folder is empty.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 
@@ -25,36 +25,25 @@ from stages.adversary.discriminator_model import (
     save_discriminator,
 )
 from stages.adversary.negatives import add_negatives
+from stages.adversary.question_texts import QuestionTexts, StoredTexts
 from stages.config.discriminator import Discriminator as Block
+from stages.config.discriminator import Sees
 from stages.config.runtime import Runtime
-from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
-from stages.groups.response import STUDENT, TEACHERS, is_whole_text
+from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 from stages.job.epochs import pick_places
-from stages.job.files import read_shards
 from stages.job.job import Job
 from stages.job.loss_rise import explain_loss_rise
 from stages.job.seeds import derive_seed
-from stages.responses.draws import TeacherAnswer, draw_balanced, draw_plain, read_teacher_answers
+from stages.responses.draws import draw_balanced, draw_plain
+from stages.training.ahead import preparing_ahead
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
 from stages.vlm.checkpoint import open_verified
 from stages.vlm.reader import load_network, load_reader
 
-
-@dataclass(frozen=True)
-class QuestionTexts:
-    """The student and teacher texts of one question that the discriminator may learn from."""
-
-    question_id: str
-    student: tuple[str, ...]
-    teachers: tuple[TeacherAnswer, ...]
-    question: Question
-
-    def make_text(self, body: str) -> Text:
-        """Wraps one response as input of the discriminator."""
-        return Text(body, self.question_id, self.question.messages, self.question.images)
+QUESTIONS_AT_ONCE = 64  # of the held-out ones: all their texts are packed before the first is scored
 
 
 def run(job: Job) -> None:
@@ -75,8 +64,9 @@ def run(job: Job) -> None:
     if block.lora:
         network = network.add_adapter("discriminator", block.lora, job.seed("adapter"))
     discriminator = DiscriminatorModel(network, job.seed("head"), block.sees)
-    found = collect_texts(job, every=objective.degenerate == "learned")
-    training, held_out = split_held_out(found, block.held_out_share, job.seed("held out"))
+    found = open_texts(job, objective.degenerate == "learned", block.sees)
+    kept = split_held_out(found.names, block.held_out_share, job.seed("held out"))
+    training, held_out = (found.choose(ids) for ids in kept)
     pairs = objective.discriminator_loss == "bradley_terry"
     collator = DiscriminatorCollator(reader, block.tokens_per_pack, block.sees, together=pairs)
 
@@ -84,7 +74,8 @@ def run(job: Job) -> None:
         texts: list[Text] = []
         writers: list[str] = []
         for place in pick_places(len(training), block.questions_per_step, step, job.seed("order")):
-            question, seed = training[place], job.seed("draw", step, training[place].question_id)
+            question = training[place]
+            seed = job.seed("draw", step, question.question_id)
             count = min(block.responses_per_side, len(question.student), len(question.teachers))
             texts += [question.make_text(text) for text in draw_plain(question.student, count, seed)]
             answers = draw_balanced(question.teachers, count, seed)
@@ -97,22 +88,23 @@ def run(job: Job) -> None:
         adversary = Adversary(discriminator, trainer, collator, spread=SpreadCheck(block.min_logit_spread))
         state = TrainingState(job, {"discriminator": trainer})
         history = state.rows("history")
-        for step in state.iter_steps(block.steps, "discriminator"):
-            texts, writers = draw_texts(step)
-            batch = collator.collate(texts, writers, objective.discriminator_loss, tower=trainer.sharded)
-            logits = adversary.backward(batch, texts)
-            real = torch.tensor([writer != NEGATIVE for writer in writers])
-            right = ((logits > 0) == (batch.labels > 0.5))[real].float()
-            adversary.check_spread(logits.tolist(), texts)
-            done = trainer.step(learning_rate(block, step))
-            history.append(
-                {
-                    names.STEP: step + 1,
-                    names.LOSS: done.loss,
-                    names.TEXT_ACCURACY: float(right.mean()),
-                    names.GRAD_NORM: done.grad_norm,
-                }
-            )
+        with preparing_ahead(draw_texts, block.steps) as take_texts:
+            for step in state.iter_steps(block.steps, "discriminator"):
+                texts, writers = take_texts(step)
+                batch = collator.collate(texts, writers, objective.discriminator_loss, tower=trainer.sharded)
+                logits = adversary.backward(batch, texts)
+                real = torch.tensor([writer != NEGATIVE for writer in writers])
+                right = ((logits > 0) == (batch.labels > 0.5))[real].float()
+                adversary.check_spread(logits.tolist(), texts)
+                done = trainer.step(learning_rate(block, step))
+                history.append(
+                    {
+                        names.STEP: step + 1,
+                        names.LOSS: done.loss,
+                        names.TEXT_ACCURACY: float(right.mean()),
+                        names.GRAD_NORM: done.grad_norm,
+                    }
+                )
 
     metrics = measure_held_out(adversary, held_out)
     weights = trainer.state_dict()
@@ -137,55 +129,46 @@ def write_empty(job: Job) -> None:
     job.write_history([{names.STEP: 0}])
 
 
-def collect_texts(job: Job, every: bool) -> list[QuestionTexts]:
+def open_texts(job: Job, every: bool, sees: Sees) -> StoredTexts:
     """Returns the student and teacher texts of every question that has both, in pool order.
 
     Without `every`, truncated, empty and repeating texts are left out. Raises ValueError with fewer than two such
     questions.
     """
-    student: dict[str, list[str]] = defaultdict(list)
-    for row in read_shards(job.input("data/rollout")).to_pylist():
-        if every or is_whole_text(row["response"], row["finish_reason"]):
-            student[row["question_id"]].append(row["response"])
-    questions = find_questions(job.input("data/questions"), IMITATION_SPLITS, student)
-    both = []
-    for row in read_shards(job.input("data/pool")).to_pylist():
-        teachers = tuple(
-            answer for answer in read_teacher_answers(row) if every or is_whole_text(answer.text, answer.finish_reason)
-        )
-        if teachers and student[row["question_id"]]:
-            name = row["question_id"]
-            both.append(QuestionTexts(name, tuple(student[name]), teachers, questions[name]))
-    if len(both) < 2:
+    questions = None if sees == "response" else job.input("data/questions")
+    found = StoredTexts(job.input("data/rollout"), job.input("data/pool"), questions, every)
+    if len(found) < 2:
         raise ValueError(
-            f"{len(both)} questions have whole answers of both student and teachers; at least 2 are required"
+            f"{len(found)} questions have whole answers of both student and teachers; at least 2 are required"
         )
-    return both
+    return found
 
 
-def split_held_out(
-    texts: list[QuestionTexts], held_out_share: float, seed: int
-) -> tuple[list[QuestionTexts], list[QuestionTexts]]:
-    """Returns training and held-out questions; the split depends only on question ids and the seed."""
-    ordered = sorted(texts, key=lambda question: derive_seed("held out", seed, question.question_id))
-    count = max(1, round(held_out_share * len(ordered)))
-    held_out = {question.question_id for question in ordered[:count]}
-    training = [question for question in texts if question.question_id not in held_out]
-    return training, [question for question in texts if question.question_id in held_out]
+def split_held_out(names: Sequence[str], held_out_share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Returns training and held-out questions by id; the split depends only on the ids and the seed."""
+    ordered = sorted(names, key=lambda name: derive_seed("held out", seed, name))
+    held_out = set(ordered[: max(1, round(held_out_share * len(ordered)))])
+    return [name for name in names if name not in held_out], [name for name in names if name in held_out]
 
 
-def measure_held_out(adversary: Adversary, held_out: list[QuestionTexts]) -> dict[str, float]:
+def measure_held_out(adversary: Adversary, held_out: Sequence[QuestionTexts]) -> dict[str, float]:
     """Returns held-out metrics: accuracy overall and by source, logit gap, calibration error, length-only accuracy."""
-    writers = [(STUDENT, question.make_text(text)) for question in held_out for text in question.student]
-    writers += [
-        (answer.teacher, question.make_text(answer.text)) for question in held_out for answer in question.teachers
-    ]
-    logits = adversary.score([text for _, text in writers])
     by_writer: dict[str, list[float]] = defaultdict(list)
     lengths: dict[bool, list[int]] = {True: [], False: []}
-    for (writer, text), logit in zip(writers, logits, strict=True):
-        by_writer[writer].append(logit)
-        lengths[writer == STUDENT].append(len(text.body))
+    marks: list[int] = []
+    logits: list[float] = []
+    for start in range(0, len(held_out), QUESTIONS_AT_ONCE):
+        questions = held_out[start : start + QUESTIONS_AT_ONCE]
+        written = [(STUDENT, question.make_text(text)) for question in questions for text in question.student]
+        written += [
+            (answer.teacher, question.make_text(answer.text)) for question in questions for answer in question.teachers
+        ]
+        scored = adversary.score([text for _, text in written])
+        for (writer, text), logit in zip(written, scored, strict=True):
+            by_writer[writer].append(logit)
+            lengths[writer == STUDENT].append(len(text.body))
+        marks += [int(writer == STUDENT) for writer, _ in written]
+        logits += scored
     shares = {w: compute_accuracy(found, [int(w == STUDENT)] * len(found)) for w, found in by_writer.items()}
     teachers = [writer for writer in sorted(by_writer) if writer != STUDENT]
     teacher_logits = [logit for writer in teachers for logit in by_writer[writer]]
@@ -197,6 +180,6 @@ def measure_held_out(adversary: Adversary, held_out: list[QuestionTexts]) -> dic
         names.HELD_OUT_ACCURACY_OF.format(TEACHERS): acc_teacher,
         **{names.HELD_OUT_ACCURACY_OF.format(teacher): shares[teacher] for teacher in teachers},
         names.HELD_OUT_LOGIT_GAP: gap,
-        names.CALIBRATION_ERROR: calibration_error(logits, [int(writer == STUDENT) for writer, _ in writers]),
+        names.CALIBRATION_ERROR: calibration_error(logits, marks),
         names.LENGTH_ACCURACY: length_accuracy(lengths[True], lengths[False]),
     }

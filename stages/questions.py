@@ -11,7 +11,7 @@ No image is in two splits: images used for training in `warm_start` or `imitatio
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,9 +21,9 @@ from stages.config.world import World
 from stages.corpora.adapters import UnusableRow, read_user_rows
 from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import Canonical, UnusableData
-from stages.corpora.spool import ImageSpool
+from stages.corpora.spool import RowSpool
 from stages.job.files import write_shards, write_text
-from stages.job.hashes import hash_json
+from stages.job.hashes import hash_json_list
 from stages.job.job import Job
 from stages.job.seeds import derive_seed
 
@@ -38,24 +38,25 @@ def run(job: Job) -> None:
     before.
     """
     questions = job.block(Questions)
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    spool = RowSpool(job.out.parent)
     if questions.kind == "world":
         _write_rejects(job, [])
-        _write_splits(job, draw_world_splits(job, questions), 0, dict)
+        draw_world_splits(job, questions, spool)
+        _write_splits(job, spool, 0)
         return
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    spool = ImageSpool(job.out.parent)
-    rows, rejects = read_rows(job, questions, spool)
-    splits, shared = split_user_rows(rows, questions)
+    rejects = read_rows(job, questions, spool)
+    counts, shared = split_user_rows(spool, questions)
     rejects += shared
     _write_rejects(job, rejects)
-    if fault := find_shortage(len(rows), splits, len(rejects), questions):
+    if fault := find_shortage(len(spool), counts, len(rejects), questions):
         listed = (
             f"; {count_reasons(rejects)}; all in {job.reports.relative_to(job.root) / 'rejects.jsonl'}"
             if rejects
             else ""
         )
         raise UnusableData(f"{fault}{listed}")
-    _write_splits(job, splits, len(rejects), spool.take)
+    _write_splits(job, spool, len(rejects))
 
 
 def _write_rejects(job: Job, rejects: Iterable[UnusableRow]) -> None:
@@ -63,22 +64,18 @@ def _write_rejects(job: Job, rejects: Iterable[UnusableRow]) -> None:
     write_text(job.reports / "rejects.jsonl", "".join(lines))
 
 
-def _write_splits(
-    job: Job,
-    splits: Mapping[str, Sequence[Canonical]],
-    rejects: int,
-    complete: Callable[[Canonical], Canonical],
-) -> None:
-    """Writes rows and metrics; `complete` adds the images to a row."""
+def _write_splits(job: Job, spool: RowSpool, rejects: int) -> None:
+    splits = job.block(Questions).splits
     with job.writing() as folder:
-        for split, rows in splits.items():
-            write_shards(folder / split, rows, QUESTION_SCHEMA, complete)
-    job.write_metrics(compute_metrics(splits, rejects))
-    job.progress.show_table("questions", [{"split": split, **_count_rows(rows)} for split, rows in splits.items()])
+        for split in splits:
+            write_shards(folder / split, spool.iter_split(split), QUESTION_SCHEMA)
+    metrics = compute_metrics(spool, splits, rejects)
+    job.write_metrics(metrics)
+    job.progress.show_table("questions", [{"split": split, **found} for split, found in metrics["splits"].items()])
 
 
-def draw_world_splits(job: Job, questions: Questions) -> dict[str, list[Canonical]]:
-    """Returns the splits of the tiny world; a duplicate image is drawn again."""
+def draw_world_splits(job: Job, questions: Questions, spool: RowSpool) -> None:
+    """Puts the splits of the tiny world into `spool`; a duplicate image is drawn again."""
     seen: set[str] = set()
 
     def drop_repeated(rows: Iterator[Canonical]) -> Iterator[Canonical]:
@@ -89,77 +86,69 @@ def draw_world_splits(job: Job, questions: Questions) -> dict[str, list[Canonica
 
     from stages.tiny.world_rows import iter_world_rows  # local import: user data does not depend on it
 
-    splits: dict[str, list[Canonical]] = {}
     for split, count in questions.splits.items():
         rows = islice(drop_repeated(iter_world_rows(job.block(World), split)), count)
-        splits[split] = list(job.progress.track(rows, f"drawing {split}", total=count))
-    return splits
+        for row in job.progress.track(rows, f"drawing {split}", total=count):
+            spool.assign(spool.put(row), split, row["messages"])
 
 
-def read_rows(job: Job, questions: Questions, spool: ImageSpool) -> tuple[list[Canonical], list[UnusableRow]]:
-    """Returns the usable rows of users' data, their images in `spool`, and the rejects.
+def read_rows(job: Job, questions: Questions, spool: RowSpool) -> list[UnusableRow]:
+    """Puts the usable rows of users' data into `spool`, and returns the rejects.
 
-    An id that an earlier row has gets a number: LLaVA's own data have 250,000 rows that share ids.
+    An id that an earlier row has gets a number: LLaVA's own data have 250,000 rows that share ids. Rows are in an order
+    that depends on their first image (or their id, without an image) and their id, not on their place in the file.
     """
-    rows: list[Canonical] = []
     rejects: list[UnusableRow] = []
-    taken: set[str] = set()
     counts: Counter[str] = Counter()
     for row in job.progress.track(read_user_rows(questions, job.root), "reading questions"):
         if isinstance(row, UnusableRow):
             rejects.append(row)
             continue
         given = name = row["id"]
-        while name in taken:
+        while spool.holds(name):
             counts[given] += 1
             name = f"{given}#{counts[given] + 1}"
-        taken.add(name)
-        rows.append(spool.put(row | {"id": name}))
+        spool.put(row | {"id": name}, derive_seed("split", (row["image_sha256"] or [name])[0], name))
     if counts:
         job.progress.say(
             f"{counts.total():,} rows have the id of an earlier row and get a number, such as "
             f"{abbreviate(next(iter(counts)) + '#2')}"
         )
-    return rows, rejects
+    return rejects
 
 
-def split_user_rows(
-    rows: Sequence[Canonical], questions: Questions
-) -> tuple[dict[str, list[Canonical]], list[UnusableRow]]:
-    """Distributes user rows over the splits; rows that share an image go to the same split.
+def split_user_rows(spool: RowSpool, questions: Questions) -> tuple[dict[str, int], list[UnusableRow]]:
+    """Distributes the rows in `spool` over the splits; rows that share an image go to the same split.
 
-    The split of a row is a function of its first image (or of its id, without an image), not of its place in the file.
-    Returns the splits, and as rejects the rows whose images are in several.
+    Returns the number of rows of each split, and as rejects the rows whose images are in several.
     """
     rejects: list[UnusableRow] = []
-    splits: dict[str, list[Canonical]] = {split: [] for split in questions.splits}
-    owner: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: derive_seed("split", (row["image_sha256"] or [row["id"]])[0], row["id"])):
+    counts: dict[str, int] = dict.fromkeys(questions.splits, 0)
+    for number, row in spool.iter_rows():
         images = row["image_sha256"] or [row["id"]]
-        owners = {owner[image] for image in images if image in owner}
+        owners = spool.find_owners(images)
         if len(owners) > 1:
             rejects.append(UnusableRow(-1, row["id"], f"its images are in several splits: {', '.join(sorted(owners))}"))
             continue
-        split = owners.pop() if owners else _find_emptiest(splits, questions)
-        owner.update(dict.fromkeys(images, split))
-        if len(splits[split]) < questions.splits[split]:  # type: ignore[index]
-            splits[split].append(row if split == "warm_start" else _drop_target(row))
-    return splits, rejects
+        split = owners.pop() if owners else _find_emptiest(counts, questions)
+        spool.own(split, images)
+        if counts[split] < questions.splits[split]:  # type: ignore[index]
+            counts[split] += 1
+            spool.assign(number, split, row["messages"] if split == "warm_start" else _drop_target(row["messages"]))
+    return counts, rejects
 
 
-def find_shortage(
-    usable: int, splits: Mapping[str, Sequence[Canonical]], rejects: int, questions: Questions
-) -> str | None:
+def find_shortage(usable: int, counts: Mapping[str, int], rejects: int, questions: Questions) -> str | None:
     """Returns why the stage fails, with the remedy; None if the splits are full and enough rows are usable."""
     path = questions.path
     wanted = sum(questions.splits.values())
     if usable < wanted:
         return f"{path} has {usable} usable rows, questions.splits asks for {wanted}; lower the splits"
     wanted_of = {str(split): count for split, count in questions.splits.items()}
-    short = [f"{split} ({len(rows)})" for split, rows in splits.items() if len(rows) < wanted_of[split]]
+    short = [f"{split} ({count})" for split, count in counts.items() if count < wanted_of[split]]
     if short:
         return f"{path}: too few rows with unshared images for {', '.join(short)}; lower the splits"
-    read = sum(map(len, splits.values())) + rejects
+    read = sum(counts.values()) + rejects
     if rejects > questions.max_reject_share * read:
         limit = questions.max_reject_share
         return f"{rejects} of {read} rows of {path} are unusable, more than questions.max_reject_share ({limit})"
@@ -174,27 +163,22 @@ def count_reasons(rejects: Sequence[UnusableRow]) -> str:
     return "; ".join(shown)
 
 
-def _find_emptiest(splits: dict[str, list[Canonical]], questions: Questions) -> str:
-    return min(splits, key=lambda split: len(splits[split]) / questions.splits[split])  # type: ignore[index]
+def _find_emptiest(counts: Mapping[str, int], questions: Questions) -> str:
+    return min(counts, key=lambda split: counts[split] / questions.splits[split])  # type: ignore[index]
 
 
-def _drop_target(row: Canonical) -> Canonical:
+def _drop_target(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """Removes the assistant turn of a row: outside `warm_start` the answer is the reference, not a target."""
-    messages = row["messages"]
-    return {**row, "messages": messages[:-1] if messages[-1]["role"] == "assistant" else messages}
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def _count_rows(rows: Sequence[Canonical]) -> dict[str, Any]:
-    kinds = Counter(row["kind"] for row in rows)
-    return {
-        "questions": len(rows),
-        "images": len({i for row in rows for i in row["image_sha256"]}),
-        "kinds": dict(kinds),
-    }
-
-
-def compute_metrics(splits: Mapping[str, Sequence[Canonical]], rejects: int) -> dict[str, Any]:
+def compute_metrics(spool: RowSpool, splits: Iterable[str], rejects: int) -> dict[str, Any]:
     """Returns counts per split and a content hash that does not depend on the parquet encoding."""
-    content = sorted([row["id"], row["image_sha256"], row["messages"]] for rows in splits.values() for row in rows)
-    counts = {split: _count_rows(rows) for split, rows in splits.items()}
-    return {"splits": counts, "rejects": rejects, "content_sha256": hash_json(content)}
+    counts = {split: _count_rows(spool, split) for split in splits}
+    content = ([row["id"], row["image_sha256"], row["messages"]] for row in spool.iter_by_id())
+    return {"splits": counts, "rejects": rejects, "content_sha256": hash_json_list(content)}
+
+
+def _count_rows(spool: RowSpool, split: str) -> dict[str, Any]:
+    kinds, images = spool.count_kinds(split), spool.count_images(split)
+    return {"questions": sum(kinds.values()), "images": images, "kinds": kinds}

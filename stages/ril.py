@@ -20,17 +20,16 @@ from stages.config.ril import Ril
 from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions, read_questions
 from stages.groups.response import Response
 from stages.job.epochs import pick_places
-from stages.job.files import read_shards
 from stages.job.job import Job
 from stages.job.metric_names import STEP
 from stages.job.rejects import Reject, make_too_long_rejects
 from stages.loop.models import RilModels, open_models
 from stages.loop.outputs import make_sample_rows, write_outputs
-from stages.loop.rollouts import Rollouts, make_reference_answer
+from stages.loop.rollouts import Rollouts
 from stages.loop.validation import Validation
 from stages.policy.metrics import reward_metrics
 from stages.policy.rewards import score_groups
-from stages.responses.draws import read_teacher_answers
+from stages.responses.draws import StoredPool
 from stages.training.state import TrainingState
 from stages.training.trainer import learning_rate
 
@@ -53,11 +52,9 @@ def run(job: Job) -> None:
 
 def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None:
     """Trains with Algorithm 2 and writes what stage `ril` writes."""
-    pool = {row["question_id"]: read_teacher_answers(row) for row in read_shards(job.input("data/pool")).to_pylist()}
+    pool = StoredPool(job.input("data/pool"))
     policy, adversary = models.policy, models.adversary
     questions, validation_questions, rejects = read_usable_questions(job, models, pool)
-    if objective.references:
-        pool = {question.id: [make_reference_answer(question)] for question in questions}
     state = TrainingState(job, models.trainers)
     history, samples = state.rows("history"), state.rows("samples")
     rollouts = Rollouts(job, models, state, pool)
@@ -112,14 +109,14 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
 
 def read_usable_questions(
     job: Job, models: RilModels, pool: Iterable[str]
-) -> tuple[list[Question], list[Question], list[Reject]]:
+) -> tuple[Sequence[Question], Sequence[Question], list[Reject]]:
     """Returns the pool questions that fit the student's context, the validation questions, and rejects with reasons.
 
     A validation question that is too long is kept and counts as wrong.
     """
     block, folder = job.block(Ril), job.input("data/questions")
     by_id = find_questions(folder, IMITATION_SPLITS, pool)
-    questions, validation = [by_id[name] for name in pool if name in by_id], read_questions(folder, "validation")
+    questions, validation = by_id.select(pool), read_questions(folder, "validation")
     reasons = {one.id: reason for one in questions if (reason := models.explain_refusal(one))}
     rejects = make_too_long_rejects(job.name, reasons, block.group, len(questions), block.max_reject_share)
     rejects += [
@@ -129,7 +126,7 @@ def read_usable_questions(
         job.progress.say(
             f"{job.name}: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}"
         )
-    return [one for one in questions if one.id not in reasons], validation, rejects
+    return by_id.select(name for name in pool if name not in reasons), validation, rejects
 
 
 def pair_with_texts(

@@ -8,24 +8,27 @@ A verdict is 1, 0 or null. Null means that the judge gave no verdict and is neve
 also answers an exam of labelled answers and attacks; the metrics and the report contain its scores.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, overload
 
 from stages.config.verdict import Verdict
-from stages.corpora.rows import IMITATION_SPLITS, find_questions
-from stages.job.files import read_shards, write_shards
+from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
+from stages.job.files import write_shards
 from stages.job.job import Job
+from stages.job.shards import Shards
 from stages.judging.exam import ExamSitting, check_exam, compute_exam_scores, list_exam_items
 from stages.judging.judge import (
     JudgeItem,
     JudgeQuestion,
-    check_failures,
-    judge_items,
+    JudgeVerdict,
+    VerdictCounts,
+    count_verdicts,
+    iter_verdicts,
     make_fit_check,
     make_judge_sampling,
-    share_of_unconstrained,
 )
-from stages.responses.answers import Generation, fetch_answers
+from stages.responses.answers import Generation, fetch_each_answer
 from stages.responses.schemas import VERDICTS
 from stages.responses.store import StoredAnswer
 from stages.vlm.checkpoint import open_verified
@@ -40,59 +43,92 @@ def run(job: Job) -> None:
     """
     judge = job.block(Verdict)
     checkpoint = job.input(f"data/model/{judge.model}")
-    judged = read_shards(job.input(f"data/teacher/{job.item}")).to_pylist()
-    asked = find_questions(job.input("data/questions"), IMITATION_SPLITS, (row["question_id"] for row in judged))
-    unknown = [row["question_id"] for row in judged if row["question_id"] not in asked]
-    if unknown:
-        raise ValueError(f"{job.name}: no question {unknown[0]!r} in data/questions; run: dvc repro teacher@{job.item}")
+    answers = Shards(job.input(f"data/teacher/{job.item}"))
+    names = {row["question_id"] for row in answers.iter_rows(["question_id"])}
+    asked = find_questions(job.input("data/questions"), IMITATION_SPLITS, names)
+    if unknown := names - asked.keys():
+        raise ValueError(
+            f"{job.name}: no question {min(unknown)!r} in data/questions; run: dvc repro teacher@{job.item}"
+        )
 
     sitting = ExamSitting(job.name, judge.min_exam_accuracy, job.progress.say)
     generation = Generation(checkpoint, make_judge_sampling(judge), watch=sitting.watch if judge.exam else None)
 
-    def ask(prompts: Sequence[JudgeQuestion]) -> list[StoredAnswer | None]:
+    def ask(prompts: Sequence[JudgeQuestion]) -> Iterator[StoredAnswer | None]:
         with job.measure_time("generate"):
             # a rejected prompt is a failed verdict and counts towards max_failed_share
-            replies = fetch_answers(job, generation, prompts, job.name, max_reject_share=1.0)
-        return [reply[0] if reply else None for reply in replies]
+            replies = fetch_each_answer(job, generation, prompts, job.name, max_reject_share=1.0)
+        return (reply[0] if reply else None for reply in replies)
 
-    items = [
-        JudgeItem(question.id, question.text, question.answer, row["response"], judge.rule_first)
-        for row, question in ((row, asked[row["question_id"]]) for row in judged)
-    ]
     exam = list_exam_items() if judge.exam else []
+    items = AnswersToJudge(exam, answers, asked, judge.rule_first)
     opened = open_verified(checkpoint, job.store)
     fits = make_fit_check(load_chat(opened), opened.context_tokens, judge.max_tokens)
-    given = judge_items([*exam, *items], ask, fits)  # the exam first: a useless judge is found in the first wave
-    found = given[len(exam) :]
-    free = share_of_unconstrained(given) if judge.constrained else 0.0
-    if free:
-        job.progress.say(
-            f"{job.name}: {free:.0%} of the judge's texts do not match the pattern of verdict.constrained: this engine "
-            "does not enforce patterns. Their verdicts are parsed as written"
-        )
-    scores = compute_exam_scores(given[: len(exam)]) if exam else None
+    given = iter_verdicts(items, ask, fits)
+    of_exam = list(islice(given, len(exam)))
+    scores = compute_exam_scores(of_exam) if exam else None
     if scores is not None:
         check_exam(scores, judge.min_exam_accuracy, job.name)
-    failed = check_failures(found, judge.max_failed_share, job.name)
-    rows = [
-        {
+    counts = VerdictCounts()
+    with job.writing() as folder:
+        write_shards(folder, make_rows(answers, given, counts), VERDICTS)
+        counts.check_failures(judge.max_failed_share, job.name)
+    of_judge = count_verdicts(of_exam)
+    free = of_judge.unconstrained + counts.unconstrained
+    if judge.constrained and free:
+        job.progress.say(
+            f"{job.name}: {free / (of_judge.asked + counts.asked):.0%} of the judge's texts do not match the pattern "
+            "of verdict.constrained: this engine does not enforce patterns. Their verdicts are parsed as written"
+        )
+    statistics: dict[str, Any] = {
+        "verdicts": counts.verdicts,
+        "correct_share": counts.correct / max(counts.verdicts - counts.failed, 1),
+        "failed": counts.failed,
+        "by_rule": counts.verdicts - counts.asked,
+    }
+    job.write_metrics({**statistics, "exam": scores})
+    if scores is not None:
+        statistics |= {key: scores[key] for key in ("balanced_accuracy", "attacks", "attacks_held")}
+    job.progress.show_table(f"Verdicts on teacher {job.item}", [statistics])
+
+
+class AnswersToJudge(Sequence[JudgeItem]):
+    """The items of the exam, then the answers of a teacher, which are read from files on access.
+
+    The exam comes first: a useless judge is found in the first wave.
+    """
+
+    def __init__(
+        self, exam: Sequence[JudgeItem], answers: Shards, questions: Mapping[str, Question], rule_first: bool
+    ) -> None:
+        """`answers` has rows of ANSWERS, `questions` the question of each by id."""
+        self._exam, self._answers, self._questions, self._rule_first = exam, answers, questions, rule_first
+
+    def __len__(self) -> int:
+        return len(self._exam) + len(self._answers)
+
+    @overload
+    def __getitem__(self, place: int) -> JudgeItem: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[JudgeItem]: ...
+    def __getitem__(self, place: int | slice) -> JudgeItem | list[JudgeItem]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        if place < len(self._exam):
+            return self._exam[place]
+        row = self._answers.read_row(place - len(self._exam), ["question_id", "response"])
+        question = self._questions[row["question_id"]]
+        return JudgeItem(question.id, question.text, question.answer, row["response"], self._rule_first)
+
+
+def make_rows(answers: Shards, given: Iterator[JudgeVerdict], counts: VerdictCounts) -> Iterator[dict[str, Any]]:
+    """Yields rows of VERDICTS, one per answer, and adds their verdicts to `counts`."""
+    for row, one in zip(answers.iter_rows(["question_id", "sample"]), given, strict=True):
+        counts.add(one)
+        yield {
             "question_id": row["question_id"],
             "sample": row["sample"],
             "verdict": one.verdict,
             "explanation": one.explanation,
             "response_key": one.response_key,
         }
-        for row, one in zip(judged, found, strict=True)
-    ]
-    with job.writing() as folder:
-        write_shards(folder, rows, VERDICTS)
-    statistics: dict[str, Any] = {
-        "verdicts": len(found),
-        "correct_share": sum(one.verdict == 1 for one in found) / max(len(found) - failed, 1),
-        "failed": failed,
-        "by_rule": sum(not one.asked for one in found),
-    }
-    job.write_metrics({**statistics, "exam": scores})
-    if scores is not None:
-        statistics |= {key: scores[key] for key in ("balanced_accuracy", "attacks", "attacks_held")}
-    job.progress.show_table(f"Verdicts on teacher {job.item}", [statistics])

@@ -9,14 +9,16 @@ With `warm_start.lora` adapters are trained. The checkpoint has them merged; dat
 peft's format. `warm_start.steps: 0` passes the base student through (Table 5e, "without SFT").
 """
 
-from collections.abc import Sequence
+from array import array
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from stages.config.runtime import Runtime
 from stages.config.warm_start import WarmStart
-from stages.corpora.rows import Question, read_questions
+from stages.corpora.rows import QuestionFolder
 from stages.groups.pack import Group
 from stages.job import metric_names as names
 from stages.job.epochs import pick_places
@@ -38,13 +40,8 @@ def run(job: Job) -> None:
     """
     block = job.block(WarmStart)
     checkpoint = open_verified(job.input("data/model/student"), job.store)
-    questions = [q for q in read_questions(job.input("data/questions"), "warm_start") if q.target]
-    if not questions:
-        raise ValueError(
-            "data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn"
-        )
     reader = load_reader(checkpoint)
-    questions, rejects = drop_long_questions(questions, reader, checkpoint, block)
+    learned, rejects = measure_questions(job, reader, checkpoint, block)
     network = load_network(checkpoint, reader, job.block(Runtime))
     if block.freeze_vision:
         network.freeze_vision()
@@ -52,8 +49,9 @@ def run(job: Job) -> None:
         network = network.add_adapter("student", block.lora, job.seed("adapter"))
 
     def make_step_groups(step: int) -> list[Group]:
-        chosen = [questions[place] for place in pick_places(len(questions), block.rows_per_step, step, job.seed())]
-        chosen = [chosen[place] for place in get_ranks().share(chosen, estimate_question_cost)]
+        places = pick_places(len(learned.questions), block.rows_per_step, step, job.seed())
+        own = get_ranks().share(learned.costs[places].tolist(), float)
+        chosen = [learned.questions[places[number]] for number in own]
         prompts = reader.make_prompts([(question.messages, question.images) for question in chosen])
         targets = [tuple(reader.chat.encode_response(question.target or "")) for question in chosen]
         return [
@@ -80,24 +78,50 @@ def run(job: Job) -> None:
         job.progress.say(
             f"warm_start: {len(rejects)} questions are too long; reasons in {job.reports / 'rejects.jsonl'}"
         )
-    job.write_metrics({"questions": len(questions), names.LOSS: history[-1][names.LOSS] if history else None})
+    job.write_metrics({"questions": len(learned.questions), names.LOSS: history[-1][names.LOSS] if history else None})
     nothing = {names.STEP: 0, names.LOSS: None, names.GRAD_NORM: None, names.LEARNING_RATE: None}
     job.write_history(history or [nothing])
 
 
-def estimate_question_cost(question: Question) -> float:
-    """Estimates the tokens of a question and its target."""
-    return estimate_prompt_cost(question.messages, question.images, question.target or "")
+@dataclass(frozen=True)
+class MeasuredQuestions:
+    """The questions that the student learns: 16 bytes each, and the row groups that are being read."""
+
+    questions: QuestionFolder
+    costs: np.ndarray  # [questions] float64: estimated tokens with target
 
 
-def drop_long_questions(
-    questions: Sequence[Question], reader: Reader, checkpoint: Checkpoint, block: WarmStart
-) -> tuple[list[Question], list[Reject]]:
-    """Returns the questions that fit the model's context with their targets, and rejects with their reasons."""
+def measure_questions(
+    job: Job, reader: Reader, checkpoint: Checkpoint, block: WarmStart
+) -> tuple[MeasuredQuestions, list[Reject]]:
+    """Returns the questions that have a target and fit the model's context with it, and rejects with their reasons.
+
+    Every rank measures a part of the rows, from the headers of their images. Raises ValueError if no question has a
+    target, TooManyRejects when those that do not fit are more than max_reject_share.
+    """
+    folder = job.input("data/questions")
+    questions, ranks = QuestionFolder(folder, "warm_start"), get_ranks()
+    bounds = [len(questions) * rank // ranks.count for rank in (ranks.rank, ranks.rank + 1)]
+    places, costs = array("q"), array("d")
     reasons: dict[str, str] = {}
-    for question in questions:
-        target = len(reader.chat.encode_response(question.target or ""))
+    for place in job.progress.track(range(*bounds), "measuring questions", bounds[1] - bounds[0]):
+        question = questions[place]
+        if not question.target:
+            continue
+        target = len(reader.chat.encode_response(question.target))
         if reason := explain_too_long(reader, checkpoint, question.messages, question.images, target):
             reasons[question.id] = reason
-    rejects = make_too_long_rejects("warm_start", reasons, 1, len(questions), block.max_reject_share)
-    return [question for question in questions if question.id not in reasons], rejects
+        else:
+            places.append(place)
+            costs.append(estimate_prompt_cost(question.messages, question.images, question.target))
+    parts = ranks.gather((np.array(places, np.int64), np.array(costs, np.float64), reasons))
+    kept = np.concatenate([part[0] for part in parts])
+    reasons = {name: reason for part in parts for name, reason in part[2].items()}
+    if not len(kept) + len(reasons):
+        raise ValueError(
+            "data/questions/warm_start has no question with a target answer; SFT needs an assistant's turn"
+        )
+    rejects = make_too_long_rejects("warm_start", reasons, 1, len(kept) + len(reasons), block.max_reject_share)
+    return MeasuredQuestions(
+        QuestionFolder(folder, "warm_start", kept), np.concatenate([part[1] for part in parts])
+    ), rejects

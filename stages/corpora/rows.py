@@ -1,19 +1,16 @@
 """Canonical rows of questions: one parquet schema for all sources, readable by plain `datasets`."""
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.corpora.markers import IMAGE_MARKER
-from stages.job.files import read_shards, reading_parquet
+from stages.job.shards import Shards
 
 MOST_IMAGES = 1000  # of one question
 MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
@@ -35,6 +32,7 @@ QUESTION_SCHEMA = pa.schema(
         ("image_sha256", pa.list_(pa.string())),
     ]
 )
+_TEXT_COLUMNS = tuple(name for name in QUESTION_SCHEMA.names if name != "images")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Question:
     """One question as stages use it."""
 
     id: str
-    images: tuple[bytes, ...]
+    images: Sequence[bytes]
     image_sha256: tuple[str, ...]
     messages: tuple[dict[str, str], ...]  # ends with the user's turn
     target: str | None  # the target answer in `warm_start`
@@ -76,12 +74,12 @@ def make_canonical_row(
     }
 
 
-def make_question(row: Mapping[str, Any]) -> Question:
-    """Returns a canonical row as a Question; a last turn by the assistant becomes `target`."""
+def make_question(row: Mapping[str, Any], images: Sequence[bytes]) -> Question:
+    """Returns a canonical row and its images as a Question; a last turn by the assistant becomes `target`."""
     messages, target = split_target(row["messages"])
     return Question(
         id=row["id"],
-        images=tuple(image["bytes"] for image in row["images"]),
+        images=images,
         image_sha256=tuple(row["image_sha256"]),
         messages=tuple(messages),
         target=target,
@@ -107,39 +105,54 @@ class QuestionKeyParts:
     image_sha256: tuple[str, ...]
 
 
+class StoredImages(Sequence[bytes]):
+    """The images of one row of a split, read on access: a question that nobody looks at costs no image."""
+
+    def __init__(self, shards: Shards, row: int, count: int) -> None:
+        self._shards, self._row, self._count = shards, row, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[bytes, ...]: ...
+    def __getitem__(self, place: int | slice) -> bytes | tuple[bytes, ...]:
+        """Returns the bytes of one image, or of several."""
+        images = self._shards.read_row(self._row, ["images"])["images"] if self._count else []
+        if isinstance(place, slice):
+            return tuple(image["bytes"] for image in images[place])
+        found: bytes = images[place]["bytes"]
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A question that is sent to another process takes its images along."""
+        return tuple, (tuple(self),)
+
+
 class QuestionFolder(Sequence[Question]):
     """The questions of one split, or some of them, read from files on access: a million questions need no memory."""
 
     def __init__(self, folder: Path, split: str, places: np.ndarray | None = None) -> None:
-        """Reads the row counts of all files; raises FileNotFoundError if there is no file.
+        """Reads the row counts of all files.
 
-        `places` are row numbers of the split in ascending order; only these questions are part of the sequence.
+        `places` are row numbers of the split in ascending order; only these questions are part of the sequence. Raises
+        FileNotFoundError if there is no file, ValueError with the name of a damaged one.
         """
-        self._files = sorted((folder / split).glob("*.parquet"))
-        if not self._files:
-            raise FileNotFoundError(f"no parquet file in {folder / split}")
-        self._groups: list[tuple[Path, int]] = []
-        rows: list[int] = []
-        for file in self._files:
-            with reading_parquet(file):
-                metadata = pq.read_metadata(file)
-            self._groups += [(file, group) for group in range(metadata.num_row_groups)]
-            rows += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._ends = list(accumulate(rows))
+        self._shards = Shards(folder / split)
         self._places = places
-        self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def __len__(self) -> int:
-        if self._places is not None:
-            return len(self._places)
-        return self._ends[-1] if self._ends else 0
+        return len(self._shards) if self._places is None else len(self._places)
 
     def iter_columns(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yields these columns of all questions in order, without reading the others (images)."""
         start = 0
-        for file in self._files:
-            with reading_parquet(file):
-                table = pq.read_table(file, columns=list(columns))
+        for table in self._shards.iter_tables(columns):
             end = start + table.num_rows
             if self._places is not None:
                 first, last = np.searchsorted(self._places, [start, end])
@@ -158,18 +171,55 @@ class QuestionFolder(Sequence[Question]):
     @overload
     def __getitem__(self, place: slice) -> list[Question]: ...
     def __getitem__(self, place: int | slice) -> Question | list[Question]:
-        """Returns one question with its images; reads its row group, so that sequential access is cheap."""
+        """Returns one question; its images are read when they are looked at."""
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(f"question {place} of {len(self)}")
         row = place if self._places is None else int(self._places[place])
-        number = bisect_right(self._ends, row)
-        if self._read[0] != number:
-            file, group = self._groups[number]
-            with reading_parquet(file):
-                self._read = (number, pq.ParquetFile(file).read_row_group(group).to_pylist())
-        return make_question(self._read[1][row - (self._ends[number - 1] if number else 0)])
+        values = self._shards.read_row(row, _TEXT_COLUMNS)
+        return make_question(values, StoredImages(self._shards, row, len(values["image_sha256"])))
+
+
+class ChosenQuestions(Mapping[str, Question]):
+    """Questions by id, read from files on access; holds the ids and 8 bytes per question."""
+
+    def __init__(self, found: Mapping[str, tuple[int, int]], folders: Sequence[QuestionFolder]) -> None:
+        """`found` has the number of the folder and the place in it of each question."""
+        self._found, self._folders = found, folders
+
+    def __getitem__(self, name: str) -> Question:
+        folder, place = self._found[name]
+        return self._folders[folder][place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def select(self, names: Iterable[str]) -> "QuestionList":
+        """Returns the questions with these ids in this order, without those that are not here."""
+        return QuestionList(self, [name for name in names if name in self._found])
+
+
+class QuestionList(Sequence[Question]):
+    """Questions in an order of their own, read from files on access."""
+
+    def __init__(self, questions: ChosenQuestions, names: Sequence[str]) -> None:
+        self._questions, self._names = questions, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, place: int) -> Question: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Question]: ...
+    def __getitem__(self, place: int | slice) -> Question | list[Question]:
+        if isinstance(place, slice):
+            return [self._questions[name] for name in self._names[place]]
+        return self._questions[self._names[place]]
 
 
 def find_places(folder: Path, split: str, names: Collection[str]) -> np.ndarray:
@@ -178,20 +228,24 @@ def find_places(folder: Path, split: str, names: Collection[str]) -> np.ndarray:
     return np.array([place for place, name in enumerate(ids) if name in names], np.int64)
 
 
-def find_questions(folder: Path, splits: Sequence[str], names: Iterable[str]) -> dict[str, Question]:
+def find_questions(folder: Path, splits: Sequence[str], names: Iterable[str]) -> ChosenQuestions:
     """Returns the questions with these ids, by id, from the first of `splits` that has them; leaves out unknown ids.
 
-    Images of other questions are not read, and a split only if the splits before it lack some of the ids.
+    Only ids are read here, and those of a split only if the splits before it lack some of the questions.
     """
     wanted = set(names)
-    found: dict[str, Question] = {}
+    found: dict[str, tuple[int, int]] = {}
+    folders: list[QuestionFolder] = []
     for split in splits:
-        if missing := wanted - found.keys():
-            chosen = QuestionFolder(folder, split, find_places(folder, split, missing))
-            found |= {question.id: question for question in chosen}
-    return found
+        if wanted:
+            folders.append(QuestionFolder(folder, split))
+            for place, row in enumerate(folders[-1].iter_columns(["id"])):
+                if row["id"] in wanted:
+                    found[row["id"]] = (len(folders) - 1, place)
+            wanted -= found.keys()
+    return ChosenQuestions(found, folders)
 
 
-def read_questions(folder: Path, split: str) -> list[Question]:
-    """Returns the questions of one split, in the order of the files."""
-    return [make_question(row) for row in read_shards(folder / split).to_pylist()]
+def read_questions(folder: Path, split: str) -> QuestionFolder:
+    """Returns the questions of one split, in the order of the files; they are read on access."""
+    return QuestionFolder(folder, split)

@@ -2,15 +2,16 @@
 
 import functools
 import random
+from array import array
 
 from stages.job.seeds import derive_seed
 
 
-@functools.lru_cache(maxsize=8)
-def _shuffle_epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
-    places = list(range(count))
+@functools.lru_cache(maxsize=2)  # a step can end one epoch and begin the next; 4 million questions are 16 MB each
+def _shuffle_epoch(count: int, seed: int, epoch: int) -> "array[int]":
+    places = array("I", range(count))
     random.Random(derive_seed("epoch", seed, epoch)).shuffle(places)
-    return tuple(places)
+    return places
 
 
 def pick_places(count: int, wanted: int, step: int, seed: int) -> list[int]:

@@ -6,8 +6,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS_PER_GROUP = 100  # random access: one row of a 23 MB file costs 14 ms in groups of 100, 131 ms in one group
+BYTES_PER_GROUP = 1 << 22  # and fewer rows of photos: a row anywhere costs its row group
 RESTORE = "restore it (dvc checkout, git checkout) or run its stage again"  # what a stage has written
 ROWS_PER_SHARD = 1000  # a growing data set adds shards and leaves existing ones unchanged
 
@@ -131,23 +133,30 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 def write_shards(
     folder: Path,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]],
     schema: pa.Schema,
     complete: Callable[[Any], Mapping[str, Any]] = dict,
 ) -> None:
     """Writes `rows` into `folder` as part-00000.parquet and so on, `ROWS_PER_SHARD` rows each, at least one file.
 
-    `complete` makes each row shortly before it is written: of large values, those of one row group are in memory.
+    `complete` makes each row shortly before it is written: `ROWS_PER_GROUP` rows are in memory. A row group has at most
+    that many rows, and about `BYTES_PER_GROUP` bytes.
     """
-    for part, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
-        end = min(start + ROWS_PER_SHARD, len(rows))
+    source = iter(rows)
+    groups = iter(lambda: [complete(row) for row in islice(source, ROWS_PER_GROUP)], [])
+    first = next(groups, [])  # no rows are a file, too
+    for part in count():
         with (
             replacing(folder / f"part-{part:05d}.parquet") as temporary,
             pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
-            for first in range(start, max(end, start + 1), ROWS_PER_GROUP):
-                group = [complete(row) for row in rows[first : min(first + ROWS_PER_GROUP, end)]]
-                writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=ROWS_PER_GROUP)
+            for group in chain([first], islice(groups, ROWS_PER_SHARD // ROWS_PER_GROUP - 1)):
+                table = pa.Table.from_pylist(group, schema=schema)
+                fitting = BYTES_PER_GROUP * table.num_rows // max(table.nbytes, 1)
+                writer.write_table(table, row_group_size=max(1, min(ROWS_PER_GROUP, fitting)))
+        first = next(groups, [])
+        if not first:
+            return
 
 
 def read_shards(folder: Path) -> pa.Table:

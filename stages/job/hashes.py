@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,5 +21,17 @@ def hash_md5(path: Path) -> str:
 
 def hash_json(value: Any) -> str:
     """Returns the sha256 of a value in canonical JSON (sorted keys, no spaces), as hex."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_write_canonical(value).encode()).hexdigest()
+
+
+def hash_json_list(values: Iterable[Any]) -> str:
+    """Returns `hash_json` of the list of these values, of which it keeps one at a time."""
+    digest = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        digest.update(f"{',' * (number > 0)}{_write_canonical(value)}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _write_canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -6,9 +6,10 @@ The prompt is reworded and short, because a tiny judge is trained on exactly the
 
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict as VerdictBlock
@@ -84,15 +85,6 @@ def make_judge_sampling(block: VerdictBlock) -> Sampling:
     )
 
 
-def share_of_unconstrained(found: Sequence["JudgeVerdict"]) -> float:
-    """Returns the share of the judge's texts that do not match VERDICT_PATTERN; above 0, the engine ignores it.
-
-    Some servers and versions accept a request with a pattern and ignore the pattern.
-    """
-    texts = [verdict.explanation for verdict in found if verdict.asked]
-    return sum(re.fullmatch(VERDICT_PATTERN, text) is None for text in texts) / max(len(texts), 1)
-
-
 def parse_verdict(text: str) -> int | None:
     """Returns 1 or 0 from the last `<answer>` tag of the judge's text; None if it is missing or has other content."""
     found = _VERDICT.findall(text)
@@ -144,7 +136,7 @@ class TokenCounter(Protocol):
     def encode_prompt(self, messages: Sequence[dict[str, str]], images: int) -> list[int]: ...
 
 
-AskQuestions = Callable[[Sequence[JudgeQuestion]], Sequence[JudgeText | None]]  # None: no reply
+AskQuestions = Callable[[Sequence[JudgeQuestion]], Iterable[JudgeText | None]]  # None: no reply
 Fits = Callable[[Messages], bool]
 
 
@@ -158,16 +150,70 @@ def fits_any_length(messages: Messages) -> bool:
     return True
 
 
+class _End:
+    """What follows the last reply."""
+
+
+_END = _End()
+
+
+class OpenItems(Sequence[JudgeQuestion]):
+    """The judge's prompts for the items that no rule decides, made on access; holds 8 bytes per prompt."""
+
+    def __init__(self, items: Sequence[JudgeItem], fits: Fits) -> None:
+        self._items, self._fits = items, fits
+        found = (place for place in range(len(items)) if isinstance(self._prepare(place), JudgeQuestion))
+        self.places = array("q", found)  # in `items`
+
+    def _prepare(self, place: int) -> "JudgeQuestion | JudgeVerdict":
+        return prepare_question(self._items[place], self._fits)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> JudgeQuestion: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[JudgeQuestion]: ...
+    def __getitem__(self, place: int | slice) -> JudgeQuestion | list[JudgeQuestion]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        found = self._prepare(self.places[place])
+        assert isinstance(found, JudgeQuestion)
+        return found
+
+
 def judge_items(items: Sequence[JudgeItem], ask: AskQuestions, fits: Fits = fits_any_length) -> list[JudgeVerdict]:
-    """Returns one verdict per item; `ask` queries the judge with greedy sampling, via the store or a running engine.
+    """Returns the verdicts of `iter_verdicts`."""
+    return list(iter_verdicts(items, ask, fits))
+
+
+def iter_verdicts(
+    items: Sequence[JudgeItem], ask: AskQuestions, fits: Fits = fits_any_length
+) -> Iterator[JudgeVerdict]:
+    """Yields one verdict per item; `ask` queries the judge with greedy sampling, via the store or a running engine.
 
     Items that no rule decides are queried in one call, so that the engine can batch them (trap T27). A prompt that
-    exceeds the judge's context even when shortened is a failed verdict, as is a reply without a verdict.
+    exceeds the judge's context even when shortened is a failed verdict, as is a reply without a verdict. Items are read
+    and prompts are made when they are needed: no text is kept. Raises ValueError when `ask` gives another number of
+    replies.
     """
-    opened = [prepare_question(item, fits) for item in items]
-    questions = [one for one in opened if isinstance(one, JudgeQuestion)]
-    replies: Iterator[JudgeText | None] = iter(_match_replies(ask(questions), questions) if questions else [])
-    return [read_verdict(next(replies)) if isinstance(one, JudgeQuestion) else one for one in opened]
+    opened = OpenItems(items, fits)
+    replies = iter(ask(opened) if opened else ())
+    given = 0
+    for place in range(len(items)):
+        if given < len(opened) and opened.places[given] == place:
+            reply = next(replies, _END)
+            if isinstance(reply, _End):
+                raise ValueError(f"the judge gave {given} replies to {len(opened)} questions")
+            given += 1
+            yield read_verdict(reply)
+        else:
+            found = prepare_question(items[place], fits)
+            assert isinstance(found, JudgeVerdict)
+            yield found
+    if next(replies, _END) is not _END:
+        raise ValueError(f"the judge gave more than {given} replies to {given} questions")
 
 
 def prepare_question(item: JudgeItem, fits: Fits) -> "JudgeQuestion | JudgeVerdict":
@@ -205,25 +251,43 @@ def read_verdict(reply: JudgeText | None) -> JudgeVerdict:
     return JudgeVerdict(parse_verdict(reply.text), reply.text, getattr(reply, "key", None), asked=True)
 
 
-def _match_replies(
-    replies: Sequence[JudgeText | None], questions: Sequence[JudgeQuestion]
-) -> Sequence[JudgeText | None]:
-    if len(replies) != len(questions):
-        raise ValueError(f"the judge gave {len(replies)} replies to {len(questions)} questions")
-    return replies
+@dataclass
+class VerdictCounts:
+    """Counts over verdicts."""
+
+    verdicts: int = 0
+    correct: int = 0
+    failed: int = 0
+    asked: int = 0  # the others were decided by a rule
+    unconstrained: int = 0  # texts of the judge that do not match VERDICT_PATTERN: some servers ignore a pattern
+    failure: str = ""  # explanation of the first failed verdict
+
+    def add(self, one: JudgeVerdict) -> None:
+        """Adds a verdict."""
+        if one.verdict is None and not self.failed:
+            self.failure = one.explanation
+        self.verdicts += 1
+        self.correct += one.verdict == 1
+        self.failed += one.verdict is None
+        self.asked += one.asked
+        self.unconstrained += one.asked and re.fullmatch(VERDICT_PATTERN, one.explanation) is None
+
+    def check_failures(self, max_failed_share: float, name: str) -> None:
+        """Raises RuntimeError when more than `max_failed_share` of all verdicts failed.
+
+        A failing judge must not be used for training (trap T28).
+        """
+        if self.failed > max_failed_share * self.verdicts:
+            raise RuntimeError(
+                f"{name}: {self.failed} of {self.verdicts} verdicts failed, above verdict.max_failed_share = "
+                f"{max_failed_share}; first failure: {self.failure[:200]!r}; check the judge, raise verdict.max_tokens "
+                "or use another judge"
+            )
 
 
-def check_failures(found: Sequence[JudgeVerdict], max_failed_share: float, name: str) -> int:
-    """Returns the number of failed verdicts.
-
-    Raises RuntimeError when they are more than `max_failed_share` of all: a failing judge must not be used for training
-    (trap T28).
-    """
-    failed = sum(verdict.verdict is None for verdict in found)
-    if failed > max_failed_share * len(found):
-        example = next(verdict.explanation for verdict in found if verdict.verdict is None)
-        raise RuntimeError(
-            f"{name}: {failed} of {len(found)} verdicts failed, above verdict.max_failed_share = {max_failed_share}; "
-            f"first failure: {example[:200]!r}; check the judge, raise verdict.max_tokens or use another judge"
-        )
-    return failed
+def count_verdicts(found: Iterable[JudgeVerdict]) -> VerdictCounts:
+    """Returns the counts over `found`."""
+    counts = VerdictCounts()
+    for one in found:
+        counts.add(one)
+    return counts

@@ -14,7 +14,7 @@ from stages.groups.response import Response
 from stages.judging.judge import (
     JudgeItem,
     JudgeVerdict,
-    check_failures,
+    count_verdicts,
     make_fit_check,
     make_judge_sampling,
     prepare_question,
@@ -68,8 +68,8 @@ class JudgeQueue:
             found = self._stream.iter_outcomes()
         for index, outcome in found:
             self._verdicts[self._asked[index][0]] = _read_outcome(outcome)
-        ordered = [self._verdicts[place] for place in sorted(self._verdicts)]
-        check_failures(ordered, self._block.max_failed_share, self._name)
+        counts = count_verdicts(self._verdicts[place] for place in sorted(self._verdicts))
+        counts.check_failures(self._block.max_failed_share, self._name)
         return {place: verdict.verdict for place, verdict in self._verdicts.items()}
 
 

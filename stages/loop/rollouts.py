@@ -34,7 +34,7 @@ class Rollouts:
     def __init__(
         self, job: Job, models: RilModels, state: TrainingState, pool: Mapping[str, Sequence[TeacherAnswer]]
     ) -> None:
-        """`pool` maps question ids to teacher answers."""
+        """`pool` maps question ids to teacher answers; an objective that imitates references does not read it."""
         self._job, self._models, self._state, self._pool = job, models, state, pool
         self._block, self._objective = job.block(Ril), models.policy.objective
         self._queue: JudgeQueue | None = None  # of the current step
@@ -76,7 +76,8 @@ class Rollouts:
             groups = self._sample(step, questions)
         for question, group in zip(questions, groups, strict=True):
             seed = self._job.seed("draw", step, question.id)
-            answers = draw_balanced(self._pool[question.id], self._block.group, seed)
+            known = [make_reference_answer(question)] if self._objective.references else self._pool[question.id]
+            answers = draw_balanced(known, self._block.group, seed)
             group += [tokenize_teacher_answer(self._models.reader, answer) for answer in answers]
             if self._objective.answer_by == "parsing":
                 group[:] = [replace(one, verdict=int(is_correct(one.text, question.answer))) for one in group]

@@ -53,7 +53,7 @@ def make_gallery(job: Job, models: Sequence[EvaluatedModel]) -> dict[str, Any]:
     }
 
 
-def read_questions_by_id(job: Job, splits: Sequence[str], names: Collection[str], maker: str) -> dict[str, Question]:
+def read_questions_by_id(job: Job, splits: Sequence[str], names: Collection[str], maker: str) -> Mapping[str, Question]:
     """The questions of some splits with these ids; images of other questions are not read.
 
     Raises ValueError if one is missing: then `maker` has to run again.

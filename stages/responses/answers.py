@@ -24,7 +24,7 @@ from stages.responses.sets import find_served_model, read_descriptions
 from stages.responses.space import reserve_space
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import read_template
-from stages.responses.waves import Wave, generate_outcomes, split_into_waves
+from stages.responses.waves import WAVE_ANSWERS, Wave, generate_outcomes, split_into_waves
 from stages.vlm.checkpoint import Checkpoint, open_verified
 
 BYTES_PER_TOKEN = 8  # 4 of its id, about 4 of its text
@@ -74,26 +74,39 @@ def fetch_answers_and_rejects(
     asking = AnswerSession.open(job, generation, title, start, max_reject_share)
     wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
     store = Store(asking.folder, job.progress.say)
-    while True:
-        damaged = len(store.damaged)
-        stored = asking.complete(store, wanted, prompts)
-        found = _read_requested(store, wanted)
-        if len(store.damaged) == damaged:  # else a segment had readable keys but damaged texts
-            break
-    asking.report(job)
-    return found, asking.make_rejects(wanted, stored)
+    asking.complete(store, wanted, prompts)
+    found = list(asking.iter_answers(store, wanted, prompts))
+    return found, asking.make_rejects(wanted, wanted.find_stored(store))
+
+
+def fetch_each_answer(
+    job: Job,
+    generation: Generation,
+    prompts: Sequence[PromptLike],
+    title: str,
+    max_reject_share: float | None = None,
+) -> Iterator[list[StoredAnswer]]:
+    """Returns the result of `fetch_answers` as an iterator, which reads about WAVE_ANSWERS answers at a time.
+
+    All missing answers are generated before it returns. `prompts` may be read from files on access.
+    """
+    asking = AnswerSession.open(job, generation, title, max_reject_share=max_reject_share)
+    wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
+    store = Store(asking.folder, job.progress.say)
+    asking.complete(store, wanted, prompts)
+    return asking.iter_answers(store, wanted, prompts)
 
 
 def read_stored_answers(job: Job, generation: Generation, prompts: Sequence[PromptLike]) -> list[list[StoredAnswer]]:
     """Returns the answers that are in the store, in the form of `fetch_answers`; no engine starts."""
     asking = AnswerSession.open(job, generation, job.name)
-    return _read_requested(
-        Store(asking.folder, job.progress.say), RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
-    )
+    wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
+    store = Store(asking.folder, job.progress.say)
+    return [answers for block in wanted.iter_blocks() for answers in _read_block(store, wanted, block)]
 
 
-def _read_requested(store: Store, wanted: RequestedAnswers) -> list[list[StoredAnswer]]:
-    requests = [wanted.request_key(prompt) for prompt in range(len(wanted))]
+def _read_block(store: Store, wanted: RequestedAnswers, block: range) -> list[list[StoredAnswer]]:
+    requests = [wanted.request_key(prompt) for prompt in block]
     found = store.fetch((request, sample) for request in requests for sample in range(wanted.n))
     keys = [[derive_answer_key(request, sample) for sample in range(wanted.n)] for request in requests]
     return [[found[key] for key in row if key in found] for row in keys]
@@ -174,6 +187,23 @@ class AnswerSession:
             stored = wanted.find_stored(store)
         self._check(wanted, stored)
         return stored
+
+    def iter_answers(
+        self, store: Store, wanted: RequestedAnswers, prompts: Sequence[PromptLike]
+    ) -> Iterator[list[StoredAnswer]]:
+        """Yields the stored answers to each prompt in order, and reports the cost at the end.
+
+        Answers of a segment that turns out to be damaged are generated again.
+        """
+        for block in wanted.iter_blocks(WAVE_ANSWERS):
+            while True:
+                damaged = len(store.damaged)
+                found = _read_block(store, wanted, block)
+                if len(store.damaged) == damaged:  # else a segment had readable keys but damaged texts
+                    break
+                self.complete(store, wanted, prompts)
+            yield from found
+        self.report(self.job)
 
     def _say_faults(self) -> None:
         """Names the files beside the segments that are passed over, once."""

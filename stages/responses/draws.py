@@ -1,9 +1,12 @@
 """Selects the stored answers of a step: balanced over teachers, different at every visit, determined by the seed."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from stages.job.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,25 @@ class TeacherAnswer:
 def read_teacher_answers(row: Mapping[str, Any]) -> list[TeacherAnswer]:
     """Returns the answers in one row of the pool."""
     return [TeacherAnswer(**answer) for answer in row["answers"]]
+
+
+class StoredPool(Mapping[str, list[TeacherAnswer]]):
+    """The answers of a pool by question, read from files on access; holds the ids and row numbers."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` has rows of POOL."""
+        self._shards = Shards(folder)
+        ids = self._shards.iter_rows(["question_id"])
+        self._rows = {row["question_id"]: place for place, row in enumerate(ids)}
+
+    def __getitem__(self, name: str) -> list[TeacherAnswer]:
+        return read_teacher_answers(self._shards.read_row(self._rows[name], ["answers"]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def draw_balanced(answers: Sequence[TeacherAnswer], wanted: int, seed: int) -> list[TeacherAnswer]:

@@ -30,7 +30,7 @@ class ReferencePrompt:
 
     id: str
     messages: tuple[dict[str, str], ...]
-    images: tuple[bytes, ...]
+    images: Sequence[bytes]
     image_sha256: tuple[str, ...]
 
 

@@ -64,9 +64,9 @@ class RequestedAnswers:
         """Returns the key of a prompt's request, as hex."""
         return self.request_keys[prompt].tobytes().hex()
 
-    def iter_blocks(self) -> Iterator[range]:
-        """Yields ranges of prompts with at most BLOCK_ANSWERS answers (at least one prompt)."""
-        step = max(1, BLOCK_ANSWERS // self.n)
+    def iter_blocks(self, answers: int = BLOCK_ANSWERS) -> Iterator[range]:
+        """Yields ranges of prompts with at most `answers` answers (at least one prompt)."""
+        step = max(1, answers // self.n)
         for start in range(0, len(self), step):
             yield range(start, min(start + step, len(self)))
 

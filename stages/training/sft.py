@@ -13,6 +13,7 @@ from stages.groups.pack import Group, Pack
 from stages.job import metric_names as names
 from stages.job.job import Job
 from stages.job.loss_rise import explain_loss_rise
+from stages.training.ahead import preparing_ahead
 from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
@@ -37,22 +38,24 @@ def train_sft(
 
     Returns the trainer and the history, one row per step.
 
-    Resumes from the job's last checkpoint if there is one.
+    Resumes from the job's last checkpoint if there is one. `make_step_groups` is called one step ahead, on a thread
+    (`preparing_ahead`).
     """
     trainer = Trainer(network.trained, schedule, job.block(Runtime))
     state = TrainingState(job, {"model": trainer})
     history = state.rows("history")
     padding = PaddingGroups(reader)
-    for step in state.iter_steps(schedule.steps, title):
-        done = run_sft_step(network, trainer, make_step_groups(step), schedule, step, padding)
-        history.append(
-            {
-                names.STEP: step + 1,
-                names.LOSS: done.loss,
-                names.GRAD_NORM: done.grad_norm,
-                names.LEARNING_RATE: learning_rate(schedule, step),
-            }
-        )
+    with preparing_ahead(make_step_groups, schedule.steps) as take_step_groups:
+        for step in state.iter_steps(schedule.steps, title):
+            done = run_sft_step(network, trainer, take_step_groups(step), schedule, step, padding)
+            history.append(
+                {
+                    names.STEP: step + 1,
+                    names.LOSS: done.loss,
+                    names.GRAD_NORM: done.grad_norm,
+                    names.LEARNING_RATE: learning_rate(schedule, step),
+                }
+            )
     if rise := explain_loss_rise([row[names.LOSS] for row in history]):
         job.progress.say(f"warning: {job.name}: {rise}; lower learning_rate")
     return trainer, history

@@ -11,7 +11,7 @@ from transformers import (
     InternVLForConditionalGeneration,
 )
 
-from stages.corpora.images import open_image
+from stages.corpora.images import open_images
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 from stages.vlm.weights import load_whole
 
@@ -31,7 +31,7 @@ def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
 
 def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Returns tiles [tiles, 3, side, side]; the processor determines the number of tiles per image."""
-    opened = [open_image(image) for image in images]
+    opened = open_images(images)
     crop = processor.image_processor.max_patches > 1
     done = processor.image_processor(images=opened, crop_to_patches=crop, return_tensors="pt")
     tiles = tuple(int(count) for count in done["num_patches"])

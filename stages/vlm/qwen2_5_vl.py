@@ -11,7 +11,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from stages.corpora.images import open_image
+from stages.corpora.images import open_images
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 from stages.vlm.weights import load_whole
 
@@ -31,7 +31,7 @@ def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
 
 def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
     """Returns patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
-    opened = [open_image(image) for image in images]
+    opened = open_images(images)
     done = processor.image_processor(images=opened, return_tensors="pt")
     grids = done["image_grid_thw"]
     rows = grids.prod(-1)

@@ -24,8 +24,9 @@ ROLLOUTS, MODELS, VALIDATION, OUTPUTS = (
 POLICY, BATCH, LOSS, REWARDS, METRICS = (
     f"stages/policy/{name}.py" for name in ("policy", "batch", "loss", "rewards", "metrics")
 )
-ADVERSARY, MODEL, PROMPT, DIAGNOSTICS = (
-    f"stages/adversary/{name}.py" for name in ("adversary", "discriminator_model", "prompt", "diagnostics")
+ADVERSARY, MODEL, PROMPT, DIAGNOSTICS, TEXTS = (
+    f"stages/adversary/{name}.py"
+    for name in ("adversary", "discriminator_model", "prompt", "diagnostics", "question_texts")
 )
 PACK, HEAD, LOG_PROBS, MASK = (f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs", "group_mask"))
 TRAINER, SFT, STATE, PASSES, RANKS = (
@@ -85,8 +86,8 @@ FAULTS = (
     Fault(ROLLOUTS, 'self._job.seed("draw", step, question.id)', 'self._job.seed("draw", 0, question.id)',
           "every step draws the same teacher answers to a question",
           (f"{T_ROLLOUTS}test_every_step_and_every_question_is_sampled_and_drawn_anew",)),
-    Fault(ROLLOUTS, "self._pool[question.id], self._block.group, seed",
-          "self._pool[question.id], self._block.group // 2, seed", "half as many teacher answers",
+    Fault(ROLLOUTS, "draw_balanced(known, self._block.group, seed)",
+          "draw_balanced(known, self._block.group // 2, seed)", "half as many teacher answers",
           (f"{T_ROLLOUTS}test_a_group_has_its_own_answers_in_order_then_as_many_of_the_teachers",)),
     Fault(MODELS, "return Policy(student, reference, trainer", "return Policy(student, student, trainer",
           "the reference is the current student",
@@ -195,16 +196,16 @@ FAULTS = (
     # --- D: its pre-training and its steps ----------------------------------------------------------------------------
     Fault(DISC, 'block.questions_per_step, step, job.seed("order"))', 'block.questions_per_step, 0, job.seed("order"))',
           "every step of D has the same questions", IN_DISC),
-    Fault(DISC, 'job.seed("draw", step, training[place].question_id)',
-          'job.seed("draw", 0, training[place].question_id)', "every step of D draws the same texts of a question",
+    Fault(DISC, 'job.seed("draw", step, question.question_id)',
+          'job.seed("draw", 0, question.question_id)', "every step of D draws the same texts of a question",
           IN_DISC),
-    Fault(DISC, 'if every or is_whole_text(row["response"], row["finish_reason"]):', 'if row["response"]:',
+    Fault(TEXTS, 'if every or is_whole_text(row["response"], row["finish_reason"]):', 'if row["response"]:',
           "D is pre-trained on cut student texts",
           (f"{T}test_discriminator_texts.py::test_broken_answers_of_both_sides_are_left_out_unless_all_are_learned",)),
     Fault(DISC, "done = trainer.step(learning_rate(block, step))", "done = trainer.step(block.learning_rate)",
           "D's pre-training has no schedule of the rate", IN_DISC),
-    Fault(DISC, "training = [question for question in texts if question.question_id not in held_out]",
-          "training = list(texts)", "D trains on the held-out questions",
+    Fault(DISC, "return [name for name in names if name not in held_out], [",
+          "return list(names), [", "D trains on the held-out questions",
           (f"{T_STAGE_D}test_no_held_out_question_is_trained_on_and_the_split_is_that_of_the_seed",)),
     Fault(DISC, "metrics = measure_held_out(adversary, held_out)", "metrics = measure_held_out(adversary, training)",
           "the held-out metrics are those of the training questions",
@@ -373,15 +374,14 @@ FAULTS = (
     Fault(JUDGE, "is_plainly_right(item.candidate, item.reference)", "is_plainly_right(item.reference, item.reference)",
           "the rule compares the reference with itself",
           (f"{T_JUDGE}test_a_plain_match_is_right_without_asking_and_nothing_else_is",)),
-    Fault(JUDGE, "return [read_verdict(next(replies)) if isinstance(one, JudgeQuestion) else one for one in opened]",
-          "return [read_verdict(next(replies)) for one in opened if isinstance(one, JudgeQuestion)]",
+    Fault(JUDGE, "            yield found\n", "",
           "verdicts by rule are left out",
           (f"{T_JUDGE}test_verdicts_ask_everything_in_one_call_where_no_rule_decides_and_keep_the_order",)),
-    Fault(VERDICT, "for row, one in zip(judged, found, strict=True)",
-          "for row, one in zip(judged, given, strict=False)", "verdicts on answers are those of the exam",
+    Fault(VERDICT, "of_exam = list(islice(given, len(exam)))",
+          "of_exam = list(islice(given, 0))", "verdicts on answers are those of the exam",
           (f"{T}test_verdict.py::test_every_answer_has_the_verdict_on_it",)),
-    Fault(VERDICT, 'question.answer, row["response"], judge.rule_first',
-          'row["response"], row["response"], judge.rule_first',
+    Fault(VERDICT, 'question.answer, row["response"], self._rule_first',
+          'row["response"], row["response"], self._rule_first',
           "the judge of the pool gets the candidate as the reference",
           (f"{T}test_verdict.py::test_every_answer_has_the_verdict_on_it",)),
     # --- pool, draws, seeds -------------------------------------------------------------------------------------------
@@ -426,11 +426,11 @@ FAULTS = (
           "        inverse[:] = np.arange(len(order))\n        if", "answers come in the order of the files",
           (f"{T_STORE}test_rows_come_in_the_order_asked_for_with_the_columns_asked_for",)),
     # --- questions, scores --------------------------------------------------------------------------------------------
-    Fault(QUESTIONS, 'row if split == "warm_start" else _drop_target(row)', "row",
+    Fault(QUESTIONS, 'row["messages"] if split == "warm_start" else _drop_target(row["messages"])', 'row["messages"]',
           "the target answer stays in the questions of the loop",
           (f"{T_QUESTIONS}test_llava_rows_keep_their_bytes_and_rejects_say_why",)),
-    Fault(QUESTIONS, "split = owners.pop() if owners else _find_emptiest(splits, questions)",
-          "split = _find_emptiest(splits, questions)", "an image is in several splits",
+    Fault(QUESTIONS, "split = owners.pop() if owners else _find_emptiest(counts, questions)",
+          "split = _find_emptiest(counts, questions)", "an image is in several splits",
           (f"{T_QUESTIONS}test_rows_with_one_image_stay_in_one_split",)),
     Fault(EVALUATE, "zip(order, order[1:] + order[:1], strict=True)", "zip(order, order, strict=True)",
           "shuffled questions keep their images",

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from stages import discriminator
-from stages.discriminator import QuestionTexts, collect_texts, measure_held_out, split_held_out
+from stages.adversary.question_texts import QuestionTexts
+from stages.discriminator import measure_held_out, open_texts, split_held_out
 from stages.job.job import Job
 from stages.responses.draws import TeacherAnswer
 
@@ -21,12 +22,12 @@ def texts_of(name: str, student: tuple[str, ...] = ("s",), teachers: tuple[str, 
 
 
 def test_no_held_out_question_is_trained_on_and_the_split_is_that_of_the_seed() -> None:
-    texts = [texts_of(f"q{n}") for n in range(40)]
-    training, held_out = split_held_out(texts, 0.25, 3)
+    names = [f"q{n}" for n in range(40)]
+    training, held_out = split_held_out(names, 0.25, 3)
     assert len(held_out) == 10
-    assert sorted([*training, *held_out], key=texts.index) == texts
-    assert split_held_out(texts[::-1], 0.25, 3)[1] == held_out[::-1]
-    assert split_held_out(texts, 0.25, 4)[1] != held_out
+    assert sorted([*training, *held_out], key=names.index) == names
+    assert split_held_out(names[::-1], 0.25, 3)[1] == held_out[::-1]
+    assert split_held_out(names, 0.25, 4)[1] != held_out
 
 
 def test_both_sides_weigh_the_same_in_the_accuracy() -> None:
@@ -53,6 +54,6 @@ def test_the_measures_are_those_of_the_held_out_questions(
         lambda adversary, texts: asked.append([one.question_id for one in texts]) or real(adversary, texts),
     )
     discriminator.run(job)
-    _, held_out = split_held_out(collect_texts(job, every=False), 0.34, job.seed("held out"))
-    assert asked == [[one.question_id for one in held_out]]
+    _, held_out = split_held_out(open_texts(job, False, "response").names, 0.34, job.seed("held out"))
+    assert asked == [held_out]
     assert len(held_out) == 2

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stages.discriminator import collect_texts
+from stages.discriminator import open_texts
 from stages.job.files import read_shards, write_shards
 from stages.job.job import Job
 from stages.responses.schemas import ANSWERS, POOL
@@ -28,7 +28,7 @@ def test_broken_answers_of_both_sides_are_left_out_unless_all_are_learned(
     pool[0]["answers"][0] |= {"text": text, "finish_reason": reason}
     write_shards(job.input("data/rollout"), rollout, ANSWERS)
     write_shards(job.input("data/pool"), pool, POOL)
-    found = {one.question_id: one for one in collect_texts(job, every)}
+    found = {one.question_id: one for one in open_texts(job, every, "response")}
     assert (len(found["q0"].student), len(found["q0"].teachers)) == ((4, 8) if every else (3, 7))
     assert (text in found["q0"].student) == (text in [one.text for one in found["q0"].teachers]) == every
     assert ("q1" in found) == every

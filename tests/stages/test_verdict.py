@@ -17,6 +17,7 @@ from stages.judging.exam import list_exam_items
 from stages.judging.judge import JudgeQuestion
 from stages.responses.schemas import ANSWERS
 from stages.responses.store import StoredAnswer
+from tests.stages.test_row_memory import record_columns
 
 CANDIDATE = re.compile(r"<candidate (\w+)> (.*) </candidate \1>\n<reference> (.*) </reference>", re.DOTALL)
 
@@ -56,11 +57,14 @@ def test_every_answer_has_the_verdict_on_it(
             replies.append([] if said.startswith("silence") else [stored])
         return replies
 
-    monkeypatch.setattr(verdict, "fetch_answers", fetch)
+    monkeypatch.setattr(verdict, "fetch_each_answer", fetch)
     values = {"verdict": {"exam": exam, "min_exam_accuracy": 0.0, "max_failed_share": 0.5}}
     params = validate_params(merge_params(read_yaml(root / "params.yaml"), values))
     job = open_job("verdict", "internvl3", tmp_path, params)
+    read = record_columns(monkeypatch)
     verdict.run(job)
+    assert read >= {"response", "answer"}
+    assert not read & {"images", "token_ids"}
     assert asked[-6:] == [(text, str(place // 2)) for place, text in enumerate(answers)]
     assert (len(asked) > 6) == exam
     rows = read_shards(job.out).to_pylist()

@@ -551,7 +551,7 @@ def tiny_questions() -> list[Question]:
         make_canonical_row(f"test-{number}", [picture(f"tiny {number}")], asked, str(number), "digits", "sum")
         for number in range(8)
     ]
-    return [make_question(row) for row in rows]
+    return [make_question(row, [image["bytes"] for image in row["images"]]) for row in rows]
 
 
 def write_tsv(

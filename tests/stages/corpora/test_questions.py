@@ -4,6 +4,7 @@ overlap.
 
 import io
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from stages import questions
 from stages.config.params import validate_params
 from stages.config.questions import Questions
 from stages.config.yaml import merge_params, read_yaml
+from stages.corpora import adapters
 from stages.corpora.rows import make_canonical_row, read_questions
 from stages.corpora.source import UnusableData
-from stages.corpora.spool import ImageSpool
+from stages.corpora.spool import RowSpool
 from stages.job.job import Job
 
 SPLITS = {"warm_start": 12, "imitation": 6, "validation": 3, "test": 5}
@@ -69,6 +71,35 @@ def llava_file(folder: Path, rows: int) -> list[dict[str, Any]]:
         turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": f"colour {number}"}]
         made.append({"id": f"q{number}", "image": f"{number}.png", "conversations": turns})
     return made
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_cores(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[bytes]] = []
+    threads: list[set[str]] = []
+    check = adapters.check_row
+
+    def record_thread(*given: Any) -> Any:
+        threads[-1].add(threading.current_thread().name)
+        return check(*given)
+
+    monkeypatch.setattr(adapters, "check_row", record_thread)
+    for cores in (1, 5):
+        folder = tmp_path / str(cores)
+        rows = llava_file(folder, 100)
+        for number in range(5, 100, 9):
+            rows[number]["image"] = "missing.png"
+            rows[number - 1]["id"] = "twice"
+        (folder / "rows.json").write_text(json.dumps(rows))
+        monkeypatch.setattr(adapters, "count_cores", lambda cores=cores: cores)
+        threads.append(set())
+        questions.run(job_for(folder, llava_overlay(max_reject_share=0.5), root))
+        files = [*sorted((folder / "data").rglob("*.parquet")), folder / "reports/questions/rejects.jsonl"]
+        made.append([file.read_bytes() for file in files])
+    assert len(threads[0]) == 1 < len(threads[1])
+    assert made[0] == made[1]
+    assert len(made[0]) == 5
 
 
 def llava_overlay(**more: Any) -> dict[str, Any]:
@@ -149,18 +180,23 @@ def test_repeated_and_missing_ids_become_unique(tmp_path: Path, root: Path) -> N
     del rows[7]["id"]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     questions.run(job_for(tmp_path, llava_overlay(splits=dict.fromkeys(SPLITS, 1)), root))
-    spool = ImageSpool(tmp_path)
+    spool = RowSpool(tmp_path)
     job = job_for(tmp_path, llava_overlay(), root)
-    read, rejects = questions.read_rows(job, job.block(Questions), spool)
-    assert rejects == []
+    assert questions.read_rows(job, job.block(Questions), spool) == []
+    read = [row for _, row in sorted(spool.iter_rows())]
     assert [row["id"] for row in read[:8]] == ["a", "a#2", "a#2#2", "3", "3#2", "a#3", "7", "7#2"]
     assert len({row["id"] for row in read}) == 30
 
 
-def test_images_wait_in_a_file_and_come_back_unchanged(tmp_path: Path) -> None:
-    spool = ImageSpool(tmp_path)
+def test_rows_wait_in_files_without_a_name_and_come_back_unchanged(tmp_path: Path) -> None:
+    spool = RowSpool(tmp_path)
     rows = [make_canonical_row(f"{n}", [png(n), png(7)], [], "a", "s", "k") for n in range(5)]
-    kept = [spool.put(row) for row in rows]
-    assert all(image["bytes"] is None for row in kept for image in row["images"])
-    assert [spool.take(row) for row in reversed(kept)] == rows[::-1]
-    assert not list(tmp_path.iterdir())  # the file has no name
+    for place, row in enumerate(rows):
+        spool.assign(spool.put(row, order=-place), "test", row["messages"])
+    spool.put(make_canonical_row("other", [], [], "a", "s", "k"))
+    assert all(image["bytes"] is None for _, row in spool.iter_rows() for image in row["images"])
+    assert list(spool.iter_split("test")) == rows[::-1]
+    assert [row["id"] for row in spool.iter_by_id()] == list("01234")
+    assert (len(spool), spool.count_images("test"), spool.count_kinds("test")) == (6, 6, {"k": 5})
+    assert spool.holds("other")
+    assert not list(tmp_path.iterdir())  # the files have no name

@@ -18,14 +18,13 @@ from stages.judging.judge import (
     JudgeItem,
     JudgeQuestion,
     Messages,
-    check_failures,
+    count_verdicts,
     judge_by_rule,
     judge_items,
     make_judge_messages,
     make_judge_sampling,
     make_judge_target,
     parse_verdict,
-    share_of_unconstrained,
 )
 from stages.judging.rules import EMPTY, KEY_PHRASE, LOOPING, NO_REPLY, SAME, UNREAD, find_rule_reason, is_plainly_right
 from stages.judging.sanitize import make_nonce, normalise_characters, sanitize, shorten_middle
@@ -312,9 +311,11 @@ def test_nothing_is_asked_when_rules_decide_all() -> None:
     assert [(one.verdict, one.explanation) for one in judge_items(items, never)] == [(0, EMPTY), (1, SAME)]
 
 
-def test_too_few_replies_are_an_error() -> None:
+def test_another_number_of_replies_is_an_error() -> None:
     with pytest.raises(ValueError, match="0 replies to 1 questions"):
         judge_items([JudgeItem("q", "What?", "28", "28")], lambda questions: [])
+    with pytest.raises(ValueError, match="more than 1 replies to 1 questions"):
+        judge_items([JudgeItem("q", "What?", "28", "28")], lambda questions: [Said("", "k")] * 2)
 
 
 def test_what_is_too_long_for_the_judge_is_cut_or_fails_and_never_stops_the_others() -> None:
@@ -343,13 +344,15 @@ def test_what_is_too_long_for_the_judge_is_cut_or_fails_and_never_stops_the_othe
 def test_failed_verdicts_are_counted_and_too_many_are_an_error_with_an_example() -> None:
     found = judge_items(
         [JudgeItem("q", "?", "1", f"answer {i}") for i in range(20)],
-        lambda qs: [Said("hm" if q is qs[0] else "<answer>1</answer>", "") for q in qs],
+        lambda qs: [Said("<answer>1</answer>" if number else "hm", "") for number in range(len(qs))],
     )
-    assert check_failures(found, 0.05, "verdict@x") == 1
+    counts = count_verdicts(found)
+    counts.check_failures(0.05, "verdict@x")
+    assert (counts.failed, counts.correct, counts.asked) == (1, 19, 20)
     with pytest.raises(
         RuntimeError, match=r"verdict@x: 1 of 20 verdicts failed, above verdict.max_failed_share = 0.04.*'hm'"
     ):
-        check_failures(found, 0.04, "verdict@x")
+        counts.check_failures(0.04, "verdict@x")
 
 
 def test_the_judge_is_greedy_and_may_be_held_to_a_pattern() -> None:
@@ -384,8 +387,8 @@ def test_an_engine_that_pays_no_heed_to_the_pattern_is_noticed() -> None:
         [JudgeItem("q", "?", "28", text) for text in ("28", "", "28")], lambda qs: [Said(next(texts), "k") for _ in qs]
     )
     assert [one.asked for one in found] == [True, False, True]
-    assert share_of_unconstrained(found) == 0.5
-    assert share_of_unconstrained(found[:2]) == 0.0
+    assert (count_verdicts(found).unconstrained, count_verdicts(found).asked) == (1, 2)
+    assert count_verdicts(found[:2]).unconstrained == 0
 
 
 @pytest.mark.slow
