@@ -7,8 +7,9 @@ The fingerprint covers parameters and inputs, so a run resumes only from its own
 if it contains `DONE`, which is written last. Randomness is a function of (seed, stage, step), so no generator state is
 saved: on CPU, a run that is killed and resumed writes the same bytes as an uninterrupted one.
 
-With several ranks, each writes its own optimizer shard and the first writes everything else. All ranks run the same
-steps, save together and stop together. The folder must be shared by all ranks.
+With several ranks, each writes its part of weights and moments and the first writes everything else. A run with another
+number of ranks or ZeRO stage resumes, too. All ranks run the same steps, save together and stop together. The folder
+must be shared by all ranks.
 """
 
 import contextlib
@@ -190,15 +191,10 @@ class TrainingState:
     def _write_loop(self, checkpoint: Path, done: int) -> None:
         if self.copy is not None:
             save_tensors(self.copy, checkpoint / _COPY)
-        loop = {"step": done, "code": self.job.code, "made_by": self._shard_layout, "records": self.records}
+        loop = {"step": done, "code": self.job.code, "records": self.records}
         loop["norms"] = {name: list(trainer.norms.norms) for name, trainer in self.trainers.items()}
         (checkpoint / _LOOP).write_text(json.dumps(loop, allow_nan=False), encoding="utf-8")
         (checkpoint / DONE).write_text(f"{done}\n")
-
-    @property
-    def _shard_layout(self) -> list[int]:
-        """Number of ranks and ZeRO stage, which must match those of a checkpoint's shards."""
-        return [self._ranks.count, self._runtime.zero_stage]
 
     def _clear_up(self, folder: Path, done: int) -> None:
         for old in list_complete_checkpoints(folder)[: -self._runtime.keep_checkpoints]:
@@ -208,22 +204,13 @@ class TrainingState:
                 path.unlink()
 
     def _resume(self) -> int:
-        """Loads the newest complete checkpoint and returns its number of steps; 0 if there is none.
-
-        Raises ValueError when it was written with a different number of ranks or ZeRO stage.
-        """
+        """Loads the newest complete checkpoint and returns its number of steps; 0 if there is none."""
         if self._folder is None:
             return 0
         checkpoint = self._ranks.broadcast(functools.partial(self._find_newest, self._folder))
         if checkpoint is None:
             return 0
         loop = json.loads((checkpoint / _LOOP).read_text(encoding="utf-8"))
-        if (made_by := loop.get("made_by", self._shard_layout)) != self._shard_layout:
-            raise ValueError(
-                f"training state in {checkpoint} was written by {made_by[0]} processes with zero_stage {made_by[1]}, "
-                f"this run has {self._shard_layout[0]} with {self._shard_layout[1]}; restore runtime to resume, or set "
-                "RIL_FRESH=1 to restart"
-            )
         if loop["code"] != self.job.code:  # common case: a bug fix after a crash, so the run resumes
             self.job.progress.say(
                 f"warning: {self.job.name}: its code has changed since {checkpoint}; set RIL_FRESH=1 to restart"

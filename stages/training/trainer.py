@@ -61,8 +61,6 @@ class Trainer:
     def __init__(self, model: nn.Module, schedule: Schedule, runtime: Runtime) -> None:
         import deepspeed
 
-        from stages.training.plain_checkpoints import PlainCheckpointEngine
-
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.WARNING)
         # One warning per call.
@@ -91,11 +89,10 @@ class Trainer:
             # all later steps are corrected for one step too many (losses off by 3.3 %, ZeRO 1 by 0.3 %).
             stage = max(stage, 1)
         config = _make_config(stage, trained[0].dtype, 0.0 if self._clips_here else schedule.max_grad_norm)
-        self.sharded = stage == 3
+        self.sharded, self._replicated = stage == 3, stage == 0
         held = ShardedModule(model) if self.sharded else model
         get_ranks().wait()  # the first rank may have started engines for longer than DeepSpeed's operations wait
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=held, optimizer=optimizer, config=config)
-        self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         if whole is not model:
             whole.to(self._engine.device)
         self.model = model
@@ -221,9 +218,8 @@ class Trainer:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}
 
     def estimate_state_bytes(self) -> int:
-        """Estimates the bytes that `save_state` writes over all ranks: weights, and two fp32 moments of AdamW."""
-        sizes = [(getattr(weight, "ds_numel", weight.numel()), weight) for weight in self.model.parameters()]
-        return sum(count * (weight.element_size() + 8 * weight.requires_grad) for count, weight in sizes)
+        """Returns the bytes that `save_state` writes over all ranks: fp32 weights and the two moments of AdamW."""
+        return 12 * sum(getattr(weight, "ds_numel", weight.numel()) for weight in self._trained)
 
     def find_broken_weight(self) -> str | None:
         """Returns which weight of this rank holds NaN or infinity, and how many values; None if all are finite."""
@@ -231,17 +227,29 @@ class Trainer:
         return find_broken_tensor((name, getattr(weight, "ds_tensor", weight)) for name, weight in named)
 
     def save_state(self, folder: Path, name: str) -> None:
-        """Writes weights and optimizer to `folder`/`name` in DeepSpeed format; each rank writes its own shard."""
-        self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
+        """Writes the trained weights and AdamW's moments to `folder`/`name`; each rank writes its own part.
+
+        Frozen weights are not written: they are those of the checkpoint that training started from.
+        """
+        from stages.training.fragment_files import write_fragments
+        from stages.training.fragments import list_fragments
+
+        ranks, fragments = get_ranks(), list_fragments(self.model, self._optimizer)
+        if self._replicated:  # every rank has all of them
+            fragments = fragments[ranks.rank :: ranks.count]
+        write_fragments(folder / name, fragments, ranks.rank)
 
     def load_state(self, folder: Path, name: str) -> None:
-        """Loads the state written by `save_state`; on CPU, further steps are bitwise those of an uninterrupted run.
+        """Loads what `save_state` wrote with any number of ranks and any ZeRO stage.
 
-        Raises RuntimeError when there is no usable state, ValueError when a weight of it is not finite.
+        On CPU and in the same layout, further steps are bitwise those of an uninterrupted run; in another layout they
+        differ by rounding. Raises Failure when there is no usable state, ValueError when a weight of it is not finite.
         """
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=name)
-        if loaded is None:
-            raise RuntimeError(f"no training state of {name} in {folder}; set RIL_FRESH=1 to restart")
+        from stages.training.fragment_files import read_fragments
+        from stages.training.fragments import list_fragments, refresh_weights
+
+        read_fragments(folder / name, list_fragments(self.model, self._optimizer))
+        refresh_weights(self._optimizer)
         if broken := self.find_broken_weight():
             raise ValueError(f"{folder}: training state of {name}: {broken}; delete that folder to resume before it")
 

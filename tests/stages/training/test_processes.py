@@ -83,19 +83,19 @@ def test_no_rank_outlives_the_others(training_project: Path, tmp_path: Path, sta
     assert "stopped after step" in said
     assert gone(others)
     (folder,) = store.glob("runs/warm_start/*")
-    shards = [path.name for path in (list_complete_checkpoints(folder)[-1] / "model").glob("*optim_states.pt")]
-    assert len(shards) == 2, "each rank its own"
+    shards = [path.name[:10] for path in (list_complete_checkpoints(folder)[-1] / "model").iterdir()]
+    assert sorted(shards) == ["rank_00000", "rank_00001"], "each rank its own"
 
     process, others = training()
     process.kill()
     process.communicate(timeout=LIMIT)
     until(lambda: gone(others))
 
-    change(training_project, runtime={"processes": 1})
+    change(training_project, runtime={"processes": 1, "zero_stage": 0})
     process = start(training_project, "flows.run", "warm_start", RIL_STORE=str(store))
     said = process.communicate(timeout=LIMIT)[1]
-    assert process.returncode == 1
-    assert "was written by 2 processes with zero_stage 2, this run has 1 with 2; restore runtime" in said
+    assert process.returncode == 0, said
+    assert "resumes after step" in said, "with another number of ranks and another ZeRO stage"
 
 
 @pytest.mark.slow
