@@ -44,6 +44,7 @@ from stages.corpora.source import UnusableData
 from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
+from stages.job.stop import STOP
 from stages.vlm.contents import RefusedCheckpoint
 
 _LOCK_SECONDS = 10  # for another dvc to write the rest of dvc.lock; it takes a second
@@ -100,6 +101,7 @@ def _run(work: Work) -> int:
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)
+    STOP.grace_seconds = runtime.grace_seconds
     url = os.environ.get("PREFECT_API_URL")
     try:
         fault = find_server_fault(url, runtime.prefect_probe_seconds) if url else None

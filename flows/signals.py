@@ -13,7 +13,6 @@ from stages.job.stop import STOP
 
 _SAME_STOP_SECONDS = 5.0  # a signal to the group comes twice: once sent, once more because dvc died of it
 _RAISE_AGAIN_SECONDS = 0.5
-_STEP_SECONDS = 15.0  # a step of training gets this long to end well; dvc's stage is killed after 30
 _first: list[float] = []  # when the first request came
 
 
@@ -64,8 +63,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if not repeated:
         STOP.code = 128 + number
     if STOP.awaited and not repeated:
-        print(f"stopping after this step, or in {_STEP_SECONDS:.0f} s; once more ends at once", file=sys.stderr)
-        signal.setitimer(signal.ITIMER_REAL, _STEP_SECONDS)
+        seconds = STOP.step_seconds
+        print(f"stopping after this step, or in {seconds:.0f} s; once more ends at once", file=sys.stderr)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
     elif not _is_ending(sys.exception()) and (number == signal.SIGALRM or not STOP.awaited):
         signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
         raise SystemExit(STOP.code)

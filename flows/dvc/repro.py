@@ -29,11 +29,10 @@ from flows.dvc.order import StageOrder, parse_needs, select_stale, select_target
 from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
 from flows.dvc.private_state import use_private_state
 from flows.lockfile import read_locked_stages
+from stages.config.params import load_params
 
 _POLL_SECONDS = 0.2
-_GRACE_SECONDS = (
-    25.0  # between SIGTERM and SIGKILL: time for a stage to save; Prefect kills the flow around dvc after 30
-)
+_KILL_SECONDS = 25.0  # for the kernel to end what got SIGKILL
 _UNDER_WAY = "Reproducing experiment"  # what `dvc exp run` says when it has its copy
 _ASK_SECONDS = 600.0  # for questions to dvc that run nothing; hashing large outs takes minutes
 # What dvc adds after each stage; with stages side by side it would be every fifth line.
@@ -210,6 +209,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
     (then every process of theirs has ended). Raises Nested inside a stage.
     """
     _refuse_nesting()
+    grace = _read_grace(root)
     remove_dead_entries(root)
     if mended := mend_cut_lock(root):
         print(f"warning: {mended}")
@@ -218,7 +218,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
     with (
         _catch_stop_signals() as stopped,
         ExperimentLock(root) as lock,
-        _ending(lambda: [run for _, run in running]),
+        _ending(lambda: [run for _, run in running], grace),
     ):
         while (source.left and code == 0) or running:
             if lock.held and all(run.has_written(_UNDER_WAY) for _, run in running[-1:]):
@@ -235,7 +235,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
             time.sleep(_POLL_SECONDS)
             if stopped or time.monotonic() >= end:
                 code = 128 + stopped[0] if stopped else 124
-                _end_groups([run.process for _, run in running if run.process.poll() is None])
+                _end_groups([run.process for _, run in running if run.process.poll() is None], grace)
             for one, run in [pair for pair in running if pair[1].show()]:
                 running.remove((one, run))
                 ended = run.process.returncode
@@ -309,11 +309,12 @@ def _run_in_order(
     root: Path, order: StageOrder, commands: Mapping[str, Command], jobs: int, limit: float, output: Output
 ) -> int:
     _refuse_nesting()
+    grace = _read_grace(root)
     remove_dead_entries(root)
     running, done, code = dict[str, _Run](), 0, 0
     start = time.monotonic()
     end = start + limit
-    with _catch_stop_signals() as stopped, _ending(running.values):
+    with _catch_stop_signals() as stopped, _ending(running.values, grace):
         while (order.left and code == 0) or running:
             while code == 0 and len(running) < jobs and (name := order.next()) is not None:
                 running[name] = _Run(root, commands[name], output)
@@ -321,7 +322,7 @@ def _run_in_order(
             late = time.monotonic() >= end
             if stopped or late:
                 code = 128 + stopped[0] if stopped else 124
-                _end_groups([run.process for run in running.values() if run.process.poll() is None])
+                _end_groups([run.process for run in running.values() if run.process.poll() is None], grace)
             for name in [name for name, run in running.items() if run.show()]:
                 ended = running.pop(name).process.returncode
                 if ended == 0:
@@ -334,12 +335,12 @@ def _run_in_order(
 
 
 @contextmanager
-def _ending(list_runs: Callable[[], Iterable["_Run"]]) -> Iterator[None]:
+def _ending(list_runs: Callable[[], Iterable["_Run"]], grace: float) -> Iterator[None]:
     """No dvc goes on without this process: where the block fails, what runs is ended first."""
     try:
         yield
     finally:
-        _end_groups([run.process for run in list_runs() if run.process.poll() is None])
+        _end_groups([run.process for run in list_runs() if run.process.poll() is None], grace)
 
 
 def _refuse_nesting() -> None:
@@ -406,11 +407,16 @@ def _make_log_file(root: Path) -> Path:
     return folder / f"dvc-{datetime.now(UTC):%Y%m%dT%H%M%S-%f}-{os.getpid()}.log"
 
 
-def _end_groups(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends each dvc and everything it started: SIGTERM to all, and SIGKILL for what is left after the grace time."""
+def _read_grace(root: Path) -> float:
+    """Seconds between SIGTERM and SIGKILL: time for a stage to save."""
+    return load_params(root / "params.yaml").runtime.grace_seconds
+
+
+def _end_groups(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """Ends each dvc and everything it started: SIGTERM to all, and SIGKILL for what is left after `grace` seconds."""
     for process in processes:
         _signal_group(process.pid, signal.SIGTERM)  # each is the leader of its own session
-    end = time.monotonic() + _GRACE_SECONDS
+    end = time.monotonic() + grace
     while time.monotonic() < end:
         for process in processes:
             process.poll()  # reaps dvc; a zombie would count as a member of the group
@@ -419,7 +425,7 @@ def _end_groups(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         time.sleep(_POLL_SECONDS)
     for process in processes:
         _signal_group(process.pid, signal.SIGKILL)
-        process.wait(timeout=_GRACE_SECONDS)
+        process.wait(timeout=_KILL_SECONDS)
 
 
 def _signal_group(group: int, number: int) -> bool:

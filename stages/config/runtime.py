@@ -76,8 +76,21 @@ class Runtime(Block):
         le=100_000,
         description="Minutes between training checkpoints (0: after every step); a crash loses up to that much.",
     )
+    checkpoint_share: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="Largest share of the time that checkpoints take: after one that took long the next comes later.",
+    )
     keep_checkpoints: int = Field(
         2, ge=1, le=1000, description="Checkpoints kept during training; removed after success."
+    )
+    grace_seconds: float = Field(
+        25.0,
+        ge=2,
+        le=86_400,
+        description="Seconds from a request to stop until everything is killed, such as the lead time of Slurm's "
+        "--signal or Kubernetes' terminationGracePeriodSeconds; a step ends in time to save, or is given up.",
     )
     prefect_probe_seconds: float = Field(
         1.5, gt=0, le=600, description="Seconds that a stage waits for a Prefect server."

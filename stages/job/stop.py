@@ -13,6 +13,17 @@ class Stop:
     def __init__(self) -> None:
         self.code: int | None = None  # requested exit code; None: no request
         self.awaited = False  # a loop is running that checks `code` after every step
+        self.grace_seconds = 25.0  # from the request until this process is killed (runtime.grace_seconds)
+        self.save_seconds = 0.0  # what the last checkpoint of the loop took
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds that a step has from the request until it is given up, so that a checkpoint and the end fit after it.
+
+        The end (engines, DVC, Prefect) takes 2 to 6 s on two cores: 60 % of the grace are left for it, at most 10 s.
+        """
+        end = min(10.0, 0.6 * self.grace_seconds)
+        return max(1.0, self.grace_seconds - end - 1.5 * self.save_seconds)
 
     @contextlib.contextmanager
     def awaiting(self) -> Iterator[None]:

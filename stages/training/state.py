@@ -120,7 +120,7 @@ class TrainingState:
         self._check_records()
         for name, rows in self.records.items():
             self.job.progress.show_latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
-        late = self._ranks.first and time.monotonic() - self._saved >= 60 * self._runtime.checkpoint_minutes
+        late = self._ranks.first and time.monotonic() - self._saved >= find_interval(self._runtime, STOP.save_seconds)
         due, code = self._ranks.max(int(late), STOP.code or 0)  # any rank may receive the stop request
         if self._folder and done < count and (due or code):
             with self.job.measure_time("checkpoint"):
@@ -154,6 +154,7 @@ class TrainingState:
                     self.guard.stop(f"{name}: a weight", f"not finite ({broken})")
 
     def _save(self, folder: Path, done: int) -> None:
+        begun = time.monotonic()
         self._check_weights()
         self._check_room(folder)
         with explain_full_disk(folder, self._describe_kept), contextlib.ExitStack() as stack:
@@ -170,6 +171,7 @@ class TrainingState:
             self._checkpoint_bytes = measure_folder(final)
             self._clear_up(folder, done)
         self._saved = time.monotonic()
+        STOP.save_seconds = self._saved - begun
 
     def _check_room(self, folder: Path) -> None:
         """Raises Failure when the next checkpoint would not fit."""
@@ -243,6 +245,12 @@ class TrainingState:
                     f"{self.job.name}: training state of {len(others)} runs with other parameters or inputs is in "
                     f"{folder.parent}; it is reused if these settings return and can be deleted"
                 )
+
+
+def find_interval(runtime: Runtime, save_seconds: float) -> float:
+    """Returns the seconds from one checkpoint to the next: enough that saving takes no more than its share."""
+    share = runtime.checkpoint_share
+    return max(60 * runtime.checkpoint_minutes, save_seconds * (1 - share) / share) * bool(runtime.checkpoint_minutes)
 
 
 def _identify(folder: Path | None) -> tuple[int, int] | None:
