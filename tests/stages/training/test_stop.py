@@ -85,7 +85,7 @@ def test_a_step_longer_than_the_grace_resumes_from_its_recorded_rollouts(
 
     stopped = start("store", tmp_path / "asked", 30.0)
     assert stopped.stderr
-    said = []
+    said = list[str]()
     while "in the update" not in (line := stopped.stderr.readline()):
         assert line, said
         said.append(line)
