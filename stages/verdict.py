@@ -62,7 +62,7 @@ def run(job: Job) -> None:
     exam = list_exam_items() if judge.exam else []
     opened = open_verified(checkpoint, job.store)
     fits = make_fit_check(load_chat(opened), opened.context_tokens, judge.max_tokens)
-    given = judge_items([*exam, *items], ask, fits)  # the exam first: a useless judge is found in the first wave
+    given = judge_items([*exam, *items], ask, fits)  # the exam first: a useless judge is found at once
     found = given[len(exam) :]
     free = share_of_unconstrained(given) if judge.constrained else 0.0
     if free:
