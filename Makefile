@@ -56,7 +56,7 @@ test: $(STAMP)
 	@echo '== import rules'; lint-imports
 	@echo '== dead code'; vulture
 	@echo '== security'; bandit -q -c pyproject.toml -r flows stages studies 2> >(grep -v 'Test in comment\|no failed test' >&2)
-	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 15 $(ARGS)
 
 # Asks the package index, downloads nothing. Pins are those of the lock; comments stay.
 lock:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.copies import check_copies
+from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.locks import hold_study_lock
 from flows.dvc.recorded import list_untracked
@@ -88,6 +89,7 @@ def run_study_command(
         wanted.show()
         return
     with hold_study_lock(root, planner.name):
+        detach_output()
         code = wanted.run(limit_hours)
     if records := _read_compared(wanted.folder):
         print("\n".join(_write_page(make_study_page(root, study, records, wanted.folder), wanted.folder)))

@@ -12,6 +12,7 @@ from flows import profile
 from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.store import StoreError, store_app
+from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
 from flows.dvc.private_state import SharedState
@@ -98,6 +99,7 @@ def run_command(
     params = load_params(root / "params.yaml")
     given = (root / path for path in (params.questions.path, params.questions.images, params.evaluate.folder))
     refuse_unwatchable(path for path in given if os.path.lexists(path))
+    detach_output()
     raise typer.Exit(dvc.run_repro(root, dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -208,7 +208,11 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
     remove_dead_entries(root)
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
-    with _catch_stop_signals() as stopped, ExperimentLock(root) as lock:
+    with (
+        _catch_stop_signals() as stopped,
+        ExperimentLock(root) as lock,
+        _ending(lambda: [run for _, run in running]),
+    ):
         while (source.left and code == 0) or running:
             if lock.held and all(run.has_written(_UNDER_WAY) for _, run in running[-1:]):
                 lock.release()
@@ -302,7 +306,7 @@ def _run_in_order(
     running, done, code = dict[str, _Run](), 0, 0
     start = time.monotonic()
     end = start + limit
-    with _catch_stop_signals() as stopped:
+    with _catch_stop_signals() as stopped, _ending(running.values):
         while (order.left and code == 0) or running:
             while code == 0 and len(running) < jobs and (name := order.next()) is not None:
                 running[name] = _Run(root, commands[name], output)
@@ -320,6 +324,15 @@ def _run_in_order(
                     output.write(f"{done} of {len(commands)} stages done after {time.monotonic() - start:.0f} s\n")
                 code = code or ended
     return code
+
+
+@contextmanager
+def _ending(list_runs: Callable[[], Iterable["_Run"]]) -> Iterator[None]:
+    """No dvc goes on without this process: where the block fails, what runs is ended first."""
+    try:
+        yield
+    finally:
+        _end_groups([run.process for run in list_runs() if run.process.poll() is None])
 
 
 def _refuse_nesting() -> None:

@@ -132,6 +132,40 @@ def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], star
     assert not (project / "data" / "questions").exists()
 
 
+@pytest.mark.parametrize("output", ["full disk", "dead reader"])
+def test_the_work_goes_on_when_its_output_can_not_be_written(make_repo: Callable[..., Path], output: str) -> None:
+    """Else `ril run` ends at the next line, and its dvc goes on by itself."""
+    project = make_repo()
+    words = [sys.executable, "-m", "flows.cli", "run", "questions"]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    with Path("/dev/full" if output == "full disk" else os.devnull).open("wb") as full:
+        given: Any = full if output == "full disk" else subprocess.PIPE
+        process = subprocess.Popen(words, cwd=project, env=environment, stdout=given, stderr=given)
+    if output == "dead reader":
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        process.stderr.close()
+    assert process.wait(180) == 0
+    assert "questions" in read_yaml(project / "dvc.lock")["stages"]
+    (log,) = (project / ".ril" / "logs").glob("dvc-*.log")
+    assert "questions: done in" in log.read_text(), "nothing of the output is lost"
+
+
+class Broken(StringIO):
+    """An output with a fault of ours."""
+
+    def write(self, text: str, /) -> int:
+        raise ValueError("a fault")
+
+
+def test_no_dvc_is_left_when_its_run_fails(make_repo: Callable[..., Path]) -> None:
+    project = make_repo(MANY_QUESTIONS)
+    with pytest.raises(ValueError, match="a fault"):
+        dvc.run_repro(project, dvc.Targets(["questions"]), output=Broken())
+    wait_until_gone(project, 1.0)
+
+
 def test_a_time_limit_ends_the_run(make_repo: Callable[..., Path]) -> None:
     project = make_repo(MANY_QUESTIONS)
     output = StringIO()
