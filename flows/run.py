@@ -15,6 +15,7 @@ Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unu
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pathlib import Path
 from flows.closure import ComputedImport
 from flows.copies import list_absences
 from flows.describe import describe_all, describe_stage
+from flows.dvc.cut_lock import is_cut, keep_whole_lock
 from flows.dvc.private_state import SharedState, use_private_state
 from flows.environment import prepare, print_any_text
 from flows.flow_run import find_server_fault, run_as_flow
@@ -42,6 +44,8 @@ from stages.job.failure import Failure
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 from stages.vlm.contents import RefusedCheckpoint
+
+_LOCK_SECONDS = 10  # for another dvc to write the rest of dvc.lock; it takes a second
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +92,8 @@ def _run(work: Work) -> int:
         die_with_parent()
         if work.job.project == work.job.root:
             _note_absences(work)
+            if _await_whole_lock(work.job.root):
+                return 2
             use_private_state(work.job.root, {})  # from the next dvc on, also one that is typed
     else:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
@@ -107,6 +113,17 @@ def _run(work: Work) -> int:
     except Exception as error:
         return _report_error(error)
     return 0
+
+
+def _await_whole_lock(root: Path) -> bool:
+    """Keeps a copy of dvc.lock; says so and returns True if it is cut off, and no dvc is about to write the rest."""
+    for _ in range(_LOCK_SECONDS):
+        if not is_cut(root):
+            keep_whole_lock(root)
+            return False
+        time.sleep(1)
+    print("error: dvc.lock was cut off, since a dvc was killed while it wrote it; `ril run` mends it", file=sys.stderr)
+    return True
 
 
 def _note_absences(work: Work) -> None:

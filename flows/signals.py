@@ -45,10 +45,14 @@ def cancel_alarms() -> None:
 
 
 def die_with_parent() -> None:
-    """Asks the kernel for SIGTERM when dvc dies; else a killed dvc leaves an orphan that goes on writing."""
+    """Asks the kernel for SIGTERM when dvc dies; else a killed dvc leaves an orphan that goes on writing.
+
+    Ends at once where dvc has died before: until here a process takes a second, on a busy machine more. An orphan's new
+    parent is of another session.
+    """
     parent = os.getppid()
     signal_on_parent_death(signal.SIGTERM)
-    if os.getppid() != parent:  # it died just before
+    if os.getppid() != parent or os.getsid(parent) != os.getsid(0):
         raise SystemExit(128 + signal.SIGTERM)
 
 

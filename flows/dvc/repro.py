@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from flows.dvc.cache import explain_lost_outs, list_lost_outs
+from flows.dvc.cut_lock import keep_whole_lock, mend_cut_lock
 from flows.dvc.dead_entries import remove_dead_entries
 from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
@@ -93,8 +94,12 @@ def run_repro(
 
     Raises Nested inside a stage; Refused when dvc can't say what is out of date.
     """
-    code = _run_repro(root, targets, jobs, limit_hours, output or sys.stdout)
-    return code or _check_kept(root, targets, output or sys.stdout)
+    told = output or sys.stdout
+    if mended := mend_cut_lock(root):
+        told.write(f"warning: {mended}\n")
+    code = _run_repro(root, targets, jobs, limit_hours, told)
+    keep_whole_lock(root)
+    return code or _check_kept(root, targets, told)
 
 
 def _run_repro(root: Path, targets: Targets, jobs: int, limit_hours: float, output: Output) -> int:
@@ -206,6 +211,8 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
     """
     _refuse_nesting()
     remove_dead_entries(root)
+    if mended := mend_cut_lock(root):
+        print(f"warning: {mended}")
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
     with (
