@@ -95,7 +95,7 @@ def run(job: Job) -> None:
 class AnswersToJudge(Sequence[JudgeItem]):
     """The items of the exam, then the answers of a teacher, which are read from files on access.
 
-    The exam comes first: a useless judge is found in the first wave.
+    The exam comes first: a useless judge is found at once.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Calling(Block):
         600.0, gt=0, le=2_592_000, description="Seconds until an attempt times out; must cover the longest answer."
     )
     deadline: float = Field(
-        86400.0, gt=0, le=2_592_000, description="Seconds until a wave is stopped; finished answers are kept."
+        86400.0, gt=0, le=2_592_000, description="Seconds until an open request ends the work; answers are kept."
     )
     attempts: int = Field(
         6, ge=1, le=100, description="Attempts per request (429, 5xx, invalid replies), with exponential backoff."

@@ -2,8 +2,8 @@
 
 One thread with an event loop performs the calls; the stage submits them and takes replies as they arrive. At most
 `concurrency` calls are in flight. A failed call is retried a limited number of times with exponential backoff and
-jitter, so that many callers do not retry in step; a server's Retry-After delays all calls. A total deadline ends the
-stream. Replies that arrived before an error are always delivered first.
+jitter, so that many callers do not retry in step; a server's Retry-After delays all calls. A call that is not done
+`deadline` seconds after it was put in ends the stream. Replies that arrived before an error are always delivered first.
 """
 
 import asyncio
@@ -132,32 +132,37 @@ class Caller:
         """Starts to process `stream` in the thread of the calls."""
         return asyncio.run_coroutine_threadsafe(self._work(stream), self._loop)
 
-    def feed(self, stream: "CallStream[_T]", item: tuple[int, Call[_T]] | None) -> None:
-        """Passes a call, or None for the end of the stream, to the thread of the calls."""
-        self._loop.call_soon_threadsafe(stream.waiting.put_nowait, item)
+    def feed(self, stream: "CallStream[_T]", index: int, call: Call[_T]) -> None:
+        """Passes a call to the thread of the calls."""
+        self._loop.call_soon_threadsafe(stream.limits.__setitem__, index, time.monotonic() + self.settings.deadline)
+        self._loop.call_soon_threadsafe(stream.waiting.put_nowait, (index, call))
 
     async def _work(self, stream: "CallStream[_T]") -> None:
-        limit = time.monotonic() + self.settings.deadline
+        """Performs the calls of a stream until it is cancelled, or a call is not done at its limit."""
 
         async def worker() -> None:
-            while (item := await stream.waiting.get()) is not None:
-                index, call = item
-                outcome = await self._call_with_retries(call, limit)
+            while True:
+                index, call = await stream.waiting.get()
+                outcome = await self._call_with_retries(call, stream.limits[index])
                 stream.come.put((index, outcome))
                 stream.answered += 1
-            stream.waiting.put_nowait(None)  # for the next worker
+                del stream.limits[index]
+
+        async def watch() -> None:
+            while True:
+                oldest = next(iter(stream.limits.values()), time.monotonic() + self.settings.deadline)
+                if (left := oldest - time.monotonic()) <= 0:
+                    raise EngineError(
+                        f"{self.title}: {stream.answered} of {stream.count} requests were answered within the deadline "
+                        f"of {self.settings.deadline:g} s; run again for the rest, or raise deadline"
+                    )
+                await asyncio.sleep(left)
 
         try:
-            async with asyncio.timeout(self.settings.deadline), asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(watch())
                 for _ in range(self.settings.concurrency):
                     group.create_task(worker())
-        except TimeoutError:
-            stream.come.put(
-                EngineError(
-                    f"{self.title}: {stream.answered} of {stream.count} requests were answered within the deadline of "
-                    f"{self.settings.deadline:g} s; run again for the rest, or raise deadline"
-                )
-            )
         except ExceptionGroup as several:
             stream.come.put(_find_first_error(several))
 
@@ -269,30 +274,32 @@ class CallStream(Generic[_T]):
         self._caller = caller
         self._work: Future[None] | None = None
         self.count = self.answered = 0
-        self.waiting: asyncio.Queue[tuple[int, Call[_T]] | None] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[int, Call[_T]]] = asyncio.Queue()
+        self.limits: dict[int, float] = {}  # time.monotonic() at which each open call must be done, oldest first
         self.come: queue.SimpleQueue[tuple[int, _T | FailedCall | RequestError] | Exception] = queue.SimpleQueue()
 
     def put(self, call: Call[_T]) -> None:
-        """Sends `call` once fewer than `concurrency` are in flight; the first call starts the deadline."""
+        """Sends `call` once fewer than `concurrency` are in flight; its deadline starts now."""
         if self._work is None:
             self._work = self._caller.start(self)
-        self._caller.feed(self, (self.count, call))
+        self._caller.feed(self, self.count, call)
         self.count += 1
 
     def iter_outcomes(self) -> Iterator[tuple[int, _T | FailedCall | RequestError]]:
         """Yields (number of the call, its outcome) as replies arrive, until all calls are done.
 
-        No call can be put in afterwards. Raises EngineError when the remaining calls cannot be answered. If the caller
-        stops iterating early, calls in flight are cancelled.
+        Calls may be put in while it yields, not afterwards. Raises EngineError when the remaining calls cannot be
+        answered. If the caller stops iterating early, calls in flight are cancelled.
         """
         if self._work is None:
             return
-        self._caller.feed(self, None)
+        returned = 0
         try:
-            for _ in range(self.count):
+            while returned < self.count:
                 item = self.come.get(timeout=self._caller.settings.deadline + 60)
                 if isinstance(item, Exception):
                     raise item
+                returned += 1
                 yield item
         finally:
             self._work.cancel()

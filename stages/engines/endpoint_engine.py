@@ -7,7 +7,7 @@ them: the student learns from a teacher's text in the student's own tokens, and 
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from stages.config.engines import OpenAi
 from stages.corpora.markers import IMAGE_MARKER
 from stages.engines.arguments import make_data_url
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
-from stages.engines.engine import Answer, EngineError, Request, RequestError
-from stages.engines.stream import RequestPart, ServerStream, collect_answers
+from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError
+from stages.engines.stream import RequestPart, ServerStream, require_answers, send_in_window
 from stages.job.bounded import replace_surrogates, show_value
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
@@ -72,6 +72,14 @@ class EndpointEngine:
         """Opens a stream to which requests are added one by one."""
         return ServerStream(CallStream(self._caller), self._make_call, self._split_request)
 
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yields (number of the request, its answers or the reason of its refusal) as requests finish.
+
+        As many requests as are in flight wait for a free place; later ones are not taken yet. Raises EngineError as
+        `generate` does.
+        """
+        return send_in_window(self.open_stream(), requests, 2 * self.settings.concurrency)
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
@@ -80,7 +88,7 @@ class EndpointEngine:
         EngineError when the endpoint is down, refuses the key or answers as another model. Answers yielded before an
         error are complete.
         """
-        return collect_answers(self.open_stream(), requests)
+        return require_answers(self.iter_outcomes(requests))
 
     def _split_request(self, request: Request) -> list[RequestPart]:
         """Returns what is sent: the request itself, or one request for each of its answers."""

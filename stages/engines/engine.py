@@ -67,6 +67,9 @@ class Answer:
         return self.finish_reason not in ("stop", "length")
 
 
+Outcome = list[Answer] | str  # of one request: its answers in order, or the reason of its refusal
+
+
 @dataclass(frozen=True)
 class StartOptions:
     """Options with which a stage starts an engine."""
@@ -95,13 +98,20 @@ class Engine(Protocol):
     def chat(self) -> Chat | RemoteChat:
         """How messages become the model's tokens, if known locally."""
 
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yields (number of the request, its n answers in order or the reason of its refusal) as requests finish.
+
+        Takes requests in order, each when there is room for it: the batches stay full until the last request, and
+        memory is that of the open requests. In process on CPU an answer is a function of the weights and of its own
+        request; on GPUs and servers rounding depends on the batch. Raises EngineError when the engine cannot continue.
+        What was yielded before is complete and can be kept.
+        """
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
-        In process, the output is a function of the weights and of `requests` only, not of earlier calls. A server
-        samples with the same seeds, but its batches depend on arrival times. Raises RequestError for a request that
-        cannot be answered (in process before any answer; otherwise after all other answers), and EngineError when the
-        engine cannot continue. Answers yielded before either error are complete and can be kept.
+        Raises RequestError for a request that cannot be answered, after all other answers; otherwise as
+        `iter_outcomes`.
         """
 
     def close(self) -> None:
@@ -125,7 +135,7 @@ class Stream(Protocol):
     def put(self, request: Request) -> None:
         """Sends `request`; returns at once."""
 
-    def iter_outcomes(self) -> Iterator[tuple[int, list[Answer] | str]]:
+    def iter_outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yields (number of the request, its answers in order or the reason of its refusal) until all are done."""
 
 

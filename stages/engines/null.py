@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from stages.engines.engine import Answer, Request
+from stages.engines.engine import Answer, Outcome, Request
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -26,6 +26,10 @@ class NullEngine:
         from stages.vlm.reader import load_reader  # needs torch, which a stage that only reads the store does without
 
         return load_reader(self.checkpoint).chat
+
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Raises RuntimeError: only the first rank generates."""
+        raise RuntimeError("questions were asked on a rank that has no engine; only the first rank asks")
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Raises RuntimeError: only the first rank generates."""

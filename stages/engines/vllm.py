@@ -6,6 +6,7 @@ affect the other (a test checks this). On CPU it is the CPU build of the same ve
 
 import contextlib
 import gc
+import math
 import os
 import warnings
 import weakref
@@ -22,7 +23,9 @@ from stages.engines.arguments import (
     make_sampling_arguments,
     make_scored_answer,
 )
-from stages.engines.engine import Answer, Request, RequestError
+from stages.engines.batch_invariance import make_batch_invariant
+from stages.engines.engine import Answer, Outcome, Request, RequestError
+from stages.engines.stream import require_answers
 from stages.job.devices import list_devices
 from stages.job.silence import WorkLimit
 from stages.vlm.checkpoint import Checkpoint
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOAD_SECONDS = 4 * 3600.0  # until weights are loaded: 150 GB at 10 MB/s
+WAITING_SHARE = 0.25  # of the sequences, taken before there is room for them: they fill the places that one step frees
 
 
 class VllmEngine:
@@ -63,16 +67,19 @@ class VllmEngine:
         self.checkpoint = checkpoint
         reader = load_reader(checkpoint)
         self.chat, self._log_probs = reader.chat, log_probs
+        self._window = settings.sequences + math.ceil(settings.sequences * WAITING_SHARE)
         loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
         with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
                 **make_engine_arguments(checkpoint, runtime, settings, reader.image_token_id >= 0, log_probs),
                 tensor_parallel_size=settings.tensor_parallel,
+                mm_processor_cache_gb=0,  # 4 GiB of decoded images by default; a request holds its own until it is done
                 use_tqdm_on_load=False,  # a progress bar of one second for a local file
             )
         self._sleeps = settings.sharing == "sleep" and bool(list_devices())
         self._engine = self._llm.llm_engine
+        self._make_batch_invariant()
         # vLLM's own shutdown, also that of a garbage-collected engine, destroys all process groups of this
         # process, including those
         # of other engines and of the training.
@@ -80,27 +87,51 @@ class VllmEngine:
         client._finalizer.detach()
         client._finalizer = weakref.finalize(client, _shut_down_core, client.engine_core)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-        """Yields (index in `requests`, its n answers in order) as requests finish.
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yields (number of the request, its n answers or the reason of its refusal) as requests finish.
 
-        All requests of a call form one wave: caches are emptied first and vLLM fills its batches from the wave only, so
-        that equal calls give equal batches and, on CPU, equal bytes. Raises RequestError for a prompt that the model
-        cannot take; in that case no request of the call continues. Raises ValueError for a request for log
-        probabilities of which the engine was not told at its start.
+        Caches are emptied first. Then a request is taken whenever fewer than `window` answers are open, so that vLLM's
+        batch is full until the last request was taken. Raises ValueError for a request for log probabilities of which
+        the engine was not told at its start.
         """
-        check_log_probs(requests, self._log_probs)
         self._reset_caches()
+        waiting = enumerate(requests)
+        opened: dict[int, Request] = {}
         try:
-            for index, request in enumerate(requests):
-                self._add(index, request)
-            while self._engine.has_unfinished_requests():
+            while True:
+                yield from self._admit(waiting, opened)
+                if not opened:
+                    return
                 for output in self._step():
                     if output.finished:
                         index = int(output.request_id)
-                        yield index, self._make_answers(requests[index], output)
+                        yield index, self._make_answers(opened.pop(index), output)
         finally:
-            if self._engine.has_unfinished_requests():
-                self._engine.abort_request([str(index) for index in range(len(requests))])
+            if opened:
+                self._engine.abort_request(list(map(str, opened)))
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        """Yields (index in `requests`, its n answers in order) as requests finish.
+
+        Raises RequestError for a prompt that the model cannot take, after the answers to all others.
+        """
+        return require_answers(self.iter_outcomes(requests))
+
+    def _admit(
+        self, waiting: Iterator[tuple[int, Request]], opened: dict[int, Request]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Takes requests until the window is full; yields those that are refused."""
+        answers = sum(request.n for request in opened.values())
+        while answers < self._window and (taken := next(waiting, None)) is not None:
+            index, request = taken
+            check_log_probs([request], self._log_probs)
+            try:
+                self._add(index, request)
+            except RequestError as error:
+                yield index, str(error)
+            else:
+                opened[index] = request
+                answers += request.n
 
     def _step(self) -> list[Any]:
         with self._limit.watch():
@@ -147,7 +178,15 @@ class VllmEngine:
         """
         with self._limit.watch():
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+        self._make_batch_invariant()
         self._reset_caches()
+
+    def _make_batch_invariant(self) -> None:
+        """Makes answers on CPU independent of what else is in the batch; on GPUs rounding depends on it."""
+        import torch
+
+        if not torch.cuda.is_available():
+            self._llm.apply_model(make_batch_invariant)
 
     def _reset_caches(self) -> None:
         """Empties the caches of prompts, images and image features; old features belong to the old vision tower."""

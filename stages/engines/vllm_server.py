@@ -35,10 +35,10 @@ from stages.engines.arguments import (
     make_scored_answer,
 )
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
-from stages.engines.engine import Answer, EngineError, Request, RequestError, StartOptions
+from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError, StartOptions
 from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
-from stages.engines.stream import ServerStream, collect_answers
+from stages.engines.stream import ServerStream, require_answers, send_in_window
 from stages.engines.supervisor import STOPPED_SECONDS
 from stages.job.devices import VISIBLE, list_devices, name_devices
 from stages.job.files import replacing
@@ -214,6 +214,14 @@ class VllmServerEngine:
         """Opens a stream to which requests are added one by one."""
         return ServerStream(CallStream(self._caller), self._make_call)
 
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yields (number of the request, its answers or the reason of its refusal) as requests finish.
+
+        As many requests as are in flight wait for a free place; later ones are not taken yet. Raises EngineError as
+        `generate` does.
+        """
+        return send_in_window(self.open_stream(), requests, 2 * self.settings.concurrency)
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields (index in `requests`, its n answers in order) as requests finish.
 
@@ -221,7 +229,7 @@ class VllmServerEngine:
         take, after the answers to all others. Raises EngineError with the end of the log when a server ended. Answers
         yielded before an error are complete.
         """
-        return collect_answers(self.open_stream(), requests)
+        return require_answers(self.iter_outcomes(requests))
 
     def _make_call(self, request: Request) -> Call[list[Answer]]:
         check_log_probs([request], self._log_probs)

@@ -22,7 +22,6 @@ from stages.judging.judge import (
     make_judge_sampling,
     parse_verdict,
 )
-from stages.responses.waves import generate_outcomes
 
 ONE_SIDED = 0.95  # share of one side from which on a useless judge is said to say the same to everything
 FEWEST_VERDICTS = 50  # of each label, from which on the exam counts while it runs
@@ -102,7 +101,7 @@ def check_exam(scores: Mapping[str, Any], lowest: float, title: str) -> None:
 
 
 class ExamSitting:
-    """Follows the exam while the judge answers, wave by wave."""
+    """Follows the exam while the judge answers."""
 
     def __init__(self, title: str, lowest: float, say: Callable[[str], None]) -> None:
         self._title, self._lowest, self._say = title, lowest, say
@@ -139,9 +138,8 @@ def examine(judge: Engine, block: Verdict) -> dict[str, Any]:
 
     def ask(questions: Sequence[JudgeQuestion]) -> list[Answer | None]:
         sampling = make_judge_sampling(block)
-        requests = [Request(one.id, one.messages, one.images, sampling) for one in questions]
-        found = dict(generate_outcomes(judge, requests, list(range(len(requests)))))
-        outcomes = [found[place] for place in range(len(requests))]
+        found = dict(judge.iter_outcomes(Request(one.id, one.messages, one.images, sampling) for one in questions))
+        outcomes = [found[place] for place in range(len(questions))]
         return [None if isinstance(outcome, str) or outcome[0].failed else outcome[0] for outcome in outcomes]
 
     fits = make_fit_check(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from stages.config.verdict import Verdict as Block
 from stages.corpora.rows import Question
-from stages.engines.engine import Answer, ConcurrentEngine, Engine, Request
+from stages.engines.engine import ConcurrentEngine, Engine, Outcome, Request
 from stages.groups.response import Response
 from stages.judging.judge import (
     JudgeItem,
@@ -20,7 +20,6 @@ from stages.judging.judge import (
     prepare_question,
     read_verdict,
 )
-from stages.responses.waves import generate_outcomes
 
 ResponsePlace = tuple[int, int]  # number of the question in its step, number of the answer
 
@@ -60,10 +59,8 @@ class JudgeQueue:
         Raises RuntimeError when the share of failed verdicts exceeds verdict.max_failed_share.
         """
         if self._stream is None:
-            self._asked.sort(key=lambda one: one[0])  # by place, not by arrival: equal answers give equal batches
-            found = generate_outcomes(
-                self._judge, [request for _, request in self._asked], list(range(len(self._asked)))
-            )
+            self._asked.sort(key=lambda one: one[0])  # by place, not by arrival
+            found = self._judge.iter_outcomes([request for _, request in self._asked])
         else:
             found = self._stream.iter_outcomes()
         for index, outcome in found:
@@ -73,7 +70,7 @@ class JudgeQueue:
         return {place: verdict.verdict for place, verdict in self._verdicts.items()}
 
 
-def _read_outcome(outcome: list[Answer] | str) -> JudgeVerdict:
+def _read_outcome(outcome: Outcome) -> JudgeVerdict:
     if isinstance(outcome, str):
         return JudgeVerdict(None, outcome, None)
     (answer,) = outcome

@@ -1,9 +1,11 @@
-"""Generates answers through the store: stored answers are reused, missing ones are generated wave by wave."""
+"""Generates answers through the store: stored answers are reused, missing ones are generated and stored meanwhile."""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from stages.responses.sets import find_served_model, read_descriptions
 from stages.responses.space import reserve_space
 from stages.responses.store import Store, StoredAnswer
 from stages.responses.template import read_template
-from stages.responses.waves import WAVE_ANSWERS, Wave, generate_outcomes, split_into_waves
+from stages.responses.window import SEGMENT_ANSWERS, FinishedRequest, Window, split_into_portions
 from stages.vlm.checkpoint import Checkpoint, open_verified
 
 BYTES_PER_TOKEN = 8  # 4 of its id, about 4 of its text
@@ -41,7 +43,7 @@ class Generation:
     sampling: Sampling
     samples: int = 1  # answers per prompt
     draw: int = 0  # another number requests a fresh set of answers
-    watch: Callable[[Sequence[StoredAnswer]], None] | None = None  # gets each wave once it is stored; may raise
+    watch: Callable[[Sequence[StoredAnswer]], None] | None = None  # gets answers once they are stored; may raise
 
 
 def fetch_answers(
@@ -86,7 +88,7 @@ def fetch_each_answer(
     title: str,
     max_reject_share: float | None = None,
 ) -> Iterator[list[StoredAnswer]]:
-    """Returns the result of `fetch_answers` as an iterator, which reads about WAVE_ANSWERS answers at a time.
+    """Returns the result of `fetch_answers` as an iterator, which reads about SEGMENT_ANSWERS answers at a time.
 
     All missing answers are generated before it returns. `prompts` may be read from files on access.
     """
@@ -195,7 +197,7 @@ class AnswerSession:
 
         Answers of a segment that turns out to be damaged are generated again.
         """
-        for block in wanted.iter_blocks(WAVE_ANSWERS):
+        for block in wanted.iter_blocks(SEGMENT_ANSWERS):
             while True:
                 damaged = len(store.damaged)
                 found = _read_block(store, wanted, block)
@@ -220,7 +222,7 @@ class AnswerSession:
         gaps: list[MissingRange],
         there: int,
     ) -> None:
-        with reserve_space(self.folder, self._estimate_bytes(prompts, next(split_into_waves(gaps)))):
+        with self._reserve(prompts, next(split_into_portions(gaps))):
             write_about(self.folder, make_about(self.checkpoint, self.asked))
         began = time.monotonic()
         served = find_served_model(store, self.checkpoint)
@@ -250,48 +252,51 @@ class AnswerSession:
         prompts: Sequence[PromptLike],
         gaps: Iterable[MissingRange],
     ) -> Iterator[Answer]:
-        """Yields answers as they finish; each wave is on disk before the next one starts.
+        """Yields answers as they finish; SEGMENT_ANSWERS of them at a time are on disk before more are yielded.
 
-        The space for a wave is reserved before it is sent, so that no answer is paid for that can't be stored.
+        The space for answers is reserved before their requests are sent, so that none is paid for that can't be stored.
         """
-        lacking = 0
-        for gaps_of_wave in split_into_waves(gaps):
-            wave = Wave(gaps_of_wave, [prompts[gap.prompt] for gap in gaps_of_wave])
-            requests = [
-                self._make_request(wanted, prompt, gap) for prompt, gap in zip(wave.prompts, wave.gaps, strict=True)
-            ]
-            try:
-                with reserve_space(self.folder, self._estimate_bytes(prompts, gaps_of_wave)):
-                    for index, outcome in generate_outcomes(engine, requests, list(range(len(requests)))):
-                        yield from wave.add(index, outcome)
-            except Exception:  # any error of the engine: keep the answers that it finished
-                self._store_wave(engine, store, wanted, wave)
-                raise
-            rows = self._store_wave(engine, store, wanted, wave)
-            if self.watch is not None:
-                self.watch(rows)
-            lacking += wave.lacking
-            if wave.reasons and self.max_reject_share is not None:
-                index, reason = next(iter(wave.reasons.items()))
-                check_share(
-                    self.title, lacking, len(wanted) * wanted.n, self.max_reject_share, wave.prompts[index].id, reason
-                )
+        window = Window(gaps, prompts.__getitem__, partial(self._reserve, prompts))
+        try:
+            for number, outcome in engine.iter_outcomes(window.iter_requests(partial(self._make_request, wanted))):
+                yield from window.add(number, outcome)
+                if window.is_full:
+                    self._store_finished(engine, store, wanted, window)
+        finally:  # also after an error of the engine: keep the answers that it finished
+            self._store_finished(engine, store, wanted, window)
+            window.close()
+        if window.end is not None:
+            raise window.end
 
-    def _store_wave(self, engine: Engine, store: Store, wanted: RequestedAnswers, wave: Wave) -> list[StoredAnswer]:
-        """Writes the finished answers of a wave to disk, as one segment; returns them."""
-        seconds = wave.seconds_an_answer()
-        rows = [row for index in sorted(wave.finished) for row in self._make_rows(engine, wanted, wave, index, seconds)]
+    def _store_finished(self, engine: Engine, store: Store, wanted: RequestedAnswers, window: Window) -> None:
+        """Writes the outcomes of the window to disk, as one segment; ends the window when they are useless."""
+        finished, seconds = window.list_finished(), window.seconds_an_answer()
+        rows = [row for one in finished for row in self._make_rows(engine, wanted, one, seconds)]
         store.append(rows)
-        reasons = {wanted.request_key(wave.gaps[index].prompt): reason for index, reason in wave.reasons.items()}
+        reasons = {wanted.request_key(one.gap.prompt): one.reason for one in finished if one.reason is not None}
         write_refusals(self.folder, reasons)
+        window.clear()
         self.reasons |= reasons
         self.cost.generated += len(rows)
-        self.cost.prompt_tokens += sum(found[0].prompt_tokens for found in wave.finished.values() if found)
+        self.cost.prompt_tokens += sum(one.answers[0].prompt_tokens for one in finished if one.answers)
         self.cost.completion_tokens += sum(row.completion_tokens for row in rows)
-        return rows
+        window.lacking += sum(one.gap.answers - len(one.answers) for one in finished)
+        try:
+            if self.watch is not None and rows:
+                self.watch(rows)
+            for one in finished:
+                if one.reason is not None and self.max_reject_share is not None:
+                    total = len(wanted) * wanted.n
+                    check_share(self.title, window.lacking, total, self.max_reject_share, one.prompt.id, one.reason)
+        except Exception as error:  # raised once the open requests, which are paid for, are answered and stored
+            window.end = window.end or error
+
+    def _reserve(self, prompts: Sequence[PromptLike], gaps: Sequence[MissingRange]) -> AbstractContextManager[None]:
+        """Keeps space on disk for the answers of `gaps` until the block ends."""
+        return reserve_space(self.folder, self._estimate_bytes(prompts, gaps))
 
     def _estimate_bytes(self, prompts: Sequence[PromptLike], gaps: Sequence[MissingRange]) -> int:
-        """Returns an upper bound of the bytes of a wave on disk: tokens, their texts, the request; not compressed."""
+        """Returns an upper bound of the bytes of answers on disk: tokens, their texts, the request; not compressed."""
         answer = self.asked.sampling.max_tokens * BYTES_PER_TOKEN + BYTES_PER_ROW
         total = 0
         for gap in gaps:
@@ -305,10 +310,10 @@ class AnswerSession:
         return Request(prompt.id, prompt.messages, prompt.images, self.asked.sampling, gap.answers, seed)
 
     def _make_rows(
-        self, engine: Engine, wanted: RequestedAnswers, wave: Wave, index: int, seconds: float
+        self, engine: Engine, wanted: RequestedAnswers, finished: FinishedRequest, seconds: float
     ) -> list[StoredAnswer]:
         name, revision = read_model_name(self.checkpoint)
-        gap, prompt = wave.gaps[index], wave.prompts[index]
+        gap, prompt = finished.gap, finished.prompt
         key = wanted.request_key(gap.prompt)
         content = json.dumps(make_request_content(prompt.messages, prompt.image_sha256), ensure_ascii=False)
         scored = split_target(prompt.messages)[1] is not None  # the answer was given, not generated
@@ -330,7 +335,7 @@ class AnswerSession:
                 seconds=seconds,
                 request=content,
             )
-            for answer in wave.finished[index]
+            for answer in finished.answers
         ]
 
     def _check(self, wanted: RequestedAnswers, stored: np.ndarray) -> None:

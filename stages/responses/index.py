@@ -48,7 +48,7 @@ class Index:
         self._place = _concatenate([np.int64(n << _ROW_BITS) + runs.row for n, runs in enumerate(segments)], np.int64)
         self._keep(np.lexsort((self._place, self._count, self._first, self._low, self._high)))
         twice = self._continues_run() & (self._first[1:] == self._first[:-1]) & (self._count[1:] == self._count[:-1])
-        if twice.any():  # complete runs that another segment also has: two writers of one wave, or an older copy
+        if twice.any():  # complete runs that another segment also has: two writers of one request, or an older copy
             self._keep(np.flatnonzero(np.append(True, ~twice)))
         overlap = self._continues_run() & (self._first[1:] < self._first[:-1] + self._count[:-1])
         if overlap.any():

@@ -93,8 +93,8 @@ def write_answers(
     """Writes the stage's out: `block.responses` answers to each question, as rows of ANSWERS; returns statistics.
 
     Unavailable answers become lines of reports/<stage>/rejects.jsonl. Raises TooManyRejects when they exceed
-    `block.max_reject_share` of all answers, UselessAnswers when they are empty or all the same, as soon as a wave shows
-    it.
+    `block.max_reject_share` of all answers, UselessAnswers when they are empty or all the same, as soon as 1,024 of
+    them show it.
     """
     fresh = AnswerVariety(job.name, block, job.progress.say)
     generation = Generation(

@@ -16,7 +16,7 @@ from stages.job.rejects import Reason
 from stages.responses.key import is_sha256
 
 REFUSAL_FOLDER = "refused"
-MAX_FILE_BYTES = 2**24  # a wave refuses at most 1,024 requests
+MAX_FILE_BYTES = 2**24  # a file holds the refusals among 1,024 answers, one or more a request
 MAX_REASON = 2000  # characters
 
 _REMEDY = "the other lines count; correct or remove this one"

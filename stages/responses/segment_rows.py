@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from stages.job.bounded import UnusableFile, check_regular, replace_surrogates, show_value
 from stages.responses.key import parse_request
 
-ANSWERS_PER_ROW_GROUP = 1024  # rows read for one answer; a wave is one group
+ANSWERS_PER_ROW_GROUP = 1024  # rows read for one answer
 BYTES_PER_ROW_GROUP = 2**25  # of decoded texts and tokens; a group with longer answers has fewer rows
 
 # What a segment may hold. Largest known: 65,536 rows by compaction, 1,024 answers of 32,768 tokens in a group.
@@ -47,7 +47,7 @@ FIRST_SCHEMA = pa.schema(
 ADDED = [
     pa.field("model", pa.string()),  # name on the hub, or of the checkpoint's folder
     pa.field("revision", pa.string()),  # commit on the hub, or hash of the checkpoint's files
-    pa.field("seconds", pa.float32()),  # share of the wave's wall time
+    pa.field("seconds", pa.float32()),  # wall time between two segments, divided by the answers
     pa.field("request", pa.string()),  # JSON of messages and image hashes, the input of the key
 ]
 ANSWER_SCHEMA = pa.schema([*FIRST_SCHEMA, *ADDED])

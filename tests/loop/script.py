@@ -102,7 +102,7 @@ class ScriptedJudge:
     name: str = "script"
     version: str = "1"
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields the last request first; of two failures one has no verdict and one no text."""
         self.asked.append([])
         for request in requests:

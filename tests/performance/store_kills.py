@@ -6,23 +6,25 @@ disturbed.
 Each trial has a fresh store: a run is killed by SIGKILL, then the stage runs again to its end. Held: every answer whose
 write had returned is in the final parquet once; the store holds no answer twice; the final parquet has the bytes of the
 undisturbed run. A line a trial says which phase was hit. With `--engine fake` answers are a function of prompt and seed
-and a wave takes 60 ms, so that hundreds of moments can be tried; with `vllm` it is the real engine. Exit code 1 when
+and a segment takes 60 ms, so that hundreds of moments can be tried; with `vllm` it is the real engine. Exit code 1 when
 anything differs.
 """
 
 import argparse
 import hashlib
+import itertools
 import multiprocessing
 import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-WAVE_ANSWERS = 128
+SEGMENT_ANSWERS = 128
+OPEN = 12  # requests that the fake engine works on
 QUESTIONS, SAMPLES = 120, 8
 LIMIT_SECONDS = 300.0
 
@@ -35,11 +37,14 @@ class FakeEngine:
     def __init__(self, salt: str = "", seconds: float = 0.06) -> None:
         self.salt, self.seconds = salt, seconds
 
-    def generate(self, requests: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
+    def iter_outcomes(self, requests: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+        """Finishes requests out of order, with at most OPEN of them taken."""
         from stages.engines.engine import Answer
 
-        for index, request in enumerate(requests):
-            time.sleep(self.seconds / len(requests))
+        waiting, opened = enumerate(requests), []
+        while opened := [*opened, *itertools.islice(waiting, OPEN - len(opened))]:
+            index, request = opened.pop(hash(opened[0][1].seed) % len(opened))
+            time.sleep(self.seconds * request.n / SEGMENT_ANSWERS)
             words = [hashlib.sha256(f"{request.seed + i}{self.salt}".encode()).hexdigest() for i in range(request.n)]
             yield index, [Answer(i, word, tuple(word.encode()), "stop", 9, 64) for i, word in enumerate(words)]
 
@@ -85,7 +90,7 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
     from stages import teacher
     from stages.config.params import validate_params
     from stages.config.yaml import merge_params, read_yaml
-    from stages.responses import answers, projection, waves
+    from stages.responses import answers, projection, window
     from stages.responses.requested import RequestedAnswers
     from stages.responses.store import Store
 
@@ -114,7 +119,7 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
         note("phase generating")
 
     Store.append = append  # type: ignore[method-assign]
-    waves.WAVE_ANSWERS = WAVE_ANSWERS
+    window.SEGMENT_ANSWERS = SEGMENT_ANSWERS
     phase(RequestedAnswers, "find_stored", "looking up keys")
     phase(projection, "write_projection", "writing the projection")
     phase(projection, "write_rejects", "writing reports")
@@ -242,7 +247,8 @@ def main() -> int:
         trials = Trials(Path(name), options.engine)
         expected = trials.undisturbed()
         print(
-            f"undisturbed: {QUESTIONS * SAMPLES} answers in waves of {WAVE_ANSWERS}, {trials.seconds:.2f} s", flush=True
+            f"undisturbed: {QUESTIONS * SAMPLES} answers in segments of {SEGMENT_ANSWERS}, {trials.seconds:.2f} s",
+            flush=True,
         )
         for number in range(options.kills):
             part = (number + choose.random()) / options.kills

@@ -1,17 +1,20 @@
 """Tokens/s of the teacher stage against bare `vllm.LLM.generate` on the same prompts, in one process; nobody else's
 clock.
 
-    python tests/performance/teacher_vs_vllm.py [--prompts 2000] [--samples 1] [--rounds 2]
+    python tests/performance/teacher_vs_vllm.py [--prompts 2000] [--samples 1] [--rounds 2] [--lognormal]
 
 Both sides get the same tiny checkpoint, the same settings of vLLM, the same prompts and sampling, and their own fresh
 engine. The stage's seconds hold everything but start and end of the engine: reading questions, keys, tokenising,
 decoding pictures and texts, the store, the projection. The bare side's are those of `generate` alone, prompts tokenised
 and pictures decoded before. CPU time is given too: on a machine that others use it is the steadier figure.
+With `--lognormal` the lengths of answers are forced, the same on both sides: lognormal with mean 60 and sigma 1.
 """
 
 import argparse
 import io
+import math
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -22,6 +25,22 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+MEAN_TOKENS, SIGMA = 60, 1.0
+
+
+def force_lengths() -> None:
+    """Makes every answer as long as a lognormal draw from its request's seed, within the context of 256 tokens."""
+    from stages.engines.vllm import VllmEngine
+
+    make = VllmEngine._make_sampling
+
+    def with_length(self: VllmEngine, request: Any) -> Any:
+        sampling = make(self, request)
+        drawn = random.Random(request.seed).lognormvariate(math.log(MEAN_TOKENS) - SIGMA**2 / 2, SIGMA)
+        sampling.max_tokens, sampling.ignore_eos, sampling.stop_token_ids = max(1, round(drawn)), True, []
+        return sampling
+
+    VllmEngine._make_sampling = with_length  # type: ignore[method-assign]
 
 
 def questions(folder: Path, count: int) -> None:
@@ -153,10 +172,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--lognormal", action="store_true")
     options = parser.parse_args()
     from flows.environment import prepare
 
     prepare()
+    if options.lognormal:
+        force_lengths()
     with tempfile.TemporaryDirectory() as name:
         project = Path(name)
         os.environ["RIL_STORE"] = str(project / "store")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,8 +105,8 @@ class Judge:
     def __init__(self, checkpoint: Checkpoint, fails_at: int, lives: int) -> None:
         self.checkpoint, self.fails_at, self.lives = checkpoint, fails_at, lives
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-        for index in range(len(requests)):
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        for index, _ in enumerate(requests):
             if index == self.lives:
                 raise EngineError("the server is gone")
             reason = "no reply within 60 s" if index == self.fails_at else "stop"

@@ -5,7 +5,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from stages.config.yaml import ParamsError, merge_params, read_yaml
 from stages.corpora.kept_questions import StaleSelection, open_kept_questions
 from stages.corpora.rows import IMITATION_SPLITS, QUESTION_SCHEMA, QuestionFolder, find_questions, make_canonical_row
 from stages.corpora.source import UnusableData
-from stages.engines.engine import Answer, Request, RequestError
+from stages.engines.engine import Answer, Outcome, Request
 from stages.job.bounded import UnusableFile
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import TooManyRejects
-from stages.responses import waves
+from stages.responses import window
 from stages.responses.score_text import format_log_probs, parse_log_probs
 from stages.responses.sets import find_faults, find_sets
 from stages.selection import SCORES, pick_best
@@ -47,7 +47,7 @@ class Scripted:
     """An engine that scores given answers from LOG_PROBS; all instances share what was asked and when to die."""
 
     name, version = "scripted", "1"
-    asked: list[tuple[str, list[str]]]
+    asked: list[tuple[str, str]]  # model and question
     dies_at: int
     refuses: set[str]
     broken: bool
@@ -55,15 +55,15 @@ class Scripted:
     def __init__(self, checkpoint: Checkpoint, *_: Any) -> None:
         self.checkpoint, self.chat = checkpoint, load_reader(checkpoint).chat
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-        if len(Scripted.asked) == Scripted.dies_at:
-            raise KeyboardInterrupt
-        for request in requests:
-            if request.name in Scripted.refuses:
-                raise RequestError(f"question {request.name}: it is too long")
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
         model = self.checkpoint.folder.name
-        Scripted.asked.append((model, [request.name for request in requests]))
-        for index, request in reversed(list(enumerate(requests))):
+        for index, request in enumerate(requests):
+            if len(Scripted.asked) == Scripted.dies_at:
+                raise KeyboardInterrupt
+            Scripted.asked.append((model, request.name))
+            if request.name in Scripted.refuses:
+                yield index, f"question {request.name}: it is too long"
+                continue
             ids = tuple(self.chat.encode_response(request.given or ""))
             value = LOG_PROBS[model][number_of(request)]
             reason = "a log probability is not finite" if Scripted.broken else "stop"
@@ -80,7 +80,7 @@ def job_of(
     """Makes jobs in a project with COUNT questions in each split, a teacher and a student."""
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     monkeypatch.setattr("stages.engines.start.VllmEngine", Scripted)
-    monkeypatch.setattr(waves, "WAVE_ANSWERS", 4)
+    monkeypatch.setattr(window, "SEGMENT_ANSWERS", 4)
     Scripted.asked, Scripted.dies_at, Scripted.refuses, Scripted.broken = [], -1, set(), False
     for name in LOG_PROBS:
         shutil.copytree(tiny("qwen2_5_vl").folder, tmp_path / "data/model" / name)
@@ -174,7 +174,7 @@ def test_the_questions_with_the_highest_scores_are_kept(job_of: Callable[..., Jo
 
 def test_nothing_is_scored_twice(job_of: Callable[..., Job]) -> None:
     selection.run(job_of(top=5))
-    assert sorted(name for model, names in Scripted.asked for name in names if model == "student") == sorted(
+    assert sorted(name for model, name in Scripted.asked if model == "student") == sorted(
         f"imitation-{number}" for number in range(COUNT)
     )
     before = len(Scripted.asked)
@@ -189,9 +189,9 @@ def test_nothing_is_scored_twice(job_of: Callable[..., Job]) -> None:
 def test_a_killed_selection_goes_on_and_writes_the_same_bytes(job_of: Callable[..., Job]) -> None:
     job = job_of(top=5)
     selection.run(job)
-    expected, waves_asked = read_files(job), list(Scripted.asked)
-    assert len(waves_asked) == 6  # three waves of four questions for each model
-    for dies_at in range(6):
+    expected, asked = read_files(job), list(Scripted.asked)
+    assert len(asked) == 2 * COUNT
+    for dies_at in range(0, 2 * COUNT, 5):
         for folder in (job.out, job.reports, job.store):
             shutil.rmtree(folder, ignore_errors=True)
         Scripted.asked, Scripted.dies_at = [], dies_at
@@ -200,7 +200,7 @@ def test_a_killed_selection_goes_on_and_writes_the_same_bytes(job_of: Callable[.
         assert not job.out.exists()
         Scripted.dies_at = -1
         selection.run(job_of(top=5))
-        assert Scripted.asked == waves_asked
+        assert Scripted.asked == asked  # what was answered before is stored
         assert read_files(job) == expected
 
 
@@ -214,7 +214,7 @@ def test_the_order_and_grouping_of_questions_changes_no_choice(
     random.Random(1).shuffle(rows)
     write_shards(folder, rows, QUESTION_SCHEMA)
     shutil.rmtree(job_of().store)
-    monkeypatch.setattr(waves, "WAVE_ANSWERS", 5)
+    monkeypatch.setattr(window, "SEGMENT_ANSWERS", 5)
     selection.run(job_of(top=5))
     assert set(read_kept(job_of())) == expected
 
@@ -277,7 +277,7 @@ def test_overlong_questions_are_dropped_unscored(job_of: Callable[..., Job]) -> 
     selection.run(job)
     metrics = read_json(job.reports / "metrics.json")
     assert metrics["dropped"] == {"reference too long": 1, "longer than the student's context": 1, "low score": 6}
-    assert {name for _, names in Scripted.asked for name in names} == {
+    assert {name for _, name in Scripted.asked} == {
         f"imitation-{number}" for number in range(COUNT) if number not in (2, 3)
     }
     with pytest.raises(UnusableData, match=r"keeps none of 12 questions \(12 prompt too long\); raise its bounds"):

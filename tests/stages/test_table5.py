@@ -7,7 +7,7 @@ tiny checkpoints with random weights.
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +79,7 @@ class ScriptedJudge:
         self.chat = SimpleNamespace(encode_prompt=lambda messages, images: [0] * 10)
         self.checkpoint = SimpleNamespace(context_tokens=512)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
         for number, request in enumerate(requests):
             verdict = int(hash_json([dict(one) for one in request.messages])[:2], 16) % 2
             yield number, [Answer(0, f"<answer>{verdict}</answer>", (1,), "stop", 10, 1)]

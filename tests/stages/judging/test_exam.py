@@ -3,7 +3,7 @@
 import importlib.util
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -217,7 +217,7 @@ class ConstantEngine:
         self.chat = type("Chat", (), {"encode_prompt": lambda self, messages, images: [0] * 10})()
         self.checkpoint = type("Checkpoint", (), {"context_tokens": 512})()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
         for place, _ in enumerate(requests):
             yield place, [Answer(0, self.text, (1,), "stop", 10, 1)]
 

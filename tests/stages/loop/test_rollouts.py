@@ -4,7 +4,7 @@ that says nothing.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -131,12 +131,12 @@ def open_rollouts(
     records = {} if recorded is None else recorded
     student, said = Student(), ConstantEngine("")
 
-    def judge(requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+    def judge(requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
         for number, request in enumerate(requests):
             text = reply(request.messages[-1]["content"])
             yield number, [Answer(0, text, (), "stop" if text else "no reply", 9, 3)]
 
-    said.generate = judge  # type: ignore[method-assign]
+    said.iter_outcomes = judge  # type: ignore[method-assign]
     blocks = {
         Ril: Ril(steps=9, learning_rate=1e-3, group=3, sampling=Sampling(max_tokens=8)),
         Verdict: Verdict(model="judge", rule_first=False, max_failed_share=0.5),

@@ -4,7 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +21,11 @@ from stages.config.answers import AnswerBounds
 from stages.config.build import Build
 from stages.config.params import load_params
 from stages.config.sampling import Sampling
-from stages.engines.engine import Answer, Request, RequestError
+from stages.engines.engine import Answer, Outcome, Request, RequestError
 from stages.job.files import read_json, read_shards, write_shards
 from stages.job.job import Job
 from stages.job.rejects import Reject, TooManyRejects
-from stages.responses import answers, waves
+from stages.responses import answers, window
 from stages.responses.answers import (
     Generation,
     fetch_answers,
@@ -47,6 +47,7 @@ from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_chat
 
 SAMPLING = Sampling(max_tokens=8)
+OPEN = 3  # requests that the engine works on
 
 
 def answer_rows(question_ids: Sequence[str], answers: Sequence[Sequence[StoredAnswer]]) -> list[dict[str, Any]]:
@@ -80,14 +81,20 @@ def prompts(count: int) -> list[Prompt]:
 
 
 class Counting:
-    """An engine whose answers are a function of prompt and seed; it remembers what it was asked and can die midway."""
+    """An engine whose answers are a function of prompt and seed; it remembers what it was asked and can die midway.
+
+    It takes OPEN requests and finishes them out of order, the first one last.
+    """
 
     name, version = "counting", "1"
 
     def __init__(self) -> None:
         self.starts = 0
-        self.waves: list[list[Request]] = []
-        self.dies_at = self.gives_up_at = -1
+        self.asked: list[Request] = []
+        self.taken: list[str] = []  # ids of questions, in the order of the requests
+        self.opens: list[int] = []  # requests that it worked on when it finished one
+        self.dies_at = -1  # number of requests taken before it dies
+        self.gives_up: set[str] = set()  # ids of questions
         self.refuses: set[str] = set()  # ids of questions
         self.closed = 0
 
@@ -97,18 +104,30 @@ class Counting:
 
     @property
     def written(self) -> int:
-        return sum(request.n for wave in self.waves for request in wave)
+        return sum(request.n for request in self.asked if request.name not in self.refuses)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-        if len(self.waves) == self.dies_at:
-            raise KeyboardInterrupt
-        for request in requests:
+    @property
+    def names(self) -> list[str]:
+        return [request.name for request in self.asked]
+
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        waiting = enumerate(requests)
+        opened: list[tuple[int, Request]] = []
+        while True:
+            fresh = list(itertools.islice(waiting, OPEN - len(opened)))
+            self.taken += [request.name for _, request in fresh]
+            opened += fresh
+            if not opened:
+                return
+            self.opens.append(len(opened))
+            if len(self.asked) >= self.dies_at >= 0:
+                raise KeyboardInterrupt
+            index, request = opened.pop(len(opened) // 2)
+            self.asked.append(request)
             if request.name in self.refuses:
-                raise RequestError(f"question {request.name}: it is too long")
-        self.waves.append(list(requests))
-        for index in reversed(range(len(requests))):  # not in order, as real engines finish
-            request = requests[index]
-            reason = "abort" if len(self.waves) - 1 == self.gives_up_at else "stop"
+                yield index, f"question {request.name}: it is too long"
+                continue
+            reason = "abort" if request.name in self.gives_up else "stop"
             texts = [f"{request.messages[-1]['content']} {request.seed + sample}" for sample in range(request.n)]
             yield index, [Answer(sample, text, (1, 2), reason, 3, 2) for sample, text in enumerate(texts)]
 
@@ -133,7 +152,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def job(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(waves, "WAVE_ANSWERS", 16)
+    monkeypatch.setattr(window, "SEGMENT_ANSWERS", 16)
     return open_job("rollout", None, tmp_path, load_params(root / "params.yaml"))
 
 
@@ -207,29 +226,43 @@ def test_equal_prompts_are_asked_once(ask: Ask) -> None:
     assert given[3] == given[1]
 
 
-def test_a_run_that_dies_keeps_whole_waves_and_makes_the_same_ones_again(
-    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dies_at", [0, 1, 6, 13, 19])
+def test_a_run_that_is_interrupted_keeps_what_was_answered_and_asks_the_rest_alike(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
     undisturbed = Counting()
     given = ask(prompts(20), undisturbed)
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "other"))
     dying, rest = Counting(), Counting()
-    dying.dies_at = 2
+    dying.dies_at = dies_at
     with pytest.raises(KeyboardInterrupt):
         ask(prompts(20), dying)
-    assert dying.closed == 1
+    assert (dying.closed, len(dying.asked)) == (1, dies_at)
     assert ask(prompts(20), rest) == given
-    assert dying.waves + rest.waves == undisturbed.waves  # the same batches, so the same numbers
+    by_name = {request.name: request for request in [*dying.asked, *rest.asked]}
+    assert by_name == {request.name: request for request in undisturbed.asked}  # the same seeds
+    assert len(dying.asked) + len(rest.asked) == 20
+
+
+def test_requests_are_taken_in_order_when_there_is_room_for_them(ask: Ask, job: Job) -> None:
+    """No barrier: the engine has OPEN of them until the last was taken, over the borders of segments."""
+    engine = Counting()
+    ask(prompts(20), engine)
+    assert engine.taken == [prompt.id for prompt in prompts(20)]
+    assert engine.opens == [*[OPEN] * 18, 2, 1]
+    segments = [pq.read_table(file)["question_id"].to_pylist() for file in sorted(job.store.rglob("*.parquet"))]
+    assert [len(rows) for rows in segments] == [16] * 5  # written while the engine goes on
+    assert all(rows == sorted(rows, key=lambda name: int(name[1:])) for rows in segments)
 
 
 def test_failures_are_no_answers(ask: Ask) -> None:
     failing, rest = Counting(), Counting()
-    failing.gives_up_at = 1
+    failing.gives_up = {"q4", "q5", "q11", "q19"}
     with pytest.raises(RuntimeError, match=r"answers: 16 answers failed .* run again"):
         ask(prompts(20), failing)
     ask(prompts(20), rest)
     assert rest.written == 16
-    assert rest.waves == failing.waves[1:2]
+    assert set(rest.names) == failing.gives_up
 
 
 def test_progress_says_what_is_there(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,6 +297,7 @@ def test_a_refused_question_costs_its_own_answers_only(ask: Ask) -> None:
     given = ask(prompts(20), engine, share=0.2)
     assert [len(row) for row in given] == [0 if index in (3, 4, 17) else 4 for index in range(20)]
     assert engine.written == 17 * 4
+    assert len(engine.asked) == 20
     assert ask(prompts(20), again, share=0.2) == given
     assert again.starts == 0  # what is known to be refused starts no engine
 
@@ -274,22 +308,21 @@ def test_a_refused_question_is_asked_again_when_an_engine_runs_anyway(ask: Ask) 
     ask(prompts(8), engine, share=0.2)
     given = ask(prompts(9), again, share=0.2)
     assert [len(row) for row in given] == [4] * 9
-    assert [[request.name for request in wave] for wave in again.waves] == [["q8", "q3"]]
+    assert set(again.names) == {"q8", "q3"}
 
 
-def test_a_run_that_dies_after_a_refusal_makes_the_same_waves_again(
-    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed, dying, rest = Counting(), Counting(), Counting()
-    for engine in (undisturbed, dying, rest):
+def test_a_run_that_dies_after_a_refusal_asks_the_refused_question_last(ask: Ask) -> None:
+    dying, rest = Counting(), Counting()
+    for engine in (dying, rest):
         engine.refuses = {"q1"}
-    given = ask(prompts(16), undisturbed, share=0.2)
-    monkeypatch.setenv("RIL_STORE", str(tmp_path / "other"))
-    dying.dies_at = len(dying.waves) + 4
+    dying.dies_at = 9
     with pytest.raises(KeyboardInterrupt):
         ask(prompts(16), dying, share=0.2)
-    assert ask(prompts(16), rest, share=0.2) == given
-    assert dying.waves + rest.waves == undisturbed.waves
+    given = ask(prompts(16), rest, share=0.2)
+    assert [len(row) for row in given] == [0 if index == 1 else 4 for index in range(16)]
+    assert "q1" in dying.names
+    assert rest.taken[-1] == "q1"
+    assert dying.written + rest.written == 60
 
 
 def test_too_many_lacking_answers_stop_the_run_at_once(ask: Ask) -> None:
@@ -299,9 +332,9 @@ def test_too_many_lacking_answers_stop_the_run_at_once(ask: Ask) -> None:
         TooManyRejects, match=r"answers: 8 of 80 answers are missing, above max_reject_share = 0.05; .*q1 refused"
     ):
         ask(prompts(20), engine, share=0.05)
-    assert engine.written == 8  # the first wave; nothing is paid after that
+    assert len(engine.asked) < 4 + 2 * OPEN  # those of the first segment, and the ones that were open then
     assert sum(map(len, ask(prompts(20), rest, share=0.05))) == 80
-    assert rest.written == 72
+    assert engine.written + rest.written == 80
 
 
 def test_without_a_share_a_refusal_ends_the_run_after_all_else_is_stored(ask: Ask) -> None:
@@ -316,17 +349,17 @@ def test_without_a_share_a_refusal_ends_the_run_after_all_else_is_stored(ask: As
 
 def test_failed_answers_leave_gaps_and_are_asked_again(ask: Ask) -> None:
     failing, rest = Counting(), Counting()
-    failing.gives_up_at = 1
+    failing.gives_up = {"q4", "q5", "q11", "q19"}
     given = ask(prompts(20), failing, share=0.3)
     assert sum(map(len, given)) == 64
     assert sum(map(len, ask(prompts(20), rest, share=0.3))) == 80
     assert rest.written == 16
 
 
-def test_an_engine_that_breaks_in_a_wave_keeps_what_it_had_finished(ask: Ask) -> None:
+def test_an_engine_that_breaks_keeps_what_it_had_finished(ask: Ask) -> None:
     class Breaking(Counting):
-        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
-            for number, found in enumerate(super().generate(requests)):
+        def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+            for number, found in enumerate(super().iter_outcomes(requests)):
                 if number == 3:
                     raise RuntimeError("the server died")
                 yield found
@@ -347,14 +380,14 @@ def test_a_store_that_cannot_be_written_starts_no_engine(ask: Ask, job: Job) -> 
     assert (engine.starts, engine.written) == (0, 0)
 
 
-def test_a_disk_that_fills_up_ends_before_the_next_wave_and_nothing_is_paid_twice(
+def test_a_disk_that_fills_up_ends_before_the_next_portion_and_nothing_is_paid_twice(
     ask: Ask, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = itertools.count()
 
     @contextmanager
     def reserve(folder: Path, size: int) -> Iterator[None]:
-        if next(calls) == 3:  # one for the start, one for each wave
+        if next(calls) == 3:  # one for the start, one for each portion
             raise UnusableStore(f"{folder}: no room for {size}")
         yield
 
@@ -363,7 +396,7 @@ def test_a_disk_that_fills_up_ends_before_the_next_wave_and_nothing_is_paid_twic
         patch.setattr(answers, "reserve_space", reserve)
         with pytest.raises(UnusableStore, match="no room for"):
             ask(prompts(12), engine)
-    assert engine.written == 32  # two waves, and both are stored
+    assert engine.written == 32  # two portions, and both are stored
     rest = Counting()
     ask(prompts(12), rest)
     assert rest.written == 16
