@@ -43,14 +43,15 @@ class Shape:
 
 
 SHAPES = (
-    Shape("3B whole", 2048, 36, 16, 2, 11008, 151936, tied=True),
+    Shape("3B LoRA", 2048, 36, 16, 2, 11008, 151936, tied=True, lora_rank=64),
     Shape("7B LoRA", 3584, 28, 28, 4, 18944, 152064, tied=False, lora_rank=64),
+    Shape("3B whole", 2048, 36, 16, 2, 11008, 151936, tied=True),
 )
 _TINY_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
 _TINY: dict[str, Any] = {"vision": _TINY_VISION, "image": (6, 4), "text_tokens": 8, "length": 6}
 TINY_SHAPES = (
-    Shape("tiny whole", 64, 2, 4, 2, 128, 512, tied=True, **_TINY),
     Shape("tiny LoRA", 64, 2, 4, 2, 128, 512, tied=False, lora_rank=4, **_TINY),
+    Shape("tiny whole", 64, 2, 4, 2, 128, 512, tied=True, **_TINY),
 )
 
 

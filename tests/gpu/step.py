@@ -2,9 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from stages.config.sampling import Sampling
 from stages.groups.pack import Group, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.policy.batch import RewardedGroup
-from stages.policy.policy import Policy
 from stages.policy.rewards import score_group
 from stages.training.trainer import StepResult
 from stages.vlm.reader import Network, Prompt
-from tests.gpu.lora import without
-from tests.gpu.shapes import Shape
+from tests.gpu.lora import add_adapter, select
+from tests.gpu.shapes import Shape, model_of, network_of
 
 RATE = 1e-6
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 operations a second, from the datasheets (SXM)
@@ -31,8 +29,8 @@ class PlainTrainer:
     stages.training.Trainer.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def __init__(self, trained: Iterable[nn.Parameter]) -> None:
+        self._trained = list(trained)
         self._copies = [parameter.detach().float().clone() for parameter in self._trained]
         self._loss = 0.0
         self._optimizer = torch.optim.AdamW(self._copies, lr=RATE, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
@@ -68,13 +66,38 @@ class PlainTrainer:
         return StepResult(self._loss, float(norm))
 
 
-class Unadapted(Network):
-    """A LoRA student's reference: itself without the trained part."""
+class AdaptedNetwork(Network):
+    """A network on a model that several share: each of its passes has its own adapter, or none."""
 
-    def compute_hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
-        """Last hidden states [tokens, hidden]."""
-        with without(self.model):
-            return super().compute_hidden(ids, positions, mask, features)
+    def __init__(self, network: Network, name: str | None, weights: Sequence[nn.Parameter] = ()) -> None:
+        super().__init__(network.family, network.model, network.image_token_id, network.group_attention)
+        self._name, self._own = name, nn.Module()
+        self._own.adapter = nn.ParameterList(weights)
+
+    def select_adapter(self) -> None:
+        """Makes this network's adapter, or none, the active one."""
+        select(self.model, self._name)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The weights of the adapter."""
+        return self._own
+
+
+def open_loop(shape: Shape, dtype: torch.dtype) -> tuple[Network, Network, Network]:
+    """Student, reference and the discriminator's network: adapters on one model, or three models with all weights."""
+    base = network_of(model_of(shape, dtype))
+    if shape.lora_rank:
+        student, critic = (
+            AdaptedNetwork(base, name, add_adapter(base.model, base.text, name, shape.lora_rank))
+            for name in ("student", "discriminator")
+        )
+        return student, AdaptedNetwork(base, None), critic
+    reference, critic = (network_of(model_of(shape, dtype)) for _ in range(2))
+    for other in (reference, critic):
+        other.model.load_state_dict(base.model.state_dict())
+    reference.model.requires_grad_(False)
+    return base, reference, critic
 
 
 def rewards_of(prompt: Prompt, answers: Sequence[tuple[int, ...]], *, shared: bool) -> list[RewardedGroup]:
@@ -98,36 +121,8 @@ def block_of(shape: Shape, tokens_per_pack: int) -> Ril:
     )
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One way of making the step."""
-
-    seconds: float
-    peak_gib: float
-    tokens: int  # that went through the language model
-    flops: float  # of the whole step
-
-    def line(self, shape: Shape, peak: float) -> str:
-        """For printing: what came out, for each second and of the processor's best."""
-        each, answers = self.tokens / self.seconds, shape.rows * shape.length / self.seconds
-        share = f"{self.flops / self.seconds / peak:.1%}" if peak else "unknown"
-        return (
-            f"{self.seconds * 1e3:9.1f} ms; {each:9.0f} tokens/s, {answers:8.0f} answer tokens/s; "
-            f"MFU {share} ({self.flops / 1e12:.3f} TFLOP); peak {self.peak_gib:.2f} GiB"
-        )
-
-
-def timed(
-    shape: Shape,
-    student: Network,
-    reference: Network,
-    trainer: Any,
-    groups: Sequence[RewardedGroup],
-    tokens_per_pack: int,
-    repeats: int,
-) -> Timed:
-    """Median over `repeats` steps after two."""
-    block = block_of(shape, tokens_per_pack)
+def time_calls(call: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of `call` over `repeats` calls after two, and the GPU's peak memory in GiB (0 on CPU)."""
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -135,14 +130,15 @@ def timed(
     for _ in range(2 + repeats):
         _synchronise()
         start = time.perf_counter()
-        Policy(student, reference, trainer, block).update(groups, RATE)
+        call()
         _synchronise()
         seconds.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    made = [Group(group.prompt, tuple(row.response.token_ids for row in group.responses)) for group in groups]
-    return Timed(
-        statistics.median(seconds[2:]), peak, sum(group.tokens for group in made), step_flops(shape, student, made)
-    )
+    return statistics.median(seconds[2:]), torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+
+
+def count_groups(groups: Sequence[RewardedGroup]) -> list[Group]:
+    """The groups as a pack has them."""
+    return [Group(group.prompt, tuple(row.response.token_ids for row in group.responses)) for group in groups]
 
 
 def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float:
@@ -151,7 +147,7 @@ def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float
     layers.
     """
     tokens, scored = sum(group.tokens for group in groups), sum(group.scored_tokens for group in groups)
-    layers = sum(module.weight.numel() for module in student.text.modules() if isinstance(module, nn.Linear))
+    layers = count_layer_weights(student)
     tower = sum(
         module.weight.numel()
         for part in student.family.get_vision_modules(student.model)
@@ -166,15 +162,18 @@ def step_flops(shape: Shape, student: Network, groups: Sequence[Group]) -> float
     return linear * (3 if shape.lora_rank else 4) + attend * 4 + 2.0 * tower * patches
 
 
+def count_layer_weights(network: Network) -> int:
+    """Weights of the linear layers of the language model, adapters left out."""
+    return sum(module.weight.numel() for module in network.text.modules() if isinstance(module, nn.Linear))
+
+
 def _visible_pairs(prompt: int, answers: Sequence[int]) -> float:
     return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in answers)
 
 
 def pack_of_groups(groups: Sequence[RewardedGroup]) -> Any:
     """All groups as one pack."""
-    return next(
-        make_packs([Group(g.prompt, tuple(row.response.token_ids for row in g.responses)) for g in groups], 10**9)
-    )
+    return next(make_packs(count_groups(groups), 10**9))
 
 
 def peak_rate(name: str) -> float:

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.gpu.ledger import Figures, Ledger
 
 NO_GPU = 3
 
@@ -27,10 +30,39 @@ def test_without_a_gpu_nothing_is_measured(root: Path) -> None:
 @pytest.mark.slow
 def test_every_path_runs_with_tiny_shapes(root: Path, tmp_path: Path) -> None:
     done = bench(root, "--tiny", "--repeats", "1", "--json", str(tmp_path / "figures.json"))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    ways = {"shared prompt", "repeated prompt, 8 rows a pack", "repeated prompt, 1 row a pack"}
-    others = {f"shared prompt, {way}" for way in ("one mask", "split", "sdpa", "merged")}
-    assert figures["tiny whole"].keys() == figures["tiny LoRA"].keys() == ways | others
-    assert figures["head"][0]["full logits, answers"]["seconds"] > 0
-    assert "flex: largest difference of a log-prob" in done.stdout
+    assert [*figures] == ["machine", "head", "tiny LoRA", "tiny whole"], "the cheapest first"
+    ways = ["one mask", "split", "sdpa", "merged"]
+    expected = ["models", "one update of the loop", "ways of attending agree", "shared prompt"]
+    expected += [*(f"shared prompt, {way}" for way in ways)]
+    expected += ["repeated prompt, 1 row a pack", "repeated prompt, 8 rows a pack"]
+    assert [*figures["tiny LoRA"]] == [*figures["tiny whole"]] == expected
+    loop = figures["tiny LoRA"]["one update of the loop"]
+    assert loop["seconds"] == pytest.approx(loop["discriminator_seconds"] + loop["policy_seconds"])
+    assert figures["tiny LoRA"]["models"]["trained"] < figures["tiny whole"]["models"]["trained"]
+    assert "flex" in figures["tiny LoRA"]["ways of attending agree"]
+
+
+def test_out_of_memory_is_a_result_and_each_figure_is_written_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    ledger = Ledger(path, minutes=1)
+
+    def fill() -> Figures:
+        assert json.loads(path.read_text())["3B"]["cheap"]["seconds"] == 1.0
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40 GiB. GPU 0 has")
+
+    def fail() -> Figures:
+        raise RuntimeError("a kernel is missing\nlong explanation")
+
+    ledger.measure("3B", "cheap", lambda: {"seconds": 1.0})
+    ledger.measure("3B", "large", fill)
+    assert not ledger.failed
+    ledger.measure("3B", "broken", fail)
+    assert ledger.failed
+    ledger._end = 0.0
+    ledger.measure("7B", "late", fill)
+    found = json.loads(path.read_text())
+    assert found["3B"]["large"]["out_of_memory"] == "CUDA out of memory"
+    assert found["3B"]["broken"]["failed"] == "RuntimeError: a kernel is missing"
+    assert found["7B"]["late"] == {"not_measured": "the time was up"}
