@@ -183,6 +183,7 @@ def test_files_have_the_modes_that_the_user_asked_for(
     before = set(project.rglob("*"))
     environment = {**os.environ, "PYTHONPATH": str(project), "RIL_STORE": str(tmp_path / "store")}
     environment = {name: value for name, value in environment.items() if name not in ("DVC_STAGE", "DVC_ROOT")}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # Python gives bytecode the mode of its source
     words = [sys.executable, "-m", "flows.run", "questions"]
     subprocess.run(words, cwd=project, env=environment, umask=umask, check=True, capture_output=True, timeout=120)
     made = set(project.rglob("*")) - before

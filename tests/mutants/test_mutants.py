@@ -97,10 +97,10 @@ def test_every_fault_has_a_line_and_those_that_are_not_killed_are_named(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log.jsonl"
-    assert main(["--jobs", "2", "--limit", "8", "--log", str(log)]) == 1
+    assert main(["--jobs", "2", "--limit", "20", "--log", str(log)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" s  ")[2].partition("  ")[0] for line in lines[:-1]] == [
-        *("killed", "SURVIVED", "STOPPED after 8 s", "NOT RUN, pytest ended with 4"),
+        *("killed", "SURVIVED", "STOPPED after 20 s", "NOT RUN, pytest ended with 4"),
         "DOES NOT APPLY: the text stands 2 times in the file",
     ]
     assert lines[0].endswith("module.py: value = 2 for test_one by test_module.py::test_one")

@@ -146,7 +146,7 @@ def test_a_stop_ends_every_process_and_leaves_no_copy(
     project = make_study(seeds=[{"world": world, "seed": 1} for world in (3, 4)])  # two worlds: both run at once
     process = start(project, "flows.cli", "experiments", "run", "small", "--jobs", "2", PYTHONUNBUFFERED="1")
     end = time.monotonic() + 120
-    while len([one for one in workers(project) if "flows.run" in one.cmdline()]) < 2:
+    while len([one for one in workers(project) if "flows.run" in one.info["cmdline"]]) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "two experiments did not start"
         time.sleep(0.1)
