@@ -142,6 +142,8 @@ THROUGH: dict[str, dict[str, str]] = {
         "engines": "never",
         "checkpoint_minutes": "never",
         "keep_checkpoints": "never",
+        "checkpoint_share": "never",
+        "grace_seconds": "never",
         "gpu_memory_utilization": "never",
         "zero_stage": "never",
         "processes": "never",
