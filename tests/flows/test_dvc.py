@@ -177,6 +177,23 @@ def test_a_stage_whose_dvc_has_died_before_it_started_ends(make_repo: Callable[.
     assert not (project / "data" / "questions").exists()
 
 
+LATE = """
+import atexit, os, signal, sys
+from flows.signals import cancel_alarms, end_well_on_signals
+end_well_on_signals()
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))  # the second of two, as a group gets them
+try:
+    sys.exit(143)
+finally:
+    cancel_alarms()
+"""
+
+
+def test_a_signal_at_exit_prints_no_traceback(root: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", LATE], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, "")
+
+
 def test_a_time_limit_ends_the_run(make_repo: Callable[..., Path]) -> None:
     project = make_repo(MANY_QUESTIONS)
     output = StringIO()
