@@ -39,8 +39,17 @@ def keep_own_handler() -> Iterator[None]:
 
 
 def cancel_alarms() -> None:
-    """For the end of the process: nothing is raised again."""
+    """For the end of the process: nothing is raised again, since an exception in what runs at exit is a traceback."""
     signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_at_exit)
+
+
+def _stop_at_exit(number: int, frame: FrameType | None) -> None:
+    """The process ends anyway; a request long after the first one ends it at once."""
+    _first.append(time.monotonic())
+    if _first[-1] - _first[0] > _SAME_STOP_SECONDS:
+        os._exit(128 + number)
 
 
 def die_with_parent() -> None:

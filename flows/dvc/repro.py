@@ -94,8 +94,7 @@ def run_repro(
     Raises Nested inside a stage; Refused when dvc can't say what is out of date.
     """
     told = output or sys.stdout
-    if mended := mend_cut_lock(root):
-        told.write(f"warning: {mended}\n")
+    _mend_lock(root, told)
     code = _run_repro(root, targets, jobs, limit_hours, told)
     keep_whole_lock(root)
     return code or _check_kept(root, targets, told)
@@ -167,6 +166,7 @@ def run_experiment(
     given = [part for override in overrides for part in ("-S", override)]
     arguments = ["exp", "run", "--temp", "--name", name, *given, *_make_flags(targets), *targets.names]
     with hold_experiment_lock(root) as release:
+        _mend_lock(root, output or sys.stdout)
         _sweep(root, output or sys.stdout)
         code = _run(root, arguments, limit_hours * 3600, OutputWatcher(output or sys.stdout, _UNDER_WAY, release))
     if code:
@@ -211,8 +211,7 @@ def run_experiments(root: Path, source: ExperimentSource, jobs: int = 1, limit_h
     _refuse_nesting()
     grace = _read_grace(root)
     remove_dead_entries(root)
-    if mended := mend_cut_lock(root):
-        print(f"warning: {mended}")
+    _mend_lock(root, sys.stdout)
     running, code = list[tuple[Experiment, _Run]](), 0
     end = time.monotonic() + limit_hours * 3600
     with (
@@ -387,6 +386,11 @@ class _Run:
         if ended:
             self._shown.close()
         return ended
+
+
+def _mend_lock(root: Path, output: Output) -> None:
+    if mended := mend_cut_lock(root):
+        output.write(f"warning: {mended}\n")
 
 
 def _sweep(root: Path, output: Output) -> None:

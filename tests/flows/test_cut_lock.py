@@ -76,6 +76,18 @@ def test_a_cut_file_is_not_kept_and_a_file_that_dvc_writes_is_left_to_it(root: P
     assert "2 entries, and 1 come from the copy" in mend_cut_lock(root)
 
 
+def test_a_stage_that_dvc_starts_keeps_a_copy(
+    make_project: Callable[..., Path], call: Callable[..., tuple[int, str, str]]
+) -> None:
+    project = make_project()
+    Repo.init(str(project), no_scm=True).close()
+    lock = project / "dvc.lock"
+    lock.write_text(dump(make_entries("ab")))
+    code, _, err = call(project, "flows.run", "questions", DVC_STAGE="questions")
+    assert code == 0, err
+    assert (project / ".dvc" / "tmp" / "dvc.lock.whole").read_text() == lock.read_text()
+
+
 @pytest.mark.slow
 def test_ril_run_mends_it_and_runs_nothing_again(
     make_project: Callable[..., Path], call: Callable[..., tuple[int, str, str]]

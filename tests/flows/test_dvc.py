@@ -166,6 +166,34 @@ def test_no_dvc_is_left_when_its_run_fails(make_repo: Callable[..., Path]) -> No
     wait_until_gone(project, 1.0)
 
 
+def test_a_stage_whose_dvc_has_died_before_it_started_ends(make_repo: Callable[..., Path]) -> None:
+    """The shell ends at once, as a killed dvc; the stage starts when its parent is process 1 or another reaper."""
+    project = make_repo()
+    environment = {**os.environ, "PYTHONPATH": str(project), "DVC_STAGE": "questions"}
+    command = f"(sleep 1; exec {sys.executable} -m flows.run questions 2> said) &"
+    subprocess.run(["/bin/sh", "-c", command], cwd=project, env=environment, start_new_session=True, check=True)
+    wait_until_gone(project, 90.0)
+    assert (project / "said").is_file(), "the stage was started"
+    assert not (project / "data" / "questions").exists()
+
+
+LATE = """
+import atexit, os, signal, sys
+from flows.signals import cancel_alarms, end_well_on_signals
+end_well_on_signals()
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))  # the second of two, as a group gets them
+try:
+    sys.exit(143)
+finally:
+    cancel_alarms()
+"""
+
+
+def test_a_signal_at_exit_prints_no_traceback(root: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", LATE], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, "")
+
+
 def test_a_time_limit_ends_the_run(make_repo: Callable[..., Path]) -> None:
     project = make_repo(MANY_QUESTIONS)
     output = StringIO()
