@@ -64,7 +64,7 @@ def _start_with_weights(
     settings = assign_gpus(settings, options)
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, options, label, trainable)
-    return VllmEngine(checkpoint, runtime, settings, options.log_probs)
+    return VllmEngine(checkpoint, runtime, settings, options.log_probs, options.adapter_rank)
 
 
 def assign_gpus(settings: Vllm | VllmServer, options: StartOptions) -> Vllm | VllmServer:

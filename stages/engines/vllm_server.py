@@ -1,4 +1,4 @@
-"""vLLM as servers, started by the stage or already running: replicas, several GPUs each, weight updates from a file.
+"""vLLM as servers, started by the stage or already running: replicas, several GPUs each, new weights while they run.
 
 Prompts are sent as token ids through vLLM's own route (`/inference/v1/generate`), together with the original image
 bytes: only our chat template is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from stages.engines.arguments import (
     check_log_probs,
     encode_request,
     format_flags,
+    make_adapter_arguments,
     make_data_url,
     make_engine_arguments,
     make_sampling_arguments,
@@ -38,10 +40,11 @@ from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call,
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError, StartOptions
 from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
+from stages.engines.server_weights import ServerWeights, name_receiver
 from stages.engines.stream import ServerStream, require_answers, send_in_window
 from stages.engines.supervisor import STOPPED_SECONDS
+from stages.engines.weight_file import SaveAdapter
 from stages.job.devices import VISIBLE, list_devices, name_devices
-from stages.job.files import replacing
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ NEVER = -1e30  # added to the logit of a banned token
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
 _SUPERVISOR_SECONDS = 0.5  # after a broken connection: until the supervisor notices that its server is gone
 _CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
+_ROOT = Path(__file__).parents[2]  # where servers find `stages`
 
 
 class VllmServerEngine:
@@ -92,6 +96,12 @@ class VllmServerEngine:
         self._checked = False
         self._sleeps = settings.sharing == "sleep" and not settings.urls and bool(list_devices())
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
+        self._adapter_rank = options.adapter_rank
+        spans = spans_machines(settings)
+        self._direct = trainable and not spans and sends_directly(runtime, options.adapter_rank)
+        self._weights = ServerWeights(
+            self._control, self._folder, checkpoint.weights, options.logs.parent if spans else None
+        )
         began, say = time.monotonic(), options.say
         try:
             self._urls = list(settings.urls) or self._start_replicas(options.logs, trainable)
@@ -128,6 +138,8 @@ class VllmServerEngine:
         sees = self._reader.image_token_id >= 0
         arguments = {
             **make_engine_arguments(self.checkpoint, self._runtime, settings, sees, self._log_probs),
+            **make_adapter_arguments(self._adapter_rank),
+            **({"worker_extension_cls": name_receiver()} if self._direct else {}),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -146,6 +158,8 @@ class VllmServerEngine:
             command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
             environment = {**devices, STOPPED_SECONDS: str(self._runtime.stopped_seconds), "VLLM_API_KEY": self._key}
             environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable or self._sleeps else {}
+            environment |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if self._adapter_rank else {}
+            environment |= {"PYTHONPATH": _add_to_path(_ROOT)} if self._direct else {}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))
         return urls
@@ -186,8 +200,9 @@ class VllmServerEngine:
         return next((why for server in self._servers if (why := server.describe_exit()) is not None), None)
 
     def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> list[httpx.Response]:
-        """Sends one request to every server and returns the replies; raises EngineError if one is not 200."""
-        replies = [self._ask(url, method, path, body) for url in self._urls]
+        """Sends one request to all servers at once, returns the replies; raises EngineError if one is not 200."""
+        with ThreadPoolExecutor(len(self._urls)) as threads:
+            replies = list(threads.map(lambda url: self._ask(url, method, path, body), self._urls))
         for url, reply in zip(self._urls, replies, strict=True):
             if reply.status_code != 200:
                 raise self._make_error(
@@ -245,7 +260,9 @@ class VllmServerEngine:
         except ValueError as error:
             raise RequestError(f"question {request.name}: {error}") from error
         images = [{"type": "image_url", "url": make_data_url(image, request.name)} for image in request.images]
+        adapter = {"model": self._adapter_name} if self._weights.serves_adapter else {}
         return {
+            **adapter,
             "token_ids": ids,
             "sampling_params": make_sampling_arguments(request, self.chat, NEVER),
             **({"content_parts": images} if images else {}),
@@ -315,24 +332,26 @@ class VllmServerEngine:
                 )
         self._checked = True
 
-    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Loads new weights into every server through a safetensors file, and empties their caches (trap T12).
+    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> int:
+        """Loads new weights into all servers, and empties their caches (trap T12); returns the bytes of the weights.
 
-        `named` is the whole `state_dict()` of the transformers model. The file is in this machine's temporary folder
-        and is complete before a server is told of it.
+        `named` is the whole `state_dict()` of the transformers model. `runtime.weight_transfer` selects the way.
         """
-        from safetensors.torch import save_file
+        content = (self._weights.send_directly if self._direct else self._weights.send_files)(named)
+        self._empty_caches()
+        return content
 
-        folder = self._folder / "weights"
-        seen: set[int] = set()
-        tensors = {}
-        for name, tensor in named:
-            shared = tensor.data_ptr() in seen  # a tied head; safetensors refuses shared memory
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
-        with replacing(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-        self._control("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+    def update_adapter(self, save: SaveAdapter, size: int) -> int:
+        """Loads a new adapter into all servers; returns its bytes."""
+        content = self._weights.send_adapter(save, size, self._adapter_name)
+        self._empty_caches()
+        return content
+
+    @property
+    def _adapter_name(self) -> str:
+        return f"{self.label}-adapter"
+
+    def _empty_caches(self) -> None:
         if not all(reply.json()["success"] for reply in self._control("POST", "/reset_prefix_cache")):
             raise EngineError(
                 f"vLLM server of {self.label} can't empty its prefix cache: answers are still being written"
@@ -359,6 +378,7 @@ class VllmServerEngine:
     def _stop(self) -> None:
         for server in self._servers:
             server.stop()
+        self._weights.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -380,6 +400,17 @@ def assign_devices(label: str, settings: VllmServer) -> list[dict[str, str]]:
             f"({', '.join(names)}); lower replicas, tensor_parallel or pipeline_parallel"
         )
     return [{VISIBLE: ",".join(names[first : first + each])} for first in range(0, each * replicas, each)]
+
+
+def sends_directly(runtime: Runtime, adapter_rank: int) -> bool:
+    """Whether new weights go to the workers of vLLM on this machine without a file."""
+    import torch
+
+    return runtime.select_transfer(adapter_rank, torch.cuda.is_available()) == "direct"
+
+
+def _add_to_path(folder: Path) -> str:
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
 def read_log_probs(choice: Mapping[str, Any]) -> tuple[float, ...]:
