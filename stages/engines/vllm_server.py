@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,15 +200,28 @@ class VllmServerEngine:
         return next((why for server in self._servers if (why := server.describe_exit()) is not None), None)
 
     def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> list[httpx.Response]:
-        """Sends one request to all servers at once, returns the replies; raises EngineError if one is not 200."""
-        with ThreadPoolExecutor(len(self._urls)) as threads:
-            replies = list(threads.map(lambda url: self._ask(url, method, path, body), self._urls))
-        for url, reply in zip(self._urls, replies, strict=True):
+        """Sends one request to all servers at once and returns the replies.
+
+        Raises EngineError if one is not 200, without waiting for the other servers: with one of them gone they may
+        wait for each other.
+        """
+
+        def ask(url: str) -> httpx.Response:
+            reply = self._ask(url, method, path, body)
             if reply.status_code != 200:
                 raise self._make_error(
                     url, f"{method} {path}: HTTP {reply.status_code}: {reply.text[:SHOWN_CHARACTERS]}"
                 )
-        return replies
+            return reply
+
+        threads = ThreadPoolExecutor(len(self._urls))
+        try:
+            replies = [threads.submit(ask, url) for url in self._urls]
+            for reply in as_completed(replies):
+                reply.result()
+        finally:
+            threads.shutdown(wait=False)
+        return [reply.result() for reply in replies]
 
     def _ask(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:

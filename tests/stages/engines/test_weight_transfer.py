@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from stages.engines import weight_file, weight_group
 from stages.engines.engine import EngineError
+from stages.engines.vllm_server import VllmServerEngine
 from stages.engines.weight_buckets import iter_buckets, unpack
 from stages.engines.weight_file import choose_storage, opening_storage, remove_leftovers, write_weights
 from stages.engines.weight_group import describe_buffer, open_buffer
@@ -233,6 +235,39 @@ def test_a_server_that_fails_ends_the_transfer_at_once(
         sender.send(make_weights().items())
     assert time.monotonic() - began < 5
     assert not list(tmp_path.glob("ril-weights-*")), "no link is left, so no buffer"
+
+
+def ask_two_servers(answer: Callable[[str], Any]) -> list[Any]:
+    """Asks two servers for which `answer` stands."""
+    engine = VllmServerEngine.__new__(VllmServerEngine)
+    engine.label, engine._urls = "student", ["first", "second"]
+    engine._ask = lambda url, *_: answer(url)  # type: ignore[method-assign]
+    return engine._control("POST", "/collective_rpc")
+
+
+def test_all_replicas_are_asked_at_the_same_time() -> None:
+    together = threading.Barrier(2)
+
+    def answer(url: str) -> Any:
+        together.wait(timeout=10)
+        return SimpleNamespace(status_code=200, url=url)
+
+    assert [reply.url for reply in ask_two_servers(answer)] == ["first", "second"]
+
+
+def test_a_server_that_fails_is_named_while_the_other_one_waits() -> None:
+    end = threading.Event()
+
+    def answer(url: str) -> Any:
+        if url == "first":
+            end.wait(30)
+        return SimpleNamespace(status_code=500, text="no such method")
+
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="student at second: POST /collective_rpc: HTTP 500: no such method"):
+        ask_two_servers(answer)
+    end.set()
+    assert time.monotonic() - began < 10
 
 
 def test_a_buffer_on_a_gpu_is_described_without_a_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
