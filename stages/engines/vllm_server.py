@@ -6,8 +6,6 @@ answers are returned (T6). At the first call every server reports how it tokeniz
 (T5).
 """
 
-import functools
-import math
 import os
 import secrets
 import shutil
@@ -34,12 +32,12 @@ from stages.engines.arguments import (
     make_data_url,
     make_engine_arguments,
     make_sampling_arguments,
-    make_scored_answer,
 )
-from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
+from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError, StartOptions
 from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
+from stages.engines.server_replies import read_answers
 from stages.engines.server_weights import ServerWeights, name_receiver
 from stages.engines.stream import ServerStream, require_answers, send_in_window
 from stages.engines.supervisor import STOPPED_SECONDS
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
 
 NO_PORT = "servers of a model in training, and those that sleep, let any caller run code in them; remove port"
 GENERATE_ROUTE = "/inference/v1/generate"
-UNKNOWN = -9999.0  # sent in place of NaN and of minus infinity, because JSON has neither
 NEVER = -1e30  # added to the logit of a banned token
 # The `vllm` command requires a package named vllm; the CPU build has another name. This is the module that it runs.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -116,7 +113,7 @@ class VllmServerEngine:
             f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after "
             f"{time.monotonic() - began:.0f} s)"
         )
-        servers = [functools.partial(self._make_client, url) for url in self._urls]
+        servers = [partial(self._make_client, url) for url in self._urls]
         every = settings.model_copy(update={"concurrency": settings.concurrency * len(servers)})
         self._caller = Caller(
             f"vLLM server of {label}", GENERATE_ROUTE, servers, every, self._describe_exit, trusted=True
@@ -264,7 +261,9 @@ class VllmServerEngine:
         if not self._checked:
             self._check(request)
         return Call(
-            request.name, functools.partial(self._make_body, request), functools.partial(self._read_answers, request)
+            request.name,
+            partial(self._make_body, request),
+            partial(read_answers, request, self.chat),
         )
 
     def _make_body(self, request: Request) -> dict[str, Any]:
@@ -280,34 +279,6 @@ class VllmServerEngine:
             "sampling_params": make_sampling_arguments(request, self.chat, NEVER),
             **({"content_parts": images} if images else {}),
         }
-
-    def _read_answers(self, request: Request, reply: Any) -> list[Answer]:
-        if request.given is not None:
-            return [self._read_scored_answer(request, reply)]
-        try:
-            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-            prompt_tokens = int(reply["usage"]["prompt_tokens"])
-            ids = [tuple(int(token) for token in choice["token_ids"]) for choice in choices]
-            reasons = [str(choice["finish_reason"]) for choice in choices]
-            log_probs = [read_log_probs(choice) if request.log_probs else None for choice in choices]
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise BadReply(f"{type(error).__name__}: {error}") from error
-        if len(choices) != request.n:
-            raise BadReply(f"{len(choices)} answers, not {request.n}")
-        decode = self.chat.decode
-        return [
-            Answer(index, decode(own), own, reason, prompt_tokens, len(own), seen)
-            for index, (own, reason, seen) in enumerate(zip(ids, reasons, log_probs, strict=True))
-        ]
-
-    def _read_scored_answer(self, request: Request, reply: Any) -> Answer:
-        try:  # one entry for each token that was sent: {"<id>": {"logprob": ...}}, null for the first
-            found = [float(one["logprob"]) for entry in reply["prompt_logprobs"][1:] for one in entry.values()]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BadReply(f"{type(error).__name__}: {error}") from error
-        if len(found) + 1 != reply["usage"]["prompt_tokens"]:
-            raise BadReply(f"{len(found)} log probabilities of {reply['usage']['prompt_tokens']} tokens")
-        return make_scored_answer(request, self.chat, found)
 
     def _check(self, request: Request) -> None:
         """Raises EngineError if a server tokenizes a prompt differently from training: it serves another model.
@@ -424,14 +395,3 @@ def sends_directly(runtime: Runtime, adapter_rank: int) -> bool:
 
 def _add_to_path(folder: Path) -> str:
     return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
-
-
-def read_log_probs(choice: Mapping[str, Any]) -> tuple[float, ...]:
-    """Returns the log probability of each token of one choice of a reply; NaN where vLLM has none.
-
-    Raises ValueError when they are not those of the choice's tokens; KeyError, TypeError for another form.
-    """
-    found = [(int(one["token_id"]), float(one["logprob"])) for one in choice["logprobs"]["content"]]
-    if [token for token, _ in found] != [int(token) for token in choice["token_ids"]]:
-        raise ValueError(f"log probabilities of {len(found)} tokens, which are not the {len(choice['token_ids'])} sent")
-    return tuple(math.nan if value <= UNKNOWN else value for _, value in found)

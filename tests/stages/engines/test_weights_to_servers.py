@@ -11,6 +11,7 @@ from stages.config.lora import Lora
 from stages.config.runtime import Runtime
 from stages.engines import weight_file, weight_sender
 from stages.engines.engine import StartOptions
+from stages.engines.server_replies import read_answers
 from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint
@@ -77,7 +78,7 @@ def ask_one(engine: VllmServerEngine, url: str) -> list[list[tuple[int, ...]]]:
     found = []
     for request in seeing_requests(GREEDY):
         reply = engine._ask(url, "POST", "/inference/v1/generate", engine._make_body(request))
-        found.append([answer.token_ids for answer in engine._read_answers(request, reply.json())])
+        found.append([answer.token_ids for answer in read_answers(request, engine.chat, reply.json())])
     return found
 
 
