@@ -215,10 +215,10 @@ class VllmServerEngine:
         try:
             replies = [threads.submit(ask, url) for url in self._urls]
             for reply in as_completed(replies):
-                reply.result()
+                reply.result(0)
         finally:
             threads.shutdown(wait=False)
-        return [reply.result() for reply in replies]
+        return [reply.result(0) for reply in replies]
 
     def _ask(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:

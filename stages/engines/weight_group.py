@@ -46,7 +46,7 @@ def open_group(device: torch.device, store: Path, place: int, size: int) -> Any:
 
 def broadcast_from_first(group: Any, buffer: Tensor) -> None:
     """Gives all processes of `group` the first one's `buffer`; returns when it has arrived."""
-    group.broadcast([buffer], _dist.BroadcastOptions()).wait()
+    group.broadcast([buffer], _dist.BroadcastOptions()).wait(timedelta(seconds=GROUP_SECONDS))
     synchronize(buffer.device)
 
 
