@@ -60,7 +60,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
     rollouts = Rollouts(job, models, state, pool)
     validation = Validation(job, models, state, validation_questions)
     if state.first:
-        models.engine.update_weights(policy.iter_weights())
+        models.push_weights()
     else:
         validation.run(0)
 
@@ -95,7 +95,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
             updated = policy.update(rewarded, learning_rate(block, step))
         with job.measure_time("sync"):
             models.wake_engines()
-            models.engine.update_weights(policy.iter_weights())
+            job.add_measurements(bytes_to_engine=models.push_weights())
 
         history.append({STEP: step + 1, **reward_metrics(groups, scored), **metrics, **updated})
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):

@@ -16,14 +16,14 @@ from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.model import Model
 from stages.config.objective import Objective
 from stages.config.paths import holds_project
-from stages.config.placement import find_rank_gpus, place_loop
+from stages.config.placement import LOOP, find_rank_gpus, place_loop, spans_machines
 from stages.config.plain import abbreviate, list_faults
 from stages.config.pool import Pool
 from stages.config.questions import Questions
 from stages.config.report import Report
 from stages.config.ril import Ril
 from stages.config.rollout import Rollout
-from stages.config.runtime import Runtime
+from stages.config.runtime import LARGEST_SERVED_RANK, Runtime
 from stages.config.selection import Selection
 from stages.config.switch import find_contradiction, read_choices
 from stages.config.table import STAGES
@@ -93,6 +93,7 @@ class Params(Block):
         for name in self.models:
             self._check_engine(name)
         self._check_servers()
+        self._check_weight_transfer()
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
         if student == "qwen2_5":
             raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
@@ -162,6 +163,26 @@ class Params(Block):
                     f"{key}.port is {engine.port}; servers {why} let any caller run code in them, so they have a Unix "
                     "socket only; remove port"
                 )
+
+    def _check_weight_transfer(self) -> None:
+        """Raises for a way to the student's engine that there is not."""
+        transfer, lora, runtime = self.runtime.weight_transfer, self.ril.lora, self.runtime
+        if transfer == "adapter" and lora is None:
+            raise ValueError(
+                "runtime.weight_transfer is 'adapter', but ril.lora is off: all weights are trained and must be sent; "
+                "take auto, or set ril.lora"
+            )
+        if transfer == "adapter" and lora is not None and lora.rank > LARGEST_SERVED_RANK:
+            raise ValueError(
+                f"runtime.weight_transfer is 'adapter', but ril.lora.rank is {lora.rank}, and vLLM applies adapters up "
+                f"to rank {LARGEST_SERVED_RANK}; take auto, or lower the rank"
+            )
+        student = runtime.find_engine(LOOP, "student")
+        if transfer == "direct" and isinstance(student, GpuUse) and spans_machines(student):
+            raise ValueError(
+                f"runtime.weight_transfer is 'direct', but {runtime.find_engine_key(LOOP, 'student')} spans machines "
+                "(Ray): its weights go through a file in the store; take auto"
+            )
 
     def _check_placement(self) -> None:
         """Raises for GPUs that do not exist, and for GPUs of stage `ril` that are claimed twice."""

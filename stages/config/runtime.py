@@ -13,6 +13,8 @@ TrainingStage = Literal["warm_start", "discriminator", "ril"]
 GpuList = Annotated[tuple[Gpu, ...], Field(strict=False, min_length=1)]
 
 GroupAttention = Literal["auto", "sdpa", "merged", "flex"]
+WeightTransfer = Literal["auto", "file", "direct", "adapter"]
+LARGEST_SERVED_RANK = 512  # of an adapter that vLLM applies
 VisionAttention = Literal["auto", "sdpa", "batched", "flash_attention_2"]
 
 
@@ -71,6 +73,12 @@ class Runtime(Block):
         description="Attention of the vision tower in training: sdpa (one window at a time), batched (windows of one "
         "length together), flash_attention_2 (needs the package flash_attn); auto: batched on GPUs, else sdpa.",
     )
+    weight_transfer: WeightTransfer = Field(
+        "auto",
+        description="How the student's servers get new weights in stage ril: file (in memory-backed storage), direct "
+        "(NCCL or shared memory), adapter (with ril.lora only the adapter, which vLLM applies); auto: on GPUs adapter "
+        "with ril.lora, else direct; on a CPU file.",
+    )
     checkpoint_minutes: float = Field(
         10.0,
         ge=0,
@@ -119,6 +127,17 @@ class Runtime(Block):
     def count_ranks(self, stage: str) -> int:
         """Returns the number of training processes of `stage` on this machine."""
         return len(self.rank_gpus.get(stage, ())) or self.processes  # type: ignore[call-overload]
+
+    def select_transfer(self, adapter_rank: int, on_gpu: bool) -> WeightTransfer:
+        """Returns how the student's engine gets new weights, never `auto`; `adapter_rank` is 0 without adapters.
+
+        On a CPU an engine in process gives an answer the same bits in any batch; with an adapter it does not.
+        """
+        if self.weight_transfer != "auto":
+            return self.weight_transfer
+        if not on_gpu:
+            return "file"
+        return "adapter" if 0 < adapter_rank <= LARGEST_SERVED_RANK else "direct"
 
     def find_engine(self, stage: str, model: str) -> EngineSettings:
         """Returns the engine of an entry of `models` in `stage`; default: vLLM in process."""

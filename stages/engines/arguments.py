@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from PIL import Image
 
@@ -57,6 +57,19 @@ def make_engine_arguments(
         "disable_log_stats": True,
         **({"logprobs_mode": "processed_logprobs"} if log_probs else {}),
         **(on_gpu if torch.cuda.is_available() else on_cpu),
+    }
+
+
+def make_adapter_arguments(rank: int) -> dict[str, Any]:
+    """Returns the further arguments of vLLM's engine for serving one adapter of `rank`; none if it is 0."""
+    if not rank:
+        return {}
+    from vllm.config.lora import MaxLoRARanks
+
+    return {
+        "enable_lora": True,
+        "max_lora_rank": min(known for known in get_args(MaxLoRARanks) if known >= rank),
+        "max_loras": 1,
     }
 
 

@@ -81,6 +81,7 @@ class StartOptions:
     log_probs: bool = False  # requests may ask for log probabilities
     own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
     stage: str = ""  # the stage that asks, for `runtime.stage_engines`
+    adapter_rank: int = 0  # of the adapter that answers are given with (`update_adapter`); 0: there is none
     gpus: tuple[int, ...] = ()  # GPUs of the engine where others compute at the same time; (): as its settings say
 
 
@@ -121,11 +122,18 @@ class Engine(Protocol):
 class TrainableEngine(Engine, Protocol):
     """An engine whose weights can be replaced while it runs."""
 
-    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Loads new weights into the running engine and empties its caches.
+    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> int:
+        """Loads new weights into the running engine and empties its caches; returns the bytes of the weights.
 
         `named` is the whole `state_dict()` of the transformers model, including the head if it is tied to the
         embeddings: without it vLLM keeps the old head on CPU.
+        """
+
+    def update_adapter(self, save: Callable[[Path], None], size: int) -> int:
+        """Answers with another adapter beside the loaded weights from now on; returns the bytes of its files.
+
+        `save` writes it in peft's format to the folder `adapter` of a folder; it has about `size` bytes. The engine
+        must have been started with StartOptions.adapter_rank.
         """
 
 

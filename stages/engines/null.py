@@ -1,6 +1,7 @@
 """The engine of ranks other than the first: rank 0 generates and shares the answers with the others."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.engines.engine import Answer, Outcome, Request
@@ -37,8 +38,13 @@ class NullEngine:
             f"{len(requests)} questions were asked on a rank that has no engine; only the first rank asks"
         )
 
-    def update_weights(self, named: "Iterable[tuple[str, Tensor]]") -> None:
+    def update_weights(self, named: "Iterable[tuple[str, Tensor]]") -> int:
         """Does nothing; the first rank's engine gets the weights."""
+        return 0
+
+    def update_adapter(self, save: Callable[[Path], None], size: int) -> int:
+        """Does nothing; the first rank's engine gets the adapter."""
+        return 0
 
     def close(self) -> None:
         """Does nothing; there is nothing to free."""

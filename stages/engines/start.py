@@ -69,7 +69,7 @@ def _start_with_weights(
     settings = assign_gpus(settings, options)
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, options, label, trainable)
-    return VllmEngine(checkpoint, runtime, settings, options.log_probs)
+    return VllmEngine(checkpoint, runtime, settings, options.log_probs, options.adapter_rank)
 
 
 def check_allocator(settings: Vllm | VllmServer, key: str) -> None:

@@ -113,7 +113,7 @@ def supervise(stage: int, scratch: Path, command: list[str]) -> int:
 
     A server that is stopped for RIL_STOPPED_SECONDS is ended, too.
 
-    If the stage is gone, this also removes `scratch`: sockets, and weights of up to 15 GB.
+    If the stage is gone, this also removes `scratch` and what its links name: sockets, and weights of up to 17 GB.
     """
     asked = StopRequest()
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
@@ -126,6 +126,8 @@ def supervise(stage: int, scratch: Path, command: list[str]) -> int:
             break
     end_all(server, GRACE_SECONDS)
     if os.getppid() != stage:
+        for link in filter(Path.is_symlink, scratch.glob("*")):  # weights in memory-backed storage
+            shutil.rmtree(link.resolve(), ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
     return server.returncode if server.returncode >= 0 else 128 - server.returncode
 

@@ -11,6 +11,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.config.engines import Vllm
@@ -19,6 +20,7 @@ from stages.corpora.images import open_image
 from stages.engines.arguments import (
     check_log_probs,
     encode_request,
+    make_adapter_arguments,
     make_engine_arguments,
     make_sampling_arguments,
     make_scored_answer,
@@ -27,6 +29,7 @@ from stages.engines.batch_invariance import make_batch_invariant
 from stages.engines.engine import Answer, Outcome, Request, RequestError
 from stages.engines.preparation import Preparation
 from stages.engines.stream import require_answers
+from stages.engines.weight_file import SaveAdapter, ServedAdapter, remove_leftovers
 from stages.job.devices import list_devices
 from stages.job.silence import WorkLimit
 from stages.vlm.checkpoint import Checkpoint
@@ -44,7 +47,7 @@ AHEAD_SHARE = (
 class VllmEngine:
     """One checkpoint, loaded by vLLM in this process.
 
-    With `log_probs`, requests may ask for log probabilities.
+    With `log_probs`, requests may ask for log probabilities; with `adapter_rank` adapters of that rank are served.
     """
 
     name = "vllm"
@@ -55,6 +58,7 @@ class VllmEngine:
         runtime: Runtime,
         settings: Vllm | None = None,
         log_probs: bool = False,
+        adapter_rank: int = 0,
     ) -> None:
         """Starts the engine: 4 s on CPU, 20 s for the first model of an architecture, minutes for a large model.
 
@@ -78,12 +82,17 @@ class VllmEngine:
         with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
                 **make_engine_arguments(checkpoint, runtime, settings, reader.image_token_id >= 0, log_probs),
+                **make_adapter_arguments(adapter_rank),
                 tensor_parallel_size=settings.tensor_parallel,
                 mm_processor_cache_gb=0,  # 4 GiB of decoded images by default; a request holds its own until it is done
                 use_tqdm_on_load=False,  # a progress bar of one second for a local file
             )
         self._sleeps = settings.sharing == "sleep" and bool(list_devices())
         self._engine = self._llm.llm_engine
+        self._files = ServedAdapter()
+        self._adapter: Any = None  # vLLM's name for the adapter that is served
+        if adapter_rank:
+            remove_leftovers()
         self._make_batch_invariant()
         # vLLM's own shutdown, also that of a garbage-collected engine, destroys all process groups of this
         # process, including those
@@ -136,7 +145,7 @@ class VllmEngine:
             try:
                 prompt, sampling = prepared.result()
                 with _refusing(request):
-                    self._engine.add_request(str(index), prompt, sampling)
+                    self._engine.add_request(str(index), prompt, sampling, lora_request=self._adapter)
             except RequestError as error:
                 yield index, str(error)
             else:
@@ -182,16 +191,43 @@ class VllmEngine:
         log_probs = tuple(float(found[token].logprob) for token, found in seen) if seen else None
         return Answer(one.index, self.chat.decode(ids), ids, reason, len(output.prompt_token_ids), len(ids), log_probs)
 
-    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Loads new weights into the running engine: 0.03 s for a tiny model.
+    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> int:
+        """Loads new weights into the running engine, 0.03 s for a tiny model; returns their bytes.
 
         `named` is the whole `state_dict()` of the transformers model, including the head if it is tied to the
         embeddings: without it vLLM keeps the old head on CPU.
         """
+        sizes: list[int] = []
+
+        def iter_counted() -> Iterator[tuple[str, "Tensor"]]:
+            for name, tensor in named:
+                sizes.append(tensor.nbytes)
+                yield name, tensor
+
         with self._limit.watch():
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named)})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter_counted()})
         self._make_batch_invariant()
         self._reset_caches()
+        return sum(sizes)
+
+    def update_adapter(self, save: SaveAdapter, size: int) -> int:
+        """Answers with the adapter that `save` writes from now on; returns its bytes.
+
+        On CPU an answer then depends on what else is in the batch, in its last bits: vLLM's layers of adapters do.
+        """
+        from vllm.lora.request import LoRARequest
+
+        def load(folder: Path) -> None:  # under a new number, so that nothing of the old one is found in a cache
+            old = self._adapter
+            self._adapter = LoRARequest("adapter", old.lora_int_id + 1 if old else 1, str(folder))
+            self._engine.add_lora(self._adapter)
+            if old:
+                self._engine.remove_lora(old.lora_int_id)
+
+        with self._limit.watch():
+            content = self._files.replace(save, size, load)
+        self._reset_caches()
+        return content
 
     def _make_batch_invariant(self) -> None:
         """Makes answers on CPU independent of what else is in the batch; on GPUs rounding depends on it."""
@@ -220,6 +256,7 @@ class VllmEngine:
     def close(self) -> None:
         """Frees the weights and the cache; the engine cannot be used afterwards. Process groups stay."""
         self._limit.close()
+        self._files.close()
         self._engine.engine_core._finalizer()
         del self._engine, self._llm
         gc.unfreeze()  # vLLM calls gc.freeze() after loading, which hides these objects from the collector

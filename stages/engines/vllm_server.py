@@ -1,4 +1,4 @@
-"""vLLM as servers, started by the stage or already running: replicas, several GPUs each, weight updates from a file.
+"""vLLM as servers, started by the stage or already running: replicas, several GPUs each, new weights while they run.
 
 Prompts are sent as token ids through vLLM's own route (`/inference/v1/generate`), together with the original image
 bytes: only our chat template is applied, text like `<|im_end|>` in a question stays text (trap T7), and the ids of
@@ -6,8 +6,6 @@ answers are returned (T6). At the first call every server reports how it tokeniz
 (T5).
 """
 
-import functools
-import math
 import os
 import secrets
 import shutil
@@ -15,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,19 +28,21 @@ from stages.engines.arguments import (
     check_log_probs,
     encode_request,
     format_flags,
+    make_adapter_arguments,
     make_data_url,
     make_engine_arguments,
     make_sampling_arguments,
-    make_scored_answer,
 )
-from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
+from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError, StartOptions
 from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
+from stages.engines.server_replies import read_answers
+from stages.engines.server_weights import ServerWeights, name_receiver
 from stages.engines.stream import ServerStream, require_answers, send_in_window
 from stages.engines.supervisor import STOPPED_SECONDS
+from stages.engines.weight_file import SaveAdapter
 from stages.job.devices import VISIBLE, list_devices, name_devices
-from stages.job.files import replacing
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ if TYPE_CHECKING:
 
 NO_PORT = "servers of a model in training, and those that sleep, let any caller run code in them; remove port"
 GENERATE_ROUTE = "/inference/v1/generate"
-UNKNOWN = -9999.0  # sent in place of NaN and of minus infinity, because JSON has neither
 NEVER = -1e30  # added to the logit of a banned token
 # The `vllm` command requires a package named vllm; the CPU build has another name. This is the module that it runs.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
 _SUPERVISOR_SECONDS = 0.5  # after a broken connection: until the supervisor notices that its server is gone
 _CONTROL_SECONDS = 600.0  # for loading new weights and emptying caches
+_ROOT = Path(__file__).parents[2]  # where servers find `stages`
 
 
 class VllmServerEngine:
@@ -92,6 +93,12 @@ class VllmServerEngine:
         self._checked = False
         self._sleeps = settings.sharing == "sleep" and not settings.urls and bool(list_devices())
         self._ssl = httpx.create_ssl_context()  # once for all clients: 20 ms
+        self._adapter_rank = options.adapter_rank
+        spans = spans_machines(settings)
+        self._direct = trainable and not spans and sends_directly(runtime, options.adapter_rank)
+        self._weights = ServerWeights(
+            self._control, self._folder, checkpoint.weights, options.logs.parent if spans else None
+        )
         began, say = time.monotonic(), options.say
         try:
             self._urls = list(settings.urls) or self._start_replicas(options.logs, trainable)
@@ -106,7 +113,7 @@ class VllmServerEngine:
             f"vLLM {self.version} serves {label} ({len(self._urls)} servers, ready after "
             f"{time.monotonic() - began:.0f} s)"
         )
-        servers = [functools.partial(self._make_client, url) for url in self._urls]
+        servers = [partial(self._make_client, url) for url in self._urls]
         every = settings.model_copy(update={"concurrency": settings.concurrency * len(servers)})
         self._caller = Caller(
             f"vLLM server of {label}", GENERATE_ROUTE, servers, every, self._describe_exit, trusted=True
@@ -128,6 +135,8 @@ class VllmServerEngine:
         sees = self._reader.image_token_id >= 0
         arguments = {
             **make_engine_arguments(self.checkpoint, self._runtime, settings, sees, self._log_probs),
+            **make_adapter_arguments(self._adapter_rank),
+            **({"worker_extension_cls": name_receiver()} if self._direct else {}),
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "served_model_name": self.label,
@@ -146,6 +155,8 @@ class VllmServerEngine:
             command = [sys.executable, "-m", _MODULE, *format_flags({**arguments, **place}), *settings.args]
             environment = {**devices, STOPPED_SECONDS: str(self._runtime.stopped_seconds), "VLLM_API_KEY": self._key}
             environment |= {"VLLM_SERVER_DEV_MODE": "1"} if trainable or self._sleeps else {}
+            environment |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if self._adapter_rank else {}
+            environment |= {"PYTHONPATH": _add_to_path(_ROOT)} if self._direct else {}
             log = logs / f"vllm_server-{self.label}-{replica}-{os.getpid()}.log"
             self._servers.append(Server(command, log, environment, self._folder))
         return urls
@@ -186,14 +197,28 @@ class VllmServerEngine:
         return next((why for server in self._servers if (why := server.describe_exit()) is not None), None)
 
     def _control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> list[httpx.Response]:
-        """Sends one request to every server and returns the replies; raises EngineError if one is not 200."""
-        replies = [self._ask(url, method, path, body) for url in self._urls]
-        for url, reply in zip(self._urls, replies, strict=True):
+        """Sends one request to all servers at once and returns the replies.
+
+        Raises EngineError if one is not 200, without waiting for the other servers: with one of them gone they may
+        wait for each other.
+        """
+
+        def ask(url: str) -> httpx.Response:
+            reply = self._ask(url, method, path, body)
             if reply.status_code != 200:
                 raise self._make_error(
                     url, f"{method} {path}: HTTP {reply.status_code}: {reply.text[:SHOWN_CHARACTERS]}"
                 )
-        return replies
+            return reply
+
+        threads = ThreadPoolExecutor(len(self._urls))
+        try:
+            replies = [threads.submit(ask, url) for url in self._urls]
+            for reply in as_completed(replies):
+                reply.result(0)
+        finally:
+            threads.shutdown(wait=False)
+        return [reply.result(0) for reply in replies]
 
     def _ask(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:
@@ -236,7 +261,9 @@ class VllmServerEngine:
         if not self._checked:
             self._check(request)
         return Call(
-            request.name, functools.partial(self._make_body, request), functools.partial(self._read_answers, request)
+            request.name,
+            partial(self._make_body, request),
+            partial(read_answers, request, self.chat),
         )
 
     def _make_body(self, request: Request) -> dict[str, Any]:
@@ -245,39 +272,13 @@ class VllmServerEngine:
         except ValueError as error:
             raise RequestError(f"question {request.name}: {error}") from error
         images = [{"type": "image_url", "url": make_data_url(image, request.name)} for image in request.images]
+        adapter = {"model": self._adapter_name} if self._weights.serves_adapter else {}
         return {
+            **adapter,
             "token_ids": ids,
             "sampling_params": make_sampling_arguments(request, self.chat, NEVER),
             **({"content_parts": images} if images else {}),
         }
-
-    def _read_answers(self, request: Request, reply: Any) -> list[Answer]:
-        if request.given is not None:
-            return [self._read_scored_answer(request, reply)]
-        try:
-            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-            prompt_tokens = int(reply["usage"]["prompt_tokens"])
-            ids = [tuple(int(token) for token in choice["token_ids"]) for choice in choices]
-            reasons = [str(choice["finish_reason"]) for choice in choices]
-            log_probs = [read_log_probs(choice) if request.log_probs else None for choice in choices]
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise BadReply(f"{type(error).__name__}: {error}") from error
-        if len(choices) != request.n:
-            raise BadReply(f"{len(choices)} answers, not {request.n}")
-        decode = self.chat.decode
-        return [
-            Answer(index, decode(own), own, reason, prompt_tokens, len(own), seen)
-            for index, (own, reason, seen) in enumerate(zip(ids, reasons, log_probs, strict=True))
-        ]
-
-    def _read_scored_answer(self, request: Request, reply: Any) -> Answer:
-        try:  # one entry for each token that was sent: {"<id>": {"logprob": ...}}, null for the first
-            found = [float(one["logprob"]) for entry in reply["prompt_logprobs"][1:] for one in entry.values()]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BadReply(f"{type(error).__name__}: {error}") from error
-        if len(found) + 1 != reply["usage"]["prompt_tokens"]:
-            raise BadReply(f"{len(found)} log probabilities of {reply['usage']['prompt_tokens']} tokens")
-        return make_scored_answer(request, self.chat, found)
 
     def _check(self, request: Request) -> None:
         """Raises EngineError if a server tokenizes a prompt differently from training: it serves another model.
@@ -315,24 +316,26 @@ class VllmServerEngine:
                 )
         self._checked = True
 
-    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Loads new weights into every server through a safetensors file, and empties their caches (trap T12).
+    def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> int:
+        """Loads new weights into all servers, and empties their caches (trap T12); returns the bytes of the weights.
 
-        `named` is the whole `state_dict()` of the transformers model. The file is in this machine's temporary folder
-        and is complete before a server is told of it.
+        `named` is the whole `state_dict()` of the transformers model. `runtime.weight_transfer` selects the way.
         """
-        from safetensors.torch import save_file
+        content = (self._weights.send_directly if self._direct else self._weights.send_files)(named)
+        self._empty_caches()
+        return content
 
-        folder = self._folder / "weights"
-        seen: set[int] = set()
-        tensors = {}
-        for name, tensor in named:
-            shared = tensor.data_ptr() in seen  # a tied head; safetensors refuses shared memory
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
-        with replacing(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-        self._control("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+    def update_adapter(self, save: SaveAdapter, size: int) -> int:
+        """Loads a new adapter into all servers; returns its bytes."""
+        content = self._weights.send_adapter(save, size, self._adapter_name)
+        self._empty_caches()
+        return content
+
+    @property
+    def _adapter_name(self) -> str:
+        return f"{self.label}-adapter"
+
+    def _empty_caches(self) -> None:
         if not all(reply.json()["success"] for reply in self._control("POST", "/reset_prefix_cache")):
             raise EngineError(
                 f"vLLM server of {self.label} can't empty its prefix cache: answers are still being written"
@@ -359,6 +362,7 @@ class VllmServerEngine:
     def _stop(self) -> None:
         for server in self._servers:
             server.stop()
+        self._weights.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -382,12 +386,12 @@ def assign_devices(label: str, settings: VllmServer) -> list[dict[str, str]]:
     return [{VISIBLE: ",".join(names[first : first + each])} for first in range(0, each * replicas, each)]
 
 
-def read_log_probs(choice: Mapping[str, Any]) -> tuple[float, ...]:
-    """Returns the log probability of each token of one choice of a reply; NaN where vLLM has none.
+def sends_directly(runtime: Runtime, adapter_rank: int) -> bool:
+    """Whether new weights go to the workers of vLLM on this machine without a file."""
+    import torch
 
-    Raises ValueError when they are not those of the choice's tokens; KeyError, TypeError for another form.
-    """
-    found = [(int(one["token_id"]), float(one["logprob"])) for one in choice["logprobs"]["content"]]
-    if [token for token, _ in found] != [int(token) for token in choice["token_ids"]]:
-        raise ValueError(f"log probabilities of {len(found)} tokens, which are not the {len(choice['token_ids'])} sent")
-    return tuple(math.nan if value <= UNKNOWN else value for _, value in found)
+    return runtime.select_transfer(adapter_rank, torch.cuda.is_available()) == "direct"
+
+
+def _add_to_path(folder: Path) -> str:
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))

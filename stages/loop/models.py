@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+import torch
+
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import SpreadCheck
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
@@ -38,6 +40,7 @@ class RilModels:
     adversary: Adversary | None  # None if the objective uses no discriminator
     engine: TrainableEngine  # samples from the student; a null engine on ranks other than the first
     judge: Engine | None  # None if the reward uses no verdict, and on ranks other than the first
+    serves_adapter: bool  # the engine gets the student's adapter alone; on all ranks
     sleepers: tuple[str, ...]  # entries of `models` whose engines sleep while the ranks compute; on all ranks
 
     @property
@@ -62,6 +65,16 @@ class RilModels:
             free_cached_memory()
             for engine in self._list_sleepers():
                 engine.wake()
+
+    def push_weights(self) -> int:
+        """Gives the engine the student's weights, or its adapter; returns the bytes that were sent.
+
+        All ranks call this; on those other than the first nothing is sent.
+        """
+        if not self.serves_adapter:
+            return self.engine.update_weights(self.policy.iter_weights())
+        save, size = self.policy.export_adapter()
+        return self.engine.update_adapter(save, size)
 
     def _list_sleepers(self) -> list[SharingEngine]:
         engines = [self.engine] * ("student" in self.sleepers) + [self.judge] * self.judge_sleeps
@@ -88,7 +101,8 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
     with ExitStack() as stack:
         with job.measure_time("start"):
             compares = objective.rollout_correction != "none"
-            student_need = replace(need, log_probs=compares, gpus=gpus.get("student", ()))
+            rank = find_served_rank(job.block(Ril), runtime)
+            student_need = replace(need, log_probs=compares, gpus=gpus.get("student", ()), adapter_rank=rank)
             engine = start_trainable(checkpoint, runtime, student_need) if here.first else make_null_engine(checkpoint)
             stack.callback(engine.close)
             judge: Engine | None = None
@@ -102,9 +116,14 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
                 shares = job.block(DiscriminatorBlock).lora is not None
                 base = policy.reference if shares else load_network(checkpoint, reader, runtime)
                 adversary = load_adversary(job, base, reader, objective)
-        yield RilModels(
-            checkpoint, reader, policy, adversary, engine, judge, find_sleepers(runtime, job.stage, judge_name)
-        )
+        sleepers = find_sleepers(runtime, job.stage, judge_name)
+        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, rank > 0, sleepers)
+
+
+def find_served_rank(block: Ril, runtime: Runtime) -> int:
+    """Returns the rank of the student's adapter if its engine applies it, 0 if the engine gets merged weights."""
+    rank = block.lora.rank if block.lora else 0
+    return rank if runtime.select_transfer(rank, torch.cuda.is_available()) == "adapter" else 0
 
 
 def find_sleepers(runtime: Runtime, stage: str, judge: str | None) -> tuple[str, ...]:

@@ -4,9 +4,10 @@ The reference pass needs no rewards, so it runs while the judge works (`Policy.p
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,6 +56,15 @@ class Policy:
     def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Returns name and value of all student weights for the engine; empty on ranks other than the first."""
         return self.student.iter_weights(self.trainer.state_dict())
+
+    def export_adapter(self) -> tuple[Callable[[Path], None], int]:
+        """Returns a function that writes the student's adapter to the folder `adapter` of a folder, and its bytes.
+
+        All ranks must call this together; the function is for the first one.
+        """
+        state = self.trainer.state_dict()
+        save = partial(self.student.save_adapter, state, base="data/warm_start")
+        return save, sum(tensor.nbytes for tensor in state.values())
 
     # --- before rewards ----------------------------------------------------------------------------------------------
 

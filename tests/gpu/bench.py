@@ -34,6 +34,7 @@ from tests.gpu.step import (
     step_flops,
     time_calls,
 )
+from tests.gpu.weights import send_weights
 from tests.performance.log_prob_head import compare
 
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.5}  # of a log-prob, between ways of attending; bf16 rounds to 2^-8
@@ -42,6 +43,7 @@ HEADS = {
     False: ((1600, 2048, 151936), (8192, 3584, 152064)),
     True: ((40, 16, 503),),
 }  # rows, width, vocabulary; by tiny
+WEIGHTS = {False: ((8192, 32),), True: ((40, 9),)}  # width, layers; by tiny; 6.4 GB
 
 
 def run_all(*, tiny: bool, only: str, repeats: int, minutes: float, path: Path | None) -> Ledger:
@@ -60,6 +62,8 @@ def run_all(*, tiny: bool, only: str, repeats: int, minutes: float, path: Path |
         ledger.note("machine", "", told)
         for sizes in HEADS[tiny]:
             ledger.measure("head", " x ".join(map(str, sizes)), partial(compare, *sizes))
+        for width, layers in WEIGHTS[tiny]:
+            ledger.measure("weights", "to another process", partial(send_weights, width, layers))
         for shape in TINY_SHAPES if tiny else SHAPES:
             if only in shape.name:
                 _measure_shape(ledger, shape, dtype, peak, repeats)

@@ -32,7 +32,7 @@ def test_every_path_runs_with_tiny_shapes(root: Path, tmp_path: Path) -> None:
     done = bench(root, "--tiny", "--repeats", "1", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [*figures] == ["machine", "head", "tiny LoRA", "tiny whole"], "the cheapest first"
+    assert [*figures] == ["machine", "head", "weights", "tiny LoRA", "tiny whole"], "the cheapest first"
     ways = ["one mask", "split", "sdpa", "merged"]
     expected = ["models", "one update of the loop", "ways of attending agree", "shared prompt"]
     expected += [*(f"shared prompt, {way}" for way in ways)]

@@ -120,11 +120,12 @@ def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) ->
         recording.updates.append((names[id(trainer)], rate))
         return step(trainer, rate)
 
-    def record_push(named: Any) -> None:
-        push(named)
+    def record_push(named: Any) -> int:
+        content = push(named)
         if models.adversary and not models.adversary.trainer.sharded:
             state = models.adversary.discriminator.trained.state_dict()
             recording.critics.append({name: value.clone() for name, value in state.items()})
+        return content
 
     patch.setattr(Adversary, "backward", record_texts)
     patch.setattr(Trainer, "step", record_step)

@@ -78,9 +78,10 @@ class ScriptedStudent:
         log_probs = tuple(-draw.uniform(5, 8) for _ in ids)
         return Answer(sample, text, tuple(ids), finish, 1, len(ids), log_probs)
 
-    def update_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
+    def update_weights(self, named: Iterable[tuple[str, Tensor]]) -> int:
         """Keeps a copy."""
         self.pushes.append({name: value.detach().clone() for name, value in named})
+        return sum(value.nbytes for value in self.pushes[-1].values())
 
     def close(self) -> None:
         """Nothing to free."""

@@ -38,7 +38,10 @@ def hash_files(folder: Path) -> dict[str, str]:
 def test_every_stage_takes_what_the_one_before_wrote(
     family: str, tiny: Callable[[str], Checkpoint], loop_project: Callable[[str, Mapping[str, Any]], Job]
 ) -> None:
-    """Each base keeps its bytes, and the exported adapter on it is the merged model that the stage wrote."""
+    """Each base keeps its bytes, and the exported adapter on it is the merged model that the stage wrote.
+
+    The engine of the loop gets merged weights for one family, adapters for the other.
+    """
     job = loop_project("warm_start", OVERLAY)
     data = job.root / "data"
     shutil.rmtree(data / "warm_start")
@@ -53,7 +56,11 @@ def test_every_stage_takes_what_the_one_before_wrote(
     warm_start.run(job)
     warmed = hash_files(data / "warm_start")
     discriminator.run(loop_project("discriminator", OVERLAY))
-    ril.run(loop_project("ril", OVERLAY))
+    served = family == "internvl3"
+    loop = loop_project("ril", OVERLAY | ({"runtime": {"weight_transfer": "adapter"}} if served else {}))
+    ril.run(loop)
+    sent, whole = loop._measured["bytes_to_engine"], (data / "ril" / "model" / "model.safetensors").stat().st_size
+    assert (sent < whole / 4) is served
     assert hash_files(data / "model" / "student") == start
     assert hash_files(data / "warm_start") == warmed
 

@@ -65,8 +65,8 @@ class ScriptedStudent:
             pairs = enumerate(zip(texts, ids, strict=True))
             yield number, [Answer(n, text, own, "stop", 9, len(own)) for n, (text, own) in pairs]
 
-    def update_weights(self, named: Any) -> None:
-        assert dict(named)
+    def update_weights(self, named: Any) -> int:
+        return sum(value.nbytes for value in dict(named).values())
 
     def close(self) -> None:
         pass

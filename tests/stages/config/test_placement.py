@@ -51,6 +51,38 @@ def test_an_engine_that_sleeps_has_all_gpus_but_those_of_others() -> None:
     assert place(1, engines={"student": asleep, "judge": asleep}).engines == {"judge": (0,), "student": (0,)}
 
 
+def test_the_way_of_new_weights_follows_from_device_and_adapter() -> None:
+    """On a CPU as before; an adapter that vLLM does not apply is merged."""
+    auto = Runtime()
+    assert [auto.select_transfer(rank, on_gpu=False) for rank in (0, 16)] == ["file", "file"]
+    assert [auto.select_transfer(rank, on_gpu=True) for rank in (0, 16, 1024)] == ["direct", "adapter", "direct"]
+    for way in ("file", "direct", "adapter"):
+        named = Runtime.model_validate({"weight_transfer": way})
+        assert {named.select_transfer(16, on_gpu=True), named.select_transfer(16, on_gpu=False)} == {way}
+
+
+RAY = SERVER | {"args": ["--distributed-executor-backend", "ray"]}
+NO_WAYS = [
+    ({"weight_transfer": "adapter"}, None, r"weight_transfer is 'adapter', but ril\.lora is off: .* take auto, or set"),
+    ({"weight_transfer": "adapter"}, {"rank": 600}, r"ril\.lora\.rank is 600, and vLLM .* up to rank 512; take auto"),
+    (
+        {"weight_transfer": "direct", "stage_engines": {"ril": {"student": RAY}}},
+        None,
+        r"'direct', but runtime\.stage_engines\.ril\.student spans machines \(Ray\): .* take auto",
+    ),
+    ({"weight_transfer": "nccl"}, None, "weight_transfer"),
+]
+
+
+@pytest.mark.parametrize(("runtime", "lora", "line"), NO_WAYS)
+def test_a_way_of_new_weights_that_there_is_not_is_refused(
+    root: Path, runtime: dict[str, Any], lora: dict[str, Any] | None, line: str
+) -> None:
+    overlay = {"runtime": runtime, "ril": {"lora": lora, "freeze_vision": True}}
+    with pytest.raises(ParamsError, match=line):
+        validate_params(merge_params(read_yaml(root / "params.yaml"), overlay))
+
+
 def test_on_cpu_nothing_is_placed() -> None:
     assert place(0, processes=4) == Placement((0, 1, 2, 3), {})
 

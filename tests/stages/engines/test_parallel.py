@@ -5,16 +5,18 @@ parser.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from stages.config.engines import VllmServer
-from stages.config.runtime import Runtime
+from stages.config.runtime import LARGEST_SERVED_RANK, Runtime
 from stages.engines import vllm_server
 from stages.engines.engine import StartOptions
+from stages.engines.server_weights import name_receiver
 from stages.engines.vllm_server import VllmServerEngine
+from stages.engines.weight_receiver import WeightReceiver
 from stages.vlm.checkpoint import Checkpoint
 
 GPUS = 8
@@ -52,9 +54,10 @@ def started(
     monkeypatch.setattr(VllmServerEngine, "_control", lambda self, *_: [reply])
     checkpoint = tiny("qwen2_5")
 
-    def start(**settings: Any) -> list[tuple[Any, str | None]]:
+    def start(runtime: Runtime | None = None, adapter_rank: int = 0, **settings: Any) -> list[tuple[Any, str | None]]:
         server = VllmServer(kind="vllm_server", **settings)
-        engine = VllmServerEngine(checkpoint, Runtime(), server, StartOptions(tmp_path, say=lambda text: None), "big")
+        options = StartOptions(tmp_path, say=lambda text: None, adapter_rank=adapter_rank)
+        engine = VllmServerEngine(checkpoint, runtime or Runtime(), server, options, "big", runtime is not None)
         engine.close()
         found = []
         for one in engine._servers:
@@ -101,6 +104,29 @@ def test_ray_and_other_arguments_go_through(started: Any) -> None:
     ((parsed, _),) = started(tensor_parallel=8, pipeline_parallel=2, args=args)
     assert (parsed.distributed_executor_backend, parsed.mm_encoder_tp_mode) == ("ray", "data")
     assert (parsed.tensor_parallel_size, parsed.pipeline_parallel_size) == (8, 2)
+
+
+def test_a_server_in_training_gets_what_its_way_of_new_weights_needs(started: Any) -> None:
+    """On GPUs: a receiver for all weights, or an adapter; on several machines and in `file` vLLM has all that it needs.
+
+    Other servers have none of it. vLLM loads the class by its name.
+    """
+    from vllm.config.lora import MaxLoRARanks
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    def find(*given: Any, **settings: Any) -> tuple[str, bool, int]:
+        ((parsed, _),) = started(*given, gpus=(0,), **settings)
+        return parsed.worker_extension_cls, bool(parsed.enable_lora), parsed.max_lora_rank
+
+    assert max(get_args(MaxLoRARanks)) == LARGEST_SERVED_RANK
+    unused, receiver = find()[2], name_receiver()
+    assert find(Runtime()) == (receiver, False, unused)
+    assert resolve_obj_by_qualname(receiver) is WeightReceiver
+    assert find(Runtime(), adapter_rank=48) == ("", True, 64)
+    assert find(Runtime(weight_transfer="direct")) == (receiver, False, unused)
+    assert find(Runtime(weight_transfer="file")) == find() == ("", False, unused)
+    ((parsed, _),) = started(Runtime(), args=("--distributed-executor-backend", "ray"))
+    assert parsed.worker_extension_cls == ""
 
 
 def test_no_server_trusts_code_or_listens_to_others(started: Any) -> None:

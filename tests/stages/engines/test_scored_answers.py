@@ -17,8 +17,8 @@ from stages.engines.arguments import make_scored_answer
 from stages.engines.calls import BadReply
 from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import Request, RequestError
+from stages.engines.server_replies import read_answers
 from stages.engines.vllm import VllmEngine
-from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_reader
 
@@ -100,16 +100,15 @@ def test_only_the_end_of_the_scored_tokens_is_the_answers(tiny: Callable[[str], 
 
 def test_a_servers_reply_is_read_or_refused(tiny: Callable[[str], Checkpoint]) -> None:
     chat = load_reader(tiny("qwen2_5_vl")).chat
-    engine: Any = SimpleNamespace(chat=chat)
     (request,) = make_requests(["16"])
     count = len(chat.encode_response("16"))
     entries = [None, *({str(7 + place): {"logprob": -0.25 * place, "rank": 1}} for place in range(9 + count))]
     reply = {"prompt_logprobs": entries, "usage": {"prompt_tokens": len(entries)}}
-    found = VllmServerEngine._read_scored_answer(engine, request, reply)
+    (found,) = read_answers(request, chat, reply)
     assert found.log_probs == pytest.approx([-0.25 * place for place in range(9, 9 + count)])
     for wrong in (None, entries[:-1], [*entries[:-1], None], [*entries[:-1], {"7": {"rank": 1}}]):
         with pytest.raises(BadReply):
-            VllmServerEngine._read_scored_answer(engine, request, {**reply, "prompt_logprobs": wrong})
+            read_answers(request, chat, {**reply, "prompt_logprobs": wrong})
 
 
 def test_an_endpoint_is_not_asked_to_score() -> None:

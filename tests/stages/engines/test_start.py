@@ -43,10 +43,10 @@ def test_the_folder_says_whose_settings_count(started: list[tuple[Any, ...]], tm
     start_trainable(checkpoint(tmp_path / "data/warm_start"), runtime, need)
     assert started == [
         ("VllmServerEngine", runtime, SERVER, need, "judge", False),
-        ("VllmEngine", runtime, Vllm(kind="vllm"), False),
-        ("VllmEngine", runtime, student, False),
-        ("VllmEngine", runtime, student, False),
-        ("VllmEngine", runtime, student, False),
+        ("VllmEngine", runtime, Vllm(kind="vllm"), False, 0),
+        ("VllmEngine", runtime, student, False, 0),
+        ("VllmEngine", runtime, student, False, 0),
+        ("VllmEngine", runtime, student, False, 0),
     ]
 
 

@@ -12,8 +12,9 @@ from stages.config.objective import Correction
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Request, StartOptions
+from stages.engines.server_replies import UNKNOWN, read_log_probs
 from stages.engines.vllm import VllmEngine
-from stages.engines.vllm_server import UNKNOWN, VllmServerEngine, read_log_probs
+from stages.engines.vllm_server import VllmServerEngine
 from stages.groups.log_probs import response_log_probs
 from stages.groups.pack import Group, make_packs
 from stages.policy.loss import rollout_weights

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stages.adversary.discriminator_model import DiscriminatorModel
 from stages.config.discriminator import Discriminator
 from stages.config.lora import Lora
 from stages.config.ril import Ril
+from stages.engines.engine import StartOptions
 from stages.engines.start import make_null_engine
 from stages.job.job import Job
 from stages.loop import models as loop_models
@@ -82,6 +84,43 @@ def test_with_adapters_models_share_one_copy_of_the_weights(
         small = sum(one.numel() for one in policy.reference.model.parameters()) / 4
         for trainer, adapted in zip(models.trainers.values(), (student, discriminator), strict=True):
             assert (sum(one.numel() for one in trainer.model.parameters()) < small) is adapted
+
+
+@pytest.mark.parametrize("way", ["auto", "adapter"])
+def test_the_engine_gets_merged_weights_or_the_adapter_alone(
+    loop_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """On a CPU by setting. The engine is told of the rank when it starts."""
+    overlay = {"ril": {"lora": {"rank": 4}, "objective": "grpo"}}
+    job = loop_project("ril", overlay | {"runtime": {"weight_transfer": way}})
+    checkpoint, _, objective = open_parts(job)
+    engine: Any = make_null_engine(checkpoint)
+    started: list[StartOptions] = []
+    pushed: dict[str, Mapping[str, torch.Tensor]] = {}
+
+    def update_weights(named: Any) -> int:
+        pushed["weights"] = dict(named)
+        return 1
+
+    def update_adapter(save: Callable[[Path], None], size: int) -> int:
+        save(tmp_path / "sent")
+        pushed["adapter"] = load_file(tmp_path / "sent" / "adapter" / "adapter_model.safetensors")
+        assert size == sum(one.nbytes for one in pushed["adapter"].values())
+        return size
+
+    engine.update_weights, engine.update_adapter = update_weights, update_adapter
+    monkeypatch.setattr(loop_models, "start_trainable", lambda *given: started.append(given[-1]) or engine)
+    monkeypatch.setattr(loop_models, "start_engine", lambda *_: make_null_engine(checkpoint))
+    with loop_models.open_models(job, objective) as models:
+        sent = models.push_weights()
+        trained = models.policy.trainer.state_dict()
+    assert [one.adapter_rank for one in started] == [4 if way == "adapter" else 0]
+    assert list(pushed) == ["adapter" if way == "adapter" else "weights"]
+    if way == "adapter":
+        assert sent == sum(one.nbytes for one in trained.values())
+        assert {name.partition("layers.")[2] for name in pushed["adapter"]} == {
+            name.partition("layers.")[2] for name in trained
+        }
 
 
 @pytest.mark.parametrize("objective", ["ril", "adversarial"])

@@ -157,6 +157,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "gradient_checkpointing": "never",
         "group_attention": "never",
         "vision_attention": "never",
+        "weight_transfer": "never",
         "prefect_probe_seconds": "never",
     },
 }
