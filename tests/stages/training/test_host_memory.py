@@ -41,6 +41,23 @@ def learn(trainer: Trainer, steps: range, dtype: torch.dtype) -> list[float]:
     return losses
 
 
+def list_moved(trainer: Trainer, dtype: torch.dtype) -> tuple[list[str], list[str]]:
+    """What is in host memory in a pass, and in the update."""
+    optimizer, step = trainer._engine.optimizer, trainer._engine.step
+    seen: list[list[str]] = []
+
+    def update() -> None:
+        seen.append([one.value for one in optimizer.offloaded_states])
+        step()
+
+    trainer._engine.step = update
+    moved = [one.value for one in optimizer.offloaded_states]
+    learn(trainer, range(1), dtype)
+    assert moved == [one.value for one in optimizer.offloaded_states], "and out again"
+    trainer._engine.step = step
+    return sorted(moved), seen[0]
+
+
 def compare(folder: str) -> None:
     """Losses without interruption, and from the state of every setting, by precision and setting."""
     gc.freeze()  # DeepSpeed collects garbage whenever it moves states: 0.7 s a step here
@@ -55,6 +72,8 @@ def compare(folder: str) -> None:
             trainer = make_trainer(setting, dtype)
             trainer.load_state(Path(folder), f"{dtype} {saved}")
             found[dtype, saved, setting] = learn(trainer, range(BEFORE, BEFORE + AFTER), dtype)
+        for zero in (1, 2, 3):
+            found["moved", dtype, zero] = list_moved(make_trainer((zero, "swapped"), dtype), dtype)
     for setting in SETTINGS:
         found["keys", setting] = learn(make_trainer(setting, torch.float32, **KEYS), range(BEFORE), torch.float32)
     if get_ranks().first:
@@ -77,6 +96,16 @@ def test_settings_learn_the_same(dtype: torch.dtype, bound: float, losses: Any) 
         assert losses[dtype, setting] == pytest.approx(whole, rel=bound), setting
     for saved, setting in zip(SETTINGS, SETTINGS[1:] + SETTINGS[:1], strict=True):
         assert losses[dtype, saved, setting] == pytest.approx(whole[BEFORE:], rel=bound), f"{saved} -> {setting}"
+
+
+def test_fp32_weights_and_moments_are_on_the_gpu_in_an_update_only(losses: Any) -> None:
+    """By DeepSpeed's own record: on a CPU both are in one memory."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for zero in (1, 2, 3):
+            in_passes, in_update = losses["moved", dtype, zero]
+            one_copy = zero == 3 and dtype == torch.float32  # the weights that passes need
+            assert in_passes == (["optim_states"] if one_copy else ["hp_params", "optim_states"])
+            assert in_update == []
 
 
 def test_keys_of_deepspeed_change_no_loss(losses: Any) -> None:
