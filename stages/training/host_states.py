@@ -32,10 +32,12 @@ class HostStates:
     @contextmanager
     def bring_back(self) -> Iterator[None]:
         """Has the state on the device of the engine within the block."""
-        self._engine.reload_states()
+        with torch.no_grad():  # fp32 weights require a gradient: each copy would join a graph
+            self._engine.reload_states()
         yield
         self._move_out()
 
+    @torch.no_grad()
     def _move_out(self) -> None:
         optimizer = self._engine.optimizer
         if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):

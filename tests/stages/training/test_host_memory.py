@@ -1,6 +1,7 @@
 """AdamW's state and the reference in host memory: what is learned stays the same, and every setting resumes another."""
 
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def compare(folder: str) -> None:
             found["moved", dtype, zero] = list_moved(make_trainer((zero, "swapped"), dtype), dtype)
     for setting in SETTINGS:
         found["keys", setting] = learn(make_trainer(setting, torch.float32, **KEYS), range(BEFORE), torch.float32)
+    trainer = make_trainer((3, "resident"), torch.float32)
+    for weight in trainer.model.parameters():
+        part = weight.ds_tensor.view(-1)  # type: ignore[attr-defined]
+        part[max(0, weight.ds_numel - get_ranks().rank * len(part)) :] = math.nan  # type: ignore[attr-defined]
+    found["padded"] = learn(trainer, range(BEFORE), torch.float32)
+    assert trainer.find_broken_weight() is None
     if get_ranks().first:
         torch.save(found, f"{folder}/losses.pt")
 
@@ -106,6 +113,11 @@ def test_fp32_weights_and_moments_are_on_the_gpu_in_an_update_only(losses: Any) 
             one_copy = zero == 3 and dtype == torch.float32  # the weights that passes need
             assert in_passes == (["optim_states"] if one_copy else ["hp_params", "optim_states"])
             assert in_update == []
+
+
+def test_padding_that_is_not_finite_is_no_fault(losses: Any) -> None:
+    """ZeRO 3 pads parts of parameters with memory that was not initialised."""
+    assert losses["padded"] == pytest.approx(losses[torch.float32, SETTINGS[0]][:BEFORE], rel=1e-6)
 
 
 def test_keys_of_deepspeed_change_no_loss(losses: Any) -> None:
