@@ -76,7 +76,9 @@ def compare(folder: str) -> None:
         for zero in (1, 2, 3):
             found["moved", dtype, zero] = list_moved(make_trainer((zero, "swapped"), dtype), dtype)
     for setting in SETTINGS:
-        found["keys", setting] = learn(make_trainer(setting, torch.float32, **KEYS), range(BEFORE), torch.float32)
+        trainer = make_trainer(setting, torch.float32, **KEYS)
+        trainer.save_state(Path(folder), f"unused {setting}")  # as of a discriminator that has not learned yet
+        found["keys", setting] = learn(trainer, range(BEFORE), torch.float32)
     trainer = make_trainer((3, "resident"), torch.float32)
     for weight in trainer.model.parameters():
         part = weight.ds_tensor.view(-1)  # type: ignore[attr-defined]
