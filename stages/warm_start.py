@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stages.config.lora import get_quantization
 from stages.config.runtime import Runtime
 from stages.config.warm_start import WarmStart
 from stages.corpora.rows import QuestionFolder
@@ -42,11 +43,12 @@ def run(job: Job) -> None:
     checkpoint = open_verified(job.input("data/model/student"), job.store)
     reader = load_reader(checkpoint)
     learned, rejects = measure_questions(job, reader, checkpoint, block)
-    network = load_network(checkpoint, reader, job.block(Runtime))
+    lora = block.lora if block.steps else None
+    network = load_network(checkpoint, reader, job.block(Runtime), get_quantization(lora))
     if block.freeze_vision:
         network.freeze_vision()
-    if block.lora and block.steps:
-        network = network.add_adapter("student", block.lora, job.seed("adapter"))
+    if lora:
+        network = network.add_adapter("student", lora, job.seed("adapter"))
 
     def make_step_groups(step: int) -> list[Group]:
         places = pick_places(len(learned.questions), block.rows_per_step, step, job.seed())

@@ -8,6 +8,7 @@ from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import SpreadCheck
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.lora import get_quantization
 from stages.config.objective import Objective
 from stages.config.placement import find_gpu_use, place_loop
 from stages.config.ril import Ril
@@ -99,8 +100,7 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
             policy = load_policy(job, checkpoint, reader, objective)
             adversary = None
             if objective.uses_discriminator:
-                shares = job.block(DiscriminatorBlock).lora is not None
-                base = policy.reference if shares else load_network(checkpoint, reader, runtime)
+                base = choose_base(job, checkpoint, reader, policy.reference)
                 adversary = load_adversary(job, base, reader, objective)
         yield RilModels(
             checkpoint, reader, policy, adversary, engine, judge, find_sleepers(runtime, job.stage, judge_name)
@@ -116,10 +116,11 @@ def find_sleepers(runtime: Runtime, stage: str, judge: str | None) -> tuple[str,
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:
     """Loads the student and its reference model, both from the warm-started checkpoint (Algorithm 2, line 1).
 
-    With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights.
+    With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights, which may be
+    quantized.
     """
     block = job.block(Ril)
-    reference = load_network(checkpoint, reader, job.block(Runtime))
+    reference = load_network(checkpoint, reader, job.block(Runtime), get_quantization(block.lora))
     reference.model.requires_grad_(False)
     if block.lora:
         student = reference.add_adapter("student", block.lora, job.seed("adapter"))
@@ -133,10 +134,18 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
     return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))
 
 
+def choose_base(job: Job, checkpoint: Checkpoint, reader: Reader, reference: Network) -> Network:
+    """Returns the model that becomes the discriminator: with an adapter the reference, if it has the same precision."""
+    lora = job.block(DiscriminatorBlock).lora
+    if lora and lora.quantization == reference.quantization:
+        return reference
+    return load_network(checkpoint, reader, job.block(Runtime), get_quantization(lora))
+
+
 def load_adversary(job: Job, network: Network, reader: Reader, objective: Objective) -> Adversary:
     """Loads the pre-trained discriminator, with a trainer at the loop's constant learning rate.
 
-    `network` is the SFT student: the reference of the loop, if the discriminator has an adapter, else one of its own.
+    `network` is what `choose_base` returns.
     """
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
     if block.lora:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.config.lora import Lora
+from stages.vlm.quantization import iter_plain_state
 
 ADAPTER = "adapter"  # folder of an adapter in peft's format, in that of the merged model
 
@@ -78,9 +79,10 @@ class Adapters:
         self._lora[name] = lora
         matrices: dict[str, nn.Module] = {}
         generator = torch.Generator().manual_seed(seed % 2**63)
+        precision = self._text.embed_tokens.weight.dtype  # type: ignore[union-attr]  # layers may be quantized
         for place, layer in self._iter_layers():
             if name in layer.lora_A:
-                first, second = layer.lora_A[name], layer.lora_B[name]
+                first, second = (one[name].to(precision) for one in (layer.lora_A, layer.lora_B))
                 bound = 1 / math.sqrt(first.in_features)
                 with torch.no_grad():
                     first.weight.copy_(torch.rand(first.weight.shape, generator=generator) * 2 * bound - bound)
@@ -113,10 +115,11 @@ class Adapters:
 
         `trained` is the state of the adapter's `AdapterWeights`. W + B A alpha / rank is computed in fp32 and rounded
         to the precision of the model, one tensor at a time, which is then on the CPU: together they would need as much
-        GPU memory as the model. All other tensors are those of the model.
+        GPU memory as the model. W of a quantized layer is what it computes with, so that what is yielded is the model
+        that is trained. All other tensors are those of the model.
         """
         scale = self._lora[name].alpha / self._lora[name].rank
-        for key, tensor in self._model.state_dict().items():
+        for key, tensor in iter_plain_state(self._model):
             if ".lora_A." in key or ".lora_B." in key:
                 continue
             plain = key.replace(".base_layer.", ".")
