@@ -67,10 +67,11 @@ def run(job: Job) -> None:
         if block.steps:
             trainer, history = train_sft(job, network, reader, block, make_step_groups, "warm start")
             state = trainer.state_dict()
+    weights = None if state is None else dict(network.iter_weights(state))
     if not get_ranks().first:
         return
     with job.writing() as folder:
-        save_weights(network.model, folder, None if state is None else dict(network.iter_weights(state)))
+        save_weights(network.model, folder, weights)
         if state is not None:
             network.save_adapter(state, folder, "data/model/student")
         reader.save(folder)

@@ -38,7 +38,9 @@ class NullEngine:
         )
 
     def update_weights(self, named: "Iterable[tuple[str, Tensor]]") -> None:
-        """Does nothing; the first rank's engine gets the weights."""
+        """Gives this rank's part of weights that are gathered; the first rank's engine gets them."""
+        for _ in named:
+            pass
 
     def close(self) -> None:
         """Does nothing; there is nothing to free."""

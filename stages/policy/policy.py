@@ -22,9 +22,10 @@ from stages.policy.batch import PolicyBatch, PreparedGroup, ReferenceCache, Rewa
 from stages.policy.loss import LossInputs, count_tokens, k3, policy_loss, rollout_weights
 from stages.policy.rewards import select_trainable
 from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt_cost
-from stages.training.ranks import get_ranks
+from stages.training.ranks import MEETINGS, get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader
+from stages.vlm.shards import is_sharded
 from stages.vlm.weights import is_finite
 
 
@@ -53,7 +54,10 @@ class Policy:
         return "full" in (self.objective.kl, self.objective.kl_on_teacher_rows)
 
     def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
-        """Returns name and value of all student weights for the engine; empty on ranks other than the first."""
+        """Returns name and value of all student weights for the engine; empty on ranks other than the first.
+
+        All ranks must exhaust it together.
+        """
         return self.student.iter_weights(self.trainer.state_dict())
 
     # --- before rewards ----------------------------------------------------------------------------------------------
@@ -77,17 +81,24 @@ class Policy:
         """Returns image features and log p of each response under the SFT student.
 
         If the vision tower is trained, the reference model uses its own frozen tower and no features are shared. The
-        tower of a sharded student runs equally often on all ranks.
+        tower of a sharded student runs equally often on all ranks, and so does a sharded reference.
         """
         caches: list[ReferenceCache] = []
         budget, frozen = self.block.tokens_per_pack, self.block.freeze_vision
         sharded = self.trainer.sharded and frozen
-        made = balance_packs(groups, budget, self.padding, tower=True) if sharded else make_packs(groups, budget)
+        divided = is_sharded(self.reference.text)  # by the trainer of an adapter, perhaps the discriminator's
+        made = (
+            balance_packs(groups, budget, self.padding, sharded) if sharded or divided else make_packs(groups, budget)
+        )
         for pack in (one.to(self.student.device) for one in made):
             compute = partial(compute_features, self.student, pack)
             features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None
-            if pack.groups:  # otherwise the pass is padding that synchronizes the ranks
-                caches += self._cache_pack(pack, [groups[number] for number in pack.groups], features)
+            score = partial(self._cache_pack, pack, [groups[number] for number in pack.groups], features)
+            if divided:
+                with MEETINGS.attend():
+                    caches += score()
+            elif pack.groups:  # otherwise the pass is padding that synchronizes the ranks
+                caches += score()
         return caches
 
     def _cache_pack(self, pack: Pack, groups: Sequence[Group], features: Tensor | None) -> list[ReferenceCache]:

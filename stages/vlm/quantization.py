@@ -1,7 +1,6 @@
 """Weights in NF4 (QLoRA, arXiv 2305.14314), by bitsandbytes: the frozen language model beside adapters."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -47,13 +46,3 @@ def dequantize(layer: Any) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
     return dequantize_4bit(layer.weight.data, layer.weight.quant_state)  # type: ignore[no-any-return]
-
-
-def iter_plain_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields the state dict of a model whose layers may be quantized; those weights are dequantized one at a time."""
-    layers = {f"{place}.weight": layer for place, layer in model.named_modules() if is_quantized(layer)}
-    for key, tensor in model.state_dict().items():
-        if key in layers:
-            yield key, dequantize(layers[key])
-        elif f"{key.rpartition('.weight.')[0]}.weight" not in layers:  # else scales and tables of such a layer
-            yield key, tensor

@@ -148,9 +148,10 @@ class Network:
     def iter_weights(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yields the weights of the whole model under the names of transformers; `state` is that of `trained`.
 
-        Those of an adapter are merged into the model's. Yields nothing if `state` is empty.
+        Those of an adapter are merged into the model's. Yields nothing if `state` is empty. All ranks must exhaust this
+        together, each with its own `state`: layers beside an adapter may be divided over them.
         """
-        if self._adapters is None or self._adapter is None or not state:
+        if self._adapters is None or self._adapter is None:
             yield from state.items()
         else:
             yield from self._adapters.iter_merged(self._adapter, state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.vlm.checkpoint import open_checkpoint, write_card
-from stages.vlm.quantization import iter_plain_state
+from stages.vlm.lora import iter_base_weights
 from stages.vlm.reader import load_network, load_reader
 from tests.loop.recording import record_loop
 from tests.loop.script import ScriptedStudent
@@ -44,7 +44,7 @@ def test_a_quantized_loop_is_that_of_the_rounded_student(
 
     checkpoint = open_checkpoint(student)
     network = load_network(checkpoint, load_reader(checkpoint), quantization="nf4")
-    rounded = dict(iter_plain_state(network.model))
+    rounded = dict(iter_base_weights(network.model))
     plain = load_network(checkpoint, load_reader(checkpoint)).model
     assert sum(not torch.equal(rounded[name], one) for name, one in plain.state_dict().items()) == 14
     plain.load_state_dict(rounded)

@@ -29,7 +29,12 @@ from tests.loop.settings import DISCRIMINATOR, SETTINGS, WARM_START
 from tests.loop.world import make_job, write_adapter
 
 # ZeRO stage of each
-LOOPS = {"qwen2_5_vl, mu 1": 3, "internvl3, mu 2": 2, "adapters of student and D on one model": 3}
+LOOPS = {
+    "qwen2_5_vl, mu 1": 3,
+    "internvl3, mu 2": 2,
+    "adapters of student and D on one model": 3,
+    "an adapter of D alone, beside the reference": 3,
+}
 STAGES: dict[str, tuple[ModuleType, str, Mapping[str, Any]]] = {
     "warm_start": (warm_start, "qwen2_5_vl", {"warm_start": WARM_START}),
     "discriminator": (
