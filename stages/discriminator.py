@@ -28,6 +28,7 @@ from stages.adversary.negatives import add_negatives
 from stages.adversary.question_texts import QuestionTexts, StoredTexts
 from stages.config.discriminator import Discriminator as Block
 from stages.config.discriminator import Sees
+from stages.config.lora import get_quantization
 from stages.config.runtime import Runtime
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
@@ -60,7 +61,7 @@ def run(job: Job) -> None:
         return
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
-    network = load_network(checkpoint, reader, job.block(Runtime))
+    network = load_network(checkpoint, reader, job.block(Runtime), get_quantization(block.lora))
     if block.lora:
         network = network.add_adapter("discriminator", block.lora, job.seed("adapter"))
     discriminator = DiscriminatorModel(network, job.seed("head"), block.sees)

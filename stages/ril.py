@@ -59,9 +59,9 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
     history, samples = state.rows("history"), state.rows("samples")
     rollouts = Rollouts(job, models, state, pool)
     validation = Validation(job, models, state, validation_questions)
-    if state.first:
+    if state.first or policy.student.quantization != "none":  # else the engine has the student's weights
         models.push_weights()
-    else:
+    if not state.first:
         validation.run(0)
 
     for step in state.iter_steps(block.steps, "RIL"):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stages.config.lora import get_quantization
 from stages.config.runtime import Runtime
 from stages.config.warm_start import WarmStart
 from stages.corpora.rows import QuestionFolder
@@ -42,11 +43,12 @@ def run(job: Job) -> None:
     checkpoint = open_verified(job.input("data/model/student"), job.store)
     reader = load_reader(checkpoint)
     learned, rejects = measure_questions(job, reader, checkpoint, block)
-    network = load_network(checkpoint, reader, job.block(Runtime))
+    lora = block.lora if block.steps else None
+    network = load_network(checkpoint, reader, job.block(Runtime), get_quantization(lora))
     if block.freeze_vision:
         network.freeze_vision()
-    if block.lora and block.steps:
-        network = network.add_adapter("student", block.lora, job.seed("adapter"))
+    if lora:
+        network = network.add_adapter("student", lora, job.seed("adapter"))
 
     def make_step_groups(step: int) -> list[Group]:
         places = pick_places(len(learned.questions), block.rows_per_step, step, job.seed())
@@ -65,10 +67,11 @@ def run(job: Job) -> None:
         if block.steps:
             trainer, history = train_sft(job, network, reader, block, make_step_groups, "warm start")
             state = trainer.state_dict()
+    weights = None if state is None else dict(network.iter_weights(state))
     if not get_ranks().first:
         return
     with job.writing() as folder:
-        save_weights(network.model, folder, None if state is None else dict(network.iter_weights(state)))
+        save_weights(network.model, folder, weights)
         if state is not None:
             network.save_adapter(state, folder, "data/model/student")
         reader.save(folder)

@@ -39,6 +39,7 @@ def test_a_lock_holds_what_the_project_asks_for(root: Path, project: dict[str, A
     wanted = [
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"][profile],
+        *project["project"]["optional-dependencies"]["qlora"],
         *project["dependency-groups"]["dev"],
     ]
     assert len(wanted) > 25

@@ -13,6 +13,7 @@ from stages.config.block import Block
 from stages.config.discriminator import Discriminator
 from stages.config.engines import ENGINE_KINDS, GpuUse, VllmServer
 from stages.config.evaluate import Evaluate, Evaluation
+from stages.config.lora import get_quantization
 from stages.config.model import Model
 from stages.config.objective import Objective
 from stages.config.paths import holds_project
@@ -177,6 +178,11 @@ class Params(Block):
             raise ValueError(
                 f"runtime.weight_transfer is 'adapter', but ril.lora.rank is {lora.rank}, and vLLM applies adapters up "
                 f"to rank {LARGEST_SERVED_RANK}; take auto, or lower the rank"
+            )
+        if transfer == "adapter" and (kind := get_quantization(lora)) != "none":
+            raise ValueError(
+                f"runtime.weight_transfer is 'adapter', but ril.lora.quantization is {kind!r}: the engine's weights are "
+                "not rounded to 4 bits, and the adapter belongs to rounded ones; take auto"
             )
         student = runtime.find_engine(LOOP, "student")
         if transfer == "direct" and isinstance(student, GpuUse) and spans_machines(student):

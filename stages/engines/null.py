@@ -39,7 +39,9 @@ class NullEngine:
         )
 
     def update_weights(self, named: "Iterable[tuple[str, Tensor]]") -> int:
-        """Does nothing; the first rank's engine gets the weights."""
+        """Gives this rank's part of weights that are gathered; the first rank's engine gets them."""
+        for _ in named:
+            pass
         return 0
 
     def update_adapter(self, save: Callable[[Path], None], size: int) -> int:

@@ -10,6 +10,7 @@ from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import SpreadCheck
 from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel
 from stages.config.discriminator import Discriminator as DiscriminatorBlock
+from stages.config.lora import get_quantization
 from stages.config.objective import Objective
 from stages.config.placement import find_gpu_use, place_loop
 from stages.config.ril import Ril
@@ -115,16 +116,18 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
             policy = load_policy(job, checkpoint, reader, objective)
             adversary = None
             if objective.uses_discriminator:
-                shares = job.block(DiscriminatorBlock).lora is not None
-                base = policy.reference if shares else load_network(checkpoint, reader, runtime)
+                base = choose_base(job, checkpoint, reader, policy.reference)
                 adversary = load_adversary(job, base, reader, objective)
         sleepers = find_sleepers(runtime, job.stage, judge_name)
         yield RilModels(checkpoint, reader, policy, adversary, engine, judge, rank > 0, sleepers)
 
 
 def find_served_rank(block: Ril, runtime: Runtime) -> int:
-    """Returns the rank of the student's adapter if its engine applies it, 0 if the engine gets merged weights."""
-    rank = block.lora.rank if block.lora else 0
+    """Returns the rank of the student's adapter if its engine applies it, 0 if the engine gets merged weights.
+
+    Beside quantized weights it gets these, rounded, with the adapter merged: its own weights are not rounded.
+    """
+    rank = block.lora.rank if block.lora and block.lora.quantization == "none" else 0
     return rank if runtime.select_transfer(rank, torch.cuda.is_available()) == "adapter" else 0
 
 
@@ -137,10 +140,11 @@ def find_sleepers(runtime: Runtime, stage: str, judge: str | None) -> tuple[str,
 def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Objective) -> Policy:
     """Loads the student and its reference model, both from the warm-started checkpoint (Algorithm 2, line 1).
 
-    With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights.
+    With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights, which may be
+    quantized.
     """
     block, runtime = job.block(Ril), job.block(Runtime)
-    reference = load_network(checkpoint, reader, runtime)
+    reference = load_network(checkpoint, reader, runtime, get_quantization(block.lora))
     reference.model.requires_grad_(False)
     shards = shard_reference(reference, runtime, objective)
     if shards is not None and get_ranks().first:
@@ -166,10 +170,18 @@ def shard_reference(reference: Network, runtime: Runtime, objective: Objective) 
     return FrozenShards(reference.model, runtime, reference.head.weight if objective.has_full_kl else None)
 
 
+def choose_base(job: Job, checkpoint: Checkpoint, reader: Reader, reference: Network) -> Network:
+    """Returns the model that becomes the discriminator: with an adapter the reference, if it has the same precision."""
+    lora = job.block(DiscriminatorBlock).lora
+    if lora and lora.quantization == reference.quantization:
+        return reference
+    return load_network(checkpoint, reader, job.block(Runtime), get_quantization(lora))
+
+
 def load_adversary(job: Job, network: Network, reader: Reader, objective: Objective) -> Adversary:
     """Loads the pre-trained discriminator, with a trainer at the loop's constant learning rate.
 
-    `network` is the SFT student: the reference of the loop, if the discriminator has an adapter, else one of its own.
+    `network` is what `choose_base` returns.
     """
     block, loop = job.block(DiscriminatorBlock), job.block(Ril)
     if block.lora:

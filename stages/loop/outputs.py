@@ -57,13 +57,15 @@ def make_sample_rows(
 def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Sequence[Reject]) -> None:
     """Writes the student, the samples, the curves and the questions that were too long."""
     student, now = models.policy.student, models.policy.trainer.state_dict()
-    if not get_ranks().first:
-        return
     block, checkpoint = job.block(Ril), models.checkpoint
-    write_rejects(job.reports / "rejects.jsonl", rejects)
-    history, scores = state.rows("history"), state.rows("validation")
     best = now if state.copy is None else state.copy
     kept = {"model": best, **({"last": now} if block.keep == "both" else {})}
+    if not get_ranks().first:
+        for weights in kept.values():
+            dict(student.iter_weights(weights))
+        return
+    write_rejects(job.reports / "rejects.jsonl", rejects)
+    history, scores = state.rows("history"), state.rows("validation")
     with job.writing() as folder:
         for name, weights in kept.items():
             save_weights(student.model, folder / name, dict(student.iter_weights(weights)))

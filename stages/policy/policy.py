@@ -5,6 +5,7 @@ The reference pass needs no rewards, so it runs while the judge works (`Policy.p
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,10 @@ from stages.policy.loss import LossInputs, count_tokens, k3, policy_loss, rollou
 from stages.policy.rewards import select_trainable
 from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt_cost
-from stages.training.ranks import get_ranks
+from stages.training.ranks import MEETINGS, get_ranks
 from stages.training.trainer import Trainer
 from stages.vlm.reader import Network, Reader
+from stages.vlm.shards import is_sharded
 from stages.vlm.weights import is_finite
 
 
@@ -51,7 +53,10 @@ class Policy:
         return self.block.sampling.temperature or 1.0
 
     def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
-        """Returns name and value of all student weights for the engine; empty on ranks other than the first."""
+        """Returns name and value of all student weights for the engine; empty on ranks other than the first.
+
+        All ranks must exhaust it together.
+        """
         return self.student.iter_weights(self.trainer.state_dict())
 
     def export_adapter(self) -> tuple[Callable[[Path], None], int]:
@@ -89,17 +94,19 @@ class Policy:
         caches: list[ReferenceCache] = []
         budget, frozen = self.block.tokens_per_pack, self.block.freeze_vision
         sharded = self.trainer.sharded and frozen
-        together = sharded or self.shards is not None
+        divided = is_sharded(self.reference.text)  # by the trainer of an adapter, perhaps the discriminator's
+        together = sharded or divided or self.shards is not None
         # The tower that is sharded is the student's, or the reference's if it runs.
-        tower = sharded or (together and not frozen and self.reference.has_vision)
+        tower = sharded or (self.shards is not None and not frozen and self.reference.has_vision)
         made = balance_packs(groups, budget, self.padding, tower) if together else make_packs(groups, budget)
         for pack in (one.to(self.student.device) for one in made):
             compute = partial(compute_features, self.student, pack)
             features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None
-            if not pack.groups and self.shards is None:  # padding that synchronizes the ranks
+            if not (pack.groups or divided or self.shards):  # padding that synchronizes the ranks
                 continue
             score = partial(self._score_reference, pack, features)
-            states, log_probs = self.shards.forward(score) if self.shards else score()
+            with MEETINGS.attend() if divided else nullcontext():
+                states, log_probs = self.shards.forward(score) if self.shards else score()
             if pack.groups:
                 kept = [groups[number] for number in pack.groups]
                 caches += self._split_by_group(kept, states, log_probs, features)

@@ -17,6 +17,8 @@ from stages.training.guard import NormHistory, StepGuard, name_questions
 from stages.training.ranks import MEETINGS, get_ranks
 from stages.training.recomputation import recompute_layers
 from stages.vlm.lora import AdapterWeights
+from stages.vlm.quantization import is_quantized
+from stages.vlm.shards import is_sharded, shard_layers
 from stages.vlm.weights import check_finite, find_broken_tensor
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Trainer:
         self._trained, self._max_grad_norm = trained, schedule.max_grad_norm
         # With one process, ZeRO 3 has nothing to shard and only costs time. Also, a text-only pack may precede one with
         # an image, which ZeRO 3 does not support (`balance_packs`): the SFT loss was off by up to 6.6e-3, not 6e-7.
-        # The frozen model beside adapters is whole on every rank, so ZeRO 3 has nothing to shard there either.
+        # Beside adapters ZeRO 3 divides the frozen layers (stages/vlm/shards.py), and the adapters are whole.
         shards = get_ranks().count > 1 and whole is model
         stage = runtime.zero_stage if shards else min(runtime.zero_stage, 2)
         if trained[0].dtype == torch.bfloat16:
@@ -85,7 +87,9 @@ class Trainer:
         self._engine = start_quietly(held, self.config, optimizer)
         self._optimizer = self._engine.optimizer
         self._host = _move_states(self._engine, runtime)
-        if whole is not model:
+        self.sharded_base = False  # whether the layers beside an adapter are divided over the ranks
+        if isinstance(model, AdapterWeights):
+            self.sharded_base = self._divide_base(model.text, runtime)
             whole.to(self._engine.device)
         self.model = model
         self.guard = StepGuard()
@@ -98,11 +102,25 @@ class Trainer:
         self._ids: list[str] = []  # questions of the step
         self._blamed: list[tuple[str, float, list[str]]] = []  # terms that are not finite, with their questions
 
+    def _divide_base(self, text: nn.Module, runtime: Runtime) -> bool:
+        """Divides the frozen layers over the ranks, unless another adapter's trainer has; returns whether they are.
+
+        Quantized layers are whole on every rank: their scales belong to whole layers.
+        """
+        if runtime.zero_stage < 3 or get_ranks().count == 1 or any(is_quantized(layer) for layer in text.modules()):
+            return False
+        if not is_sharded(text):
+            shard_layers(text, self._engine.device)
+        return True
+
     def forward(self, compute: Callable[[], Result]) -> Result:
         """Returns `compute()`, run with gathered weights. Of the results, only a loss has a gradient.
 
         With ZeRO-3, all ranks must call this together, also for passes without gradient.
         """
+        if self.sharded_base:  # each layer gathers itself
+            with MEETINGS.attend():
+                return compute()
         if not self.sharded:
             return compute()
         with MEETINGS.attend():

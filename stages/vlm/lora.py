@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.config.lora import Lora
+from stages.vlm.quantization import dequantize, is_quantized
+from stages.vlm.shards import gather_tensor, is_sharded
 
 ADAPTER = "adapter"  # folder of an adapter in peft's format, in that of the merged model
 
@@ -25,10 +27,13 @@ class AdapterWeights(nn.Module):
     Names in its state dict are those of the language model, such as layers.0.mlp.up_proj.lora_A.weight.
     """
 
-    def __init__(self, base: nn.Module, matrices: Mapping[str, nn.Module]) -> None:
-        """`base` is the whole model that the adapter belongs to, `matrices` are its layers by dotted name."""
+    def __init__(self, base: nn.Module, text: nn.Module, matrices: Mapping[str, nn.Module]) -> None:
+        """`base` is the whole model that the adapter belongs to, `text` its language model.
+
+        `matrices` are the layers of the adapter by dotted name.
+        """
         super().__init__()
-        self._base = (base,)  # a tuple, so that the frozen weights are not part of this module
+        self._base = (base, text)  # a tuple, so that the frozen weights are not part of this module
         for name, matrix in matrices.items():
             *folders, last = name.split(".")
             place: nn.Module = self
@@ -42,6 +47,26 @@ class AdapterWeights(nn.Module):
     def base(self) -> nn.Module:
         """The model that the adapter belongs to, with all its adapters."""
         return self._base[0]
+
+    @property
+    def text(self) -> nn.Module:
+        """The language model, whose layers have the adapters."""
+        return self._base[1]
+
+
+def iter_base_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields the state dict of a model without adapters, one whole tensor at a time, under its names with adapters.
+
+    Quantized weights are dequantized. If layers are divided over the ranks, all must exhaust this together.
+    """
+    layers = {f"{place}.weight": layer for place, layer in model.named_modules() if is_quantized(layer)}
+    for key, tensor in model.state_dict().items():
+        if ".lora_A." in key or ".lora_B." in key:
+            continue
+        if key in layers:
+            yield key, dequantize(layers[key])
+        elif f"{key.rpartition('.weight.')[0]}.weight" not in layers:  # else scales and tables of such a layer
+            yield key, gather_tensor(tensor)
 
 
 class Adapters:
@@ -78,15 +103,16 @@ class Adapters:
         self._lora[name] = lora
         matrices: dict[str, nn.Module] = {}
         generator = torch.Generator().manual_seed(seed % 2**63)
+        precision = self._text.embed_tokens.weight.dtype  # type: ignore[union-attr]  # layers may be quantized
         for place, layer in self._iter_layers():
             if name in layer.lora_A:
-                first, second = layer.lora_A[name], layer.lora_B[name]
+                first, second = (one[name].to(precision) for one in (layer.lora_A, layer.lora_B))
                 bound = 1 / math.sqrt(first.in_features)
                 with torch.no_grad():
                     first.weight.copy_(torch.rand(first.weight.shape, generator=generator) * 2 * bound - bound)
                     second.weight.zero_()
                 matrices |= {f"{place}.lora_A": first, f"{place}.lora_B": second}
-        self.weights[name] = AdapterWeights(self._model, matrices)
+        self.weights[name] = AdapterWeights(self._model, self._text, matrices)
         self.select(name)
 
     def _iter_layers(self) -> Iterator[tuple[str, Any]]:
@@ -113,11 +139,16 @@ class Adapters:
 
         `trained` is the state of the adapter's `AdapterWeights`. W + B A alpha / rank is computed in fp32 and rounded
         to the precision of the model, one tensor at a time, which is then on the CPU: together they would need as much
-        GPU memory as the model. All other tensors are those of the model.
+        GPU memory as the model. W of a quantized layer is what it computes with, so that what is yielded is the model
+        that is trained. All other tensors are those of the model.
+
+        Yields nothing if `trained` is empty. If layers are divided over the ranks, all must exhaust this together.
         """
+        if not trained and not is_sharded(self._text):
+            return
         scale = self._lora[name].alpha / self._lora[name].rank
-        for key, tensor in self._model.state_dict().items():
-            if ".lora_A." in key or ".lora_B." in key:
+        for key, tensor in iter_base_weights(self._model):
+            if not trained:  # this rank only gives its part
                 continue
             plain = key.replace(".base_layer.", ".")
             layer = plain.removeprefix(f"{self._prefix}.").removesuffix(".weight")

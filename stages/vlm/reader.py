@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.config.lora import Lora
+from stages.config.lora import Lora, Quantization
 from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
@@ -19,6 +19,7 @@ from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
 from stages.vlm.lora import ADAPTER, Adapters
+from stages.vlm.quantization import quantize_layers
 from stages.vlm.vision_attention import use_vision_attention
 
 FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
@@ -108,6 +109,7 @@ class Network:
         self.model = model
         self.image_token_id = image_token_id
         self.group_attention: GroupAttention = group_attention
+        self.quantization: Quantization = "none"
         self._adapters: Adapters | None = None  # of the model
         self._adapter: str | None = None  # that this network computes with
 
@@ -122,6 +124,14 @@ class Network:
         adapted = copy.copy(self)
         adapted._adapter = name
         return adapted
+
+    def quantize(self) -> None:
+        """Stores the linear layers of the language model in NF4; for a model that stays frozen, before its adapters.
+
+        Vision tower, embeddings, norms and head stay as they are.
+        """
+        quantize_layers(self.text)
+        self.quantization = "nf4"
 
     def select_adapter(self) -> None:
         """Makes this network's adapter, or none, the active one of the model."""
@@ -138,9 +148,10 @@ class Network:
     def iter_weights(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yields the weights of the whole model under the names of transformers; `state` is that of `trained`.
 
-        Those of an adapter are merged into the model's. Yields nothing if `state` is empty.
+        Those of an adapter are merged into the model's. Yields nothing if `state` is empty. All ranks must exhaust this
+        together, each with its own `state`: layers beside an adapter may be divided over them.
         """
-        if self._adapters is None or self._adapter is None or not state:
+        if self._adapters is None or self._adapter is None:
             yield from state.items()
         else:
             yield from self._adapters.iter_merged(self._adapter, state)
@@ -248,8 +259,12 @@ def load_chat(checkpoint: Checkpoint) -> Chat | RemoteChat:
     return RemoteChat() if checkpoint.endpoint is not None else load_reader(checkpoint).chat
 
 
-def load_network(checkpoint: Checkpoint, reader: Reader, runtime: Runtime | None = None) -> Network:
+def load_network(
+    checkpoint: Checkpoint, reader: Reader, runtime: Runtime | None = None, quantization: Quantization = "none"
+) -> Network:
     """Loads the model of `checkpoint` in eval mode, in the checkpoint's precision and with the attention of `runtime`.
+
+    With `quantization` the language model is quantized after that, so host memory holds all weights for a moment.
 
     Raises ValueError when the attention of the vision tower needs a package that is not installed.
     """
@@ -257,4 +272,7 @@ def load_network(checkpoint: Checkpoint, reader: Reader, runtime: Runtime | None
     model = family.load_model(checkpoint.weights, DTYPES[checkpoint.precision])
     for module in family.get_vision_modules(model):
         use_vision_attention(module, given.vision_attention)
-    return Network(family, model, reader.image_token_id, given.group_attention)
+    network = Network(family, model, reader.image_token_id, given.group_attention)
+    if quantization == "nf4":
+        network.quantize()
+    return network

@@ -21,6 +21,7 @@ from stages.loop import models as loop_models
 from stages.loop.models import RilModels, open_models
 from stages.training.ranks import get_ranks
 from stages.training.trainer import StepResult, Trainer
+from stages.vlm.shards import gather_tensor
 from tests.loop.plain_rewards import Row
 from tests.loop.script import ScriptedJudge, ScriptedStudent, make_engines
 
@@ -118,7 +119,9 @@ def watch(recording: Recording, models: RilModels, patch: pytest.MonkeyPatch) ->
     """Records the optimizer steps, and D with every push of the student's weights."""
     recording.start = models.policy.trainer.copy_state()
     named = models.policy.reference.model.state_dict().items()  # beside adapters, if it has any
-    recording.reference = {name.replace(".base_layer.", "."): one for name, one in named if ".lora_" not in name}
+    recording.reference = {
+        name.replace(".base_layer.", "."): gather_tensor(one) for name, one in named if ".lora_" not in name
+    }
     names = {id(trainer): name for name, trainer in models.trainers.items()}
     step, push, learn = Trainer.step, recording.student.update_weights, Adversary.backward
 

@@ -33,6 +33,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl, mu 1": {"zero_stage": 3, "reference": "sharded", "optimizer_states": "swapped"},
     "internvl3, mu 2": {"zero_stage": 2, "reference": "offloaded", "optimizer_states": "offloaded"},
     "adapters of student and D on one model": {"zero_stage": 3},
+    "an adapter of D alone, beside the reference": {"zero_stage": 3},
 }
 STAGES: dict[str, tuple[ModuleType, str, Mapping[str, Any]]] = {
     "warm_start": (warm_start, "qwen2_5_vl", {"warm_start": WARM_START}),

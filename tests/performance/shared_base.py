@@ -1,6 +1,6 @@
 """Memory of the loop's process with one copy of the student's weights, beside the one with three.
 
-    python -m tests.performance.shared_base [--hidden 768] [--layers 12]
+    python -m tests.performance.shared_base [--hidden 768] [--layers 12]   # needs the package bitsandbytes
 
 Each arm runs in a process of its own: it loads student, reference and discriminator as stage `ril` does, and makes one
 update of both. Bytes are those that the process holds beyond its state before the models were loaded.
@@ -65,6 +65,24 @@ def write_discriminator(folder: Path, arm: str) -> None:
     DiscriminatorModel(network, seed=1).save(place)
 
 
+def list_base_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of the frozen model by its precision."""
+    import torch
+
+    from stages.vlm.checkpoint import open_checkpoint
+    from stages.vlm.reader import load_network, load_reader
+
+    checkpoint = open_checkpoint(folder / "data" / "warm_start")
+    found = {}
+    for name, precision in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        network = load_network(checkpoint, load_reader(checkpoint))
+        network.model.to(precision)
+        found[name] = sum(one.nbytes for one in network.model.state_dict().values())
+        network.quantize()
+        found[f"NF4, the rest {name}"] = sum(one.nbytes for one in network.model.state_dict().values())
+    return found
+
+
 def read_memory(field: str) -> int:
     """Bytes of VmRSS or VmHWM of this process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
@@ -82,11 +100,11 @@ def measure(folder: Path, arm: str) -> None:
     from stages.adversary.discriminator_model import Text
     from stages.config.discriminator import Discriminator
     from stages.config.ril import Ril
-    from stages.loop.models import load_adversary, load_policy
+    from stages.loop.models import choose_base, load_adversary, load_policy
     from stages.policy.batch import RewardedGroup
     from stages.policy.rewards import score_group
     from stages.vlm.checkpoint import open_checkpoint
-    from stages.vlm.reader import load_network, load_reader
+    from stages.vlm.reader import load_reader
     from tests.loop.world import make_job
     from tests.stages.rollout_fixtures import answers, picture
 
@@ -99,10 +117,7 @@ def measure(folder: Path, arm: str) -> None:
     (folder / "data" / "discriminator" / "discriminator.safetensors").symlink_to(source)
     before = read_memory("VmRSS")
     policy = load_policy(job, checkpoint, reader, objective)
-    shares = job.block(Discriminator).lora is not None
-    base = policy.reference if shares else load_network(checkpoint, reader)
-    adversary = load_adversary(job, base, reader, objective)
-    del base
+    adversary = load_adversary(job, choose_base(job, checkpoint, reader, policy.reference), reader, objective)
     gc.collect()
     found = {"loaded": read_memory("VmRSS") - before}
     rows = answers(reader)
@@ -130,7 +145,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         count = build(folder, given.hidden, given.layers)
-        print(f"{count / 1e6:.1f} M weights, fp32: one copy is {4 * count / 1e6:.0f} MB; MB of the process\n")
+        sizes = ", ".join(f"{value / 1e6:.1f} MB in {name}" for name, value in list_base_bytes(folder).items())
+        print(f"{count / 1e6:.1f} M weights: one copy is {sizes}; MB of the process in fp32\n")
         print("| trained | models loaded | after two updates | peak |\n|---|---|---|---|")
         for arm in ARMS:
             write_discriminator(folder, arm)

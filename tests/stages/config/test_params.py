@@ -287,6 +287,16 @@ def test_what_no_stage_can_use_is_refused(values: dict[str, Any], overlay: dict[
         assert part in text
 
 
+def test_a_missing_package_is_named_with_what_installs_it(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.config.lora.find_spec", lambda name: None)
+    text = message(values, {"ril": {"lora": {"quantization": "nf4"}}})
+    assert len(text.splitlines()) == 1
+    for part in ["ril.lora: quantization is nf4", "bitsandbytes is not installed", "pip install", "use none"]:
+        assert part in text
+
+
 def test_every_number_has_two_bounds() -> None:
     def find_open(schema: Any, place: str) -> list[str]:
         if isinstance(schema, list):

@@ -16,8 +16,9 @@ from stages.engines.engine import StartOptions
 from stages.engines.start import make_null_engine
 from stages.job.job import Job
 from stages.loop import models as loop_models
-from stages.loop.models import load_adversary, load_policy
+from stages.loop.models import choose_base, load_adversary, load_policy
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
+from stages.vlm.quantization import is_quantized
 from stages.vlm.reader import load_network, load_reader
 
 Project = Callable[[str, Mapping[str, Any]], Job]
@@ -121,6 +122,35 @@ def test_the_engine_gets_merged_weights_or_the_adapter_alone(
         assert {name.partition("layers.")[2] for name in pushed["adapter"]} == {
             name.partition("layers.")[2] for name in trained
         }
+
+
+@pytest.mark.parametrize(
+    ("student", "discriminator", "copies"),
+    [("nf4", "nf4", 1), ("nf4", "none", 2), ("none", "nf4", 2), ("nf4", None, 2), (None, "nf4", 3)],
+)
+def test_models_share_weights_of_one_precision(
+    loop_project: Project, tmp_path: Path, student: str | None, discriminator: str | None, copies: int
+) -> None:
+    """Quantized are the reference of a student with `nf4` and the base of a discriminator with it."""
+    pytest.importorskip("bitsandbytes")
+    blocks = {
+        name: {"lora": {"rank": 4, "quantization": value}}
+        for name, value in (("ril", student), ("discriminator", discriminator))
+        if value is not None
+    }
+    job = loop_project("ril", blocks)
+    checkpoint, reader, objective = open_parts(job)
+    network = load_network(checkpoint, reader, quantization="nf4" if discriminator == "nf4" else "none")
+    written = network.add_adapter("discriminator", Lora(rank=4), seed=1) if discriminator else network
+    (tmp_path / "data" / "discriminator").mkdir()
+    DiscriminatorModel(written, seed=5).save(tmp_path / "data" / "discriminator")
+    policy = load_policy(job, checkpoint, reader, objective)
+    base = choose_base(job, checkpoint, reader, policy.reference)
+    adversary = load_adversary(job, base, reader, objective)
+    texts = [policy.student.text, policy.reference.text, adversary.discriminator.text]
+    assert len({weights.data_ptr() for text in texts for weights in [text.embed_tokens.weight]}) == copies
+    found = [any(is_quantized(layer) for layer in text.modules()) for text in texts]
+    assert found == [student == "nf4", student == "nf4", discriminator == "nf4"]
 
 
 @pytest.mark.parametrize("objective", ["ril", "adversarial"])
