@@ -56,7 +56,7 @@ def kill_later(seconds: float) -> None:
 def main() -> int:
     call, number, *rest = sys.argv[1:]
     if call in ("student", "discriminator", "model"):
-        kill_at(Trainer, "save_state", int(number), lambda _trainer, _folder, name: name == call)
+        kill_at(Trainer, "save_state", int(number), lambda _trainer, _folder, name, _state: name == call)
     elif call == "loop":
         kill_at(state, "_write_loop", int(number))
     elif call == "commit":
