@@ -86,10 +86,9 @@ def make_models(folder: Path) -> None:
 
 
 def share_questions(folder: Path) -> None:
-    """Makes the questions of the warm start those of RIL and of the evaluation."""
-    for split in ("imitation", "test"):
-        shutil.rmtree(folder / "data" / "questions" / split)
-        (folder / "data" / "questions" / split).symlink_to("warm_start")
+    """Makes the questions of the warm start those of the evaluation."""
+    shutil.rmtree(folder / "data" / "questions" / "test")
+    (folder / "data" / "questions" / "test").symlink_to("warm_start")
 
 
 class ScriptedEngine:
@@ -98,7 +97,9 @@ class ScriptedEngine:
     name, version = "script", "1"
 
     def __init__(self, checkpoint: Any) -> None:
-        self.checkpoint = checkpoint
+        from stages.vlm.chat import RemoteChat
+
+        self.checkpoint, self.chat = checkpoint, RemoteChat()
 
     def iter_outcomes(self, requests: Any) -> Iterator[tuple[int, list[Any]]]:
         """Yields the answers to each request."""
@@ -141,7 +142,7 @@ def run_stage(stage: str, folder: Path, rows: int) -> None:
     values = {
         "questions": {"kind": "llava", "path": "rows.json", "images": "images", "splits": splits},
         "warm_start": {"steps": 4, "rows_per_step": 8, "warmup_steps": 0},
-        "selection": {"teacher": "internvl3", "top": rows - 3 * FEW - 1},
+        "selection": {"split": "warm_start", "teacher": "internvl3", "top": rows - 3 * FEW - 1},
         "teachers": {"internvl3": {"model": "internvl3", "responses": 2}},
         "pool": {"teachers": ["internvl3"]},
         "discriminator": {"steps": 4, "questions_per_step": 2, "responses_per_side": 2, "held_out_share": 0.0005},
