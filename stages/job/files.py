@@ -78,7 +78,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_file(path: Path) -> None:
-    """Flushes what has been written to a file to the disk."""
+    """Flushes a file to disk, so that its content survives a power failure."""
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
 
