@@ -4,13 +4,15 @@ DVC hashes dependencies and parameters when a stage *ends*; an edit in the middl
 used (measured; see docs/architecture.md). So a stage takes its fingerprint when it starts and compares when it ends.
 
 An input that another stage made is not read for that: dvc.lock has its md5. Whatever no lock knows is hashed as DVC
-hashes it, so that the fingerprint stays the same when DVC records it later.
+hashes it, so that the fingerprint stays the same when DVC records it later; of much data, what DVC has hashed just
+before it started the stage is taken from its memory.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.dvc.known_hashes import read_known_md5s
 from flows.lockfile import (
     combine_md5s,
     is_recorded,
@@ -23,6 +25,7 @@ from stages.config.table import STAGES
 from stages.job.hashes import hash_json, hash_md5
 from stages.job.repository import RecordedOut
 
+MUCH = 2**30  # bytes, from which on it pays to ask DVC's memory, which takes a second: reading takes 2.5
 Stamp = tuple[int, int]  # length and modification time in nanoseconds
 
 
@@ -56,9 +59,9 @@ class Fingerprint:
 
     def _make_part(self, whole: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> "_Part":
         if recorded is None:
-            return _Part(whole, None, ignored)
+            return _Part(self._root, whole, None, ignored)
         target = "@".join(Path(self._relative_name(whole)).parts[1:])
-        part = _Part(whole, recorded if is_recorded(self._root, target) else None, ignored)
+        part = _Part(self._root, whole, recorded if is_recorded(self._root, target) else None, ignored)
         if part.md5 == recorded.md5:
             mark_recorded(self._root, target)
         return part
@@ -79,9 +82,9 @@ class Fingerprint:
 class _Part:
     """A file or folder that is hashed as a whole."""
 
-    def __init__(self, path: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> None:
-        """Without `recorded`, or where it is about other lengths, all of it is read."""
-        self._path, self._ignored = path, ignored
+    def __init__(self, root: Path, path: Path, recorded: RecordedOut | None, ignored: Sequence[str]) -> None:
+        """Without `recorded`, or where it is about other lengths, it is hashed."""
+        self._root, self._path, self._ignored = root, path, ignored
         self._stamps = self._look()
         self._md5s: dict[Path, str] = {}
         here = (sum(length for length, _ in self._stamps.values()), len(self._stamps))
@@ -93,8 +96,11 @@ class _Part:
         return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
     def _hash(self, files: Iterable[Path]) -> str:
-        """The md5 of the whole, after reading `files`."""
-        self._md5s |= {file: hash_md5(file) for file in files}
+        """The md5 of the whole, after hashing `files`: reads those that DVC has not hashed."""
+        files = list(files)
+        much = sum(self._stamps[file][0] for file in files) >= MUCH and (self._root / ".dvc").is_dir()
+        known = read_known_md5s(self._root, files) if much else {}
+        self._md5s |= {file: known.get(file) or hash_md5(file) for file in files}
         return combine_md5s(self._path, self._md5s)
 
     def find_changes(self) -> list[Path]:

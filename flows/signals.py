@@ -70,11 +70,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
     _first.append(time.monotonic())
     if not repeated:
-        STOP.code = 128 + number
+        STOP.ask(128 + number)
     if STOP.awaited and not repeated:
         seconds = STOP.step_seconds
         print(f"stopping after this step, or in {seconds:.0f} s; once more ends at once", file=sys.stderr)
         signal.setitimer(signal.ITIMER_REAL, seconds)
+    elif STOP.saving:
+        signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)  # in case nothing ends the process afterwards
     elif not _is_ending(sys.exception()) and (number == signal.SIGALRM or not STOP.awaited):
         signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
         raise SystemExit(STOP.code)

@@ -14,12 +14,14 @@ benchmark; it is listed in rejects.jsonl.
 """
 
 import random
+import sys
 import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 
@@ -38,7 +40,7 @@ from stages.job.files import write_json, write_shards
 from stages.job.job import Job
 from stages.job.rejects import write_rejects
 from stages.job.seeds import derive_seed
-from stages.responses.answers import Generation, fetch_answers, fetch_answers_and_rejects, read_stored_answers
+from stages.responses.answers import Generation, fetch_answers, fetch_converted, read_stored_answers
 from stages.responses.requested import PromptLike
 from stages.responses.store import StoredAnswer
 from stages.vlm.checkpoint import open_verified
@@ -64,12 +66,12 @@ def run(job: Job) -> None:
     """Writes the predictions and scores of one model."""
     block = job.block(Evaluate)
     questions = read_questions(job.input("data/questions"), block.split)
-    shuffled = shuffle_images(questions) if block.shuffled_images else []
+    shuffled: Sequence[Question] = shuffle_images(questions) if block.shuffled_images else []
     with tempfile.TemporaryDirectory() as world:  # images are read during generation
         if any(name.startswith(TINY_PREFIX) for name in block.benchmarks):
             write_tiny_benchmarks(Path(world), questions)
         plan = plan_benchmarks(block, job.input(block.folder), Path(world), job.progress.say)
-        every = answer_prompts(job, [*questions, *shuffled, *plan.all_prompts], block)
+        every = answer_prompts(job, JoinedPrompts(questions, shuffled, plan.all_prompts), block)
     (found, seen_otherwise), to_benchmarks = split_answers(every, len(questions), len(shuffled))
     blind: list[bool | None] = [None] * len(questions)
     if shuffled:
@@ -78,7 +80,7 @@ def run(job: Job) -> None:
     kept = make_records(
         plan,
         block,
-        [make_reply(one[0]) if one else None for one in to_benchmarks],
+        to_benchmarks,
         make_manifest(job, block),
         make_ask_judge(job, block),
     )
@@ -108,8 +110,8 @@ def write_tiny_benchmarks(folder: Path, questions: Sequence[Question]) -> None:
     write_world(folder, questions)
 
 
-def answer_prompts(job: Job, questions: Sequence[PromptLike], block: Evaluate) -> list[list[StoredAnswer]]:
-    """Returns one greedy answer per question; the list is empty where the prompt was rejected.
+def answer_prompts(job: Job, questions: Sequence[PromptLike], block: Evaluate) -> list[BenchmarkReply | None]:
+    """Returns one greedy answer per question, None where the prompt was rejected; no tokens are kept.
 
     Raises TooManyRejects when more than max_reject_share of the prompts are rejected, RuntimeError when answers failed.
     """
@@ -117,8 +119,8 @@ def answer_prompts(job: Job, questions: Sequence[PromptLike], block: Evaluate) -
     generation = Generation(job.input(job.block(Evaluation).checkpoint), greedy)
     speed = SpeedMeter(job.progress)
     with job.measure_time("generate"):
-        found, rejects = fetch_answers_and_rejects(
-            replace(job, progress=speed), generation, questions, job.name, max_reject_share=block.max_reject_share
+        found, rejects = fetch_converted(
+            replace(job, progress=speed), generation, questions, make_reply, block.max_reject_share
         )
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if failed := [reject for reject in rejects if reject.kind == "failed"]:  # the engine's fault
@@ -133,23 +135,19 @@ def answer_prompts(job: Job, questions: Sequence[PromptLike], block: Evaluate) -
 
 
 def split_answers(
-    every: Sequence[list[StoredAnswer]], questions: int, shuffled: int
-) -> tuple[tuple[list[StoredAnswer | None], list[StoredAnswer | None]], Sequence[list[StoredAnswer]]]:
-    """Separates the answers of the split, of the split with shuffled images, and of the benchmarks.
-
-    A rejected prompt is None in the split and an empty list in the benchmarks.
-    """
+    every: Sequence[BenchmarkReply | None], questions: int, shuffled: int
+) -> tuple[tuple[Sequence[BenchmarkReply | None], Sequence[BenchmarkReply | None]], Sequence[BenchmarkReply | None]]:
+    """Separates the answers of the split, of the split with shuffled images, and of the benchmarks."""
     end = questions + shuffled
-    single = [one[0] if one else None for one in every[:end]]
-    return (single[:questions], single[questions:]), every[end:]
+    return (every[:questions], every[questions:end]), every[end:]
 
 
-def is_answer_right(answer: StoredAnswer | None, question: Question) -> bool:
+def is_answer_right(answer: BenchmarkReply | None, question: Question) -> bool:
     """Returns whether the answer matches the reference; False without an answer."""
     return answer is not None and is_correct(answer.text, question.answer)
 
 
-def make_prediction(question: Question, answer: StoredAnswer | None, correct_shuffled: bool | None) -> dict[str, Any]:
+def make_prediction(question: Question, answer: BenchmarkReply | None, correct_shuffled: bool | None) -> dict[str, Any]:
     """Returns a row of PREDICTION_SCHEMA; without an answer its finish reason is `refused`."""
     return {
         "question_id": question.id,
@@ -160,13 +158,16 @@ def make_prediction(question: Question, answer: StoredAnswer | None, correct_shu
         "correct_shuffled": correct_shuffled,
         "finish_reason": answer.finish_reason if answer else REFUSED,
         "completion_tokens": answer.completion_tokens if answer else 0,
-        "response_key": answer.key if answer else "",
+        "response_key": answer.response_key if answer else "",
     }
 
 
-def make_reply(answer: StoredAnswer) -> BenchmarkReply:
-    """Converts a stored answer to a benchmark reply."""
-    return BenchmarkReply("", answer.text, answer.finish_reason, answer.completion_tokens, answer.key)
+def make_reply(answers: Sequence[StoredAnswer]) -> BenchmarkReply | None:
+    """Returns the one answer to a prompt without its tokens; None if it was rejected."""
+    if not answers:
+        return None
+    (answer,) = answers
+    return BenchmarkReply("", answer.text, sys.intern(answer.finish_reason), answer.completion_tokens, answer.key)
 
 
 def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
@@ -230,19 +231,62 @@ def make_console_row(numbers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shuffle_images(questions: Sequence[Question]) -> list[Question]:
+class JoinedPrompts(Sequence[PromptLike]):
+    """Several sequences of prompts in a row, which may be read from files on access."""
+
+    def __init__(self, *parts: Sequence[PromptLike]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    @overload
+    def __getitem__(self, place: int) -> PromptLike: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[PromptLike]: ...
+    def __getitem__(self, place: int | slice) -> PromptLike | list[PromptLike]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        for part in self._parts:
+            if place < len(part):
+                return part[place]
+            place -= len(part)
+        raise IndexError("there are fewer prompts")
+
+
+class ShuffledImages(Sequence[Question]):
+    """Questions with the images of others, read from files on access."""
+
+    def __init__(self, questions: Sequence[Question], givers: Sequence[int]) -> None:
+        """Question number i gets the images of question number `givers[i]`."""
+        self._questions, self._givers = questions, givers
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    @overload
+    def __getitem__(self, place: int) -> Question: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Question]: ...
+    def __getitem__(self, place: int | slice) -> Question | list[Question]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        giver = self._questions[self._givers[place]]
+        return replace(self._questions[place], images=giver.images, image_sha256=giver.image_sha256)
+
+
+def shuffle_images(questions: Sequence[Question]) -> ShuffledImages:
     """Returns the questions with images permuted within each source; a question keeps its image only if it is alone."""
     by_source: dict[str, list[int]] = defaultdict(list)
     for place, question in enumerate(questions):
         by_source[question.source].append(place)
-    result = list(questions)
+    givers = array("q", range(len(questions)))
     for source, places in by_source.items():
         order = places[:]
         random.Random(derive_seed("shuffled images", source)).shuffle(order)
         for receiver, giver in zip(order, order[1:] + order[:1], strict=True):  # one cycle: no fixed point
-            other = questions[giver]
-            result[receiver] = replace(questions[receiver], images=other.images, image_sha256=other.image_sha256)
-    return result
+            givers[receiver] = giver
+    return ShuffledImages(questions, givers)
 
 
 def compute_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

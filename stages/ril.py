@@ -11,6 +11,7 @@ Inference needs only the student; discriminator, judge and teachers are unused (
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from stages.adversary.diagnostics import check_saturation
 from stages.adversary.discriminator_model import Text
@@ -30,6 +31,7 @@ from stages.loop.validation import Validation
 from stages.policy.metrics import reward_metrics
 from stages.policy.rewards import score_groups
 from stages.responses.draws import StoredPool
+from stages.training.ahead import preparing_beside
 from stages.training.state import TrainingState
 from stages.training.trainer import learning_rate
 
@@ -72,14 +74,16 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
         # lines 3 and 4: G student responses, sent to the judge as they finish, and G teacher responses
         groups = rollouts.collect(step, batch)
 
-        # line 5: the discriminator trains on all 2G and scores them; a judge on a server runs concurrently
+        # line 5: the discriminator trains on all 2G and scores them; a judge on a server runs concurrently, and a
+        # thread decodes the images of line 7
         logits: list[float] | None = None
         metrics: dict[str, float | None] = {}
-        if adversary is not None:
-            with job.measure_time("discriminator"):
-                logits, metrics = adversary.learn_and_score(*pair_with_texts(batch, groups))
-        with job.measure_time("reference"):
-            prepared = policy.prepare(models.reader, batch, groups)
+        with preparing_beside(partial(policy.open_prompts, models.reader, batch, groups)) as take_prompts:
+            if adversary is not None:
+                with job.measure_time("discriminator"):
+                    logits, metrics = adversary.learn_and_score(*pair_with_texts(batch, groups))
+            with job.measure_time("reference"):
+                prepared = policy.prepare(take_prompts(), batch, groups)
         with job.measure_time("judge"):
             groups = rollouts.judge(step, groups)
 

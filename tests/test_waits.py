@@ -26,7 +26,6 @@ ENDED_BY = {
     "stages/engines/supervisor.py::end_all": "the keeper waits for a server that got SIGKILL; no stage waits for it",
     "stages/training/ranks.py::free_cached_memory": "a collective of the process group, which has a limit",
     "stages/training/ahead.py::preparing_ahead.take": "a thread that reads and computes, as the step would itself",
-    "stages/training/state.py::TrainingState._save": "a collective of the process group, which has a limit",
     "stages/training/trainer.py::Trainer.__init__": "a collective of the process group, which has a limit",
 }
 

@@ -106,7 +106,8 @@ class Runtime(Block):
         0.05,
         gt=0,
         le=1,
-        description="Largest share of the time that checkpoints take: after one that took long the next comes later.",
+        description="Largest share of the time that steps wait for checkpoints, which are written beside the steps: "
+        "after a long wait the next one comes later.",
     )
     keep_checkpoints: int = Field(
         2, ge=1, le=1000, description="Checkpoints kept during training; removed after success."

@@ -27,7 +27,7 @@ from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt_cost
 from stages.training.ranks import MEETINGS, get_ranks
 from stages.training.trainer import Trainer
-from stages.vlm.reader import Network, Reader
+from stages.vlm.reader import Network, Prompt, Reader
 from stages.vlm.shards import is_sharded
 from stages.vlm.weights import is_finite
 
@@ -70,19 +70,33 @@ class Policy:
 
     # --- before rewards ----------------------------------------------------------------------------------------------
 
-    def prepare(
+    def open_prompts(
         self, reader: Reader, questions: Sequence[Question], groups: Sequence[Sequence[Response]]
-    ) -> list[PreparedGroup]:
-        """Returns prompts and reference log-probabilities of this rank's share of the step's groups."""
+    ) -> list[tuple[int, Prompt]]:
+        """Returns the places and prompts of this rank's share of the step's groups: decodes their images.
+
+        Communicates with no other rank and uses no model, so that a thread can do it while a model learns.
+        """
         own = get_ranks().share(list(zip(questions, groups, strict=True)), estimate_tokens)
         prompts = reader.make_prompts([(questions[place].messages, questions[place].images) for place in own])
-        kept = [select_trainable(groups[place], self.objective) for place in own]
+        return list(zip(own, prompts, strict=True))
+
+    def prepare(
+        self,
+        opened: Sequence[tuple[int, Prompt]],
+        questions: Sequence[Question],
+        groups: Sequence[Sequence[Response]],
+    ) -> list[PreparedGroup]:
+        """Returns prompts and reference log-probabilities of the groups that `open_prompts` has opened."""
+        kept = [select_trainable(groups[place], self.objective) for place, _ in opened]
         packed = [
-            Group(prompt, tuple(one.token_ids for one in rows)) for prompt, rows in zip(prompts, kept, strict=True)
+            Group(prompt, tuple(one.token_ids for one in rows)) for (_, prompt), rows in zip(opened, kept, strict=True)
         ]
         caches = self.cache_reference(packed)
-        ids = [questions[place].id for place in own]
-        return [PreparedGroup(*one) for one in zip(own, prompts, caches, ids, strict=True)]
+        return [
+            PreparedGroup(place, prompt, cache, questions[place].id)
+            for (place, prompt), cache in zip(opened, caches, strict=True)
+        ]
 
     @torch.no_grad()
     def cache_reference(self, groups: Sequence[Group]) -> list[ReferenceCache]:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ BYTES_PER_TOKEN = 8  # 4 of its id, about 4 of its text
 BYTES_PER_SCORE = 16  # of a character of a given answer, at most one token: its id, about 10 of its log probability
 BYTES_PER_ROW = 512  # keys, names, counts
 StartEngine = Callable[[Checkpoint, Runtime, StartOptions], Engine]
+Converted = TypeVar("Converted")
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,7 @@ def fetch_answers(
     are required: raises RequestError for a prompt that the model cannot take, RuntimeError when answers failed.
     Finished answers are stored before an error is raised.
     """
-    return fetch_answers_and_rejects(job, generation, prompts, title, start, max_reject_share)[0]
-
-
-def fetch_answers_and_rejects(
-    job: Job,
-    generation: Generation,
-    prompts: Sequence[PromptLike],
-    title: str,
-    start: StartEngine = start_engine,
-    max_reject_share: float | None = None,
-) -> tuple[list[list[StoredAnswer]], list[Reject]]:
-    """Returns the result of `fetch_answers`, and the missing answers with their reasons."""
-    asking = AnswerSession.open(job, generation, title, start, max_reject_share)
-    wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
-    store = Store(asking.folder, job.progress.say)
-    asking.complete(store, wanted, prompts)
-    found = list(asking.iter_answers(store, wanted, prompts))
-    return found, asking.make_rejects(wanted, wanted.find_stored(store))
+    return list(fetch_each_answer(job, generation, prompts, title, start, max_reject_share))
 
 
 def fetch_each_answer(
@@ -86,17 +71,38 @@ def fetch_each_answer(
     generation: Generation,
     prompts: Sequence[PromptLike],
     title: str,
+    start: StartEngine = start_engine,
     max_reject_share: float | None = None,
 ) -> Iterator[list[StoredAnswer]]:
     """Returns the result of `fetch_answers` as an iterator, which reads about SEGMENT_ANSWERS answers at a time.
 
     All missing answers are generated before it returns. `prompts` may be read from files on access.
     """
-    asking = AnswerSession.open(job, generation, title, max_reject_share=max_reject_share)
+    asking = AnswerSession.open(job, generation, title, start, max_reject_share)
     wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
     store = Store(asking.folder, job.progress.say)
     asking.complete(store, wanted, prompts)
     return asking.iter_answers(store, wanted, prompts)
+
+
+def fetch_converted(
+    job: Job,
+    generation: Generation,
+    prompts: Sequence[PromptLike],
+    convert: Callable[[list[StoredAnswer]], Converted],
+    max_reject_share: float,
+    start: StartEngine = start_engine,
+) -> tuple[list[Converted], list[Reject]]:
+    """Returns what `convert` makes of the answers to each prompt, and the missing answers with their reasons.
+
+    Memory holds the results and about SEGMENT_ANSWERS answers. `prompts` may be read from files on access.
+    """
+    asking = AnswerSession.open(job, generation, job.name, start, max_reject_share)
+    wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
+    store = Store(asking.folder, job.progress.say)
+    asking.complete(store, wanted, prompts)
+    found = [convert(answers) for answers in asking.iter_answers(store, wanted, prompts)]
+    return found, asking.make_rejects(wanted, wanted.find_stored(store))
 
 
 def read_stored_answers(job: Job, generation: Generation, prompts: Sequence[PromptLike]) -> list[list[StoredAnswer]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.job.bounded import UnusableFile, read_bounded
-from stages.job.files import make_folder, share_with_group, sync_folder
+from stages.job.files import make_folder, share_with_group, sync_file, sync_folder
 from stages.responses.space import explain_unwritable
 
 LAST = 10**20 - 1  # order of files without one in their name
@@ -162,9 +162,3 @@ def _read_folder_id(folder: Path) -> str:
     except UnusableFile:
         found = ""
     return found if _HOME.fullmatch(found) else hashlib.sha256(str(number).encode()).hexdigest()[:8]
-
-
-def sync_file(path: Path) -> None:
-    """Flushes a file to disk, so that its content survives a power failure."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())

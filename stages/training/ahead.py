@@ -1,4 +1,4 @@
-"""Prepares what a training step needs while the step before it runs."""
+"""Prepares what a training step needs while the step before it, or an earlier part of it, runs."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,3 +27,13 @@ def preparing_ahead(make: Callable[[int], Prepared], steps: int) -> Iterator[Cal
             return now.result()
 
         yield take
+
+
+@contextmanager
+def preparing_beside(make: Callable[[], Prepared]) -> Iterator[Callable[[], Prepared]]:
+    """Calls `make` on a thread while the block runs; yields a function that waits for its value and returns it.
+
+    `make` communicates with no other rank. What it raises is raised where its value is taken.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="beside") as thread:
+        yield thread.submit(make).result

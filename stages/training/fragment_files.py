@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from stages.job.failure import Failure
+from stages.job.files import sync_file
 from stages.training.fragments import VALUES, Fragment
 
 FILE_BYTES = 2**30  # of a file, more for one large parameter: bounds the host memory that writing needs
@@ -33,13 +34,14 @@ class _Stored(NamedTuple):
 
 
 def write_fragments(folder: Path, fragments: Iterable[Fragment], rank: int) -> None:
-    """Writes fragments to new files in `folder`; the files of all ranks together are the state."""
+    """Writes fragments to new files in `folder`, onto the disk; the files of all ranks together are the state."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, part in enumerate(_split(fragments)):
+    for number, part in enumerate(split_fragments(fragments)):
         ranges = {one.name: [one.start, float(one.updates)] for one in part}
         tensors = {f"{kind} {one.name}": one.values[kind] for one in part for kind in VALUES}
         path = folder / f"rank_{rank:05d}_{number:05d}.safetensors"
         save_file(tensors, path, {_RANGES: json.dumps(ranges, allow_nan=False)})
+        sync_file(path)  # here, as on a network file system no other machine can
 
 
 def read_fragments(folder: Path, fragments: Sequence[Fragment]) -> None:
@@ -59,15 +61,15 @@ def read_fragments(folder: Path, fragments: Sequence[Fragment]) -> None:
             ) from error
 
 
-def _split(fragments: Iterable[Fragment]) -> Iterator[list[Fragment]]:
+def split_fragments(fragments: Iterable[Fragment]) -> Iterator[list[Fragment]]:
+    """Yields the fragments of each file, in order."""
     part, size = list[Fragment](), 0
     for one in fragments:
-        added = sum(tensor.numel() * tensor.element_size() for tensor in one.values.values())
-        if part and size + added > FILE_BYTES:
+        if part and size + one.bytes > FILE_BYTES:
             yield part
             part, size = [], 0
         part.append(one)
-        size += added
+        size += one.bytes
     if part:
         yield part
 

@@ -34,6 +34,11 @@ class Fragment:
         """Number of values of the parameter in this range."""
         return self.values[WEIGHT].numel()
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of its values."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.values.values())
+
 
 class _Range(NamedTuple):
     """A range of a parameter, and where its values are in a tensor of the optimizer."""

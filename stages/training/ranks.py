@@ -46,7 +46,9 @@ class Meetings:
 
 
 MEETINGS = Meetings()
-_patient: dict[str, Any] = {}  # the group of `Ranks`, which waits for the first rank; DeepSpeed's is the default group
+WRITE_WAIT = timedelta(hours=4)  # of a thread that has written its part of a checkpoint, for the slowest rank
+_STEPS, _BESIDE = "steps", "beside"
+_groups: dict[str, Any] = {}  # _STEPS waits for the first rank, _BESIDE is for threads; DeepSpeed's is the default
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Ranks:
 
     rank: int
     count: int
+    beside: bool = False  # of threads that communicate while the ranks themselves do
 
     @property
     def first(self) -> bool:
@@ -66,8 +69,8 @@ class Ranks:
         if self.count == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
-        with MEETINGS.attend():
-            dist.broadcast_object_list(box, group=_patient.get("group"))
+        with self._attend():
+            dist.broadcast_object_list(box, group=self._group)
         return box[0]  # type: ignore[no-any-return]
 
     def gather(self, value: Value) -> list[Value]:
@@ -75,9 +78,16 @@ class Ranks:
         if self.count == 1:
             return [value]
         boxes: list[Any] = [None] * self.count
-        with MEETINGS.attend():
-            dist.all_gather_object(boxes, value, group=_patient.get("group"))
+        with self._attend():
+            dist.all_gather_object(boxes, value, group=self._group)
         return boxes
+
+    @property
+    def _group(self) -> Any:
+        return _groups.get(_BESIDE if self.beside else _STEPS)
+
+    def _attend(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.beside else MEETINGS.attend()
 
     def sum(self, value: float) -> float:
         """Returns the sum over ranks, added in rank order, so that all ranks get the same result."""
@@ -113,6 +123,17 @@ def get_ranks() -> Ranks:
     if not dist.is_initialized():
         return Ranks(0, 1)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def get_ranks_beside() -> Ranks:
+    """Returns the ranks for one thread of each, whose operations don't mix with those of the steps.
+
+    All ranks must call this together: the first call makes a process group.
+    """
+    here = get_ranks()
+    if here.count > 1 and _BESIDE not in _groups:
+        _groups[_BESIDE] = dist.new_group(backend="gloo", timeout=WRITE_WAIT)
+    return Ranks(here.rank, here.count, beside=True)
 
 
 class Rendezvous:
@@ -176,7 +197,7 @@ def _join(store: Any, rank: int, count: int) -> Ranks:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=START_WAIT)
     if count > 1:
-        _patient["group"] = dist.new_group(backend="gloo", timeout=START_WAIT)
+        _groups[_STEPS] = dist.new_group(backend="gloo", timeout=START_WAIT)
     return get_ranks()
 
 
@@ -189,8 +210,8 @@ def limit_waits(together: timedelta, for_first: timedelta) -> None:
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
     _set_pg_timeout(together + MARGIN)
-    if "group" in _patient:
-        _set_pg_timeout(for_first + MARGIN, _patient["group"])
+    if _STEPS in _groups:
+        _set_pg_timeout(for_first + MARGIN, _groups[_STEPS])
 
 
 def free_cached_memory() -> None:

@@ -3,8 +3,9 @@
     <store>/runs/<stage>/<fingerprint>/step_00000040/{student/, discriminator/, loop.json, DONE}
                                       /recorded/step_00000041.json
 
-The fingerprint covers parameters and inputs, so a run resumes only from its own checkpoints. A checkpoint is complete
-if it contains `DONE`, which is written last. Randomness is a function of (seed, stage, step), so no generator state is
+The fingerprint covers parameters and inputs, so a run resumes only from its own checkpoints. A checkpoint is written
+while the next steps compute (`stages/training/background.py`), under another name, and renamed when it is complete: a
+kill at any moment leaves the one before. Randomness is a function of (seed, stage, step), so no generator state is
 saved: on CPU, a run that is killed and resumed writes the same bytes as an uninterrupted one.
 
 With several ranks, each writes its part of weights and moments and the first writes everything else. A run with another
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from stages.config.runtime import Runtime
 from stages.job.failure import Failure
-from stages.job.files import replacing_folder, write_text
+from stages.job.files import replacing_folder, sync_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
+from stages.training.background import BackgroundWriter, HostCopies
 from stages.training.engine_config import explain_config
 from stages.training.guard import StepGuard
 from stages.training.ranks import get_ranks
@@ -59,7 +61,8 @@ class TrainingState:
         self._folder = job.run_folder
         self._folder_id = _identify(self._folder)
         self._runtime = job.block(Runtime)
-        self._saved = time.monotonic()
+        self._saved, self._waited = time.monotonic(), 0.0  # when the last checkpoint began, how long its step waited
+        self._copies, self._writer = HostCopies(job.progress.say), BackgroundWriter()
         self.guard = StepGuard(job.name, describe_kept=self._describe_kept, say=job.progress.say)
         for trainer in trainers.values():
             trainer.guard = self.guard
@@ -78,9 +81,9 @@ class TrainingState:
         """Yields the remaining steps of `count` with a progress bar; saves after a step when a checkpoint is due.
 
         Raises SystemExit, after saving, when the process was asked to stop, NonFinite when a number in the records or
-        a weight to be saved is not finite.
+        a weight to be saved is not finite, Failure when a checkpoint could not be written.
         """
-        with STOP.awaiting(), contextlib.closing(self._board):
+        with STOP.awaiting(), contextlib.closing(self._board), self._completing_last():
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
                 self.guard.step = step
                 yield step
@@ -124,12 +127,18 @@ class TrainingState:
         self._check_records()
         for name, rows in self.records.items():
             self.job.progress.show_latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
-        late = self._ranks.first and time.monotonic() - self._saved >= find_interval(self._runtime, STOP.save_seconds)
-        due, code = self._ranks.max(int(late), STOP.code or 0)  # any rank may receive the stop request
+        late = self._ranks.first and time.monotonic() - self._saved >= find_interval(self._runtime, self._waited)
+        # any rank may receive the stop request, or fail to write
+        due, code, failed = self._ranks.max(int(late), STOP.code or 0, int(self._writer.failed))
+        if failed:
+            self._finish_writing()
         if self._folder and done < count and (due or code):
-            with self.job.measure_time("checkpoint"):
+            with self.job.measure_time("checkpoint"):  # what the step waits, not what is written beside the next ones
                 try:
-                    self._save(self._folder, done)
+                    if code:
+                        self._save_last(self._folder, done)
+                    else:
+                        self._save(self._folder, done)
                 except (OSError, RuntimeError):
                     self._check_owned()  # a takeover in the middle is the reason that counts
                     raise
@@ -145,7 +154,11 @@ class TrainingState:
             self._checked[name] = len(rows)
 
     def _describe_kept(self) -> str:
-        """Returns what a next run starts from."""
+        """Returns what a next run starts from, when no checkpoint is being written any more."""
+        self._writer.await_end()
+        return self._describe_complete()
+
+    def _describe_complete(self) -> str:
         found = list_complete_checkpoints(self._folder) if self._folder else []
         if not found:
             return "nothing of this run is kept, because it wrote no checkpoint yet (runtime.checkpoint_minutes)"
@@ -158,24 +171,79 @@ class TrainingState:
                     self.guard.stop(f"{name}: a weight", f"not finite ({broken})")
 
     def _save(self, folder: Path, done: int) -> None:
+        """Starts to write a checkpoint, when the one before is written."""
         begun = time.monotonic()
+        if not self._finish_writing():
+            return
         self._check_weights()
         self._check_room(folder)
-        with explain_full_disk(folder, self._describe_kept), contextlib.ExitStack() as stack:
-            final = folder / f"step_{done:08d}"
+        started, final = time.monotonic(), folder / f"step_{done:08d}"
+        state = {name: trainer.list_state() for name, trainer in self.trainers.items()}
+        copies = self._copies.take(state)
+        loop = self._describe_loop(done) if self._ranks.first else ""
+        best = self.copy  # a later one replaces it, nobody changes it
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(explain_full_disk(folder, self._describe_complete))
             checkpoint = self._ranks.broadcast(lambda: stack.enter_context(replacing_folder(final)))
-            with explain_full_disk(folder, self._describe_kept):  # as long as the unfinished files fill the disk
+            stack.callback(self._check_owned)
+            commit = stack.pop_all()
+
+        def write() -> None:
+            with explain_full_disk(folder, self._describe_complete):  # as long as the unfinished files fill the disk
                 for name, trainer in self.trainers.items():
-                    trainer.save_state(checkpoint, name)
-                self._ranks.wait()  # all shards are written
+                    trainer.save_state(checkpoint, name, (copies or state)[name])
                 if self._ranks.first:
-                    self._write_loop(checkpoint, done)
-            self._check_owned()
-        if self._ranks.first:
-            self._checkpoint_bytes = measure_folder(final)
-            self._clear_up(folder, done)
+                    _write_loop(checkpoint, loop, done, best)
+
+        def clear_up() -> None:
+            if self._ranks.first:
+                sync_folder(folder)  # before those that it replaces are deleted
+                self._checkpoint_bytes = measure_folder(final)
+                self._clear_up(folder, done)
+            STOP.save_seconds = time.monotonic() - started
+
+        self._writer.start(write, commit, clear_up)
+        if copies is None:
+            self._finish_writing()
         self._saved = time.monotonic()
-        STOP.save_seconds = self._saved - begun
+        self._waited = self._saved - begun
+
+    def _save_last(self, folder: Path, done: int) -> None:
+        """Writes a checkpoint to the end, because the process is to stop, within the time that is left for it.
+
+        One in flight comes first. If there is no time for another one then, it was the last.
+        """
+        with STOP.completing():
+            if self._finish_writing() and self._ranks.broadcast(lambda: STOP.seconds_left >= STOP.save_seconds):
+                self._save(folder, done)
+                self._finish_writing()
+
+    def _finish_writing(self) -> bool:
+        """Waits for the checkpoint in flight; returns whether it is over, False when a stop request leaves no time.
+
+        If it could not be written, the first rank raises the reason, and the others exit.
+        """
+        try:
+            return self._writer.finish()
+        except Exception:
+            if not self._ranks.first:
+                raise SystemExit(0) from None
+            raise
+
+    @contextlib.contextmanager
+    def _completing_last(self) -> Iterator[None]:
+        """When the block ends, however it ends, waits for the checkpoint in flight as long as the process may."""
+        try:
+            yield
+        finally:
+            with STOP.completing():
+                try:
+                    written = self._writer.finish()
+                    reason = "" if written else "the time to stop is over"
+                except Exception as error:  # training is over, and may have another reason to end
+                    reason = str(error)
+                if reason and self._ranks.first:
+                    self.job.progress.say(f"warning: {self.job.name}: the last checkpoint was not written: {reason}")
 
     def _check_room(self, folder: Path) -> None:
         """Raises Failure when the next checkpoint would not fit."""
@@ -194,13 +262,10 @@ class TrainingState:
                 f"about {format_bytes(count * self._checkpoint_bytes)}; make room, or lower runtime.keep_checkpoints"
             )
 
-    def _write_loop(self, checkpoint: Path, done: int) -> None:
-        if self.copy is not None:
-            save_tensors(self.copy, checkpoint / _COPY)
+    def _describe_loop(self, done: int) -> str:
         loop = {"step": done, "code": self.job.code, "records": self.records}
         loop["norms"] = {name: list(trainer.norms.norms) for name, trainer in self.trainers.items()}
-        (checkpoint / _LOOP).write_text(json.dumps(loop, allow_nan=False), encoding="utf-8")
-        (checkpoint / DONE).write_text(f"{done}\n")
+        return json.dumps(loop, allow_nan=False)
 
     def _clear_up(self, folder: Path, done: int) -> None:
         for old in list_complete_checkpoints(folder)[: -self._runtime.keep_checkpoints]:
@@ -251,10 +316,17 @@ class TrainingState:
                 )
 
 
-def find_interval(runtime: Runtime, save_seconds: float) -> float:
-    """Returns the seconds from one checkpoint to the next: enough that saving takes no more than its share."""
+def find_interval(runtime: Runtime, waited: float) -> float:
+    """Returns the seconds from one checkpoint to the next: enough that steps wait no more than its share for them."""
     share = runtime.checkpoint_share
-    return max(60 * runtime.checkpoint_minutes, save_seconds * (1 - share) / share) * bool(runtime.checkpoint_minutes)
+    return max(60 * runtime.checkpoint_minutes, waited * (1 - share) / share) * bool(runtime.checkpoint_minutes)
+
+
+def _write_loop(checkpoint: Path, loop: str, done: int, copy: Mapping[str, Tensor] | None) -> None:
+    if copy is not None:
+        save_tensors(copy, checkpoint / _COPY)
+    (checkpoint / _LOOP).write_text(loop, encoding="utf-8")
+    (checkpoint / DONE).write_text(f"{done}\n")
 
 
 def _identify(folder: Path | None) -> tuple[int, int] | None:

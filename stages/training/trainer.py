@@ -21,7 +21,8 @@ from stages.vlm.quantization import is_quantized
 from stages.vlm.shards import is_sharded, shard_layers
 from stages.vlm.weights import check_finite, find_broken_tensor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import deepspeed, which takes seconds
+    from stages.training.fragments import Fragment
     from stages.training.host_states import HostStates
 
 Result = TypeVar("Result")
@@ -236,18 +237,21 @@ class Trainer:
         named = self.model.named_parameters()
         return find_broken_tensor((name, _get_own_values(weight)) for name, weight in named)
 
-    def save_state(self, folder: Path, name: str) -> None:
-        """Writes the trained weights and AdamW's moments to `folder`/`name`; each rank writes its own part.
+    def list_state(self) -> "list[Fragment]":
+        """Returns this rank's part of the trained weights and AdamW's moments, as views: the next step changes them.
 
-        Frozen weights are not written: they are those of the checkpoint that training started from.
+        Frozen weights are not part of it: they are those of the checkpoint that training started from.
         """
-        from stages.training.fragment_files import write_fragments
         from stages.training.fragments import list_fragments
 
         ranks, fragments = get_ranks(), list_fragments(self.model, self._optimizer)
-        if self._replicated:  # every rank has all of them
-            fragments = fragments[ranks.rank :: ranks.count]
-        write_fragments(folder / name, fragments, ranks.rank)
+        return fragments[ranks.rank :: ranks.count] if self._replicated else fragments  # else each rank has all of them
+
+    def save_state(self, folder: Path, name: str, state: "Sequence[Fragment] | None" = None) -> None:
+        """Writes `state`, else what `list_state` returns, to `folder`/`name`; each rank writes its own part."""
+        from stages.training.fragment_files import write_fragments
+
+        write_fragments(folder / name, self.list_state() if state is None else state, get_ranks().rank)
 
     def load_state(self, folder: Path, name: str) -> None:
         """Loads what `save_state` wrote with any number of ranks and any ZeRO stage.

@@ -2,10 +2,10 @@
 
     python tests/faults/watched.py <moment> <number> <stage> [item]
 
-A moment is the middle of the call number <number> of: student | discriminator | model (saving that model's state), loop
-(all models saved, nothing else), sync (new weights on their way into vLLM), record (a step's answers being written),
-resume (state half loaded). Or `after`: <number> seconds after the loop has begun; then standard error says where that
-was.
+A moment is the middle of the call number <number> of: student | discriminator | model (writing that model's state),
+loop (all models written, nothing else), commit (a checkpoint complete, not yet in its place), sync (new weights on
+their way into vLLM), record (a step's answers being written), resume (state half loaded). Or `after`: <number> seconds
+after the loop has begun; then standard error says where that was.
 """
 
 import faulthandler
@@ -56,9 +56,12 @@ def kill_later(seconds: float) -> None:
 def main() -> int:
     call, number, *rest = sys.argv[1:]
     if call in ("student", "discriminator", "model"):
-        kill_at(Trainer, "save_state", int(number), lambda _trainer, _folder, name: name == call)
+        kill_at(Trainer, "save_state", int(number), lambda _trainer, _folder, name, _state: name == call)
     elif call == "loop":
-        kill_at(state.json, "dumps", int(number), lambda value, **_: isinstance(value, dict) and "records" in value)
+        kill_at(state, "_write_loop", int(number))
+    elif call == "commit":
+        own = state.TrainingState
+        kill_at(own, "_check_owned", int(number), lambda _: threading.current_thread().name == "checkpoint")
     elif call == "sync":
         kill_at(VllmEngine, "update_weights", int(number))
     elif call == "record":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flows.fingerprint import Fingerprint
 from flows.lockfile import is_recorded, mark_unrecorded
-from stages.job.hashes import hash_json
+from stages.job.hashes import hash_json, hash_md5
 
 NAMES = st.text("abc", min_size=1, max_size=3)
 FOLDERS = st.dictionaries(NAMES, st.binary(max_size=20), min_size=1, max_size=4)
@@ -171,3 +171,44 @@ def test_a_folder_of_results_and_a_part_of_one_are_known_by_the_results(
     all_teachers = Fingerprint(recorded, [recorded / "data" / "teacher"], {}).digest
     part_of_pool = Fingerprint(recorded, [recorded / "data" / "pool" / "deep"], {}).digest
     assert len({all_teachers, part_of_pool, Fingerprint(recorded, [recorded / "data" / "pool"], {}).digest}) == 3
+
+
+def test_what_dvc_has_hashed_is_not_read_again_unless_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real memory of DVC. An edit that leaves the length is seen by its time, a new file by its absence."""
+    (tmp_path / "memory").mkdir(mode=0o700)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "memory"))
+    project = tmp_path / "project"
+    folder = fill(project / "in", {"a": b"one", "b": b"two", "c": b"three"})
+    expected = Fingerprint(project, [folder], {}).digest
+    with Repo.init(str(project), no_scm=True) as repo:
+        repo.add(str(folder))
+        assert Path(str(repo.site_cache_dir)).is_relative_to(tmp_path / "memory")
+    read: list[str] = []
+
+    def hash_file(path: Path) -> str:
+        read.append(path.name)
+        return hash_md5(path)
+
+    monkeypatch.setattr("flows.fingerprint.hash_md5", hash_file)
+    monkeypatch.setattr("flows.fingerprint.MUCH", 11)
+    same = Fingerprint(project, [folder], {})
+    assert (same.digest, read) == (expected, [])
+
+    (folder / "b").unlink()
+    (folder / "b").write_bytes(b"TWO")
+    (folder / "d").write_bytes(b"four")
+    assert same.find_changes({}) == ["in/b", "in/d"]
+    assert sorted(read) == ["b", "d"]
+    read.clear()
+    changed = Fingerprint(project, [folder], {}).digest
+    assert sorted(read) == ["b", "d"]
+    monkeypatch.setattr("flows.fingerprint.MUCH", 10**9)
+    assert changed == Fingerprint(project, [folder], {}).digest != expected
+
+    monkeypatch.setattr("flows.fingerprint.MUCH", 11)
+    read.clear()
+    (tmp_path / "memory").chmod(0o755)
+    assert Fingerprint(project, [folder], {}).digest == changed
+    assert sorted(read) == ["a", "b", "c", "d"], "others could write there"

@@ -2,11 +2,12 @@
 
     python tests/performance/row_memory.py [--rows 2000 20000] [--kilobytes 200] [--side 84] [--folder /tmp]
 
-Makes LLaVA rows with JPEG files of `--side` pixels that are padded with random bytes, and answers to them; then runs
-each stage as it is, in a fresh process, on the smaller and on the larger number of rows: `questions`, two ranks of
-`warm_start`, `discriminator` and `verdict` with tiny models, few steps and a scripted judge. Prints the largest
-resident memory of each process, rows/s, and the memory at 4,000,000 rows that follows from the slope. Exit code 1 when
-a process takes 100 MiB more with more rows. 20,000 rows of 200 kB need 13 GB in `--folder` for a while.
+Makes LLaVA rows with JPEG files of `--side` pixels that are padded with random bytes; then runs the stages from
+`questions` to `evaluate` as they are, each in fresh processes, on the smaller and on the larger number of rows: two
+ranks of `warm_start`, tiny models, few steps, and engines that look at every image and answer at once. Every question
+is one of RIL and one of the evaluation. Prints the largest resident memory of each process, rows/s, and the memory at
+the paper's number of rows that follows from the slope. Exit code 1 when a process takes 100 MiB more with more rows.
+20,000 rows of 200 kB need 13 GB in `--folder` for a while.
 """
 
 import argparse
@@ -28,9 +29,13 @@ from typing import Any
 
 MIB = 1 << 20
 MOST_MORE = 100  # MiB
-PAPER_ROWS = 4_000_000
+PAPER_ROWS = {"questions": 4_000_000, "warm_start": 4_000_000, "selection": 4_000_000}  # App. C
+SELECTED_ROWS = 40_000  # of all other stages
 FEW = 10  # questions of the other splits
-STAGES = ("questions", "warm_start", "discriminator", "verdict")
+STAGES = (
+    "questions", "warm_start", "selection", "teacher", "rollout", "verdict", "pool", "discriminator", "ril", "evaluate"
+)  # fmt: skip
+ITEMS = {"teacher": "internvl3", "verdict": "internvl3", "evaluate": "warm_start"}
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = " ".join(f"{number} is {number * number}," for number in range(16))
 SEGMENT = 65_000  # bytes of a comment in a JPEG file, of at most 65,533
@@ -63,7 +68,7 @@ def make_source(folder: Path, rows: int, side: int, size: int) -> None:
 
 
 def make_models(folder: Path) -> None:
-    """Writes a tiny student, as base and as warm-started, and a tiny judge."""
+    """Writes a tiny student, as base and as warm-started, a teacher and a judge."""
     from stages.config.build import Build
     from stages.tiny.builds.shapes import build_tiny
     from stages.vlm.checkpoint import write_card
@@ -71,68 +76,50 @@ def make_models(folder: Path) -> None:
     build = Build(
         steps=0, learning_rate=1e-3, hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1
     )
-    for family, places in (("qwen2_5_vl", ("model/student", "warm_start")), ("qwen2_5", ("model/judge",))):
-        for place in places:
-            target = folder / "data" / place
-            target.mkdir(parents=True)
-            _, network = build_tiny(family, build, [ANSWER, "What is it?"], 2048, 1, target)
-            network.model.save_pretrained(target)
-            write_card(target, family, "fp32", 2048)
+    places = {"qwen2_5_vl": ("model/student", "warm_start", "model/internvl3"), "qwen2_5": ("model/judge",)}
+    for seed, (family, place) in enumerate((family, place) for family, them in places.items() for place in them):
+        target = folder / "data" / place
+        target.mkdir(parents=True)
+        _, network = build_tiny(family, build, [ANSWER, "What is it?"], 2048, seed, target)
+        network.model.save_pretrained(target)
+        write_card(target, family, "fp32", 2048)
 
 
-def make_answers(folder: Path) -> None:
-    """Makes the questions of the warm start those of RIL, and writes answers of student and teacher to them."""
-    from stages.corpora.rows import QuestionFolder
-    from stages.job.files import write_shards
-    from stages.responses.schemas import ANSWERS, POOL
-
-    questions = folder / "data" / "questions"
-    shutil.rmtree(questions / "imitation")
-    (questions / "imitation").symlink_to(questions / "warm_start")
-    names = [row["id"] for row in QuestionFolder(questions, "warm_start").iter_columns(["id"])]
-
-    def say(who: str, name: str, sample: int) -> dict[str, Any]:
-        text = f"{who} {sample} {name}: {ANSWER}"
-        return dict.fromkeys(ANSWERS.names) | {
-            "question_id": name,
-            "sample": sample,
-            "response": text,
-            "finish_reason": "stop",
-        }
-
-    def pool(name: str) -> dict[str, Any]:
-        answers = [
-            {
-                "teacher": "internvl3",
-                "sample": n,
-                "text": f"b {n} {name} {ANSWER}",
-                "verdict": 1,
-                "finish_reason": "stop",
-            }
-            for n in range(2)
-        ]
-        return {"question_id": name, "answers": answers}
-
-    rollouts = (say("a", name, sample) for name in names for sample in range(2))
-    write_shards(folder / "data/rollout", rollouts, ANSWERS)
-    write_shards(folder / "data/teacher/internvl3", (say("b", name, 0) for name in names), ANSWERS)
-    write_shards(folder / "data/pool", (pool(name) for name in sorted(names)), POOL)
+def share_questions(folder: Path) -> None:
+    """Makes the questions of the warm start those of the evaluation."""
+    shutil.rmtree(folder / "data" / "questions" / "test")
+    (folder / "data" / "questions" / "test").symlink_to("warm_start")
 
 
-class ScriptedJudge:
-    """Finds every answer right."""
+class ScriptedEngine:
+    """Looks at the images of every question and answers at once; finds every answer right."""
 
     name, version = "script", "1"
 
     def __init__(self, checkpoint: Any) -> None:
-        self.checkpoint = checkpoint
+        from stages.vlm.chat import RemoteChat
 
-    def generate(self, requests: Any) -> Iterator[tuple[int, list[Any]]]:
-        """Yields one verdict for each request."""
+        self.checkpoint, self.chat = checkpoint, RemoteChat()
+
+    def iter_outcomes(self, requests: Any) -> Iterator[tuple[int, list[Any]]]:
+        """Yields the answers to each request."""
         from stages.engines.engine import Answer
 
-        for number in range(len(requests)):
-            yield number, [Answer(0, "same. <answer>1</answer>", (5,), "stop", 9, 3)]
+        for number, request in enumerate(requests):
+            seen = sum(len(image) for image in request.images)
+            if request.given is not None:
+                values = (-0.5 - seen % 7,) * 9
+                yield number, [Answer(0, request.given, (5,) * 9, "stop", 9, 9, values)]
+            elif not request.images and "<candidate" in request.messages[-1]["content"]:
+                yield number, [Answer(0, "same. <answer>1</answer>", (5,), "stop", 9, 3)]
+            else:
+                texts = [f"{request.name} {sample}: {ANSWER}" for sample in range(request.n)]
+                yield number, [Answer(n, text, (5,) * 60, "stop", 9, 60) for n, text in enumerate(texts)]
+
+    generate = iter_outcomes
+
+    def update_weights(self, named: Any) -> None:
+        """Drops them."""
 
     def close(self) -> None:
         """Has nothing to free."""
@@ -142,7 +129,8 @@ def run_stage(stage: str, folder: Path, rows: int) -> None:
     """Runs a stage in this process; prints rank, seconds and the largest resident memory in MiB."""
     import stages.engines.start
 
-    stages.engines.start.start_engine = lambda checkpoint, *_: ScriptedJudge(checkpoint)  # before it is imported
+    for name in ("start_engine", "start_trainable"):  # before they are imported
+        setattr(stages.engines.start, name, lambda checkpoint, *_: ScriptedEngine(checkpoint))
     from flows.jobs import open_job
     from stages.config.params import validate_params
     from stages.config.yaml import merge_params, read_yaml
@@ -154,13 +142,17 @@ def run_stage(stage: str, folder: Path, rows: int) -> None:
     values = {
         "questions": {"kind": "llava", "path": "rows.json", "images": "images", "splits": splits},
         "warm_start": {"steps": 4, "rows_per_step": 8, "warmup_steps": 0},
+        "selection": {"split": "warm_start", "teacher": "internvl3", "top": rows - 3 * FEW - 1},
+        "teachers": {"internvl3": {"model": "internvl3", "responses": 2}},
+        "pool": {"teachers": ["internvl3"]},
         "discriminator": {"steps": 4, "questions_per_step": 2, "responses_per_side": 2, "held_out_share": 0.0005},
         "rollout": {"responses": 2},
         "verdict": {"exam": False},
+        "ril": {"steps": 2, "questions_per_step": 2, "group": 2, "warmup_steps": 0, "validation_every": 2},
+        "evaluate": {"benchmarks": [], "folder": "images"},
     }
-    item = "internvl3" if stage == "verdict" else None
     params = validate_params(merge_params(read_yaml(ROOT / "params.yaml"), values))
-    job = open_job(stage, item, folder, params)
+    job = open_job(stage, ITEMS.get(stage), folder, params)
     began = time.monotonic()
     __import__(f"stages.{stage}", fromlist=["run"]).run(job)
     seconds = time.monotonic() - began
@@ -194,9 +186,12 @@ def measure_all(folder: Path, rows: int, side: int, size: int) -> dict[str, Simp
     """Makes the rows and runs all stages on them."""
     make_source(folder, rows, side, size)
     make_models(folder)
-    found = {"questions": measure_stage("questions", folder, rows)}
-    make_answers(folder)
-    return found | {stage: measure_stage(stage, folder, rows) for stage in STAGES[1:]}
+    found = {}
+    for stage in STAGES:
+        found[stage] = measure_stage(stage, folder, rows)
+        if stage == "questions":
+            share_questions(folder)
+    return found
 
 
 def main() -> int:
@@ -217,16 +212,20 @@ def main() -> int:
     for rows in (few, many):
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             found.append(measure_all(Path(folder), rows, given.side, 1000 * given.kilobytes))
-    print(f"stage          MiB at {few:,}  MiB at {many:,}  more  bytes a row  GiB at 4M  rows/s")
+    print(f"stage          MiB at {few:,}  MiB at {many:,}  more  bytes a row  paper's rows  GiB there  rows/s")
     worst = 0.0
     for stage in STAGES:
         less, more = found[0][stage], found[1][stage]
         grown = more.peak - less.peak
         worst = max(worst, grown)
         slope = max(grown, 0.0) * MIB / (many - few)
-        at_paper = more.peak / 1024 + slope * (PAPER_ROWS - many) / 1024 / MIB
+        rows = PAPER_ROWS.get(stage, SELECTED_ROWS)
+        there = more.peak / 1024 + slope * (rows - many) / 1024 / MIB
         rate = (many - few) / max(more.seconds - less.seconds, 1e-9)
-        print(f"{stage:14} {less.peak:10.0f} {more.peak:13.0f} {grown:7.0f} {slope:10.0f} {at_paper:11.2f} {rate:9.0f}")
+        print(
+            f"{stage:14} {less.peak:10.0f} {more.peak:13.0f} {grown:7.0f} {slope:10.0f} {rows:13,} {there:10.2f} "
+            f"{rate:9.0f}"
+        )
     return int(worst >= MOST_MORE)
 
 

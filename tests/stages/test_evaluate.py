@@ -12,13 +12,21 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.jobs import open_job
 from stages import evaluate
+from stages.benchmarks.scores import BenchmarkReply
 from stages.benchmarks.verdicts import JudgePrompt
 from stages.config.evaluate import Evaluate
 from stages.config.params import load_params, validate_params
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.rows import QUESTION_SCHEMA, Question, make_canonical_row
 from stages.engines.engine import Answer, EngineError, Request
-from stages.evaluate import compute_scores, make_prediction, shuffle_images, split_answers
+from stages.evaluate import (
+    JoinedPrompts,
+    compute_scores,
+    make_prediction,
+    make_reply,
+    shuffle_images,
+    split_answers,
+)
 from stages.job.files import read_json, write_shards
 from stages.job.job import Job
 from stages.responses.store import StoredAnswer
@@ -41,7 +49,12 @@ def test_nobody_keeps_its_picture_and_sources_do_not_mix() -> None:
     by_image = {q.images: q.source for q in asked}
     assert all(by_image[q.images] == q.source for q in found)
     assert sorted(q.images for q in found) == sorted(q.images for q in asked)
-    assert shuffle_images(asked) == found
+    assert [*shuffle_images(asked)] == [*found]
+    joined = JoinedPrompts(asked[:3], found, [])
+    assert [*joined] == [*asked[:3], *found]
+    assert joined[2:5] == [asked[2], found[0], found[1]]
+    with pytest.raises(IndexError):
+        joined[23]
 
 
 def test_scores_by_kind_and_with_shuffled_images() -> None:
@@ -72,15 +85,15 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
 def test_answers_are_told_apart_by_what_was_asked() -> None:
     """The split's, those to shuffled images, the benchmarks'; a rejected prompt is wrong in the split."""
 
-    def said(text: str) -> StoredAnswer:
-        return StoredAnswer(f"key {text}", "", 0, "", text, (), "length", 9, 4, "", "")
+    def said(text: str) -> BenchmarkReply | None:
+        return make_reply([StoredAnswer(f"key {text}", "", 0, "", text, (1, 2), "length", 9, 4, "", "")])
 
     asked = [replace(question(number, "digits"), answer=str(number)) for number in range(3)]
-    every = [[said("0")], [], [said("7")], [said("4")], [said("1")], [], [said("b0")], []]
+    every = [said("0"), make_reply([]), said("7"), said("4"), said("1"), None, said("b0"), None]
     (found, shuffled), benchmarks = split_answers(every, 3, 3)
     assert [answer and answer.text for answer in found] == ["0", None, "7"]
     assert [answer and answer.text for answer in shuffled] == ["4", "1", None]
-    assert benchmarks == [[said("b0")], []]
+    assert benchmarks == [said("b0"), None]
     rows = [make_prediction(one, answer, None) for one, answer in zip(asked, found, strict=True)]
     assert [(row["question_id"], row["response"], row["reference"], row["correct"]) for row in rows] == [
         ("q0", "0", "0", True),

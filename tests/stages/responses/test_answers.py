@@ -29,7 +29,7 @@ from stages.responses import answers, window
 from stages.responses.answers import (
     Generation,
     fetch_answers,
-    fetch_answers_and_rejects,
+    fetch_converted,
     make_generation_spec,
     read_stored_answers,
 )
@@ -539,8 +539,6 @@ def test_what_the_store_has_is_told_without_an_engine(job: Job, checkpoint: Path
 def test_rejects_are_told_with_the_answers(job: Job, checkpoint: Path) -> None:
     engine = Counting()
     engine.refuses = {"q2"}
-    found, rejects = fetch_answers_and_rejects(
-        job, Generation(checkpoint, SAMPLING, 2), prompts(4), "answers", engine, 0.5
-    )
-    assert [len(one) for one in found] == [2, 2, 0, 2]
+    found, rejects = fetch_converted(job, Generation(checkpoint, SAMPLING, 2), prompts(4), len, 0.5, engine)
+    assert found == [2, 2, 0, 2]
     assert rejects == [Reject("q2", 0, 2, "refused", "question q2: it is too long")]

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from stages.training.ahead import preparing_ahead
+from stages.training.ahead import preparing_ahead, preparing_beside
 
 
 @pytest.mark.parametrize("first", [0, 3])
@@ -35,3 +35,17 @@ def test_an_error_ends_the_step_that_it_belongs_to() -> None:
         with pytest.raises(ValueError, match="broken image"):
             take(2)
         assert take(3) == 3
+
+
+def test_a_part_of_a_step_is_made_while_another_part_runs() -> None:
+    goes_on = threading.Event()
+
+    def make() -> str:
+        assert goes_on.wait(60)
+        return "images"
+
+    with preparing_beside(make) as take:
+        goes_on.set()  # the block runs before the value is made
+        assert take() == "images"
+    with pytest.raises(ZeroDivisionError), preparing_beside(lambda: 1 // 0) as take_nothing:
+        take_nothing()

@@ -150,7 +150,7 @@ def test_collective_operations_wait_minutes(monkeypatch: pytest.MonkeyPatch) -> 
     """A little longer than the watch over ranks, which names the one that hangs."""
     found: list[tuple[timedelta, object]] = []
     monkeypatch.setattr(distributed_c10d, "_set_pg_timeout", lambda limit, group=None: found.append((limit, group)))
-    monkeypatch.setattr(ranks, "_patient", {"group": "gloo"})
+    monkeypatch.setattr(ranks, "_groups", {"steps": "gloo"})
     runtime = Runtime()
     ranks.limit_waits(timedelta(minutes=runtime.stuck_minutes), timedelta(minutes=runtime.first_rank_minutes))
     assert found == [(timedelta(minutes=32), None), (timedelta(minutes=242), "gloo")]

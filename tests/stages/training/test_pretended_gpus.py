@@ -36,9 +36,10 @@ def run_loop(project: Path, start: Start, count: int, runtime: dict[str, Any]) -
 @pytest.mark.slow
 def test_the_papers_arrangement_on_eight_gpus(training_project: Path, start: Start, root: Path) -> None:
     """One GPU for the student's vLLM, one for the judge, six ranks with ZeRO-3; nobody sees another one's GPU."""
-    runtime = read_profile(root, "paper")["runtime"] | {"gradient_checkpointing": False}
+    runtime = read_profile(root, "paper")["runtime"]
     seen = run_loop(training_project, start, 8, runtime)
-    assert load_params(training_project / "params.yaml").runtime.zero_stage == 3
+    settings = load_params(training_project / "params.yaml").runtime
+    assert (settings.zero_stage, settings.gradient_checkpointing) == (3, True)
     servers = {one.model: one.devices for one in seen if one.model}
     assert servers == {"student": "0", "judge": "1"}
     ranks = {int(one.environment["RANK"]): one for one in seen if one.model is None}

@@ -227,7 +227,7 @@ def test_a_checkpoint_runs_no_code(
 KILLS = int(os.environ.get("RIL_KILLS", "2"))  # 20 for the long form: about an hour on two cores
 PLANNED = {  # moments that chance seldom meets
     "warm_start": [("model", 3), ("loop", 2), ("resume", 1)],
-    "discriminator": [("discriminator", 3), ("loop", 2), ("resume", 1)],
+    "discriminator": [("commit", 3), ("loop", 2), ("resume", 1), ("discriminator", 3)],
     "ril": [("discriminator", 1), ("sync", 2), ("record", 2), ("loop", 2), ("resume", 2), ("student", 2)],
 }
 STEPS = {"warm_start": 10 * KILLS, "discriminator": 10 * KILLS, "ril": 3 * KILLS}
