@@ -125,6 +125,11 @@ class Objective(RewardObjective):
         ),
     ] = "same"
 
+    @property
+    def has_full_kl(self) -> bool:
+        """Whether a KL term is computed over the whole vocabulary."""
+        return "full" in (self.kl, self.kl_on_teacher_rows)
+
     @mark_contradiction
     def _refuse_kl_without_teachers(self, given: Choices) -> str | None:
         """`ril.kl_on_teacher_rows` needs teacher answers."""

@@ -106,6 +106,7 @@ class Params(Block):
             )
         self._check_selection()
         self._check_placement()
+        self._check_reference()
         self._check_checkpoints()
         self._check_responses()
         self._check_watched()
@@ -179,6 +180,18 @@ class Params(Block):
                     "from 0; change one of them"
                 )
         place_loop(runtime, self.verdict.model if self.objective.uses_judge else None, runtime.gpus)
+
+    def _check_reference(self) -> None:
+        """Raises if the reference is to be divided while its model is the base of adapters."""
+        adapters = {"ril.lora": self.ril.lora}
+        if self.objective.uses_discriminator:
+            adapters["discriminator.lora"] = self.discriminator.lora
+        shared = next((key for key, lora in adapters.items() if lora), None)
+        if self.runtime.reference != "replicated" and shared:
+            raise ValueError(
+                f"runtime.reference is {self.runtime.reference!r}, but with {shared} the reference is the base of "
+                "adapters, which is whole on every rank; set it to replicated"
+            )
 
     @property
     def objective(self) -> Objective:

@@ -1,11 +1,12 @@
 """The block `runtime`."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config.block import Block
+from stages.config.deepspeed import DeepSpeedKeys
 from stages.config.engines import EngineSettings, Gpu, Vllm
 
 AnsweringStage = Literal["selection", "teacher", "verdict", "rollout", "ril", "evaluate"]
@@ -14,6 +15,8 @@ GpuList = Annotated[tuple[Gpu, ...], Field(strict=False, min_length=1)]
 
 GroupAttention = Literal["auto", "sdpa", "merged", "flex"]
 VisionAttention = Literal["auto", "sdpa", "batched", "flash_attention_2"]
+ReferencePlace = Literal["replicated", "sharded", "offloaded"]
+OptimizerPlace = Literal["resident", "swapped", "offloaded"]
 
 
 class Runtime(Block):
@@ -56,6 +59,20 @@ class Runtime(Block):
         ge=0,
         le=3,
         description="DeepSpeed ZeRO stage: how much of the training state is sharded. In bf16, 0 works as 1.",
+    )
+    optimizer_states: OptimizerPlace = Field(
+        "resident",
+        description="Where the fp32 weights and moments of AdamW are: on the GPU (resident), in host memory between "
+        "updates (swapped), or in host memory with AdamW on the CPU (offloaded).",
+    )
+    reference: ReferencePlace = Field(
+        "replicated",
+        description="The frozen reference of the loop: whole on every rank (replicated), a part on each (sharded), "
+        "or the parts in host memory (offloaded); parts are gathered layer by layer.",
+    )
+    deepspeed: DeepSpeedKeys = Field(
+        default_factory=DeepSpeedKeys,
+        description="Further keys of DeepSpeed's configuration that change speed and memory only.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recomputes activations to save memory; takes about 25 % more time."
@@ -114,6 +131,15 @@ class Runtime(Block):
         le=100_000,
         description="Minutes that the other ranks wait for the first one while it samples, judges and validates.",
     )
+
+    @model_validator(mode="after")
+    def _check_optimizer_states(self) -> Self:
+        if self.optimizer_states != "resident" and self.zero_stage == 0:
+            raise ValueError(
+                f"optimizer_states is {self.optimizer_states!r}, but zero_stage is 0, and DeepSpeed moves the states "
+                "of ZeRO 1 to 3 only; set zero_stage to 1 (alone, a process shards nothing)"
+            )
+        return self
 
     def count_ranks(self, stage: str) -> int:
         """Returns the number of training processes of `stage` on this machine."""

@@ -20,6 +20,7 @@ from stages.engines.start import make_null_engine, start_engine, start_trainable
 from stages.job.devices import list_devices
 from stages.job.job import Job
 from stages.policy.policy import Policy
+from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups
 from stages.training.ranks import free_cached_memory, get_ranks
 from stages.training.trainer import Trainer
@@ -118,19 +119,29 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
 
     With `ril.lora` the student is the reference with an adapter, and both share one copy of the weights.
     """
-    block = job.block(Ril)
-    reference = load_network(checkpoint, reader, job.block(Runtime))
+    block, runtime = job.block(Ril), job.block(Runtime)
+    reference = load_network(checkpoint, reader, runtime)
     reference.model.requires_grad_(False)
+    shards = shard_reference(reference, runtime, objective)
     if block.lora:
         student = reference.add_adapter("student", block.lora, job.seed("adapter"))
     else:
-        student = load_network(checkpoint, reader, job.block(Runtime))
+        student = load_network(checkpoint, reader, runtime)
         if block.freeze_vision:
             student.freeze_vision()
         student.freeze_parts(block.frozen_parts)
-    trainer = Trainer(student.trained, block, job.block(Runtime))
-    reference.model.to(student.device)
-    return Policy(student, reference, trainer, block, objective, PaddingGroups(reader))
+    trainer = Trainer(student.trained, block, runtime)
+    if shards is None:
+        reference.model.to(student.device)
+    return Policy(student, reference, trainer, block, objective, PaddingGroups(reader), shards)
+
+
+def shard_reference(reference: Network, runtime: Runtime, objective: Objective) -> FrozenShards | None:
+    """Divides the weights of the reference over the ranks if `runtime.reference` says so; else returns None."""
+    alone = get_ranks().count == 1
+    if runtime.reference == "replicated" or (runtime.reference == "sharded" and alone):
+        return None
+    return FrozenShards(reference.model, runtime, reference.head.weight if objective.has_full_kl else None)
 
 
 def load_adversary(job: Job, network: Network, reader: Reader, objective: Objective) -> Adversary:

@@ -21,6 +21,7 @@ from stages.job import metric_names as names
 from stages.policy.batch import PolicyBatch, PreparedGroup, ReferenceCache, RewardedGroup, TokenMeans
 from stages.policy.loss import LossInputs, count_tokens, k3, policy_loss, rollout_weights
 from stages.policy.rewards import select_trainable
+from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt_cost
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
@@ -41,16 +42,12 @@ class Policy:
     block: Ril
     objective: Objective = PAPER
     padding: PaddingGroups | None = None  # equalizes the number of passes; required with several ranks
+    shards: FrozenShards | None = None  # of the reference's weights; None if every rank has all of them
 
     @property
     def temperature(self) -> float:
         """Temperature of all log-probabilities, equal to that of sampling (trap T14)."""
         return self.block.sampling.temperature or 1.0
-
-    @property
-    def has_full_kl(self) -> bool:
-        """Whether a KL term is computed over the whole vocabulary."""
-        return "full" in (self.objective.kl, self.objective.kl_on_teacher_rows)
 
     def iter_weights(self) -> Iterable[tuple[str, Tensor]]:
         """Returns name and value of all student weights for the engine; empty on ranks other than the first."""
@@ -76,23 +73,35 @@ class Policy:
     def cache_reference(self, groups: Sequence[Group]) -> list[ReferenceCache]:
         """Returns image features and log p of each response under the SFT student.
 
-        If the vision tower is trained, the reference model uses its own frozen tower and no features are shared. The
-        tower of a sharded student runs equally often on all ranks.
+        If the vision tower is trained, the reference model uses its own frozen tower and no features are shared. A
+        tower and a reference that are sharded run equally often on all ranks.
         """
         caches: list[ReferenceCache] = []
         budget, frozen = self.block.tokens_per_pack, self.block.freeze_vision
         sharded = self.trainer.sharded and frozen
-        made = balance_packs(groups, budget, self.padding, tower=True) if sharded else make_packs(groups, budget)
+        together = sharded or self.shards is not None
+        # The tower that is sharded is the student's, or the reference's if it runs.
+        tower = sharded or (together and not frozen and self.reference.has_vision)
+        made = balance_packs(groups, budget, self.padding, tower) if together else make_packs(groups, budget)
         for pack in (one.to(self.student.device) for one in made):
             compute = partial(compute_features, self.student, pack)
             features = (self.trainer.forward(compute) if sharded else compute()) if frozen else None
-            if pack.groups:  # otherwise the pass is padding that synchronizes the ranks
-                caches += self._cache_pack(pack, [groups[number] for number in pack.groups], features)
+            if not pack.groups and self.shards is None:  # padding that synchronizes the ranks
+                continue
+            score = partial(self._score_reference, pack, features)
+            states, log_probs = self.shards.forward(score) if self.shards else score()
+            if pack.groups:
+                kept = [groups[number] for number in pack.groups]
+                caches += self._split_by_group(kept, states, log_probs, features)
         return caches
 
-    def _cache_pack(self, pack: Pack, groups: Sequence[Group], features: Tensor | None) -> list[ReferenceCache]:
+    def _score_reference(self, pack: Pack, features: Tensor | None) -> tuple[Tensor, Tensor]:
         states = predicting_states(self.reference, pack, features)
-        log_probs = token_log_probs(states, self.reference.head.weight, pack.targets, self.temperature)
+        return states, token_log_probs(states, self.reference.head.weight, pack.targets, self.temperature)
+
+    def _split_by_group(
+        self, groups: Sequence[Group], states: Tensor, log_probs: Tensor, features: Tensor | None
+    ) -> list[ReferenceCache]:
         lengths = [len(ids) for group in groups for ids in group.responses]
         by_response = iter(zip(torch.split(log_probs, lengths), torch.split(states, lengths), strict=True))
         images = [int((group.prompt.ids == self.student.image_token_id).sum()) for group in groups]
@@ -101,7 +110,7 @@ class Policy:
         for group, its_features in zip(groups, seen, strict=True):
             found = {ids: next(by_response) for ids in group.responses}
             log_probs_of = {ids: values for ids, (values, _) in found.items()}
-            states_of = {ids: rows for ids, (_, rows) in found.items()} if self.has_full_kl else {}
+            states_of = {ids: rows for ids, (_, rows) in found.items()} if self.objective.has_full_kl else {}
             caches.append(ReferenceCache(its_features, log_probs_of, states_of))
         return caches
 
@@ -211,9 +220,10 @@ class Policy:
         return loss, log_probs.detach()
 
     def _compute_full_kl(self, states: Tensor, batch: PolicyBatch) -> Tensor | None:
-        if not self.has_full_kl or batch.reference_states is None:
+        if not self.objective.has_full_kl or batch.reference_states is None:
             return None
-        heads = self.student.head.weight, self.reference.head.weight
+        whole = self.shards.kept if self.shards else None
+        heads = self.student.head.weight, self.reference.head.weight if whole is None else whole
         return token_full_kl(states, heads[0], batch.reference_states, heads[1], self.temperature)
 
     def _make_loss_inputs(self, batch: PolicyBatch, old: Tensor, normaliser: float, full: Tensor | None) -> LossInputs:

@@ -62,6 +62,9 @@ class TrainingState:
         self.guard = StepGuard(job.name, describe_kept=self._describe_kept, say=job.progress.say)
         for trainer in trainers.values():
             trainer.guard = self.guard
+        if self._ranks.first:
+            for name, trainer in trainers.items():
+                job.progress.say(f"{job.name}: DeepSpeed's configuration for {name}: {json.dumps(trainer.config)}")
         self.first = self._resume()  # completed steps
         self._checkpoint_bytes = sum(trainer.estimate_state_bytes() for trainer in trainers.values())
         self._warn_of_little_room()

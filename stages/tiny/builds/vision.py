@@ -59,7 +59,9 @@ def train_vision(
     to look.
     """
     probe = Probe(network, classes)
-    trainer = Trainer(probe, schedule, runtime.model_copy(update={"zero_stage": 0}))  # too small to be sharded
+    # Too small to be sharded.
+    alone = runtime.model_copy(update={"zero_stage": 0, "optimizer_states": "resident"})
+    trainer = Trainer(probe, schedule, alone)
     trainer.guard = StepGuard("vision tower", say=progress.say)
     device = next(probe.parameters()).device  # the rest of the model may be elsewhere still
     loss = torch.zeros(())
