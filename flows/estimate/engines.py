@@ -45,7 +45,8 @@ def measure_engine(shape: ModelShape, use: GpuUse, share: float, card: float, co
     The cache is negative if the weights don't fit the share.
     """
     text, parallel = shape.text, count_replica_gpus(use)
-    weights = BF16 * shape.weights / parallel
+    whole = 0 if shape.tower is None else shape.tower.count_undivided(text.hidden)
+    weights = BF16 * (whole + (shape.weights - whole) / parallel)
     # A pass: two states, queries, keys, values and both halves of the feed-forward layer; logits of all sequences in
     # bf16, fp32 and sorted.
     split = use.tensor_parallel

@@ -7,7 +7,7 @@ Attention is `merged` in the language model and `batched` in the tower, as on a 
 
 from dataclasses import dataclass
 
-from flows.estimate.shapes import PATCHES_PER_TOKEN, TextShape, TowerShape
+from flows.estimate.shapes import PATCH_VALUES, PATCHES_PER_TOKEN, TextShape, TowerShape
 from stages.groups.head import COLUMNS_PER_TILE, ROWS_PER_TILE
 
 BF16, FP32 = 2, 4
@@ -29,7 +29,7 @@ def measure_text(text: TextShape, tokens: int, recompute: bool, rank: int = 0) -
     hidden, inner, keys = text.hidden, text.feed_forward, text.key_width
     layer = (16 if rank else 20) * hidden + 8 * inner + 4 * keys + FP32 * text.heads
     layer += 7 * BF16 * rank
-    ends = 6 * hidden  # embeddings, last norm
+    ends = (4 if rank else 6) * hidden  # embeddings, last norm
     if recompute:
         return PassMemory(
             tokens * (text.layers * BF16 * hidden + ends),
@@ -42,12 +42,14 @@ def measure_tower(tower: TowerShape, tokens: int, recompute: bool) -> PassMemory
     """Returns the bytes of a trained vision tower for `tokens` image tokens. For InternViT it is an upper bound."""
     hidden, inner, patches = tower.hidden, tower.feed_forward, PATCHES_PER_TOKEN * tokens
     layer = BF16 * hidden if recompute else 26 * hidden + 8 * inner + FP32 * hidden // 16
-    return PassMemory(patches * (tower.layers * layer + 15 * hidden), patches * (23 * hidden + 10 * inner))
+    return PassMemory(
+        patches * (tower.layers * layer + 12 * hidden + BF16 * 2 * PATCH_VALUES), patches * (23 * hidden + 10 * inner)
+    )
 
 
 def measure_frozen_tower(tower: TowerShape, tokens: int) -> int:
     """Returns the bytes at the peak of a forward pass without gradient for `tokens` image tokens."""
-    return PATCHES_PER_TOKEN * tokens * (15 * tower.hidden + 8 * tower.feed_forward)
+    return PATCHES_PER_TOKEN * tokens * (13 * tower.hidden + 8 * tower.feed_forward + BF16 * 2 * PATCH_VALUES)
 
 
 def measure_head(text: TextShape, scored: int, trained: bool) -> int:

@@ -4,14 +4,11 @@ Values are those of each model's config.json on the hub. Tests compare the sums 
 for Qwen2.5-VL, with models of transformers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.config.lora import Target
-from stages.config.params import Params
-from stages.config.yaml import ParamsError
 
-HEAD_WIDTH = 128  # of every attention head of the language models below
 PATCH_VALUES = 3 * 14 * 14
 PATCHES_PER_TOKEN = 4  # both families merge 2 x 2 patches to one token
 
@@ -80,9 +77,16 @@ class TowerShape:
     def count_weights(self, out: int) -> int:
         """Returns the weights of tower and projector to the width `out` of the language model."""
         hidden, inner, merged = self.hidden, self.feed_forward, PATCHES_PER_TOKEN * self.hidden
-        layer = 4 * hidden * hidden + (3 if self.gated else 2) * hidden * inner + 6 * hidden + 2 * inner
-        projector = merged * (merged if self.gated else out) + (merged if self.gated else out) * out
+        layer = 4 * hidden * hidden + (3 if self.gated else 2) * hidden * inner + 7 * hidden + 2 * inner
+        middle = merged if self.gated else out
+        projector = hidden + (merged + 1) * middle + (middle + 1) * out
         return self.layers * layer + projector + 2 * PATCH_VALUES * hidden
+
+    def count_undivided(self, out: int) -> int:
+        """Returns the weights that vLLM has whole on each GPU of a replica: InternViT's attention and projector."""
+        if self.gated:
+            return 0
+        return self.layers * 4 * self.hidden * self.hidden + (PATCHES_PER_TOKEN * self.hidden + out) * out
 
 
 @dataclass(frozen=True)
@@ -128,20 +132,3 @@ PUBLISHED: dict[str, ModelShape] = {
     "Qwen/Qwen2.5-32B-Instruct": ModelShape(_QWEN_32B),
     "Qwen/Qwen2.5-72B-Instruct": ModelShape(_QWEN_72B),
 }
-
-
-def find_published_shapes(params: Params) -> Mapping[str, ModelShape]:
-    """Returns the shape of each entry of `models` that has weights; those at endpoints have none here.
-
-    Raises ParamsError for a model that is not in `PUBLISHED`.
-    """
-    found = {}
-    for name, model in params.models.items():
-        if model.endpoint is not None:
-            continue
-        if model.hub not in PUBLISHED:
-            raise ParamsError(
-                f"models.{name}.hub is {model.hub!r}, whose shape is not known here; known: {', '.join(PUBLISHED)}"
-            )
-        found[name] = PUBLISHED[model.hub]
-    return found

@@ -13,7 +13,8 @@ from flows.estimate.passes import (
     measure_tower,
 )
 from flows.estimate.shapes import ModelShape
-from flows.estimate.trained import TrainedModel, find_sharding
+from flows.estimate.storage import Storage, estimate_storage
+from flows.estimate.trained import LIVE, WEIGHT, TrainedModel, find_sharding
 from stages.config.lora import Lora
 from stages.config.params import Params
 from stages.config.placement import count_replica_gpus, find_gpu_use, find_rank_gpus, place_loop
@@ -66,12 +67,13 @@ class Estimate:
 
     card: float
     rows: Sequence[GpuMemory]
+    storage: Storage
 
     def list_faults(self) -> list[str]:
         """Returns a line for each row that does not fit its card, and for each engine that could not start."""
         found = []
         for row in self.rows:
-            where = f"{row.stage}, GPUs {', '.join(map(str, row.gpus))}"
+            where = f"{row.stage}, GPUs {format_gpus(row.gpus)}"
             if row.total > self.card:
                 found.append(
                     f"{where}, {row.phase}: {row.total / 1e9:.1f} GB are needed and the card has {self.card / 1e9:.1f}"
@@ -93,7 +95,8 @@ def estimate_memory(params: Params, shapes: Mapping[str, ModelShape], card: floa
     """
     if params.models["student"].precision != "bf16":
         raise ValueError("models.student.precision is 'fp32', but the estimate is for bf16; set it to bf16")
-    return Estimate(card, list(_Estimator(params, shapes, card).iter_rows()))
+    estimator = _Estimator(params, shapes, card)
+    return Estimate(card, list(estimator.iter_rows()), estimator.estimate_storage())
 
 
 class _Estimator:
@@ -215,22 +218,37 @@ class _Estimator:
             "step": {"optimizer": model.step_bytes},
         }
 
+    def _make_loop_models(self) -> list[TrainedModel]:
+        """The student, and the discriminator if there is one."""
+        block, student = self._params.ril, self._student
+        frozen = student.tower_weights if block.freeze_vision else 0
+        models = [self._make_model("ril", block.lora, student.weights, frozen)]
+        return models + [self._make_discriminator("ril")[0]] * self._params.objective.uses_discriminator
+
+    def _place_engines(self) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+        """GPUs of the ranks of the loop, and of each engine that runs here, by entry of `models`."""
+        params, runtime = self._params, self._runtime
+        placement = place_loop(runtime, params.verdict.model if params.objective.uses_judge else None, runtime.gpus)
+        return placement.ranks, {name: gpus for name, gpus in placement.engines.items() if name in self._shapes}
+
+    def estimate_storage(self) -> Storage:
+        """Returns host memory and disk of the loop."""
+        uses = {name: find_gpu_use(self._runtime, "ril", name) for name in self._place_engines()[1]}
+        sleepers = [name for name, use in uses.items() if use is not None and use.sharing == "sleep"]
+        asleep = [self._measure_engine("ril", name) for name in sleepers]
+        return estimate_storage(self._params, self._student, self._make_loop_models(), asleep)
+
     def _measure_loop(self) -> Iterator[GpuMemory]:
         params, runtime, student = self._params, self._runtime, self._student
-        block, adversarial = params.ril, params.objective.uses_discriminator
-        judge = params.verdict.model if params.objective.uses_judge else None
-        placement = place_loop(runtime, judge, runtime.gpus)
-        frozen = student.tower_weights if block.freeze_vision else 0
-        model = self._make_model("ril", block.lora, student.weights, frozen)
-        # The reference is a model of its own, or the base of the student's adapter.
+        block, (model, *others) = params.ril, self._make_loop_models()
         resting = _list_resting(model, base=0.0)
-        resting["weights" if block.lora else "reference"] += BF16 * student.weights
+        # The reference is a model of its own, or the base of the student's adapter.
+        resting["weights" if block.lora else "reference"] += self._measure_reference()
         tokens = max(block.tokens_per_pack, self._context + 2 * block.group * block.sampling.max_tokens)
         questions = -(-block.questions_per_step // runtime.count_ranks("ril"))
         features = questions * self._context * student.text.hidden * BF16 if block.freeze_vision else 0
         phases: dict[str, dict[str, float]] = {}
-        if adversarial:
-            other, _ = self._make_discriminator("ril")
+        for other in others:
             resting["discriminator"] += sum(_list_resting(other, base=0.0).values())
             for phase, parts in self._list_update(
                 other, params.discriminator.lora, tokens, self._list_seen(tokens), scored=0
@@ -238,13 +256,21 @@ class _Estimator:
                 phases[f"discriminator, {phase}"] = parts
         if student.tower is not None:
             seen = measure_frozen_tower(student.tower, tokens)
-            phases["reference"] = {"vision": seen + features}
+            gathered = 0.0 if resting["reference"] == BF16 * student.weights else WEIGHT * min(LIVE, student.weights)
+            phases["reference"] = {"vision": seen + features, "buffers": gathered}
         for phase, parts in self._list_update(model, block.lora, tokens, {"vision": features}).items():
             phases[f"student, {phase}"] = parts
-        engines = {name: self._measure_engine("ril", name) for name in placement.engines if name in self._shapes}
-        for gpus in _group_gpus(placement.ranks, {name: placement.engines[name] for name in engines}):
-            here = {name: engine for name, engine in engines.items() if gpus[0] in placement.engines[name]}
-            yield self._place(gpus, gpus[0] in placement.ranks, resting, phases, here)
+        ranks, placed = self._place_engines()
+        for gpus in _group_gpus(ranks, placed):
+            here = {name: self._measure_engine("ril", name) for name in placed if gpus[0] in placed[name]}
+            yield self._place(gpus, gpus[0] in ranks, resting, phases, here)
+
+    def _measure_reference(self) -> float:
+        """Bytes of the frozen SFT student on each rank."""
+        place, ranks = self._runtime.reference, self._runtime.count_ranks("ril")
+        if place == "replicated" or (place == "sharded" and ranks == 1):
+            return BF16 * self._student.weights
+        return 0.0 if place == "offloaded" else BF16 * self._student.weights / ranks
 
     def _place(
         self,
@@ -316,3 +342,14 @@ def _group_gpus(ranks: Sequence[int], engines: Mapping[str, Sequence[int]]) -> l
         work = (gpu in ranks, *(gpu in gpus for gpus in engines.values()))
         found.setdefault(work, []).append(gpu)
     return [tuple(gpus) for gpus in found.values()]
+
+
+def format_gpus(gpus: Sequence[int]) -> str:
+    """Returns consecutive numbers as ranges: 0, 2-7."""
+    runs: list[list[int]] = []
+    for gpu in gpus:
+        if runs and gpu == runs[-1][-1] + 1:
+            runs[-1].append(gpu)
+        else:
+            runs.append([gpu])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,8 +1,8 @@
 """The estimate as Markdown."""
 
-from collections.abc import Iterable, Sequence
-
-from flows.estimate.table import Estimate, GpuMemory
+from flows.estimate.engines import EngineMemory
+from flows.estimate.storage import Storage
+from flows.estimate.table import Estimate, format_gpus
 
 # Columns of the table, and the parts that each adds up.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -31,26 +31,25 @@ def format_memory(estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def format_gpus(gpus: Sequence[int]) -> str:
-    """Returns consecutive numbers as ranges: 0, 2-7."""
-    runs: list[list[int]] = []
-    for gpu in gpus:
-        if runs and gpu == runs[-1][-1] + 1:
-            runs[-1].append(gpu)
-        else:
-            runs.append([gpu])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
 def format_engines(estimate: Estimate) -> str:
     """Returns a line on what the KV cache of each engine holds."""
-    return "\n".join(_iter_engine_lines(estimate.rows))
+    stages: dict[tuple[str, EngineMemory], list[str]] = {}
+    for row in estimate.rows:
+        for name, engine in row.engines.items():
+            stages.setdefault((name, engine), []).append(row.stage.partition(":")[0])
+    lines = [
+        f"- KV cache of {name} ({', '.join(dict.fromkeys(found))}): {engine.cached_tokens:,} tokens a replica, "
+        f"{engine.answers} requests of {engine.context:,} tokens."
+        for (name, engine), found in stages.items()
+    ]
+    return "\n".join(lines)
 
 
-def _iter_engine_lines(rows: Iterable[GpuMemory]) -> Iterable[str]:
-    return dict.fromkeys(
-        f"- {row.stage.partition(':')[0]}, {name}: {engine.cached_tokens:,} tokens, {engine.answers} answers of "
-        f"{engine.context:,} tokens at once, prompt included"
-        for row in rows
-        for name, engine in row.engines.items()
+def format_storage(storage: Storage) -> str:
+    """Returns a line on host memory and disk."""
+    host, one, kept = (value / 1e9 for value in (storage.host, storage.checkpoint, storage.disk))
+    return (
+        f"- Host memory {host:.0f} GB. A training state of the loop has {one:.1f} GB, {storage.seconds:.0f} s at "
+        "2 GB/s;\n"
+        f"  those that are kept and the trained models take {kept:.0f} GB of disk."
     )

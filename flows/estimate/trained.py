@@ -7,13 +7,13 @@ weights are trained; their sizes are its defaults.
 
 from dataclasses import dataclass
 
-from stages.config.runtime import Runtime
+from stages.config.runtime import OptimizerPlace, Runtime
 
 WEIGHT = 2  # bf16
 STATE = 12  # fp32 master and the two moments of AdamW
 BUCKET = 500_000_000  # values: reduce_bucket_size
-LIVE = 1_050_000_000  # gathered values under ZeRO 3: max_live_parameters and prefetch_bucket_size
-PERSISTENT_GRADIENTS = 6  # of ZeRO 3 between steps: bf16 parts, and a buffer of the optimizer in fp32
+PREFETCHED = 50_000_000  # values: stage3_prefetch_bucket_size
+LIVE = 1_000_000_000 + PREFETCHED  # gathered values under ZeRO 3: stage3_max_live_parameters
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class Sharding:
 
     zero_stage: int  # 1, 2 or 3
     ranks: int
+    states: OptimizerPlace = "resident"
+    bucket: int = BUCKET
+    live: int = LIVE
 
     @property
     def weight_shards(self) -> int:
@@ -31,9 +34,11 @@ class Sharding:
 
 def find_sharding(runtime: Runtime, stage: str, adapter: bool) -> Sharding:
     """Returns what `Trainer` makes of the settings: in bf16 ZeRO 0 works as 1, with one rank or adapters 3 as 2."""
-    ranks = runtime.count_ranks(stage)
+    ranks, keys = runtime.count_ranks(stage), runtime.deepspeed.zero_optimization
     shards = ranks > 1 and not adapter
-    return Sharding(max(1, runtime.zero_stage if shards else min(runtime.zero_stage, 2)), ranks)
+    zero_stage = max(1, runtime.zero_stage if shards else min(runtime.zero_stage, 2))
+    live = LIVE if keys.stage3_max_live_parameters is None else keys.stage3_max_live_parameters + PREFETCHED
+    return Sharding(zero_stage, ranks, runtime.optimizer_states, keys.reduce_bucket_size or BUCKET, live)
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,28 @@ class TrainedModel:
         return WEIGHT * (self.trained + self.frozen) / self.sharding.weight_shards
 
     @property
-    def state_bytes(self) -> float:
-        """Master weights and moments."""
+    def all_state_bytes(self) -> float:
+        """Master weights and moments of a rank, wherever they are."""
         return STATE * self.trained / self.sharding.ranks
 
     @property
+    def state_bytes(self) -> float:
+        """Master weights and moments that are on the GPU during passes."""
+        return self.all_state_bytes if self.sharding.states == "resident" else 0.0
+
+    @property
+    def step_bytes(self) -> float:
+        """What the optimizer's step needs beyond that: gradients in fp32, a square root, states that come back."""
+        if self.sharding.states == "offloaded":
+            return 0.0
+        temporary = 8 * self.trained / self.sharding.ranks
+        return temporary + (self.all_state_bytes if self.sharding.states == "swapped" else 0.0)
+
+    @property
     def resting_gradient_bytes(self) -> float:
-        """Gradients that stay between steps: ZeRO 3 only."""
-        return PERSISTENT_GRADIENTS * self.trained / self.sharding.ranks if self.sharding.zero_stage == 3 else 0.0
+        """Gradients that stay between steps: parts in bf16 under ZeRO 3, in host memory if the states are."""
+        stays = self.sharding.zero_stage == 3 and self.sharding.states != "offloaded"
+        return WEIGHT * self.trained / self.sharding.ranks if stays else 0.0
 
     @property
     def gradient_bytes(self) -> float:
@@ -69,18 +88,14 @@ class TrainedModel:
     @property
     def resting_buffer_bytes(self) -> float:
         """Buffers that stay between steps: ZeRO 3 keeps its bucket."""
-        return WEIGHT * BUCKET if self.sharding.zero_stage == 3 else 0.0
+        return WEIGHT * self.sharding.bucket if self.sharding.zero_stage == 3 else 0.0
 
     @property
     def buffer_bytes(self) -> float:
         """Buffers of a pass beyond those that stay: buckets, and under ZeRO 3 the weights that are gathered."""
+        bucket = self.sharding.bucket
         if self.sharding.zero_stage == 3:
-            gathered = min(LIVE, self.trained + self.frozen)
-            return WEIGHT * (gathered + min(BUCKET, self.trained))
-        reduced = WEIGHT * min(BUCKET, self.trained) if self.sharding.zero_stage == 2 else 0
-        return WEIGHT * BUCKET + reduced
-
-    @property
-    def step_bytes(self) -> float:
-        """Temporary values of the optimizer's step: gradients in fp32 and one moment's square root."""
-        return 8 * self.trained / self.sharding.ranks
+            gathered = min(self.sharding.live, self.trained + self.frozen)
+            return WEIGHT * (gathered + min(bucket, self.trained))
+        reduced = WEIGHT * min(bucket, self.trained) if self.sharding.zero_stage == 2 else 0
+        return WEIGHT * bucket + reduced

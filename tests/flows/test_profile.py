@@ -36,7 +36,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert NAMES == ["lora_1x80", "paper", "recommended", "smoke"]
+    assert NAMES == ["lora_1x24", "lora_1x80", "node_8x80", "paper", "recommended", "smoke"]
 
 
 @pytest.mark.parametrize("name", NAMES)

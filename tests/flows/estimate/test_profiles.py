@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.estimate.profiles import PROFILES, estimate_profile, format_profile
-from flows.estimate.shapes import PUBLISHED, find_published_shapes
+from flows.estimate.profiles import PROFILES, estimate_profile, find_published_shapes, format_profile
+from flows.estimate.shapes import PUBLISHED
 from flows.estimate.table import CARDS, PARTS, Estimate, estimate_memory
 from flows.profile import list_profiles, read_profile
 from stages.config.params import Params, validate_params
@@ -60,13 +60,23 @@ def test_the_page_has_the_tables_of_the_code(root: Path, name: str) -> None:
 
 
 WHOLE = {"warm_start": {"lora": None, "freeze_vision": False}}
-KEPT = {"runtime": {"gradient_checkpointing": False}, "ril": {"tokens_per_pack": 16384}}
-AWAKE = {"memory_share": 0.4, "sharing": "memory"}
+KEPT = {"runtime": {"gradient_checkpointing": False}}
+THREE = {"reference": "replicated", "rank_gpus": {"ril": [2, 3, 4]}}
+LONG = {"ril": {"tokens_per_pack": 16384}}
+AWAKE = {"runtime": {"stage_engines": {"ril": {"student": {"memory_share": 0.5, "sharing": "memory"}}}}}
+# What makes each profile too large, and what is said.
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    ("lora_1x24", KEPT, "warm_start, GPUs 0, backward of the head: "),
+    ("lora_1x24", AWAKE, "ril, GPUs 0, reference: "),
+    ("lora_1x24", WHOLE, "warm_start, GPUs 0, step: "),
     ("lora_1x80", WHOLE, r"warm_start, GPUs 0, step: \d+\.\d GB are needed and the card has 84\.9"),
-    ("lora_1x80", KEPT, "ril, GPUs 0, student, backward"),
-    ("lora_1x80", {"runtime": {"stage_engines": {"ril": {"student": AWAKE}}}, **KEPT}, "ril, GPUs 0, student"),
+    ("lora_1x80", KEPT | LONG, "ril, GPUs 0, student, backward of the head: "),
     ("lora_1x80", {"models": {"internvl3": {"hub": "OpenGVLab/InternVL3-38B-hf"}}}, "KV cache of internvl3 holds 0"),
+    ("node_8x80", KEPT, "warm_start, GPUs 0-7, backward"),
+    ("node_8x80", {"runtime": {"rank_gpus": {"ril": [2, 3]}}}, "ril, GPUs 2-3, student, "),
+    ("paper", KEPT, "discriminator, GPUs 0-7, backward"),
+    ("paper", {"runtime": {"zero_stage": 1, "optimizer_states": "resident", **THREE}}, "ril, GPUs 2-4, "),
+    ("paper", {"runtime": {"engines": {"qwen2_5_vl": {"tensor_parallel": 1}}}}, "KV cache of qwen2_5_vl holds 0"),
 ]
 
 
