@@ -26,7 +26,7 @@ def format_memory(estimate: Estimate) -> str:
     for row in estimate.rows:
         values = [sum(row.parts.get(part, 0.0) for part in parts) for parts in COLUMNS.values()]
         cells = [f"{value / 1e9:.1f}" if round(value / 1e9, 1) else "" for value in values]
-        phase = "" if row.phase == "answers" and len(row.engines) == 1 else f", {row.phase}"
+        phase = f", {row.phase}" if row.parts.get("weights") else ""  # an engine alone has one phase
         lines.append(f"| {row.stage}{phase} | {format_gpus(row.gpus)} | {' | '.join(cells)} | {row.total / 1e9:.1f} |")
     return "\n".join(lines)
 

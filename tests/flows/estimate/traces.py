@@ -1,7 +1,7 @@
 """Counts the bytes of tensors in a forward and a backward pass, on the meta device or on a CPU."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,18 +19,24 @@ class Traced(NamedTuple):
 
 
 class AliveBytes(TorchDispatchMode):
-    """Bytes of all storages that are alive, and their peak; those of weights don't count."""
+    """Bytes of all storages on `device` that are made within the block and alive, and their peak.
 
-    def __init__(self, model: nn.Module) -> None:
+    Those of `weights` don't count.
+    """
+
+    def __init__(self, device: str, weights: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self._weights = {_identify(one) for one in model.parameters()}
+        self._device = device
+        self._weights = {_identify(one) for one in weights}
         self._alive: dict[int, int] = {}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         done = function(*args, **(kwargs or {}))
         for one in tree_leaves(done):
-            if isinstance(one, Tensor) and (place := _identify(one)) not in self._weights | self._alive.keys():
+            if not isinstance(one, Tensor) or one.device.type != self._device:
+                continue
+            if (place := _identify(one)) not in self._weights | self._alive.keys():
                 storage = one.untyped_storage()
                 self._alive[place] = storage.nbytes()
                 self.now += storage.nbytes()
@@ -59,7 +65,8 @@ def trace(model: nn.Module, compute: Callable[[], Tensor], grad: bool = True) ->
             kept[place] = tensor.untyped_storage()
         return tensor
 
-    with AliveBytes(model) as alive, torch.set_grad_enabled(grad):
+    device = next(model.parameters()).device.type
+    with AliveBytes(device, model.parameters()) as alive, torch.set_grad_enabled(grad):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = compute().sum()
         forward, alive.peak = alive.peak, alive.now
