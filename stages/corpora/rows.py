@@ -120,11 +120,14 @@ class StoredImages(Sequence[bytes]):
     def __getitem__(self, place: slice) -> tuple[bytes, ...]: ...
     def __getitem__(self, place: int | slice) -> bytes | tuple[bytes, ...]:
         """Returns the bytes of one image, or of several."""
+        return self._read()[place]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._read())
+
+    def _read(self) -> tuple[bytes, ...]:
         images = self._shards.read_row(self._row, ["images"])["images"] if self._count else []
-        if isinstance(place, slice):
-            return tuple(image["bytes"] for image in images[place])
-        found: bytes = images[place]["bytes"]
-        return found
+        return tuple(image["bytes"] for image in images)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)

@@ -25,6 +25,7 @@ from stages.engines.arguments import (
 )
 from stages.engines.batch_invariance import make_batch_invariant
 from stages.engines.engine import Answer, Outcome, Request, RequestError
+from stages.engines.preparation import Preparation
 from stages.engines.stream import require_answers
 from stages.job.devices import list_devices
 from stages.job.silence import WorkLimit
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 LOAD_SECONDS = 4 * 3600.0  # until weights are loaded: 150 GB at 10 MB/s
 WAITING_SHARE = 0.25  # of the sequences, taken before there is room for them: they fill the places that one step frees
+AHEAD_SHARE = (
+    0.25  # of the sequences, prepared before they are taken; a step takes no more, so that none waits for long
+)
 
 
 class VllmEngine:
@@ -68,6 +72,7 @@ class VllmEngine:
         reader = load_reader(checkpoint)
         self.chat, self._log_probs = reader.chat, log_probs
         self._window = settings.sequences + math.ceil(settings.sequences * WAITING_SHARE)
+        self._ahead = math.ceil(settings.sequences * AHEAD_SHARE)
         loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
         with contextlib.closing(loading), loading.watch():
@@ -95,17 +100,17 @@ class VllmEngine:
         the engine was not told at its start.
         """
         self._reset_caches()
-        waiting = enumerate(requests)
         opened: dict[int, Request] = {}
         try:
-            while True:
-                yield from self._admit(waiting, opened)
-                if not opened:
-                    return
-                for output in self._step():
-                    if output.finished:
-                        index = int(output.request_id)
-                        yield index, self._make_answers(opened.pop(index), output)
+            with Preparation(requests, self._prepare, self._ahead) as waiting:
+                while True:
+                    yield from self._admit(waiting, opened)
+                    if not opened:
+                        return
+                    for output in self._step():
+                        if output.finished:
+                            index = int(output.request_id)
+                            yield index, self._make_answers(opened.pop(index), output)
         finally:
             if opened:
                 self._engine.abort_request(list(map(str, opened)))
@@ -118,15 +123,20 @@ class VllmEngine:
         return require_answers(self.iter_outcomes(requests))
 
     def _admit(
-        self, waiting: Iterator[tuple[int, Request]], opened: dict[int, Request]
+        self, waiting: Preparation[tuple[Any, Any]], opened: dict[int, Request]
     ) -> Iterator[tuple[int, Outcome]]:
-        """Takes requests until the window is full; yields those that are refused."""
+        """Takes requests until the window is full, `ahead` answers at most; yields those that are refused.
+
+        How many are taken follows from the answers that have finished, not from time.
+        """
         answers = sum(request.n for request in opened.values())
-        while answers < self._window and (taken := next(waiting, None)) is not None:
-            index, request = taken
-            check_log_probs([request], self._log_probs)
+        most = min(self._window, answers + self._ahead)
+        while answers < most and (taken := waiting.take()) is not None:
+            index, request, prepared = taken
             try:
-                self._add(index, request)
+                prompt, sampling = prepared.result()
+                with _refusing(request):
+                    self._engine.add_request(str(index), prompt, sampling)
             except RequestError as error:
                 yield index, str(error)
             else:
@@ -137,16 +147,18 @@ class VllmEngine:
         with self._limit.watch():
             return list(self._engine.step())
 
-    def _add(self, index: int, request: Request) -> None:
-        from vllm.exceptions import VLLMClientError
+    def _prepare(self, request: Request) -> tuple[Any, Any]:
+        """Returns what vLLM takes in the place of `request`: its inputs and its sampling parameters."""
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        try:
+        check_log_probs([request], self._log_probs)
+        with _refusing(request):
             prompt: dict[str, Any] = {"prompt_token_ids": encode_request(request, self.chat)}
             if request.images:
                 prompt["multi_modal_data"] = {"image": [open_image(image) for image in request.images]}
-            self._engine.add_request(str(index), prompt, self._make_sampling(request))
-        except (ValueError, OSError, VLLMClientError) as error:
-            raise RequestError(f"question {request.name}: {' '.join(str(error).split())}") from error
+            parsed = parse_model_prompt(self._engine.model_config, prompt)
+            (rendered,) = self._engine.renderer.render_cmpl([parsed])
+            return rendered, self._make_sampling(request)
 
     def _make_sampling(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -212,6 +224,17 @@ class VllmEngine:
         del self._engine, self._llm
         gc.unfreeze()  # vLLM calls gc.freeze() after loading, which hides these objects from the collector
         gc.collect()
+
+
+@contextlib.contextmanager
+def _refusing(request: Request) -> Iterator[None]:
+    """Raises what vLLM and the chat raise for a prompt that they cannot take as RequestError."""
+    from vllm.exceptions import VLLMClientError
+
+    try:
+        yield
+    except (ValueError, OSError, VLLMClientError) as error:
+        raise RequestError(f"question {request.name}: {' '.join(str(error).split())}") from error
 
 
 def _shut_down_core(core: Any) -> None:

@@ -48,6 +48,7 @@ class Window:
     finished: dict[int, FinishedRequest] = field(default_factory=dict)  # by number of the request
     lacking: int = 0  # answers that were refused or failed, so far
     end: Exception | None = None  # why no more requests are sent; to be raised once the open ones are stored
+    _answers: int = 0  # that the finished requests ask for
     _open: dict[int, tuple[MissingRange, PromptLike]] = field(default_factory=dict)
     _spaces: dict[int, _Space] = field(default_factory=dict)  # by number of the request
 
@@ -76,6 +77,7 @@ class Window:
     def add(self, number: int, outcome: Outcome) -> list[Answer]:
         """Adds the outcome of a request; returns its answers, also those that failed."""
         gap, prompt = self._open.pop(number)
+        self._answers += gap.answers
         if isinstance(outcome, str):
             self.finished[number] = FinishedRequest(gap, prompt, [], Reason("refused", replace_surrogates(outcome)))
             return []
@@ -88,7 +90,7 @@ class Window:
     @property
     def is_full(self) -> bool:
         """Whether enough outcomes have come to be stored."""
-        return sum(one.gap.answers for one in self.finished.values()) >= SEGMENT_ANSWERS
+        return self._answers >= SEGMENT_ANSWERS
 
     def seconds_an_answer(self) -> float:
         """Returns the wall time since outcomes were last stored, divided by the number of answers since."""
@@ -105,7 +107,7 @@ class Window:
             space.requests -= 1
             if not space.requests:
                 space.held.close()
-        self.finished, self.began = {}, time.monotonic()
+        self.finished, self._answers, self.began = {}, 0, time.monotonic()
 
     def close(self) -> None:
         """Frees all space that is still kept."""

@@ -7,7 +7,7 @@ set -euo pipefail
 folder=${1:?usage: environment.sh FOLDER}
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 python=$(command -v python3.11)
-pinned() { sed -n "s/^$1==/$1==/p" "$root/requirements/cpu.txt"; }
+pinned() { sed -n "s/^\($1==[^ ]*\).*/\1/p" "$root/requirements/cpu.txt"; }  # without the hashes
 
 "$python" -m venv "$folder"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
