@@ -20,6 +20,7 @@ from stages.engines.start import make_null_engine, start_engine, start_trainable
 from stages.job.devices import list_devices
 from stages.job.job import Job
 from stages.policy.policy import Policy
+from stages.training.engine_config import explain_config
 from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups
 from stages.training.ranks import free_cached_memory, get_ranks
@@ -123,6 +124,8 @@ def load_policy(job: Job, checkpoint: Checkpoint, reader: Reader, objective: Obj
     reference = load_network(checkpoint, reader, runtime)
     reference.model.requires_grad_(False)
     shards = shard_reference(reference, runtime, objective)
+    if shards is not None and get_ranks().first:
+        job.progress.say(explain_config(job.name, "the reference", shards.config))
     if block.lora:
         student = reference.add_adapter("student", block.lora, job.seed("adapter"))
     else:

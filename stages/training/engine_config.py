@@ -1,7 +1,9 @@
 """How DeepSpeed is started: its configuration, and what it must not do."""
 
+import json
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +29,11 @@ def make_frozen_config(runtime: Runtime, dtype: torch.dtype, in_host_memory: boo
     if in_host_memory:
         zero["offload_param"] = {"device": "cpu", "pin_memory": True, **pinned}
     return _make_basis(dtype, zero)
+
+
+def explain_config(stage: str, model: str, config: Mapping[str, Any]) -> str:
+    """Returns the line that says with which configuration DeepSpeed runs a model."""
+    return f"{stage}: DeepSpeed's configuration for {model}: {json.dumps(config)}"
 
 
 def _make_zero_block(runtime: Runtime, stage: int, without: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from deepspeed.runtime.zero.offload_states import offload_adam_states
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
 from stages.config.runtime import Runtime
+from stages.training.fragments import list_fragments
 
 _STATES = (OffloadStateTypeEnum.hp_params, OffloadStateTypeEnum.optim_states)
 
@@ -27,15 +28,20 @@ class HostStates:
         self._engine = engine
         keys = runtime.deepspeed.zero_optimization.offload_optimizer
         self._pins = keys.pin_memory if keys else True
+        # A model that is saved before its first update would get moments in host memory that DeepSpeed can't bring
+        # back; so they exist from the start.
+        list_fragments(engine.module, engine.optimizer)
         self._move_out()
 
     @contextmanager
     def bring_back(self) -> Iterator[None]:
         """Has the state on the device of the engine within the block."""
-        self._engine.reload_states()
+        with torch.no_grad():  # fp32 weights require a gradient: each copy would join a graph
+            self._engine.reload_states()
         yield
         self._move_out()
 
+    @torch.no_grad()
     def _move_out(self) -> None:
         optimizer = self._engine.optimizer
         if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):

@@ -29,6 +29,7 @@ from stages.job.failure import Failure
 from stages.job.files import replacing_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
+from stages.training.engine_config import explain_config
 from stages.training.guard import StepGuard
 from stages.training.ranks import get_ranks
 from stages.training.room import explain_full_disk, format_bytes, make_no_room, measure_folder, measure_free
@@ -64,7 +65,7 @@ class TrainingState:
             trainer.guard = self.guard
         if self._ranks.first:
             for name, trainer in trainers.items():
-                job.progress.say(f"{job.name}: DeepSpeed's configuration for {name}: {json.dumps(trainer.config)}")
+                job.progress.say(explain_config(job.name, name, trainer.config))
         self.first = self._resume()  # completed steps
         self._checkpoint_bytes = sum(trainer.estimate_state_bytes() for trainer in trainers.values())
         self._warn_of_little_room()

@@ -216,7 +216,7 @@ class Trainer:
     def find_broken_weight(self) -> str | None:
         """Returns which weight of this rank holds NaN or infinity, and how many values; None if all are finite."""
         named = self.model.named_parameters()
-        return find_broken_tensor((name, getattr(weight, "ds_tensor", weight)) for name, weight in named)
+        return find_broken_tensor((name, _get_own_values(weight)) for name, weight in named)
 
     def save_state(self, folder: Path, name: str) -> None:
         """Writes the trained weights and AdamW's moments to `folder`/`name`; each rank writes its own part.
@@ -266,3 +266,11 @@ def _move_states(engine: Any, runtime: Runtime) -> "HostStates | None":
     from stages.training.host_states import HostStates
 
     return HostStates(engine, runtime)
+
+
+def _get_own_values(weight: Any) -> Tensor:
+    """Returns what this rank holds of a weight; ZeRO 3 pads the last ranks' parts with memory as it finds it."""
+    if not hasattr(weight, "ds_tensor"):
+        return weight  # type: ignore[no-any-return]
+    part = weight.ds_tensor.view(-1)
+    return part[: max(0, weight.ds_numel - get_ranks().rank * part.numel())]  # type: ignore[no-any-return]

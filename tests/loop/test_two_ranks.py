@@ -28,8 +28,12 @@ from tests.loop.recording import Recording, record_loop
 from tests.loop.settings import DISCRIMINATOR, SETTINGS, WARM_START
 from tests.loop.world import make_job, write_adapter
 
-# ZeRO stage of each
-LOOPS = {"qwen2_5_vl, mu 1": 3, "internvl3, mu 2": 2, "adapters of student and D on one model": 3}
+# `runtime` of each
+LOOPS: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl, mu 1": {"zero_stage": 3, "reference": "sharded", "optimizer_states": "swapped"},
+    "internvl3, mu 2": {"zero_stage": 2, "reference": "offloaded", "optimizer_states": "offloaded"},
+    "adapters of student and D on one model": {"zero_stage": 3},
+}
 STAGES: dict[str, tuple[ModuleType, str, Mapping[str, Any]]] = {
     "warm_start": (warm_start, "qwen2_5_vl", {"warm_start": WARM_START}),
     "discriminator": (
@@ -46,8 +50,8 @@ def run_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
-    for name, zero in LOOPS.items():
-        overlay = {**SETTINGS[name].params, "runtime": {"zero_stage": zero}}
+    for name, runtime in LOOPS.items():
+        overlay = {**SETTINGS[name].params, "runtime": runtime}
         recording = record_loop(make_job("ril", folder / name, overlay))
         if rank == 0:
             torch.save(recording, folder / f"{name}.pt")

@@ -43,7 +43,7 @@ def zero(**keys: Any) -> dict[str, Any]:
         (zero(cpu_offload=True), ["cpu_offload", "runtime.optimizer_states"]),
         (
             {"optimizer_states": "swapped"},
-            ["optimizer_states is 'swapped', but zero_stage is 0", "set zero_stage to 1"],
+            ["optimizer_states is 'swapped'", "set zero_stage to 1"],
         ),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_base_of_adapters_is_not_divided(root: Path, block: str) -> None:
 
 def test_all_keys_are_deepspeeds(root: Path) -> None:
     """Each that passes exists in the installed version under that name."""
-    given: dict[str, Any] = {name: 1 for name in ZeroKeys.model_fields}
+    given: dict[str, Any] = dict.fromkeys(ZeroKeys.model_fields, 1)
     given |= {name: True for name, field in ZeroKeys.model_fields.items() if field.annotation == bool | None}
     given |= {"offload_optimizer": {"pin_memory": False}, "offload_param": {"pin_memory": False}}
     passed = load(root, zero(**given)).runtime.deepspeed.zero_optimization.model_dump()

@@ -1,6 +1,7 @@
 """AdamW's state and the reference in host memory: what is learned stays the same, and every setting resumes another."""
 
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,23 @@ def learn(trainer: Trainer, steps: range, dtype: torch.dtype) -> list[float]:
     return losses
 
 
+def list_moved(trainer: Trainer, dtype: torch.dtype) -> tuple[list[str], list[str]]:
+    """What is in host memory in a pass, and in the update."""
+    optimizer, step = trainer._engine.optimizer, trainer._engine.step
+    seen: list[list[str]] = []
+
+    def update() -> None:
+        seen.append([one.value for one in optimizer.offloaded_states])
+        step()
+
+    trainer._engine.step = update
+    moved = [one.value for one in optimizer.offloaded_states]
+    learn(trainer, range(1), dtype)
+    assert moved == [one.value for one in optimizer.offloaded_states], "and out again"
+    trainer._engine.step = step
+    return sorted(moved), seen[0]
+
+
 def compare(folder: str) -> None:
     """Losses without interruption, and from the state of every setting, by precision and setting."""
     gc.freeze()  # DeepSpeed collects garbage whenever it moves states: 0.7 s a step here
@@ -55,8 +73,18 @@ def compare(folder: str) -> None:
             trainer = make_trainer(setting, dtype)
             trainer.load_state(Path(folder), f"{dtype} {saved}")
             found[dtype, saved, setting] = learn(trainer, range(BEFORE, BEFORE + AFTER), dtype)
+        for zero in (1, 2, 3):
+            found["moved", dtype, zero] = list_moved(make_trainer((zero, "swapped"), dtype), dtype)
     for setting in SETTINGS:
-        found["keys", setting] = learn(make_trainer(setting, torch.float32, **KEYS), range(BEFORE), torch.float32)
+        trainer = make_trainer(setting, torch.float32, **KEYS)
+        trainer.save_state(Path(folder), f"unused {setting}")  # as of a discriminator that has not learned yet
+        found["keys", setting] = learn(trainer, range(BEFORE), torch.float32)
+    trainer = make_trainer((3, "resident"), torch.float32)
+    for weight in trainer.model.parameters():
+        part = weight.ds_tensor.view(-1)  # type: ignore[attr-defined]
+        part[max(0, weight.ds_numel - get_ranks().rank * len(part)) :] = math.nan  # type: ignore[attr-defined]
+    found["padded"] = learn(trainer, range(BEFORE), torch.float32)
+    assert trainer.find_broken_weight() is None
     if get_ranks().first:
         torch.save(found, f"{folder}/losses.pt")
 
@@ -77,6 +105,21 @@ def test_settings_learn_the_same(dtype: torch.dtype, bound: float, losses: Any) 
         assert losses[dtype, setting] == pytest.approx(whole, rel=bound), setting
     for saved, setting in zip(SETTINGS, SETTINGS[1:] + SETTINGS[:1], strict=True):
         assert losses[dtype, saved, setting] == pytest.approx(whole[BEFORE:], rel=bound), f"{saved} -> {setting}"
+
+
+def test_fp32_weights_and_moments_are_on_the_gpu_in_an_update_only(losses: Any) -> None:
+    """By DeepSpeed's own record: on a CPU both are in one memory."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for zero in (1, 2, 3):
+            in_passes, in_update = losses["moved", dtype, zero]
+            one_copy = zero == 3 and dtype == torch.float32  # the weights that passes need
+            assert in_passes == (["optim_states"] if one_copy else ["hp_params", "optim_states"])
+            assert in_update == []
+
+
+def test_padding_that_is_not_finite_is_no_fault(losses: Any) -> None:
+    """ZeRO 3 pads parts of parameters with memory that was not initialised."""
+    assert losses["padded"] == pytest.approx(losses[torch.float32, SETTINGS[0]][:BEFORE], rel=1e-6)
 
 
 def test_keys_of_deepspeed_change_no_loss(losses: Any) -> None:
