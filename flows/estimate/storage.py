@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flows.estimate.engines import EngineMemory
-from flows.estimate.passes import BF16
+from flows.estimate.passes import BF16, FP32
 from flows.estimate.shapes import ModelShape
 from flows.estimate.trained import STATE, TrainedModel
 from stages.config.params import Params
@@ -31,19 +31,15 @@ def estimate_storage(
 ) -> Storage:
     """Returns host memory and disk of the loop; `trained` are its models on one rank, `sleeping` engines that sleep.
 
-    While it starts, every rank has the student and its reference whole in host memory, with adapters one model. While
-    a training state is written, host memory has a copy of it.
+    A checkpoint that is loaded is a mapped file, which takes no memory of its own. While a training state is written,
+    host memory has a copy of it. Page-locked memory may take up to twice its size, since torch rounds blocks up.
     """
     runtime, ranks = params.runtime, params.runtime.count_ranks("ril")
-    copies = 1 if params.ril.lora else 2
-    hosted = 0.0
-    if runtime.optimizer_states != "resident":
-        hosted += ranks * sum(model.all_state_bytes for model in trained)
-    if runtime.reference == "offloaded":
-        hosted += BF16 * student.weights
+    hosted = {"resident": 0, "swapped": STATE, "offloaded": STATE + FP32}[runtime.optimizer_states]
+    states = float(sum(hosted * model.trained for model in trained))
+    reference = BF16 * student.weights if runtime.reference == "offloaded" else 0
     asleep = sum(engine.weights for engine in sleeping)
-    loading = ranks * copies * BF16 * student.weights
     checkpoint = float(sum(STATE * model.trained for model in trained))
     written = BF16 * student.weights * (2 + (params.ril.keep == "both"))  # data/warm_start, data/ril
     disk = checkpoint * (runtime.keep_checkpoints + 1) + written
-    return Storage(ranks * PROCESS + max(loading, hosted + checkpoint) + asleep, checkpoint, disk)
+    return Storage(ranks * PROCESS + states + reference + checkpoint + asleep, checkpoint, disk)

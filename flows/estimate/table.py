@@ -90,9 +90,11 @@ class Estimate:
 def estimate_memory(params: Params, shapes: Mapping[str, ModelShape], card: float) -> Estimate:
     """Returns the rows of every stage that uses a GPU of `card` bytes, in the order in which they run.
 
-    `shapes` are those of the entries of `models` with weights. `runtime.gpus` must be set. Raises ValueError for a
+    `shapes` are those of the entries of `models` with weights. Raises ValueError without `runtime.gpus`, and for a
     student in fp32, whose training is not measured.
     """
+    if not params.runtime.gpus:
+        raise ValueError("runtime.gpus is 0, so nobody knows who has which GPU; set it to their number")
     if params.models["student"].precision != "bf16":
         raise ValueError("models.student.precision is 'fp32', but the estimate is for bf16; set it to bf16")
     estimator = _Estimator(params, shapes, card)

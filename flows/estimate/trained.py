@@ -55,22 +55,17 @@ class TrainedModel:
         return WEIGHT * (self.trained + self.frozen) / self.sharding.weight_shards
 
     @property
-    def all_state_bytes(self) -> float:
-        """Master weights and moments of a rank, wherever they are."""
-        return STATE * self.trained / self.sharding.ranks
-
-    @property
     def state_bytes(self) -> float:
         """Master weights and moments that are on the GPU during passes."""
-        return self.all_state_bytes if self.sharding.states == "resident" else 0.0
+        return STATE * self.trained / self.sharding.ranks if self.sharding.states == "resident" else 0.0
 
     @property
     def step_bytes(self) -> float:
         """What the optimizer's step needs beyond that: gradients in fp32, a square root, states that come back."""
         if self.sharding.states == "offloaded":
             return 0.0
-        temporary = 8 * self.trained / self.sharding.ranks
-        return temporary + (self.all_state_bytes if self.sharding.states == "swapped" else 0.0)
+        returning = STATE if self.sharding.states == "swapped" else 0
+        return (8 + returning) * self.trained / self.sharding.ranks
 
     @property
     def resting_gradient_bytes(self) -> float:

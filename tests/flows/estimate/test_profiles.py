@@ -86,12 +86,14 @@ def test_what_does_not_fit_is_named(root: Path, name: str, changes: dict[str, An
     assert re.search(words, "\n".join(faults)), faults
 
 
-def test_a_model_of_unknown_shape_and_a_student_in_fp32_are_refused(root: Path) -> None:
+def test_what_cannot_be_estimated_is_refused(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"models\.student\.hub is 'a/b', whose shape is not known here"):
         find_published_shapes(load(root, "lora_1x80", {"models": {"student": {"hub": "a/b"}}}))
     fp32 = load(root, "lora_1x80", {"models": {"student": {"precision": "fp32"}}})
     with pytest.raises(ValueError, match=r"models\.student\.precision is 'fp32'"):
         estimate_memory(fp32, find_published_shapes(fp32), CARDS[80])
+    with pytest.raises(ValueError, match=r"runtime\.gpus is 0"):
+        estimate(root, "lora_1x80", {"runtime": {"gpus": 0}})
 
 
 # Billions of weights as the hub shows them for each model.
@@ -113,3 +115,32 @@ SIZES = {
 
 def test_published_shapes_have_the_weights_that_the_hub_shows() -> None:
     assert {name: pytest.approx(shape.weights / 1e9, rel=3e-3) for name, shape in PUBLISHED.items()} == SIZES
+
+
+def test_what_host_memory_and_disk_hold(root: Path) -> None:
+    """The states of two 7B models are 176 GB: on disk a set for each kept one and the one being written."""
+    resident, swapped = (
+        estimate(root, "node_8x80", {"runtime": {"optimizer_states": one}}) for one in ("resident", "swapped")
+    )
+    assert resident.storage.checkpoint == pytest.approx(176.2e9, rel=1e-3)
+    assert resident.storage.seconds == pytest.approx(88, abs=0.5)
+    assert swapped.storage.host - resident.storage.host == resident.storage.checkpoint
+    assert resident.storage.disk == pytest.approx(3 * resident.storage.checkpoint + 4 * 8.292e9, rel=1e-3)
+    away = estimate(root, "node_8x80", {"runtime": {"reference": "offloaded"}}).storage
+    assert away.host - resident.storage.host == pytest.approx(2 * 8.292e9, rel=1e-3)
+
+
+def test_settings_for_less_memory_take_what_they_say(root: Path) -> None:
+    """Per GPU of six: a divided reference 5/6 of 16.6 GB less, offloaded states 12 bytes a weight of both models."""
+
+    def find_parts(**runtime: Any) -> Mapping[str, float]:
+        rows = estimate(root, "node_8x80", {"runtime": runtime}).rows
+        return next(row.parts for row in rows if row.gpus == (2, 3, 4, 5, 6, 7))
+
+    whole, divided = find_parts(reference="replicated"), find_parts()
+    assert whole["reference"] - divided["reference"] == pytest.approx(16.584e9 * 5 / 6, rel=1e-3)
+    offloaded = find_parts(optimizer_states="offloaded")
+    assert offloaded["optimizer"] == 0
+    assert divided["discriminator"] - offloaded["discriminator"] == pytest.approx(14 * 7.0706e9 / 6, rel=1e-3)
+    small = find_parts(deepspeed={"zero_optimization": {"reduce_bucket_size": 100_000_000}})
+    assert divided["discriminator"] - small["discriminator"] == 2 * 400_000_000
