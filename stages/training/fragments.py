@@ -68,6 +68,7 @@ def refresh_weights(optimizer: Any) -> None:
         if kept := optimizer.persistent_parameters:  # small parameters, which every rank holds whole between steps
             kept[0].partition(kept)
             kept[0].all_gather(kept)
+        optimizer.invalidate_secondary_tensor()  # the second copy of zero_hpz_partition_size
     elif isinstance(optimizer, DeepSpeedZeroOptimizer):
         optimizer.update_lp_params()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages import ril
 from stages.adversary.adversary import Adversary
@@ -55,12 +55,22 @@ def record_loop(job: Job) -> Recording:
             with open_models(job, objective) as models:
                 watch(recording, models, patch)
                 yield models
+                if models.policy.shards:
+                    recording.reference = gather_weights(models.policy.reference.model)
 
         patch.setattr(ril, "open_models", watch_models)
         ril.run(job)
     if get_ranks().first:
         read_outputs(recording, job)
     return recording
+
+
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights of a model that ZeRO 3 has divided; all ranks must call this together."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 @dataclass
