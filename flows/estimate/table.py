@@ -245,7 +245,8 @@ class _Estimator:
         block, (model, *others) = params.ril, self._make_loop_models()
         resting = _list_resting(model, base=0.0)
         # The reference is a model of its own, or the base of the student's adapter.
-        resting["weights" if block.lora else "reference"] += self._measure_reference()
+        reference = self._measure_reference()
+        resting["weights" if block.lora else "reference"] += reference
         tokens = max(block.tokens_per_pack, self._context + 2 * block.group * block.sampling.max_tokens)
         questions = -(-block.questions_per_step // runtime.count_ranks("ril"))
         features = questions * self._context * student.text.hidden * BF16 if block.freeze_vision else 0
@@ -258,7 +259,8 @@ class _Estimator:
                 phases[f"discriminator, {phase}"] = parts
         if student.tower is not None:
             seen = measure_frozen_tower(student.tower, tokens)
-            gathered = 0.0 if resting["reference"] == BF16 * student.weights else WEIGHT * min(LIVE, student.weights)
+            whole = BF16 * student.weights
+            gathered = min(WEIGHT * LIVE, whole) if reference < whole else 0.0
             phases["reference"] = {"vision": seen + features, "buffers": gathered}
         for phase, parts in self._list_update(model, block.lora, tokens, {"vision": features}).items():
             phases[f"student, {phase}"] = parts

@@ -67,7 +67,7 @@ AWAKE = {"runtime": {"stage_engines": {"ril": {"student": {"memory_share": 0.5, 
 # What makes each profile too large, and what is said.
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("lora_1x24", KEPT, "warm_start, GPUs 0, backward of the head: "),
-    ("lora_1x24", AWAKE, "ril, GPUs 0, reference: "),
+    ("lora_1x24", AWAKE, "ril, GPUs 0, student, backward of the head: "),
     ("lora_1x24", WHOLE, "warm_start, GPUs 0, step: "),
     ("lora_1x80", WHOLE, r"warm_start, GPUs 0, step: \d+\.\d GB are needed and the card has 84\.9"),
     ("lora_1x80", KEPT | LONG, "ril, GPUs 0, student, backward of the head: "),
