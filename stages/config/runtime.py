@@ -80,7 +80,8 @@ class Runtime(Block):
     group_attention: GroupAttention = Field(
         "auto",
         description="Attention of the language model in training: sdpa (one group at a time, with a mask), merged "
-        "(prompt and responses apart, memory linear in the pack), flex (compiled); auto: merged on GPUs, else sdpa.",
+        "(prompt and responses apart, memory linear in the pack), flex (compiled); auto: merged on GPUs and for groups "
+        "of more than 1,024 tokens, else sdpa.",
     )
     vision_attention: VisionAttention = Field(
         "auto",

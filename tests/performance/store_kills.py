@@ -6,8 +6,8 @@ disturbed.
 Each trial has a fresh store: a run is killed by SIGKILL, then the stage runs again to its end. Held: every answer whose
 write had returned is in the final parquet once; the store holds no answer twice; the final parquet has the bytes of the
 undisturbed run. A line a trial says which phase was hit. With `--engine fake` answers are a function of prompt and seed
-and a segment takes 60 ms, so that hundreds of moments can be tried; with `vllm` it is the real engine. Exit code 1 when
-anything differs.
+and a segment takes 60 ms, so that hundreds of moments can be tried; with `vllm` it is the real engine, and answers have
+the lognormal lengths of teacher_vs_vllm.py. Exit code 1 when anything differs.
 """
 
 import argparse
@@ -23,9 +23,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from teacher_vs_vllm import force_lengths
+
 SEGMENT_ANSWERS = 128
 OPEN = 12  # requests that the fake engine works on
 QUESTIONS, SAMPLES = 120, 8
+CONTEXT_TOKENS = 256
 LIMIT_SECONDS = 300.0
 
 
@@ -66,13 +69,13 @@ def prepared(project: Path, engine: str) -> None:
     build = Build(
         steps=0, learning_rate=1e-3, hidden_size=64, layers=1, heads=2, vision_hidden_size=32, vision_layers=1
     )
-    _, network = build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    _, network = build_tiny("qwen2_5", build, ["What is 1 + 1?"], CONTEXT_TOKENS, 0, folder)
     if engine == "vllm":
         network.head.weight.data.mul_(40)
         network.model.save_pretrained(folder)
     else:
         (folder / "model.safetensors").touch()  # a checkpoint without weights is refused
-    write_card(folder, "qwen2_5", "fp32", 64)
+    write_card(folder, "qwen2_5", "fp32", CONTEXT_TOKENS)
     turns = [[{"role": "user", "content": f"What is {index} + 1?"}] for index in range(QUESTIONS)]
     rows = [make_canonical_row(f"q{index}", [], turn, "1", "test", "sum") for index, turn in enumerate(turns)]
     write_shards(project / "data/questions/imitation", rows, QUESTION_SCHEMA)
@@ -131,6 +134,8 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
             return original_of(*arguments, **{**named, "start": lambda *_: FakeEngine(salt)})
 
         answers.AnswerSession.open = of  # type: ignore[method-assign, assignment]
+    else:
+        force_lengths()
     root = Path(__file__).resolve().parents[2]
     few = {"responses": SAMPLES, "sampling": {"max_tokens": 16}}
     values = merge_params(read_yaml(root / "params.yaml"), {"teachers": {"internvl3": few}})

@@ -37,10 +37,10 @@ LONG = 512  # tokens of an answer
 
 
 @contextmanager
-def sides(shape: Shape, trl: str, *, both_heads: bool, merged: bool = False) -> Iterator[dict[str, Worker]]:
+def sides(shape: Shape, trl: str, *, both_heads: bool, sdpa: bool = False) -> Iterator[dict[str, Worker]]:
     """The workers on one shape, by name: ours, trl and, with `both_heads`, TRL with its head on answers only.
 
-    With `merged` also ours with `runtime.group_attention: merged`.
+    With `sdpa` also ours with `runtime.group_attention: sdpa`.
     """
     folder = Path(tempfile.mkdtemp(prefix="ril-vs-trl-"))
     workers: dict[str, Worker] = {}
@@ -51,8 +51,8 @@ def sides(shape: Shape, trl: str, *, both_heads: bool, merged: bool = False) -> 
             "ours": [sys.executable, str(HERE / "ours.py"), fixture, "auto"],
             "trl": [trl, str(HERE / "theirs.py"), fixture],
         }
-        if merged:
-            commands["ours, merged"] = [*commands["ours"][:-1], "merged"]
+        if sdpa:
+            commands["ours, sdpa"] = [*commands["ours"][:-1], "sdpa"]
         if both_heads:
             commands["trl, head on answers"] = [*commands["trl"], "--head-on-answers"]
         for name, command in commands.items():
@@ -136,8 +136,8 @@ def conform(shape: Shape, trl: str) -> None:
 
 
 def compare(shape: Shape, trl: str, repeats: int, *, both_heads: bool = True) -> dict[str, Measured]:
-    """Measures one shape and prints it; long answers also with merged attention."""
-    with sides(shape, trl, both_heads=both_heads, merged=shape.length >= LONG) as workers:
+    """Measures one shape and prints it; long answers also with one mask a group."""
+    with sides(shape, trl, both_heads=both_heads, sdpa=shape.length >= LONG) as workers:
         found = measured(workers, repeats)
     ours = found["ours"]
     for name, side in found.items():

@@ -227,3 +227,14 @@ def test_auto_on_a_gpu_calls_the_flash_kernel_twice(
     with Recorder() as recorder:
         group_attention(None, *pretended(mask, torch.float32), mask)  # type: ignore[arg-type]
     assert recorder.calls == []
+
+
+@pytest.mark.parametrize(("response", "kind"), [(511, "sdpa"), (512, "merged")])
+def test_auto_on_a_cpu_merges_long_groups_only(monkeypatch: pytest.MonkeyPatch, response: int, kind: str) -> None:
+    """1,024 tokens are the limit: one prompt token more or less decides, and short groups keep their bytes."""
+    mask = mask_of([*SHAPES, (2, (response, 511))])
+    taken: list[str] = []
+    for name, way in (("sdpa", "sdpa_by_group"), ("merged", "attend_merged")):
+        monkeypatch.setattr(attention, way, lambda *_, name=name: taken.append(name) or torch.zeros(1, 4, 1, WIDTH))
+    group_attention(None, *draw(mask, 4, 2), mask)  # type: ignore[arg-type]
+    assert taken == [kind]
