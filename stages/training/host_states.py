@@ -58,13 +58,12 @@ def _offload_stage_3(optimizer: Any, pins: bool) -> None:
     move the state of torch's AdamW as well.
     """
     weights = optimizer.fp32_partitioned_groups_flat
-    if weights[0] is not optimizer.fp16_partitioned_groups_flat[0]:  # an fp32 model has one copy, which passes need
-        if pins and not hasattr(optimizer, "hp_params_pin_buffers"):
-            optimizer.hp_params_pin_buffers = [get_accelerator().pin_empty_like(one) for one in weights]
-        held = optimizer.hp_params_pin_buffers if pins else [torch.empty_like(one, device="cpu") for one in weights]
-        for one, buffer in zip(weights, held, strict=True):
-            buffer.copy_(one)
-            one.data = buffer
-        optimizer.offloaded_states.add(OffloadStateTypeEnum.hp_params)
+    if pins and not hasattr(optimizer, "hp_params_pin_buffers"):
+        optimizer.hp_params_pin_buffers = [get_accelerator().pin_empty_like(one) for one in weights]
+    held = optimizer.hp_params_pin_buffers if pins else [torch.empty_like(one, device="cpu") for one in weights]
+    for one, buffer in zip(weights, held, strict=True):
+        buffer.copy_(one)
+        one.data = buffer
+    optimizer.offloaded_states.add(OffloadStateTypeEnum.hp_params)
     offload_adam_states(optimizer.optimizer, "cpu", pin_memory=pins)
     optimizer.offloaded_states.add(OffloadStateTypeEnum.optim_states)

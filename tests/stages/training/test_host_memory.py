@@ -120,8 +120,7 @@ def test_fp32_weights_and_moments_are_on_the_gpu_in_an_update_only(losses: Any) 
     for dtype in (torch.float32, torch.bfloat16):
         for zero in (1, 2, 3):
             in_passes, in_update = losses["moved", dtype, zero]
-            one_copy = zero == 3 and dtype == torch.float32  # the weights that passes need
-            assert in_passes == (["optim_states"] if one_copy else ["hp_params", "optim_states"])
+            assert in_passes == ["hp_params", "optim_states"]
             assert in_update == []
 
 
