@@ -17,18 +17,24 @@ from stages.config.params import validate_params
 from stages.config.yaml import ParamsError, compare_values, merge_params, parse_yaml, read_text, read_yaml
 from stages.job.files import write_text
 
-# What a profile with a published student must set: sizes and learning rates of params.yaml are for tiny models.
-_SIZED = {
-    "warm_start": ("steps", "rows_per_step", "learning_rate", "final_learning_rate", "tokens_per_pack"),
-    "discriminator": (
-        *("steps", "questions_per_step", "responses_per_side"),
-        *("learning_rate", "final_learning_rate", "tokens_per_pack"),
-    ),
+# What a profile with a published student must set, by block: the values of params.yaml are for tiny models.
+_SCHEDULE = ("steps", "learning_rate", "lr_scheduler_type", "final_learning_rate", "warmup_steps", "tokens_per_pack")
+_ANSWERS = ("responses", "sampling.max_tokens", "sampling.repetition_penalty")
+_SIZED: dict[str, tuple[str, ...]] = {
+    "questions": tuple(f"splits.{split}" for split in ("warm_start", "imitation", "validation", "test")),
+    "warm_start": (*_SCHEDULE, "rows_per_step"),
+    "verdict": ("max_tokens",),
+    "rollout": _ANSWERS,
+    "discriminator": (*_SCHEDULE, "questions_per_step", "responses_per_side"),
     "ril": (
-        *("steps", "questions_per_step", "group", "learning_rate", "discriminator_learning_rate", "warmup_steps"),
-        *("sampling", "tokens_per_pack"),
+        *(key for key in _SCHEDULE if key != "final_learning_rate"),
+        *("questions_per_step", "group", "discriminator_learning_rate", "kl_weight", "validation_every"),
+        *("sampling.max_tokens", "sampling.repetition_penalty"),
     ),
+    "evaluate": ("max_tokens",),
 }
+_ADAPTER = ("rank", "alpha")  # of each block `lora` that is given
+_SOURCES = {"hub", "path", "endpoint"}
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,14 @@ def list_profiles(root: Path) -> dict[str, str]:
 def read_profile(root: Path, name: str) -> dict[str, Any]:
     """The differences that profile `name` holds.
 
-    Raises ParamsError when there is none of that name, and when its student is a published model and steps, batches or
-    learning rates would stay those of params.yaml.
+    Raises ParamsError when there is none of that name, and when its student is a published model and sizes, numbers or
+    rates would stay those of params.yaml.
     """
     path = root / "profiles" / f"{name}.yaml"
     if not path.is_file():
         raise ParamsError(f"no profile {name!r}; there are: {', '.join(list_profiles(root)) or 'none'}")
     values = read_yaml(path)
-    if left := list_unset_sizes(values):
+    if left := list_unset_sizes(values, read_yaml(root / "params.yaml")):
         raise ParamsError(
             f"profiles/{name}.yaml: models.student is a published model, but {', '.join(left)} would keep the values "
             "of params.yaml, which are for tiny models; set them"
@@ -70,12 +76,45 @@ def read_profile(root: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def list_unset_sizes(profile: Mapping[str, Any]) -> list[str]:
-    """The keys of steps, batches and learning rates that a profile with a published student leaves unset."""
-    student = (profile.get("models") or {}).get("student") or {}
-    if not {"hub", "path"} & student.keys():
+def list_unset_sizes(profile: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """The keys that a profile with a published student leaves as they are in `params`: sizes, numbers, rates.
+
+    Of models and teachers only those count whose model the profile replaces.
+    """
+    models = {name: _get_map(_get_map(profile, "models"), name) for name in _get_map(profile, "models")}
+    if not {"hub", "path"} & models.get("student", {}).keys():
         return []
-    return [f"{block}.{key}" for block, keys in _SIZED.items() for key in keys if key not in (profile.get(block) or {})]
+    replaced = {name: _SOURCES & model.keys() for name, model in models.items()}
+    wanted = [f"{block}.{key}" for block, keys in _SIZED.items() for key in keys]
+    for name, sources in replaced.items():
+        if sources:
+            keys = ("context_tokens",) if "endpoint" in sources else ("precision", "context_tokens")
+            wanted += [f"models.{name}.{key}" for key in keys]
+    teachers = _get_map(merge_params(params, profile), "teachers")
+    for name in teachers:
+        if replaced.get(str(_get_map(teachers, name).get("model"))):
+            wanted += [f"teachers.{name}.{key}" for key in _ANSWERS]
+    for block in ("warm_start", "discriminator", "ril"):
+        if _get_map(profile, block).get("lora") is not None:
+            wanted += [f"{block}.lora.{key}" for key in _ADAPTER]
+    if _get_map(profile, "ril").get("lr_scheduler_type") == "linear":
+        wanted.append("ril.final_learning_rate")
+    return [key for key in wanted if not _is_set(profile, key)]
+
+
+def _get_map(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The map at `key`, an empty one where there is none: the result is validated later, with a line for each fault."""
+    inner = values.get(key)
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _is_set(values: Mapping[str, Any], key: str) -> bool:
+    """Whether a tree has a key with dots; a parent that is deleted or is no map has all keys below it."""
+    first, _, rest = key.partition(".")
+    if first not in values:
+        return False
+    inner = values[first]
+    return not rest or not isinstance(inner, Mapping) or _is_set(inner, rest)
 
 
 def find_changes(root: Path, name: str) -> list[Change]:

@@ -191,7 +191,7 @@ def same(cell: str, value: Any) -> bool:
 
 def test_the_worked_example_of_the_readme_is_valid(root: Path) -> None:
     (example,) = blocks((root / "README.md").read_text(), "yaml")
-    profile = merge_params(read_yaml(root / "params.yaml"), read_profile(root, "single_gpu"))
+    profile = merge_params(read_yaml(root / "params.yaml"), read_profile(root, "lora_1x80"))
     keys = YAML(typ="safe").load(example)
     params = validate_params(merge_params(profile, keys))
     assert not params.evaluate.benchmarks

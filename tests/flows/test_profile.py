@@ -36,7 +36,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert NAMES == ["paper", "recommended", "single_gpu", "smoke"]
+    assert NAMES == ["lora_1x24", "lora_1x80", "node_8x80", "paper", "recommended", "smoke"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,18 +51,26 @@ def test_a_profile_holds_only_differences_of_known_keys(root: Path, name: str) -
     known = dict(leaves(Params.model_validate(base).model_dump(mode="json")))
     for key, value in leaves(profile.read_profile(root, name)):
         block = key.rsplit(".", 1)[0]
-        is_known = any(other == key or other.startswith((f"{key}.", f"{block}.")) for other in known)
+        is_known = any(other in (key, block) or other.startswith((f"{key}.", f"{block}.")) for other in known)
         assert is_known or key.startswith("runtime."), key
-        assert value is None or dict(leaves(base)).get(key) != value or key in REPEATED[name], f"{key} is no difference"
+        if value is None or dict(leaves(base)).get(key) != value or key in REPEATED.get(name, ()):
+            continue
+        assert list_unset_without(root, name, key), f"{key} is no difference"
 
 
 # The paper's hyper-parameters are written out even where the tiny profile has the same value.
-REPEATED = {
-    "paper": {"models.student.family", "ril.group", "ril.kl_weight", "ril.clip_epsilon"},
-    "recommended": set(),
-    "single_gpu": {"warm_start.rows_per_step", "discriminator.responses_per_side", "ril.group"},
-    "smoke": set(),
-}
+REPEATED = {"paper": {"models.student.family", "ril.clip_epsilon"}}
+
+
+def list_unset_without(root: Path, name: str, key: str) -> list[str]:
+    """What a profile would leave to params.yaml if it did not have `key`."""
+    values = read_yaml(root / "profiles" / f"{name}.yaml")
+    *parents, last = key.split(".")
+    block = values
+    for parent in parents:
+        block = block[parent]
+    del block[last]
+    return profile.list_unset_sizes(values, read_yaml(root / "params.yaml"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,29 +117,57 @@ def test_a_value_that_an_alias_repeats_is_not_changed_in_both_places(project: Pa
     assert (project / "params.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("key", ["warm_start.steps", "discriminator.learning_rate", "ril.questions_per_step", "ril"])
-def test_a_profile_of_a_published_student_sets_every_size_and_rate(project: Path, key: str) -> None:
-    path = project / "profiles" / "single_gpu.yaml"
-    values = yaml.safe_load(path.read_text())
-    block, _, inner = key.partition(".")
-    if inner:
-        del values[block][inner]
-    else:
-        del values[block]
+def test_a_profile_of_a_published_student_sets_every_size_number_and_rate(project: Path) -> None:
+    """Each is dropped from a profile with adapters; what params.yaml has in its place is for tiny models."""
+    schedule = ["steps", "learning_rate", "lr_scheduler_type", "final_learning_rate", "warmup_steps", "tokens_per_pack"]
+    answers = ["responses", "sampling.max_tokens", "sampling.repetition_penalty"]
+    wanted = {f"questions.splits.{split}" for split in ("warm_start", "imitation", "validation", "test")}
+    wanted |= {f"models.{name}.precision" for name in ("student", "qwen2_5_vl", "internvl3", "judge")}
+    wanted |= {key.replace("precision", "context_tokens") for key in wanted if key.endswith("precision")}
+    wanted |= {f"warm_start.{key}" for key in [*schedule, "rows_per_step", "lora.rank", "lora.alpha"]}
+    wanted |= {
+        f"{block}.{key}" for block in ("teachers.qwen2_5_vl", "teachers.internvl3", "rollout") for key in answers
+    }
+    wanted |= {"verdict.max_tokens", "evaluate.max_tokens"}
+    wanted |= {f"discriminator.{key}" for key in [*schedule, "questions_per_step", "responses_per_side"]}
+    wanted |= {f"ril.{key}" for key in schedule if key != "final_learning_rate"}  # its rate is constant
+    wanted |= {f"ril.{key}" for key in ("questions_per_step", "group", "discriminator_learning_rate", "kl_weight")}
+    wanted |= {f"ril.{key}" for key in ("validation_every", "sampling.max_tokens", "sampling.repetition_penalty")}
+    wanted |= {f"{block}.lora.{key}" for block in ("discriminator", "ril") for key in ("rank", "alpha")}
+    keys = {key for key, _ in leaves(read_yaml(project / "profiles" / "lora_1x80.yaml"))}
+    found = {key for key in keys if list_unset_without(project, "lora_1x80", key) == [key]}
+    assert found == wanted
+
+
+def test_a_block_that_a_profile_leaves_out_is_named_with_all_its_keys(project: Path) -> None:
+    path = project / "profiles" / "lora_1x80.yaml"
+    values = read_yaml(path)
+    values["ril"] |= {"lr_scheduler_type": "linear"}
+    del values["discriminator"], values["teachers"]["internvl3"]
     path.write_text(yaml.safe_dump(values))
     before = (project / "params.yaml").read_bytes()
-    with pytest.raises(
-        ParamsError, match=rf"profiles/single_gpu\.yaml: models\.student is a published.* {key}"
-    ) as raised:
-        profile.apply_profile(project, "single_gpu")
+    with pytest.raises(ParamsError, match=r"profiles/lora_1x80\.yaml: models\.student is a published") as raised:
+        profile.apply_profile(project, "lora_1x80")
+    for key in ("discriminator.steps", "teachers.internvl3.sampling.max_tokens", "ril.final_learning_rate"):
+        assert key in str(raised.value)
     assert "for tiny models; set them" in str(raised.value)
     assert (project / "params.yaml").read_bytes() == before
+    values["teachers"]["internvl3"] = None  # a deleted teacher needs nothing
+    unset = profile.list_unset_sizes(values, read_yaml(project / "params.yaml"))
+    assert not [key for key in unset if "internvl3.responses" in key]
     del values["models"]["student"]["hub"]
-    assert profile.list_unset_sizes(values) == []
+    assert profile.list_unset_sizes(values, read_yaml(project / "params.yaml")) == []
+
+
+@pytest.mark.parametrize("text", ["models: [1]", "models: {student: {hub: a/b}}\nril: 3\nteachers: [x]"])
+def test_a_profile_of_the_wrong_form_is_one_line_a_fault(project: Path, text: str) -> None:
+    (project / "profiles" / "odd.yaml").write_text(f"# Odd.\n{text}\n")
+    with pytest.raises(ParamsError):
+        profile.find_changes(project, "odd")
 
 
 def test_an_unknown_profile_is_answered_with_the_list(project: Path) -> None:
-    with pytest.raises(ParamsError, match="no profile 'papr'; there are: paper, recommended, single_gpu, smoke"):
+    with pytest.raises(ParamsError, match=f"no profile 'papr'; there are: {', '.join(NAMES)}"):
         profile.find_changes(project, "papr")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from flows.estimate.shapes import PUBLISHED
 from stages.vlm.family import Pixels
 from stages.vlm.reader import FAMILIES, Network, Prompt
 
@@ -17,7 +18,7 @@ PATCH_VALUES = 3 * 2 * 14 * 14
 
 @dataclass(frozen=True)
 class Shape:
-    """One model and one question. Released values from the models' config.json."""
+    """One model and one question."""
 
     name: str
     hidden: int
@@ -28,9 +29,7 @@ class Shape:
     vocabulary: int
     tied: bool
     lora_rank: int = 0  # 0: all weights of the language model are trained
-    vision: dict[str, Any] = field(
-        default_factory=lambda: {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
-    )
+    vision: dict[str, Any] = field(default_factory=dict)
     image: tuple[int, int] = (40, 25)  # image tokens down and across
     text_tokens: int = 100
     rows: int = 8
@@ -42,10 +41,20 @@ class Shape:
         return self.image[0] * self.image[1] + self.text_tokens
 
 
+def shape_of(published: str, layers: int | None = None, **other: Any) -> Shape:
+    """The shape of a published Qwen2.5-VL; `layers` in place of its own number, `other` as in `Shape`."""
+    model = PUBLISHED[published]
+    text, tower = model.text, model.tower
+    assert tower is not None
+    sizes = (text.hidden, layers or text.layers, text.heads, text.key_heads, text.feed_forward, text.vocabulary)
+    vision = {"depth": tower.layers, "hidden_size": tower.hidden, "intermediate_size": tower.feed_forward}
+    return Shape(other.pop("name", published), *sizes, tied=text.tied, vision={**vision, "num_heads": 16}, **other)
+
+
 SHAPES = (
-    Shape("3B LoRA", 2048, 36, 16, 2, 11008, 151936, tied=True, lora_rank=64),
-    Shape("7B LoRA", 3584, 28, 28, 4, 18944, 152064, tied=False, lora_rank=64),
-    Shape("3B whole", 2048, 36, 16, 2, 11008, 151936, tied=True),
+    shape_of("Qwen/Qwen2.5-VL-3B-Instruct", name="3B LoRA", lora_rank=64),
+    shape_of("Qwen/Qwen2.5-VL-7B-Instruct", name="7B LoRA", lora_rank=64),
+    shape_of("Qwen/Qwen2.5-VL-3B-Instruct", name="3B whole"),
 )
 _TINY_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
 _TINY: dict[str, Any] = {"vision": _TINY_VISION, "image": (6, 4), "text_tokens": 8, "length": 6}

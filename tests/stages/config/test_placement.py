@@ -155,8 +155,8 @@ def test_a_way_of_sharing_that_is_declared_is_accepted(root: Path) -> None:
     assert place_loop(params.runtime, "judge", 2).engines == {"student": (0,), "judge": (0,)}
 
 
-@pytest.mark.parametrize("name", ["paper", "single_gpu"])
+@pytest.mark.parametrize("name", ["lora_1x24", "lora_1x80", "node_8x80", "paper"])
 def test_no_profile_claims_a_gpu_twice(root: Path, name: str) -> None:
     params = validate_params(merge_params(read_yaml(root / "params.yaml"), read_profile(root, name)))
     assert params.runtime.gpus > 0, "so that every claim is checked"
-    assert "student" in place_loop(params.runtime, "judge", params.runtime.gpus).engines
+    assert "student" in place_loop(params.runtime, params.verdict.model, params.runtime.gpus).engines

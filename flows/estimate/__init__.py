@@ -1,0 +1,1 @@
+"""What the stages of a profile need on each GPU, by calculation from measured coefficients; nothing is loaded."""

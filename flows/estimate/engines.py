@@ -1,0 +1,60 @@
+"""Memory of a vLLM engine on each of its GPUs.
+
+vLLM takes a share of the GPU's memory whatever it needs: weights, the peak of a pass over its largest batch, and the
+rest for the KV cache (`determine_available_memory` of its GPU worker). An engine starts if that rest holds one answer
+of the longest context.
+"""
+
+from dataclasses import dataclass
+
+from flows.estimate.passes import BF16, FP32, measure_frozen_tower
+from flows.estimate.shapes import ModelShape
+from stages.config.engines import GpuUse
+from stages.config.placement import count_replica_gpus
+
+BATCHED_TOKENS = 8192  # max_num_batched_tokens, vLLM's default for servers on large GPUs
+LARGEST_IMAGE = 16_384  # tokens of the image with which vLLM measures Qwen2.5-VL's tower: its released pixel bound
+ASLEEP = 1_500_000_000  # what a sleeping engine keeps: CUDA graphs, workspaces, its context. Assumed
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """Bytes on each GPU of an engine, and what its cache holds."""
+
+    weights: float
+    work: float
+    cache: float
+    cached_tokens: int  # of one replica
+    sequences: int  # that one replica answers at a time
+    context: int
+
+    @property
+    def total(self) -> float:
+        """All that the engine takes of a GPU."""
+        return self.weights + self.work + self.cache
+
+    @property
+    def answers(self) -> int:
+        """Answers of the longest context that one replica holds at once; more if they are shorter."""
+        return min(self.sequences, self.cached_tokens // self.context)
+
+
+def measure_engine(shape: ModelShape, use: GpuUse, share: float, card: float, context: int) -> EngineMemory:
+    """Returns the memory of an engine with `share` of a GPU of `card` bytes; `context` is its longest one in tokens.
+
+    The cache is negative if the weights don't fit the share.
+    """
+    text, parallel = shape.text, count_replica_gpus(use)
+    whole = 0 if shape.tower is None else shape.tower.count_undivided(text.hidden)
+    weights = BF16 * (whole + (shape.weights - whole) / parallel)
+    # A pass: two states, queries, keys, values and both halves of the feed-forward layer; logits of all sequences in
+    # bf16, fp32 and sorted.
+    split = use.tensor_parallel
+    activations = BATCHED_TOKENS * BF16 * (4 * text.hidden + 3 * text.feed_forward / split)
+    logits = use.sequences * text.vocabulary * (BF16 + 2 * FP32)
+    images = 0 if shape.tower is None else measure_frozen_tower(shape.tower, LARGEST_IMAGE) / split
+    work = activations + logits + images
+    cache = share * card - weights - work
+    layers = text.layers * split / parallel  # pipeline parallelism distributes layers
+    token = 2 * BF16 * layers * text.key_width / min(split, text.key_heads)
+    return EngineMemory(weights, work, cache, max(0, int(cache / token)), use.sequences, context)
