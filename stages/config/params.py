@@ -181,8 +181,8 @@ class Params(Block):
             )
         if transfer == "adapter" and (kind := get_quantization(lora)) != "none":
             raise ValueError(
-                f"runtime.weight_transfer is 'adapter', but ril.lora.quantization is {kind!r}: the engine's weights are "
-                "not rounded to 4 bits, and the adapter belongs to rounded ones; take auto"
+                f"runtime.weight_transfer is 'adapter', but ril.lora.quantization is {kind!r}: the engine's weights "
+                "are not rounded to 4 bits, and the adapter belongs to rounded ones; take auto"
             )
         student = runtime.find_engine(LOOP, "student")
         if transfer == "direct" and isinstance(student, GpuUse) and spans_machines(student):

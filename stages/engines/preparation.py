@@ -7,7 +7,6 @@ for a photo. Most of that time is spent outside the interpreter's lock, as the e
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from stages.engines.engine import Request
@@ -44,8 +43,6 @@ class Preparation(Generic[Prepared]):
             self._ahead.append((number, request, self._thread.submit(self._prepare, request)))
             ahead += request.n
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Waits for the request in preparation; those after it are not prepared."""
         self._thread.shutdown(cancel_futures=True)

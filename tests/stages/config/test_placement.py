@@ -64,6 +64,11 @@ def test_the_way_of_new_weights_follows_from_device_and_adapter() -> None:
 RAY = SERVER | {"args": ["--distributed-executor-backend", "ray"]}
 NO_WAYS = [
     ({"weight_transfer": "adapter"}, None, r"weight_transfer is 'adapter', but ril\.lora is off: .* take auto, or set"),
+    (
+        {"weight_transfer": "adapter"},
+        {"quantization": "nf4"},
+        r"ril\.lora\.quantization is 'nf4': the engine's weights are not rounded .* take auto",
+    ),
     ({"weight_transfer": "adapter"}, {"rank": 600}, r"ril\.lora\.rank is 600, and vLLM .* up to rank 512; take auto"),
     (
         {"weight_transfer": "direct", "stage_engines": {"ril": {"student": RAY}}},
