@@ -1,5 +1,7 @@
 """Selects and starts a model's engine: the one in `runtime.engines.<model>`, else vLLM in this process."""
 
+import os
+
 from stages.config.engines import GpuUse, OpenAi, Replay, Vllm, VllmServer
 from stages.config.placement import count_replica_gpus, spans_machines
 from stages.config.runtime import Runtime
@@ -10,6 +12,8 @@ from stages.engines.replay import explain_missing_answers
 from stages.engines.vllm import VllmEngine
 from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint
+
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # environment variables that torch reads
 
 
 def find_label(checkpoint: Checkpoint) -> str:
@@ -61,10 +65,24 @@ def _start_with_weights(
         from stages.vlm.weights import check_files  # local import: stages with nothing to generate need no torch
 
         check_files(checkpoint.weights)
+    check_allocator(settings, runtime.find_engine_key(options.stage, label))
     settings = assign_gpus(settings, options)
     if isinstance(settings, VllmServer):
         return VllmServerEngine(checkpoint, runtime, settings, options, label, trainable)
     return VllmEngine(checkpoint, runtime, settings, options.log_probs, options.adapter_rank)
+
+
+def check_allocator(settings: Vllm | VllmServer, key: str) -> None:
+    """Raises ValueError for an engine that sleeps where torch's allocator has expandable segments (trap T18).
+
+    vLLM frees the memory through a pool of its own, which such segments do not work with. `key` names the engine.
+    """
+    for name in ALLOCATOR_SETTINGS if settings.sharing == "sleep" else ():
+        if "expandable_segments:true" in os.environ.get(name, "").replace(" ", "").lower():
+            raise ValueError(
+                f"{key}.sharing is sleep, but {name}={os.environ[name]}: vLLM can't free memory of expandable "
+                f"segments; unset {name}, or take sharing: memory"
+            )
 
 
 def assign_gpus(settings: Vllm | VllmServer, options: StartOptions) -> Vllm | VllmServer:

@@ -68,6 +68,8 @@ GUARDS = (
           "gap = (trainer - engine).detach()", f"{GOLDEN}test_c9_corrections_for_the_engine"),
     Guard("T15", UPDATE, "if one.response.source == STUDENT and one.response.sampled_log_probs is None:", "if False:",
           f"{UPDATES}test_a_correction_without_the_engines_log_probs_is_refused"),
+    Guard("T18", "stages/engines/start.py", 'if settings.sharing == "sleep" else ()', "if False else ()",
+          "tests/stages/engines/test_start.py::test_an_engine_that_sleeps_is_refused_with_expandable_segments"),
     Guard("T19", UPDATE, "old = log_probs.detach() if before is None else before",
           "old = log_probs.detach() - 1e-4 if before is None else before",
           f"{UPDATES}test_the_papers_update_is_equation_2"),

@@ -1,7 +1,7 @@
 """Which engine a model gets, and which is refused; nothing heavy is started here."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from stages.engines.start import assign_gpus, start_engine, start_trainable
 from stages.engines.vllm_server import assign_devices
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 
+SHARING: tuple[Literal["sleep", "memory"], ...] = ("sleep", "memory")
 SERVER = VllmServer(kind="vllm_server", replicas=2)
 
 
@@ -168,3 +169,19 @@ def test_arguments_become_flags() -> None:
         "--limit-mm-per-prompt",
         '{"video": 0}',
     ]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_an_engine_that_sleeps_is_refused_with_expandable_segments(
+    started: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "max_split_size_mb:512, Expandable_Segments: True")
+    trained, need = checkpoint(tmp_path / "data/warm_start"), StartOptions(tmp_path, stage="ril")
+    sleeps, keeps = (
+        Runtime(stage_engines={"ril": {"student": Vllm(kind="vllm", sharing=sharing, memory_share=0.3)}})
+        for sharing in SHARING
+    )
+    with pytest.raises(ValueError, match=rf"stage_engines.ril.student.sharing is sleep, but {name}="):
+        start_trainable(trained, sleeps, need)
+    start_trainable(trained, keeps, need)
+    assert len(started) == 1
