@@ -9,7 +9,7 @@ import torch
 from stages.config.engines import Vllm, VllmServer
 from stages.config.lora import Lora
 from stages.config.runtime import Runtime
-from stages.engines import weight_file, weight_sender
+from stages.engines import weight_sender
 from stages.engines.engine import StartOptions
 from stages.engines.server_replies import read_answers
 from stages.engines.vllm import VllmEngine
@@ -70,7 +70,6 @@ def test_each_way_gives_every_replica_the_weights(
         before = expected
     here.close()
     assert not list(replicas._folder.glob("ril-weights-*")), "files are gone when the servers have loaded them"
-    assert not list(weight_file.MEMORY.glob("ril-weights-*/model-*.safetensors"))
 
 
 def ask_one(engine: VllmServerEngine, url: str) -> list[list[tuple[int, ...]]]:
