@@ -24,9 +24,10 @@ ENDED_BY = {
     "stages/engines/calls.py::Caller._work.worker": "asyncio.timeout of the whole stream (deadline)",
     "stages/engines/server.py::Server.stop": "the keeper and all below it got SIGKILL",
     "stages/engines/supervisor.py::end_all": "the keeper waits for a server that got SIGKILL; no stage waits for it",
+    "stages/engines/vllm.py::VllmEngine._admit": "WorkLimit of runtime.stuck_minutes around it",
     "stages/training/ranks.py::free_cached_memory": "a collective of the process group, which has a limit",
     "stages/training/ahead.py::preparing_ahead.take": "a thread that reads and computes, as the step would itself",
-    "stages/training/trainer.py::Trainer.__init__": "a collective of the process group, which has a limit",
+    "stages/training/engine_config.py::start_quietly": "a collective of the process group, which has a limit",
 }
 
 

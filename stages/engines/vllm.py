@@ -78,7 +78,7 @@ class VllmEngine:
         self._window = settings.sequences + math.ceil(settings.sequences * WAITING_SHARE)
         self._ahead = math.ceil(settings.sequences * AHEAD_SHARE)
         loading = WorkLimit(LOAD_SECONDS, f"vLLM has been loading {checkpoint.weights}")
-        self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has not finished a step")
+        self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has finished no step and no prompt")
         with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
                 **make_engine_arguments(checkpoint, runtime, settings, reader.image_token_id >= 0, log_probs),
@@ -143,7 +143,8 @@ class VllmEngine:
         while answers < most and (taken := waiting.take()) is not None:
             index, request, prepared = taken
             try:
-                prompt, sampling = prepared.result()
+                with self._limit.watch():
+                    prompt, sampling = prepared.result()
                 with _refusing(request):
                     self._engine.add_request(str(index), prompt, sampling, lora_request=self._adapter)
             except RequestError as error:
