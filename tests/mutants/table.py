@@ -28,7 +28,9 @@ ADVERSARY, MODEL, PROMPT, DIAGNOSTICS, TEXTS = (
     f"stages/adversary/{name}.py"
     for name in ("adversary", "discriminator_model", "prompt", "diagnostics", "question_texts")
 )
-PACK, HEAD, LOG_PROBS, MASK = (f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs", "group_mask"))
+PACK, HEAD, LOG_PROBS, MASK, MERGED = (
+    f"stages/groups/{name}.py" for name in ("pack", "head", "log_probs", "group_mask", "merged_attention")
+)
 TRAINER, SFT, STATE, PASSES, RANKS = (
     f"stages/training/{name}.py" for name in ("trainer", "sft", "state", "passes", "ranks")
 )
@@ -58,7 +60,7 @@ T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss"
 T_ADVERSARY, T_DISC = (f"{T}adversary/test_{name}.py::" for name in ("adversary", "discriminator"))
 T_PACK, T_HEAD, T_RANKS = f"{T}groups/test_pack.py::", f"{T}groups/test_head.py::", f"{T}training/test_ranks.py::"
 T_GOLDEN, T_CLOSED = "tests/conformance/test_golden.py::", "tests/conformance/test_closed_form.py::"
-T_LORA = f"{T}vlm/test_lora.py::"
+T_LORA, T_TRANSFER = f"{T}vlm/test_lora.py::", f"{T}engines/test_weight_transfer.py::"
 T_GUARDS, T_READER, T_JUDGE = "tests/traps/test_guards.py::", f"{T}vlm/test_reader.py::", f"{T}judging/test_judge.py::"
 T_POOL, T_QUESTIONS, T_EVALUATE = f"{T}test_pool.py::", f"{T}corpora/test_questions.py::", f"{T}test_evaluate.py::"
 T_KEY, T_ANSWERS, T_STORE = (f"{T}responses/test_{name}.py::" for name in ("key", "answers", "store"))
@@ -464,4 +466,35 @@ FAULTS = (
     Fault(MODELS, "base = policy.reference if shares", "base = load_network(checkpoint, reader, runtime) if shares",
           "the discriminator with an adapter has a copy of the weights",
           (f"{T_MODELS}test_with_adapters_models_share_one_copy_of_the_weights",)),
+    # --- memory of training -------------------------------------------------------------------------------------------
+    Fault(MERGED, "            sums.index_copy_(1, answers, after)\n", "",
+          "gradients of merged attention are those of a response that sees itself only",
+          ("tests/stages/groups/test_attention.py::test_every_kind_is_the_definition",)),
+    Fault(MERGED, "if is_on_gpu(query):\n        check_kernel(query.device, query.dtype)", "if False:\n        pass",
+          "a GPU's kernel is not compared with the definition",
+          ("tests/stages/groups/test_attention.py::test_auto_on_a_gpu_calls_the_flash_kernel_twice",)),
+    Fault("stages/groups/attention.py", "            grouped = False\n", "",
+          "on a GPU a mask and grouped keys go to SDPA together",
+          ("tests/stages/groups/test_attention.py::test_on_a_gpu_sdpa_never_gets_mask_and_grouped_keys",)),
+    Fault("stages/training/recomputation.py", "        layer.training = True\n", "", "no layer is checkpointed",
+          ("tests/stages/training/test_recomputation.py::test_layers_keep_their_inputs_only",)),
+    Fault(TRAINER, "            stage = max(stage, 1)\n", "            pass\n", "bf16 makes one step too many",
+          ("tests/stages/training/test_precision.py::test_alone_it_learns_what_fp32_learns",)),
+    # --- new weights in the engine, prompts prepared ahead ------------------------------------------------------------
+    Fault("stages/engines/weight_receiver.py", "whole = sent[:size].clone()", "whole = sent[:size]",
+          "vLLM keeps tensors in a buffer that is written again",
+          (f"{T_TRANSFER}test_every_worker_of_every_replica_gets_all_weights",)),
+    Fault("stages/engines/weight_sender.py", "away = [worker for worker, device in workers if device != here]",
+          "away = [worker for worker, device in workers if device == here]",
+          "workers on the sender's GPU join a group with it",
+          (f"{T_TRANSFER}test_every_worker_of_every_replica_gets_all_weights",)),
+    Fault("stages/engines/weight_file.py", "min(shutil.disk_usage(MEMORY).free, measure_free_memory())",
+          "shutil.disk_usage(MEMORY).free", "weights go to memory that the machine does not have",
+          (f"{T_TRANSFER}test_files_go_to_memory_where_there_is_room",)),
+    Fault("stages/engines/preparation.py", "(ahead < self._answers or not self._ahead)", "True",
+          "all prompts are prepared at once", (f"{T}engines/test_preparation.py::"
+          "test_requests_come_in_order_and_at_most_so_many_answers_are_ahead",)),
+    Fault("stages/responses/window.py", "self.finished, self._answers, self.began = {}, 0, time.monotonic()",
+          "self.finished, self.began = {}, time.monotonic()", "after the first segment each answer is one",
+          (f"{T}responses/test_window.py::test_a_full_window_is_empty_after_it_was_stored",)),
 )  # fmt: skip
