@@ -14,38 +14,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 from filelock import FileLock, Timeout
 
 from stages.engines.weight_buckets import BUCKET_BYTES, iter_buckets
+from stages.job.host_memory import measure_free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MEMORY = Path("/dev/shm")  # a tmpfs on every Linux; 64 MB in a container of Docker, unless it says otherwise
-GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 RESERVE = 2 << 30  # bytes of memory that stay free beside the file: the engine's own buffers, other processes
 SaveAdapter = Callable[[Path], None]  # writes an adapter in peft's format to the folder `adapter` of a folder
 _PREFIX = "ril-weights-"
 _LOCK = "owner.lock"
 _YOUNG_SECONDS = 3600.0  # a folder without a lock may be one whose owner is about to take it
-
-
-def measure_free_memory() -> int:
-    """Returns the bytes that this process may still take: of the machine, and of the control groups that it is in.
-
-    Files in /dev/shm count in the group of the process that writes them (Slurm, Kubernetes).
-    """
-    free = [psutil.virtual_memory().available]
-    own = OWN_GROUP.read_text().splitlines() if OWN_GROUP.is_file() else []
-    for line in own:
-        if line.startswith("0::/"):  # version 2
-            group = GROUPS / line.removeprefix("0::/")
-            for place in [group, *group.parents][: len(group.parts) - len(GROUPS.parts) + 1]:
-                limit = place / "memory.max"
-                if limit.is_file() and (most := limit.read_text().strip()) != "max":
-                    free.append(int(most) - int((place / "memory.current").read_text()))
-    return min(free)
 
 
 def choose_storage(size: int) -> Path:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from stages.job.failure import Failure
+from stages.job.host_memory import measure_free_memory
 from stages.job.stop import STOP
 from stages.training.ranks import get_ranks, get_ranks_beside
-from stages.training.room import format_bytes, measure_free_memory
+from stages.training.room import format_bytes
 
 if TYPE_CHECKING:  # it imports deepspeed, which takes seconds
     from stages.training.fragments import Fragment

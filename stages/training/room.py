@@ -10,7 +10,6 @@ from stages.job.failure import Failure, find_full_disk
 _ALMOST_NOTHING = (
     1 << 20
 )  # bytes free after a failed write that mean a full disk; torch's archive writer says no reason
-_CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, version 2
 
 
 def measure_folder(folder: Path) -> int:
@@ -26,18 +25,6 @@ def format_bytes(count: int) -> str:
 def measure_free(folder: Path) -> int:
     """Returns the bytes that this user may still write to the disk of `folder`."""
     return shutil.disk_usage(folder).free
-
-
-def measure_free_memory() -> int:
-    """Returns the bytes of host memory that processes can still take, on this machine and in this control group."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = [1024 * int(lines["MemAvailable"].split()[0])]
-    limit, used = (_CONTROL_GROUP / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and (most := limit.read_text().strip()) != "max":
-        statistics = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
-        dropped = int(statistics["inactive_file"])  # pages of files, which the kernel gives away
-        free.append(int(most) - int(used.read_text()) + dropped)
-    return min(free)
 
 
 @contextlib.contextmanager

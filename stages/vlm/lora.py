@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.config.lora import Lora
-from stages.vlm.quantization import dequantize, is_quantized
+from stages.vlm.quantization import dequantize, is_quantized, silence_bitsandbytes
 from stages.vlm.shards import gather_tensor, is_sharded
 
 ADAPTER = "adapter"  # folder of an adapter in peft's format, in that of the merged model
@@ -92,6 +92,7 @@ class Adapters:
         It starts as peft's own: A uniform within 1 / sqrt(inputs), drawn from `seed`, and B zero, so that the model
         computes what it did without.
         """
+        silence_bitsandbytes()
         from peft import LoraConfig, LoraModel
 
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))

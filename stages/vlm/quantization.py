@@ -6,8 +6,10 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-# Where it is installed peft imports it for all adapters, and it warns of a kernel for inference that nothing here uses.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+def silence_bitsandbytes() -> None:
+    """Keeps it from warning of a kernel for inference that nothing here uses; peft imports it for all adapters."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def quantize_layers(text: nn.Module) -> None:
@@ -17,6 +19,7 @@ def quantize_layers(text: nn.Module) -> None:
     them. Layers compute with weights that are dequantized to the precision that they had. With a GPU the layers are
     quantized on it, one at a time, and stay there: one CPU core needs 3 minutes for the 6.5 G weights of 7B.
     """
+    silence_bitsandbytes()
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # a rank sees its own GPU only

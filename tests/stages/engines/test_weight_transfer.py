@@ -85,26 +85,6 @@ def test_files_go_to_memory_where_there_is_room(tmp_path: Path, monkeypatch: pyt
     assert choose_storage(1) == disk
 
 
-def test_memory_is_that_of_the_machine_and_of_every_control_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A job of Slurm has a limit that its step, in a group below, does not show."""
-    step = tmp_path / "groups" / "job_1" / "step_0"
-    step.mkdir(parents=True)
-    (tmp_path / "own").write_text("1:name=systemd:/\n0::/job_1/step_0\n")
-    monkeypatch.setattr(weight_file, "GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(weight_file, "OWN_GROUP", tmp_path / "own")
-    machine = 10**9
-    monkeypatch.setattr(weight_file.psutil, "virtual_memory", lambda: SimpleNamespace(available=machine))
-    (step / "memory.max").write_text("max\n")
-    assert weight_file.measure_free_memory() == machine
-    (step.parent / "memory.max").write_text("5000\n")
-    (step.parent / "memory.current").write_text("1000\n")
-    assert weight_file.measure_free_memory() == 4000
-    (tmp_path / "own").unlink()
-    assert weight_file.measure_free_memory() == machine
-
-
 def test_a_folder_is_private_and_goes_with_its_block(tmp_path: Path) -> None:
     (scratch := tmp_path / "scratch").mkdir()
     with opening_storage(1000, scratch) as folder:

@@ -14,7 +14,7 @@ from flows import signals
 from flows.work import Work
 from stages.job.progress import Progress
 from stages.job.stop import STOP
-from stages.training import background, room
+from stages.training import background
 from stages.training.background import BackgroundWriter, HostCopies
 from stages.training.fragments import VALUES, Fragment
 from stages.training.state import TrainingState, list_complete_checkpoints
@@ -174,12 +174,7 @@ def test_copies_keep_their_values_and_their_memory() -> None:
 
 
 @pytest.mark.parametrize(("free", "fits"), [(999, False), (1000, True)])
-def test_a_control_group_limits_the_memory(
-    free: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, text in (("max", "5000"), ("current", "4500"), ("stat", f"anon 7\ninactive_file {free - 500}")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr(room, "_CONTROL_GROUP", tmp_path)
-    assert room.measure_free_memory() == free
-    part = Fragment("a", 0, {"weight": torch.zeros(200)}, torch.tensor(0.0))  # 800 bytes: four fifths
+def test_copies_take_four_fifths_of_the_free_memory(free: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "measure_free_memory", lambda: free)
+    part = Fragment("a", 0, {"weight": torch.zeros(200)}, torch.tensor(0.0))  # 800 bytes
     assert (HostCopies(lambda _: None).take({"model": [part]}) is not None) == fits
