@@ -22,7 +22,8 @@ from stages.job.host_memory import measure_free_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEMORY = Path("/dev/shm")  # a tmpfs on every Linux; 64 MB in a container of Docker, unless it says otherwise
+# A tmpfs on every Linux; 64 MB in a container of Docker, unless it says otherwise.
+MEMORY = Path("/dev/shm")  # nosec B108: folders in it are private (opening_storage)
 RESERVE = 2 << 30  # bytes of memory that stay free beside the file: the engine's own buffers, other processes
 SaveAdapter = Callable[[Path], None]  # writes an adapter in peft's format to the folder `adapter` of a folder
 _PREFIX = "ril-weights-"
