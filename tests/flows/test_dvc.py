@@ -243,7 +243,7 @@ def test_after_a_failure_nothing_that_needs_it_is_started(make_repo: Callable[..
     assert not (project / "data" / "warm_start").exists()
 
 
-def test_experiments_start_when_the_lock_is_free(tmp_path: Path) -> None:
+def test_experiments_start_when_the_lock_is_free(root: Path, tmp_path: Path) -> None:
     """A form that is starting an experiment holds the lock; a source is asked for nothing before it is released."""
 
     class Once:
@@ -259,6 +259,7 @@ def test_experiments_start_when_the_lock_is_free(tmp_path: Path) -> None:
         def finish(self, *of: Any) -> None:
             """Nothing was started."""
 
+    shutil.copy(root / "params.yaml", tmp_path)  # it says how long a stage has to end
     other, once = ExperimentLock(tmp_path), Once()
     assert other.acquire()
     start = time.monotonic()

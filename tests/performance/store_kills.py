@@ -1,7 +1,7 @@
 """Kills the teacher stage at moments spread over its whole run, finishes it, and compares with a run that nobody
 disturbed.
 
-    python tests/performance/store_kills.py [--kills 30] [--engine fake|vllm] [--seed 0]
+    python -m tests.performance.store_kills [--kills 30] [--engine fake|vllm] [--seed 0]
 
 Each trial has a fresh store: a run is killed by SIGKILL, then the stage runs again to its end. Held: every answer whose
 write had returned is in the final parquet once; the store holds no answer twice; the final parquet has the bytes of the
@@ -22,8 +22,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from teacher_vs_vllm import force_lengths
 
 SEGMENT_ANSWERS = 128
 OPEN = 12  # requests that the fake engine works on
@@ -135,6 +133,8 @@ def run_stage(project: str, store: str, log: str, engine: str, salt: str = "") -
 
         answers.AnswerSession.open = of  # type: ignore[method-assign, assignment]
     else:
+        from tests.performance.teacher_vs_vllm import force_lengths
+
         force_lengths()
     root = Path(__file__).resolve().parents[2]
     few = {"responses": SAMPLES, "sampling": {"max_tokens": 16}}

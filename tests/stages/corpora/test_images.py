@@ -165,13 +165,13 @@ def test_the_engine_sees_the_picture_that_was_meant(
     """What goes into vLLM is what training sees; vLLM answers to all of it."""
     engine = VllmEngine(tiny(family), Runtime())
     seen: list[np.ndarray] = []
-    add_request = engine._engine.add_request
+    render = engine._engine.renderer.render_cmpl
 
-    def watched(number: str, prompt: dict[str, Any], sampling: Any) -> None:
-        seen.extend(np.asarray(picture) for picture in prompt["multi_modal_data"]["image"])
-        add_request(number, prompt, sampling)
+    def watched(prompts: list[dict[str, Any]]) -> Any:
+        seen.extend(np.asarray(picture) for prompt in prompts for picture in prompt["multi_modal_data"]["image"])
+        return render(prompts)
 
-    monkeypatch.setattr(engine._engine, "add_request", watched)
+    monkeypatch.setattr(engine._engine.renderer, "render_cmpl", watched)
     messages = [{"role": "user", "content": "<image>What is the sum?"}]
     greedy = Sampling(temperature=0.0, max_tokens=4)
     requests = [Request(name, messages, [image], greedy) for name, (image, _, _) in SEEN.items()]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from stages.config.engines import Vllm
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.engines.batch_invariance import RowTiles, make_batch_invariant
@@ -52,8 +53,8 @@ def test_answers_and_their_log_probs_are_equal_bit_by_bit_in_any_batch(
     write_card(tmp_path / "model", family, precision, 256)
     checkpoint = open_checkpoint(tmp_path / "model")
     requests = make_requests(family)
-    wide = VllmEngine(checkpoint, Runtime(), sequences=64, log_probs=True)
-    few = VllmEngine(checkpoint, Runtime(), sequences=3, log_probs=True)
+    wide = VllmEngine(checkpoint, Runtime(), Vllm(kind="vllm", sequences=64), log_probs=True)
+    few = VllmEngine(checkpoint, Runtime(), Vllm(kind="vllm", sequences=3), log_probs=True)
     try:
         for _ in range(2):
             together = answer(wide, requests)
