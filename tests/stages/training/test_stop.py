@@ -68,6 +68,7 @@ def test_checkpoints_take_their_share_of_the_time(minutes: float, share: float, 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_step_longer_than_the_grace_resumes_from_its_recorded_rollouts(
     training_project: Path, tmp_path: Path
 ) -> None:
