@@ -32,6 +32,7 @@ from stages.engines.stream import require_answers
 from stages.engines.weight_file import SaveAdapter, ServedAdapter, remove_leftovers
 from stages.job.devices import list_devices
 from stages.job.silence import WorkLimit
+from stages.job.stop import STOP
 from stages.vlm.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -255,9 +256,16 @@ class VllmEngine:
             self._llm.wake_up()
 
     def close(self) -> None:
-        """Frees the weights and the cache; the engine cannot be used afterwards. Process groups stay."""
+        """Frees the weights and the cache; the engine cannot be used afterwards. Process groups stay.
+
+        After a request to stop nothing is freed: the process ends anyway, and its grace may be shorter than the 3 s
+        that the collector of cycles takes.
+        """
         self._limit.close()
         self._files.close()
+        if STOP.code is not None:
+            self._engine.engine_core._finalizer.detach()
+            return
         self._engine.engine_core._finalizer()
         del self._engine, self._llm
         gc.unfreeze()  # vLLM calls gc.freeze() after loading, which hides these objects from the collector

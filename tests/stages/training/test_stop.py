@@ -42,7 +42,10 @@ def wait(self, *arguments):
     return update(self, *arguments)
 
 VllmEngine.generate, Policy.update = note, wait
-sys.exit(flows.run.main(["ril"]))
+try:
+    sys.exit(flows.run.main(["ril"]))
+finally:  # as the command does
+    flows.run.cancel_alarms()
 """
 
 
@@ -97,8 +100,7 @@ def test_a_step_longer_than_the_grace_resumes_from_its_recorded_rollouts(
     assert stopped.returncode == 143, err
     assert "stopping after this step, or in 2 s" in err
     print(f"ended {took:.1f} s after SIGTERM")
-    # The step is given up after 2 s. Two engines then free their memory, 3 s each for the collector of cycles.
-    assert took < 25, "it ends long before the 30 s of the step"
+    assert took < 10, "5 s and what a busy machine adds"
     (record,) = (tmp_path / "store" / "runs" / "ril").glob("*/recorded/*.json")
     assert record.name == "step_00000003.json"
     assert read_json(record)
