@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,6 +38,7 @@ from stages.corpora.scoring import is_correct, standard_error
 from stages.engines.start import start_engine
 from stages.job.files import write_json, write_shards
 from stages.job.job import Job
+from stages.job.lazy_sequence import LazySequence
 from stages.job.rejects import write_rejects
 from stages.job.seeds import derive_seed
 from stages.responses.answers import Generation, fetch_answers, fetch_converted, read_stored_answers
@@ -231,7 +232,7 @@ def make_console_row(numbers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class JoinedPrompts(Sequence[PromptLike]):
+class JoinedPrompts(LazySequence[PromptLike]):
     """Several sequences of prompts in a row, which may be read from files on access."""
 
     def __init__(self, *parts: Sequence[PromptLike]) -> None:
@@ -240,21 +241,15 @@ class JoinedPrompts(Sequence[PromptLike]):
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    @overload
-    def __getitem__(self, place: int) -> PromptLike: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[PromptLike]: ...
-    def __getitem__(self, place: int | slice) -> PromptLike | list[PromptLike]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        for part in self._parts:
-            if place < len(part):
-                return part[place]
-            place -= len(part)
-        raise IndexError("there are fewer prompts")
+    def read_item(self, place: int) -> PromptLike:
+        part = 0
+        while place >= len(self._parts[part]):
+            place -= len(self._parts[part])
+            part += 1
+        return self._parts[part][place]
 
 
-class ShuffledImages(Sequence[Question]):
+class ShuffledImages(LazySequence[Question]):
     """Questions with the images of others, read from files on access."""
 
     def __init__(self, questions: Sequence[Question], givers: Sequence[int]) -> None:
@@ -264,13 +259,7 @@ class ShuffledImages(Sequence[Question]):
     def __len__(self) -> int:
         return len(self._questions)
 
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | list[Question]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
+    def read_item(self, place: int) -> Question:
         giver = self._questions[self._givers[place]]
         return replace(self._questions[place], images=giver.images, image_sha256=giver.image_sha256)
 

@@ -10,12 +10,13 @@ also answers an exam of labelled answers and attacks; the metrics and the report
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 from stages.config.verdict import Verdict
 from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
 from stages.job.files import write_shards
 from stages.job.job import Job
+from stages.job.lazy_sequence import LazySequence
 from stages.job.shards import Shards
 from stages.judging.exam import ExamSitting, check_exam, compute_exam_scores, list_exam_items
 from stages.judging.judge import (
@@ -92,7 +93,7 @@ def run(job: Job) -> None:
     job.progress.show_table(f"Verdicts on teacher {job.item}", [statistics])
 
 
-class AnswersToJudge(Sequence[JudgeItem]):
+class AnswersToJudge(LazySequence[JudgeItem]):
     """The items of the exam, then the answers of a teacher, which are read from files on access.
 
     The exam comes first: a useless judge is found at once.
@@ -107,13 +108,7 @@ class AnswersToJudge(Sequence[JudgeItem]):
     def __len__(self) -> int:
         return len(self._exam) + len(self._answers)
 
-    @overload
-    def __getitem__(self, place: int) -> JudgeItem: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[JudgeItem]: ...
-    def __getitem__(self, place: int | slice) -> JudgeItem | list[JudgeItem]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
+    def read_item(self, place: int) -> JudgeItem:
         if place < len(self._exam):
             return self._exam[place]
         row = self._answers.read_row(place - len(self._exam), ["question_id", "response"])

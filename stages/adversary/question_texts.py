@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 from stages.adversary.discriminator_model import Text
 from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
 from stages.groups.response import is_whole_text
+from stages.job.lazy_sequence import LazySequence
 from stages.job.shards import Shards
 from stages.responses.draws import StoredPool, TeacherAnswer
 
@@ -33,7 +33,7 @@ class QuestionTexts:
         return Text(body, self.question_id, self.question.messages, self.question.images)
 
 
-class StoredTexts(Sequence[QuestionTexts]):
+class StoredTexts(LazySequence[QuestionTexts]):
     """The texts of every question that has both student and teacher texts, in pool order; holds their row numbers."""
 
     def __init__(self, rollout: Path, pool: Path, questions: Path | None, every: bool) -> None:
@@ -64,14 +64,8 @@ class StoredTexts(Sequence[QuestionTexts]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, place: int) -> QuestionTexts: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[QuestionTexts]: ...
-    def __getitem__(self, place: int | slice) -> QuestionTexts | list[QuestionTexts]:
+    def read_item(self, place: int) -> QuestionTexts:
         """Returns the texts of one question."""
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
         name = self.names[place]
         student = tuple(self._rollout.read_row(row, _ANSWER)["response"] for row in self._rows[name])
         question = None if self._questions is None else self._questions[name]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.corpora.markers import IMAGE_MARKER
+from stages.job.lazy_sequence import LazySequence
 from stages.job.shards import Shards
 
 MOST_IMAGES = 1000  # of one question
@@ -137,7 +138,7 @@ class StoredImages(Sequence[bytes]):
         return tuple, (tuple(self),)
 
 
-class QuestionFolder(Sequence[Question]):
+class QuestionFolder(LazySequence[Question]):
     """The questions of one split, or some of them, read from files on access: a million questions need no memory."""
 
     def __init__(self, folder: Path, split: str, places: np.ndarray | None = None) -> None:
@@ -169,16 +170,8 @@ class QuestionFolder(Sequence[Question]):
             messages, _ = split_target(row["messages"])
             yield QuestionKeyParts(row["id"], tuple(messages), tuple(row["image_sha256"]))
 
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | list[Question]:
+    def read_item(self, place: int) -> Question:
         """Returns one question; its images are read when they are looked at."""
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(f"question {place} of {len(self)}")
         row = place if self._places is None else int(self._places[place])
         values = self._shards.read_row(row, _TEXT_COLUMNS)
         return make_question(values, StoredImages(self._shards, row, len(values["image_sha256"])))
@@ -206,7 +199,7 @@ class ChosenQuestions(Mapping[str, Question]):
         return QuestionList(self, [name for name in names if name in self._found])
 
 
-class QuestionList(Sequence[Question]):
+class QuestionList(LazySequence[Question]):
     """Questions in an order of their own, read from files on access."""
 
     def __init__(self, questions: ChosenQuestions, names: Sequence[str]) -> None:
@@ -215,13 +208,7 @@ class QuestionList(Sequence[Question]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | list[Question]:
-        if isinstance(place, slice):
-            return [self._questions[name] for name in self._names[place]]
+    def read_item(self, place: int) -> Question:
         return self._questions[self._names[place]]
 
 

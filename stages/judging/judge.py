@@ -9,11 +9,12 @@ import string
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol
 
 from stages.config.sampling import Sampling
 from stages.config.verdict import Verdict as VerdictBlock
 from stages.corpora.markers import IMAGE_MARKER
+from stages.job.lazy_sequence import LazySequence
 from stages.judging.rules import NO_REPLY, SAME, UNREAD, find_rule_reason, is_plainly_right
 from stages.judging.sanitize import LONGEST_READ, make_nonce, sanitize, shorten_middle
 
@@ -157,7 +158,7 @@ class _End:
 _END = _End()
 
 
-class OpenItems(Sequence[JudgeQuestion]):
+class OpenItems(LazySequence[JudgeQuestion]):
     """The judge's prompts for the items that no rule decides, made on access; holds 8 bytes per prompt."""
 
     def __init__(self, items: Sequence[JudgeItem], fits: Fits) -> None:
@@ -171,13 +172,7 @@ class OpenItems(Sequence[JudgeQuestion]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, place: int) -> JudgeQuestion: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[JudgeQuestion]: ...
-    def __getitem__(self, place: int | slice) -> JudgeQuestion | list[JudgeQuestion]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
+    def read_item(self, place: int) -> JudgeQuestion:
         found = self._prepare(self.places[place])
         assert isinstance(found, JudgeQuestion)
         return found

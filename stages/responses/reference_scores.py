@@ -7,7 +7,6 @@ and, as text, their log probabilities (`stages.responses.score_text`).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from stages.config.sampling import Sampling
 from stages.corpora.rows import QuestionFolder, QuestionKeyParts, split_target
 from stages.job.bounded import UnusableFile
 from stages.job.job import Job
+from stages.job.lazy_sequence import LazySequence
 from stages.job.rejects import Reject
 from stages.responses.answers import AnswerSession, Generation
 from stages.responses.requested import RequestedAnswers
@@ -34,7 +34,7 @@ class ReferencePrompt:
     image_sha256: tuple[str, ...]
 
 
-class ReferencePrompts(Sequence[ReferencePrompt]):
+class ReferencePrompts(LazySequence[ReferencePrompt]):
     """Questions with their reference answers, read from files on access."""
 
     def __init__(self, questions: QuestionFolder) -> None:
@@ -43,13 +43,7 @@ class ReferencePrompts(Sequence[ReferencePrompt]):
     def __len__(self) -> int:
         return len(self._questions)
 
-    @overload
-    def __getitem__(self, place: int) -> ReferencePrompt: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[ReferencePrompt]: ...
-    def __getitem__(self, place: int | slice) -> ReferencePrompt | list[ReferencePrompt]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
+    def read_item(self, place: int) -> ReferencePrompt:
         one = self._questions[place]
         return ReferencePrompt(one.id, _add_reference(one.messages, one.answer), one.images, one.image_sha256)
 
