@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 
 from stages.config.engines import Vllm
 from stages.config.lora import Lora
@@ -12,6 +11,7 @@ from stages.engines.vllm import VllmEngine
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import FAMILIES, load_network, load_reader
 from tests.stages.engines.test_vllm import GREEDY, greedy_by_transformers, ids_of, seeing_requests, text_requests
+from tests.stages.vlm.test_lora import fill
 
 Tiny = Callable[[str], Checkpoint]
 LORA = Lora(rank=8, alpha=16.0)
@@ -41,15 +41,11 @@ def test_greedy_answers_with_an_adapter_equal_those_of_transformers(
     checkpoint = tiny(family)
     asked = text_requests(GREEDY) if family == "qwen2_5" else seeing_requests(GREEDY)
     network = load_network(checkpoint, load_reader(checkpoint)).add_adapter("student", LORA, seed=1)
-    generator = torch.Generator().manual_seed(2)
     engine, plain = start(checkpoint, LORA.rank), start(checkpoint)
     seen = [greedy_by_transformers(checkpoint, asked)]
     assert ids_of(engine, asked) == seen[0]
-    for _ in range(2):
-        with torch.no_grad():
-            for one in network.trained.parameters():
-                one.copy_(torch.randn(one.shape, generator=generator) * 0.2)
-        state = dict(network.trained.state_dict())
+    for seed in (2, 3):
+        state = fill(network, seed, spread=0.2)
         seen.append(greedy_by_transformers(checkpoint, asked, network.model))
         assert sum(ours != theirs for ours, theirs in zip(seen[-1], seen[-2], strict=True)) >= 3
         size = sum(one.nbytes for one in state.values())

@@ -17,6 +17,7 @@ from stages.engines.vllm_server import VllmServerEngine
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
 from tests.stages.engines.test_vllm import GREEDY, greedy_by_transformers, ids_of, seeing_requests
+from tests.stages.vlm.test_lora import fill
 
 Tiny = Callable[[str], Checkpoint]
 Weights = dict[str, torch.Tensor]
@@ -90,14 +91,10 @@ def test_a_server_applies_the_adapter_that_it_was_sent(tiny: Tiny, tmp_path: Pat
     runtime = Runtime(weight_transfer="adapter")
     engine = VllmServerEngine(checkpoint, runtime, settings, options, "student", trainable=True)
     network = load_network(checkpoint, load_reader(checkpoint)).add_adapter("student", LORA, seed=1)
-    generator = torch.Generator().manual_seed(2)
     seen = [greedy_by_transformers(checkpoint, asked)]
     assert ids_of(engine, asked) == seen[0]
-    for _ in range(2):
-        with torch.no_grad():
-            for one in network.trained.parameters():
-                one.copy_(torch.randn(one.shape, generator=generator) * 0.2)
-        state = dict(network.trained.state_dict())
+    for seed in (2, 3):
+        state = fill(network, seed, spread=0.2)
         size = sum(one.nbytes for one in state.values())
         sent = engine.update_adapter(lambda folder, state=state: network.save_adapter(state, folder, "base"), size)
         assert size < sent < size + 100_000  # names of tensors and the configuration

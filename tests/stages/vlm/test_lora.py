@@ -37,13 +37,25 @@ def copy_weights(network: Network) -> dict[str, Tensor]:
     return {name.replace(".base_layer.", "."): one.clone() for name, one in named if ".lora_" not in name}
 
 
-def fill(network: Network, seed: int) -> dict[str, Tensor]:
+def fill(network: Network, seed: int, spread: float = 0.05) -> dict[str, Tensor]:
     """Random weights for the adapter: its B is zero at the start."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for one in network.trained.parameters():
-            one.copy_(torch.randn(one.shape, generator=generator) * 0.05)
+            one.copy_(torch.randn(one.shape, generator=generator) * spread)
     return dict(network.trained.state_dict())
+
+
+def write_and_load(
+    network: Network, reader: Reader, state: dict[str, Tensor], folder: Path, checkpoint: Checkpoint
+) -> Network:
+    """What a stage writes of a model with an adapter, loaded again."""
+    save_weights(network.model, folder, dict(network.iter_weights(state)))
+    reader.save(folder)
+    network.save_adapter(state, folder, "base")
+    family = checkpoint.family
+    write_card(folder, family, "fp32", checkpoint.context_tokens)
+    return load_network(Checkpoint(folder, folder, family, "fp32", 256, ""), reader)
 
 
 def sum_log_probs(network: Network, groups: list[Group]) -> Tensor:
@@ -94,12 +106,7 @@ def test_merged_weights_are_those_of_peft_and_load_as_any_checkpoint(family: str
     network = base.add_adapter("student", LORA, seed=1)
     before, state = copy_weights(base), fill(network, seed=2)
     wanted = sum_log_probs(network, groups).detach()
-    save_weights(network.model, tmp_path, dict(network.iter_weights(state)))
-    reader.save(tmp_path)
-    network.save_adapter(state, tmp_path, "base")
-    write_card(tmp_path, family, "fp32", checkpoint.context_tokens)
-
-    loaded = load_network(Checkpoint(tmp_path, tmp_path, family, "fp32", 256, ""), reader)
+    loaded = write_and_load(network, reader, state, tmp_path, checkpoint)
     assert torch.allclose(sum_log_probs(loaded, groups), wanted, rtol=1e-5)
     fresh = load_network(checkpoint, reader).model
     merged = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).merge_and_unload().state_dict()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from stages.config.lora import Lora
 from stages.config.runtime import Runtime
 from stages.config.schedule import Schedule
-from stages.training.trainer import Trainer, save_weights
-from stages.vlm.checkpoint import Checkpoint, write_card
+from stages.training.trainer import Trainer
+from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.quantization import dequantize, is_quantized
 from stages.vlm.reader import Network, Reader, load_network, load_reader
-from tests.stages.vlm.test_lora import fill, make_groups, sum_log_probs
+from tests.stages.vlm.test_lora import fill, make_groups, sum_log_probs, write_and_load
 
 pytest.importorskip("bitsandbytes")
 
@@ -112,11 +112,7 @@ def test_the_exported_model_is_the_one_that_was_trained(family: str, tiny: Tiny,
     groups, network = make_groups(reader), base.add_adapter("student", LORA, seed=1)
     state = fill(network, seed=2)
     wanted = sum_log_probs(network, groups).detach()
-    save_weights(network.model, tmp_path, dict(network.iter_weights(state)))
-    reader.save(tmp_path)
-    network.save_adapter(state, tmp_path, "base")
-    write_card(tmp_path, family, "fp32", checkpoint.context_tokens)
-    loaded = load_network(Checkpoint(tmp_path, tmp_path, family, "fp32", 256, ""), reader)
+    loaded = write_and_load(network, reader, state, tmp_path, checkpoint)
     assert torch.allclose(sum_log_probs(loaded, groups), wanted, rtol=1e-5)
 
     fresh, _ = load(checkpoint)
