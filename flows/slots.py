@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from flows.lock_files import hold_lock, read_holder
 from stages.config.runtime import Runtime
 from stages.job.job import Job
+from stages.job.lock_files import hold_lock, read_holder
 
 _POLL_SECONDS = 0.5
 _LIMIT_HOURS = 14 * 24.0  # as long as a run of dvc may take

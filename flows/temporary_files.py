@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from flows.lock_files import hold_lock, make_native_lock
+from stages.job.lock_files import hold_lock, make_native_lock
 
 _SWEEP_SECONDS = 30.0  # removing what dead stages left takes milliseconds; a stage does not wait longer for another's
 _CACHES = {"TORCHINDUCTOR_CACHE_DIR": "torchinductor"}  # what outlives a stage and is by default a temporary file

@@ -33,12 +33,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flows.lock_files import make_native_lock
 from stages.config.model import Model
 from stages.job.accounts import name_user
 from stages.job.failure import Failure
 from stages.job.files import make_folder, share_with_group
 from stages.job.job import Job
+from stages.job.lock_files import make_native_lock
 from stages.job.silence import Silence, repeat_work
 
 BEAT_SECONDS = 5.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from filelock import Timeout
 
-from flows.lock_files import hold_lock, make_native_lock, read_holder
+from stages.job.lock_files import hold_lock, make_native_lock, read_holder
 
 if TYPE_CHECKING:
     from flows.dvc.repro import Output

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.git import read_git_lines, run_git
-from flows.lock_files import hold_lock, read_holder
+from stages.job.lock_files import hold_lock, read_holder
 
 _PROCESSES = Path("/proc")
 _STASH = "refs/exps/stash"  # where DVC lays an experiment for the second until its copy is made

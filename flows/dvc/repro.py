@@ -29,7 +29,7 @@ from flows.dvc.order import StageOrder, parse_needs, select_stale, select_target
 from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
 from flows.dvc.private_state import use_private_state
 from flows.lockfile import read_locked_stages
-from stages.config.params import load_params
+from stages.config.params import load_runtime
 
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 25.0  # for the kernel to end what got SIGKILL
@@ -413,7 +413,7 @@ def _make_log_file(root: Path) -> Path:
 
 def _read_grace(root: Path) -> float:
     """Seconds between SIGTERM and SIGKILL: time for a stage to save."""
-    return load_params(root / "params.yaml").runtime.grace_seconds
+    return load_runtime(root / "params.yaml").grace_seconds
 
 
 def _end_groups(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:

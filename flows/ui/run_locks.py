@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.lock_files import hold_lock, read_holder
+from stages.job.lock_files import hold_lock, read_holder
 
 
 @contextmanager

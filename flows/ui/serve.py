@@ -16,7 +16,6 @@ from types import FrameType
 from filelock import Timeout
 
 from flows.flow_run import find_server_fault
-from flows.lock_files import hold_lock, read_holder
 from flows.loopback import is_loopback, list_unusable_proxies
 from flows.ui.access import NoServer, access_file, grant_access, prefect_folder, revoke_access
 from flows.ui.end_runs import end_runs
@@ -27,6 +26,7 @@ from flows.ui.report_pages import serve_reports
 from flows.ui.run_locks import mark_abandoned
 from flows.ui.server_process import claim_port, run_server
 from stages.engines.supervisor import signal_on_parent_death
+from stages.job.lock_files import hold_lock, read_holder
 
 LOOPBACK = "127.0.0.1"
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

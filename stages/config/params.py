@@ -282,8 +282,22 @@ def validate_params(values: Mapping[str, Any], source: str = "params.yaml") -> P
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_explain_error(item) for item in islice(error.errors(), MOST_LINES)]
-        raise ParamsError("\n".join(f"{source}: {_fit(line)}" for line in lines)) from error
+        raise _explain_errors(error, source) from error
+
+
+def load_runtime(path: Path) -> Runtime:
+    """Reads and validates the block `runtime` of a parameters file alone: all that `flows/dvc` needs to know."""
+    try:
+        return Runtime.model_validate(read_yaml(path).get("runtime", {}))
+    except ValidationError as error:
+        raise _explain_errors(error, str(path), "runtime") from error
+
+
+def _explain_errors(error: ValidationError, source: str, *block: str) -> ParamsError:
+    """Returns the error with one line per mistake; `block` is the key of what was validated."""
+    found = islice(error.errors(), MOST_LINES)
+    lines = [_explain_error({**item, "loc": (*block, *item["loc"])}) for item in found]
+    return ParamsError("\n".join(f"{source}: {_fit(line)}" for line in lines))
 
 
 def _fit(line: str) -> str:

@@ -14,10 +14,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from stages.engines.weight_buckets import BUCKET_BYTES, iter_buckets
 from stages.job.host_memory import measure_free_memory
+from stages.job.lock_files import make_native_lock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def opening_storage(size: int, scratch: Path | None = None, shared: Path | None 
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=shared or choose_storage(size)))
     link = None if scratch is None else scratch / folder.name
     try:
-        with FileLock(folder / _LOCK):
+        with make_native_lock(folder / _LOCK):
             if link is not None:
                 link.symlink_to(folder)
             yield folder
@@ -78,7 +79,7 @@ def _remove_ownerless(folder: Path) -> None:
         if time.time() - folder.stat().st_mtime > _YOUNG_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
         return
-    with suppress(Timeout), FileLock(lock, timeout=0):  # Timeout: its owner lives
+    with suppress(Timeout), make_native_lock(lock).acquire(blocking=False):  # Timeout: its owner lives
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from flows.flow_run import find_server_fault
-from flows.lock_files import hold_lock
 from flows.loopback import bypass_proxies, is_loopback, list_unusable_proxies
 from flows.ui.access import grant_access, prefect_folder, revoke_access
 from flows.ui.forms import make_forms
@@ -24,6 +23,7 @@ from flows.ui.plan import check_project
 from flows.ui.ports import find_holder
 from flows.ui.prefect_server import list_host_names
 from stages.config.yaml import ParamsError
+from stages.job.lock_files import hold_lock
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from flows import training_owner
 from flows.jobs import open_job
-from flows.lock_files import make_native_lock
+from stages.job.lock_files import make_native_lock
 from stages.config.params import load_params
 from stages.job.failure import Failure
 from stages.training.state import TrainingState

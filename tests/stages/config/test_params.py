@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.params import Params, load_params, validate_params
+from stages.config.params import Params, load_params, load_runtime, validate_params
 from stages.config.plain import BANNED_NAMES
+from stages.config.runtime import Runtime
 from stages.config.yaml import ParamsError, flatten, merge_params, parse_yaml, read_yaml
 
 ENDPOINT = {"provider": "somebody", "name": "big-1"}
@@ -331,3 +332,21 @@ def test_a_path_above_the_project_is_refused(tmp_path: Path, values: dict[str, A
         path.write_text(json.dumps(merge_params(values, {"questions": mine})))
         with pytest.raises(ParamsError, match=r"questions.path = .*: the folder of the project or one that holds it"):
             load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("runtime: {grace_seconds: soon}", r"params.yaml: runtime.grace_seconds = 'soon'"),
+        ("runtime: {grace: 5}", r"params.yaml: runtime.grace = 5 is not a known key"),
+    ],
+)
+def test_the_block_that_dvc_is_run_by_is_read_alone(tmp_path: Path, text: str, line: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("x: 1\nruntime: {grace_seconds: 7}\n")
+    assert load_runtime(file).grace_seconds == 7
+    file.write_text("x: 1\n")
+    assert load_runtime(file) == Runtime()
+    file.write_text(text)
+    with pytest.raises(ParamsError, match=line):
+        load_runtime(file)

@@ -9,12 +9,12 @@ import pytest
 from filelock import Timeout
 
 from flows.dvc.locks import StudyRunning, hold_study_lock
-from flows.lock_files import hold_lock, read_holder
+from stages.job.lock_files import hold_lock, read_holder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from flows.lock_files import hold_lock
+from stages.job.lock_files import hold_lock
 with hold_lock(Path(sys.argv[1]), "another process"):
     print("held", flush=True)
     time.sleep(600)
@@ -57,7 +57,8 @@ def test_a_second_study_is_refused_and_told_of_the_first(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("call", "home"), [("fcntl", None), ("filelock", "flows/lock_files.py"), ("prctl", "stages/engines/supervisor.py")]
+    ("call", "home"),
+    [("fcntl", None), ("filelock", "stages/job/lock_files.py"), ("prctl", "stages/engines/supervisor.py")],
 )
 def test_one_module_speaks_to_the_kernel(root: Path, call: str, home: str | None) -> None:
     """`fcntl` is nobody's: locks are the library's. What catches its Timeout is no second idiom."""
