@@ -68,6 +68,9 @@ class UnusableRow:
     row: int
     id: str
     reason: str
+    file: str = ""
+    field: str = ""
+    value: str = ""
 
 
 def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | UnusableRow]:
