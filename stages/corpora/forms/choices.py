@@ -1,0 +1,95 @@
+"""Options of a multiple-choice question, and which of them is right."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from stages.corpora.containers.image_files import shorten
+from stages.corpora.forms.answers import make_text
+from stages.corpora.source import RowFault
+
+DIRECTLY = "Answer with the option's letter from the given choices directly."  # as in the benchmarks' prompts
+_LETTER = re.compile(r"\s*[\(\[]?\s*([A-Za-z])\s*[\)\].:]?\s*")
+_LETTER_FIRST = re.compile(r"\s*[\(\[]?([A-Z])[\)\].:]\s*(.+)", re.DOTALL)
+_MOST_CHARACTERS = 100_000  # of options written as one text
+
+
+def list_options(values: Sequence[Any], field: str) -> list[str]:
+    """Returns the options in order: of several columns, or of one that holds a list, an object or a text of it.
+
+    Raises RowFault for what is none.
+    """
+    given: Any = values[0] if len(values) == 1 else [value for value in values if value not in (None, "")]
+    if isinstance(given, str):
+        given = _parse(given, field)
+    if isinstance(given, Mapping):
+        inner = next((given[key] for key in ("text", "texts", "options") if isinstance(given.get(key), list)), None)
+        given = inner if inner is not None else [one for one in given.values() if one is not None]
+    if given is None:
+        return []
+    if not isinstance(given, list | tuple):
+        raise RowFault("options are a list", field, shorten(given))
+    if len(given) > len(ascii_uppercase):
+        raise RowFault(f"{len(given)} options, more than {len(ascii_uppercase)}", field, shorten(given))
+    return [_strip_letter(make_text(one, field) or "", place) for place, one in enumerate(given)]
+
+
+def _parse(text: str, field: str) -> Any:
+    if not text.strip():
+        return None
+    if len(text) <= _MOST_CHARACTERS and text.lstrip()[:1] in ("[", "{", "("):
+        for read in (json.loads, ast.literal_eval):  # MMMU writes lists as Python does
+            try:
+                return read(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    lines = [line for line in re.split(r"\n|(?<=\S)\s*;\s*|\s\|\s", text.strip()) if line.strip()]
+    if len(lines) < 2:
+        raise RowFault("options are a list", field, shorten(text))
+    return lines
+
+
+def _strip_letter(option: str, place: int) -> str:
+    """Returns "red" for "B. red", if B is the letter of the place."""
+    found = _LETTER_FIRST.fullmatch(option)
+    return found.group(2).strip() if found and found.group(1) == ascii_uppercase[place] else option.strip()
+
+
+def find_letter(answer: Any, options: Sequence[str], base: int, field: str) -> str | None:
+    """Returns the letter of the right option for its letter, its number (the first is `base`) or its text.
+
+    None for null. Raises RowFault for an answer that is none of the options.
+    """
+    if isinstance(answer, list | tuple) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, list | tuple):
+        raise RowFault("several right options; one is supported", field, shorten(answer))
+    text = make_text(answer, field)
+    if text is None:
+        return None
+    letters = ascii_uppercase[: len(options)]
+    folded = [option.strip().casefold() for option in options]
+    whole = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if not whole and folded.count(text.strip().casefold()) == 1:
+        return letters[folded.index(text.strip().casefold())]
+    if re.fullmatch(r"\s*\d{1,2}\s*", text) and 0 <= int(text) - base < len(options):
+        return letters[int(text) - base]
+    if whole and folded.count(text.strip().casefold()) == 1:
+        return letters[folded.index(text.strip().casefold())]
+    if (found := _LETTER.fullmatch(text)) and found.group(1).upper() in letters:
+        return found.group(1).upper()
+    if (found := _LETTER_FIRST.fullmatch(text)) and found.group(1) in letters:
+        return found.group(1)
+    shown = ", ".join(options)
+    raise RowFault(f"none of the options {letters[:1]} to {letters[-1:]} ({shorten(shown)})", field, shorten(answer))
+
+
+def ask(question: str, options: Sequence[str]) -> str:
+    """Returns the question with its options by letter, as benchmarks ask; options that it names are not repeated."""
+    if all(option and option in question for option in options):
+        return question
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+    return f"{question.rstrip()}\n{listed}\n{DIRECTLY}"
