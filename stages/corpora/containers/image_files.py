@@ -114,7 +114,7 @@ class ImagePlaces:
 
     def _read_path(self, path: Path, most: int) -> bytes:
         for parent in (path, *path.parents):
-            if parent.suffix.lower() in _ARCHIVES and parent != path and parent.is_file():
+            if parent != path and is_archive(parent):
                 return self._open_archive(parent).read(path.relative_to(parent).as_posix(), most)
         return read_regular(path, most)
 
@@ -132,6 +132,11 @@ class ImagePlaces:
         """
         parent = Path(os.path.realpath(path.parent))
         return any(parent.is_relative_to(one) or path == one for one in self._watched)
+
+
+def is_archive(path: Path) -> bool:
+    """Returns whether `path` is an archive that images are read from."""
+    return path.suffix.lower() in _ARCHIVES and path.is_file()
 
 
 def _list_spellings(name: str) -> list[str]:

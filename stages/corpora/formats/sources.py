@@ -15,7 +15,7 @@ from stages.config.regular import explain_os_error
 from stages.config.sources import Source
 from stages.corpora.containers.find import DataFile, find_data_files
 from stages.corpora.containers.hub import find_hub_snapshot
-from stages.corpora.containers.image_files import ImagePlaces, shorten
+from stages.corpora.containers.image_files import ImagePlaces, is_archive, shorten
 from stages.corpora.containers.record import Record
 from stages.corpora.forms.answers import make_text
 from stages.corpora.forms.draft import Draft, Fields, name_columns, take_first, take_value
@@ -94,7 +94,7 @@ class OpenSource:
             shown = ", ".join(columns[:6]) + (" ..." if len(columns) > 6 else "")
             where = f"column{'s' if len(columns) > 1 else ''} {make_printable(shown)}"
             if field == "answer" and form.name == "choices":
-                where += f" (a letter, a text, or a number; the first option is {form.base})"
+                where += " (letter or text of the option)" if form.base is None else f" (options from {form.base})"
             found.append(Guess(field, where, _show_example(value)))
         if "images" not in form.fields and form.name not in ("messages", "conversations"):
             found.append(Guess("images", "none; text only"))
@@ -141,11 +141,13 @@ def _check_watched(path: Path, shown: str, watched: Sequence[Path]) -> None:
 
 def _find_places(source: Source, path: Path, watched: Sequence[Path], root: Path) -> ImagePlaces:
     folder = path if path.is_dir() else path.parent
-    bases = [folder, *(one for one in watched[1::-1])]
+    bases = [folder, *(one for one in watched[1::-1] if one.is_dir() or is_archive(one))]
     if source.images is not None:
         given = (path if source.hub is not None else root) / source.images
-        if not given.exists():
-            raise UnusableData(f"questions.sources: images {abbreviate(source.images)}: no such folder or archive")
+        if not given.is_dir() and not is_archive(given):
+            raise UnusableData(
+                f"questions.sources: images {abbreviate(source.images)}: no such folder, tar or zip; correct it"
+            )
         bases = [given]
     return ImagePlaces(bases, watched)
 

@@ -58,10 +58,11 @@ def _strip_letter(option: str, place: int) -> str:
     return found.group(2).strip() if found and found.group(1) == ascii_uppercase[place] else option.strip()
 
 
-def find_letter(answer: Any, options: Sequence[str], base: int, field: str) -> str | None:
-    """Returns the letter of the right option for its letter, its number (the first is `base`) or its text.
+def find_letter(answer: Any, options: Sequence[str], base: int | None, field: str) -> str | None:
+    """Returns the letter of the right option for its letter, its text or its number.
 
-    None for null. Raises RowFault for an answer that is none of the options.
+    `base` is the number of the first option where answers are numbers; with None a text comes before a number. None
+    for null. Raises RowFault for an answer that is none of the options.
     """
     if isinstance(answer, list | tuple) and len(answer) == 1:
         answer = answer[0]
@@ -72,19 +73,37 @@ def find_letter(answer: Any, options: Sequence[str], base: int, field: str) -> s
         return None
     letters = ascii_uppercase[: len(options)]
     folded = [option.strip().casefold() for option in options]
-    whole = isinstance(answer, int | float) and not isinstance(answer, bool)
-    if not whole and folded.count(text.strip().casefold()) == 1:
+    place = int(text) - (base or 0) if re.fullmatch(r"\s*\d{1,2}\s*", text) else -1
+    if base is not None and 0 <= place < len(options):
+        return letters[place]
+    if folded.count(text.strip().casefold()) == 1:
         return letters[folded.index(text.strip().casefold())]
-    if re.fullmatch(r"\s*\d{1,2}\s*", text) and 0 <= int(text) - base < len(options):
-        return letters[int(text) - base]
-    if whole and folded.count(text.strip().casefold()) == 1:
-        return letters[folded.index(text.strip().casefold())]
-    if (found := _LETTER.fullmatch(text)) and found.group(1).upper() in letters:
-        return found.group(1).upper()
-    if (found := _LETTER_FIRST.fullmatch(text)) and found.group(1) in letters:
-        return found.group(1)
+    if base is None and 0 <= place < len(options):
+        return letters[place]
+    for pattern in (_LETTER, _LETTER_FIRST):
+        found = pattern.fullmatch(text)
+        if found and found.group(1).upper() in letters:
+            return found.group(1).upper()
     shown = ", ".join(options)
     raise RowFault(f"none of the options {letters[:1]} to {letters[-1:]} ({shorten(shown)})", field, shorten(answer))
+
+
+def find_base(pairs: Sequence[tuple[Any, Sequence[str]]]) -> int | None:
+    """Returns the number of the first option if the answers of these rows are numbers of options, else None.
+
+    1 if some answer is the count of its options and none is 0; None as well if each number is the text of an option.
+    """
+    numbers = []
+    for answer, options in pairs:
+        whole = isinstance(answer, int) and not isinstance(answer, bool)
+        if not whole and not (isinstance(answer, str) and re.fullmatch(r"\s*\d{1,2}\s*", answer)):
+            return None
+        numbers.append((int(answer), len(options), not whole and answer.strip() in options))
+    if not numbers or all(named for _, _, named in numbers):
+        return None
+    if all(0 <= number < count for number, count, _ in numbers):
+        return 0
+    return 1 if all(0 < number <= count for number, count, _ in numbers) else None
 
 
 def ask(question: str, options: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """What a form makes of a row, before its images are read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,12 @@ def take_value(values: Mapping[str, Any], column: str) -> Any:
     if column in values:
         return values[column]
     head, _, rest = column.partition(".")
-    inner = values.get(head)
+    inner = values.get(head) if rest else None
+    if isinstance(inner, str) and inner.startswith("{"):  # a cell of CSV
+        try:
+            inner = json.loads(inner)
+        except (json.JSONDecodeError, RecursionError):
+            return None
     return take_value(inner, rest) if rest and isinstance(inner, Mapping) else None
 
 

@@ -39,7 +39,7 @@ def _read_question(asked: Any, column: str) -> str:
     raise RowFault("a question is text", column, shorten(asked))
 
 
-def convert_choice(values: Mapping[str, Any], fields: Fields, base: int = 0) -> Draft:
+def convert_choice(values: Mapping[str, Any], fields: Fields, base: int | None = None) -> Draft:
     """Returns a multiple-choice row; the answer is a letter. A row without options is an open question."""
     draft = convert_pair(values, fields)
     field = name_columns(fields, "options")

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 from stages.config.plain import abbreviate, make_printable
-from stages.corpora.forms.draft import Draft, Fields, take_value
+from stages.corpora.forms.choices import find_base, list_options
+from stages.corpora.forms.draft import Draft, Fields, take_first, take_value
 from stages.corpora.forms.pairs import convert_choice, convert_pair, convert_texts
 from stages.corpora.forms.turns import convert_turns, is_conversation, read_list
-from stages.corpora.source import UnusableData
+from stages.corpora.source import RowFault, UnusableData
 
 # Names of columns by field, the likeliest first; compared without case.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -44,7 +45,7 @@ class KnownForm:
 
     name: str
     fields: Fields
-    base: int = 0  # number of the first option
+    base: int | None = None  # number of the first option, where answers are numbers
 
     @property
     def convert(self) -> Callable[[Mapping[str, Any], Fields], Draft]:
@@ -165,7 +166,7 @@ def _keep_used(name: str, fields: Fields, rows: Sequence[Mapping[str, Any]], pla
             one for one in fields.get("answer", ()) if one.lower() in ("answer", "solution") or "ground_truth" in one
         )
         kept["messages"] = _order_turns(fields["messages"], rows)
-    base = _find_base(kept, rows) if name == "choices" else 0
+    base = _find_base(kept, rows) if name == "choices" else None
     return KnownForm(name, {field: columns for field, columns in kept.items() if columns}, base)
 
 
@@ -173,15 +174,14 @@ def _order_turns(columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) ->
     return tuple(one for one in columns if any(take_value(row, one) is not None for row in rows)) or columns
 
 
-def _find_base(fields: Fields, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Returns 1 if options are numbered from 1 in these rows: some answer is their count, and none is 0."""
-    numbers = []
+def _find_base(fields: Fields, rows: Sequence[Mapping[str, Any]]) -> int | None:
+    pairs = []
     for row in rows:
-        given = next((value for one in fields.get("answer", ()) if (value := take_value(row, one)) is not None), None)
-        options = [take_value(row, one) for one in fields["options"]]
-        inner = options[0] if len(options) == 1 else [one for one in options if one not in (None, "")]
-        if isinstance(given, str) and given.strip().isdigit():
-            given = int(given)
-        if isinstance(given, int) and not isinstance(given, bool) and isinstance(inner, list | tuple):
-            numbers.append((given, len(inner)))
-    return int(bool(numbers) and any(given == count for given, count in numbers) and all(given for given, _ in numbers))
+        given = take_first(row, fields, "answer")
+        try:
+            options = list_options([take_value(row, one) for one in fields["options"]], "options")
+        except RowFault:
+            continue  # the row is rejected with this fault when it is read
+        if given is not None and options:
+            pairs.append((given, options))
+    return find_base(pairs)
