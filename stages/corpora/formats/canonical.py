@@ -55,8 +55,8 @@ def _check_schema(file: Path, schema: pa.Schema) -> None:
             )
         if not _is_like(found[0], field.type):
             raise UnusableData(
-                f"{file}: column {field.name!r} has type {make_printable(str(found[0]))}, not {field.type}; convert it; "
-                f"{OTHER_KIND}"
+                f"{file}: column {field.name!r} has type {make_printable(str(found[0]))}, not {field.type}; convert it"
+                f"; {OTHER_KIND}"
             )
 
 
