@@ -19,6 +19,7 @@ from stages.corpora.source import RowFault
 MOST_MEMBERS = 5_000_000  # of an archive of images; its index takes about 200 bytes for each
 _ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # that are tried where a name has none, as an id of an image
 _ARCHIVES = (".tar", ".zip")
 
 
@@ -100,12 +101,13 @@ class ImagePlaces:
                 if not self._is_watched(path):
                     outside = outside or os.path.lexists(path)
                     continue
-                try:
-                    return self._read_path(path, most)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                except OSError as error:
-                    reason = explain_os_error(error)
+                for ending in ("",) if path.suffix else ("", *_ENDINGS):
+                    try:
+                        return self._read_path(path.with_name(path.name + ending), most)
+                    except (FileNotFoundError, NotADirectoryError):
+                        continue
+                    except OSError as error:
+                        reason = explain_os_error(error)
         if outside and reason == "No such file":
             roots = " and ".join(str(one) for one in dict.fromkeys(self._watched))
             raise RowFault(f"outside {roots}; only what is in there is watched: copy it there")
