@@ -14,7 +14,7 @@ from stages.corpora.source import RowFault
 _DATA = re.compile(r"(?is)data:([^,;]*)((?:;[^,;]*)*),(.*)")
 # how PNG, JPEG, GIF, WEBP, BMP and TIFF begin in base64
 _BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
 _SHORTEST = 64  # characters of an image in base64; below it, a text is a path
 _INNER = ("bytes", "data", "base64", "image", "path", "url", "image_url", "file_name", "file", "source", "uri")
 _DEEPEST = 5
@@ -60,7 +60,7 @@ def _read_text(text: str, field: str) -> list[str | bytes]:
         if "base64" not in found.group(2).lower():
             raise RowFault("a data URL without base64", field, shorten_value(text))
         return [_decode(found.group(3), field)]
-    if text.startswith(_BEGINNINGS) and len(text) >= _SHORTEST and _BASE64.fullmatch(text):
+    if text.startswith(_BEGINNINGS) and len(text) >= _SHORTEST and _BASE64.fullmatch(text.rstrip()):
         return [_decode(text, field)]
     if text.startswith(("[", "{")):
         try:
