@@ -12,7 +12,7 @@ from stages.corpora.containers.image_files import shorten_value
 from stages.corpora.source import RowFault
 
 _KEYS = ("answer", "text", "value", "content")  # of an answer that is an object, as in VQA v2 and SQuAD
-MOST_ANSWERS = 1000
+MOST_ANSWERS = 100
 
 
 def make_text(value: object, field: str) -> str | None:
