@@ -132,9 +132,8 @@ class VllmServerEngine:
         settings = self.settings
         if (trainable or self._sleeps) and settings.port is not None:
             raise ValueError(f"runtime.engines.{self.label}.port is {settings.port}; {NO_PORT}")
-        sees = self._reader.image_token_id >= 0
         arguments = {
-            **make_engine_arguments(self.checkpoint, self._runtime, settings, sees, self._log_probs),
+            **make_engine_arguments(self.checkpoint, self._runtime, settings, self._reader, self._log_probs),
             **make_adapter_arguments(self._adapter_rank),
             **({"worker_extension_cls": name_receiver()} if self._direct else {}),
             "tensor_parallel_size": settings.tensor_parallel,
