@@ -370,7 +370,7 @@ def test_what_the_model_cant_take_is_named_and_the_server_goes_on(student: VllmS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["family", "image settings"])
+@pytest.mark.parametrize("other", ["family", "image settings", "limits on images"])
 def test_a_server_of_another_model_is_found_out(
     other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +383,12 @@ def test_a_server_of_another_model_is_found_out(
         checkpoint, why = (
             open_checkpoint(folder),
             r"tokenizes question q0 to \d+ tokens, training to \d+, .* it serves another model",
+        )
+    if other == "limits on images":  # which the images of no question here exceed
+        checkpoint = replace(tiny("internvl3"), limits=ImageLimits(max_tiles=4))
+        why = (
+            r"with a blank image of 4000 x 3000 pixels to \d+ tokens, training to \d+, .*limits on images "
+            r"\(max_tiles 4\): start the server with --mm-processor-kwargs '{.*\"max_patches\": 4"
         )
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
     engine = VllmServerEngine(checkpoint, Runtime(), settings, StartOptions(tmp_path), "other")
