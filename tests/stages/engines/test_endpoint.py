@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from flows.jobs import open_job
+from stages import model
 from stages.config.engines import OpenAi
 from stages.config.image_limits import ImageLimits
 from stages.config.params import validate_params
@@ -81,11 +82,17 @@ def test_a_request_says_all_and_once(fake: Any, tmp_path: Path, monkeypatch: pyt
         engine(fake, tmp_path, api_key="BIG_KEY")
 
 
-def test_an_image_is_scaled_to_the_models_limit_before_it_is_sent(fake: Any, tmp_path: Path) -> None:
+def test_an_image_is_scaled_to_the_models_limit_before_it_is_sent(fake: Any, root: Path, tmp_path: Path) -> None:
     """As a PNG; one below the limit goes with its own bytes. The limit is on the card, so it is in keys of answers."""
-    big = engine(fake, tmp_path)
-    write_card(tmp_path, "remote", "bf16", 4096, {"endpoint": MODEL}, ImageLimits(max_pixels=300_000))
-    big.checkpoint = open_checkpoint(tmp_path)
+    settings = {"kind": "openai", "base_url": fake.url}
+    remote = {"family": "remote", "endpoint": MODEL, "max_pixels": 300_000}
+    overlay = {"models": {"big": remote}, "runtime": {"engines": {"big": settings}}}
+    params = validate_params(merge_params(read_yaml(root / "params.yaml"), overlay))
+    pinning = open_job("model", "big", tmp_path, params)
+    model.run(pinning)
+    checkpoint = open_checkpoint(pinning.out)
+    assert checkpoint.limits == ImageLimits(max_pixels=300_000)
+    big = EndpointEngine(checkpoint, OpenAi.model_validate(settings), "big")
     images = []
     for size in ((4000, 3000), (600, 500)):
         buffer = io.BytesIO()
