@@ -95,6 +95,8 @@ class Reader:
 
     def limit_images(self, limits: ImageLimits) -> None:
         """Changes the limits to those of `limits` that are set; raises ValueError if they contradict the others."""
+        if not limits.list_set():
+            return  # the processor stays as its files say, to the byte when it is saved
         if fault := limits.fill(self.image_limits).find_fault():
             raise ValueError(f"limits on images: {fault}; set both in models.<id>")
         self.family.limit_images(self._processor, limits)
