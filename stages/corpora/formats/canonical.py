@@ -32,9 +32,11 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
     """
     number = 0
     for file in _list_files(root / questions.path):
+        first = number
+        shown = os.path.relpath(file, root)
         for batch in _iter_batches(file):
             for place in range(len(batch)):
-                yield SourceRow(f"row {number}", partial(_take_row, batch, place))
+                yield SourceRow(f"row {number}", partial(_take_row, batch, place), shown, number - first)
                 number += 1
 
 
