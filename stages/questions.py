@@ -2,7 +2,7 @@
 
 Reads    the tiny world, or the file or folder `questions.path`
 Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl,
-         reports/questions/near_duplicates.jsonl
+         reports/questions/near_duplicates.jsonl and, of kind sources, guesses.json
 Run      dvc repro questions
 
 No image is in two splits: images used for training in `warm_start` or `imitation` are never scored in `validation` or
@@ -10,21 +10,23 @@ No image is in two splits: images used for training in `warm_start` or `imitatio
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from stages.config.plain import make_printable
 from stages.config.questions import Questions
 from stages.config.world import World
 from stages.corpora.adapters import UnusableRow, read_checked_rows
 from stages.corpora.draw import HELD_OUT, LEARNED, Draw
+from stages.corpora.formats.sources import Guess, list_guesses
 from stages.corpora.reject_log import RejectLog, writing_rejects
 from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.shortage import find_shortage
 from stages.corpora.source import Canonical, UnusableData
 from stages.corpora.spool import Origin, RowSpool
 from stages.corpora.targets import find_target, list_labels
-from stages.job.files import replacing, write_shards
+from stages.job.files import replacing, write_json, write_shards
 from stages.job.hashes import hash_json, hash_json_list
 from stages.job.job import Job
 from stages.job.seeds import derive_seed
@@ -47,6 +49,8 @@ def run(job: Job) -> None:
             draw_world_splits(job, questions, spool)
         _write_splits(job, spool, {"rejects": 0})
         return
+    if questions.kind == "sources":
+        _show_guesses(job, list_guesses(questions, job.root))
     with writing_rejects(rejects) as log:
         ids = read_rows(job, questions, spool, log)
         draw = Draw(spool, questions, log)
@@ -59,6 +63,15 @@ def run(job: Job) -> None:
     found = {"rejects": len(log), "unused": sum(one["unused"] for one in sources.values())}
     _write_splits(job, spool, {**found, "ids": ids, "near_duplicates": near, "sources": sources})
     job.progress.show_table("rows by source", [{"source": label, **counts} for label, counts in sources.items()])
+
+
+def _show_guesses(job: Job, guesses: Mapping[str, Sequence[Guess]]) -> None:
+    """Prints what was guessed of each source, one line a field, and writes it beside the rejects."""
+    for name, found in guesses.items():
+        for one in found:
+            example = f", such as {one.example}" if one.example else ""
+            job.progress.say(f"source {make_printable(name)}: {one.field}: {one.source}{example}")
+    write_json(job.reports / "guesses.json", {name: [vars(one) for one in found] for name, found in guesses.items()})
 
 
 def _write_splits(job: Job, spool: RowSpool, found: dict[str, Any]) -> None:

@@ -32,8 +32,16 @@ class BoundedMember(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "BoundedMember":
-        """Returns the member; raises tarfile.ReadError where its metadata are too long."""
-        member = super().frombuf(buf, encoding, errors)
+        """Returns the member; raises tarfile.ReadError where its metadata are too long, or the archive breaks off.
+
+        The library itself takes a header that is cut or damaged for the end of the archive.
+        """
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"breaks off: {error}") from error
         if member.type in _METADATA and member.size > MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"metadata of {member.size:,} bytes")
         return member

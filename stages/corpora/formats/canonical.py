@@ -14,6 +14,7 @@ from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import Canonical, SourceRow, UnusableData
 
 MOST_ROW_BYTES = 2**28
+OTHER_KIND = "rows of any form are read by questions.kind: sources"
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -38,7 +39,9 @@ def _list_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(path.glob("*.parquet"))
     if not files:
-        raise UnusableData(f"questions.path {path}: no file *.parquet in this folder; name the folder of the shards")
+        raise UnusableData(
+            f"questions.path {path}: no file *.parquet in this folder; name the folder of the shards; {OTHER_KIND}"
+        )
     return files
 
 
@@ -49,11 +52,13 @@ def _check_schema(file: Path, schema: pa.Schema) -> None:
         if len(found) != 1:
             fault = "is missing" if not found else f"is there {len(found)} times"
             raise UnusableData(
-                f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(QUESTION_SCHEMA.names)}"
+                f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(QUESTION_SCHEMA.names)}; "
+                f"{OTHER_KIND}"
             )
         if not _is_like(found[0], field.type):
             raise UnusableData(
                 f"{file}: column {field.name!r} has type {make_printable(str(found[0]))}, not {field.type}; convert it"
+                f"; {OTHER_KIND}"
             )
 
 

@@ -279,6 +279,12 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
             yield row._replace(source=place)
 
 
-def list_guesses(questions: Questions, root: Path) -> list[list[Guess]]:
-    """Returns what was found out about each source, from its first rows. Raises UnusableData as `open_source`."""
-    return [open_source(source, questions, root).guesses for source in questions.sources]
+def list_guesses(questions: Questions, root: Path) -> dict[str, list[Guess]]:
+    """Returns what was found out about each source, by its place and name, from its first rows.
+
+    Raises UnusableData as `open_source`.
+    """
+    return {
+        f"{place}: {source.path or source.hub}": open_source(source, questions, root).guesses
+        for place, source in enumerate(questions.sources)
+    }
