@@ -25,7 +25,7 @@ from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.shortage import find_shortage
 from stages.corpora.source import Canonical, UnusableData
 from stages.corpora.spool import Origin, RowSpool
-from stages.corpora.targets import find_target, list_labels
+from stages.corpora.targets import find_target, list_labels, list_targets
 from stages.job.files import replacing, write_json, write_shards
 from stages.job.hashes import hash_json, hash_json_list
 from stages.job.job import Job
@@ -97,10 +97,7 @@ def _write_splits(job: Job, spool: RowSpool, found: dict[str, Any]) -> None:
 
 
 def draw_world_splits(job: Job, questions: Questions, spool: RowSpool) -> None:
-    """Puts the splits of the tiny world into `spool`; a duplicate image is drawn again.
-
-    Raises UnusableData for a split of `all` rows: the world has no end.
-    """
+    """Puts the splits of the tiny world into `spool`; a duplicate image is drawn again."""
     seen: set[str] = set()
 
     def drop_repeated(rows: Iterator[Canonical]) -> Iterator[Canonical]:
@@ -112,8 +109,7 @@ def draw_world_splits(job: Job, questions: Questions, spool: RowSpool) -> None:
     from stages.tiny.world_rows import iter_world_rows  # local import: user data does not depend on it
 
     for split, count in questions.splits.items():
-        if count == "all":
-            raise UnusableData(f"questions.splits.{split} is all, but the tiny world has no end; write a number")
+        assert count != "all"  # see Questions
         rows = islice(drop_repeated(iter_world_rows(job.block(World), split)), count)
         for row in job.progress.track(rows, f"drawing {split}", total=count):
             spool.assign(spool.put(row), split)
@@ -125,10 +121,10 @@ def read_rows(job: Job, questions: Questions, spool: RowSpool, log: RejectLog) -
     Returns the number of rows that have the id of another row and get a number behind it (LLaVA's own data have 250,000
     of them), and of those without an id, which are named by their place.
     """
-    listed = questions.kind == "sources"
+    listed, targets = questions.kind == "sources", list_targets(questions)
     repeated = missing = 0
     for origin, row, prints in job.progress.track(read_checked_rows(questions, job.root), "reading questions"):
-        place = Origin(origin.source, find_target(origin, questions), origin.file, origin.row)
+        place = Origin(origin.source, find_target(origin, questions, targets), origin.file, origin.row)
         if isinstance(row, UnusableRow):
             log.add(row, origin.source)
             spool.targets.add((place.source, place.target))

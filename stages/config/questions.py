@@ -63,4 +63,6 @@ class Questions(Block):
         for split in ("warm_start", "imitation", "validation", "test"):
             if self.splits.get(split, 0) == 0:  # type: ignore[call-overload]
                 raise ValueError(f"splits.{split} is missing or below 1; every split needs at least one question")
+            if self.kind == "world" and self.splits[split] == "all":  # type: ignore[index]
+                raise ValueError(f"splits.{split} is all, but the tiny world has no end; write a number")
         return self

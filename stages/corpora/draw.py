@@ -126,7 +126,7 @@ class Draw:
                 continue
             if near := self.spool.prints.find_near(row.keys):
                 reason = (
-                    f"its image is nearly image {near.other[:_SHOWN]} of split {near.split} ({near.bits} of 64 bits "
+                    f"its image is nearly image '{near.other[:_SHOWN]}' of split {near.split} ({near.bits} of 64 bits "
                     "differ); questions.near_duplicates is drop"
                 )
                 self._reject(row, reason, near.sha256)
