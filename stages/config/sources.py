@@ -10,7 +10,9 @@ from stages.config.paths import Location
 Target = Literal["train", "warm_start", "imitation", "validation", "test"]
 Form = Literal["conversations", "messages", "texts", "prompt", "choices", "vqa"]
 Part = Literal["id", "messages", "question", "answer", "answers", "options", "images", "system", "kind", "source"]
-Scalar = str | int | float | bool | None
+_Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]  # all that params.yaml can hold
+_Real = Annotated[float, Field(ge=-1e308, le=1e308)]
+Scalar = str | _Whole | _Real | bool | None
 
 
 class Source(Block):
