@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from flows.jobs import open_job
@@ -243,3 +245,41 @@ def test_forms_offer_the_list_of_sources_with_all_its_keys(make_project: Callabl
         with pytest.raises(ParamsError):
             check_values(form, values)
     assert {"into", "limit", "weight", "filter"} <= Params.model_json_schema()["$defs"]["Source"]["properties"].keys()
+
+
+@pytest.mark.slow
+def test_the_page_about_splits_works_as_it_says(
+    root: Path, make_project: Callable[..., Path], call: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The block of docs/data.md with `ril params check` and `python -m flows.run questions`, then a shortage."""
+    section = (root / "docs/data.md").read_text(encoding="utf-8").partition("## Splits, mixing, rejects")[2]
+    block = yaml.safe_load(section.partition("```yaml")[2].partition("```")[0])["questions"]
+    project = make_project({"questions": block})
+    rows = {name: make_rows(project, name, 60, first=1000 * place) for place, name in enumerate(("charts", "photos"))}
+    rows["test"] = make_rows(project, "test", 9, first=7000)
+    rows["charts"][4]["image"] = rows["test"][8]["image"]
+    for number, row in enumerate(rows["photos"]):
+        row["language"] = "fr" if number % 4 == 0 else "en"
+    for name, made in rows.items():
+        write_rows(project, f"{name}.jsonl", made)
+    (project / "datasets").mkdir()
+    (project / "d").rename(project / "datasets/mixed")
+    assert call(project, "flows.cli.main", "params", "check")[0] == 0
+    code, _, said = call(project, "flows.run", "questions")
+    assert code == 0, said
+    placed = list_ids(project)
+    assert {split: len(names) for split, names in placed.items()} == {**block["splits"], "test": 9}
+    for split, shares in {"warm_start": (30, 10), "imitation": (15, 5), "validation": (6, 2)}.items():
+        assert tuple(sum(name.startswith(of) for name in placed[split]) for of in ("charts", "photos")) == shares
+    assert [line["id"] for line in read_lines(project / "reports/questions/rejects.jsonl")] == ["charts-4"]
+    assert "datasets/mixed/test.jsonl:test     9" in said
+    for row in rows["photos"][:50]:
+        row["answer"] = None
+    (project / "datasets/mixed/photos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows["photos"]))
+    code, _, said = call(project, "flows.run", "questions")
+    assert code == 2
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if "error" in line]
+    assert line.startswith("error: 37 rows: no reference answer; ")
+    assert re.search(r"warm_start has \d of 10 rows of datasets/mixed/photos.jsonl:train, as its weight asks", line)
+    assert len(read_lines(project / "reports/questions/rejects.jsonl")) == 38
