@@ -17,7 +17,7 @@ from typing import Any
 from stages.config.plain import make_printable
 from stages.config.questions import Questions
 from stages.config.world import World
-from stages.corpora.adapters import UnusableRow, read_checked_rows
+from stages.corpora.adapters import UnusableRow, convert_rows, read_source_rows
 from stages.corpora.draw import HELD_OUT, LEARNED, Draw
 from stages.corpora.formats.sources import Guess, list_guesses
 from stages.corpora.reject_log import RejectLog, writing_rejects
@@ -123,7 +123,8 @@ def read_rows(job: Job, questions: Questions, spool: RowSpool, log: RejectLog) -
     """
     listed, targets = questions.kind == "sources", list_targets(questions)
     repeated = missing = 0
-    for origin, row, prints in job.progress.track(read_checked_rows(questions, job.root), "reading questions"):
+    rows = convert_rows(enumerate(read_source_rows(questions, job.root)), questions)
+    for origin, row, prints in job.progress.track(rows, "reading questions"):
         place = Origin(origin.source, find_target(origin, questions, targets), origin.file, origin.row)
         if isinstance(row, UnusableRow):
             log.add(row, origin.source)

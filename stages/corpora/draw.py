@@ -40,7 +40,7 @@ class Plan:
     wanted: Mapping[Split, Sources]
 
 
-def make_plan(found: Collection[tuple[int, str | None]], questions: Questions) -> Plan:
+def plan_draw(found: Collection[tuple[int, str | None]], questions: Questions) -> Plan:
     """Returns the plan for data in which these sources have rows of these targets.
 
     A split that rows are given to takes no others. `train` is drawn over the rest of `LEARNED`, and over the held-out
@@ -88,7 +88,7 @@ class Draw:
         self.dropped = 0  # of these for near-duplicates, as asked for
         self._placed: Counter[tuple[Split, int | None]] = Counter()  # by split and source; None: all sources
         self._taken: Counter[int] = Counter()  # by source
-        self.plan = make_plan(spool.targets, questions)
+        self.plan = plan_draw(spool.targets, questions)
 
     def count(self, split: Split, source: int | None = None) -> int:
         """Returns the number of rows in a split, of one source or of all."""

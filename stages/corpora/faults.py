@@ -14,11 +14,6 @@ _EXPECTED = {
 }
 
 
-def explain_row(error: ValidationError) -> str:
-    """Returns the first mistake in a row: its key, its value shortened, and what is expected."""
-    return str(make_fault(error))
-
-
 def make_fault(error: ValidationError) -> RowFault:
     """Returns the first mistake in a row, with its key and its value shortened."""
     first = error.errors(include_url=False)[0]
