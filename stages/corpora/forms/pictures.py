@@ -31,6 +31,8 @@ def list_pictures(value: Any, field: str, depth: int = 0) -> list[str | bytes]:
         return [value] if value else []
     if isinstance(value, str):
         return _read_text(value, field)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return [str(value)]  # the id of an image, its name without the ending
     if depth > _DEEPEST:
         raise RowFault("an image is nested too deeply", field, shorten_value(value))
     if isinstance(value, list | tuple):
