@@ -1,8 +1,8 @@
 """Questions: converts user data or the tiny world to canonical rows in four splits.
 
 Reads    the tiny world, or the file or folder `questions.path`
-Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl and, of
-         kind sources, guesses.json
+Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl,
+         reports/questions/near_duplicates.jsonl and, of kind sources, guesses.json
 Run      dvc repro questions
 
 No image is in two splits: images used for training in `warm_start` or `imitation` are never scored in `validation` or
@@ -10,27 +10,28 @@ No image is in two splits: images used for training in `warm_start` or `imitatio
 """
 
 import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from stages.config.plain import abbreviate, make_printable
+from stages.config.plain import make_printable
 from stages.config.questions import Questions
 from stages.config.world import World
-from stages.corpora.adapters import UnusableRow, read_user_rows
+from stages.corpora.adapters import UnusableRow, convert_rows, read_source_rows
+from stages.corpora.draw import HELD_OUT, LEARNED, Draw
 from stages.corpora.formats.sources import Guess, list_guesses
+from stages.corpora.reject_log import RejectLog, writing_rejects
 from stages.corpora.rows import QUESTION_SCHEMA
+from stages.corpora.shortage import find_shortage
 from stages.corpora.source import Canonical, UnusableData
-from stages.corpora.spool import RowSpool
-from stages.job.files import write_json, write_shards, write_text
-from stages.job.hashes import hash_json_list
+from stages.corpora.spool import Origin, RowSpool
+from stages.corpora.targets import find_target, list_labels, list_targets
+from stages.job.files import replacing, write_json, write_shards
+from stages.job.hashes import hash_json, hash_json_list
 from stages.job.job import Job
 from stages.job.seeds import derive_seed
 
-SHOWN_REASONS = 3
-_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9][0-9,.]*")  # what differs between reasons of one kind
+MOST_PAIRS = 1000  # lines of near_duplicates.jsonl
 
 
 def run(job: Job) -> None:
@@ -42,25 +43,26 @@ def run(job: Job) -> None:
     questions = job.block(Questions)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     spool = RowSpool(job.out.parent)
+    rejects = job.reports / "rejects.jsonl"
     if questions.kind == "world":
-        _write_rejects(job, [])
-        draw_world_splits(job, questions, spool)
-        _write_splits(job, spool, 0)
+        with writing_rejects(rejects):
+            draw_world_splits(job, questions, spool)
+        _write_splits(job, spool, {"rejects": 0})
         return
     if questions.kind == "sources":
         _show_guesses(job, list_guesses(questions, job.root))
-    rejects = read_rows(job, questions, spool)
-    counts, shared = split_user_rows(spool, questions)
-    rejects += shared
-    _write_rejects(job, rejects)
-    if fault := find_shortage(len(spool), counts, len(rejects), questions):
-        listed = (
-            f"; {count_reasons(rejects)}; all in {job.reports.relative_to(job.root) / 'rejects.jsonl'}"
-            if rejects
-            else ""
-        )
-        raise UnusableData(f"{fault}{listed}")
-    _write_splits(job, spool, len(rejects))
+    with writing_rejects(rejects) as log:
+        ids = read_rows(job, questions, spool, log)
+        draw = Draw(spool, questions, log)
+        draw.place_rows()
+        near = find_near_duplicates(job, questions, spool, draw)
+    if fault := find_shortage(draw, log, questions):
+        reasons = f"{log.count_reasons()}; {fault}; all rejects: {rejects.relative_to(job.root)}"
+        raise UnusableData(reasons if len(log) else fault)
+    sources = count_sources(spool, questions, log)
+    found = {"rejects": len(log), "unused": sum(one["unused"] for one in sources.values())}
+    _write_splits(job, spool, {**found, "ids": ids, "near_duplicates": near, "sources": sources})
+    job.progress.show_table("rows by source", [{"source": label, **counts} for label, counts in sources.items()])
 
 
 def _show_guesses(job: Job, guesses: Mapping[str, Sequence[Guess]]) -> None:
@@ -72,19 +74,26 @@ def _show_guesses(job: Job, guesses: Mapping[str, Sequence[Guess]]) -> None:
     write_json(job.reports / "guesses.json", {name: [vars(one) for one in found] for name, found in guesses.items()})
 
 
-def _write_rejects(job: Job, rejects: Iterable[UnusableRow]) -> None:
-    lines = (json.dumps(vars(reject), ensure_ascii=False) + "\n" for reject in rejects)
-    write_text(job.reports / "rejects.jsonl", "".join(lines))
-
-
-def _write_splits(job: Job, spool: RowSpool, rejects: int) -> None:
+def _write_splits(job: Job, spool: RowSpool, found: dict[str, Any]) -> None:
+    """Writes rows, near-duplicates and metrics, with a content hash that does not depend on the parquet encoding."""
     splits = job.block(Questions).splits
     with job.writing() as folder:
         for split in splits:
             write_shards(folder / split, spool.iter_split(split), QUESTION_SCHEMA)
-    metrics = compute_metrics(spool, splits, rejects)
-    job.write_metrics(metrics)
-    job.progress.show_table("questions", [{"split": split, **found} for split, found in metrics["splits"].items()])
+    with replacing(job.reports / "near_duplicates.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for near, name, other in islice(spool.prints.iter_near(), MOST_PAIRS):
+            line: dict[str, Any] = {
+                "question": name,
+                "image": near.sha256,
+                "split": near.split,
+                "held_out_question": other,
+            }
+            line |= {"held_out_image": near.other, "bits": near.bits, "difference": round(near.difference, 2)}
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    counts = {split: _count_rows(spool, split) for split in splits}
+    content = ([row["id"], row["image_sha256"], row["messages"]] for row in spool.iter_by_id())
+    job.write_metrics({"splits": counts, "content_sha256": hash_json_list(content), **found})
+    job.progress.show_table("questions", [{"split": split, **count} for split, count in counts.items()])
 
 
 def draw_world_splits(job: Job, questions: Questions, spool: RowSpool) -> None:
@@ -100,96 +109,87 @@ def draw_world_splits(job: Job, questions: Questions, spool: RowSpool) -> None:
     from stages.tiny.world_rows import iter_world_rows  # local import: user data does not depend on it
 
     for split, count in questions.splits.items():
+        assert count != "all"  # see Questions
         rows = islice(drop_repeated(iter_world_rows(job.block(World), split)), count)
         for row in job.progress.track(rows, f"drawing {split}", total=count):
-            spool.assign(spool.put(row), split, row["messages"])
+            spool.assign(spool.put(row), split)
 
 
-def read_rows(job: Job, questions: Questions, spool: RowSpool) -> list[UnusableRow]:
-    """Puts the usable rows of users' data into `spool`, and returns the rejects.
+def read_rows(job: Job, questions: Questions, spool: RowSpool, log: RejectLog) -> dict[str, int]:
+    """Puts the usable rows of users' data into `spool`, and the others into `log`.
 
-    An id that an earlier row has gets a number: LLaVA's own data have 250,000 rows that share ids. Rows are in an order
-    that depends on their first image (or their id, without an image) and their id, not on their place in the file.
+    Returns the number of rows that have the id of another row and get a number behind it (LLaVA's own data have 250,000
+    of them), and of those without an id, which are named by their place.
     """
-    rejects: list[UnusableRow] = []
-    counts: Counter[str] = Counter()
-    for row in job.progress.track(read_user_rows(questions, job.root), "reading questions"):
+    listed, targets = questions.kind == "sources", list_targets(questions)
+    repeated = missing = 0
+    rows = convert_rows(enumerate(read_source_rows(questions, job.root)), questions)
+    for origin, row, prints in job.progress.track(rows, "reading questions"):
+        place = Origin(origin.source, find_target(origin, questions, targets), origin.file, origin.row)
         if isinstance(row, UnusableRow):
-            rejects.append(row)
+            log.add(row, origin.source)
+            spool.targets.add((place.source, place.target))
             continue
-        given = name = row["id"]
-        while spool.holds(name):
-            counts[given] += 1
-            name = f"{given}#{counts[given] + 1}"
-        spool.put(row | {"id": name}, derive_seed("split", (row["image_sha256"] or [name])[0], name))
-    if counts:
-        job.progress.say(
-            f"{counts.total():,} rows have the id of an earlier row and get a number, such as "
-            f"{abbreviate(next(iter(counts)) + '#2')}"
-        )
-    return rejects
+        missing += not origin.named
+        name = row["id"] if listed else spool.number_repeated(row["id"])
+        repeated += name != row["id"]
+        order = _order_row(row | {"id": name}, questions)
+        spool.put(row | {"id": name}, order, place, prints)
+    if listed:
+        repeated = spool.rename_repeated()
+    if repeated:
+        job.progress.say(f"{repeated:,} rows have the id of another row and get a number behind it")
+    if missing:
+        job.progress.say(f"{missing:,} rows have no id and are named by their place")
+    return {"repeated": repeated, "missing": missing}
 
 
-def split_user_rows(spool: RowSpool, questions: Questions) -> tuple[dict[str, int], list[UnusableRow]]:
-    """Distributes the rows in `spool` over the splits; rows that share an image go to the same split.
+def _order_row(row: Canonical, questions: Questions) -> int:
+    """Returns the place of a row among all: a function of `questions.seed` and of the row, not of its place in a file.
 
-    Returns the number of rows of each split, and as rejects the rows whose images are in several.
+    Rows of `sources` are told apart by their content, since an id may be made from the place in a file.
     """
-    rejects: list[UnusableRow] = []
-    counts: dict[str, int] = dict.fromkeys(questions.splits, 0)
-    for number, row in spool.iter_rows():
-        images = row["image_sha256"] or [row["id"]]
-        owners = spool.find_owners(images)
-        if len(owners) > 1:
-            rejects.append(UnusableRow(-1, row["id"], f"its images are in several splits: {', '.join(sorted(owners))}"))
-            continue
-        split = owners.pop() if owners else _find_emptiest(counts, questions)
-        spool.own(split, images)
-        if counts[split] < questions.splits[split]:  # type: ignore[index]
-            counts[split] += 1
-            spool.assign(number, split, row["messages"] if split == "warm_start" else _drop_target(row["messages"]))
-    return counts, rejects
+    seed = [questions.seed] if questions.seed else []
+    if questions.kind == "sources":
+        content = hash_json([row["image_sha256"], row["messages"], row["answer"]])
+        return derive_seed("row", questions.seed, content)
+    return derive_seed("split", *seed, (row["image_sha256"] or [row["id"]])[0], row["id"])
 
 
-def find_shortage(usable: int, counts: Mapping[str, int], rejects: int, questions: Questions) -> str | None:
-    """Returns why the stage fails, with the remedy; None if the splits are full and enough rows are usable."""
-    path = questions.path
-    wanted = sum(questions.splits.values())
-    if usable < wanted:
-        return f"{path} has {usable} usable rows, questions.splits asks for {wanted}; lower the splits"
-    wanted_of = {str(split): count for split, count in questions.splits.items()}
-    short = [f"{split} ({count})" for split, count in counts.items() if count < wanted_of[split]]
-    if short:
-        return f"{path}: too few rows with unshared images for {', '.join(short)}; lower the splits"
-    read = sum(counts.values()) + rejects
-    if rejects > questions.max_reject_share * read:
-        limit = questions.max_reject_share
-        return f"{rejects} of {read} rows of {path} are unusable, more than questions.max_reject_share ({limit})"
-    return None
+def find_near_duplicates(job: Job, questions: Questions, spool: RowSpool, draw: Draw) -> dict[str, Any]:
+    """Returns how many images for training are nearly images of a held-out split, and how many of each these are.
+
+    With `questions.near_duplicates: drop`, other rows take the places of rows with such images.
+    """
+    drops = questions.near_duplicates == "drop"
+    found = spool.prints.search(None if drops else LEARNED, HELD_OUT)
+    if found and drops:
+        draw.replace_near_duplicates()
+    held_out = spool.prints.count_near()
+    if found:
+        parts = ", ".join(f"{count:,} of {split}" for split, count in held_out.items())
+        action = "rows with them are not used" if drops else "questions.near_duplicates: drop leaves them out"
+        job.progress.say(
+            f"{found:,} images for training are nearly images of held-out splits ({parts}); {action}; "
+            f"{(job.reports / 'near_duplicates.jsonl').relative_to(job.root)} has the nearest"
+        )
+    return {"images": found, "held_out": {split: held_out.get(split, 0) for split in HELD_OUT}}
 
 
-def count_reasons(rejects: Sequence[UnusableRow]) -> str:
-    """Returns the commonest kinds of reasons with their counts and an example each."""
-    kinds = [_VALUES.sub("", reject.reason)[:80] for reject in rejects]
-    first = dict(zip(reversed(kinds), reversed(rejects), strict=True))
-    shown = [f"{count} rows: {first[kind].reason[:150]}" for kind, count in Counter(kinds).most_common(SHOWN_REASONS)]
-    return "; ".join(shown)
-
-
-def _find_emptiest(counts: Mapping[str, int], questions: Questions) -> str:
-    return min(counts, key=lambda split: counts[split] / questions.splits[split])  # type: ignore[index]
-
-
-def _drop_target(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Removes the assistant turn of a row: outside `warm_start` the answer is the reference, not a target."""
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
-
-
-def compute_metrics(spool: RowSpool, splits: Iterable[str], rejects: int) -> dict[str, Any]:
-    """Returns counts per split and a content hash that does not depend on the parquet encoding."""
-    counts = {split: _count_rows(spool, split) for split in splits}
-    content = ([row["id"], row["image_sha256"], row["messages"]] for row in spool.iter_by_id())
-    return {"splits": counts, "rejects": rejects, "content_sha256": hash_json_list(content)}
+def count_sources(spool: RowSpool, questions: Questions, log: RejectLog) -> dict[str, dict[str, int]]:
+    """Returns by source the number of rows that were read, rejected and not needed, and of those in each split."""
+    found = spool.count_sources()
+    counts: dict[str, dict[str, int]] = {}
+    for source, label in enumerate(list_labels(questions)):
+        placed = {str(split): found.get((source, split), 0) for split in questions.splits}
+        unused, rejects = found.get((source, None), 0), log.by_source[source]
+        counts[label] = {
+            "rows": unused + rejects + sum(placed.values()),
+            "rejects": rejects,
+            "unused": unused,
+            **placed,
+        }
+    return counts
 
 
 def _count_rows(spool: RowSpool, split: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Params(Block):
                 "with weights that sees images"
             )
         count = self.questions.splits[self.selection.split]
-        if self.selection.top > count:
+        if count != "all" and self.selection.top > count:
             raise ValueError(
                 f"selection.top is {self.selection.top}, more than questions.splits.{self.selection.split} ({count}); "
                 "lower it"

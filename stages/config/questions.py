@@ -1,6 +1,6 @@
 """The block `questions`: the source of questions."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -8,7 +8,7 @@ from stages.config.block import Block
 from stages.config.formats import FORMATS, check_format
 from stages.config.paths import Location
 from stages.config.sources import Source
-from stages.config.splits import Split
+from stages.config.splits import Count, Split
 
 
 class Questions(Block):
@@ -30,8 +30,14 @@ class Questions(Block):
     sources: list[Source] = Field(
         [], description="Data sets of kind `sources`; their paths lie in `path` or `images`, which DVC watches."
     )
-    splits: dict[Split, Annotated[int, Field(ge=0, le=1_000_000_000)]] = Field(
-        description="Questions per split; no image is in two splits."
+    splits: dict[Split, Count] = Field(
+        description="Questions per split, or `all` rows that belong to it; no image is in two splits."
+    )
+    seed: int = Field(0, ge=0, le=2**53, description="Draws other rows for the splits, and another order.")
+    near_duplicates: Literal["report", "drop"] = Field(
+        "report",
+        description="What becomes of a row for training whose image is nearly one of `validation` or `test`: it is "
+        "reported, or `drop` rejects it.",
     )
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Maximum share of unusable rows; the stage fails above it."
@@ -55,6 +61,8 @@ class Questions(Block):
         if (self.kind == "sources") != bool(self.sources):
             raise ValueError("kind `sources` and the list `sources` belong together; give both or neither")
         for split in ("warm_start", "imitation", "validation", "test"):
-            if self.splits.get(split, 0) < 1:  # type: ignore[call-overload]
+            if self.splits.get(split, 0) == 0:  # type: ignore[call-overload]
                 raise ValueError(f"splits.{split} is missing or below 1; every split needs at least one question")
+            if self.kind == "world" and self.splits[split] == "all":  # type: ignore[index]
+                raise ValueError(f"splits.{split} is all, but the tiny world has no end; write a number")
         return self

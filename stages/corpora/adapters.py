@@ -9,11 +9,11 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,9 +22,10 @@ from stages.config.plain import abbreviate, make_printable
 from stages.config.questions import Questions
 from stages.config.regular import explain_os_error
 from stages.corpora import formats
-from stages.corpora.faults import explain_row
+from stages.corpora.faults import make_fault
 from stages.corpora.images import UnreadableImage, open_image
 from stages.corpora.markers import IMAGE_MARKER
+from stages.corpora.prints import ImagePrint, make_print
 from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
 from stages.corpora.source import Canonical, RowFault, SourceRow, UnusableData
 from stages.job.cores import count_cores
@@ -73,18 +74,38 @@ class UnusableRow:
     value: str = ""
 
 
+class CheckedRow(NamedTuple):
+    """A source row after all checks."""
+
+    origin: SourceRow
+    found: Canonical | UnusableRow
+    prints: Sequence[ImagePrint] = ()  # of its images; none of a reject
+
+
 def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | UnusableRow]:
     """Yields canonical rows, or rejects, of the data that `questions` names, in the order of the source.
 
-    Rows are read and their images decoded on all cores.
+    Raises UnusableData as `read_source_rows`.
+    """
+    return (row.found for row in convert_rows(enumerate(read_source_rows(questions, root)), questions))
+
+
+def read_source_rows(questions: Questions, root: Path) -> Iterator[SourceRow]:
+    """Yields the rows of the data that `questions` names, not converted yet.
 
     Raises UnusableData if there is no such data, and as the format's reader.
     """
-    path = root / questions.path
-    if not path.exists():
+    if not (root / questions.path).exists():
         raise UnusableData(f"questions.path is {abbreviate(questions.path)}: no such file or folder")
     reader = importlib.import_module(f"{formats.__name__}.{FORMATS[questions.kind].reader}")
-    sources = enumerate(reader.read(questions, root))
+    yield from reader.read(questions, root)
+
+
+def convert_rows(sources: Iterator[tuple[int, SourceRow]], questions: Questions) -> Iterator[CheckedRow]:
+    """Yields each numbered source row with its canonical row or reject, in order.
+
+    Rows are read and their images decoded on all cores. Raises what `sources` raises, after the rows before it.
+    """
     cores = count_cores()
     # Threads suffice: reading, hashing and decoding release the lock of the interpreter. The source is read while they
     # rest: a reader may limit the memory of the process for a moment (formats/canonical.py).
@@ -110,71 +131,79 @@ def _read_block(
     return block, None
 
 
-def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> Canonical | UnusableRow:
-    number, source = numbered
+def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> CheckedRow:
+    number, origin = numbered
+    name = origin.name
     try:
-        row = source.canonical()
+        row = origin.canonical()
+        name = row["id"] if isinstance(row["id"], str) else name
+        return CheckedRow(origin, row, check_row(row, questions))
     except OSError as error:
-        found: Canonical | UnusableRow = _make_reject(number, source.name, explain_os_error(error))
+        fault = RowFault(explain_os_error(error))
     except RowFault as error:
-        reject = _make_reject(number, source.name, str(error))
-        found = replace(reject, field=make_printable(error.field), value=make_printable(error.value))
+        fault = error
     except ValueError as error:
-        found = _make_reject(number, source.name, str(error))
-    else:
-        found = check_row(number, row["id"] if isinstance(row["id"], str) else source.name, row, questions)
-    if isinstance(found, UnusableRow) and source.row >= 0:
-        found = replace(found, row=source.row, file=make_printable(source.file))
-    return found
+        fault = RowFault(str(error))
+    return CheckedRow(origin, make_reject(origin, name, fault, number))
 
 
-def check_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | UnusableRow:
-    """Returns `row`, or a reject with the reason; later stages read rows that pass without further checks."""
-    reason = find_type_fault(row)
-    if reason is None:
-        reason = find_text_fault(row, questions.max_characters)
-    if reason is None:
-        reason = find_image_fault(row, questions.max_image_pixels)
-    return row if reason is None else _make_reject(number, name, reason)
+def check_row(row: Canonical, questions: Questions) -> list[ImagePrint]:
+    """Returns the prints of the images of a row that later stages read without further checks; else raises RowFault."""
+    fault = find_type_fault(row) or find_text_fault(row, questions.max_characters)  # texts only of the right types
+    if fault is not None:
+        raise fault
+    return print_images(row, questions.max_image_pixels)
 
 
-def _make_reject(number: int, name: str, reason: str) -> UnusableRow:
-    return UnusableRow(number, make_printable(name)[:100], make_printable(reason))
+def make_reject(origin: SourceRow, name: str, fault: RowFault, number: int = -1) -> UnusableRow:
+    """Returns the reject of a row; `number` counts the rows of all files, for readers that give none of their own."""
+    return UnusableRow(
+        number if origin.row < 0 else origin.row,
+        make_printable(name)[:100],
+        make_printable(str(fault)),
+        make_printable(origin.file),
+        make_printable(fault.field),
+        make_printable(fault.value)[:100],
+    )
 
 
-def find_type_fault(row: Canonical) -> str | None:
+def find_type_fault(row: Canonical) -> RowFault | None:
     """Returns the first field of `row` that has not its type, with its value; None if all have."""
     try:
         _CanonicalRow.model_validate(row)
     except ValidationError as error:
-        return explain_row(error)
+        return make_fault(error)
     return None
 
 
-def find_text_fault(row: Canonical, max_characters: int) -> str | None:
+def find_text_fault(row: Canonical, max_characters: int) -> RowFault | None:
     """Returns why the texts of `row` cannot be used; None if they can.
 
     A special token or an extra `<image>` in a text is allowed and is read as text. Only markers in the user's turns
     count; their number must equal the number of images.
     """
     messages = row["messages"]
-    texts = [row["id"], row["answer"], row["source"], row["kind"], *(message["content"] for message in messages)]
+    said = [(f"messages.{place}.content", message["content"]) for place, message in enumerate(messages)]
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():
-        return "no question: no text in a turn of the user at the end"
+        given = asked[-1]["content"] if asked else ""
+        return RowFault("no question: no text in a turn of the user at the end", "messages", abbreviate(given))
     if not (row["answer"] or "").strip():
-        return "no reference answer; the judge needs one"
-    length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
+        return RowFault("no reference answer; the judge needs one", "answer", abbreviate(row["answer"]))
+    length = sum(len(text) for text in (row["answer"], *(text for _, text in said)))
     if length > max_characters:
-        return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
-    for text in filter(None, texts):
+        reason = f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
+        return RowFault(reason, *max(("answer", row["answer"]), *said, key=lambda one: len(one[1])))
+    for field, text in [*((key, row[key]) for key in ("id", "answer", "source", "kind")), *said]:
         found = _UNUSABLE.search(text)
         if found:
-            return (
+            reason = (
                 f"the text holds the character U+{ord(found.group()):04X}, which can't be stored or is our "
                 "own mark; remove it"
             )
-    return find_marker_fault(asked, len(row["images"]))
+            return RowFault(reason, field, abbreviate(text))
+    fault = find_marker_fault(asked, len(row["images"]))
+    return None if fault is None else RowFault(fault, "messages", abbreviate(asked[-1]["content"]))
 
 
 def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | None:
@@ -186,15 +215,18 @@ def find_marker_fault(asked: Sequence[Mapping[str, str]], images: int) -> str | 
     return None if markers == images else f"{markers} {IMAGE_MARKER} markers in the text, {images} images"
 
 
-def find_image_fault(row: Canonical, max_pixels: int) -> str | None:
-    """Returns why an image of `row` cannot be shown to a model; None if all can."""
+def print_images(row: Canonical, max_pixels: int) -> list[ImagePrint]:
+    """Returns the prints of the images of `row`; raises RowFault for one that cannot be shown to a model."""
     if sum(len(image["bytes"]) for image in row["images"]) > MOST_IMAGE_BYTES:
-        return f"images of more than {MOST_IMAGE_BYTES:,} bytes"
-    for image, given in zip_longest(row["images"], row["image_sha256"]):
+        raise RowFault(f"images of more than {MOST_IMAGE_BYTES:,} bytes", "images")
+    prints = []
+    for place, (image, given) in enumerate(zip_longest(row["images"], row["image_sha256"])):
+        field = f"images.{place}"
         if image is None or given != hashlib.sha256(image["bytes"]).hexdigest():
-            return f"image_sha256 {abbreviate(given)} is not that of the image's bytes"
+            shown = abbreviate(given)
+            raise RowFault(f"image_sha256 {shown} is not that of the image's bytes", f"image_sha256.{place}", shown)
         try:
-            open_image(image["bytes"], max_pixels)
+            prints.append(make_print(open_image(image["bytes"], max_pixels)))
         except UnreadableImage as error:
-            return str(error)
-    return None
+            raise RowFault(str(error), field, f"{len(image['bytes']):,} bytes") from error
+    return prints

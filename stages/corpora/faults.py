@@ -1,8 +1,10 @@
 """What is wrong with a row, as one line with key, value and what is right."""
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from stages.config.plain import abbreviate, find_character
+from stages.corpora.source import RowFault
 
 _EXPECTED = {
     "string_type": "expected text",
@@ -12,10 +14,15 @@ _EXPECTED = {
 }
 
 
-def explain_row(error: ValidationError) -> str:
-    """Returns the first mistake in a row: its key, its value shortened, and what is expected."""
+def make_fault(error: ValidationError) -> RowFault:
+    """Returns the first mistake in a row, with its key and its value shortened."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
+    value = "" if first["type"] == "missing" else abbreviate(first["input"])
+    return RowFault(_explain(first, key), key, value)
+
+
+def _explain(first: ErrorDetails, key: str) -> str:
     if first["type"] == "missing":
         return f"{key} is missing; add it"
     message = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -31,3 +31,4 @@ class SourceRow(NamedTuple):
     row: int = -1  # number in the file, from 0
     source: int = 0  # place in `questions.sources`
     split: str | None = None  # split of the data set that the row is of, if it has splits
+    named: bool = True  # whether the data have an id; without one `name` is made from the row's place

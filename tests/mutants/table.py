@@ -42,7 +42,7 @@ KEY, ANSWERS, STORE, REQUESTED, TEMPLATE, DRAWS = (
     f"stages/responses/{name}.py" for name in ("key", "answers", "store", "requested", "template", "draws")
 )
 EPOCHS, SEEDS = "stages/job/epochs.py", "stages/job/seeds.py"
-QUESTIONS, EVALUATE, VERDICT = "stages/questions.py", "stages/evaluate.py", "stages/verdict.py"
+DRAW, EVALUATE, VERDICT = "stages/corpora/draw.py", "stages/evaluate.py", "stages/verdict.py"
 SCORING, VERDICTS, AGGREGATE, SCORES = (
     "stages/corpora/scoring.py",
     "stages/benchmarks/verdicts.py",
@@ -427,11 +427,11 @@ FAULTS = (
           "        inverse[:] = np.arange(len(order))\n        if", "answers come in the order of the files",
           (f"{T_STORE}test_rows_come_in_the_order_asked_for_with_the_columns_asked_for",)),
     # --- questions, scores --------------------------------------------------------------------------------------------
-    Fault(QUESTIONS, 'row["messages"] if split == "warm_start" else _drop_target(row["messages"])', 'row["messages"]',
+    Fault(DRAW, 'with_target=split == "warm_start"', "with_target=True",
           "the target answer stays in the questions of the loop",
           (f"{T_QUESTIONS}test_llava_rows_keep_their_bytes_and_rejects_say_why",)),
-    Fault(QUESTIONS, "split = owners.pop() if owners else _find_emptiest(counts, questions)",
-          "split = _find_emptiest(counts, questions)", "an image is in several splits",
+    Fault(DRAW, "            split = _name_split(owners) or self._find_emptiest(allowed, row)\n            self",
+          "            split = self._find_emptiest(allowed, row)\n            self", "an image is in several splits",
           (f"{T_QUESTIONS}test_rows_with_one_image_stay_in_one_split",)),
     Fault(EVALUATE, "zip(order, order[1:] + order[:1], strict=True)", "zip(order, order, strict=True)",
           "shuffled questions keep their images",

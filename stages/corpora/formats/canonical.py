@@ -1,5 +1,6 @@
 """Canonical parquet: the format in which this project stores questions."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,10 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
     """
     number = 0
     for file in _list_files(root / questions.path):
+        first, shown = number, os.path.relpath(file, root)
         for batch in iter_parquet_batches(file, _check_schema, QUESTION_SCHEMA.names):
             for place in range(len(batch)):
-                yield SourceRow(f"row {number}", partial(_take_row, batch, place))
+                yield SourceRow(f"row {number}", partial(_take_row, batch, place), shown, number - first)
                 number += 1
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stages.config.plain import abbreviate
 from stages.config.questions import Questions
 from stages.config.regular import explain_os_error, read_regular
-from stages.corpora.faults import explain_row
+from stages.corpora.faults import make_fault
 from stages.corpora.json_rows import iter_json_rows
 from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, make_canonical_row
-from stages.corpora.source import Canonical, SourceRow, UnusableData
+from stages.corpora.source import Canonical, RowFault, SourceRow, UnusableData
 
 OTHER_KIND = "other forms and files are read by questions.kind: sources"
 LLAVA_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
@@ -59,11 +59,11 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
         raise UnusableData(f"questions.images is {abbreviate(questions.images)}: no such folder")
     images = Path(os.path.realpath(images))
     for number, row in enumerate(_iter_rows(path)):
-        given = row.get("id", number) if isinstance(row, dict) else f"row {number}"
-        if given is None or given == "":
-            given = number
-        name = given if isinstance(given, str) else abbreviate(given)
-        yield SourceRow(name, partial(_convert_row, name, row, images, path.name))
+        given = row.get("id") if isinstance(row, dict) else f"row {number}"
+        named = given is not None and given != ""
+        name = given if isinstance(given, str) and named else abbreviate(given if named else number)
+        convert = partial(_convert_row, name, row, images, path.name)
+        yield SourceRow(name, convert, questions.path, number, named=named)
 
 
 def _iter_rows(path: Path) -> Iterator[object]:
@@ -77,8 +77,9 @@ def _convert_row(name: str, row: object, images: Path, source: str) -> Canonical
     try:
         given = _Row.model_validate(row)
     except ValidationError as error:
+        fault = make_fault(error)
         other = f"; {OTHER_KIND}" if isinstance(row, dict) and "conversations" not in row else ""
-        raise ValueError(f"{explain_row(error)}{other}") from error
+        raise RowFault(f"{fault}{other}", fault.field, fault.value) from error
     turns = [{"role": LLAVA_ROLES[turn.role], "content": turn.value} for turn in given.conversations]
     answer = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
     return make_canonical_row(name, _read_images(given.image, images), turns, answer, source, "open")
@@ -90,7 +91,8 @@ def _read_images(files: list[str], images: Path) -> list[bytes]:
         try:
             found.append(read_regular(_resolve_inside(images, file), MOST_IMAGE_BYTES - sum(map(len, found))))
         except OSError as error:
-            raise ValueError(f"image {abbreviate(file)}: {explain_os_error(error)}; correct the path") from error
+            reason = f"image {abbreviate(file)}: {explain_os_error(error)}; correct the path"
+            raise RowFault(reason, "image", abbreviate(file)) from error
     return found
 
 
@@ -102,5 +104,6 @@ def _resolve_inside(images: Path, file: str) -> Path:
     """
     path = images / file
     if "\0" in file or not Path(os.path.realpath(path.parent)).is_relative_to(images):
-        raise ValueError(f"image {abbreviate(file)} is outside the folder {images}; only that folder is watched")
+        reason = f"image {abbreviate(file)} is outside the folder {images}; only that folder is watched"
+        raise RowFault(reason, "image", abbreviate(file))
     return path

@@ -62,9 +62,9 @@ class OpenSource:
             for record in chain(sample, records):
                 if record.fault is None and not _matches(record.values, self._source.filter):
                     continue
-                name = _name_row(record, form.fields)
+                name, named = _name_row(record, form.fields)
                 convert = partial(_convert_record, record, form, name, self._places, self._name)
-                yield SourceRow(name, convert, record.file, record.row, 0, file.split)
+                yield SourceRow(name, convert, record.file, record.row, 0, file.split, named)
 
     def _find_form(self, file: DataFile, sample: Sequence[Record]) -> KnownForm:
         """Returns the form of a file: that of an earlier one with the same columns, else a new guess."""
@@ -186,13 +186,14 @@ def _matches(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def _name_row(record: Record, fields: Fields) -> str:
+def _name_row(record: Record, fields: Fields) -> tuple[str, bool]:
+    """Returns the id of a row, and whether the data have it; else it is made of the row's place."""
     given = take_first(record.values, fields, "id")
     if isinstance(given, str) and given.strip():
-        return given
+        return given, True
     if isinstance(given, int | float) and not isinstance(given, bool) and given == given:
-        return str(int(given)) if isinstance(given, float) and given.is_integer() else str(given)[:100]
-    return f"{record.file.rsplit('/', 1)[-1]}:{record.row}" if "::" not in record.file else record.file[-900:]
+        return str(int(given)) if isinstance(given, float) and given.is_integer() else str(given)[:100], True
+    return f"{record.file.rsplit('/', 1)[-1]}:{record.row}" if "::" not in record.file else record.file[-900:], False
 
 
 def _convert_record(record: Record, form: KnownForm, name: str, places: ImagePlaces, source: str) -> Canonical:

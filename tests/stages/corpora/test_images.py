@@ -21,6 +21,7 @@ from stages.config.params import validate_params
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.yaml import merge_params, read_yaml
+from stages.corpora.adapters import read_user_rows
 from stages.corpora.images import UnreadableImage, make_portable, open_image, read_upright_size
 from stages.corpora.rows import read_questions
 from stages.engines.engine import Request
@@ -278,7 +279,7 @@ def test_every_bad_row_is_named_with_its_reason_and_every_good_one_is_kept(tmp_p
     assert {row["id"] for row in written} == set(reasons)
     for row in written:
         assert reasons[row["id"]] in row["reason"], row
-    read = [row for row in questions.read_user_rows(params.questions, tmp_path) if isinstance(row, dict)]
+    read = [row for row in read_user_rows(params.questions, tmp_path) if isinstance(row, dict)]
     assert {row["id"] for row in read} == set(SEEN) | set(TEXTS_READ)
     assert len(read) == good
     assert all(read_questions(tmp_path / "data/questions", split) for split in splits)

@@ -22,7 +22,7 @@ SPLITS = {"warm_start": 20, "imitation": 5, "validation": 3, "test": 2}
 def test_an_archive_of_images_becomes_shards_and_these_become_questions(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (root / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "data.md").read_text(encoding="utf-8").partition("## Millions of image files")[2]
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     *_, block = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,7 @@ from stages.config.params import validate_params
 from stages.config.questions import Questions
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora import adapters
+from stages.corpora.reject_log import writing_rejects
 from stages.corpora.rows import make_canonical_row, read_questions
 from stages.corpora.source import UnusableData
 from stages.corpora.spool import RowSpool
@@ -132,7 +133,7 @@ def test_too_many_rejects_stop_the_stage(tmp_path: Path, root: Path) -> None:
     for row in rows[:10]:
         row["image"] = "missing.png"
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    with pytest.raises(UnusableData, match=r"unusable, more than .*10 rows: image 'missing.png': No such file"):
+    with pytest.raises(UnusableData, match=r"^10 rows: image 'missing.png': No such file.* unusable, more than "):
         questions.run(job_for(tmp_path, llava_overlay(splits={**SPLITS, "warm_start": 3}), root))
 
 
@@ -165,12 +166,16 @@ def test_too_few_rows_come_with_the_commonest_reasons_and_all_rejects(tmp_path: 
     with pytest.raises(UnusableData) as caught:
         questions.run(job_for(tmp_path, llava_overlay(), root))
     assert str(caught.value) == (
-        "rows.json has 2 usable rows, questions.splits asks for 26; lower the splits; "
         "6 rows: image 'missing0.png': No such file or directory; correct the path; "
-        "1 rows: conversations.0.from = 'Human': should be 'human', 'gpt', 'system', 'user' or 'assistant'; "
-        "all in reports/questions/rejects.jsonl"
+        "1 row: conversations.0.from = 'Human': should be 'human', 'gpt', 'system', 'user' or 'assistant'; "
+        "rows.json has 2 usable rows, questions.splits asks for 26; lower the splits; "
+        "all rejects: reports/questions/rejects.jsonl"
     )
-    assert len((tmp_path / "reports/questions/rejects.jsonl").read_text().splitlines()) == 7
+    rejects = [json.loads(line) for line in (tmp_path / "reports/questions/rejects.jsonl").read_text().splitlines()]
+    assert len(rejects) == 7
+    shown = {"file": "rows.json", "field": "conversations.0.from", "value": "'Human'"}
+    assert rejects[6] == {"row": 6, "id": "q6", "reason": rejects[6]["reason"], **shown}
+    assert [(one["row"], one["field"]) for one in rejects[:6]] == [(row, "image") for row in range(6)]
 
 
 def test_repeated_and_missing_ids_become_unique(tmp_path: Path, root: Path) -> None:
@@ -182,7 +187,9 @@ def test_repeated_and_missing_ids_become_unique(tmp_path: Path, root: Path) -> N
     questions.run(job_for(tmp_path, llava_overlay(splits=dict.fromkeys(SPLITS, 1)), root))
     spool = RowSpool(tmp_path)
     job = job_for(tmp_path, llava_overlay(), root)
-    assert questions.read_rows(job, job.block(Questions), spool) == []
+    with writing_rejects(tmp_path / "rejects.jsonl") as log:
+        assert questions.read_rows(job, job.block(Questions), spool, log) == {"repeated": 5, "missing": 2}
+    assert (tmp_path / "rejects.jsonl").read_text() == ""
     read = [row for _, row in sorted(spool.iter_rows())]
     assert [row["id"] for row in read[:8]] == ["a", "a#2", "a#2#2", "3", "3#2", "a#3", "7", "7#2"]
     assert len({row["id"] for row in read}) == 30
@@ -192,7 +199,7 @@ def test_rows_wait_in_files_without_a_name_and_come_back_unchanged(tmp_path: Pat
     spool = RowSpool(tmp_path)
     rows = [make_canonical_row(f"{n}", [png(n), png(7)], [], "a", "s", "k") for n in range(5)]
     for place, row in enumerate(rows):
-        spool.assign(spool.put(row, order=-place), "test", row["messages"])
+        spool.assign(spool.put(row, order=-place), "test")
     spool.put(make_canonical_row("other", [], [], "a", "s", "k"))
     assert all(image["bytes"] is None for _, row in spool.iter_rows() for image in row["images"])
     assert list(spool.iter_split("test")) == rows[::-1]
