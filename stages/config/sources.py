@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stages.config.answer_scorer import ScorerName
 from stages.config.block import Block
 from stages.config.paths import Location
 
@@ -35,4 +36,7 @@ class Source(Block):
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Most rows, drawn by seed.")
     weight: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Share of this source relative to others with a weight in the rows of a split."
+    )
+    scorer: ScorerName | None = Field(
+        None, description="How answers to the rows are scored; by default as `questions.scorer`."
     )

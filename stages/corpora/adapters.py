@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stages.config.answer_scorer import ScorerName
 from stages.config.formats import FORMATS
 from stages.config.plain import abbreviate, make_printable
 from stages.config.questions import Questions
@@ -25,7 +26,7 @@ from stages.corpora import formats
 from stages.corpora.faults import explain_row
 from stages.corpora.images import UnreadableImage, open_image
 from stages.corpora.markers import IMAGE_MARKER
-from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
+from stages.corpora.rows import MOST_ANSWERS, MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
 from stages.corpora.source import Canonical, SourceRow, UnusableData
 from stages.job.cores import count_cores
 
@@ -56,6 +57,8 @@ class _CanonicalRow(_Part):
     images: list[_Image] = Field(max_length=MOST_IMAGES)
     messages: list[_Message] = Field(min_length=1)
     answer: str | None
+    answers: list[str] | None = Field(None, max_length=MOST_ANSWERS)
+    scorer: ScorerName | None = None
     source: _Name
     kind: _Name
     image_sha256: list[str]
@@ -118,6 +121,8 @@ def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> Canon
         return _make_reject(number, source.name, explain_os_error(error))
     except ValueError as error:
         return _make_reject(number, source.name, str(error))
+    if row.get("scorer") is None:
+        row["scorer"] = None if questions.scorer == "auto" else questions.scorer
     return check_row(number, row["id"] if isinstance(row["id"], str) else source.name, row, questions)
 
 
@@ -151,13 +156,15 @@ def find_text_fault(row: Canonical, max_characters: int) -> str | None:
     count; their number must equal the number of images.
     """
     messages = row["messages"]
-    texts = [row["id"], row["answer"], row["source"], row["kind"], *(message["content"] for message in messages)]
+    answers = row.get("answers") or ()
+    turns = [message["content"] for message in messages]
+    texts = [row["id"], row["answer"], *answers, row["source"], row["kind"], *turns]
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():
         return "no question: no text in a turn of the user at the end"
     if not (row["answer"] or "").strip():
         return "no reference answer; the judge needs one"
-    length = sum(len(text) for text in (row["answer"], *(message["content"] for message in messages)))
+    length = sum(len(text) for text in (row["answer"], *answers, *turns))
     if length > max_characters:
         return f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
     for text in filter(None, texts):

@@ -13,6 +13,7 @@ from flows.cli.main import app
 from flows.jobs import open_job
 from stages import evaluate
 from stages.benchmarks.scores import BenchmarkReply
+from stages.benchmarks.split_scores import AnswerScore, score_answers
 from stages.benchmarks.verdicts import JudgePrompt
 from stages.config.evaluate import Evaluate
 from stages.config.params import load_params, validate_params
@@ -61,8 +62,9 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     rows = [
         {
             "kind": kind,
-            "correct": right,
-            "correct_shuffled": blind,
+            "score": float(right),
+            "score_shuffled": float(blind),
+            "decided_by": "rule: number",
             "finish_reason": reason,
             "completion_tokens": tokens,
         }
@@ -77,9 +79,58 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     assert found["accuracy"] == 0.75
     assert found["by_kind"] == {"a": 0.5, "b": 1.0}
     assert found["accuracy_shuffled"] == 0.25
+    assert found["decided_by"] == {"rule: number": 1.0}
+    assert "judge_failed" not in found
+    assert "not_shuffled" not in found
     assert found["truncated_share"] == 0.25
     assert found["mean_tokens"] == 20
     assert round(found["standard_error"], 4) == 0.2165
+
+
+def question_with_images(number: int, count: int, source: str = "s") -> Question:
+    images = tuple(bytes([number, place]) for place in range(count))
+    names = tuple(str(image) for image in images)
+    return Question(f"q{number}", images, names, ({"role": "user", "content": "x"},), None, "1", source, "k")
+
+
+def test_images_are_exchanged_among_questions_with_as_many() -> None:
+    """Questions without images, and one that has nobody to exchange with, are left out."""
+    asked = [question_with_images(number, count) for number, count in enumerate((1, 2, 0, 1, 2, 3, 1, 0, 2))]
+    asked.append(question_with_images(9, 1, "alone in its source"))
+    found = shuffle_images(asked)
+    assert [one.id for one in found] == ["q0", "q1", "q3", "q4", "q6", "q8"]
+    before = {one.id: one for one in asked}
+    assert all(len(one.images) == len(before[one.id].images) for one in found)
+    assert all(one.images != before[one.id].images for one in found)
+    assert list(found.receivers) == [0, 1, 3, 4, 6, 8]
+
+
+def test_a_row_without_a_verdict_is_left_out_of_the_mean_and_counted() -> None:
+    rows = [
+        {
+            "kind": "a",
+            "score": score,
+            "score_shuffled": blind,
+            "decided_by": by,
+            "finish_reason": "stop",
+            "completion_tokens": 1,
+        }
+        for score, blind, by in (
+            (1.0, None, "judge"),
+            (None, 0.5, "no verdict"),
+            (0.6, None, "rule: short text"),
+            (0.0, 1.0, "judge"),
+        )
+    ]
+    found = compute_scores(rows)
+    assert found["accuracy"] == pytest.approx(1.6 / 3)
+    assert (found["judge_failed"], found["lowest"], found["not_shuffled"]) == (1, 0.4, 2)
+    assert found["accuracy_shuffled"] == 0.75
+    assert found["standard_error"] == pytest.approx((0.1688888 / 3) ** 0.5, rel=1e-3)
+    assert found["decided_by"] == {"judge": 0.5, "no verdict": 0.25, "rule: short text": 0.25}
+    with pytest.raises(RuntimeError, match=r"none of 1 answers has a score.*evaluate\.judge"):
+        compute_scores(rows[1:2])
+    assert AnswerScore(None, "no verdict").correct is None
 
 
 def test_answers_are_told_apart_by_what_was_asked() -> None:
@@ -94,7 +145,8 @@ def test_answers_are_told_apart_by_what_was_asked() -> None:
     assert [answer and answer.text for answer in found] == ["0", None, "7"]
     assert [answer and answer.text for answer in shuffled] == ["4", "1", None]
     assert benchmarks == [said("b0"), None]
-    rows = [make_prediction(one, answer, None) for one, answer in zip(asked, found, strict=True)]
+    scores = score_answers([(one, answer and answer.text) for one, answer in zip(asked, found, strict=True)], None)
+    rows = [make_prediction(*one, None) for one in zip(asked, found, scores, strict=True)]
     assert [(row["question_id"], row["response"], row["reference"], row["correct"]) for row in rows] == [
         ("q0", "0", "0", True),
         ("q1", "", "1", False),

@@ -20,6 +20,8 @@ MOST_GROUP_BYTES = 2**31  # of a row group without compression; one of 1,000 pho
 BATCH_BYTES = 2**26
 FEWEST_ROWS, MOST_ROWS = 16, 1000  # of a batch
 MOST_ROW_BYTES = 2**28
+OPTIONAL = ("answers", "scorer")  # of QUESTION_SCHEMA; files that were written before these were added lack them
+NEEDED = [name for name in QUESTION_SCHEMA.names if name not in OPTIONAL]
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -83,6 +85,7 @@ def _iter_batches(file: Path) -> Iterator[pa.RecordBatch]:
         parquet = pq.ParquetFile(file, buffer_size=2**20, page_checksum_verification=True)
         schema, groups = parquet.schema_arrow, parquet.num_row_groups
     _check_schema(file, schema)
+    columns = [name for name in QUESTION_SCHEMA.names if name in schema.names]
     for group in range(groups):
         with _reading(file):
             # not its columns: pyarrow 26 aborts the process where their statistics are damaged
@@ -90,7 +93,7 @@ def _iter_batches(file: Path) -> Iterator[pa.RecordBatch]:
             missing, group_bytes = metadata.num_rows, metadata.total_byte_size
         rows = _count_rows_of_batch(group_bytes, f"{file}: row group {group}")
         with _reading(file):
-            batches = parquet.iter_batches(rows, row_groups=[group], columns=QUESTION_SCHEMA.names, use_threads=False)
+            batches = parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
         read = 0
         while True:
             with _reading(file), _limit_memory(MOST_GROUP_BYTES):
@@ -109,11 +112,11 @@ def _check_schema(file: Path, schema: pa.Schema) -> None:
     """Raises UnusableData for a column that is missing or has another type than in canonical rows."""
     for field in QUESTION_SCHEMA:
         found = [given.type for given in schema if given.name == field.name]
+        if not found and field.name in OPTIONAL:
+            continue
         if len(found) != 1:
             fault = "is missing" if not found else f"is there {len(found)} times"
-            raise UnusableData(
-                f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(QUESTION_SCHEMA.names)}"
-            )
+            raise UnusableData(f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(NEEDED)}")
         if not _is_like(found[0], field.type):
             raise UnusableData(
                 f"{file}: column {field.name!r} has type {make_printable(str(found[0]))}, not {field.type}; convert it"
@@ -151,4 +154,6 @@ def _take_row(batch: pa.RecordBatch, place: int) -> Canonical:
     if row.nbytes > MOST_ROW_BYTES:
         raise ValueError(f"the row has {row.nbytes:,} bytes, more than {MOST_ROW_BYTES:,}; shorten it")
     values: Canonical = row.to_pylist()[0]
-    return values | {key: values[key] or [] for key in ("images", "image_sha256")}  # a question without image has null
+    return (
+        dict.fromkeys(OPTIONAL) | values | {key: values[key] or [] for key in ("images", "image_sha256")}
+    )  # a question without image has null
