@@ -1,13 +1,14 @@
 """Numbers with units in texts that anybody may have written: "12 cm", "$5", "1.2 million people", "50 percent"."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from stages.corpora.numbers import find_numbers
 
 MOST_NUMBERS = 64  # of a text, the last ones
-LONGEST_QUANTITY = 80  # characters of a reference
+LONGEST_QUANTITY = 80  # characters of a reference, and behind a number
+SHORTEST_NOUN = 3
 _SCALES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -130,34 +131,44 @@ def find_quantities(text: str) -> list[Quantity]:
 
 
 def _read_around(text: str, value: Fraction, digits: int, start: int, end: int) -> Quantity:
-    behind = text[end : end + 60]
+    """Returns the quantity of a number, with the sign of currency before it and scale, unit, noun behind it."""
+    behind = text[end : end + LONGEST_QUANTITY]
+    currency = next((sign for sign in text[max(0, start - 1) : start + 2] if sign in _CURRENCY), "")
     place = 0
-    unit = next((sign for sign in text[max(0, start - 1) : start + 2] if sign in _CURRENCY), "")
     word = _next_word(behind, place)
-    if word is not None and word[0] in _SCALES and (len(word[0]) > 2 or word[1] == 0 or word[0] in ("mn", "bn")):
-        value *= _SCALES[word[0]]
-        digits = 0
-        place = word[2]
+    if word is not None and (scale := _find_scale(word, currency)):
+        value, digits, place = value * scale, 0, word[2]
         word = _next_word(behind, place)
-    for pattern, name in _PAIRS:
-        if not unit and (pair := pattern.match(behind, place + len(behind[place:]) - len(behind[place:].lstrip(" -")))):
-            return _with_unit(Quantity(value, digits=digits, start=start, end=end + pair.end()), name)
-    if unit:
-        place = word[2] if word is not None and UNITS.get(word[0], ("",))[0] == UNITS[unit][0] else place
-        return _with_unit(Quantity(value, digits=digits, start=start, end=end + place), unit)
+    bare = Quantity(value, digits=digits, start=start, end=end + place)
+    gap = place + len(behind[place:]) - len(behind[place:].lstrip(" -"))
+    pair = next(((found, name) for pattern, name in _PAIRS if (found := pattern.match(behind, gap))), None)
+    if currency:
+        doubled = word is not None and word[0] in UNITS and UNITS[word[0]][0] == UNITS[currency][0]
+        return _with_unit(bare, currency, end + word[2] if word is not None and doubled else bare.end)
+    if pair is not None:
+        return _with_unit(bare, pair[1], end + pair[0].end())
     if word is None:
-        return Quantity(value, digits=digits, start=start, end=end + place)
+        return bare
     name = word[0]
     if name in UNITS and (name != "in" or not behind[word[2] :].strip(" .,;:!?)")):
-        return _with_unit(Quantity(value, digits=digits, start=start, end=end + word[2]), name)
-    if len(name) < 3 or name in _STOP_WORDS:
-        return Quantity(value, digits=digits, start=start, end=end + place)
-    return Quantity(value, noun=name, digits=digits, start=start, end=end + word[2])
+        return _with_unit(bare, name, end + word[2])
+    if len(name) < SHORTEST_NOUN or name in _STOP_WORDS:
+        return bare
+    return replace(bare, noun=name, end=end + word[2])
 
 
-def _with_unit(quantity: Quantity, name: str) -> Quantity:
+def _find_scale(word: tuple[str, int, int], currency: str) -> int | None:
+    """Returns what a word behind a number multiplies it with; "m" and "b" do so behind an amount of money only."""
+    name, gap, _ = word
+    if currency and gap == 0 and name in ("m", "b"):
+        return _SCALES[f"{name}n"]
+    close = gap == 0 or len(name) >= SHORTEST_NOUN or name in ("mn", "bn")
+    return _SCALES.get(name) if close else None
+
+
+def _with_unit(quantity: Quantity, name: str, end: int) -> Quantity:
     dimension, factor = UNITS[name]
-    return Quantity(quantity.value, dimension, factor, digits=quantity.digits, start=quantity.start, end=quantity.end)
+    return replace(quantity, unit=dimension, factor=factor, end=end)
 
 
 def _next_word(text: str, place: int) -> tuple[str, int, int] | None:

@@ -203,6 +203,66 @@ def test_what_a_failing_judge_did_say_counts(
     assert (f"{len(silent)} of 4 replies have no verdict of judge" in capsys.readouterr().err) == bool(silent)
 
 
+class VerdictJudge:
+    """An engine that finds every answer right, and fails at texts with "mumble"."""
+
+    name, version, chat = "judge", "1", None
+
+    def __init__(self, checkpoint: Checkpoint, asked: list[Request]) -> None:
+        self.checkpoint, self.asked = checkpoint, asked
+
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        for index, request in enumerate(requests):
+            self.asked.append(request)
+            fails = "mumble" in request.messages[-1]["content"]
+            yield index, [Answer(0, "<answer>1</answer>", (), "no reply within 60 s" if fails else "stop", 9, 3)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing(
+    root: Path,
+    tmp_path: Path,
+    tiny: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A second evaluation asks only for the verdict that is missing; numbers never reach the judge."""
+    asked: list[Request] = []
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
+    shutil.copytree(tiny("qwen2_5").folder, tmp_path / "data/model/judge")
+    changes = {"evaluate": {"scoring": "rules_and_judge", "judge_max_tokens": 16}}
+    job = open_job(
+        "evaluate", "base", tmp_path, validate_params(merge_params(read_yaml(root / "params.yaml"), changes))
+    )
+    monkeypatch.setattr(evaluate, "start_engine", lambda checkpoint, *_: VerdictJudge(checkpoint, asked))
+    said = (("7", "7"), ("a rainy night", "it rained"), ("a rainy night", "mumble"), ("a rainy night", "fog"))
+    answered = [
+        (
+            replace(question(number, "s"), answer=reference, messages=({"role": "user", "content": "Why?"},)),
+            BenchmarkReply("", text),
+        )
+        for number, (reference, text) in enumerate(said)
+    ]
+    block = job.block(Evaluate)
+    for asked_again in (3, 1):
+        asked.clear()
+        scores = evaluate.score_split(job, block, answered)
+        assert len(asked) == asked_again
+        assert [one.score for one in scores] == [1.0, 1.0, None, 1.0]
+        assert [one.decided_by for one in scores] == ["rule: number", "judge", "no verdict", "judge"]
+        assert [bool(one.judge_key) for one in scores] == [False, True, False, True]
+    rows = [make_prediction(*pair, score, None) for pair, score in zip(answered, scores, strict=True)]
+    assert [row["state"] for row in rows] == ["ok", "ok", "failed", "ok"]
+    evaluate.announce_deciders(job, block, rows)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "decided by judge 50%, no verdict 25%, rule: number 25%" in shown
+    assert "1 of 3 replies have no verdict of judge" in shown
+    shutil.rmtree(tmp_path / "data/model/judge")
+    assert [one.score for one in evaluate.score_split(job, block, answered)] == [1.0, None, None, None]
+
+
 @pytest.mark.slow
 def test_benchmarks_are_answered_with_the_split_and_scored_again_without_a_model(
     root: Path, tmp_path: Path, tiny: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch

@@ -40,9 +40,11 @@ _NEGATED = re.compile(
 )
 _BOUND = re.compile(
     r"(?:\b(?:more|less|fewer|greater|higher|lower) than|\b(?:over|under|above|below|nearly|almost|at least|at most|"
-    r"up to|not only|minimum of|maximum of)|[<>≤≥])\s*\W?$",
+    r"up to|not only|minimum of|maximum of)|(?<![-=<>])[<>≤≥])\s*\W?$",
     re.IGNORECASE,
 )
+_VAGUE = re.compile(r"\b(?:after|before|since|until|till|by|late|early|mid|circa)\s*\W?$", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.])\d{1,9},\d{1,2}(?![\d,])")
 _JOINED = re.compile(r"\d\S*\s+(?:or|to|and|through|until)\s+\W?\d", re.IGNORECASE)
 _REMARK = re.compile(r"\([^()]*+\)")
 _FIRST_WORD = re.compile(r"\W*+(\w++(?:['’]\w++)?+)(\s*+[^\w\s]?)")
@@ -70,6 +72,7 @@ _AFTER_NO = frozenset(
         "neither",
     ]
 )
+_NO_PHRASES = frozenset(("doubt", "idea", "way", "less", "fewer", "more", "later", "matter", "wonder", "question"))
 _SENTENCE_END = re.compile(r"[.!?。]\s|\n")
 _NAMED = (
     r"\b(?:is|are|was|were|says|say|reads|shows|called|named|it's|that's|they're)\s+(?:an?\s+|the\s+)?[\"'“]?{}\W*$"
@@ -152,10 +155,11 @@ def _score_choice(reply: str, text: str, said: str, reference: Reference) -> tup
     found, rule = ours.read_choice(reply, options)
     if found is None:
         return False, False
-    doubted = rule in ("answer is", "option", "word", "option text") and (
-        _NEGATION.search(text) is not None or _HEDGE.search(text) is not None
-    )
-    return found == gold, not doubted and not _names_another(said, found, reference)
+    loose = rule in ("answer is", "option", "word", "option text")
+    denied = loose and _NEGATION.search(text) is not None
+    another = _names_another(said, found, reference)
+    doubted = denied or another or (loose and _HEDGE.search(text) is not None)
+    return found == gold and not another and not (denied and rule in ("word", "option text")), not doubted
 
 
 def _names_another(said: str, letter: str, reference: Reference) -> bool:
@@ -202,7 +206,8 @@ def _score_yes_or_no(text: str, said: str, reference: Reference) -> tuple[bool, 
     odd = meant == "no" and goes_on and words[0] not in _AFTER_NO
     denied = meant == "yes" and _NEGATION.search(_SENTENCE_END.split(rest, maxsplit=1)[0]) is not None
     doubted = _HEDGE.search(_SENTENCE_END.split(rest, maxsplit=2)[0]) is not None or "?" in first[2]
-    return meant == wanted, not (others or odd or denied or doubted)
+    turned = others or denied or (odd and words[0] in _NO_PHRASES)
+    return meant == wanted and not turned, not (others or odd or denied or doubted)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -232,7 +237,12 @@ def _score_number(text: str, said: str, reference: Reference) -> tuple[bool, boo
     joined = _JOINED.search(outside[max(0, last.start - _NEAR) : last.end]) is not None
     if same and (joined or _BOUND.search(before) is not None):
         return False, False
-    doubted = _HEDGE.search(near) is not None or (len(kept) < len(found) and not same)
+    doubted = (
+        _HEDGE.search(near) is not None
+        or (len(kept) < len(found) and not same)
+        or _VAGUE.search(before) is not None
+        or _DECIMAL_COMMA.search(near) is not None
+    )
     return same, sure and alone and not doubted
 
 
@@ -316,8 +326,9 @@ def _join_hyphens(text: str) -> str:
 
 def _score_short_text(text: str, said: str, reference: Reference) -> tuple[bool, bool]:
     if _is_same_text(text, said, reference):
-        quoted = normalise_text(said) != normalise_text(reference.text) and len(said) > 2 * len(reference.text) + 20
-        return True, not quoted or (_NEGATION.search(said) is None and _HEDGE.search(said) is None)
+        whole = _join_hyphens(normalise_text(said)) == _join_hyphens(normalise_text(reference.text))
+        denied = not whole and _NEGATION.search(said) is not None
+        return not denied, whole or not (denied or _HEDGE.search(said))
     return _ends_with_reference(said, reference.text), False
 
 
