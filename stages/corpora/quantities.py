@@ -8,6 +8,7 @@ from stages.corpora.numbers import find_numbers
 
 MOST_NUMBERS = 64  # of a text, the last ones
 LONGEST_QUANTITY = 80  # characters of a reference, and behind a number
+LONGEST_END = 8000  # characters
 SHORTEST_NOUN = 3
 _SCALES = {
     "hundred": 10**2,
@@ -80,6 +81,8 @@ _PAIRS = (
 )
 _WORD = re.compile(r"[%°$€£¥℃℉′″][A-Za-z]?|[^\W\d_]+(?:/[^\W\d_]+|[²³23](?!\d))?")
 _CURRENCY = "$€£¥"
+_DIGIT = re.compile(r"\d")
+_NOT_IN_NUMBER = re.compile(r"[^\w.,/]")
 _UNIT_NAME = re.compile(r"[%°$€£¥℃℉]|[^\W\d_]+(?:/[^\W\d_]+)?[²³]?")
 _CONTENT_WORD = re.compile(r"[^\W\d_]{3,}")
 _NO_UNITS = frozenset(
@@ -126,8 +129,18 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def find_quantities(text: str) -> list[Quantity]:
-    """Returns the last MOST_NUMBERS quantities of a text, in order."""
-    return [_read_around(text, *one) for one in find_numbers(text, MOST_NUMBERS)]
+    """Returns the last MOST_NUMBERS quantities of a text, in order; of a long one those near its end, if there are any.
+
+    Its numbers are looked for in the last LONGEST_END characters first.
+    """
+    if _DIGIT.search(text) is None:
+        return []
+    cut = _NOT_IN_NUMBER.search(text, len(text) - LONGEST_END) if len(text) > LONGEST_END else None
+    for start in (cut.start(), 0) if cut else (0,):
+        end = text[start:]
+        if found := [_read_around(end, *one) for one in find_numbers(end, MOST_NUMBERS)]:
+            return [replace(one, start=one.start + start, end=one.end + start) for one in found] if start else found
+    return []
 
 
 def _read_around(text: str, value: Fraction, digits: int, start: int, end: int) -> Quantity:

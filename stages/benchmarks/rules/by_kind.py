@@ -79,6 +79,7 @@ _NAMED = (
 )
 LONGEST_SENTENCE = 120  # characters of a reply in which the reference is looked for
 _NEAR = 60  # characters before and behind a number in which doubts are looked for
+_END_READ = 2000  # characters at the start and at the end of a long text in which words of doubt are looked for
 _NEAR_CONVERSION = Fraction(1, 50)  # relative difference of converted units up to which a rule is not sure
 _ALIKE_UNITS = (
     {"mass", "pounds sterling"},
@@ -145,6 +146,19 @@ def _score_one(reply: str, text: str, reference: Reference) -> RuleMark:
     return RuleMark(float(score), sure, reference.kind)
 
 
+def _is_doubted(text: str) -> bool:
+    return _HEDGE.search(_cut_middle(text)) is not None
+
+
+def _is_denied(text: str) -> bool:
+    return _NEGATION.search(_cut_middle(text)) is not None
+
+
+def _cut_middle(text: str) -> str:
+    """Returns the start and the end of a long text: words of doubt are looked for there."""
+    return text if len(text) <= 2 * _END_READ else f"{text[:_END_READ]} {text[-_END_READ:]}"
+
+
 # --- choice -----------------------------------------------------------------------------------------------------------
 
 
@@ -156,9 +170,9 @@ def _score_choice(reply: str, text: str, said: str, reference: Reference) -> tup
     if found is None:
         return False, False
     loose = rule in ("answer is", "option", "word", "option text")
-    denied = loose and _NEGATION.search(text) is not None
+    denied = loose and _is_denied(text)
     another = _names_another(said, found, reference)
-    doubted = denied or another or (loose and _HEDGE.search(text) is not None)
+    doubted = denied or another or (loose and _is_doubted(text))
     return found == gold and not another and not (denied and rule in ("word", "option text")), not doubted
 
 
@@ -218,7 +232,7 @@ def _score_number(text: str, said: str, reference: Reference) -> tuple[bool, boo
     assert wanted is not None
     outside = _REMARK.sub(" ", said)
     found = find_quantities(outside)
-    if not found:
+    if not found and outside != said:
         outside = said
         found = find_quantities(said)
     words = [value for value in find_number_words(outside[-2000:]) if value != 1 or len(outside.split()) <= 2]
@@ -252,8 +266,8 @@ def _occurs(wanted: Quantity, found: list[Quantity], words: list[int]) -> bool:
 
 def _score_number_words(said: str, words: list[int], wanted: Quantity) -> tuple[bool, bool]:
     """Scores a reply without digits."""
-    if len(set(words)) != 1 or _HEDGE.search(said) is not None or _NEGATION.search(said) is not None:
-        return bool(words) and words[-1] == wanted.value and not _HEDGE.search(said), False
+    if len(set(words)) != 1 or _is_doubted(said) or _is_denied(said):
+        return bool(words) and words[-1] == wanted.value and not _is_doubted(said), False
     same = words[0] == wanted.value
     return same, (same or wanted.value < 100) and not wanted.unit and len(said) <= LONGEST_SENTENCE
 
@@ -327,8 +341,8 @@ def _join_hyphens(text: str) -> str:
 def _score_short_text(text: str, said: str, reference: Reference) -> tuple[bool, bool]:
     if _is_same_text(text, said, reference):
         whole = _join_hyphens(normalise_text(said)) == _join_hyphens(normalise_text(reference.text))
-        denied = not whole and _NEGATION.search(said) is not None
-        return not denied, whole or not (denied or _HEDGE.search(said))
+        denied = not whole and _is_denied(said)
+        return not denied, whole or not (denied or _is_doubted(said))
     return _ends_with_reference(said, reference.text), False
 
 

@@ -10,6 +10,7 @@ from stages.corpora.scoring import normalise_text
 ANLS_THRESHOLD = 0.5  # of the normalised distance, from which on a text counts as another one
 VQA_AGREE = 3  # people who gave an answer, from which on it counts fully
 VQA_PEOPLE = 10
+LONGEST_VQA_REPLY = 1000  # characters; nobody's answer is longer
 _SIGNS = re.compile(r"(?<!\d)[.,]|[.,](?!\d)|[^\w\s.,'-]")
 _ARTICLES = frozenset(("a", "an", "the"))
 
@@ -55,6 +56,8 @@ def compute_vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
 
     The formula of the paper; the official script averages it over the ten sets of nine answers.
     """
+    if len(reply) > LONGEST_VQA_REPLY:
+        return 0.0
     said = normalise_vqa(reply)
     matches = sum(said == normalise_vqa(one) for one in answers)
     return min(matches / min(VQA_AGREE, len(answers)), 1.0)
