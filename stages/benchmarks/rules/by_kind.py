@@ -43,6 +43,7 @@ _BOUND = re.compile(
     r"up to|not only|minimum of|maximum of)|(?<![-=<>])[<>≤≥])\s*\W?$",
     re.IGNORECASE,
 )
+_BOUND_BEHIND = re.compile(r"\s*+(?:or|and)\s++(?:more|less|fewer|above|below|older|younger)\b|\+", re.IGNORECASE)
 _VAGUE = re.compile(r"\b(?:after|before|since|until|till|by|late|early|mid|circa)\s*\W?$", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"(?<![\d,.])\d{1,9},\d{1,2}(?![\d,])")
 _JOINED = re.compile(r"\d\S*\s+(?:or|to|and|through|until)\s+\W?\d", re.IGNORECASE)
@@ -80,6 +81,7 @@ _NAMED = (
 LONGEST_SENTENCE = 120  # characters of a reply in which the reference is looked for
 _NEAR = 60  # characters before and behind a number in which doubts are looked for
 _END_READ = 2000  # characters at the start and at the end of a long text in which words of doubt are looked for
+SURE_DIGITS = 2  # behind the point of a reference, from which on more digits in an answer are taken as rounded
 _NEAR_CONVERSION = Fraction(1, 50)  # relative difference of converted units up to which a rule is not sure
 _ALIKE_UNITS = (
     {"mass", "pounds sterling"},
@@ -172,8 +174,18 @@ def _score_choice(reply: str, text: str, said: str, reference: Reference) -> tup
     loose = rule in ("answer is", "option", "word", "option text")
     denied = loose and _is_denied(text)
     another = _names_another(said, found, reference)
-    doubted = denied or another or (loose and _is_doubted(text))
+    inside = rule == "option text" and not _is_named_at_the_end(text, reference.options[found])
+    doubted = denied or another or inside or (loose and _is_doubted(text))
     return found == gold and not another and not (denied and rule in ("word", "option text")), not doubted
+
+
+def _is_named_at_the_end(text: str, option: str) -> bool:
+    """Returns whether a reply is an option's text, or its first sentence ends with it: "an apple pie" is no "apple"."""
+    first = re.split(r"[.!?。,;]\s|\n", text[:LONGEST_SENTENCE], maxsplit=1)[0]
+    wanted = normalise_text(option)
+    return any(
+        re.search(rf"(?<!\w){re.escape(wanted)}\W*$", form.casefold()) is not None for form in (first, text[-200:])
+    )
 
 
 def _names_another(said: str, letter: str, reference: Reference) -> bool:
@@ -249,13 +261,14 @@ def _score_number(text: str, said: str, reference: Reference) -> tuple[bool, boo
     near = outside[max(0, last.start - _NEAR) : last.end + _NEAR]
     before = outside[max(0, last.start - _NEAR) : last.start]
     joined = _JOINED.search(outside[max(0, last.start - _NEAR) : last.end]) is not None
-    if same and (joined or _BOUND.search(before) is not None):
+    if same and (joined or _BOUND.search(before) or _BOUND_BEHIND.match(outside, last.end)):
         return False, False
     doubted = (
         _HEDGE.search(near) is not None
         or (len(kept) < len(found) and not same)
         or _VAGUE.search(before) is not None
         or _DECIMAL_COMMA.search(near) is not None
+        or ("/" in outside[last.start : last.end] and not same)  # may be a date
     )
     return same, sure and alone and not doubted
 
@@ -275,6 +288,8 @@ def _score_number_words(said: str, words: list[int], wanted: Quantity) -> tuple[
 def _compare(said: Quantity, wanted: Quantity, text: str, question: str) -> tuple[bool, bool]:
     """Returns whether two quantities are the same, and whether that is sure."""
     close = _is_close(said, wanted)
+    if close and said.value != wanted.value and wanted.digits < SURE_DIGITS:  # 1.83 for 1.8: another one, or rounded
+        return True, False
     if wanted.unit and said.unit:
         return _compare_units(said, wanted, close)
     percent = "per cent" in (wanted.unit, said.unit)

@@ -51,8 +51,9 @@ def refer(row: dict[str, Any]) -> Reference:
 def test_rules_agree_with_the_labels_wherever_they_are_sure() -> None:
     """Rows labelled by reading them, before the rules were applied to them.
 
-    No judge was asked here: this measures the rules alone. Before any correction they agreed with the labels on 183 of
-    the 188 rows of which they were sure (97.3 %); the five were corrected. What they are not sure of is for a judge.
+    No judge was asked: this measures the rules alone. When first applied, before any correction, they were sure of 188
+    of the first 324 rows and agreed with 183 labels (97.3 %), then of 33 of 65 harder rows and agreed with 30 (91 %).
+    The eight causes were corrected since, so that the agreement asserted here is not that on unseen answers.
     """
     assert len(LABELLED) >= 300
     assert sum(row["hard"] for row in LABELLED) >= len(LABELLED) / 2
@@ -60,7 +61,7 @@ def test_rules_agree_with_the_labels_wherever_they_are_sure() -> None:
     marks = [score_by_rule(row["answer"], refer(row)) for row in LABELLED]
     sure = [(row, mark) for row, mark in zip(LABELLED, marks, strict=True) if mark.sure]
     assert [row for row, mark in sure if mark.score != row["label"]] == []
-    assert len(sure) >= 0.55 * len(LABELLED)
+    assert len(sure) >= 0.5 * len(LABELLED)
     easy = [mark.sure for row, mark in zip(LABELLED, marks, strict=True) if not row["hard"]]
     assert sum(easy) >= 0.9 * len(easy)
 
