@@ -16,7 +16,7 @@ from stages.job.shards import Shards
 
 MOST_IMAGES = 1000  # of one question
 MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
-MOST_ANSWERS = 100  # accepted for one question
+MOST_ANSWERS = 1000  # accepted for one question
 MOST_NAME_CHARACTERS = 1000  # of an id, a source, a kind
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the storage type of an Image column in `datasets`
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
