@@ -27,7 +27,7 @@ from stages.corpora.rows import make_canonical_row
 from stages.corpora.source import Canonical, RowFault, SourceRow, UnusableData
 
 SAMPLE_ROWS = 100  # rows of a file that its form is recognised from
-SAMPLE_BYTES = 2**26  # of these rows, about; with photos fewer are looked at
+SAMPLE_BYTES = 2**24  # of these rows, about; with photos fewer are looked at
 _NUMBERED = re.compile(r"<image[ _](\d{1,3})>")  # MMMU
 _MOVING_MARKERS = ("<video>", "<audio>", "<|video_pad|>", "<|audio_pad|>")
 

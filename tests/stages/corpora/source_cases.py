@@ -63,7 +63,8 @@ def listed(
     def write(folder: Path) -> Questions:
         draw_images(folder)
         rows = [make(number) for number in range(ROWS)]
-        rows[0] |= first or {}
+        if first:
+            rows[0] |= first
         (folder / "q.json").write_text(json.dumps(rows))
         prepare(folder)
         return block("q.json", "images", **source)
@@ -349,6 +350,9 @@ MORE: dict[str, Case] = {
     "a line too deep": Case(
         written("q.jsonl", b'{"a":' * 100_000 + b"\n" + dump_lines([vqa(1)])), 1, {0: ("", "the line is not JSON: ")}
     ),
+    "one object over many lines": Case(
+        written("q.json", json.dumps({"data": [vqa(0)]}, indent=1).encode()), 0, refused="q.json: one JSON object over"
+    ),
     "empty file": Case(written("q.jsonl", b""), 0, refused="q.jsonl: is empty"),
     "only spaces": Case(written("q.jsonl", b" \n \n"), 0, refused="q.jsonl: is empty"),
     "list that breaks off": Case(written("q.json", LLAVA[:-40].encode()), 0, refused="q.json: row"),
@@ -513,6 +517,16 @@ MORE: dict[str, Case] = {
             make=lambda n: {"frage": "?", "meta": {"wahr": n}}, columns={"question": "frage", "answer": "meta.wahr"}
         ),
         answers=("0", "1", "2"),
+    ),
+    "rows without names of columns": Case(  # as easy-vqa
+        listed(make=lambda n: [f"What is {n}?", str(n), n], columns={"question": "0", "answer": "1", "images": "2"}),
+        answers=("0", "1", "2"),
+    ),
+    "id of an image": Case(listed(make=lambda n: {"question": f"{n}?", "answer": "a", "image_id": n})),
+    "id of an image that is not there": Case(
+        listed({"image_id": 77}, lambda n: {"question": f"{n}?", "answer": "a", "image_id": n}),
+        2,
+        {0: ("image_id", "image 77: No such file")},
     ),
     "columns by a wrong name": Case(
         listed(columns={"answer": "antwort"}), 0, refused="columns.answer is 'antwort', which the rows lack"
