@@ -40,11 +40,13 @@ _NEGATED = re.compile(
 )
 _BOUND = re.compile(
     r"(?:\b(?:more|less|fewer|greater|higher|lower) than|\b(?:over|under|above|below|nearly|almost|at least|at most|"
-    r"up to|not only|minimum of|maximum of)|(?<![-=<>])[<>≤≥])\s*\W?$",
+    r"up to|not only|minimum of|maximum of))\s*\W?$",
     re.IGNORECASE,
 )
-_BOUND_BEHIND = re.compile(r"\s*+(?:or|and)\s++(?:more|less|fewer|above|below|older|younger)\b|\+", re.IGNORECASE)
-_VAGUE = re.compile(r"\b(?:after|before|since|until|till|by|late|early|mid|circa)\s*\W?$", re.IGNORECASE)
+_BOUND_BEHIND = re.compile(r"\s*+(?:or|and)\s++(?:more|less|fewer|above|below|older|younger)\b", re.IGNORECASE)
+_VAGUE = re.compile(
+    r"\b(?:after|before|since|until|till|by|late|early|mid|circa)\s*\W?$|(?<![-=<>])[<>≤≥]\s*$", re.IGNORECASE
+)
 _DECIMAL_COMMA = re.compile(r"(?<![\d,.])\d{1,9},\d{1,2}(?![\d,])")
 _JOINED = re.compile(r"\d\S*\s+(?:or|to|and|through|until)\s+\W?\d", re.IGNORECASE)
 _REMARK = re.compile(r"\([^()]*+\)")
