@@ -6,11 +6,12 @@ Writes   data/evaluate/<id>: one row per question with answer and score, and one
          reports/evaluate/<id>/{metrics.json,rejects.jsonl}
 Run      dvc repro evaluate@ril
 
-All models get identical prompts and decode greedily. With `shuffled_images` every question is asked a second time with
-images permuted among the questions of one source: answers that stay correct do not depend on the image. Benchmark
-prompts run in the same batch. A benchmark that cannot be read is reported in the metrics and skipped. A failed verdict
-is missing, not zero. A prompt that exceeds the model's context counts as wrong in the split and as missing in a
-benchmark; it is listed in rejects.jsonl.
+All models get identical prompts and decode greedily. Answers are scored by the rule for the kind of their reference,
+and with `scoring: rules_and_judge` by the judge where no rule is sure (docs/benchmarks.md). With `shuffled_images`
+questions are asked a second time with images permuted among the questions of one source that have as many images:
+answers that stay correct do not depend on the image. Benchmark prompts run in the same batch. A benchmark that cannot
+be read is reported in the metrics and skipped. A failed verdict is missing, not zero. A prompt that exceeds the model's
+context counts as wrong in the split and as missing in a benchmark; it is listed in rejects.jsonl.
 """
 
 import random
@@ -18,8 +19,10 @@ import sys
 import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +33,32 @@ from stages.benchmarks.predictions import BenchmarkRecord, write_benchmark_recor
 from stages.benchmarks.registry import find_benchmark, register
 from stages.benchmarks.scores import BenchmarkReply, compute_benchmark_scores
 from stages.benchmarks.speed import SpeedMeter
+from stages.benchmarks.split_scores import (
+    UNSURE,
+    AnswerScore,
+    count_deciders,
+    describe_deciders,
+    make_row_fields,
+    score_answers,
+)
 from stages.benchmarks.verdicts import AskJudge, JudgePrompt
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.sampling import Sampling
 from stages.corpora.rows import Question, read_questions
-from stages.corpora.scoring import is_correct, standard_error
+from stages.corpora.scoring import standard_error
 from stages.engines.start import start_engine
 from stages.job.files import write_json, write_shards
 from stages.job.job import Job
 from stages.job.lazy_sequence import LazySequence
 from stages.job.rejects import write_rejects
 from stages.job.seeds import derive_seed
+from stages.judging.judge import JudgeItem, JudgeVerdict, judge_items, make_fit_check
+from stages.judging.rules import NO_REPLY
 from stages.responses.answers import Generation, fetch_answers, fetch_converted, read_stored_answers
 from stages.responses.requested import PromptLike
 from stages.responses.store import StoredAnswer
 from stages.vlm.checkpoint import open_verified
+from stages.vlm.reader import load_chat
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -52,8 +66,13 @@ PREDICTION_SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("response", pa.string()),
         ("reference", pa.string()),
-        ("correct", pa.bool_()),
-        ("correct_shuffled", pa.bool_()),
+        ("correct", pa.bool_()),  # null without a verdict
+        ("score", pa.float64()),  # 0 to 1
+        ("state", pa.string()),  # ok, or failed: the judge gave no verdict
+        ("decided_by", pa.string()),  # "rule: number", "judge" ... (stages/benchmarks/split_scores.py)
+        ("judge_key", pa.string()),  # of the judge's text in the response store
+        ("correct_shuffled", pa.bool_()),  # null if the question was not asked with other images
+        ("score_shuffled", pa.float64()),
         ("finish_reason", pa.string()),
         ("completion_tokens", pa.int32()),
         ("response_key", pa.string()),
@@ -67,17 +86,27 @@ def run(job: Job) -> None:
     """Writes the predictions and scores of one model."""
     block = job.block(Evaluate)
     questions = read_questions(job.input("data/questions"), block.split)
-    shuffled: Sequence[Question] = shuffle_images(questions) if block.shuffled_images else []
+    shuffled = shuffle_images(questions) if block.shuffled_images else ShuffledImages(questions, [], [])
     with tempfile.TemporaryDirectory() as world:  # images are read during generation
         if any(name.startswith(TINY_PREFIX) for name in block.benchmarks):
             write_tiny_benchmarks(Path(world), questions)
         plan = plan_benchmarks(block, job.input(block.folder), Path(world), job.progress.say)
         every = answer_prompts(job, JoinedPrompts(questions, shuffled, plan.all_prompts), block)
+    if left_out := block.shuffled_images and len(questions) - len(shuffled):
+        job.progress.say(
+            f"{job.name}: {left_out} of {len(questions)} questions are not asked with other images: they have none, or "
+            "no other question of their source has as many"
+        )
     (found, seen_otherwise), to_benchmarks = split_answers(every, len(questions), len(shuffled))
-    blind: list[bool | None] = [None] * len(questions)
-    if shuffled:
-        blind = [is_answer_right(answer, q) for answer, q in zip(seen_otherwise, questions, strict=True)]
-    rows = [make_prediction(*one) for one in zip(questions, found, blind, strict=True)]
+    scores = score_split(
+        job, block, chain(zip(questions, found, strict=True), zip(shuffled, seen_otherwise, strict=True))
+    )
+    blind: list[AnswerScore | None] = [None] * len(questions)
+    for receiver, score in zip(shuffled.receivers, scores[len(questions) :], strict=True):
+        blind[receiver] = score
+    rows = [make_prediction(*one) for one in zip(questions, found, scores[: len(questions)], blind, strict=True)]
+    announce_deciders(job, block, rows)
+    metrics = compute_scores(rows)
     kept = make_records(
         plan,
         block,
@@ -89,8 +118,7 @@ def run(job: Job) -> None:
         write_shards(folder, rows, PREDICTION_SCHEMA)
         for name, record in kept.items():
             write_benchmark_record(folder / name, record)
-    metrics = {
-        **compute_scores(rows),
+    metrics |= {
         "benchmarks": collect_benchmark_scores(kept, block),
         "benchmark_errors": dict(plan.errors),
     }
@@ -143,20 +171,52 @@ def split_answers(
     return (every[:questions], every[questions:end]), every[end:]
 
 
-def is_answer_right(answer: BenchmarkReply | None, question: Question) -> bool:
-    """Returns whether the answer matches the reference; False without an answer."""
-    return answer is not None and is_correct(answer.text, question.answer)
+def score_split(
+    job: Job, block: Evaluate, answered: Iterable[tuple[Question, BenchmarkReply | None]]
+) -> list[AnswerScore]:
+    """Returns the score of each answer; the judge, if it is to be asked, gets what no rule decides in one batch."""
+    judge = partial(ask_for_verdicts, job, block) if block.scoring == "rules_and_judge" else None
+    return score_answers(((question, reply.text if reply else None) for question, reply in answered), judge)
 
 
-def make_prediction(question: Question, answer: BenchmarkReply | None, correct_shuffled: bool | None) -> dict[str, Any]:
-    """Returns a row of PREDICTION_SCHEMA; without an answer its finish reason is `refused`."""
+def announce_deciders(job: Job, block: Evaluate, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Says which rules, or the judge, decided which share of the answers, and what could be asked of a judge."""
+    shares = count_deciders([row["decided_by"] for row in rows])
+    job.progress.say(f"{job.name}: decided by {describe_deciders(shares)}")
+    unsure = sum(row["decided_by"].endswith(UNSURE) for row in rows)
+    if unsure and block.scoring == "rules":
+        job.progress.say(
+            f"{job.name}: no rule is sure of {unsure} of {len(rows)} answers, and the best guess counts; "
+            "evaluate.scoring: rules_and_judge asks a judge"
+        )
+
+
+def ask_for_verdicts(job: Job, block: Evaluate, items: Sequence[JudgeItem]) -> list[JudgeVerdict]:
+    """Returns the judge's verdicts through the response store; failed ones where it gave none or cannot be loaded."""
+    try:
+        opened = open_verified(job.input(f"data/model/{block.judge}"), job.store)
+        fits = make_fit_check(load_chat(opened), opened.context_tokens, block.judge_max_tokens)
+    except OSError as error:
+        job.progress.say(f"the judge {block.judge} is not available: {error}")
+        return [JudgeVerdict(None, NO_REPLY, None) for _ in items]
+    return judge_items(items, lambda prompts: fetch_from_judge(job, block, prompts, block.judge_max_tokens), fits)
+
+
+def make_prediction(
+    question: Question, answer: BenchmarkReply | None, score: AnswerScore, blind: AnswerScore | None
+) -> dict[str, Any]:
+    """Returns a row of PREDICTION_SCHEMA; without an answer its finish reason is `refused`.
+
+    `blind` is the score of the answer with another image, None if there is none.
+    """
     return {
         "question_id": question.id,
         "kind": question.kind,
         "response": answer.text if answer else "",
         "reference": question.answer,
-        "correct": is_answer_right(answer, question),
-        "correct_shuffled": correct_shuffled,
+        **make_row_fields(score),
+        "correct_shuffled": blind.correct if blind else None,
+        "score_shuffled": blind.score if blind else None,
         "finish_reason": answer.finish_reason if answer else REFUSED,
         "completion_tokens": answer.completion_tokens if answer else 0,
         "response_key": answer.response_key if answer else "",
@@ -175,25 +235,31 @@ def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
     """Returns a function that asks the judge through the store; its texts are None where the judge failed."""
 
     def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
-        greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
-        generation = Generation(job.input(f"data/model/{block.judge}"), greedy)
-        try:
-            with job.measure_time("judge"):
-                title = f"{job.name}, judge"
-                replies = fetch_answers(job, generation, prompts, title, start_engine, max_reject_share=1.0)
-        except RuntimeError as error:  # the engine failed: replies stored before the failure are used
-            replies = read_stored_answers(job, generation, prompts)
-            job.progress.say(f"the judge {block.judge} failed: {error}")
-        except OSError as error:
-            replies = [[] for _ in prompts]
-            job.progress.say(f"the judge {block.judge} is not available: {error}")
-        if silent := sum(not samples for samples in replies):
-            job.progress.say(
-                f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge} and are not scored"
-            )
-        return [samples[0].text if samples else None for samples in replies]
+        return [reply.text if reply else None for reply in fetch_from_judge(job, block, prompts, max_tokens)]
 
     return ask
+
+
+def fetch_from_judge(
+    job: Job, block: Evaluate, prompts: Sequence[PromptLike], max_tokens: int
+) -> list[StoredAnswer | None]:
+    """Returns the judge's greedy replies through the response store, None where the judge failed, and says how many."""
+    generation = Generation(job.input(f"data/model/{block.judge}"), Sampling(temperature=0.0, max_tokens=max_tokens))
+    try:
+        with job.measure_time("judge"):
+            title = f"{job.name}, judge"
+            replies = fetch_answers(job, generation, prompts, title, start_engine, max_reject_share=1.0)
+    except RuntimeError as error:  # the engine failed: replies stored before the failure are used
+        replies = read_stored_answers(job, generation, prompts)
+        job.progress.say(f"the judge {block.judge} failed: {error}")
+    except OSError as error:
+        replies = [[] for _ in prompts]
+        job.progress.say(f"the judge {block.judge} is not available: {error}")
+    if silent := sum(not samples for samples in replies):
+        job.progress.say(
+            f"{job.name}: {silent} of {len(prompts)} replies have no verdict of {block.judge} and are not scored"
+        )
+    return [samples[0] if samples else None for samples in replies]
 
 
 def make_manifest(job: Job, block: Evaluate) -> dict[str, Any]:
@@ -250,52 +316,84 @@ class JoinedPrompts(LazySequence[PromptLike]):
 
 
 class ShuffledImages(LazySequence[Question]):
-    """Questions with the images of others, read from files on access."""
+    """Some questions with the images of others, read from files on access."""
 
-    def __init__(self, questions: Sequence[Question], givers: Sequence[int]) -> None:
-        """Question number i gets the images of question number `givers[i]`."""
+    def __init__(self, questions: Sequence[Question], receivers: Sequence[int], givers: Sequence[int]) -> None:
+        """Question number `receivers[i]` gets the images of question number `givers[i]`."""
         self._questions, self._givers = questions, givers
+        self.receivers = receivers
 
     def __len__(self) -> int:
-        return len(self._questions)
+        return len(self.receivers)
 
     def read_item(self, place: int) -> Question:
         giver = self._questions[self._givers[place]]
-        return replace(self._questions[place], images=giver.images, image_sha256=giver.image_sha256)
+        receiver = self._questions[self.receivers[place]]
+        return replace(receiver, images=giver.images, image_sha256=giver.image_sha256)
 
 
 def shuffle_images(questions: Sequence[Question]) -> ShuffledImages:
-    """Returns the questions with images permuted within each source; a question keeps its image only if it is alone."""
-    by_source: dict[str, list[int]] = defaultdict(list)
+    """Returns the questions with images permuted among those of one source with equal numbers of images.
+
+    None keeps its own images. A question without images, or without another one to exchange with, is left out.
+    """
+    alike: dict[tuple[str, int], list[int]] = defaultdict(list)
     for place, question in enumerate(questions):
-        by_source[question.source].append(place)
-    givers = array("q", range(len(questions)))
-    for source, places in by_source.items():
+        alike[question.source, len(question.image_sha256)].append(place)
+    givers = array("q", [-1] * len(questions))
+    for (source, images), places in alike.items():
+        if images == 0 or len(places) == 1:
+            continue
         order = places[:]
-        random.Random(derive_seed("shuffled images", source)).shuffle(order)
+        named = (source,) if images == 1 else (source, images)
+        random.Random(derive_seed("shuffled images", *named)).shuffle(order)
         for receiver, giver in zip(order, order[1:] + order[:1], strict=True):  # one cycle: no fixed point
             givers[receiver] = giver
-    return ShuffledImages(questions, givers)
+    receivers = array("q", [place for place, giver in enumerate(givers) if giver >= 0])
+    return ShuffledImages(questions, receivers, array("q", [giver for giver in givers if giver >= 0]))
 
 
 def compute_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns accuracy with standard error, by kind and with shuffled images, mean tokens and truncated share."""
+    """Returns accuracy with standard error, by kind and with shuffled images, who decided, tokens, truncated share.
+
+    Means are over the rows with a score; `judge_failed` counts the others, and `lowest` counts them as wrong. Raises
+    RuntimeError if no row has a score.
+    """
     count = len(rows)
-    accuracy = sum(row["correct"] for row in rows) / count
+    known = [row["score"] for row in rows if row["score"] is not None]
+    if not known:
+        raise RuntimeError(
+            f"none of {count} answers has a score: the judge gave no verdict. The answers stay stored; correct the "
+            "judge (evaluate.judge) or set evaluate.scoring: rules"
+        )
+    accuracy, error = _compute_mean(known)
     kinds = sorted({row["kind"] for row in rows})
+    by_kind = {kind: [row["score"] for row in rows if row["kind"] == kind] for kind in kinds}
+    scored = {kind: [score for score in scores if score is not None] for kind, scores in by_kind.items()}
     metrics: dict[str, Any] = {
         "questions": count,
         "accuracy": accuracy,
-        "standard_error": standard_error(accuracy, count),
-        "by_kind": {kind: _mean_of_known([row["correct"] for row in rows if row["kind"] == kind]) for kind in kinds},
+        "standard_error": error,
+        "by_kind": {kind: _compute_mean(scores)[0] if scores else 0.0 for kind, scores in scored.items()},
+        "decided_by": count_deciders([row["decided_by"] for row in rows]),
         "mean_tokens": sum(row["completion_tokens"] for row in rows) / count,
-        "truncated_share": _mean_of_known([row["finish_reason"] == "length" for row in rows]),
+        "truncated_share": _compute_mean([row["finish_reason"] == "length" for row in rows])[0],
         "refused": sum(row["finish_reason"] == REFUSED for row in rows),
     }
-    if rows[0]["correct_shuffled"] is not None:
-        metrics["accuracy_shuffled"] = _mean_of_known([row["correct_shuffled"] for row in rows])
+    if len(known) < count:
+        metrics |= {"judge_failed": count - len(known), "lowest": sum(known) / count}
+    shuffled = [row["score_shuffled"] for row in rows if row["score_shuffled"] is not None]
+    if shuffled:
+        metrics["accuracy_shuffled"] = _compute_mean(shuffled)[0]
+        if len(shuffled) < count:
+            metrics["not_shuffled"] = count - len(shuffled)
     return metrics
 
 
-def _mean_of_known(marks: Sequence[bool]) -> float:
-    return sum(marks) / len(marks)
+def _compute_mean(scores: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and its standard error."""
+    mean = sum(scores) / len(scores)
+    if all(score in (0, 1) for score in scores):
+        return mean, standard_error(mean, len(scores))
+    spread = sum((score - mean) ** 2 for score in scores) / len(scores)
+    return mean, (spread / len(scores)) ** 0.5

@@ -103,6 +103,8 @@ def import_predictions(path: Path, samples: Sequence[Sample], benchmark: str) ->
     known = {sample.index: sample for sample in samples}
     replies: dict[str, BenchmarkReply] = {}
     for one in found:
+        if one.index not in known and one.index.removesuffix(".0") in known:  # a number that pandas has read as float
+            one = replace(one, index=one.index.removesuffix(".0"))
         if one.index not in known:
             raise BenchmarkError(
                 f"{one.where}: {show_value(one.index)} is not a row of {benchmark}; are these of another file?"
@@ -164,6 +166,12 @@ def _read_tsv(path: Path) -> list[ForeignReply]:
     return found
 
 
+def _read_place(value: object) -> int | None:
+    """Returns a row number that may be given as text or float ("3", 3.0); None for anything else."""
+    text = str(value).removesuffix(".0")
+    return int(text) if not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 def _read_samples(path: Path, samples: Sequence[Sample]) -> list[ForeignReply]:
     found = []
     for where, row in read_json_lines(path):
@@ -172,12 +180,13 @@ def _read_samples(path: Path, samples: Sequence[Sample]) -> list[ForeignReply]:
             replies = replies[0]
         if not isinstance(replies, str):
             raise BenchmarkError(f"{where}: no text in filtered_resps or resps; was it written with --log_samples?")
-        place, index = row.get("doc_id"), row.get("index")
+        place, index = _read_place(row.get("doc_id")), row.get("index")
         if index is None:
-            if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(samples):
-                raise BenchmarkError(f"{where}: doc_id {show_value(place)} is no place among {len(samples)} rows")
+            if place is None or not 0 <= place < len(samples):
+                given = show_value(row.get("doc_id"))
+                raise BenchmarkError(f"{where}: doc_id {given} is no place among {len(samples)} rows")
             index = samples[place].index
-        if not isinstance(index, str | int):
+        if not isinstance(index, str | int | float) or isinstance(index, bool):
             raise BenchmarkError(f"{where}: the index is {show_value(index)}; text or a number is needed")
         found.append(ForeignReply(where, str(index), replace_surrogates(replies), row.get("target")))
     return found

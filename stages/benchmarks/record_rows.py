@@ -4,6 +4,7 @@ A file may be anything: pydantic's strict types decide what a value may be, and 
 """
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -126,9 +127,15 @@ def iter_record_rows(path: Path, kind: type[_RowType]) -> Iterator[tuple[str, _R
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the object of each line, with file and line for messages. Raises BenchmarkError for anything else."""
+    """Yields the object of each line, with file and line for messages. Raises BenchmarkError for anything else.
+
+    A byte order mark at the start and blank lines are passed over.
+    """
     for number, line in _iter_lines(path, MOST_ROWS * LONGEST_LINE):
         where = f"{show_path(path)}, line {number}"
+        line = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if not line.strip():
+            continue
         if number > MOST_ROWS:
             raise BenchmarkError(f"{where}: more than {MOST_ROWS:,} rows; is it the right file?")
         value = _parse(line, where)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from stages.config.answer_scorer import Scoring
 from stages.config.benchmarks import check_benchmark
 from stages.config.block import Block
 from stages.config.paths import Location
@@ -39,9 +40,17 @@ class Evaluate(Block):
     cot: Literal["off", "on"] = Field(
         "off", description="`on` requests reasoning steps and a marked last line; needs a larger max_tokens."
     )
+    scoring: Scoring = Field(
+        "rules",
+        description="How answers to the split are scored: by the rule for the kind of the reference, or by it and, "
+        "where it is not sure (other wording, free text), by the judge.",
+    )
     judge: str = Field(
         "judge",
         description="Entry of `models` that judges what rules cannot score; preferably not the judge of training.",
+    )
+    judge_max_tokens: int = Field(
+        256, ge=8, le=10_000_000, description="Token limit of the judge's verdict on an answer to the split."
     )
     max_reject_share: float = Field(
         0.01,

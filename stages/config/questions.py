@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from stages.config.answer_scorer import ScorerName
 from stages.config.block import Block
 from stages.config.formats import FORMATS, check_format
 from stages.config.paths import Location
@@ -38,6 +39,11 @@ class Questions(Block):
         "report",
         description="What becomes of a row for training whose image is nearly one of `validation` or `test`: it is "
         "reported, or `drop` rejects it.",
+    )
+    scorer: ScorerName = Field(
+        "auto",
+        description="How answers are scored: `auto` by the kind of the reference (docs/benchmarks.md), else `exact` "
+        "text, `anls`, `relaxed` accuracy (numbers within 5 %), or `vqa` (answers of several people).",
     )
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Maximum share of unusable rows; the stage fails above it."

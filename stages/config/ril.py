@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from stages.config.answer_scorer import Scoring
 from stages.config.baselines import ObjectiveName
 from stages.config.block import Block
 from stages.config.discriminator import DiscriminatorSwitches
@@ -74,6 +75,10 @@ class Ril(Schedule, Switches):
     sampling: Sampling = Field(description="Sampling of the student's answers.")
     validation_every: int = Field(
         50, ge=1, le=10_000_000, description="Steps between greedy evaluations on the validation split."
+    )
+    validation_scoring: Scoring = Field(
+        "rules",
+        description="How validation scores answers: as `evaluate.scoring`, with the judge of the loop.",
     )
     keep: Literal["best", "last", "both"] = Field(
         "last",

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from stages.config.answer_scorer import ScorerName
 from stages.config.block import Block
 from stages.config.paths import Location
 
@@ -36,6 +37,9 @@ class Source(Block):
     form: Form | None = Field(None, description="Form of the rows, if it shall not be recognised.")
     columns: dict[Part, str] = Field(
         {}, description="Column by field, such as {question: prompt_text}; {answer: meta.truth} is inside a column."
+    )
+    scorer: ScorerName | None = Field(
+        None, description="How answers to the rows are scored; by default as `questions.scorer`."
     )
     filter: dict[str, Scalar | list[Scalar]] = Field({}, description="Only rows with one of these values by column.")
     limit: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(None, description="Most rows, drawn by seed.")

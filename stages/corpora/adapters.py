@@ -17,6 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stages.config.answer_scorer import ScorerName
 from stages.config.formats import FORMATS
 from stages.config.plain import abbreviate, make_printable
 from stages.config.questions import Questions
@@ -26,7 +27,7 @@ from stages.corpora.faults import make_fault
 from stages.corpora.images import UnreadableImage, open_image
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.prints import ImagePrint, make_print
-from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
+from stages.corpora.rows import MOST_ANSWERS, MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
 from stages.corpora.source import Canonical, RowFault, SourceRow, UnusableData
 from stages.job.cores import count_cores
 
@@ -57,6 +58,8 @@ class _CanonicalRow(_Part):
     images: list[_Image] = Field(max_length=MOST_IMAGES)
     messages: list[_Message] = Field(min_length=1)
     answer: str | None
+    answers: list[str] | None = Field(None, max_length=MOST_ANSWERS)
+    scorer: ScorerName | None = None
     source: _Name
     kind: _Name
     image_sha256: list[str]
@@ -136,6 +139,7 @@ def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> Check
     name = origin.name
     try:
         row = origin.canonical()
+        row = row | {"scorer": row.get("scorer") or find_scorer(questions, origin)}
         name = row["id"] if isinstance(row["id"], str) else name
         return CheckedRow(origin, row, check_row(row, questions))
     except OSError as error:
@@ -145,6 +149,13 @@ def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> Check
     except ValueError as error:
         fault = RowFault(str(error))
     return CheckedRow(origin, make_reject(origin, name, fault, number))
+
+
+def find_scorer(questions: Questions, origin: SourceRow) -> ScorerName | None:
+    """Returns the scorer of a row's source, else that of all questions; None for the kind of the reference."""
+    chosen = questions.sources[origin.source].scorer if questions.sources else None
+    name = chosen or questions.scorer
+    return None if name == "auto" else name
 
 
 def check_row(row: Canonical, questions: Questions) -> list[ImagePrint]:
@@ -184,17 +195,18 @@ def find_text_fault(row: Canonical, max_characters: int) -> RowFault | None:
     """
     messages = row["messages"]
     said = [(f"messages.{place}.content", message["content"]) for place, message in enumerate(messages)]
+    answers = [(f"answers.{place}", answer) for place, answer in enumerate(row.get("answers") or ())]
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].replace(IMAGE_MARKER, "").strip():
         given = asked[-1]["content"] if asked else ""
         return RowFault("no question: no text in a turn of the user at the end", "messages", abbreviate(given))
     if not (row["answer"] or "").strip():
         return RowFault("no reference answer; the judge needs one", "answer", abbreviate(row["answer"]))
-    length = sum(len(text) for text in (row["answer"], *(text for _, text in said)))
+    length = sum(len(text) for text in (row["answer"], *(text for _, text in [*answers, *said])))
     if length > max_characters:
         reason = f"{length:,} characters of text, more than questions.max_characters ({max_characters:,})"
-        return RowFault(reason, *max(("answer", row["answer"]), *said, key=lambda one: len(one[1])))
-    for field, text in [*((key, row[key]) for key in ("id", "answer", "source", "kind")), *said]:
+        return RowFault(reason, *max(("answer", row["answer"]), *answers, *said, key=lambda one: len(one[1])))
+    for field, text in [*((key, row[key]) for key in ("id", "answer", "source", "kind")), *answers, *said]:
         found = _UNUSABLE.search(text)
         if found:
             reason = (

@@ -33,6 +33,20 @@ def read_last_number(text: str, glued: bool = False) -> Fraction | None:
     return None if last is None else _make_fraction(last)
 
 
+def find_numbers(text: str, most: int) -> list[tuple[Fraction, int, int, int]]:
+    """Returns the last `most` numbers of a text in order: value, digits behind the point, start, end.
+
+    Numbers behind a letter count, as in "x7"; those out of bounds are left out.
+    """
+    found = deque(_GLUED_NUMBER.finditer(text), maxlen=most)
+    values = ((_make_fraction(one), one) for one in found)
+    return [
+        (value, len(one["part"] or one["bare"] or ".") - 1, one.start(), one.end())
+        for value, one in values
+        if value is not None
+    ]
+
+
 def read_number_only(text: str) -> Fraction | None:
     """Returns the number that is the whole of `text` but for white space; None otherwise."""
     found = _NUMBER.fullmatch(text.strip())

@@ -9,12 +9,14 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
+from stages.config.answer_scorer import ScorerName
 from stages.corpora.markers import IMAGE_MARKER
 from stages.job.lazy_sequence import LazySequence
 from stages.job.shards import Shards
 
 MOST_IMAGES = 1000  # of one question
 MOST_IMAGE_BYTES = 2**28  # of all images of one question; a photo has 5 MB
+MOST_ANSWERS = 1000  # accepted for one question
 MOST_NAME_CHARACTERS = 1000  # of an id, a source, a kind
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the storage type of an Image column in `datasets`
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -28,6 +30,8 @@ QUESTION_SCHEMA = pa.schema(
             pa.list_(MESSAGE),
         ),  # texts contain `<image>` markers; a turn after the last user turn is the target
         ("answer", pa.string()),  # reference for judge and scorers; null if there is none
+        ("answers", pa.list_(pa.string())),  # all accepted answers, or those of several people; null if there is one
+        ("scorer", pa.string()),  # as questions.scorer; null: by the kind of the reference
         ("source", pa.string()),
         ("kind", pa.string()),
         ("image_sha256", pa.list_(pa.string())),
@@ -48,6 +52,8 @@ class Question:
     answer: str
     source: str
     kind: str
+    answers: tuple[str, ...] = ()  # all accepted answers if there are several
+    scorer: ScorerName = "auto"
 
     @property
     def text(self) -> str:
@@ -69,6 +75,8 @@ def make_canonical_row(
         "images": [{"bytes": image, "path": None} for image in images],
         "messages": messages,
         "answer": answer,
+        "answers": None,
+        "scorer": None,
         "source": source,
         "kind": kind,
         "image_sha256": [hashlib.sha256(image).hexdigest() for image in images],
@@ -87,6 +95,8 @@ def make_question(row: Mapping[str, Any], images: Sequence[bytes]) -> Question:
         answer=row["answer"] or "",
         source=row["source"],
         kind=row["kind"],
+        answers=tuple(row["answers"] or ()),
+        scorer=row["scorer"] or "auto",
     )
 
 

@@ -7,6 +7,8 @@ together (`stages.groups.response`).
 
 STEP = "step"
 VALIDATION = "validation"  # share of validation questions that are answered correctly
+# with `ril.validation_scoring: rules_and_judge`: share that the judge decided, and share without a verdict
+VALIDATION_JUDGED, VALIDATION_FAILED = "validation/judged", "validation/failed"
 
 # --- the update of a model -------------------------------------------------------------------------------------------
 LOSS = "loss"

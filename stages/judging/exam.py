@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from stages.config.verdict import Verdict
 from stages.engines.engine import Answer, Engine, Request
 from stages.judging.judge import (
+    AskQuestions,
     JudgeItem,
     JudgeQuestion,
     JudgeVerdict,
@@ -133,8 +134,8 @@ class ExamSitting:
             check_exam(scores, self._lowest, self._title)
 
 
-def examine(judge: Engine, block: Verdict) -> dict[str, Any]:
-    """Returns the exam scores of a running judge; for a loop in which it says the same to every answer."""
+def make_engine_ask(judge: Engine, block: Verdict) -> AskQuestions:
+    """Returns a function that asks a running judge greedily; a reply that failed is None."""
 
     def ask(questions: Sequence[JudgeQuestion]) -> list[Answer | None]:
         sampling = make_judge_sampling(block)
@@ -142,8 +143,18 @@ def examine(judge: Engine, block: Verdict) -> dict[str, Any]:
         outcomes = [found[place] for place in range(len(questions))]
         return [None if isinstance(outcome, str) or outcome[0].failed else outcome[0] for outcome in outcomes]
 
+    return ask
+
+
+def judge_beside_training(items: Sequence[JudgeItem], judge: Engine, block: Verdict) -> list[JudgeVerdict]:
+    """Returns the verdicts of a running judge on `items`."""
     fits = make_fit_check(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
-    return compute_exam_scores(judge_items(list_exam_items(), ask, fits))
+    return judge_items(items, make_engine_ask(judge, block), fits)
+
+
+def examine(judge: Engine, block: Verdict) -> dict[str, Any]:
+    """Returns the exam scores of a running judge; for a loop in which it says the same to every answer."""
+    return compute_exam_scores(judge_beside_training(list_exam_items(), judge, block))
 
 
 def balanced_accuracy(judged: Sequence[tuple[Mapping[str, Any], int | None]]) -> float:

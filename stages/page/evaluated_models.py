@@ -94,11 +94,11 @@ def find_role(job: Job, checkpoint: str) -> str:
 
 
 def compare_models(of: EvaluatedModel, against: EvaluatedModel) -> PairedDifference:
-    """The paired difference of two models that answered the same questions."""
-    pairs = [(row["correct"], against.predictions[name]["correct"]) for name, row in of.predictions.items()]
-    steps = [int(one) - int(other) for one, other in pairs]
+    """The paired difference of two models that answered the same questions; those without a score are left out."""
+    pairs = [(row["score"], against.predictions[name]["score"]) for name, row in of.predictions.items()]
+    steps = [one - other for one, other in pairs if one is not None and other is not None]
     error = statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.inf
-    return PairedDifference(statistics.fmean(steps), error)
+    return PairedDifference(statistics.fmean(steps) if steps else 0.0, error)
 
 
 def find_first(models: Sequence[EvaluatedModel], role: str) -> EvaluatedModel | None:
@@ -153,7 +153,8 @@ def describe_difference(found: PairedDifference, other: EvaluatedModel) -> str:
 
 
 def classify_outcomes(models: Sequence[EvaluatedModel]) -> tuple[EvaluatedModel, EvaluatedModel, dict[str, str]]:
-    """The models before and after, and what became of each question: gained, lost, right or wrong (both times).
+    """The models before and after, and what became of each question: gained, lost, right or wrong (both times),
+    unscored without a verdict on one of the answers.
 
     Before is the warm-started student, else the base, else the first model; after the RIL student, else the last model.
     """
@@ -161,7 +162,8 @@ def classify_outcomes(models: Sequence[EvaluatedModel]) -> tuple[EvaluatedModel,
     after = find_first(models, "ril") or models[-1]
     names = {(False, True): "gained", (True, False): "lost", (True, True): "right", (False, False): "wrong"}
     became = {
-        name: names[before.predictions[name]["correct"], row["correct"]] for name, row in after.predictions.items()
+        name: names.get((before.predictions[name]["correct"], row["correct"]), "unscored")
+        for name, row in after.predictions.items()
     }
     return before, after, became
 

@@ -19,7 +19,13 @@ from stages.job.files import read_shards, reading_parquet
 from stages.job.job import Job
 from stages.page.evaluated_models import EvaluatedModel, classify_outcomes
 
-OUTCOMES = {"gained": "Gained", "lost": "Lost", "right": "Correct both times", "wrong": "Wrong both times"}
+OUTCOMES = {
+    "gained": "Gained",
+    "lost": "Lost",
+    "right": "Correct both times",
+    "wrong": "Wrong both times",
+    "unscored": "No verdict",
+}
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "GIF", "WEBP")
 REWARDED = {
     "earned-both": "Correct, classified as a teacher's",
@@ -45,7 +51,9 @@ def make_gallery(job: Job, models: Sequence[EvaluatedModel]) -> dict[str, Any]:
     return {
         "before": before,
         "after": after,
-        "counts": {name: (title, len(stacks[name])) for name, title in OUTCOMES.items()},
+        "counts": {
+            name: (title, len(stacks[name])) for name, title in OUTCOMES.items() if stacks[name] or name != "unscored"
+        },
         "questions": [
             {**describe_question(questions[name]), "outcome": became[name], "answers": list_answers(models, name)}
             for name in chosen

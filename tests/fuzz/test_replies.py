@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from stages.benchmarks.bounds import LONGEST_JUDGE_TEXT, TOO_LONG, score_bounded
 from stages.benchmarks.registry import load_registry
+from stages.benchmarks.rules.by_kind import score_by_rule
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import OURS, PROFILES, Profile, Scorer
 from stages.benchmarks.scores import BenchmarkReply, compute_benchmark_scores, score_row
 from stages.benchmarks.verdicts import make_judge_prompt, score_judge_text, wants_judge
+from stages.corpora.answer_kinds import Reference
 from stages.corpora.final_answers import LONGEST_REPLY
 from stages.corpora.scoring import is_correct
 from stages.judging.judge import make_judge_messages, parse_verdict
@@ -52,6 +54,13 @@ SAMPLES = (
     Sample("4", "Which years?", "[2014, 2016]", extra={**NUMBER, "answer_type": "list"}),
     Sample("5", "Which colour?", "Blue", extra={**NUMBER, "answer_type": "text"}),
     Sample("6", "图中有几只鸟？", "B", {"A": "1", "B": "2.5", "C": "None"}, extra=CHOICE),
+)
+
+RULED = (
+    *(Reference(text, question="How many in cm?") for text in ("14", "12 cm", "B", "yes", "red, white", "a red car")),
+    Reference("dog", options=OPTIONS),
+    Reference("It rises until 2010 and then falls slowly."),
+    *(Reference("a cat", ("14", "cat"), scorer=name) for name in ("anls", "relaxed", "vqa", "exact")),
 )
 
 
@@ -118,6 +127,8 @@ def list_works(reply: str, rng: random.Random) -> Iterator[tuple[str, Callable[[
     yield "rule reason", lambda: find_rule_reason(reply, "14")
     yield "plainly right", lambda: is_plainly_right(reply, "14")
     yield "is correct", lambda: is_correct(reply, rng.choice(("14", "Blue")))
+    for wanted in rng.sample(RULED, 3):
+        yield f"rule: {wanted.kind}, {wanted.scorer}", lambda wanted=wanted: score_by_rule(reply, wanted)
     yield "similarity", lambda: find_distinct([reply[:LONGEST_REPLY], reply[1:LONGEST_REPLY]], 0.9)
 
 

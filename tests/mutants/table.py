@@ -128,8 +128,8 @@ FAULTS = (
     Fault(QUEUE, "question.text, question.answer, row.text", "question.text, row.text, row.text",
           "the judge gets the candidate as the reference",
           (f"{T_ROLLOUTS}test_an_answer_has_the_judges_verdict_on_it_and_none_where_the_judge_failed",)),
-    Fault(VALIDATION, "is_correct(answers[index][0].text, question.answer) for index, question in enumerate(asked)",
-          "is_correct(answers[index][0].text, asked[index - 1].answer) for index in range(len(asked))",
+    Fault(VALIDATION, "said = {question.id: answers[index][0].text for index, question in enumerate(asked)}",
+          "said = {asked[index - 1].id: answers[index][0].text for index in range(len(asked))}",
           "validation compares with the reference before",
           (f"{T_VALIDATION}test_answers_are_greedy_and_compared_with_their_own_reference",)),
     # --- the loop: data, order, schedules, checkpoints ----------------------------------------------------------------

@@ -13,6 +13,7 @@ from flows.cli.main import app
 from flows.jobs import open_job
 from stages import evaluate
 from stages.benchmarks.scores import BenchmarkReply
+from stages.benchmarks.split_scores import AnswerScore, score_answers
 from stages.benchmarks.verdicts import JudgePrompt
 from stages.config.evaluate import Evaluate
 from stages.config.params import load_params, validate_params
@@ -61,8 +62,9 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     rows = [
         {
             "kind": kind,
-            "correct": right,
-            "correct_shuffled": blind,
+            "score": float(right),
+            "score_shuffled": float(blind),
+            "decided_by": "rule: number",
             "finish_reason": reason,
             "completion_tokens": tokens,
         }
@@ -77,9 +79,58 @@ def test_scores_by_kind_and_with_shuffled_images() -> None:
     assert found["accuracy"] == 0.75
     assert found["by_kind"] == {"a": 0.5, "b": 1.0}
     assert found["accuracy_shuffled"] == 0.25
+    assert found["decided_by"] == {"rule: number": 1.0}
+    assert "judge_failed" not in found
+    assert "not_shuffled" not in found
     assert found["truncated_share"] == 0.25
     assert found["mean_tokens"] == 20
     assert round(found["standard_error"], 4) == 0.2165
+
+
+def question_with_images(number: int, count: int, source: str = "s") -> Question:
+    images = tuple(bytes([number, place]) for place in range(count))
+    names = tuple(str(image) for image in images)
+    return Question(f"q{number}", images, names, ({"role": "user", "content": "x"},), None, "1", source, "k")
+
+
+def test_images_are_exchanged_among_questions_with_as_many() -> None:
+    """Questions without images, and one that has nobody to exchange with, are left out."""
+    asked = [question_with_images(number, count) for number, count in enumerate((1, 2, 0, 1, 2, 3, 1, 0, 2))]
+    asked.append(question_with_images(9, 1, "alone in its source"))
+    found = shuffle_images(asked)
+    assert [one.id for one in found] == ["q0", "q1", "q3", "q4", "q6", "q8"]
+    before = {one.id: one for one in asked}
+    assert all(len(one.images) == len(before[one.id].images) for one in found)
+    assert all(one.images != before[one.id].images for one in found)
+    assert list(found.receivers) == [0, 1, 3, 4, 6, 8]
+
+
+def test_a_row_without_a_verdict_is_left_out_of_the_mean_and_counted() -> None:
+    rows = [
+        {
+            "kind": "a",
+            "score": score,
+            "score_shuffled": blind,
+            "decided_by": by,
+            "finish_reason": "stop",
+            "completion_tokens": 1,
+        }
+        for score, blind, by in (
+            (1.0, None, "judge"),
+            (None, 0.5, "no verdict"),
+            (0.6, None, "rule: short text"),
+            (0.0, 1.0, "judge"),
+        )
+    ]
+    found = compute_scores(rows)
+    assert found["accuracy"] == pytest.approx(1.6 / 3)
+    assert (found["judge_failed"], found["lowest"], found["not_shuffled"]) == (1, 0.4, 2)
+    assert found["accuracy_shuffled"] == 0.75
+    assert found["standard_error"] == pytest.approx((0.1688888 / 3) ** 0.5, rel=1e-3)
+    assert found["decided_by"] == {"judge": 0.5, "no verdict": 0.25, "rule: short text": 0.25}
+    with pytest.raises(RuntimeError, match=r"none of 1 answers has a score.*evaluate\.judge"):
+        compute_scores(rows[1:2])
+    assert AnswerScore(None, "no verdict").correct is None
 
 
 def test_answers_are_told_apart_by_what_was_asked() -> None:
@@ -94,7 +145,8 @@ def test_answers_are_told_apart_by_what_was_asked() -> None:
     assert [answer and answer.text for answer in found] == ["0", None, "7"]
     assert [answer and answer.text for answer in shuffled] == ["4", "1", None]
     assert benchmarks == [said("b0"), None]
-    rows = [make_prediction(one, answer, None) for one, answer in zip(asked, found, strict=True)]
+    scores = score_answers([(one, answer and answer.text) for one, answer in zip(asked, found, strict=True)], None)
+    rows = [make_prediction(*one, None) for one in zip(asked, found, scores, strict=True)]
     assert [(row["question_id"], row["response"], row["reference"], row["correct"]) for row in rows] == [
         ("q0", "0", "0", True),
         ("q1", "", "1", False),
@@ -149,6 +201,66 @@ def test_what_a_failing_judge_did_say_counts(
     assert [place for place, text in enumerate(said) if text is None] == sorted(silent)
     assert {text for text in said if text is not None} <= {"1.0"}
     assert (f"{len(silent)} of 4 replies have no verdict of judge" in capsys.readouterr().err) == bool(silent)
+
+
+class VerdictJudge:
+    """An engine that finds every answer right, and fails at texts with "mumble"."""
+
+    name, version, chat = "judge", "1", None
+
+    def __init__(self, checkpoint: Checkpoint, asked: list[Request]) -> None:
+        self.checkpoint, self.asked = checkpoint, asked
+
+    def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        for index, request in enumerate(requests):
+            self.asked.append(request)
+            fails = "mumble" in request.messages[-1]["content"]
+            yield index, [Answer(0, "<answer>1</answer>", (), "no reply within 60 s" if fails else "stop", 9, 3)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing(
+    root: Path,
+    tmp_path: Path,
+    tiny: Callable[[str], Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A second evaluation asks only for the verdict that is missing; numbers never reach the judge."""
+    asked: list[Request] = []
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
+    shutil.copytree(tiny("qwen2_5").folder, tmp_path / "data/model/judge")
+    changes = {"evaluate": {"scoring": "rules_and_judge", "judge_max_tokens": 16}}
+    job = open_job(
+        "evaluate", "base", tmp_path, validate_params(merge_params(read_yaml(root / "params.yaml"), changes))
+    )
+    monkeypatch.setattr(evaluate, "start_engine", lambda checkpoint, *_: VerdictJudge(checkpoint, asked))
+    said = (("7", "7"), ("a rainy night", "it rained"), ("a rainy night", "mumble"), ("a rainy night", "fog"))
+    answered = [
+        (
+            replace(question(number, "s"), answer=reference, messages=({"role": "user", "content": "Why?"},)),
+            BenchmarkReply("", text),
+        )
+        for number, (reference, text) in enumerate(said)
+    ]
+    block = job.block(Evaluate)
+    for asked_again in (3, 1):
+        asked.clear()
+        scores = evaluate.score_split(job, block, answered)
+        assert len(asked) == asked_again
+        assert [one.score for one in scores] == [1.0, 1.0, None, 1.0]
+        assert [one.decided_by for one in scores] == ["rule: number", "judge", "no verdict", "judge"]
+        assert [bool(one.judge_key) for one in scores] == [False, True, False, True]
+    rows = [make_prediction(*pair, score, None) for pair, score in zip(answered, scores, strict=True)]
+    assert [row["state"] for row in rows] == ["ok", "ok", "failed", "ok"]
+    evaluate.announce_deciders(job, block, rows)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "decided by judge 50%, no verdict 25%, rule: number 25%" in shown
+    assert "1 of 3 replies have no verdict of judge" in shown
+    shutil.rmtree(tmp_path / "data/model/judge")
+    assert [one.score for one in evaluate.score_split(job, block, answered)] == [1.0, None, None, None]
 
 
 @pytest.mark.slow

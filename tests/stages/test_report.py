@@ -91,14 +91,20 @@ def write_evaluation(folder: Path, name: str, questions: Sequence[Mapping[str, A
         text = f"3:3,8:11. Answer: {question['answer'] if choose.random() < skill else '77'}"
         if question["id"] == "test-000001":
             text = f"{ATTACK} {text}"
+        right, blind = is_correct(text, question["answer"]), choose.random() < 0.15
         rows.append(
             {
                 "question_id": question["id"],
                 "kind": question["kind"],
                 "response": text if question["id"] != "test-000002" else text * 40,
                 "reference": question["answer"],
-                "correct": is_correct(text, question["answer"]),
-                "correct_shuffled": choose.random() < 0.15,
+                "correct": right,
+                "score": float(right),
+                "state": "ok",
+                "decided_by": "rule: number",
+                "judge_key": "",
+                "correct_shuffled": blind,
+                "score_shuffled": float(blind),
                 "finish_reason": "length" if question["id"] == "test-000002" else "stop",
                 "completion_tokens": len(text),
                 "response_key": "",
@@ -523,7 +529,7 @@ def test_other_questions_than_were_answered_are_an_error(page: Callable[..., str
 
 
 def scored(role: str, marks: Sequence[bool]) -> EvaluatedModel:
-    rows = {str(place): {"correct": mark} for place, mark in enumerate(marks)}
+    rows = {str(place): {"correct": mark, "score": float(mark)} for place, mark in enumerate(marks)}
     share = sum(marks) / len(marks)
     return EvaluatedModel(role, role, role, {"questions": len(marks), "accuracy": share, "standard_error": 0.01}, rows)
 

@@ -28,6 +28,8 @@ _ANSWER_IS = re.compile(
     r"|(?:答案(?:应?是|应?为|选|：|:)|选(?:择|项)?[:：]?)\s*+[（(]?([A-Z])(?![A-Za-z])"
 )
 _OPTION = re.compile(rf"\b(?:[Oo]ption|[Cc]hoice){_SAID_LETTER}")
+# "A dog", not "A because": the word is an article.
+_ARTICLE = re.compile(r"\bA[^\S\n]++(?!(?:because|since|as|is|seems|looks|fits|due|for|with|from|by|in|on|at)\b)[a-z]")
 _DENIED = r"\s++(?:is\s++)?(?:wrong|incorrect|false|not)\b"
 
 
@@ -65,8 +67,10 @@ def _find_last_letter(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def _read_lone_word(text: str, letters: Collection[str]) -> str | None:
-    """Returns the only option letter that is a word near the end, unless the reply denies it."""
+    """Returns the only option letter that is a word near the end, unless the reply denies it or means an article."""
     letter = vlmeval.match_letter(text, letters)
+    if letter == "A" and _ARTICLE.search(text):
+        return None
     return None if letter is None or re.search(rf"\b{re.escape(letter)}[)\]*_]*+{_DENIED}", text) else letter
 
 

@@ -14,6 +14,8 @@ from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import Canonical, SourceRow, UnusableData
 
 MOST_ROW_BYTES = 2**28
+OPTIONAL = ("answers", "scorer")  # of QUESTION_SCHEMA; files that were written before these were added lack them
+NEEDED = [name for name in QUESTION_SCHEMA.names if name not in OPTIONAL]
 OTHER_KIND = "rows of any form are read by questions.kind: sources"
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
@@ -49,11 +51,12 @@ def _check_schema(file: Path, schema: pa.Schema) -> None:
     """Raises UnusableData for a column that is missing or has another type than in canonical rows."""
     for field in QUESTION_SCHEMA:
         found = [given.type for given in schema if given.name == field.name]
+        if not found and field.name in OPTIONAL:
+            continue
         if len(found) != 1:
             fault = "is missing" if not found else f"is there {len(found)} times"
             raise UnusableData(
-                f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(QUESTION_SCHEMA.names)}; "
-                f"{OTHER_KIND}"
+                f"{file}: column {field.name!r} {fault}; canonical rows have {', '.join(NEEDED)}; {OTHER_KIND}"
             )
         if not _is_like(found[0], field.type):
             raise UnusableData(
@@ -84,4 +87,6 @@ def _take_row(batch: pa.RecordBatch, place: int) -> Canonical:
     if row.nbytes > MOST_ROW_BYTES:
         raise ValueError(f"the row has {row.nbytes:,} bytes, more than {MOST_ROW_BYTES:,}; shorten it")
     values: Canonical = row.to_pylist()[0]
-    return values | {key: values[key] or [] for key in ("images", "image_sha256")}  # a question without image has null
+    return (
+        dict.fromkeys(OPTIONAL) | values | {key: values[key] or [] for key in ("images", "image_sha256")}
+    )  # a question without image has null

@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from stages.corpora.containers.image_files import shorten_value
+from stages.corpora.rows import MOST_ANSWERS
 from stages.corpora.source import RowFault
 
 _KEYS = ("answer", "text", "value", "content")  # of an answer that is an object, as in VQA v2 and SQuAD
-MOST_ANSWERS = 100
 
 
 def make_text(value: object, field: str) -> str | None:
@@ -38,9 +38,10 @@ def make_text(value: object, field: str) -> str | None:
 
 
 def collect_answers(value: Any, field: str) -> list[str]:
-    """Returns the different answers in `value`, the commonest first, earlier ones before later ones.
+    """Returns the answers in `value`, the commonest first, earlier ones before later ones.
 
-    Raises RowFault for what is no answer.
+    Each is there as often as it was given: VQA accuracy counts the people who agree. Raises RowFault for what is no
+    answer.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = value["text"]
@@ -48,7 +49,7 @@ def collect_answers(value: Any, field: str) -> list[str]:
     if len(given) > MOST_ANSWERS:
         raise RowFault(f"{len(given):,} answers, more than {MOST_ANSWERS:,}", field)
     texts = [text for text in (make_text(one, field) for one in given) if text is not None]
-    return [text for text, _ in Counter(texts).most_common()]
+    return [text for text, count in Counter(texts).most_common() for _ in range(count)]
 
 
 def read_listed(value: Any) -> Any:

@@ -78,6 +78,9 @@ def add_answers(draft: Draft, values: Mapping[str, Any], fields: Fields) -> None
     if draft.kind != "choice" and reply is not None and not is_conversation(reply):
         found = collect_answers(reply, name_columns(fields, "answer"))
     if draft.kind != "choice" and accepted is not None:
-        found += [one for one in collect_answers(accepted, name_columns(fields, "answers")) if one not in found]
+        people = collect_answers(accepted, name_columns(fields, "answers"))
+        if found and found[0] in people:  # the reference is one of them, and counted once
+            people.remove(found[0])
+        found += people
     if found:
         draft.answers = found

@@ -3,8 +3,10 @@ data.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -123,6 +125,40 @@ def test_predictions_of_another_order_are_refused(tmp_path: Path, data: Path) ->
         import_predictions(table, samples, "mmstar")
     table.write_text(f"index\tanswer\tprediction\n0\t{samples[0].gold}\tA\n")
     assert import_predictions(table, samples, "mmstar").replies["0"].text == "A"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        lambda place: {"doc_id": str(place)},
+        lambda place: {"doc_id": float(place)},
+        lambda place: {"index": f"{place}.0"},
+        lambda place: {"index": float(place)},
+        lambda place: {"doc_id": place, "index": str(place)},
+    ],
+)
+@pytest.mark.parametrize("layout", ["\ufeff{}", "{}\n", "\r\n{}\n\n  \n"])
+def test_lines_as_others_write_them_are_read(
+    tmp_path: Path, data: Path, keys: Callable[[int], dict[str, Any]], layout: str
+) -> None:
+    """A byte order mark, blank lines, numbers as text, and numbers that pandas has made floats."""
+    samples = load_benchmark(find_benchmark("mmstar"), data).samples
+    rows = [json.dumps({**keys(place), "target": one.gold, "resps": [["A"]]}) for place, one in enumerate(samples)]
+    lines = tmp_path / "x.jsonl"
+    lines.write_text(layout.format("\n".join(rows)), encoding="utf-8", newline="")
+    assert list(import_predictions(lines, samples, "mmstar").replies) == [one.index for one in samples]
+    table = tmp_path / "x.tsv"
+    table.write_text("\ufeffindex\tprediction\r\n0.0\tB\r\n", encoding="utf-8", newline="")
+    assert import_predictions(table, samples, "mmstar").replies["0"].text == "B"
+
+
+@pytest.mark.parametrize("place", ["x", True, -1, 10**12, "1.5", None, "²"])
+def test_a_row_number_that_is_none_is_named(tmp_path: Path, data: Path, place: object) -> None:
+    samples = load_benchmark(find_benchmark("mmstar"), data).samples
+    lines = tmp_path / "x.jsonl"
+    lines.write_text(json.dumps({"doc_id": place, "resps": "A"}) + "\n")
+    with pytest.raises(BenchmarkError, match=r"line 1: doc_id .* is no place among"):
+        import_predictions(lines, samples, "mmstar")
 
 
 def test_a_record_with_a_broken_line_names_it(tmp_path: Path, data: Path) -> None:

@@ -69,7 +69,7 @@ def test_every_form_is_read_from_every_container(form: str, container: str, tmp_
             )
         else:
             assert row["answer"] == str(number)
-        assert row["answers"] == ([str(number), "many"] if form == "vqa of several answers" else None)
+        assert row["answers"] == ([str(number), str(number), "many"] if form == "vqa of several answers" else None)
 
 
 def test_guesses_name_form_and_columns_with_an_example(tmp_path: Path) -> None:

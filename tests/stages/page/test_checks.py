@@ -24,7 +24,7 @@ CURVES = {
 
 def scored(role: str, right: int, shuffled: float = 0.2) -> EvaluatedModel:
     """A model that answers the first `right` of 100 questions."""
-    rows = {str(place): {"correct": place < right} for place in range(100)}
+    rows = {str(place): {"correct": place < right, "score": float(place < right)} for place in range(100)}
     metrics: dict[str, Any] = {
         "questions": 100,
         "accuracy": right / 100,
