@@ -23,7 +23,7 @@ from stages.config.questions import Questions
 from stages.config.regular import explain_os_error
 from stages.corpora import formats
 from stages.corpora.faults import explain_row
-from stages.corpora.images import UnreadableImage, open_image
+from stages.corpora.images import UnreadableImage, check_image
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
 from stages.corpora.source import Canonical, SourceRow, UnusableData
@@ -187,7 +187,7 @@ def find_image_fault(row: Canonical, max_pixels: int) -> str | None:
         if image is None or given != hashlib.sha256(image["bytes"]).hexdigest():
             return f"image_sha256 {abbreviate(given)} is not that of the image's bytes"
         try:
-            open_image(image["bytes"], max_pixels)
+            check_image(image["bytes"], max_pixels)
         except UnreadableImage as error:
             return str(error)
     return None
