@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
@@ -12,7 +13,7 @@ from transformers import (
 )
 
 from stages.corpora.images import open_images
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
+from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "internvl3"
@@ -45,6 +46,12 @@ def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tupl
     return tuple(
         own.get_number_of_image_patches(height, width, crop) * processor.image_seq_length for width, height in sizes
     )
+
+
+def restore_pictures(processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
+    """Returns the tiles of each image; the last of several is the whole image."""
+    tiles = iter(pixels.values)
+    return [[paint(processor, next(tiles)) for _ in range(count)] for count in pixels.rows]
 
 
 def find_image_token_id(processor: Any) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
@@ -33,6 +34,11 @@ def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
 def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Raises ValueError: a text model sees no images."""
     raise ValueError(f"a prompt for a text model has {len(sizes)} images")
+
+
+def restore_pictures(processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
+    """Raises ValueError: a text model sees no images."""
+    raise ValueError(f"pixels of {len(pixels.rows)} images for a text model")
 
 
 def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from stages.config.lora import Lora, Quantization
@@ -90,6 +91,14 @@ class Reader:
     def make_pixels(self, images: Sequence[bytes]) -> Pixels:
         """Decodes and processes images."""
         return self.family.make_pixels(self._processor, images)
+
+    def count_image_tokens(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Counts the tokens of images of the given (width, height)."""
+        return self.family.count_image_tokens(self._processor, sizes)
+
+    def restore_pictures(self, pixels: Pixels) -> list[list[Image.Image]]:
+        """Returns what the vision tower is shown of each image, as pictures: one, or one for each tile."""
+        return self.family.restore_pictures(self._processor, pixels)
 
     def save(self, folder: Path) -> None:
         """Writes processor and tokenizer to `folder` in the format of transformers and vLLM."""
