@@ -17,6 +17,7 @@ FORMATS: Mapping[str, Format] = {
     "world": Format("draws the tiny world", reader=None),
     "llava": Format("reads LLaVA JSON with an image folder", reader="llava"),
     "rows": Format("reads canonical parquet", reader="canonical"),
+    "sources": Format("reads the data sets that `sources` lists, in the forms and files they have", reader="sources"),
 }
 
 

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from stages.config.block import Block
 from stages.config.formats import FORMATS, check_format
 from stages.config.paths import Location
+from stages.config.sources import Source
 from stages.config.splits import Split
 
 
@@ -25,6 +26,9 @@ class Questions(Block):
     images: Location = Field(
         description="Folder to which image paths of `llava` files are relative, tracked by DVC. Otherwise the same "
         "as `path`."
+    )
+    sources: list[Source] = Field(
+        [], description="Data sets of kind `sources`; their paths lie in `path` or `images`, which DVC watches."
     )
     splits: dict[Split, Annotated[int, Field(ge=0, le=1_000_000_000)]] = Field(
         description="Questions per split; no image is in two splits."
@@ -48,6 +52,8 @@ class Questions(Block):
 
     @model_validator(mode="after")
     def _check_splits(self) -> Self:
+        if (self.kind == "sources") != bool(self.sources):
+            raise ValueError("kind `sources` and the list `sources` belong together; give both or neither")
         for split in ("warm_start", "imitation", "validation", "test"):
             if self.splits.get(split, 0) < 1:  # type: ignore[call-overload]
                 raise ValueError(f"splits.{split} is missing or below 1; every split needs at least one question")

@@ -1,13 +1,15 @@
 """One source of `questions.sources`: where rows are, what they are, and which split they belong to."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config.block import Block
 from stages.config.paths import Location
 
 Target = Literal["train", "warm_start", "imitation", "validation", "test"]
+Form = Literal["conversations", "messages", "texts", "prompt", "choices", "vqa"]
+Part = Literal["id", "messages", "question", "answer", "answers", "options", "images", "system", "kind", "source"]
 Scalar = str | int | float | bool | None
 
 
@@ -29,10 +31,20 @@ class Source(Block):
     images: Location | None = Field(
         None, description="Folder or archive that image paths are relative to; by default the folder of the file."
     )
-    form: str | None = Field(None, description="Form of the rows, if it shall not be recognised.")
-    columns: dict[str, str] = Field({}, description="Column by field, such as {question: prompt_text}.")
+    form: Form | None = Field(None, description="Form of the rows, if it shall not be recognised.")
+    columns: dict[Part, str] = Field(
+        {}, description="Column by field, such as {question: prompt_text}; {answer: meta.truth} is inside a column."
+    )
     filter: dict[str, Scalar | list[Scalar]] = Field({}, description="Only rows with one of these values by column.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Most rows, drawn by seed.")
     weight: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Share of this source relative to others with a weight in the rows of a split."
     )
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("has both or none of path and hub; give exactly one")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("hub and revision belong together; give both or neither")
+        return self
