@@ -76,22 +76,38 @@ class UnusableRow:
 def read_user_rows(questions: Questions, root: Path) -> Iterator[Canonical | UnusableRow]:
     """Yields canonical rows, or rejects, of the data that `questions` names, in the order of the source.
 
-    Rows are read and their images decoded on all cores.
+    Raises UnusableData as `read_source_rows`.
+    """
+    for _, row in convert_rows(enumerate(read_source_rows(questions, root)), questions):
+        yield row
+
+
+def read_source_rows(questions: Questions, root: Path) -> Iterator[SourceRow]:
+    """Yields the rows of the data that `questions` names, not converted yet.
 
     Raises UnusableData if there is no such data, and as the format's reader.
     """
-    path = root / questions.path
-    if not path.exists():
+    if not (root / questions.path).exists():
         raise UnusableData(f"questions.path is {abbreviate(questions.path)}: no such file or folder")
     reader = importlib.import_module(f"{formats.__name__}.{FORMATS[questions.kind].reader}")
-    sources = enumerate(reader.read(questions, root))
+    yield from reader.read(questions, root)
+
+
+def convert_rows(
+    sources: Iterator[tuple[int, SourceRow]], questions: Questions
+) -> Iterator[tuple[SourceRow, Canonical | UnusableRow]]:
+    """Yields each numbered source row with its canonical row or reject, in order.
+
+    Rows are read and their images decoded on all cores. Raises what `sources` raises, after the rows before it.
+    """
     cores = count_cores()
     # Threads suffice: reading, hashing and decoding release the lock of the interpreter. The source is read while they
     # rest: a reader may limit the memory of the process for a moment (formats/canonical.py).
     with ThreadPoolExecutor(cores) as threads:
         while True:
             block, fault = _read_block(sources, ROWS_PER_CORE * cores)
-            yield from threads.map(partial(_convert_row, questions), block)
+            converted = threads.map(partial(_convert_row, questions), block)
+            yield from zip((source for _, source in block), converted, strict=True)
             if fault is not None:
                 raise fault
             if not block:

@@ -1,4 +1,4 @@
-"""Statistics of source rows, gathered in one pass: 60 bytes a row are held, no text and no image.
+"""Statistics of source rows, gathered in one pass: some 80 bytes a row are held, no text and no image.
 
 Quantiles are exact. Duplicates are found by hashes of 64 bits, which meet by chance once in ten million rows with a
 probability of 3e-6.
@@ -8,7 +8,7 @@ import hashlib
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +25,16 @@ QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
 MOST_ANSWERS = 100_000  # different short answers that are counted
 LONGEST_ANSWER = 40  # characters of an answer that is counted as one of few
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9][0-9,.]*")  # what differs between reasons of one kind
+
+
+class Place(NamedTuple):
+    """Where a row is in users' data."""
+
+    file: str
+    row: int  # from 0
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}" if self.file else f"row {self.row}"
 
 
 class Lengths(NamedTuple):
@@ -64,13 +74,15 @@ class RowStatistics:
         self._formats: Counter[str] = Counter()
         self._hashes = {"ids": array("Q"), "images": array("Q"), "questions": array("Q")}
         self._owners = array("Q")  # the row of each image
+        self._files: dict[str, int] = {}
+        self._places = (array("I"), array("Q"))  # file and row of each usable row
         self._images_of: Counter[int] = Counter()
         self._counts: Counter[str] = Counter()
         self._kinds: Counter[str] = Counter()
         self._scripts: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
 
-    def add(self, row: Canonical | UnusableRow, lengths: Lengths | None = None) -> None:
+    def add(self, row: Canonical | UnusableRow, place: Place, lengths: Lengths | None = None) -> None:
         """Counts one row; `lengths` of a usable one are its characters if they are not given."""
         if isinstance(row, UnusableRow):
             self.rejects.add(row)
@@ -89,6 +101,8 @@ class RowStatistics:
             self._answers[answer] += 1
         self._hashes["ids"].append(shorten_hash(_hash(row["id"])))
         self._hashes["questions"].append(shorten_hash(_hash(" ".join(question.split()), *row["image_sha256"])))
+        self._places[0].append(self._files.setdefault(place.file, len(self._files)))
+        self._places[1].append(place.row)
         self.usable += 1
 
     def _add_lengths(self, lengths: Lengths) -> None:
@@ -124,9 +138,7 @@ class RowStatistics:
             "scripts": _share(self._scripts),
             "answers": self._summarise_answers(),
             "duplicates": {
-                "ids": count_repeats(self._hashes["ids"]),
-                "questions": count_repeats(self._hashes["questions"]),
-                "images": count_repeats(self._hashes["images"], self._owners),
+                name: self._count_repeats(name, self._owners if name == "images" else None) for name in self._hashes
             },
         }
 
@@ -154,25 +166,34 @@ class RowStatistics:
         commonest = [{"answer": text, "rows": rows} for text, rows in self._answers.most_common(5) if rows > 1]
         return {"different": len(self._answers), "capped": len(self._answers) >= MOST_ANSWERS, "commonest": commonest}
 
+    def _count_repeats(self, name: str, owners: Sequence[int] | None) -> dict[str, Any]:
+        found = count_repeats(self._hashes[name], owners)
+        return found | {"rows": [str(self.find_place(row)) for row in found["rows"]]}
+
+    def find_place(self, row: int) -> Place:
+        """Returns where the usable row of this number is."""
+        return Place(list(self._files)[self._places[0][row]], self._places[1][row])
+
     def list_images(self) -> "ImageRows":
         """Returns the row of each image, by hash; for the overlap with benchmarks."""
-        return ImageRows(self._hashes["images"], self._owners)
+        return ImageRows(self._hashes["images"], self._owners, lambda row: str(self.find_place(row)))
 
 
 class ImageRows(Mapping[str, str]):
-    """ "row 12" by the sha256 of an image, 16 bytes an image; the hashes are compared in 64 bits."""
+    """Where an image is, by its sha256: 16 bytes an image; the hashes are compared in 64 bits."""
 
-    def __init__(self, hashes: Sequence[int], owners: Sequence[int]) -> None:
+    def __init__(self, hashes: Sequence[int], owners: Sequence[int], name: Callable[[int], str]) -> None:
+        """`owners` has the row of each image, `name` says where a row is."""
         known = np.asarray(hashes, np.uint64)
         order = np.argsort(known, kind="stable")
-        self._hashes, self._owners = known[order], np.asarray(owners, np.uint64)[order]
+        self._hashes, self._owners, self._name = known[order], np.asarray(owners, np.uint64)[order], name
 
     def __getitem__(self, name: str) -> str:
         wanted = np.uint64(shorten_hash(name))
         place = int(np.searchsorted(self._hashes, wanted))
         if place == len(self._hashes) or self._hashes[place] != wanted:
             raise KeyError(name)
-        return f"row {self._owners[place]}"
+        return self._name(int(self._owners[place]))
 
     def __iter__(self) -> Iterator[str]:
         raise TypeError("only the first 64 bits of each hash are held")
@@ -190,7 +211,7 @@ def count_repeats(hashes: Sequence[int], owners: Sequence[int] | None = None) ->
     rows = np.arange(len(values), dtype=np.uint64) if owners is None else np.asarray(owners, np.uint64)
     pairs = np.unique(np.stack([values, rows], 1), axis=0) if len(values) else np.empty((0, 2), np.uint64)
     again = np.flatnonzero(pairs[1:, 0] == pairs[:-1, 0])
-    example = pairs[again[np.argmin(pairs[again, 1])] + np.array([0, 1]), 1].tolist() if len(again) else None
+    example = pairs[again[np.argmin(pairs[again, 1])] + np.array([0, 1]), 1].tolist() if len(again) else []
     return {"different": len(pairs) - len(again), "repeated": len(again), "rows": example}
 
 

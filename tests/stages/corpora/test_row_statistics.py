@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.corpora.adapters import UnusableRow
-from stages.corpora.row_statistics import ImageRows, Lengths, RowStatistics, compute_quantiles, count_repeats
+from stages.corpora.row_statistics import ImageRows, Lengths, Place, RowStatistics, compute_quantiles, count_repeats
 from stages.corpora.rows import make_canonical_row
 from stages.corpora.scripts import NO_SCRIPT, find_main_script
 
@@ -33,8 +33,8 @@ def row(name: str, question: str, answer: str, images: list[bytes] | None = None
 
 def gather(*rows: Any) -> dict[str, Any]:
     statistics = RowStatistics()
-    for one in rows:
-        statistics.add(one)
+    for number, one in enumerate(rows):
+        statistics.add(one, Place(f"{number // 2}.json", number % 2))
     return statistics.summarise()
 
 
@@ -79,7 +79,7 @@ def test_counts_and_shares_are_those_of_the_rows() -> None:
 def test_rows_longer_than_the_context_are_counted() -> None:
     statistics = RowStatistics()
     for prompt, answer in ((90, 10), (91, 10), (200, 1)):
-        statistics.add(row(str(prompt), "?", "x", [picture(10)]), Lengths(prompt, answer, (7,)))
+        statistics.add(row(str(prompt), "?", "x", [picture(10)]), Place("", 0), Lengths(prompt, answer, (7,)))
     found = statistics.summarise(context=100)["lengths"]
     assert (found["unit"], found["over_context"]) == ("tokens", 2)
     assert found["prompt"] == {"min": 90, "median": 91, "p95": 200, "max": 200}
@@ -94,8 +94,8 @@ def test_repeated_ids_questions_and_images_are_told_apart() -> None:
         row("b", " What? ", "3", [image]),
         row("c", "What?", "4", [other]),
     )["duplicates"]
-    assert found["ids"] == {"different": 3, "repeated": 1, "rows": [0, 1]}
-    assert found["questions"] == {"different": 3, "repeated": 1, "rows": [0, 2]}
+    assert found["ids"] == {"different": 3, "repeated": 1, "rows": ["0.json, row 0", "0.json, row 1"]}
+    assert found["questions"] == {"different": 3, "repeated": 1, "rows": ["0.json, row 0", "1.json, row 0"]}
     assert found["images"]["different"] == 2
     assert found["images"]["repeated"] == 2  # rows 1 and 2; that row 1 shows it twice is none
 
@@ -110,7 +110,7 @@ def test_rejects_are_grouped_by_what_is_wrong() -> None:
 def test_nothing_is_summarised_without_rows() -> None:
     found = gather()
     assert (found["read"], found["lengths"]["prompt"], found["images"]["width"]) == (0, None, None)
-    assert found["duplicates"]["ids"] == {"different": 0, "repeated": 0, "rows": None}
+    assert found["duplicates"]["ids"] == {"different": 0, "repeated": 0, "rows": []}
 
 
 @given(st.lists(st.integers(0, 20), max_size=40))
@@ -118,7 +118,7 @@ def test_different_and_repeated_values_are_all_values(values: list[int]) -> None
     found = count_repeats(values)
     assert found["different"] == len(set(values))
     assert found["different"] + found["repeated"] == len(values)
-    assert found["rows"] is None or values[found["rows"][0]] == values[found["rows"][1]]
+    assert not found["rows"] or values[found["rows"][0]] == values[found["rows"][1]]
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60))
@@ -131,7 +131,7 @@ def test_quantiles_are_values_in_order(values: list[int]) -> None:
 
 def test_an_image_leads_to_its_row() -> None:
     hashes = [hashlib.sha256(random.Random(number).randbytes(8)).hexdigest() for number in range(50)]
-    rows = ImageRows([int(one[:16], 16) for one in hashes[:-1]], range(49))
-    assert [rows[one] for one in hashes[:-1]] == [f"row {number}" for number in range(49)]
+    rows = ImageRows([int(one[:16], 16) for one in hashes[:-1]], range(49), str)
+    assert [rows[one] for one in hashes[:-1]] == [str(number) for number in range(49)]
     assert hashes[0] in rows
     assert hashes[-1] not in rows
