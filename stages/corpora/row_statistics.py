@@ -66,7 +66,9 @@ class ReasonCounts:
 class RowStatistics:
     """Counts and distributions of rows; `add` takes one row, `summarise` returns what was found."""
 
-    def __init__(self) -> None:
+    def __init__(self, measure: Callable[[Canonical, Sequence[ImageHeader]], Lengths] | None = None) -> None:
+        """`measure` returns the tokens of a row; without it lengths are characters."""
+        self._measure = measure
         self.rejects = ReasonCounts()
         self.usable = 0
         self._lengths = {"prompt": array("I"), "answer": array("I"), "image": array("I")}
@@ -82,16 +84,17 @@ class RowStatistics:
         self._scripts: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
 
-    def add(self, row: Canonical | UnusableRow, place: Place, lengths: Lengths | None = None) -> None:
-        """Counts one row; `lengths` of a usable one are its characters if they are not given."""
+    def add(self, row: Canonical | UnusableRow, place: Place) -> None:
+        """Counts one row."""
         if isinstance(row, UnusableRow):
             self.rejects.add(row)
             return
+        headers = [read_header(image["bytes"]) for image in row["images"]]
         messages, target = split_target(row["messages"])
         question = "".join(message["content"] for message in messages).replace(IMAGE_MARKER, " ")
         answer = target or row["answer"] or ""
-        self._add_lengths(lengths or Lengths(len(question), len(answer)))
-        self._add_images(row)
+        self._add_lengths(self._measure(row, headers) if self._measure else Lengths(len(question), len(answer)))
+        self._add_images(row, headers)
         self._kinds[row["kind"]] += 1
         self._scripts[find_main_script(f"{question} {answer}")] += 1
         self._counts["with a system turn"] += any(message["role"] == "system" for message in messages)
@@ -110,10 +113,9 @@ class RowStatistics:
         self._lengths["answer"].append(lengths.answer)
         self._lengths["image"].extend(lengths.images)
 
-    def _add_images(self, row: Canonical) -> None:
+    def _add_images(self, row: Canonical, headers: Sequence[ImageHeader]) -> None:
         self._images_of[len(row["images"])] += 1
-        for image, given in zip(row["images"], row["image_sha256"], strict=True):
-            header: ImageHeader = read_header(image["bytes"])
+        for image, given, header in zip(row["images"], row["image_sha256"], headers, strict=True):
             self._sizes["width"].append(header.width)
             self._sizes["height"].append(header.height)
             self._sizes["bytes"].append(len(image["bytes"]))

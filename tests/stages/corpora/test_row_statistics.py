@@ -77,9 +77,10 @@ def test_counts_and_shares_are_those_of_the_rows() -> None:
 
 
 def test_rows_longer_than_the_context_are_counted() -> None:
-    statistics = RowStatistics()
-    for prompt, answer in ((90, 10), (91, 10), (200, 1)):
-        statistics.add(row(str(prompt), "?", "x", [picture(10)]), Place("", 0), Lengths(prompt, answer, (7,)))
+    sizes = iter(((90, 10), (91, 10), (200, 1)))
+    statistics = RowStatistics(lambda row, headers: Lengths(*next(sizes), tuple(7 for _ in headers)))
+    for number in range(3):
+        statistics.add(row(str(number), "?", "x", [picture(10)]), Place("", number))
     found = statistics.summarise(context=100)["lengths"]
     assert (found["unit"], found["over_context"]) == ("tokens", 2)
     assert found["prompt"] == {"min": 90, "median": 91, "p95": 200, "max": 200}
