@@ -1,24 +1,27 @@
 """`ril data`: looks at questions before anything is trained. `ril data --help` lists everything."""
 
+import heapq
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows.cli.data_report import find_failure, format_check
-from flows.cli.data_source import Data, Student, find_params, open_data, open_student, pick_rows
+from flows.cli.data_source import Data, DataError, Student, find_params, open_data, open_student, pick_rows
 from flows.cli.score import find_overlaps, show_text
-from stages.corpora.adapters import convert_rows
+from stages.corpora.adapters import UnusableRow, convert_rows
 from stages.corpora.images import ImageHeader
 from stages.corpora.row_statistics import Lengths, Place, RowStatistics
-from stages.corpora.rows import split_target
+from stages.corpora.rows import make_question, split_target
 from stages.corpora.source import Canonical, SourceRow, UnusableData
-from stages.job.files import write_json
+from stages.job.files import write_json, write_text
 from stages.job.progress import Progress
+from stages.job.seeds import derive_seed
 
 SAMPLE = 20_000  # rows that are read unless another number is asked for
 PathArgument = Annotated[
@@ -73,6 +76,55 @@ def check_data(
     if message := find_failure(found, data.questions.max_reject_share):
         print(f"error: {show_text(message)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@data_app.command("show")
+def show_data(
+    path: PathArgument = None,
+    rows: Annotated[int, typer.Option(min=1, max=200, help="How many rows, drawn by seed.")] = 24,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("data.html"),
+    params_file: ParamsOption = None,
+    model: ModelOption = "student",
+) -> None:
+    """Writes one offline page: images behind the model's processor, the prompt with its special tokens, the answers."""
+    from stages.page.render import render_data_page  # local imports: they take seconds
+    from stages.page.seen_questions import SeenQuestion, make_section, show_question
+
+    params = find_params(params_file)
+    root = params_file.parent if params_file else Path.cwd()
+    data = open_data(path, params, root)
+    student = open_student(model, params, root)
+    if not isinstance(student, Student):
+        raise DataError(f"a page shows what a model sees, but {student}")
+    drawn, total = draw_rows(data, rows, params.seed if params else 0)
+    questions, rejects = list[SeenQuestion](), list[UnusableRow]()
+    for _, row in Progress().track(convert_rows(iter(drawn), data.questions), "rendering", total=len(drawn)):
+        if isinstance(row, UnusableRow):
+            rejects.append(row)
+        elif len(questions) < rows:
+            question = make_question(row, [image["bytes"] for image in row["images"]])
+            questions.append(show_question(question, student.reader, student.context))
+    if not questions:
+        raise UnusableData(f"none of {len(drawn)} rows of {data.title} is usable; see why with: ril data check")
+    write_text(out, render_data_page(make_section(questions, data.title, student.folder, total, rejects)))
+    print(f"{len(questions)} questions are in {out}; open it in a browser")
+
+
+def draw_rows(data: Data, most: int, seed: int) -> tuple[list[tuple[int, SourceRow]], int | None]:
+    """Returns at least `most` rows of the first SAMPLE, drawn by seed, and how many rows there are, if that is known.
+
+    A quarter more are drawn, in the place of rows that cannot be used.
+    """
+    wanted = most + most // 4 + 1
+    kept: list[tuple[int, int, SourceRow]] = []
+    total = 0
+    for number, row in enumerate(islice(data.rows(), SAMPLE)):
+        heapq.heappush(kept, (-derive_seed(seed, "data", number), number, row))
+        if len(kept) > wanted:
+            heapq.heappop(kept)
+        total += 1
+    drawn = [(number, row) for _, number, row in sorted(kept, key=lambda one: -one[0])]
+    return drawn, data.count or (total if total < SAMPLE else None)
 
 
 def read_statistics(

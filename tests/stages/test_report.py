@@ -186,6 +186,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     for place in ("data/model/student", "data/model/internvl3", "data/warm_start", "data/ril/model"):
         write_json(folder / place / "ril.json", {"identity": f"{len(place):02d}ab" + "0" * 60, "family": "x"})
     write_json(folder / "data/model/judge/ril.json", {"hub": "someone/judge", "revision": "1234567890abcdef"})
+    write_json(folder / "data/model/student/ril.json", {"hub": "someone/student", "revision": "1234567890abcdef"})
     pool = {
         "answers": 3200,
         "accuracy": 0.91,
