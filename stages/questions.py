@@ -1,7 +1,8 @@
 """Questions: converts user data or the tiny world to canonical rows in four splits.
 
 Reads    the tiny world, or the file or folder `questions.path`
-Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl
+Writes   data/questions/{warm_start,imitation,validation,test}/part-*.parquet, reports/questions/rejects.jsonl and, of
+         kind sources, guesses.json
 Run      dvc repro questions
 
 No image is in two splits: images used for training in `warm_start` or `imitation` are never scored in `validation` or
@@ -15,14 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from stages.config.plain import abbreviate
+from stages.config.plain import abbreviate, make_printable
 from stages.config.questions import Questions
 from stages.config.world import World
 from stages.corpora.adapters import UnusableRow, read_user_rows
+from stages.corpora.formats.sources import Guess, list_guesses
 from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import Canonical, UnusableData
 from stages.corpora.spool import RowSpool
-from stages.job.files import write_shards, write_text
+from stages.job.files import write_json, write_shards, write_text
 from stages.job.hashes import hash_json_list
 from stages.job.job import Job
 from stages.job.seeds import derive_seed
@@ -45,6 +47,8 @@ def run(job: Job) -> None:
         draw_world_splits(job, questions, spool)
         _write_splits(job, spool, 0)
         return
+    if questions.kind == "sources":
+        _show_guesses(job, list_guesses(questions, job.root))
     rejects = read_rows(job, questions, spool)
     counts, shared = split_user_rows(spool, questions)
     rejects += shared
@@ -57,6 +61,15 @@ def run(job: Job) -> None:
         )
         raise UnusableData(f"{fault}{listed}")
     _write_splits(job, spool, len(rejects))
+
+
+def _show_guesses(job: Job, guesses: Mapping[str, Sequence[Guess]]) -> None:
+    """Prints what was guessed of each source, one line a field, and writes it beside the rejects."""
+    for name, found in guesses.items():
+        for one in found:
+            example = f", such as {one.example}" if one.example else ""
+            job.progress.say(f"source {make_printable(name)}: {one.field}: {one.source}{example}")
+    write_json(job.reports / "guesses.json", {name: [vars(one) for one in found] for name, found in guesses.items()})
 
 
 def _write_rejects(job: Job, rejects: Iterable[UnusableRow]) -> None:

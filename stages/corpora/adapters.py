@@ -9,7 +9,7 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -26,7 +26,7 @@ from stages.corpora.faults import explain_row
 from stages.corpora.images import UnreadableImage, check_image
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
-from stages.corpora.source import Canonical, SourceRow, UnusableData
+from stages.corpora.source import Canonical, RowFault, SourceRow, UnusableData
 from stages.job.cores import count_cores
 
 # Control characters and lone surrogates cannot be stored or shown; the two private-use characters mark our own
@@ -131,10 +131,17 @@ def _convert_row(questions: Questions, numbered: tuple[int, SourceRow]) -> Canon
     try:
         row = source.canonical()
     except OSError as error:
-        return _make_reject(number, source.name, explain_os_error(error))
+        found: Canonical | UnusableRow = _make_reject(number, source.name, explain_os_error(error))
+    except RowFault as error:
+        reject = _make_reject(number, source.name, str(error))
+        found = replace(reject, field=make_printable(error.field), value=make_printable(error.value))
     except ValueError as error:
-        return _make_reject(number, source.name, str(error))
-    return check_row(number, row["id"] if isinstance(row["id"], str) else source.name, row, questions)
+        found = _make_reject(number, source.name, str(error))
+    else:
+        found = check_row(number, row["id"] if isinstance(row["id"], str) else source.name, row, questions)
+    if isinstance(found, UnusableRow) and source.row >= 0:
+        found = replace(found, row=source.row, file=make_printable(source.file))
+    return found
 
 
 def check_row(number: int, name: str, row: Canonical, questions: Questions) -> Canonical | UnusableRow:

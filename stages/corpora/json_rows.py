@@ -21,7 +21,7 @@ def _read_integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 40 else float(digits)
 
 
-_DECODER = json.JSONDecoder(parse_int=_read_integer)
+DECODER = json.JSONDecoder(parse_int=_read_integer)
 
 
 def iter_json_rows(path: Path) -> Iterator[object]:
@@ -29,8 +29,7 @@ def iter_json_rows(path: Path) -> Iterator[object]:
     number = 0
     try:
         with os.fdopen(open_regular(path), encoding="utf-8-sig") as file:
-            window = _Window(file)
-            for number, row in enumerate(window.iter_elements(), 1):  # noqa: B007 - the place of an error
+            for number, row in enumerate(iter_elements(file), 1):  # noqa: B007 - the place of an error
                 yield row
     except UnicodeDecodeError as error:
         raise UnusableData(f"{path}: near row {number}: {explain_decoding(error)}") from error
@@ -40,6 +39,11 @@ def iter_json_rows(path: Path) -> Iterator[object]:
         raise UnusableData(f"{path}: row {number} is nested too deeply; remove it") from error
     except OSError as error:
         raise UnusableData(f"{path}: {explain_os_error(error)}; put a JSON file there") from error
+
+
+def iter_elements(file: TextIO) -> Iterator[object]:
+    """Yields the elements of the JSON list that is all of an open file. Raises JSONDecodeError, RecursionError."""
+    return _Window(file).iter_elements()
 
 
 class _Window:
@@ -86,7 +90,7 @@ class _Window:
         self._peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError:
                 if not self._fill():
                     raise

@@ -9,9 +9,17 @@ SILENCE_SECONDS = 60.0  # without a byte from the hub; a whole download may take
 
 
 def download_snapshot(
-    name: str, *, kind: str = "model", revision: str, patterns: Sequence[str] | None = None, offline: bool = False
+    name: str,
+    *,
+    kind: str = "model",
+    revision: str,
+    patterns: Sequence[str] | None = None,
+    ignored: Sequence[str] | None = None,
+    offline: bool = False,
 ) -> Path:
     """Returns the folder of a model or data set of the hub at `revision`; with `offline` only what is on disk.
+
+    `patterns` are the files that are taken, `ignored` those that are not.
 
     The library has no time limit for questions about a repository: a hub that accepts a connection and stays silent
     held a stage for ever (huggingface_hub 2.4, measured). Raises what the library raises; after silence that is the
@@ -26,6 +34,7 @@ def download_snapshot(
             repo_type=kind,
             revision=revision,
             allow_patterns=None if patterns is None else list(patterns),
+            ignore_patterns=None if ignored is None else list(ignored),
             local_files_only=offline,
         )
     )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.corpora.adapters import UnusableRow, read_user_rows
-from stages.corpora.formats import canonical
+from stages.corpora.containers import parquet
 from stages.corpora.rows import QUESTION_SCHEMA
 from stages.corpora.source import UnusableData
 from tests.fuzz.mutations import HOSTILE_TEXTS, draw_inputs, measure_peak, mutate_bytes
@@ -134,7 +134,7 @@ def make_bomb(kind: str) -> pa.Table:
 
 @pytest.mark.parametrize("kind", ["rows", "elements"])
 def test_memory_is_bounded_whatever_a_file_becomes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canonical, "MOST_GROUP_BYTES", 2**28)  # 2 GB take 10 s
+    monkeypatch.setattr(parquet, "MOST_GROUP_BYTES", 2**28)  # 2 GB take 10 s
     (tmp_path / "shards").mkdir()
     path = tmp_path / "shards/part-0.parquet"
     pq.write_table(make_bomb(kind), path, compression="zstd", store_schema=False)

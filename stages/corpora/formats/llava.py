@@ -16,6 +16,7 @@ from stages.corpora.json_rows import iter_json_rows
 from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES, make_canonical_row
 from stages.corpora.source import Canonical, SourceRow, UnusableData
 
+OTHER_KIND = "other forms and files are read by questions.kind: sources"
 LLAVA_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -57,7 +58,7 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
     if not images.is_dir():
         raise UnusableData(f"questions.images is {abbreviate(questions.images)}: no such folder")
     images = Path(os.path.realpath(images))
-    for number, row in enumerate(iter_json_rows(path)):
+    for number, row in enumerate(_iter_rows(path)):
         given = row.get("id", number) if isinstance(row, dict) else f"row {number}"
         if given is None or given == "":
             given = number
@@ -65,11 +66,19 @@ def read(questions: Questions, root: Path) -> Iterator[SourceRow]:
         yield SourceRow(name, partial(_convert_row, name, row, images, path.name))
 
 
+def _iter_rows(path: Path) -> Iterator[object]:
+    try:
+        yield from iter_json_rows(path)
+    except UnusableData as error:
+        raise UnusableData(f"{error}; {OTHER_KIND}") from error
+
+
 def _convert_row(name: str, row: object, images: Path, source: str) -> Canonical:
     try:
         given = _Row.model_validate(row)
     except ValidationError as error:
-        raise ValueError(explain_row(error)) from error
+        other = f"; {OTHER_KIND}" if isinstance(row, dict) and "conversations" not in row else ""
+        raise ValueError(f"{explain_row(error)}{other}") from error
     turns = [{"role": LLAVA_ROLES[turn.role], "content": turn.value} for turn in given.conversations]
     answer = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
     return make_canonical_row(name, _read_images(given.image, images), turns, answer, source, "open")

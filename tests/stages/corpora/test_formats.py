@@ -39,7 +39,7 @@ def test_an_unknown_format_is_named_with_those_that_are_known(root: Path) -> Non
     with pytest.raises(ParamsError) as caught:
         validate_params(merge_params(read_yaml(root / "params.yaml"), {"questions": {"kind": "csv"}}))
     assert str(caught.value).splitlines() == [
-        "params.yaml: questions.kind = 'csv': no format has this name; known: world, llava, rows"
+        "params.yaml: questions.kind = 'csv': no format has this name; known: world, llava, rows, sources"
     ]
 
 

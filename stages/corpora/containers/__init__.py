@@ -1,0 +1,1 @@
+"""Where rows come from: files of any kind, as records of columns with their file and row number."""
