@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.data_report import find_failure, format_check
-from flows.cli.data_source import Data, DataError, Student, find_params, open_data, open_student, pick_rows
+from flows.cli.data_source import SCANNED, Data, DataError, Student, find_params, open_data, open_student, pick_rows
 from flows.cli.score import find_overlaps, show_text
 from stages.corpora.adapters import UnusableRow, convert_rows
 from stages.corpora.images import ImageHeader
@@ -29,6 +29,10 @@ PathArgument = Annotated[
     typer.Argument(
         help="File, folder or hub id (owner/name, owner/name@revision); without it the data of params.yaml."
     ),
+]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option("--images", help="Folder or archive that image paths are relative to; else the file's folder."),
 ]
 ParamsOption = Annotated[
     Path | None, typer.Option("--params", help="Parameters with data, models and limits; without it ./params.yaml.")
@@ -53,6 +57,7 @@ def check_data(
     benchmarks: Annotated[
         bool, typer.Option(help="Compare the images with those of the benchmarks in evaluate.folder.")
     ] = True,
+    images: ImagesOption = None,
     params_file: ParamsOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything as JSON here.")] = None,
     model: ModelOption = "student",
@@ -63,7 +68,7 @@ def check_data(
     """
     params = find_params(params_file)
     root = params_file.parent if params_file else Path.cwd()
-    data = open_data(path, params, root)
+    data = open_data(path, params, root, images)
     student = open_student(model, params, root)
     most = None if every else sample
     statistics, fault = read_statistics(data, student, pick_rows(data, most, params.seed if params else 0), most)
@@ -83,6 +88,7 @@ def show_data(
     path: PathArgument = None,
     rows: Annotated[int, typer.Option(min=1, max=200, help="How many rows, drawn by seed.")] = 24,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("data.html"),
+    images: ImagesOption = None,
     params_file: ParamsOption = None,
     model: ModelOption = "student",
 ) -> None:
@@ -92,7 +98,7 @@ def show_data(
 
     params = find_params(params_file)
     root = params_file.parent if params_file else Path.cwd()
-    data = open_data(path, params, root)
+    data = open_data(path, params, root, images)
     student = open_student(model, params, root)
     if not isinstance(student, Student):
         raise DataError(f"a page shows what a model sees, but {student}")
@@ -154,14 +160,13 @@ def measure_row(student: Student, row: Canonical, headers: Sequence[ImageHeader]
 
 def summarise_data(data: Data, statistics: RowStatistics, student: Student | str, most: int | None) -> dict[str, Any]:
     """Returns everything that `ril data check` prints, as JSON values."""
-    known = isinstance(student, Student)
-    found = statistics.summarise(student.context if isinstance(student, Student) else None)
-    found["lengths"] |= {"model": student.folder if isinstance(student, Student) else None}
-    found["lengths"] |= {"why_no_tokens": None if known else student}
+    known = student if isinstance(student, Student) else None
+    found = statistics.summarise(known.context if known else None)
+    found["lengths"] |= {"model": known.folder if known else None, "why_no_tokens": None if known else student}
     return {
         "data": data.title,
         "rows": data.count,
-        "drawn": most is not None and data.count is not None and data.count > most,
+        "drawn_from": min(data.count, SCANNED * most) if most and data.count and data.count > most else None,
         "first": most if data.count is None and most is not None and found["read"] >= most else None,
         "guesses": [asdict(guess) for guess in data.guesses],
         **found,

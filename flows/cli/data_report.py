@@ -48,8 +48,9 @@ def format_check(found: Mapping[str, Any]) -> str:
 
 def _iter_counts(found: Mapping[str, Any]) -> Iterator[str]:
     read = f"{found['read']:,}"
-    if found["drawn"]:
-        read = f"{read} of {found['rows']:,} rows read, drawn by seed (--all reads all)"
+    if found["drawn_from"]:
+        first = f" from the first {found['drawn_from']:,}" if found["drawn_from"] < found["rows"] else ""
+        read = f"{read} of {found['rows']:,} rows read, drawn by seed{first} (--all reads all)"
     elif found["first"]:
         read = f"the first {read} rows read; the files do not say how many there are (--all reads all)"
     else:

@@ -19,6 +19,7 @@ from stages.corpora.source import Canonical, SourceRow
 from stages.job.seeds import derive_seed
 
 HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+SCANNED = 10  # times as many rows as are read are looked at: a draw from all would read terabytes of photos
 SPLITS: tuple[Split, ...] = ("warm_start", "imitation", "validation", "test")
 
 
@@ -55,13 +56,15 @@ def find_params(file: Path | None) -> Params | None:
     return load_params(file or Path("params.yaml"))
 
 
-def open_data(path: str | None, params: Params | None, root: Path) -> Data:
-    """Returns the data at `path`, or without it the data of params.yaml in `root`.
+def open_data(path: str | None, params: Params | None, root: Path, images: str | None = None) -> Data:
+    """Returns the data at `path` with images in `images`, or without it the data of params.yaml in `root`.
 
     Raises DataError if neither is there, UnusableData as the readers.
     """
     if path is not None:
-        return _open_source(path, params)
+        return _open_source(path, params, images)
+    if images is not None:
+        raise DataError("--images belongs to a path; for the data of params.yaml set questions.images")
     if params is None:
         raise DataError("no params.yaml here: name the data (a file, a folder or a hub id), or give --params FILE")
     questions = params.questions
@@ -73,18 +76,19 @@ def open_data(path: str | None, params: Params | None, root: Path) -> Data:
     return Data(f"{questions.path} ({questions.kind})", questions, partial(read_source_rows, questions, root))
 
 
-def _open_source(path: str, params: Params | None) -> Data:
+def _open_source(path: str, params: Params | None, images: str | None) -> Data:
     found = HUB_ID.fullmatch(path)
     # Not validated: users may look at data anywhere, also where no stage would read them.
     if Path(path).exists():
-        source = Source.model_construct(path=path)
+        source = Source.model_construct(path=path, images=images)
     elif found:
-        source = Source.model_construct(hub=found["name"], revision=found["revision"] or "main")
+        source = Source.model_construct(hub=found["name"], revision=found["revision"] or "main", images=images)
     else:
         raise DataError(f"{path}: no such file or folder; the id of a data set on the hub looks like owner/name")
     given = params.questions.model_dump() if params else {"max_reject_share": 0.01}
-    place = str(Path(path) if Path(path).is_dir() else Path(path).parent)
-    of_source = {"kind": "sources", "sources": [source], "path": place, "images": place}
+    place = Path(path) if Path(path).is_dir() else Path(path).parent
+    beside = place / "images" if (place / "images").is_dir() else place  # where most people have them
+    of_source = {"kind": "sources", "sources": [source], "path": str(place), "images": images or str(beside)}
     return _open_sources(path, Questions.model_construct(**{**given, **of_source}), Path.cwd())
 
 
@@ -117,15 +121,16 @@ def _pass(row: Canonical) -> Canonical:
 
 
 def pick_rows(data: Data, most: int | None, seed: int) -> Iterator[tuple[int, SourceRow]]:
-    """Yields at most `most` rows with their numbers, in order: drawn by seed where the number of rows is known.
+    """Yields at most `most` rows with their numbers, in order.
 
-    Where it is not, the first ones.
+    They are drawn by seed from the first SCANNED * `most` rows; they are the first ones where the files do not say how
+    many rows there are.
     """
     numbered = zip(count_up(), data.rows(), strict=False)
     if most is None or data.count is None or data.count <= most:
         yield from islice(numbered, most)
         return
-    chosen = random.Random(derive_seed(seed, "data", "sample")).sample(range(data.count), most)
+    chosen = random.Random(derive_seed(seed, "data", "sample")).sample(range(min(data.count, SCANNED * most)), most)
     wanted, last = set(chosen), max(chosen)
     yield from (pair for pair in islice(numbered, last + 1) if pair[0] in wanted)
 
