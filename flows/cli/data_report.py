@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.cli.score import format_table, show_text
+from stages.corpora.row_statistics import QUANTILES
 
 SHOWN_REASONS = 8
 SHOWN_CHARACTERS = 60  # of a value or an example
@@ -155,7 +156,7 @@ def _iter_rejects(rejects: Mapping[str, Any]) -> Iterator[str]:
 
 def _format_quantiles(rows: Mapping[str, Mapping[str, float] | None]) -> Iterator[str]:
     table = [
-        {"": name, **{key: _format_number(value) for key, value in quantiles.items()}}
+        {"": name, **{key: _format_number(quantiles[key]) for key in QUANTILES}}
         for name, quantiles in rows.items()
         if quantiles
     ]
