@@ -102,7 +102,7 @@ def show_data(
     student = open_student(model, params, root)
     if not isinstance(student, Student):
         raise DataError(f"a page shows what a model sees, but {student}")
-    drawn, total = draw_rows(data, rows, params.seed if params else 0)
+    drawn, total = draw_shown_rows(data, rows, params.seed if params else 0)
     questions, rejects = list[SeenQuestion](), list[UnusableRow]()
     for _, row in Progress().track(convert_rows(iter(drawn), data.questions), "rendering", total=len(drawn)):
         if isinstance(row, UnusableRow):
@@ -116,7 +116,7 @@ def show_data(
     print(f"{len(questions)} questions are in {out}; open it in a browser")
 
 
-def draw_rows(data: Data, most: int, seed: int) -> tuple[list[tuple[int, SourceRow]], int | None]:
+def draw_shown_rows(data: Data, most: int, seed: int) -> tuple[list[tuple[int, SourceRow]], int | None]:
     """Returns at least `most` rows of the first SAMPLE, drawn by seed, and how many rows there are, if that is known.
 
     A quarter more are drawn, in the place of rows that cannot be used.

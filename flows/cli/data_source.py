@@ -144,8 +144,7 @@ def open_student(name: str, params: Params | None, root: Path) -> Student | str:
         return "there is no params.yaml here that names a model"
     if name not in params.models:
         raise DataError(f"--model {name}: no such entry of models; entries: {', '.join(params.models)}")
-    family = params.models[name].family
-    if family == "remote":
+    if params.models[name].endpoint is not None:
         return f"models.{name} is at an endpoint, and its tokenizer is not here"
     folder = f"data/model/{name}"
     if not (root / folder / "ril.json").is_file():
@@ -159,5 +158,7 @@ def open_student(name: str, params: Params | None, root: Path) -> Student | str:
         return " ".join(str(error).split())
     reader = load_reader(checkpoint)
     if reader.image_token_id < 0:
-        raise DataError(f"--model {name}: its family {family} reads text only; name a model that sees images")
+        raise DataError(
+            f"--model {name}: family {params.models[name].family} reads text only; name a model that sees images"
+        )
     return Student(reader, folder, checkpoint.context_tokens)

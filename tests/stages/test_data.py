@@ -281,10 +281,10 @@ def test_only_few_of_many_rows_are_kept_to_draw_from(monkeypatch: pytest.MonkeyP
 
     rows = [SourceRow(str(number), dict) for number in range(50)]
     data = Data("x", Questions.model_construct(), lambda: iter(rows))
-    drawn, total = command.draw_rows(data, 8, 0)
+    drawn, total = command.draw_shown_rows(data, 8, 0)
     assert (len(drawn), total) == (11, 50)
     monkeypatch.setattr(command, "SAMPLE", 20)
-    drawn, total = command.draw_rows(data, 8, 0)
+    drawn, total = command.draw_shown_rows(data, 8, 0)
     assert total is None
     assert all(number < 20 for number, _ in drawn)
 

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,3 +126,37 @@ def test_large_pictures_are_jpeg(reader: Reader) -> None:
 def test_nothing_to_show_is_said() -> None:
     section: dict[str, Any] = make_section([], "Not shown: the model is not here", "", None)
     assert "Not shown: the model is not here" in Texts(render_data_page(section)).words
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_the_page_fits_a_phone_and_a_screen(reader: Reader, tmp_path: Path, width: int, dark: bool) -> None:
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    long = asked(f"{ATTACK.replace('<image>', '')} {'W' * 500}", ramp(84, 56), ramp(500, 400), target="x" * 300)
+    (tmp_path / "data.html").write_text(page_of(reader, long, asked("Why?")))
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in f"--headless=new --no-sandbox --disable-gpu --user-data-dir={tmp_path / 'profile'}".split():
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    shown = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        shown.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        shown.get((tmp_path / "data.html").as_uri())
+        assert shown.execute_script("return document.documentElement.scrollWidth") <= width
+        seen = "return [...document.images].every((one) => one.complete && one.naturalWidth > 0 && one.alt)"
+        assert shown.execute_script(seen)
+        assert shown.title == "RIL: questions as the model sees them"
+        assert shown.execute_script("return document.scripts.length") == 0
+        ground = shown.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(18, 22, 29)") == dark
+        assert [one for one in shown.get_log("browser") if one["level"] in ("SEVERE", "WARNING")] == []
+    finally:
+        shown.quit()
