@@ -10,7 +10,9 @@ from stages.config.paths import Location
 Target = Literal["train", "warm_start", "imitation", "validation", "test"]
 Form = Literal["conversations", "messages", "texts", "prompt", "choices", "vqa"]
 Part = Literal["id", "messages", "question", "answer", "answers", "options", "images", "system", "kind", "source"]
-Scalar = str | int | float | bool | None
+_Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]  # all that params.yaml can hold
+_Real = Annotated[float, Field(ge=-1e308, le=1e308)]
+Scalar = str | _Whole | _Real | bool | None
 
 
 class Source(Block):
@@ -25,8 +27,8 @@ class Source(Block):
     )
     into: Target | None = Field(
         None,
-        description="The split of this project that the rows belong to; `train` is drawn over `warm_start` and "
-        "`imitation`. By default what the name of `split` says; else rows are drawn over all splits.",
+        description="The split of this project that the rows belong to; `train` is drawn over the splits that have no "
+        "rows of their own. By default what the data set calls the split of the row; else it is drawn over all splits.",
     )
     images: Location | None = Field(
         None, description="Folder or archive that image paths are relative to; by default the folder of the file."
@@ -36,9 +38,11 @@ class Source(Block):
         {}, description="Column by field, such as {question: prompt_text}; {answer: meta.truth} is inside a column."
     )
     filter: dict[str, Scalar | list[Scalar]] = Field({}, description="Only rows with one of these values by column.")
-    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Most rows, drawn by seed.")
-    weight: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Share of this source relative to others with a weight in the rows of a split."
+    limit: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(None, description="Most rows, drawn by seed.")
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        None,
+        description="Share of this source in the rows of a split, relative to the other sources of the split. Without "
+        "any weight the rows are drawn as they come; one without a weight among others with one counts as 1.",
     )
 
     @model_validator(mode="after")

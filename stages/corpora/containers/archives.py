@@ -38,7 +38,7 @@ class BoundedMember(tarfile.TarInfo):
         """
         try:
             member = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"breaks off: {error}") from error

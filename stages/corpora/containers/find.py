@@ -152,7 +152,6 @@ def _read_configs(folder: Path, subset: str | None, shown: str) -> list[tuple[st
     readme = folder / "README.md"
     if not readme.is_file():
         return []
-    from datasets.data_files import sanitize_patterns  # local import: takes seconds
     from huggingface_hub import metadata_load
 
     try:
@@ -168,6 +167,8 @@ def _read_configs(folder: Path, subset: str | None, shown: str) -> list[tuple[st
         chosen = configs.get(subset) if subset is not None else next(iter(configs.values()), None)
         if chosen is None:
             return []
+        from datasets.data_files import sanitize_patterns  # local import: takes seconds
+
         return [(str(split), list(given)) for split, given in sanitize_patterns(chosen["data_files"]).items()]
     except UnusableData:
         raise

@@ -149,6 +149,6 @@ def _list_spellings(name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def shorten(value: object) -> str:
+def shorten_value(value: object) -> str:
     """Returns a value for a reject: one line, its middle left out."""
     return make_printable(value if isinstance(value, str) and len(value) <= 120 else abbreviate(value))

@@ -57,6 +57,10 @@ def _iter_lines(file: TextIO, shown: str) -> Iterator[Record]:
         text = line.strip(_SPACE)
         if not text:
             continue
+        if text == "{" and not read:
+            raise UnusableData(
+                f"{shown}: one JSON object over many lines; write a list of objects, [...], or one object a line"
+            )
         try:
             row = DECODER.decode(text)
         except (json.JSONDecodeError, RecursionError) as error:

@@ -31,7 +31,7 @@ Labels = Mapping[str, list[str]]
 
 def iter_parquet_records(path: Path, shown: str) -> Iterator[Record]:
     """Yields the rows of a parquet file; raises UnusableData if it is damaged."""
-    labels = _find_labels(open_parquet(path).schema_arrow)
+    labels = _find_labels(open_parquet(path).schema_arrow, shown)
     number = 0
     for batch in iter_parquet_batches(path, lambda _file, _schema: None):
         yield from _iter_rows(batch, labels, shown, number)
@@ -49,7 +49,7 @@ def iter_arrow_records(path: Path, shown: str) -> Iterator[Record]:
     with reading_table(path, "arrow"):
         os.close(open_regular(path))
         batches, schema = _open_arrow(path)
-        labels = _find_labels(schema)
+        labels = _find_labels(schema, shown)
     while True:
         with reading_table(path, "arrow"), limit_memory(MOST_GROUP_BYTES):
             batch = next(batches, None)
@@ -73,7 +73,7 @@ def _open_arrow(path: Path) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
     return iter(stream), stream.schema
 
 
-def _find_labels(schema: pa.Schema) -> Labels:
+def _find_labels(schema: pa.Schema, shown: str) -> Labels:
     """Returns the names of the classes of each column of class labels, as `datasets` keeps them beside the schema."""
     described = (schema.metadata or {}).get(b"huggingface", b"")
     if _LABELS not in described:
@@ -84,7 +84,9 @@ def _find_labels(schema: pa.Schema) -> Labels:
         features = Features.from_arrow_schema(schema)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = make_printable(f"{type(error).__name__}: {error}")
-        raise UnusableData(f"the features that `datasets` wrote into the file are damaged: {reason}") from error
+        raise UnusableData(
+            f"{shown}: the features that `datasets` wrote are damaged: {reason}; write it again"
+        ) from error
     return {name: list(one.names) for name, one in features.items() if isinstance(one, ClassLabel)}
 
 

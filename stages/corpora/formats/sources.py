@@ -15,7 +15,7 @@ from stages.config.regular import explain_os_error
 from stages.config.sources import Source
 from stages.corpora.containers.find import DataFile, find_data_files
 from stages.corpora.containers.hub import find_hub_snapshot
-from stages.corpora.containers.image_files import ImagePlaces, is_archive, shorten
+from stages.corpora.containers.image_files import ImagePlaces, is_archive, shorten_value
 from stages.corpora.containers.record import Record
 from stages.corpora.forms.answers import make_text
 from stages.corpora.forms.draft import Draft, Fields, name_columns, take_first, take_value
@@ -27,7 +27,7 @@ from stages.corpora.rows import make_canonical_row
 from stages.corpora.source import Canonical, RowFault, SourceRow, UnusableData
 
 SAMPLE_ROWS = 100  # rows of a file that its form is recognised from
-SAMPLE_BYTES = 2**26  # of these rows, about; with photos fewer are looked at
+SAMPLE_BYTES = 2**24  # of these rows, about; with photos fewer are looked at
 _NUMBERED = re.compile(r"<image[ _](\d{1,3})>")  # MMMU
 _MOVING_MARKERS = ("<video>", "<audio>", "<|video_pad|>", "<|audio_pad|>")
 
@@ -176,7 +176,7 @@ def _show_example(value: Any) -> str:
         return f"({len(value):,} bytes)"
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         return f"({len(value['bytes']):,} bytes)"
-    return shorten(value)[:120]
+    return shorten_value(value)[:120]
 
 
 def _matches(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -219,7 +219,9 @@ def _refuse_moving(values: Mapping[str, Any]) -> None:
     for column, value in values.items():
         if str(column).lower() in MOVING and value not in (None, "", [], {}, b""):
             what = "audio" if "aud" in str(column).lower() or str(column).lower() in ("wav", "mp3") else "video"
-            raise RowFault(f"{what} is not supported; remove the row, or make images of it", column, shorten(value))
+            raise RowFault(
+                f"{what} is not supported; remove the row, or make images of it", column, shorten_value(value)
+            )
 
 
 def _list_images(values: Mapping[str, Any], fields: Fields, column: str) -> list[str | bytes]:

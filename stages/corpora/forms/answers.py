@@ -8,7 +8,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from stages.corpora.containers.image_files import shorten
+from stages.corpora.containers.image_files import shorten_value
 from stages.corpora.source import RowFault
 
 _KEYS = ("answer", "text", "value", "content")  # of an answer that is an object, as in VQA v2 and SQuAD
@@ -34,10 +34,10 @@ def make_text(value: object, field: str) -> str | None:
         found = [value[key] for key in _KEYS if value.get(key) is not None]
         if found and not isinstance(found[0], Mapping):
             return make_text(found[0], field)
-    raise RowFault("an answer is text, a number, true or false, or a list of these", field, shorten(value))
+    raise RowFault("an answer is text, a number, true or false, or a list of these", field, shorten_value(value))
 
 
-def list_answers(value: Any, field: str) -> list[str]:
+def collect_answers(value: Any, field: str) -> list[str]:
     """Returns the different answers in `value`, the commonest first, earlier ones before later ones.
 
     Raises RowFault for what is no answer.

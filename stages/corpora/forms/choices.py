@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from stages.corpora.containers.image_files import shorten
+from stages.corpora.containers.image_files import shorten_value
 from stages.corpora.forms.answers import make_text
 from stages.corpora.source import RowFault
 
@@ -31,9 +31,9 @@ def list_options(values: Sequence[Any], field: str) -> list[str]:
     if given is None:
         return []
     if not isinstance(given, list | tuple):
-        raise RowFault("options are a list", field, shorten(given))
+        raise RowFault("options are a list", field, shorten_value(given))
     if len(given) > len(ascii_uppercase):
-        raise RowFault(f"{len(given)} options, more than {len(ascii_uppercase)}", field, shorten(given))
+        raise RowFault(f"{len(given)} options, more than {len(ascii_uppercase)}", field, shorten_value(given))
     return [_strip_letter(make_text(one, field) or "", place) for place, one in enumerate(given)]
 
 
@@ -48,7 +48,7 @@ def _parse(text: str, field: str) -> Any:
                 continue
     lines = [line for line in re.split(r"\n|(?<=\S)\s*;\s*|\s\|\s", text.strip()) if line.strip()]
     if len(lines) < 2:
-        raise RowFault("options are a list", field, shorten(text))
+        raise RowFault("options are a list", field, shorten_value(text))
     return lines
 
 
@@ -67,7 +67,7 @@ def find_letter(answer: Any, options: Sequence[str], base: int | None, field: st
     if isinstance(answer, list | tuple) and len(answer) == 1:
         answer = answer[0]
     if isinstance(answer, list | tuple):
-        raise RowFault("several right options; one is supported", field, shorten(answer))
+        raise RowFault("several right options; one is supported", field, shorten_value(answer))
     text = make_text(answer, field)
     if text is None:
         return None
@@ -85,7 +85,9 @@ def find_letter(answer: Any, options: Sequence[str], base: int | None, field: st
         if found and found.group(1).upper() in letters:
             return found.group(1).upper()
     shown = ", ".join(options)
-    raise RowFault(f"none of the options {letters[:1]} to {letters[-1:]} ({shorten(shown)})", field, shorten(answer))
+    raise RowFault(
+        f"none of the options {letters[:1]} to {letters[-1:]} ({shorten_value(shown)})", field, shorten_value(answer)
+    )
 
 
 def find_base(pairs: Sequence[tuple[Any, Sequence[str]]]) -> int | None:

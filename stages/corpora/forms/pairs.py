@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.corpora.containers.image_files import shorten
-from stages.corpora.forms.answers import list_answers, read_listed
+from stages.corpora.containers.image_files import shorten_value
+from stages.corpora.forms.answers import collect_answers, read_listed
 from stages.corpora.forms.choices import ask, find_letter, list_options
 from stages.corpora.forms.draft import Draft, Fields, name_columns, take_first, take_value
-from stages.corpora.forms.turns import is_conversation, read_list, read_turns
+from stages.corpora.forms.turns import is_conversation, list_turns, read_turns
 from stages.corpora.source import RowFault
 
 
@@ -36,7 +36,7 @@ def _read_question(asked: Any, column: str) -> str:
             return asked
     if asked is None or asked == "":
         raise RowFault("no question", column)
-    raise RowFault("a question is text", column, shorten(asked))
+    raise RowFault("a question is text", column, shorten_value(asked))
 
 
 def convert_choice(values: Mapping[str, Any], fields: Fields, base: int | None = None) -> Draft:
@@ -57,14 +57,14 @@ def convert_choice(values: Mapping[str, Any], fields: Fields, base: int | None =
 def convert_texts(values: Mapping[str, Any], fields: Fields) -> Draft:
     """Returns a row of several pairs about the same images (The Cauldron, FineVision) as one conversation."""
     column = name_columns(fields, "messages")
-    pairs = read_list(take_first(values, fields, "messages"))
+    pairs = list_turns(take_first(values, fields, "messages"))
     if not isinstance(pairs, list) or not pairs:
-        raise RowFault("expected a list of pairs", column, shorten(pairs))
+        raise RowFault("expected a list of pairs", column, shorten_value(pairs))
     draft = Draft([])
     for place, pair in enumerate(pairs):
         if not isinstance(pair, Mapping) or not isinstance(pair.get("user"), str):
-            raise RowFault("a pair has `user` and `assistant`", f"{column}.{place}", shorten(pair))
-        draft.answers = list_answers(pair.get("assistant"), f"{column}.{place}.assistant")
+            raise RowFault("a pair has `user` and `assistant`", f"{column}.{place}", shorten_value(pair))
+        draft.answers = collect_answers(pair.get("assistant"), f"{column}.{place}.assistant")
         draft.turns.append({"role": "user", "content": pair["user"]})
         draft.turns.append({"role": "assistant", "content": draft.answers[0] if draft.answers else ""})
     return draft
@@ -76,8 +76,8 @@ def add_answers(draft: Draft, values: Mapping[str, Any], fields: Fields) -> None
     accepted = read_listed(take_first(values, fields, "answers"))
     found: list[str] = []
     if draft.kind != "choice" and reply is not None and not is_conversation(reply):
-        found = list_answers(reply, name_columns(fields, "answer"))
+        found = collect_answers(reply, name_columns(fields, "answer"))
     if draft.kind != "choice" and accepted is not None:
-        found += [one for one in list_answers(accepted, name_columns(fields, "answers")) if one not in found]
+        found += [one for one in collect_answers(accepted, name_columns(fields, "answers")) if one not in found]
     if found:
         draft.answers = found

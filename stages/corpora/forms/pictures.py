@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stages.corpora.containers.image_files import ImagePlaces, shorten
+from stages.corpora.containers.image_files import ImagePlaces, shorten_value
 from stages.corpora.rows import MOST_IMAGE_BYTES, MOST_IMAGES
 from stages.corpora.source import RowFault
 
@@ -32,7 +32,7 @@ def list_pictures(value: Any, field: str, depth: int = 0) -> list[str | bytes]:
     if isinstance(value, str):
         return _read_text(value, field)
     if depth > _DEEPEST:
-        raise RowFault("an image is nested too deeply", field, shorten(value))
+        raise RowFault("an image is nested too deeply", field, shorten_value(value))
     if isinstance(value, list | tuple):
         if len(value) > MOST_IMAGES:
             raise RowFault(f"{len(value):,} images, more than {MOST_IMAGES:,}", field)
@@ -46,7 +46,7 @@ def list_pictures(value: Any, field: str, depth: int = 0) -> list[str | bytes]:
                 return list_pictures(inner, field, depth + 1)
         if not value or any(key in value for key in _INNER):
             return []  # a struct of nulls: a row without image
-    raise RowFault("an image is a path, bytes, base64, or an object with path or bytes", field, shorten(value))
+    raise RowFault("an image is a path, bytes, base64, or an object with path or bytes", field, shorten_value(value))
 
 
 def _read_text(text: str, field: str) -> list[str | bytes]:
@@ -54,9 +54,9 @@ def _read_text(text: str, field: str) -> list[str | bytes]:
         return []
     if text[:5].lower() == "data:" and (found := _DATA.fullmatch(text)):
         if not found.group(1).lower().startswith("image/"):
-            raise RowFault(f"data of type {shorten(found.group(1))}, not an image", field, shorten(text))
+            raise RowFault(f"data of type {shorten_value(found.group(1))}, not an image", field, shorten_value(text))
         if "base64" not in found.group(2).lower():
-            raise RowFault("a data URL without base64", field, shorten(text))
+            raise RowFault("a data URL without base64", field, shorten_value(text))
         return [_decode(found.group(3), field)]
     if text.startswith(_BEGINNINGS) and len(text) >= _SHORTEST and _BASE64.fullmatch(text):
         return [_decode(text, field)]
@@ -76,7 +76,7 @@ def _decode(text: str, field: str) -> bytes:
     try:
         return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RowFault(f"not base64: {error}", field, shorten(text)) from error
+        raise RowFault(f"not base64: {error}", field, shorten_value(text)) from error
 
 
 def read_pictures(images: list[str | bytes], places: ImagePlaces, field: str) -> list[bytes]:
@@ -92,5 +92,5 @@ def read_pictures(images: list[str | bytes], places: ImagePlaces, field: str) ->
         try:
             found.append(places.read(image, left))
         except RowFault as fault:
-            raise RowFault(f"image {shorten(image)}: {fault}", field, shorten(image)) from fault
+            raise RowFault(f"image {shorten_value(image)}: {fault}", field, shorten_value(image)) from fault
     return found

@@ -9,7 +9,7 @@ from stages.config.plain import abbreviate, make_printable
 from stages.corpora.forms.choices import find_base, list_options
 from stages.corpora.forms.draft import Draft, Fields, take_first, take_value
 from stages.corpora.forms.pairs import convert_choice, convert_pair, convert_texts
-from stages.corpora.forms.turns import convert_turns, is_conversation, read_list
+from stages.corpora.forms.turns import convert_turns, is_conversation, list_turns
 from stages.corpora.source import RowFault, UnusableData
 
 # Names of columns by field, the likeliest first; compared without case.
@@ -36,7 +36,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 _OPTION_COLUMNS = ("{}", "option_{}", "option{}", "choice_{}", "choice{}", "opt_{}", "answer_{}")
 _PROMPTS = ("prompt", "instruction", "query", "problem", "input", "text", "txt")
 MOVING = ("video", "videos", "video_path", "audio", "audios", "audio_path", "mp4", "wav", "mp3")
-MOST_OPTIONS = 26
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _find_numbered(fields: dict[str, tuple[str, ...]], held: Mapping[str, str], 
 def _name_form(fields: Fields, rows: Sequence[Mapping[str, Any]], given: Mapping[str, str]) -> str | None:
     for column in fields.get("messages", ()):
         values = [value for row in rows if (value := take_value(row, column)) is not None]
-        said = [turns[0] for value in values if isinstance(turns := read_list(value), list) and turns]
+        said = [turns[0] for value in values if isinstance(turns := list_turns(value), list) and turns]
         if any(is_conversation(value) for value in values):
             return "conversations" if any(isinstance(turn, Mapping) and "from" in turn for turn in said) else "messages"
         if any(isinstance(turn, Mapping) and "user" in turn for turn in said):

@@ -349,6 +349,9 @@ MORE: dict[str, Case] = {
     "a line too deep": Case(
         written("q.jsonl", b'{"a":' * 100_000 + b"\n" + dump_lines([vqa(1)])), 1, {0: ("", "the line is not JSON: ")}
     ),
+    "one object over many lines": Case(
+        written("q.json", json.dumps({"data": [vqa(0)]}, indent=1).encode()), 0, refused="q.json: one JSON object over"
+    ),
     "empty file": Case(written("q.jsonl", b""), 0, refused="q.jsonl: is empty"),
     "only spaces": Case(written("q.jsonl", b" \n \n"), 0, refused="q.jsonl: is empty"),
     "list that breaks off": Case(written("q.json", LLAVA[:-40].encode()), 0, refused="q.json: row"),

@@ -124,7 +124,7 @@ def _write_json(rows: Rows, folder: Path) -> str:
 
 
 def dump_lines(rows: Sequence[Any]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _write_lines(rows: Rows, folder: Path) -> str:
@@ -164,7 +164,7 @@ def _save(rows: Rows, folder: Path) -> str:
 
 def _write_cells(rows: Rows, folder: Path, name: str, delimiter: str) -> str:
     names = list(dict.fromkeys(key for row in rows for key in row))
-    with (folder / name).open("w", newline="", encoding="utf-8-sig") as file:
+    with (folder / name).open("w", newline="", encoding="utf-8-sig", errors="replace") as file:
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(names)
         for row in rows:
