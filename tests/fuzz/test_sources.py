@@ -68,3 +68,12 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     with (tmp_path / "q.jsonl").open("w") as file:
         file.writelines(f"{row}\n" for _ in range(3000))  # 30 MB
     assert measure_peak(lambda: sum(1 for _ in count(tmp_path, "q.jsonl"))) < 20_000_000
+
+
+@pytest.mark.parametrize(
+    "answer", ["A" + " " * 300_000 + "!", " " * 300_000 + "x", "A. " + " " * 300_000, "(" * 300_000]
+)
+def test_white_space_takes_no_time(answer: str, tmp_path: Path) -> None:
+    row = {"question": "?", "options": ["a", "b"], "answer": answer, "image": "iVBORw0KGgo" + " " * 300_000 + "!"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"answer": "a", "image": None}))
+    assert try_questions(block("q.jsonl"), tmp_path) == {"rejected": 1, "read": 1}

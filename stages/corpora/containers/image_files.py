@@ -17,8 +17,10 @@ from stages.corpora.rows import MOST_IMAGE_BYTES
 from stages.corpora.source import RowFault
 
 MOST_MEMBERS = 5_000_000  # of an archive of images; its index takes about 200 bytes for each
+MOST_FOLDERS = 10_000  # that are remembered as watched or not
 _ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # that are tried where a name has none, as an id of an image
 _ARCHIVES = (".tar", ".zip")
 
 
@@ -81,6 +83,7 @@ class ImagePlaces:
         self._bases = tuple(dict.fromkeys(bases))
         self._watched = tuple(Path(os.path.realpath(one)) for one in watched)
         self._archives: dict[Path, _Archive] = {}
+        self._inside: dict[Path, bool] = {}  # whether a folder is in what is watched
         self._lock = threading.Lock()
 
     def read(self, given: str, most: int = MOST_IMAGE_BYTES) -> bytes:
@@ -100,12 +103,13 @@ class ImagePlaces:
                 if not self._is_watched(path):
                     outside = outside or os.path.lexists(path)
                     continue
-                try:
-                    return self._read_path(path, most)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                except OSError as error:
-                    reason = explain_os_error(error)
+                for ending in ("",) if path.suffix else ("", *_ENDINGS):
+                    try:
+                        return self._read_path(path.with_name(path.name + ending), most)
+                    except (FileNotFoundError, NotADirectoryError):
+                        continue
+                    except OSError as error:
+                        reason = explain_os_error(error)
         if outside and reason == "No such file":
             roots = " and ".join(str(one) for one in dict.fromkeys(self._watched))
             raise RowFault(f"outside {roots}; only what is in there is watched: copy it there")
@@ -113,10 +117,13 @@ class ImagePlaces:
         raise RowFault(f"{make_printable(reason)}, relative to {looked}; correct the path, or set `images`")
 
     def _read_path(self, path: Path, most: int) -> bytes:
-        for parent in (path, *path.parents):
-            if parent != path and is_archive(parent):
-                return self._open_archive(parent).read(path.relative_to(parent).as_posix(), most)
-        return read_regular(path, most)
+        try:
+            return read_regular(path, most)
+        except (FileNotFoundError, NotADirectoryError):
+            for parent in path.parents:
+                if is_archive(parent):
+                    return self._open_archive(parent).read(path.relative_to(parent).as_posix(), most)
+            raise
 
     def _open_archive(self, path: Path) -> _Archive:
         with self._lock:
@@ -130,8 +137,14 @@ class ImagePlaces:
         So the image may be a link to anywhere, as in a snapshot of the hub, but the folder that it is in must be in
         what is watched, links followed.
         """
-        parent = Path(os.path.realpath(path.parent))
-        return any(parent.is_relative_to(one) or path == one for one in self._watched)
+        inside = self._inside.get(path.parent)
+        if inside is None:
+            parent = Path(os.path.realpath(path.parent))
+            inside = any(parent.is_relative_to(one) for one in self._watched)
+            if len(self._inside) >= MOST_FOLDERS:
+                self._inside.clear()
+            self._inside[path.parent] = inside
+        return inside or path in self._watched
 
 
 def is_archive(path: Path) -> bool:

@@ -88,5 +88,7 @@ def iter_bounded_lines(file: TextIO) -> Iterator[str | None]:
 def _make_record(shown: str, number: int, row: object) -> Record:
     if isinstance(row, dict):
         return Record(shown, number, row)
+    if isinstance(row, list) and row:  # a table without names: its columns are 0, 1, 2 ...
+        return Record(shown, number, {str(place): value for place, value in enumerate(row)})
     kind = "a list" if isinstance(row, list) else make_printable(type(row).__name__)
     return Record(shown, number, {}, RowFault(f"expected an object, found {kind}", "", abbreviate(row)))

@@ -14,6 +14,7 @@ from stages.corpora.source import RowFault
 DIRECTLY = "Answer with the option's letter from the given choices directly."  # as in the benchmarks' prompts
 _LETTER = re.compile(r"\s*[\(\[]?\s*([A-Za-z])\s*[\)\].:]?\s*")
 _LETTER_FIRST = re.compile(r"\s*[\(\[]?([A-Z])[\)\].:]\s*(.+)", re.DOTALL)
+MOST_ANSWER_CHARACTERS = 1000  # that are searched for a letter: the patterns take the square of it on white space
 _MOST_CHARACTERS = 100_000  # of options written as one text
 
 
@@ -81,7 +82,7 @@ def find_letter(answer: Any, options: Sequence[str], base: int | None, field: st
     if base is None and 0 <= place < len(options):
         return letters[place]
     for pattern in (_LETTER, _LETTER_FIRST):
-        found = pattern.fullmatch(text)
+        found = pattern.fullmatch(text.strip()[:MOST_ANSWER_CHARACTERS])
         if found and found.group(1).upper() in letters:
             return found.group(1).upper()
     shown = ", ".join(options)

@@ -14,7 +14,7 @@ from stages.corpora.source import RowFault
 _DATA = re.compile(r"(?is)data:([^,;]*)((?:;[^,;]*)*),(.*)")
 # how PNG, JPEG, GIF, WEBP, BMP and TIFF begin in base64
 _BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
 _SHORTEST = 64  # characters of an image in base64; below it, a text is a path
 _INNER = ("bytes", "data", "base64", "image", "path", "url", "image_url", "file_name", "file", "source", "uri")
 _DEEPEST = 5
@@ -31,6 +31,8 @@ def list_pictures(value: Any, field: str, depth: int = 0) -> list[str | bytes]:
         return [value] if value else []
     if isinstance(value, str):
         return _read_text(value, field)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return [str(value)]  # the id of an image, its name without the ending
     if depth > _DEEPEST:
         raise RowFault("an image is nested too deeply", field, shorten_value(value))
     if isinstance(value, list | tuple):
@@ -58,7 +60,7 @@ def _read_text(text: str, field: str) -> list[str | bytes]:
         if "base64" not in found.group(2).lower():
             raise RowFault("a data URL without base64", field, shorten_value(text))
         return [_decode(found.group(3), field)]
-    if text.startswith(_BEGINNINGS) and len(text) >= _SHORTEST and _BASE64.fullmatch(text):
+    if text.startswith(_BEGINNINGS) and len(text) >= _SHORTEST and _BASE64.fullmatch(text.rstrip()):
         return [_decode(text, field)]
     if text.startswith(("[", "{")):
         try:

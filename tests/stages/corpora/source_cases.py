@@ -63,7 +63,8 @@ def listed(
     def write(folder: Path) -> Questions:
         draw_images(folder)
         rows = [make(number) for number in range(ROWS)]
-        rows[0] |= first or {}
+        if first:
+            rows[0] |= first
         (folder / "q.json").write_text(json.dumps(rows))
         prepare(folder)
         return block("q.json", "images", **source)
@@ -516,6 +517,16 @@ MORE: dict[str, Case] = {
             make=lambda n: {"frage": "?", "meta": {"wahr": n}}, columns={"question": "frage", "answer": "meta.wahr"}
         ),
         answers=("0", "1", "2"),
+    ),
+    "rows without names of columns": Case(  # as easy-vqa
+        listed(make=lambda n: [f"What is {n}?", str(n), n], columns={"question": "0", "answer": "1", "images": "2"}),
+        answers=("0", "1", "2"),
+    ),
+    "id of an image": Case(listed(make=lambda n: {"question": f"{n}?", "answer": "a", "image_id": n})),
+    "id of an image that is not there": Case(
+        listed({"image_id": 77}, lambda n: {"question": f"{n}?", "answer": "a", "image_id": n}),
+        2,
+        {0: ("image_id", "image 77: No such file")},
     ),
     "columns by a wrong name": Case(
         listed(columns={"answer": "antwort"}), 0, refused="columns.answer is 'antwort', which the rows lack"

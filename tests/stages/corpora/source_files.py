@@ -31,7 +31,7 @@ def ask(number: int) -> str:
     return f"What number is in picture {number}?"
 
 
-def block(path: str, watched: str | None = None, /, **source: Any) -> Questions:
+def block(path: str, watched: str | None = None, **source: Any) -> Questions:
     """The block of one source in `path`."""
     listed = [{"path": path, **source}]
     given = {"kind": "sources", "path": path, "images": watched or path, "splits": SPLITS, "sources": listed}

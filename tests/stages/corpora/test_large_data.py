@@ -24,7 +24,7 @@ def test_an_archive_of_images_becomes_shards_and_these_become_questions(
 ) -> None:
     page = (root / "docs" / "data.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    *_, block = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
     pictures: dict[str, bytes] = {}
     with tarfile.open("images.tar", "w") as archive, Path("questions.jsonl").open("w") as lines:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,28 @@ def test_the_command_reads_a_folder_of_shards_and_names_its_rejects(
     assert "source 0: mine: form: vqa" in said
     (reject,) = map(json.loads, (project / "reports/questions/rejects.jsonl").read_text().splitlines())
     assert (reject["file"], reject["row"]) == ("mine/broken.jsonl", 1)
+
+
+def test_the_example_of_the_page_is_read(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (root / "docs/data.md").read_text()
+    whole, part, *_ = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    folder = tmp_path / "datasets/vqa"
+    (folder / "photos").mkdir(parents=True)
+    for number in range(ROWS):
+        (folder / f"photos/{number}.png").write_bytes(draw(number))
+    rows = [
+        {"question": ask(n), "choices": ["x", "y"], "answer": n % 2, "image_path": f"photos/{n}.png"} for n in range(3)
+    ]
+    (folder / "train.jsonl").write_bytes(dump_lines(rows))
+    test = [{"frage": ask(n), "meta": {"truth": n}, "language": ["en", "de"][n % 2], "image": None} for n in range(4)]
+    pq.write_table(pa.Table.from_pylist([FORMS["vqa"](3, {"bytes": draw(3), "path": None})]), folder / "test.parquet")
+    given = yaml.safe_load(whole)
+    reports = run_stage(tmp_path, root, merge_params(given, {"questions": {"splits": SPLITS}}))
+    assert (reports / "rejects.jsonl").read_text() == ""
+    said = capsys.readouterr().err
+    assert "source 0: datasets/vqa/train.jsonl: form: choices" in said
+    assert "train.jsonl: answer: column answer (options from 0), such as " in said
+    assert "train.jsonl: images: column image_path, such as photos/0.png" in said
+    (folder / "train.jsonl").write_bytes(dump_lines(test))
+    (source,) = yaml.safe_load(part)["sources"]
+    assert [row["answer"] for row in read(block(**source), tmp_path)[0]] == ["0", "2"]
