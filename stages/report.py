@@ -1,7 +1,7 @@
 """Report: renders one page about the run.
 
-Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models, reports of all other
-         stages; params: all except runtime. If present: wall times
+Reads    data/questions, data/evaluate, data/rollout, data/ril/samples, cards of the models, the student's processor,
+         reports of all other stages; params: all except runtime. If present: wall times
          (reports/**/timing.json), dvc.lock, and the experiments of the Git repository
 Writes   reports/report/index.html: one self-contained file;
          reports/report/metrics.json: a summary of about twelve metrics
@@ -14,7 +14,17 @@ from stages.config.ril import Ril
 from stages.job.files import write_text
 from stages.job.job import Job
 from stages.job.metric_names import HELD_OUT_LOGIT_GAP, LOSS
-from stages.page import benchmarks, checks, comparison, curves, evaluated_models, gains, gallery, provenance
+from stages.page import (
+    benchmarks,
+    checks,
+    comparison,
+    curves,
+    evaluated_models,
+    gains,
+    gallery,
+    provenance,
+    seen_questions,
+)
 from stages.page import inputs as records
 from stages.page.render import render_page
 from stages.page.summary import make_summary
@@ -53,6 +63,7 @@ def run(job: Job) -> None:
             "speeds": benchmarks.tabulate_speeds(job, models),
             "gallery": gallery.make_gallery(job, models),
             # training
+            "seen": seen_questions.show_training_questions(job),
             "figure_3": curves.plot_figure_3(ril, validation, teachers),
             "health": curves.plot_health(ril, teachers),
             "rewarded": gallery.list_training_groups(job),

@@ -11,6 +11,8 @@ import typer
 from flows import profile
 from flows.cli import score as scoring
 from flows.cli import status as staleness
+from flows.cli.data import data_app
+from flows.cli.data_source import DataError
 from flows.cli.store import StoreError, store_app
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
@@ -27,6 +29,7 @@ from stages.benchmarks.sample import BenchmarkError
 from stages.config.params import load_params
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
+from stages.corpora.source import UnusableData
 from stages.tiny.benchmarks.specs import SPECS
 from studies.commands import experiments_app
 from studies.statistics import Unpaired
@@ -35,6 +38,7 @@ from studies.statistics import Unpaired
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
     *(Unwatchable, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
+    *(DataError, UnusableData),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
@@ -45,6 +49,7 @@ app = typer.Typer(
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
+app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)

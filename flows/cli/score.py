@@ -16,7 +16,7 @@ from stages.benchmarks.registry import find_benchmark, load_registry
 from stages.benchmarks.sample import BenchmarkError, MissingBenchmark
 from stages.benchmarks.scorers import OURS, PROFILES, Profile
 from stages.benchmarks.scores import average_columns, compute_benchmark_scores
-from stages.benchmarks.sources import SERVER, load_benchmark
+from stages.benchmarks.sources import SERVER, has_files, load_benchmark
 from stages.benchmarks.spec import Spec
 from stages.job.files import write_json
 
@@ -279,6 +279,27 @@ def import_predictions_command(
     print(f"{len(record.replies)} replies to {len(record.samples)} rows: {to / benchmark}")
 
 
+def find_overlaps(
+    data: Path, splits: Mapping[str, Mapping[str, str]], download: bool = True
+) -> tuple[list[Overlap], dict[str, str], list[str]]:
+    """The images that benchmarks in `data` share with each split; which can't be read, and why; which are not there.
+
+    `splits` has where an image is by its hash. Without `download` no benchmark is fetched from the hub.
+    """
+    found, broken, absent = list[Overlap](), dict[str, str](), list[str]()
+    for spec in list_published():
+        try:
+            if not download and not has_files(spec, data):
+                raise MissingBenchmark(spec.id)
+            samples = load_benchmark(spec, data).samples
+            found += [find_overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
+        except MissingBenchmark:
+            absent.append(spec.id)
+        except BenchmarkError as error:
+            broken[spec.id] = str(error)
+    return found, broken, absent
+
+
 @score_app.command("contamination")
 def contamination_command(
     data: Annotated[Path, typer.Argument(help="Folder of benchmark files.")],
@@ -293,16 +314,7 @@ def contamination_command(
     if not folders:
         raise BenchmarkError(f"{questions}: no split with parquet files; run: dvc repro questions")
     splits = {path.name: hash_training_images(path) for path in folders}
-    found, broken, absent = list[Overlap](), dict[str, str](), list[str]()
-    for spec in list_published():
-        try:
-            samples = load_benchmark(spec, data).samples
-        except MissingBenchmark:
-            absent.append(spec.id)
-        except BenchmarkError as error:
-            broken[spec.id] = str(error)
-        else:
-            found += [find_overlap(spec.id, samples, name, trained) for name, trained in splits.items()]
+    found, broken, absent = find_overlaps(data, splits)
     if not found:
         reasons = [f"{name}: {message}" for name, message in broken.items()]
         raise BenchmarkError(

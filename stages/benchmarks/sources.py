@@ -45,6 +45,14 @@ def load_benchmark(spec: Spec, folder: Path, strict_md5: bool = False) -> Loaded
         raise BenchmarkError(f"{spec.title}: {where}: {explain_os_error(error)}; fetch the file again") from None
 
 
+def has_files(spec: Spec, folder: Path) -> bool:
+    """Whether `folder` holds a file or a folder of the benchmark."""
+    names = [name.split("/")[-1] for hub in spec.hub for name in (spec.id, *hub.names)]
+    return any((folder / f"{tsv.name}.tsv").is_file() for tsv in spec.tsv) or any(
+        (folder / name).is_dir() for name in names
+    )
+
+
 def _load_samples(spec: Spec, folder: Path, strict_md5: bool) -> LoadedBenchmark:
     for tsv in spec.tsv:
         path = folder / f"{tsv.name}.tsv"

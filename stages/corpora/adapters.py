@@ -24,7 +24,7 @@ from stages.config.questions import Questions
 from stages.config.regular import explain_os_error
 from stages.corpora import formats
 from stages.corpora.faults import make_fault
-from stages.corpora.images import UnreadableImage, open_image
+from stages.corpora.images import UnreadableImage, open_reduced
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.prints import ImagePrint, make_print
 from stages.corpora.rows import MOST_ANSWERS, MOST_IMAGE_BYTES, MOST_IMAGES, MOST_NAME_CHARACTERS
@@ -115,7 +115,8 @@ def convert_rows(sources: Iterator[tuple[int, SourceRow]], questions: Questions)
     with ThreadPoolExecutor(cores) as threads:
         while True:
             block, fault = _read_block(sources, ROWS_PER_CORE * cores)
-            yield from threads.map(partial(_convert_row, questions), block)
+            converted = threads.map(partial(_convert_row, questions), block)
+            yield from zip((source for _, source in block), converted, strict=True)
             if fault is not None:
                 raise fault
             if not block:
@@ -238,7 +239,7 @@ def print_images(row: Canonical, max_pixels: int) -> list[ImagePrint]:
             shown = abbreviate(given)
             raise RowFault(f"image_sha256 {shown} is not that of the image's bytes", f"image_sha256.{place}", shown)
         try:
-            prints.append(make_print(open_image(image["bytes"], max_pixels)))
+            prints.append(make_print(open_reduced(image["bytes"], max_pixels)))
         except UnreadableImage as error:
             raise RowFault(str(error), field, f"{len(image['bytes']):,} bytes") from error
     return prints

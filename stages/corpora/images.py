@@ -8,21 +8,33 @@ import io
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from stages.job.cores import count_cores
 
 MOST_PIXELS = 89_478_485  # Pillow's limit against decompression bombs; it warns above it, and raises at twice as many
+REDUCED_SIDE = 144  # pixels that a reduced JPEG has at least, if it had them; prints of pictures need as many
 LARGEST_RATIO = 200  # longer side / shorter side; the processor of Qwen2.5-VL raises above it
 # Pillow reads 30 more; some of their decoders start other programs (EPS) or are hardly ever used
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_ORIENTATIONS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of text chunks that can hold one
 _STILL = ("MPO",)  # a photo with embedded pictures (depth, preview); the first frame is the photo
 
 
 class UnreadableImage(OSError):
     """Bytes that are not an image a model can be shown; the message gives the reason."""
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file says."""
+
+    width: int  # of the upright picture
+    height: int
+    format: str  # Pillow's name, such as "JPEG"
 
 
 def open_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
@@ -33,11 +45,25 @@ def open_image(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     bytes that are not an image, and for images that are truncated, animated, of 32-bit pixels without a range, of more
     than `max_pixels`, or of an extreme aspect ratio.
     """
+    return _open(image, max_pixels, small=False)
+
+
+def open_reduced(image: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
+    """Returns the picture of `open_image`, reduced if it is a JPEG; raises UnreadableImage whenever `open_image` does.
+
+    All of the file is decoded, but a JPEG at down to an eighth of its width and height: this takes a third of the time.
+    """
+    return _open(image, max_pixels, small=True)
+
+
+def _open(image: bytes, max_pixels: int, small: bool) -> Image.Image:
     if not image:
         raise UnreadableImage("unreadable image: cannot identify a picture in 0 bytes")
     try:
         with Image.open(io.BytesIO(image), formats=PICTURE_FORMATS) as opened:
             _refuse(opened, max_pixels)
+            if small and opened.format == "JPEG":
+                opened.draft(None, (max(REDUCED_SIDE, opened.width // 8), max(REDUCED_SIDE, opened.height // 8)))
             opened.load()
             upright = ImageOps.exif_transpose(opened)
             return _convert_to_rgb(upright)
@@ -60,10 +86,28 @@ def open_images(images: Sequence[bytes]) -> list[Image.Image]:
 
 def read_upright_size(image: bytes) -> tuple[int, int]:
     """Returns width and height of the picture that `open_image` returns; reads the header only."""
+    return read_header(image)[:2]
+
+
+def read_header(image: bytes) -> ImageHeader:
+    """Returns size and format of an image that `open_image` opens, without decoding it."""
     with Image.open(io.BytesIO(image)) as opened:
         width, height = opened.size
-        lying = opened.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
-        return (height, width) if lying else (width, height)
+        lying = _may_be_turned(opened, image) and opened.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+        return ImageHeader(*((height, width) if lying else (width, height)), opened.format or "")
+
+
+def _may_be_turned(opened: Image.Image, image: bytes) -> bool:
+    """False for a PNG file without a chunk that can hold an orientation: Pillow decodes all of it to look for one."""
+    if opened.format != "PNG":
+        return True
+    start = 8
+    while start + 8 <= len(image):
+        length, kind = int.from_bytes(image[start : start + 4], "big"), image[start + 4 : start + 8]
+        if kind == b"eXIf" or (kind in _PNG_TEXTS and image.startswith(_PNG_ORIENTATIONS, start + 8)):
+            return True
+        start += 12 + length
+    return False
 
 
 def make_portable(image: bytes, max_pixels: int | None = None) -> bytes:

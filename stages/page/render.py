@@ -17,6 +17,7 @@ SECTIONS = (  # id, heading, name in the bar at the top
     ("scores", "Scores", "Scores"),
     ("comparison", "Experiments and the paper", "Experiments"),
     ("benchmarks", "Benchmarks and latency", "Benchmarks"),
+    ("data", "Questions as the student sees them", "Data"),
     ("curves", "Curves of the RIL run", "Curves"),
     ("answers", "Answers", "Answers"),
     ("rewarded", "Rewarded answers", "Rewards"),
@@ -32,9 +33,21 @@ def render_page(values: Mapping[str, Any]) -> str:
 
     All text is escaped; hidden characters are named, and long texts cut.
     """
-    folder = Path(__file__).parent
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    code = Markup(script)  # nosec B704: the script of this folder
+    own = {"script": code, "script_hash": f"sha256-{digest}", "sections": SECTIONS}
+    return _render("page.html", {**values, **own})
+
+
+def render_data_page(section: Mapping[str, Any]) -> str:
+    """The page about questions alone, from `seen_questions.make_section`; it has no script and loads nothing."""
+    return _render("data.html", {"seen": section})
+
+
+def _render(template: str, values: Mapping[str, Any]) -> str:
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         finalize=make_visible,
         undefined=StrictUndefined,
@@ -47,11 +60,7 @@ def render_page(values: Mapping[str, Any]) -> str:
         "number": format_number,
         "duration": format_duration,
     }
-    script = (folder / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    code = Markup(script)  # nosec B704: the script of this folder
-    own = {"script": code, "script_hash": f"sha256-{digest}", "long": LONG, "sections": SECTIONS}
-    return environment.get_template("page.html").render(**values, **own)
+    return environment.get_template(template).render(**values, long=LONG)
 
 
 def format_percent_or_dash(share: float | None, digits: int = 1) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from stages.corpora.images import read_upright_size
 from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group, Pack, make_pack, make_packs
 from stages.training.ranks import get_ranks
@@ -82,7 +83,8 @@ def estimate_prompt_cost(
 ) -> float:
     """Estimates the tokens of prompt and response from text length and image size, without decoding images."""
     text = len(response) + sum(len(message["content"]) for message in messages)
-    return text / CHARACTERS_PER_TOKEN + reader.count_image_tokens(images)
+    sizes = [read_upright_size(image) for image in images]
+    return text / CHARACTERS_PER_TOKEN + sum(reader.count_image_tokens(sizes))
 
 
 def _make_unscored_group(prompt: Prompt) -> Group:

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any, Protocol, get_type_hints
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from stages.config.image_limits import ImageLimits
@@ -83,6 +84,9 @@ class Family(Protocol):
     def make_vllm_arguments(self, processor: Any) -> dict[str, Any]:
         """Returns a processor's limits as vLLM's `mm_processor_kwargs`."""
 
+    def restore_pictures(self, processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
+        """Returns what the vision tower is shown of each image, as pictures: one, or one for each tile."""
+
     def expand(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
         """Returns `ids` with each image placeholder replaced by the tokens of its image."""
 
@@ -103,6 +107,14 @@ class Family(Protocol):
 
     def get_projection(self, model: nn.Module) -> nn.Linear:
         """Returns the last layer of the projector."""
+
+
+def paint(processor: Any, values: Tensor) -> Image.Image:
+    """Returns the picture of normalised values [3, height, width] of an image processor."""
+    own = processor.image_processor
+    mean, deviation = (torch.tensor(given)[:, None, None] for given in (own.image_mean, own.image_std))
+    shades = ((values.float() * deviation + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(shades.permute(1, 2, 0).contiguous().numpy())
 
 
 def index_families(*modules: Family) -> dict[str, Family]:

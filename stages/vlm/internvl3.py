@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
@@ -13,7 +14,7 @@ from transformers import (
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.corpora.images import open_images
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
+from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "internvl3"
@@ -72,6 +73,12 @@ def make_vllm_arguments(processor: Any) -> dict[str, Any]:
     """Returns the fewest and most tiles of an image."""
     own = processor.image_processor
     return {"min_patches": own.min_patches, "max_patches": own.max_patches, "crop_to_patches": own.max_patches > 1}
+
+
+def restore_pictures(processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
+    """Returns the tiles of each image; the last of several is the whole image."""
+    tiles = iter(pixels.values)
+    return [[paint(processor, next(tiles)) for _ in range(count)] for count in pixels.rows]
 
 
 def find_image_token_id(processor: Any) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
@@ -55,6 +56,11 @@ def fit_images(processor: Any, tokens: int) -> ImageLimits:
 def make_vllm_arguments(processor: Any) -> dict[str, Any]:
     """Returns no arguments: a text model sees no images."""
     return {}
+
+
+def restore_pictures(processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
+    """Raises ValueError: a text model sees no images."""
+    raise ValueError(f"pixels of {len(pixels.rows)} images for a text model")
 
 
 def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:

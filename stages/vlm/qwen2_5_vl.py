@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
@@ -14,7 +15,7 @@ from transformers import (
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.corpora.images import open_images
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
+from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "qwen2_5_vl"
@@ -71,6 +72,21 @@ def make_vllm_arguments(processor: Any) -> dict[str, Any]:
     """Returns the area between which images are scaled."""
     size = processor.image_processor.size
     return {"size": {name: size[name] for name in ("shortest_edge", "longest_edge")}}
+
+
+def restore_pictures(processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
+    """Returns the resized picture of each image; its patches lie in blocks of merge_size x merge_size."""
+    own = processor.image_processor
+    merge, patch, frames = own.merge_size, own.patch_size, own.temporal_patch_size
+    found, start = [], 0
+    for grid, rows in zip(pixels.grids.tolist() if pixels.grids is not None else [], pixels.rows, strict=True):
+        _, height, width = grid
+        patches = pixels.values[start : start + rows]
+        blocks = patches.reshape(height // merge, width // merge, merge, merge, -1, frames, patch, patch)
+        lines = blocks[..., 0, :, :].permute(4, 0, 2, 5, 1, 3, 6)  # a still image is the same in both frames
+        found.append([paint(processor, lines.reshape(-1, height * patch, width * patch))])
+        start += rows
+    return found
 
 
 def find_image_token_id(processor: Any) -> int:

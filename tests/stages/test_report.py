@@ -35,6 +35,7 @@ from stages.page.gallery import list_answers, make_data_uri, pick_evenly
 from stages.page.plots import running_mean
 from stages.responses.schemas import ANSWERS
 from stages.tiny.world.exercises import draw_example
+from stages.vlm.checkpoint import Checkpoint
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
@@ -192,6 +193,7 @@ def write_all(folder: Path, params: Params, questions: int = 24, steps: int = 30
     for place in ("data/model/student", "data/model/internvl3", "data/warm_start", "data/ril/model"):
         write_json(folder / place / "ril.json", {"identity": f"{len(place):02d}ab" + "0" * 60, "family": "x"})
     write_json(folder / "data/model/judge/ril.json", {"hub": "someone/judge", "revision": "1234567890abcdef"})
+    write_json(folder / "data/model/student/ril.json", {"hub": "someone/student", "revision": "1234567890abcdef"})
     pool = {
         "answers": 3200,
         "accuracy": 0.91,
@@ -332,6 +334,22 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
         "total6,4002,4004,000102,000122,000",
     ):
         assert words in found.words
+
+
+def test_the_page_shows_questions_as_the_student_sees_them(
+    page: Callable[..., str], project: Path, tiny: Callable[[str], Checkpoint]
+) -> None:
+    assert "Not shown: model someone/student at 1234567890abcdef is not on this machine" in Elements(page()).words
+    shutil.rmtree(project / "data/model/student")
+    shutil.copytree(tiny("qwen2_5_vl").folder, project / "data/model/student")
+    write_questions(project, "validation", 4)
+    (project / "data/questions/validation").rename(project / "data/questions/warm_start")
+    found = Elements(page())
+    assert "4 of 4 questions of the split warm_start" in found.words
+    shown = [attributes for tag, attributes in found.tags if tag == "img" and "model sees" in (attributes["alt"] or "")]
+    assert [one["alt"] for one in shown if "validation-000001" in (one["alt"] or "")]
+    assert len(shown) == 4
+    assert "<|vision_start|>" in found.words
 
 
 def test_what_a_model_wrote_stays_text(page: Callable[..., str]) -> None:

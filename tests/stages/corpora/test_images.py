@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from flows.jobs import open_job
 from stages import questions
@@ -22,7 +22,14 @@ from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.adapters import read_user_rows
-from stages.corpora.images import UnreadableImage, make_portable, open_image, read_upright_size
+from stages.corpora.images import (
+    UnreadableImage,
+    make_portable,
+    open_image,
+    open_reduced,
+    read_header,
+    read_upright_size,
+)
 from stages.corpora.rows import read_questions
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
@@ -130,19 +137,52 @@ SEEN: Mapping[str, tuple[bytes, Image.Image, int]] = {
 @pytest.mark.parametrize("name", REJECTED)
 def test_what_no_model_can_be_shown_is_refused_with_its_reason(name: str) -> None:
     image, reason = REJECTED[name]
-    with pytest.raises(UnreadableImage) as error:
-        open_image(image, 50_000_000)
-    assert reason in str(error.value)
+    for read in (open_image, open_reduced):
+        with pytest.raises(UnreadableImage) as error:
+            read(image, 50_000_000)
+        assert reason in str(error.value)
 
 
 @pytest.mark.parametrize("name", SEEN)
 def test_a_good_file_is_seen_as_it_was_meant(name: str) -> None:
     image, meant, tolerance = SEEN[name]
+    open_reduced(image)
     seen = open_image(image)
     assert (seen.mode, seen.size) == ("RGB", meant.size)
     difference = np.abs(np.asarray(seen).astype(int) - np.asarray(meant).astype(int))
     assert difference.max() <= tolerance
     assert difference.mean() <= tolerance / 8
+
+
+def turned_by(key: str, value: str) -> bytes:
+    """The lying scene as PNG, its orientation in a text chunk."""
+    told = PngImagePlugin.PngInfo()
+    told.add_itxt(key, value) if key.startswith("XML") else told.add_text(key, value)
+    return saved(scene().transpose(Image.Transpose.ROTATE_90), pnginfo=told)
+
+
+def profile() -> str:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return "\nexif\n    1\n" + exif.tobytes().hex()
+
+
+TEXTS = {
+    "XMP": turned_by("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>'),
+    "raw profile": turned_by("Raw profile type exif", profile()),
+    "EXIF behind the pixels": sideways()[:33] + sideways()[sideways().index(b"IDAT") - 4 : -12]
+    + sideways()[33 : sideways().index(b"IDAT") - 4] + sideways()[-12:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*SEEN, *TEXTS])
+def test_a_header_has_the_size_of_the_picture(name: str) -> None:
+    image = TEXTS[name] if name in TEXTS else SEEN[name][0]
+    header = read_header(image)
+    assert (header.width, header.height) == open_image(image).size == read_upright_size(image)
+    assert name not in TEXTS or open_image(image).size == SIDE
+    with Image.open(io.BytesIO(image)) as opened:
+        assert header.format == opened.format
 
 
 @pytest.mark.parametrize("name", SEEN)
