@@ -13,12 +13,13 @@ so that a missing model fails early.
 from pathlib import Path
 from typing import Any
 
+from stages.config.image_limits import NO_LIMITS, ImageLimits, count_image_room
 from stages.config.model import Model
 from stages.job.job import Job
 from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, write_card
 from stages.vlm.contents import check_loadable
 from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
-from stages.vlm.trial import try_reading
+from stages.vlm.trial import FoundLimits, try_reading
 
 
 def run(job: Job) -> None:
@@ -42,26 +43,55 @@ def pin(job: Job, model: Model) -> None:
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
 
-        _check_foreign(weights, model.family)
+        found = _check_foreign(weights, model)
         check_files(weights)
         hashes = hash_files(weights, list_content(weights))
         source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
         keep_content(weights, source["identity"], job.store, hashes)
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
+        found = FoundLimits(NO_LIMITS, NO_LIMITS)
     else:
         assert model.hub is not None
         assert model.revision is not None
         commit = find_hub_commit(model.hub, model.revision)
-        _check_foreign(find_hub_folder(model.hub, commit), model.family)
+        found = _check_foreign(find_hub_folder(model.hub, commit), model)
         source = {"hub": model.hub, "revision": commit}
+    limits = choose_limits(model, job.item, found)
     with job.writing() as folder:
-        write_card(folder, model.family, model.precision, model.context_tokens, source)
+        write_card(folder, model.family, model.precision, model.context_tokens, source, limits)
     job.write_metrics({"pinned": source})
     job.progress.say(f"{job.name}: pinned {', '.join(f'{key} {value}' for key, value in source.items())}")
+    if limits.list_set():
+        why = "set in the parameters" if limits == model.limits else explain_default(model, found)
+        job.progress.say(f"{job.name}: images are scaled to {limits} ({why})")
 
 
-def _check_foreign(weights: Path, family: str) -> None:
-    """Raises RefusedCheckpoint when a folder holds code or pickles, or reading it takes no end."""
+def _check_foreign(weights: Path, model: Model) -> FoundLimits:
+    """Returns the limits on images of a folder's processor.
+
+    Raises RefusedCheckpoint when the folder holds code or pickles, or reading it takes no end.
+    """
     check_loadable(weights)
-    try_reading(weights, family)
+    return try_reading(weights, model.family, count_image_room(model.context_tokens))
+
+
+def choose_limits(model: Model, name: str | None, found: FoundLimits) -> ImageLimits:
+    """Returns the limits on images of a pinned model: those of `models.<name>`, else what leaves room in its context.
+
+    The second are upper limits only, and set only if the processor's own are higher. Raises ValueError if a limit
+    contradicts one that is not set.
+    """
+    limits = model.limits.fill(found.fitting)
+    if fault := limits.fill(found.own).find_fault():
+        raise ValueError(f"models.{name}: {fault}; set both in models.{name}")
+    return limits
+
+
+def explain_default(model: Model, found: FoundLimits) -> str:
+    """Returns why a pinned model has limits that nobody has set, and how to change them."""
+    names, room = ", ".join(found.fitting.list_set()), count_image_room(model.context_tokens)
+    return (
+        f"one image may take {room:,} tokens, half of context_tokens; the processor's own limit is {found.own}; "
+        f"{names} of this model sets another"
+    )

@@ -75,7 +75,8 @@ def run(job: Job) -> None:
         if state is not None:
             network.save_adapter(state, folder, "data/model/student")
         reader.save(folder)
-        write_card(folder, checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+        shape = (checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
+        write_card(folder, *shape, limits=checkpoint.limits)
     write_rejects(job.reports / "rejects.jsonl", rejects)
     if rejects:
         job.progress.say(
@@ -116,7 +117,7 @@ def measure_questions(
             reasons[question.id] = reason
         else:
             places.append(place)
-            costs.append(estimate_prompt_cost(question.messages, question.images, question.target))
+            costs.append(estimate_prompt_cost(reader, question.messages, question.images, question.target))
     parts = ranks.gather((np.array(places, np.int64), np.array(costs, np.float64), reasons))
     kept = np.concatenate([part[0] for part in parts])
     reasons = {name: reason for part in parts for name, reason in part[2].items()}

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -46,6 +47,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         long = any(map(item.get_closest_marker, LONG))
         weights[item.path] = weights.get(item.path, 0) + (100 if long else 1)
     items.sort(key=lambda item: -weights[item.path])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says which modules take most of the time; CI has a budget (.ci/run)."""
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "duration")]
+    seconds: Counter[str] = Counter()
+    for report in reports:
+        seconds[report.nodeid.partition("::")[0]] += report.duration
+    if seconds.total() > 600:
+        terminalreporter.section(f"slowest modules, of {seconds.total():.0f} s")
+        for name, taken in seconds.most_common(30):
+            terminalreporter.write_line(f"{taken:7.0f} s  {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from flows.estimate.passes import BF16, FP32, measure_frozen_tower
 from flows.estimate.shapes import ModelShape
 from stages.config.engines import GpuUse
+from stages.config.image_limits import SMALLEST_PIXELS, count_image_room
+from stages.config.model import Model
 from stages.config.placement import count_replica_gpus
 
 BATCHED_TOKENS = 8192  # max_num_batched_tokens, vLLM's default for servers on large GPUs
-LARGEST_IMAGE = 16_384  # tokens of the image with which vLLM measures Qwen2.5-VL's tower: its released pixel bound
+LARGEST_IMAGE = 16_384  # tokens of an image at the released pixel bound of Qwen2.5-VL; InternVL's has at most 3,328
+TILE = 256  # tokens of a tile of InternVL
 ASLEEP = 1_500_000_000  # what a sleeping engine keeps: CUDA graphs, workspaces, its context. Assumed
 
 
@@ -39,12 +42,21 @@ class EngineMemory:
         return min(self.sequences, self.cached_tokens // self.context)
 
 
-def measure_engine(shape: ModelShape, use: GpuUse, share: float, card: float, context: int) -> EngineMemory:
-    """Returns the memory of an engine with `share` of a GPU of `card` bytes; `context` is its longest one in tokens.
+def count_largest_image(model: Model) -> int:
+    """Returns the tokens of the largest image that a published processor makes with the limits of `model`."""
+    if model.max_pixels is not None:
+        return model.max_pixels // SMALLEST_PIXELS
+    if model.max_tiles is not None:
+        return TILE * (model.max_tiles + 1)
+    return min(LARGEST_IMAGE, count_image_room(model.context_tokens))
+
+
+def measure_engine(shape: ModelShape, use: GpuUse, share: float, card: float, model: Model) -> EngineMemory:
+    """Returns the memory of an engine with `share` of a GPU of `card` bytes, for the context and images of `model`.
 
     The cache is negative if the weights don't fit the share.
     """
-    text, parallel = shape.text, count_replica_gpus(use)
+    text, parallel, context = shape.text, count_replica_gpus(use), model.context_tokens
     whole = 0 if shape.tower is None else shape.tower.count_undivided(text.hidden)
     weights = BF16 * (whole + (shape.weights - whole) / parallel)
     # A pass: two states, queries, keys, values and both halves of the feed-forward layer; logits of all sequences in
@@ -52,7 +64,9 @@ def measure_engine(shape: ModelShape, use: GpuUse, share: float, card: float, co
     split = use.tensor_parallel
     activations = BATCHED_TOKENS * BF16 * (4 * text.hidden + 3 * text.feed_forward / split)
     logits = use.sequences * text.vocabulary * (BF16 + 2 * FP32)
-    images = 0 if shape.tower is None else measure_frozen_tower(shape.tower, LARGEST_IMAGE) / split
+    # vLLM measures the tower with as many of the largest images as a batch holds, at least one.
+    seen = max(BATCHED_TOKENS, count_largest_image(model))
+    images = 0 if shape.tower is None else measure_frozen_tower(shape.tower, seen) / split
     work = activations + logits + images
     cache = share * card - weights - work
     layers = text.layers * split / parallel  # pipeline parallelism distributes layers

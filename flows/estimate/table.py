@@ -144,8 +144,7 @@ class _Estimator:
         use = find_gpu_use(self._runtime, stage, model)
         assert use is not None
         share = use.memory_share or self._runtime.gpu_memory_utilization
-        context = self._params.models[model].context_tokens
-        return measure_engine(self._shapes[model], use, share, self._card, context)
+        return measure_engine(self._shapes[model], use, share, self._card, self._params.models[model])
 
     # --- stages that train --------------------------------------------------------------------------------------------
 

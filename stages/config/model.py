@@ -7,9 +7,17 @@ from pydantic import Field, model_validator
 from stages.config.block import Block
 from stages.config.build import Build
 from stages.config.endpoint import Endpoint
+from stages.config.image_limits import LIMIT_NAMES, MOST_PIXELS, MOST_TILES, SMALLEST_PIXELS, ImageLimits
 from stages.config.paths import Location
 
 FamilyName = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
+# The limits on images that a family has, and what else can be done.
+LIMITS_OF: dict[FamilyName, tuple[tuple[str, ...], str]] = {
+    "qwen2_5_vl": (("min_pixels", "max_pixels"), "its images have min_pixels and max_pixels: set these"),
+    "internvl3": (("min_tiles", "max_tiles"), "its images are cut into tiles: set min_tiles and max_tiles"),
+    "qwen2_5": ((), "it reads text only: remove the key"),
+    "remote": (("max_pixels",), "images are scaled down to max_pixels before they are sent: set that"),
+}
 
 
 class Model(Block):
@@ -30,6 +38,44 @@ class Model(Block):
         le=10_000_000,
         description="Maximum tokens of prompt and answer; longer questions are listed as rejects.",
     )
+
+    max_pixels: int | None = Field(
+        None,
+        ge=SMALLEST_PIXELS,
+        le=MOST_PIXELS,
+        description="qwen2_5_vl and remote: larger images are scaled down to this area; 784 pixels are a token. "
+        "Default: the checkpoint's, for `path` and `hub` at most half of context_tokens.",
+    )
+    min_pixels: int | None = Field(
+        None,
+        ge=SMALLEST_PIXELS,
+        le=MOST_PIXELS,
+        description="qwen2_5_vl: smaller images are scaled up to this area. Default: the checkpoint's.",
+    )
+    max_tiles: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_TILES,
+        description="internvl3: most tiles (256 tokens each, and a thumbnail) of an image. Default as of max_pixels.",
+    )
+    min_tiles: int | None = Field(
+        None, ge=1, le=MOST_TILES, description="internvl3: fewest tiles of an image. Default: the checkpoint's."
+    )
+
+    @property
+    def limits(self) -> ImageLimits:
+        """The limits on images that are set."""
+        return ImageLimits(**{name: getattr(self, name) for name in LIMIT_NAMES})
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        known, remedy = LIMITS_OF[self.family]
+        for name, value in self.limits.list_set().items():
+            if name not in known:
+                raise ValueError(f"{name} is {value}, but family {self.family} has no {name}; {remedy}")
+        if fault := self.limits.find_fault():
+            raise ValueError(f"{fault}; change one of them")
+        return self
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:

@@ -5,6 +5,7 @@ on answers about a different picture.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -65,23 +66,37 @@ def read_upright_size(image: bytes) -> tuple[int, int]:
         return (height, width) if lying else (width, height)
 
 
-def make_portable(image: bytes) -> bytes:
+def make_portable(image: bytes, max_pixels: int | None = None) -> bytes:
     """Returns bytes that any decoder decodes like `open_image`, for engines with their own decoder.
 
-    Returns the file unchanged where decoders agree, else the decoded picture as PNG.
+    Returns the file unchanged where decoders agree, else the decoded picture as PNG. A picture of more than
+    `max_pixels` is scaled down to that area, with its ratio of sides.
     """
     with Image.open(io.BytesIO(image)) as opened:
         upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        fits = max_pixels is None or opened.width * opened.height <= max_pixels
         if (
-            upright
+            fits
+            and upright
             and opened.mode in ("RGB", "L")
             and not opened.has_transparency_data
             and opened.format in ("PNG", "JPEG")
         ):
             return image
     buffer = io.BytesIO()
-    open_image(image).save(buffer, "PNG")
+    picture = open_image(image)
+    if max_pixels is not None and not fits:
+        picture = picture.resize(_scale_down(*picture.size, max_pixels), Image.Resampling.BICUBIC)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _scale_down(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """Returns sides of nearly the same ratio with a product of at most `max_pixels`."""
+    factor = math.sqrt(max_pixels / (width * height))
+    short = max(1, math.floor(min(width, height) * factor))
+    long = min(math.floor(max(width, height) * factor), max_pixels // short)
+    return (long, short) if width >= height else (short, long)
 
 
 def is_deep(picture: Image.Image) -> bool:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from PIL import Image
 
@@ -17,15 +17,20 @@ from stages.engines.engine import Answer, Request, RequestError
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
 
+if TYPE_CHECKING:
+    from stages.vlm.reader import Reader  # needs torch
+
 GIB = 1 << 30
 CPU_BLOCK = 32  # KV block size in tokens; with vLLM's 128 no tiny prompt shares a prefix: 5,000 tokens/s, not 7,100
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def make_engine_arguments(
-    checkpoint: Checkpoint, runtime: Runtime, settings: GpuUse, sees_images: bool, log_probs: bool
+    checkpoint: Checkpoint, runtime: Runtime, settings: GpuUse, reader: "Reader", log_probs: bool
 ) -> dict[str, Any]:
     """Returns the arguments of vLLM's engine for one checkpoint on this machine, named as in `vllm.LLM`.
+
+    `reader` is the checkpoint's; vLLM's own processor gets its limits on images.
 
     With `log_probs`, log probabilities are those of the distribution that a token is sampled from. vLLM's default is
     that before penalty and temperature (trap T14). It then computes them at every step, requested or not.
@@ -49,7 +54,8 @@ def make_engine_arguments(
         "dtype": _DTYPES[checkpoint.precision],
         "max_model_len": checkpoint.context_tokens,
         "max_num_seqs": settings.sequences,
-        "limit_mm_per_prompt": {"video": 0} if sees_images else {},
+        "limit_mm_per_prompt": {"video": 0} if reader.image_token_id >= 0 else {},
+        **({"mm_processor_kwargs": reader.make_vllm_arguments()} if checkpoint.limits.list_set() else {}),
         "load_format": "safetensors",  # never a pickle
         "trust_remote_code": False,
         "generation_config": "vllm",  # sampling follows the parameters, not the checkpoint's suggestions
@@ -146,14 +152,15 @@ def format_flags(arguments: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def make_data_url(image: bytes, question: str) -> str:
+def make_data_url(image: bytes, question: str, max_pixels: int | None = None) -> str:
     """Returns `image` as a `data:` URL with its own media type; the bytes are unchanged where possible.
 
     An image that servers would decode differently from training (rotated, transparent, 16 bits) is sent as a PNG of
-    what training sees. Raises RequestError, which names the question, if the bytes are not an image.
+    what training sees, one of more than `max_pixels` as a PNG of at most so many. Raises RequestError, which names the
+    question, if the bytes are not an image.
     """
     try:
-        sent = make_portable(image)
+        sent = make_portable(image, max_pixels)
         with Image.open(io.BytesIO(sent)) as picture:
             kind = picture.get_format_mimetype()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

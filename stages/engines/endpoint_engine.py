@@ -110,7 +110,7 @@ class EndpointEngine:
         asked = request.sampling
         body: dict[str, Any] = {
             "model": self._endpoint.name,
-            "messages": _make_contents(request),
+            "messages": _make_contents(request, self.checkpoint.limits.max_pixels),
             "n": request.n,
             "temperature": asked.temperature,
             "top_p": asked.top_p,
@@ -209,8 +209,11 @@ def _read_count(reply: Mapping[str, Any], key: str) -> int:
     return value if type(value) is int and 0 <= value < MOST_TOKENS else 0
 
 
-def _make_contents(request: Request) -> list[dict[str, Any]]:
-    """Returns the messages in OpenAI's form; the first `<image>` markers become the images, further ones stay text."""
+def _make_contents(request: Request, max_pixels: int | None) -> list[dict[str, Any]]:
+    """Returns the messages in OpenAI's form; the first `<image>` markers become the images, further ones stay text.
+
+    Images of more than `max_pixels` are scaled down.
+    """
     images = iter(request.images)
     left = len(request.images)
     messages: list[dict[str, Any]] = []
@@ -223,7 +226,8 @@ def _make_contents(request: Request) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
         for place, text in enumerate(texts):
             if place:
-                parts.append({"type": "image_url", "image_url": {"url": make_data_url(next(images), request.name)}})
+                url = make_data_url(next(images), request.name, max_pixels)
+                parts.append({"type": "image_url", "image_url": {"url": url}})
             if text:
                 parts.append({"type": "text", "text": text})
         messages.append({"role": message["role"], "content": parts})

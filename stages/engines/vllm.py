@@ -82,7 +82,7 @@ class VllmEngine:
         self._limit = WorkLimit(60 * runtime.stuck_minutes, "vLLM in this process has finished no step and no prompt")
         with contextlib.closing(loading), loading.watch():
             self._llm = vllm.LLM(
-                **make_engine_arguments(checkpoint, runtime, settings, reader.image_token_id >= 0, log_probs),
+                **make_engine_arguments(checkpoint, runtime, settings, reader, log_probs),
                 **make_adapter_arguments(adapter_rank),
                 tensor_parallel_size=settings.tensor_parallel,
                 mm_processor_cache_gb=0,  # 4 GiB of decoded images by default; a request holds its own until it is done

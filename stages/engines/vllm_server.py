@@ -6,6 +6,7 @@ answers are returned (T6). At the first call every server reports how it tokeniz
 (T5).
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -35,6 +36,7 @@ from stages.engines.arguments import (
 )
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, Call, Caller, CallStream
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError, StartOptions
+from stages.engines.limit_probes import iter_limit_probes
 from stages.engines.progress_watch import ProgressWatch
 from stages.engines.server import Server
 from stages.engines.server_replies import read_answers
@@ -132,9 +134,8 @@ class VllmServerEngine:
         settings = self.settings
         if (trainable or self._sleeps) and settings.port is not None:
             raise ValueError(f"runtime.engines.{self.label}.port is {settings.port}; {NO_PORT}")
-        sees = self._reader.image_token_id >= 0
         arguments = {
-            **make_engine_arguments(self.checkpoint, self._runtime, settings, sees, self._log_probs),
+            **make_engine_arguments(self.checkpoint, self._runtime, settings, self._reader, self._log_probs),
             **make_adapter_arguments(self._adapter_rank),
             **({"worker_extension_cls": name_receiver()} if self._direct else {}),
             "tensor_parallel_size": settings.tensor_parallel,
@@ -283,38 +284,57 @@ class VllmServerEngine:
     def _check(self, request: Request) -> None:
         """Raises EngineError if a server tokenizes a prompt differently from training: it serves another model.
 
-        A request that no server can take proves nothing; the next request is checked instead.
+        A request that no server can take proves nothing; the next request is checked instead. Servers that somebody
+        else has started are also asked for images beyond the model's limits.
         """
         try:
             body = self._make_body(request)
         except RequestError:
             return
+        if not all(self._compare(url, request, body) for url in self._urls):
+            return
+        if self.settings.urls and self.checkpoint.limits.list_set():
+            for probe in iter_limit_probes(self._reader, self.checkpoint.context_tokens):
+                for url in self._urls:
+                    if not self._compare(url, probe, self._make_body(probe)):
+                        raise self._make_error(url, f"it refuses a question {probe.name}; {self._explain_limits()}")
+        self._checked = True
+
+    def _explain_limits(self) -> str:
+        arguments = json.dumps(self._reader.make_vllm_arguments())
+        return (
+            f"this model has limits on images ({self.checkpoint.limits}): start the server with "
+            f"--mm-processor-kwargs '{arguments}'"
+        )
+
+    def _compare(self, url: str, request: Request, body: Mapping[str, Any]) -> bool:
+        """Returns whether a server takes a request; raises EngineError if it tokenizes it differently from training."""
         body = {
             **body,
             "return_token_ids": True,
             "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False},
         }
-        for url in self._urls:
-            reply = self._ask(url, "POST", GENERATE_ROUTE, body)
-            if reply.status_code == 400:
-                return
-            if reply.status_code != 200:
-                raise self._make_error(
-                    url,
-                    f"{GENERATE_ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN_CHARACTERS]}; is it a "
-                    "server of this model?",
-                )
-            seen = reply.json()["prompt_token_ids"]
-            messages, given = split_target(request.messages)
-            ours = self._reader.make_prompt(messages, request.images).ids.tolist()
-            ours += [] if given is None else self.chat.encode_response(given)
-            if seen != ours:
-                raise self._make_error(
-                    url,
-                    f"it tokenizes question {request.name} to {len(seen)} tokens, training to {len(ours)}, and "
-                    "they differ; it serves another model, or its image processor is configured differently",
-                )
-        self._checked = True
+        reply = self._ask(url, "POST", GENERATE_ROUTE, body)
+        if reply.status_code == 400:
+            return False
+        if reply.status_code != 200:
+            raise self._make_error(
+                url,
+                f"{GENERATE_ROUTE}: HTTP {reply.status_code}: {reply.text[:SHOWN_CHARACTERS]}; is it a "
+                "server of this model?",
+            )
+        seen = reply.json()["prompt_token_ids"]
+        messages, given = split_target(request.messages)
+        ours = self._reader.make_prompt(messages, request.images).ids.tolist()
+        ours += [] if given is None else self.chat.encode_response(given)
+        if seen != ours:
+            limits = f"; {self._explain_limits()}" if self.checkpoint.limits.list_set() else ""
+            raise self._make_error(
+                url,
+                f"it tokenizes question {request.name} to {len(seen)} tokens, training to {len(ours)}, and "
+                f"they differ; it serves another model, or its image processor is configured differently{limits}",
+            )
+        return True
 
     def update_weights(self, named: Iterable[tuple[str, "Tensor"]]) -> int:
         """Loads new weights into all servers, and empties their caches (trap T12); returns the bytes of the weights.

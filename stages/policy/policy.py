@@ -77,7 +77,7 @@ class Policy:
 
         Communicates with no other rank and uses no model, so that a thread can do it while a model learns.
         """
-        own = get_ranks().share(list(zip(questions, groups, strict=True)), estimate_tokens)
+        own = get_ranks().share(list(zip(questions, groups, strict=True)), partial(estimate_tokens, reader))
         prompts = reader.make_prompts([(questions[place].messages, questions[place].images) for place in own])
         return list(zip(own, prompts, strict=True))
 
@@ -286,10 +286,11 @@ class Policy:
         )
 
 
-def estimate_tokens(question_and_responses: tuple[Question, Sequence[Response]]) -> float:
+def estimate_tokens(reader: Reader, question_and_responses: tuple[Question, Sequence[Response]]) -> float:
     """Estimates the tokens of a group; the cost by which ranks share a step."""
     question, responses = question_and_responses
-    return estimate_prompt_cost(question.messages, question.images) + sum(len(one.token_ids) for one in responses)
+    prompt = estimate_prompt_cost(reader, question.messages, question.images)
+    return prompt + sum(len(one.token_ids) for one in responses)
 
 
 def compute_corrections(batch: PolicyBatch, old: Tensor, objective: Objective) -> Tensor | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stages.config.image_limits import LimitName
 from stages.job.bounded import UnusableFile, parse_json, read_bounded, replace_surrogates, show_value
 from stages.job.files import write_json
 from stages.responses.key import SPEC_FIELDS, GenerationSpec, hash_model_name, hash_spec
@@ -44,6 +45,7 @@ def make_about(checkpoint: "Checkpoint", asked: GenerationSpec) -> dict[str, Any
     """Returns the content of about.json: name, revision and licence of the model, and all parts of the key."""
     name, revision = read_model_name(checkpoint)
     values = {**asdict(asked), "sampling": asked.sampling.model_dump(mode="json"), "banned": list(asked.banned)}
+    values["limits"] = asked.limits.list_set()
     return {
         "name": name,
         "revision": revision,
@@ -78,6 +80,7 @@ class About(BaseModel):
     banned: list[Annotated[int, Field(ge=0)]] | None = None
     sampling: dict[str, bool | int | float | str | None] | None = None
     draw: int | None = None
+    limits: dict[LimitName, Annotated[int, Field(ge=1)]] | None = None
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:

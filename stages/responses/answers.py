@@ -427,4 +427,5 @@ def make_generation_spec(checkpoint: Checkpoint, sampling: Sampling, draw: int, 
         banned=template.banned,
         sampling=sampling,
         draw=draw,
+        limits=checkpoint.limits,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from stages.config.image_limits import read_limits
 from stages.job.files import replacing_folder, write_json, write_text
 from stages.responses.about import ABOUT
 from stages.responses.segment_rows import write_files
@@ -106,6 +107,7 @@ def _make_section(found: SetStatistics, about: dict[str, Any]) -> str:
         "family": about.get("family"),
         "precision": about.get("precision"),
         "context, tokens": about.get("context_tokens"),
+        "limits on images": str(read_limits(about.get("limits"))) or "those of the model's files",
         "sampling": sampling,
         "draw": about.get("draw"),
         "prompt template, sha256": about.get("template"),

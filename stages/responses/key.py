@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.config.sampling import Sampling
 from stages.job.bounded import UnusableFile, parse_json, show_value
 from stages.job.hashes import hash_json
@@ -33,6 +34,7 @@ class GenerationSpec:
     banned: tuple[int, ...]  # tokens that are never sampled
     sampling: Sampling
     draw: int  # another number requests fresh answers
+    limits: ImageLimits = NO_LIMITS  # on images, where they are not those of the model's own files
 
     def hash(self) -> str:
         """Returns the sha256 of all fields, as hex."""
@@ -41,7 +43,8 @@ class GenerationSpec:
     @functools.cached_property
     def _hash(self) -> str:
         values = {name: getattr(self, name) for name in SPEC_FIELDS}
-        return hash_spec({**values, "sampling": self.sampling.model_dump(mode="json"), "banned": list(self.banned)})
+        plain = {"sampling": self.sampling.model_dump(mode="json"), "limits": self.limits.list_set()}
+        return hash_spec({**values, **plain, "banned": list(self.banned)})
 
     @property
     def slug(self) -> str:
@@ -58,16 +61,18 @@ class GenerationSpec:
         return hash_json({"asked": self.hash(), **make_request_content(messages, image_sha256)})
 
 
-SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(GenerationSpec))
+SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(GenerationSpec) if field.name != "limits")
 
 
 def hash_spec(values: Mapping[str, Any]) -> str:
     """Returns the sha256 of the fields of a GenerationSpec as JSON values; a setting that is None does not count.
 
-    So a new setting that is not set leaves keys unchanged.
+    So a new setting that is not set leaves keys unchanged; the same holds for `limits` if there are none.
     """
     sampling = {name: value for name, value in values["sampling"].items() if value is not None}
-    return hash_json({**{name: values[name] for name in SPEC_FIELDS}, "version": VERSION, "sampling": sampling})
+    limits = {"limits": values["limits"]} if values.get("limits") else {}
+    fields = {name: values[name] for name in SPEC_FIELDS}
+    return hash_json({**fields, **limits, "version": VERSION, "sampling": sampling})
 
 
 def hash_model_name(model: str) -> str:

@@ -18,7 +18,6 @@ from stages.vlm.reader import Prompt, Reader
 
 BLANK_PIXELS = 56  # side length of the blank image in padding groups
 CHARACTERS_PER_TOKEN = 4
-PIXELS_PER_TOKEN = 28 * 28  # of Qwen2.5-VL; equal for InternVL3, which has 256 tokens for 448 x 448
 
 
 class PaddingGroups:
@@ -78,15 +77,12 @@ def _add_padding(groups: list[Group], numbers: range, padding: Group) -> Pack:
     return replace(pack, last=pack.last[:-1], groups=numbers)
 
 
-def estimate_prompt_cost(messages: Sequence[Mapping[str, str]], images: Sequence[bytes], response: str = "") -> float:
+def estimate_prompt_cost(
+    reader: Reader, messages: Sequence[Mapping[str, str]], images: Sequence[bytes], response: str = ""
+) -> float:
     """Estimates the tokens of prompt and response from text length and image size, without decoding images."""
     text = len(response) + sum(len(message["content"]) for message in messages)
-    return text / CHARACTERS_PER_TOKEN + sum(_read_area(image) for image in images) / PIXELS_PER_TOKEN
-
-
-def _read_area(image: bytes) -> int:
-    with Image.open(io.BytesIO(image)) as header:
-        return header.width * header.height
+    return text / CHARACTERS_PER_TOKEN + reader.count_image_tokens(images)
 
 
 def _make_unscored_group(prompt: Prompt) -> Group:

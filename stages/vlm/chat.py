@@ -5,6 +5,7 @@ remains text (trap T7). An image is one placeholder token; engines expand it (tr
 """
 
 import functools
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,10 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
+        added = tokenizer.added_tokens_decoder.items()
+        self._special_ids = {token.content: int(number) for number, token in added if token.special}
+        longest = sorted(self._special_ids, key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest)) or '(?!)'})")
         # A second thread encodes requests to a server and decodes its replies. One thread must not encode special
         # tokens while the other has them disabled, and the tokenizer cannot be reconfigured while it decodes.
         self._switch = threading.RLock()
@@ -83,14 +88,24 @@ class Chat:
         return self._assemble(str(text), pieces)
 
     def _assemble(self, text: str, pieces: Sequence[str]) -> list[int]:
+        """Encodes the template's text with `pieces` in it; special tokens are those of the template only.
+
+        All between two of them is encoded at once: a piece that begins with a newline after a newline of the template
+        gives the token of two newlines, as in the processors of transformers.
+        """
         ids: list[int] = []
+        plain = ""
         for chunk in text.split(_OPEN):
             number, found, rest = chunk.partition(_CLOSE)
-            if found:
-                ids += self.encode_text(pieces[int(number)])
-            with self._switch:
-                ids += self.tokenizer.encode(rest if found else chunk, add_special_tokens=False)
-        return ids
+            plain += pieces[int(number)] if found else ""
+            for part in self._special.split(rest if found else chunk):
+                token = self._special_ids.get(part)
+                if token is None:
+                    plain += part
+                    continue
+                ids += [*self.encode_text(plain), token]
+                plain = ""
+        return ids + self.encode_text(plain)
 
     def encode_response(self, text: str) -> list[int]:
         """Returns the ids of a complete response with the end-of-turn token."""

@@ -1,8 +1,8 @@
 """A model on disk: a Hugging Face folder with an additional card.
 
-The card (`ril.json`) contains what config.json does not: family, precision, context length, location of weights that
-are not in the folder, and `identity`, the hash under which the model's answers are stored. A remote model has only a
-card.
+The card (`ril.json`) contains what config.json does not: family, precision, context length, limits on images, location
+of weights that are not in the folder, and `identity`, the hash under which the model's answers are stored. A remote
+model has only a card.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.endpoint import Endpoint
+from stages.config.image_limits import NO_LIMITS, ImageLimits, read_limits
 from stages.job.failure import Failure
 from stages.job.files import read_json, write_json
 from stages.job.hashes import hash_json
@@ -32,6 +33,7 @@ class Checkpoint:
     context_tokens: int
     identity: str  # hash of the files, or hub name and commit, or provider, name and hash of the endpoint block
     endpoint: Endpoint | None = None  # of a remote model; `weights` then contains no weights
+    limits: ImageLimits = NO_LIMITS  # on images, in place of those of its processor
 
 
 def write_card(
@@ -40,13 +42,16 @@ def write_card(
     precision: Precision,
     context_tokens: int,
     source: Mapping[str, Any] | None = None,
+    limits: ImageLimits = NO_LIMITS,
 ) -> None:
     """Writes the card of a model.
 
     Without `source`, the weights are in `folder`. Otherwise it locates them: {"path", "identity"}, or {"hub",
     "revision"} with a commit as revision, or {"endpoint"}, the block of a remote model.
     """
-    card = {"family": family, "precision": precision, "context_tokens": context_tokens}
+    card: dict[str, Any] = {"family": family, "precision": precision, "context_tokens": context_tokens}
+    if limits.list_set():
+        card["image_limits"] = limits.list_set()
     where = dict(source) if source else {"identity": hash_content(folder)}
     write_json(folder / CARD, {**card, **where})
 
@@ -70,7 +75,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise FileNotFoundError(
             f"{folder / CARD} points to {weights}, which does not exist; restore it or rerun the stage"
         )
-    return Checkpoint(folder, weights, card["family"], card["precision"], card["context_tokens"], identity)
+    return _read_checkpoint(folder, weights, card, identity)
 
 
 def open_verified(folder: Path, store: Path) -> Checkpoint:
@@ -106,7 +111,14 @@ def _find_target(folder: Path) -> str:
 def _open_remote(folder: Path, card: Mapping[str, Any]) -> Checkpoint:
     endpoint = Endpoint.model_validate(card["endpoint"])
     identity = f"endpoint:{endpoint.provider}/{endpoint.name}#{hash_json(endpoint.model_dump(mode='json'))}"
-    return Checkpoint(folder, folder, card["family"], card["precision"], card["context_tokens"], identity, endpoint)
+    return _read_checkpoint(folder, folder, card, identity, endpoint)
+
+
+def _read_checkpoint(
+    folder: Path, weights: Path, card: Mapping[str, Any], identity: str, endpoint: Endpoint | None = None
+) -> Checkpoint:
+    shape = (card["family"], card["precision"], card["context_tokens"])
+    return Checkpoint(folder, weights, *shape, identity, endpoint, read_limits(card.get("image_limits")))
 
 
 def find_hub_folder(name: str, revision: str) -> Path:

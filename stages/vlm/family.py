@@ -10,6 +10,8 @@ from typing import Any, Protocol, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from stages.config.image_limits import ImageLimits
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -65,6 +67,21 @@ class Family(Protocol):
 
     def count_image_tokens(self, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Counts the tokens of images of the given (width, height): `make_pixels(...).tokens` without pixel data."""
+
+    def read_image_limits(self, processor: Any) -> ImageLimits:
+        """Returns the limits that a processor has; none for text models."""
+
+    def limit_images(self, processor: Any, limits: ImageLimits) -> None:
+        """Changes the limits of a processor to those of `limits` that are set; `save_pretrained` keeps them."""
+
+    def fit_images(self, processor: Any, tokens: int) -> ImageLimits:
+        """Returns the upper limit at which no image takes more than `tokens` (but at least the smallest image).
+
+        None is set where the processor's own limits allow no more than that.
+        """
+
+    def make_vllm_arguments(self, processor: Any) -> dict[str, Any]:
+        """Returns a processor's limits as vLLM's `mm_processor_kwargs`."""
 
     def expand(self, processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
         """Returns `ids` with each image placeholder replaced by the tokens of its image."""

@@ -11,6 +11,7 @@ from transformers import (
     InternVLForConditionalGeneration,
 )
 
+from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.corpora.images import open_images
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 from stages.vlm.weights import load_whole
@@ -45,6 +46,32 @@ def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tupl
     return tuple(
         own.get_number_of_image_patches(height, width, crop) * processor.image_seq_length for width, height in sizes
     )
+
+
+def read_image_limits(processor: Any) -> ImageLimits:
+    """Returns the fewest and most tiles of an image."""
+    own = processor.image_processor
+    return ImageLimits(min_tiles=int(own.min_patches), max_tiles=int(own.max_patches))
+
+
+def limit_images(processor: Any, limits: ImageLimits) -> None:
+    """Changes the fewest and most tiles of an image."""
+    own, known = processor.image_processor, limits.fill(read_image_limits(processor))
+    own.min_patches, own.max_patches = known.min_tiles, known.max_tiles
+    own.crop_to_patches = own.max_patches > 1
+
+
+def fit_images(processor: Any, tokens: int) -> ImageLimits:
+    """Returns the most tiles that `tokens` hold, if an image may have more; several come with a thumbnail."""
+    own = processor.image_processor
+    tiles = max(1, own.min_patches, tokens // processor.image_seq_length - 1)
+    return ImageLimits(max_tiles=int(tiles)) if tiles < own.max_patches else NO_LIMITS
+
+
+def make_vllm_arguments(processor: Any) -> dict[str, Any]:
+    """Returns the fewest and most tiles of an image."""
+    own = processor.image_processor
+    return {"min_patches": own.min_patches, "max_patches": own.max_patches, "crop_to_patches": own.max_patches > 1}
 
 
 def find_image_token_id(processor: Any) -> int:

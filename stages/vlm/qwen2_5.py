@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
+from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 from stages.vlm.weights import load_whole
 
@@ -33,6 +34,27 @@ def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
 def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Raises ValueError: a text model sees no images."""
     raise ValueError(f"a prompt for a text model has {len(sizes)} images")
+
+
+def read_image_limits(processor: Any) -> ImageLimits:
+    """Returns no limits: a text model sees no images."""
+    return NO_LIMITS
+
+
+def limit_images(processor: Any, limits: ImageLimits) -> None:
+    """Raises ValueError for any limit: a text model sees no images."""
+    if limits.list_set():
+        raise ValueError(f"a text model has no limits on images: {limits}")
+
+
+def fit_images(processor: Any, tokens: int) -> ImageLimits:
+    """Returns no limits: a text model sees no images."""
+    return NO_LIMITS
+
+
+def make_vllm_arguments(processor: Any) -> dict[str, Any]:
+    """Returns no arguments: a text model sees no images."""
+    return {}
 
 
 def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:

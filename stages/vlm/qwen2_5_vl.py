@@ -1,6 +1,7 @@
 """Qwen2.5-VL: images of any shape as rows of patches, three-axis positions (M-RoPE)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.corpora.images import open_images
 from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 from stages.vlm.weights import load_whole
@@ -43,6 +45,32 @@ def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tupl
     """Returns the number of merged patches after resizing for each (width, height)."""
     own = processor.image_processor
     return tuple(own.get_number_of_image_patches(height, width) // own.merge_size**2 for width, height in sizes)
+
+
+def read_image_limits(processor: Any) -> ImageLimits:
+    """Returns the area in pixels between which images are scaled."""
+    size = processor.image_processor.size
+    return ImageLimits(min_pixels=int(size["shortest_edge"]), max_pixels=int(size["longest_edge"]))
+
+
+def limit_images(processor: Any, limits: ImageLimits) -> None:
+    """Changes the area between which images are scaled."""
+    known = limits.fill(read_image_limits(processor))
+    edges = {"shortest_edge": known.min_pixels, "longest_edge": known.max_pixels}
+    processor.image_processor.size = replace(processor.image_processor.size, **edges)
+
+
+def fit_images(processor: Any, tokens: int) -> ImageLimits:
+    """Returns the area of `tokens` merged patches, if images may be larger than that."""
+    own = processor.image_processor
+    room = max(tokens * (own.patch_size * own.merge_size) ** 2, int(own.size["shortest_edge"]))
+    return ImageLimits(max_pixels=room) if room < own.size["longest_edge"] else NO_LIMITS
+
+
+def make_vllm_arguments(processor: Any) -> dict[str, Any]:
+    """Returns the area between which images are scaled."""
+    size = processor.image_processor.size
+    return {"size": {name: size[name] for name in ("shortest_edge", "longest_edge")}}
 
 
 def find_image_token_id(processor: Any) -> int:

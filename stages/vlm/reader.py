@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.config.image_limits import ImageLimits
 from stages.config.lora import Lora, Quantization
 from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
@@ -81,6 +82,32 @@ class Reader:
             return len(ids)
         tokens = self.family.count_image_tokens(self._processor, [read_upright_size(image) for image in images])
         return len(self.family.expand(self._processor, ids, Pixels(torch.empty(0), None, (), tokens)))
+
+    def count_image_tokens(self, images: Sequence[bytes]) -> int:
+        """Counts the tokens of images from their headers."""
+        sizes = [read_upright_size(image) for image in images]
+        return sum(self.family.count_image_tokens(self._processor, sizes)) if sizes else 0
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The limits to which images are scaled; none for text models."""
+        return self.family.read_image_limits(self._processor)
+
+    def limit_images(self, limits: ImageLimits) -> None:
+        """Changes the limits to those of `limits` that are set; raises ValueError if they contradict the others."""
+        if not limits.list_set():
+            return  # the processor stays as its files say, to the byte when it is saved
+        if fault := limits.fill(self.image_limits).find_fault():
+            raise ValueError(f"limits on images: {fault}; set both in models.<id>")
+        self.family.limit_images(self._processor, limits)
+
+    def fit_images(self, tokens: int) -> ImageLimits:
+        """Returns the limit at which no image takes more than `tokens`; none is set where that is so already."""
+        return self.family.fit_images(self._processor, tokens)
+
+    def make_vllm_arguments(self) -> dict[str, Any]:
+        """Returns the limits on images as vLLM's `mm_processor_kwargs`."""
+        return self.family.make_vllm_arguments(self._processor)
 
     def make_text_prompt(self, ids: Sequence[int]) -> Prompt:
         """Returns a prompt without images from token ids."""
@@ -248,10 +275,15 @@ def compute_text_hidden(text: nn.Module, embedded: Tensor, positions: Tensor, ma
 
 
 def load_reader(checkpoint: Checkpoint) -> Reader:
-    """Loads the processor of `checkpoint`; raises RefusedCheckpoint when its folder holds code or pickles."""
+    """Loads the processor of `checkpoint` with the limits on images of its card.
+
+    Raises RefusedCheckpoint when its folder holds code or pickles.
+    """
     check_loadable(checkpoint.weights)
     family = FAMILIES[checkpoint.family]
-    return Reader(family, family.load_processor(checkpoint.weights))
+    reader = Reader(family, family.load_processor(checkpoint.weights))
+    reader.limit_images(checkpoint.limits)
+    return reader
 
 
 def load_chat(checkpoint: Checkpoint) -> Chat | RemoteChat:

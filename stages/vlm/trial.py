@@ -4,11 +4,14 @@ A chat template is a program (Jinja, in the sandbox of transformers), and the pa
 without end. The sandbox hides Python's insides and changes nothing, but it bounds neither time nor memory.
 """
 
+import json
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from stages.config.image_limits import ImageLimits, read_limits
 from stages.vlm.contents import RefusedCheckpoint
 
 CPU_SECONDS = 30  # real processors take 1 to 3 s
@@ -16,9 +19,21 @@ MEMORY = 4 << 30  # on top of what the libraries take
 WALL_SECONDS = 300.0  # with the imports: 8 s on a quiet machine
 
 
-def try_reading(weights: Path, family: str) -> None:
-    """Raises RefusedCheckpoint when the folder's processor can't encode a short conversation within the limits."""
-    command = [sys.executable, "-m", "stages.vlm.trial", str(weights), family, str(CPU_SECONDS)]
+@dataclass(frozen=True)
+class FoundLimits:
+    """The limits on images of a checkpoint's processor."""
+
+    own: ImageLimits
+    fitting: ImageLimits  # what must be set so that no image takes more than the tokens asked for
+
+
+def try_reading(weights: Path, family: str, image_tokens: int) -> FoundLimits:
+    """Returns the limits on images of a folder's processor, `fitting` for `image_tokens`.
+
+    Raises RefusedCheckpoint when it can't encode a short conversation within the limits of time and memory.
+    """
+    arguments = [str(weights), family, str(CPU_SECONDS), str(image_tokens)]
+    command = [sys.executable, "-m", "stages.vlm.trial", *arguments]
     place = Path(__file__).parents[2]
     try:
         done = subprocess.run(
@@ -31,6 +46,8 @@ def try_reading(weights: Path, family: str) -> None:
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         raise RefusedCheckpoint(_explain(weights, f"fails with {said[-1][:300]}"))
+    own, fitting = json.loads(done.stdout.splitlines()[-1])
+    return FoundLimits(read_limits(own), read_limits(fitting))
 
 
 def _explain(weights: Path, what: str) -> str:
@@ -50,8 +67,11 @@ def _limit(cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main(weights: Path, name: str, cpu_seconds: int) -> None:
-    """Encodes a question, with an image where the family sees images; raises whatever goes wrong."""
+def main(weights: Path, name: str, cpu_seconds: int, image_tokens: int) -> None:
+    """Encodes a question, with an image where the family sees images; raises whatever goes wrong.
+
+    Prints the processor's limits on images, and those that fit `image_tokens`, as the last line.
+    """
     from stages.corpora.markers import IMAGE_MARKER
     from stages.vlm.reader import FAMILIES, Reader
 
@@ -61,7 +81,8 @@ def main(weights: Path, name: str, cpu_seconds: int) -> None:
     messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": f"{IMAGE_MARKER * images}1 + 1?"}]
     if not reader.chat.encode_prompt(messages, images):
         raise ValueError("the chat template gives no tokens")
+    print(json.dumps([reader.image_limits.list_set(), reader.fit_images(image_tokens).list_set()]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

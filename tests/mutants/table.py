@@ -61,6 +61,7 @@ T_ADVERSARY, T_DISC = (f"{T}adversary/test_{name}.py::" for name in ("adversary"
 T_PACK, T_HEAD, T_RANKS = f"{T}groups/test_pack.py::", f"{T}groups/test_head.py::", f"{T}training/test_ranks.py::"
 T_GOLDEN, T_CLOSED = "tests/conformance/test_golden.py::", "tests/conformance/test_closed_form.py::"
 T_LORA, T_TRANSFER = f"{T}vlm/test_lora.py::", f"{T}engines/test_weight_transfer.py::"
+T_LIMITS = f"{T}vlm/test_image_limits.py::"
 T_GUARDS, T_READER, T_JUDGE = "tests/traps/test_guards.py::", f"{T}vlm/test_reader.py::", f"{T}judging/test_judge.py::"
 T_POOL, T_QUESTIONS, T_EVALUATE = f"{T}test_pool.py::", f"{T}corpora/test_questions.py::", f"{T}test_evaluate.py::"
 T_KEY, T_ANSWERS, T_STORE = (f"{T}responses/test_{name}.py::" for name in ("key", "answers", "store"))
@@ -497,4 +498,14 @@ FAULTS = (
     Fault("stages/responses/window.py", "self.finished, self._answers, self.began = {}, 0, time.monotonic()",
           "self.finished, self.began = {}, time.monotonic()", "after the first segment each answer is one",
           (f"{T}responses/test_window.py::test_a_full_window_is_empty_after_it_was_stored",)),
+    # --- limits on images ---------------------------------------------------------------------------------------------
+    Fault(CHAT, "                ids += [*self.encode_text(plain), token]\n                plain = \"\"\n",
+          "                ids += [*self.encode_text(plain), token]\n", "text before a special token is there twice",
+          (f"{T_LIMITS}test_prompts_are_those_of_transformers_token_for_token",)),
+    Fault(READER, "    reader.limit_images(checkpoint.limits)\n", "", "the limits on images of a card do not hold",
+          (f"{T_LIMITS}test_prompts_are_those_of_transformers_token_for_token",)),
+    Fault(KEY, 'if values.get("limits") else {}', 'if not values.get("limits") else {}',
+          "answers to images of other limits share a key", (f"{T_KEY}test_two_limits_on_images_never_share_answers",)),
+    Fault("stages/vlm/internvl3.py", "tokens // processor.image_seq_length - 1", "tokens // processor.image_seq_length",
+          "the thumbnail of an image has no room", (f"{T_LIMITS}test_a_photo_takes_at_most_half_of_the_context",)),
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """A question that is longer than the model stops no stage: it is a line of rejects.jsonl, up to max_reject_share."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from flows.jobs import open_job
-from stages import discriminator, evaluate, ril, warm_start
+from stages import discriminator, evaluate, model, ril, warm_start
 from stages.config.params import validate_params
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.rows import QUESTION_SCHEMA
@@ -53,6 +55,39 @@ def test_warm_start_leaves_out_what_does_not_fit_with_its_target(
     assert read_json(job.reports / "metrics.json")["questions"] == 5
     with pytest.raises(TooManyRejects, match=r"warm_start: 1 of 6 questions exceed the context.*question q1"):
         warm_start.run(loop_project("warm_start", {"warm_start": {**block, "max_reject_share": 0.1}}))
+
+
+@pytest.mark.slow
+def test_a_photo_of_12_megapixels_is_learned_by_a_pinned_student(
+    root: Path, loop_project: Project, tmp_path: Path, tiny: Callable[[str], Checkpoint]
+) -> None:
+    """Nobody has set a limit on images: stage `model` finds one, later stages and the trained model keep it."""
+    source = {"build": None, "path": str(tiny("qwen2_5_vl").folder), "context_tokens": 120}
+    values = merge_params(read_yaml(root / "params.yaml"), {"models": {"student": source}})
+    pinning = open_job("model", "student", tmp_path, validate_params(values))
+    model.run(pinning)
+    limits = {"max_pixels": 60 * 784}  # half of 120 tokens; its processor's own limit is 64
+    assert read_json(pinning.out / "ril.json")["image_limits"] == limits
+    split = tmp_path / "data/questions/warm_start"
+    shutil.copytree(tmp_path / "data/questions/imitation", split)
+    lengthen(split, target="28")
+    rows = read_shards(split).to_pylist()
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").resize((4000, 3000)).convert("RGB").save(buffer, "JPEG")
+    for row in rows:
+        row["images"] = [{**row["images"][0], "bytes": buffer.getvalue()}]
+    write_shards(split, rows, QUESTION_SCHEMA)
+    job = loop_project("warm_start", {"warm_start": {"steps": 1, "rows_per_step": 2, "warmup_steps": 0}})
+    warm_start.run(job)
+    assert rejects(job) == []
+    assert read_json(job.reports / "metrics.json")["questions"] == 6
+    assert read_json(job.out / "ril.json")["image_limits"] == limits
+    size = read_json(job.out / "processor_config.json")["image_processor"]["size"]
+    assert size == {"longest_edge": 60 * 784, "shortest_edge": 784}
+    contradiction = {"models": {"student": {"min_pixels": 784_000}}}
+    values = validate_params(merge_params(values, contradiction))
+    with pytest.raises(ValueError, match=r"models\.student: min_pixels is 784000, more than max_pixels \(47040\)"):
+        model.run(open_job("model", "student", tmp_path, values))
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def make_model(job: Job, model: Model, build: Build) -> None:
         reader, network = build_tiny(
             model.family, build, texts, model.context_tokens, derive_model_seed(job, "weights") % 2**31, folder
         )
+        reader.limit_images(model.limits)
 
         def make_step_groups(step: int) -> list[Group]:
             rows = range(step * build.rows_per_step, (step + 1) * build.rows_per_step)
@@ -76,7 +77,7 @@ def make_model(job: Job, model: Model, build: Build) -> None:
                 train_vision(network, make_vision_schedule(build), runtime, make_step_cells, CELL_CLASSES, job.progress)
             trainer, history = train_sft(job, network, reader, build, make_step_groups, f"training {job.item}")
         trainer.save(folder)
-        write_card(folder, model.family, model.precision, model.context_tokens)
+        write_card(folder, model.family, model.precision, model.context_tokens, limits=model.limits)
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     job.write_metrics({"parameters": parameters, LOSS: history[-1][LOSS] if history else None})
     job.write_history(history)

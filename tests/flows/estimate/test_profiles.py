@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from flows.estimate.engines import count_largest_image
 from flows.estimate.profiles import PROFILES, estimate_profile, find_published_shapes, format_profile
 from flows.estimate.shapes import PUBLISHED
 from flows.estimate.table import CARDS, PARTS, Estimate, estimate_memory
 from flows.profile import list_profiles, read_profile
+from stages.config.model import Model
 from stages.config.params import Params, validate_params
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 
@@ -57,6 +59,20 @@ def test_the_page_has_the_tables_of_the_code(root: Path, name: str) -> None:
     page = (root / "docs" / "profiles.md").read_text()
     block = f"<!-- estimate {name} -->\n{format_profile(root, name)}\n<!-- /estimate {name} -->"
     assert block in page, "update it with: python docs/estimated.py"
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "tokens"),
+    [
+        ("qwen2_5_vl", {"context_tokens": 4096}, 2048),
+        ("qwen2_5_vl", {"context_tokens": 65_536}, 16_384),
+        ("qwen2_5_vl", {"context_tokens": 65_536, "max_pixels": 784_000}, 1000),
+        ("internvl3", {"context_tokens": 8192, "max_tiles": 6}, 1792),
+    ],
+)
+def test_the_largest_image_of_an_engine_has_the_models_limits(family: str, values: dict[str, int], tokens: int) -> None:
+    source = {"family": family, "hub": "a/b", "revision": "main"}
+    assert count_largest_image(Model.model_validate(source | values)) == tokens
 
 
 WHOLE = {"warm_start": {"lora": None, "freeze_vision": False}}

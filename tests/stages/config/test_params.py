@@ -278,6 +278,16 @@ def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -
         ({"ril": {"lora": {}, "frozen_parts": ["head"]}}, ["frozen_parts is head; remove it", "lora.targets"]),
         ({"ril": {"lora": {"targets": []}}}, ["ril.lora: targets is empty", "name linear layers"]),
         ({"ril": {"lora": {"targets": ["q"]}}}, ["ril.lora.targets.0 = 'q'", "'q_proj', 'k_proj'"]),
+        ({"models": {"student": {"max_tiles": 6}}}, ["models.student: max_tiles is 6", "set these"]),
+        ({"models": {"internvl3": {"min_pixels": 784}}}, ["models.internvl3: min_pixels is 784", "set min_tiles"]),
+        ({"models": {"judge": {"max_pixels": 784}}}, ["models.judge: max_pixels is 784", "text only: remove"]),
+        ({"models": {"gpt": {**REMOTE, "min_pixels": 784}}}, ["models.gpt: min_pixels is 784", "max_pixels before"]),
+        ({"models": {"student": {"max_pixels": 9}}}, ["models.student.max_pixels = 9", "equal to 784"]),
+        (
+            {"models": {"student": {"max_pixels": 784, "min_pixels": 1568}}},
+            ["models.student: min_pixels is 1568, more than max_pixels (784); change one"],
+        ),
+        ({"models": {"internvl3": {"max_tiles": 2, "min_tiles": 3}}}, ["min_tiles is 3, more than max_tiles (2)"]),
         ({"discriminator": {"lora": {"rnk": 4}}}, ["discriminator.lora.rnk = 4", "did you mean 'rank'?"]),
     ],
 )

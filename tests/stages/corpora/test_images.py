@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from flows.jobs import open_job
@@ -20,7 +22,7 @@ from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.adapters import read_user_rows
-from stages.corpora.images import UnreadableImage, make_portable, open_image
+from stages.corpora.images import UnreadableImage, make_portable, open_image, read_upright_size
 from stages.corpora.rows import read_questions
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
@@ -150,6 +152,20 @@ def test_what_is_sent_to_other_decoders_shows_the_same(name: str) -> None:
         plainly = opened.convert("RGB")
     assert np.array_equal(np.asarray(plainly), np.asarray(open_image(SEEN[name][0])))
     assert (sent == SEEN[name][0]) == (name in ("PNG", "JPEG", "grey", "one pixel"))
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 20_000))
+def test_an_image_is_sent_no_larger_than_asked(width: int, height: int, max_pixels: int) -> None:
+    width, height = max(width, height // 200 + 1), max(height, width // 200 + 1)
+    image = saved(Image.new("RGB", (width, height), "red"))
+    sent = make_portable(image, max_pixels)
+    assert (sent == image) == (width * height <= max_pixels)
+    factor = (min(1.0, max_pixels / (width * height))) ** 0.5
+    found = read_upright_size(sent)
+    assert found[0] * found[1] <= max_pixels or sent == image
+    for side, before in zip(found, (width, height), strict=True):
+        assert side <= max(1.0, before * factor)
+        assert side > before * factor - 1 or min(found) == 1
 
 
 def test_training_sees_the_picture_that_was_meant(tiny: Callable[[str], Checkpoint], family: str) -> None:

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from flows.jobs import open_job
+from stages import model
 from stages.config.engines import OpenAi
+from stages.config.image_limits import ImageLimits
 from stages.config.params import validate_params
 from stages.config.sampling import Sampling
 from stages.config.yaml import merge_params, read_yaml
@@ -78,6 +80,33 @@ def test_a_request_says_all_and_once(fake: Any, tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("BIG_KEY")
     with pytest.raises(ValueError, match="BIG_KEY, which is not set"):
         engine(fake, tmp_path, api_key="BIG_KEY")
+
+
+def test_an_image_is_scaled_to_the_models_limit_before_it_is_sent(fake: Any, root: Path, tmp_path: Path) -> None:
+    """As a PNG; one below the limit goes with its own bytes. The limit is on the card, so it is in keys of answers."""
+    settings = {"kind": "openai", "base_url": fake.url}
+    remote = {"family": "remote", "endpoint": MODEL, "max_pixels": 300_000}
+    overlay = {"models": {"big": remote}, "runtime": {"engines": {"big": settings}}}
+    params = validate_params(merge_params(read_yaml(root / "params.yaml"), overlay))
+    pinning = open_job("model", "big", tmp_path, params)
+    model.run(pinning)
+    checkpoint = open_checkpoint(pinning.out)
+    assert checkpoint.limits == ImageLimits(max_pixels=300_000)
+    big = EndpointEngine(checkpoint, OpenAi.model_validate(settings), "big")
+    images = []
+    for size in ((4000, 3000), (600, 500)):
+        buffer = io.BytesIO()
+        Image.new("RGB", size, "red").save(buffer, "JPEG")
+        images.append(buffer.getvalue())
+    message = {"role": "user", "content": "<image><image>Which?"}
+    list(big.generate([Request("q", [message], images, WARM)]))
+    big.close()
+    (parts,) = [message["content"] for message in fake.bodies[0]["messages"]]
+    kinds, sent = zip(*(part["image_url"]["url"].split(";base64,") for part in parts[:2]), strict=True)
+    assert kinds == ("data:image/png", "data:image/jpeg")
+    assert base64.b64decode(sent[1]) == images[1]
+    with Image.open(io.BytesIO(base64.b64decode(sent[0]))) as scaled:
+        assert scaled.size == (632, 474)
 
 
 @pytest.mark.alone

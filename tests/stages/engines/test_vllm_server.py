@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from PIL import Image
 
 from stages.config.engines import OpenAi, Vllm, VllmServer
+from stages.config.image_limits import ImageLimits
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.corpora.images import open_image
@@ -124,6 +126,12 @@ def ids_of(engine: Any, requests: list[Request]) -> list[list[tuple[int, ...]]]:
     return [[answer.token_ids for answer in group] for group in answers_of(engine, requests)]
 
 
+def limit(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint; Qwen2.5-VL with a limit on images, above all but the large one."""
+    limits = {"qwen2_5_vl": ImageLimits(max_pixels=784 * 20)}
+    return replace(checkpoint, limits=limits.get(checkpoint.family, ImageLimits()))
+
+
 def alive(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -135,7 +143,7 @@ def in_process(tiny: Tiny) -> Iterator[Callable[[str], VllmEngine]]:
 
     def start(family: str) -> VllmEngine:
         if family not in running:
-            running[family] = VllmEngine(tiny(family), Runtime(), Vllm(kind="vllm", sequences=16))
+            running[family] = VllmEngine(limit(tiny(family)), Runtime(), Vllm(kind="vllm", sequences=16))
         return running[family]
 
     yield start
@@ -187,7 +195,8 @@ def attached(
 def student(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServerEngine]:
     settings = VllmServer(kind="vllm_server", sequences=16, start_seconds=300, attempts=3)
     logs = tmp_path_factory.mktemp("logs")
-    engine = VllmServerEngine(tiny("qwen2_5_vl"), Runtime(), settings, StartOptions(logs), "student", trainable=True)
+    student = limit(tiny("qwen2_5_vl"))
+    engine = VllmServerEngine(student, Runtime(), settings, StartOptions(logs), "student", trainable=True)
     yield engine
     engine.close()
     assert not [pid for server in engine._servers for pid in list_descendants(server.supervisor_pid)]
@@ -201,8 +210,12 @@ def test_greedy_answers_are_those_of_the_engine_in_process(
     """Token for token, text like a special token and a second marker in the question included (traps T5, T6, T7)."""
     server = request.getfixturevalue("student" if family == "qwen2_5_vl" else "attached")
     asked = seeing_requests(GREEDY, count=12)
-    here, there = answers_of(in_process(family), asked), answers_of(server, asked)
+    asked[5] = replace(asked[5], images=[encoded(noise(600, 800, 3), "JPEG")])
+    here_engine = in_process(family)
+    here, there = answers_of(here_engine, asked), answers_of(server, asked)
     assert here == there  # text, ids, reasons and counts
+    prompt = load_reader(here_engine.checkpoint).make_prompt(asked[5].messages, asked[5].images)
+    assert there[5][0].prompt_tokens == len(prompt.ids)
     assert len({answer.token_ids for group in there for answer in group}) > 6
 
 
@@ -357,7 +370,7 @@ def test_what_the_model_cant_take_is_named_and_the_server_goes_on(student: VllmS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["family", "image settings"])
+@pytest.mark.parametrize("other", ["family", "image settings", "limits on images"])
 def test_a_server_of_another_model_is_found_out(
     other: str, killed_stage: dict[str, Any], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +383,12 @@ def test_a_server_of_another_model_is_found_out(
         checkpoint, why = (
             open_checkpoint(folder),
             r"tokenizes question q0 to \d+ tokens, training to \d+, .* it serves another model",
+        )
+    if other == "limits on images":  # which the images of no question here exceed
+        checkpoint = replace(tiny("internvl3"), limits=ImageLimits(max_tiles=4))
+        why = (
+            r"with a blank image of 4000 x 3000 pixels to \d+ tokens, training to \d+, .*limits on images "
+            r"\(max_tiles 4\): start the server with --mm-processor-kwargs '{.*\"max_patches\": 4"
         )
     settings = VllmServer(kind="vllm_server", urls=(killed_stage["url"],))
     engine = VllmServerEngine(checkpoint, Runtime(), settings, StartOptions(tmp_path), "other")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stages.config.endpoint import Endpoint
 from stages.config.evaluate import Evaluate, Evaluation
+from stages.config.image_limits import ImageLimits
 from stages.config.model import Model
 from stages.config.questions import Questions
 from stages.config.rollout import Rollout
@@ -76,6 +77,7 @@ TABLE: list[tuple[str, str, Any, bool]] = [
     ("Checkpoint", "context_tokens", 8192, NEW),
     ("Checkpoint", "identity", "org/model@4567", NEW),
     ("Checkpoint", "endpoint", Endpoint(provider="them", name="model"), SAME),  # its settings are in the identity
+    ("Checkpoint", "limits", ImageLimits(max_pixels=784_000), NEW),
     ("Question", "id", "q2", SAME),
     ("Question", "images", (b"the bytes count by their hash",), SAME),
     ("Question", "image_sha256", ("ba" * 32,), NEW),
@@ -92,6 +94,7 @@ TABLE: list[tuple[str, str, Any, bool]] = [
     ("GenerationSpec", "banned", (7,), NEW),
     ("GenerationSpec", "sampling", Sampling(top_k=50), NEW),
     ("GenerationSpec", "draw", 1, NEW),
+    ("GenerationSpec", "limits", ImageLimits(max_tiles=6), NEW),
 ]
 # Fields that reach the key through something else in the table, or never; a stage's own seed is among the latter.
 THROUGH: dict[str, dict[str, str]] = {
@@ -104,6 +107,10 @@ THROUGH: dict[str, dict[str, str]] = {
         "hub": "Checkpoint.identity",
         "revision": "Checkpoint.identity",
         "endpoint": "Checkpoint.identity",
+        "max_pixels": "Checkpoint.limits",
+        "min_pixels": "Checkpoint.limits",
+        "max_tiles": "Checkpoint.limits",
+        "min_tiles": "Checkpoint.limits",
     },
     "Verdict": {
         "model": "Checkpoint.identity",
@@ -252,6 +259,13 @@ def test_what_does_not_change_the_key() -> None:
 def test_the_key_is_the_same_for_ever() -> None:
     """Another value here makes every stored answer unfindable: raise VERSION on purpose, or undo the change."""
     assert KEY == "b0b88712567937e905de7f17d86c311b7e92fe72c8289892314c56b4ca14ada5"
+
+
+def test_two_limits_on_images_never_share_answers() -> None:
+    named = [{}, {"max_pixels": 6}, {"min_pixels": 6}, {"max_tiles": 6}, {"min_tiles": 6}, {"max_tiles": 7}]
+    named += [{"min_tiles": 6, "max_tiles": 7}]
+    assert len({replace(ASKED, limits=ImageLimits(**limits)).hash() for limits in named}) == len(named)
+    assert replace(ASKED, limits=ImageLimits()).hash() == ASKED.hash()
 
 
 @given(st.text(alphabet="0123456789abcdef", min_size=64, max_size=64))
