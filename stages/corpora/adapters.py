@@ -115,8 +115,7 @@ def convert_rows(sources: Iterator[tuple[int, SourceRow]], questions: Questions)
     with ThreadPoolExecutor(cores) as threads:
         while True:
             block, fault = _read_block(sources, ROWS_PER_CORE * cores)
-            converted = threads.map(partial(_convert_row, questions), block)
-            yield from zip((source for _, source in block), converted, strict=True)
+            yield from threads.map(partial(_convert_row, questions), block)
             if fault is not None:
                 raise fault
             if not block:
