@@ -211,12 +211,12 @@ REPORTED: dict[str, Case] = {
     "HEIC": Case(
         listed({"image": "0.heic"}, prepare=put("images/0.heic", b"\0\0\0\x18ftypheic" + b"\0" * 64)),
         2,
-        {0: ("", "unreadable image")},
+        {0: ("images.0", "unreadable image")},
     ),
     "many images": Case(
         listed(say(0, "1" * 9000, "<image>" * 200 + "?") | {"image": ["0.png", "1.png"] * 100}),
         2,
-        {0: ("", "characters of text")},
+        {0: ("answer", "characters of text")},
     ),
     "image is an object": Case(listed({"image": {"path": "0.png"}})),
     "image is base64 in an object": Case(listed({"image": {"bytes": TEXT}})),
@@ -231,10 +231,14 @@ REPORTED: dict[str, Case] = {
         )
     ),
     "SVG": Case(
-        listed({"image": "a.svg"}, prepare=put("images/a.svg", b"<svg/>")), 2, {0: ("", "not one of the formats")}
+        listed({"image": "a.svg"}, prepare=put("images/a.svg", b"<svg/>")),
+        2,
+        {0: ("images.0", "not one of the formats")},
     ),
     "truncated JPEG": Case(
-        listed({"image": "a.png"}, prepare=put("images/a.png", draw(0, "JPEG")[:300])), 2, {0: ("", "unreadable image")}
+        listed({"image": "a.png"}, prepare=put("images/a.png", draw(0, "JPEG")[:300])),
+        2,
+        {0: ("images.0", "unreadable image")},
     ),
     "image is a folder": Case(
         listed({"image": "sub"}, prepare=put("images/sub/x.png", b"")), 2, {0: ("image", "a folder, not a file")}
@@ -274,7 +278,7 @@ REPORTED: dict[str, Case] = {
             }
         ),
         2,
-        {0: ("", "an <image> marker in a turn that is not the user's")},
+        {0: ("messages", "an <image> marker in a turn that is not the user's")},
     ),
     "no ids": Case(listed(make=lambda number: {k: v for k, v in make_llava(number).items() if k != "id"})),
     "null ids": Case(listed(make=lambda number: make_llava(number, id=None))),
@@ -288,8 +292,8 @@ REPORTED: dict[str, Case] = {
     "upper-case role": Case(
         listed({"conversations": [{"from": "Human", "value": "<image>?"}, {"from": "GPT", "value": "0"}]})
     ),
-    "surrogate": Case(listed(say(0, "a\ud83d")), 2, {0: ("", "U+D83D")}),
-    "NUL": Case(listed(say(0, "a\0b")), 2, {0: ("", "U+0000")}),
+    "surrogate": Case(listed(say(0, "a\ud83d")), 2, {0: ("answer", "U+D83D")}),
+    "NUL": Case(listed(say(0, "a\0b")), 2, {0: ("answer", "U+0000")}),
     "trailing slash": Case(listed(images="images/")),
     "UTF-16": Case(written("q.json", LLAVA.encode("utf-16"))),
     "table: list of answers": Case(table(lambda n, row: row | {"answer": [str(n), "some"]}), answers=("0", "1")),
