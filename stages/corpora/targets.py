@@ -38,10 +38,11 @@ def find_target(origin: SourceRow, questions: Questions, targets: list[Target | 
 
 def read_split_name(name: str) -> Target | None:
     """Returns what the name of a split of a data set means; None if it says nothing."""
-    words = re.findall("[a-z]+", name.lower())
-    starts = [target for word in words for start, target in _STARTS.items() if word.startswith(start)]
-    holds = [target for start, target in _STARTS.items() if start in name.lower()]
-    return next(iter(starts + holds), None)
+    for word in re.findall("[a-z]+", name.lower()):
+        for start, target in _STARTS.items():
+            if word.removeprefix("rest").removeprefix("mini").startswith(start):  # restval, minival; not latest
+                return target
+    return None
 
 
 def _read_file_name(path: str) -> Target | None:

@@ -172,7 +172,7 @@ def test_weights_and_a_split_of_all_rows_contradict_each_other() -> None:
         *((name, "train") for name in ("train", "training", "TRAIN", "train2014", "trainval", "train_sft")),
         *((name, "validation") for name in ("val", "valid", "validation", "dev", "val2017", "minival", "dev_test")),
         *((name, "test") for name in ("test", "testmini", "test-dev", "test_std", "minitest")),
-        *((name, None) for name in ("default", "all", "full", "", "0")),
+        *((name, None) for name in ("default", "all", "full", "", "0", "latest", "contest")),
     ],
 )
 def test_what_data_sets_call_their_splits(name: str, target: str | None) -> None:
