@@ -212,11 +212,11 @@ def test_a_processor_is_tried_within_limits(
     monkeypatch.setattr("stages.vlm.trial.CPU_SECONDS", 5)
     change(folder)
     with pytest.raises(RefusedCheckpoint, match=reason) as caught:
-        try_reading(folder, "qwen2_5")
+        try_reading(folder, "qwen2_5", 2048)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.slow
 def test_a_whole_checkpoint_is_read_within_the_limits(tiny: Callable[[str], Checkpoint], family: str) -> None:
     for name in (family, "qwen2_5"):
-        try_reading(tiny(name).weights, name)
+        try_reading(tiny(name).weights, name, 2048)
