@@ -139,7 +139,7 @@ def _scale_down(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     """Returns sides of nearly the same ratio with a product of at most `max_pixels`."""
     factor = math.sqrt(max_pixels / (width * height))
     short = max(1, math.floor(min(width, height) * factor))
-    long = min(math.floor(max(width, height) * factor), max_pixels // short)
+    long = min(max(1, math.floor(max(width, height) * factor)), max_pixels // short)
     return (long, short) if width >= height else (short, long)
 
 

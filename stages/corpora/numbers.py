@@ -10,7 +10,7 @@ LARGEST_EXPONENT = 300  # of ten; every number that is read can be a float (10^3
 # Possessive quantifiers: the time is linear in the text. A sign counts at the start of a word only: "2-3" has no -3.
 _FORM = (
     r"(?<![\w./])(?P<above>[-+−]?\d++)\s?/\s?(?P<below>\d++)(?!\w|/|\.\d)"
-    r"|(?:(?<![\w.])(?P<sign>[-+−]))?+[$€£¥]?+(?<!%s)"
+    r"|(?:(?<![\w.])(?P<sign>[-+−]))?[$€£¥]?+(?<!%s)"
     r"(?:(?P<whole>\d{1,3}(?:[,_]\d{3})++(?![\d_])|\d++(?!_\d))(?P<part>\.\d++)?(?P<power>[eE][-+]?\d++)?"
     r"|(?P<bare>\.\d++))"
 )
