@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from stages.config.model import Model
 from stages.job.accounts import name_user
 from stages.job.failure import Failure
-from stages.job.files import make_folder, share_with_group
+from stages.job.files import make_folder, replacing, share_with_group
 from stages.job.job import Job
 from stages.job.lock_files import make_native_lock
 from stages.job.silence import Silence, repeat_work
@@ -190,13 +190,13 @@ class _Place:
                 self._move_away(former.state)
         self.folder = self._find_state() or self._next_free()
         self.me = replace(self.me, state=self.folder.name)
-        self._write_record(new)
         try:
+            self._write_record(new)
             os.link(new, self.record)
         except FileExistsError:
             return False
         finally:
-            new.unlink()
+            new.unlink(missing_ok=True)  # also when the disk is full
         self.folder.mkdir(mode=0o700, exist_ok=True)
         self.folder.chmod(0o700)  # without the setgid bit of a team's store
         return True
@@ -256,10 +256,9 @@ class _Place:
         if not self.owns():
             return
         self.me = replace(self.me, ended=True)
-        new = self.record.with_name(f".{self.record.name}.{self.me.token}.partial")
-        with contextlib.suppress(OSError):  # a full disk: the next owner waits for a sign of life instead
+        # a full disk: the next owner waits for a sign of life instead
+        with contextlib.suppress(OSError), replacing(self.record) as new:
             self._write_record(new)
-            new.replace(self.record)
 
     def discard(self) -> None:
         """Deletes the state and all that is known of its owner; nothing when another process has taken it over."""

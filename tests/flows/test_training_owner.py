@@ -3,6 +3,7 @@
 Two machines are played on one: the second has another kernel's id and does not see the first one's lock.
 """
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,24 @@ def test_a_store_that_is_not_writable_is_said_before_training(job: Job) -> None:
     refused = pytest.raises(Failure, match=r"no training state can be kept in .*store .*make it writable")
     with refused, own_training_state(job):
         pytest.fail("it was used")
+
+
+@pytest.mark.parametrize("full_from", [1, 2])
+def test_a_full_disk_leaves_no_part_of_a_record(job: Job, monkeypatch: pytest.MonkeyPatch, full_from: int) -> None:
+    written = []
+
+    def write(place: training_owner._Place, path: Path) -> None:
+        written.append(path)
+        path.write_text("{}" if len(written) >= full_from else json.dumps(asdict(place.me)))
+        if len(written) >= full_from:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training_owner._Place, "_write_record", write)
+    ended = pytest.raises(OSError, match="No space") if full_from == 1 else pytest.raises(Failure, match="step 3")
+    with ended, own_training_state(job):
+        raise Failure("step 3 went wrong")
+    assert len(written) == full_from
+    assert not list(job.store.rglob("*.partial"))
 
 
 def test_stages_that_do_not_train_leave_nothing(project: Path) -> None:
