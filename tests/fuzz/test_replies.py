@@ -1,10 +1,11 @@
 """Every scorer of every profile on hostile replies: an outcome each, within 50 ms and 10 MB.
 
-Times are CPU times of this thread, the best of three: other work on the machine does not count. `RIL_FUZZ=20000` is the
-long form.
+Times are CPU times of this thread, the best of three, in the time that a yardstick takes beside them: a machine whose
+cores are slower, or shared with other work, is given longer. `RIL_FUZZ=20000` is the long form.
 """
 
 import random
+import re
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from stages.tiny.benchmarks.specs import SPECS
 from tests.fuzz.mutations import HOSTILE_TEXTS, draw_inputs
 
 MILLISECONDS, MEGABYTES = 50, 10
+YARDSTICK, YARDSTICK_MILLISECONDS = re.compile(r"(?<![\w.])\d+"), 6.0  # on a quiet core
 SPECS_BY_ID = {spec.id: spec for spec in (*load_registry().values(), *SPECS)}
 PIECES = (
     *("\\boxed{", "\\boxed{{", "{", "}", "\\text{", "\\frac{1}{", "\\boxed{\\text{", "$", "`", "*", "_", "#", "> "),
@@ -91,14 +93,22 @@ def draw_reply(rng: random.Random) -> str:
     return rng.choice(("", rng.choice(PIECES))) + text[:length] + rng.choice(("", "!", "x", rng.choice(PIECES)))
 
 
+def take_time(work: Callable[[], object]) -> float:
+    """Milliseconds of CPU time of `work` in this thread."""
+    started = time.thread_time()
+    work()
+    return 1000 * (time.thread_time() - started)
+
+
 def measure(work: Callable[[], object]) -> float:
-    """Milliseconds of CPU time of `work`: the best of three when the first is above the bound."""
-    times: list[float] = []
-    while len(times) < 3 and min(times, default=MILLISECONDS + 1.0) > MILLISECONDS:
-        started = time.thread_time()
-        work()
-        times.append(1000 * (time.thread_time() - started))
-    return min(times)
+    """Milliseconds of `work`: when the first time is above the bound, the best of three by the yardstick beside them."""
+    took = take_time(work)
+    for _ in range(3):
+        if took <= MILLISECONDS:
+            break
+        slowness = take_time(lambda: YARDSTICK.findall("a1 " * 100_000)) / YARDSTICK_MILLISECONDS
+        took = min(took, take_time(work) / max(slowness, 1.0))
+    return took
 
 
 def measure_memory(work: Callable[[], object]) -> float:
