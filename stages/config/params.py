@@ -31,7 +31,7 @@ from stages.config.table import STAGES
 from stages.config.teacher import Teacher
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
-from stages.config.world import World
+from stages.config.world import BUILT_FROM_WORLD, QUESTIONS_FOLDER, World
 from stages.config.yaml import ParamsError, read_yaml
 
 MOST_LINES, LONGEST_LINE = 20, 800  # of mistakes that are shown, and of each
@@ -112,6 +112,7 @@ class Params(Block):
         self._check_checkpoints()
         self._check_responses()
         self._check_watched()
+        self._check_lessons()
         if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
             raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
@@ -265,6 +266,18 @@ class Params(Block):
                     f"{key} is {abbreviate(value)}, which holds what stages write and would depend on itself; name the "
                     "file or folder with your data"
                 )
+
+    def _check_lessons(self) -> None:
+        """What only the tiny world teaches is not asked of models that learn from the user's questions."""
+        if self.world.data == BUILT_FROM_WORLD:
+            return
+        for name, model in self.models.items():
+            for key in ("practice_groups", "terse_kinds"):
+                if model.build is not None and (value := getattr(model.build, key)):
+                    raise ValueError(
+                        f"models.{name}.build.{key} is {abbreviate(value)}, which the tiny world alone has, but "
+                        f"world.data is {QUESTIONS_FOLDER}; remove {key} or set world.data to {BUILT_FROM_WORLD}"
+                    )
 
     def _check_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)

@@ -14,7 +14,7 @@ STAGES: dict[str, Stage] = {
             "model",
             "Makes a tiny model from nothing, or pins a given one",
             params=("world", "models.{item}"),
-            inputs=("{params.world.code}", "{params.world.builds}"),  # the code that builds tiny models
+            inputs=("{params.world.code}", "{params.world.builds}", "{params.world.data}"),  # what builds tiny models
             items="models",
         ),
         Stage(

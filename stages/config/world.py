@@ -1,12 +1,14 @@
 """The block `world`: the tiny world."""
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from stages.config.block import Block
 from stages.config.paths import Location
 
+QUESTIONS_FOLDER: Final = "data/questions"  # values of world.data
+BUILT_FROM_WORLD: Final = "stages/model.py"
 KIND_NAMES = ("sum", "alternating", "largest", "odd", "total", "rises")
 
 
@@ -42,4 +44,9 @@ class World(Block):
     builds: Location = Field(
         "stages/tiny/builds",
         description="Code that builds tiny models, tracked by DVC; `stages/model.py` if no model is built.",
+    )
+    data: Literal["stages/model.py", "data/questions"] = Field(
+        BUILT_FROM_WORLD,
+        description="What built models learn from, tracked by DVC: data/questions for the user's own questions of "
+        "warm_start and imitation, stages/model.py for the tiny world.",
     )

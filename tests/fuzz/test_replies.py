@@ -101,7 +101,7 @@ def take_time(work: Callable[[], object]) -> float:
 
 
 def measure(work: Callable[[], object]) -> float:
-    """Milliseconds of `work`: when the first time is above the bound, the best of three by the yardstick beside them."""
+    """Milliseconds of `work`: above the bound, the best of three by the yardstick beside them."""
     took = take_time(work)
     for _ in range(3):
         if took <= MILLISECONDS:

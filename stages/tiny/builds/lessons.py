@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from stages.config.build import STYLE_NAMES
 from stages.config.world import KIND_NAMES
+from stages.groups.pack import Group
 from stages.job.seeds import derive_seed
 from stages.judging.judge import INSTRUCTION, JUDGE_SYSTEM, make_judge_messages, make_judge_target
 from stages.tiny.builds import phrases
 from stages.tiny.world.kinds import Exercise, answer_in_style, ask_question
+from stages.vlm.reader import Reader
 
 WORLD_SHARE = 0.25
 RIGHT_SHARE = 0.5
@@ -209,6 +211,18 @@ def vary_number_form(said: str, choose: random.Random) -> str:
     if draw > 0.82:
         return f"{said}{choose.choice(('', ' '))}{choose.choice(phrases.UNITS)}"
     return said
+
+
+def make_judging_groups(reader: Reader, lessons: Sequence[JudgeExample], short: bool = False) -> list[Group]:
+    """Questions, references and written answers that may be wrong, with the right verdict on each.
+
+    `short` is the form of the first lessons: copying and comparing are learned from few tokens.
+    """
+    asked = [(shorten_example(messages) if short else messages, verdict) for messages, verdict in lessons]
+    return [
+        Group(reader.make_prompt(messages), (tuple(reader.chat.encode_response(verdict)),))
+        for messages, verdict in asked
+    ]
 
 
 def shorten_example(messages: list[dict[str, str]]) -> list[dict[str, str]]:
