@@ -1,4 +1,7 @@
-"""Profiles: small YAML files of differences, laid over `params.yaml`; `null` deletes a key (as in RFC 7386)."""
+"""Profiles: small YAML files of differences, laid over `params.yaml`; `null` deletes a key (as in RFC 7386).
+
+They are profiles/NAME.yaml and the parameters of the examples, examples/NAME/params.yaml.
+"""
 
 import io
 import json
@@ -53,9 +56,23 @@ class Change:
         return f"  {self.key} = {_format_inline(self.after)} (was {_format_inline(self.before)})"
 
 
+def find_profiles(root: Path) -> dict[str, Path]:
+    """The files of all profiles in `root` by name; those in profiles/ come first."""
+    examples = {path.parent.name: path for path in sorted((root / "examples").glob("*/params.yaml"))}
+    return {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))} | examples
+
+
 def list_profiles(root: Path) -> dict[str, str]:
-    """Names of the profiles in `root`/profiles with their first sentence."""
-    return {path.stem: _read_first_sentence(path) for path in sorted((root / "profiles").glob("*.yaml"))}
+    """Names of the profiles in `root` with their first sentence."""
+    return {name: _read_first_sentence(path) for name, path in find_profiles(root).items()}
+
+
+def find_profile(root: Path, name: str) -> Path:
+    """The file of profile `name`. Raises ParamsError when there is none of that name."""
+    found = find_profiles(root)
+    if name not in found:
+        raise ParamsError(f"no profile {name!r}; there are: {', '.join(found) or 'none'}")
+    return found[name]
 
 
 def read_profile(root: Path, name: str) -> dict[str, Any]:
@@ -64,13 +81,11 @@ def read_profile(root: Path, name: str) -> dict[str, Any]:
     Raises ParamsError when there is none of that name, and when its student is a published model and sizes, numbers or
     rates would stay those of params.yaml.
     """
-    path = root / "profiles" / f"{name}.yaml"
-    if not path.is_file():
-        raise ParamsError(f"no profile {name!r}; there are: {', '.join(list_profiles(root)) or 'none'}")
+    path = find_profile(root, name)
     values = read_yaml(path)
     if left := list_unset_sizes(values, read_yaml(root / "params.yaml")):
         raise ParamsError(
-            f"profiles/{name}.yaml: models.student is a published model, but {', '.join(left)} would keep the values "
+            f"{path.relative_to(root)}: models.student is a published model, but {', '.join(left)} would keep the values "
             "of params.yaml, which are for tiny models; set them"
         )
     return values
@@ -132,7 +147,7 @@ def apply_profile(root: Path, name: str) -> list[Change]:
     """
     found = find_changes(root, name)
     path = root / "params.yaml"
-    text = overlay_text(read_text(path), read_text(root / "profiles" / f"{name}.yaml"))
+    text = overlay_text(read_text(path), read_text(find_profile(root, name)))
     after = parse_yaml(text, "params.yaml")
     validate_params(after, f"params.yaml with profile {name}")
     if after != merge_params(read_yaml(path), read_profile(root, name)):
