@@ -85,8 +85,8 @@ def read_profile(root: Path, name: str) -> dict[str, Any]:
     values = read_yaml(path)
     if left := list_unset_sizes(values, read_yaml(root / "params.yaml")):
         raise ParamsError(
-            f"{path.relative_to(root)}: models.student is a published model, but {', '.join(left)} would keep the values "
-            "of params.yaml, which are for tiny models; set them"
+            f"{path.relative_to(root)}: models.student is a published model, but {', '.join(left)} would keep the "
+            "values of params.yaml, which are for tiny models; set them"
         )
     return values
 

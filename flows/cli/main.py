@@ -63,7 +63,10 @@ def profile_command(
         bool, typer.Option("--as-experiment", help="Only print it as `dvc exp run -S` arguments.")
     ] = False,
 ) -> None:
-    """Lays profiles/NAME.yaml, or an example's, over params.yaml, in place; comments stay. `git checkout params.yaml` takes it back."""
+    """Lays profiles/NAME.yaml or examples/NAME/params.yaml over params.yaml, in place; comments stay.
+
+    `git checkout params.yaml` takes it back.
+    """
     root = Path.cwd()
     if name is None:
         known = profile.list_profiles(root)
