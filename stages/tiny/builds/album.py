@@ -54,12 +54,13 @@ class Album:
 
     @cached_property
     def noted(self) -> list[int]:
-        """The pictures of one image that have a note in each facet."""
-        return [
-            number
-            for number, picture in enumerate(self.pictures)
-            if len(picture.images) == 1 and self.facets and len(picture.notes) == len(self.facets)
-        ]
+        """The pictures of one image that have a note."""
+        return [number for number, picture in enumerate(self.pictures) if len(picture.images) == 1 and picture.notes]
+
+    @cached_property
+    def described(self) -> list[int]:
+        """Those that have a note in each facet."""
+        return [number for number in self.noted if self.list_notes(number)]
 
     @cached_property
     def alternatives(self) -> dict[str, list[str]]:
@@ -78,7 +79,7 @@ class Album:
         """Returns the counts in one line."""
         kinds = "; ".join(", ".join(facet[:8]) + ", ..." * (len(facet) > 8) for facet in self.facets)
         return (
-            f"{len(self.rows):,} questions about {len(self.pictures):,} pictures, {len(self.noted):,} of them "
+            f"{len(self.rows):,} questions about {len(self.pictures):,} pictures, {len(self.described):,} of them "
             f"described by their answers ({kinds or 'no facet'})"
         )
 

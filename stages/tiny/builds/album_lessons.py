@@ -21,6 +21,7 @@ from stages.tiny.builds.lessons import (
     make_judging_groups,
     phrase_answer,
 )
+from stages.tiny.builds.vision import IGNORED
 from stages.tiny.world.exercises import READING
 from stages.vlm.family import Pixels
 from stages.vlm.reader import Reader
@@ -52,7 +53,7 @@ class AlbumLessons:
         return [READING, *self._album.alternatives, *(row.text for row in rows), *said, *prompts]
 
     def make_cells(self, reader: Reader, rows: range) -> tuple[Pixels, Tensor]:
-        """Returns described pictures and, at each of their image tokens, the place of its note in each facet.
+        """Returns pictures with a note and, at each of their image tokens, the place of its note in each facet.
 
         Raises ValueError if answers describe no picture: the vision tower has nothing to learn then.
         """
@@ -61,11 +62,13 @@ class AlbumLessons:
                 "short answers describe no picture of the questions, so that vision_steps of a built model has nothing "
                 "to learn; set it and reading_steps to 0"
             )
+        facets = self._album.facets
         choose = [random.Random(derive_seed(self._seed, "cell", row)) for row in rows]
         shown = [self._album.pictures[one.choice(self._album.noted)] for one in choose]
         pixels = reader.make_pixels([image for picture in shown for image in picture.images])
         places = [
-            [facet.index(picture.notes[number]) for number, facet in enumerate(self._album.facets)] for picture in shown
+            [facet.index(picture.notes[at]) if at in picture.notes else IGNORED for at, facet in enumerate(facets)]
+            for picture in shown
         ]
         return pixels, torch.tensor(places).repeat_interleave(torch.tensor(pixels.tokens), 0)
 
@@ -88,9 +91,9 @@ class AlbumLessons:
 
     def _draw_description(self, choose: random.Random) -> Example:
         """A picture with its notes; a question and its answer where no picture has any."""
-        if not self._album.noted:
+        if not self._album.described:
             return self._draw_answer(choose)
-        picture = choose.choice(self._album.noted)
+        picture = choose.choice(self._album.described)
         message = {"role": "user", "content": f"{READING}\n{IMAGE_MARKER}"}
         return [message], self._album.pictures[picture].images, ", ".join(self._album.list_notes(picture))
 
