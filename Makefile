@@ -15,6 +15,8 @@ ARGS ?=
 # Processes that run tests, whole modules each, so that a module's models and servers are made once (tests/conftest.py has
 # the order). 0 runs all in this process, as --pdb and -s need it.
 WORKERS ?= 2
+# Which of the long tests (engines, training, browser) run: all, none, or the third that the commit draws.
+LONG ?= third
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,14 +37,14 @@ export HF_HUB_OFFLINE := 1
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# A test that needs what a machine lacks (a browser, a GPU) skips itself; `make test` runs all the others, slow ones too.
+# A test that needs what a machine lacks (a browser, a GPU) skips itself; `make test LONG=all` runs all the others.
 # pip warns once for each package that a local index lacks; hundreds of such lines would hide a real message.
 QUIET := 2> >(grep -v 'is ignored: it is neither a file nor a directory' >&2)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
-	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2]'
+	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2] [LONG=third|all|none]'
 	@echo 'make install only install, into $(VENV)'
 	@echo 'make lock    write the hashes of the pinned packages anew, with uv  [PROFILE=cpu|gpu]'
 	@echo 'make audit   known vulnerabilities of the pinned packages; needs the network  [PROFILE=cpu|gpu]'
@@ -56,7 +58,7 @@ test: $(STAMP)
 	@echo '== import rules'; lint-imports
 	@echo '== dead code'; vulture
 	@echo '== security'; bandit -q -c pyproject.toml -r flows stages studies 2> >(grep -v 'Test in comment\|no failed test' >&2)
-	@echo '== pytest'; pytest -m '' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 15 $(ARGS)
+	@echo '== pytest'; pytest -m '' --long $(LONG) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 15 $(ARGS)
 
 # Asks the package index, downloads nothing. Pins are those of the lock; comments stay.
 lock:

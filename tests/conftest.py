@@ -1,15 +1,18 @@
 """What all tests share: the libraries' settings, how they run on several workers, and projects in temporary folders.
 
-Long forms, off by default: RIL_PROPERTIES=thorough (examples of each property), RIL_KILLS=20 (moments of a kill),
-RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB).
+`--long third` runs a third of the tests that start engines, train, or open a browser, drawn by the commit; the default
+is all of them. Long forms of single tests, off by default: RIL_PROPERTIES=thorough (examples of each property),
+RIL_KILLS=20 (moments of a kill), RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB).
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,18 +37,52 @@ settings.register_profile("thorough", UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 
 LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
+LONG_SHARES = {"all": 1.0, "third": 1 / 3, "none": 0.0}
 MACHINE = pytest.StashKey[ReadWriteLock]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`: how many of the long tests run."""
+    said = f"which of the tests marked {', '.join(LONG)} run; third: those that the commit draws"
+    parser.addoption("--long", choices=tuple(LONG_SHARES), default="all", help=said)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Says that a part of the tests is left out."""
+    share = config.getoption("--long")
+    return None if share == "all" else f"long tests: {share}, drawn by commit {find_commit()} (make test LONG=all)"
+
+
+@cache
+def find_commit() -> str:
+    """The commit that is checked out; "none" in a folder that is no repository."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return found.stdout.strip() or "none"
+
+
+def is_drawn(name: str, commit: str, share: float) -> bool:
+    """Whether a long test is in the part that `commit` draws; another commit draws another part."""
+    return int.from_bytes(hashlib.sha256(f"{commit} {name}".encode()).digest()[:6]) < share * 2**48
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers begin with the modules that take longest, so that all of them end at about the same time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out long tests that are not drawn.
+
+    Several workers begin with the modules that take longest, so that all of them end at about the same time.
+    """
+    long = {item.nodeid for item in items if any(map(item.get_closest_marker, LONG))}
+    share = LONG_SHARES[config.getoption("--long")]
+    left = [item for item in items if item.nodeid in long and not is_drawn(item.nodeid, find_commit(), share)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        left_names = {item.nodeid for item in left}
+        items[:] = [item for item in items if item.nodeid not in left_names]
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     weights: dict[Path, int] = {}
     for item in items:
-        long = any(map(item.get_closest_marker, LONG))
-        weights[item.path] = weights.get(item.path, 0) + (100 if long else 1)
+        weights[item.path] = weights.get(item.path, 0) + (100 if item.nodeid in long else 1)
     items.sort(key=lambda item: -weights[item.path])
 
 
