@@ -57,9 +57,9 @@ class Change:
 
 
 def find_profiles(root: Path) -> dict[str, Path]:
-    """The files of all profiles in `root` by name; those in profiles/ come first."""
+    """The files of all profiles in `root` by name."""
     examples = {path.parent.name: path for path in sorted((root / "examples").glob("*/params.yaml"))}
-    return {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))} | examples
+    return examples | {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))}
 
 
 def list_profiles(root: Path) -> dict[str, str]:

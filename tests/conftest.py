@@ -157,6 +157,7 @@ def copy_project() -> Callable[..., Path]:
     def copy(folder: Path, overlay: Mapping[str, Any]) -> Path:
         for part in ("stages", "flows", "profiles"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("data"))
         studies = shutil.ignore_patterns("__pycache__", "results", "*.yaml")  # a test has studies of its own
         shutil.copytree(ROOT / "studies", folder / "studies", ignore=studies)
         for file in ("dvc.yaml", ".dvcignore"):

@@ -35,6 +35,12 @@ ImagesOption = Annotated[
     str | None,
     typer.Option("--images", help="Folder or archive that image paths are relative to; else the file's folder."),
 ]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", help="FIELD=COLUMN of a path, if it shall not be guessed, such as question=prompt; repeatable."
+    ),
+]
 ParamsOption = Annotated[
     Path | None, typer.Option("--params", help="Parameters with data, models and limits; without it ./params.yaml.")
 ]
@@ -59,6 +65,7 @@ def check_data(
         bool, typer.Option(help="Compare the images with those of the benchmarks in evaluate.folder.")
     ] = True,
     images: ImagesOption = None,
+    column: ColumnOption = None,
     params_file: ParamsOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything as JSON here.")] = None,
     model: ModelOption = "student",
@@ -69,7 +76,7 @@ def check_data(
     """
     params = find_params(params_file)
     root = params_file.parent if params_file else Path.cwd()
-    data = open_data(path, params, root, images)
+    data = open_data(path, params, root, images, column or ())
     student = open_student(model, params, root)
     most = None if every else sample
     statistics, fault = read_statistics(data, student, pick_rows(data, most, params.seed if params else 0), most)
@@ -90,6 +97,7 @@ def show_data(
     rows: Annotated[int, typer.Option(min=1, max=200, help="How many rows, drawn by seed.")] = 24,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("data.html"),
     images: ImagesOption = None,
+    column: ColumnOption = None,
     params_file: ParamsOption = None,
     model: ModelOption = "student",
 ) -> None:
@@ -99,7 +107,7 @@ def show_data(
 
     params = find_params(params_file)
     root = params_file.parent if params_file else Path.cwd()
-    data = open_data(path, params, root, images)
+    data = open_data(path, params, root, images, column or ())
     student = open_student(model, params, root)
     if not isinstance(student, Student):
         raise DataError(f"a page shows what a model sees, but {student}")

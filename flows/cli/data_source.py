@@ -2,17 +2,17 @@
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as count_up
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from stages.config.params import Params, load_params
 from stages.config.questions import Questions
-from stages.config.sources import Source
+from stages.config.sources import Part, Source
 from stages.config.splits import Split
 from stages.corpora.adapters import read_source_rows
 from stages.corpora.source import Canonical, SourceRow
@@ -56,15 +56,18 @@ def find_params(file: Path | None) -> Params | None:
     return load_params(file or Path("params.yaml"))
 
 
-def open_data(path: str | None, params: Params | None, root: Path, images: str | None = None) -> Data:
+def open_data(
+    path: str | None, params: Params | None, root: Path, images: str | None = None, columns: Sequence[str] = ()
+) -> Data:
     """Returns the data at `path` with images in `images`, or without it the data of params.yaml in `root`.
 
-    Raises DataError if neither is there, UnusableData as the readers.
+    `columns` are pairs field=column. Raises DataError if neither is there, UnusableData as the readers.
     """
     if path is not None:
-        return _open_source(path, params, images)
-    if images is not None:
-        raise DataError("--images belongs to a path; for the data of params.yaml set questions.images")
+        return _open_source(path, params, images, read_columns(columns))
+    for option, given, key in (("--images", images, "images"), ("--column", columns, "sources[].columns")):
+        if given:
+            raise DataError(f"{option} belongs to a path; for the data of params.yaml set questions.{key}")
     if params is None:
         raise DataError("no params.yaml here: name the data (a file, a folder or a hub id), or give --params FILE")
     questions = params.questions
@@ -77,13 +80,23 @@ def open_data(path: str | None, params: Params | None, root: Path, images: str |
     return Data(f"{questions.path} ({questions.kind})", questions, partial(read_source_rows, questions, root))
 
 
-def _open_source(path: str, params: Params | None, images: str | None) -> Data:
+def read_columns(pairs: Sequence[str]) -> dict[Part, str]:
+    """Returns the columns by field of texts such as "question=prompt". Raises DataError for an unknown field."""
+    columns = {cast(Part, field): column for field, _, column in (pair.partition("=") for pair in pairs)}
+    for field, column in columns.items():
+        if field not in get_args(Part) or not column:
+            raise DataError(f"--column {field}={column}: write FIELD=COLUMN; fields: {', '.join(get_args(Part))}")
+    return columns
+
+
+def _open_source(path: str, params: Params | None, images: str | None, columns: dict[Part, str]) -> Data:
     found = HUB_ID.fullmatch(path)
     # Not validated: users may look at data anywhere, also where no stage would read them.
     if Path(path).exists():
-        source = Source.model_construct(path=path, images=images)
+        source = Source.model_construct(path=path, images=images, columns=columns)
     elif found:
-        source = Source.model_construct(hub=found["name"], revision=found["revision"] or "main", images=images)
+        revision = found["revision"] or "main"
+        source = Source.model_construct(hub=found["name"], revision=revision, images=images, columns=columns)
     else:
         raise DataError(f"{path}: no such file or folder; the id of a data set on the hub looks like owner/name")
     given = params.questions.model_dump() if params else {"max_reject_share": 0.01}
@@ -100,9 +113,14 @@ def _open_sources(title: str, questions: Questions, root: Path) -> Data:
     counts = [one.count for one in opened if one.count is not None]
 
     def rows() -> Iterator[SourceRow]:
-        for place, one in enumerate(opened):
-            for row in one.rows():
-                yield row._replace(source=place)
+        """The sources take turns, so that the first rows are of all of them."""
+        left = {place: one.rows() for place, one in enumerate(opened)}
+        while left:
+            for place, source in list(left.items()):
+                if (row := next(source, None)) is None:
+                    del left[place]
+                else:
+                    yield row._replace(source=place)
 
     guesses = tuple(guess for one in opened for guess in one.guesses)
     return Data(title, questions, rows, sum(counts) if len(counts) == len(opened) else None, guesses)

@@ -12,19 +12,20 @@ from dvc.repo import Repo
 
 from flows.closure import list_code_dependencies
 from flows.jobs import open_job
+from flows.profile import find_profiles
 from stages.config.params import load_params
 from stages.config.plain import BANNED_NAMES
 from stages.config.table import STAGES
 from stages.config.yaml import read_yaml
 from stages.job.job import Job
 
-PROFILES = [None, *sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))]
+PROFILES = [None, *find_profiles(Path(__file__).parents[2])]
 
 
 @pytest.fixture(params=PROFILES, ids=lambda name: name or "default")
 def project(request: pytest.FixtureRequest, make_project: Callable[..., Path], root: Path) -> Path:
     """A project with a profile applied."""
-    folder = make_project(read_yaml(root / "profiles" / f"{request.param}.yaml") if request.param else {})
+    folder = make_project(read_yaml(find_profiles(root)[request.param]) if request.param else {})
     Repo.init(str(folder), no_scm=True).close()
     return folder
 

@@ -13,13 +13,14 @@ from flows import profile
 from stages.config.params import Params, load_params, validate_params
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.yaml"))
+NAMES = sorted(profile.find_profiles(Path(__file__).parents[2]))
 
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
     shutil.copy(root / "params.yaml", tmp_path)
     shutil.copytree(root / "profiles", tmp_path / "profiles")
+    shutil.copytree(root / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("data"))
     return tmp_path
 
 
@@ -36,7 +37,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert NAMES == ["lora_1x24", "lora_1x80", "node_8x80", "paper", "recommended", "smoke"]
+    assert NAMES == ["easy_vqa", "lora_1x24", "lora_1x80", "node_8x80", "paper", "recommended", "smoke"]
 
 
 @pytest.mark.parametrize("name", NAMES)

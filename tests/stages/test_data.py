@@ -150,6 +150,39 @@ def test_images_in_another_folder_are_named(ril: Ril, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
 
 
+def test_columns_without_names_are_given_by_place(ril: Ril, tmp_path: Path) -> None:
+    write_rows(tmp_path, 3)
+    rows = [[f"What is {number}?", str(number), f"images/{number}.png"] for number in range(3)]
+    (tmp_path / "lists.json").write_text(json.dumps(rows))
+    assert ril("data", "check", "lists.json")[0] != 0
+    given = ("--column", "question=0", "--column", "answer=1")
+    code, out, err = ril("data", "check", "lists.json", *given)
+    assert (code, "3 usable, 0 unusable" in out) == (0, True), err
+    assert "question  column 0" in out
+    for wrong in ("quest=0", "question"):
+        code, _, err = ril("data", "check", "lists.json", "--column", wrong)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"--column {wrong}" in err
+        assert "write FIELD=COLUMN; fields: id, messages, question" in err
+    assert ril("data", "check", "--column", "question=0")[0] == 2
+
+
+def test_the_first_rows_are_of_all_sources(tmp_path: Path) -> None:
+    from flows.cli.data_source import _open_sources
+    from stages.config.questions import Questions
+
+    (tmp_path / "mine").mkdir()
+    sources = []
+    for name, count in (("long", 9), ("short", 2)):
+        lines = [json.dumps({"question": f"{name} {number}?", "answer": "a"}) for number in range(count)]
+        (tmp_path / "mine" / f"{name}.jsonl").write_text("\n".join(lines))
+        sources.append({"path": f"mine/{name}.jsonl"})
+    splits = dict.fromkeys(("warm_start", "imitation", "validation", "test"), 1)
+    values = {"kind": "sources", "path": "mine", "images": "mine", "sources": sources, "splits": splits}
+    data = _open_sources("both", Questions.model_validate(values), tmp_path)
+    assert [row.source for row in data.rows()] == [0, 1, 0, 1, *[0] * 7]
+
+
 REFUSED = {
     "nothing there": (("nowhere.json",), 2, "no such file or folder; the id of a data set on the hub looks like"),
     "hub, downloads off": (("someone/data",), 2, "downloads are off; set RIL_ALLOW_DOWNLOADS=1"),
