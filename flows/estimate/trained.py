@@ -1,6 +1,6 @@
 """Memory of a model that a `Trainer` trains in bf16, beside activations, on one of several ranks.
 
-Bytes a trained weight, measured with the real `Trainer` at 67 M weights on one and two ranks under ZeRO 1, 2 and 3
+Bytes a trained weight, measured with the real `Trainer` at 95 M weights on one and two ranks under ZeRO 2 and 3
 (`python -m tests.performance.memory_coefficients`). DeepSpeed's buckets are allocated whole on a GPU however few
 weights are trained; their sizes are its defaults.
 """
