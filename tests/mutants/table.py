@@ -484,8 +484,8 @@ FAULTS = (
     Fault("stages/training/recomputation.py", "        layer.training = True\n", "", "no layer is checkpointed",
           ("tests/stages/training/test_recomputation.py::test_layers_keep_their_inputs_only",)),
     Fault(TRAINER, "            stage = max(stage, 2)\n", "            stage = max(stage, 1)\n",
-          "bf16 makes one step too many",
-          ("tests/stages/training/test_precision.py::test_alone_it_learns_what_fp32_learns",)),
+          "fp32 sums go to an optimizer whose state is not written",
+          ("tests/stages/training/test_gradient_sums.py::test_alone_bf16_is_as_near_in_any_packing[1]",)),
     # --- new weights in the engine, prompts prepared ahead ------------------------------------------------------------
     Fault("stages/engines/weight_receiver.py", "whole = sent[:size].clone()", "whole = sent[:size]",
           "vLLM keeps tensors in a buffer that is written again",
