@@ -10,11 +10,12 @@ No image is in two splits: images used for training in `warm_start` or `imitatio
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from stages.config.plain import make_printable
+from stages.config.plain import abbreviate, make_printable
 from stages.config.questions import Questions
 from stages.config.world import World
 from stages.corpora.adapters import UnusableRow, convert_rows, read_source_rows
@@ -56,12 +57,15 @@ def run(job: Job) -> None:
         draw = Draw(spool, questions, log)
         draw.place_rows()
         near = find_near_duplicates(job, questions, spool, draw)
+        repeated = count_repeated_questions(job, spool)
     if fault := find_shortage(draw, log, questions):
         reasons = f"{log.count_reasons()}; {fault}; all rejects: {rejects.relative_to(job.root)}"
         raise UnusableData(reasons if len(log) else fault)
     sources = count_sources(spool, questions, log)
     found = {"rejects": len(log), "unused": sum(one["unused"] for one in sources.values())}
-    _write_splits(job, spool, {**found, "ids": ids, "near_duplicates": near, "sources": sources})
+    _write_splits(
+        job, spool, {**found, "ids": ids, "near_duplicates": near, "repeated_questions": repeated, "sources": sources}
+    )
     job.progress.show_table("rows by source", [{"source": label, **counts} for label, counts in sources.items()])
 
 
@@ -90,6 +94,9 @@ def _write_splits(job: Job, spool: RowSpool, found: dict[str, Any]) -> None:
             }
             line |= {"held_out_image": near.other, "bits": near.bits, "difference": round(near.difference, 2)}
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for same in islice(spool.iter_repeated_questions(LEARNED, HELD_OUT), MOST_PAIRS):
+            line = {"question": same.id, "text": abbreviate(same.text), "split": same.split}
+            lines.write(json.dumps(line | {"held_out_question": same.held_out_id}, ensure_ascii=False) + "\n")
     counts = {split: _count_rows(spool, split) for split in splits}
     content = ([row["id"], row["image_sha256"], row["messages"]] for row in spool.iter_by_id())
     job.write_metrics({"splits": counts, "content_sha256": hash_json_list(content), **found})
@@ -163,7 +170,7 @@ def find_near_duplicates(job: Job, questions: Questions, spool: RowSpool, draw: 
     """
     drops = questions.near_duplicates == "drop"
     found = spool.prints.search(None if drops else LEARNED, HELD_OUT)
-    if found and drops:
+    if drops and (found or any(True for _ in spool.iter_repeated_questions(LEARNED, HELD_OUT))):
         draw.replace_near_duplicates()
     held_out = spool.prints.count_near()
     if found:
@@ -174,6 +181,23 @@ def find_near_duplicates(job: Job, questions: Questions, spool: RowSpool, draw: 
             f"{(job.reports / 'near_duplicates.jsonl').relative_to(job.root)} has the nearest"
         )
     return {"images": found, "held_out": {split: held_out.get(split, 0) for split in HELD_OUT}}
+
+
+def count_repeated_questions(job: Job, spool: RowSpool) -> dict[str, Any]:
+    """Returns how many questions without an image are in a split for training and in a held-out one."""
+    held_out: Counter[str] = Counter()
+    first = None
+    for same in spool.iter_repeated_questions(LEARNED, HELD_OUT):
+        first = first or same
+        held_out[same.split] += 1
+    if first is not None:
+        parts = ", ".join(f"{count:,} of {split}" for split, count in sorted(held_out.items()))
+        job.progress.say(
+            f"{held_out.total():,} questions without an image are for training and held out ({parts}), such as "
+            f"{abbreviate(first.text)} ({make_printable(first.id)}, {make_printable(first.held_out_id)}); "
+            "questions.near_duplicates: drop leaves them out"
+        )
+    return {"questions": held_out.total(), "held_out": {split: held_out[split] for split in HELD_OUT}}
 
 
 def count_sources(spool: RowSpool, questions: Questions, log: RejectLog) -> dict[str, dict[str, int]]:

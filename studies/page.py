@@ -182,7 +182,7 @@ def _tabulate_differences(arms: Arms, differences: Sequence[Difference]) -> Tabl
                 format_points(found.seeds.mean, True),
                 _format_half_width(found.seeds),
                 pooled,
-                f"{found.wins}/{found.losses}",
+                f"{found.wins}/{found.losses}" + (f" ({found.left_out} without a verdict)" if found.left_out else ""),
                 f"{found.p_value:.2g}",
                 _format_p_value(found.unit_p_value),
                 _format_p_value(found.holm_p_value),

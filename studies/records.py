@@ -29,6 +29,7 @@ from stages.job.metric_names import source_of
 from studies.runs import COMPARED, Run
 from studies.study import extract_budget
 
+NO_VERDICT = "-"  # mark of an answer that is neither right nor wrong
 _NUMBER = re.compile(r"\d+")
 _DIGITS = 16  # of a hash of code: enough to tell them apart
 _OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an accident, not its style
@@ -66,7 +67,7 @@ class StudyRecord:
     validation: dict[str, float] = field(default_factory=dict)  # start, end; of trained arms
     discriminator: dict[str, float] = field(default_factory=dict)  # held out, before the loop
     scores: dict[str, Any] = field(default_factory=dict)  # of reports/evaluate/<id>, without benchmarks
-    right: str = ""  # 1 or 0 for each test question, in the order of their ids
+    right: str = ""  # 1, 0 or - (no verdict) for each test question, in the order of their ids
     questions_sha256: str = ""  # content of all questions
     answers: list[dict[str, Any]] = field(default_factory=list)  # to the first test question of each kind
     styles: dict[str, float] = field(default_factory=dict)  # share of test answers in the style of each teacher
@@ -146,7 +147,7 @@ def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Pat
     return {
         "scores": {key: value for key, value in scores.items() if not key.startswith("benchmark")},
         "benchmarks": {name: one["score"] for name, one in scores.get("benchmarks", {}).items() if one["complete"]},
-        "right": "".join("1" if row["correct"] else "0" for row in rows),
+        "right": mark_answers(rows),
         "questions_sha256": json.loads(done.read_text("reports/questions/metrics.json"))["content_sha256"],
         "answers": pick_examples(rows),
         "styles": compute_style_shares([row["response"] for row in rows], forms),
@@ -156,6 +157,11 @@ def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Pat
             if name != run.evaluation
         },
     }
+
+
+def mark_answers(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Returns 1, 0 or, without a verdict, NO_VERDICT for each row of an evaluation."""
+    return "".join(NO_VERDICT if row["correct"] is None else str(int(row["correct"])) for row in rows)
 
 
 def pick_examples(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stages.benchmarks.comparing import bootstrap_interval, mcnemar_p_value
-from studies.records import StudyRecord
+from studies.records import NO_VERDICT, StudyRecord
 
 CONFIDENCE, POWER = 0.95, 0.8
 LEVEL = 0.05  # of the tests: the chance of one false statement in a study, after Holm's correction
@@ -55,6 +55,7 @@ class Difference:
     high: float
     wins: int  # questions that the first has right and the second wrong
     losses: int
+    left_out: int  # questions to which either has an answer without a verdict
     p_value: float  # McNemar's exact test on those
     detectable: float  # nan with fewer than two units
     unit_p_value: float  # two-sided t-test over units; nan with fewer than two units
@@ -168,7 +169,10 @@ def compute_difference(first: Sequence[StudyRecord], second: Sequence[StudyRecor
             raise Unpaired(f"{one.name} and {other.name} answered different questions; run one of them again")
     steps = {(a.world, a.seed): a.scores["accuracy"] - b.scores["accuracy"] for a, b in pairs}
     units = average_by_unit(steps)
-    every = np.concatenate([_read_marks(a.right) - _read_marks(b.right) for a, b in pairs])
+    whole = np.concatenate([_read_marks(a.right) - _read_marks(b.right) for a, b in pairs])
+    every = whole[np.isfinite(whole)]
+    if not len(every):
+        raise Unpaired(f"{pairs[0][0].name} and {pairs[0][1].name} have no question on which both have a verdict")
     wins, losses = int((every > 0).sum()), int((every < 0).sum())
     low, high = bootstrap_interval(every, seed=0)
     return Difference(
@@ -180,6 +184,7 @@ def compute_difference(first: Sequence[StudyRecord], second: Sequence[StudyRecor
         high=high,
         wins=wins,
         losses=losses,
+        left_out=len(whole) - len(every),
         p_value=mcnemar_p_value(wins, losses),
         detectable=minimum_detectable(units),
         unit_p_value=(alone := t_test_p_value(units)),
@@ -188,4 +193,4 @@ def compute_difference(first: Sequence[StudyRecord], second: Sequence[StudyRecor
 
 
 def _read_marks(right: str) -> np.ndarray:
-    return np.array([int(mark) for mark in right], dtype=float)
+    return np.array([math.nan if mark == NO_VERDICT else int(mark) for mark in right], dtype=float)

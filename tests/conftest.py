@@ -202,3 +202,24 @@ def call(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., tuple[i
         return process.returncode, out, err
 
     return finish
+
+
+@pytest.fixture
+def ril(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `ril <arguments>` in a temporary folder: exit code, standard output, standard error."""
+    from flows.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("RIL_ALLOW_DOWNLOADS", "RIL_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["ril", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run

@@ -1,6 +1,6 @@
 """Memory of a model that a `Trainer` trains in bf16, beside activations, on one of several ranks.
 
-Bytes a trained weight, measured with the real `Trainer` at 67 M weights on one and two ranks under ZeRO 1, 2 and 3
+Bytes a trained weight, measured with the real `Trainer` at 95 M weights on one and two ranks under ZeRO 2 and 3
 (`python -m tests.performance.memory_coefficients`). DeepSpeed's buckets are allocated whole on a GPU however few
 weights are trained; their sizes are its defaults.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from stages.config.runtime import OptimizerPlace, Runtime
 
 WEIGHT = 2  # bf16
+GRADIENT = 4  # fp32 sum over packs
 STATE = 12  # fp32 master and the two moments of AdamW
 BUCKET = 500_000_000  # values: reduce_bucket_size
 PREFETCHED = 50_000_000  # values: stage3_prefetch_bucket_size
@@ -20,7 +21,7 @@ LIVE = 1_000_000_000 + PREFETCHED  # gathered values under ZeRO 3: stage3_max_li
 class Sharding:
     """How DeepSpeed distributes a trained model."""
 
-    zero_stage: int  # 1, 2 or 3
+    zero_stage: int  # 2 or 3
     ranks: int
     states: OptimizerPlace = "resident"
     bucket: int = BUCKET
@@ -33,10 +34,10 @@ class Sharding:
 
 
 def find_sharding(runtime: Runtime, stage: str, adapter: bool) -> Sharding:
-    """Returns what `Trainer` makes of the settings: in bf16 ZeRO 0 works as 1, with one rank or adapters 3 as 2."""
+    """Returns what `Trainer` makes of the settings: in bf16 all but ZeRO 3 on several ranks, without adapters, is 2."""
     ranks, keys = runtime.count_ranks(stage), runtime.deepspeed.zero_optimization
     shards = ranks > 1 and not adapter
-    zero_stage = max(1, runtime.zero_stage if shards else min(runtime.zero_stage, 2))
+    zero_stage = 3 if shards and runtime.zero_stage == 3 else 2
     live = LIVE if keys.stage3_max_live_parameters is None else keys.stage3_max_live_parameters + PREFETCHED
     return Sharding(zero_stage, ranks, runtime.optimizer_states, keys.reduce_bucket_size or BUCKET, live)
 
@@ -69,16 +70,14 @@ class TrainedModel:
 
     @property
     def resting_gradient_bytes(self) -> float:
-        """Gradients that stay between steps: parts in bf16 under ZeRO 3, in host memory if the states are."""
+        """Sums of gradients that stay between steps: parts under ZeRO 3, in host memory if the states are."""
         stays = self.sharding.zero_stage == 3 and self.sharding.states != "offloaded"
-        return WEIGHT * self.trained / self.sharding.ranks if stays else 0.0
+        return GRADIENT * self.trained / self.sharding.ranks if stays else 0.0
 
     @property
     def gradient_bytes(self) -> float:
-        """Gradients in the backward pass beyond those that stay."""
-        if self.sharding.zero_stage == 1:
-            return WEIGHT * self.trained
-        return 0.0 if self.sharding.zero_stage == 3 else WEIGHT * self.trained / self.sharding.ranks
+        """Sums of gradients in the backward pass beyond those that stay."""
+        return 0.0 if self.sharding.zero_stage == 3 else GRADIENT * self.trained / self.sharding.ranks
 
     @property
     def resting_buffer_bytes(self) -> float:
@@ -92,5 +91,4 @@ class TrainedModel:
         if self.sharding.zero_stage == 3:
             gathered = min(self.sharding.live, self.trained + self.frozen)
             return WEIGHT * (gathered + min(bucket, self.trained))
-        reduced = WEIGHT * min(bucket, self.trained) if self.sharding.zero_stage == 2 else 0
-        return WEIGHT * bucket + reduced
+        return WEIGHT * (bucket + min(bucket, self.trained))

@@ -23,7 +23,7 @@ from stages.groups.response import STUDENT
 from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
-from stages.vlm.reader import Network, Reader, compute_text_hidden
+from stages.vlm.reader import Network, Reader, compute_text_hidden, embed_tokens
 from stages.vlm.weights import check_finite, load_state
 
 WEIGHTS = "discriminator.safetensors"
@@ -75,7 +75,7 @@ class DiscriminatorModel(nn.Module):
         """Returns the logit [texts] fp32 of each text of the pack, computed at its last token."""
         use_group_attention(self.text, self._attention)
         pack, network = pack.to(self.score.weight.device), self._network
-        embedded = self.text.embed_tokens(pack.ids)  # type: ignore[operator]
+        embedded = embed_tokens(self.text, pack.ids)
         if pack.pixels is not None:
             assert network is not None
             with torch.no_grad():

@@ -60,7 +60,7 @@ class Runtime(Block):
         0,
         ge=0,
         le=3,
-        description="DeepSpeed ZeRO stage: how much of the training state is sharded. In bf16, 0 works as 1.",
+        description="DeepSpeed ZeRO stage: how much of the training state is sharded. In bf16, 0 and 1 work as 2.",
     )
     optimizer_states: OptimizerPlace = Field(
         "resident",

@@ -32,7 +32,8 @@ class Schedule(Block):
         8192,
         ge=64,
         le=10_000_000,
-        description="Tokens per forward pass; more is faster until memory runs out, results are equal.",
+        description="Tokens per forward pass; more is faster until memory runs out. Results are equal up to rounding "
+        "(docs/scaling.md).",
     )
 
     @model_validator(mode="after")

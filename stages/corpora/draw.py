@@ -1,4 +1,4 @@
-"""Distributes the rows of a spool over the splits; no image is in two of them.
+"""Distributes the rows of a spool over the splits; no image is in two of them, and no drawn question without one.
 
 Rows that are given to a split come first, those of `test` before all others, so that nothing takes them away. What is
 not given to a split is drawn over the splits without rows of their own. All is a function of the order of the rows.
@@ -98,18 +98,19 @@ class Draw:
         """Puts rows into all splits until they are full; rejects rows whose images are in several."""
         for row in self._iter_rows():
             allowed = self.plan.allowed[row.origin.target]
-            owners = self.spool.find_owners(row.keys) if allowed else {}
+            keys = self._find_keys(row, allowed)
+            owners = self.spool.find_owners(keys) if allowed else {}
             if row.origin.target not in HELD_OUT and (not allowed or self._reaches_limit(row)):
                 continue  # not needed
             if reason := _find_conflict(owners, allowed):
                 self._reject(row, *reason)
                 continue
             split = _name_split(owners) or self._find_emptiest(allowed, row)
-            self.spool.own(split, row.keys)
+            self.spool.own(split, keys)
             self._take(row, split)
 
     def replace_near_duplicates(self) -> None:
-        """Draws the splits for training again, without rows whose images are nearly held-out ones."""
+        """Draws the splits for training again, without what is nearly a held-out image or a held-out question."""
         self.spool.clear(LEARNED)
         for split in LEARNED:
             self._taken.subtract({s: n for (of, s), n in self._placed.items() if of == split and s is not None})
@@ -119,8 +120,10 @@ class Draw:
             if not allowed or self._reaches_limit(row):
                 continue
             owners = self.spool.find_owners(row.keys)
-            if _find_conflict(owners, allowed):
-                continue  # a row that a held-out split did not need
+            if _find_conflict(owners, allowed):  # a row that a held-out split did not need, or a question that it has
+                if not row.shows and _find_conflict(owners, self.plan.allowed[row.origin.target]):
+                    self._drop_repeated(row, allowed, next(iter(owners.values())))
+                continue
             split = _name_split(owners) or self._find_emptiest(allowed, row)
             if not self._has_room(split, row):
                 continue
@@ -134,6 +137,22 @@ class Draw:
                 continue
             self.spool.own(split, row.keys)
             self._take(row, split)
+
+    def _find_keys(self, row: SpooledRow, allowed: Sequence[Split]) -> list[str]:
+        """Returns the keys whose owner a row joins.
+
+        A question without an image that a split has which the row can't be in is reported, not rejected: short
+        questions repeat by chance. Such rows stay together, too.
+        """
+        if row.shows or not _find_conflict(self.spool.find_owners(row.keys), allowed):
+            return row.keys
+        return [f"{row.keys[0]} {' '.join(allowed)}"]
+
+    def _drop_repeated(self, row: SpooledRow, allowed: Sequence[Split], split: str) -> None:
+        if self._has_room(self._find_emptiest(allowed, row), row):
+            reason = f"its question is in split {split}, too; questions.near_duplicates is drop"
+            self._reject(row, reason, "", "messages")
+            self.dropped += 1
 
     def _iter_rows(self) -> Iterator[SpooledRow]:
         there = {target for _, target in self.spool.targets}
@@ -175,11 +194,11 @@ class Draw:
             # outside of warm_start the answer is the reference, not a target
             self.spool.assign(row.number, split, with_target=split == "warm_start")
 
-    def _reject(self, row: SpooledRow, reason: str, image: str) -> None:
+    def _reject(self, row: SpooledRow, reason: str, value: str, field: str = "images") -> None:
         self.spool.reject(row.number)
         self.rejected += 1
         origin = row.origin
-        self._log.add(UnusableRow(origin.line, row.id, reason, origin.file, "images", image), origin.source)
+        self._log.add(UnusableRow(origin.line, row.id, reason, origin.file, field, value), origin.source)
 
 
 def _find_conflict(owners: Mapping[str, str], allowed: Sequence[str]) -> tuple[str, str] | None:

@@ -1,7 +1,6 @@
 """The rows that cannot be used: one line each in rejects.jsonl, written as they come, and their commonest reasons."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +9,11 @@ from pathlib import Path
 from typing import TextIO
 
 from stages.corpora.adapters import UnusableRow
+from stages.corpora.reject_kinds import RejectKinds
 from stages.corpora.source import UnusableData
 from stages.job.files import replacing
 
 SHOWN_REASONS = 3
-MOST_KINDS = 1000  # of reasons that are told apart
-KIND_CHARACTERS = 80
-EXAMPLE_CHARACTERS = 150
-OTHERS = "other reasons"
-_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9][0-9,.]*")  # what differs between reasons of one kind
 
 
 class RejectLog:
@@ -26,8 +21,7 @@ class RejectLog:
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
-        self._kinds: Counter[str] = Counter()
-        self._examples: dict[str, str] = {}
+        self._kinds = RejectKinds()
         self.by_source: Counter[int] = Counter()
 
     def __len__(self) -> int:
@@ -37,16 +31,11 @@ class RejectLog:
         """Writes the line of a row of the source with this place in `questions.sources`."""
         self._lines.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
         self.by_source[source] += 1
-        kind = _VALUES.sub("", reject.reason)[:KIND_CHARACTERS]
-        if kind not in self._examples and len(self._examples) >= MOST_KINDS:
-            kind = OTHERS
-        self._kinds[kind] += 1
-        self._examples.setdefault(kind, OTHERS if kind == OTHERS else reject.reason[:EXAMPLE_CHARACTERS])
+        self._kinds.add(reject)
 
     def count_reasons(self) -> str:
         """Returns the commonest kinds of reasons with their counts and an example each."""
-        common = self._kinds.most_common(SHOWN_REASONS)
-        return "; ".join(f"{count:,} row{'s' * (count != 1)}: {self._examples[kind]}" for kind, count in common)
+        return self._kinds.describe(SHOWN_REASONS)
 
 
 @contextmanager

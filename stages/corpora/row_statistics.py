@@ -5,26 +5,23 @@ probability of 3e-6.
 """
 
 import hashlib
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stages.corpora.adapters import UnusableRow
 from stages.corpora.images import ImageHeader, read_header
-from stages.corpora.markers import IMAGE_MARKER
-from stages.corpora.rows import split_target
+from stages.corpora.reject_kinds import RejectKinds
+from stages.corpora.rows import hash_question, join_asked, split_target
 from stages.corpora.scripts import find_main_script
 from stages.corpora.source import Canonical
 
 QUANTILES = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
 MOST_ANSWERS = 100_000  # different short answers that are counted
 LONGEST_ANSWER = 40  # characters of an answer that is counted as one of few
-_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9][0-9,.]*")  # what differs between reasons of one kind
 
 
 class Place(NamedTuple):
@@ -45,31 +42,13 @@ class Lengths(NamedTuple):
     images: tuple[int, ...] = ()  # of each image; part of `prompt`
 
 
-@dataclass
-class ReasonCounts:
-    """Rejects by kind of reason: how many, and the first of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, UnusableRow] = field(default_factory=dict)
-
-    def add(self, reject: UnusableRow) -> None:
-        """Counts one reject; reasons that differ in numbers and quoted values alone are of one kind."""
-        kind = _VALUES.sub("", reject.reason)[:80]
-        self.counts[kind] += 1
-        self.first.setdefault(kind, reject)
-
-    def tabulate(self) -> list[dict[str, Any]]:
-        """Returns the kinds, commonest first: number of rows, and the first row with file, row, field and value."""
-        return [{"rows": count, **vars(self.first[kind])} for kind, count in self.counts.most_common()]
-
-
 class RowStatistics:
     """Counts and distributions of rows; `add` takes one row, `summarise` returns what was found."""
 
     def __init__(self, measure: Callable[[Canonical, Sequence[ImageHeader]], Lengths] | None = None) -> None:
         """`measure` returns the tokens of a row; without it lengths are characters."""
         self._measure = measure
-        self.rejects = ReasonCounts()
+        self.rejects = RejectKinds()
         self.usable = 0
         self._lengths = {"prompt": array("I"), "answer": array("I"), "image": array("I")}
         self._sizes = {"width": array("I"), "height": array("I"), "bytes": array("I")}
@@ -90,8 +69,7 @@ class RowStatistics:
             self.rejects.add(row)
             return
         headers = [read_header(image["bytes"]) for image in row["images"]]
-        messages, target = split_target(row["messages"])
-        question = "".join(message["content"] for message in messages).replace(IMAGE_MARKER, " ")
+        question, (messages, target) = join_asked(row["messages"]), split_target(row["messages"])
         answer = target or row["answer"] or ""
         self._add_lengths(self._measure(row, headers) if self._measure else Lengths(len(question), len(answer)))
         self._add_images(row, headers)
@@ -102,8 +80,8 @@ class RowStatistics:
         self._counts["without a target of their own"] += target is None
         if len(answer) <= LONGEST_ANSWER and (answer in self._answers or len(self._answers) < MOST_ANSWERS):
             self._answers[answer] += 1
-        self._hashes["ids"].append(shorten_hash(_hash(row["id"])))
-        self._hashes["questions"].append(shorten_hash(_hash(" ".join(question.split()), *row["image_sha256"])))
+        self._hashes["ids"].append(shorten_hash(hashlib.sha256(row["id"].encode("utf-8", "surrogatepass")).hexdigest()))
+        self._hashes["questions"].append(shorten_hash(hash_question(row)))
         self._places[0].append(self._files.setdefault(place.file, len(self._files)))
         self._places[1].append(place.row)
         self.usable += 1
@@ -128,7 +106,7 @@ class RowStatistics:
 
         With `context`, lengths are tokens, and rows whose prompt and answer together are longer are counted.
         """
-        rejected = self.rejects.counts.total()
+        rejected = len(self.rejects)
         return {
             "read": self.usable + rejected,
             "usable": self.usable,
@@ -228,10 +206,6 @@ def compute_quantiles(values: np.ndarray) -> dict[str, float] | None:
 def shorten_hash(given: str) -> int:
     """Returns the first 64 bits of a hash in hexadecimal digits."""
     return int(given[:16], 16)
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _share(counts: Counter[str]) -> dict[str, float]:

@@ -100,6 +100,18 @@ def make_question(row: Mapping[str, Any], images: Sequence[bytes]) -> Question:
     )
 
 
+def join_asked(said: Sequence[Mapping[str, str]]) -> str:
+    """Returns the texts before the target, with a blank for each image."""
+    messages, _ = split_target(said)
+    return "".join(message["content"] for message in messages).replace(IMAGE_MARKER, " ")
+
+
+def hash_question(row: Mapping[str, Any]) -> str:
+    """Returns a hash of what a row asks: its texts before the target, but for white space, and its images."""
+    parts = (" ".join(join_asked(row["messages"]).split()), *row["image_sha256"])
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def split_target(said: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], str | None]:
     """Returns the turns up to the user's last one, and the assistant's text after it; None if there is none."""
     messages = [{"role": message["role"], "content": message["content"]} for message in said]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from stages.corpora.print_table import PrintTable
 from stages.corpora.prints import ImagePrint
+from stages.corpora.rows import hash_question, join_asked
 from stages.corpora.source import Canonical
 
 CACHE_KIB = 16 * 1024  # of the database, in memory
@@ -17,7 +18,8 @@ BLOCK = 1000  # rows whose numbers are read at a time
 _TABLES = """
 CREATE TABLE rows (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, place INTEGER NOT NULL, kind TEXT, source INTEGER, target TEXT,
-    file TEXT, line INTEGER, keys TEXT, split TEXT, whole INTEGER, rejected INTEGER NOT NULL DEFAULT 0
+    file TEXT, line INTEGER, keys TEXT, split TEXT, whole INTEGER, rejected INTEGER NOT NULL DEFAULT 0,
+    question TEXT
 );
 CREATE INDEX rows_by_id ON rows (id, place, number);
 CREATE TABLE texts (number INTEGER PRIMARY KEY, text TEXT NOT NULL);
@@ -45,8 +47,18 @@ class SpooledRow(NamedTuple):
 
     number: int
     id: str
-    keys: list[str]  # its images; without an image its id
+    keys: list[str]  # its images; without an image the hash of its question
     origin: Origin
+    shows: bool  # whether it has an image
+
+
+class RepeatedQuestion(NamedTuple):
+    """A question without an image that is in a split for training and in a held-out one."""
+
+    text: str
+    id: str
+    split: str  # held out
+    held_out_id: str
 
 
 class RowSpool:
@@ -95,8 +107,9 @@ class RowSpool:
         source, target, file, line = origin or Origin()
         self.targets.add((source, target))
         values = (number, row["id"], number if order is None else order, row["kind"], source, target, file, line)
-        insert = "INSERT INTO rows (number, id, place, kind, source, target, file, line, keys) VALUES "
-        self._rows.execute(f"{insert}({', '.join('?' * 9)})", (*values, " ".join(row["image_sha256"])))
+        insert = "INSERT INTO rows (number, id, place, kind, source, target, file, line, keys, question) VALUES "
+        asked = None if row["images"] else hash_question(row)
+        self._rows.execute(f"{insert}({', '.join('?' * 10)})", (*values, " ".join(row["image_sha256"]), asked))
         return number
 
     def number_repeated(self, name: str) -> str:
@@ -140,10 +153,10 @@ class RowSpool:
         self._rows.execute(_BY_ORDER)
         marks = ", ".join("?" * len(targets))
         which = f"split IS NULL AND NOT rejected AND coalesce(target, '') IN ({marks})"
-        query = "SELECT number, id, keys, source, target, file, line FROM rows WHERE number = ?"
+        query = "SELECT number, id, keys, question, source, target, file, line FROM rows WHERE number = ?"
         for place in self._iter_numbers(which, [target or "" for target in targets]):
-            number, name, keys, *origin = self._rows.execute(query, (place,)).fetchone()
-            yield SpooledRow(number, name, keys.split() or [name], Origin(*origin))
+            number, name, keys, asked, *origin = self._rows.execute(query, (place,)).fetchone()
+            yield SpooledRow(number, name, keys.split() or [asked], Origin(*origin), bool(keys))
 
     def iter_rows(self) -> Iterator[tuple[int, Canonical]]:
         """Yields number and row in order, without the bytes of images."""
@@ -210,6 +223,19 @@ class RowSpool:
         """Returns the number of rows by source and split; None is for rows that are in no split and not rejected."""
         query = "SELECT source, split, count(*) FROM rows WHERE NOT rejected GROUP BY source, split"
         return {(source, split): count for source, split, count in self._rows.execute(query)}
+
+    def iter_repeated_questions(self, learned: Sequence[str], held_out: Sequence[str]) -> Iterator[RepeatedQuestion]:
+        """Yields each question without an image that splits of both kinds have, with the first row of each side."""
+        self._rows.execute("CREATE INDEX IF NOT EXISTS rows_by_question ON rows (question) WHERE question IS NOT NULL")
+        marks = [", ".join("?" * len(splits)) for splits in (learned, held_out)]
+        query = (
+            "SELECT min(own.number), min(other.number) FROM rows AS own JOIN rows AS other USING (question) "
+            f"WHERE own.split IN ({marks[0]}) AND other.split IN ({marks[1]}) GROUP BY question ORDER BY 1"
+        )
+        for own, other in self._rows.cursor().execute(query, (*learned, *held_out)):
+            (split,) = self._rows.execute("SELECT split FROM rows WHERE number = ?", (other,)).fetchone()
+            row = self._read_row(own)
+            yield RepeatedQuestion(join_asked(row["messages"]), row["id"], split, self._read_row(other)["id"])
 
     def iter_by_id(self) -> Iterator[Canonical]:
         """Yields the rows of all splits by id, without the bytes of images."""

@@ -19,7 +19,9 @@ def make_trainer_config(runtime: Runtime, zero_stage: int, dtype: torch.dtype, m
     pinned = zero.pop("offload_optimizer", {})
     if runtime.optimizer_states == "offloaded":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True, **pinned}
-    return {**_make_basis(dtype, zero), "gradient_clipping": max_grad_norm, "zero_force_ds_cpu_optimizer": False}
+    config = {**_make_basis(dtype, zero), "gradient_clipping": max_grad_norm, "zero_force_ds_cpu_optimizer": False}
+    # The gradients of packs are summed in fp32: in bf16 a sum loses what is below 1/256 of it.
+    return config | ({"data_types": {"grad_accum_dtype": "fp32"}} if dtype == torch.bfloat16 else {})
 
 
 def make_frozen_config(runtime: Runtime, dtype: torch.dtype, in_host_memory: bool) -> dict[str, Any]:

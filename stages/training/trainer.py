@@ -79,8 +79,9 @@ class Trainer:
         stage = runtime.zero_stage if shards else min(runtime.zero_stage, 2)
         if trained[0].dtype == torch.bfloat16:
             # DeepSpeed's optimizer of bf16 without ZeRO runs AdamW once when it is built: it decays the weights, and
-            # all later steps are corrected for one step too many (losses off by 3.3 %, ZeRO 1 by 0.3 %).
-            stage = max(stage, 1)
+            # all later steps are corrected for one step too many (losses off by 3.3 %, ZeRO 1 by 0.3 %). With
+            # fp32 sums it takes another one for ZeRO 1, whose state `list_fragments` does not know.
+            stage = max(stage, 2)
         clipping = 0.0 if self._clips_here else schedule.max_grad_norm
         self.config = make_trainer_config(runtime, stage, trained[0].dtype, clipping)
         self.sharded, self._replicated = stage == 3, stage == 0

@@ -1,12 +1,12 @@
 """Conversion of messages to token ids and back, shared by training and all engines.
 
-Text from users, teachers and students is encoded without special tokens, so that a literal `<|im_end|>` or `<image>`
-remains text (trap T7). An image is one placeholder token; engines expand it (trap T5).
+Text from users, teachers and students is encoded without any added token, special or not, so that a literal
+`<|im_end|>`, `<tool_call>` or `<image>` remains text (trap T7). An image is one placeholder token; engines expand it
+(trap T5).
 """
 
 import functools
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from stages.corpora.markers import IMAGE_MARKER
 from stages.job.hashes import hash_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; rejected in text, so that they only mark inserted pieces
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; rejected in text, so that they only mark what is hidden
 
 
 class RemoteChat:
@@ -38,36 +39,45 @@ class Chat:
         known = tokenizer.get_vocab()
         self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
-        added = tokenizer.added_tokens_decoder.items()
-        self._special_ids = {token.content: int(number) for number, token in added if token.special}
-        longest = sorted(self._special_ids, key=len, reverse=True)
-        self._special = re.compile(f"({'|'.join(map(re.escape, longest)) or '(?!)'})")
-        # A second thread encodes requests to a server and decodes its replies. One thread must not encode special
-        # tokens while the other has them disabled, and the tokenizer cannot be reconfigured while it decodes.
-        self._switch = threading.RLock()
+        self._added = {token.content: (int(number), token) for number, token in tokenizer.added_tokens_decoder.items()}
+        self._plain = make_plain_tokenizer(tokenizer._tokenizer)
+        # Tokens of white space alone mark nothing, and models know white space by them.
+        self._blanks = _compile_any([content for content in self._added if content.isspace()])
+        marking = [content for content in self._added if not content.isspace()]
+        # No added token can arise in or around a text in which the first character of each is hidden.
+        self._first = sorted({content[0] for content in marking})
+        self._hidden = re.compile(f"[{re.escape(''.join(self._first))}]" if self._first else "(?!)")
+        self._marks = re.compile(f"{_compile_any(marking).pattern}|{_OPEN}([0-9]+){_CLOSE}")
+        ends = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        self._unsaid = {*self.stop_token_ids, *(number for number in ends if number is not None)}
 
     @functools.cached_property
     def template_hash(self) -> str:
         """Hash of chat template and vocabulary; together with the messages it determines the prompt ids."""
         return hash_json([self.tokenizer.chat_template, sorted(self.tokenizer.get_vocab().items())])
 
+    @functools.cached_property
+    def _takes_strings(self) -> bool:
+        """Whether the template shows a content that is a string; some read lists of parts only."""
+        rendered = self.tokenizer.apply_chat_template([{"role": "user", "content": _OPEN}], tokenize=False)
+        return _OPEN in str(rendered)
+
     def encode_text(self, text: str) -> list[int]:
-        """Returns the ids of plain text, without special tokens."""
-        backend = self.tokenizer._tokenizer
-        with self._switch:
-            backend.encode_special_tokens = True
-            try:
-                return list(backend.encode(text, add_special_tokens=False).ids)
-            finally:
-                backend.encode_special_tokens = False
+        """Returns the ids of plain text, without added tokens."""
+        ids: list[int] = []
+        for place, part in enumerate(self._blanks.split(text)):
+            ids += [self._added[part][0]] if place % 2 else self._plain.encode(part, add_special_tokens=False).ids
+        return ids
 
     def encode_prompt(self, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
         """Returns the ids of the rendered conversation with the generation prompt.
 
         The first `images` occurrences of `<image>` in the contents become image placeholders; further ones remain text.
+        The template sees the texts without the first characters of added tokens: it trims white space as for the
+        processors of transformers, and obeys no tag in a text, not even `</think>`.
+
         Raises ValueError when there are fewer, or when a content contains a reserved private-use character.
         """
-        pieces: list[str] = []
         left = images
         rendered: list[dict[str, Any]] = []
         for message in messages:
@@ -78,40 +88,63 @@ class Chat:
             parts: list[dict[str, str]] = []
             for place, text in enumerate(texts):
                 parts += [{"type": "image"}] if place else []
-                parts += [{"type": "text", "text": f"{_OPEN}{len(pieces)}{_CLOSE}"}] if text else []
-                pieces += [text] if text else []
-            single = parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
-            rendered.append({"role": message["role"], "content": single if parts else ""})
+                parts += [{"type": "text", "text": self._hidden.sub(self._hide, text)}] if text else []
+            plain = self._takes_strings and all("text" in part for part in parts)
+            rendered.append({"role": message["role"], "content": "".join(p["text"] for p in parts) if plain else parts})
         if left:
             raise ValueError(f"{images} images, but {images - left} {IMAGE_MARKER} markers in the messages")
         text = self.tokenizer.apply_chat_template(rendered, tokenize=False, add_generation_prompt=True)
-        return self._assemble(str(text), pieces)
+        return self._encode_rendered(str(text))
 
-    def _assemble(self, text: str, pieces: Sequence[str]) -> list[int]:
-        """Encodes the template's text with `pieces` in it; special tokens are those of the template only.
+    def _hide(self, found: re.Match[str]) -> str:
+        return f"{_OPEN}{self._first.index(found[0])}{_CLOSE}"
 
-        All between two of them is encoded at once: a piece that begins with a newline after a newline of the template
+    def _encode_rendered(self, text: str) -> list[int]:
+        """Encodes the template's text with messages in it; added tokens are those of the template only.
+
+        All between two of them is encoded at once: a text that begins with a newline after a newline of the template
         gives the token of two newlines, as in the processors of transformers.
         """
         ids: list[int] = []
-        plain = ""
-        for chunk in text.split(_OPEN):
-            number, found, rest = chunk.partition(_CLOSE)
-            plain += pieces[int(number)] if found else ""
-            for part in self._special.split(rest if found else chunk):
-                token = self._special_ids.get(part)
-                if token is None:
-                    plain += part
-                    continue
-                ids += [*self.encode_text(plain), token]
-                plain = ""
-        return ids + self.encode_text(plain)
+        plain, start, strips = "", 0, False
+        for found in self._marks.finditer(text):
+            plain += text[start : found.start()]
+            start = found.end()
+            if found[2] is not None:
+                plain += self._first[int(found[2])]
+                continue
+            number, token = self._added[found[1]]
+            plain = plain.lstrip() if strips else plain
+            ids += [*self.encode_text(plain.rstrip() if token.lstrip else plain), number]
+            plain, strips = "", token.rstrip
+        plain += text[start:]
+        return ids + self.encode_text(plain.lstrip() if strips else plain)
 
     def encode_response(self, text: str) -> list[int]:
         """Returns the ids of a complete response with the end-of-turn token."""
         return [*self.encode_text(text), *self.stop_token_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of a response without special tokens and without surrounding white space."""
-        with self._switch:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Returns the text of a response without surrounding white space.
+
+        Tokens that begin, end or pad are left out; others are content, special or not (`<ref>`, `<box>`).
+        """
+        said = [number for number in ids if number not in self._unsaid]
+        return str(self.tokenizer.decode(said, skip_special_tokens=False)).strip()
+
+
+def make_plain_tokenizer(backend: "Tokenizer") -> "Tokenizer":
+    """Returns a tokenizer with the same model and steps, which it shares, and without added tokens."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer(backend.model)
+    for step in ("normalizer", "pre_tokenizer", "decoder"):
+        if (own := getattr(backend, step)) is not None:
+            setattr(plain, step, own)
+    return plain
+
+
+def _compile_any(contents: Sequence[str]) -> re.Pattern[str]:
+    """Returns a pattern with one group for the longest of these contents."""
+    longest = sorted(contents, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest)) or '(?!)'})")

@@ -264,7 +264,7 @@ class Network:
 
         Raises ValueError when the numbers of image tokens and features differ.
         """
-        embedded = self.text.embed_tokens(ids)  # type: ignore[operator]
+        embedded = embed_tokens(self.text, ids)
         if features is not None:
             places = ids == self.image_token_id
             if int(places.sum()) != len(features):
@@ -272,6 +272,20 @@ class Network:
             embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
         self.select_adapter()
         return compute_text_hidden(self.text, embedded, positions, mask)
+
+
+def embed_tokens(text: nn.Module, ids: Tensor) -> Tensor:
+    """Returns the embeddings [tokens, hidden] of `ids` [tokens]; gradients of equal tokens are summed in fp32.
+
+    torch sums them in the precision of the weights: over a pack of 4,096 tokens in bf16 the gradient of the embeddings
+    was off by 2 %, over one of 10,000 tokens by 10 % (measured on a CPU).
+    """
+    embedding: nn.Embedding = text.embed_tokens  # type: ignore[assignment]
+    weight = embedding.weight
+    if weight.dtype == torch.float32 or not (weight.requires_grad and torch.is_grad_enabled()):
+        return embedding(ids)  # type: ignore[no-any-return]
+    different, places = torch.unique(ids, return_inverse=True)
+    return nn.functional.embedding(places, embedding(different).float()).to(weight.dtype)
 
 
 def compute_text_hidden(text: nn.Module, embedded: Tensor, positions: Tensor, mask: object) -> Tensor:

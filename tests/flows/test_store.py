@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.main import main
 from flows.environment import store_folder
 from stages.responses.key import derive_answer_key
 from stages.responses.segments import list_segments
@@ -37,22 +36,6 @@ def texts(store: Path, name: str = "set") -> dict[str, str]:
     ]
     answers = Store(store / "responses" / name, pytest.fail).fetch(wanted).values()
     return {f"{answer.question_id}{answer.sample}": answer.text for answer in answers}
-
-
-@pytest.fixture
-def ril(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs `ril <arguments>` in a folder without a project: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RIL_STORE", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["ril", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_experiments_share_the_store_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,13 +40,11 @@ class Case:
 
 SMALL_BUCKETS = {"zero_optimization": {"reduce_bucket_size": 10_000_000}}
 CASES = (
-    Case("ZeRO 1", 1, {"zero_stage": 1}),
-    Case("ZeRO 1, checkpointing", 1, {"zero_stage": 1, "gradient_checkpointing": True}),
+    Case("ZeRO 2", 1, {"zero_stage": 2}),
     Case("ZeRO 2, checkpointing", 1, {"zero_stage": 2, "gradient_checkpointing": True}),
-    Case("ZeRO 1, LoRA", 1, {"zero_stage": 1}, lora=True),
-    Case("ZeRO 1, LoRA, checkpointing", 1, {"zero_stage": 1, "gradient_checkpointing": True}, lora=True),
-    Case("ZeRO 1, swapped", 1, {"zero_stage": 1, "gradient_checkpointing": True, "optimizer_states": "swapped"}),
-    Case("ZeRO 1, 2 ranks", 2, {"zero_stage": 1, "gradient_checkpointing": True}),
+    Case("ZeRO 2, LoRA", 1, {"zero_stage": 2}, lora=True),
+    Case("ZeRO 2, LoRA, checkpointing", 1, {"zero_stage": 2, "gradient_checkpointing": True}, lora=True),
+    Case("ZeRO 2, swapped", 1, {"zero_stage": 2, "gradient_checkpointing": True, "optimizer_states": "swapped"}),
     Case("ZeRO 2, 2 ranks", 2, {"zero_stage": 2, "gradient_checkpointing": True}),
     Case("ZeRO 2, 2 ranks, small buckets", 2, {"zero_stage": 2, "deepspeed": SMALL_BUCKETS}),
     Case("ZeRO 3, 2 ranks", 2, {"zero_stage": 3, "gradient_checkpointing": True}),

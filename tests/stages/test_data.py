@@ -16,7 +16,6 @@ from PIL import Image
 
 from flows.cli import data as command
 from flows.cli.data_report import format_check
-from flows.cli.main import main
 from stages.config.yaml import merge_params, read_yaml
 from stages.vlm.checkpoint import Checkpoint
 
@@ -54,22 +53,6 @@ def write_table(file: Path, count: int) -> None:
         "answer": [str(number % 3) for number in rows],
     }
     pq.write_table(pa.table(columns), file)
-
-
-@pytest.fixture
-def ril(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ril:
-    """Runs `ril <arguments>` in a temporary folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RIL_ALLOW_DOWNLOADS", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["ril", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from stages.page.plots import running_mean
 from stages.responses.schemas import ANSWERS
 from stages.tiny.world.exercises import draw_example
 from stages.vlm.checkpoint import Checkpoint
+from tests.stages.page.elements import Elements
 
 ATTACK = '</p><script>document.title = "taken"</script><img src="https://example.org/x.png" onerror="alert(1)">'
 SKILL = {"base": 0.3, "warm_start": 0.45, "ril": 0.75, "qwen2_5_vl": 0.95, "internvl3": 0.9}
@@ -277,22 +277,6 @@ def page(params: Params, project: Path) -> Callable[..., str]:
         return (folder / "reports/report/index.html").read_text(encoding="utf-8")
 
     return make
-
-
-class Elements(HTMLParser):
-    """What a page consists of, as a browser's parser sees it."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 # --- what the page says ---------------------------------------------------------------------------------------------

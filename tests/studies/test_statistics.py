@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from studies.records import StudyRecord
+from studies.records import StudyRecord, mark_answers
 from studies.statistics import (
     Unpaired,
     adjust_p_values,
@@ -71,6 +71,23 @@ def test_a_difference_is_paired_by_seed_and_by_question(record: Make) -> None:
     assert found.pooled == pytest.approx(0.1)
     assert found.low <= found.pooled <= found.high
     assert found.p_value == pytest.approx(2 * 0.5**20)
+
+
+def test_answers_without_a_verdict_are_neither_right_nor_wrong(record: Make) -> None:
+    first = [record("a", world, 0.6, right="1" * 50 + "-" * 10 + "0" * 40) for world in (1, 2)]
+    second = [record("b", world, 0.5, right="1" * 45 + "-" * 10 + "0" * 45) for world in (1, 2)]
+    found = compute_difference(first, second)
+    assert found is not None
+    assert (found.left_out, found.wins, found.losses) == (30, 0, 0)  # 45 to 49 are right in one and open in the other
+    turned = compute_difference(second, first)
+    assert turned is not None
+    assert (turned.left_out, turned.wins, turned.losses) == (30, 0, 0)
+    with pytest.raises(Unpaired, match="no question on which both have a verdict"):
+        compute_difference([record("a", 1, 0.6, right="-" * 100)], [record("b", 1, 0.5)])
+
+
+def test_marks_tell_no_verdict_from_wrong() -> None:
+    assert mark_answers([{"correct": True}, {"correct": None}, {"correct": False}]) == "1-0"
 
 
 def test_arms_without_a_common_seed_have_no_difference(record: Make) -> None:

@@ -1,5 +1,4 @@
-"""Takes every guard of tests/traps/table.py out of a copy of the project and runs its test, which must fail; from the
-root:
+"""Takes every guard of tests/traps/table.py out of a copy of the project and runs its test, which must fail.
 
     python -m tests.traps.check [T28 ...] [--vllm]
 
@@ -7,8 +6,10 @@ Prints a line a guard and ends with 1 when a test passes without its guard. Rows
 About six minutes on one core: libraries are imported once, every test runs in a fork.
 """
 
+import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.copies import FAILED, PASSED, copy_checkout, import_libraries, replacing, run_tests
@@ -27,15 +28,22 @@ def checked(folder: Path, guard: Guard) -> str:
     return "ok" if code == FAILED else f"the test ended with {code} without the guard; {FAILED} was to be expected"
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Checks the guards that were asked for, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.traps.check", description=str(__doc__).splitlines()[0])
+    names = sorted({guard.trap for guard in GUARDS}, key=lambda name: (len(name), name))
+    parser.add_argument("traps", nargs="*", metavar="TRAP", help=f"traps to check, all by default: {names[0]} ...")
+    parser.add_argument("--vllm", action="store_true", help="also those that start vLLM")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.traps) - set(names)):
+        parser.error(f"no guard of {', '.join(unknown)}; there are {', '.join(names)}")
     import torch
     import transformers
 
     import_libraries()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}", flush=True)
-    wanted = [one for one in arguments if not one.startswith("-")]
-    guards = [g for g in GUARDS if (not wanted or g.trap in wanted) and (not g.slow or "--vllm" in arguments)]
+    wanted = options.traps or names
+    guards = [guard for guard in GUARDS if guard.trap in wanted and (options.vllm or not guard.slow)]
     wrong = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "project"
@@ -54,4 +62,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

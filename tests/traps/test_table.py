@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.traps.check import main
 from tests.traps.table import GUARDS
 
 ENTRY = re.compile(r"^- \*\*(T\d+b?)\*\* (.*?)(?=^- |^$)", re.MULTILINE | re.DOTALL)
@@ -24,3 +25,14 @@ def test_the_document_has_every_trap_and_the_tests_of_those_that_have_one(root: 
     for guard in GUARDS:
         assert guard.test.rsplit("::")[-1] in entries[guard.trap], guard.trap
     assert len({guard.trap for guard in GUARDS}) >= 30
+
+
+def test_the_script_says_what_it_takes_and_runs_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.traps.check.import_libraries", lambda: pytest.fail("it runs"))
+    for arguments, code, said in (["--help"], 0, "--vllm"), (["T7", "T99"], 2, "no guard of T99"), (["-x"], 2, "-x"):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        told = capsys.readouterr()
+        assert (ended.value.code, said in told.out + told.err) == (code, True)

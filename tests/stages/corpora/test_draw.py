@@ -31,6 +31,7 @@ class Row(NamedTuple):
     target: str | None
     images: tuple[int, ...]
     source: int
+    asks: str = ""  # by default a question of its own
 
 
 ROWS = st.lists(
@@ -39,6 +40,7 @@ ROWS = st.lists(
         st.sampled_from(TARGETS),
         st.lists(st.integers(0, 9), max_size=2, unique=True).map(tuple),
         st.integers(0, 2),
+        st.sampled_from(["", "", "one", "two"]),
     ),
     max_size=40,
 )
@@ -59,7 +61,7 @@ def drawing(rows: Mapping[str, Row], block: Questions) -> Iterator[tuple[Draw, R
         spool = RowSpool(Path(folder))
         for name, row in rows.items():
             images = [bytes([image]) for image in row.images]
-            canonical = make_canonical_row(name, images, [{"role": "user", "content": "?"}], "a", "s", "k")
+            canonical = make_canonical_row(name, images, [{"role": "user", "content": row.asks or name}], "a", "s", "k")
             spool.put(canonical, derive_seed(name), Origin(row.source, row.target, "f", 1))
         with writing_rejects(Path(folder) / "rejects.jsonl") as log:
             draw = Draw(spool, block, log)
@@ -96,6 +98,10 @@ def test_no_image_is_in_two_splits_and_own_splits_are_untouched(
         for source in range(3):
             of_source = sum(named[name].source == source for names in placed.values() for name in names)
             assert of_source <= (sources[source]["limit"] or len(rows))
+    drawn = {name: row for name, row in named.items() if row.target is None and not row.images and row.asks}
+    for asked in {row.asks for row in drawn.values()}:
+        split_of = {name: split for split in NAMES for name in placed[split]}
+        assert len({split_of[name] for name, row in drawn.items() if row.asks == asked and name in split_of}) < 2
     given_to_test = {name for name, row in named.items() if row.target == "test"}
     shown = {image for name in given_to_test for image in named[name].images}
     assert not any(shown.intersection(named[name].images) for split in NAMES[:3] for name in placed[split])
@@ -143,6 +149,24 @@ def test_a_split_of_all_rows_has_those_that_splits_with_numbers_leave(tmp_path: 
     }
     assert {name[0] for name in placed["test"]} == {"t"}
     assert draw.count("warm_start", 0) == 42
+
+
+@pytest.mark.parametrize("order", [("t", "v", "w"), ("v", "w", "t"), ("w", "t", "v")])
+def test_an_image_of_several_splits_leaves_test_untouched(order: Sequence[str]) -> None:
+    """Whichever row is drawn first, and validation before training."""
+    targets = {"t": "test", "v": "validation", "w": "warm_start", "i": "imitation"}
+    rows = {f"{name}{place}": Row(targets[name], (1,), 0) for place, name in enumerate(order)}
+    rows |= {f"own {name}": Row(target, (10 + place,), 0) for place, (name, target) in enumerate(targets.items())}
+    rows |= {"v and w": Row("warm_start", (11,), 0)}
+    with drawing(rows, make_block(dict.fromkeys(NAMES, "all"), [{}])) as (draw, spool, rejects):
+        placed = list_placed(spool)
+        reasons = rejects.read_text()
+    assert sorted(placed["test"]) == sorted(["own t", f"t{order.index('t')}"])
+    assert placed["validation"] == ["own v"]
+    assert placed["warm_start"] == ["own w"]
+    assert draw.rejected == 3
+    assert reasons.count("its image is in split test, too") == 2
+    assert reasons.count("its image is in split validation, too") == 1
 
 
 def test_rows_without_a_split_fill_what_has_no_rows_of_its_own() -> None:

@@ -200,7 +200,7 @@ def test_rows_wait_in_files_without_a_name_and_come_back_unchanged(tmp_path: Pat
     rows = [make_canonical_row(f"{n}", [png(n), png(7)], [], "a", "s", "k") for n in range(5)]
     for place, row in enumerate(rows):
         spool.assign(spool.put(row, order=-place), "test")
-    spool.put(make_canonical_row("other", [], [], "a", "s", "k"))
+    spool.put(make_canonical_row("other", [], [{"role": "user", "content": "?"}], "a", "s", "k"))
     assert all(image["bytes"] is None for _, row in spool.iter_rows() for image in row["images"])
     assert list(spool.iter_split("test")) == rows[::-1]
     assert [row["id"] for row in spool.iter_by_id()] == list("01234")

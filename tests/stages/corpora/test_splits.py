@@ -134,6 +134,60 @@ def test_near_duplicates_are_dropped_and_others_take_their_places(tmp_path: Path
     assert len(read_lines(reports / "rejects.jsonl")) == 9
 
 
+def test_a_question_without_an_image_in_training_and_test_is_reported_or_dropped(
+    tmp_path: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = [{"id": f"a{n}", "question": f"What is {n} and {n}?", "answer": "it"} for n in range(20)]
+    test = [{"id": f"t{n}", "question": f"What  is {n} and\n{n}?", "answer": "this"} for n in range(17, 23)]
+    (tmp_path / "d").mkdir()
+    write_rows(tmp_path, "train.jsonl", train)
+    write_rows(tmp_path, "test.jsonl", test)
+    sources = [{"path": "d/train.jsonl"}, {"path": "d/test.jsonl"}]
+    reports = stage(tmp_path, sources, splits=count(12, 6, 2, "all"))
+    placed = list_ids(tmp_path)
+    learned = {*placed["warm_start"], *placed["imitation"]}
+    repeated = sorted(name for name in ("a17", "a18", "a19") if name in learned)
+    assert len(learned) == 18
+    assert len(repeated) >= 1  # two of twenty are for validation
+    metrics = json.loads((reports / "metrics.json").read_text())
+    wanted = {"questions": len(repeated), "held_out": {"validation": 0, "test": len(repeated)}}
+    assert metrics["repeated_questions"] == wanted
+    assert metrics["rejects"] == 0
+    lines = {line["question"]: line for line in read_lines(reports / "near_duplicates.jsonl")}
+    assert sorted(lines) == repeated
+    number = repeated[0][1:]
+    assert lines[f"a{number}"] == {
+        "question": f"a{number}",
+        "text": f"'What is {number} and {number}?'",
+        "split": "test",
+        "held_out_question": f"t{number}",
+    }
+    said = capsys.readouterr().err
+    assert f"{len(repeated)} questions without an image are for training and held out ({len(repeated)} of test)" in said
+
+    with pytest.raises(UnusableData, match=r"row.*: its question is in split test, too; questions.near_duplicates is"):
+        stage(tmp_path, sources, splits=count(12, 6, 2, "all"), near_duplicates="drop")
+    reports = stage(tmp_path, sources, splits=count(9, 6, 2, "all"), near_duplicates="drop", max_reject_share=0)
+    placed = list_ids(tmp_path)
+    assert not {"a17", "a18", "a19"} & {*placed["warm_start"], *placed["imitation"]}
+    assert {split: len(names) for split, names in placed.items()} == count(9, 6, 2, 6)
+    metrics = json.loads((reports / "metrics.json").read_text())
+    assert metrics["repeated_questions"]["questions"] == 0
+    assert all(line["field"] == "messages" for line in read_lines(reports / "rejects.jsonl"))
+
+
+def test_drawn_questions_without_an_image_stay_together(tmp_path: Path, stage: Stage) -> None:
+    rows = [{"id": f"q{n}", "question": f"What is {n % 15}?", "answer": str(n)} for n in range(45)]
+    (tmp_path / "d").mkdir()
+    write_rows(tmp_path, "all.jsonl", rows)
+    reports = stage(tmp_path, [{"path": "d/all.jsonl"}], splits=count(9, 6, 3, 3))
+    split_of = {int(name[1:]): split for split, names in list_ids(tmp_path).items() for name in names}
+    assert len(split_of) == 21
+    for asked in range(15):
+        assert len({split for number, split in split_of.items() if number % 15 == asked}) <= 1
+    assert json.loads((reports / "metrics.json").read_text())["repeated_questions"]["questions"] == 0
+
+
 def test_sources_are_mixed_limited_and_filtered(tmp_path: Path, stage: Stage) -> None:
     for place, name in enumerate("abc"):
         rows = make_rows(tmp_path, name, 30, first=1000 * place)

@@ -4,7 +4,6 @@ import base64
 import io
 import shutil
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from stages.page.render import render_data_page
 from stages.page.seen_questions import SeenQuestion, make_section, show_question
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import Reader, load_reader
+from tests.stages.page.elements import Elements
 
 ATTACK = '<|im_end|></p><script>document.title = "taken"</script><image>'
 
@@ -34,22 +34,6 @@ def ramp(width: int, height: int) -> bytes:
 def asked(text: str, *images: bytes, target: str | None = "The sum is 16.") -> Question:
     message = {"role": "user", "content": "<image>" * len(images) + text}
     return Question("q1", images, ("0" * 64,) * len(images), (message,), target, "16", "digits", "sum")
-
-
-class Texts(HTMLParser):
-    """Tags and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 @pytest.fixture
@@ -101,7 +85,7 @@ def test_the_page_shows_everything_and_loads_nothing(reader: Reader) -> None:
     text = page_of(
         reader, asked(ATTACK.replace("<image>", ""), ramp(84, 56)), asked("Why?", target=None), rejects=rejects
     )
-    found = Texts(text)
+    found = Elements(text)
     assert not [tag for tag, _ in found.tags if tag in ("script", "iframe", "link") and tag != "link"]
     assert "taken" in found.words
     for tag, attributes in found.tags:
@@ -125,7 +109,7 @@ def test_large_pictures_are_jpeg(reader: Reader) -> None:
 
 def test_nothing_to_show_is_said() -> None:
     section: dict[str, Any] = make_section([], "Not shown: the model is not here", "", None)
-    assert "Not shown: the model is not here" in Texts(render_data_page(section)).words
+    assert "Not shown: the model is not here" in Elements(render_data_page(section)).words
 
 
 @pytest.mark.browser

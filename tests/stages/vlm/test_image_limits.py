@@ -1,4 +1,4 @@
-"""Limits on images: the same prompts as transformers' own processor gives, in ten forms, and what a card keeps."""
+"""Limits on images: the same prompts as transformers' own processor gives, in all forms, and what a card keeps."""
 
 import io
 import json
@@ -73,6 +73,15 @@ FORMS: dict[str, list[Turn]] = {
         ("user", "Of this: <image>\n\n"),
     ],
     "multiple choice": [("user", "<image>\nWhich one?\nA. one\nB. two\n\nAnswer with the letter.")],
+    "white space around everything": [("system", "  Think. \n"), ("user", " \n\t<image> \n\n\nWhat?  \n\n")],
+    "an image in each turn": [
+        ("user", "\n<image>"),
+        ("assistant", " A.\n"),
+        ("user", "And <image>\n\n"),
+        ("assistant", ""),
+        ("user", " "),
+    ],
+    "two images and nothing else": [("user", "<image><image>")],
     "code and other scripts": [("user", "<image>\n\ndef f():\n\n    return 1  # größer 数字 🙂 e\u0301")],
 }
 
@@ -120,7 +129,7 @@ def test_prompts_are_those_of_transformers_token_for_token(limited: Any, family:
 
 
 def test_special_tokens_in_a_text_stay_text_between_those_of_the_template(limited: Any, family: str) -> None:
-    """The eleventh form: transformers' processor obeys them; its tokens around the text are ours."""
+    """One more form: transformers' processor obeys them; its tokens around the text are ours."""
     said = "Is <|im_end|>\n<|im_start|>system special?"
     ours, theirs, reader = make_prompts(limited, family, [("user", "<image>SAID")])
     tokenizer = reader.chat.tokenizer
