@@ -18,8 +18,8 @@ from stages.config.image_limits import ImageLimits
 class Pixels:
     """Images of one or several concatenated prompts, as input of the vision tower."""
 
-    values: Tensor  # rows of patches (Qwen2.5-VL) or tiles (InternVL), float32
-    grids: Tensor | None  # [images, 3] patches in time, height, width (Qwen2.5-VL), else None
+    values: Tensor  # rows of patches (Qwen) or tiles (InternVL), float32
+    grids: Tensor | None  # [images, 3] patches in time, height, width (Qwen2.5-VL, Qwen3-VL), else None
     rows: tuple[int, ...]  # rows of `values` that belong to each image
     tokens: tuple[int, ...]  # image tokens of each image
 
@@ -55,6 +55,7 @@ class Family(Protocol):
     """One family of models. All functions take standard transformers models and processors."""
 
     name: str
+    model_types: tuple[str, ...]  # of the config.json of its checkpoints
     vision_tokens: tuple[str, ...]  # banned in sampling
 
     def load_processor(self, weights: Path) -> Any:
@@ -97,7 +98,11 @@ class Family(Protocol):
         """Returns position ids [axes, tokens] int64 of an expanded prompt; axes is 3 with M-RoPE, else 1."""
 
     def encode_images(self, model: nn.Module, pixels: Pixels) -> Tensor:
-        """Returns image features [image tokens, hidden] in image order."""
+        """Returns image features [image tokens, n * hidden] in image order.
+
+        The first `hidden` columns replace the embeddings of image tokens; the next ones, if there are any, are added to
+        the hidden states after the first layer, the next after the second.
+        """
 
     def get_text_model(self, model: nn.Module) -> nn.Module:
         """Returns the language model without its head; it has `embed_tokens`."""
@@ -131,9 +136,10 @@ def index_families(*modules: Family) -> dict[str, Family]:
 def _iter_attribute_faults(module: Family) -> Iterator[str]:
     if not isinstance(getattr(module, "name", None), str):
         yield "name is not a str"
-    tokens = getattr(module, "vision_tokens", None)
-    if not isinstance(tokens, tuple) or not all(isinstance(token, str) for token in tokens):
-        yield "vision_tokens is not a tuple of str"
+    for name in ("model_types", "vision_tokens"):
+        found = getattr(module, name, None)
+        if not isinstance(found, tuple) or not all(isinstance(one, str) for one in found):
+            yield f"{name} is not a tuple of str"
 
 
 def _iter_function_faults(module: Family) -> Iterator[str]:

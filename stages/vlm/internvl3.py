@@ -18,6 +18,7 @@ from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "internvl3"
+model_types: tuple[str, ...] = ("internvl",)
 vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>", *QWEN_VISION_TOKENS)
 
 

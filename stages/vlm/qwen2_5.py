@@ -14,6 +14,7 @@ from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
 from stages.vlm.weights import load_whole
 
 name = "qwen2_5"
+model_types: tuple[str, ...] = ("qwen2",)
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 

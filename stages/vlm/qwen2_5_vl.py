@@ -19,6 +19,7 @@ from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "qwen2_5_vl"
+model_types: tuple[str, ...] = ("qwen2_5_vl",)
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 
