@@ -33,6 +33,7 @@ settings.register_profile("ci", UNHURRIED, max_examples=50)
 settings.register_profile("thorough", UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 
+SEEING = [name for name in get_args(FamilyName) if name not in ("qwen2_5", "remote")]  # families that see images
 LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
 MACHINE = pytest.StashKey[ReadWriteLock]()
 
@@ -97,7 +98,7 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture(params=[name for name in get_args(FamilyName) if name not in ("qwen2_5", "remote")])
+@pytest.fixture(params=SEEING)
 def family(request: pytest.FixtureRequest) -> str:
     """Each family of models that see images."""
     return str(request.param)

@@ -28,7 +28,7 @@ from tests.stages.training.spawned import run_ranks
 from tests.stages.training.test_ranks import fresh, own, question, rows
 from tests.stages.vlm.test_lora import fill
 
-FAMILIES = ["qwen2_5_vl", "internvl3"]
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "internvl3"]
 LORA = Lora(rank=4, alpha=6.0)
 STEPS = 4
 
