@@ -19,7 +19,7 @@ from filelock import ReadWriteLock
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
-from stages.config.model import FamilyName
+from stages.config.model import TEXT_FAMILIES, FamilyName
 from stages.config.yaml import merge_params, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ settings.register_profile("ci", UNHURRIED, max_examples=50)
 settings.register_profile("thorough", UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 
-SEEING = [name for name in get_args(FamilyName) if name not in ("qwen2_5", "remote")]  # families that see images
+SEEING = [name for name in get_args(FamilyName) if name not in (*TEXT_FAMILIES, "remote")]  # families that see images
 LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
 MACHINE = pytest.StashKey[ReadWriteLock]()
 

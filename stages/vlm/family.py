@@ -55,7 +55,8 @@ class Family(Protocol):
     """One family of models. All functions take standard transformers models and processors."""
 
     name: str
-    model_types: tuple[str, ...]  # of the config.json of its checkpoints
+    model_types: tuple[str, ...]  # of config.json
+    text_types: tuple[str, ...]  # of text_config in it; empty for text models
     vision_tokens: tuple[str, ...]  # banned in sampling
 
     def load_processor(self, weights: Path) -> Any:
@@ -136,7 +137,7 @@ def index_families(*modules: Family) -> dict[str, Family]:
 def _iter_attribute_faults(module: Family) -> Iterator[str]:
     if not isinstance(getattr(module, "name", None), str):
         yield "name is not a str"
-    for name in ("model_types", "vision_tokens"):
+    for name in ("model_types", "text_types", "vision_tokens"):
         found = getattr(module, name, None)
         if not isinstance(found, tuple) or not all(isinstance(one, str) for one in found):
             yield f"{name} is not a tuple of str"

@@ -15,6 +15,7 @@ from stages.vlm.weights import load_whole
 
 name = "qwen2_5"
 model_types: tuple[str, ...] = ("qwen2",)
+text_types: tuple[str, ...] = ()
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 

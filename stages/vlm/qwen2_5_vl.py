@@ -20,6 +20,7 @@ from stages.vlm.weights import load_whole
 
 name = "qwen2_5_vl"
 model_types: tuple[str, ...] = ("qwen2_5_vl",)
+text_types: tuple[str, ...] = ("qwen2_5_vl_text",)
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 

@@ -17,6 +17,7 @@ from stages.vlm.weights import load_whole
 
 name = "qwen3_vl"
 model_types: tuple[str, ...] = ("qwen3_vl",)
+text_types: tuple[str, ...] = ("qwen3_vl_text",)
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 # Its processor has the image processor of Qwen2.5-VL, with larger patches (16 pixels) and other limits. Positions are

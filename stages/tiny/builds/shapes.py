@@ -244,5 +244,6 @@ _BUILDERS: dict[str, Callable[[Build, Sequence[str], int, Path], nn.Module]] = {
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
     "internvl3": build_internvl3,
+    "text": build_qwen2_5,
     "qwen2_5": build_qwen2_5,
 }

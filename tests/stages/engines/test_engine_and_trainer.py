@@ -47,7 +47,6 @@ LIMITS = {
 
 def draw(size: tuple[int, int], seed: int) -> bytes:
     """A gradient with coarse noise: no pixel is like its neighbours, and resizing matters."""
-    width, height = size
     noise = np.random.default_rng(seed).integers(0, 255, (9, 7, 3), dtype=np.uint8)
     slope = Image.linear_gradient("L").resize(size).convert("RGB")
     buffer = io.BytesIO()

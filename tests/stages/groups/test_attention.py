@@ -72,7 +72,8 @@ def test_every_kind_is_the_definition(kind: str, heads: tuple[int, int], flex_ba
     inputs = draw(mask, *heads)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return group_attention(None, query, key, value, None, group_mask=mask, kind=kind, scaling=scale)[0].transpose(1, 2)  # type: ignore[arg-type]
+        out, _ = group_attention(None, query, key, value, None, group_mask=mask, kind=kind, scaling=scale)  # type: ignore[arg-type]
+        return out.transpose(1, 2)
 
     found = value_and_gradients(attend, inputs)
     wanted = value_and_gradients(define, inputs, mask, scale)

@@ -151,7 +151,7 @@ def test_features_computed_before_give_the_same(deep: Checkpoint) -> None:
     assert pack.pixels is not None
     features = network.encode_images(pack.pixels).detach()
     assert torch.equal(response_log_probs(network, pack), response_log_probs(network, pack, features))
-    with pytest.raises(ValueError, match="image tokens, .* image features"):
+    with pytest.raises(ValueError, match=r"image tokens, .* image features"):
         response_log_probs(network, pack, features[1:])
 
 
