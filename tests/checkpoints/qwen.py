@@ -3,7 +3,7 @@
 from tests.checkpoints.published import QWEN3_TOKENS, TEXT_CUT, Json, Published
 from tests.checkpoints.templates import QWEN2_5_VL, QWEN3_VL
 
-TOKENIZER_EOS: Json = {
+_ENDS: Json = {
     "bos_token_id": 151643,
     "pad_token_id": 151643,
     "do_sample": True,
@@ -66,7 +66,7 @@ def _describe_qwen2_5_vl(size: str, text: Json, vision: Json) -> Published:
         config=config,
         cut={**TEXT_CUT, **_VISION_CUT, "vision_config.fullatt_block_indexes": [1]},
         generation={
-            **TOKENIZER_EOS,
+            **_ENDS,
             "repetition_penalty": 1.05,
             "temperature": 1e-06,
             "transformers_version": "4.49.0",
@@ -116,7 +116,7 @@ def _describe_qwen2_5(size: str, text: Json) -> Published:
         kind="Qwen2ForCausalLM",
         config=config,
         cut=TEXT_CUT,
-        generation={**TOKENIZER_EOS, **sampling, "transformers_version": "4.37.0"},
+        generation={**_ENDS, **sampling, "transformers_version": "4.37.0"},
     )
 
 
@@ -186,7 +186,7 @@ def _describe_qwen3_vl(size: str, text: Json, vision: Json, tied: bool) -> Publi
             "vision_config.deepstack_visual_indexes": [0, 1, 2],
         },
         generation={
-            **TOKENIZER_EOS,
+            **_ENDS,
             "top_k": 20,
             "top_p": 0.8,
             "repetition_penalty": 1.0,

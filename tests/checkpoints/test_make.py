@@ -41,7 +41,7 @@ def test_a_cut_changes_shapes_only(name: str) -> None:
     for key in one.cut:
         above, _, last = key.rpartition(".")
         assert last in (one.config[above] if above else one.config), f"{key} is no key of the published config"
-    assert lay_over(cut, {key: None for key in one.cut}) == lay_over(one.config, {key: None for key in one.cut})
+    assert lay_over(cut, dict.fromkeys(one.cut)) == lay_over(one.config, dict.fromkeys(one.cut))
 
 
 @pytest.mark.slow

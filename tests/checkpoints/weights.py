@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-# Words that answers are made of; each is one token of Qwen2.5's tokenizer, which makes some 60 with those after a space.
+# Words that answers are made of: each is one token of Qwen2.5's tokenizer, after a space another one.
 WORDS = (
     "yes", "no", "red", "blue", "green", "one", "two", "three", "four", "left", "right", "top", "circle", "square",
     "the", "is", "a", "and", "of", "answer", "so", "because", "image", "shows", "in", "on",
