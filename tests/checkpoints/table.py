@@ -8,18 +8,20 @@ Results are added to FOLDER/table.jsonl, so that a table can be made in parts.
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints.make import PUBLISHED, make_checkpoint
+from tests.checkpoints.make import PUBLISHED
 from tests.checkpoints.walk import Project, StageRun, make_lora_params, make_params, make_two_rank_params
 
 JUDGE = "Qwen2.5-7B-Instruct"
-BEFORE = ("questions", "model@judge", "model@student", "model@teacher")
-SHOWN = ("model@student", "teacher@teacher", "warm_start", "rollout", "discriminator", "ril", "evaluate@ril")
-STAGES = (*BEFORE, "teacher@teacher", "warm_start", "verdict@teacher", "pool", *SHOWN[3:])
+BEFORE = ("questions", "model@judge", "model@student", "model@itself", "selection")
+SHOWN = ("model@student", "teacher@itself", "warm_start", "rollout", "discriminator", "ril", "evaluate@ril")
+STAGES = (*BEFORE, "teacher@itself", "warm_start", "verdict@itself", "pool", *SHOWN[3:])
 TRAINING = ("warm_start", "discriminator", "ril")
 WAYS = {"one": {}, "ranks": make_two_rank_params(), "lora": make_lora_params()}
 
@@ -27,9 +29,12 @@ WAYS = {"one": {}, "ranks": make_two_rank_params(), "lora": make_lora_params()}
 def try_checkpoint(name: str, folder: Path, ways: Sequence[str], project_folder: Path) -> Iterator[dict[str, Any]]:
     """Yields a row for each stage, first with one process; the other ways run only the stages that train."""
     checkpoints = folder / "checkpoints"
-    made, judge = (make_checkpoint(one, checkpoints) for one in (name, JUDGE))
+    # In another process: what this one holds counts as memory of the processes that it starts.
+    command = [sys.executable, "-m", "tests.checkpoints.make", name, JUDGE, "--folder", str(checkpoints)]
+    subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
+    made, judge = (checkpoints / one for one in (name, JUDGE))
     for way in ways:
-        project = Project(project_folder / way, make_params(made, {"teacher": made}, judge))
+        project = Project(project_folder / way, make_params(made, {"itself": made}, judge))
         project.lay_over(WAYS[way])
         for stage in STAGES:
             run = project.run_stage(stage)

@@ -190,5 +190,6 @@ def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_toke
 _BUILDERS: dict[str, Callable[[Build, Sequence[str], int, Path], nn.Module]] = {
     "qwen2_5_vl": build_qwen2_5_vl,
     "internvl3": build_internvl3,
+    "text": build_qwen2_5,
     "qwen2_5": build_qwen2_5,
 }
