@@ -19,11 +19,16 @@ from tests.checkpoints.make import PUBLISHED
 from tests.checkpoints.walk import Project, StageRun, make_lora_params, make_params, make_two_rank_params
 
 JUDGE = "Qwen2.5-7B-Instruct"
-BEFORE = ("questions", "model@judge", "model@student", "model@itself", "selection")
+BEFORE = ("questions", "model@judge", "model@student", "selection")
 SHOWN = ("model@student", "teacher@itself", "warm_start", "rollout", "discriminator", "ril", "evaluate@ril")
 STAGES = (*BEFORE, "teacher@itself", "warm_start", "verdict@itself", "pool", *SHOWN[3:])
 TRAINING = ("warm_start", "discriminator", "ril")
-WAYS = {"one": {}, "ranks": make_two_rank_params(), "lora": make_lora_params()}
+WAYS: dict[str, dict[str, Any]] = {"one": {}, "ranks": make_two_rank_params(), "lora": make_lora_params()}
+BACK: dict[str, dict[str, Any]] = {
+    "one": {},
+    "ranks": {"runtime": {"processes": 1, "zero_stage": 0}},
+    "lora": {stage: {"lora": None} for stage in TRAINING},
+}
 
 
 def try_checkpoint(name: str, folder: Path, ways: Sequence[str], project_folder: Path) -> Iterator[dict[str, Any]]:
@@ -33,14 +38,16 @@ def try_checkpoint(name: str, folder: Path, ways: Sequence[str], project_folder:
     command = [sys.executable, "-m", "tests.checkpoints.make", name, JUDGE, "--folder", str(checkpoints)]
     subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
     made, judge = (checkpoints / one for one in (name, JUDGE))
+    params = make_params(made, {}, judge)
+    project = Project(project_folder / "project", params)
     for way in ways:
-        project = Project(project_folder / way, make_params(made, {"itself": made}, judge))
         project.lay_over(WAYS[way])
-        for stage in STAGES:
+        for stage in STAGES if way == "one" else TRAINING:
             run = project.run_stage(stage)
             yield make_row(name, way, run)
             if run.code:
                 break
+        project.lay_over(BACK[way])
 
 
 def make_row(name: str, way: str, run: StageRun) -> dict[str, Any]:

@@ -37,10 +37,11 @@ def describe_family(name: str) -> str:
 def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dict[str, Any]:
     """Returns what is laid over params.yaml: every stage with few questions and steps, all models in bf16.
 
-    `teachers` are folders of checkpoints by id.
+    `teachers` are folders of checkpoints by id; without any, the student is the teacher `itself`.
     """
-    sampling = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.0, "max_tokens": 24}
+    sampling = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.0, "max_tokens": 32}
     places = {"student": student, **teachers, "judge": judge}
+    asked = {name: name for name in teachers} or {"itself": "student"}
     models: dict[str, Any] = {"qwen2_5_vl": None, "internvl3": None}
     models |= {
         name: {
@@ -64,13 +65,13 @@ def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dic
             "splits": SPLITS,
         },
         "warm_start": {**few, "rows_per_step": 4, "learning_rate": 1e-4, "final_learning_rate": 1e-5},
-        "selection": {"teacher": next(iter(teachers))},
+        "selection": {"teacher": next(iter(teachers), "student")},
         "teachers": {
             **dict.fromkeys(("qwen2_5_vl", "internvl3")),
-            **{name: {"model": name, "responses": 2, "sampling": sampling} for name in teachers},
+            **{name: {"model": model, "responses": 2, "sampling": sampling} for name, model in asked.items()},
         },
         "verdict": {"model": "judge", "max_tokens": 128, "constrained": True, "max_failed_share": 1.0, "exam": False},
-        "pool": {"teachers": list(teachers), "truncated": "keep"},
+        "pool": {"teachers": list(asked), "truncated": "keep"},
         "rollout": {"responses": 2, "sampling": sampling},
         "discriminator": {**few, "questions_per_step": 2, "responses_per_side": 2, "alarm_steps": 1},
         "ril": {**few, "questions_per_step": 2, "group": 2, "validation_every": 2, "sampling": sampling},

@@ -21,7 +21,7 @@ WORDS = (
     "the", "is", "a", "and", "of", "answer", "so", "because", "image", "shows", "in", "on",
 )  # fmt: skip
 SIGNS = (".", ",", ":", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-LIKELY, END, SPREAD, QUIET = 1.9, 0.4, 0.12, 0.02
+LIKELY, END, SPREAD, QUIET = 1.9, 0.7, 0.12, 0.02
 
 
 @torch.no_grad()
