@@ -11,7 +11,7 @@ from stages.config.image_limits import LIMIT_NAMES, MOST_PIXELS, MOST_TILES, SMA
 from stages.config.paths import Location
 
 FamilyName = Literal["qwen2_5_vl", "qwen3_vl", "internvl3", "text", "qwen2_5", "remote"]
-TEXT_FAMILIES: tuple[FamilyName, ...] = ("text", "qwen2_5")  # they read text only
+TEXT_FAMILIES: tuple[FamilyName, ...] = ("text", "qwen2_5")  # they see no images
 # The limits on images that a family has, and what else can be done.
 LIMITS_OF: dict[FamilyName, tuple[tuple[str, ...], str]] = {
     "qwen2_5_vl": (("min_pixels", "max_pixels"), "its images have min_pixels and max_pixels: set these"),

@@ -104,8 +104,7 @@ class Params(Block):
             )
         if judge not in (*TEXT_FAMILIES, "remote"):
             raise ValueError(
-                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'text', 'qwen2_5' or "
-                "'remote'"
+                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'text' or 'remote'"
             )
         self._check_selection()
         self._check_placement()

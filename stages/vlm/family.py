@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_type_hints
 
 import torch
 from PIL import Image
@@ -51,11 +51,17 @@ class Pixels:
 QWEN_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
+# What a family needs of the attention of its models. "packs": a token sees itself and all tokens before it, in every
+# layer, which is what packs compute. "any": nothing, since no stage trains them.
+Attention = Literal["packs", "any"]
+
+
 class Family(Protocol):
     """One family of models. All functions take standard transformers models and processors."""
 
     name: str
-    model_types: tuple[str, ...]  # of config.json
+    attention: Attention
+    model_types: tuple[str, ...]  # of config.json; empty: all that read text only
     text_types: tuple[str, ...]  # of text_config in it; empty for text models
     vision_tokens: tuple[str, ...]  # banned in sampling
 
@@ -137,6 +143,8 @@ def index_families(*modules: Family) -> dict[str, Family]:
 def _iter_attribute_faults(module: Family) -> Iterator[str]:
     if not isinstance(getattr(module, "name", None), str):
         yield "name is not a str"
+    if getattr(module, "attention", None) not in get_args(Attention):
+        yield f"attention is none of {', '.join(get_args(Attention))}"
     for name in ("model_types", "text_types", "vision_tokens"):
         found = getattr(module, name, None)
         if not isinstance(found, tuple) or not all(isinstance(one, str) for one in found):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from stages.vlm import qwen2_5_vl
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
+from stages.vlm.family import QWEN_VISION_TOKENS, Attention, Pixels
 from stages.vlm.weights import load_whole
 
 name = "qwen3_vl"
+attention: Attention = "packs"
 model_types: tuple[str, ...] = ("qwen3_vl",)
 text_types: tuple[str, ...] = ("qwen3_vl_text",)
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS

@@ -2,6 +2,7 @@
 
 Packs (`stages/groups/group_mask.py`) compute one kind of attention: a token sees itself and all tokens before it, in
 every layer. A model that attends in another way would be trained on something that it never computes when it answers.
+Text models are only asked, by vLLM, and may attend as they like.
 """
 
 import json
@@ -37,7 +38,6 @@ _REASONS = {
 }
 _FULL = "full_attention"
 _SLIDING = "sliding_attention"
-_USUAL_WINDOW = {"mistral": 4096}  # of a config.json without the key; the other types then have no window
 
 
 def check_supported(weights: Path, model: Model, name: str) -> None:
@@ -53,6 +53,10 @@ def check_supported(weights: Path, model: Model, name: str) -> None:
     if not isinstance(kind, str):
         raise RefusedCheckpoint(f"models.{name}: {file} has no model_type; restore the checkpoint's config.json")
     family = FAMILIES[model.family]
+    if family.attention == "any":
+        if isinstance(config.get("vision_config"), dict):
+            raise RefusedCheckpoint(f"models.{name}: {_explain_kind(file, kind, model, name, FAMILIES)}")
+        return
     if kind not in family.model_types:
         raise RefusedCheckpoint(f"models.{name}: {_explain_kind(file, kind, model, name, FAMILIES)}")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
@@ -61,7 +65,7 @@ def check_supported(weights: Path, model: Model, name: str) -> None:
         reason = _REASONS.get(inner, f"family {family.name} has language models of {', '.join(family.text_types)}")
         said = f"{file} has a language model of model_type {inner}: {reason}"
         raise RefusedCheckpoint(f"models.{name}: {said}; {_OTHERS}")
-    if fault := next(_iter_attention_faults(text, inner, model.context_tokens, name), None):
+    if fault := next(_iter_attention_faults(text, model.context_tokens, name), None):
         raise RefusedCheckpoint(f"models.{name}: {file}: {fault}")
 
 
@@ -72,13 +76,15 @@ def _explain_kind(file: Path, kind: str, model: Model, name: str, families: Mapp
     said = f"family is {model.family}, but {file} says model_type {kind}"
     if others := [other for other, family in families.items() if kind in family.model_types]:
         return f"{said}; set models.{name}.family to {' or '.join(others)}, or correct the model's path or name"
+    if families[model.family].attention == "any":
+        return f"{said}, which reads images, and {model.family} has models that read text only; {_OTHERS}"
     if reason := _REASONS.get(kind):
         return f"{said}, which can't be used here: {reason}; {_OTHERS}"
-    known = "; ".join(f"{other}: {', '.join(family.model_types)}" for other, family in families.items())
-    return f"{said}, which no family here reads ({known}); {_OTHERS}"
+    known = ", ".join(kind for family in families.values() for kind in family.model_types)
+    return f"{said}, and families that see images have {known}; {_OTHERS}"
 
 
-def _iter_attention_faults(text: Mapping[str, Any], kind: str, context: int, name: str) -> Iterator[str]:
+def _iter_attention_faults(text: Mapping[str, Any], context: int, name: str) -> Iterator[str]:
     """Yields what of a language model's attention is not that of packs."""
     layers = text.get("layer_types")
     kinds = {str(one) for one in layers} if isinstance(layers, list) else {_FULL}
@@ -88,7 +94,7 @@ def _iter_attention_faults(text: Mapping[str, Any], kind: str, context: int, nam
         yield f"its tokens attend in both directions, and packs attend backwards only; {_OTHERS}"
     if text.get("attn_logit_softcapping"):
         yield f"attn_logit_softcapping: {_CAPPED}; {_OTHERS}"
-    window = _find_window(text, kind, layers)
+    window = _find_window(text, layers)
     if window is not None and context > window:
         yield (
             f"layers see {window:,} tokens back (sliding_window), fewer than context_tokens ({context:,}), and packs "
@@ -96,15 +102,13 @@ def _iter_attention_faults(text: Mapping[str, Any], kind: str, context: int, nam
         )
 
 
-def _find_window(text: Mapping[str, Any], kind: str, layers: Any) -> int | None:
+def _find_window(text: Mapping[str, Any], layers: Any) -> int | None:
     """Returns the tokens that a sliding layer sees; None if no layer slides."""
-    window = text.get("sliding_window", _USUAL_WINDOW.get(kind))
+    window = text.get("sliding_window")
     if not isinstance(window, int) or isinstance(window, bool):
         return None
     if isinstance(layers, list):
         return window if _SLIDING in layers else None
-    if kind in _USUAL_WINDOW:
-        return window
     if not text.get("use_sliding_window", False):
         return None
     first, count = text.get("max_window_layers", 0), text.get("num_hidden_layers", 1)
