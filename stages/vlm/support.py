@@ -48,9 +48,8 @@ def check_supported(weights: Path, model: Model, name: str) -> None:
     from stages.vlm.reader import FAMILIES  # needs torch
 
     file = weights / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(kind, str):
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not isinstance(config, dict) or not isinstance(kind := config.get("model_type"), str):
         raise RefusedCheckpoint(f"models.{name}: {file} has no model_type; restore the checkpoint's config.json")
     family = FAMILIES[model.family]
     if family.attention == "any":
@@ -59,9 +58,10 @@ def check_supported(weights: Path, model: Model, name: str) -> None:
         return
     if kind not in family.model_types:
         raise RefusedCheckpoint(f"models.{name}: {_explain_kind(file, kind, model, name, FAMILIES)}")
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    inner = text.get("model_type", kind) if text is not config else kind
-    if text is not config and inner not in family.text_types:
+    found = config.get("text_config")
+    text: dict[str, Any] = found if isinstance(found, dict) else config  # a flat one has all keys in one place
+    inner = text.get("model_type")
+    if text is not config and inner is not None and inner not in family.text_types:
         reason = _REASONS.get(inner, f"family {family.name} has language models of {', '.join(family.text_types)}")
         said = f"{file} has a language model of model_type {inner}: {reason}"
         raise RefusedCheckpoint(f"models.{name}: {said}; {_OTHERS}")

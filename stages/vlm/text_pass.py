@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,7 +29,7 @@ def embed(text: nn.Module, ids: Tensor, features: Tensor | None, image_token_id:
     images = ids == image_token_id
     if int(images.sum()) != len(features):
         raise ValueError(f"{int(images.sum())} image tokens, {len(features)} image features")
-    first, *deeper = features.to(tokens.dtype).split(tokens.shape[1], dim=1)
+    first, *deeper = torch.split(features.to(tokens.dtype), tokens.shape[1], dim=1)
     return Embedded(tokens.masked_scatter(images[:, None], first), images, tuple(deeper))
 
 

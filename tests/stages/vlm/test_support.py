@@ -55,6 +55,10 @@ def test_a_family_takes_its_model_types_as_transformers_describes_them(family: s
         accept(tmp_path, family, default_config(kind))
 
 
+def test_a_language_model_without_a_type_is_that_of_its_class(tmp_path: Path) -> None:
+    accept(tmp_path, "qwen2_5_vl", {"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 64}})
+
+
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "smollm3", "gpt_oss", "gemma3_text", "qwen3_next"])
 def test_a_judge_may_attend_as_it_likes(family: str, kind: str, tmp_path: Path) -> None:
