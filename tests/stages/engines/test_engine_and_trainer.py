@@ -1,8 +1,7 @@
 """What vLLM samples with, and what the trainer computes for it: the same prompts, pixels and log probabilities."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stages.config.build import Build
 from stages.config.engines import Vllm
 from stages.config.image_limits import ImageLimits
 from stages.config.runtime import Runtime
@@ -19,9 +19,11 @@ from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.groups.log_probs import predicting_states, response_log_probs
 from stages.groups.pack import Group, Pack, make_packs
-from stages.vlm.checkpoint import Checkpoint
+from stages.tiny.builds.shapes import build_tiny
+from stages.vlm.checkpoint import open_checkpoint, write_card
 from stages.vlm.reader import Network, Reader, load_network, load_reader
 from tests.conftest import SEEING
+from tests.stages.conftest import TEXTS
 
 ALLOWED = 1e-4  # nats, in fp32
 SAMPLING = Sampling(temperature=1.0, max_tokens=12)
@@ -62,9 +64,15 @@ def make_request(kind: str) -> Request:
 
 
 @pytest.fixture(scope="module", params=SEEING)
-def engine(request: pytest.FixtureRequest, tiny: Callable[[str], Checkpoint]) -> Iterator[VllmEngine]:
-    """The engine of each family, with limits on images."""
-    checkpoint = replace(tiny(request.param), limits=LIMITS[request.param])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
+    """The engine of each family, with limits on images; towers have the three layers that Qwen3-VL takes levels of."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shape = {"hidden_size": 64, "layers": 4, "heads": 2, "vision_hidden_size": 32, "vision_layers": 3}
+    _, network = build_tiny(request.param, Build(steps=0, learning_rate=1e-3, **shape), TEXTS, 256, 1, folder)
+    network.head.weight.data.mul_(20)  # so that it has opinions
+    network.model.save_pretrained(folder)
+    write_card(folder, request.param, "fp32", 256, limits=LIMITS[request.param])
+    checkpoint = open_checkpoint(folder)
     started = VllmEngine(checkpoint, Runtime(), Vllm(kind="vllm", sequences=16), log_probs=True)
     yield started
     started.close()

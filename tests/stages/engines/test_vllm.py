@@ -155,10 +155,11 @@ def test_banned_tokens_are_never_sampled(sampling: Sampling, tiny: Tiny, tmp_pat
 
 
 @pytest.mark.slow
-def test_new_weights_in_one_of_two_engines_beside_training(tiny: Tiny, engine_of) -> None:
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_new_weights_in_one_of_two_engines_beside_training(family: str, tiny: Tiny, engine_of) -> None:
     """As stage `ril` does in one process: student and judge in turn, an optimizer step, new weights for the student."""
-    checkpoint = tiny("qwen2_5_vl")
-    student, judge = engine_of("qwen2_5_vl"), engine_of("qwen2_5")
+    checkpoint = tiny(family)
+    student, judge = engine_of(family), engine_of("qwen2_5")
     asked, judged = seeing_requests(GREEDY), text_requests(GREEDY)
     before, verdicts = ids_of(student, asked), ids_of(judge, judged)
     reader = load_reader(checkpoint)
