@@ -27,16 +27,16 @@ def group_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: None,
-    *,
-    group_mask: GroupMask,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Computes attention [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
 
-    Called by transformers, which knows no mask of this kind: it has None, and passes `group_mask` on from the call of
-    the language model. Of its `options` only `scaling` is used, and `kind`, the setting.
+    Called by transformers, which knows no mask of this kind: its own is None, and the call of the language model has
+    `group_mask` among its `options`. Of these, `scaling` is used too, and `kind`, the setting. Raises KeyError when a
+    layer did not hand `group_mask` on.
     """
     kind: GroupAttention = options.get("kind", "auto")
+    group_mask: GroupMask = options["group_mask"]
     if kind == "auto":
         kind = choose_kind(query, group_mask)
     attend = {"sdpa": sdpa_by_group, "merged": attend_merged, "flex": flex_group_attention}[kind]

@@ -239,3 +239,10 @@ def test_auto_on_a_cpu_merges_long_groups_only(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(attention, way, lambda *_, name=name: taken.append(name) or torch.zeros(1, 4, 1, WIDTH))
     group_attention(None, *draw(mask, 4, 2), None, group_mask=mask)  # type: ignore[arg-type]
     assert taken == [kind]
+
+
+def test_a_layer_that_drops_the_mask_of_a_pack_computes_nothing() -> None:
+    """Rather an error than attention over all groups of a pack."""
+    mask = mask_of(SHAPES)
+    with pytest.raises(KeyError, match="group_mask"):
+        group_attention(None, *draw(mask, 4, 2), None)  # type: ignore[arg-type]
