@@ -23,7 +23,8 @@ _CROSS = "its layers attend to images from the side, not as tokens of the prompt
 _EXPERTS = "its layers route tokens to experts, which no family here trains"
 _CAPPED = "its attention caps scores, which that of packs does not"
 _CHUNKS = "some of its layers attend within chunks, and packs have no such mask"
-_TILES = "its attention is that of packs, but no family makes its prompts of tiles"
+_ROWS = "its attention is that of packs, but its prompts name rows and columns of tiles, and no family writes these"
+_ALONE = "its attention is that of packs, but an image has other tokens beside a second one, and no family counts so"
 _REASONS = {
     **dict.fromkeys(("gemma3", "gemma3n", "gemma4", "gemma4_unified", "paligemma"), _BOTH_WAYS),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "kimi_linear", "olmo_hybrid"), _LINEAR),
@@ -34,7 +35,8 @@ _REASONS = {
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "glm4v_moe", "deepseek_v3"), _EXPERTS),
     **dict.fromkeys(("gemma2", "gemma3_text"), _CAPPED),
     **dict.fromkeys(("llama4", "llama4_text"), _CHUNKS),
-    **dict.fromkeys(("smolvlm", "idefics3", "llava_onevision", "llava_next"), _TILES),
+    **dict.fromkeys(("smolvlm", "idefics3"), _ROWS),
+    "llava_onevision": _ALONE,
 }
 _FULL = "full_attention"
 _SLIDING = "sliding_attention"
