@@ -15,6 +15,11 @@ from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import RefusedCheckpoint
 from stages.vlm.reader import FAMILIES
 from stages.vlm.support import _REASONS, check_supported
+from tests.checkpoints.internvl import INTERNVL
+from tests.checkpoints.published import Published
+from tests.checkpoints.qwen import QWEN
+from tests.checkpoints.refused import REFUSED
+from tests.checkpoints.walk import describe_family
 from tests.conftest import SEEING
 
 SINGLE = {"family": "qwen2_5_vl", "path": "x"}
@@ -96,6 +101,25 @@ def test_a_type_that_nobody_knows_is_refused_with_those_that_are_known(tmp_path:
     assert "family: remote" in said
     said = refuse(tmp_path, "text", {"model_type": "blip", "vision_config": {}})
     assert "says model_type blip, which reads images, and text has models that read text only" in said
+
+
+@pytest.mark.parametrize("published", [*QWEN, *INTERNVL], ids=lambda one: one.name)
+def test_published_configs_are_taken(published: Published, tmp_path: Path) -> None:
+    accept(tmp_path, describe_family(published.name), published.config)
+
+
+REFUSED_BY_NAME = {"gemma-3-4b-it": "in both directions", "SmolVLM-Instruct": "rows and columns of tiles"}
+
+
+@pytest.mark.parametrize("published", REFUSED, ids=lambda one: one.name)
+def test_published_configs_that_no_family_reads_are_refused_with_the_reason(
+    published: Published, tmp_path: Path
+) -> None:
+    for family in SEEING:
+        said = refuse(tmp_path, family, published.config)
+        assert f"model_type {published.config['model_type']}, which can't be used here: " in said
+        assert REFUSED_BY_NAME.get(published.name, "an image has other tokens beside a second one") in said
+    assert "which reads images" in refuse(tmp_path, "text", published.config)
 
 
 @pytest.mark.parametrize(
