@@ -26,7 +26,7 @@ def test_published_checkpoints_go_through_the_pipeline(tmp_path: Path) -> None:
     run = project.run_pipeline()
     assert run.code == 0, run.said[-3000:]
     answers = list(Shards(project.folder / "data/teacher/other").iter_rows(["token_ids"]))
-    assert len(answers) == 16
+    assert len(answers) == 32
     assert max(token for row in answers for token in row["token_ids"]) < 151674
     for name in ("base", "warm_start", "ril"):
         assert read_json(project.folder / f"reports/evaluate/{name}/metrics.json")

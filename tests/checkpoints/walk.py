@@ -68,11 +68,11 @@ def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dic
         "selection": {"teacher": next(iter(teachers), "student")},
         "teachers": {
             **dict.fromkeys(("qwen2_5_vl", "internvl3")),
-            **{name: {"model": model, "responses": 2, "sampling": sampling} for name, model in asked.items()},
+            **{name: {"model": model, "responses": 4, "sampling": sampling} for name, model in asked.items()},
         },
         "verdict": {"model": "judge", "max_tokens": 128, "constrained": True, "max_failed_share": 1.0, "exam": False},
         "pool": {"teachers": list(asked), "truncated": "keep"},
-        "rollout": {"responses": 2, "sampling": sampling},
+        "rollout": {"responses": 4, "sampling": sampling},
         "discriminator": {**few, "questions_per_step": 2, "responses_per_side": 2, "alarm_steps": 1},
         "ril": {**few, "questions_per_step": 2, "group": 2, "validation_every": 2, "sampling": sampling},
         "evaluate": {"benchmarks": [], "folder": _WATCHED, "max_tokens": 16, "shuffled_images": False},

@@ -21,14 +21,15 @@ WORDS = (
     "the", "is", "a", "and", "of", "answer", "so", "because", "image", "shows", "in", "on",
 )  # fmt: skip
 SIGNS = (".", ",", ":", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-LIKELY, END, SPREAD, QUIET = 1.9, 0.7, 0.12, 0.02
+LIKELY, END = 12.5, 2.8  # added to logits: e^12.5 is more than the rows of a vocabulary
+FIRST, SPREAD, QUIET = 2.0, 0.12, 0.02  # small, so that logits stay below 64: bf16 has steps of 0.25 there
 
 
 @torch.no_grad()
 def draw_weights(model: nn.Module, seed: int) -> None:
     """Draws matrices with a standard deviation of 1 / sqrt(inputs); norms and all other vectors are left as they are.
 
-    The embeddings' first coordinate is 1; `favour_tokens` changes those of a few.
+    The embeddings' first coordinate is FIRST; `favour_tokens` changes those of a few.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -37,23 +38,31 @@ def draw_weights(model: nn.Module, seed: int) -> None:
         inputs = parameter[0].numel()
         parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(inputs))
         if name.endswith(("o_proj.weight", "down_proj.weight")) and "vis" not in name:
+            parameter.mul_(0.4)
             parameter[0].zero_()
     embedding, head = _get_ends(model)
-    embedding.copy_(torch.randn(embedding.shape, generator=generator) * 0.05)
+    embedding.copy_(torch.randn(embedding.shape, generator=generator) * 0.1)
     if head is not embedding:
         head.copy_(torch.randn(head.shape, generator=generator) * QUIET)
-    embedding[:, 0] = 1.0
+    embedding[:, 0] = FIRST
 
 
 @torch.no_grad()
 def favour_tokens(model: nn.Module, ids: Sequence[int], end: int, seed: int) -> None:
-    """Makes `ids` and the end of a turn the tokens that answers consist of."""
+    """Makes `ids` and the end of a turn the tokens that answers consist of, the end the likeliest of them."""
     generator = torch.Generator().manual_seed(seed)
     embedding, head = _get_ends(model)
     wanted = [*ids, end]
     head[wanted] = torch.randn(len(wanted), head.shape[1], generator=generator).to(head.dtype) * SPREAD
-    head[wanted, 0] = LIKELY + (1.0 if head is embedding else 0.0)
-    head[end, 0] += END
+    head[wanted, 0] = LIKELY / _measure_first(model, [0, 1, 2, 3])
+    if head is embedding:
+        head[wanted, 0] += FIRST  # what all rows have
+    head[end, 0] += END / _measure_first(model, ids[:4])
+
+
+def _measure_first(model: Any, ids: Sequence[int]) -> float:
+    """Returns the first coordinate of the last hidden state behind `ids`, as the head reads it."""
+    return float(model.model(input_ids=torch.tensor([list(ids)])).last_hidden_state[0, -1, 0])
 
 
 def _get_ends(model: Any) -> tuple[Tensor, Tensor]:
