@@ -112,9 +112,11 @@ def find_banned_share(network: Network, pack: Pack, banned: Sequence[int]) -> Te
     return gained
 
 
-@pytest.mark.slow
-def test_log_probs_of_sampled_answers_are_the_trainers(engine: VllmEngine) -> None:
-    """All kinds in one call; the trainer packs the three answers to each under one prompt."""
+def measure_difference(engine: VllmEngine) -> tuple[list[float], int]:
+    """Largest difference in log p of each kind, and the number of different answers.
+
+    All kinds are asked in one call; the trainer packs the three answers to each under one prompt.
+    """
     requests = [make_request(kind) for kind in KINDS]
     answers = dict(engine.generate(requests))
     reader = load_reader(engine.checkpoint)
@@ -132,6 +134,12 @@ def test_log_probs_of_sampled_answers_are_the_trainers(engine: VllmEngine) -> No
         float((ours - theirs).abs().max())
         for ours, theirs in zip(trainer.split([len(one) for one in sampled]), sampled, strict=True)
     ]
+    return off, len({ids for group in groups for ids in group.responses})
+
+
+@pytest.mark.slow
+def test_log_probs_of_sampled_answers_are_the_trainers(engine: VllmEngine) -> None:
+    off, different = measure_difference(engine)
     print(engine.checkpoint.family, {kind: f"{value:.1e}" for kind, value in zip(KINDS, off, strict=True)})
     assert max(off) <= ALLOWED
-    assert len({ids for group in groups for ids in group.responses}) > 8, "answers depend on what is seen and drawn"
+    assert different > 8, "answers depend on what is seen and drawn"
