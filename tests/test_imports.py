@@ -67,7 +67,7 @@ def test_stages_know_nothing_of_what_dvc_keeps(root: Path) -> None:
 
 def test_only_vlm_knows_a_family_by_name(root: Path) -> None:
     """stages/job lists the families as a type; everything else asks stages/vlm."""
-    names = set(get_args(FamilyName)) - {"text"}  # a word that stands everywhere
+    names = set(get_args(FamilyName)) - {"text"}  # that one is also what columns are called
     knowing = set()
     for path in modules(root):
         part = path.relative_to(root).parts[1]
