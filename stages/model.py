@@ -19,6 +19,7 @@ from stages.job.job import Job
 from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, write_card
 from stages.vlm.contents import check_loadable
 from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
+from stages.vlm.support import check_supported
 from stages.vlm.trial import FoundLimits, try_reading
 
 
@@ -43,7 +44,7 @@ def pin(job: Job, model: Model) -> None:
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
 
-        found = _check_foreign(weights, model)
+        found = _check_foreign(weights, model, str(job.item))
         check_files(weights)
         hashes = hash_files(weights, list_content(weights))
         source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
@@ -55,7 +56,7 @@ def pin(job: Job, model: Model) -> None:
         assert model.hub is not None
         assert model.revision is not None
         commit = find_hub_commit(model.hub, model.revision)
-        found = _check_foreign(find_hub_folder(model.hub, commit), model)
+        found = _check_foreign(find_hub_folder(model.hub, commit), model, str(job.item))
         source = {"hub": model.hub, "revision": commit}
     limits = choose_limits(model, job.item, found)
     with job.writing() as folder:
@@ -67,12 +68,14 @@ def pin(job: Job, model: Model) -> None:
         job.progress.say(f"{job.name}: images are scaled to {limits} ({why})")
 
 
-def _check_foreign(weights: Path, model: Model) -> FoundLimits:
+def _check_foreign(weights: Path, model: Model, name: str) -> FoundLimits:
     """Returns the limits on images of a folder's processor.
 
-    Raises RefusedCheckpoint when the folder holds code or pickles, or reading it takes no end.
+    Raises RefusedCheckpoint when the folder holds code or pickles, is of another family or can't be trained here, or
+    reading it takes no end.
     """
     check_loadable(weights)
+    check_supported(weights, model, name)
     return try_reading(weights, model.family, count_image_room(model.context_tokens))
 
 

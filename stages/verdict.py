@@ -52,7 +52,7 @@ def run(job: Job) -> None:
             f"{job.name}: no question {min(unknown)!r} in data/questions; run: dvc repro teacher@{job.item}"
         )
 
-    sitting = ExamSitting(job.name, judge.min_exam_accuracy, job.progress.say)
+    sitting = ExamSitting(job.name, judge, job.progress.say)
     generation = Generation(checkpoint, make_judge_sampling(judge), watch=sitting.watch if judge.exam else None)
 
     def ask(prompts: Sequence[JudgeQuestion]) -> Iterator[StoredAnswer | None]:
@@ -65,7 +65,7 @@ def run(job: Job) -> None:
     items = AnswersToJudge(exam, answers, asked, judge.rule_first)
     opened = open_verified(checkpoint, job.store)
     fits = make_fit_check(load_chat(opened), opened.context_tokens, judge.max_tokens)
-    given = iter_verdicts(items, ask, fits)
+    given = iter_verdicts(items, ask, fits, judge.form)
     of_exam = list(islice(given, len(exam)))
     scores = compute_exam_scores(of_exam) if exam else None
     if scores is not None:
@@ -76,7 +76,7 @@ def run(job: Job) -> None:
         counts.check_failures(judge.max_failed_share, job.name)
     of_judge = count_verdicts(of_exam)
     free = of_judge.unconstrained + counts.unconstrained
-    if judge.constrained and free:
+    if judge.form == "tag" and judge.constrained and free:
         job.progress.say(
             f"{job.name}: {free / (of_judge.asked + counts.asked):.0%} of the judge's texts do not match the pattern "
             "of verdict.constrained: this engine does not enforce patterns. Their verdicts are parsed as written"

@@ -22,7 +22,7 @@ from filelock import ReadWriteLock
 from hypothesis import HealthCheck, settings
 
 from flows.environment import prepare
-from stages.config.model import FamilyName
+from stages.config.model import TEXT_FAMILIES, FamilyName
 from stages.config.yaml import merge_params, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +36,7 @@ settings.register_profile("ci", UNHURRIED, max_examples=50)
 settings.register_profile("thorough", UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 
+SEEING = [name for name in get_args(FamilyName) if name not in (*TEXT_FAMILIES, "remote")]  # families that see images
 LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
 LONG_SHARES = {"all": 1.0, "third": 1 / 3, "none": 0.0}
 MACHINE = pytest.StashKey[ReadWriteLock]()
@@ -134,7 +135,7 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture(params=[name for name in get_args(FamilyName) if name not in ("qwen2_5", "remote")])
+@pytest.fixture(params=SEEING)
 def family(request: pytest.FixtureRequest) -> str:
     """Each family of models that see images."""
     return str(request.param)

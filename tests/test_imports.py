@@ -67,11 +67,12 @@ def test_stages_know_nothing_of_what_dvc_keeps(root: Path) -> None:
 
 def test_only_vlm_knows_a_family_by_name(root: Path) -> None:
     """stages/job lists the families as a type; everything else asks stages/vlm."""
+    names = set(get_args(FamilyName)) - {"text"}  # that one is also what columns are called
     knowing = set()
     for path in modules(root):
         part = path.relative_to(root).parts[1]
         literals = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        if part not in ("vlm", "config") and path.name != "shapes.py" and literals & set(get_args(FamilyName)):
+        if part not in ("vlm", "config") and path.name != "shapes.py" and literals & names:
             knowing.add(str(path.relative_to(root)))
     assert not knowing
 

@@ -23,7 +23,8 @@ from stages.groups.response import STUDENT
 from stages.training.passes import PaddingGroups, balance_packs
 from stages.training.ranks import get_ranks
 from stages.training.trainer import Trainer
-from stages.vlm.reader import Network, Reader, compute_text_hidden, embed_tokens
+from stages.vlm.reader import Network, Reader
+from stages.vlm.text_pass import compute_text_hidden, embed
 from stages.vlm.weights import check_finite, load_state
 
 WEIGHTS = "discriminator.safetensors"
@@ -50,7 +51,7 @@ class DiscriminatorModel(nn.Module):
         """
         super().__init__()
         self.text = network.family.get_text_model(network.model)
-        self._attention = network.group_attention
+        self._attention, self._image_token_id = network.group_attention, network.image_token_id
         hidden = network.head.in_features
         self.score = ScoreHead(hidden, 1)
         generator = torch.Generator().manual_seed(seed % 2**63)
@@ -75,13 +76,12 @@ class DiscriminatorModel(nn.Module):
         """Returns the logit [texts] fp32 of each text of the pack, computed at its last token."""
         use_group_attention(self.text, self._attention)
         pack, network = pack.to(self.score.weight.device), self._network
-        embedded = embed_tokens(self.text, pack.ids)
+        features = None
         if pack.pixels is not None:
             assert network is not None
             with torch.no_grad():
                 features = network.encode_images(pack.pixels)
-            places = pack.ids == network.image_token_id
-            embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
+        embedded = embed(self.text, pack.ids, features, self._image_token_id)
         if network is not None:
             network.select_adapter()
         hidden = compute_text_hidden(self.text, embedded, pack.positions, pack.mask)

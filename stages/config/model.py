@@ -10,11 +10,14 @@ from stages.config.endpoint import Endpoint
 from stages.config.image_limits import LIMIT_NAMES, MOST_PIXELS, MOST_TILES, SMALLEST_PIXELS, ImageLimits
 from stages.config.paths import Location
 
-FamilyName = Literal["qwen2_5_vl", "internvl3", "qwen2_5", "remote"]
+FamilyName = Literal["qwen2_5_vl", "qwen3_vl", "internvl3", "text", "qwen2_5", "remote"]
+TEXT_FAMILIES: tuple[FamilyName, ...] = ("text", "qwen2_5")  # they see no images
 # The limits on images that a family has, and what else can be done.
 LIMITS_OF: dict[FamilyName, tuple[tuple[str, ...], str]] = {
     "qwen2_5_vl": (("min_pixels", "max_pixels"), "its images have min_pixels and max_pixels: set these"),
+    "qwen3_vl": (("min_pixels", "max_pixels"), "its images have min_pixels and max_pixels: set these"),
     "internvl3": (("min_tiles", "max_tiles"), "its images are cut into tiles: set min_tiles and max_tiles"),
+    "text": ((), "it reads text only: remove the key"),
     "qwen2_5": ((), "it reads text only: remove the key"),
     "remote": (("max_pixels",), "images are scaled down to max_pixels before they are sent: set that"),
 }
@@ -43,14 +46,14 @@ class Model(Block):
         None,
         ge=SMALLEST_PIXELS,
         le=MOST_PIXELS,
-        description="qwen2_5_vl and remote: larger images are scaled down to this area; 784 pixels are a token. "
+        description="qwen2_5_vl (784 pixels a token), qwen3_vl (1,024), remote: larger images are scaled down to this. "
         "Default: the checkpoint's, for `path` and `hub` at most half of context_tokens.",
     )
     min_pixels: int | None = Field(
         None,
         ge=SMALLEST_PIXELS,
         le=MOST_PIXELS,
-        description="qwen2_5_vl: smaller images are scaled up to this area. Default: the checkpoint's.",
+        description="qwen2_5_vl, qwen3_vl: smaller images are scaled up to this area. Default: the checkpoint's.",
     )
     max_tiles: int | None = Field(
         None,

@@ -14,7 +14,7 @@ from stages.config.discriminator import Discriminator
 from stages.config.engines import ENGINE_KINDS, GpuUse, VllmServer
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.lora import get_quantization
-from stages.config.model import Model
+from stages.config.model import TEXT_FAMILIES, Model
 from stages.config.objective import Objective
 from stages.config.paths import holds_project
 from stages.config.placement import LOOP, find_rank_gpus, place_loop, spans_machines
@@ -96,15 +96,15 @@ class Params(Block):
         self._check_servers()
         self._check_weight_transfer()
         student, judge = self.models["student"].family, self.models[self.verdict.model].family
-        if student == "qwen2_5":
-            raise ValueError("models.student.family is 'qwen2_5', a text model; the student must see images")
+        if student in TEXT_FAMILIES:
+            raise ValueError(f"models.student.family is {student!r}, a text model; the student must see images")
         if student == "remote":
             raise ValueError(
                 "models.student.family is 'remote', but the student is trained here; give build, path or hub"
             )
-        if judge not in ("qwen2_5", "remote"):
+        if judge not in (*TEXT_FAMILIES, "remote"):
             raise ValueError(
-                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'qwen2_5' or 'remote'"
+                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'text' or 'remote'"
             )
         self._check_selection()
         self._check_placement()
@@ -127,8 +127,8 @@ class Params(Block):
         if not self.selection.top:
             return
         family = self.models[self.selection.teacher].family
-        if family in ("remote", "qwen2_5"):
-            lack = "sees no images" if family == "qwen2_5" else "gives no log probabilities of a given answer"
+        if family in ("remote", *TEXT_FAMILIES):
+            lack = "sees no images" if family in TEXT_FAMILIES else "gives no log probabilities of a given answer"
             raise ValueError(
                 f"selection.teacher is {self.selection.teacher!r} of family {family!r}, which {lack}; name a model "
                 "with weights that sees images"

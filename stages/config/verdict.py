@@ -1,8 +1,13 @@
 """The block `verdict`: the judge."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from stages.config.block import Block
+
+VerdictForm = Literal["tag", "plain"]
+SHORTEST_CONSTRAINED = 32  # tokens: the tag takes up to 18, where each character is a token
 
 
 class Verdict(Block):
@@ -21,9 +26,15 @@ class Verdict(Block):
     rule_first: bool = Field(
         False, description="An answer equal to a short reference counts as correct without a judge call."
     )
+    form: VerdictForm = Field(
+        "tag",
+        description="tag: an explanation, then <answer>1</answer>. plain: the likelier one of the words Yes and No, "
+        "for models that never write the tag; engines without support of patterns must answer with that word.",
+    )
     constrained: bool = Field(
         False,
-        description="Constrains the output to a short explanation and a verdict; engines without support are named.",
+        description="Form tag: constrains the output to an explanation that leaves room for the tag within max_tokens, "
+        "and the tag; engines without support are named.",
     )
     exam: bool = Field(
         True,
@@ -35,3 +46,12 @@ class Verdict(Block):
         le=1,
         description="Minimum balanced accuracy in the exam; below it the judge trains nobody. Chance is 0.5.",
     )
+
+    @model_validator(mode="after")
+    def _check_room(self) -> Self:
+        if self.form == "tag" and self.constrained and self.max_tokens < SHORTEST_CONSTRAINED:
+            raise ValueError(
+                f"constrained is on and max_tokens is {self.max_tokens}: an explanation and the tag take at least "
+                f"{SHORTEST_CONSTRAINED} tokens; raise max_tokens, or take form: plain"
+            )
+        return self

@@ -26,18 +26,21 @@ def group_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: GroupMask,
+    attention_mask: None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Computes attention [1, T, heads, width] from query [1, heads, T, width] and key, value [1, key heads, T, width].
 
-    Called by transformers; of its `options` only `scaling` is used, and `kind`, the setting.
+    Called by transformers, which knows no mask of this kind: its own is None, and the call of the language model has
+    `group_mask` among its `options`. Of these, `scaling` is used too, and `kind`, the setting. Raises KeyError when a
+    layer did not hand `group_mask` on.
     """
     kind: GroupAttention = options.get("kind", "auto")
+    group_mask: GroupMask = options["group_mask"]
     if kind == "auto":
-        kind = choose_kind(query, attention_mask)
+        kind = choose_kind(query, group_mask)
     attend = {"sdpa": sdpa_by_group, "merged": attend_merged, "flex": flex_group_attention}[kind]
-    out = attend(query, key, value, attention_mask, options.get("scaling"))
+    out = attend(query, key, value, group_mask, options.get("scaling"))
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -76,7 +79,7 @@ def sdpa_by_group(query: Tensor, key: Tensor, value: Tensor, mask: GroupMask, sc
 
 
 def use_group_attention(text_model: nn.Module, kind: GroupAttention) -> None:
-    """Configures a transformers language model to accept a GroupMask as attention mask."""
+    """Configures a transformers language model to attend with the GroupMask that its call has as `group_mask`."""
     name = f"{NAME}_{kind}"
     AttentionInterface.register(name, partial(group_attention, kind=kind))
     text_model.config._attn_implementation = name  # type: ignore[union-attr]

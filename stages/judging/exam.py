@@ -104,8 +104,8 @@ def check_exam(scores: Mapping[str, Any], lowest: float, title: str) -> None:
 class ExamSitting:
     """Follows the exam while the judge answers."""
 
-    def __init__(self, title: str, lowest: float, say: Callable[[str], None]) -> None:
-        self._title, self._lowest, self._say = title, lowest, say
+    def __init__(self, title: str, block: Verdict, say: Callable[[str], None]) -> None:
+        self._title, self._block, self._say = title, block, say
         self._labels = {row["id"]: row["verdict"] for row in read_exam_rows(CASES)}
         self._marks: dict[str, int | None] = {}
         self._given: Counter[int | None] = Counter()
@@ -116,7 +116,7 @@ class ExamSitting:
         Says when all verdicts are the same. Raises UselessJudge when the cases answered so far show it.
         """
         for reply in replies:
-            mark = parse_verdict(reply.text)
+            mark = parse_verdict(reply.text, self._block.form)
             self._given[mark] += 1
             if reply.question_id in self._labels:
                 self._marks[reply.question_id] = mark
@@ -131,7 +131,7 @@ class ExamSitting:
                 "right_found_right": _share(judged, 1),
                 "wrong_found_wrong": _share(judged, 0),
             }
-            check_exam(scores, self._lowest, self._title)
+            check_exam(scores, self._block.min_exam_accuracy, self._title)
 
 
 def make_engine_ask(judge: Engine, block: Verdict) -> AskQuestions:
@@ -149,7 +149,7 @@ def make_engine_ask(judge: Engine, block: Verdict) -> AskQuestions:
 def judge_beside_training(items: Sequence[JudgeItem], judge: Engine, block: Verdict) -> list[JudgeVerdict]:
     """Returns the verdicts of a running judge on `items`."""
     fits = make_fit_check(judge.chat, judge.checkpoint.context_tokens, block.max_tokens)
-    return judge_items(items, make_engine_ask(judge, block), fits)
+    return judge_items(items, make_engine_ask(judge, block), fits, block.form)
 
 
 def examine(judge: Engine, block: Verdict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ places. In both cases the verdicts depend only on the answers.
 from collections.abc import Sequence
 
 from stages.config.verdict import Verdict as Block
+from stages.config.verdict import VerdictForm
 from stages.corpora.rows import Question
 from stages.engines.engine import ConcurrentEngine, Engine, Outcome, Request
 from stages.groups.response import Response
@@ -44,7 +45,7 @@ class JudgeQueue:
         """Adds the responses to question `number` of the step."""
         for place, row in enumerate(rows):
             item = JudgeItem(question.id, question.text, question.answer, row.text, self._block.rule_first)
-            opened = prepare_question(item, self._fits)
+            opened = prepare_question(item, self._fits, self._block.form)
             if isinstance(opened, JudgeVerdict):
                 self._verdicts[number, place] = opened
                 continue
@@ -64,14 +65,14 @@ class JudgeQueue:
         else:
             found = self._stream.iter_outcomes()
         for index, outcome in found:
-            self._verdicts[self._asked[index][0]] = _read_outcome(outcome)
+            self._verdicts[self._asked[index][0]] = _read_outcome(outcome, self._block.form)
         counts = count_verdicts(self._verdicts[place] for place in sorted(self._verdicts))
         counts.check_failures(self._block.max_failed_share, self._name)
         return {place: verdict.verdict for place, verdict in self._verdicts.items()}
 
 
-def _read_outcome(outcome: Outcome) -> JudgeVerdict:
+def _read_outcome(outcome: Outcome, form: VerdictForm) -> JudgeVerdict:
     if isinstance(outcome, str):
         return JudgeVerdict(None, outcome, None)
     (answer,) = outcome
-    return JudgeVerdict(None, answer.finish_reason, None) if answer.failed else read_verdict(answer)
+    return JudgeVerdict(None, answer.finish_reason, None) if answer.failed else read_verdict(answer, form)

@@ -34,10 +34,17 @@ class RemoteChat:
 class Chat:
     """Chat template and tokenizer of one checkpoint."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", vision_tokens: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", vision_tokens: Sequence[str], embeddings: int | None = None
+    ) -> None:
+        """`embeddings` is the number of ids that the model has; the tokenizer's further ones cannot be sampled.
+
+        None: the model has all ids of the tokenizer.
+        """
         self.tokenizer = tokenizer
         known = tokenizer.get_vocab()
-        self.banned_token_ids: list[int] = sorted(known[token] for token in vision_tokens if token in known)
+        banned = sorted(known[token] for token in vision_tokens if token in known)
+        self.banned_token_ids = [token for token in banned if embeddings is None or token < embeddings]
         self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
         self._added = {token.content: (int(number), token) for number, token in tokenizer.added_tokens_decoder.items()}
         self._plain = make_plain_tokenizer(tokenizer._tokenizer)

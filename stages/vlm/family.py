@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_type_hints
 
 import torch
 from PIL import Image
@@ -18,8 +18,8 @@ from stages.config.image_limits import ImageLimits
 class Pixels:
     """Images of one or several concatenated prompts, as input of the vision tower."""
 
-    values: Tensor  # rows of patches (Qwen2.5-VL) or tiles (InternVL), float32
-    grids: Tensor | None  # [images, 3] patches in time, height, width (Qwen2.5-VL), else None
+    values: Tensor  # rows of patches (Qwen) or tiles (InternVL), float32
+    grids: Tensor | None  # [images, 3] patches in time, height, width (Qwen2.5-VL, Qwen3-VL), else None
     rows: tuple[int, ...]  # rows of `values` that belong to each image
     tokens: tuple[int, ...]  # image tokens of each image
 
@@ -51,10 +51,18 @@ class Pixels:
 QWEN_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
+# What a family needs of the attention of its models. "packs": a token sees itself and all tokens before it, in every
+# layer, which is what packs compute. "any": nothing, since no stage trains them.
+Attention = Literal["packs", "any"]
+
+
 class Family(Protocol):
     """One family of models. All functions take standard transformers models and processors."""
 
     name: str
+    attention: Attention
+    model_types: tuple[str, ...]  # of config.json; empty: all that read text only
+    text_types: tuple[str, ...]  # of text_config in it; empty for text models
     vision_tokens: tuple[str, ...]  # banned in sampling
 
     def load_processor(self, weights: Path) -> Any:
@@ -97,7 +105,11 @@ class Family(Protocol):
         """Returns position ids [axes, tokens] int64 of an expanded prompt; axes is 3 with M-RoPE, else 1."""
 
     def encode_images(self, model: nn.Module, pixels: Pixels) -> Tensor:
-        """Returns image features [image tokens, hidden] in image order."""
+        """Returns image features [image tokens, n * hidden] in image order.
+
+        The first `hidden` columns replace the embeddings of image tokens; the next ones, if there are any, are added to
+        the hidden states after the first layer, the next after the second.
+        """
 
     def get_text_model(self, model: nn.Module) -> nn.Module:
         """Returns the language model without its head; it has `embed_tokens`."""
@@ -131,9 +143,12 @@ def index_families(*modules: Family) -> dict[str, Family]:
 def _iter_attribute_faults(module: Family) -> Iterator[str]:
     if not isinstance(getattr(module, "name", None), str):
         yield "name is not a str"
-    tokens = getattr(module, "vision_tokens", None)
-    if not isinstance(tokens, tuple) or not all(isinstance(token, str) for token in tokens):
-        yield "vision_tokens is not a tuple of str"
+    if getattr(module, "attention", None) not in get_args(Attention):
+        yield f"attention is none of {', '.join(get_args(Attention))}"
+    for name in ("model_types", "text_types", "vision_tokens"):
+        found = getattr(module, name, None)
+        if not isinstance(found, tuple) or not all(isinstance(one, str) for one in found):
+            yield f"{name} is not a tuple of str"
 
 
 def _iter_function_faults(module: Family) -> Iterator[str]:

@@ -14,10 +14,13 @@ from transformers import (
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.corpora.images import open_images
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
+from stages.vlm.family import QWEN_VISION_TOKENS, Attention, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "internvl3"
+attention: Attention = "packs"
+model_types: tuple[str, ...] = ("internvl",)
+text_types: tuple[str, ...] = ("qwen2", "qwen3")
 vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>", *QWEN_VISION_TOKENS)
 
 

@@ -1,98 +1,51 @@
-"""Qwen2.5, a text model: the judge."""
+"""Qwen2.5: the family `text` by its first name, under which judges have stored their answers."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from stages.vlm.family import QWEN_VISION_TOKENS, Attention
+from stages.vlm.text import (
+    compute_positions,
+    count_image_tokens,
+    encode_images,
+    expand,
+    find_image_token_id,
+    fit_images,
+    get_projection,
+    get_text_model,
+    get_vision_modules,
+    limit_images,
+    load_model,
+    load_processor,
+    make_pixels,
+    make_vllm_arguments,
+    read_image_limits,
+    restore_pictures,
+)
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
-from transformers import AutoTokenizer, Qwen2ForCausalLM
-
-from stages.config.image_limits import NO_LIMITS, ImageLimits
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels
-from stages.vlm.weights import load_whole
+__all__ = [
+    "attention",
+    "compute_positions",
+    "count_image_tokens",
+    "encode_images",
+    "expand",
+    "find_image_token_id",
+    "fit_images",
+    "get_projection",
+    "get_text_model",
+    "get_vision_modules",
+    "limit_images",
+    "load_model",
+    "load_processor",
+    "make_pixels",
+    "make_vllm_arguments",
+    "model_types",
+    "name",
+    "read_image_limits",
+    "restore_pictures",
+    "text_types",
+    "vision_tokens",
+]
 
 name = "qwen2_5"
+attention: Attention = "any"
+model_types: tuple[str, ...] = ()
+text_types: tuple[str, ...] = ()
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
-
-
-def load_processor(weights: Path) -> Any:
-    """Loads the tokenizer."""
-    return AutoTokenizer.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
-
-
-def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
-    """Loads the model in eval mode; raises BadWeights as `load_whole`."""
-    return load_whole(Qwen2ForCausalLM, weights, dtype)
-
-
-def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
-    """Raises ValueError: a text model sees no images."""
-    raise ValueError(f"a prompt for a text model has {len(images)} images")
-
-
-def count_image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Raises ValueError: a text model sees no images."""
-    raise ValueError(f"a prompt for a text model has {len(sizes)} images")
-
-
-def read_image_limits(processor: Any) -> ImageLimits:
-    """Returns no limits: a text model sees no images."""
-    return NO_LIMITS
-
-
-def limit_images(processor: Any, limits: ImageLimits) -> None:
-    """Raises ValueError for any limit: a text model sees no images."""
-    if limits.list_set():
-        raise ValueError(f"a text model has no limits on images: {limits}")
-
-
-def fit_images(processor: Any, tokens: int) -> ImageLimits:
-    """Returns no limits: a text model sees no images."""
-    return NO_LIMITS
-
-
-def make_vllm_arguments(processor: Any) -> dict[str, Any]:
-    """Returns no arguments: a text model sees no images."""
-    return {}
-
-
-def restore_pictures(processor: Any, pixels: Pixels) -> list[list[Image.Image]]:
-    """Raises ValueError: a text model sees no images."""
-    raise ValueError(f"pixels of {len(pixels.rows)} images for a text model")
-
-
-def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
-    """Returns `ids` unchanged."""
-    return list(ids)
-
-
-def find_image_token_id(processor: Any) -> int:
-    """Returns -1: text models have no image token."""
-    return -1
-
-
-def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
-    """Returns 0, 1, 2, ... as [1, tokens] int64."""
-    return torch.arange(len(ids))[None]
-
-
-def encode_images(model: nn.Module, pixels: Pixels) -> Tensor:
-    """Raises ValueError: a text model sees no images."""
-    raise ValueError("a text model has no image features")
-
-
-def get_text_model(model: nn.Module) -> nn.Module:
-    """Returns the decoder without its head."""
-    return model.model  # type: ignore[return-value]
-
-
-def get_vision_modules(model: nn.Module) -> list[nn.Module]:
-    """Returns an empty list: text models have no vision modules."""
-    return []
-
-
-def get_projection(model: nn.Module) -> nn.Linear:
-    """Raises ValueError: a text model has no projector."""
-    raise ValueError("a text model has no vision projector")

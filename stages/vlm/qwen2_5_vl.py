@@ -15,10 +15,13 @@ from transformers import (
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
 from stages.corpora.images import open_images
-from stages.vlm.family import QWEN_VISION_TOKENS, Pixels, paint
+from stages.vlm.family import QWEN_VISION_TOKENS, Attention, Pixels, paint
 from stages.vlm.weights import load_whole
 
 name = "qwen2_5_vl"
+attention: Attention = "packs"
+model_types: tuple[str, ...] = ("qwen2_5_vl",)
+text_types: tuple[str, ...] = ("qwen2_5_vl_text",)
 vision_tokens: tuple[str, ...] = QWEN_VISION_TOKENS
 
 

@@ -15,17 +15,19 @@ from stages.config.image_limits import ImageLimits
 from stages.config.lora import Lora, Quantization
 from stages.config.runtime import GroupAttention, Runtime
 from stages.corpora.images import read_upright_size
-from stages.vlm import internvl3, qwen2_5, qwen2_5_vl
+from stages.vlm import internvl3, qwen2_5, qwen2_5_vl, qwen3_vl, text
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import check_loadable
 from stages.vlm.family import Family, Pixels, index_families
 from stages.vlm.lora import ADAPTER, Adapters
 from stages.vlm.quantization import quantize_layers
+from stages.vlm.text_pass import compute_text_hidden, embed
 from stages.vlm.vision_attention import use_vision_attention
+from stages.vlm.vocabulary import count_embeddings
 
-FAMILIES = index_families(qwen2_5_vl, internvl3, qwen2_5)
-# Parts of the language model by names of parameters; the three families use those of Qwen2.
+FAMILIES = index_families(qwen2_5_vl, qwen3_vl, internvl3, text, qwen2_5)
+# Parts of the language model by names of parameters; all families use those of Qwen2.
 PARTS = {
     "embedding": re.compile(r"^embed_tokens\."),
     "attention": re.compile(r"\.self_attn\."),
@@ -50,10 +52,11 @@ class Prompt:
 class Reader:
     """The processor of a checkpoint: converts text and images to prompts."""
 
-    def __init__(self, family: Family, processor: Any) -> None:
+    def __init__(self, family: Family, processor: Any, embeddings: int | None = None) -> None:
+        """`embeddings` as of `Chat`."""
         self.family = family
         self._processor = processor
-        self.chat = Chat(getattr(processor, "tokenizer", processor), family.vision_tokens)
+        self.chat = Chat(getattr(processor, "tokenizer", processor), family.vision_tokens, embeddings)
         self.image_token_id = family.find_image_token_id(processor)
 
     def make_prompt(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> Prompt:
@@ -248,7 +251,7 @@ class Network:
         return any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
     def encode_images(self, pixels: Pixels) -> Tensor:
-        """Returns image features [image tokens, hidden]."""
+        """Returns image features [image tokens, n * hidden]; see `Family.encode_images`."""
         return self.family.encode_images(self.model, pixels)
 
     @property
@@ -259,41 +262,13 @@ class Network:
     def compute_hidden(self, ids: Tensor, positions: Tensor, mask: object, features: Tensor | None) -> Tensor:
         """Returns the last hidden states [tokens, hidden] of one packed sequence.
 
-        ids [tokens] int64; positions [axes, tokens] int64; mask in the format of the model's attention (packs of
-        `stages.groups` contain theirs); features replace the embeddings of image tokens in order.
+        ids [tokens] int64; positions [axes, tokens] int64; mask as in `compute_text_hidden`; features are those of the
+        image tokens, in order.
 
         Raises ValueError when the numbers of image tokens and features differ.
         """
-        embedded = embed_tokens(self.text, ids)
-        if features is not None:
-            places = ids == self.image_token_id
-            if int(places.sum()) != len(features):
-                raise ValueError(f"{int(places.sum())} image tokens, {len(features)} image features")
-            embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
         self.select_adapter()
-        return compute_text_hidden(self.text, embedded, positions, mask)
-
-
-def embed_tokens(text: nn.Module, ids: Tensor) -> Tensor:
-    """Returns the embeddings [tokens, hidden] of `ids` [tokens]; gradients of equal tokens are summed in fp32.
-
-    torch sums them in the precision of the weights: over a pack of 4,096 tokens in bf16 the gradient of the embeddings
-    was off by 2 %, over one of 10,000 tokens by 10 % (measured on a CPU).
-    """
-    embedding: nn.Embedding = text.embed_tokens  # type: ignore[assignment]
-    weight = embedding.weight
-    if weight.dtype == torch.float32 or not (weight.requires_grad and torch.is_grad_enabled()):
-        return embedding(ids)  # type: ignore[no-any-return]
-    different, places = torch.unique(ids, return_inverse=True)
-    return nn.functional.embedding(places, embedding(different).float()).to(weight.dtype)
-
-
-def compute_text_hidden(text: nn.Module, embedded: Tensor, positions: Tensor, mask: object) -> Tensor:
-    """Returns the last hidden states [tokens, hidden] of a language model for embeddings [tokens, hidden]."""
-    axes = positions[:, None] if len(positions) > 1 else positions
-    masks = {"full_attention": mask, "sliding_attention": mask}
-    out = text(inputs_embeds=embedded[None], position_ids=axes, attention_mask=masks, use_cache=False)
-    return out.last_hidden_state[0]  # type: ignore[no-any-return]
+        return compute_text_hidden(self.text, embed(self.text, ids, features, self.image_token_id), positions, mask)
 
 
 def load_reader(checkpoint: Checkpoint) -> Reader:
@@ -303,7 +278,7 @@ def load_reader(checkpoint: Checkpoint) -> Reader:
     """
     check_loadable(checkpoint.weights)
     family = FAMILIES[checkpoint.family]
-    reader = Reader(family, family.load_processor(checkpoint.weights))
+    reader = Reader(family, family.load_processor(checkpoint.weights), count_embeddings(checkpoint.weights))
     reader.limit_images(checkpoint.limits)
     return reader
 

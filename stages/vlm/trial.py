@@ -78,6 +78,11 @@ def main(weights: Path, name: str, cpu_seconds: int, image_tokens: int) -> None:
     _limit(cpu_seconds)
     reader = Reader(FAMILIES[name], FAMILIES[name].load_processor(weights))
     images = int(reader.image_token_id >= 0)
+    if not reader.chat.tokenizer.chat_template:
+        raise ValueError(
+            "no chat template (chat_template.jinja, or chat_template in tokenizer_config.json): a base model, which "
+            "answers no questions; take its -Instruct model, or a folder with that model's template"
+        )
     messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": f"{IMAGE_MARKER * images}1 + 1?"}]
     if not reader.chat.encode_prompt(messages, images):
         raise ValueError("the chat template gives no tokens")

@@ -17,6 +17,7 @@ from stages.job.hashes import hash_file
 from stages.job.job import Job
 from stages.vlm.checkpoint import Checkpoint, open_verified
 from stages.vlm.reader import FAMILIES, load_network, load_reader
+from tests.conftest import SEEING
 from tests.stages.rollout_fixtures import picture
 
 LORA = {"lora": {"rank": 4, "alpha": 8.0}}
@@ -25,7 +26,8 @@ OVERLAY: dict[str, Any] = {
     | {"freeze_vision": True, **LORA},
     "discriminator": {"learning_rate": 1e-2, "sees": "question_and_image", **LORA},
     # Enough answers of teachers to a question that their verdicts differ; the judge says nothing of the student's.
-    "ril": {"learning_rate": 1e-2, "discriminator_learning_rate": 1e-2, "group": 6, "steps": 3, **LORA},
+    # Logits of these models are in the tens: at a rate of 1e-2 the second step of Qwen3-VL is e^44 off its reference.
+    "ril": {"learning_rate": 2e-3, "discriminator_learning_rate": 1e-2, "group": 6, "steps": 3, **LORA},
 }
 
 
@@ -34,7 +36,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [name for name in sorted(FAMILIES) if name != "qwen2_5"])
+@pytest.mark.parametrize("family", SEEING)
 def test_every_stage_takes_what_the_one_before_wrote(
     family: str, tiny: Callable[[str], Checkpoint], loop_project: Callable[[str, Mapping[str, Any]], Job]
 ) -> None:

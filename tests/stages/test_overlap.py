@@ -23,7 +23,6 @@ from stages.engines.engine import Answer
 from stages.job.files import read_json
 from stages.job.hashes import hash_file, hash_json
 from stages.job.job import Job
-from stages.judging import judge
 from stages.judging import queue as judging
 from stages.judging.queue import JudgeQueue
 from stages.loop.rollouts import Rollouts, make_student_response
@@ -154,17 +153,13 @@ def test_a_steps_time_is_the_larger_of_both_and_results_do_not_depend_on_it(
 
 
 @pytest.mark.slow
-def test_a_judge_on_a_real_server_gives_what_the_one_in_process_gives(
-    loop_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("form", ["tag", "plain"])
+def test_a_judge_on_a_real_server_gives_what_the_one_in_process_gives(loop_project: Project, form: str) -> None:
     """vLLM on loopback against vLLM in process, both greedy in fp32: every file of the stage is equal."""
-    monkeypatch.setattr(
-        judge, "VERDICT_PATTERN", r"[^<]{1,20}<answer>[01]</answer>"
-    )  # random weights come to no verdict else
     discriminator.run(loop_project("discriminator", {}))
     found = []
     for engines in ({}, {"judge": {"kind": "vllm_server", "sequences": 16, "start_seconds": 300}}):
-        overlay = {"verdict": {"constrained": True, "max_tokens": 120}, "runtime": {"engines": engines}}
+        overlay = {"verdict": {"form": form, "constrained": True, "max_tokens": 120}, "runtime": {"engines": engines}}
         job = loop_project("ril", overlay)
         ril.run(job)
         found.append(results(job))

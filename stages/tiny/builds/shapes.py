@@ -19,11 +19,15 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from stages.config.build import Build
 from stages.tiny.builds.tokenizers import make_chat_template, train_tokenizer
-from stages.vlm import qwen2_5_vl
+from stages.vlm import qwen2_5_vl, qwen3_vl
 from stages.vlm.reader import FAMILIES, Network, Reader
 
 PATCH, MERGE = 14, 2
@@ -31,6 +35,10 @@ QWEN_VL_VOCABULARY = 512
 TINY_PIXELS = (PATCH * MERGE) ** 2  # one image token
 # the released 1e6 is made for long contexts: with 16 frequencies a head could not tell two image columns apart
 ROPE_THETA = 30.0
+QWEN3_PATCH = 16
+QWEN3_PIXELS = (QWEN3_PATCH * MERGE) ** 2  # one image token
+QWEN3_GRID = 8  # learned positions in a row; resampled to the patches of an image
+DEEPSTACK_LEVELS = 3  # as published, if there are so many layers
 INTERNVL_VOCABULARY = 640
 TINY_SIDE = 84  # tiles of 6 x 6 patches, 3 x 3 image tokens after pixel shuffle
 INTERNVL_NAMED = {
@@ -100,6 +108,51 @@ def build_qwen2_5_vl(build: Build, texts: Sequence[str], context_tokens: int, fo
         tie_word_embeddings=False,
     )
     return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def build_qwen3_vl(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
+    """A tiny Qwen3-VL with random weights; its processor goes to `folder`."""
+    template = make_chat_template("<|vision_start|><|image_pad|><|vision_end|>", default_system=False)
+    tokenizer = train_tokenizer(texts, QWEN_VL_VOCABULARY, template)
+    size = {"shortest_edge": QWEN3_PIXELS, "longest_edge": 64 * QWEN3_PIXELS}
+    images = {"size": size, "patch_size": QWEN3_PATCH, "merge_size": MERGE}
+    grey = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**images, **grey),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**images),
+        chat_template=template,
+    ).save_pretrained(folder)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in qwen3_vl.vision_tokens}
+    width = build.hidden_size // build.heads
+    third = width // 6  # of the frequencies of a head; time gets what is left
+    rope = {"mrope_section": [width // 2 - 2 * third, third, third], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config={
+            **make_text_config(build, len(tokenizer), tokenizer, context_tokens),
+            "head_dim": width,
+            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, **rope},
+        },
+        vision_config={
+            "depth": build.vision_layers,
+            "hidden_size": build.vision_hidden_size,
+            "intermediate_size": 3 * build.vision_hidden_size,
+            "num_heads": max(1, build.vision_hidden_size // 32),
+            "out_hidden_size": build.hidden_size,
+            "patch_size": QWEN3_PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": QWEN3_GRID**2,
+            "deepstack_visual_indexes": list(range(min(DEEPSTACK_LEVELS, build.layers, build.vision_layers))),
+            "initializer_range": INITIALIZER_RANGE,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    return Qwen3VLForConditionalGeneration(config)
 
 
 def build_internvl3(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
@@ -189,6 +242,8 @@ def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_toke
 
 _BUILDERS: dict[str, Callable[[Build, Sequence[str], int, Path], nn.Module]] = {
     "qwen2_5_vl": build_qwen2_5_vl,
+    "qwen3_vl": build_qwen3_vl,
     "internvl3": build_internvl3,
+    "text": build_qwen2_5,
     "qwen2_5": build_qwen2_5,
 }

@@ -31,7 +31,11 @@ class Probe(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(network.head.in_features, count) for count in classes)
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Sum over classifiers of the mean cross entropy; features [tokens, hidden], targets [tokens, classifiers]."""
+        """Sum over classifiers of the mean cross entropy; features [tokens, n * hidden], targets [tokens, classifiers].
+
+        Only the first `hidden` columns are told apart: those that the projector gives.
+        """
+        features = features[:, : self.heads[0].in_features]
         losses = [
             cross_entropy(head(features), wanted, ignore_index=IGNORED)
             for head, wanted in self._pair_classifiers(targets)
@@ -73,7 +77,7 @@ def train_vision(
         trainer.step(learning_rate(schedule, step))
     with torch.no_grad():
         embeddings = network.family.get_text_model(network.model).embed_tokens.weight  # type: ignore[union-attr]
-        features = network.encode_images(make_batch(0)[0].to(device))
+        features = network.encode_images(make_batch(0)[0].to(device))[:, : network.head.in_features]
         ratio = embeddings.norm(dim=1).mean() / features.norm(dim=1).mean()  # type: ignore[operator]
         for parameter in network.family.get_projection(network.model).parameters():
             parameter.mul_(ratio)

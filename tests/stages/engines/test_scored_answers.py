@@ -33,6 +33,10 @@ LIMITS: dict[str, tuple[ImageLimits, dict[str, Any]]] = {
         ImageLimits(max_pixels=784 * 20, min_pixels=784 * 10),
         {"size": {"shortest_edge": 784 * 10, "longest_edge": 784 * 20}},
     ),
+    "qwen3_vl": (
+        ImageLimits(max_pixels=1024 * 20, min_pixels=1024 * 10),
+        {"size": {"shortest_edge": 1024 * 10, "longest_edge": 1024 * 20}},
+    ),
     "internvl3": (ImageLimits(min_tiles=2, max_tiles=5), {"min_patches": 2, "max_patches": 5}),
 }
 

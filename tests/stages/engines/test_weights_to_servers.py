@@ -24,9 +24,9 @@ Weights = dict[str, torch.Tensor]
 LORA = Lora(rank=4, alpha=8.0)  # vLLM knows no rank 4: it makes room for 8
 
 
-def change_weights(tiny: Tiny, seed: int) -> Weights:
+def change_weights(tiny: Tiny, seed: int, family: str = "qwen2_5_vl") -> Weights:
     """The student with every weight changed, the vision tower's too."""
-    checkpoint = tiny("qwen2_5_vl")
+    checkpoint = tiny(family)
     network = load_network(checkpoint, load_reader(checkpoint))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -71,6 +71,28 @@ def test_each_way_gives_every_replica_the_weights(
         before = expected
     here.close()
     assert not list(replicas._folder.glob("ril-weights-*")), "files are gone when the servers have loaded them"
+
+
+@pytest.mark.slow
+def test_a_server_of_qwen3_vl_answers_and_learns_as_the_engine_in_process(tiny: Tiny, tmp_path: Path) -> None:
+    """The weights that add features behind the first layers arrive too, directly and through a file."""
+    checkpoint, asked = tiny("qwen3_vl"), seeing_requests(GREEDY)
+    here = VllmEngine(checkpoint, Runtime(), Vllm(kind="vllm", sequences=16))
+    settings = VllmServer(kind="vllm_server", sequences=16, start_seconds=300)
+    options, runtime = StartOptions(tmp_path / "logs"), Runtime(weight_transfer="direct")
+    server = VllmServerEngine(checkpoint, runtime, settings, options, "student", trainable=True)
+    seen = [ids_of(here, asked)]
+    assert ids_of(server, asked) == seen[0]
+    for seed, send in enumerate((server.update_weights, server._weights.send_files), 1):
+        changed = change_weights(tiny, seed, "qwen3_vl")
+        here.update_weights(changed.items())
+        assert send(changed.items()) == sum(one.nbytes for one in changed.values())
+        server._empty_caches()
+        seen.append(ids_of(here, asked))
+        assert sum(new != old for new, old in zip(seen[-1], seen[-2], strict=True)) >= 3
+        assert ids_of(server, asked) == seen[-1]
+    server.close()
+    here.close()
 
 
 def ask_one(engine: VllmServerEngine, url: str) -> list[list[tuple[int, ...]]]:

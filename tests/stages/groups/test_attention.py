@@ -72,7 +72,8 @@ def test_every_kind_is_the_definition(kind: str, heads: tuple[int, int], flex_ba
     inputs = draw(mask, *heads)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return group_attention(None, query, key, value, mask, kind=kind, scaling=scale)[0].transpose(1, 2)  # type: ignore[arg-type]
+        out, _ = group_attention(None, query, key, value, None, group_mask=mask, kind=kind, scaling=scale)  # type: ignore[arg-type]
+        return out.transpose(1, 2)
 
     found = value_and_gradients(attend, inputs)
     wanted = value_and_gradients(define, inputs, mask, scale)
@@ -125,7 +126,7 @@ def kept_bytes(kind: Any, mask: GroupMask, heads: int, key_heads: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        group_attention(None, *inputs, mask, kind=kind)  # type: ignore[arg-type]
+        group_attention(None, *inputs, None, group_mask=mask, kind=kind)  # type: ignore[arg-type]
     return sum(seen.values())
 
 
@@ -188,7 +189,7 @@ def test_on_a_gpu_sdpa_never_gets_mask_and_grouped_keys(
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", record)
     mask = mask_of(SHAPES)
-    group_attention(None, *pretended(mask, torch.bfloat16), mask, kind="sdpa")  # type: ignore[arg-type]
+    group_attention(None, *pretended(mask, torch.bfloat16), None, group_mask=mask, kind="sdpa")  # type: ignore[arg-type]
     assert len(calls) == len(SHAPES)
     for call, (_, responses) in zip(calls, SHAPES, strict=True):
         assert (call.attn_mask is not None) == call.repeated == (len(responses) > 1)
@@ -216,7 +217,7 @@ def test_auto_on_a_gpu_calls_the_flash_kernel_twice(
     several = sum(sum(responses) for _, responses in SHAPES if len(responses) > 1)
     inputs = pretended(mask, torch.bfloat16)
     with Recorder() as recorder:
-        out, _ = group_attention(None, *inputs, mask)  # type: ignore[arg-type]
+        out, _ = group_attention(None, *inputs, None, group_mask=mask)  # type: ignore[arg-type]
         gradients = torch.autograd.grad(out.sum(), inputs)
     assert checked == [(torch.device("meta"), torch.bfloat16)]
     assert out.shape == (1, mask.tokens, 4, WIDTH)
@@ -225,7 +226,7 @@ def test_auto_on_a_gpu_calls_the_flash_kernel_twice(
     forward, backward = "aten._flash_attention_forward.default", "aten._flash_attention_backward.default"
     assert recorder.calls == [(forward, whole), (forward, part), (backward, whole), (backward, part)]
     with Recorder() as recorder:
-        group_attention(None, *pretended(mask, torch.float32), mask)  # type: ignore[arg-type]
+        group_attention(None, *pretended(mask, torch.float32), None, group_mask=mask)  # type: ignore[arg-type]
     assert recorder.calls == []
 
 
@@ -236,5 +237,12 @@ def test_auto_on_a_cpu_merges_long_groups_only(monkeypatch: pytest.MonkeyPatch, 
     taken: list[str] = []
     for name, way in (("sdpa", "sdpa_by_group"), ("merged", "attend_merged")):
         monkeypatch.setattr(attention, way, lambda *_, name=name: taken.append(name) or torch.zeros(1, 4, 1, WIDTH))
-    group_attention(None, *draw(mask, 4, 2), mask)  # type: ignore[arg-type]
+    group_attention(None, *draw(mask, 4, 2), None, group_mask=mask)  # type: ignore[arg-type]
     assert taken == [kind]
+
+
+def test_a_layer_that_drops_the_mask_of_a_pack_computes_nothing() -> None:
+    """Rather an error than attention over all groups of a pack."""
+    mask = mask_of(SHAPES)
+    with pytest.raises(KeyError, match="group_mask"):
+        group_attention(None, *draw(mask, 4, 2), None)  # type: ignore[arg-type]

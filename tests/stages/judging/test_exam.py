@@ -156,7 +156,7 @@ class Replied:
 
 def sit(mark: Callable[[int], int | None], said: list[str], lowest: float = 0.6) -> None:
     """Gives the replies of a judge in waves of 150; `mark` makes its verdict from the right one."""
-    sitting = ExamSitting("verdict@x", lowest, said.append)
+    sitting = ExamSitting("verdict@x", Verdict(model="judge", min_exam_accuracy=lowest), said.append)
     cases = read_exam_rows(CASES)
     for start in range(0, len(cases), 150):
         sitting.watch([Replied(case["id"], mark(case["verdict"])) for case in cases[start : start + 150]])

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from stages.config.runtime import Runtime
 from stages.config.verdict import Verdict as Block
+from stages.config.verdict import VerdictForm
 from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.judging.judge import (
     INSTRUCTION,
     JUDGE_SYSTEM,
+    PLAIN_INSTRUCTION,
     JudgeItem,
     JudgeQuestion,
     Messages,
@@ -360,7 +362,7 @@ def test_the_judge_is_greedy_and_may_be_held_to_a_pattern() -> None:
     assert make_judge_sampling(block).temperature == 0
     assert make_judge_sampling(block).max_tokens == 48
     assert make_judge_sampling(block).pattern is None
-    pattern = make_judge_sampling(Block(model="judge", constrained=True)).pattern
+    pattern = make_judge_sampling(Block(model="judge", constrained=True, max_tokens=500)).pattern
     assert pattern is not None
     for text in ("same. <answer>1</answer>", make_judge_target("28", "27", False), "x" * 384 + "<answer>0</answer>"):
         assert re.fullmatch(pattern, text)
@@ -368,9 +370,51 @@ def test_the_judge_is_greedy_and_may_be_held_to_a_pattern() -> None:
         "<answer>1</answer>",
         "same. <answer>2</answer>",
         "same. <answer>1</answer> or so",
+        "é. <answer>1</answer>",  # two tokens of some tokenizers
         "x" * 385 + "<answer>0</answer>",
     ):
         assert not re.fullmatch(pattern, text)
+
+
+@given(st.integers(32, 5000))
+def test_the_tag_fits_whatever_max_tokens_is(max_tokens: int) -> None:
+    """The longest text that the pattern allows, with a token for each character and one for the end."""
+    sampling = make_judge_sampling(Block(model="judge", constrained=True, max_tokens=max_tokens))
+    longest = next(
+        count for count in range(500, 0, -1) if re.fullmatch(str(sampling.pattern), "x" * count + "<answer>1</answer>")
+    )
+    assert longest + len("<answer>1</answer>") + 1 <= sampling.max_tokens
+    assert longest == min(384, max_tokens - 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Yes", 1),
+        ("No", 0),
+        (" yes, it does", 1),
+        ("**No**, it says 27", 0),
+        ("Yesterday", None),
+        ("", None),
+        ("1", None),
+    ],
+)
+def test_a_plain_verdict_is_the_first_word(text: str, verdict: int | None) -> None:
+    assert parse_verdict(text, "plain") == verdict
+    assert parse_verdict(text) is None, "in the form tag such a text is no verdict"
+
+
+def test_the_plain_form_asks_for_a_word_and_takes_no_tag() -> None:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Said]:
+        for one in questions:
+            assert one.messages[1]["content"].endswith(PLAIN_INSTRUCTION)
+            assert "answer>" not in one.messages[0]["content"] + one.messages[1]["content"]
+        return [Said(text, "k") for text in ("Yes", "No", "<answer>1</answer>")]
+
+    found = judge_items([JudgeItem("q", "?", "28", "28")] * 3, ask, form="plain")
+    assert [one.verdict for one in found] == [1, 0, None]
+    sampling = make_judge_sampling(Block(model="judge", form="plain"))
+    assert (sampling.pattern, sampling.temperature) == ("Yes|No", 0)
 
 
 def test_no_reply_is_no_verdict() -> None:
@@ -393,20 +437,21 @@ def test_an_engine_that_pays_no_heed_to_the_pattern_is_noticed() -> None:
 
 @pytest.mark.slow
 def test_vllm_holds_a_judge_to_the_pattern(tiny: Callable[[str], Checkpoint]) -> None:
-    """Random weights write anything; held to the pattern every text of theirs has a verdict."""
+    """Random weights write anything; held to a pattern every text of theirs has a verdict, with little room too."""
     engine = VllmEngine(tiny("qwen2_5"), Runtime())
     prompts = [make_judge_messages("What?", "28", str(number)) for number in range(20, 32)]
     texts = {}
     try:
-        for constrained in (False, True):
-            sampling = make_judge_sampling(Block(model="judge", max_tokens=250, constrained=constrained)).model_copy(
-                update={"pattern": r"[^<]{1,60}<answer>[01]</answer>" if constrained else None}
-            )
+        for form in ("free", "tag", "plain"):
+            asked: VerdictForm = "plain" if form == "plain" else "tag"
+            block = Block(model="judge", form=asked, max_tokens=40, constrained=form == "tag")
+            sampling = make_judge_sampling(block)
             answers = dict(
                 engine.generate([Request(str(at), prompt, [], sampling) for at, prompt in enumerate(prompts)])
             )
-            texts[constrained] = [answers[at][0].text for at in range(len(prompts))]
+            texts[form] = [answers[at][0].text for at in range(len(prompts))]
     finally:
         engine.close()
-    assert [parse_verdict(text) for text in texts[False]] == [None] * len(prompts)
-    assert all(parse_verdict(text) is not None for text in texts[True]), texts[True]
+    assert [parse_verdict(text) for text in texts["free"]] == [None] * len(prompts)
+    assert all(parse_verdict(text) is not None for text in texts["tag"]), texts["tag"]
+    assert set(texts["plain"]) <= {"Yes", "No"}

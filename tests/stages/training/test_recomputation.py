@@ -32,6 +32,8 @@ LAYERS = 4
 STEPS = 3
 # Bytes kept without checkpointing over bytes kept with it must exceed this; the larger the model, the larger the ratio.
 LEAST = {"student": 5.0, "discriminator": 5.0, "tower": 3.0}
+# With four mergers, which are no layers, on a tower of four layers; the published one has 27.
+LEAST_OF = {("qwen3_vl", "tower"): 1.9}
 
 
 class Kept:
@@ -123,7 +125,7 @@ def test_layers_keep_their_inputs_only(family: str, module: str, tmp_path: Path)
         found[recompute] = run_module(module, network, make_step_pack(reader), recompute)
     (every, result, gradients), (few, same, recomputed) = found[False], found[True]
     print(f"{family} {module}: {every:,} bytes kept, {few:,} with checkpointing, ratio {every / few:.1f}")
-    assert every / few > LEAST[module]
+    assert every / few > LEAST_OF.get((family, module), LEAST[module])
     assert torch.equal(result, same)
     assert gradients.keys() == recomputed.keys()
     for name, gradient in gradients.items():

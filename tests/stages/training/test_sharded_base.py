@@ -28,7 +28,7 @@ from tests.stages.training.spawned import run_ranks
 from tests.stages.training.test_ranks import fresh, own, question, rows
 from tests.stages.vlm.test_lora import fill
 
-FAMILIES = ["qwen2_5_vl", "internvl3"]
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "internvl3"]
 LORA = Lora(rank=4, alpha=6.0)
 STEPS = 4
 
@@ -139,4 +139,4 @@ def test_divided_layers_compute_what_whole_ones_do(
     assert parts[0][0] + parts[1][0] == whole
     assert max(parts[0][0], parts[1][0]) < 0.52 * whole
     written = sum(file.stat().st_size for file in (two_ranks / family / "student 2").rglob("*") if file.is_file())
-    assert written < 2 * first["bytes"] + 100_000 < whole
+    assert written < 2 * first["bytes"] + 95_000 < whole

@@ -53,6 +53,9 @@ def test_attributes_and_signatures_are_checked(incomplete: Callable[..., Any]) -
     for changed, fault in (
         ({"vision_tokens": "<img>"}, "vision_tokens is not a tuple of str"),
         ({"vision_tokens": (1,)}, "vision_tokens is not a tuple of str"),
+        ({"attention": "sliding"}, "attention is none of packs, any"),
+        ({"model_types": "internvl"}, "model_types is not a tuple of str"),
+        ({"text_types": None}, "text_types is not a tuple of str"),
         ({"name": None}, "name is not a str"),
         ({"make_pixels": other_parameter}, "make_pixels has the signature"),
         ({"encode_images": internvl3.get_projection}, "encode_images has the signature"),

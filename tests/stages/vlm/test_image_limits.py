@@ -21,7 +21,11 @@ from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import FAMILIES, Reader, load_reader
 
-LIMITS = {"qwen2_5_vl": ImageLimits(1568, 15_680), "internvl3": ImageLimits(min_tiles=2, max_tiles=5)}
+LIMITS = {
+    "qwen2_5_vl": ImageLimits(1568, 15_680),
+    "qwen3_vl": ImageLimits(2048, 20_480),
+    "internvl3": ImageLimits(min_tiles=2, max_tiles=5),
+}
 # With two newlines in a row and with code, so that the tokenizer has tokens of them.
 TEXTS = ["Look.\n\nA. one\n\nB. two\n\n", "What is the sum?\n\nThink.", "def f():\n\n    return 1\n\n"]
 
@@ -164,9 +168,10 @@ def test_a_card_without_limits_is_what_it_was(limited: Any, family: str, tmp_pat
     assert load_reader(open_checkpoint(folder)).image_limits != LIMITS[family]
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3", "qwen2_5"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl3", "qwen2_5"])
 def test_limits_that_contradict_those_of_the_processor_are_refused(tiny: Any, family: str) -> None:
-    wrong = {"qwen2_5_vl": ImageLimits(min_pixels=10**6), "internvl3": ImageLimits(min_tiles=3)}
+    large = ImageLimits(min_pixels=10**6)
+    wrong = {"qwen2_5_vl": large, "qwen3_vl": large, "internvl3": ImageLimits(min_tiles=3)}
     limits = wrong.get(family, ImageLimits(max_pixels=784))
     with pytest.raises(ValueError, match=r"min_(pixels|tiles) is|a text model has no limits on images: max_pixels 784"):
         load_reader(replace(tiny(family), limits=limits))
@@ -174,6 +179,7 @@ def test_limits_that_contradict_those_of_the_processor_are_refused(tiny: Any, fa
 
 PUBLISHED: Mapping[str, dict[str, Any]] = {
     "qwen2_5_vl": {"size": {"shortest_edge": 3136, "longest_edge": 12_845_056}},
+    "qwen3_vl": {"size": {"shortest_edge": 65_536, "longest_edge": 16_777_216}},
     "internvl3": {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12},
 }
 # By context: the limit on an image of 12 megapixels, and the tokens that it takes then.
@@ -181,6 +187,8 @@ ROOM = [
     ("qwen2_5_vl", 4096, {"max_pixels": 1_605_632}, 2_028),
     ("qwen2_5_vl", 3072, {"max_pixels": 1_204_224}, 1_485),
     ("qwen2_5_vl", 32_768, {}, 15_301),
+    ("qwen3_vl", 4096, {"max_pixels": 2_097_152}, 2_028),
+    ("qwen3_vl", 32_768, {}, 11_750),
     ("internvl3", 4096, {"max_tiles": 7}, 1792),
     ("internvl3", 8192, {}, 3328),
     ("internvl3", 256, {"max_tiles": 1}, 256),

@@ -19,7 +19,7 @@ from stages.vlm.reader import Network, Reader, load_network, load_reader
 from tests.stages.rollout_fixtures import picture
 
 Tiny = Callable[[str], Checkpoint]
-FAMILIES = ["qwen2_5_vl", "internvl3", "qwen2_5"]
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "internvl3", "qwen2_5"]
 LORA = Lora(rank=4, alpha=6.0)
 
 

@@ -21,7 +21,7 @@ from tests.stages.vlm.test_lora import fill, make_groups, sum_log_probs, write_a
 pytest.importorskip("bitsandbytes")
 
 Tiny = Callable[[str], Checkpoint]
-FAMILIES = ["qwen2_5_vl", "internvl3"]
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "internvl3"]
 LORA = Lora(rank=4, alpha=6.0, quantization="nf4")
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.family import Pixels
-from stages.vlm.reader import load_network, load_reader
+from stages.vlm.reader import FAMILIES, load_network, load_reader
 
 SIZES = ((84, 84), (140, 56))
 
@@ -40,8 +40,9 @@ def test_prompt_equals_the_processors(tiny: Callable[[str], Checkpoint], family:
     assert torch.equal(ours.pixels.values, theirs["pixel_values"])
 
 
-def test_m_rope_positions_equal_the_models(tiny: Callable[[str], Checkpoint]) -> None:
-    checkpoint = tiny("qwen2_5_vl")
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_m_rope_positions_equal_the_models(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    checkpoint = tiny(family)
     reader = load_reader(checkpoint)
     prompt = reader.make_prompt([{"role": "user", "content": "One <image> two <image> sum?"}], pictures())
     assert prompt.pixels is not None
@@ -75,7 +76,7 @@ def test_markers_and_images_must_agree(tiny: Callable[[str], Checkpoint]) -> Non
 
 def test_auto_classes_load_it(tiny: Callable[[str], Checkpoint], family: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(tiny(family).weights)
-    assert model.config.model_type in ("qwen2_5_vl", "internvl")
+    assert model.config.model_type in FAMILIES[family].model_types
 
 
 def test_changed_weights_change_the_identity(tiny: Callable[[str], Checkpoint], tmp_path) -> None:  # type: ignore[no-untyped-def]

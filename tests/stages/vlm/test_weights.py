@@ -15,7 +15,7 @@ from stages.vlm.reader import load_network, load_reader
 from stages.vlm.weights import BadWeights, check_files
 from tests.stages.training.poison import VALUES, poison_file
 
-FAMILIES = ("qwen2_5_vl", "internvl3", "qwen2_5")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl3", "qwen2_5")
 
 
 @pytest.fixture(params=FAMILIES)

@@ -1,0 +1,24 @@
+"""Ids that a model has: those of its embeddings, whatever its tokenizer knows."""
+
+from collections.abc import Callable
+
+import pytest
+
+from stages.vlm.chat import Chat
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_network, load_reader
+from stages.vlm.vocabulary import count_embeddings
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl3", "qwen2_5"])
+def test_the_count_is_that_of_the_loaded_embeddings(family: str, tiny: Callable[[str], Checkpoint]) -> None:
+    made = tiny(family)
+    assert count_embeddings(made.weights) == len(load_network(made, load_reader(made)).text.embed_tokens.weight)
+
+
+def test_a_token_without_embedding_is_not_banned(tiny: Callable[[str], Checkpoint]) -> None:
+    """As `<video>` of the published InternVL3-hf, which no engine takes as an id of a ban."""
+    tokenizer = load_reader(tiny("internvl3")).chat.tokenizer
+    known = tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<video>"])
+    assert Chat(tokenizer, ("<IMG_CONTEXT>", "<video>")).banned_token_ids == sorted(known)
+    assert Chat(tokenizer, ("<IMG_CONTEXT>", "<video>"), max(known)).banned_token_ids == [min(known)]
