@@ -6,7 +6,7 @@ Run      dvc repro model@student
 
 A tiny model is a real architecture with random initial weights, trained on the `train` part of the tiny world: students
 and teachers on image questions, answered in the styles of `build.styles`; the judge on verdicts about written answers.
-A hub model is pinned to a commit, a local model to the hash of its files. Both must be available when this stage runs,
+A hub model is pinned to a commit, and it and a local model to the hash of the files that decide answers. Both must be available when this stage runs,
 so that a missing model fails early.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 from stages.config.image_limits import NO_LIMITS, ImageLimits, count_image_room
 from stages.config.model import Model
 from stages.job.job import Job
-from stages.vlm.checkpoint import find_hub_commit, find_hub_folder, write_card
+from stages.vlm.checkpoint import DAMAGED_SNAPSHOT, find_hub_commit, find_hub_folder, write_card
 from stages.vlm.contents import check_loadable
-from stages.vlm.identity import combine_hashes, hash_files, keep_content, list_content
+from stages.vlm.identity import check_hub_names, combine_hashes, hash_files, keep_content, list_content
 from stages.vlm.trial import FoundLimits, try_reading
 
 
@@ -45,9 +45,7 @@ def pin(job: Job, model: Model) -> None:
 
         found = _check_foreign(weights, model)
         check_files(weights)
-        hashes = hash_files(weights, list_content(weights))
-        source: dict[str, Any] = {"path": str(weights), "identity": combine_hashes(hashes)}
-        keep_content(weights, source["identity"], job.store, hashes)
+        source: dict[str, Any] = {"path": str(weights), **_identify(job, weights)}
     elif model.endpoint is not None:
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
         found = FoundLimits(NO_LIMITS, NO_LIMITS)
@@ -55,8 +53,9 @@ def pin(job: Job, model: Model) -> None:
         assert model.hub is not None
         assert model.revision is not None
         commit = find_hub_commit(model.hub, model.revision)
-        found = _check_foreign(find_hub_folder(model.hub, commit), model)
-        source = {"hub": model.hub, "revision": commit}
+        weights = find_hub_folder(model.hub, commit)
+        found = _check_foreign(weights, model)
+        source = {"hub": model.hub, "revision": commit, **_identify(job, weights)}
     limits = choose_limits(model, job.item, found)
     with job.writing() as folder:
         write_card(folder, model.family, model.precision, model.context_tokens, source, limits)
@@ -65,6 +64,15 @@ def pin(job: Job, model: Model) -> None:
     if limits.list_set():
         why = "set in the parameters" if limits == model.limits else explain_default(model, found)
         job.progress.say(f"{job.name}: images are scaled to {limits} ({why})")
+
+
+def _identify(job: Job, weights: Path) -> dict[str, str]:
+    """Returns the identity of a folder for its card, and remembers that its files were read."""
+    hashes = hash_files(weights, list_content(weights))
+    check_hub_names(weights, hashes, DAMAGED_SNAPSHOT)
+    identity = combine_hashes(hashes)
+    keep_content(weights, identity, job.store, hashes)
+    return {"identity": identity}
 
 
 def _check_foreign(weights: Path, model: Model) -> FoundLimits:
