@@ -19,6 +19,8 @@ from stages.job.job import Job
 from stages.vlm.checkpoint import DAMAGED_SNAPSHOT, find_hub_commit, find_hub_folder, write_card
 from stages.vlm.contents import check_loadable
 from stages.vlm.identity import check_hub_names, combine_hashes, hash_files, keep_content, list_content
+from stages.vlm.promises import check_files_present, check_promises
+from stages.vlm.stored_tensors import read_stored_tensors
 from stages.vlm.trial import FoundLimits, try_reading
 
 
@@ -43,7 +45,7 @@ def pin(job: Job, model: Model) -> None:
             raise FileNotFoundError(f"models.{job.item}.path is {model.path!r}, but {weights} has no config.json")
         from stages.vlm.weights import check_files  # local import: a pin of a hub model or an endpoint needs no torch
 
-        found = _check_foreign(weights, model)
+        found = _check_foreign(job, weights, model)
         check_files(weights)
         source: dict[str, Any] = {"path": str(weights), **_identify(job, weights)}
     elif model.endpoint is not None:
@@ -54,7 +56,7 @@ def pin(job: Job, model: Model) -> None:
         assert model.revision is not None
         commit = find_hub_commit(model.hub, model.revision)
         weights = find_hub_folder(model.hub, commit)
-        found = _check_foreign(weights, model)
+        found = _check_foreign(job, weights, model)
         source = {"hub": model.hub, "revision": commit, **_identify(job, weights)}
     limits = choose_limits(model, job.item, found)
     with job.writing() as folder:
@@ -75,13 +77,20 @@ def _identify(job: Job, weights: Path) -> dict[str, str]:
     return {"identity": identity}
 
 
-def _check_foreign(weights: Path, model: Model) -> FoundLimits:
+def _check_foreign(job: Job, weights: Path, model: Model) -> FoundLimits:
     """Returns the limits on images of a folder's processor.
 
-    Raises RefusedCheckpoint when the folder holds code or pickles, or reading it takes no end.
+    Raises RefusedCheckpoint when the folder holds code or pickles, reading it takes no end, or its files do not keep
+    what they promise: one line a fault.
     """
+    name = str(job.item)
     check_loadable(weights)
-    return try_reading(weights, model.family, count_image_room(model.context_tokens))
+    check_files_present(weights, model, name)
+    tensors = read_stored_tensors(weights)
+    found = try_reading(weights, model.family, count_image_room(model.context_tokens))
+    for remark in check_promises(model, name, found.facts, tensors):
+        job.progress.say(f"{job.name}: {remark}")
+    return found.limits
 
 
 def choose_limits(model: Model, name: str | None, found: FoundLimits) -> ImageLimits:
