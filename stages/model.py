@@ -6,8 +6,9 @@ Run      dvc repro model@student
 
 A tiny model is a real architecture with random initial weights, trained on the `train` part of the tiny world: students
 and teachers on image questions, answered in the styles of `build.styles`; the judge on verdicts about written answers.
-A hub model is pinned to a commit, and it and a local model to the hash of the files that decide answers. Both must be available when this stage runs,
-so that a missing model fails early.
+A hub model is pinned to a commit, and it and a local model to the hash of the files that decide answers. Both must be
+available when this stage runs, so that a missing model fails early; its files must agree with each other and with the
+parameters.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ from stages.config.image_limits import NO_LIMITS, ImageLimits, read_limits
 from stages.job.failure import Failure
 from stages.job.files import read_json, write_json
 from stages.job.hashes import hash_json
-from stages.job.hub import download_snapshot
+from stages.job.hub import HubError, download_snapshot
 from stages.vlm.contents import READ
 from stages.vlm.identity import CARD, check_content, hash_content
 
@@ -126,27 +126,17 @@ def _read_checkpoint(
 def find_hub_folder(name: str, revision: str) -> Path:
     """Returns the snapshot folder of a hub model; downloads it only with RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError when the snapshot is not on disk and the hub is disabled or unreachable.
+    Raises HubError when the snapshot is not on disk and cannot be had.
     """
-    import os
-
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    offline = os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"
     try:
-        return download_snapshot(name, revision=revision, patterns=READ, offline=offline)
-    except LocalEntryNotFoundError as error:
-        remedy = "set RIL_ALLOW_DOWNLOADS=1 to download it"
-        if not offline:
-            remedy = f"the hub could not be asked ({type(error.__cause__).__name__}): try again"
-        raise FileNotFoundError(
-            f"model {name} at {revision} is not on this machine; {remedy}, or set models.<id>.path"
-        ) from error
+        return download_snapshot(name, revision=revision, patterns=READ)
+    except HubError as error:
+        raise type(error)(f"{error}, or set models.<id>.path") from error
 
 
 def find_hub_commit(name: str, revision: str) -> str:
     """Resolves `revision` of a hub model to a commit; from disk unless RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError as `find_hub_folder`.
+    Raises HubError as `find_hub_folder`.
     """
     return find_hub_folder(name, revision).name  # snapshot folders are named after their commit

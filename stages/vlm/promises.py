@@ -79,8 +79,8 @@ def check_promises(model: Model, name: str, facts: Facts, tensors: Sequence[Stor
 def _iter_chat_faults(facts: Facts, rows: int) -> Iterator[str]:
     if not facts.template:
         yield (
-            "the tokenizer has no chat template; add chat_template.jinja from the model's page, or use a model that was "
-            "trained on chats (often named -Instruct)"
+            "the tokenizer has no chat template; add chat_template.jinja from the model's page, or use a model that "
+            "was trained on chats (often named -Instruct)"
         )
     if facts.end is None or facts.end_id is None:
         yield "tokenizer_config.json has no eos_token; set it to the token that ends the model's turns"
@@ -94,7 +94,8 @@ def _iter_chat_faults(facts: Facts, rows: int) -> Iterator[str]:
     if facts.ends and facts.end_id not in facts.ends:
         yield (
             f"the tokenizer's eos_token is {facts.end!r} ({facts.end_id}), but generation_config.json ends answers at "
-            f"eos_token_id {facts.ends}; set eos_token in tokenizer_config.json to the token that ends the model's turns"
+            f"eos_token_id {facts.ends}; set eos_token in tokenizer_config.json to the token that ends the "
+            "model's turns"
         )
 
 
@@ -106,8 +107,8 @@ def _iter_weight_faults(facts: Facts, tensors: Sequence[StoredTensor]) -> Iterat
         )
     elif other := next((one for one in tensors if one.format not in _FORMATS), None):
         yield (
-            f"{other.file}: {other.name} is stored as {other.format}, not as {', '.join(_FORMATS)}; take the checkpoint "
-            f"that is not quantized, {_REMOTE}"
+            f"{other.file}: {other.name} is stored as {other.format}, not as {', '.join(_FORMATS)}; take the "
+            f"checkpoint that is not quantized, {_REMOTE}"
         )
     for one in tensors:
         if one.name.endswith(("embed_tokens.weight", "lm_head.weight")) and one.shape[:1] != (facts.vocabulary,):
@@ -126,8 +127,8 @@ def _iter_vocabulary_faults(facts: Facts, rows: int) -> Iterator[str]:
     for token, number in facts.banned.items():
         if number >= rows and token not in facts.used:
             yield (
-                f"{token!r} ({number:,}) is never to be sampled, but the embeddings have {rows:,} rows and engines refuse "
-                "the ban; remove the token from the tokenizer's files"
+                f"{token!r} ({number:,}) is never to be sampled, but the embeddings have {rows:,} rows and engines "
+                "refuse the ban; remove the token from the tokenizer's files"
             )
     if facts.image_token is not None and facts.read_image_token not in (-1, facts.image_token):
         yield (

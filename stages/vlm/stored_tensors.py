@@ -1,4 +1,4 @@
-"""What a checkpoint's safetensors files hold, from their headers: names, shapes and formats, without reading a value."""
+"""What a checkpoint's safetensors files hold, from their headers: names, shapes, formats; no value is read."""
 
 import json
 from collections.abc import Mapping
