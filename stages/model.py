@@ -16,11 +16,14 @@ from typing import Any
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits, count_image_room
 from stages.config.model import Model
+from stages.engines.agreement import Agreement, compare_passes
+from stages.job.files import read_json, write_json
 from stages.job.job import Job
 from stages.vlm.checkpoint import DAMAGED_SNAPSHOT, find_hub_commit, find_hub_folder, write_card
 from stages.vlm.contents import check_loadable
-from stages.vlm.identity import check_hub_names, combine_hashes, hash_files, keep_content, list_content
+from stages.vlm.identity import CARD, check_hub_names, combine_hashes, hash_files, keep_content, list_content
 from stages.vlm.promises import check_files_present, check_promises
+from stages.vlm.reference_pass import describe_checkpoint
 from stages.vlm.stored_tensors import read_stored_tensors
 from stages.vlm.trial import FoundLimits, try_reading
 
@@ -36,10 +39,15 @@ def run(job: Job) -> None:
         from stages.tiny.builds.make import make_model  # local import: pinned models do not depend on it
 
         make_model(job, model, model.build)
+        if model.verified:
+            found = _verify(job, model, job.out, model.limits)
+            write_json(job.out / CARD, {**read_json(job.out / CARD), "verified": found.describe()})
+            job.write_metrics({**read_json(job.reports / "metrics.json"), "verified": found.measure()})
 
 
 def pin(job: Job, model: Model) -> None:
     """Writes a card that points to an existing model."""
+    weights: Path | None
     if model.path is not None:
         weights = (job.project / Path(model.path).expanduser()).resolve()
         if not (weights / "config.json").is_file():
@@ -50,6 +58,7 @@ def pin(job: Job, model: Model) -> None:
         check_files(weights)
         source: dict[str, Any] = {"path": str(weights), **_identify(job, weights)}
     elif model.endpoint is not None:
+        weights = None
         source = {"endpoint": model.endpoint.model_dump(mode="json")}
         found = FoundLimits(NO_LIMITS, NO_LIMITS)
     else:
@@ -60,13 +69,34 @@ def pin(job: Job, model: Model) -> None:
         found = _check_foreign(job, weights, model)
         source = {"hub": model.hub, "revision": commit, **_identify(job, weights)}
     limits = choose_limits(model, job.item, found)
+    metrics: dict[str, Any] = {"pinned": source}
+    if weights is not None and model.verified:
+        agreement = _verify(job, model, weights, limits)
+        source = {**source, "verified": agreement.describe()}
+        metrics["verified"] = agreement.measure()
     with job.writing() as folder:
         write_card(folder, model.family, model.precision, model.context_tokens, source, limits)
-    job.write_metrics({"pinned": source})
-    job.progress.say(f"{job.name}: pinned {', '.join(f'{key} {value}' for key, value in source.items())}")
+    job.write_metrics(metrics)
+    job.progress.say(f"{job.name}: pinned {', '.join(f'{key} {value}' for key, value in metrics['pinned'].items())}")
     if limits.list_set():
         why = "set in the parameters" if limits == model.limits else explain_default(model, found)
         job.progress.say(f"{job.name}: images are scaled to {limits} ({why})")
+
+
+def _verify(job: Job, model: Model, weights: Path, limits: ImageLimits) -> Agreement:
+    """Returns how far transformers and vLLM agree on the weights; raises Failure when they do not."""
+    asked = describe_checkpoint(weights, model.family, model.context_tokens, limits)
+    values = sum(tensor.values for tensor in read_stored_tensors(weights))
+    with job.measure_time("verify"):
+        found = compare_passes({**asked, "values": values}, str(job.item))
+    if found.skipped is not None:
+        job.progress.say(f"{job.name}: not verified: {found.skipped}")
+    else:
+        job.progress.say(
+            f"{job.name}: verified: log probabilities of vLLM and transformers differ by at most {found.largest:.2g} "
+            f"in fp32 over {found.tokens} tokens (bound {found.bound:g})"
+        )
+    return found
 
 
 def _identify(job: Job, weights: Path) -> dict[str, str]:

@@ -105,6 +105,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "family": "Checkpoint.family",
         "precision": "Checkpoint.precision",
         "context_tokens": "Checkpoint.context_tokens",
+        "verify": "never",
         "build": "Checkpoint.identity",
         "path": "Checkpoint.identity",
         "hub": "Checkpoint.identity",

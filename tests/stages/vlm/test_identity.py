@@ -272,7 +272,7 @@ def test_pinning_needs_no_second_reading(
 ) -> None:
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     shutil.copytree(tiny("internvl3").folder, tmp_path / "ckpt")
-    given: dict[str, Any] = {"family": "internvl3", "precision": "fp32", "context_tokens": 256}
+    given: dict[str, Any] = {"family": "internvl3", "precision": "fp32", "context_tokens": 256, "verify": False}
     project = make_project({"models": {"internvl3": {**given, "build": None, "path": str(tmp_path / "ckpt")}}})
     job = open_job("model", "internvl3", project, load_params(project / "params.yaml"))
     model_stage.run(job)
