@@ -4,6 +4,7 @@ vLLM answers a question about a picture, then transformers scores that answer, o
 they need no more memory than the engine alone. What differs would make RIL train another model than it samples from.
 """
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -73,8 +74,9 @@ def judge_passes(sampled: Pass, scored: Pass, bound: float, name: str) -> Agreem
             f"and {shown[1]}; {_REMEDY.format(name)}"
         )
     pairs = list(zip(sampled.log_probs, scored.log_probs, strict=True))
-    largest = max(abs(first - second) for first, second in pairs)
-    if not largest <= bound:  # also NaN
+    differences = [abs(first - second) for first, second in pairs]
+    largest = next((one for one in differences if math.isnan(one)), max(differences))
+    if not largest <= bound:
         raise Failure(
             f"models.{name}.verify: log probabilities of vLLM and transformers differ by {largest:.2g} in fp32, the "
             f"bound is {bound:g}; {_REMEDY.format(name)}"

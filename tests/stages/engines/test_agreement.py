@@ -25,6 +25,7 @@ from stages.job.files import read_json
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reference_pass import Pass, describe_checkpoint
 
+BUILD = {"steps": 0, "learning_rate": 1e-3, "hidden_size": 64, "layers": 2, "heads": 2}
 SAMPLED = Pass([1, 2, 3], [7, 8], [-0.5, -1.0])
 
 
@@ -70,8 +71,8 @@ def test_the_card_says_why_nothing_was_compared() -> None:
         ({"path": "x"}, True),
         ({"path": "x", "verify": False}, False),
         ({"hub": "a/b", "revision": "main"}, True),
-        ({"build": {"steps": 1, "learning_rate": 0.1}}, False),
-        ({"build": {"steps": 1, "learning_rate": 0.1}, "verify": True}, True),
+        ({"build": BUILD}, False),
+        ({"build": BUILD, "verify": True}, True),
     ],
 )
 def test_checkpoints_of_others_are_verified_unless_it_is_switched_off(source: dict[str, Any], verified: bool) -> None:
