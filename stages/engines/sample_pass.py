@@ -18,7 +18,7 @@ from stages.engines.engine import Request
 from stages.job.files import read_json, write_json
 from stages.job.host_memory import measure_free_memory
 from stages.vlm.checkpoint import Checkpoint
-from stages.vlm.reference_pass import ANSWER_TOKENS, QUESTION, Pass, draw_picture, read_checkpoint
+from stages.vlm.reference_pass import ANSWER_TOKENS, QUESTION, Pass, make_trial_picture, read_checkpoint
 
 _BESIDE = 3 * GIB  # of the process: libraries, KV cache on CPU, activations of one short prompt
 
@@ -40,7 +40,7 @@ def sample_answer(checkpoint: Checkpoint) -> Pass | str:
 
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core runs in this process
     reader = load_reader(checkpoint)
-    images = [draw_picture()] if reader.image_token_id >= 0 else []
+    images = [make_trial_picture()] if reader.image_token_id >= 0 else []
     messages = [{"role": "user", "content": f"{IMAGE_MARKER * len(images)}{QUESTION}"}]
     if reader.count_prompt_tokens(messages, images) + ANSWER_TOKENS > checkpoint.context_tokens:
         return f"a short question with a picture does not fit context_tokens = {checkpoint.context_tokens}"

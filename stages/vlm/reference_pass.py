@@ -28,7 +28,7 @@ class Pass:
     log_probs: list[float]  # of the answer's tokens, without the tokens that are never sampled
 
 
-def draw_picture() -> bytes:
+def make_trial_picture() -> bytes:
     """Returns the picture of the question, 112 x 84 pixels, as PNG."""
     from PIL import Image
 
@@ -67,7 +67,7 @@ def score_answer(checkpoint: Checkpoint, answer_ids: list[int]) -> Pass:
     if reader.image_token_id >= 0:
         if checkpoint.limits.list_set():
             family.limit_images(processor, checkpoint.limits)
-        content = [{"type": "image", "image": open_image(draw_picture())}, {"type": "text", "text": QUESTION}]
+        content = [{"type": "image", "image": open_image(make_trial_picture())}, {"type": "text", "text": QUESTION}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=True,
