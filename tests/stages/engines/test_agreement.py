@@ -1,6 +1,5 @@
 """transformers and vLLM are compared on a checkpoint of others; what they do not agree on is refused."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
 
 from flows.jobs import open_job
 from stages import model as model_stage
@@ -100,13 +97,12 @@ def test_both_compute_the_same_model(tiny: Callable[[str], Checkpoint], family: 
 
 
 @pytest.mark.slow
-def test_stage_model_writes_what_it_found_and_refuses_a_checkpoint_that_is_read_differently(
+def test_stage_model_writes_what_it_found(
     make_project: Callable[..., Path],
     tiny: Callable[[str], Checkpoint],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The second one's config is read in two ways: transformers 5 takes rope_scaling before rope_parameters."""
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     folder = Path(shutil.copytree(tiny("qwen2_5_vl").folder, tmp_path / "ckpt"))
     given = {"family": "qwen2_5_vl", "precision": "fp32", "context_tokens": 256, "build": None, "path": str(folder)}
@@ -115,11 +111,3 @@ def test_stage_model_writes_what_it_found_and_refuses_a_checkpoint_that_is_read_
     model_stage.run(job)
     assert read_json(job.out / "ril.json")["verified"] == {"tokens": 8, "log_probs_within": 1e-4}
     assert read_json(job.reports / "metrics.json")["verified"]["largest_difference"] <= 1e-4
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["tie_word_embeddings"] = config["tie_word_embeddings"] = True
-    (folder / "config.json").write_text(json.dumps(config))
-    tensors = load_file(folder / "model.safetensors")
-    (head,) = (name for name in tensors if name.endswith("lm_head.weight"))
-    save_file({**tensors, head: torch.flip(tensors[head], [0])}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(Failure, match=r"^models\.student\.verify: "):
-        model_stage.run(job)
