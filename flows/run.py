@@ -42,6 +42,7 @@ from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
 from stages.corpora.source import UnusableData
 from stages.job.failure import Failure
+from stages.job.hub import HubRefusal
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
 from stages.job.stop import STOP
@@ -142,7 +143,7 @@ def _report_error(error: BaseException | None) -> int:
     if error is None:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
-    if isinstance(error, RefusedCheckpoint | UnusableData):
+    if isinstance(error, RefusedCheckpoint | UnusableData | HubRefusal):
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     ours = Path(place.filename).is_relative_to(Path.cwd() / "stages")

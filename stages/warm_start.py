@@ -31,6 +31,7 @@ from stages.training.sft import train_sft
 from stages.training.trainer import save_weights
 from stages.vlm.checkpoint import Checkpoint, open_verified, write_card
 from stages.vlm.context_limit import explain_too_long
+from stages.vlm.published_files import write_published_files
 from stages.vlm.reader import Reader, load_network, load_reader
 
 
@@ -75,6 +76,7 @@ def run(job: Job) -> None:
         if state is not None:
             network.save_adapter(state, folder, "data/model/student")
         reader.save(folder)
+        write_published_files(folder)
         shape = (checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
         write_card(folder, *shape, limits=checkpoint.limits)
     write_rejects(job.reports / "rejects.jsonl", rejects)

@@ -1,7 +1,6 @@
 """Finds, checks and reads the files of a benchmark; never changes them."""
 
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from stages.benchmarks.tables import TableRow, check_head, read_folder, read_rev
 from stages.config.regular import explain_os_error
 from stages.job.bounded import show_path
 from stages.job.hashes import hash_md5
-from stages.job.hub import download_snapshot
+from stages.job.hub import DOWNLOADS, HubError, allows_downloads, download_snapshot
 
 SERVER = "https://opencompass.openxlab.space/utils"
-DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
 TOLERATED_ROWS = 2  # allowed difference between data card and file (SEED-Bench: 14,232 or 14,233)
 
 
@@ -65,7 +63,7 @@ def _load_samples(spec: Spec, folder: Path, strict_md5: bool) -> LoadedBenchmark
         for name in (spec.id, *(name.split("/")[-1] for name in hub.names)):
             if (folder / name).is_dir():
                 return _load_folder(spec, hub, folder / name)
-        if os.environ.get(DOWNLOADS) == "1":
+        if allows_downloads():
             return _load_folder(spec, hub, download_dataset(hub))
     raise MissingBenchmark(f"{spec.title}: nothing in {folder}; {describe_remedy(spec)}")
 
@@ -81,15 +79,13 @@ def describe_remedy(spec: Spec) -> str:
 
 def download_dataset(hub: Hub) -> Path:
     """Returns the folder of a data set from the hub, at its revision; uses the first available name."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     failed = []
     for name in hub.names:
         try:
             patterns = [f"*{hub.config}*/*.parquet" if hub.config else "*.parquet"]
             return download_snapshot(name, kind="dataset", revision=hub.revision, patterns=patterns)
-        except (HfHubHTTPError, OSError) as error:
-            failed.append(f"{name}: {' '.join(str(error).split())}")
+        except HubError as error:
+            failed.append(str(error))
     raise BenchmarkError("; ".join(failed))
 
 

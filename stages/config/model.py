@@ -42,6 +42,11 @@ class Model(Block):
         description="Maximum tokens of prompt and answer; longer questions are listed as rejects.",
     )
 
+    verify: bool | None = Field(
+        None,
+        description="Whether a question in full precision must get the same log probabilities from transformers and "
+        "vLLM. Default: true for `path` and `hub`.",
+    )
     max_pixels: int | None = Field(
         None,
         ge=SMALLEST_PIXELS,
@@ -66,6 +71,11 @@ class Model(Block):
     )
 
     @property
+    def verified(self) -> bool:
+        """Whether transformers and vLLM are compared: where it is not set, for the checkpoints of others."""
+        return self.path is not None or self.hub is not None if self.verify is None else self.verify
+
+    @property
     def limits(self) -> ImageLimits:
         """The limits on images that are set."""
         return ImageLimits(**{name: getattr(self, name) for name in LIMIT_NAMES})
@@ -87,6 +97,8 @@ class Model(Block):
             raise ValueError(f"has {' and '.join(given) or 'none'} of build, path, hub, endpoint; give exactly one")
         if (self.family == "remote") != (self.endpoint is not None):
             raise ValueError("family remote and endpoint belong together; give both or neither")
+        if self.endpoint is not None and self.verify:
+            raise ValueError("verify is true, but the weights of an endpoint are not here; remove verify")
         if (self.hub is None) != (self.revision is None):
             raise ValueError("hub and revision belong together; give both or neither")
         return self

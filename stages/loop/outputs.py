@@ -19,6 +19,7 @@ from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import save_weights
 from stages.vlm.checkpoint import write_card
+from stages.vlm.published_files import write_published_files
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -71,6 +72,7 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
             save_weights(student.model, folder / name, dict(student.iter_weights(weights)))
             student.save_adapter(weights, folder / name, "data/warm_start")
             models.reader.save(folder / name)
+            write_published_files(folder / name)
             shape = (checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
             write_card(folder / name, *shape, limits=checkpoint.limits)
         write_shards(folder / "samples", state.rows("samples"), SAMPLE_SCHEMA)

@@ -92,8 +92,9 @@ def list_checkpoints(job: Job) -> list[tuple[str, str]]:
     for file in cards:
         if file.is_file():
             card = read_json(file)
-            hub = f"{card.get('hub')} {str(card.get('revision'))[:SHOWN_DIGITS]}"
-            identity = f"sha256 {card['identity'][:SHOWN_DIGITS]}" if "identity" in card else hub
+            identity = f"sha256 {str(card.get('identity'))[:SHOWN_DIGITS]}"
+            if "hub" in card:
+                identity = f"{card['hub']} {str(card['revision'])[:SHOWN_DIGITS]}"
             if "endpoint" in card:
                 identity = f"{card['endpoint']['name']} at {card['endpoint']['provider']}"
             rows.append((str(file.parent.relative_to(job.root)), identity))

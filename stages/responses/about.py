@@ -34,11 +34,8 @@ def read_model_name(checkpoint: "Checkpoint") -> tuple[str, str]:
     For a model at an endpoint, the name is provider and model name, and the revision is the hash of its request
     settings.
     """
-    for mark in ("#", "@"):
-        name, found, revision = checkpoint.identity.rpartition(mark)
-        if found:
-            return name, revision
-    return checkpoint.weights.name, checkpoint.identity
+    name, found, revision = (checkpoint.hub or checkpoint.identity).rpartition("@" if checkpoint.hub else "#")
+    return (name, revision) if found else (checkpoint.weights.name, checkpoint.identity)
 
 
 def make_about(checkpoint: "Checkpoint", asked: GenerationSpec) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from stages.config.image_limits import NO_LIMITS, ImageLimits, read_limits
 from stages.job.failure import Failure
 from stages.job.files import read_json, write_json
 from stages.job.hashes import hash_json
-from stages.job.hub import download_snapshot
+from stages.job.hub import HubError, download_snapshot
 from stages.vlm.contents import READ
 from stages.vlm.identity import CARD, check_content, hash_content
 
 Precision = Literal["fp32", "bf16"]
+DAMAGED_SNAPSHOT = "delete this snapshot and download it again"
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Checkpoint:
     family: str
     precision: Precision
     context_tokens: int
-    identity: str  # hash of the files, or hub name and commit, or provider, name and hash of the endpoint block
+    identity: str  # hash of the files that decide answers, or provider, name and hash of the endpoint block
     endpoint: Endpoint | None = None  # of a remote model; `weights` then contains no weights
     limits: ImageLimits = NO_LIMITS  # on images, in place of those of its processor
+    hub: str | None = None  # name and commit of a hub model: owner/name@commit
 
 
 def write_card(
@@ -47,7 +49,7 @@ def write_card(
     """Writes the card of a model.
 
     Without `source`, the weights are in `folder`. Otherwise it locates them: {"path", "identity"}, or {"hub",
-    "revision"} with a commit as revision, or {"endpoint"}, the block of a remote model.
+    "revision", "identity"} with a commit as revision, or {"endpoint"}, the block of a remote model.
     """
     card: dict[str, Any] = {"family": family, "precision": precision, "context_tokens": context_tokens}
     if limits.list_set():
@@ -66,16 +68,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     card = read_json(folder / CARD)
     if "endpoint" in card:
         return _open_remote(folder, card)
-    weights, identity = folder, card.get("identity", "")
+    weights = folder
     if "path" in card:
         weights = Path(card["path"])
     elif "hub" in card:
-        weights, identity = find_hub_folder(card["hub"], card["revision"]), f"{card['hub']}@{card['revision']}"
+        weights = find_hub_folder(card["hub"], card["revision"])
     if not weights.is_dir():
         raise FileNotFoundError(
             f"{folder / CARD} points to {weights}, which does not exist; restore it or rerun the stage"
         )
-    return _read_checkpoint(folder, weights, card, identity)
+    return _read_checkpoint(folder, weights, card, card.get("identity", ""))
 
 
 def open_verified(folder: Path, store: Path) -> Checkpoint:
@@ -88,16 +90,15 @@ def open_verified(folder: Path, store: Path) -> Checkpoint:
     if model.endpoint is not None:
         return model
     target = _find_target(folder)
-    hub = "hub" in read_json(folder / CARD)
     if not model.identity:
         raise Failure(f"{folder / CARD} has no identity; run its stage again: dvc repro -f -s {target}")
-    if hub:
-        remedy = "delete this snapshot and download it again"
+    if model.hub:
+        remedy = DAMAGED_SNAPSHOT
     elif model.weights == folder:
         remedy = f"restore it with: dvc checkout --force {folder}, or make it again: dvc repro -f -s {target}"
     else:
         remedy = f"put the file back, or pin the new model: dvc repro -f -s {target}"
-    check_content(model.weights, model.identity, store, f"{remedy} ({folder / CARD})", hub)
+    check_content(model.weights, model.identity, store, f"{remedy} ({folder / CARD})")
     return model
 
 
@@ -118,33 +119,24 @@ def _read_checkpoint(
     folder: Path, weights: Path, card: Mapping[str, Any], identity: str, endpoint: Endpoint | None = None
 ) -> Checkpoint:
     shape = (card["family"], card["precision"], card["context_tokens"])
-    return Checkpoint(folder, weights, *shape, identity, endpoint, read_limits(card.get("image_limits")))
+    hub = f"{card['hub']}@{card['revision']}" if "hub" in card else None
+    return Checkpoint(folder, weights, *shape, identity, endpoint, read_limits(card.get("image_limits")), hub)
 
 
 def find_hub_folder(name: str, revision: str) -> Path:
     """Returns the snapshot folder of a hub model; downloads it only with RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError when the snapshot is not on disk and the hub is disabled or unreachable.
+    Raises HubError when the snapshot is not on disk and cannot be had.
     """
-    import os
-
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    offline = os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"
     try:
-        return download_snapshot(name, revision=revision, patterns=READ, offline=offline)
-    except LocalEntryNotFoundError as error:
-        remedy = "set RIL_ALLOW_DOWNLOADS=1 to download it"
-        if not offline:
-            remedy = f"the hub could not be asked ({type(error.__cause__).__name__}): try again"
-        raise FileNotFoundError(
-            f"model {name} at {revision} is not on this machine; {remedy}, or set models.<id>.path"
-        ) from error
+        return download_snapshot(name, revision=revision, patterns=READ)
+    except HubError as error:
+        raise type(error)(f"{error}, or set models.<id>.path") from error
 
 
 def find_hub_commit(name: str, revision: str) -> str:
     """Resolves `revision` of a hub model to a commit; from disk unless RIL_ALLOW_DOWNLOADS=1.
 
-    Raises FileNotFoundError as `find_hub_folder`.
+    Raises HubError as `find_hub_folder`.
     """
     return find_hub_folder(name, revision).name  # snapshot folders are named after their commit

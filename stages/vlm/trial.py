@@ -8,11 +8,13 @@ import json
 import resource
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from stages.config.image_limits import ImageLimits, read_limits
+from stages.config.image_limits import NO_LIMITS, ImageLimits, read_limits
 from stages.vlm.contents import RefusedCheckpoint
+from stages.vlm.promises import Facts
 
 CPU_SECONDS = 30  # real processors take 1 to 3 s
 MEMORY = 4 << 30  # on top of what the libraries take
@@ -27,8 +29,18 @@ class FoundLimits:
     fitting: ImageLimits  # what must be set so that no image takes more than the tokens asked for
 
 
-def try_reading(weights: Path, family: str, image_tokens: int) -> FoundLimits:
-    """Returns the limits on images of a folder's processor, `fitting` for `image_tokens`.
+@dataclass(frozen=True)
+class Trial:
+    """What was read of a checkpoint's small files."""
+
+    limits: FoundLimits
+    facts: Facts
+
+
+def try_reading(weights: Path, family: str, image_tokens: int) -> Trial:
+    """Returns the facts of a folder's config and tokenizer, and its processor's limits, `fitting` for `image_tokens`.
+
+    There are no limits where the tokenizer lacks what a prompt is made with; the facts say so.
 
     Raises RefusedCheckpoint when it can't encode a short conversation within the limits of time and memory.
     """
@@ -46,8 +58,8 @@ def try_reading(weights: Path, family: str, image_tokens: int) -> FoundLimits:
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         raise RefusedCheckpoint(_explain(weights, f"fails with {said[-1][:300]}"))
-    own, fitting = json.loads(done.stdout.splitlines()[-1])
-    return FoundLimits(read_limits(own), read_limits(fitting))
+    own, fitting, facts = json.loads(done.stdout.splitlines()[-1])
+    return Trial(FoundLimits(read_limits(own), read_limits(fitting)), Facts(**facts))
 
 
 def _explain(weights: Path, what: str) -> str:
@@ -70,23 +82,81 @@ def _limit(cpu_seconds: int) -> None:
 def main(weights: Path, name: str, cpu_seconds: int, image_tokens: int) -> None:
     """Encodes a question, with an image where the family sees images; raises whatever goes wrong.
 
-    Prints the processor's limits on images, and those that fit `image_tokens`, as the last line.
+    Prints the processor's limits on images, those that fit `image_tokens`, and the facts, as the last line.
     """
     from stages.corpora.markers import IMAGE_MARKER
-    from stages.vlm.reader import FAMILIES, Reader
+    from stages.vlm.family import Pixels
+    from stages.vlm.reader import FAMILIES, NO_VALUES, Reader
 
     _limit(cpu_seconds)
-    reader = Reader(FAMILIES[name], FAMILIES[name].load_processor(weights))
+    family, known = FAMILIES[name], _read_config(weights)
+    processor = family.load_processor(weights)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    facts = Facts(
+        **known,
+        template=bool(tokenizer.chat_template),
+        end=tokenizer.eos_token,
+        end_id=tokenizer.eos_token_id,
+        plain=1 + max(tokenizer._tokenizer.get_vocab(with_added_tokens=False).values()),
+        known=1 + max(tokenizer.get_vocab().values()),
+        read_image_token=family.find_image_token_id(processor),
+        used={},
+        banned={},
+        ends=_read_ends(weights),
+    )
+    if not facts.template or facts.end is None:
+        print(json.dumps([NO_LIMITS.list_set(), NO_LIMITS.list_set(), asdict(facts)]))
+        return
+    reader = Reader(family, processor, facts.vocabulary)
     images = int(reader.image_token_id >= 0)
-    if not reader.chat.tokenizer.chat_template:
-        raise ValueError(
-            "no chat template (chat_template.jinja, or chat_template in tokenizer_config.json): a base model, which "
-            "answers no questions; take its -Instruct model, or a folder with that model's template"
-        )
     messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": f"{IMAGE_MARKER * images}1 + 1?"}]
-    if not reader.chat.encode_prompt(messages, images):
+    ids = reader.chat.encode_prompt(messages, images)
+    if not ids:
         raise ValueError("the chat template gives no tokens")
-    print(json.dumps([reader.image_limits.list_set(), reader.fit_images(image_tokens).list_set()]))
+    if images:
+        ids = family.expand(processor, ids, Pixels(NO_VALUES, None, (), (1,)))
+    facts.used.update({str(tokenizer.convert_ids_to_tokens(one)): one for one in ids if one >= facts.plain})
+    facts.banned.update({str(tokenizer.convert_ids_to_tokens(one)): one for one in reader.chat.banned_token_ids})
+    print(json.dumps([reader.image_limits.list_set(), reader.fit_images(image_tokens).list_set(), asdict(facts)]))
+
+
+def _read_config(weights: Path) -> dict[str, Any]:
+    """Returns what config.json says, in the words of `Facts`."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+    text = config.get_text_config(decoder=True)
+    quantization = getattr(config, "quantization_config", None)
+    method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else None
+    image_token = getattr(config, "image_token_id", None)
+    return {
+        "vocabulary": int(text.vocab_size),
+        "positions": _count_positions(text),
+        "quantization": method,
+        "image_token": None if image_token is None else int(image_token),
+    }
+
+
+def _count_positions(text: Any) -> int | None:
+    """Returns the tokens that rotary positions reach, as vLLM counts them: stretched by the factor of the scaling."""
+    reach = getattr(text, "max_position_embeddings", None)
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if reach is None or not isinstance(scaling, dict):
+        return reach
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind in ("default", "mrope", "su", "longrope", "llama3", "proportional"):
+        return int(reach)
+    if kind == "yarn":
+        reach = scaling.get("original_max_position_embeddings", reach)
+    return int(reach * scaling.get("factor", 1))
+
+
+def _read_ends(weights: Path) -> list[Any]:
+    file = weights / "generation_config.json"
+    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    if found is None:
+        return []
+    return found if isinstance(found, list) else [found]
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from flows.jobs import open_job
 from stages import questions
@@ -188,7 +186,7 @@ def test_a_hub_id_is_read_from_disk_and_fetched_only_if_downloads_are_allowed(
         read(hub_block(), tmp_path)
     monkeypatch.setenv("RIL_ALLOW_DOWNLOADS", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UnusableData, match=r"the hub could not be asked .*; try again"):
+    with pytest.raises(UnusableData, match=r"HF_HUB_OFFLINE forbids to ask the hub; unset it, or give its folder"):
         read(hub_block(), tmp_path)
     kept = tmp_path / f"cache/datasets--someone--vqa/snapshots/{'a' * 40}"
     (kept / "data").mkdir(parents=True)
@@ -196,29 +194,6 @@ def test_a_hub_id_is_read_from_disk_and_fetched_only_if_downloads_are_allowed(
     (kept / "data/test.jsonl").write_bytes(vqa_lines(3, 2))
     monkeypatch.delenv("RIL_ALLOW_DOWNLOADS")
     assert [row["answer"] for row in read(hub_block(split="test"), tmp_path)[0]] == ["3", "4"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "line"),
-    [
-        (GatedRepoError, "is gated: accept its terms at https://huggingface.co/datasets/someone/vqa"),
-        (RepositoryNotFoundError, "no such data set, or it is private"),
-        (RevisionNotFoundError, "no such revision; correct `revision`"),
-        (HfHubHTTPError, "try again"),
-    ],
-)
-def test_what_the_hub_refuses_is_one_line(
-    kind: type[HfHubHTTPError], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_given: Any, **_named: Any) -> Path:
-        raise kind("403\nforbidden", response=httpx.Response(403, request=httpx.Request("GET", "https://hub")))
-
-    monkeypatch.setattr("stages.corpora.containers.hub.download_snapshot", refuse)
-    (tmp_path / "here").mkdir()
-    with pytest.raises(UnusableData) as caught:
-        read(hub_block(), tmp_path)
-    assert line in str(caught.value)
-    assert str(caught.value).isprintable()
 
 
 def test_other_kinds_name_this_one_where_they_cannot_read(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ TABLE: list[tuple[str, str, Any, bool]] = [
     ("Checkpoint", "context_tokens", 8192, NEW),
     ("Checkpoint", "identity", "org/model@4567", NEW),
     ("Checkpoint", "endpoint", Endpoint(provider="them", name="model"), SAME),  # its settings are in the identity
+    ("Checkpoint", "hub", "org/model@0123", SAME),  # a download and a copy of it are one model
     ("Checkpoint", "limits", ImageLimits(max_pixels=784_000), NEW),
     ("Question", "id", "q2", SAME),
     ("Question", "images", (b"the bytes count by their hash",), SAME),
@@ -104,6 +105,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "family": "Checkpoint.family",
         "precision": "Checkpoint.precision",
         "context_tokens": "Checkpoint.context_tokens",
+        "verify": "never",
         "build": "Checkpoint.identity",
         "path": "Checkpoint.identity",
         "hub": "Checkpoint.identity",

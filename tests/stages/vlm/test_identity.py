@@ -16,8 +16,8 @@ from stages.config.params import load_params
 from stages.job.failure import Failure
 from stages.job.hashes import hash_file
 from stages.vlm import identity
-from stages.vlm.checkpoint import Checkpoint, open_verified, write_card
-from stages.vlm.identity import check_content, hash_content
+from stages.vlm.checkpoint import Checkpoint, open_checkpoint, open_verified, write_card
+from stages.vlm.identity import check_content, combine_hashes, hash_content
 
 DECIDING = {
     "model.safetensors": b"weights",
@@ -33,8 +33,13 @@ HARMLESS = {
     "README.md": b"words",
     "LICENSE.txt": b"MIT",
     ".git/index": b"1",
-    ".cache/huggingface/x": b"2",
+    ".gitattributes": b"*.safetensors filter=lfs",
+    ".cache/huggingface/download/config.json.metadata": b"2",
+    ".cache/huggingface/download/model.safetensors.lock": b"",
+    ".cache/huggingface/trap/config.json": b"{}",
     "a.png": b"",
+    "pytorch_model.bin": b"weights that nothing here reads",
+    "USE_POLICY": b"words",
 }
 
 
@@ -133,7 +138,7 @@ def test_files_are_read_once(pinned: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(identity, "hash_file", hash_and_tell)
     open_verified(pinned, tmp_path / "store")
-    assert len(read) == len(DECIDING) + len(HARMLESS)
+    assert sorted(read) == sorted(DECIDING)
     read.clear()
     open_verified(pinned, tmp_path / "store")
     assert not read
@@ -177,9 +182,51 @@ def test_a_store_that_is_not_writable_costs_time_only(pinned: Path, tmp_path: Pa
         open_verified(pinned, tmp_path / "store")
 
 
-def test_a_snapshot_of_the_hub_is_compared_with_its_names_and_with_what_was_there_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_differ_in_what_decides_nothing_are_one_model(pinned: Path, tmp_path: Path) -> None:
+    """The second is a snapshot of the hub's cache: symbolic links, and only what is downloaded for this project."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("c" * 40)
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for name, content in DECIDING.items():
+        (blobs / f"of {name}").write_bytes(content)
+        (snapshot / name).symlink_to(blobs / f"of {name}")
+    assert hash_content(snapshot) == hash_content(tmp_path / "ckpt") == open_checkpoint(pinned).identity
+    for name in HARMLESS:
+        (tmp_path / "ckpt" / name).unlink()
+        assert hash_content(snapshot) == hash_content(tmp_path / "ckpt")
+    for name in DECIDING:
+        before = (tmp_path / "ckpt" / name).read_bytes()
+        (tmp_path / "ckpt" / name).write_bytes(bytes([before[0] ^ 1]) + before[1:])
+        assert hash_content(snapshot) != hash_content(tmp_path / "ckpt")
+        (tmp_path / "ckpt" / name).write_bytes(before)
+
+
+def test_a_folder_of_deciding_files_alone_has_the_hash_that_it_always_had(tmp_path: Path) -> None:
+    """Models that were made here keep their answers."""
+    for name, content in (("config.json", b"{}"), ("adapter/model.safetensors", b"weights"), ("ril.json", b"{}")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert hash_content(tmp_path) == "c185edb239f2cde282e86bc847d4951eea2826acb05a1cd26fdf763bb61169fc"
+
+
+def test_a_card_of_before_counts_what_it_always_counted(pinned: Path, tmp_path: Path) -> None:
+    """Its identity is over all files; where the store has the hashes, the model is opened and keeps its answers."""
+    names = [*DECIDING, *HARMLESS]
+    every = {name: hash_file(tmp_path / "ckpt" / name) for name in names}
+    card, store = json.loads((pinned / "ril.json").read_text()), tmp_path / "store"
+    old = combine_hashes(every)
+    assert old != card["identity"]
+    (pinned / "ril.json").write_text(json.dumps({**card, "identity": old}))
+    identity.keep_content(tmp_path / "ckpt", old, store, every)
+    assert open_verified(pinned, store).identity == old
+    (tmp_path / "ckpt" / "README.md").write_text("other words")
+    assert open_verified(pinned, store).identity == old
+    (tmp_path / "ckpt" / "config.json").write_text('{"other": 1}')
+    with pytest.raises(Failure, match=r"config.json has changed"):
+        open_verified(pinned, store)
+
+
+def test_a_damaged_snapshot_of_the_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("c" * 40)
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -191,15 +238,30 @@ def test_a_snapshot_of_the_hub_is_compared_with_its_names_and_with_what_was_ther
     monkeypatch.setattr("stages.vlm.checkpoint.find_hub_folder", lambda name, revision: snapshot)
     card = tmp_path / "data" / "model" / "big"
     card.mkdir(parents=True)
-    write_card(card, "internvl3", "bf16", 256, {"hub": "a/b", "revision": "c" * 40})
-    assert open_verified(card, tmp_path / "store").identity == f"a/b@{'c' * 40}"
+    source = {"hub": "a/b", "revision": "c" * 40, "identity": hash_content(snapshot)}
+    write_card(card, "internvl3", "bf16", 256, source)
+    opened = open_verified(card, tmp_path / "store")
+    assert (opened.identity, opened.hub) == (source["identity"], f"a/b@{'c' * 40}")
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").write_text('{"other": 1}')
     with pytest.raises(Failure, match=r"config.json has changed: .*delete this snapshot and download it again"):
         open_verified(card, tmp_path / "store")
+    found = identity.hash_files(snapshot, identity.list_content(snapshot))
+    identity.check_hub_names(snapshot, found, "")  # small files have no sha256 for a name
     weights.write_bytes(b"other weights")
-    with pytest.raises(Failure, match=r"model.safetensors has changed"):
-        open_verified(card, tmp_path / "another store")
+    with pytest.raises(Failure, match=r"model.safetensors has changed: sha256 recorded .*; remedy"):
+        identity.check_hub_names(snapshot, identity.hash_files(snapshot, [snapshot / "model.safetensors"]), "remedy")
+
+
+def test_a_card_of_a_hub_model_without_identity_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.vlm.checkpoint.find_hub_folder", lambda name, revision: tmp_path)
+    card = tmp_path / "data" / "model" / "big"
+    card.mkdir(parents=True)
+    write_card(card, "internvl3", "bf16", 256, {"hub": "a/b", "revision": "c" * 40})
+    with pytest.raises(Failure, match=r"has no identity; run its stage again: dvc repro -f -s model@big"):
+        open_verified(card, tmp_path / "store")
 
 
 def test_pinning_needs_no_second_reading(
@@ -210,7 +272,7 @@ def test_pinning_needs_no_second_reading(
 ) -> None:
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     shutil.copytree(tiny("internvl3").folder, tmp_path / "ckpt")
-    given: dict[str, Any] = {"family": "internvl3", "precision": "fp32", "context_tokens": 256}
+    given: dict[str, Any] = {"family": "internvl3", "precision": "fp32", "context_tokens": 256, "verify": False}
     project = make_project({"models": {"internvl3": {**given, "build": None, "path": str(tmp_path / "ckpt")}}})
     job = open_job("model", "internvl3", project, load_params(project / "params.yaml"))
     model_stage.run(job)
