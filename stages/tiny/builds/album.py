@@ -23,7 +23,7 @@ YES_NO = ("yes", "no")
 
 
 @dataclass(frozen=True)
-class Picture:
+class AlbumPicture:
     """The images of some questions, with their answer in each facet."""
 
     images: tuple[bytes, ...]
@@ -49,7 +49,7 @@ class Album:
     """A data set as lessons need it."""
 
     rows: Sequence[AlbumRow]
-    pictures: Sequence[Picture]
+    pictures: Sequence[AlbumPicture]
     facets: tuple[tuple[str, ...], ...]  # the alternatives of each, the most frequent first
 
     @cached_property
@@ -132,7 +132,7 @@ def make_album(rows: Sequence[AlbumRow], images: Sequence[tuple[bytes, ...]]) ->
         if row.answer in places:
             said[row.picture][places[row.answer]].add(row.answer)
     pictures = [
-        Picture(shown, {facet: next(iter(answers)) for facet, answers in found.items() if len(answers) == 1})
+        AlbumPicture(shown, {facet: next(iter(answers)) for facet, answers in found.items() if len(answers) == 1})
         for shown, found in zip(images, said, strict=True)
     ]
     return Album(rows, pictures, facets)

@@ -120,6 +120,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "model": "Checkpoint.identity",
         "max_tokens": "Sampling.max_tokens",
         "constrained": "Sampling.pattern",
+        "form": "Question.messages",
         "max_failed_share": "never",
         "min_exam_accuracy": "never",
         "rule_first": "never",
