@@ -2,7 +2,8 @@
 
 `--long third` runs a third of the tests that start engines, train, or open a browser, drawn by the commit; the default
 is all of them. Long forms of single tests, off by default: RIL_PROPERTIES=thorough (examples of each property),
-RIL_KILLS=20 (moments of a kill), RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB).
+RIL_KILLS=20 (moments of a kill), RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB), RIL_WALK=1
+(published checkpoints through the pipeline).
 """
 
 import hashlib
