@@ -516,7 +516,7 @@ FAULTS = (
     # --- sums in fp32 -------------------------------------------------------------------------------------------------
     Fault("stages/training/engine_config.py", '{"grad_accum_dtype": "fp32"}', '{"grad_accum_dtype": "bf16"}',
           "gradients of packs are summed in bf16", (f"{T_SUMS}test_alone_bf16_is_as_near_in_any_packing[2]",)),
-    Fault(READER, "nn.functional.embedding(places, embedding(different).float())",
+    Fault("stages/vlm/text_pass.py", "nn.functional.embedding(places, embedding(different).float())",
           "nn.functional.embedding(places, embedding(different))",
           "gradients of equal tokens are summed in bf16", (f"{T_SUMS}test_alone_bf16_is_as_near_in_any_packing[2]",)),
     # --- tokens that texts spell --------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ GUARDS = (
     Guard("T3", "stages/vlm/qwen2_5_vl.py", "merged = rows // processor.image_processor.merge_size**2",
           "merged = rows // 14",
           f"{READER}test_prompt_equals_the_processors"),
-    Guard("T4", "stages/vlm/reader.py", "if int(places.sum()) != len(features):", "if False:",
+    Guard("T4", "stages/vlm/text_pass.py", "if int(images.sum()) != len(features):", "if False:",
           f"{HERE}test_t4_images_and_places_must_agree"),
     Guard("T5", "stages/engines/arguments.py", "ids = chat.encode_prompt(messages, len(request.images))",
           "ids = [i for i in chat.encode_prompt(messages, len(request.images)) for _ in range(2)]",
@@ -138,6 +138,6 @@ GUARDS = (
           f"{HERE}test_t40_a_step_draws_the_same_whatever_was_drawn_before"),
     Guard("T42", "stages/adversary/discriminator_model.py", "field(default=(), repr=False)", "field(default=())",
           f"{HERE}test_t42_what_is_printed_of_a_text_holds_no_image"),
-    Guard("T43", "stages/vlm/checkpoint.py", 'os.environ.get("RIL_ALLOW_DOWNLOADS") != "1"', "False",
+    Guard("T43", "stages/job/hub.py", 'os.environ.get(DOWNLOADS) == "1"', "True",
           f"{HERE}test_t43_nothing_is_fetched_unless_downloads_are_allowed"),
 )  # fmt: skip
