@@ -15,7 +15,7 @@ ARGS ?=
 # Processes that run tests, whole modules each, so that a module's models and servers are made once (tests/conftest.py has
 # the order). 0 runs all in this process, as --pdb and -s need it.
 WORKERS ?= 2
-# Which of the long tests (engines, training, browser) run: all, none, or the third that the commit draws.
+# Which of the long tests (engines, training, browser) run: all, none, or a third, another one every 32 commits.
 LONG ?= third
 
 VENV := .venv

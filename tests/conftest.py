@@ -1,7 +1,7 @@
 """What all tests share: the libraries' settings, how they run on several workers, and projects in temporary folders.
 
-`--long third` runs a third of the tests that start engines, train, or open a browser, drawn by the commit; the default
-is all of them. Long forms of single tests, off by default: RIL_PROPERTIES=thorough (examples of each property),
+`--long third` runs a third of the tests that start engines, train, or open a browser, another one every 32 commits; the
+default is all of them. Long forms of single tests, off by default: RIL_PROPERTIES=thorough (examples of each property),
 RIL_KILLS=20 (moments of a kill), RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB), RIL_WALK=1
 (published checkpoints through the pipeline).
 """
@@ -39,32 +39,37 @@ settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 
 SEEING = [name for name in get_args(FamilyName) if name not in (*TEXT_FAMILIES, "remote")]  # families that see images
 LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
+COMMITS_A_DRAW = 32
 LONG_SHARES = {"all": 1.0, "third": 1 / 3, "none": 0.0}
 MACHINE = pytest.StashKey[ReadWriteLock]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--long`: how many of the long tests run."""
-    said = f"which of the tests marked {', '.join(LONG)} run; third: those that the commit draws"
+    said = f"which of the tests marked {', '.join(LONG)} run; third: those of the draw"
     parser.addoption("--long", choices=tuple(LONG_SHARES), default="all", help=said)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Says that a part of the tests is left out."""
     share = config.getoption("--long")
-    return None if share == "all" else f"long tests: {share}, drawn by commit {find_commit()} (make test LONG=all)"
+    return None if share == "all" else f"long tests: {share}, draw {find_draw()} (make test LONG=all runs all)"
 
 
 @cache
-def find_commit() -> str:
-    """The commit that is checked out; "none" in a folder that is no repository."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=30)
-    return found.stdout.strip() or "none"
+def find_draw() -> int:
+    """The number of the draw, which changes with every 32 commits: a change that mends another runs the same tests.
+
+    It is 0 in a folder that is no repository.
+    """
+    words = ["git", "rev-list", "--count", "HEAD"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return int(found.stdout or 0) // COMMITS_A_DRAW
 
 
-def is_drawn(name: str, commit: str, share: float) -> bool:
-    """Whether a long test is in the part that `commit` draws; another commit draws another part."""
-    return int.from_bytes(hashlib.sha256(f"{commit} {name}".encode()).digest()[:6]) < share * 2**48
+def is_drawn(name: str, draw: int, share: float) -> bool:
+    """Whether a long test is in the part of this draw."""
+    return int.from_bytes(hashlib.sha256(f"{draw} {name}".encode()).digest()[:6]) < share * 2**48
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -75,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     long = {item.nodeid for item in items if any(map(item.get_closest_marker, LONG))}
     share = LONG_SHARES[config.getoption("--long")]
-    left = [item for item in items if item.nodeid in long and not is_drawn(item.nodeid, find_commit(), share)]
+    left = [item for item in items if item.nodeid in long and not is_drawn(item.nodeid, find_draw(), share)]
     if left:
         config.hook.pytest_deselected(items=left)
         left_names = {item.nodeid for item in left}
