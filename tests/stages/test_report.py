@@ -323,7 +323,8 @@ def test_the_page_shows_every_score_curve_and_answer(page: Callable[..., str], p
 def test_the_page_shows_questions_as_the_student_sees_them(
     page: Callable[..., str], project: Path, tiny: Callable[[str], Checkpoint]
 ) -> None:
-    assert "Not shown: model someone/student at 1234567890abcdef is not on this machine" in Elements(page()).words
+    said = "Not shown: model 'someone/student' at '1234567890abcdef' is not on this machine"
+    assert said in Elements(page()).words
     shutil.rmtree(project / "data/model/student")
     shutil.copytree(tiny("qwen2_5_vl").folder, project / "data/model/student")
     write_questions(project, "validation", 4)
