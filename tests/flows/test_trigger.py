@@ -92,7 +92,8 @@ def test_values_that_can_not_be_used_are_a_line(root: Path, target: str, values:
 
 def test_a_profile_is_one_of_those_offered(root: Path) -> None:
     with pytest.raises(
-        ParamsError, match=r"'profile'. Failure reason: '../x' is not one of \['none', 'easy_vqa', 'lora_1x24', .*'paper'"
+        ParamsError,
+        match=r"'profile'. Failure reason: '../x' is not one of \['none', 'easy_vqa', 'lora_1x24', .*'paper'",
     ):
         make_plan(root, "ril", {}, "../x")
 

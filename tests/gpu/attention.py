@@ -31,7 +31,7 @@ def one_mask(mask: GroupMask, prompt: int, length: int) -> Attention:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: GroupMask,
+        attention_mask: None,
         scaling: float | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
@@ -51,12 +51,14 @@ def split(mask: GroupMask, prompt: int, length: int) -> Attention:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: GroupMask,
+        attention_mask: None,
         scaling: float | None = None,
+        *,
+        group_mask: GroupMask,
         **_: Any,
     ) -> tuple[Tensor, None]:
         parts = []
-        for start, stop in ((span.start, span.stop) for span in attention_mask.spans):
+        for start, stop in ((span.start, span.stop) for span in group_mask.spans):
             end = start + prompt
             q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
             parts.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from stages.config.model import Model
 from stages.config.runtime import Runtime
 from stages.config.verdict import Verdict
 from stages.engines.vllm import VllmEngine
@@ -16,13 +17,16 @@ from stages.judging.exam import judge_beside_training
 from stages.judging.judge import JudgeItem
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.contents import RefusedCheckpoint
+from stages.vlm.promises import check_promises
 from stages.vlm.reader import load_network, load_reader
+from stages.vlm.stored_tensors import read_stored_tensors
 from stages.vlm.trial import try_reading
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+CONTEXT = 2048  # the tiny tokenizer spells the judge's prompt out
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32}
 KINDS = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen3": (Qwen3ForCausalLM, Qwen3Config)}
 
@@ -42,14 +46,14 @@ def make_judge(tiny: Callable[[str], Checkpoint], tmp_path: Path) -> Callable[[s
         config = config_class(
             vocab_size=len(tokenizer),
             num_key_value_heads=1,
-            max_position_embeddings=512,
+            max_position_embeddings=CONTEXT,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
             pad_token_id=tokenizer.pad_token_id,
             **SHAPE,
         )
         model_class(config).save_pretrained(folder)
-        return replace(known, folder=folder, weights=folder, family="text", identity=kind)
+        return replace(known, folder=folder, weights=folder, family="text", identity=kind, context_tokens=CONTEXT)
 
     return make
 
@@ -70,10 +74,14 @@ def test_a_chat_model_is_loaded_with_its_own_template(kind: str, make_judge: Cal
 
 def test_a_model_without_a_chat_template_is_refused_with_the_remedy(make_judge: Callable[[str], Checkpoint]) -> None:
     made = make_judge("llama")
-    assert try_reading(made.weights, "text", 100).own.list_set() == {}
+    model = Model(family="text", path=str(made.weights), precision="fp32", context_tokens=CONTEXT)
+    tensors = read_stored_tensors(made.weights)
+    found = try_reading(made.weights, "text", 100)
+    assert found.limits.own.list_set() == {}
+    check_promises(model, "judge", found.facts, tensors)
     (made.weights / "chat_template.jinja").unlink()
-    with pytest.raises(RefusedCheckpoint, match=r"no chat template .*take its -Instruct model"):
-        try_reading(made.weights, "text", 100)
+    with pytest.raises(RefusedCheckpoint, match=r"no chat template; add chat_template.jinja from the model's page"):
+        check_promises(model, "judge", try_reading(made.weights, "text", 100).facts, tensors)
 
 
 @pytest.mark.slow
