@@ -143,7 +143,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = Build(
         steps=0, learning_rate=1e-3, hidden_size=32, layers=1, heads=1, vision_hidden_size=32, vision_layers=1
     )
-    build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    _, network = build_tiny("qwen2_5", build, ["What is 1 + 1?"], 64, 0, folder)
+    network.model.config.save_pretrained(folder)
     save_file({}, folder / "model.safetensors")  # a folder without weights is no checkpoint
     write_card(folder, "qwen2_5", "fp32", 64)
     return folder

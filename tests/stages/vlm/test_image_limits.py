@@ -46,14 +46,15 @@ def photo() -> bytes:
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """A processor of each family whose card has limits; only its tokenizer and processor are written."""
+    """A processor of each family whose card has limits; of its model only the config is written."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Checkpoint:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             shape = {"hidden_size": 64, "layers": 1, "heads": 2, "vision_hidden_size": 32, "vision_layers": 1}
-            build_tiny(family, Build(steps=0, learning_rate=1e-3, **shape), TEXTS, 4096, 1, folder)
+            _, network = build_tiny(family, Build(steps=0, learning_rate=1e-3, **shape), TEXTS, 4096, 1, folder)
+            network.model.config.save_pretrained(folder)
             (folder / "model.safetensors").touch()  # never read here
             write_card(folder, family, "fp32", 4096, limits=LIMITS[family])
             made[family] = folder
@@ -153,7 +154,8 @@ def test_a_saved_processor_keeps_the_limits(limited: Any, family: str, tmp_path:
         [Image.open(io.BytesIO(image))], return_tensors="pt"
     )
     assert torch.equal(theirs["pixel_values"], reader.make_pixels([image]).values)
-    shutil.copy(limited(family).folder / "model.safetensors", tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(limited(family).folder / name, tmp_path)
     write_card(tmp_path, family, "fp32", 4096, limits=LIMITS[family])
     again = load_reader(open_checkpoint(tmp_path))
     assert again.image_limits == reader.image_limits == LIMITS[family]
