@@ -12,7 +12,7 @@ from stages.config.lora import Lora
 from stages.groups.attention import use_group_attention
 from stages.groups.group_mask import GroupMask, GroupSpan
 from stages.training.recomputation import recompute_layers
-from stages.vlm.text_pass import compute_text_hidden, embed
+from stages.vlm.text_pass import Embedded, compute_text_hidden
 from stages.vlm.vision_attention import use_vision_attention
 from tests.flows.estimate.traces import Traced, trace
 from tests.gpu.shapes import PATCH_VALUES, Shape, model_of, network_of, shape_of
@@ -36,7 +36,8 @@ def trace_text(name: str, layers: int, recompute: bool, rank: int) -> Traced:
         use_group_attention(network.text, "merged")
 
         def compute() -> Tensor:
-            embedded = embed(network.text, torch.zeros(TOKENS, dtype=torch.long), None, -1)
+            # Without `embed`, which looks for equal tokens: ids on this device have no values.
+            embedded = Embedded(network.text.embed_tokens(torch.zeros(TOKENS, dtype=torch.long)))  # type: ignore[operator]
             return compute_text_hidden(network.text, embedded, positions, mask)
 
         return trace(network.model, compute)
