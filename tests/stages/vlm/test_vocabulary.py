@@ -1,12 +1,16 @@
 """Ids that a model has: those of its embeddings, whatever its tokenizer knows."""
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_network, load_reader
+from stages.vlm.trial import try_reading
 from stages.vlm.vocabulary import count_embeddings
 
 
@@ -22,3 +26,16 @@ def test_a_token_without_embedding_is_not_banned(tiny: Callable[[str], Checkpoin
     known = tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<video>"])
     assert Chat(tokenizer, ("<IMG_CONTEXT>", "<video>")).banned_token_ids == sorted(known)
     assert Chat(tokenizer, ("<IMG_CONTEXT>", "<video>"), max(known)).banned_token_ids == [min(known)]
+
+
+def test_the_trial_of_a_checkpoint_bans_ids_that_it_has(tiny: Callable[[str], Checkpoint], tmp_path: Path) -> None:
+    """The published InternVL3-hf would else be refused at stage `model`, for the ban of its `<video>`."""
+    folder = Path(shutil.copytree(tiny("internvl3").weights, tmp_path / "short"))
+    video = load_reader(tiny("internvl3")).chat.tokenizer.convert_tokens_to_ids("<video>")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["vocab_size"] = video
+    (folder / "config.json").write_text(json.dumps(config))
+    facts = try_reading(folder, "internvl3", 100).facts
+    assert facts.known > facts.vocabulary == video
+    assert facts.banned
+    assert max(facts.banned.values()) < video
