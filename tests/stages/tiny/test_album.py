@@ -19,7 +19,7 @@ from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
 from stages.corpora.scoring import is_correct
 from stages.job.files import write_shards
 from stages.judging.judge import parse_verdict
-from stages.tiny.builds.album import FEWEST_PICTURES, Album, AlbumRow, find_facets, read_album
+from stages.tiny.builds.album import FEWEST_PICTURES, Album, AlbumPicture, AlbumRow, find_facets, read_album
 from stages.tiny.builds.album_lessons import AlbumLessons, write_answer
 from stages.tiny.builds.vision import IGNORED
 from stages.vlm.checkpoint import Checkpoint
@@ -91,9 +91,9 @@ def test_rare_answers_and_yes_or_no_are_no_notes() -> None:
 
 @given(answer=st.sampled_from((*COLOURS, *SHAPES, "yes", "no")), style=st.sampled_from(STYLE_NAMES), data=st.data())
 def test_an_answer_in_any_style_is_scored_right_and_no_other_is(answer: str, style: str, data: st.DataObject) -> None:
-    album = Album((), (), (COLOURS, SHAPES))
-    notes = [data.draw(st.sampled_from(facet)) for facet in album.facets]
-    object.__setattr__(album, "list_notes", lambda picture: notes)
+    facets = (COLOURS, SHAPES)
+    notes = {number: data.draw(st.sampled_from(facet)) for number, facet in enumerate(facets)}
+    album = Album((), (AlbumPicture((b"",), notes),), facets)
     row = AlbumRow(({"role": "user", "content": "Which?"},), answer, 0)
     text = write_answer(album, row, style)
     for other in (*COLOURS, *SHAPES, "yes", "no"):
