@@ -268,7 +268,13 @@ class Params(Block):
                 )
 
     def _check_lessons(self) -> None:
-        """What only the tiny world teaches is not asked of models that learn from the user's questions."""
+        """A text model has no tower to train; what only the tiny world teaches is not asked of others."""
+        for name, model in self.models.items():
+            if model.build is not None and model.build.vision_steps and model.family in TEXT_FAMILIES:
+                raise ValueError(
+                    f"models.{name}.build.vision_steps is {model.build.vision_steps}, but family {model.family} reads "
+                    "text only and has no vision tower; remove it"
+                )
         if self.world.data == BUILT_FROM_WORLD:
             return
         for name, model in self.models.items():

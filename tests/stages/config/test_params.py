@@ -49,6 +49,10 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ({"models": {"judge": {"build": {"layer": 3}}}}, ["models.judge.build.layer", "did you mean 'layers'?"]),
         ({"teachers": {"internvl3": {"sampling": {"topp": 1}}}}, ["sampling.topp", "did you mean 'top_p'?"]),
         ({"rill": {}}, ["rill", "did you mean 'ril'?"]),
+        (
+            {"models": {"judge": {"build": {"vision_steps": 5}}}},
+            ["vision_steps is 5", "reads text only", "remove it"],
+        ),
         ({"ril": {"learning_rate": "1e-4"}}, ["ril.learning_rate = '1e-4'", "write it without quotes"]),
         ({"ril": {"group": "four"}}, ["ril.group = 'four'"]),
         ({"ril": {"steps": -1}}, ["ril.steps = -1", "greater than or equal to 0"]),
