@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_well_on_signals()
     prepare()
     try:
+        if "DVC_STAGE" in os.environ and not _has_all(root):
+            return 2
         work = Work(names[0], names[1] if len(names) == 2 else _find_item(names[0]), root)
     except (ParamsError, UnknownTarget, MissingInput, Unwatchable, Unlisted, ComputedImport, NoRoom) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
@@ -81,6 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _has_all(root: Path) -> bool:
+    """Whether nothing is missing for what dvc is about to run, this stage among it; else says what."""
+    from flows.checks.preflight import check_first_start, explain_missing  # local import: 0.2 s
+
+    if missing := check_first_start(root):
+        print(f"error: {explain_missing(missing)}", file=sys.stderr)
+    return not missing
 
 
 def _find_item(stage: str) -> str | None:

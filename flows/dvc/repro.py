@@ -24,6 +24,7 @@ from flows.dvc.cache import explain_lost_outs, list_lost_outs
 from flows.dvc.cut_lock import keep_whole_lock, mend_cut_lock
 from flows.dvc.dead_entries import remove_dead_entries
 from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
+from flows.dvc.failed import DvcFailed as DvcFailed
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
 from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
@@ -60,10 +61,6 @@ class Command:
 
 class NestedRun(RuntimeError):
     """dvc was asked for from inside a stage that dvc runs."""
-
-
-class DvcFailed(RuntimeError):
-    """dvc did not answer a question; the message is what it said."""
 
 
 @dataclass(frozen=True)
