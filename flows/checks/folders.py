@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flows.checks.finding import Finding, make_missing
+from flows.checks.finding import Finding, State, make_missing
 from flows.dvc.cache import read_cache
 from flows.room import NoRoom, check_folders
 from stages.job.hub import allows_downloads
@@ -62,7 +62,7 @@ def describe_disks(root: Path, store: Path) -> Iterator[Finding]:
         places.setdefault(device, there)
     for device, titles in seen.items():
         free = shutil.disk_usage(places[device]).free
-        state = "note" if free < _LOW else "fine"
+        state: State = "note" if free < _LOW else "fine"
         yield Finding(
             "disk",
             state,

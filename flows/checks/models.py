@@ -58,7 +58,7 @@ def find_weights(name: str, model: Model, project: Path) -> Path | Finding:
         try:
             return find_hub_folder(model.hub, model.revision)
         except HubError as error:
-            return make_missing("model", "", error)
+            return make_missing("model", "", str(error).replace("models.<id>", f"models.{name}"))
     hub = importlib.import_module("huggingface_hub")
     try:
         found = hub.snapshot_download(

@@ -31,7 +31,7 @@ def list_used_models(params: "Params", run: str) -> list[str]:
         return ["student", *([params.verdict.model] if judges else [])]
     if stage == "evaluate":
         return list(dict.fromkeys([_find_evaluated(params, item), *_list_judges(params)]))
-    return [item] if stage == "model" and params.models[item].verified else []
+    return []
 
 
 def _find_evaluated(params: "Params", item: str) -> str:
