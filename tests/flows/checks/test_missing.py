@@ -172,20 +172,20 @@ def test_the_report_for_others_has_neither_secrets_nor_whole_paths(bare: Bare, t
 
 
 def test_what_is_up_to_date_needs_nothing(bare: Bare) -> None:
-    """A stage that will not run may lack its key and its files: only what follows is asked for."""
-    made = "stages:\n  pool:\n    cmd: echo 1 > pool.txt\n    outs: [pool.txt]\n"
-    (bare.project / "dvc.yaml").write_text(made)
-    store = bare.environment.pop("RIL_STORE")
+    """A stage that will not run may lack its key; only what runs is asked for."""
+    stage = {"foreach": ["internvl3"], "do": {"cmd": "echo 1 > out.txt", "outs": ["out.txt"], "params": ["seed"]}}
+    (bare.project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"teacher": stage}}))
+    del bare.environment["RIL_STORE"]
     assert bare.run("-m", "dvc", "repro")[0] == 0
-    code, said = bare.run("-m", "flows.cli", "run", "pool", "--only")
-    assert code == 0, said
-    code, said = bare.run("-m", "flows.cli", "run", "pool", "--only", RIL_STORE=store)
-    assert code == 0, "the store is no folder, and nothing will be written"
-    code, said = bare.run("-m", "flows.cli", "run", "pool", "--only", "--force", RIL_STORE=store)
+    words = ["-m", "flows.cli", "run", "teacher@internvl3", "--only"]
+    code, said = bare.run(*words)
+    assert (code, "up to date" in said) == (0, True), said
+    code, said = bare.run(*words, "--force")
     assert code == 2
-    assert select_listed(said.replace("1 thing is missing", "1 are missing")) == [
-        f"folder {store} is not a folder, and {store} is to be one; remove it"
-    ]
+    assert f"1 thing is missing:\nkey: {KEY}: is not set" in said
+    bare.edit({"seed": 1})
+    assert bare.run(*words)[0] == 2, "now it would run"
+    assert bare.run(*words, **{KEY: PLANTED})[0] == 0
 
 
 def test_parameters_that_can_not_be_used_are_told_with_the_rest(bare: Bare) -> None:
