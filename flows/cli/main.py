@@ -69,12 +69,20 @@ def set_options(
     """Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder."""
 
 
-def complete_stage(incomplete: str) -> list[str]:
-    """The stages and items that begin with `incomplete`, for the shell."""
+def complete_stage(_context: typer.Context, _argument: object, incomplete: str) -> list[str]:
+    """The stages and items that begin with `incomplete`, for the shell.
+
+    Of `teacher@in` bash passes three words and replaces the last two, so that `@internvl3` is what it wants.
+    """
     try:
         names = list_runs(load_params(Path.cwd() / "params.yaml"))
     except ParamsError:
         names = tuple(STAGES)
+    words = os.environ.get("COMP_WORDS", "").split()
+    if "@" in words[-2:]:
+        stage, _, part = " ".join(words[-3:]).rpartition(" @")
+        stage = stage.split()[-1]
+        return [name.removeprefix(stage) for name in names if name.startswith(f"{stage}@{part.strip()}")]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -112,7 +120,7 @@ def profile_command(
 def run_command(
     stages: Annotated[
         list[str] | None,
-        typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.", autocompletion=complete_stage),
+        typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.", shell_complete=complete_stage),
     ] = None,
     only: Annotated[bool, typer.Option("--only", help="Leave out the stages before the named ones.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run even when nothing changed.")] = False,
