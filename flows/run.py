@@ -90,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _has_all(root: Path) -> bool:
     """Whether nothing is missing for what dvc is about to run, this stage among it; else says what."""
-    from flows.checks.preflight import check_first_start, explain_missing  # local import: 0.2 s
+    from flows.checks.preflight import check_first_start, format_missing  # local import: 0.2 s
 
     if missing := check_first_start(root):
-        print(f"error: {explain_missing(missing)}", file=sys.stderr)
+        print(f"error: {format_missing(missing)}", file=sys.stderr)
     return not missing
 
 

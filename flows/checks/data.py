@@ -16,7 +16,7 @@ from stages.job.job import Job
 _KEYS = {"questions": ("questions.path", "questions.images"), "evaluate": ("evaluate.folder",)}
 
 
-def check_data(params: Params, jobs: Sequence[Job]) -> Iterator[Finding]:
+def check_user_files(params: Params, jobs: Sequence[Job]) -> Iterator[Finding]:
     """Yields users' files that stages read and that are not there, or that DVC can't watch."""
     for path, names in _list_paths(jobs).items():
         place, key = jobs[0].root / path, _find_key(params, path)

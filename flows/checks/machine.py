@@ -145,7 +145,7 @@ def check_clock(root: Path) -> Finding:
     return Finding("clock", "fine", "", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)))
 
 
-def check_project(root: Path) -> Iterator[Finding]:
+def check_repository(root: Path) -> Iterator[Finding]:
     """Yields whether Git and DVC are set up in the folder."""
     if not (root / ".dvc").is_dir():
         yield Finding("dvc", "missing", ".dvc", "DVC is not set up in this folder", "git init && dvc init")

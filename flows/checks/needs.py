@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.checks.data import check_data
+from flows.checks.data import check_user_files
 from flows.checks.endpoints import check_keys
 from flows.checks.finding import Finding
 from flows.checks.folders import check_writing
 from flows.checks.gpus import check_claims, count_claimed_gpus, count_gpus
-from flows.checks.machine import check_compiler, check_project
+from flows.checks.machine import check_compiler, check_repository
 from flows.checks.models import check_models
 from flows.checks.packages import check_optional_packages
 from stages.config.params import Params
@@ -30,9 +30,9 @@ def check_needs(root: Path, params: Params, jobs: Sequence[Job], seconds: float 
     end = time.monotonic() + seconds
     runs = [job.name for job in jobs]
     return [
-        *check_project(root),
+        *check_repository(root),
         *check_writing(jobs),
-        *check_data(params, jobs),
+        *check_user_files(params, jobs),
         *check_models(params, list(jobs), end),
         *check_keys(params, runs),
         *check_claims(params, runs),

@@ -72,7 +72,7 @@ def _differs(job: Job, root: Path, current: Params) -> bool:
     return now.values != job.values or now.paths != job.paths
 
 
-def explain_missing(missing: Sequence[Finding]) -> str:
+def format_missing(missing: Sequence[Finding]) -> str:
     """Returns the list of what is missing as lines: where, what, remedy."""
     lines = [f"{one.topic}: {one}{_name_stages(one)}" for one in missing]
     things = "1 thing is" if len(missing) == 1 else f"{len(missing)} things are"

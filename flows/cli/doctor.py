@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from flows.checks.models import check_tokenizer, find_weights
 from flows.checks.needs import check_needs
 from flows.checks.network import check_hub, check_prefect, check_proxies
 from flows.cli.data_source import open_data, pick_rows
-from flows.cli.version import describe_commit, list_versions
+from flows.cli.version import describe_commit
 from flows.environment import find_project, store_folder
 from flows.jobs import list_needed_jobs
 from flows.ui.ports import find_holder
@@ -31,11 +32,12 @@ from stages.config.yaml import ParamsError
 from stages.corpora.adapters import UnusableRow, convert_rows
 from stages.corpora.source import UnusableData
 from stages.job.hub import allows_downloads
+from stages.page.provenance import list_versions
 
 doctor_app = typer.Typer()
 _MODEL_SECONDS = 12.0  # for the contents of checkpoints
 _ROW_SECONDS = 5.0
-_ROWS = 200
+_FIRST_ROWS, _DRAWN_ROWS = 20, 180
 _SERVE_PORT = 4200
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|AUTH|CREDENTIAL", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
@@ -54,7 +56,7 @@ def run_doctor(
     The exit code is 1 if something is missing.
     """
     root = Path.cwd()
-    found = list(examine(root))
+    found = list(examine_machine(root))
     missing = list_missing(found)
     if as_json:
         print(json.dumps(describe(root, found), indent=2))
@@ -65,7 +67,7 @@ def run_doctor(
     raise typer.Exit(int(bool(missing)))
 
 
-def examine(root: Path) -> Iterator[Finding]:
+def examine_machine(root: Path) -> Iterator[Finding]:
     """Yields everything that is looked at, machine first."""
     yield check_python()
     yield check_packages(Path(__file__).resolve().parents[2])
@@ -126,7 +128,8 @@ def _check_rows(root: Path, params: Params) -> Iterator[Finding]:
     end, read, bad = time.monotonic() + _ROW_SECONDS, 0, list[str]()
     try:
         data = open_data(None, params, root)
-        for checked in convert_rows(pick_rows(data, _ROWS, params.seed), data.questions):
+        picked = chain(islice(enumerate(data.rows()), _FIRST_ROWS), pick_rows(data, _DRAWN_ROWS, params.seed))
+        for checked in convert_rows(picked, data.questions):
             read += 1
             if isinstance(checked.found, UnusableRow):
                 bad.append(str(checked.found.reason))
@@ -151,7 +154,7 @@ def describe(root: Path, found: list[Finding]) -> dict[str, Any]:
     values = {
         "commit": describe_commit(),
         "platform": platform.platform(),
-        "versions": list_versions(),
+        "versions": dict(list_versions()),
         "missing": len(list_missing(found)),
         "found": [asdict(one) for one in dict.fromkeys(found)],
     }

