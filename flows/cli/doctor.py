@@ -30,7 +30,7 @@ from stages.config.engines import VllmServer
 from stages.config.params import Params, load_params
 from stages.config.yaml import ParamsError
 from stages.corpora.adapters import UnusableRow, convert_rows
-from stages.corpora.source import UnusableData
+from stages.corpora.source import SourceRow, UnusableData
 from stages.job.hub import allows_downloads
 from stages.page.provenance import list_versions
 
@@ -128,7 +128,9 @@ def _check_rows(root: Path, params: Params) -> Iterator[Finding]:
     end, read, bad = time.monotonic() + _ROW_SECONDS, 0, list[str]()
     try:
         data = open_data(None, params, root)
-        picked = chain(islice(enumerate(data.rows()), _FIRST_ROWS), pick_rows(data, _DRAWN_ROWS, params.seed))
+        picked: Iterator[tuple[int, SourceRow]] = islice(enumerate(data.rows()), _FIRST_ROWS)
+        if params.questions.kind != "world":  # that draws a picture for each row that is passed over
+            picked = chain(picked, pick_rows(data, _DRAWN_ROWS, params.seed))
         for checked in convert_rows(picked, data.questions):
             read += 1
             if isinstance(checked.found, UnusableRow):
