@@ -4,13 +4,13 @@ import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flows.checks.finding import Finding, make_missing
+from flows.checks.finding import TO_DOWNLOAD, Finding, make_missing
 from flows.copies import list_user_paths
 from flows.watched_files import Unwatchable, refuse_unwatchable
 from stages.benchmarks.registry import find_benchmark
 from stages.benchmarks.sources import describe_remedy, has_files
 from stages.config.params import Params
-from stages.job.hub import DOWNLOADS, HubError, allows_downloads
+from stages.job.hub import HubError, allows_downloads
 from stages.job.job import Job
 
 _KEYS = {"questions": ("questions.path", "questions.images"), "evaluate": ("evaluate.folder",)}
@@ -19,7 +19,7 @@ _KEYS = {"questions": ("questions.path", "questions.images"), "evaluate": ("eval
 def check_user_files(params: Params, jobs: Sequence[Job]) -> Iterator[Finding]:
     """Yields users' files that stages read and that are not there, or that DVC can't watch."""
     for path, names in _list_paths(jobs).items():
-        place, key = jobs[0].root / path, _find_key(params, path)
+        place, key = jobs[0].project / path, _find_key(params, path)  # what a copy lacks is told with its own remedy
         if not place.exists():
             yield Finding("data", "missing", key, f"{path} is not there", f"put it there, or correct {key}", names)
             continue
@@ -64,21 +64,20 @@ def _check_sources(params: Params) -> Iterator[Finding]:
             except (HubError, ValueError) as error:
                 yield make_missing("data", key, error, ("questions",))
         elif source.hub is not None:
-            yield Finding("data", "note", key, f"{source.hub} comes from the hub ({DOWNLOADS}=1)", "", ("questions",))
+            yield Finding("data", "note", key, f"{source.hub}: {TO_DOWNLOAD}", "", ("questions",))
 
 
 def _check_benchmarks(params: Params, jobs: Sequence[Job]) -> Iterator[Finding]:
     names = tuple(job.name for job in jobs if job.stage == "evaluate")
     if not names:
         return
-    folder = jobs[0].root / params.evaluate.folder
+    folder = jobs[0].project / params.evaluate.folder
     for name in params.evaluate.benchmarks:
         spec = find_benchmark(name) if not name.startswith("tiny_") else None
         if spec is None or not folder.is_dir() or has_files(spec, folder):
             continue
-        state = f"evaluate.benchmarks has {name}, and {params.evaluate.folder} has none of its files"
         if allows_downloads():
-            yield Finding("data", "note", name, f"{state}; it comes from the hub ({DOWNLOADS}=1)", "", names)
+            yield Finding("data", "note", name, f"no file in {params.evaluate.folder}: {TO_DOWNLOAD}", "", names)
         else:
             yield Finding(
                 "data",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["missing", "note", "fine"]
+TO_DOWNLOAD = "not here, will be downloaded"
 _COLOURS = {"missing": "\x1b[31m", "note": "\x1b[33m", "fine": "\x1b[32m"}
 _PLAIN = "\x1b[0m"
 _WIDTH = 9  # of topics

@@ -25,8 +25,10 @@ def count_gpus() -> int:
     if not has_gpu():
         return 0
     there = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    named = os.environ.get(VISIBLE)
-    return there if named is None else min(there, len([name for name in named.split(",") if name]))
+    if (told := os.environ.get(VISIBLE)) is None:
+        return there
+    named = [name for name in told.split(",") if name]
+    return len(named) if any(name.startswith("MIG") for name in named) else min(there, len(named))
 
 
 def count_claimed_gpus(params: Params, run: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import re
 import resource
+import shlex
 import shutil
 import sys
 import time
@@ -78,9 +79,8 @@ def _shorten(names: list[str]) -> str:
 
 def find_compiler() -> str | None:
     """Returns the C compiler that torch and triton would call: CC, else the first of cc, gcc, clang on PATH."""
-    return next(
-        (found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (found := shutil.which(name))), None
-    )
+    own = shlex.split(os.environ.get("CC", ""))[:1]  # it may have arguments
+    return next((found for name in (*own, "cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
 def check_compiler(reason: str) -> Finding:

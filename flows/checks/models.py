@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flows.checks.finding import Finding, make_missing
+from flows.checks.finding import TO_DOWNLOAD, Finding, make_missing
 from stages.config.model import Model
 from stages.config.params import Params
 from stages.job.failure import Failure
-from stages.job.hub import DOWNLOADS, HubError, allows_downloads
+from stages.job.hub import HubError, allows_downloads
 from stages.job.job import Job
 from stages.vlm.checkpoint import find_hub_folder
 from stages.vlm.contents import READ, RefusedCheckpoint, check_loadable
@@ -66,9 +66,7 @@ def find_weights(name: str, model: Model, project: Path) -> Path | Finding:
         )
         return Path(found)
     except (OSError, ValueError):
-        return Finding(
-            "model", "note", "", f"{model.hub} at {model.revision} is not here and will be downloaded ({DOWNLOADS}=1)"
-        )
+        return Finding("model", "note", "", f"{model.hub} at {model.revision} {TO_DOWNLOAD}")
 
 
 def _find_fault(check: Callable[[Path], object], weights: Path) -> str:

@@ -40,8 +40,8 @@ def hide_login(url: str) -> str:
     return urlunsplit((parts.scheme, place, parts.path, "", "")).removeprefix("//")
 
 
-def check_hub() -> Finding:
-    """Returns whether the hub answers, where downloads are allowed."""
+def check_hub(needed: bool) -> Finding:
+    """Returns whether the hub answers, where downloads are allowed; `needed`: something is to be downloaded."""
     if not allows_downloads():
         return Finding("hub", "note", DOWNLOADS, "is not 1: nothing is downloaded")
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -52,13 +52,8 @@ def check_hub() -> Finding:
             return Finding("hub", "fine", hide_login(url), "answers")
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:120]
-        return Finding(
-            "hub",
-            "missing",
-            hide_login(url),
-            f"does not answer ({why})",
-            f"look at network and proxy, or unset {DOWNLOADS}",
-        )
+        remedy = f"look at network and proxy, or unset {DOWNLOADS}"
+        return Finding("hub", "missing" if needed else "note", hide_login(url), f"does not answer ({why})", remedy)
 
 
 def check_prefect(params: Params, home: Path) -> Iterator[Finding]:

@@ -6,7 +6,9 @@ up to date: their needs do not count.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -22,7 +24,8 @@ from stages.config.table import STAGES
 from stages.job.files import write_text
 from stages.job.job import Job
 
-CHECKED = "RIL_CHECKED"  # in the environment of dvc: who started it has looked
+_CHECKED = "RIL_CHECKED"  # in the environment of dvc: who started it has looked
+_VALUED = ("-n", "--name", "-S", "--set-param")  # arguments of dvc that a value follows
 
 
 def find_missing(
@@ -84,12 +87,22 @@ def _name_stages(one: Finding) -> str:
     return f" (for {', '.join(names)})" if names else ""
 
 
+@contextmanager
+def starting_checked() -> Iterator[None]:
+    """For this block, a dvc that is started here needs no check: `find_missing` was asked."""
+    os.environ[_CHECKED] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_CHECKED]
+
+
 def check_first_start(root: Path) -> list[Finding]:
     """Returns what is missing for all that the dvc above this process is going to run; nothing unless it starts now.
 
     Of each dvc the first stage looks, and notes that in `.ril/checked`.
     """
-    if os.environ.get(CHECKED) or "DVC_STAGE" not in os.environ:
+    if os.environ.get(_CHECKED) or "DVC_STAGE" not in os.environ:
         return []
     above = _find_dvc()
     if above is None:
@@ -101,7 +114,7 @@ def check_first_start(root: Path) -> list[Finding]:
         return []
     params = load_params(root / "params.yaml")
     flags = {"-s", "--single-item"} & set(words), {"-f", "--force"} & set(words)
-    missing = find_missing(root, params, _read_targets(words, params), single=bool(flags[0]), force=bool(flags[1]))
+    missing = find_missing(root, params, read_targets(words, params), single=bool(flags[0]), force=bool(flags[1]))
     if not missing:
         noted.parent.mkdir(parents=True, exist_ok=True)
         write_text(noted, token)
@@ -115,14 +128,16 @@ def _find_dvc() -> tuple[psutil.Process, list[str]] | None:
             words = process.cmdline()
         except (psutil.AccessDenied, psutil.NoSuchProcess):
             return None
-        if any(Path(word).name in ("dvc", "__main__.py") for word in words[:3]) or words[1:3] == ["-m", "dvc"]:
+        if any(Path(word).name == "dvc" for word in words[:3]):
             return process, words
     return None
 
 
-def _read_targets(words: Sequence[str], params: Params) -> list[str]:
-    """The stages that a command line of dvc names; none if it names none, or also runs what follows them."""
+def read_targets(words: Sequence[str], params: Params) -> list[str]:
+    """Returns the stages that a command line of dvc names; none if it names none, or also runs what follows them."""
     if {"--downstream", "-p", "--pipeline", "-P", "--all-pipelines"} & set(words):
         return []
     known = {*list_runs(params), *STAGES}
-    return [name for word in words[2:] if (name := word.rpartition(":")[2]) in known]
+    return [
+        name for before, word in pairwise(words) if before not in _VALUED and (name := word.rpartition(":")[2]) in known
+    ]

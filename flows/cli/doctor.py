@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.checks.finding import Finding, format_findings, list_missing, make_missing, wants_colours
+from flows.checks.finding import TO_DOWNLOAD, Finding, format_findings, list_missing, make_missing, wants_colours
 from flows.checks.folders import describe_disks
 from flows.checks.gpus import describe_gpus
 from flows.checks.machine import check_clock, check_open_files, check_packages, check_python, check_shared_memory
 from flows.checks.models import check_tokenizer, find_weights
 from flows.checks.needs import check_needs
 from flows.checks.network import check_hub, check_prefect, check_proxies
-from flows.cli.data_source import open_data, pick_rows
+from flows.cli.data_source import DataError, open_data, pick_rows
 from flows.cli.version import describe_commit
 from flows.environment import find_project, store_folder
 from flows.jobs import list_needed_jobs
@@ -77,7 +77,6 @@ def examine_machine(root: Path) -> Iterator[Finding]:
     yield from describe_gpus()
     yield from describe_disks(root, store_folder(root))
     yield from check_proxies()
-    yield check_hub()
     try:
         params = load_params(root / "params.yaml")
     except ParamsError as error:
@@ -88,6 +87,7 @@ def examine_machine(root: Path) -> Iterator[Finding]:
     jobs = list_needed_jobs(root, params)
     needs = check_needs(root, params, jobs, _MODEL_SECONDS)
     yield from needs
+    yield check_hub(needed=any(TO_DOWNLOAD in one.what for one in needs))
     yield from _check_tokenizers(root, params)
     if not any(one.topic == "data" and one.state == "missing" for one in needs):
         yield from _check_rows(root, params)
@@ -137,7 +137,7 @@ def _check_rows(root: Path, params: Params) -> Iterator[Finding]:
                 bad.append(str(checked.found.reason))
             if time.monotonic() > end:
                 break
-    except UnusableData as error:
+    except (UnusableData, DataError) as error:
         yield make_missing("rows", "questions", str(error).splitlines()[0], ("questions",))
         return
     if read == len(bad):

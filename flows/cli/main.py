@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import profile
-from flows.checks.preflight import CHECKED, find_missing, format_missing
+from flows.checks.preflight import find_missing, format_missing, starting_checked
 from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.data import data_app
@@ -150,9 +150,11 @@ def run_command(
         raise typer.Exit(2)
     if explain:
         return
-    os.environ[CHECKED] = "1"
     detach_output()
-    raise typer.Exit(dvc.run_repro(root, dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
+    targets = dvc.Targets(stages or [], only, force)
+    with starting_checked():
+        code = dvc.run_repro(root, targets, jobs=jobs, limit_hours=limit_hours)
+    raise typer.Exit(code)
 
 
 @app.command("serve")

@@ -23,7 +23,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
 from pydantic import Field
 
-from flows.checks.preflight import CHECKED, find_missing, format_missing
+from flows.checks.preflight import find_missing, format_missing, starting_checked
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.outcome import StageLog, make_outcome_rows
@@ -74,8 +74,7 @@ def start(
         plan = make_plan(folder, target, settings or {}, profile)
         if missing := find_missing(folder, plan.params, plan.targets, single=not upstream, force=force):
             return _refuse(format_missing(missing))
-        os.environ[CHECKED] = "1"
-        with hold_run_lock(folder, str(runtime.flow_run.id)):
+        with starting_checked(), hold_run_lock(folder, str(runtime.flow_run.id)):
             return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs)
     except (ParamsError, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed) as error:
         return Failed(message="; ".join(str(error).splitlines()))

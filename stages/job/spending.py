@@ -54,6 +54,8 @@ class Spending:
 
         `most_tokens` is what an answer may have at most: what counts for those under way before the first has come.
         """
+        if not self.caps:
+            return wanted
         with self._lock:
             self._refresh()
             allowed = min([wanted, *(self._count_affordable(unit, prices, most_tokens) for unit in _PAID)])
@@ -69,18 +71,16 @@ class Spending:
             return int(left) - self._open
         one = self.spent.get(unit, 0) / answers if answers else 0.0
         one = one or (most_tokens if unit == "tokens" else most_tokens * prices.completion / PER_TOKENS)
-        if self._open == 0 and left > 0:
-            return max(1, int(left / one) if one else 2**53)
-        return int(left / one) - self._open if one else 2**53
+        affordable = int(min(left / one, 2**53)) if one else 2**53
+        return max(1, affordable) if self._open == 0 and left > 0 else affordable - self._open
 
     def add(self, answers: int, prompt_tokens: int, completion_tokens: int, prices: Prices) -> None:
-        """Enters a reply with so many answers, which a provider bills."""
+        """Enters a reply with so many answers, which a provider bills; 0 of a reply that is of no use."""
         money = prompt_tokens * prices.prompt + completion_tokens * prices.completion
         tokens = prompt_tokens + completion_tokens
         self._append({"answers": answers, "tokens": tokens, "money": money / PER_TOKENS})
         with self._lock:
             self._open = max(0, self._open - answers)
-            self._refresh()
         if self.find_reached() is not None and STOP.awaited and STOP.code is None:
             STOP.code = BUDGET_CODE  # a training loop ends after its step, and saves
 
@@ -95,6 +95,8 @@ class Spending:
 
     def find_reached(self) -> Unit | None:
         """Returns the unit whose cap is used up, None while all have something left."""
+        if not self.caps:
+            return None
         with self._lock:
             self._refresh()
             for unit in (*_PAID, "gpu_hours"):

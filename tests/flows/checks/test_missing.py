@@ -19,6 +19,8 @@ from dvc.repo import Repo
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from flows.checks.preflight import read_targets
+from stages.config.params import load_params
 from stages.config.yaml import merge_params, read_yaml
 
 KEY, PLANTED = "THEIR_API_KEY", "sk-planted-0123456789abcdef"
@@ -169,6 +171,29 @@ def test_the_report_for_others_has_neither_secrets_nor_whole_paths(bare: Bare, t
     for text in (PLANTED, "hunter", str(tmp_path), sys.prefix):
         assert text not in said
     assert "proxy.example:3128" in said, "what the proxy is, is told"
+
+
+def test_what_will_be_downloaded_is_not_missing_unless_the_hub_is(bare: Bare) -> None:
+    off = {"RIL_ALLOW_DOWNLOADS": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": ""}
+    _, said = bare.run("-m", "flows.cli", "doctor", **off)
+    assert "note     model     models.judge.hub: somebody/judge at main not here, will be downloaded" in said
+    (hub,) = (line for line in select_missing(said) if line.startswith("hub"))
+    assert "http://127.0.0.1:9: does not answer" in hub
+    assert not [line for line in select_missing(said) if "models.judge" in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "targets"),
+    [
+        ("python -m dvc --wait-for-lock repro", []),
+        ("python /bin/dvc repro -f ril teacher@internvl3", ["ril", "teacher@internvl3"]),
+        ("python -m dvc repro dvc.yaml:pool", ["pool"]),
+        ("python -m dvc exp run --temp --name ril -S seed=1 pool", ["pool"]),
+        ("python -m dvc repro --downstream pool", []),
+    ],
+)
+def test_the_command_line_of_dvc_says_what_is_to_run(root: Path, words: str, targets: list[str]) -> None:
+    assert read_targets(words.split(), load_params(root / "params.yaml")) == targets
 
 
 def test_what_is_up_to_date_needs_nothing(bare: Bare) -> None:

@@ -10,12 +10,16 @@ import pytest
 
 from flows.jobs import open_job
 from stages.config.params import validate_params
+from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.config.yaml import ParamsError, merge_params, read_yaml
+from stages.engines.engine import EngineError, Request, StartOptions
+from stages.engines.start import start_engine
 from stages.job.job import Job
-from stages.job.spending import BudgetReached
+from stages.job.spending import BUDGET_CODE, BudgetReached
+from stages.job.stop import STOP
 from stages.responses.answers import Generation, fetch_answers
-from stages.vlm.checkpoint import write_card
+from stages.vlm.checkpoint import open_checkpoint, write_card
 from tests.faults.endpoint import Fake, listening
 from tests.stages.responses.test_answers import prompts
 
@@ -123,3 +127,33 @@ def test_engines_of_this_machine_cost_no_answers(open_teacher: Callable[..., Job
     job = replace(job, runtime=job.runtime.model_copy(update={"engines": {}}))
     generation = Generation(tmp_path / "data" / "model" / "internvl3", SAMPLING)
     assert len(fetch_answers(job, generation, prompts(30), "answers", engine)) == 30
+
+
+def test_the_judge_of_a_loop_ends_it_after_its_step(
+    open_teacher: Callable[..., Job], fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that no session asks, as in stage `ril`: what is under way is answered, and the loop is told to end."""
+    monkeypatch.setattr(STOP, "code", None)
+    job = open_teacher({"answers": 3}, concurrency=1)
+    checkpoint = open_checkpoint(job.root / "data" / "model" / "internvl3")
+    options = StartOptions(job.store / "logs", stage="teacher", spending=job.spending)
+    engine = start_engine(checkpoint, job.block(Runtime), options)
+    requests = [Request(one.id, one.messages, [], SAMPLING, 1, 0) for one in prompts(6)]
+    with STOP.awaiting():
+        assert len(list(engine.generate(requests[:2]))) == 2
+        assert STOP.code is None
+        assert len(list(engine.generate(requests[2:]))) == 4
+        assert STOP.code == BUDGET_CODE
+    engine.close()
+    with pytest.raises(BudgetReached, match="answers is 3 and used up: spent so far 6 answers"):
+        start_engine(checkpoint, job.block(Runtime), options)
+
+
+def test_replies_of_no_use_are_paid_and_no_answers(open_teacher: Callable[..., Job], fake: Fake) -> None:
+    """An endpoint that sends one answer where four were asked for: the tokens are spent, the answers are not."""
+    fake.knows_n = False
+    job = open_teacher({"answers": 100})
+    with pytest.raises(EngineError, match="one answer where 4 were asked for"):
+        ask(job, 1, 4)
+    assert job.spending.find_reached() is None
+    assert job.spending.spent == {"answers": 0, "tokens": 8, "money": 0}
