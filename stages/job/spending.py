@@ -49,6 +49,10 @@ class Spending:
     _open: int = 0  # answers that were asked for and have not come
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def __reduce__(self) -> tuple[type["Spending"], tuple[Path, str, Mapping[str, float]]]:
+        """For other ranks: the job is sent to them, and a lock can't be."""
+        return Spending, (self.ledger, self.key, self.caps)
+
     def admit(self, wanted: int, prices: Prices, most_tokens: int) -> int:
         """Returns how many of `wanted` answers may be asked for now; they count as under way until `add` or `settle`.
 

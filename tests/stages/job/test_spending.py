@@ -1,5 +1,6 @@
 """Caps of `budget`: what may be asked for, what is entered, what is said."""
 
+import pickle
 import threading
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_a_cut_line_is_passed_over(tmp_path: Path) -> None:
         file.write(b'{"answers": 4, "tok\x00\x00\n')
     spending.add(2, 1, 1, PRICES)
     assert open_spending(tmp_path, answers=10).admit(10, PRICES, 10) == 5
+
+
+def test_other_ranks_get_it_with_the_job(tmp_path: Path) -> None:
+    spending = open_spending(tmp_path, answers=2)
+    spending.add(1, 1, 1, PRICES)
+    there = pickle.loads(pickle.dumps(spending))
+    assert (there.ledger, there.key, there.caps) == (spending.ledger, spending.key, spending.caps)
+    there.add(1, 1, 1, PRICES)
+    assert spending.find_reached() == "answers"
 
 
 def test_without_caps_everything_is_admitted(tmp_path: Path) -> None:
