@@ -7,10 +7,12 @@ from typing import Any
 
 from flows.dvc.experiments import read_repository
 from flows.environment import find_project, store_folder
+from stages.config.budget import find_budget
 from stages.config.params import Params
 from stages.config.table import STAGES
 from stages.job.job import Job
 from stages.job.progress import Progress
+from stages.job.spending import Spending
 
 
 class UnknownTarget(ValueError):
@@ -31,17 +33,21 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
     if not plural and item is not None:
         raise UnknownTarget(f"stage {stage} has no items; leave out {item!r}")
     block = known[item] if item else None
+    run = f"{stage}@{item}" if item else stage
+    store = store_folder(root)
+    key, caps = find_budget(params.budget, run)
     return Job(
         definition=declared,
         item=item,
         root=root,
         project=find_project(root),
-        store=store_folder(root),
+        store=store,
         given={key: _find_value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
         runtime=params.runtime,
         runs=list_runs(params),
         progress=Progress(),
+        spending=Spending(store / "spent" / f"{run}.jsonl", key, caps.model_dump(exclude_none=True)),
         repository=partial(read_repository, root),
     )
 

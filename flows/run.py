@@ -9,7 +9,8 @@ be read by a shell.
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
 With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun or srun on
 several machines, only the first rank is this stage, the others train along.
-Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unusable, 130 or 143 it was stopped.
+Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unusable, or something is missing, 3 a cap
+of `budget` is used up, 130 or 143 it was stopped.
 """
 
 import os
@@ -29,6 +30,7 @@ from flows.dvc.private_state import SharedState, use_private_state
 from flows.environment import prepare, print_any_text
 from flows.flow_run import find_server_fault, run_as_flow
 from flows.git import GitError
+from flows.gpu_hours import count_gpu_hours
 from flows.jobs import UnknownTarget
 from flows.rank_places import map_slurm_variables
 from flows.rank_processes import follow, is_follower
@@ -45,6 +47,7 @@ from stages.job.failure import Failure
 from stages.job.hub import HubRefusal
 from stages.job.job import MissingInput
 from stages.job.progress import Progress
+from stages.job.spending import BUDGET_CODE, BudgetReached
 from stages.job.stop import STOP
 from stages.vlm.contents import RefusedCheckpoint
 
@@ -71,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_well_on_signals()
     prepare()
     try:
+        if "DVC_STAGE" in os.environ and not _has_all(root):
+            return 2
         work = Work(names[0], names[1] if len(names) == 2 else _find_item(names[0]), root)
     except (ParamsError, UnknownTarget, MissingInput, Unwatchable, Unlisted, ComputedImport, NoRoom) as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
@@ -81,6 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _has_all(root: Path) -> bool:
+    """Whether nothing is missing for what dvc is about to run, this stage among it; else says what."""
+    from flows.checks.preflight import check_first_start, format_missing  # local import: 0.2 s
+
+    if missing := check_first_start(root):
+        print(f"error: {format_missing(missing)}", file=sys.stderr)
+    return not missing
+
+
+def _count_gpus(work: Work) -> int:
+    from flows.checks.gpus import count_claimed_gpus, count_gpus  # local import: most stages have no cap
+
+    if "gpu_hours" not in work.job.spending.caps:
+        return 0
+    return count_claimed_gpus(work.params, work.job.name)[0] or count_gpus()
 
 
 def _find_item(stage: str) -> str | None:
@@ -106,13 +128,17 @@ def _run(work: Work) -> int:
     url = os.environ.get("PREFECT_API_URL")
     try:
         fault = find_server_fault(url, runtime.prefect_probe_seconds) if url else None
-        if url and fault is None:
-            run_as_flow(work, _report_error)
-        else:
-            if fault:
-                print(f"warning: {fault}; running without it", file=sys.stderr)
-            work.run(Progress())
-    except SystemExit:
+        if fault:
+            print(f"warning: {fault}; running without it", file=sys.stderr)
+        with count_gpu_hours(work.job.spending, _count_gpus(work)):
+            if url and fault is None:
+                run_as_flow(work, _report_error)
+            else:
+                work.run(Progress())
+    except SystemExit as stop:
+        if stop.code == BUDGET_CODE:
+            print(f"error: {work.job.name}: {work.job.spending.explain_reached()}", file=sys.stderr)
+            raise
         print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
         raise
     except Exception as error:
@@ -143,6 +169,9 @@ def _report_error(error: BaseException | None) -> int:
     if error is None:
         return 0
     place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, BudgetReached):
+        print(f"error: {error}", file=sys.stderr)
+        return BUDGET_CODE
     if isinstance(error, RefusedCheckpoint | UnusableData | HubRefusal):
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from stages.engines.supervisor import signal_on_parent_death
+from stages.job.spending import BUDGET_CODE
 from stages.job.stop import STOP
 
 _SAME_STOP_SECONDS = 5.0  # a signal to the group comes twice: once sent, once more because dvc died of it
@@ -25,6 +26,7 @@ def end_well_on_signals() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, _stop)
+    signal.signal(signal.SIGXCPU, _stop_at_cap)
 
 
 @contextmanager
@@ -62,6 +64,13 @@ def die_with_parent() -> None:
     signal_on_parent_death(signal.SIGTERM)
     if os.getppid() != parent or os.getsid(parent) != os.getsid(0):
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def _stop_at_cap(number: int, frame: FrameType | None) -> None:
+    """The cap on GPU hours is used up (`flows/gpu_hours.py`): a training step may take its time, others end now."""
+    STOP.code = STOP.code or BUDGET_CODE
+    if not (STOP.awaited or STOP.saving or _is_ending(sys.exception())):
+        raise SystemExit(STOP.code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

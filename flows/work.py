@@ -46,7 +46,7 @@ class Work:
 
         Raises ParamsError, UnknownTarget, MissingInput, Unwatchable, NoRoom; under DVC also Unlisted.
         """
-        params = load_params(root / "params.yaml")
+        self.params = params = load_params(root / "params.yaml")
         self.job = open_job(stage, item, root, params)
         if self.job.project != root:
             check_copies(root, list_needed_jobs(root, params))

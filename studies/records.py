@@ -93,7 +93,7 @@ def find_departures(run: Run, done: RecordedExperiment, planned: str) -> list[st
 
 
 def _select_deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    return validate_params(values).model_dump(exclude={"runtime", "report"})
+    return validate_params(values).model_dump(exclude={"runtime", "budget", "report"})
 
 
 def make_record(run: Run, done: RecordedExperiment, seconds: Mapping[str, float]) -> StudyRecord:
@@ -122,7 +122,9 @@ def make_record(run: Run, done: RecordedExperiment, seconds: Mapping[str, float]
         seed=run.seeds.seed,
         swept=dict(run.swept),
         key=run.key,
-        params_sha256=hash_json({key: value for key, value in run.values.items() if key not in ("runtime", "report")}),
+        params_sha256=hash_json(
+            {key: value for key, value in run.values.items() if key not in ("runtime", "budget", "report")}
+        ),
         overrides=list(run.overrides),
         experiment=run.name,
         revision=done.revision,

@@ -249,6 +249,8 @@ def complaint(root: Path, words: list[str]) -> str | None:
 
 def ril_complaint(root: Path, words: list[str]) -> str | None:
     command: Any = typer.main.get_command(app)
+    if words and words == [option for one in command.params for option in one.opts if option == words[0]]:
+        return None  # `ril --version`
     while hasattr(command, "commands"):
         if not words or words[0] not in command.commands:
             return f"no sub-command {words[:1]}"

@@ -9,17 +9,22 @@ from typing import Annotated
 import typer
 
 from flows import profile
+from flows.checks.preflight import find_missing, format_missing, starting_checked
 from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.data import data_app
 from flows.cli.data_source import DataError
+from flows.cli.doctor import doctor_app
+from flows.cli.explain import explain_run
 from flows.cli.store import StoreError, store_app
+from flows.cli.version import print_version
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.locks import StudyRunning
 from flows.dvc.private_state import SharedState
 from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
+from flows.jobs import list_runs
 from flows.room import explain_write_error
 from flows.ui.access import NoServer
 from flows.ui.serve import serve_forms as serve_forms
@@ -41,9 +46,7 @@ WRITTEN_FOR_USERS = (
     *(DataError, UnusableData),
 )
 app = typer.Typer(
-    help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
@@ -53,6 +56,34 @@ app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)
+app.add_typer(doctor_app)
+
+
+@app.callback()
+def set_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show versions and commit, and exit."),
+    ] = False,
+) -> None:
+    """Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder."""
+
+
+def complete_stage(_context: typer.Context, _argument: object, incomplete: str) -> list[str]:
+    """The stages and items that begin with `incomplete`, for the shell.
+
+    Of `teacher@in` bash passes three words and replaces the last two, so that `@internvl3` is what it wants.
+    """
+    try:
+        names = list_runs(load_params(Path.cwd() / "params.yaml"))
+    except ParamsError:
+        names = tuple(STAGES)
+    words = os.environ.get("COMP_WORDS", "").split()
+    if "@" in words[-2:]:
+        stage, _, part = " ".join(words[-3:]).rpartition(" @")
+        stage = stage.split()[-1]
+        return [name.removeprefix(stage) for name in names if name.startswith(f"{stage}@{part.strip()}")]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 @app.command("profile")
@@ -88,7 +119,8 @@ def profile_command(
 @app.command("run")
 def run_command(
     stages: Annotated[
-        list[str] | None, typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.")
+        list[str] | None,
+        typer.Argument(help="Stages such as `ril` or `teacher@internvl3`; none: all.", shell_complete=complete_stage),
     ] = None,
     only: Annotated[bool, typer.Option("--only", help="Leave out the stages before the named ones.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run even when nothing changed.")] = False,
@@ -98,8 +130,12 @@ def run_command(
     limit_hours: Annotated[
         float, typer.Option(min=0.0, help="Stop everything after this many hours.")
     ] = dvc.LIMIT_HOURS,
+    explain: Annotated[bool, typer.Option("--explain", help="Only print what would run, and why.")] = False,
 ) -> None:
-    """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage."""
+    """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage.
+
+    Looks before it starts anything: what is missing is one list, and the exit code is 2.
+    """
     for target in stages or []:
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
@@ -107,8 +143,18 @@ def run_command(
     params = load_params(root / "params.yaml")
     given = (root / path for path in (params.questions.path, params.questions.images, params.evaluate.folder))
     refuse_unwatchable(path for path in given if os.path.lexists(path))
+    if explain:
+        print("\n".join(explain_run(root, params, stages or [], single=only, force=force)))
+    if missing := find_missing(root, params, stages or [], single=only, force=force):
+        print(f"error: {format_missing(missing)}", file=sys.stderr)
+        raise typer.Exit(2)
+    if explain:
+        return
     detach_output()
-    raise typer.Exit(dvc.run_repro(root, dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
+    targets = dvc.Targets(stages or [], only, force)
+    with starting_checked():
+        code = dvc.run_repro(root, targets, jobs=jobs, limit_hours=limit_hours)
+    raise typer.Exit(code)
 
 
 @app.command("serve")

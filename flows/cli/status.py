@@ -41,7 +41,7 @@ def status_command(
         return
     width = max(len(one.name) for one in found)
     for one in found:
-        print("\n".join(_format_stage(one, width)))
+        print("\n".join(format_stage(one, width)))
     print(_format_summary(found))
     if lost := [path for path in list_lost_outs(root, read_locked_stages(root)) if (root / path).exists()]:
         print(f"warning: {explain_lost_outs(root, lost, 'make room, then: ril run')}")
@@ -77,7 +77,8 @@ def accept(
     print("to keep this: git add dvc.lock reports" if done else "nothing to accept")
 
 
-def _format_stage(one: StageStatus, width: int) -> list[str]:
+def format_stage(one: StageStatus, width: int) -> list[str]:
+    """The lines about one stage, with its name in `width` characters."""
     name = one.name.ljust(width)
     if one.state == FOLLOWS:
         return [f"{name}  follows {', '.join(one.follows)}"]

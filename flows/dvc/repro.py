@@ -24,12 +24,14 @@ from flows.dvc.cache import explain_lost_outs, list_lost_outs
 from flows.dvc.cut_lock import keep_whole_lock, mend_cut_lock
 from flows.dvc.dead_entries import remove_dead_entries
 from flows.dvc.experiments import find_experiment_commit, read_locked_stages_at
+from flows.dvc.failed import DvcFailed as DvcFailed
 from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
 from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
 from flows.dvc.private_state import use_private_state
 from flows.lockfile import read_locked_stages
 from stages.config.params import load_runtime
+from stages.job.spending import BUDGET_CODE
 
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 25.0  # for the kernel to end what got SIGKILL
@@ -62,10 +64,6 @@ class NestedRun(RuntimeError):
     """dvc was asked for from inside a stage that dvc runs."""
 
 
-class DvcFailed(RuntimeError):
-    """dvc did not answer a question; the message is what it said."""
-
-
 @dataclass(frozen=True)
 class Targets:
     """What dvc is to bring up to date."""
@@ -86,8 +84,8 @@ def run_repro(
     """Runs `dvc repro` in `root` for `targets` and returns its exit code.
 
     With `jobs` above 1 that many stages run at a time, each as a dvc of its own that starts when what it needs is
-    done; after a failure no further one is started. 143 or 130 when this process was told to stop (then every process
-    of the stages has ended), 124 when `limit_hours` were over.
+    done; after a failure no further one is started. 3 when a stage has reached a cap of `budget`, 143 or 130 when this
+    process was told to stop (then every process of the stages has ended), 124 when `limit_hours` were over.
 
     1 also when a result is not in DVC's cache in the end; dvc itself says 0 then.
 
@@ -323,14 +321,21 @@ def _run_in_order(
                 code = 128 + stopped[0] if stopped else 124
                 _end_groups([run.process for run in running.values() if run.process.poll() is None], grace)
             for name in [name for name, run in running.items() if run.show()]:
+                log = running[name].log
                 ended = running.pop(name).process.returncode
                 if ended == 0:
                     order.finish(name)
                     done += 1
                 if len(commands) > 1:
                     output.write(f"{done} of {len(commands)} stages done after {time.monotonic() - start:.0f} s\n")
-                code = code or ended
+                code = code or (_find_stage_code(log) if ended else 0) or ended
     return code
+
+
+def _find_stage_code(log: Path) -> int:
+    """BUDGET_CODE when a stage ended with it, which dvc says in its log and not by its own exit code; else 0."""
+    told = log.read_text(encoding="utf-8", errors="replace")
+    return BUDGET_CODE if f"exited with {BUDGET_CODE}\n" in told else 0
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from flows.closure import ComputedImport
 from flows.code_record import BadRecord, WatchedCode, is_code, keep_copy, read_code_record
 from flows.digest import CodeChange, compare_code
+from flows.dvc.failed import DvcFailed
 from flows.dvc.private_state import use_private_state
-from flows.dvc.repro import DvcFailed
 from flows.lockfile import read_locked_stages
 from stages.config.table import STAGES
 from stages.config.yaml import compare_values

@@ -20,6 +20,7 @@ class RunPlan:
 
     targets: tuple[str, ...]  # for DVC; empty means all stages
     changes: tuple[Change, ...]  # against params.yaml; none: the run is in the workspace
+    params: Params  # with the changes
 
     @property
     def overrides(self) -> list[str]:
@@ -49,7 +50,7 @@ def make_plan(root: Path, target: str, settings: Mapping[str, Any], profile: str
     base = before if profile == NO_PROFILE else merge_params(before, read_profile(root, profile))
     after = merge_params(base, _find_overlay(current, settings))
     params = validate_params(after, "the form")
-    plan = RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)))
+    plan = RunPlan(() if target == PIPELINE else (target,), tuple(find_differences(before, after)), params)
     if plan.changes:
         check_copies(root, list_needed_jobs(root, params, plan.targets))
     return plan

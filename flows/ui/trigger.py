@@ -23,6 +23,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed, Running
 from pydantic import Field
 
+from flows.checks.preflight import find_missing, format_missing, starting_checked
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
 from flows.dvc.outcome import StageLog, make_outcome_rows
@@ -71,10 +72,19 @@ def start(
         check_project(root)
         mark_abandoned(folder)
         plan = make_plan(folder, target, settings or {}, profile)
-        with hold_run_lock(folder, str(runtime.flow_run.id)):
+        if missing := find_missing(folder, plan.params, plan.targets, single=not upstream, force=force):
+            return _refuse(format_missing(missing))
+        with starting_checked(), hold_run_lock(folder, str(runtime.flow_run.id)):
             return _carry_out(folder, plan, dvc.Targets(plan.targets, not upstream, force), jobs)
     except (ParamsError, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed) as error:
         return Failed(message="; ".join(str(error).splitlines()))
+
+
+def _refuse(told: str) -> State[Any]:
+    """Shows what is missing in the run's log, a line each, and in its state."""
+    for line in told.splitlines():
+        get_run_logger().error("%s", line)
+    return Failed(message=told)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class OpenAi(Calling):
     api_key: str | None = Field(
         None, description="Name of the environment variable with the key; keys are never in files."
     )
+    prompt_price: float | None = Field(
+        None, ge=0, le=1e9, description="Price of a million prompt tokens, for `budget` and plans."
+    )
+    completion_price: float | None = Field(None, ge=0, le=1e9, description="Price of a million answer tokens.")
     one_answer_a_request: bool = Field(False, description="For servers without `n`: one request per answer.")
 
 

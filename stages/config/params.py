@@ -10,8 +10,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from stages.config.benchmarks import TINY_BENCHMARKS
 from stages.config.block import Block
+from stages.config.budget import Budget
 from stages.config.discriminator import Discriminator
-from stages.config.engines import ENGINE_KINDS, GpuUse, VllmServer
+from stages.config.engines import ENGINE_KINDS, GpuUse, OpenAi, VllmServer
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.lora import get_quantization
 from stages.config.model import TEXT_FAMILIES, Model
@@ -29,6 +30,7 @@ from stages.config.selection import Selection
 from stages.config.switch import find_contradiction, read_choices
 from stages.config.table import STAGES
 from stages.config.teacher import Teacher
+from stages.config.uses import list_used_models
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
 from stages.config.world import BUILT_FROM_WORLD, QUESTIONS_FOLDER, World
@@ -59,6 +61,10 @@ class Params(Block):
     evaluations: dict[str, Evaluation] = Field(min_length=1)
     report: Report
     runtime: Runtime
+    budget: dict[str, Budget] = Field(
+        default_factory=dict,
+        description="Caps on what stages spend, by stage or run: {teacher: {answers: 1000}, verdict@gpt: {money: 5}}.",
+    )
 
     @field_validator("models", "teachers", "evaluations")
     @classmethod
@@ -113,6 +119,7 @@ class Params(Block):
         self._check_responses()
         self._check_watched()
         self._check_lessons()
+        self._check_budget()
         if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
             raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
@@ -284,6 +291,20 @@ class Params(Block):
                         f"models.{name}.build.{key} is {abbreviate(value)}, which the tiny world alone has, but "
                         f"world.data is {QUESTIONS_FOLDER}; remove {key} or set world.data to {BUILT_FROM_WORLD}"
                     )
+
+    def _check_budget(self) -> None:
+        """Raises for caps on a run that there is not, and on money without the prices of an endpoint."""
+        for name, caps in self.budget.items():
+            stage, _, item = name.partition("@")
+            items = getattr(self, STAGES[stage].items or "", {}) if stage in STAGES else {}
+            if stage not in STAGES or ("@" in name and item not in items):
+                raise ValueError(f"budget.{name} is no stage and no run; stages: {', '.join(STAGES)}")
+            runs = [name] if item or not items else [f"{stage}@{one}" for one in items]
+            for model in (model for run in runs if caps.money is not None for model in list_used_models(self, run)):
+                engine = self.runtime.find_engine(stage, model)
+                if isinstance(engine, OpenAi) and None in (engine.prompt_price, engine.completion_price):
+                    key = self.runtime.find_engine_key(stage, model)
+                    raise ValueError(f"budget.{name}.money needs prices: set {key}.prompt_price and completion_price")
 
     def _check_responses(self) -> None:
         stored = sum(self.teachers[name].responses for name in self.pool.teachers)

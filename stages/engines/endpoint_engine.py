@@ -20,6 +20,7 @@ from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call,
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError
 from stages.engines.stream import RequestPart, ServerStream, require_answers, send_in_window
 from stages.job.bounded import replace_surrogates, show_value
+from stages.job.spending import Prices, Spending
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -36,16 +37,22 @@ class EndpointEngine:
 
     name = "openai"
 
-    def __init__(self, checkpoint: Checkpoint, settings: OpenAi, label: str, served: str = "") -> None:
-        """Raises ValueError when the key's environment variable is not set. Sends nothing.
+    def __init__(
+        self, checkpoint: Checkpoint, settings: OpenAi, label: str, served: str = "", spending: Spending | None = None
+    ) -> None:
+        """Raises ValueError when the key's environment variable is not set, BudgetReached when a cap is used up.
 
-        `served` is the name in the replies that are stored for this model; without it, the first reply decides.
+        Sends nothing. `served` is the name in the replies that are stored for this model; without it, the first reply
+        decides. `spending` gets what is billed.
         """
         if checkpoint.endpoint is None:
             raise ValueError(f"model {label} has no endpoint; give models.{label}.endpoint, or another kind of engine")
         self.checkpoint, self.chat = checkpoint, RemoteChat()
         self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
-        self._served = served
+        self._served, self._spending = served, spending
+        self._prices = Prices(settings.prompt_price or 0.0, settings.completion_price or 0.0)
+        if spending is not None:
+            spending.check()
         self.version = f"{checkpoint.endpoint.provider}/{served or checkpoint.endpoint.name}"
         headers = {}
         if settings.api_key is not None:
@@ -67,6 +74,10 @@ class EndpointEngine:
     def requests_sent(self) -> int:
         """Requests sent so far, including retries: what a provider counts."""
         return self._caller.counts.sent
+
+    def admit(self, answers: int, most_tokens: int) -> int:
+        """Returns how many of so many answers, of at most `most_tokens` each, the budget allows to ask for now."""
+        return answers if self._spending is None else self._spending.admit(answers, self._prices, most_tokens)
 
     def open_stream(self) -> ServerStream:
         """Opens a stream to which requests are added one by one."""
@@ -136,6 +147,9 @@ class EndpointEngine:
         except (AttributeError, KeyError, TypeError) as error:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         prompt_tokens, written = (_read_count(reply, key) for key in ("prompt_tokens", "completion_tokens"))
+        if self._spending is not None:
+            answers = len(choices) if len(choices) == request.n else 0
+            self._spending.add(answers, prompt_tokens, written, self._prices)
         self._check_model(replace_surrogates(str(reply.get("model") or "")[:SHOWN_CHARACTERS]))
         if len(choices) != request.n:
             if len(choices) == 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from stages.config.sampling import Sampling
 from stages.corpora.rows import split_target
 from stages.job.failure import Failure
+from stages.job.spending import Spending
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -82,6 +83,7 @@ class StartOptions:
     own_process: bool = False  # vLLM cannot run in a process of a training group: both would share the process group
     stage: str = ""  # the stage that asks, for `runtime.stage_engines`
     adapter_rank: int = 0  # of the adapter that answers are given with (`update_adapter`); 0: there is none
+    spending: Spending | None = None  # gets what an endpoint bills
     gpus: tuple[int, ...] = ()  # GPUs of the engine where others compute at the same time; (): as its settings say
 
 

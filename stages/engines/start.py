@@ -32,7 +32,7 @@ def start_engine(checkpoint: Checkpoint, runtime: Runtime, options: StartOptions
     if isinstance(settings, Replay):
         raise explain_missing_answers(label, options.missing)
     if isinstance(settings, OpenAi):
-        return EndpointEngine(checkpoint, settings, label, options.served)
+        return EndpointEngine(checkpoint, settings, label, options.served, options.spending)
     return _start_with_weights(checkpoint, runtime, settings, options, label, trainable=False)
 
 

@@ -14,6 +14,7 @@ from stages.job.files import replacing, replacing_folder, write_json
 from stages.job.progress import Progress
 from stages.job.repository import Repository
 from stages.job.seeds import derive_seed
+from stages.job.spending import Spending
 
 _B = TypeVar("_B", bound=Block)
 
@@ -40,6 +41,7 @@ class Job:
     runtime: Block = field(repr=False)  # available through `block(Runtime)`
     runs: tuple[str, ...] = field(repr=False)  # all runs of the pipeline in order, by name
     progress: Progress = field(repr=False)
+    spending: Spending = field(repr=False)  # what it has spent of its budget
     fingerprint: str = ""  # hash of parameters and inputs
     code: str = ""  # hash of the stage's code
     run_folder: Path | None = None  # where training keeps its state until this run is done; None: it keeps none

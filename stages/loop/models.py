@@ -100,7 +100,9 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
     judge_name = job.block(Verdict).model if objective.uses_judge else None
     count = len(list_devices())
     gpus = place_loop(runtime, judge_name, count).engines if count else {}
-    need = StartOptions(job.store / "logs", say=job.progress.say, own_process=here.count > 1, stage=job.stage)
+    need = StartOptions(
+        job.store / "logs", say=job.progress.say, own_process=here.count > 1, stage=job.stage, spending=job.spending
+    )
     with ExitStack() as stack:
         with job.measure_time("start"):
             compares = objective.rollout_correction != "none"

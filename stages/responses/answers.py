@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from stages.config.engines import OpenAi
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
 from stages.corpora.rows import split_target
+from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import Answer, Engine, Request, RequestError, StartOptions
-from stages.engines.start import start_engine
+from stages.engines.start import find_label, start_engine
 from stages.job.job import Job
 from stages.job.rejects import Reason, Reject, check_share
 from stages.responses.about import make_about, read_model_name, write_about
@@ -230,13 +232,22 @@ class AnswerSession:
     ) -> None:
         with self._reserve(prompts, next(split_into_portions(gaps))):
             write_about(self.folder, make_about(self.checkpoint, self.asked))
+        if self._asks_endpoint():
+            self.job.spending.check(sum(gap.answers for gap in gaps))
         began = time.monotonic()
         served = find_served_model(store, self.checkpoint)
         lacking = [(wanted.ids[gap.prompt], gap.answers) for gap in gaps]
         engine = self.start(
             self.checkpoint,
             self.job.block(Runtime),
-            StartOptions(self.job.store / "logs", lacking, self.job.progress.say, served=served, stage=self.job.stage),
+            StartOptions(
+                self.job.store / "logs",
+                lacking,
+                self.job.progress.say,
+                served=served,
+                stage=self.job.stage,
+                spending=self.job.spending,
+            ),
         )
         try:
             ready = time.monotonic()
@@ -250,19 +261,43 @@ class AnswerSession:
         finally:
             engine.close()
 
+    def _asks_endpoint(self) -> bool:
+        engine = self.job.block(Runtime).find_engine(self.job.stage, find_label(self.checkpoint))
+        return isinstance(engine, OpenAi)
+
     def _generate(
         self,
         engine: Engine,
         store: Store,
         wanted: RequestedAnswers,
         prompts: Sequence[PromptLike],
-        gaps: Iterable[MissingRange],
+        gaps: Sequence[MissingRange],
     ) -> Iterator[Answer]:
         """Yields answers as they finish; SEGMENT_ANSWERS of them at a time are on disk before more are yielded.
 
         The space for answers is reserved before their requests are sent, so that none is paid for that can't be stored.
         """
-        window = Window(gaps, prompts.__getitem__, partial(self._reserve, prompts))
+        while gaps:
+            window = Window(gaps, prompts.__getitem__, partial(self._reserve, prompts), self._make_admission(engine))
+            yield from self._generate_window(engine, store, wanted, window)
+            if gaps := window.held_back:
+                self._continue_paying(gaps)
+
+    def _make_admission(self, engine: Engine) -> Callable[[int], int]:
+        """Returns what says how many answers may be asked for: the budget of an endpoint; else all may."""
+        if not isinstance(engine, EndpointEngine):
+            return lambda answers: answers
+        return partial(engine.admit, most_tokens=self.asked.sampling.max_tokens)
+
+    def _continue_paying(self, gaps: Sequence[MissingRange]) -> None:
+        """Raises BudgetReached with what is missing, or frees what was kept for requests that have failed."""
+        self.job.spending.settle()
+        self.job.spending.check(sum(gap.answers for gap in gaps))
+
+    def _generate_window(
+        self, engine: Engine, store: Store, wanted: RequestedAnswers, window: Window
+    ) -> Iterator[Answer]:
+        """Yields the answers to the requests of `window` as they finish."""
         try:
             for number, outcome in engine.iter_outcomes(window.iter_requests(partial(self._make_request, wanted))):
                 yield from window.add(number, outcome)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 
 from stages.engines.engine import Answer, Outcome, Request
 from stages.job.bounded import replace_surrogates
@@ -36,6 +37,12 @@ class _Space:
     held: ExitStack
     requests: int
 
+    def release(self, requests: int) -> None:
+        """Counts requests that need no space any more; frees it after the last one."""
+        self.requests -= requests
+        if not self.requests:
+            self.held.close()
+
 
 @dataclass
 class Window:
@@ -44,6 +51,8 @@ class Window:
     gaps: Iterable[MissingRange]
     open_prompt: Callable[[int], PromptLike]
     reserve: Callable[[list[MissingRange]], AbstractContextManager[None]]  # keeps space for the answers, or raises
+    admit: Callable[[int], int] = lambda answers: answers  # how many of so many answers may be asked for now
+    held_back: list[MissingRange] = field(default_factory=list)  # what it has not admitted, and all after that
     began: float = field(default_factory=time.monotonic)  # when outcomes were last stored
     finished: dict[int, FinishedRequest] = field(default_factory=dict)  # by number of the request
     lacking: int = 0  # answers that were refused or failed, so far
@@ -55,10 +64,12 @@ class Window:
     def iter_requests(self, make: Callable[[PromptLike, MissingRange], Request]) -> Iterator[Request]:
         """Yields the requests in order. The space for their answers is kept before the first of a portion is sent.
 
-        Ends early at `end`, or when there is no space, which becomes `end`.
+        Ends early at `end`, when there is no space, which becomes `end`, or when answers are not admitted: what is left
+        is then in `held_back`.
         """
         number = 0
-        for portion in split_into_portions(self.gaps):
+        portions = split_into_portions(self.gaps)
+        for portion in portions:
             held = ExitStack()
             try:
                 held.enter_context(self.reserve(portion))
@@ -66,13 +77,22 @@ class Window:
                 self.end = error
                 return
             space = _Space(held, len(portion))
-            for gap in portion:
+            for place, whole in enumerate(portion):
                 if self.end is not None:
+                    return
+                gap = whole._replace(answers=self.admit(whole.answers))
+                if gap.answers < whole.answers:
+                    rest = whole._replace(first=whole.first + gap.answers, answers=whole.answers - gap.answers)
+                    self.held_back = [rest, *portion[place + 1 :], *chain.from_iterable(portions)]
+                    space.release(len(portion) - place - (gap.answers > 0))
+                if not gap.answers:
                     return
                 prompt = self.open_prompt(gap.prompt)
                 self._open[number], self._spaces[number] = (gap, prompt), space
                 number += 1
                 yield make(prompt, gap)
+                if self.held_back:
+                    return
 
     def add(self, number: int, outcome: Outcome) -> list[Answer]:
         """Adds the outcome of a request; returns its answers, also those that failed."""
@@ -103,10 +123,7 @@ class Window:
     def clear(self) -> None:
         """Forgets the outcomes, which are stored now, and frees the space of portions that are stored as a whole."""
         for number in self.finished:
-            space = self._spaces.pop(number)
-            space.requests -= 1
-            if not space.requests:
-                space.held.close()
+            self._spaces.pop(number).release(1)
         self.finished, self._answers, self.began = {}, 0, time.monotonic()
 
     def close(self) -> None:

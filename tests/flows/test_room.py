@@ -120,7 +120,7 @@ def test_a_stage_whose_result_does_not_fit_fails_and_keeps_it(
     assert f"the result is kept in {project}/data/questions" in said
     (small_disk / "rest").write_bytes(bytes(1_500_000))
     code, _, said = call(project, "dvc", "repro", "questions")
-    assert f"error: the disk of {small_disk} is full" in said
+    assert f"1 thing is missing:\nfolder: the disk of {small_disk} is full" in said
     assert "Traceback" not in said
 
 

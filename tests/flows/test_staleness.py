@@ -185,6 +185,22 @@ def test_no_data_is_read_that_dvc_has_hashed(project: Path, monkeypatch: pytest.
     assert read == [str(project / "data" / "pool" / "part")], "what dvc reads is seen here"
 
 
+def test_explain_says_what_would_run_and_why_and_runs_nothing(project: Path) -> None:
+    assert ril("run", "--explain").splitlines() == ["0 of 15 stages would run"]
+    edit(project, "params.yaml", "truncated: drop", "truncated: keep")
+    lines = ril("run", "--explain", "ril").splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")][:-1] == ["pool", "discriminator", "ril"]
+    assert "    parameter  pool.truncated: drop -> keep" in lines
+    assert "follows pool" in lines[-2]
+    assert lines[-1].startswith("3 of ")
+    assert ril("run", "--explain", "--only", "ril").splitlines()[-1] == "1 of 1 stages would run"
+    assert ril("run", "--explain", "--only", "--force", "questions").splitlines() == [
+        "questions  up to date",
+        "1 of 1 stages would run (--force)",
+    ]
+    assert not (project / ".ril" / "logs").exists()
+
+
 def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> None:
     logic_of_is_correct(project)
     lines = ril("status", "verdict", "ril", "pool").splitlines()

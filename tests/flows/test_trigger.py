@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from prefect import Flow
 
 from flows.dvc.outcome import StageLog, format_reasons
@@ -220,6 +221,30 @@ def test_wrong_values_are_refused_by_the_form_or_named_at_once(served: Any) -> N
     run = served.ended(served.submit(JUDGE, settings=judge(warmup_steps=50)))
     assert run["state_type"] == "FAILED"
     assert run["state"]["message"] == "the form: models.judge.build: warmup_steps is 50, more than steps (3); lower it"
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+def test_what_is_missing_is_told_in_the_forms_run_before_anything_starts(served: Any) -> None:
+    path = served.project / "params.yaml"
+    text = path.read_text()
+    values = read_yaml(path)
+    values["questions"] |= {"kind": "llava", "path": "datasets/a.json", "images": "datasets/images"}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    try:
+        run = served.ended(served.submit("questions", settings={}))
+        other = served.ended(served.submit("questions", settings={"questions": {"seed": 7}}))
+    finally:
+        path.write_text(text)
+    for ended in (run, other):  # in the workspace, and as an experiment
+        message = ended["state"]["message"]
+        assert ended["state_type"] == "FAILED"
+        assert message.startswith(
+            "nothing was started, 2 things are missing:\ndata: questions.path: datasets/a.json is not"
+        )
+        assert "put it there, or correct questions.images (for questions)" in message
+        assert message in served.lines(ended["id"])
+        assert served.stage_runs(ended["id"]) == []
 
 
 def checkpoints(served: Any) -> list[Path]:

@@ -13,10 +13,10 @@ from tests.mutants.table import FAULTS
 WIDEST = 118  # characters of a line, without its indentation
 HEAD = """# Mutants
 
-{count} deliberate faults over `stages/`, each with a test that fails when it is there. `tests/mutants/table.py` holds
-them; `python -m tests.mutants.run` puts them into a copy of the checkout one at a time and fails when one is not
-noticed. CI tries ten that the commit draws (`--draw 10 --commit HASH`). This page is written by
-`python -m tests.mutants.page LOG` from the log of a run of all ({minutes} minutes). Seconds are those of a fault's
+{count} deliberate faults over `stages/` and `flows/`, each with a test that fails when it is there.
+`tests/mutants/table.py` holds them; `python -m tests.mutants.run` puts them into a copy of the checkout one at a time
+and fails when one is not noticed. CI tries ten that the commit draws (`--draw 10 --commit HASH`). This page is written
+by `python -m tests.mutants.page LOG` from the log of a run of all ({minutes} minutes). Seconds are those of a fault's
 tests up to the first that fails.
 """
 

@@ -41,7 +41,7 @@ JUDGE, QUEUE = "stages/judging/judge.py", "stages/judging/queue.py"
 KEY, ANSWERS, STORE, REQUESTED, TEMPLATE, DRAWS = (
     f"stages/responses/{name}.py" for name in ("key", "answers", "store", "requested", "template", "draws")
 )
-EPOCHS, SEEDS = "stages/job/epochs.py", "stages/job/seeds.py"
+EPOCHS, SEEDS, SPENDING = (f"stages/job/{name}.py" for name in ("epochs", "seeds", "spending"))
 SPOOL, BY_KIND = "stages/corpora/spool.py", "stages/benchmarks/rules/by_kind.py"
 DRAW, EVALUATE, VERDICT = "stages/corpora/draw.py", "stages/evaluate.py", "stages/verdict.py"
 SCORING, VERDICTS, AGGREGATE, SCORES = (
@@ -57,6 +57,7 @@ IN_DISC = (
 )
 IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
+T_BUDGET = f"{T}responses/test_budget.py::"
 T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss", "update", "rewards"))
 T_ADVERSARY, T_DISC = (f"{T}adversary/test_{name}.py::" for name in ("adversary", "discriminator"))
 T_PACK, T_HEAD, T_RANKS = f"{T}groups/test_pack.py::", f"{T}groups/test_head.py::", f"{T}training/test_ranks.py::"
@@ -548,4 +549,23 @@ FAULTS = (
            f"{T_SPLIT_SCORES}test_without_a_judge_few_wrong_answers_are_accepted")),
     Fault(BY_KIND, "for one in reference.texts]", "for one in reference.texts[:1]]",
           "only the first answer is accepted", (f"{T_SPLIT_SCORES}test_several_accepted_answers",)),
+    # --- budgets ------------------------------------------------------------------------------------------------------
+    Fault(SPENDING, "return int(left) - self._open\n", "return int(left)\n",
+          "answers under way are not held back",
+          (f"{T_BUDGET}test_a_cap_of_100_stores_100_and_a_higher_one_pays_for_the_rest",)),
+    Fault(SPENDING, "prompt_tokens * prices.prompt + ", "", "what endpoints read costs nothing",
+          (f"{T_BUDGET}test_money_is_capped_by_prices",)),
+    Fault(SPENDING, "if self.find_reached() is not None and STOP.awaited", "if STOP.awaited and not self.spent",
+          "the loop goes on behind its cap", (f"{T}job/test_spending.py::test_a_training_loop_ends_after_its_step",)),
+    Fault("stages/responses/window.py", "first=whole.first + gap.answers", "first=whole.first",
+          "the rest of a request that was cut is asked for again",
+          (f"{T_BUDGET}test_a_cap_of_100_stores_100_and_a_higher_one_pays_for_the_rest",)),
+    Fault(ANSWERS, "self.job.spending.settle()", "self.job.spending.find_reached()",
+          "answers that failed keep their place under the cap",
+          (f"{T_BUDGET}test_answers_that_fail_leave_room_for_others",)),
+    Fault("flows/checks/preflight.py", "running & set(one.stages)", "running", "stages that are up to date need keys",
+          ("tests/flows/checks/test_missing.py::test_what_is_up_to_date_needs_nothing",)),
+    Fault("flows/checks/models.py", ", read_stored_tensors)", ")", "weights that are cut off are not missed",
+          ("tests/flows/checks/test_missing.py::"
+           "test_ten_things_are_ten_lines_with_ten_remedies_from_every_command",)),
 )  # fmt: skip
