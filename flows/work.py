@@ -18,6 +18,7 @@ from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.room import check_cache_room, check_folders
 from flows.slots import hold_gpu_slot
+from flows.took import measure_peaks
 from flows.training_owner import own_training_state
 from flows.watched_files import refuse_unwatchable
 from stages.config.params import load_params
@@ -103,6 +104,7 @@ class Work:
                 f"{', '.join(moved)} changed while {job.name} ran, so its result fits neither state "
                 f"and is not recorded; run it again: dvc repro {job.name}"
             )
+        job.add_measurements(took=measure_peaks())
         job.write_timing(seconds)
         write_code_record(self._code.record(), job.reports, job.store)
         forget_accepted(job.reports)

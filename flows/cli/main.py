@@ -13,6 +13,7 @@ from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.data import data_app
 from flows.cli.data_source import DataError
+from flows.cli.plan import plan_app
 from flows.cli.store import StoreError, store_app
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
@@ -53,6 +54,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)
+app.add_typer(plan_app)
 
 
 @app.command("profile")

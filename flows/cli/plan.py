@@ -1,0 +1,124 @@
+"""`ril plan`: what a run will take, before it starts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.environment import store_folder
+from flows.estimate.cards import Card, find_card, read_gpus
+from flows.estimate.models import find_models
+from flows.estimate.plan import Given, Plan, Prices, make_plan
+from flows.estimate.profiles import find_profile_card
+from flows.estimate.remedy import Remedy, find_remedies
+from flows.estimate.show import format_plan, list_values
+from flows.estimate.status import add_states
+from flows.estimate.workload import Lengths
+from flows.profile import read_profile
+from stages.config.params import Params, validate_params
+from stages.config.yaml import ParamsError, merge_params, read_yaml
+
+plan_app = typer.Typer()
+
+
+@plan_app.command("plan")
+def plan_command(
+    profile: Annotated[str | None, typer.Option(help="Plan with this profile laid over params.yaml.")] = None,
+    card: Annotated[
+        str | None, typer.Option(help="GPU: 24, 48, 80, 141 (GB), l4, a10g, 4090, a100, l40s, h100, h200.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs, in place of runtime.gpus.")] = None,
+    gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0.0, help="Price of a GPU hour.")] = None,
+    input_price: Annotated[
+        list[str] | None,
+        typer.Option("--input-price", help="Price of a million prompt tokens of endpoints: 0.5, or judge=0.5."),
+    ] = None,
+    output_price: Annotated[
+        list[str] | None, typer.Option("--output-price", help="The same for tokens of answers.")
+    ] = None,
+    prompt_tokens: Annotated[
+        float | None, typer.Option(min=1.0, help="Mean tokens of your questions, images included, if you know it.")
+    ] = None,
+    answer_tokens: Annotated[float | None, typer.Option(min=1.0, help="Mean tokens of an answer.")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Also training states, results and FLOP.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON: bytes, tokens, hours.")] = False,
+) -> None:
+    """Says what each stage will take: memory of each GPU by part, disk, answers, tokens, hours, money. Runs nothing.
+
+    Times are ranges. Exit code 1 if something does not fit; then the smallest changes that would are listed.
+    """
+    root = Path.cwd()
+    values = read_yaml(root / "params.yaml")
+    source = "params.yaml"
+    if profile is not None:
+        values, source = merge_params(values, read_profile(root, profile)), f"params.yaml with profile {profile}"
+    found = _choose_card(values, card, root, profile)
+    if found is not None:
+        count = gpus or values.get("runtime", {}).get("gpus") or len(read_gpus()) or 1
+        values = merge_params(values, {"runtime": {"gpus": count}})
+    params = validate_params(values, source)
+    given = Given(
+        root,
+        store_folder(root),
+        find_models(root, params),
+        found,
+        Lengths(prompt_tokens, answer_tokens),
+        Prices(gpu_hour, _read_prices(input_price, params), _read_prices(output_price, params)),
+    )
+    plan = add_states(make_plan(params, given), root, given.store, as_planned=profile is None)
+    faults = plan.memory.list_faults()
+    remedies = find_remedies(values, given, faults) if faults else []
+    if as_json:
+        told: dict[str, Any] = list_values(plan)
+        print(json.dumps({**told, "remedies": [remedy.changes for remedy in remedies]}, indent=2))
+    else:
+        print(format_plan(plan, details))
+        _print_faults(plan, remedies)
+    raise typer.Exit(bool(faults))
+
+
+def _print_faults(plan: Plan, remedies: Sequence[Remedy]) -> None:
+    faults = plan.memory.list_faults()
+    if not faults:
+        return
+    print()
+    for fault in faults:
+        print(f"does not fit: {fault}")
+    for remedy in remedies:
+        print(f"would fit: {remedy}")
+    if not remedies:
+        print("no single change and no pair of changes that was tried makes it fit; take more or larger GPUs (--card)")
+
+
+def _choose_card(values: dict[str, Any], named: str | None, root: Path, profile: str | None) -> Card | None:
+    """The GPU that is named, or is here, or that the profile is for; None for a machine without."""
+    if named is not None:
+        return find_card(named)
+    if here := read_gpus():
+        return min(here, key=lambda one: one.memory)
+    if not values.get("runtime", {}).get("gpus"):
+        return None
+    if profile is not None and (size := find_profile_card(root, profile)):
+        return find_card(size)
+    raise ParamsError(
+        f"runtime.gpus is {values['runtime']['gpus']}, but this machine shows no GPU; say which the others have: "
+        "--card 80"
+    )
+
+
+def _read_prices(given: Sequence[str] | None, params: Params) -> dict[str, float]:
+    """Returns prices by entry of `models`, "" for all."""
+    found = {}
+    for one in given or ():
+        name, _, price = one.rpartition("=")
+        if name and name not in params.models:
+            raise ParamsError(f"price {one!r}: no model {name!r}; models: {', '.join(params.models)}")
+        try:
+            found[name] = float(price)
+        except ValueError:
+            raise ParamsError(f"price {one!r}: write a number, or MODEL=NUMBER") from None
+        if not found[name] >= 0:
+            raise ParamsError(f"price {one!r} is below 0")
+    return found

@@ -1,0 +1,240 @@
+"""A plan as a table for terminals of 100 columns, and as plain values for JSON."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from flows.estimate.amounts import Range, format_bytes, format_flops, format_hours
+from flows.estimate.engines import EngineMemory
+from flows.estimate.plan import Plan, StagePlan
+from flows.estimate.table import Estimate, GpuMemory, format_gpus
+
+# Columns of the table, and the parts that each adds up.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "weights": ("weights",),
+    "states": ("optimizer",),
+    "grads": ("gradients", "buffers"),
+    "ref.": ("reference",),
+    "D": ("discriminator",),
+    "passes": ("activations", "recomputation"),
+    "head": ("head",),
+    "vision": ("vision",),
+    "engine": ("engine weights", "engine work"),
+    "KV": ("KV cache",),
+    "margin": ("margin",),
+}
+
+
+def format_plan(plan: Plan, details: bool) -> str:
+    """Returns what a person reads: a row for each run, memory by part, sums, and where the figures are from."""
+    lines = [*_format_stages(plan), "", *_format_memory(plan), *_format_engines(plan.memory)]
+    if details:
+        lines += ["", *_format_details(plan)]
+    return "\n".join([*lines, "", *_format_sums(plan), *_format_sources(plan)])
+
+
+def _format_stages(plan: Plan) -> list[str]:
+    where = "GPUs" if plan.card.gpu else "host"
+    heads = ["stage", "state", where, "answers", "stored", "tokens in", "out", "disk", "time"]
+    rows = [heads]
+    for one in plan.stages:
+        wanted, fresh = one.answers
+        place = format_gpus(sorted({gpu for row in one.rows for gpu in row.gpus})) if plan.card.gpu else ""
+        if not plan.card.gpu:
+            place = format_bytes(one.storage.host)
+        stored = str(Range.exactly(wanted - fresh)) if wanted > fresh else ""
+        asked = [str(Range.exactly(wanted)), stored] if wanted else ["", ""]
+        told = [_add(each.tokens_in for each in one.work.answers), _add(each.tokens_out for each in one.work.answers)]
+        tokens = [str(value) if fresh else "" for value in told]
+        time = format_hours(one.hours.hours) if one.runs else ""
+        rows.append([one.run, one.state, place, *asked, *tokens, _format_disk(one), time])
+    return _align(rows)
+
+
+def _format_disk(one: StagePlan) -> str:
+    disk = one.storage.disk
+    if disk.high < 5e4:
+        return ""
+    low, high = format_bytes(disk.low), format_bytes(disk.high)
+    return high if low == high else f"{low.split()[0]}-{high}" if low.split()[1] == high.split()[1] else f"{low}-{high}"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns with two spaces between them; the first two to the left, figures to the right. Empty columns go."""
+    kept = [number for number in range(len(rows[0])) if any(row[number] for row in rows[1:])]
+    widths = [max(len(row[number]) for row in rows) for number in kept]
+    lines = []
+    for row in rows:
+        cells = [
+            row[number].ljust(width) if number < 2 else row[number].rjust(width)
+            for number, width in zip(kept, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _format_memory(plan: Plan) -> list[str]:
+    """Memory by part: of each GPU, or of each process, in the phase that needs most; equal rows once."""
+    columns = {"libs": ("libraries",), **COLUMNS} if not plan.card.gpu else COLUMNS
+    title = f"GB on each GPU of {plan.card.memory / 1e9:.1f}" if plan.card.gpu else "GB of each process, of "
+    if not plan.card.gpu:
+        title += f"{plan.card.memory / 1e9:.1f} GB of memory"
+    heads = [f"{title}:", "", *columns, "sum"]
+    rows = [heads]
+    for row in _join_equal(plan.memory.rows):
+        values = [sum(row.parts.get(part, 0.0) for part in parts) for parts in columns.values()]
+        cells = [f"{value / 1e9:.1f}" if value >= 0.05e9 else "" for value in values]
+        rows.append([_label(row), _name_place(row, plan.card.gpu), *cells, f"{row.total / 1e9:.1f}"])
+    return _align(rows)
+
+
+def _join_equal(given: Sequence[GpuMemory]) -> list[GpuMemory]:
+    """Returns one row for the runs of a stage that take the same."""
+    found: list[GpuMemory] = []
+    for row in given:
+        stage = row.stage.partition("@")[0]
+        if found and found[-1].stage.partition("@")[0] == stage and found[-1].parts == row.parts and "@" in row.stage:
+            found[-1] = replace(found[-1], stage=f"{stage}@*")
+        else:
+            found.append(row)
+    return found
+
+
+def _label(row: GpuMemory) -> str:
+    return f"{row.stage}, {row.phase}" if row.parts.get("weights") else row.stage
+
+
+def _name_place(row: GpuMemory, gpu: bool) -> str:
+    if gpu:
+        return format_gpus(row.gpus)
+    return f"x {len(row.gpus)}" if len(row.gpus) > 1 else ""
+
+
+def _format_engines(estimate: Estimate) -> list[str]:
+    """Returns a line on what the KV cache of each engine holds."""
+    stages: dict[tuple[str, EngineMemory], list[str]] = {}
+    for row in estimate.rows:
+        for name, engine in row.engines.items():
+            stages.setdefault((name, engine), []).append(row.stage.partition(":")[0])
+    return [
+        f"KV cache of {name} ({', '.join(dict.fromkeys(found))}): {engine.cached_tokens:,} tokens a replica, "
+        f"{engine.answers} requests of {engine.context:,} tokens."
+        for (name, engine), found in stages.items()
+    ]
+
+
+def _format_details(plan: Plan) -> Iterator[str]:
+    for one in plan.stages:
+        yield f"{one.run}:"
+        yield f"    hours from: {one.hours.source}"
+        if one.work.flops.high:
+            yield f"    training: {one.work.steps} steps of {one.work.step_tokens} tokens, {format_flops(one.work.flops)} FLOP"
+        kept = one.storage
+        if kept.checkpoint:
+            yield (
+                f"    training state: {format_bytes(kept.checkpoint)}, {kept.seconds:.1f} s at 2 GB/s; on disk at most "
+                f"{format_bytes(kept.checkpoints)}"
+            )
+        yield f"    result {_format_range(kept.out)}, new answers in the store {_format_range(kept.store)}"
+        yield f"    host memory {format_bytes(kept.host)}"
+
+
+def _format_range(value: Range) -> str:
+    low, high = format_bytes(value.low), format_bytes(value.high)
+    return high if low == high else f"{low} to {high}"
+
+
+def _format_sums(plan: Plan) -> Iterator[str]:
+    running = plan.to_run
+    if not running:
+        yield "Everything is up to date: nothing would run."
+        return
+    hours = _add(one.hours.hours for one in running)
+    disk = _add(one.storage.disk for one in running)
+    wanted, fresh = (sum(one.answers[place] for one in running) for place in (0, 1))
+    host = max(one.storage.host for one in running)
+    yield (
+        f"{len(running)} of {len(plan.stages)} stages would run: {format_hours(hours)} one after the other; "
+        f"{fresh:,} answers to generate, {wanted - fresh:,} stored;"
+    )
+    yield f"host memory {format_bytes(host)}; disk {_format_range(disk)} at most."
+    if plan.card.gpu:
+        gpu_hours = _add(one.gpu_hours for one in running)
+        yield f"GPU hours: {gpu_hours.low:,.0f} to {gpu_hours.high:,.0f}."
+    money = [one.money for one in running]
+    remote = sorted({each.model for one in running for each in one.work.answers if each.model not in plan.models})
+    if None not in money and any(one and one.high for one in money):
+        total = _add(one for one in money if one)
+        yield f"Money: {total.low:,.2f} to {total.high:,.2f}, at the prices given."
+    elif plan.card.gpu or remote:
+        options = ["--gpu-hour"] * plan.card.gpu + ["--input-price and --output-price"] * bool(remote)
+        yield f"Money: give {', '.join(options)}" + (f" of {', '.join(remote)}." if remote else ".")
+
+
+def _format_sources(plan: Plan) -> Iterator[str]:
+    for name, model in plan.models.items():
+        yield f"{name}: {model.shape.weights / 1e6:,.1f} M weights, from {model.source}"
+    sources = dict.fromkeys(one.hours.source for one in plan.to_run)
+    told = f" Measured on this machine ({plan.machine})." if plan.machine else ""
+    if plan.to_run:
+        yield f"Times by {', '.join(sources)} ({plan.card.name}).{told}" + (
+            "" if plan.machine or plan.card.gpu else " `ril plan --measure` measures this machine in two minutes."
+        )
+
+
+def list_values(plan: Plan) -> dict[str, Any]:
+    """Returns the plan as JSON values: bytes, tokens, hours; ranges as pairs."""
+    return {
+        "card": {"name": plan.card.name, "bytes": plan.card.memory, "gpu": plan.card.gpu},
+        "machine": plan.machine,
+        "models": {name: {"weights": one.shape.weights, "source": one.source} for name, one in plan.models.items()},
+        "faults": [fault.text for fault in plan.memory.list_faults()],
+        "stages": [_list_stage(one) for one in plan.stages],
+    }
+
+
+def _list_stage(one: StagePlan) -> dict[str, Any]:
+    wanted, fresh = one.answers
+    return {
+        "run": one.run,
+        "state": one.state,
+        "runs": one.runs,
+        "gpus": one.gpus,
+        "memory": [
+            {"on": row.stage, "gpus": list(row.gpus), "phase": row.phase, "bytes": row.total, "parts": dict(row.parts)}
+            | {
+                "engines": {
+                    name: {"cached_tokens": engine.cached_tokens, "answers": engine.answers, "context": engine.context}
+                    for name, engine in row.engines.items()
+                }
+            }
+            for row in one.rows
+        ],
+        "host_bytes": one.storage.host,
+        "out_bytes": _pair(one.storage.out),
+        "store_bytes": _pair(one.storage.store),
+        "checkpoint_bytes": one.storage.checkpoint,
+        "checkpoint_seconds": one.storage.seconds,
+        "checkpoints_bytes": one.storage.checkpoints,
+        "download_bytes": one.storage.download,
+        "answers": {"wanted": wanted, "stored": wanted - fresh, "generate": fresh},
+        "tokens_in": _pair(_add(each.tokens_in for each in one.work.answers)),
+        "tokens_out": _pair(_add(each.tokens_out for each in one.work.answers)),
+        "steps": one.work.steps,
+        "flops": _pair(one.work.flops),
+        "hours": _pair(one.hours.hours),
+        "hours_from": one.hours.source,
+        "gpu_hours": _pair(one.gpu_hours),
+        "money": None if one.money is None else _pair(one.money),
+    }
+
+
+def _pair(value: Range) -> list[float]:
+    return list(asdict(value).values())
+
+
+def _add(ranges: Iterator[Range] | Sequence[Range]) -> Range:
+    total = Range()
+    for one in ranges:
+        total += one
+    return total
