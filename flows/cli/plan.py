@@ -1,7 +1,7 @@
 """`ril plan`: what a run will take, before it starts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +12,15 @@ from flows.estimate.cards import Card, find_card, read_gpus
 from flows.estimate.models import find_models
 from flows.estimate.plan import Given, Plan, Prices, make_plan
 from flows.estimate.profiles import find_profile_card
-from flows.estimate.remedy import Remedy, find_remedies
+from flows.estimate.remedy import Remedy, find_larger_card, find_remedies
 from flows.estimate.show import format_plan, list_values
 from flows.estimate.status import add_states
 from flows.estimate.workload import Lengths
 from flows.profile import read_profile
+from stages.config.engines import GpuUse
 from stages.config.params import Params, validate_params
+from stages.config.placement import count_replica_gpus
+from stages.config.runtime import Runtime
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 plan_app = typer.Typer()
@@ -56,7 +59,7 @@ def plan_command(
         values, source = merge_params(values, read_profile(root, profile)), f"params.yaml with profile {profile}"
     found = _choose_card(values, card, root, profile)
     if found is not None:
-        count = gpus or values.get("runtime", {}).get("gpus") or len(read_gpus()) or 1
+        count = gpus or values.get("runtime", {}).get("gpus") or len(read_gpus()) or count_named(values)
         values = merge_params(values, {"runtime": {"gpus": count}})
     params = validate_params(values, source)
     given = Given(
@@ -75,11 +78,11 @@ def plan_command(
         print(json.dumps({**told, "remedies": [remedy.changes for remedy in remedies]}, indent=2))
     else:
         print(format_plan(plan, details))
-        _print_faults(plan, remedies)
+        _print_faults(plan, remedies, params, given)
     raise typer.Exit(bool(faults))
 
 
-def _print_faults(plan: Plan, remedies: Sequence[Remedy]) -> None:
+def _print_faults(plan: Plan, remedies: Sequence[Remedy], params: Params, given: Given) -> None:
     faults = plan.memory.list_faults()
     if not faults:
         return
@@ -88,8 +91,11 @@ def _print_faults(plan: Plan, remedies: Sequence[Remedy]) -> None:
         print(f"does not fit: {fault}")
     for remedy in remedies:
         print(f"would fit: {remedy}")
-    if not remedies:
-        print("no single change and no pair of changes that was tried makes it fit; take more or larger GPUs (--card)")
+    larger = find_larger_card(params, given)
+    if larger is not None:
+        print(f"would fit: as it is, on GPUs of {larger} GB")
+    if not remedies and larger is None:
+        print("no changes that were tried make it fit: take smaller models, or more or larger GPUs (--gpus, --card)")
 
 
 def _choose_card(values: dict[str, Any], named: str | None, root: Path, profile: str | None) -> Card | None:
@@ -98,14 +104,24 @@ def _choose_card(values: dict[str, Any], named: str | None, root: Path, profile:
         return find_card(named)
     if here := read_gpus():
         return min(here, key=lambda one: one.memory)
-    if not values.get("runtime", {}).get("gpus"):
-        return None
     if profile is not None and (size := find_profile_card(root, profile)):
         return find_card(size)
+    if not values.get("runtime", {}).get("gpus"):
+        return None
     raise ParamsError(
         f"runtime.gpus is {values['runtime']['gpus']}, but this machine shows no GPU; say which the others have: "
         "--card 80"
     )
+
+
+def count_named(values: Mapping[str, Any]) -> int:
+    """Returns how many GPUs parameters without `runtime.gpus` need: those that they name, and one for each rank."""
+    runtime = Runtime.model_validate(values.get("runtime", {}))
+    named = [gpu for gpus in runtime.rank_gpus.values() for gpu in gpus]
+    for _, _, engine in runtime.iter_engines():
+        if isinstance(engine, GpuUse):
+            named += [*engine.gpus, count_replica_gpus(engine) * (getattr(engine, "replicas", None) or 1) - 1]
+    return max([runtime.processes, *(gpu + 1 for gpu in named)])
 
 
 def _read_prices(given: Sequence[str] | None, params: Params) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """The smallest changes of parameters with which everything fits, each tried with the estimate itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+from flows.estimate.cards import CARDS
 from flows.estimate.plan import Given, estimate_memory
 from flows.estimate.table import Fault
 from stages.config.params import Params, validate_params
@@ -37,8 +38,10 @@ def find_remedies(values: Mapping[str, Any], given: Given, faults: Sequence[Faul
     """
     tried = list(_list_candidates(validate_params(values), faults))
     alone = [one for one in tried if _measure(values, one.changes, given) == 0]
-    if alone:
-        return alone[:MOST_SHOWN]
+    if alone:  # of changes of the same keys the smallest
+        return list({tuple(key for key, _ in _list_keys(one.changes)): one for one in reversed(alone)}.values())[::-1][
+            :MOST_SHOWN
+        ]
     helpful = [one for one in tried if _measure(values, one.changes, given) < _count(faults)]
     pairs = []
     for one, other in combinations(helpful, 2):
@@ -48,6 +51,16 @@ def find_remedies(values: Mapping[str, Any], given: Given, faults: Sequence[Faul
             if len(pairs) == MOST_SHOWN:
                 break
     return pairs or _add_up(values, helpful, given, faults)
+
+
+def find_larger_card(params: Params, given: Given) -> str | None:
+    """Returns the gigabytes of the smallest GPUs on which everything fits as it is; None if it fits none of them."""
+    if given.card is None:
+        return None
+    for name, card in CARDS.items():
+        if name.isdigit() and not estimate_memory(params, replace(given, card=card)).list_faults():
+            return name
+    return None
 
 
 def _add_up(values: Mapping[str, Any], tried: Sequence[Remedy], given: Given, faults: Sequence[Fault]) -> list[Remedy]:

@@ -128,7 +128,8 @@ def _format_details(plan: Plan) -> Iterator[str]:
         yield f"{one.run}:"
         yield f"    hours from: {one.hours.source}"
         if one.work.flops.high:
-            yield f"    training: {one.work.steps} steps of {one.work.step_tokens} tokens, {format_flops(one.work.flops)} FLOP"
+            flops = format_flops(one.work.flops)
+            yield f"    training: {one.work.steps} steps of {one.work.step_tokens} tokens, {flops} FLOP"
         kept = one.storage
         if kept.checkpoint:
             yield (
@@ -150,14 +151,14 @@ def _format_sums(plan: Plan) -> Iterator[str]:
         yield "Everything is up to date: nothing would run."
         return
     hours = _add(one.hours.hours for one in running)
-    disk = _add(one.storage.disk for one in running)
+    kept = _add(one.storage.kept for one in running) + Range.exactly(max(one.storage.checkpoints for one in running))
     wanted, fresh = (sum(one.answers[place] for one in running) for place in (0, 1))
     host = max(one.storage.host for one in running)
     yield (
         f"{len(running)} of {len(plan.stages)} stages would run: {format_hours(hours)} one after the other; "
         f"{fresh:,} answers to generate, {wanted - fresh:,} stored;"
     )
-    yield f"host memory {format_bytes(host)}; disk {_format_range(disk)} at most."
+    yield f"host memory {format_bytes(host)}; disk {_format_range(kept)}."
     if plan.card.gpu:
         gpu_hours = _add(one.gpu_hours for one in running)
         yield f"GPU hours: {gpu_hours.low:,.0f} to {gpu_hours.high:,.0f}."

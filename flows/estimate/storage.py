@@ -39,9 +39,14 @@ class Storage:
         return self.checkpoint / DISK_RATE
 
     @property
+    def kept(self) -> Range:
+        """What stays when the stage is done; training states go."""
+        return self.out + self.store + Range.exactly(self.download)
+
+    @property
     def disk(self) -> Range:
-        """All that the stage needs at its end at most."""
-        return self.out + self.store + Range.exactly(self.checkpoints + self.download)
+        """What the stage needs while it runs."""
+        return self.kept + Range.exactly(self.checkpoints)
 
 
 class StorageEstimator:
