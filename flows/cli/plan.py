@@ -1,6 +1,7 @@
 """`ril plan`: what a run will take, before it starts."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.environment import store_folder
+from flows.estimate.calibrate import calibrate
 from flows.estimate.cards import Card, find_card, read_gpus
 from flows.estimate.models import find_models
 from flows.estimate.plan import Given, Plan, Prices, make_plan
@@ -22,6 +24,7 @@ from stages.config.params import Params, validate_params
 from stages.config.placement import count_replica_gpus
 from stages.config.runtime import Runtime
 from stages.config.yaml import ParamsError, merge_params, read_yaml
+from stages.job.failure import Failure
 
 plan_app = typer.Typer()
 
@@ -45,6 +48,9 @@ def plan_command(
         float | None, typer.Option(min=1.0, help="Mean tokens of your questions, images included, if you know it.")
     ] = None,
     answer_tokens: Annotated[float | None, typer.Option(min=1.0, help="Mean tokens of an answer.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="First measure this machine, in about two minutes; later plans use it.")
+    ] = False,
     details: Annotated[bool, typer.Option("--details", help="Also training states, results and FLOP.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON: bytes, tokens, hours.")] = False,
 ) -> None:
@@ -53,6 +59,12 @@ def plan_command(
     Times are ranges. Exit code 1 if something does not fit; then the smallest changes that would are listed.
     """
     root = Path.cwd()
+    if measure:
+        try:
+            calibrate(store_folder(root), lambda said: print(said, file=sys.stderr))
+        except Failure as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
     values = read_yaml(root / "params.yaml")
     source = "params.yaml"
     if profile is not None:

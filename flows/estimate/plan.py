@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from flows.estimate.amounts import Range
-from flows.estimate.cards import Card, name_machine, read_cpu
+from flows.estimate.cards import Card, name_machine, read_cpu, read_gpus
 from flows.estimate.engines import EngineMemory
 from flows.estimate.hours import HourEstimator, Hours
-from flows.estimate.models import KnownModel
+from flows.estimate.models import KnownModel, find_models
 from flows.estimate.past import read_calibration, read_past
 from flows.estimate.process import ProcessEstimator
 from flows.estimate.storage import Storage, StorageEstimator
@@ -68,6 +69,7 @@ class Plan:
     card: Card
     models: Mapping[str, KnownModel]
     machine: str | None  # whose calibration was used
+    prices: Prices
 
     def find(self, run: str) -> StagePlan:
         """Returns the plan of one run."""
@@ -100,8 +102,8 @@ def estimate_memory(params: Params, given: Given) -> Estimate:
     return MemoryEstimator(params, shapes, given.card.memory).estimate()
 
 
-def make_plan(params: Params, given: Given) -> Plan:
-    """Returns the plan of the whole pipeline, as if every stage were to run."""
+def make_plan(params: Params, given: Given, only: str | None = None) -> Plan:
+    """Returns the plan of the whole pipeline, or of one run, as if every stage were to run."""
     shapes = {name: one.shape for name, one in given.models.items()}
     memory, card = estimate_memory(params, given), given.card or given.host
     machine = name_machine()
@@ -113,6 +115,8 @@ def make_plan(params: Params, given: Given) -> Plan:
     sleeping = MemoryEstimator(params, shapes, card.memory).list_sleeping() if given.card else []
     stages = []
     for run, work in Workload(given.root, params, shapes, given.lengths).iter_all():
+        if only not in (None, run):
+            continue
         work = replace(work, answers=tuple(counts.fill(run, each) for each in work.answers))
         rows = [row for row in memory.rows if _belongs(row.stage, run, params)]
         gpus = len({gpu for row in rows for gpu in row.gpus}) if given.card else 0
@@ -121,7 +125,33 @@ def make_plan(params: Params, given: Given) -> Plan:
         if given.card is None:
             kept = replace(kept, host=sum(row.total * len(row.gpus) for row in rows))
         stages.append(StagePlan(run, work, rows, kept, told, gpus, _price(work, told.hours.scale(gpus), given)))
-    return Plan(stages, memory, card, given.models, machine if calibration else None)
+    return Plan(stages, memory, card, given.models, machine if calibration else None, given.prices)
+
+
+def plan_run(root: Path, store: Path, params: Params, run: str) -> dict[str, Any]:
+    """Returns what one run will take on this machine, for the record beside what it takes.
+
+    Raises ParamsError where that cannot be known: an unknown shape, GPUs without `runtime.gpus`.
+    """
+    gpus = read_gpus()
+    card = min(gpus, key=lambda one: one.memory) if gpus else None
+    plan = make_plan(params, Given(root, store, find_models(root, params), card), only=run)
+    one = plan.find(run)
+    work, rows = one.work, [row.total for row in one.rows]
+    return {
+        "seconds": [3600 * one.hours.hours.low, 3600 * one.hours.hours.high],
+        "seconds_from": one.hours.source,
+        "step_flops": (work.flops.low + work.flops.high) / 2 / work.steps if work.steps else 0.0,
+        "host_bytes": max(rows, default=0.0) if card is None else one.storage.host,
+        "device_bytes": max(rows, default=0.0) if card is not None else 0.0,
+        "out_bytes": [one.storage.out.low, one.storage.out.high],
+        "answers": one.answers[1],
+        "answers_exact": not any(each.upper for each in work.answers),
+        "tokens_out": [
+            sum(each.tokens_out.low for each in work.answers),
+            sum(each.tokens_out.high for each in work.answers),
+        ],
+    }
 
 
 def _price(work: StageWork, gpu_hours: Range, given: Given) -> Range | None:

@@ -162,14 +162,21 @@ def _format_sums(plan: Plan) -> Iterator[str]:
     if plan.card.gpu:
         gpu_hours = _add(one.gpu_hours for one in running)
         yield f"GPU hours: {gpu_hours.low:,.0f} to {gpu_hours.high:,.0f}."
-    money = [one.money for one in running]
-    remote = sorted({each.model for one in running for each in one.work.answers if each.model not in plan.models})
-    if None not in money and any(one and one.high for one in money):
-        total = _add(one for one in money if one)
+    yield from _format_money(plan)
+
+
+def _format_money(plan: Plan) -> Iterator[str]:
+    """The money of the stages whose prices were given, and the options that the others need."""
+    running = plan.to_run
+    total = _add(one.money for one in running if one.money is not None)
+    if total.high:
         yield f"Money: {total.low:,.2f} to {total.high:,.2f}, at the prices given."
-    elif plan.card.gpu or remote:
-        options = ["--gpu-hour"] * plan.card.gpu + ["--input-price and --output-price"] * bool(remote)
-        yield f"Money: give {', '.join(options)}" + (f" of {', '.join(remote)}." if remote else ".")
+    remote = {each.model for one in running for each in one.work.answers if each.model not in plan.models}
+    unpriced = sorted(name for name in remote if plan.prices.find(name) is None)
+    options = ["--gpu-hour"] if plan.card.gpu and plan.prices.gpu_hour is None else []
+    options += [f"--input-price and --output-price of {', '.join(unpriced)}"] if unpriced else []
+    if options:
+        yield f"Money{' beside that' if total.high else ''}: give {', and '.join(options)}."
 
 
 def _format_sources(plan: Plan) -> Iterator[str]:
