@@ -33,7 +33,7 @@ plan_app = typer.Typer()
 def plan_command(
     profile: Annotated[str | None, typer.Option(help="Plan with this profile laid over params.yaml.")] = None,
     card: Annotated[
-        str | None, typer.Option(help="GPU: 24, 48, 80, 141 (GB), l4, a10g, 4090, a100, l40s, h100, h200.")
+        str | None, typer.Option(help="GPU: 24, 48, 80, 141 (GB), l4, a10g, rtx4090, a100, l40s, h100, h200.")
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs, in place of runtime.gpus.")] = None,
     gpu_hour: Annotated[float | None, typer.Option("--gpu-hour", min=0.0, help="Price of a GPU hour.")] = None,

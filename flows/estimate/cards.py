@@ -40,13 +40,13 @@ CARDS: Mapping[str, Card] = {
     "141": _make_gpu("141 GB", 139.8, Range(989, 989), Range(4800, 4800)),
     "l4": _make_gpu("L4", 22.0, Range(121, 121), Range(300, 300)),
     "a10g": _make_gpu("A10G", 22.2, Range(70, 70), Range(600, 600)),
-    "4090": _make_gpu("RTX 4090", 23.6, Range(165, 165), Range(1008, 1008)),
+    "rtx4090": _make_gpu("RTX 4090", 23.6, Range(165, 165), Range(1008, 1008)),
     "a100": _make_gpu("A100 80 GB", 79.1, Range(312, 312), Range(1935, 2039)),
     "l40s": _make_gpu("L40S", 44.4, Range(362, 362), Range(864, 864)),
     "h100": _make_gpu("H100 80 GB", 79.1, Range(756, 989), Range(2000, 3350)),  # PCIe to SXM
     "h200": _make_gpu("H200", 139.8, Range(989, 989), Range(4800, 4800)),
 }
-_NAMES = {"l40s": "l40s", "h200": "h200", "h100": "h100", "a100": "a100", "a10g": "a10g", "4090": "4090", "l4": "l4"}
+_NAMES = {"l40s": "l40s", "h200": "h200", "h100": "h100", "a100": "a100", "a10g": "a10g", "4090": "rtx4090", "l4": "l4"}
 _CORE_FLOPS = Range(4e9, 40e9)  # of one core in fp32: small matrices to large ones. Assumed
 
 

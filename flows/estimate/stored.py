@@ -11,7 +11,6 @@ from stages.config.params import Params
 from stages.config.sampling import Sampling
 from stages.corpora.kept_questions import StaleSelection, open_kept_questions
 from stages.corpora.rows import QuestionFolder
-from stages.responses.answers import make_generation_spec
 from stages.responses.key import GenerationSpec, hash_model_name
 from stages.responses.requested import RequestedAnswers
 from stages.responses.store import Store
@@ -75,4 +74,6 @@ class StoredCounts:
         first = f"{checkpoint.family}-{hash_model_name(checkpoint.identity)}-"
         if not any((self._store / "responses").glob(f"{first}*")):
             return None
+        from stages.responses.answers import make_generation_spec  # a third of a second, for all commands
+
         return make_generation_spec(checkpoint, sampling, draw, self._store)
