@@ -169,13 +169,57 @@ def measure(root: Path, only: str) -> None:
                     file.write(json.dumps(row) + "\n")
 
 
+def predict(root: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the plan says of a measured run: bytes of its process, of a checkpoint, of its result."""
+    from flows.estimate.models import find_models
+    from flows.estimate.plan import Given, make_plan
+    from stages.config.params import load_params
+
+    folder = root / row["precision"]
+    case = next(one for one in CASES[row["precision"]] if one.name == row["case"])
+    write_params(folder, row["precision"], case.changes)
+    params = load_params(folder / "params.yaml")
+    one = make_plan(params, Given(folder, folder / ".ril", find_models(folder, params))).find(row["stage"])
+    return {
+        "memory": one.rows[0].total,
+        "checkpoint": one.storage.checkpoint,
+        "out": one.storage.out.high,
+        "phase": one.rows[0].phase,
+    }
+
+
+def compare(root: Path) -> float:
+    """Prints a row for each measured run and returns the largest difference of memory and bytes."""
+    print("| precision, settings | stage | memory, MB | off by | checkpoint, MB | result, MB |")
+    print("|---|---|---|---|---|---|")
+    worst = 0.0
+    for line in (root / "measured.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        said = predict(root, row)
+        memory = row["timing"]["took"]["peak_host_bytes"]
+        off = said["memory"] / memory - 1
+        cells = [f"{memory / 1e6:,.0f}, {said['memory'] / 1e6:,.0f}", f"{100 * off:+.0f} %"]
+        differences = [abs(off), abs(said["out"] / row["out"] - 1)]
+        written = ""
+        if row["checkpoint"]:
+            written = f"{row['checkpoint'] / 1e6:,.1f}, {said['checkpoint'] / 1e6:,.1f}"
+            differences.append(abs(said["checkpoint"] / row["checkpoint"] - 1))
+        cells += [written, f"{row['out'] / 1e6:,.1f}, {said['out'] / 1e6:,.1f}"]
+        print(f"| {row['precision']}, {row['case']} | {row['stage']} | {' | '.join(cells)} |")
+        worst = max(worst, *differences)
+    return worst
+
+
 def main() -> None:
     """Measures and compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where projects and figures are kept")
     parser.add_argument("--only", default="", help="part of a case's precision and name")
+    parser.add_argument("--compare", action="store_true", help="only make the table again")
     given = parser.parse_args()
-    measure(given.folder, given.only)
+    if not given.compare:
+        measure(given.folder, given.only)
+    sys.exit(int(compare(given.folder) > ALLOWED))
 
 
 if __name__ == "__main__":
