@@ -39,7 +39,7 @@ class Hours:
     """How long a stage takes, and where that is known from."""
 
     hours: Range
-    source: str  # data sheet, last run, measured here
+    source: str  # data sheet, assumption, last run, measured here
 
 
 class HourEstimator:
@@ -63,7 +63,7 @@ class HourEstimator:
         if past is not None and (seconds := self._scale_past(work, past)) is not None:
             return Hours(KNOWN.scale(seconds / HOUR), "last run")
         if not work.steps and not work.answers:
-            return Hours(self._estimate_rest(run).scale(1 / HOUR), "assumed")
+            return Hours(self._estimate_rest(run).scale(1 / HOUR), "assumption")
         measured = self._calibration is not None and not self._card.gpu
         seconds_range = CPU_START if not self._card.gpu else START
         if measured and self._calibration is not None:

@@ -177,7 +177,11 @@ class ProcessEstimator:
                 "gradients": parts.gradients,
                 "activations": max(kept, parts.buffers),
             },
-            "update": {**parts.resting, "gradients": parts.kept_gradients, "buffers": parts.update},
+            "update": {
+                **parts.resting,
+                "gradients": parts.kept_gradients,
+                "optimizer": parts.resting["optimizer"] + parts.update,
+            },
         }
 
     @staticmethod
@@ -193,7 +197,7 @@ class ProcessEstimator:
 class States:
     """Bytes of one process beside activations."""
 
-    resting: Mapping[str, float]
+    resting: dict[str, float]
     gradients: float  # in the passes
     buffers: float  # full at the end of the passes
     kept_gradients: float  # in the update

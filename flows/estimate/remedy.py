@@ -8,6 +8,7 @@ from typing import Any
 from flows.estimate.cards import CARDS
 from flows.estimate.plan import Given, estimate_memory
 from flows.estimate.table import Fault
+from stages.config.engines import GpuUse
 from stages.config.params import Params, validate_params
 from stages.config.yaml import ParamsError, merge_params
 
@@ -146,26 +147,12 @@ def _list_candidates(params: Params, faults: Sequence[Fault]) -> Iterator[Remedy
 def _list_engine_changes(params: Params, faults: Sequence[Fault]) -> Iterator[Remedy]:
     runtime = params.runtime
     if any("ril" in fault.stage for fault in faults):
-        shared = {
-            name: engine
-            for name, engine in runtime.stage_engines.get("ril", {}).items()
-            if getattr(engine, "memory_share", None)
-        }
+        engines = runtime.stage_engines.get("ril", {})
+        shares = {name: engine.memory_share for name, engine in engines.items() if isinstance(engine, GpuUse)}
         for factor in (0.75, 0.5):
-            if shared:
-                yield Remedy(
-                    {
-                        "runtime": {
-                            "stage_engines": {
-                                "ril": {
-                                    name: {"memory_share": round(engine.memory_share * factor, 2)}  # type: ignore[union-attr]
-                                    for name, engine in shared.items()
-                                }
-                            }
-                        }
-                    },
-                    ("fewer answers at a time",),
-                )
+            less = {name: {"memory_share": round(share * factor, 2)} for name, share in shares.items() if share}
+            if less:
+                yield _set("fewer answers at a time", runtime={"stage_engines": {"ril": less}})
     for share in (0.9, 0.8, 0.7):
         if share != runtime.gpu_memory_utilization:
             yield _set("", runtime={"gpu_memory_utilization": share})

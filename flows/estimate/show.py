@@ -16,9 +16,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "grads": ("gradients", "buffers"),
     "ref.": ("reference",),
     "D": ("discriminator",),
-    "passes": ("activations", "recomputation"),
+    "passes": ("activations", "recomputation", "vision"),
     "head": ("head",),
-    "vision": ("vision",),
     "engine": ("engine weights", "engine work"),
     "KV": ("KV cache",),
     "margin": ("margin",),
@@ -59,8 +58,8 @@ def _format_disk(one: StagePlan) -> str:
     return high if low == high else f"{low.split()[0]}-{high}" if low.split()[1] == high.split()[1] else f"{low}-{high}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns with two spaces between them; the first two to the left, figures to the right. Empty columns go."""
+def _align(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
+    """The first two columns to the left, figures to the right. Empty columns go."""
     kept = [number for number in range(len(rows[0])) if any(row[number] for row in rows[1:])]
     widths = [max(len(row[number]) for row in rows) for number in kept]
     lines = []
@@ -69,23 +68,21 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
             row[number].ljust(width) if number < 2 else row[number].rjust(width)
             for number, width in zip(kept, widths, strict=True)
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append(between.join(cells).rstrip())
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _format_memory(plan: Plan) -> list[str]:
     """Memory by part: of each GPU, or of each process, in the phase that needs most; equal rows once."""
     columns = {"libs": ("libraries",), **COLUMNS} if not plan.card.gpu else COLUMNS
-    title = f"GB on each GPU of {plan.card.memory / 1e9:.1f}" if plan.card.gpu else "GB of each process, of "
-    if not plan.card.gpu:
-        title += f"{plan.card.memory / 1e9:.1f} GB of memory"
-    heads = [f"{title}:", "", *columns, "sum"]
-    rows = [heads]
+    size = f"{plan.card.memory / 1e9:.1f}"
+    title = f"GB on each GPU of {size}:" if plan.card.gpu else f"GB of each process, on a machine with {size}:"
+    rows = [["", "", *columns, "sum"]]
     for row in _join_equal(plan.memory.rows):
         values = [sum(row.parts.get(part, 0.0) for part in parts) for parts in columns.values()]
         cells = [f"{value / 1e9:.1f}" if value >= 0.05e9 else "" for value in values]
         rows.append([_label(row), _name_place(row, plan.card.gpu), *cells, f"{row.total / 1e9:.1f}"])
-    return _align(rows)
+    return [title, *_align(rows, " ")]
 
 
 def _join_equal(given: Sequence[GpuMemory]) -> list[GpuMemory]:
@@ -101,7 +98,8 @@ def _join_equal(given: Sequence[GpuMemory]) -> list[GpuMemory]:
 
 
 def _label(row: GpuMemory) -> str:
-    return f"{row.stage}, {row.phase}" if row.parts.get("weights") else row.stage
+    phase = row.phase.replace("backward of the ", "")  # of the head, of the tower
+    return f"{row.stage}, {phase}" if row.parts.get("weights") else row.stage
 
 
 def _name_place(row: GpuMemory, gpu: bool) -> str:
@@ -111,14 +109,14 @@ def _name_place(row: GpuMemory, gpu: bool) -> str:
 
 
 def _format_engines(estimate: Estimate) -> list[str]:
-    """Returns a line on what the KV cache of each engine holds."""
+    """Returns a line on what the KV cache of one replica of each engine holds."""
     stages: dict[tuple[str, EngineMemory], list[str]] = {}
     for row in estimate.rows:
         for name, engine in row.engines.items():
             stages.setdefault((name, engine), []).append(row.stage.partition(":")[0])
     return [
-        f"KV cache of {name} ({', '.join(dict.fromkeys(found))}): {engine.cached_tokens:,} tokens a replica, "
-        f"{engine.answers} requests of {engine.context:,} tokens."
+        f"KV of {name} ({', '.join(dict.fromkeys(found))}): {engine.cached_tokens:,} tokens, "
+        f"{engine.answers} requests of {engine.context:,}."
         for (name, engine), found in stages.items()
     ]
 
@@ -156,9 +154,9 @@ def _format_sums(plan: Plan) -> Iterator[str]:
     host = max(one.storage.host for one in running)
     yield (
         f"{len(running)} of {len(plan.stages)} stages would run: {format_hours(hours)} one after the other; "
-        f"{fresh:,} answers to generate, {wanted - fresh:,} stored;"
+        f"{fresh:,} answers,"
     )
-    yield f"host memory {format_bytes(host)}; disk {_format_range(kept)}."
+    yield f"{wanted - fresh:,} stored; host memory {format_bytes(host)}; disk {_format_range(kept)}."
     if plan.card.gpu:
         gpu_hours = _add(one.gpu_hours for one in running)
         yield f"GPU hours: {gpu_hours.low:,.0f} to {gpu_hours.high:,.0f}."
@@ -185,7 +183,7 @@ def _format_sources(plan: Plan) -> Iterator[str]:
     sources = dict.fromkeys(one.hours.source for one in plan.to_run)
     told = f" Measured on this machine ({plan.machine})." if plan.machine else ""
     if plan.to_run:
-        yield f"Times by {', '.join(sources)} ({plan.card.name}).{told}" + (
+        yield f"Times from {', '.join(sources)} ({plan.card.name}).{told}" + (
             "" if plan.machine or plan.card.gpu else " `ril plan --measure` measures this machine in two minutes."
         )
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.estimate.amounts import Range
-from flows.estimate.passes import PATCHES_PER_TOKEN
-from flows.estimate.shapes import ModelShape, TextShape
+from flows.estimate.shapes import PATCHES_PER_TOKEN, ModelShape, TextShape
 from flows.jobs import list_runs
 from stages import judging
 from stages.benchmarks.registry import find_benchmark
