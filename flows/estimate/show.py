@@ -58,7 +58,7 @@ def _format_disk(one: StagePlan) -> str:
     return high if low == high else f"{low.split()[0]}-{high}" if low.split()[1] == high.split()[1] else f"{low}-{high}"
 
 
-def _align(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first two columns to the left, figures to the right. Empty columns go."""
     kept = [number for number in range(len(rows[0])) if any(row[number] for row in rows[1:])]
     widths = [max(len(row[number]) for row in rows) for number in kept]
@@ -68,7 +68,7 @@ def _align(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
             row[number].ljust(width) if number < 2 else row[number].rjust(width)
             for number, width in zip(kept, widths, strict=True)
         ]
-        lines.append(between.join(cells).rstrip())
+        lines.append(" ".join(cells).rstrip())
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
@@ -82,7 +82,7 @@ def _format_memory(plan: Plan) -> list[str]:
         values = [sum(row.parts.get(part, 0.0) for part in parts) for parts in columns.values()]
         cells = [f"{value / 1e9:.1f}" if value >= 0.05e9 else "" for value in values]
         rows.append([_label(row), _name_place(row, plan.card.gpu), *cells, f"{row.total / 1e9:.1f}"])
-    return [title, *_align(rows, " ")]
+    return [title, *_align(rows)]
 
 
 def _join_equal(given: Sequence[GpuMemory]) -> list[GpuMemory]:
@@ -127,11 +127,11 @@ def _format_details(plan: Plan) -> Iterator[str]:
         yield f"    hours from: {one.hours.source}"
         if one.work.flops.high:
             flops = format_flops(one.work.flops)
-            yield f"    training: {one.work.steps} steps of {one.work.step_tokens} tokens, {flops} FLOP"
+            yield f"    {one.work.steps} training steps of {one.work.step_tokens} tokens, {flops} FLOP"
         kept = one.storage
         if kept.checkpoint:
             yield (
-                f"    training state: {format_bytes(kept.checkpoint)}, {kept.seconds:.1f} s at 2 GB/s; on disk at most "
+                f"    training state {format_bytes(kept.checkpoint)}, {kept.seconds:.1f} s at 2 GB/s; on disk at most "
                 f"{format_bytes(kept.checkpoints)}"
             )
         yield f"    result {_format_range(kept.out)}, new answers in the store {_format_range(kept.store)}"
@@ -184,7 +184,7 @@ def _format_sources(plan: Plan) -> Iterator[str]:
     told = f" Measured on this machine ({plan.machine})." if plan.machine else ""
     if plan.to_run:
         yield f"Times from {', '.join(sources)} ({plan.card.name}).{told}" + (
-            "" if plan.machine or plan.card.gpu else " `ril plan --measure` measures this machine in two minutes."
+            "" if plan.machine or plan.card.gpu else " `ril plan --measure` measures this machine."
         )
 
 

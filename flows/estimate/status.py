@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from flows.dvc.staleness import FOLLOWS, STALE, UP_TO_DATE, StageStatus, compare_stages
+from flows.dvc.staleness import STALE, UP_TO_DATE, StageStatus, compare_stages
 from flows.estimate.plan import Plan
 
 NOT_COMPARED = "runs"
@@ -29,15 +29,8 @@ def add_states(plan: Plan, root: Path, store: Path, as_planned: bool) -> Plan:
 
 
 def _explain(status: StageStatus) -> str:
-    """Returns a few words; `ril status` has all of them."""
-    if status.state == FOLLOWS:
-        return f"after {status.follows[0]}"
+    """Returns one word, of what changed first; `ril status` says everything."""
     if status.state != STALE:
         return status.state
-    if status.parameters:
-        return f"{len(status.parameters)} parameters changed" if len(status.parameters) > 1 else "parameter changed"
-    if status.inputs:
-        return "input changed"
-    if status.outs:
-        return "result missing"
-    return "words changed" if status.words_only else "code changed"
+    causes = {"parameter": status.parameters, "input": status.inputs, "result": status.outs, "command": status.command}
+    return next((word for word, found in causes.items() if found), "words" if status.words_only else "code")
