@@ -75,13 +75,15 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
 def _format_memory(plan: Plan) -> list[str]:
     """Memory by part: of each GPU, or of each process, in the phase that needs most; equal rows once."""
     columns = {"libs": ("libraries",), **COLUMNS} if not plan.card.gpu else COLUMNS
-    size = f"{plan.card.memory / 1e9:.1f}"
-    title = f"GB on each GPU of {size}:" if plan.card.gpu else f"GB of each process, on a machine with {size}:"
+    small = max(row.total for row in plan.memory.rows) < 10e9
+    unit, name, digits = (1e6, "MB", 0) if small else (1e9, "GB", 1)
+    size = f"{plan.card.memory / unit:,.{digits}f}"
+    title = f"{name} on each GPU of {size}:" if plan.card.gpu else f"{name} of each process, on a machine with {size}:"
     rows = [["", "", *columns, "sum"]]
     for row in _join_equal(plan.memory.rows):
-        values = [sum(row.parts.get(part, 0.0) for part in parts) for parts in columns.values()]
-        cells = [f"{value / 1e9:.1f}" if value >= 0.05e9 else "" for value in values]
-        rows.append([_label(row), _name_place(row, plan.card.gpu), *cells, f"{row.total / 1e9:.1f}"])
+        values = [sum(row.parts.get(part, 0.0) for part in parts) / unit for parts in columns.values()]
+        cells = [f"{value:.{digits}f}" if value >= 0.5 / 10**digits else "" for value in values]
+        rows.append([_label(row), _name_place(row, plan.card.gpu), *cells, f"{row.total / unit:.{digits}f}"])
     return [title, *_align(rows)]
 
 
