@@ -111,9 +111,14 @@ def _print_faults(plan: Plan, remedies: Sequence[Remedy], params: Params, given:
 
 
 def _choose_card(values: dict[str, Any], named: str | None, root: Path, profile: str | None) -> Card | None:
-    """The GPU that is named, or is here, or that the profile is for; None for a machine without."""
+    """The GPU that is named, or is here, or that the profile is for; None for a machine without.
+
+    A student in fp32, as that of the tiny profile, is planned as on a CPU: on GPUs it is not measured, and is tiny.
+    """
     if named is not None:
         return find_card(named)
+    if values.get("models", {}).get("student", {}).get("precision", "bf16") == "fp32":
+        return None
     if here := read_gpus():
         return min(here, key=lambda one: one.memory)
     if profile is not None and (size := find_profile_card(root, profile)):

@@ -71,8 +71,10 @@ def read_gpus() -> list[Card]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return found
-    numbers = [int(one) for one in visible.split(",") if re.fullmatch(r"\d+", one)]
-    return [found[number] for number in numbers if number < len(found)]
+    chosen = [one for one in visible.split(",") if one]
+    if all(one.isdigit() for one in chosen):
+        return [found[int(one)] for one in chosen if int(one) < len(found)]
+    return found[: len(chosen)]  # by UUID: as many, whichever they are
 
 
 def _recognise(name: str, memory: float) -> Card:

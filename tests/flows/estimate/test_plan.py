@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.estimate.amounts import Range, format_bytes, format_count, format_hours
-from flows.estimate.cards import CARDS, name_machine
+from flows.estimate.cards import CARDS, name_machine, read_gpus
 from flows.estimate.models import find_models
 from flows.estimate.past import MACHINES, Calibration
 from flows.estimate.plan import Given, Plan, make_plan
@@ -182,10 +182,37 @@ def test_wrong_options_are_lines(project: Path, options: list[str], words: str) 
 
 
 def test_gpus_that_are_not_here_must_be_said(project: Path) -> None:
-    values = merge_params(read_yaml(project / "params.yaml"), {"runtime": {"gpus": 2}})
-    write_params(project, values)
+    changes = {"runtime": {"gpus": 2}, "models": {"student": {"precision": "bf16"}}}
+    write_params(project, merge_params(read_yaml(project / "params.yaml"), changes))
     with pytest.raises(ParamsError, match=r"runtime\.gpus is 2, but this machine shows no GPU"):
         ask()
+
+
+def show_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch, *rows: str) -> None:
+    """Lets nvidia-smi show GPUs."""
+    tool = folder / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_gpus_of_this_machine_are_those_that_nvidia_smi_shows(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_gpus(tmp_path, monkeypatch, "NVIDIA A100-SXM4-80GB, 81920", "NVIDIA H200, 143771", "Mystery 9, 24000")
+    assert [gpu.flops.high for gpu in read_gpus()] == [312e12, 989e12, CARDS["24"].flops.high]
+    assert read_gpus()[0].memory == 81920 * 2**20
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert [gpu.name for gpu in read_gpus()] == ["Mystery 9", "NVIDIA A100-SXM4-80GB"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1234")
+    assert len(read_gpus()) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert read_gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    values = ask_values("--profile", "lora_1x24")
+    assert values["card"]["name"] == "Mystery 9"  # the smallest that is here
+    assert ask_values()["card"]["gpu"] is False  # the tiny student is fp32
 
 
 def write_params(project: Path, values: Mapping[str, Any]) -> None:
