@@ -116,22 +116,28 @@ class StorageEstimator:
             return (TINY_QUESTION if world else QUESTION).scale(count)
         whole = Range.exactly(self.count_bytes("student") + FILES)
         if stage == "warm_start":
-            return whole + self._count_adapter(stage)
+            return whole + (self._count_adapter(stage) or Range())
         if stage == "discriminator" and params.objective.uses_discriminator:
-            return self._count_adapter(stage) if params.discriminator.lora else whole
+            text = self._student.text  # without a head, with a score of each state
+            return self._count_adapter(stage) or Range.exactly(self._size * (text.weights + text.hidden))
         if stage == LOOP:
-            return whole.scale(1 + (params.ril.keep == "both")) + self._count_adapter(stage)
+            return whole.scale(1 + (params.ril.keep == "both")) + (self._count_adapter(stage) or Range())
         return _add(
             each.answer.scale(WRITTEN_TOKEN * each.count) + Range.exactly(WRITTEN_ROW * each.count)
             for each in work.answers
         )
 
-    def _count_adapter(self, stage: str) -> Range:
+    @property
+    def _size(self) -> int:
+        """Bytes of a weight of the student."""
+        return FP32 if self._params.models["student"].precision == "fp32" else BF16
+
+    def _count_adapter(self, stage: str) -> Range | None:
+        """The bytes of a stage's adapter; None if it trains all weights."""
         lora = getattr(self._params, stage).lora
         if lora is None:
-            return Range()
-        size = FP32 if self._params.models["student"].precision == "fp32" else BF16
-        return Range.exactly(size * self._student.text.count_adapter(lora.rank, lora.targets))
+            return None
+        return Range.exactly(self._size * self._student.text.count_adapter(lora.rank, lora.targets))
 
     def _count_download(self, name: str) -> float:
         return float(BF16 * self._shapes[name].weights) if self._params.models[name].hub else 0.0
