@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("stages", "flows", "studies", "tests", "profiles")
+FOLDERS = ("stages", "flows", "studies", "tests", "profiles", "examples")
 FILES = ("pyproject.toml", "params.yaml", "dvc.yaml", ".dvcignore", "README.md")
 PASSED, FAILED = 0, 1  # exit codes of pytest
 STOPPED = -1  # the time limit

@@ -51,16 +51,16 @@ _ADAPTERS = {
 CASES = {
     "fp32": (
         Case("ZeRO 0", TRAINING, _zero(0)),
-        Case("ZeRO 1", ("warm_start",), _zero(1)),
-        Case("ZeRO 2", TRAINING, _zero(2)),
+        Case("ZeRO 0, checkpoints", ("warm_start",), _zero(0, checkpoint_minutes=0.0)),
         Case("ZeRO 3, 2 ranks", ("warm_start", "discriminator"), _zero(3, 2)),
         Case("ZeRO 0, LoRA", TRAINING, {**_zero(0), **_ADAPTERS}),
-        Case("ZeRO 0, checkpoints", ("warm_start",), _zero(0, checkpoint_minutes=0.0)),
+        Case("ZeRO 2", ("warm_start", "ril"), _zero(2)),
+        Case("ZeRO 1", ("warm_start",), _zero(1)),
     ),
     "bf16": (
-        Case("ZeRO 2", ("warm_start", "discriminator"), _zero(2)),
-        Case("ZeRO 3, 2 ranks", ("warm_start",), _zero(3, 2)),
+        Case("ZeRO 2", ("warm_start",), _zero(2)),
         Case("ZeRO 2, LoRA", ("warm_start",), {**_zero(2), **_ADAPTERS}),
+        Case("ZeRO 3, 2 ranks", ("warm_start",), _zero(3, 2)),
     ),
 }
 UNTRAINED = {"vision_steps": 0, "reading_steps": 0, "steps": 0, "warmup_steps": 0}
