@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.estimate.amounts import Range
 from flows.estimate.cards import GIB, Card, find_card
 from flows.estimate.models import find_models
-from flows.estimate.plan import Given, make_plan
+from flows.estimate.plan import Given, plan_pipeline
 from flows.estimate.profiles import find_profile_card
 from flows.estimate.show import format_plan
 from flows.estimate.status import add_states
@@ -31,7 +31,7 @@ def format_page_plan(root: Path, name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:  # without results and store
         new = Path(folder)
         given = Given(new, new / ".ril", find_models(new, params), find_card(size) if size else None, host=HOST)
-        plan = add_states(make_plan(params, given), new, given.store, as_planned=False)
+        plan = add_states(plan_pipeline(params, given), new, given.store, as_planned=False)
     command = "ril plan" if name == "tiny" else f"ril plan --profile {name}"
     return f"<!-- plan {name} -->\n```text\n$ {command}\n{format_plan(plan, details=False)}\n```\n<!-- /plan {name} -->"
 

@@ -12,12 +12,12 @@ from flows.environment import store_folder
 from flows.estimate.calibrate import calibrate
 from flows.estimate.cards import Card, find_card, read_gpus
 from flows.estimate.models import find_models
-from flows.estimate.plan import Given, Plan, Prices, make_plan
+from flows.estimate.plan import Given, PipelinePlan, Prices, plan_pipeline
 from flows.estimate.profiles import find_profile_card
 from flows.estimate.remedy import Remedy, find_larger_card, find_remedies
 from flows.estimate.show import format_plan, list_values
 from flows.estimate.status import add_states
-from flows.estimate.workload import Lengths
+from flows.estimate.workload import MeanLengths
 from flows.profile import read_profile
 from stages.config.engines import GpuUse
 from stages.config.params import Params, validate_params
@@ -31,7 +31,7 @@ plan_app = typer.Typer()
 
 @plan_app.command("plan")
 def plan_command(
-    profile: Annotated[str | None, typer.Option(help="Plan with this profile laid over params.yaml.")] = None,
+    profile: Annotated[str | None, typer.Option(help="PipelinePlan with this profile laid over params.yaml.")] = None,
     card: Annotated[
         str | None, typer.Option(help="GPU: 24, 48, 80, 141 (GB), l4, a10g, rtx4090, a100, l40s, h100, h200.")
     ] = None,
@@ -79,11 +79,11 @@ def plan_command(
         store_folder(root),
         find_models(root, params),
         found,
-        Lengths(prompt_tokens, answer_tokens),
+        MeanLengths(prompt_tokens, answer_tokens),
         Prices(gpu_hour, _read_prices(input_price, params), _read_prices(output_price, params)),
     )
-    plan = add_states(make_plan(params, given), root, given.store, as_planned=profile is None)
-    faults = plan.memory.list_faults()
+    plan = add_states(plan_pipeline(params, given), root, given.store, as_planned=profile is None)
+    faults = plan.memory.list_shortfalls()
     remedies = find_remedies(values, given, faults) if faults else []
     if as_json:
         told: dict[str, Any] = list_values(plan)
@@ -94,8 +94,8 @@ def plan_command(
     raise typer.Exit(bool(faults))
 
 
-def _print_faults(plan: Plan, remedies: Sequence[Remedy], params: Params, given: Given) -> None:
-    faults = plan.memory.list_faults()
+def _print_faults(plan: PipelinePlan, remedies: Sequence[Remedy], params: Params, given: Given) -> None:
+    faults = plan.memory.list_shortfalls()
     if not faults:
         return
     print()

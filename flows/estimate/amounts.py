@@ -31,15 +31,15 @@ class Range:
         return Range(self.low / other.high, self.high / other.low)
 
     def __str__(self) -> str:
-        if format_count(self.low) == format_count(self.high):
-            return format_count(self.high)
-        return f"{format_count(self.low)}-{format_count(self.high)}"
+        if format_quantity(self.low) == format_quantity(self.high):
+            return format_quantity(self.high)
+        return f"{format_quantity(self.low)}-{format_quantity(self.high)}"
 
 
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
-def format_count(value: float) -> str:
+def format_quantity(value: float) -> str:
     """Returns a number of answers or tokens in at most five characters; below 10,000 every digit."""
     if value < 10_000:
         return f"{value:.0f}"
@@ -47,7 +47,7 @@ def format_count(value: float) -> str:
     return f"{value / size:.3g}{unit}"
 
 
-def format_bytes(value: float) -> str:
+def format_volume(value: float) -> str:
     """Returns bytes as GB or MB of 1e9 and 1e6 bytes."""
     if value >= 0.9995e9:
         return f"{value / 1e9:.1f} GB" if value < 99.95e9 else f"{value / 1e9:,.0f} GB"

@@ -19,7 +19,7 @@ from typing import Any
 from flows.estimate.amounts import Range
 from flows.estimate.cards import name_machine
 from flows.estimate.past import MACHINES, Calibration
-from flows.estimate.shapes import ModelShape, read_shape
+from flows.estimate.shapes import TINY_VOCABULARY, ModelShape, read_shape
 from flows.estimate.workload import count_head, count_layers
 from stages.config.build import Build
 from stages.job.failure import Failure
@@ -31,6 +31,7 @@ LARGE = Build(steps=0, learning_rate=1e-3, hidden_size=768, layers=8, heads=12) 
 PACKS = (256, 1024)  # tokens of the timed steps: their difference is arithmetic, the rest is not
 ANSWERS, ANSWER_TOKENS = (256, 16), 32  # of the small and of the large model
 CONTEXT = 512
+FAMILY = next(iter(TINY_VOCABULARY))  # of the measured models: any that sees images
 
 
 def calibrate(store: Path, say: Callable[[str], None]) -> Calibration:
@@ -91,13 +92,13 @@ def _make_checkpoint(build: Build, folder: Path) -> ModelShape:
 
     torch.manual_seed(0)
     texts = [f"The number of row {number} is {number * 7 % 100}." for number in range(500)]
-    _, network = build_tiny("qwen2_5_vl", build, texts, CONTEXT, 0, folder)
+    _, network = build_tiny(FAMILY, build, texts, CONTEXT, 0, folder)
     save_weights(network.model, folder)
-    write_card(folder, "qwen2_5_vl", "fp32", CONTEXT)
+    write_card(folder, FAMILY, "fp32", CONTEXT)
     return read_shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
-def measure_trainer() -> dict[str, Any]:
+def time_trainer() -> dict[str, Any]:
     """Seconds and operations of steps with few and with many tokens, of one pack each."""
     import torch
 
@@ -135,7 +136,7 @@ def measure_trainer() -> dict[str, Any]:
     return {"seconds": seconds, "flops": flops}
 
 
-def measure_engine(build: Build, answers: int) -> dict[str, Any]:
+def time_engine(build: Build, answers: int) -> dict[str, Any]:
     """Seconds, tokens and operations of answers that all have the longest length."""
     from stages.config.runtime import Runtime
     from stages.config.sampling import Sampling
@@ -174,9 +175,9 @@ def main(name: str, result: str) -> None:
 
     prepare()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "trainer": measure_trainer,
-        "small engine": lambda: measure_engine(SMALL, ANSWERS[0]),
-        "large engine": lambda: measure_engine(LARGE, ANSWERS[1]),
+        "trainer": time_trainer,
+        "small engine": lambda: time_engine(SMALL, ANSWERS[0]),
+        "large engine": lambda: time_engine(LARGE, ANSWERS[1]),
     }
     found = parts[name]()
     spent = found["seconds"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.estimate.published import PUBLISHED
-from flows.estimate.shapes import ModelShape, TextShape, TowerShape, read_shape
+from flows.estimate.shapes import ModelShape, make_tiny_shape, read_shape
 from stages.config.build import Build
 from stages.config.model import Model
 from stages.config.params import Params
@@ -18,10 +18,6 @@ from stages.job.hub import allows_downloads
 from stages.vlm.identity import CARD
 
 _MOST_BYTES = 1 << 24  # of a config.json
-# Tokens of the tiny tokenizers, which stop early if their texts have no more (stages/tiny/builds/shapes.py).
-TINY_VOCABULARY = {"qwen2_5_vl": 512, "qwen3_vl": 512, "internvl3": 640, "text": 1024, "qwen2_5": 1024}
-_TINY_PLACES = {"internvl3": 37, "qwen3_vl": 64}  # learned positions of the tiny towers
-_TINY_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def _find_model(root: Path, name: str, model: Model) -> KnownModel:
         made = root / "data" / "model" / name
         if (config := _read_config(made)) is not None and _is_built(config, model.build):
             return _read(config, made / "config.json", name)
-        return KnownModel(_make_tiny_shape(model.family, model.build), "its build settings")
+        return KnownModel(make_tiny_shape(model.family, model.build), "its build settings")
     if model.path is not None:
         if (config := _read_config(root / model.path)) is None:
             raise ParamsError(
@@ -120,24 +116,3 @@ def _is_built(config: Mapping[str, Any], build: Build) -> bool:
     """Whether the model that was built has the widths and layers that `build` has now."""
     text = config.get("text_config", config)
     return bool(text["hidden_size"] == build.hidden_size and text["num_hidden_layers"] == build.layers)
-
-
-def _make_tiny_shape(family: str, build: Build) -> ModelShape:
-    """Returns what `build_tiny` makes, with as many tokens as its tokenizer may have."""
-    judge = family in ("text", "qwen2_5")
-    text = TextShape(
-        build.hidden_size,
-        build.layers,
-        build.heads,
-        build.heads if judge else max(1, build.heads // 2),
-        2 * build.hidden_size,
-        TINY_VOCABULARY[family],
-        biased=family != "qwen3_vl",
-        key_norms=family == "qwen3_vl",
-    )
-    if judge:
-        return ModelShape(text)
-    levels = min(_TINY_LEVELS, build.layers, build.vision_layers) if family == "qwen3_vl" else 0
-    sizes = build.vision_hidden_size, build.vision_layers, 3 * build.vision_hidden_size
-    tower = TowerShape(*sizes, gated=family == "qwen2_5_vl", places=_TINY_PLACES.get(family, 0), levels=levels)
-    return ModelShape(text, tower)

@@ -16,7 +16,7 @@ from flows.estimate.storage import Storage, StorageEstimator
 from flows.estimate.stored import StoredCounts
 from flows.estimate.table import Estimate, GpuMemory, MemoryEstimator
 from flows.estimate.trained import list_trained
-from flows.estimate.workload import Lengths, StageWork, Workload
+from flows.estimate.workload import MeanLengths, StageWork, Workload
 from stages.config.params import Params
 from stages.config.placement import LOOP
 
@@ -61,7 +61,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PipelinePlan:
     """All runs, and where their figures are from."""
 
     stages: Sequence[StagePlan]
@@ -89,7 +89,7 @@ class Given:
     store: Path
     models: Mapping[str, KnownModel]
     card: Card | None = None  # None: no GPU; the memory of this machine
-    lengths: Lengths = field(default_factory=Lengths)
+    lengths: MeanLengths = field(default_factory=MeanLengths)
     prices: Prices = field(default_factory=Prices)
     host: Card = field(default_factory=read_cpu)
 
@@ -102,7 +102,7 @@ def estimate_memory(params: Params, given: Given) -> Estimate:
     return MemoryEstimator(params, shapes, given.card.memory).estimate()
 
 
-def make_plan(params: Params, given: Given, only: str | None = None) -> Plan:
+def plan_pipeline(params: Params, given: Given, only: str | None = None) -> PipelinePlan:
     """Returns the plan of the whole pipeline, or of one run, as if every stage were to run."""
     shapes = {name: one.shape for name, one in given.models.items()}
     memory, card = estimate_memory(params, given), given.card or given.host
@@ -125,7 +125,7 @@ def make_plan(params: Params, given: Given, only: str | None = None) -> Plan:
         if given.card is None:
             kept = replace(kept, host=sum(row.total * len(row.gpus) for row in rows))
         stages.append(StagePlan(run, work, rows, kept, told, gpus, _price(work, told.hours.scale(gpus), given)))
-    return Plan(stages, memory, card, given.models, machine if calibration else None, given.prices)
+    return PipelinePlan(stages, memory, card, given.models, machine if calibration else None, given.prices)
 
 
 def plan_run(root: Path, store: Path, params: Params, run: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def plan_run(root: Path, store: Path, params: Params, run: str) -> dict[str, Any
     """
     gpus = read_gpus()
     card = min(gpus, key=lambda one: one.memory) if gpus else None
-    plan = make_plan(params, Given(root, store, find_models(root, params), card), only=run)
+    plan = plan_pipeline(params, Given(root, store, find_models(root, params), card), only=run)
     one = plan.find(run)
     work, rows = one.work, [row.total for row in one.rows]
     return {

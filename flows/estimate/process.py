@@ -106,7 +106,7 @@ class ProcessEstimator:
         tokens = max(block.tokens_per_pack, self._context)
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
-        phases = self._list_phases("warm_start", block.lora, trained, student.weights, tokens, seen, head=True)
+        phases = self._list_phases("warm_start", block.lora, (trained, student.weights), tokens, seen, head=True)
         return self._choose({"libraries": TRAINING_LIBRARIES}, phases)
 
     def _measure_discriminator(self) -> tuple[str, dict[str, float]]:
@@ -115,7 +115,7 @@ class ProcessEstimator:
         tokens = max(block.tokens_per_pack, self._context)
         seen = self._measure_tower(tokens, trained=False) if sees else 0.0
         whole = student.weights if block.lora or sees else student.text.weights
-        phases = self._list_phases("discriminator", block.lora, student.text.weights, whole, tokens, seen, head=False)
+        phases = self._list_phases("discriminator", block.lora, (student.text.weights, whole), tokens, seen, head=False)
         return self._choose({"libraries": TRAINING_LIBRARIES}, phases)
 
     def _measure_loop(self) -> tuple[str, dict[str, float]]:
@@ -124,7 +124,7 @@ class ProcessEstimator:
         tokens = max(block.tokens_per_pack, self._context + 2 * block.group * block.sampling.max_tokens)
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
-        phases = self._list_phases(LOOP, block.lora, trained, student.weights, tokens, seen, head=True)
+        phases = self._list_phases(LOOP, block.lora, (trained, student.weights), tokens, seen, head=True)
         reference = 0.0 if block.lora else self._count_bytes("student")
         if runtime.reference != "replicated":
             reference /= ranks
@@ -132,7 +132,7 @@ class ProcessEstimator:
         if params.objective.uses_discriminator:
             of = params.discriminator
             whole = 0 if of.lora else student.text.weights  # an adapter shares the reference
-            other = self._list_phases(LOOP, of.lora, student.text.weights, whole, tokens, 0.0, head=False)
+            other = self._list_phases(LOOP, of.lora, (student.text.weights, whole), tokens, 0.0, head=False)
             resting["discriminator"] = sum(other["at rest"].values())
             for phase in ("passes", "update"):
                 moved = {"discriminator": sum(other[phase].values()) - resting["discriminator"]}
@@ -155,9 +155,10 @@ class ProcessEstimator:
         return wide * measure_tower(tower, tokens // 2, self._runtime.gradient_checkpointing).kept
 
     def _list_phases(
-        self, stage: str, lora: Lora | None, trained: int, whole: int, tokens: int, seen: float, head: bool
+        self, stage: str, lora: Lora | None, weights: tuple[int, int], tokens: int, seen: float, head: bool
     ) -> dict[str, dict[str, float]]:
-        """Parts of a trained model at rest, in passes and in the update; `whole` are all its weights."""
+        """Parts of a trained model at rest, in passes and in the update; of `weights`, those trained whole, and all."""
+        trained, whole = weights
         text, runtime = self._student.text, self._runtime
         precision = self._params.models["student"].precision
         if lora:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.estimate.cards import CARDS
 from flows.estimate.plan import Given, estimate_memory
-from flows.estimate.table import Fault
+from flows.estimate.table import Shortfall
 from stages.config.engines import GpuUse
 from stages.config.params import Params, validate_params
 from stages.config.yaml import ParamsError, merge_params
@@ -32,7 +32,7 @@ class Remedy:
         return f"{keys}{told}"
 
 
-def find_remedies(values: Mapping[str, Any], given: Given, faults: Sequence[Fault]) -> list[Remedy]:
+def find_remedies(values: Mapping[str, Any], given: Given, faults: Sequence[Shortfall]) -> list[Remedy]:
     """Returns what makes everything fit, the least change of results and speed first; none if nothing tried does.
 
     Single changes are tried first, then pairs, then changes on top of each other while each helps.
@@ -59,12 +59,14 @@ def find_larger_card(params: Params, given: Given) -> str | None:
     if given.card is None:
         return None
     for name, card in CARDS.items():
-        if name.isdigit() and not estimate_memory(params, replace(given, card=card)).list_faults():
+        if name.isdigit() and not estimate_memory(params, replace(given, card=card)).list_shortfalls():
             return name
     return None
 
 
-def _add_up(values: Mapping[str, Any], tried: Sequence[Remedy], given: Given, faults: Sequence[Fault]) -> list[Remedy]:
+def _add_up(
+    values: Mapping[str, Any], tried: Sequence[Remedy], given: Given, faults: Sequence[Shortfall]
+) -> list[Remedy]:
     """Changes on top of each other, each time the one after which least is lacking."""
     found, lacking = Remedy({}, ()), _count(faults)
     for _ in range(MOST_STEPS):
@@ -87,10 +89,10 @@ def _measure(values: Mapping[str, Any], changes: Mapping[str, Any], given: Given
         params = validate_params(merge_params(dict(values), dict(changes)))
     except ParamsError:
         return float("inf")
-    return _count(estimate_memory(params, given).list_faults())
+    return _count(estimate_memory(params, given).list_shortfalls())
 
 
-def _count(faults: Sequence[Fault]) -> float:
+def _count(faults: Sequence[Shortfall]) -> float:
     """Bytes that are lacking, with a gigabyte for each fault that has no bytes."""
     return sum(max(fault.lacking, 1e9) for fault in faults)
 
@@ -103,7 +105,7 @@ def _join(one: Remedy, other: Remedy) -> Remedy | None:
     return Remedy(merge_params(dict(one.changes), dict(other.changes)), costs)
 
 
-def _list_candidates(params: Params, faults: Sequence[Fault]) -> Iterator[Remedy]:
+def _list_candidates(params: Params, faults: Sequence[Shortfall]) -> Iterator[Remedy]:
     """Changes that may help, from those that cost nothing to those that change what is learned."""
     runtime = params.runtime
     stages = [stage for stage in TRAINING if any(fault.stage.startswith(stage) for fault in faults)]
@@ -144,7 +146,7 @@ def _list_candidates(params: Params, faults: Sequence[Fault]) -> Iterator[Remedy
         )
 
 
-def _list_engine_changes(params: Params, faults: Sequence[Fault]) -> Iterator[Remedy]:
+def _list_engine_changes(params: Params, faults: Sequence[Shortfall]) -> Iterator[Remedy]:
     runtime = params.runtime
     if any("ril" in fault.stage for fault in faults):
         engines = runtime.stage_engines.get("ril", {})

@@ -4,10 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.config.build import Build
 from stages.config.lora import Target
 
 PATCH_VALUES = 3 * 14 * 14  # of a patch in one frame; Qwen3-VL has 3 x 16 x 16, a third more
 PATCHES_PER_TOKEN = 4  # all families merge 2 x 2 patches to one token
+
+# Tokens of the tiny tokenizers, which stop early if their texts have no more (stages/tiny/builds/shapes.py).
+TINY_VOCABULARY = {"qwen2_5_vl": 512, "qwen3_vl": 512, "internvl3": 640, "text": 1024, "qwen2_5": 1024}
+_TINY_PLACES = {"internvl3": 37, "qwen3_vl": 64}  # learned positions of the tiny towers
+_TINY_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -165,3 +171,24 @@ def _read_tower(vision: Mapping[str, Any]) -> TowerShape:
 
 def _list_sides(given: int | Sequence[int]) -> Sequence[int]:
     return [given] if isinstance(given, int) else given
+
+
+def make_tiny_shape(family: str, build: Build) -> ModelShape:
+    """Returns what `build_tiny` makes, with as many tokens as its tokenizer may have."""
+    judge = family in ("text", "qwen2_5")
+    text = TextShape(
+        build.hidden_size,
+        build.layers,
+        build.heads,
+        build.heads if judge else max(1, build.heads // 2),
+        2 * build.hidden_size,
+        TINY_VOCABULARY[family],
+        biased=family != "qwen3_vl",
+        key_norms=family == "qwen3_vl",
+    )
+    if judge:
+        return ModelShape(text)
+    levels = min(_TINY_LEVELS, build.layers, build.vision_layers) if family == "qwen3_vl" else 0
+    sizes = build.vision_hidden_size, build.vision_layers, 3 * build.vision_hidden_size
+    tower = TowerShape(*sizes, gated=family == "qwen2_5_vl", places=_TINY_PLACES.get(family, 0), levels=levels)
+    return ModelShape(text, tower)

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from flows.estimate.amounts import Range, format_bytes, format_flops, format_hours
+from flows.estimate.amounts import Range, format_flops, format_hours, format_volume
 from flows.estimate.engines import EngineMemory
-from flows.estimate.plan import Plan, StagePlan
+from flows.estimate.plan import PipelinePlan, StagePlan
 from flows.estimate.table import Estimate, GpuMemory, format_gpus
 
 # Columns of the table, and the parts that each adds up.
@@ -24,7 +24,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-def format_plan(plan: Plan, details: bool) -> str:
+def format_plan(plan: PipelinePlan, details: bool) -> str:
     """Returns what a person reads: a row for each run, memory by part, sums, and where the figures are from."""
     lines = [*_format_stages(plan), "", *_format_memory(plan), *_format_engines(plan.memory)]
     if details:
@@ -32,7 +32,7 @@ def format_plan(plan: Plan, details: bool) -> str:
     return "\n".join([*lines, "", *_format_sums(plan), *_format_sources(plan)])
 
 
-def _format_stages(plan: Plan) -> list[str]:
+def _format_stages(plan: PipelinePlan) -> list[str]:
     where = "GPUs" if plan.card.gpu else "host"
     heads = ["stage", "state", where, "answers", "stored", "tokens in", "out", "disk", "time"]
     rows = [heads]
@@ -40,7 +40,7 @@ def _format_stages(plan: Plan) -> list[str]:
         wanted, fresh = one.answers
         place = format_gpus(sorted({gpu for row in one.rows for gpu in row.gpus})) if plan.card.gpu else ""
         if not plan.card.gpu:
-            place = format_bytes(one.storage.host)
+            place = format_volume(one.storage.host)
         stored = str(Range.exactly(wanted - fresh)) if wanted > fresh else ""
         asked = [str(Range.exactly(wanted)), stored] if wanted else ["", ""]
         told = [_add(each.tokens_in for each in one.work.answers), _add(each.tokens_out for each in one.work.answers)]
@@ -54,7 +54,7 @@ def _format_disk(one: StagePlan) -> str:
     disk = one.storage.disk
     if disk.high < 5e4:
         return ""
-    low, high = format_bytes(disk.low), format_bytes(disk.high)
+    low, high = format_volume(disk.low), format_volume(disk.high)
     return high if low == high else f"{low.split()[0]}-{high}" if low.split()[1] == high.split()[1] else f"{low}-{high}"
 
 
@@ -72,7 +72,7 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _format_memory(plan: Plan) -> list[str]:
+def _format_memory(plan: PipelinePlan) -> list[str]:
     """Memory by part: of each GPU, or of each process, in the phase that needs most; equal rows once."""
     columns = {"libs": ("libraries",), **COLUMNS} if not plan.card.gpu else COLUMNS
     small = max(row.total for row in plan.memory.rows) < 10e9
@@ -123,7 +123,7 @@ def _format_engines(estimate: Estimate) -> list[str]:
     ]
 
 
-def _format_details(plan: Plan) -> Iterator[str]:
+def _format_details(plan: PipelinePlan) -> Iterator[str]:
     for one in plan.stages:
         yield f"{one.run}:"
         yield f"    hours from: {one.hours.source}"
@@ -133,19 +133,19 @@ def _format_details(plan: Plan) -> Iterator[str]:
         kept = one.storage
         if kept.checkpoint:
             yield (
-                f"    training state {format_bytes(kept.checkpoint)}, {kept.seconds:.1f} s at 2 GB/s; on disk at most "
-                f"{format_bytes(kept.checkpoints)}"
+                f"    training state {format_volume(kept.checkpoint)}, {kept.seconds:.1f} s at 2 GB/s; on disk at most "
+                f"{format_volume(kept.checkpoints)}"
             )
         yield f"    result {_format_range(kept.out)}, new answers in the store {_format_range(kept.store)}"
-        yield f"    host memory {format_bytes(kept.host)}"
+        yield f"    host memory {format_volume(kept.host)}"
 
 
 def _format_range(value: Range) -> str:
-    low, high = format_bytes(value.low), format_bytes(value.high)
+    low, high = format_volume(value.low), format_volume(value.high)
     return high if low == high else f"{low} to {high}"
 
 
-def _format_sums(plan: Plan) -> Iterator[str]:
+def _format_sums(plan: PipelinePlan) -> Iterator[str]:
     running = plan.to_run
     if not running:
         yield "Everything is up to date: nothing would run."
@@ -158,14 +158,14 @@ def _format_sums(plan: Plan) -> Iterator[str]:
         f"{len(running)} of {len(plan.stages)} stages would run: {format_hours(hours)} one after the other; "
         f"{fresh:,} answers,"
     )
-    yield f"{wanted - fresh:,} stored; host memory {format_bytes(host)}; disk {_format_range(kept)}."
+    yield f"{wanted - fresh:,} stored; host memory {format_volume(host)}; disk {_format_range(kept)}."
     if plan.card.gpu:
         gpu_hours = _add(one.gpu_hours for one in running)
         yield f"GPU hours: {gpu_hours.low:,.0f} to {gpu_hours.high:,.0f}."
     yield from _format_money(plan)
 
 
-def _format_money(plan: Plan) -> Iterator[str]:
+def _format_money(plan: PipelinePlan) -> Iterator[str]:
     """The money of the stages whose prices were given, and the options that the others need."""
     running = plan.to_run
     total = _add(one.money for one in running if one.money is not None)
@@ -179,7 +179,7 @@ def _format_money(plan: Plan) -> Iterator[str]:
         yield f"Money{' beside that' if total.high else ''}: give {', and '.join(options)}."
 
 
-def _format_sources(plan: Plan) -> Iterator[str]:
+def _format_sources(plan: PipelinePlan) -> Iterator[str]:
     for name, model in plan.models.items():
         yield f"{name}: {model.shape.weights / 1e6:,.1f} M weights, from {model.source}"
     sources = dict.fromkeys(one.hours.source for one in plan.to_run)
@@ -190,13 +190,13 @@ def _format_sources(plan: Plan) -> Iterator[str]:
         )
 
 
-def list_values(plan: Plan) -> dict[str, Any]:
+def list_values(plan: PipelinePlan) -> dict[str, Any]:
     """Returns the plan as JSON values: bytes, tokens, hours; ranges as pairs."""
     return {
         "card": {"name": plan.card.name, "bytes": plan.card.memory, "gpu": plan.card.gpu},
         "machine": plan.machine,
         "models": {name: {"weights": one.shape.weights, "source": one.source} for name, one in plan.models.items()},
-        "faults": [fault.text for fault in plan.memory.list_faults()],
+        "faults": [fault.text for fault in plan.memory.list_shortfalls()],
         "stages": [_list_stage(one) for one in plan.stages],
     }
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.dvc.staleness import STALE, UP_TO_DATE, StageStatus, compare_stages
-from flows.estimate.plan import Plan
+from flows.estimate.plan import PipelinePlan
 
 NOT_COMPARED = "runs"
 
 
-def add_states(plan: Plan, root: Path, store: Path, as_planned: bool) -> Plan:
+def add_states(plan: PipelinePlan, root: Path, store: Path, as_planned: bool) -> PipelinePlan:
     """Returns the plan with what DVC says of each run.
 
     Without a DVC project, and for a profile that is not in params.yaml, everything is to run. Raises DvcFailed.

@@ -59,7 +59,7 @@ class GpuMemory:
 
 
 @dataclass(frozen=True)
-class Fault:
+class Shortfall:
     """What does not fit."""
 
     stage: str
@@ -78,7 +78,7 @@ class Estimate:
     rows: Sequence[GpuMemory]
     shared: bool = False  # all processes share these bytes: the memory of a machine without GPUs
 
-    def list_faults(self) -> list[Fault]:
+    def list_shortfalls(self) -> list[Shortfall]:
         """Returns a fault for each row that does not fit its card, and for each engine that could not start."""
         found = []
         for row in self.rows:
@@ -91,7 +91,7 @@ class Estimate:
                 has = f"this machine has {self.card / 1e9:.1f}"
             if needed > self.card:
                 found.append(
-                    Fault(
+                    Shortfall(
                         row.stage,
                         f"{where}, {row.phase}: {needed / 1e9:.1f} GB are needed and {has}",
                         needed - self.card,
@@ -100,7 +100,7 @@ class Estimate:
             for name, engine in row.engines.items():
                 if engine.cached_tokens < engine.context:
                     found.append(
-                        Fault(
+                        Shortfall(
                             row.stage,
                             f"{where}: the KV cache of {name} holds {engine.cached_tokens} tokens, fewer than its "
                             f"context of {engine.context}",

@@ -23,7 +23,7 @@ _EXAM = Path(judging.__file__).parent  # its answers, in files that are read wit
 
 
 @dataclass(frozen=True)
-class Lengths:
+class MeanLengths:
     """Mean tokens of a prompt and of an answer, where the user has said them."""
 
     prompt: float | None = None
@@ -71,7 +71,7 @@ class StageWork:
 class Workload:
     """The work of every run of the pipeline with `params`."""
 
-    def __init__(self, root: Path, params: Params, shapes: Mapping[str, ModelShape], lengths: Lengths) -> None:
+    def __init__(self, root: Path, params: Params, shapes: Mapping[str, ModelShape], lengths: MeanLengths) -> None:
         self._root, self._params, self._shapes, self._lengths = root, params, shapes, lengths
         self._student = shapes["student"]
 

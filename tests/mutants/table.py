@@ -552,7 +552,7 @@ FAULTS = (
     # --- what a run will take -----------------------------------------------------------------------------------------
     Fault("flows/estimate/table.py", "if needed > self.card:", "if needed > 2 * self.card:", "twice the memory fits",
           (f"{T_PLANS}test_the_smallest_change_that_fits_is_found",)),
-    Fault("flows/estimate/remedy.py", "return _count(estimate_memory(params, given).list_faults())", "return 0.0",
+    Fault("flows/estimate/remedy.py", "return _count(estimate_memory(params, given).list_shortfalls())", "return 0.0",
           "what is proposed is not tried", (f"{T_PLANS}test_what_is_proposed_does_fit",)),
     Fault("flows/estimate/stored.py", "replace(asked, stored=asked.count - fresh)", "replace(asked, stored=0)",
           "a plan knows nothing of the store", (f"{T_PLANS}test_what_is_stored_is_not_generated_again",)),

@@ -172,14 +172,14 @@ def measure(root: Path, only: str) -> None:
 def predict(root: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the plan says of a measured run: bytes of its process, of a checkpoint, of its result."""
     from flows.estimate.models import find_models
-    from flows.estimate.plan import Given, make_plan
+    from flows.estimate.plan import Given, plan_pipeline
     from stages.config.params import load_params
 
     folder = root / row["precision"]
     case = next(one for one in CASES[row["precision"]] if one.name == row["case"])
     write_params(folder, row["precision"], case.changes)
     params = load_params(folder / "params.yaml")
-    one = make_plan(params, Given(folder, folder / ".ril", find_models(folder, params))).find(row["stage"])
+    one = plan_pipeline(params, Given(folder, folder / ".ril", find_models(folder, params))).find(row["stage"])
     return {
         "memory": one.rows[0].total,
         "checkpoint": one.storage.checkpoint,

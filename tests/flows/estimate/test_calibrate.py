@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.estimate import calibrate
-from flows.estimate.calibrate import measure_engine, measure_trainer
+from flows.estimate.calibrate import time_engine, time_trainer
 from flows.estimate.cards import name_machine
 from flows.estimate.past import read_calibration
 from stages.job.failure import Failure
@@ -44,9 +44,9 @@ def test_a_part_that_fails_is_one_line(make_project: object, tmp_path: Path, mon
 @pytest.mark.slow
 def test_a_trainer_and_an_engine_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "LARGE", calibrate.SMALL)
-    trained = measure_trainer()
+    trained = time_trainer()
     assert 0 < trained["seconds"][0] < trained["seconds"][1]
     assert trained["flops"][1] > 3 * trained["flops"][0]
-    found = measure_engine(calibrate.SMALL, 4)
+    found = time_engine(calibrate.SMALL, 4)
     assert 4 <= found["tokens"] <= 4 * calibrate.ANSWER_TOKENS
     assert found["seconds"] > 0

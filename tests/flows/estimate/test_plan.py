@@ -12,11 +12,11 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.estimate.amounts import Range, format_bytes, format_count, format_hours
+from flows.estimate.amounts import Range, format_hours, format_quantity, format_volume
 from flows.estimate.cards import CARDS, name_machine, read_gpus
 from flows.estimate.models import find_models
 from flows.estimate.past import MACHINES, Calibration
-from flows.estimate.plan import Given, Plan, make_plan
+from flows.estimate.plan import Given, PipelinePlan, plan_pipeline
 from flows.estimate.remedy import find_larger_card, find_remedies
 from flows.estimate.shapes import read_shape
 from flows.estimate.workload import count_exam
@@ -261,12 +261,14 @@ def test_a_calibration_takes_the_place_of_the_data_sheet(project: Path) -> None:
 # --- what would fit ---------------------------------------------------------------------------------------------------
 
 
-def fit(root: Path, name: str, card: str, changes: Mapping[str, Any]) -> tuple[list[str], Plan, Given, dict[str, Any]]:
+def fit(
+    root: Path, name: str, card: str, changes: Mapping[str, Any]
+) -> tuple[list[str], PipelinePlan, Given, dict[str, Any]]:
     values = merge_params(merge_params(read_yaml(root / "params.yaml"), read_profile(root, name)), dict(changes))
     params = validate_params(values)
     given = Given(root, root / "no store", find_models(root, params), CARDS[card])
-    made = make_plan(params, given)
-    return list(map(str, find_remedies(values, given, made.memory.list_faults()))), made, given, values
+    made = plan_pipeline(params, given)
+    return list(map(str, find_remedies(values, given, made.memory.list_shortfalls()))), made, given, values
 
 
 REMEDIES: list[tuple[str, str, dict[str, Any], str]] = [
@@ -284,23 +286,23 @@ def test_the_smallest_change_that_fits_is_found(
     root: Path, name: str, card: str, changes: dict[str, Any], words: str
 ) -> None:
     said, made, *_ = fit(root, name, card, changes)
-    assert made.memory.list_faults()
+    assert made.memory.list_shortfalls()
     assert any(words in one for one in said), said
 
 
 @pytest.mark.parametrize(("name", "card", "changes", "words"), REMEDIES)
 def test_what_is_proposed_does_fit(root: Path, name: str, card: str, changes: dict[str, Any], words: str) -> None:
     _, made, given, values = fit(root, name, card, changes)
-    for remedy in find_remedies(values, given, made.memory.list_faults()):
+    for remedy in find_remedies(values, given, made.memory.list_shortfalls()):
         params = validate_params(merge_params(values, dict(remedy.changes)))
-        assert make_plan(params, given).memory.list_faults() == [], remedy
+        assert plan_pipeline(params, given).memory.list_shortfalls() == [], remedy
 
 
 def test_larger_cards_are_tried(root: Path) -> None:
     said, made, given, values = fit(
         root, "lora_1x80", "80", {"models": {"internvl3": {"hub": "OpenGVLab/InternVL3-38B-hf"}}}
     )
-    assert made.memory.list_faults()
+    assert made.memory.list_shortfalls()
     assert said == []
     assert find_larger_card(validate_params(values), given) == "141"
 
@@ -322,8 +324,8 @@ def test_ranges_and_numbers_are_short() -> None:
     assert format_hours(Range(0.5, 0.5)) == "30 min"
     assert format_hours(Range(0.001, 2.0)) == "3.6 s-2.0 h"
     assert format_hours(Range(30, 60)) == "1.2-2.5 d"
-    assert [format_count(value) for value in (0, 9999, 12_345, 1e6, 2.5e9)] == ["0", "9999", "12.3k", "1M", "2.5B"]
-    assert [format_bytes(value) for value in (1.5e6, 2.5e9, 1.2e11)] == ["1.5 MB", "2.5 GB", "120 GB"]
+    assert [format_quantity(value) for value in (0, 9999, 12_345, 1e6, 2.5e9)] == ["0", "9999", "12.3k", "1M", "2.5B"]
+    assert [format_volume(value) for value in (1.5e6, 2.5e9, 1.2e11)] == ["1.5 MB", "2.5 GB", "120 GB"]
 
 
 def test_a_plan_loads_no_torch(project: Path) -> None:

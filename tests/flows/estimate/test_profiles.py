@@ -11,7 +11,7 @@ from docs.estimated import PLANNED, format_page_plan
 from flows.estimate.cards import CARDS
 from flows.estimate.engines import count_largest_image
 from flows.estimate.models import find_models
-from flows.estimate.plan import Given, Plan, make_plan
+from flows.estimate.plan import Given, PipelinePlan, plan_pipeline
 from flows.estimate.profiles import find_profile_card
 from flows.estimate.published import PUBLISHED
 from flows.estimate.storage import Storage
@@ -30,10 +30,10 @@ def load(root: Path, name: str, changes: Mapping[str, Any] | None = None) -> Par
     return validate_params(merge_params(values, changes or {}))
 
 
-def plan(root: Path, name: str, changes: Mapping[str, Any] | None = None) -> Plan:
+def plan(root: Path, name: str, changes: Mapping[str, Any] | None = None) -> PipelinePlan:
     params = load(root, name, changes)
     card = CARDS[find_profile_card(root, name) or "80"]
-    return make_plan(params, Given(root, root / "no store", find_models(root, params), card))
+    return plan_pipeline(params, Given(root, root / "no store", find_models(root, params), card))
 
 
 def estimate(root: Path, name: str, changes: Mapping[str, Any] | None = None) -> Estimate:
@@ -49,7 +49,7 @@ def test_every_profile_of_a_published_student_is_estimated(root: Path) -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_gpu_of_any_stage_exceeds_its_card(root: Path, name: str) -> None:
     found = estimate(root, name)
-    assert found.list_faults() == []
+    assert found.list_shortfalls() == []
     params = load(root, name)
     seen = {row.stage.partition(":")[0] for row in found.rows}
     wanted = {"warm_start", "rollout", "discriminator", "ril", "evaluate"}
@@ -113,7 +113,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "changes", "words"), FAULTS)
 def test_what_does_not_fit_is_named(root: Path, name: str, changes: dict[str, Any], words: str) -> None:
-    said = "\n".join(map(str, estimate(root, name, changes).list_faults()))
+    said = "\n".join(map(str, estimate(root, name, changes).list_shortfalls()))
     assert re.search(words, said), said
 
 
@@ -217,14 +217,14 @@ UNSAID: dict[str, dict[str, Any]] = {
 }
 
 
-def refuse(root: Path, name: str, changes: Mapping[str, Any]) -> tuple[Plan, str]:
+def refuse(root: Path, name: str, changes: Mapping[str, Any]) -> tuple[PipelinePlan, str]:
     values = merge_params(read_yaml(root / "params.yaml"), read_yaml(HERE / "refused" / f"{name}.yaml"))
     params = validate_params(merge_params(values, changes))
-    made = make_plan(params, Given(root, root / "no store", find_models(root, params), CARDS["80"]))
-    return made, "\n".join(map(str, made.memory.list_faults()))
+    made = plan_pipeline(params, Given(root, root / "no store", find_models(root, params), CARDS["80"]))
+    return made, "\n".join(map(str, made.memory.list_shortfalls()))
 
 
-def find_row(made: Plan, stage: str, gpu: int) -> GpuMemory:
+def find_row(made: PipelinePlan, stage: str, gpu: int) -> GpuMemory:
     return next(row for row in made.memory.rows if row.stage == stage and gpu in row.gpus)
 
 

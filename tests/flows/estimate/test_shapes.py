@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from flows.estimate.cards import CARDS
-from flows.estimate.models import TINY_VOCABULARY, find_models
+from flows.estimate.models import find_models
 from flows.estimate.passes import COLUMNS_PER_TILE, ROWS_PER_TILE
-from flows.estimate.shapes import read_shape
+from flows.estimate.shapes import TINY_VOCABULARY, read_shape
 from flows.estimate.workload import count_exam
 from stages.config.build import Build
 from stages.config.params import Params, validate_params
