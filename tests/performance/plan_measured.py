@@ -66,16 +66,30 @@ CASES = {
 UNTRAINED = {"vision_steps": 0, "reading_steps": 0, "steps": 0, "warmup_steps": 0}
 STUDENT = {**UNTRAINED, "hidden_size": 1024, "layers": 7, "heads": 16}
 SHORT = {"max_tokens": 16}
+PACK = 256  # tokens, the context: three or four questions fill one
 ANY = {"max_empty_share": 1.0, "max_same_share": 1.0, "max_reject_share": 1.0}
 BASIS: dict[str, Any] = {
     "models": {name: {"build": UNTRAINED} for name in ("qwen2_5_vl", "internvl3", "judge")},
     "questions": {"splits": {"warm_start": 24, "imitation": 8, "validation": 2, "test": 2}},
-    "warm_start": {"steps": 3, "rows_per_step": 8},
+    "warm_start": {"steps": 3, "rows_per_step": 8, "tokens_per_pack": PACK},
     "teachers": {name: {"responses": 2, "sampling": SHORT, **ANY} for name in ("qwen2_5_vl", "internvl3")},
     "verdict": {"exam": False, "max_failed_share": 1.0, "max_tokens": 16},
     "rollout": {"responses": 2, "sampling": SHORT, **ANY},
-    "discriminator": {"steps": 3, "questions_per_step": 4, "responses_per_side": 2, "min_logit_spread": 0.0},
-    "ril": {"steps": 3, "questions_per_step": 4, "group": 2, "warmup_steps": 0, "sampling": SHORT},
+    "discriminator": {
+        "steps": 3,
+        "questions_per_step": 4,
+        "responses_per_side": 2,
+        "min_logit_spread": 0.0,
+        "tokens_per_pack": PACK,
+    },
+    "ril": {
+        "steps": 3,
+        "questions_per_step": 4,
+        "group": 2,
+        "warmup_steps": 0,
+        "sampling": SHORT,
+        "tokens_per_pack": PACK,
+    },
 }
 
 
