@@ -12,12 +12,14 @@ from flows.closure import find_unlisted_files
 from flows.code_record import WatchedCode, forget_accepted, is_code, write_code_record
 from flows.copies import check_copies
 from flows.dvc.orphans import hold_copy
+from flows.estimate.cards import name_machine
 from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, list_needed_jobs, open_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.room import check_cache_room, check_folders
 from flows.slots import hold_gpu_slot
+from flows.took import measure_taken, plan_or_explain
 from flows.training_owner import own_training_state
 from flows.watched_files import refuse_unwatchable
 from stages.config.params import load_params
@@ -96,6 +98,7 @@ class Work:
         progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
 
     def _finish(self, job: Job) -> float:
+        planned = plan_or_explain(job, self.params)
         with hold_gpu_slot(job), self._hold_copy():
             seconds = self._compute(job)
         if moved := self._find_moved():
@@ -103,6 +106,7 @@ class Work:
                 f"{', '.join(moved)} changed while {job.name} ran, so its result fits neither state "
                 f"and is not recorded; run it again: dvc repro {job.name}"
             )
+        job.add_measurements(machine=name_machine(), planned=planned, took=measure_taken(job))
         job.write_timing(seconds)
         write_code_record(self._code.record(), job.reports, job.store)
         forget_accepted(job.reports)

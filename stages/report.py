@@ -75,6 +75,7 @@ def run(job: Job) -> None:
             "pretraining": curves.plot_pretraining(records.read_history(job, "discriminator")),
             # provenance
             "times": provenance.tabulate_times(job),
+            "plans": provenance.tabulate_plans(job),
             "tokens": provenance.tabulate_tokens(job),
             "loop_tokens": provenance.count_loop_tokens(ril, teachers, block.questions_per_step * block.group),
             "settings": provenance.format_settings(job),

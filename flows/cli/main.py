@@ -16,6 +16,7 @@ from flows.cli.data import data_app
 from flows.cli.data_source import DataError
 from flows.cli.doctor import doctor_app
 from flows.cli.explain import explain_run
+from flows.cli.plan import plan_app
 from flows.cli.store import StoreError, store_app
 from flows.cli.version import print_version
 from flows.detach_output import detach_output
@@ -57,6 +58,7 @@ app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)
 app.add_typer(doctor_app)
+app.add_typer(plan_app)
 
 
 @app.callback()
@@ -84,6 +86,9 @@ def complete_stage(_context: typer.Context, _argument: object, incomplete: str) 
         stage = stage.split()[-1]
         return [name.removeprefix(stage) for name in names if name.startswith(f"{stage}@{part.strip()}")]
     return [name for name in names if name.startswith(incomplete)]
+
+
+app.add_typer(plan_app)
 
 
 @app.command("profile")

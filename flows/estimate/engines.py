@@ -30,6 +30,7 @@ class EngineMemory:
     cached_tokens: int  # of one replica
     sequences: int  # that one replica answers at a time
     context: int
+    token_bytes: float  # of the cache, on each GPU
 
     @property
     def total(self) -> float:
@@ -71,4 +72,4 @@ def measure_engine(shape: ModelShape, use: GpuUse, share: float, card: float, mo
     cache = share * card - weights - work
     layers = text.layers * split / parallel  # pipeline parallelism distributes layers
     token = 2 * BF16 * layers * text.key_width / min(split, text.key_heads)
-    return EngineMemory(weights, work, cache, max(0, int(cache / token)), use.sequences, context)
+    return EngineMemory(weights, work, cache, max(0, int(cache / token)), use.sequences, context, token)

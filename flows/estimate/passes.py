@@ -8,9 +8,10 @@ Attention is `merged` in the language model and `batched` in the tower, as on a 
 from dataclasses import dataclass
 
 from flows.estimate.shapes import PATCH_VALUES, PATCHES_PER_TOKEN, TextShape, TowerShape
-from stages.groups.head import COLUMNS_PER_TILE, ROWS_PER_TILE
 
 BF16, FP32 = 2, 4
+# Tiles of the vocabulary head, those of stages/groups/head.py, which imports torch: a plan is there before torch is.
+ROWS_PER_TILE, COLUMNS_PER_TILE = 4096, 32_768
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ def measure_text(text: TextShape, tokens: int, recompute: bool, rank: int = 0) -
     Adapters are assumed beside all linear layers.
     """
     hidden, inner, keys = text.hidden, text.feed_forward, text.key_width
-    layer = (16 if rank else 20) * hidden + 8 * inner + 4 * keys + FP32 * text.heads
+    # Queries wider than the states, as in Qwen3: they, their rotation and what attention returns.
+    beyond = 6 * (text.query_width - hidden) + 4 * (text.query_width + keys) * text.key_norms
+    layer = (16 if rank else 20) * hidden + 8 * inner + 4 * keys + FP32 * text.heads + beyond
     layer += 7 * BF16 * rank
     ends = (4 if rank else 6) * hidden  # embeddings, last norm
     if recompute:

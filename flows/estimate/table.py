@@ -13,21 +13,18 @@ from flows.estimate.passes import (
     measure_tower,
 )
 from flows.estimate.shapes import ModelShape
-from flows.estimate.storage import Storage, estimate_storage
 from flows.estimate.trained import LIVE, WEIGHT, TrainedModel, find_sharding
 from stages.config.lora import Lora
 from stages.config.params import Params
 from stages.config.placement import count_replica_gpus, find_gpu_use, find_rank_gpus, place_loop
+from stages.config.yaml import ParamsError
 
-GIB = 1 << 30
-# What CUDA shows as total memory, in bytes, by the gigabytes on the box. 24: RTX 4090 and A10G show 23.6 and 22.2 GiB;
-# the smaller is not covered. 80: A100 and H100 show 79.1 to 79.3 GiB.
-CARDS: Mapping[int, float] = {24: 23.6 * GIB, 80: 79.1 * GIB}
 CONTEXT = 1_000_000_000  # CUDA context, cuBLAS and NCCL. Assumed
 FRAGMENTS = 0.05  # of what comes and goes in training: holes that PyTorch's allocator can't use. Assumed
 
 # Columns of the tables, in order.
 PARTS = (
+    "libraries",
     "weights",
     "optimizer",
     "gradients",
@@ -62,52 +59,79 @@ class GpuMemory:
 
 
 @dataclass(frozen=True)
+class Shortfall:
+    """What does not fit."""
+
+    stage: str
+    text: str
+    lacking: float = 0.0  # bytes
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The memory of all stages on cards of `card` bytes."""
 
     card: float
     rows: Sequence[GpuMemory]
-    storage: Storage
+    shared: bool = False  # all processes share these bytes: the memory of a machine without GPUs
 
-    def list_faults(self) -> list[str]:
-        """Returns a line for each row that does not fit its card, and for each engine that could not start."""
+    def list_shortfalls(self) -> list[Shortfall]:
+        """Returns a fault for each row that does not fit its card, and for each engine that could not start."""
         found = []
         for row in self.rows:
+            count = len(row.gpus)
+            needed = row.total * (count if self.shared else 1)
             where = f"{row.stage}, GPUs {format_gpus(row.gpus)}"
-            if row.total > self.card:
+            has = f"the card has {self.card / 1e9:.1f}"
+            if self.shared:
+                where = row.stage + (f", {count} processes" if count > 1 else "")
+                has = f"this machine has {self.card / 1e9:.1f}"
+            if needed > self.card:
                 found.append(
-                    f"{where}, {row.phase}: {row.total / 1e9:.1f} GB are needed and the card has {self.card / 1e9:.1f}"
+                    Shortfall(
+                        row.stage,
+                        f"{where}, {row.phase}: {needed / 1e9:.1f} GB are needed and {has}",
+                        needed - self.card,
+                    )
                 )
             for name, engine in row.engines.items():
                 if engine.cached_tokens < engine.context:
                     found.append(
-                        f"{where}: the KV cache of {name} holds {engine.cached_tokens} tokens, fewer than its context "
-                        f"of {engine.context}"
+                        Shortfall(
+                            row.stage,
+                            f"{where}: the KV cache of {name} holds {engine.cached_tokens} tokens, fewer than its "
+                            f"context of {engine.context}",
+                        )
                     )
         return found
 
 
-def estimate_memory(params: Params, shapes: Mapping[str, ModelShape], card: float) -> Estimate:
-    """Returns the rows of every stage that uses a GPU of `card` bytes, in the order in which they run.
+class MemoryEstimator:
+    """The memory of every stage on cards of `card` bytes."""
 
-    `shapes` are those of the entries of `models` with weights. Raises ValueError without `runtime.gpus`, and for a
-    student in fp32, whose training is not measured.
-    """
-    if not params.runtime.gpus:
-        raise ValueError("runtime.gpus is 0, so nobody knows who has which GPU; set it to their number")
-    if params.models["student"].precision != "bf16":
-        raise ValueError("models.student.precision is 'fp32', but the estimate is for bf16; set it to bf16")
-    estimator = _Estimator(params, shapes, card)
-    return Estimate(card, list(estimator.iter_rows()), estimator.estimate_storage())
-
-
-class _Estimator:
     def __init__(self, params: Params, shapes: Mapping[str, ModelShape], card: float) -> None:
+        """`shapes` are those of the entries of `models` with weights.
+
+        Raises ParamsError without `runtime.gpus`, and for a student in fp32, whose training on GPUs is not measured.
+        """
+        if not params.runtime.gpus:
+            raise ParamsError("runtime.gpus is 0, so nobody knows who has which GPU; set it to their number")
+        if params.models["student"].precision != "bf16":
+            raise ParamsError(
+                "models.student.precision is 'fp32', but the estimate for GPUs is for bf16; set it to bf16"
+            )
         self._params, self._shapes, self._card = params, shapes, card
         self._runtime, self._student = params.runtime, shapes["student"]
         self._context = params.models["student"].context_tokens
 
-    def iter_rows(self) -> Iterator[GpuMemory]:
+    def estimate(self) -> Estimate:
+        """Returns the rows of every stage that uses a GPU, in the order in which they run."""
+        return Estimate(self._card, list(self._iter_rows()))
+
+    def _iter_rows(self) -> Iterator[GpuMemory]:
         params = self._params
         yield from self._measure_warm_start()
         if params.selection.top:
@@ -232,12 +256,11 @@ class _Estimator:
         placement = place_loop(runtime, params.verdict.model if params.objective.uses_judge else None, runtime.gpus)
         return placement.ranks, {name: gpus for name, gpus in placement.engines.items() if name in self._shapes}
 
-    def estimate_storage(self) -> Storage:
-        """Returns host memory and disk of the loop."""
+    def list_sleeping(self) -> list[EngineMemory]:
+        """Returns the engines of the loop that keep their weights in host memory while the ranks compute."""
         uses = {name: find_gpu_use(self._runtime, "ril", name) for name in self._place_engines()[1]}
         sleepers = [name for name, use in uses.items() if use is not None and use.sharing == "sleep"]
-        asleep = [self._measure_engine("ril", name) for name in sleepers]
-        return estimate_storage(self._params, self._student, self._make_loop_models(), asleep)
+        return [self._measure_engine("ril", name) for name in sleepers]
 
     def _measure_loop(self) -> Iterator[GpuMemory]:
         params, runtime, student = self._params, self._runtime, self._student

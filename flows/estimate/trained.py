@@ -7,6 +7,9 @@ weights are trained; their sizes are its defaults.
 
 from dataclasses import dataclass
 
+from flows.estimate.shapes import ModelShape
+from stages.config.lora import Lora
+from stages.config.params import Params
 from stages.config.runtime import OptimizerPlace, Runtime
 
 WEIGHT = 2  # bf16
@@ -15,6 +18,29 @@ STATE = 12  # fp32 master and the two moments of AdamW
 BUCKET = 500_000_000  # values: reduce_bucket_size
 PREFETCHED = 50_000_000  # values: stage3_prefetch_bucket_size
 LIVE = 1_000_000_000 + PREFETCHED  # gathered values under ZeRO 3: stage3_max_live_parameters
+
+
+def list_trained(params: Params, student: ModelShape) -> dict[str, list[int]]:
+    """Returns the trained weights of each model of each training stage, of which checkpoints hold the state.
+
+    `ril.frozen_parts` are counted as trained.
+    """
+    found = {}
+    if params.warm_start.steps:
+        found["warm_start"] = [_count(student, params.warm_start.lora, frozen=params.warm_start.freeze_vision)]
+    other: list[int] = []
+    if params.objective.uses_discriminator:
+        lora = params.discriminator.lora
+        other = [student.text.count_adapter(lora.rank, lora.targets) if lora else student.text.weights]
+        found["discriminator"] = other
+    found["ril"] = [_count(student, params.ril.lora, frozen=params.ril.freeze_vision), *other]
+    return found
+
+
+def _count(student: ModelShape, lora: Lora | None, frozen: bool) -> int:
+    if lora:
+        return student.text.count_adapter(lora.rank, lora.targets)
+    return student.weights - (student.tower_weights if frozen else 0)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,34 @@ def tabulate_tokens(job: Job) -> list[dict[str, Any]]:
     ]
 
 
+def tabulate_plans(job: Job) -> list[dict[str, Any]]:
+    """What `ril plan` had said of each stage when it last ran here, beside what it took: time, memory, result, answers.
+
+    Memory is that of the stage's process; on GPUs the largest of them.
+    """
+    rows = []
+    for label, timing in read_timings(job):
+        planned, took = timing.get("planned", {}), timing.get("took", {})
+        if not took or "seconds" not in planned:
+            continue
+        device = max(took.get("peak_device_bytes", [0]), default=0)
+        rows.append(
+            {
+                "stage": label,
+                "seconds": planned["seconds"],
+                "seconds_from": planned["seconds_from"],
+                "took_seconds": timing["seconds"],
+                "memory": (planned["device_bytes"] if device else planned["host_bytes"]) / 1e6,
+                "took_memory": (device or took["peak_host_bytes"]) / 1e6,
+                "out": [value / 1e6 for value in planned["out_bytes"]],
+                "took_out": took["out_bytes"] / 1e6,
+                "answers": planned["answers"],
+                "took_answers": sum(int(one["generated"]) for one in timing.get("paid", {}).values()),
+            }
+        )
+    return rows
+
+
 def count_loop_tokens(found: History, teachers: Sequence[str], answers: int) -> list[tuple[str, int, int]]:
     """Of each writer in the loop: answers and tokens that the student learned from, by `answers` a step and side.
 

@@ -83,11 +83,14 @@ class TrainingState:
         Raises SystemExit, after saving, when the process was asked to stop, NonFinite when a number in the records or
         a weight to be saved is not finite, Failure when a checkpoint could not be written.
         """
+        began = time.monotonic()
         with STOP.awaiting(), contextlib.closing(self._board), self._completing_last():
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
                 self.guard.step = step
                 yield step
                 self._finish_step(step + 1, count)
+                seconds = round(time.monotonic() - began, 3)
+                self.job.add_measurements(steps={"done": step + 1 - self.first, "seconds": seconds})
         self.guard.step = None
 
     def rows(self, name: str) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.estimate.cards import name_machine
 from stages.config.table import STAGES
 from stages.config.yaml import read_yaml
+from tests.conftest import TINY_QUESTIONS
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -44,6 +46,22 @@ def test_a_stage_runs_and_says_where_its_results_are(make_project: Callable[...,
     assert (project / "data" / "questions" / "test" / "part-00000.parquet").is_file()
     timing = json.loads((project / "reports" / "questions" / "timing.json").read_text())
     assert timing["seconds"] > 0
+    # What `ril plan` had said, and what it took: the next plan and the report read them.
+    planned, took = timing["planned"], timing["took"]
+    assert timing["machine"] == name_machine()
+    assert planned["seconds"][0] < planned["seconds"][1]
+    assert 50e6 < took["peak_host_bytes"] < 2e9
+    written = [file.stat().st_size for file in (project / "data" / "questions").rglob("*.parquet")]
+    assert took["out_bytes"] == sum(written)
+
+
+def test_a_stage_without_a_plan_runs_and_says_why(make_project: Callable[..., Path], call: Call) -> None:
+    judge = {"models": {"judge": {"build": None, "hub": "nobody/knows", "revision": "main"}}}
+    project = make_project({**TINY_QUESTIONS, **judge})
+    code, _, err = call(project, "flows.run", "questions")
+    assert code == 0, err
+    timing = json.loads((project / "reports" / "questions" / "timing.json").read_text())
+    assert "models.judge.hub is 'nobody/knows', whose shape is not known" in timing["planned"]["unknown"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flows.estimate.shapes import PUBLISHED
+from flows.estimate.published import PUBLISHED
 from stages.vlm.family import Pixels
 from stages.vlm.reader import FAMILIES, Network, Prompt
 

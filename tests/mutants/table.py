@@ -1,4 +1,4 @@
-"""Deliberate faults over stages/: each a text of the source, what stands in its place, and the tests that see it.
+"""Deliberate faults over stages/ and the plan: each a text, what stands in its place, and the tests that see it.
 
 tests/mutants/run.py puts them in. The first 21 are those that no test saw before the loop was tested as a loop.
 """
@@ -58,6 +58,7 @@ IN_DISC = (
 IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
 T_BUDGET = f"{T}responses/test_budget.py::"
+T_PLANS = "tests/flows/estimate/test_plan.py::"
 T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss", "update", "rewards"))
 T_ADVERSARY, T_DISC = (f"{T}adversary/test_{name}.py::" for name in ("adversary", "discriminator"))
 T_PACK, T_HEAD, T_RANKS = f"{T}groups/test_pack.py::", f"{T}groups/test_head.py::", f"{T}training/test_ranks.py::"
@@ -568,4 +569,23 @@ FAULTS = (
     Fault("flows/checks/models.py", ", read_stored_tensors)", ")", "weights that are cut off are not missed",
           ("tests/flows/checks/test_missing.py::"
            "test_ten_things_are_ten_lines_with_ten_remedies_from_every_command",)),
+    # --- what a run will take -----------------------------------------------------------------------------------------
+    Fault("flows/estimate/table.py", "if needed > self.card:", "if needed > 2 * self.card:", "twice the memory fits",
+          (f"{T_PLANS}test_the_smallest_change_that_fits_is_found",)),
+    Fault("flows/estimate/remedy.py", "return _count(estimate_memory(params, given).list_shortfalls())", "return 0.0",
+          "what is proposed is not tried", (f"{T_PLANS}test_what_is_proposed_does_fit",)),
+    Fault("flows/estimate/stored.py", "replace(asked, stored=asked.count - fresh)", "replace(asked, stored=0)",
+          "a plan knows nothing of the store", (f"{T_PLANS}test_what_is_stored_is_not_generated_again",)),
+    Fault("flows/estimate/workload.py", "asked * block.group, longest)", "asked, longest)",
+          "one verdict for all answers to a question",
+          (f"{T_PLANS}test_the_tiny_profile_is_planned_with_exact_counts",)),
+    Fault("flows/estimate/past.py", 'if values is None or values.get("machine") != machine:', "if values is None:",
+          "a plan learns from runs on other machines",
+          (f"{T_PLANS}test_a_plan_learns_from_the_last_run_on_this_machine",)),
+    Fault("flows/estimate/plan.py", "each.tokens_out.scale(price[1] / 1e6)", "each.tokens_out.scale(price[0] / 1e6)",
+          "answers of an endpoint cost as much as prompts",
+          (f"{T_PLANS}test_prices_of_endpoints_are_per_million_tokens",)),
+    Fault("flows/estimate/shapes.py", "2 * self.hidden + biases + 2 * self.width * self.key_norms",
+          "2 * self.hidden + 2 * self.width * self.key_norms", "queries and keys have no bias",
+          ("tests/flows/estimate/test_shapes.py::test_weights_are_those_of_the_model",)),
 )  # fmt: skip

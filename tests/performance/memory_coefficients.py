@@ -123,6 +123,7 @@ def measure(case: Case, shape: Any, tokens: int, path: str) -> None:
 def predict(case: Case, shape: Any, tokens: int, touched: bool = True) -> Figures:
     """The same figures from the estimate, in bytes; `touched`: buckets count as far as there are weights."""
     from flows.estimate.passes import BF16, measure_head, measure_text
+    from flows.estimate.process import list_states
     from flows.estimate.shapes import ModelShape, TextShape, TowerShape
     from flows.estimate.trained import TrainedModel, find_sharding
     from stages.config.lora import ALL_TARGETS
@@ -134,14 +135,19 @@ def predict(case: Case, shape: Any, tokens: int, touched: bool = True) -> Figure
     tower = TowerShape(vision["hidden_size"], vision["depth"], vision["intermediate_size"], gated=True)
     model, rank = ModelShape(TextShape(*sizes), tower), int(LORA["rank"]) if case.lora else 0
     trained = model.text.count_adapter(rank, ALL_TARGETS) if rank else model.weights - model.tower_weights
-    sharding = find_sharding(runtime, "warm_start", bool(rank))
-    used = replace(sharding, bucket=min(sharding.bucket, trained)) if touched else sharding
-    one = TrainedModel(trained, 0 if rank else model.tower_weights, used)
+    frozen = 0 if rank else model.tower_weights
     layers = measure_text(model.text, tokens, runtime.gradient_checkpointing, rank)
+    head = measure_head(model.text, tokens // 2, trained=not rank)
+    kept = layers.kept + max(layers.working, head)
+    if touched:
+        states = list_states(runtime, "warm_start", "bf16", trained, model.weights if rank else frozen, bool(rank))
+        rest = sum(states.resting.values())
+        grown = states.gradients - states.resting["gradients"] + max(kept, states.buffers)
+        return {"at rest": rest, "passes": rest + grown, "update": rest + states.update}
+    one = TrainedModel(trained, frozen, find_sharding(runtime, "warm_start", bool(rank)))
     resting = one.weight_bytes + one.state_bytes + one.resting_gradient_bytes + one.resting_buffer_bytes
     resting += BF16 * model.weights if rank else 0
-    head = measure_head(model.text, tokens // 2, trained=not rank)
-    passes = one.gradient_bytes + one.buffer_bytes + layers.kept + max(layers.working, head)
+    passes = one.gradient_bytes + one.buffer_bytes + kept
     return {"at rest": resting, "passes": resting + passes, "update": resting + one.step_bytes}
 
 

@@ -489,6 +489,23 @@ def test_wall_times_may_be_absent(page: Callable[..., str], project: Path) -> No
     assert "No wall times on this machine" in page()
 
 
+def test_what_was_planned_stands_beside_what_was_measured(page: Callable[..., str], project: Path) -> None:
+    assert "No stage with a plan has run on this machine." in page()
+    planned = {"seconds": [60.0, 150.0], "seconds_from": "last run", "host_bytes": 2.2e9, "device_bytes": 0.0}
+    planned |= {"out_bytes": [1e6, 2e6], "answers": 3200}
+    took = {"peak_host_bytes": 2_310_000_000, "out_bytes": 1_400_000, "peak_child_bytes": 1}
+    paid = {"wanted": 3200, "stored": 7, "generated": 3193, "prompt_tokens": 1, "completion_tokens": 2, "seconds": 3.0}
+    timing = {"seconds": 99.0, "parts": {}, "planned": planned, "took": took, "paid": {"teacher@internvl3": paid}}
+    write_json(project / "reports/teacher/internvl3/timing.json", timing)
+    write_json(project / "reports/rollout/timing.json", {**timing, "planned": {"unknown": "why"}})
+    row = "<td>2,200 MB</td><td>2,310 MB</td><td>1.0 to 2.0 MB</td><td>1.4 MB</td><td>3,200</td><td>3,193</td>"
+    assert f"<td>1 min 00 s to 2 min 30 s</td><td>1 min 39 s</td>{row}" in page()
+    took["peak_device_bytes"] = [5_000_000, 7_000_000]
+    planned["device_bytes"] = 8e6
+    write_json(project / "reports/teacher/internvl3/timing.json", timing)
+    assert "<td>8 MB</td><td>7 MB</td>" in page()
+
+
 def test_accepted_changes_of_code_are_shown_with_their_reason(page: Callable[..., str], project: Path) -> None:
     before = page()
     assert "Accepted changes" not in before

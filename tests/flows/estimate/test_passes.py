@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from flows.estimate.passes import PATCHES_PER_TOKEN, measure_frozen_tower, measure_text, measure_tower
-from flows.estimate.shapes import PUBLISHED, TowerShape
+from flows.estimate.published import PUBLISHED
+from flows.estimate.shapes import TowerShape
 from stages.config.lora import Lora
 from stages.groups.attention import use_group_attention
 from stages.groups.group_mask import GroupMask, GroupSpan
