@@ -105,8 +105,8 @@ def run_command(
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
     root = Path.cwd()
     params = load_params(root / "params.yaml")
-    given = (root / path for path in (params.questions.path, params.questions.images, params.evaluate.folder))
-    refuse_unwatchable(path for path in given if os.path.lexists(path))
+    watched = (params.questions.path, params.questions.images, params.evaluate.folder, params.ril.reward_code)
+    refuse_unwatchable(path for path in map(root.joinpath, watched) if os.path.lexists(path))
     detach_output()
     raise typer.Exit(dvc.run_repro(root, dvc.Targets(stages or [], only, force), jobs=jobs, limit_hours=limit_hours))
 
