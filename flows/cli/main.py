@@ -13,6 +13,7 @@ from flows.cli import score as scoring
 from flows.cli import status as staleness
 from flows.cli.data import data_app
 from flows.cli.data_source import DataError
+from flows.cli.rewards import RewardError, rewards_app
 from flows.cli.store import StoreError, store_app
 from flows.detach_output import detach_output
 from flows.dvc import repro as dvc
@@ -38,7 +39,7 @@ from studies.statistics import Unpaired
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
     *(Unwatchable, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
-    *(DataError, UnusableData),
+    *(DataError, UnusableData, RewardError),
 )
 app = typer.Typer(
     help="Reinforcement and imitation learning for vision-language models, as a DVC pipeline. Run it in its folder.",
@@ -50,6 +51,7 @@ params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
 app.add_typer(data_app, name="data")
+app.add_typer(rewards_app, name="rewards")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)

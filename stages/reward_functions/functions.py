@@ -9,7 +9,7 @@ import base64
 import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ MOST_PROCESSES = 16
 SAVE_SECONDS = 60.0  # between writes of the cache
 BY_FUNCTION = "returned None"
 ResponsePlace = tuple[int, int]  # number of the question in its step, number of the answer
+Track = Callable[[Iterable[Any], str], Iterable[Any]]
 Values = tuple[float | None, ...]  # one for each function, in the order of ril.rewards; None: failed
 
 
@@ -99,15 +100,18 @@ class RewardFunctions:
                 found = self._submit(index, call, {**request, "images": images})
                 self._asked[(number, place), index] = (call, question.id, found)
 
-    def collect(self, title: str, say: Callable[[str], None]) -> tuple[dict[ResponsePlace, Values], list[Calls]]:
+    def collect(
+        self, title: str, say: Callable[[str], None], track: Track | None = None
+    ) -> tuple[dict[ResponsePlace, Values], list[Calls]]:
         """Waits and returns the values of each answer, and what became of the calls of each function.
 
         Raises Failure when the share of failed calls of a function is above its `max_failed_share`; `title` is used in
-        messages.
+        messages, `track` shows progress.
         """
         values: dict[ResponsePlace, list[float | None]] = {}
         calls = [Calls() for _ in self.rewards]
-        for ((number, place), index), (call, name, future) in self._asked.items():
+        asked = list(self._asked.items())
+        for ((number, place), index), (call, name, future) in track(asked, title) if track else asked:
             outcome = future.result()
             calls[index].add(name, outcome)
             values.setdefault((number, place), []).append(outcome.value)
