@@ -33,18 +33,16 @@ def test_the_page_makes_a_reward_that_trains(
     monkeypatch.chdir(folder)
     (code,) = read_blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) < 10
-    write_function(
-        folder, code.replace("split()[-1]", 'split()[-1] + " cm"').replace("unit.isdigit()", "unit == '0 cm'")
-    )
-    (folder / "rewards" / "unit.py").write_text(code)
+    write_function(folder, code)
     commands = [line for block in read_blocks("bash") for line in block.splitlines() if line.startswith("ril ")]
     assert commands == ["ril rewards try rewards/unit.py:check"]
     tried = CliRunner().invoke(app, commands[0].split()[1:], catch_exceptions=False)
-    assert "failed 16 (" in tried.stdout, tried.output  # references of this small project are bare numbers
-    overlay = yaml.safe_load(read_blocks("yaml")[0])
-    (entry,) = overlay["ril"]["rewards"]
-    recording = record_loop(make_job("ril", folder, listed(**{**entry, "max_failed_share": 1.0})))
-    assert [row["rewards/function/unit/failed"] for row in recording.history] == [1.0] * 3
+    assert tried.exit_code == 0, tried.output
+    assert "failed 0 (0.0%)" in tried.stdout
+    recording = record_loop(make_job("ril", folder, yaml.safe_load(read_blocks("yaml")[0])))
+    assert len(recording.history) == 3
+    assert all(row["rewards/function/unit/failed"] == 0 for row in recording.history)
+    assert {one["function/unit"] for one in recording.samples} == {0.0, 1.0}
 
 
 def test_a_function_trains_and_its_values_are_in_curves_and_samples(make_world: Callable[[str], Path]) -> None:
