@@ -61,7 +61,7 @@ def test_a_function_trains_and_its_values_are_in_curves_and_samples(make_world: 
 def test_a_function_that_fails_too_often_ends_the_stage(make_world: Callable[[str], Path]) -> None:
     folder = make_world("qwen2_5_vl")
     write_function(folder, "def check(answer):\n    return float('nan')\n")
-    with pytest.raises(Failure, match="ril, step 1: reward 'unit' .*16 of 16 calls failed.*16 returned nan"):
+    with pytest.raises(Failure, match=r"ril, step 1: reward 'unit' .*16 of 16 calls failed.*16 returned nan"):
         record_loop(make_job("ril", folder, listed()))
 
 
