@@ -40,6 +40,7 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         given={key: _find_value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
         runtime=params.runtime,
+        tracking=params.tracking,
         runs=list_runs(params),
         progress=Progress(),
         repository=partial(read_repository, root),

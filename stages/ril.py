@@ -104,6 +104,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
             job.add_measurements(bytes_to_engine=models.push_weights())
 
         history.append({STEP: step + 1, **reward_metrics(groups, scored, functions), **metrics, **updated})
+        state.images |= {question.id: question.images for question in batch[: block.samples_per_step]}
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
         samples += make_sample_rows(step + 1, batch[: block.samples_per_step], scored, functions)

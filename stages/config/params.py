@@ -30,6 +30,7 @@ from stages.config.selection import Selection
 from stages.config.switch import find_contradiction
 from stages.config.table import STAGES
 from stages.config.teacher import Teacher
+from stages.config.tracking import Tracking
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
 from stages.config.world import BUILT_FROM_WORLD, QUESTIONS_FOLDER, World
@@ -60,6 +61,7 @@ class Params(Block):
     evaluations: dict[str, Evaluation] = Field(min_length=1)
     report: Report
     runtime: Runtime
+    tracking: Tracking = Field(default_factory=Tracking)
 
     @field_validator("models", "teachers", "evaluations")
     @classmethod

@@ -142,10 +142,11 @@ class WorkerProcess:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WorkerEnded(f"took longer than {seconds:g} s")
-            ready, _, _ = select.select([self._socket, *([output] if output else [])], [], [], min(left, LOOK_SECONDS))
-            if output in ready and not self._read_output():
+            waiting = [self._socket.fileno(), *([output.fileno()] if output else [])]
+            ready, _, _ = select.select(waiting, [], [], min(left, LOOK_SECONDS))
+            if output is not None and output.fileno() in ready and not self._read_output():
                 output = None  # closed by the function
-            if self._socket in ready:
+            if self._socket.fileno() in ready:
                 try:
                     chunk = self._socket.recv(LONGEST_REPLY)
                 except ConnectionError:
