@@ -1,5 +1,6 @@
 """From `params.yaml` and the table of stages to the job that a stage gets: what it declares, and nothing else."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         tracking=params.tracking,
         runs=list_runs(params),
         progress=Progress(),
+        experiment=os.environ.get("DVC_EXP_NAME", ""),
         repository=partial(read_repository, root),
     )
 

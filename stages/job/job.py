@@ -41,6 +41,7 @@ class Job:
     tracking: Block = field(repr=False)  # available through `block(Tracking)`; no stage depends on it
     runs: tuple[str, ...] = field(repr=False)  # all runs of the pipeline in order, by name
     progress: Progress = field(repr=False)
+    experiment: str = ""  # name of the running experiment of DVC; "" for a run in the workspace
     fingerprint: str = ""  # hash of parameters and inputs
     code: str = ""  # hash of the stage's code
     run_folder: Path | None = None  # where training keeps its state until this run is done; None: it keeps none

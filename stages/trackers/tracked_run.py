@@ -31,14 +31,3 @@ class Tracker(Protocol):
 
     def close(self, finished: bool) -> None:
         """Ends the run; `finished` is False when training did not come to its end."""
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested mappings as one with dotted keys, as in `dvc exp run -S`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

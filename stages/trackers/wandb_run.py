@@ -22,7 +22,9 @@ class WandbRun:
         folder = run.store / "wandb" / run.id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        os.environ["WANDB_DATA_DIR"] = str(folder)  # images of tables wait there for `wandb sync`, not in the home folder
+        os.environ["WANDB_DATA_DIR"] = str(
+            folder
+        )  # images of tables wait there for `wandb sync`, not in the home folder
         self._run = wandb.init(
             project=run.project,
             name=run.name,

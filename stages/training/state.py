@@ -27,11 +27,12 @@ from torch import Tensor
 
 from stages.config.runtime import Runtime
 from stages.config.tracking import Tracking
+from stages.config.yaml import flatten
 from stages.job.failure import Failure
 from stages.job.files import replacing_folder, sync_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
-from stages.trackers.tracked_run import TrackedRun, flatten
+from stages.trackers.tracked_run import TrackedRun
 from stages.trackers.trackers import CLOSE_SECONDS, Trackers
 from stages.training.background import BackgroundWriter, HostCopies
 from stages.training.engine_config import explain_config
@@ -342,7 +343,7 @@ def describe_run(job: Job) -> TrackedRun:
         name=job.name,
         id=f"{job.name.replace('@', '-')}-{job.fingerprint[:16]}",
         project=block.project,
-        group=os.environ.get("DVC_EXP_NAME") or None,
+        group=job.experiment or None,
         settings=flatten(job.values),
         store=job.store / TRACKING,
         root=job.root,

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from stages.config.tracking import Tool
-from stages.trackers.tracked_run import TrackedRun, flatten
+from stages.config.yaml import flatten
+from stages.trackers.tracked_run import TrackedRun
 from stages.trackers.trackers import OPENERS, Trackers
 
 Curves = dict[str, list[tuple[int, float]]]
