@@ -1,5 +1,6 @@
 """From `params.yaml` and the table of stages to the job that a stage gets: what it declares, and nothing else."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,9 +46,11 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         given={key: _find_value(params, key) for key in (text.format(item=item) for text in declared.params)},
         paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
         runtime=params.runtime,
+        tracking=params.tracking,
         runs=list_runs(params),
         progress=Progress(),
         spending=Spending(store / "spent" / f"{run}.jsonl", key, caps.model_dump(exclude_none=True)),
+        experiment=os.environ.get("DVC_EXP_NAME", ""),
         repository=partial(read_repository, root),
     )
 

@@ -1,7 +1,7 @@
 """RIL: trains the student by reinforcement and imitation learning (Algorithm 2).
 
-Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>; params: ril, discriminator,
-         verdict, seed
+Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>, the file or folder
+         ril.reward_code; params: ril, discriminator, verdict, seed
 Writes   data/ril/model: the student as a Hugging Face checkpoint (with ril.keep: both, the last one in data/ril/last);
          data/ril/samples: responses with rewards;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
@@ -40,7 +40,8 @@ def run(job: Job) -> None:
     """Trains and writes the student, and lists the questions that exceed its context.
 
     Raises NonFinite when a number of the loop is NaN or infinite, RuntimeError when the share of failed verdicts in a
-    step exceeds verdict.max_failed_share, TooManyRejects when the share of questions that are too long exceeds
+    step exceeds verdict.max_failed_share, Failure when a function of ril.rewards cannot be loaded or fails too often,
+    TooManyRejects when the share of questions that are too long exceeds
     ril.max_reject_share.
     """
     block = job.block(Ril)
@@ -59,6 +60,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
     questions, validation_questions, rejects = read_usable_questions(job, models, pool)
     state = TrainingState(job, models.trainers)
     history, samples = state.rows("history"), state.rows("samples")
+    functions = [one.title for one in objective.functions]
     rollouts = Rollouts(job, models, state, pool)
     validation = Validation(job, models, state, validation_questions)
     if state.first or policy.student.quantization != "none":  # else the engine has the student's weights
@@ -87,7 +89,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
         with job.measure_time("judge"):
             groups = rollouts.judge(step, groups)
 
-        # line 6: rewards and advantages of all 2G from the updated discriminator and the judge
+        # line 6: rewards and advantages of all 2G from discriminator, judge and functions of ril.rewards
         scored = score_groups(groups, logits, objective)
         for question, rewards in zip(batch, scored, strict=True):
             values = [value for one in rewards for value in (one.reward, one.advantage)]
@@ -101,10 +103,11 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
             models.wake_engines()
             job.add_measurements(bytes_to_engine=models.push_weights())
 
-        history.append({STEP: step + 1, **reward_metrics(groups, scored), **metrics, **updated})
+        history.append({STEP: step + 1, **reward_metrics(groups, scored, functions), **metrics, **updated})
+        state.images |= {question.id: question.images for question in batch[: block.samples_per_step]}
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
-        samples += make_sample_rows(step + 1, batch[: block.samples_per_step], scored)
+        samples += make_sample_rows(step + 1, batch[: block.samples_per_step], scored, functions)
         if validation.is_due(step + 1):
             validation.run(step + 1)
 

@@ -17,6 +17,7 @@ from flows.cli.data_source import DataError
 from flows.cli.doctor import doctor_app
 from flows.cli.explain import explain_run
 from flows.cli.plan import plan_app
+from flows.cli.rewards import RewardError, rewards_app
 from flows.cli.store import StoreError, store_app
 from flows.cli.version import print_version
 from flows.detach_output import detach_output
@@ -44,7 +45,7 @@ from studies.statistics import Unpaired
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
     *(Unwatchable, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
-    *(DataError, UnusableData),
+    *(DataError, UnusableData, RewardError),
 )
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +55,7 @@ params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True)
 app.add_typer(params_app, name="params")
 app.add_typer(store_app, name="store")
 app.add_typer(data_app, name="data")
+app.add_typer(rewards_app, name="rewards")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)
@@ -146,8 +148,8 @@ def run_command(
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
     root = Path.cwd()
     params = load_params(root / "params.yaml")
-    given = (root / path for path in (params.questions.path, params.questions.images, params.evaluate.folder))
-    refuse_unwatchable(path for path in given if os.path.lexists(path))
+    watched = (params.questions.path, params.questions.images, params.evaluate.folder, params.ril.reward_code)
+    refuse_unwatchable(path for path in map(root.joinpath, watched) if os.path.lexists(path))
     if explain:
         print("\n".join(explain_run(root, params, stages or [], single=only, force=force)))
     if missing := find_missing(root, params, stages or [], single=only, force=force):

@@ -17,6 +17,7 @@ from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.lora import get_quantization
 from stages.config.model import TEXT_FAMILIES, Model
 from stages.config.objective import Objective
+from stages.config.own_rewards import explain_missing_function
 from stages.config.paths import holds_project
 from stages.config.placement import LOOP, find_rank_gpus, place_loop, spans_machines
 from stages.config.plain import abbreviate, list_faults
@@ -27,10 +28,11 @@ from stages.config.ril import Ril
 from stages.config.rollout import Rollout
 from stages.config.runtime import LARGEST_SERVED_RANK, Runtime
 from stages.config.selection import Selection
-from stages.config.switch import find_contradiction, read_choices
+from stages.config.switch import find_contradiction
 from stages.config.table import STAGES
 from stages.config.teacher import Teacher
 from stages.config.uses import list_used_models
+from stages.config.tracking import Tracking
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
 from stages.config.world import BUILT_FROM_WORLD, QUESTIONS_FOLDER, World
@@ -65,6 +67,7 @@ class Params(Block):
         default_factory=dict,
         description="Caps on what stages spend, by stage or run: {teacher: {answers: 1000}, verdict@gpt: {money: 5}}.",
     )
+    tracking: Tracking = Field(default_factory=Tracking)
 
     @field_validator("models", "teachers", "evaluations")
     @classmethod
@@ -118,9 +121,10 @@ class Params(Block):
         self._check_checkpoints()
         self._check_responses()
         self._check_watched()
+        self._check_rewards()
         self._check_lessons()
         self._check_budget()
-        if line := find_contradiction(self.objective, read_choices(ril=self.ril, discriminator=self.discriminator)):
+        if line := find_contradiction(self.objective, self.ril.read_choices(self.discriminator)):
             raise ValueError(line)
         if self.discriminator.responses_per_side > self.rollout.responses:
             raise ValueError(
@@ -263,6 +267,7 @@ class Params(Block):
             ("questions.path", self.questions.path, "stages/tiny/world_rows.py", drawn),
             ("questions.images", self.questions.images, "stages/tiny/world", drawn),
             ("evaluate.folder", self.evaluate.folder, "stages/tiny/benchmarks", tiny),
+            ("ril.reward_code", self.ril.reward_code, "", ""),
         ):
             if reason and value != code:
                 shown = abbreviate(value)
@@ -272,6 +277,17 @@ class Params(Block):
                 raise ValueError(
                     f"{key} is {abbreviate(value)}, which holds what stages write and would depend on itself; name the "
                     "file or folder with your data"
+                )
+
+    def _check_rewards(self) -> None:
+        """Raises for a file of `ril.rewards` that DVC would not watch."""
+        watched = PurePosixPath(self.ril.reward_code)
+        for number, reward in enumerate(self.ril.rewards):  # type: ignore[attr-defined]
+            if reward.file is not None and not PurePosixPath(reward.file).is_relative_to(watched):
+                raise ValueError(
+                    f"ril.rewards[{number}].use is {abbreviate(reward.use)}, but ril.reward_code is "
+                    f"{abbreviate(self.ril.reward_code)}, so DVC does not watch that file; set ril.reward_code to "
+                    f"{reward.file}, or to a folder with all your functions"
                 )
 
     def _check_lessons(self) -> None:
@@ -349,12 +365,16 @@ def load_params(path: Path) -> Params:
     """Reads and validates a parameters file; the paths in it are relative to its folder."""
     params = validate_params(read_yaml(path), str(path))
     watched = {"questions.path": params.questions.path, "questions.images": params.questions.images}
-    for key, value in (watched | {"evaluate.folder": params.evaluate.folder}).items():
+    watched |= {"evaluate.folder": params.evaluate.folder, "ril.reward_code": params.ril.reward_code}
+    for key, value in watched.items():
         if holds_project(path.parent, value):
             raise ParamsError(
                 f"{path}: {key} = {abbreviate(value)}: the folder of the project or one that holds it; name the file "
                 "or folder with your data"
             )
+    for number, reward in enumerate(params.ril.rewards):  # type: ignore[attr-defined]
+        if line := explain_missing_function(path.parent, reward):
+            raise ParamsError(f"{path}: ril.rewards[{number}].use = {abbreviate(reward.use)}: {line}")
     return params
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.discriminator import DiscriminatorObjective
+from stages.config.own_rewards import Gate, Reward
 from stages.config.switch import Choices, Departure, Switch, mark_contradiction
 
 TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
@@ -13,7 +14,6 @@ AdvantageBaseline = Literal["joint", "per_source", "per_reward"]
 Scale = Literal["none", "group"]
 Similarity = Literal["binary", "soft", "ranked", "raw"]
 AnswerBy = Literal["judge", "parsing"]
-Gate = Literal["none", "when_correct"]
 ZeroVariance = Literal["keep", "drop"]
 Truncated = Literal["wrong", "masked", "as_judged"]
 FailedVerdicts = Literal["drop_row", "drop_group"]
@@ -156,8 +156,9 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_per_reward_of_one(self, given: Choices) -> str | None:
-        """`ril.baseline: per_reward` needs both rewards."""
-        if self.baseline != "per_reward" or 0 not in (self.similarity_weight, self.answer_weight):
+        """`ril.baseline: per_reward` needs both rewards, or one and an entry of `ril.rewards`."""
+        weights = [self.similarity_weight, self.answer_weight, *(one.weight for one in self.functions)]
+        if self.baseline != "per_reward" or sum(weight != 0 for weight in weights) > 1:
             return None
         return (
             "ril.baseline is 'per_reward', but ril.similarity_weight or ril.answer_weight is 0; set ril.baseline "
@@ -303,8 +304,8 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_no_reward(self, given: Choices) -> str | None:
-        """One of the two rewards must have a weight above 0."""
-        if self.similarity_weight > 0 or self.answer_weight > 0:
+        """One of the two rewards must have a weight above 0, or an entry of `ril.rewards` another weight than 0."""
+        if self.similarity_weight > 0 or self.answer_weight > 0 or any(one.weight for one in self.functions):
             return None
         return "ril.answer_weight is 0 and ril.similarity_weight too: there is no reward; raise one of them"
 
@@ -344,6 +345,45 @@ class RewardObjective(DiscriminatorObjective):
         return (
             "ril.similarity_gate is 'when_correct', but ril.answer_weight is 0, so that nothing is judged; "
             "raise ril.answer_weight or set ril.similarity_gate to none"
+        )
+
+    functions: Annotated[
+        tuple[Reward, ...],
+        Field(
+            strict=False,
+            max_length=32,
+            description="Rewards in addition to those of the objective, with weight, gate and curve of their own: a "
+            "ready function or one of yours (docs/rewards.md). Entries `similarity` and `answer` give the weights of "
+            "these two, in place of `similarity_weight` and `answer_weight`.",
+        ),
+        Switch(
+            key="ril.rewards",
+            source="§3.3: similarity and answer",
+            departures=(
+                Departure((), "What can be computed need not be judged, such as units, boxes, formats.", "own"),
+            ),
+        ),
+    ] = ()
+
+    @mark_contradiction
+    def _refuse_functions_of_references(self, given: Choices) -> str | None:
+        """`ril.rewards` needs a group of answers: not with `ril.objective: sft`, nor `ril.teacher_rows: sft`."""
+        if not self.functions or self.teacher_rows != "sft":
+            return None
+        return (
+            f"ril.rewards has {self.functions[0].title!r}, but ril.teacher_rows is 'sft', which weighs by the share "
+            "of the largest reward, and this one has none; remove one of them"
+        )
+
+    @mark_contradiction
+    def _refuse_function_gate_without_answers(self, given: Choices) -> str | None:
+        """`gate: when_correct` of an entry of `ril.rewards` needs the answer reward."""
+        gated = next((one.title for one in self.functions if one.gate == "when_correct"), None)
+        if gated is None or self.answer_weight > 0:
+            return None
+        return (
+            f"ril.rewards: gate of {gated!r} is 'when_correct', but ril.answer_weight is 0, so that nothing is judged; "
+            "raise it, or set gate to none"
         )
 
     zero_variance: Annotated[

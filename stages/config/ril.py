@@ -10,9 +10,11 @@ from stages.config.block import Block
 from stages.config.discriminator import DiscriminatorSwitches
 from stages.config.lora import Lora
 from stages.config.objective import Objective
+from stages.config.own_rewards import FUNCTION_CODE, apply_listed_weights, find_wrong_entry
+from stages.config.paths import Location
 from stages.config.sampling import Sampling
 from stages.config.schedule import Schedule
-from stages.config.switch import Departure, Switch, add_switches, read_choices, resolve_switches
+from stages.config.switch import Choices, Departure, Switch, add_switches, read_choices, resolve_switches
 
 Part = Literal["embedding", "attention", "ffn_gate", "ffn_up", "ffn_down", "layer_norm", "head"]
 
@@ -36,7 +38,11 @@ class Switches(Block):
 
     def resolve(self, discriminator: DiscriminatorSwitches) -> Objective:
         """Returns all switches with their final values: set here, else by `objective`, else the default."""
-        return resolve_switches(Objective, self.objective, read_choices(ril=self, discriminator=discriminator))
+        return resolve_switches(Objective, self.objective, self.read_choices(discriminator))
+
+    def read_choices(self, discriminator: DiscriminatorSwitches) -> Choices:
+        """Returns the values of the file, with the weights that `rewards` lists."""
+        return apply_listed_weights(read_choices(ril=self, discriminator=discriminator))
 
 
 class Ril(Schedule, Switches):
@@ -72,6 +78,11 @@ class Ril(Schedule, Switches):
     lora: Lora | None = Field(
         None, description="Trains adapters instead of the student's own weights, which are then those of the reference."
     )
+    reward_code: Location = Field(
+        FUNCTION_CODE,
+        description="File or folder of your functions in `rewards`, tracked by DVC; without any the file of the ready "
+        "functions.",
+    )
     sampling: Sampling = Field(description="Sampling of the student's answers.")
     validation_every: int = Field(
         50, ge=1, le=10_000_000, description="Steps between greedy evaluations on the validation split."
@@ -94,6 +105,12 @@ class Ril(Schedule, Switches):
     max_reject_share: float = Field(
         0.01, ge=0, le=1, description="Maximum share of questions that exceed the context; the stage fails above it."
     )
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> Self:
+        if line := find_wrong_entry(self.rewards, self.model_fields_set):  # type: ignore[attr-defined]
+            raise ValueError(line)
+        return self
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:

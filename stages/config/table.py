@@ -84,6 +84,7 @@ STAGES: dict[str, Stage] = {
                 "data/pool",
                 "data/questions",
                 "data/model/{params.verdict.model}",
+                "{params.ril.reward_code}",  # the user's reward functions
             ),
             ranks=True,
         ),

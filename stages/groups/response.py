@@ -20,6 +20,7 @@ class Response:
     sampled_log_probs: tuple[float, ...] | None = (
         None  # log p of token_ids as sampled by the engine; None for teacher rows (trap T15)
     )
+    rewards: tuple[float | None, ...] = ()  # of the functions of ril.rewards in their order; None is a failed one
 
     @property
     def is_whole(self) -> bool:

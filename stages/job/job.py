@@ -39,9 +39,11 @@ class Job:
     given: Mapping[str, Any] = field(repr=False)  # the declared parameters by key: blocks, plural blocks, single values
     paths: tuple[str, ...] = field(repr=False)  # the declared inputs, relative to `root`
     runtime: Block = field(repr=False)  # available through `block(Runtime)`
+    tracking: Block = field(repr=False)  # available through `block(Tracking)`; no stage depends on it
     runs: tuple[str, ...] = field(repr=False)  # all runs of the pipeline in order, by name
     progress: Progress = field(repr=False)
     spending: Spending = field(repr=False)  # what it has spent of its budget
+    experiment: str = ""  # name of the running experiment of DVC; "" for a run in the workspace
     fingerprint: str = ""  # hash of parameters and inputs
     code: str = ""  # hash of the stage's code
     run_folder: Path | None = None  # where training keeps its state until this run is done; None: it keeps none
@@ -66,7 +68,7 @@ class Job:
 
         Raises PermissionError if the stage does not declare it: DVC would not notice its changes.
         """
-        for block in (*self.given.values(), self.runtime):
+        for block in (*self.given.values(), self.runtime, self.tracking):
             if type(block) is kind:
                 return block
         raise self._make_undeclared_error(f"block {kind.__name__}")

@@ -25,6 +25,9 @@ CLIP_RATIO = "clip_ratio"  # share of tokens whose ratio left the clip range
 STUDENT_SIMILARITY, STUDENT_ANSWER = "rewards/similarity", "rewards/answer"
 SIMILARITY, ANSWER = "rewards/{}/similarity", "rewards/{}/answer"
 REWARD, ADVANTAGE = "rewards/{}/mean", "rewards/{}/advantage"
+# of a function of `ril.rewards`, by its name: means of the student and of all teachers, and the student's failures
+FUNCTION, FUNCTION_OF_TEACHERS = "rewards/function/{}", "rewards/function/{}/teacher"
+FUNCTION_FAILED = "rewards/function/{}/failed"
 EQUAL_REWARDS = "frac_reward_zero_std"  # share of groups whose responses all have the same reward
 CORRECT_NEGATIVE_ADVANTAGE = "frac_correct_negative_advantage"  # of the student's correct responses
 LENGTH, CUT = "completions/{}/mean_length", "completions/{}/clipped_ratio"  # in tokens; share that reached max_tokens

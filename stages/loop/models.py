@@ -23,6 +23,7 @@ from stages.engines.start import make_null_engine, start_engine, start_trainable
 from stages.job.devices import list_devices
 from stages.job.job import Job
 from stages.policy.policy import Policy
+from stages.reward_functions.functions import RewardFunctions
 from stages.training.engine_config import explain_config
 from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups
@@ -43,6 +44,7 @@ class RilModels:
     adversary: Adversary | None  # None if the objective uses no discriminator
     engine: TrainableEngine  # samples from the student; a null engine on ranks other than the first
     judge: Engine | None  # None if the reward uses no verdict, and on ranks other than the first
+    functions: RewardFunctions | None  # None if `ril.rewards` has none, and on ranks other than the first
     serves_adapter: bool  # the engine gets the student's adapter alone; on all ranks
     sleepers: tuple[str, ...]  # entries of `models` whose engines sleep while the ranks compute; on all ranks
 
@@ -104,6 +106,9 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
         job.store / "logs", say=job.progress.say, own_process=here.count > 1, stage=job.stage, spending=job.spending
     )
     with ExitStack() as stack:
+        functions = open_functions(job, objective) if here.first else None
+        if functions is not None:
+            stack.callback(functions.close)
         with job.measure_time("start"):
             compares = objective.rollout_correction != "none"
             rank = find_served_rank(job.block(Ril), runtime)
@@ -121,7 +126,16 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
                 base = choose_base(job, checkpoint, reader, policy.reference)
                 adversary = load_adversary(job, base, reader, objective)
         sleepers = find_sleepers(runtime, job.stage, judge_name)
-        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, rank > 0, sleepers)
+        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, functions, rank > 0, sleepers)
+
+
+def open_functions(job: Job, objective: Objective) -> RewardFunctions | None:
+    """Returns the functions of `ril.rewards`, started; None if it has none. Raises Failure if one cannot be loaded."""
+    if not (own := objective.functions):
+        return None
+    code = job.block(Ril).reward_code
+    job.input(code)  # it is there, and DVC watches it
+    return RewardFunctions(own, job.root, code, job.store)
 
 
 def find_served_rank(block: Ril, runtime: Runtime) -> int:

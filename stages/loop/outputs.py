@@ -35,10 +35,18 @@ SAMPLE_SCHEMA = pa.schema(
 )
 
 
+def make_sample_schema(functions: Sequence[str]) -> pa.Schema:
+    """Returns SAMPLE_SCHEMA with a column for each function of `ril.rewards`; null where it failed."""
+    return pa.schema([*SAMPLE_SCHEMA, *((f"function/{name}", pa.float64()) for name in functions)])
+
+
 def make_sample_rows(
-    step: int, questions: Sequence[Question], groups: Sequence[Sequence[ScoredResponse]]
+    step: int,
+    questions: Sequence[Question],
+    groups: Sequence[Sequence[ScoredResponse]],
+    functions: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Returns rows of SAMPLE_SCHEMA: the responses to the first `questions` of a step with their rewards."""
+    """Returns rows of `make_sample_schema`: the responses to the first `questions` of a step with their rewards."""
     return [
         {
             "step": step,
@@ -49,6 +57,7 @@ def make_sample_rows(
             "answer": one.answer,
             "advantage": one.advantage,
             "logit": None if math.isnan(one.logit) else one.logit,
+            **{f"function/{name}": value for name, value in zip(functions, one.functions, strict=True)},
         }
         for question, group in zip(questions, groups, strict=False)
         for one in group
@@ -75,7 +84,8 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
             write_published_files(folder / name)
             shape = (checkpoint.family, checkpoint.precision, checkpoint.context_tokens)
             write_card(folder / name, *shape, limits=checkpoint.limits)
-        write_shards(folder / "samples", state.rows("samples"), SAMPLE_SCHEMA)
+        functions = [one.title for one in models.policy.objective.functions]
+        write_shards(folder / "samples", state.rows("samples"), make_sample_schema(functions))
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}

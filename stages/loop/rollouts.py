@@ -81,8 +81,15 @@ class Rollouts:
             group += [tokenize_teacher_answer(self._models.reader, answer) for answer in answers]
             if self._objective.answer_by == "parsing":
                 group[:] = [replace(one, verdict=int(is_correct(one.text, question.answer))) for one in group]
-        self._record(step, groups, judged=self._queue is None)
+        self._compute_functions(questions, groups)
+        self._record(step, groups, judged=self._queue is None and self._models.functions is None)
         return groups
+
+    def _compute_functions(self, questions: Sequence[Question], groups: Groups) -> None:
+        """Gives all answers to the functions of `ril.rewards`, which compute beside the loop."""
+        if self._models.functions is not None:
+            for number, (question, group) in enumerate(zip(questions, groups, strict=True)):
+                self._models.functions.put(number, question, group)
 
     def _read_record(self, step: int) -> dict[str, Any] | None:
         """Returns the recorded responses of this step; None if there are none, or without log-probs of sampling.
@@ -99,8 +106,12 @@ class Rollouts:
         return None
 
     def _reuse(self, questions: Sequence[Question], recorded: Mapping[str, Any]) -> Groups:
-        """Returns the responses recorded by an earlier run of this step; requests verdicts if they are missing."""
+        """Returns the responses recorded by an earlier run of this step; requests verdicts and values if they are
+        missing.
+        """
         groups = [[load_response(values) for values in group] for group in recorded["groups"]]
+        if not recorded["judged"]:
+            self._compute_functions(questions, groups)
         if self._queue is not None and not recorded["judged"]:
             for number, (question, group) in enumerate(zip(questions, groups, strict=True)):
                 self._queue.put(number, question, [one for one in group if one.source == STUDENT])
@@ -153,19 +164,30 @@ class Rollouts:
         return Request(question.id, question.messages, question.images, sampling, count, seed, self._compares)
 
     def _judge(self, step: int, groups: Groups) -> Groups:
-        if self._queue is None or not self._queue.used:
-            return groups
-        verdicts = self._queue.collect_verdicts()
-        self._queue = None
-        groups = [
-            [
-                replace(one, verdict=verdicts[number, place]) if one.source == STUDENT else one
-                for place, one in enumerate(group)
+        functions = self._models.functions
+        judges = self._queue is not None and self._queue.used
+        computes = functions is not None and functions.used
+        verdicts: Mapping[tuple[int, int], int | None] = {}
+        if self._queue is not None and judges:
+            verdicts = self._queue.collect_verdicts()
+            self._queue = None
+            groups = [
+                [
+                    replace(one, verdict=verdicts[number, place]) if one.source == STUDENT else one
+                    for place, one in enumerate(group)
+                ]
+                for number, group in enumerate(groups)
             ]
-            for number, group in enumerate(groups)
-        ]
-        self._record(step, groups, judged=True)
-        self._check_judge(step, set(verdicts.values()))
+        if functions is not None and computes:
+            values, _ = functions.collect(f"{self._job.name}, step {step + 1}", self._job.progress.say)
+            groups = [
+                [replace(one, rewards=values[number, place]) for place, one in enumerate(group)]
+                for number, group in enumerate(groups)
+            ]
+        if judges or computes:
+            self._record(step, groups, judged=True)
+        if judges:
+            self._check_judge(step, set(verdicts.values()))
         return groups
 
     def _check_judge(self, step: int, said: set[int | None]) -> None:
@@ -213,5 +235,9 @@ def make_reference_answer(question: Question) -> TeacherAnswer:
 def load_response(values: Mapping[str, Any]) -> Response:
     """Restores a response from the JSON form of its `asdict`."""
     sampled = values["sampled_log_probs"]
-    lists = {"token_ids": tuple(values["token_ids"]), "sampled_log_probs": None if sampled is None else tuple(sampled)}
+    lists = {
+        "token_ids": tuple(values["token_ids"]),
+        "sampled_log_probs": None if sampled is None else tuple(sampled),
+        "rewards": tuple(values.get("rewards", ())),
+    }
     return Response(**{**values, **lists})

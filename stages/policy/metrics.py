@@ -13,11 +13,12 @@ from stages.policy.rewards import ScoredResponse
 
 
 def reward_metrics(
-    groups: Sequence[Sequence[Response]], scored: Sequence[Sequence[ScoredResponse]]
+    groups: Sequence[Sequence[Response]], scored: Sequence[Sequence[ScoredResponse]], functions: Sequence[str] = ()
 ) -> dict[str, float | None]:
     """Returns mean rewards and advantages for the student, each teacher and all teachers, and health indicators.
 
-    `groups` are all 2G responses per question, `scored` those that remain in their group.
+    `groups` are all 2G responses per question, `scored` those that remain in their group; `functions` are the names of
+    the functions of `ril.rewards`.
     """
     everything = [one for group in groups for one in group]
     kept = [one for group in scored for one in group]
@@ -36,6 +37,8 @@ def reward_metrics(
     teachers = [one for one in everything if one.source != STUDENT]
     if teachers:
         metrics |= _source_metrics(TEACHERS, teachers, [one for one in kept if one.response.source != STUDENT])
+    for number, name in enumerate(functions):
+        metrics |= _function_metrics(name, number, kept)
     return metrics | {
         names.STUDENT_CUT: metrics.get(names.CUT.format(STUDENT)),
         names.EQUAL_REWARDS: _mean([len({one.reward for one in group}) <= 1 for group in scored if group]),
@@ -61,6 +64,20 @@ def _source_metrics(
         names.FAILED: _mean([one.verdict is None for one in responses]),
     }
     return {name.format(source): value for name, value in metrics.items()}
+
+
+def _function_metrics(name: str, number: int, kept: Sequence[ScoredResponse]) -> dict[str, float | None]:
+    """Returns the mean values of one function where it has not failed, and the share of the student's that failed."""
+    by_side = [
+        [one.functions[number] for one in kept if (one.response.source == STUDENT) == student]
+        for student in (True, False)
+    ]
+    student, teachers = ([value for value in values if value is not None] for values in by_side)
+    found: dict[str, float | None] = {
+        names.FUNCTION.format(name): _mean(student),
+        names.FUNCTION_FAILED.format(name): _mean([value is None for value in by_side[0]]),
+    }
+    return {**found, names.FUNCTION_OF_TEACHERS.format(name): _mean(teachers)} if by_side[1] else found
 
 
 def _is_told(one: ScoredResponse) -> bool:

@@ -1,5 +1,8 @@
 """Rewards and advantages of a group: R = 1[D < 0.5] + verdict; A = R - mean of all 2G (§3.3, Eq. 2), and variants.
 
+Functions of `ril.rewards` add their values to R. Where one has failed for a response, R has the mean of the function's
+values in the group: its part of the advantage is 0, and the other parts are as without the failure.
+
 Sign convention: the discriminator's logit z is for the class student (student 1, teacher 0). Text classified as a
 teacher's has z < 0 and gets the similarity reward; z = 0 gets none (strict inequality).
 """
@@ -28,6 +31,7 @@ class ScoredResponse:
     reward: float
     advantage: float  # for term `sft`, the weight of its cross entropy
     term: Term = "policy"  # its loss term; "none" counts only in the baseline
+    functions: tuple[float | None, ...] = ()  # values of the functions of ril.rewards, gated; None: failed
 
 
 def similarity_reward(logit: float) -> int:
@@ -108,12 +112,27 @@ def score_group(
     in_group = [
         at for at, (row, _) in enumerate(pairs) if not (row.source != STUDENT and objective.teacher_rows == "sft")
     ]
-    advantages = _compute_advantages([row for row, _ in pairs], similarity, answers, rewards, in_group, objective)
+    functions = [_gate(row.rewards, answer, objective) for (row, _), answer in zip(pairs, answers, strict=True)]
+    sides = _split_baseline([row for row, _ in pairs], in_group, objective)
+    for number, own in enumerate(objective.functions):
+        for side in sides:
+            values = replace_failed([functions[at][number] for at in side])
+            for at, value in zip(side, values, strict=True):
+                rewards[at] += own.weight * value
+    parts = _Parts(similarity, answers, functions, rewards)
+    advantages = _compute_advantages(parts, sides, objective)
     flat = objective.zero_variance == "drop" and len({rewards[at] for at in in_group}) <= 1
     group = set(in_group)
     return [
         ScoredResponse(
-            row, logit, similarity[at], answers[at], rewards[at], advantages[at], _choose_term(row, objective)
+            row,
+            logit,
+            similarity[at],
+            answers[at],
+            rewards[at],
+            advantages[at],
+            _choose_term(row, objective),
+            functions[at],
         )
         for at, (row, logit) in enumerate(pairs)
         if not (flat and at in group)
@@ -146,33 +165,65 @@ def _choose_term(row: Response, objective: Objective) -> Term:
     return {"luffy": "luffy", "sft": "sft"}.get(objective.teacher_rows, "policy")  # type: ignore[return-value]
 
 
-def _compute_advantages(
-    rows: Sequence[Response],
-    similarity: Sequence[float],
-    answers: Sequence[int],
-    rewards: Sequence[float],
-    in_group: Sequence[int],
-    objective: Objective,
-) -> list[float]:
-    """Returns the advantage of each row; rows outside the group (`sft`) get teacher_weight * reward / max reward."""
+def replace_failed(values: Sequence[float | None]) -> list[float]:
+    """Returns the values, with the mean of the others in place of None; 0 everywhere if there are no others."""
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return [mean if value is None else value for value in values]
+
+
+def _gate(values: Sequence[float | None], answer: int, objective: Objective) -> tuple[float | None, ...]:
+    """Returns the values of the functions; 0 for a wrong answer where the function counts for correct ones only."""
+    gates = (own.gate == "when_correct" for own in objective.functions)
+    return tuple(0.0 if gated and not answer else value for value, gated in zip(values, gates, strict=True))
+
+
+def _split_baseline(rows: Sequence[Response], in_group: Sequence[int], objective: Objective) -> list[list[int]]:
+    """Returns the places of the rows that share a baseline."""
+    if objective.baseline != "per_source":
+        return [list(in_group)]
+    return [[at for at in in_group if (rows[at].source == STUDENT) == student] for student in (True, False)]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The rewards of the rows of a group, by part and in all."""
+
+    similarity: Sequence[float]
+    answers: Sequence[int]
+    functions: Sequence[tuple[float | None, ...]]
+    rewards: Sequence[float]
+
+
+def _compute_advantages(parts: _Parts, sides: Sequence[Sequence[int]], objective: Objective) -> list[float]:
+    """Returns the advantage of each row; rows outside all sides (`sft`) get teacher_weight * reward / max reward."""
     largest = objective.similarity_weight + objective.answer_weight
-    advantages = [0.0] * len(rows)
-    for at in set(range(len(rows))) - set(in_group):
-        advantages[at] = objective.teacher_weight * rewards[at] / largest
-    sides = [in_group]
-    if objective.baseline == "per_source":
-        sides = [[at for at in in_group if (rows[at].source == STUDENT) == student] for student in (True, False)]
+    advantages = [0.0] * len(parts.rewards)
+    for at in set(range(len(parts.rewards))) - {at for side in sides for at in side}:
+        advantages[at] = objective.teacher_weight * parts.rewards[at] / largest
     scaled = grpo_advantages if objective.scale_rewards == "group" else group_advantages
     for side in sides:
         if objective.baseline == "per_reward":
-            by_style = grpo_advantages([similarity[at] for at in side])
-            by_answer = grpo_advantages([answers[at] for at in side])
-            found = [
-                objective.similarity_weight * s + objective.answer_weight * a
-                for s, a in zip(by_style, by_answer, strict=True)
-            ]
+            found = _scale_each(parts, side, objective)
         else:
-            found = scaled([rewards[at] for at in side])
+            found = scaled([parts.rewards[at] for at in side])
         for at, advantage in zip(side, found, strict=True):
             advantages[at] = advantage
     return advantages
+
+
+def _scale_each(parts: _Parts, side: Sequence[int], objective: Objective) -> list[float]:
+    """Returns the weighted sum of the GRPO advantages of each reward (GDPO); a failed function adds 0."""
+    by_style = grpo_advantages([parts.similarity[at] for at in side])
+    by_answer = grpo_advantages([parts.answers[at] for at in side])
+    found = [
+        objective.similarity_weight * s + objective.answer_weight * a for s, a in zip(by_style, by_answer, strict=True)
+    ]
+    for number, own in enumerate(objective.functions):
+        values = [parts.functions[at][number] for at in side]
+        scaled = iter(grpo_advantages([value for value in values if value is not None]))
+        found = [
+            total if value is None else total + own.weight * next(scaled)
+            for total, value in zip(found, values, strict=True)
+        ]
+    return found

@@ -19,17 +19,21 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from stages.config.runtime import Runtime
+from stages.config.tracking import Tracking
+from stages.config.yaml import flatten
 from stages.job.failure import Failure
 from stages.job.files import replacing_folder, sync_folder, write_text
 from stages.job.job import Job
 from stages.job.stop import STOP
+from stages.trackers.tracked_run import TrackedRun
+from stages.trackers.trackers import CLOSE_SECONDS, Trackers
 from stages.training.background import BackgroundWriter, HostCopies
 from stages.training.engine_config import explain_config
 from stages.training.guard import StepGuard
@@ -39,6 +43,7 @@ from stages.training.tensorboard import EVENT_FOLDER as BOARDS
 from stages.training.tensorboard import TensorBoardWriter
 from stages.training.trainer import Trainer
 
+TRACKING = "tracking"  # folder of trackers in the store
 DONE = "DONE"
 _LATEST = 6  # rows of each record that are shown during training
 _LOOP = "loop.json"
@@ -74,8 +79,12 @@ class TrainingState:
         self._warn_of_little_room()
         shown = self._folder is not None and self._ranks.first
         self._checked = {name: len(rows) for name, rows in self.records.items()}  # rows known to be finite
+        tracking, run = job.block(Tracking), describe_run(job)
         boards = job.store / BOARDS / job.name / job.fingerprint[:16]
-        self._board = TensorBoardWriter(boards if shown else None, self.records, self.first, job.progress.say)
+        has_board = shown and "tensorboard" in tracking.tools
+        self._board = TensorBoardWriter(boards if has_board else None, self.records, self.first, job.progress.say)
+        self.images: dict[str, Sequence[bytes]] = {}  # of the questions in the record `samples`, for trackers
+        self._trackers = Trackers(tracking.tools if shown else (), run, tracking.tables, job.progress.say)
 
     def iter_steps(self, count: int, title: str) -> Iterator[int]:
         """Yields the remaining steps of `count` with a progress bar; saves after a step when a checkpoint is due.
@@ -84,7 +93,7 @@ class TrainingState:
         a weight to be saved is not finite, Failure when a checkpoint could not be written.
         """
         began = time.monotonic()
-        with STOP.awaiting(), contextlib.closing(self._board), self._completing_last():
+        with STOP.awaiting(), self._tracking(), contextlib.closing(self._board), self._completing_last():
             for step in self.job.progress.track(range(self.first, count), title, done=self.first):
                 self.guard.step = step
                 yield step
@@ -127,6 +136,7 @@ class TrainingState:
     def _finish_step(self, done: int, count: int) -> None:
         self._check_owned()
         self._board.write(self.records)
+        self._trackers.write(self.records, self.images)
         self._check_records()
         for name, rows in self.records.items():
             self.job.progress.show_latest(f"{self.job.name}: latest {name}", rows[-_LATEST:])
@@ -149,6 +159,16 @@ class TrainingState:
             kept = f"training state is in {self._folder}" if self._folder else "nothing is saved"
             self.job.progress.say(f"{self.job.name}: stopped after step {done} of {count}; {kept}")
             raise SystemExit(code)
+
+    @contextlib.contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """For this block trackers get the rows; at its end they are told whether training came to its end."""
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            self._trackers.close(finished, min(CLOSE_SECONDS, STOP.seconds_left))
 
     def _check_records(self) -> None:
         for name, rows in self.records.items():
@@ -317,6 +337,21 @@ class TrainingState:
                     f"{self.job.name}: training state of {len(others)} runs with other parameters or inputs is in "
                     f"{folder.parent}; it is reused if these settings return and can be deleted"
                 )
+
+
+def describe_run(job: Job) -> TrackedRun:
+    """Returns what trackers are told about a run of this stage."""
+    block = job.block(Tracking)
+    return TrackedRun(
+        name=job.name,
+        id=f"{job.name.replace('@', '-')}-{job.fingerprint[:16]}",
+        project=block.project,
+        group=job.experiment or None,
+        settings=flatten(job.values),
+        store=job.store / TRACKING,
+        root=job.root,
+        mlflow_uri=block.mlflow_uri,
+    )
 
 
 def find_interval(runtime: Runtime, waited: float) -> float:

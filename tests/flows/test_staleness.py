@@ -134,6 +134,27 @@ def test_exactly_the_stages_that_reach_an_edit_are_stale(project: Path, make_edi
     assert ("report" in followers) == ("report" not in expected)
 
 
+def test_a_changed_reward_function_makes_ril_stale_and_nothing_else(project: Path) -> None:
+    """Through DVC's own status, from a run whose parameters name the function."""
+    (project / "rewards").mkdir()
+    (project / "rewards" / "unit.py").write_text("def check(answer):\n    return 1.0\n")
+    (project / "rewards" / "notes.py").write_text("")
+    values = read_yaml(project / "params.yaml")
+    values["ril"] |= {"reward_code": "rewards/unit.py", "rewards": [{"use": "rewards/unit.py:check"}]}
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    assert set(json.loads(dvc(project, "status", "--json"))) == {"ril", "report"}, "ril.rewards is a parameter of both"
+    dvc(project, "commit", "--force")
+    assert json.loads(dvc(project, "status", "--json")) == {}
+    (project / "rewards" / "notes.py").write_text("# a file beside it")
+    assert json.loads(dvc(project, "status", "--json")) == {}
+    (project / "rewards" / "unit.py").write_text("def check(answer):\n    return 2.0\n")
+    assert json.loads(dvc(project, "status", "--json")) == {"ril": [{"changed deps": {"rewards/unit.py": "modified"}}]}
+    after = found(project)
+    assert {name for name, one in after.items() if one.state == STALE} == {"ril"}
+    followers = {name for name, one in after.items() if one.state == FOLLOWS}
+    assert followers == {"evaluate@ril", "report"}
+
+
 def test_dvc_agrees_on_what_is_stale_and_accepting_words_leaves_it_nothing_to_do(project: Path) -> None:
     comment_in_is_correct(project)
     assert set(json.loads(dvc(project, "status", "--json"))) == OF_IS_CORRECT

@@ -1,7 +1,7 @@
 """Rewards and advantages, written from the paper (section 3.3 and Eq. 2); other settings from the papers they name."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,15 @@ def count_copied(text: str) -> int:
 
 
 @dataclass(frozen=True)
+class Function:
+    """A function of ril.rewards: its value on a row, None where it fails."""
+
+    weight: float
+    value: Callable[[Row], float | None]
+    of_wrong_pays: bool = True  # else it counts for right answers only
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a run is asked to do; the defaults are the paper's."""
 
@@ -78,6 +87,7 @@ class Recipe:
     adapter: float | None = None  # alpha / rank of the policy's adapter (LoRA); None: its own weights are trained
     critic_adapter: float | None = None  # the same of D
     frozen: tuple[str, ...] = ()  # parts of names of further weights that are not trained (Table 5c)
+    functions: tuple[Function, ...] = ()
     parses: bool = False  # in place of the judge, the last number of an answer is compared with the reference
 
     @property
@@ -129,6 +139,10 @@ def score_rows(rows: Sequence[Row], logits: Sequence[float], recipe: Recipe) -> 
             )
         else:
             advantage = centre(place, group, rewards, recipe.divides_by_deviation)
+        for function in recipe.functions:
+            advantage += function.weight * centre_known(
+                place, group, [rate_function(function, *one) for one in zip(pairs, answers, strict=True)], recipe
+            )
         equal = len({rewards[other] for other in group}) == 1 and term != "cross entropy"
         if recipe.keeps_equal_groups or not equal:
             found.append(Scored(row, z, alike[place], answers[place], advantage, term))
@@ -143,6 +157,23 @@ def centre(place: int, group: Sequence[int], rewards: Sequence[float], divides: 
         return rewards[place] - mean
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return (rewards[place] - mean) / (deviation + 1e-6)
+
+
+def rate_function(function: Function, pair: tuple[Row, float], right: int) -> float | None:
+    """The value of a function on a row."""
+    return function.value(pair[0]) if right or function.of_wrong_pays else 0.0
+
+
+def centre_known(place: int, group: Sequence[int], values: Sequence[float | None], recipe: Recipe) -> float:
+    """The value at `place` less the mean of the group's rows where the function has one; 0 where it has none."""
+    assert not recipe.divides_by_deviation
+    known = {other: value for other in group if (value := values[other]) is not None}
+    if place not in known:
+        return 0.0
+    order = list(known)
+    return centre(
+        order.index(place), range(len(order)), [known[one] for one in order], recipe.baseline == "each reward"
+    )
 
 
 def rate_answer(row: Row, recipe: Recipe) -> int:

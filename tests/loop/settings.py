@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stages.config.yaml import merge_params
-from tests.loop.plain_rewards import Recipe
+from tests.loop.plain_rewards import Function, Recipe, Row
 from tests.loop.world import LORA, MAX_TOKENS
 
 
@@ -53,6 +53,29 @@ ALONE = replace(BRIEF, critic="absent", similarity_weight=0.0, teachers="none")
 # B of the student's adapter starts at zero: with the rates of whole models its product would be rounding.
 ADAPTED = {"lora": LORA, "learning_rate": 1e-3, "discriminator_learning_rate": 1e-4}
 SCALE = LORA["alpha"] / LORA["rank"]
+# A user's function, and the same in the plain loop; it knows nothing of answers with a 7.
+UNIT = """
+def check(answer, finish_reason):
+    return None if "7" in answer else len(answer) / 10 + (finish_reason == "length")
+"""
+FUNCTIONS = {
+    "reward_code": "rewards/unit.py",
+    "rewards": [
+        {"use": "rewards/unit.py:check", "name": "unit", "weight": 0.5, "max_failed_share": 1.0},
+        {"use": "length", "weight": -2.0, "gate": "when_correct", "arguments": {"most": 5, "unit": "characters"}},
+    ],
+}
+
+
+def rate_unit(row: Row) -> float | None:
+    """What the user's function finds."""
+    return None if "7" in row.text else len(row.text) / 10 + (row.finish == "length")
+
+
+PLAIN_FUNCTIONS = (
+    Function(0.5, rate_unit),
+    Function(-2.0, lambda row: float(len(row.text) <= 5), of_wrong_pays=False),
+)
 SETTINGS = {
     "qwen2_5_vl, mu 1": Setting("qwen2_5_vl", PAPER),
     "internvl3, mu 1": Setting("internvl3", FALLEN, {"ril": FALLING}),
@@ -204,5 +227,34 @@ SETTINGS = {
         "qwen2_5_vl",
         replace(BRIEF, critic_rate=1e-4, critic_adapter=SCALE),
         {"ril": {"discriminator_learning_rate": 1e-4}, "discriminator": {"lora": LORA}},
+    ),
+    "functions beside the paper's rewards": Setting(
+        "qwen2_5_vl", replace(PAPER, functions=PLAIN_FUNCTIONS), {"ril": FUNCTIONS}
+    ),
+    "functions alone, no judge and no D": Setting(
+        "internvl3",
+        replace(ALONE, answer_weight=0.0, functions=PLAIN_FUNCTIONS[:1]),
+        {
+            "ril": {
+                "reward_code": "rewards/unit.py",
+                "rewards": [
+                    FUNCTIONS["rewards"][0],
+                    {"use": "similarity", "weight": 0.0},
+                    {"use": "answer", "weight": 0.0},
+                ],
+                "teacher_rows": "none",
+            },
+            "discriminator": {"update": "none"},
+        },
+    ),
+    "functions with a baseline per reward": Setting(
+        "qwen2_5_vl",
+        replace(BRIEF, baseline="each reward", functions=PLAIN_FUNCTIONS),
+        {"ril": {"baseline": "per_reward", **FUNCTIONS}},
+    ),
+    "functions with a baseline per source": Setting(
+        "internvl3",
+        replace(BRIEF, baseline="own side", functions=PLAIN_FUNCTIONS),
+        {"ril": {"baseline": "per_source", **FUNCTIONS}},
     ),
 }

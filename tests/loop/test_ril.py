@@ -7,8 +7,8 @@ import pytest
 
 from tests.loop.checks import check_judge, check_plain, check_questions, check_rows, check_validation
 from tests.loop.recording import record_loop
-from tests.loop.settings import SETTINGS
-from tests.loop.world import make_job, write_adapter
+from tests.loop.settings import SETTINGS, UNIT
+from tests.loop.world import make_job, write_adapter, write_function
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
@@ -17,6 +17,8 @@ def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str]
     folder = make_world(setting.family)
     if setting.recipe.critic_adapter is not None:
         write_adapter(folder / "data" / "warm_start", folder / "data" / "discriminator")
+    if setting.recipe.functions:
+        write_function(folder, UNIT)
     recording = record_loop(make_job("ril", folder, setting.params))
     check_questions(recording, setting.recipe)
     check_rows(recording, folder, setting.recipe)

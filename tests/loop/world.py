@@ -212,6 +212,12 @@ def build_world(family: str, folder: Path) -> Path:
     return folder
 
 
+def write_function(folder: Path, code: str) -> None:
+    """Writes a user's reward function."""
+    (folder / "rewards").mkdir()
+    (folder / "rewards" / "unit.py").write_text(code)
+
+
 def make_job(stage: str, folder: Path, overlay: Mapping[str, Any]) -> Job:
     """The job of a stage in that project, which keeps its training state in the project's folder."""
     values = merge_params(merge_params(read_yaml(ROOT / "params.yaml"), OVERLAY), overlay)

@@ -19,6 +19,7 @@ from stages.config.baselines import BASELINES, ObjectiveName
 from stages.config.block import Block
 from stages.config.discriminator import Discriminator, DiscriminatorObjective, DiscriminatorSwitches
 from stages.config.objective import PAPER, Objective
+from stages.config.own_rewards import Reward
 from stages.config.params import load_params, validate_params
 from stages.config.ril import Ril, Switches
 from stages.config.switch import (
@@ -44,6 +45,7 @@ PAPERS = {
     "answer_weight": 1.0,
     "answer_by": "judge",
     "similarity_gate": "none",
+    "functions": (),
     "zero_variance": "keep",
     "truncated": "wrong",
     "failed_verdicts": "drop_row",
@@ -159,6 +161,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
      ["ril.answer_by is 'parsing'", "'adversarial'", "remove it"]),
     ({"answer_weight": 0.0, "answer_by": "parsing"}, {}, ["ril.answer_weight 0 has no answer reward", "remove it"]),
     ({"rollout_cap": 2.0}, {}, ["ril.rollout_cap is 2", "'none'", "remove it"]),
+    ({"rewards": [{"use": "length"}], "teacher_rows": "sft"}, {},
+     ["ril.rewards has 'length'", "ril.teacher_rows is 'sft'", "remove one of them"]),
+    ({"rewards": [{"use": "length", "gate": "when_correct"}], "answer_weight": 0.0}, {},
+     ["gate of 'length' is 'when_correct'", "ril.answer_weight is 0", "set gate to none"]),
     ({"objective": "dr_grpo"}, {"sees": "question"}, ["discriminator.sees is 'question'", "set it to response"]),
 ]  # fmt: skip
 
@@ -186,6 +192,9 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"rollout_correction": "truncate_token", "rollout_cap": 2.0}, {}),
     ({"answer_by": "parsing", "similarity_gate": "when_correct"}, {}),
     ({"rollout_correction": "mask_sequence", "sampling": {"temperature": 0.5}}, {}),
+    ({"rewards": [{"use": "length"}], "baseline": "per_reward", "answer_weight": 0.0}, {}),
+    ({"rewards": [{"use": "length"}], "similarity_weight": 0.0, "answer_weight": 0.0}, {"update": "none"}),
+    ({"rewards": [{"use": "format", "gate": "when_correct", "arguments": {"pattern": "x"}}]}, {}),
 ]
 
 
@@ -203,6 +212,8 @@ def other_value(one: Declaration) -> Any:
         return next(value for value in get_args(one.type) if value != one.default)
     if one.type is bool:
         return not one.default
+    if isinstance(one.default, tuple):
+        return (Reward(use="length"),)
     return one.default + 1 if one.type is int else one.default + 0.25
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stages.config.objective import PAPER
+from stages.config.own_rewards import Reward
 from stages.groups.response import STUDENT, Response
 from stages.policy.rewards import ScoredResponse, compute_similarities, grpo_advantages, score_group, score_groups
 
@@ -145,3 +146,57 @@ def test_every_logit_belongs_to_its_row() -> None:
     scored = score_groups(groups, [float(place) for place in range(10)])
     assert [[row.logit for row in rows] for rows in scored] == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
     assert [[row.response for row in rows] for rows in scored] == groups
+
+
+# --- functions of ril.rewards -----------------------------------------------------------------------------------------
+
+
+def with_values(*values: float | None, verdicts: tuple[int | None, ...] = (0, 1, 1, 0)) -> list[Response]:
+    """The group, with one function's value for each row."""
+    return [replace(row, rewards=(value,)) for row, value in zip(group(verdicts), values, strict=True)]
+
+
+def own(**entry: Any) -> tuple[Reward, ...]:
+    return (Reward(use="length", **entry),)
+
+
+def test_a_function_adds_its_weighted_value() -> None:
+    rows = found(with_values(1.0, 0.5, 0.0, 2.0), functions=own(weight=-2.0))
+    assert [row.reward for row in rows] == [-2.0, 1.0, 2.0, -4.0]
+    assert [row.advantage for row in rows] == [-1.25, 1.75, 2.75, -3.25]
+    assert [row.functions for row in rows] == [(1.0,), (0.5,), (0.0,), (2.0,)]
+
+
+def test_without_functions_rewards_are_bit_for_bit_those_of_the_paper() -> None:
+    weights = {"similarity_weight": 0.1, "answer_weight": 0.7}
+    assert [row.reward for row in found(**weights)] == [0.1 * s + 0.7 * a for s, a in ((0, 0), (1, 1), (1, 1), (0, 0))]
+
+
+@pytest.mark.parametrize("baseline", ["joint", "per_source", "per_reward"])
+def test_nobody_is_trained_by_a_failure(baseline: str) -> None:
+    """The part of a row where the function failed is 0, and what it has for others is as if the row were not there."""
+    without = advantages(baseline=baseline)
+    rows = advantages(with_values(None, 1.0, 3.0, 5.0), baseline=baseline, functions=own())
+    parts = [advantage - base for advantage, base in zip(rows, without, strict=True)]
+    scaled = [0.0, *grpo_advantages([1.0, 3.0, 5.0])]
+    expected = {"joint": [0, -2, 0, 2], "per_source": [0, 0, -1, 1], "per_reward": scaled}[baseline]
+    assert parts == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_function_that_fails_for_all_changes_nothing() -> None:
+    rows = found(with_values(None, None, None, None), functions=own())
+    assert [row.advantage for row in rows] == advantages()
+    assert [row.functions for row in rows] == [(None,)] * 4
+
+
+def test_a_gated_function_is_zero_for_wrong_answers_even_where_it_failed() -> None:
+    rows = found(with_values(None, 1.0, None, 1.0), functions=own(gate="when_correct"))
+    assert [row.functions for row in rows] == [(0.0,), (1.0,), (None,), (0.0,)]
+    mean = (0.0 + 1.0 + 0.0) / 3
+    assert [row.reward for row in rows] == pytest.approx([0, 3, 2 + mean, 0])
+
+
+def test_a_row_without_a_verdict_leaves_the_group_with_its_function() -> None:
+    rows = found(with_values(9.0, 1.0, 3.0, 5.0, verdicts=(None, 1, 1, 0)), functions=own())
+    assert [row.functions for row in rows] == [(1.0,), (3.0,), (5.0,)]
+    assert sum(row.advantage for row in rows) == pytest.approx(0.0)

@@ -1,0 +1,1 @@
+"""Rewards by function: the ready ones, the user's own, and the processes that run them."""

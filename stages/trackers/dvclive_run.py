@@ -1,0 +1,34 @@
+"""DVCLive: `dvc exp show`, `dvc plots` and the VS Code extension show the curves while training goes on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.trackers.tracked_run import TrackedRun
+
+FOLDER = "dvclive"  # in the project, where DVC looks; Git ignores it
+
+
+class DvcliveRun:
+    """Files in dvclive/<stage>, with a dvc.yaml that names metrics and plots; no stage, no experiment of its own."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        """Raises ImportError without the extra `dvclive`."""
+        from dvclive import Live
+
+        folder = run.root / FOLDER / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        self._live = Live(str(folder), resume=False, report=None, save_dvc_exp=False, dvcyaml=str(folder / "dvc.yaml"))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes numbers of one step, and the latest ones to metrics.json."""
+        self._live.step = step
+        for key, value in values.items():
+            self._live.log_metric(key, value)
+        self._live.next_step()
+
+    def log_table(self, step: int, rows: Sequence[Mapping[str, Any]], images: Sequence[Sequence[bytes]]) -> None:
+        """Writes nothing: DVC shows no tables of texts and images."""
+
+    def close(self, finished: bool) -> None:
+        """Ends the run."""
+        self._live.end()
