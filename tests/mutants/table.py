@@ -365,7 +365,7 @@ FAULTS = (
     Fault(FAMILY, "torch.cat([pixels.values for pixels in several])",
           "torch.cat([pixels.values for pixels in reversed(several)])", "images of a pack are in reverse order",
           (f"{T_READER}test_images_of_several_prompts_stay_in_order",)),
-    Fault(CHAT, "return [*self.encode_text(text), *self.stop_token_ids]", "return self.encode_text(text)",
+    Fault(CHAT, "return [*self.encode_text(text), self.end_token_id]", "return self.encode_text(text)",
           "no response ends", (f"{T_READER}test_a_response_ends_with_the_token_that_ends_generation",)),
     Fault(CHAT, "tokenize=False, add_generation_prompt=True", "tokenize=False, add_generation_prompt=False",
           "the prompt does not open the answer's turn", (f"{T_READER}test_prompt_equals_the_processors",)),
