@@ -11,23 +11,28 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.checkpoints.make import PUBLISHED
+from tests.checkpoints.smollm2 import SEEING
 from tests.checkpoints.walk import Project, StageRun, make_lora_params, make_params, make_two_rank_params
 
 JUDGE = "Qwen2.5-7B-Instruct"
-BEFORE = ("questions", "model@judge", "model@student", "selection")
-SHOWN = ("model@student", "teacher@itself", "warm_start", "rollout", "discriminator", "ril", "evaluate@ril")
-STAGES = (*BEFORE, "teacher@itself", "warm_start", "verdict@itself", "pool", *SHOWN[3:])
+BEFORE = ("questions", "model@student", "model@judge", "selection")  # a refused checkpoint ends at once
+SHOWN = (
+    *("model@student", "teacher@itself", "warm_start", "verdict@itself", "rollout", "discriminator", "ril"),
+    "evaluate@ril",
+)
+STAGES = (*BEFORE, *SHOWN[1:4], "pool", *SHOWN[4:])
 TRAINING = ("warm_start", "discriminator", "ril")
 WAYS: dict[str, dict[str, Any]] = {"one": {}, "ranks": make_two_rank_params(), "lora": make_lora_params()}
 BACK: dict[str, dict[str, Any]] = {
     "one": {},
     "ranks": {"runtime": {"processes": 1, "zero_stage": 0}},
-    "lora": {stage: {"lora": None} for stage in TRAINING},
+    "lora": {**{stage: {"lora": None} for stage in TRAINING[1:]}, "warm_start": {"lora": None, "freeze_vision": None}},
 }
 
 
@@ -44,7 +49,8 @@ def try_checkpoint(name: str, folder: Path, ways: Sequence[str], project_folder:
         project.lay_over(WAYS[way])
         for stage in STAGES if way == "one" else TRAINING:
             run = project.run_stage(stage)
-            yield make_row(name, way, run)
+            row = make_row(name, way, run)
+            yield {**row, "said": row["said"].replace(f"{checkpoints}/", "").replace(f"{project.folder}/", "")}
             if run.code:
                 break
         project.lay_over(BACK[way])
@@ -71,21 +77,22 @@ def find_reason(run: StageRun) -> str:
 
 
 def write_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the table as Markdown: a line for each checkpoint and way, a column for each stage."""
+    """Returns the table as Markdown: a line for each checkpoint and way, a column for each stage, then refusals."""
     last = {(row["checkpoint"], row["way"], row["stage"]): row for row in rows}
-    lines = ["| checkpoint | way | " + " | ".join(stage.partition("@")[0] for stage in SHOWN) + " |"]
-    lines.append("|---" * (len(SHOWN) + 2) + "|")
+    lines = ["| checkpoint, way | " + " | ".join(stage.partition("@")[0] for stage in SHOWN) + " |"]
+    lines.append("|---" * (len(SHOWN) + 1) + "|")
     for name, way in dict.fromkeys((row["checkpoint"], row["way"]) for row in rows):
         cells = [_write_cell(last.get((name, way, stage))) for stage in SHOWN]
-        lines.append(f"| {name} | {way} | {' | '.join(cells)} |")
-    refused = {(row["checkpoint"], row["stage"], row["said"]) for row in last.values() if row["code"]}
-    return "\n".join([*lines, "", *(f"- {name}, {stage}: {said}" for name, stage, said in sorted(refused))])
+        lines.append(f"| {name}, {way} | {' | '.join(cells)} |")
+    refused = {f"{row['checkpoint']}, {row['stage']}: {row['said']}" for row in last.values() if row["code"]}
+    told = [textwrap.fill(one, 120, initial_indent="- ", subsequent_indent="  ") for one in sorted(refused)]
+    return "\n".join([*lines, *([""] if told else []), *told])
 
 
 def _write_cell(row: dict[str, Any] | None) -> str:
     if row is None:
-        return "-"
-    return "refused" if row["code"] else f"{row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB"
+        return ""
+    return "refused" if row["code"] else f"{row['seconds']:.0f}, {row['peak_gib']:.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="of checkpoints and of table.jsonl")
     given = parser.parse_args(arguments)
     ways = given.ways.split(",")
-    if unknown := [*(n for n in given.names if n not in PUBLISHED), *(way for way in ways if way not in WAYS)]:
+    if unknown := [
+        *(n for n in given.names if n not in (*PUBLISHED, SEEING)),
+        *(way for way in ways if way not in WAYS),
+    ]:
         parser.error(f"unknown: {', '.join(unknown)}")
     given.folder.mkdir(parents=True, exist_ok=True)
     log = given.folder / "table.jsonl"

@@ -1,7 +1,11 @@
 """Published tokenizers, templates and configs: prompts of the own processor, and vLLM and trainer in fp32."""
 
 import io
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,8 @@ from transformers import AutoProcessor
 from stages.config.engines import Vllm
 from stages.config.image_limits import ImageLimits
 from stages.config.runtime import Runtime
+from stages.config.sampling import Sampling
+from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_reader
@@ -68,6 +74,42 @@ def test_prompts_are_those_of_the_published_processor(
     assert (ours.pixels is None) == (not images)
     if ours.pixels is not None:
         assert torch.equal(ours.pixels.values, theirs["pixel_values"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "ends"), zip(NAMES, ([151645, 151643], [151645, 151643], [151645]), strict=True))
+def test_answers_end_at_each_end_of_the_published_files(
+    published: Callable[[str], Checkpoint], name: str, ends: list[int]
+) -> None:
+    """Qwen's generation_config.json ends at <|im_end|> and <|endoftext|>; a target ends with the tokenizer's own."""
+    chat = load_reader(published(name)).chat
+    assert chat.stop_token_ids == ends
+    assert chat.encode_response("28")[-1] == 151645
+    assert chat.encode_response("28").count(151643) == 0
+
+
+@pytest.mark.slow
+def test_vllm_stops_at_an_end_that_is_not_the_tokenizers(
+    published: Callable[[str], Checkpoint], tmp_path: Path
+) -> None:
+    """These weights end answers with <|im_end|>, which is not the tokenizer's eos_token in this copy."""
+    made = published("Qwen2.5-VL-3B-Instruct")
+    folder = Path(shutil.copytree(made.weights, tmp_path / "other"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>", "pad_token": "<|fim_pad|>"})
+    )
+    engine = VllmEngine(replace(made, weights=folder), Runtime(), Vllm(kind="vllm", sequences=8))
+    try:
+        assert engine.chat.stop_token_ids == [151643, 151645]
+        asked = [{"role": "user", "content": "What colour is the shape?"}]
+        ((_, answers),) = engine.generate([Request("q", asked, [], Sampling(max_tokens=32), 8, seed=3)])
+    finally:
+        engine.close()
+    ended = [one for one in answers if one.finish_reason == "stop"]
+    assert len(ended) >= 4
+    assert {one.token_ids[-1] for one in ended} == {151645}
+    assert not any("<|" in one.text for one in ended)
 
 
 @pytest.mark.slow

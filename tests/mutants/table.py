@@ -548,4 +548,19 @@ FAULTS = (
            f"{T_SPLIT_SCORES}test_without_a_judge_few_wrong_answers_are_accepted")),
     Fault(BY_KIND, "for one in reference.texts]", "for one in reference.texts[:1]]",
           "only the first answer is accepted", (f"{T_SPLIT_SCORES}test_several_accepted_answers",)),
+    # --- ends of answers, plain verdicts -------------------------------------------------------------------------------
+    Fault(CHAT, "dict.fromkeys([self.end_token_id, *ends])", "dict.fromkeys([self.end_token_id])",
+          "only the tokenizer's own end ends an answer",
+          (f"{T}vlm/test_vocabulary.py::"
+           "test_every_end_of_an_answer_stops_an_engine_and_the_tokenizers_own_ends_a_target",)),
+    Fault("stages/engines/choices.py", "likeliest = max(shares", "likeliest = min(shares",
+          "the less likely word is the verdict", (f"{T}engines/test_choices.py::test_the_likelier_word_is_chosen",)),
+    Fault("stages/engines/endpoint_engine.py", "if list_words(asked.pattern):", "if asked.pattern is None:",
+          "no log probabilities are asked for",
+          (f"{T}engines/test_choices.py::test_a_plain_verdict_of_an_endpoint_is_its_likelier_word",)),
+    Fault(EVALUATE, "prompts, sampling), fits, form)", "prompts, sampling), fits)",
+          "the judge of evaluations is always asked for the tag",
+          (f"{T_EVALUATE}test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing",)),
+    Fault(SCORES, "text, said[sample.index].form)", "text)", "a plain verdict on a benchmark is read as a tag",
+          (f"{T_BENCH}judging.py::test_a_verdict_in_the_plain_form_is_asked_for_and_read_as_such",)),
 )  # fmt: skip
