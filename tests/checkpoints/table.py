@@ -3,7 +3,8 @@
     python -m tests.checkpoints.table Qwen2.5-VL-3B-Instruct InternVL3-8B-hf --ways one,ranks,lora --folder /tmp/table
 
 A checkpoint is the student, and the teacher of itself; `Qwen2.5-7B-Instruct` judges. Each stage is run as DVC runs it.
-Results are added to FOLDER/table.jsonl, so that a table can be made in parts.
+Results are added to FOLDER/table.jsonl, so that a table can be made in parts. `--page` puts them into
+docs/checkpoints.jsonl, and the table of all that is there into docs/checkpoints.md.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from typing import Any
 
 from tests.checkpoints.make import PUBLISHED
 from tests.checkpoints.smollm2 import SEEING
-from tests.checkpoints.walk import Project, StageRun, make_lora_params, make_params, make_two_rank_params
+from tests.checkpoints.walk import ROOT, Project, StageRun, make_lora_params, make_params, make_two_rank_params
 
 JUDGE = "Qwen2.5-7B-Instruct"
+PAGE, RECORD = ROOT / "docs/checkpoints.md", ROOT / "docs/checkpoints.jsonl"
+BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
 BEFORE = ("questions", "model@student", "model@judge", "selection")  # a refused checkpoint ends at once
 SHOWN = (
     *("model@student", "teacher@itself", "warm_start", "verdict@itself", "rollout", "discriminator", "ril"),
@@ -95,12 +98,30 @@ def _write_cell(row: dict[str, Any] | None) -> str:
     return "refused" if row["code"] else f"{row['seconds']:.0f}, {row['peak_gib']:.1f}"
 
 
+def read_rows(log: Path) -> list[dict[str, Any]]:
+    """Returns the last row of each stage, checkpoint and way, in the order of the first of each."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    rows = map(json.loads, lines)
+    return list({(row["checkpoint"], row["way"], row["stage"]): row for row in rows}.values())
+
+
+def write_page(log: Path, record: Path = RECORD, page: Path = PAGE) -> None:
+    """Adds the rows of `log` to `record`, and writes the table of both into `page`."""
+    with record.open("a", encoding="utf-8") as out:
+        out.write(log.read_text(encoding="utf-8"))
+    rows = read_rows(record)
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}{write_table(rows)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is asked for and prints the table of all that is in FOLDER/table.jsonl."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="of `python -m tests.checkpoints.make --list`")
     parser.add_argument("--ways", default="one", help="of one, ranks, lora; several with commas (default: one)")
     parser.add_argument("--folder", type=Path, required=True, help="of checkpoints and of table.jsonl")
+    parser.add_argument("--page", action="store_true", help="add the results to docs/checkpoints.md")
     given = parser.parse_args(arguments)
     ways = given.ways.split(",")
     if unknown := [
@@ -116,8 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with log.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    print(write_table(rows))
+    if given.page:
+        write_page(log)
+    print(write_table(read_rows(log)))
     return 0
 
 

