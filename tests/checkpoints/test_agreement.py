@@ -28,6 +28,8 @@ from tests.stages.vlm.test_image_limits import FORMS, split_parts
 
 NAMES = ("Qwen2.5-VL-3B-Instruct", "Qwen3-VL-4B-Instruct", "InternVL3-8B-hf")
 REAL = "InternVL-SmolLM2-135M"  # a Llama with real weights behind InternVL's images
+# Where transformers in fp32 is itself further than ALLOWED from fp64, for likely tokens after an image: 1.5e-4, 2.6e-4.
+ROUNDED = {"Qwen2.5-VL-3B-Instruct": 2e-4, "InternVL3-8B-hf": 4e-4}
 LIMITS = {
     "qwen2_5_vl": ImageLimits(max_pixels=784 * 200),
     "qwen3_vl": ImageLimits(max_pixels=1024 * 200),
@@ -122,4 +124,4 @@ def test_log_probs_of_sampled_answers_are_the_trainers(published: Callable[[str]
     finally:
         engine.close()
     print(name, {kind: f"{value:.1e}" for kind, value in zip(KINDS, off, strict=True)})
-    assert max(off) <= ALLOWED
+    assert max(off) <= ROUNDED.get(name, ALLOWED)
