@@ -44,6 +44,7 @@ from stages.benchmarks.split_scores import (
 from stages.benchmarks.verdicts import AskJudge, JudgePrompt
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.sampling import Sampling
+from stages.config.verdict import Verdict
 from stages.corpora.rows import Question, read_questions
 from stages.corpora.scoring import standard_error
 from stages.engines.start import start_engine
@@ -52,7 +53,7 @@ from stages.job.job import Job
 from stages.job.lazy_sequence import LazySequence
 from stages.job.rejects import write_rejects
 from stages.job.seeds import derive_seed
-from stages.judging.judge import JudgeItem, JudgeVerdict, judge_items, make_fit_check
+from stages.judging.judge import JudgeItem, JudgeVerdict, judge_items, make_fit_check, make_judge_sampling
 from stages.judging.rules import NO_REPLY
 from stages.responses.answers import Generation, fetch_answers, fetch_converted, read_stored_answers
 from stages.responses.requested import PromptLike
@@ -193,13 +194,15 @@ def announce_deciders(job: Job, block: Evaluate, rows: Sequence[Mapping[str, Any
 
 def ask_for_verdicts(job: Job, block: Evaluate, items: Sequence[JudgeItem]) -> list[JudgeVerdict]:
     """Returns the judge's verdicts through the response store; failed ones where it gave none or cannot be loaded."""
+    form, longest = block.judge_form, block.judge_max_tokens
+    sampling = make_judge_sampling(Verdict(model=block.judge, form=form, max_tokens=longest))
     try:
         opened = open_verified(job.input(f"data/model/{block.judge}"), job.store)
-        fits = make_fit_check(load_chat(opened), opened.context_tokens, block.judge_max_tokens)
+        fits = make_fit_check(load_chat(opened), opened.context_tokens, sampling.max_tokens)
     except OSError as error:
         job.progress.say(f"the judge {block.judge} is not available: {error}")
         return [JudgeVerdict(None, NO_REPLY, None) for _ in items]
-    return judge_items(items, lambda prompts: fetch_from_judge(job, block, prompts, block.judge_max_tokens), fits)
+    return judge_items(items, lambda prompts: fetch_from_judge(job, block, prompts, sampling), fits, form)
 
 
 def make_prediction(
@@ -234,17 +237,17 @@ def make_reply(answers: Sequence[StoredAnswer]) -> BenchmarkReply | None:
 def make_ask_judge(job: Job, block: Evaluate) -> AskJudge:
     """Returns a function that asks the judge through the store; its texts are None where the judge failed."""
 
-    def ask(prompts: Sequence[JudgePrompt], max_tokens: int) -> list[str | None]:
-        return [reply.text if reply else None for reply in fetch_from_judge(job, block, prompts, max_tokens)]
+    def ask(prompts: Sequence[JudgePrompt], sampling: Sampling) -> list[str | None]:
+        return [reply.text if reply else None for reply in fetch_from_judge(job, block, prompts, sampling)]
 
     return ask
 
 
 def fetch_from_judge(
-    job: Job, block: Evaluate, prompts: Sequence[PromptLike], max_tokens: int
+    job: Job, block: Evaluate, prompts: Sequence[PromptLike], sampling: Sampling
 ) -> list[StoredAnswer | None]:
-    """Returns the judge's greedy replies through the response store, None where the judge failed, and says how many."""
-    generation = Generation(job.input(f"data/model/{block.judge}"), Sampling(temperature=0.0, max_tokens=max_tokens))
+    """Returns the judge's replies through the response store, None where the judge failed, and says how many."""
+    generation = Generation(job.input(f"data/model/{block.judge}"), sampling)
     try:
         with job.measure_time("judge"):
             title = f"{job.name}, judge"

@@ -74,7 +74,7 @@ def make_records(
 ) -> dict[str, BenchmarkRecord]:
     """Returns one record per benchmark, with the judge's replies where needed; `replies` are in prompt order.
 
-    The judge's prompts of all benchmarks form one batch per answer length.
+    The judge's prompts of all benchmarks form one batch per sampling.
     """
     rest = iter(replies)
     said: dict[str, dict[str, BenchmarkReply]] = {}
@@ -87,7 +87,7 @@ def make_records(
             one.index: replace(reply, index=one.index, prompt=prompt.sha256) for one, prompt, reply in given if reply
         }
         open_rows += select_for_judge(loaded, said[name], block.profiles[0], block.cot == "on")
-    words = ask_judge(open_rows, ask)
+    words = ask_judge(open_rows, ask, block.judge_form)
     found: dict[str, BenchmarkRecord] = {}
     for name, loaded in plan.loaded.items():
         judge = {index: reply for (benchmark, index), reply in words.items() if benchmark == name}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stages.benchmarks.sample import BenchmarkError
 from stages.benchmarks.tables import MOST_ROWS
 from stages.config.regular import explain_decoding, explain_os_error, open_regular
+from stages.config.verdict import VerdictForm
 from stages.job.bounded import UnusableFile, parse_json, replace_surrogates, show_path, show_value
 
 LONGEST_LINE = 16 << 20  # bytes; images are in no row
@@ -67,6 +68,7 @@ class JudgeRow(Row):
     index: Name
     prompt: str
     text: str | None
+    form: VerdictForm = "tag"
 
 
 class Manifest(Row):

@@ -59,7 +59,7 @@ def score_row(
             raise BenchmarkError(f"{spec.title}: profile {profile} has no rule for it")
         outcome = score_bounded(scorer, sample, reply.text, profile)
     if wants_judge(spec, sample, reply.text, outcome) and sample.index in said:
-        return score_judge_text(spec, sample, profile, said[sample.index].text)
+        return score_judge_text(spec, sample, profile, said[sample.index].text, said[sample.index].form)
     return outcome
 
 

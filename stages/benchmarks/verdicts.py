@@ -17,9 +17,11 @@ from stages.benchmarks.rules import lmms, ours, vlmeval
 from stages.benchmarks.sample import Outcome, Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
 from stages.benchmarks.spec import Spec
+from stages.config.sampling import Sampling
+from stages.config.verdict import Verdict, VerdictForm
 from stages.corpora.final_answers import unwrap_answer
 from stages.corpora.markers import IMAGE_MARKER
-from stages.judging.judge import make_judge_messages, parse_verdict
+from stages.judging.judge import make_judge_messages, make_judge_sampling, parse_verdict
 
 TEMPLATE = "1"  # version of the texts below; scores with different versions are not comparable
 MAX_TOKENS = {"letter": 8, "extract": 32, "grade": 8, "verdict": 64}
@@ -64,18 +66,20 @@ class JudgeReply:
     index: str
     prompt: str  # sha256 of the prompt
     text: str | None
+    form: VerdictForm = "tag"  # of a verdict; other tasks have one form
 
 
 AskJudge = Callable[
-    [Sequence[JudgePrompt], int], Sequence[str | None]
-]  # prompts and token limit; returns texts, None for failures
+    [Sequence[JudgePrompt], Sampling], Sequence[str | None]
+]  # prompts, and how to answer; returns texts, None for failures
 
 
-def make_judge_prompt(spec: Spec, sample: Sample, reply: str) -> JudgePrompt:
-    """Returns the judge's prompt about a reply to this benchmark."""
+def make_judge_prompt(spec: Spec, sample: Sample, reply: str, form: VerdictForm = "tag") -> JudgePrompt:
+    """Returns the judge's prompt about a reply to this benchmark; `form` is that of a verdict."""
     said = shorten_reply(unwrap_answer(reply))
     if spec.judge == "verdict":
-        return JudgePrompt(f"{spec.id}/{sample.index}", make_judge_messages(sample.question, sample.gold, said))
+        messages = make_judge_messages(sample.question, sample.gold, said, form=form)
+        return JudgePrompt(f"{spec.id}/{sample.index}", messages)
     question = sample.question.replace(IMAGE_MARKER, "").strip()
     if spec.judge == "letter":
         chinese = vlmeval.has_chinese(sample.question)
@@ -116,14 +120,16 @@ _GRADES: Mapping[Profile, Callable[[str], float | None]] = {
 }
 
 
-def score_judge_text(spec: Spec, sample: Sample, profile: Profile, text: str | None) -> Outcome:
+def score_judge_text(
+    spec: Spec, sample: Sample, profile: Profile, text: str | None, form: VerdictForm = "tag"
+) -> Outcome:
     """Returns the outcome from a judge's reply: a score, `unparsed` without an answer, else `judge_failed`."""
     if text is None or not text.strip():
         return Outcome("judge_failed", rule="judge silent")
     if len(text) > LONGEST_JUDGE_TEXT:
         return Outcome("judge_failed", rule="judge wordy")
     if spec.judge == "verdict":
-        verdict = parse_verdict(text)
+        verdict = parse_verdict(text, form)
         return (
             Outcome("judge_failed", rule="judge wordy")
             if verdict is None
@@ -157,16 +163,26 @@ def _read_judge_letter(profile: Profile, text: str, sample: Sample) -> str | Non
     return bare if bare in options or bare == vlmeval.NONE_OF_THEM else None
 
 
-def ask_judge(asked: Sequence[tuple[Spec, Sample, str]], ask: AskJudge) -> dict[tuple[str, str], JudgeReply]:
-    """Returns the judge's replies by benchmark and index; one batch per answer length.
+def make_sampling(spec: Spec, form: VerdictForm) -> Sampling:
+    """Returns how the judge of a benchmark answers: greedily, a verdict in the form plain with one of its words."""
+    if spec.judge == "verdict":
+        return make_judge_sampling(Verdict(model="judge", form=form, max_tokens=MAX_TOKENS[spec.judge]))
+    return Sampling(temperature=0.0, max_tokens=MAX_TOKENS[spec.judge])
+
+
+def ask_judge(
+    asked: Sequence[tuple[Spec, Sample, str]], ask: AskJudge, form: VerdictForm
+) -> dict[tuple[str, str], JudgeReply]:
+    """Returns the judge's replies by benchmark and index; one batch per sampling, short answers first.
 
     `ask` goes through the response store, so that no prompt is generated twice.
     """
     found: dict[tuple[str, str], JudgeReply] = {}
-    for longest in sorted({MAX_TOKENS[spec.judge] for spec, _, _ in asked}):
-        alike = [one for one in asked if MAX_TOKENS[one[0].judge] == longest]
-        batch = [(spec, sample, make_judge_prompt(spec, sample, reply)) for spec, sample, reply in alike]
-        texts = ask([prompt for _, _, prompt in batch], longest)
+    samplings = dict.fromkeys(make_sampling(spec, form) for spec, _, _ in asked)
+    for sampling in sorted(samplings, key=lambda one: one.max_tokens):
+        alike = [one for one in asked if make_sampling(one[0], form) == sampling]
+        batch = [(spec, sample, make_judge_prompt(spec, sample, reply, form)) for spec, sample, reply in alike]
+        texts = ask([prompt for _, _, prompt in batch], sampling)
         for (spec, sample, prompt), text in zip(batch, texts, strict=True):
-            found[spec.id, sample.index] = JudgeReply(sample.index, prompt.sha256, text)
+            found[spec.id, sample.index] = JudgeReply(sample.index, prompt.sha256, text, form)
     return found

@@ -9,6 +9,7 @@ from stages.config.benchmarks import check_benchmark
 from stages.config.block import Block
 from stages.config.paths import Location
 from stages.config.splits import Split
+from stages.config.verdict import VerdictForm
 
 
 class Evaluate(Block):
@@ -51,6 +52,11 @@ class Evaluate(Block):
     )
     judge_max_tokens: int = Field(
         256, ge=8, le=10_000_000, description="Token limit of the judge's verdict on an answer to the split."
+    )
+    judge_form: VerdictForm = Field(
+        "tag",
+        description="Form of the judge's verdicts of right or wrong, as verdict.form: plain for a judge that never "
+        "writes the tag. Benchmarks whose judge extracts, matches or grades ask in their own form.",
     )
     max_reject_share: float = Field(
         0.01,

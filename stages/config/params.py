@@ -31,8 +31,8 @@ from stages.config.selection import Selection
 from stages.config.switch import find_contradiction
 from stages.config.table import STAGES
 from stages.config.teacher import Teacher
-from stages.config.uses import list_used_models
 from stages.config.tracking import Tracking
+from stages.config.uses import list_used_models
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
 from stages.config.world import BUILT_FROM_WORLD, QUESTIONS_FOLDER, World

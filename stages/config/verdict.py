@@ -29,7 +29,8 @@ class Verdict(Block):
     form: VerdictForm = Field(
         "tag",
         description="tag: an explanation, then <answer>1</answer>. plain: the likelier one of the words Yes and No, "
-        "for models that never write the tag; engines without support of patterns must answer with that word.",
+        "for models that never write the tag; an endpoint without support of patterns must report log probabilities, "
+        "or answer with that word.",
     )
     constrained: bool = Field(
         False,

@@ -17,6 +17,7 @@ from stages.config.engines import OpenAi
 from stages.corpora.markers import IMAGE_MARKER
 from stages.engines.arguments import make_data_url
 from stages.engines.calls import IDLE_SECONDS, SHOWN_CHARACTERS, BadReply, Call, Caller, CallStream
+from stages.engines.choices import MOST_REPORTED, choose_word, list_words
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError
 from stages.engines.stream import RequestPart, ServerStream, require_answers, send_in_window
 from stages.job.bounded import replace_surrogates, show_value
@@ -131,6 +132,8 @@ class EndpointEngine:
             body["seed"] = request.seed % 2**31  # some servers refuse more
         if asked.pattern:  # vLLM's field; other servers ignore it, or refuse it (then `leave_out` helps)
             body["structured_outputs"] = {"regex": asked.pattern}
+        if list_words(asked.pattern):  # for those that ignore it: which of the words is likelier
+            body |= {"logprobs": True, "top_logprobs": MOST_REPORTED}
         if asked.top_k:  # not in OpenAI's API, so sent only if set
             body["top_k"] = asked.top_k
         if asked.repetition_penalty != 1:
@@ -142,6 +145,8 @@ class EndpointEngine:
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
             texts = [_read_content(choice["message"].get("content")) for choice in choices]
+            if words := list_words(request.sampling.pattern):
+                texts = [choose_word(words, text, choice) for text, choice in zip(texts, choices, strict=True)]
             reasons = [replace_surrogates(str(choice["finish_reason"])[:SHOWN_CHARACTERS]) for choice in choices]
             ids = [_read_token_ids(choice.get("token_ids")) for choice in choices]
         except (AttributeError, KeyError, TypeError) as error:

@@ -302,8 +302,8 @@ class VerdictCounts:
         if self.failed > max_failed_share * self.verdicts:
             raise RuntimeError(
                 f"{name}: {self.failed} of {self.verdicts} verdicts failed, above verdict.max_failed_share = "
-                f"{max_failed_share}; first failure: {self.failure[:200]!r}; check the judge, raise verdict.max_tokens "
-                "use verdict.form: plain if it never writes the tag, or use another judge"
+                f"{max_failed_share}; first failure: {self.failure[:200]!r}; check the judge, raise "
+                "verdict.max_tokens, use verdict.form: plain if it never writes the tag, or use another judge"
             )
 
 

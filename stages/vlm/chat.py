@@ -35,17 +35,23 @@ class Chat:
     """Chat template and tokenizer of one checkpoint."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", vision_tokens: Sequence[str], embeddings: int | None = None
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        vision_tokens: Sequence[str],
+        embeddings: int | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         """`embeddings` is the number of ids that the model has; the tokenizer's further ones cannot be sampled.
 
-        None: the model has all ids of the tokenizer.
+        None: the model has all ids of the tokenizer. `ends` are ids that end an answer, beside the tokenizer's
+        `eos_token`: models are trained to end a turn with that one, and may also have learned to end with another.
         """
         self.tokenizer = tokenizer
         known = tokenizer.get_vocab()
         banned = sorted(known[token] for token in vision_tokens if token in known)
         self.banned_token_ids = [token for token in banned if embeddings is None or token < embeddings]
-        self.stop_token_ids: list[int] = [int(tokenizer.eos_token_id)]
+        self.end_token_id = int(tokenizer.eos_token_id)  # that of training targets
+        self.stop_token_ids = list(dict.fromkeys([self.end_token_id, *ends]))  # of engines: any of them ends an answer
         self._added = {token.content: (int(number), token) for number, token in tokenizer.added_tokens_decoder.items()}
         self._plain = make_plain_tokenizer(tokenizer._tokenizer)
         # Tokens of white space alone mark nothing, and models know white space by them.
@@ -55,8 +61,8 @@ class Chat:
         self._first = sorted({content[0] for content in marking})
         self._hidden = re.compile(f"[{re.escape(''.join(self._first))}]" if self._first else "(?!)")
         self._marks = re.compile(f"{_compile_any(marking).pattern}|{_OPEN}([0-9]+){_CLOSE}")
-        ends = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-        self._unsaid = {*self.stop_token_ids, *(number for number in ends if number is not None)}
+        around = (tokenizer.bos_token_id, tokenizer.pad_token_id)
+        self._unsaid = {*self.stop_token_ids, *(number for number in around if number is not None)}
 
     @functools.cached_property
     def template_hash(self) -> str:
@@ -129,7 +135,7 @@ class Chat:
 
     def encode_response(self, text: str) -> list[int]:
         """Returns the ids of a complete response with the end-of-turn token."""
-        return [*self.encode_text(text), *self.stop_token_ids]
+        return [*self.encode_text(text), self.end_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of a response without surrounding white space.

@@ -20,7 +20,7 @@ from stages.vlm.weights import load_whole
 name = "internvl3"
 attention: Attention = "packs"
 model_types: tuple[str, ...] = ("internvl",)
-text_types: tuple[str, ...] = ("qwen2", "qwen3")
+text_types: tuple[str, ...] = ("qwen2", "qwen3", "llama")
 vision_tokens: tuple[str, ...] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>", *QWEN_VISION_TOKENS)
 
 

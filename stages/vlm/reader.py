@@ -24,7 +24,7 @@ from stages.vlm.lora import ADAPTER, Adapters
 from stages.vlm.quantization import quantize_layers
 from stages.vlm.text_pass import compute_text_hidden, embed
 from stages.vlm.vision_attention import use_vision_attention
-from stages.vlm.vocabulary import count_embeddings
+from stages.vlm.vocabulary import count_embeddings, read_ends
 
 FAMILIES = index_families(qwen2_5_vl, qwen3_vl, internvl3, text, qwen2_5)
 # Parts of the language model by names of parameters; all families use those of Qwen2.
@@ -52,11 +52,11 @@ class Prompt:
 class Reader:
     """The processor of a checkpoint: converts text and images to prompts."""
 
-    def __init__(self, family: Family, processor: Any, embeddings: int | None = None) -> None:
-        """`embeddings` as of `Chat`."""
+    def __init__(self, family: Family, processor: Any, embeddings: int | None = None, ends: Sequence[int] = ()) -> None:
+        """`embeddings` and `ends` as of `Chat`."""
         self.family = family
         self._processor = processor
-        self.chat = Chat(getattr(processor, "tokenizer", processor), family.vision_tokens, embeddings)
+        self.chat = Chat(getattr(processor, "tokenizer", processor), family.vision_tokens, embeddings, ends)
         self.image_token_id = family.find_image_token_id(processor)
 
     def make_prompt(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> Prompt:
@@ -278,7 +278,8 @@ def load_reader(checkpoint: Checkpoint) -> Reader:
     """
     check_loadable(checkpoint.weights)
     family = FAMILIES[checkpoint.family]
-    reader = Reader(family, family.load_processor(checkpoint.weights), count_embeddings(checkpoint.weights))
+    weights = checkpoint.weights
+    reader = Reader(family, family.load_processor(weights), count_embeddings(weights), read_ends(weights))
     reader.limit_images(checkpoint.limits)
     return reader
 

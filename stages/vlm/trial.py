@@ -87,6 +87,7 @@ def main(weights: Path, name: str, cpu_seconds: int, image_tokens: int) -> None:
     from stages.corpora.markers import IMAGE_MARKER
     from stages.vlm.family import Pixels
     from stages.vlm.reader import FAMILIES, NO_VALUES, Reader
+    from stages.vlm.vocabulary import read_ends
 
     _limit(cpu_seconds)
     family, known = FAMILIES[name], _read_config(weights)
@@ -102,7 +103,7 @@ def main(weights: Path, name: str, cpu_seconds: int, image_tokens: int) -> None:
         read_image_token=family.find_image_token_id(processor),
         used={},
         banned={},
-        ends=_read_ends(weights),
+        ends=read_ends(weights),
     )
     if not facts.template or facts.end is None:
         print(json.dumps([NO_LIMITS.list_set(), NO_LIMITS.list_set(), asdict(facts)]))
@@ -149,14 +150,6 @@ def _count_positions(text: Any) -> int | None:
     if kind == "yarn":
         reach = scaling.get("original_max_position_embeddings", reach)
     return int(reach * scaling.get("factor", 1))
-
-
-def _read_ends(weights: Path) -> list[Any]:
-    file = weights / "generation_config.json"
-    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    if found is None:
-        return []
-    return found if isinstance(found, list) else [found]
 
 
 if __name__ == "__main__":

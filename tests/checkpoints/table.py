@@ -3,7 +3,8 @@
     python -m tests.checkpoints.table Qwen2.5-VL-3B-Instruct InternVL3-8B-hf --ways one,ranks,lora --folder /tmp/table
 
 A checkpoint is the student, and the teacher of itself; `Qwen2.5-7B-Instruct` judges. Each stage is run as DVC runs it.
-Results are added to FOLDER/table.jsonl, so that a table can be made in parts.
+Results are added to FOLDER/table.jsonl, so that a table can be made in parts. `--page` puts them into
+docs/checkpoints.jsonl, and the table of all that is there into docs/checkpoints.md.
 """
 
 import argparse
@@ -11,23 +12,30 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.checkpoints.make import PUBLISHED
-from tests.checkpoints.walk import Project, StageRun, make_lora_params, make_params, make_two_rank_params
+from tests.checkpoints.smollm2 import SEEING
+from tests.checkpoints.walk import ROOT, Project, StageRun, make_lora_params, make_params, make_two_rank_params
 
 JUDGE = "Qwen2.5-7B-Instruct"
-BEFORE = ("questions", "model@judge", "model@student", "selection")
-SHOWN = ("model@student", "teacher@itself", "warm_start", "rollout", "discriminator", "ril", "evaluate@ril")
-STAGES = (*BEFORE, "teacher@itself", "warm_start", "verdict@itself", "pool", *SHOWN[3:])
+PAGE, RECORD = ROOT / "docs/checkpoints.md", ROOT / "docs/checkpoints.jsonl"
+BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
+BEFORE = ("questions", "model@student", "model@judge", "selection")  # a refused checkpoint ends at once
+SHOWN = (
+    *("model@student", "teacher@itself", "warm_start", "verdict@itself", "rollout", "discriminator", "ril"),
+    "evaluate@ril",
+)
+STAGES = (*BEFORE, *SHOWN[1:4], "pool", *SHOWN[4:])
 TRAINING = ("warm_start", "discriminator", "ril")
 WAYS: dict[str, dict[str, Any]] = {"one": {}, "ranks": make_two_rank_params(), "lora": make_lora_params()}
 BACK: dict[str, dict[str, Any]] = {
     "one": {},
     "ranks": {"runtime": {"processes": 1, "zero_stage": 0}},
-    "lora": {stage: {"lora": None} for stage in TRAINING},
+    "lora": {**{stage: {"lora": None} for stage in TRAINING[1:]}, "warm_start": {"lora": None, "freeze_vision": None}},
 }
 
 
@@ -44,7 +52,8 @@ def try_checkpoint(name: str, folder: Path, ways: Sequence[str], project_folder:
         project.lay_over(WAYS[way])
         for stage in STAGES if way == "one" else TRAINING:
             run = project.run_stage(stage)
-            yield make_row(name, way, run)
+            row = make_row(name, way, run)
+            yield {**row, "said": row["said"].replace(f"{checkpoints}/", "").replace(f"{project.folder}/", "")}
             if run.code:
                 break
         project.lay_over(BACK[way])
@@ -71,21 +80,39 @@ def find_reason(run: StageRun) -> str:
 
 
 def write_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the table as Markdown: a line for each checkpoint and way, a column for each stage."""
+    """Returns the table as Markdown: a line for each checkpoint and way, a column for each stage, then refusals."""
     last = {(row["checkpoint"], row["way"], row["stage"]): row for row in rows}
-    lines = ["| checkpoint | way | " + " | ".join(stage.partition("@")[0] for stage in SHOWN) + " |"]
-    lines.append("|---" * (len(SHOWN) + 2) + "|")
+    lines = ["| checkpoint, way | " + " | ".join(stage.partition("@")[0] for stage in SHOWN) + " |"]
+    lines.append("|---" * (len(SHOWN) + 1) + "|")
     for name, way in dict.fromkeys((row["checkpoint"], row["way"]) for row in rows):
         cells = [_write_cell(last.get((name, way, stage))) for stage in SHOWN]
-        lines.append(f"| {name} | {way} | {' | '.join(cells)} |")
-    refused = {(row["checkpoint"], row["stage"], row["said"]) for row in last.values() if row["code"]}
-    return "\n".join([*lines, "", *(f"- {name}, {stage}: {said}" for name, stage, said in sorted(refused))])
+        lines.append(f"| {name}, {way} | {' | '.join(cells)} |")
+    refused = {f"{row['checkpoint']}, {row['stage']}: {row['said']}" for row in last.values() if row["code"]}
+    told = [textwrap.fill(one, 120, initial_indent="- ", subsequent_indent="  ") for one in sorted(refused)]
+    return "\n".join([*lines, *([""] if told else []), *told])
 
 
 def _write_cell(row: dict[str, Any] | None) -> str:
     if row is None:
-        return "-"
-    return "refused" if row["code"] else f"{row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB"
+        return ""
+    return "refused" if row["code"] else f"{row['seconds']:.0f}, {row['peak_gib']:.1f}"
+
+
+def read_rows(log: Path) -> list[dict[str, Any]]:
+    """Returns the last row of each stage, checkpoint and way, in the order of the first of each."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    rows = map(json.loads, lines)
+    return list({(row["checkpoint"], row["way"], row["stage"]): row for row in rows}.values())
+
+
+def write_page(log: Path, record: Path = RECORD, page: Path = PAGE) -> None:
+    """Adds the rows of `log` to `record`, and writes the table of both into `page`."""
+    with record.open("a", encoding="utf-8") as out:
+        out.write(log.read_text(encoding="utf-8"))
+    rows = read_rows(record)
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}{write_table(rows)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,9 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of `python -m tests.checkpoints.make --list`")
     parser.add_argument("--ways", default="one", help="of one, ranks, lora; several with commas (default: one)")
     parser.add_argument("--folder", type=Path, required=True, help="of checkpoints and of table.jsonl")
+    parser.add_argument("--page", action="store_true", help="add the results to docs/checkpoints.md")
     given = parser.parse_args(arguments)
     ways = given.ways.split(",")
-    if unknown := [*(n for n in given.names if n not in PUBLISHED), *(way for way in ways if way not in WAYS)]:
+    if unknown := [
+        *(n for n in given.names if n not in (*PUBLISHED, SEEING)),
+        *(way for way in ways if way not in WAYS),
+    ]:
         parser.error(f"unknown: {', '.join(unknown)}")
     given.folder.mkdir(parents=True, exist_ok=True)
     log = given.folder / "table.jsonl"
@@ -106,8 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with log.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    print(write_table(rows))
+    if given.page:
+        write_page(log)
+    print(write_table(read_rows(log)))
     return 0
 
 

@@ -31,7 +31,7 @@ def describe_family(name: str) -> str:
         return "qwen3_vl"
     if "-VL-" in name:
         return "qwen2_5_vl"
-    return "qwen2_5" if name.startswith("Qwen2.5-") else "internvl3"
+    return "text" if name.startswith(("Qwen2.5-", "SmolLM2-")) else "internvl3"
 
 
 def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dic
         }
         for name, folder in places.items()
     }
+    models["judge"]["verify"] = False  # the others are what is tried; it costs two more starts
     few = {"steps": 2, "tokens_per_pack": 2048, "warmup_steps": 0}
     return {
         "world": {"code": _WATCHED, "builds": _WATCHED},
@@ -87,8 +88,9 @@ def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dic
 
 
 def make_lora_params() -> dict[str, Any]:
-    """Returns what is laid over these so that adapters are trained."""
-    return {block: {"lora": _ALL_LORA} for block in ("warm_start", "discriminator", "ril")}
+    """Returns what is laid over these so that adapters are trained; the tower has none, so it stays as it is."""
+    lora = {"lora": _ALL_LORA}
+    return {"warm_start": {**lora, "freeze_vision": True}, "discriminator": lora, "ril": lora}
 
 
 def make_two_rank_params() -> dict[str, Any]:
@@ -172,7 +174,8 @@ class Project:
     def call(self, target: str, command: list[str], seconds: float) -> StageRun:
         """Runs a command in the project; one that takes longer than `seconds` is ended."""
         environment = {key: value for key, value in os.environ.items() if key not in ("DVC_STAGE", "DVC_ROOT")}
-        environment |= {"PYTHONPATH": str(self.folder), "RIL_STORE": str(self.folder / ".ril/store")}
+        path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))  # its own code first
+        environment |= {"PYTHONPATH": path, "RIL_STORE": str(self.folder / ".ril/store")}
         began = time.monotonic()
         log = self.folder / f".log-{target.replace('@', '-')}"
         with log.open("wb") as out:

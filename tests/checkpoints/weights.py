@@ -48,6 +48,15 @@ def draw_weights(model: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
+def draw_tower(model: nn.Module, seed: int) -> None:
+    """Draws the matrices of an InternVL's tower and projector as `draw_weights` does, and no others."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and ("vision_tower" in name or "multi_modal_projector" in name):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(parameter[0].numel()))
+
+
+@torch.no_grad()
 def favour_tokens(model: nn.Module, ids: Sequence[int], end: int, seed: int) -> None:
     """Makes `ids` and the end of a turn the tokens that answers consist of, the end the likeliest of them."""
     generator = torch.Generator().manual_seed(seed)

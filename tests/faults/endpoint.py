@@ -25,6 +25,7 @@ class Fake:
         self.model: str | None = None  # what it calls itself; else what it was asked for
         self.knows_n = True
         self.says: Callable[[str, int], str] = lambda question, sample: f"{question}! {sample} "
+        self.reports: Callable[[str], Any] = lambda question: None  # `logprobs` of a choice, where they are asked for
         # Called with (question, how often it was asked before): what goes wrong, or None.
         self.fault: Callable[[str, int], Any] = lambda question, before: None
         self.release = threading.Event()  # set: silent replies end
@@ -84,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
                     "index": i,
                     "finish_reason": "stop",
                     "message": {"role": "assistant", "content": fake.says(question, i)},
+                    "logprobs": fake.reports(question) if body.get("logprobs") else None,
                 }
                 for i in range(count)
             ]

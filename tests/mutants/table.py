@@ -367,7 +367,7 @@ FAULTS = (
     Fault(FAMILY, "torch.cat([pixels.values for pixels in several])",
           "torch.cat([pixels.values for pixels in reversed(several)])", "images of a pack are in reverse order",
           (f"{T_READER}test_images_of_several_prompts_stay_in_order",)),
-    Fault(CHAT, "return [*self.encode_text(text), *self.stop_token_ids]", "return self.encode_text(text)",
+    Fault(CHAT, "return [*self.encode_text(text), self.end_token_id]", "return self.encode_text(text)",
           "no response ends", (f"{T_READER}test_a_response_ends_with_the_token_that_ends_generation",)),
     Fault(CHAT, "tokenize=False, add_generation_prompt=True", "tokenize=False, add_generation_prompt=False",
           "the prompt does not open the answer's turn", (f"{T_READER}test_prompt_equals_the_processors",)),
@@ -588,4 +588,19 @@ FAULTS = (
     Fault("flows/estimate/shapes.py", "2 * self.hidden + biases + 2 * self.width * self.key_norms",
           "2 * self.hidden + 2 * self.width * self.key_norms", "queries and keys have no bias",
           ("tests/flows/estimate/test_shapes.py::test_weights_are_those_of_the_model",)),
+    # --- ends of answers, plain verdicts ------------------------------------------------------------------------------
+    Fault(CHAT, "dict.fromkeys([self.end_token_id, *ends])", "dict.fromkeys([self.end_token_id])",
+          "only the tokenizer's own end ends an answer",
+          (f"{T}vlm/test_vocabulary.py::"
+           "test_every_end_of_an_answer_stops_an_engine_and_the_tokenizers_own_ends_a_target",)),
+    Fault("stages/engines/choices.py", "likeliest = max(shares", "likeliest = min(shares",
+          "the less likely word is the verdict", (f"{T}engines/test_choices.py::test_the_likelier_word_is_chosen",)),
+    Fault("stages/engines/endpoint_engine.py", "if list_words(asked.pattern):", "if asked.pattern is None:",
+          "no log probabilities are asked for",
+          (f"{T}engines/test_choices.py::test_a_plain_verdict_of_an_endpoint_is_its_likelier_word",)),
+    Fault(EVALUATE, "prompts, sampling), fits, form)", "prompts, sampling), fits)",
+          "the judge of evaluations is always asked for the tag",
+          (f"{T_EVALUATE}test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing",)),
+    Fault(SCORES, "text, said[sample.index].form)", "text)", "a plain verdict on a benchmark is read as a tag",
+          (f"{T_BENCH}judging.py::test_a_verdict_in_the_plain_form_is_asked_for_and_read_as_such",)),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from stages.benchmarks.split_scores import AnswerScore, score_answers
 from stages.benchmarks.verdicts import JudgePrompt
 from stages.config.evaluate import Evaluate
 from stages.config.params import load_params, validate_params
+from stages.config.sampling import Sampling
 from stages.config.yaml import merge_params, read_yaml
 from stages.corpora.rows import QUESTION_SCHEMA, Question, make_canonical_row
 from stages.engines.engine import Answer, EngineError, Request
@@ -30,6 +31,7 @@ from stages.evaluate import (
 )
 from stages.job.files import read_json, write_shards
 from stages.job.job import Job
+from stages.judging.judge import INSTRUCTION, PLAIN_INSTRUCTION, PLAIN_PATTERN
 from stages.responses.store import StoredAnswer
 from stages.tiny.world.exercises import draw_example
 from stages.vlm.checkpoint import Checkpoint
@@ -197,14 +199,14 @@ def test_what_a_failing_judge_did_say_counts(
     job = judge_job(root, tmp_path, tiny("qwen2_5"), monkeypatch)
     monkeypatch.setattr(evaluate, "start_engine", lambda checkpoint, *_: Judge(checkpoint, fails_at, lives))
     prompts = [JudgePrompt(f"mmvet/{n}", ({"role": "user", "content": f"{n}?"},)) for n in range(4)]
-    said = evaluate.make_ask_judge(job, job.block(Evaluate))(prompts, 8)
+    said = evaluate.make_ask_judge(job, job.block(Evaluate))(prompts, Sampling(temperature=0.0, max_tokens=8))
     assert [place for place, text in enumerate(said) if text is None] == sorted(silent)
     assert {text for text in said if text is not None} <= {"1.0"}
     assert (f"{len(silent)} of 4 replies have no verdict of judge" in capsys.readouterr().err) == bool(silent)
 
 
 class VerdictJudge:
-    """An engine that finds every answer right, and fails at texts with "mumble"."""
+    """An engine that finds every answer right, in the form that it is asked for, and fails at texts with "mumble"."""
 
     name, version, chat = "judge", "1", None
 
@@ -214,14 +216,18 @@ class VerdictJudge:
     def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
         for index, request in enumerate(requests):
             self.asked.append(request)
-            fails = "mumble" in request.messages[-1]["content"]
-            yield index, [Answer(0, "<answer>1</answer>", (), "no reply within 60 s" if fails else "stop", 9, 3)]
+            told = request.messages[-1]["content"]
+            plain = request.sampling.pattern == PLAIN_PATTERN and told.endswith(PLAIN_INSTRUCTION)
+            text = "Yes" if plain else "<answer>1</answer>" if told.endswith(INSTRUCTION) else "what?"
+            yield index, [Answer(0, text, (), "no reply within 60 s" if "mumble" in told else "stop", 9, 3)]
 
     def close(self) -> None:
         """Nothing is held."""
 
 
+@pytest.mark.parametrize("form", ["tag", "plain"])
 def test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing(
+    form: str,
     root: Path,
     tmp_path: Path,
     tiny: Callable[[str], Checkpoint],
@@ -232,7 +238,7 @@ def test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing(
     asked: list[Request] = []
     monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
     shutil.copytree(tiny("qwen2_5").folder, tmp_path / "data/model/judge")
-    changes = {"evaluate": {"scoring": "rules_and_judge", "judge_max_tokens": 16}}
+    changes = {"evaluate": {"scoring": "rules_and_judge", "judge_max_tokens": 16, "judge_form": form}}
     job = open_job(
         "evaluate", "base", tmp_path, validate_params(merge_params(read_yaml(root / "params.yaml"), changes))
     )

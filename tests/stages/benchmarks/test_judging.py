@@ -9,17 +9,21 @@ import pytest
 
 from stages.benchmarks.answering import BenchmarkPlan, make_records, plan_benchmarks
 from stages.benchmarks.predictions import BenchmarkRecord, read_benchmark_record, write_benchmark_record
-from stages.benchmarks.registry import load_registry
+from stages.benchmarks.registry import load_registry, register
 from stages.benchmarks.sample import Sample
 from stages.benchmarks.scorers import LMMS, OURS, VLMEVAL, Profile
 from stages.benchmarks.scores import BenchmarkReply, compute_benchmark_scores
 from stages.benchmarks.verdicts import JudgePrompt, JudgeReply, ask_judge, make_judge_prompt, score_judge_text
 from stages.config.evaluate import Evaluate
+from stages.config.sampling import Sampling
+from stages.judging.judge import PLAIN_INSTRUCTION, PLAIN_PATTERN
+from stages.tiny.benchmarks.specs import SPECS
 from tests.stages.benchmarks import fixtures
 
 VET = load_registry()["mmvet"]
 VISTA = load_registry()["mathvista"]
 STAR = load_registry()["mmstar"]
+JUDGED = next(spec for spec in SPECS if spec.judge == "verdict")
 
 
 def open_sample(index: str = "0") -> Sample:
@@ -144,20 +148,44 @@ def test_replies_that_say_nothing_are_wrong_without_asking() -> None:
 def test_all_benchmarks_share_a_batch_for_each_length_of_answer() -> None:
     batches: list[tuple[int, list[str]]] = []
 
-    def ask(prompts: Sequence[JudgePrompt], longest: int) -> list[str | None]:
-        batches.append((longest, [prompt.id for prompt in prompts]))
+    def ask(prompts: Sequence[JudgePrompt], sampling: Sampling) -> list[str | None]:
+        assert (sampling.temperature, sampling.pattern) == (0, None)
+        batches.append((sampling.max_tokens, [prompt.id for prompt in prompts]))
         return [prompt.id for prompt in prompts]
 
     rows = [(STAR, option_sample("7"), "no idea"), (VISTA, open_sample("3"), "well"), (VET, open_sample("0"), "x = -1")]
-    found = ask_judge(rows, ask)
+    found = ask_judge(rows, ask, "tag")
     assert batches == [(8, ["mmstar/7", "mmvet/0"]), (32, ["mathvista/3"])]
     assert {key: reply.text for key, reply in found.items()} == {
         ("mmstar", "7"): "mmstar/7",
         ("mmvet", "0"): "mmvet/0",
         ("mathvista", "3"): "mathvista/3",
     }
-    assert ask_judge([], ask) == {}
+    assert ask_judge([], ask, "tag") == {}
     assert len(batches) == 2
+
+
+def test_a_verdict_in_the_plain_form_is_asked_for_and_read_as_such(tmp_path: Path) -> None:
+    """Its form is kept with the reply: a record is scored alike wherever it is read."""
+    sampled: list[Sampling] = []
+
+    def ask(prompts: Sequence[JudgePrompt], sampling: Sampling) -> list[str | None]:
+        sampled.append(sampling)
+        assert all(prompt.messages[-1]["content"].endswith(PLAIN_INSTRUCTION) for prompt in prompts)
+        return ["Yes", "No", "<answer>1</answer>"]
+
+    samples = [Sample(str(n), "What is it?", "a cat") for n in range(3)]
+    words = ask_judge([(JUDGED, sample, "an animal that purrs") for sample in samples], ask, "plain")
+    assert [(one.pattern, one.temperature) for one in sampled] == [(PLAIN_PATTERN, 0)]
+    judged = {index: reply for (_, index), reply in words.items()}
+    said = {sample.index: BenchmarkReply(sample.index, "an animal that purrs") for sample in samples}
+    write_benchmark_record(tmp_path / JUDGED.id, BenchmarkRecord(JUDGED.id, {"cot": "off"}, samples, said, judged))
+    register([JUDGED])
+    kept = read_benchmark_record(tmp_path / JUDGED.id)
+    assert kept.judge == judged
+    found = compute_benchmark_scores(JUDGED, kept.samples, kept.replies, OURS, said=kept.judge)
+    assert (found["score"], round(found["judge_failed"])) == (50, 33)
+    assert score_judge_text(JUDGED, samples[0], OURS, "Yes").state == "judge_failed", "no tag"
 
 
 def test_only_open_rows_reach_the_judge_and_a_record_scores_without_it(tmp_path: Path) -> None:
@@ -170,7 +198,7 @@ def test_only_open_rows_reach_the_judge_and_a_record_scores_without_it(tmp_path:
     ]
     asked: list[str] = []
 
-    def ask(prompts: Sequence[JudgePrompt], longest: int) -> list[str | None]:
+    def ask(prompts: Sequence[JudgePrompt], sampling: Sampling) -> list[str | None]:
         asked.extend(prompt.id for prompt in prompts)
         return ["B", None]
 
@@ -197,7 +225,7 @@ def test_a_judge_that_breaks_down_takes_its_rows_and_nothing_else(tmp_path: Path
         block,
         [BenchmarkReply("", "12") for _ in plan.all_prompts],
         {"judge": "j"},
-        lambda prompts, longest: [None] * len(prompts),
+        lambda prompts, sampling: [None] * len(prompts),
     )
     numbers = {
         name: compute_benchmark_scores(load_registry()[name], one.samples, one.replies, OURS, said=one.judge)

@@ -1,5 +1,6 @@
 """transformers and vLLM are compared on a checkpoint of others; what they do not agree on is refused."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from stages.engines import sample_pass
 from stages.engines.agreement import Agreement, compare_passes, judge_passes
 from stages.engines.sample_pass import explain_no_room
 from stages.job.failure import Failure
-from stages.job.files import read_json
+from stages.job.files import read_json, write_json
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reference_pass import Pass, describe_checkpoint
 
@@ -111,3 +112,35 @@ def test_stage_model_writes_what_it_found(
     model_stage.run(job)
     assert read_json(job.out / "ril.json")["verified"] == {"tokens": 8, "log_probs_within": 1e-4}
     assert read_json(job.reports / "metrics.json")["verified"]["largest_difference"] <= 1e-4
+
+
+@pytest.mark.slow
+def test_stage_model_refuses_a_checkpoint_that_vllm_reads_otherwise(
+    make_project: Callable[..., Path],
+    tiny: Callable[[str], Checkpoint],
+    call: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    """vLLM takes the last layer of InternVL's tower whatever `vision_feature_layer` says; transformers obeys it."""
+    folder = Path(shutil.copytree(tiny("internvl3").folder, tmp_path / "ckpt"))
+    config = read_json(folder / "config.json")
+    assert config["vision_feature_layer"] == -1
+    write_json(folder / "config.json", {**config, "vision_feature_layer": -2})
+    given = {"family": "internvl3", "precision": "fp32", "context_tokens": 256, "build": None, "path": str(folder)}
+    store = {"RIL_STORE": str(tmp_path / "store")}
+    project = make_project({"models": {"student": given}})
+    code, _, err = call(project, "flows.run", "model", "student", **store)
+    assert code != 0
+    said = " ".join(err.split())
+    assert "Traceback" not in said
+    assert re.search(
+        r"models\.student\.verify: log probabilities of vLLM and transformers differ by [0-9.]+ in fp32, the bound is "
+        r"0\.0001; the weights or files of this checkpoint are not read alike: restore them, or set "
+        r"models\.student\.verify: false",
+        said,
+    )
+    assert not (project / "data/model/student").exists()
+    unverified = make_project({"models": {"student": {**given, "verify": False}}}, "unverified")
+    code, _, err = call(unverified, "flows.run", "model", "student", **store)
+    assert code == 0, err
+    assert "verified" not in read_json(unverified / "data/model/student/ril.json")

@@ -16,6 +16,7 @@ from stages.benchmarks.scores import BenchmarkReply, compute_benchmark_scores
 from stages.benchmarks.verdicts import JudgeReply, make_judge_prompt
 from stages.config.evaluate import Evaluate
 from stages.config.params import validate_params
+from stages.config.sampling import Sampling
 from stages.config.yaml import merge_params, read_yaml
 from stages.vlm.checkpoint import write_card
 
@@ -49,7 +50,7 @@ def grades(fake: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def judge() -> dict[str, Any]:
         prompts = [make_judge_prompt(spec, sample, "a reply") for sample in samples]
-        said = evaluate.make_ask_judge(job, job.block(Evaluate))(prompts, 8)
+        said = evaluate.make_ask_judge(job, job.block(Evaluate))(prompts, Sampling(temperature=0.0, max_tokens=8))
         told = {one.index: JudgeReply(one.index, "", text) for one, text in zip(samples, said, strict=True)}
         return compute_benchmark_scores(
             spec, samples, {kind: BenchmarkReply(kind, "a reply") for kind in KINDS}, OURS, said=told

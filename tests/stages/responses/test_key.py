@@ -136,6 +136,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "cot": "Question.messages",
         "judge": "Checkpoint.identity",
         "judge_max_tokens": "Sampling.max_tokens",
+        "judge_form": "Question.messages",
         "scoring": "never",
         "profiles": "never",
         "strict_md5": "never",
