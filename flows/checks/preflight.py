@@ -49,7 +49,7 @@ def find_missing(
 def _select_running(root: Path, jobs: Sequence[Job]) -> set[str]:
     """The names of `jobs` that are out of date here, those with other parameters than params.yaml, and followers."""
     try:
-        found = compare_stages(root, store_folder(root))
+        found = compare_stages(root, store_folder(root), code=False)
     except DvcFailed:  # no DVC here, which is among what is missing
         return {job.name for job in jobs}
     current = load_params(root / "params.yaml")

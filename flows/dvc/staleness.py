@@ -122,22 +122,22 @@ def open_project(root: Path) -> Iterator["Repo"]:
         raise DvcFailed(" ".join(str(error).split())) from error
 
 
-def compare_stages(root: Path, store: Path) -> dict[str, StageStatus]:
+def compare_stages(root: Path, store: Path, *, code: bool = True) -> dict[str, StageStatus]:
     """Every stage and item by its name, in an order in which they can run. Raises DvcFailed.
 
-    `store` is the folder that holds copies of records.
+    `store` is the folder that holds copies of records. Without `code` it is not looked up what changed in code.
     """
     with open_project(root) as repo:
-        return compare_stages_in(repo, root, store)
+        return compare_stages_in(repo, root, store, code=code)
 
 
-def compare_stages_in(repo: "Repo", root: Path, store: Path) -> dict[str, StageStatus]:
+def compare_stages_in(repo: "Repo", root: Path, store: Path, *, code: bool = True) -> dict[str, StageStatus]:
     """The same, in a project that is open already."""
     stages = _in_order(repo)  # before dvc.lock is read here, so that dvc says what is wrong with it
     lock = read_locked_stages(root)
     found: dict[str, StageStatus] = {}
     for stage in stages:
-        own = _read_status(stage, lock.get(stage.name), root, store)
+        own = _read_status(stage, lock.get(stage.name), root, store, code)
         before = [found[one.name] for one in repo.index.graph.successors(stage) if one.name in found]
         causes = [name for one in before for name in ([one.name] if one.state in (STALE, NEVER_RUN) else one.follows)]
         if own.state == UP_TO_DATE and causes:
@@ -163,7 +163,9 @@ def _in_order(repo: "Repo") -> list["PipelineStage"]:
     return sorted(repo.index.stages, key=lambda stage: places.get(stage.name.split("@")[0], len(places)))
 
 
-def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path) -> StageStatus:
+def _read_status(
+    stage: "PipelineStage", entry: Mapping[str, Any] | None, root: Path, store: Path, code: bool
+) -> StageStatus:
     if entry is None:
         return StageStatus(stage.name, NEVER_RUN)
     parameters, inputs, files, watched = list[Parameter](), list[Input](), list[str](), list[str]()
@@ -192,7 +194,7 @@ def _read_status(stage: "PipelineStage", entry: Mapping[str, Any] | None, root: 
         stage.cmd_changed and not respelled,
         respelled,
         files,
-        _find_code_changes(stage.name, entry, watched, root, store, changed=bool(files)),
+        _find_code_changes(stage.name, entry, watched, root, store, changed=bool(files)) if code else None,
     )
 
 

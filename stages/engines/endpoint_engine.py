@@ -153,8 +153,8 @@ class EndpointEngine:
             raise BadReply(f"{type(error).__name__}: {error}") from error
         prompt_tokens, written = (_read_count(reply, key) for key in ("prompt_tokens", "completion_tokens"))
         if self._spending is not None:
-            paid = len(choices) if len(choices) == request.n else 0
-            self._spending.add(paid, prompt_tokens, written, self._prices)
+            usable = len(choices) if len(choices) == request.n else 0
+            self._spending.add(usable, prompt_tokens, written, self._prices)
         self._check_model(replace_surrogates(str(reply.get("model") or "")[:SHOWN_CHARACTERS]))
         if len(choices) != request.n:
             if len(choices) == 1:
