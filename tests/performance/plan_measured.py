@@ -73,6 +73,7 @@ BASIS: dict[str, Any] = {
     "questions": {"splits": {"warm_start": 24, "imitation": 8, "validation": 2, "test": 2}},
     "warm_start": {"steps": 3, "rows_per_step": 8, "tokens_per_pack": PACK},
     "teachers": {name: {"responses": 2, "sampling": SHORT, **ANY} for name in ("qwen2_5_vl", "internvl3")},
+    "pool": {"truncated": "keep"},
     "verdict": {"exam": False, "max_failed_share": 1.0, "max_tokens": 16},
     "rollout": {"responses": 2, "sampling": SHORT, **ANY},
     "discriminator": {
@@ -160,7 +161,10 @@ def measure_folder(folder: Path) -> int:
 
 
 def measure(root: Path, only: str) -> None:
-    """Runs every case and appends its figures to `root`/measured.jsonl."""
+    """Runs every case that has no figures yet and appends them to `root`/measured.jsonl."""
+    figures = root / "measured.jsonl"
+    known = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()] if figures.exists() else []
+    done = {(row["precision"], row["case"], row["stage"]) for row in known}
     for precision, cases in CASES.items():
         folder = root / precision
         if not folder.exists():
@@ -170,6 +174,8 @@ def measure(root: Path, only: str) -> None:
                 continue
             write_params(folder, precision, case.changes)
             for stage in case.stages:
+                if (precision, case.name, stage) in done:
+                    continue
                 if stage == "discriminator" and not (folder / "data" / "rollout").exists():
                     for target in ANSWERED:
                         run_stage(folder, target)
@@ -179,7 +185,7 @@ def measure(root: Path, only: str) -> None:
                 row = {"precision": precision, "case": case.name, "stage": stage, "seconds": seconds}
                 row |= {"timing": timing, "checkpoint": checkpoint[0], "out": measure_folder(folder / "data" / stage)}
                 print(precision, case.name, stage, f"{timing['took']['peak_host_bytes'] / 1e6:.0f} MB", flush=True)
-                with (root / "measured.jsonl").open("a", encoding="utf-8") as file:
+                with figures.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
 
