@@ -80,7 +80,11 @@ def plan_command(
         find_models(root, params),
         found,
         MeanLengths(prompt_tokens, answer_tokens),
-        Prices(gpu_hour, _read_prices(input_price, params), _read_prices(output_price, params)),
+        Prices(
+            gpu_hour,
+            _read_prices(input_price, params, "prompt_price"),
+            _read_prices(output_price, params, "completion_price"),
+        ),
     )
     plan = add_states(plan_pipeline(params, given), root, given.store, as_planned=profile is None)
     faults = plan.memory.list_shortfalls()
@@ -141,8 +145,8 @@ def count_named(values: Mapping[str, Any]) -> int:
     return max([runtime.processes, *(gpu + 1 for gpu in named)])
 
 
-def _read_prices(given: Sequence[str] | None, params: Params) -> dict[str, float]:
-    """Returns prices by entry of `models`, "" for all."""
+def _read_prices(given: Sequence[str] | None, params: Params, key: str) -> dict[str, float]:
+    """Returns prices by entry of `models`, "" for all: those that are given, else those of `runtime.engines`."""
     found = {}
     for one in given or ():
         name, _, price = one.rpartition("=")
@@ -154,4 +158,7 @@ def _read_prices(given: Sequence[str] | None, params: Params) -> dict[str, float
             raise ParamsError(f"price {one!r}: write a number, or MODEL=NUMBER") from None
         if not found[name] >= 0:
             raise ParamsError(f"price {one!r} is below 0")
-    return found
+    if "" in found:
+        return found
+    stated = {name: getattr(engine, key, None) for name, engine in params.runtime.engines.items()}
+    return {name: price for name, price in stated.items() if price is not None} | found

@@ -167,6 +167,22 @@ def test_prices_of_endpoints_are_per_million_tokens(project: Path) -> None:
     assert "give --input-price and --output-price of internvl3, judge, qwen2_5_vl." in ask(*options)
 
 
+def test_prices_of_engines_count_where_no_others_are_given(project: Path) -> None:
+    values = merge_params(read_yaml(project / "params.yaml"), read_profile(project, "lora_1x24"))
+    prices = {"prompt_price": 2, "completion_price": 8}
+    engines = {name: {**values["runtime"]["engines"][name], **prices} for name in ("internvl3", "judge")}
+    write_params(project, merge_params(values, {"runtime": {"engines": engines}}))
+    options = ["--card", "24", "--prompt-tokens", "1000", "--answer-tokens", "200"]
+    plan = ask_values(*options)
+    at_these = 2000 * 1000 * 2 / 1e6 + 8000 * 200 * 8 / 1e6
+    assert pick(plan, "teacher@internvl3")["money"] == [pytest.approx(at_these)] * 2
+    assert pick(plan, "teacher@qwen2_5_vl")["money"] is None
+    other = ask_values(*options, "--input-price", "internvl3=4")
+    assert pick(other, "teacher@internvl3")["money"][1] == pytest.approx(at_these + 2000 * 1000 * 2 / 1e6)
+    of_all = ask_values(*options, "--input-price", "1", "--output-price", "1")
+    assert pick(of_all, "teacher@internvl3")["money"][1] == pytest.approx((2000 * 1000 + 8000 * 200) / 1e6)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
