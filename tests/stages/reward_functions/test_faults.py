@@ -140,6 +140,14 @@ def test_printing_changes_nothing_and_is_said(make: Make) -> None:
     assert len(said[0]) < 400
 
 
+@pytest.mark.parametrize("end", ["return 5.0", "raise ValueError"])
+def test_only_the_first_process_answers(make: Make, end: str) -> None:
+    """A function that forks, whose child comes back first, and that waits for it."""
+    code = f"import os\ndef check(answer):\n    child = os.fork()\n    if child == 0:\n        {end}\n"
+    values, calls, _ = compute(make(code + "    os.waitpid(child, 0)\n    return 1.0\n"), "a", "b")
+    assert (values, calls.failed.total()) == ([(1.0,), (1.0,)], 0)
+
+
 def test_nothing_is_left_running(make: Make) -> None:
     functions = make(FAULTS)
     compute(functions, "leaves_a_process", "hangs", "forks")
