@@ -40,7 +40,8 @@ def make_forms(root: Path) -> list[Form]:
     """A form for the whole pipeline and for each stage; ParamsError when params.yaml can't be used."""
     params = load_params(root / "params.yaml")
     names = (NO_PROFILE, *list_profiles(root))
-    everything = [key for name in Params.model_fields if name != "runtime" for key in _expand_name(name, params)]
+    asked = [name for name in Params.model_fields if name not in _NOT_ASKED]
+    everything = [key for name in asked for key in _expand_name(name, params)]
     found = [_make_form(PIPELINE, "Everything that is out of date", everything, params, names)]
     for stage in STAGES.values():
         own = (stage.name, stage.items)
@@ -93,6 +94,7 @@ def _make_form(target: str, title: str, keys: list[str], params: Params, names: 
     return Form(target, title, schema, _collect_values(keys, params))
 
 
+_NOT_ASKED = ("runtime", "tracking")  # no stage depends on them
 _SETTINGS_HELP = (
     "As in params.yaml. Left as they are, the stage runs in the workspace and dvc.lock records it; "
     "with a changed value it runs as an experiment in a copy, and the workspace stays as it is."
