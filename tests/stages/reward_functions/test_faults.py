@@ -205,6 +205,18 @@ def test_a_function_takes_what_it_names(make: Make) -> None:
     assert values == {(3, 0): (2.5,)}
 
 
+def test_a_file_imports_its_neighbours_and_hides_no_library(tmp_path: Path) -> None:
+    folder = tmp_path / "rewards"
+    folder.mkdir()
+    (folder / "json.py").write_text(
+        "from json import loads\nfrom units import WEIGHT\ndef check(answer): return WEIGHT\n"
+    )
+    (folder / "units.py").write_text("WEIGHT = 0.25\n")
+    functions = RewardFunctions([Reward(use="rewards/json.py")], tmp_path, "rewards", None)
+    assert compute(functions, "a")[0] == [(0.25,)]
+    functions.close()
+
+
 def test_random_numbers_depend_on_the_answer_alone(make: Make) -> None:
     code = "import random, numpy\ndef check(answer):\n    return random.random() + 10 * numpy.random.rand()\n"
     first = compute(make(code), "a", "b")[0]
