@@ -15,7 +15,7 @@ from stages.config.yaml import ParamsError
 PIPELINE = "pipeline"  # the target that stands for every stage
 NO_PROFILE = "none"
 MOST_JOBS = 16
-_FREE = ("runtime", "budget")  # blocks that no result depends on
+_FREE = ("runtime", "budget", "tracking")  # blocks that no result depends on
 _MESSAGE_CHARACTERS = 400  # of Prefect's message about a value, which repeats all of it
 # The report depends on nearly all parameters, because its page shows them; only these are decided there.
 _OWN_KEYS = {"report": ("report",)}
@@ -41,7 +41,8 @@ def make_forms(root: Path) -> list[Form]:
     """A form for the whole pipeline and for each stage; ParamsError when params.yaml can't be used."""
     params = load_params(root / "params.yaml")
     names = (NO_PROFILE, *list_profiles(root))
-    everything = [key for name in Params.model_fields if name not in _FREE for key in _expand_name(name, params)]
+    asked = [name for name in Params.model_fields if name not in _FREE]
+    everything = [key for name in asked for key in _expand_name(name, params)]
     found = [_make_form(PIPELINE, "Everything that is out of date", everything, params, names)]
     for stage in STAGES.values():
         own = (stage.name, stage.items)

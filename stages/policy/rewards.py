@@ -216,9 +216,8 @@ def _scale_each(parts: _Parts, side: Sequence[int], objective: Objective) -> lis
     """Returns the weighted sum of the GRPO advantages of each reward (GDPO); a failed function adds 0."""
     by_style = grpo_advantages([parts.similarity[at] for at in side])
     by_answer = grpo_advantages([parts.answers[at] for at in side])
-    found = [
-        objective.similarity_weight * s + objective.answer_weight * a for s, a in zip(by_style, by_answer, strict=True)
-    ]
+    pairs = zip(by_style, by_answer, strict=True)
+    found = [objective.similarity_weight * one + objective.answer_weight * other for one, other in pairs]
     for number, own in enumerate(objective.functions):
         values = [parts.functions[at][number] for at in side]
         scaled = iter(grpo_advantages([value for value in values if value is not None]))

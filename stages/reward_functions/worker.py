@@ -59,8 +59,8 @@ def load_function(file: str | None, name: str) -> Callable[..., Any]:
         from stages.reward_functions.ready import FUNCTIONS
 
         return FUNCTIONS[name]
-    sys.path.insert(0, str(Path(file).resolve().parent))
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    sys.path.append(str(Path(file).resolve().parent))  # for files beside it; last, so that json.py is no json
+    spec = importlib.util.spec_from_file_location(f"reward_{Path(file).stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

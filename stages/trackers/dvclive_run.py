@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stages.job.files import write_text
 from stages.trackers.tracked_run import TrackedRun
 
-FOLDER = "dvclive"  # in the project, where DVC looks; Git ignores it
+FOLDER = "dvclive"  # in the project; not in .gitignore, because DVC looks into no folder that Git ignores
+SHOWN = "metrics: [metrics.json]\nplots: [{plots/metrics: {x: step}}]\n"
 
 
 class DvcliveRun:
@@ -16,8 +18,8 @@ class DvcliveRun:
         from dvclive import Live
 
         folder = run.root / FOLDER / run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        self._live = Live(str(folder), resume=False, report=None, save_dvc_exp=False, dvcyaml=str(folder / "dvc.yaml"))
+        self._live = Live(str(folder), resume=False, report=None, save_dvc_exp=False, dvcyaml=False)
+        write_text(folder / "dvc.yaml", SHOWN)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers of one step, and the latest ones to metrics.json."""

@@ -42,6 +42,7 @@ KEY, ANSWERS, STORE, REQUESTED, TEMPLATE, DRAWS = (
     f"stages/responses/{name}.py" for name in ("key", "answers", "store", "requested", "template", "draws")
 )
 EPOCHS, SEEDS, SPENDING = (f"stages/job/{name}.py" for name in ("epochs", "seeds", "spending"))
+FUNCTIONS, T_FAULTS = "stages/reward_functions", "tests/stages/reward_functions/test_faults.py::"
 SPOOL, BY_KIND = "stages/corpora/spool.py", "stages/benchmarks/rules/by_kind.py"
 DRAW, EVALUATE, VERDICT = "stages/corpora/draw.py", "stages/evaluate.py", "stages/verdict.py"
 SCORING, VERDICTS, AGGREGATE, SCORES = (
@@ -603,4 +604,25 @@ FAULTS = (
           (f"{T_EVALUATE}test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing",)),
     Fault(SCORES, "text, said[sample.index].form)", "text)", "a plain verdict on a benchmark is read as a tag",
           (f"{T_BENCH}judging.py::test_a_verdict_in_the_plain_form_is_asked_for_and_read_as_such",)),
+    # --- functions of ril.rewards -------------------------------------------------------------------------------------
+    Fault(REWARDS, "mean = sum(known) / len(known) if known else 0.0", "mean = 0.0", "a function that failed gave 0",
+          (f"{T_REWARDS}test_nobody_is_trained_by_a_failure",)),
+    Fault(REWARDS, "total if value is None else total + own.weight * next(scaled)",
+          "total + own.weight * (0.0 if value is None else next(scaled, 0.0) + 1)",
+          "a baseline per reward is moved by a function", (f"{T_REWARDS}test_nobody_is_trained_by_a_failure",)),
+    Fault(REWARDS, "0.0 if gated and not answer else value", "value", "a gated function counts for wrong answers",
+          (f"{T_REWARDS}test_a_gated_function_is_zero_for_wrong_answers_even_where_it_failed",)),
+    Fault(f"{FUNCTIONS}/worker.py", "if not math.isfinite(number):", "if False:", "NaN of a function is a reward",
+          (f"{T_FAULTS}test_a_fault_is_named_and_counted_and_is_no_number[nan]",)),
+    Fault(f"{FUNCTIONS}/worker.py", "            os._exit(0)  # a fork", "            pass  # a fork",
+          "a fork of a function answers for it", (f"{T_FAULTS}test_only_the_first_process_answers[return 5.0]",)),
+    Fault(f"{FUNCTIONS}/functions.py", "if cache is not None and outcome.failure is None:", "if cache is not None:",
+          "failures of a function are kept",
+          (f"{T_FAULTS}test_values_are_kept_by_code_and_answer_and_failures_are_not",)),
+    Fault(f"{FUNCTIONS}/cache.py", "hash_json([hashes, reward.use, reward.arguments])",
+          "hash_json([reward.use, reward.arguments])", "a changed function has the values of the old one",
+          (f"{T_FAULTS}test_values_are_kept_by_code_and_answer_and_failures_are_not",)),
+    Fault(ROLLOUTS, '"rewards": tuple(values.get("rewards", ())),', '"rewards": (),',
+          "a resumed step has no values of functions",
+          ("tests/loop/test_own_reward.py::test_a_resumed_step_reuses_the_recorded_values",)),
 )  # fmt: skip

@@ -76,7 +76,7 @@ def test_the_judge_hears_of_an_answer_before_the_next_one_is_there(fake: Fake, t
     )
     state: Any = SimpleNamespace(record=lambda step, rows: None, read_record=lambda step: None, guard=StepGuard())
     policy = SimpleNamespace(objective=PAPER)
-    awake = {"judge_sleeps": False, "sleep_engines": lambda: None}
+    awake = {"judge_sleeps": False, "sleep_engines": lambda: None, "functions": None}
     models: Any = SimpleNamespace(engine=Student(), judge=endpoint, reader=None, policy=policy, **awake)
     rollouts = Rollouts(job, models, state, {question.id: [] for question in questions})
     groups = rollouts.collect(0, questions)

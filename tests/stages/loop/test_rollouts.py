@@ -157,7 +157,7 @@ def open_rollouts(
         encode_text=lambda text: [*map(ord, text)], encode_response=lambda text: [*map(ord, text), 0]
     )
     policy = SimpleNamespace(objective=PAPER)
-    awake = {"judge_sleeps": False, "sleep_engines": lambda: None}
+    awake = {"judge_sleeps": False, "sleep_engines": lambda: None, "functions": None}
     reader = SimpleNamespace(chat=chat)
     models: Any = SimpleNamespace(engine=student, judge=said, reader=reader, policy=policy, **awake)
     pool = {

@@ -140,6 +140,14 @@ def test_printing_changes_nothing_and_is_said(make: Make) -> None:
     assert len(said[0]) < 400
 
 
+@pytest.mark.parametrize("end", ["return 5.0", "raise ValueError"])
+def test_only_the_first_process_answers(make: Make, end: str) -> None:
+    """A function that forks, whose child comes back first, and that waits for it."""
+    code = f"import os\ndef check(answer):\n    child = os.fork()\n    if child == 0:\n        {end}\n"
+    values, calls, _ = compute(make(code + "    os.waitpid(child, 0)\n    return 1.0\n"), "a", "b")
+    assert (values, calls.failed.total()) == ([(1.0,), (1.0,)], 0)
+
+
 def test_nothing_is_left_running(make: Make) -> None:
     functions = make(FAULTS)
     compute(functions, "leaves_a_process", "hangs", "forks")
@@ -195,6 +203,18 @@ def test_a_function_takes_what_it_names(make: Make) -> None:
     functions.put(3, make_question(images=(image.getvalue(),)), [make_row("seven", "length")])
     values, _ = functions.collect("ril", print)
     assert values == {(3, 0): (2.5,)}
+
+
+def test_a_file_imports_its_neighbours_and_hides_no_library(tmp_path: Path) -> None:
+    folder = tmp_path / "rewards"
+    folder.mkdir()
+    (folder / "json.py").write_text(
+        "from json import loads\nfrom units import WEIGHT\ndef check(answer): return WEIGHT\n"
+    )
+    (folder / "units.py").write_text("WEIGHT = 0.25\n")
+    functions = RewardFunctions([Reward(use="rewards/json.py")], tmp_path, "rewards", None)
+    assert compute(functions, "a")[0] == [(0.25,)]
+    functions.close()
 
 
 def test_random_numbers_depend_on_the_answer_alone(make: Make) -> None:

@@ -7,6 +7,9 @@ import csv
 import io
 import json
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,3 +194,31 @@ def test_nan_reaches_mlflow(tmp_path: Path) -> None:
     ((_, value),) = read_mlflow(tmp_path)["loss"]
     assert math.isnan(value)
     assert open_mlflow(tmp_path)[1].info.status == "FAILED"
+
+
+def test_dvc_shows_the_curves_of_dvclive_and_nothing_is_stale(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dvclive")
+    project = make_run(tmp_path).root
+    monkeypatch.chdir(project)
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    subprocess.run(["git", "init", "--quiet"], check=True, timeout=60)
+    shutil.copy(root / ".gitignore", project)  # DVC looks into no folder that Git ignores
+    dvc("init", "--quiet")
+    named = ["git", "-c", "user.name=a", "-c", "user.email=a@localhost"]  # dvclive wants a commit
+    subprocess.run([*named, "commit", "--quiet", "--all", "--message", "start"], check=True, timeout=60)
+    track("dvclive", tmp_path, {"history": [], "validation": [], "samples": []}, range(1, 5))
+    (metrics,) = json.loads(dvc("metrics", "show", "--json"))[""]["data"].values()
+    assert metrics["data"] == {
+        "loss": 0.25,
+        "rewards": {"student": {"mean": 1.0}},
+        "kl": 0.5,
+        "validation": 0.5,
+        "step": 4,
+    }
+    assert json.loads(dvc("status", "--json")) == {}

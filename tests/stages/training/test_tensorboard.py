@@ -2,15 +2,20 @@
 
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import yaml
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from flows.work import Work
+from stages.config.yaml import read_yaml
 from stages.job.progress import Progress
 from stages.job.stop import STOP
+from stages.trackers import trackers
+from stages.trackers.tracked_run import TrackedRun
 from stages.training.state import TrainingState
 from stages.training.tensorboard import TensorBoardWriter
 
@@ -95,3 +100,59 @@ def test_a_resumed_stage_goes_on_with_its_curve(
     Work("discriminator", None, training_project).run(Progress())
     assert shown(folder) == curves
     assert len(list(folder.iterdir())) == 1
+
+
+class Recorder:
+    """A tracker that keeps what it is told, by run."""
+
+    runs: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, run: TrackedRun) -> None:
+        self.told: dict[str, Any] = {"run": run, "steps": [], "finished": None}
+        self.runs.append(self.told)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.told["steps"].append((step, values["loss"]))
+
+    def log_table(self, step: int, rows: Any, images: Any) -> None:
+        raise AssertionError("this stage has no samples")
+
+    def close(self, finished: bool) -> None:
+        self.told["finished"] = finished
+
+
+def test_a_resumed_stage_gives_trackers_one_curve(
+    training_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above: the run that goes on replaces the other one and has every step once."""
+    monkeypatch.setenv("RIL_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("DVC_EXP_NAME", "tiny-one")
+    monkeypatch.setattr(STOP, "code", None)
+    monkeypatch.chdir(training_project)
+    monkeypatch.setattr(trackers, "OPENERS", {"wandb": Recorder})
+    monkeypatch.setattr(Recorder, "runs", [])
+    values = read_yaml(training_project / "params.yaml") | {"tracking": {"tools": ["wandb"], "project": "mine"}}
+    (training_project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    original = TrainingState._save
+
+    def save(self: TrainingState, folder: Path, done: int) -> None:
+        if done <= 4:
+            original(self, folder, done)
+        if done == 6:
+            raise ConnectionResetError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "_save", save)
+        with pytest.raises(ConnectionResetError):
+            Work("discriminator", None, training_project).run(Progress())
+    Work("discriminator", None, training_project).run(Progress())
+    first, second = Recorder.runs
+    assert [step for step, _ in first["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in second["steps"]] == list(range(1, 13))
+    assert second["steps"][:6] == first["steps"]
+    assert [first["finished"], second["finished"]] == [False, True]
+    run = second["run"]
+    assert (run.name, run.project, run.group, run.id) == ("discriminator", "mine", "tiny-one", first["run"].id)
+    assert run.id.startswith("discriminator-")
+    assert run.settings["discriminator.steps"] == 12
+    assert not (tmp_path / "store/tensorboard").exists(), "it is not among the tools"
