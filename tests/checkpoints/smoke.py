@@ -1,4 +1,4 @@
-"""The whole pipeline once with a realistic checkpoint in bf16, as `ril run` goes through it; CI runs this.
+"""The whole pipeline once with a realistic checkpoint in bf16, as `ril run` goes through it.
 
     python -m tests.checkpoints.smoke --folder /tmp/smoke
 

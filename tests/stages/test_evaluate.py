@@ -217,8 +217,9 @@ class VerdictJudge:
         for index, request in enumerate(requests):
             self.asked.append(request)
             told = request.messages[-1]["content"]
-            plain = request.sampling.pattern == PLAIN_PATTERN and told.endswith(PLAIN_INSTRUCTION)
-            text = "Yes" if plain else "<answer>1</answer>" if told.endswith(INSTRUCTION) else "what?"
+            asked = (request.sampling.pattern, told.endswith(INSTRUCTION), told.endswith(PLAIN_INSTRUCTION))
+            texts = {(PLAIN_PATTERN, False, True): "Yes", (None, True, False): "<answer>1</answer>"}
+            text = texts.get(asked, "asked in one form, held to another")
             yield index, [Answer(0, text, (), "no reply within 60 s" if "mumble" in told else "stop", 9, 3)]
 
     def close(self) -> None:
