@@ -19,9 +19,9 @@ from stages.config.placement import LOOP
 from stages.config.runtime import Runtime
 
 # Memory of a process before it has a model, in bytes. Measured (docs/profiles.md, "Measured on a CPU").
-TRAINING_LIBRARIES = 620e6  # torch, transformers, deepspeed, pyarrow
-ENGINE_LIBRARIES = 1150e6  # and vLLM
-PLAIN_LIBRARIES = 400e6  # pyarrow, numpy; the tiny world
+TRAINING_LIBRARIES = 660e6  # torch, transformers, deepspeed, pyarrow
+ENGINE_LIBRARIES = 865e6  # and vLLM
+PLAIN_LIBRARIES = 240e6  # pyarrow, numpy; the tiny world
 GIB = 1 << 30
 
 
@@ -89,7 +89,7 @@ class ProcessEstimator:
             )  # in full precision, one engine after the other
             return "verification", {"libraries": ENGINE_LIBRARIES, "engine weights": verified}
         shape, tokens = self._shapes[name], model.build.tokens_per_pack
-        tower = 0 if shape.tower is None else measure_tower(shape.tower, tokens, recompute=False).kept
+        tower = 0 if shape.tower is None else measure_tower(shape.tower, tokens // 2, recompute=False).kept
         passes = 2.0 * (measure_text(shape.text, tokens, recompute=False).kept + tower)
         return "training", {
             "libraries": TRAINING_LIBRARIES,
