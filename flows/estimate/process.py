@@ -18,7 +18,7 @@ from stages.config.params import Params
 from stages.config.placement import LOOP
 from stages.config.runtime import Runtime
 
-# Memory of a process before it has a model, in bytes. Measured (docs/profiles.md, "Measured on a CPU").
+# Memory of a process before it has a model, in bytes. Measured (docs/profiles.md, "Predicted against measured").
 TRAINING_LIBRARIES = 660e6  # torch, transformers, deepspeed, pyarrow
 ENGINE_LIBRARIES = 865e6  # and vLLM
 PLAIN_LIBRARIES = 240e6  # pyarrow, numpy; the tiny world
