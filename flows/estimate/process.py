@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from flows.estimate.passes import FP32, measure_frozen_tower, measure_head, measure_text, measure_tower
 from flows.estimate.shapes import ModelShape
 from flows.estimate.table import Estimate, GpuMemory
-from flows.estimate.trained import BUCKET, TrainedModel, find_sharding
+from flows.estimate.trained import BUCKET, STATE, TrainedModel, find_sharding, list_trained
 from flows.jobs import list_runs
 from stages.config.lora import Lora
 from stages.config.params import Params
 from stages.config.placement import LOOP
 from stages.config.runtime import Runtime
 
-# Memory of a process before it has a model, in bytes. Measured (docs/profiles.md, "Measured on a CPU").
-TRAINING_LIBRARIES = 620e6  # torch, transformers, deepspeed, pyarrow
-ENGINE_LIBRARIES = 1150e6  # and vLLM
-PLAIN_LIBRARIES = 400e6  # pyarrow, numpy; the tiny world
+# Memory of a process before it has a model, in bytes. Measured (docs/profiles.md, "Predicted against measured").
+TRAINING_LIBRARIES = 660e6  # torch, transformers, deepspeed, pyarrow
+ENGINE_LIBRARIES = 865e6  # and vLLM
+PLAIN_LIBRARIES = 240e6  # pyarrow, numpy; the tiny world
 GIB = 1 << 30
 
 
@@ -89,7 +89,7 @@ class ProcessEstimator:
             )  # in full precision, one engine after the other
             return "verification", {"libraries": ENGINE_LIBRARIES, "engine weights": verified}
         shape, tokens = self._shapes[name], model.build.tokens_per_pack
-        tower = 0 if shape.tower is None else measure_tower(shape.tower, tokens, recompute=False).kept
+        tower = 0 if shape.tower is None else measure_tower(shape.tower, tokens // 2, recompute=False).kept
         passes = 2.0 * (measure_text(shape.text, tokens, recompute=False).kept + tower)
         return "training", {
             "libraries": TRAINING_LIBRARIES,
@@ -107,7 +107,7 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
         phases = self._list_phases("warm_start", block.lora, (trained, student.weights), tokens, seen, head=True)
-        return self._choose({"libraries": TRAINING_LIBRARIES}, phases)
+        return self._choose({"libraries": TRAINING_LIBRARIES, "copies": self._count_copies("warm_start")}, phases)
 
     def _measure_discriminator(self) -> tuple[str, dict[str, float]]:
         block, student = self._params.discriminator, self._student
@@ -116,7 +116,7 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=False) if sees else 0.0
         whole = student.weights if block.lora or sees else student.text.weights
         phases = self._list_phases("discriminator", block.lora, (student.text.weights, whole), tokens, seen, head=False)
-        return self._choose({"libraries": TRAINING_LIBRARIES}, phases)
+        return self._choose({"libraries": TRAINING_LIBRARIES, "copies": self._count_copies("discriminator")}, phases)
 
     def _measure_loop(self) -> tuple[str, dict[str, float]]:
         params, student, runtime = self._params, self._student, self._runtime
@@ -128,7 +128,7 @@ class ProcessEstimator:
         reference = 0.0 if block.lora else self._count_bytes("student")
         if runtime.reference != "replicated":
             reference /= ranks
-        resting = {"libraries": TRAINING_LIBRARIES, "reference": reference}
+        resting = {"libraries": TRAINING_LIBRARIES, "copies": self._count_copies(LOOP), "reference": reference}
         if params.objective.uses_discriminator:
             of = params.discriminator
             whole = 0 if of.lora else student.text.weights  # an adapter shares the reference
@@ -144,6 +144,15 @@ class ProcessEstimator:
             resting["engine weights"] = sum(map(self._count_bytes, here))
             resting["KV cache"] = float(len(here) * runtime.kv_cache_gib * GIB)
         return self._choose(resting, phases)
+
+    def _count_copies(self, stage: str) -> float:
+        """The copy of the training state that is written beside the next steps, where each step writes one.
+
+        A run that lasts longer than `runtime.checkpoint_minutes` has it, too; how long it lasts is not known here.
+        """
+        if self._runtime.checkpoint_minutes:
+            return 0.0
+        return STATE * sum(list_trained(self._params, self._student)[stage]) / self._runtime.count_ranks(stage)
 
     def _measure_tower(self, tokens: int, trained: bool) -> float:
         tower = self._student.tower

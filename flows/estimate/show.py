@@ -12,7 +12,7 @@ from flows.estimate.table import Estimate, GpuMemory, format_gpus
 # Columns of the table, and the parts that each adds up.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "weights": ("weights",),
-    "states": ("optimizer",),
+    "states": ("optimizer", "copies"),
     "grads": ("gradients", "buffers"),
     "ref.": ("reference",),
     "D": ("discriminator",),

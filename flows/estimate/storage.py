@@ -14,7 +14,7 @@ from stages.config.placement import LOOP, count_replica_gpus, find_gpu_use
 
 DISK_RATE = 2e9  # bytes a second that a checkpoint is written at; that of one NVMe disk
 PROCESS = 3_000_000_000  # libraries and rows of a training process. Measured on a CPU: 0.6 to 1.2 GB. CUDA's: assumed
-# Bytes of an answer, compressed: of its row, and of each of its tokens. Measured (docs/profiles.md).
+# Bytes of an answer, compressed: of its row, and of each of its tokens. Assumed
 STORED_ROW, STORED_TOKEN = 150.0, 3.0
 WRITTEN_ROW, WRITTEN_TOKEN = 60.0, 3.0
 QUESTION = Range(40e3, 500e3)  # bytes of a question with its image. Assumed; of the tiny world 3 kB

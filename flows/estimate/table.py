@@ -25,6 +25,7 @@ FRAGMENTS = 0.05  # of what comes and goes in training: holes that PyTorch's all
 # Columns of the tables, in order.
 PARTS = (
     "libraries",
+    "copies",
     "weights",
     "optimizer",
     "gradients",

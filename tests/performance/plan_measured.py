@@ -81,6 +81,7 @@ BASIS: dict[str, Any] = {
         "questions_per_step": 4,
         "responses_per_side": 2,
         "min_logit_spread": 0.0,
+        "degenerate": "learned",
         "tokens_per_pack": PACK,
     },
     "ril": {
