@@ -559,7 +559,7 @@ FAULTS = (
           "the loop goes on behind its cap", (f"{T}job/test_spending.py::test_a_training_loop_ends_after_its_step",)),
     Fault("stages/responses/window.py", "first=whole.first + gap.answers", "first=whole.first",
           "the rest of a request that was cut is asked for again",
-          (f"{T_BUDGET}test_a_cap_of_100_stores_100_and_a_higher_one_pays_for_the_rest",)),
+          (f"{T_BUDGET}test_the_rest_of_a_request_that_was_cut_is_asked_for_once",)),
     Fault(ANSWERS, "self.job.spending.settle()", "self.job.spending.find_reached()",
           "answers that failed keep their place under the cap",
           (f"{T_BUDGET}test_answers_that_fail_leave_room_for_others",)),
