@@ -557,15 +557,4 @@ FAULTS = (
           (f"{T_BUDGET}test_money_is_capped_by_prices",)),
     Fault(SPENDING, "if self.find_reached() is not None and STOP.awaited", "if STOP.awaited and not self.spent",
           "the loop goes on behind its cap", (f"{T}job/test_spending.py::test_a_training_loop_ends_after_its_step",)),
-    Fault("stages/responses/window.py", "first=whole.first + gap.answers", "first=whole.first",
-          "the rest of a request that was cut is asked for again",
-          (f"{T_BUDGET}test_the_rest_of_a_request_that_was_cut_is_asked_for_once",)),
-    Fault(ANSWERS, "self.job.spending.settle()", "self.job.spending.find_reached()",
-          "answers that failed keep their place under the cap",
-          (f"{T_BUDGET}test_answers_that_fail_leave_room_for_others",)),
-    Fault("flows/checks/preflight.py", "running & set(one.stages)", "running", "stages that are up to date need keys",
-          ("tests/flows/checks/test_missing.py::test_what_is_up_to_date_needs_nothing",)),
-    Fault("flows/checks/models.py", ", read_stored_tensors)", ")", "weights that are cut off are not missed",
-          ("tests/flows/checks/test_missing.py::"
-           "test_ten_things_are_ten_lines_with_ten_remedies_from_every_command",)),
 )  # fmt: skip
