@@ -157,3 +157,20 @@ def test_replies_of_no_use_are_paid_and_no_answers(open_teacher: Callable[..., J
         ask(job, 1, 4)
     assert job.spending.find_reached() is None
     assert job.spending.spent == {"answers": 0, "tokens": 8, "money": 0}
+
+
+def test_the_rest_of_a_request_that_was_cut_is_asked_for_once(open_teacher: Callable[..., Job], fake: Fake) -> None:
+    """4 + 4 + 2 of 4 answers; the second request fails, which leaves room for the other 2 and for 2 more."""
+    fake.fault = lambda question, before: (500, {}) if question.startswith("What is 1 ") else None
+    job = open_teacher({"answers": 10}, concurrency=4)
+    with pytest.raises(BudgetReached):
+        ask(job, 6, 4)
+    files = (job.store / "responses").rglob("*.parquet")
+    keys = [row["key"] for file in files for row in pq.read_table(file, columns=["key"]).to_pylist()]
+    assert len(keys) == len(set(keys)) == 10
+    assert [body["n"] for body in fake.bodies if not body["messages"][-1]["content"].startswith("What is 1 ")] == [
+        4,
+        2,
+        2,
+        2,
+    ]
