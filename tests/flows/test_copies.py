@@ -188,7 +188,7 @@ def test_the_checkpoint_of_an_experiment_is_that_of_the_project(make_checkout: M
     git(project, "add", "-A")
     code, said = dvc(project, "exp", "run", "--temp", "-n", "one", "-S", "seed=5", "model@student")
     assert code != 0
-    assert f"models.student.path is '../checkpoint', but {tmp_path}/checkpoint has no config.json" in said
+    assert f"models.student.path: {tmp_path}/checkpoint is no folder; put the checkpoint there" in said
 
 
 def test_the_project_of_a_copy_is_found_by_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
