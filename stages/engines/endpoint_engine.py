@@ -21,7 +21,7 @@ from stages.engines.choices import MOST_REPORTED, choose_word, list_words
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError
 from stages.engines.stream import RequestPart, ServerStream, require_answers, send_in_window
 from stages.job.bounded import replace_surrogates, show_value
-from stages.job.spending import Prices, Spending
+from stages.job.spending import TokenPrices, Spending
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 
@@ -51,7 +51,7 @@ class EndpointEngine:
         self.checkpoint, self.chat = checkpoint, RemoteChat()
         self.label, self.settings, self._endpoint = label, settings, checkpoint.endpoint
         self._served, self._spending = served, spending
-        self._prices = Prices(settings.prompt_price or 0.0, settings.completion_price or 0.0)
+        self._prices = TokenPrices(settings.prompt_price or 0.0, settings.completion_price or 0.0)
         if spending is not None:
             spending.check()
         self.version = f"{checkpoint.endpoint.provider}/{served or checkpoint.endpoint.name}"

@@ -30,7 +30,7 @@ class BudgetReached(Exception):
 
 
 @dataclass(frozen=True)
-class Prices:
+class TokenPrices:
     """Of a million tokens, in any currency."""
 
     prompt: float = 0.0
@@ -53,7 +53,7 @@ class Spending:
         """For other ranks: the job is sent to them, and a lock can't be."""
         return Spending, (self.ledger, self.key, self.caps)
 
-    def admit(self, wanted: int, prices: Prices, most_tokens: int) -> int:
+    def admit(self, wanted: int, prices: TokenPrices, most_tokens: int) -> int:
         """Returns how many of `wanted` answers may be asked for now; they count as under way until `add` or `settle`.
 
         `most_tokens` is what an answer may have at most: what counts for those under way before the first has come.
@@ -66,7 +66,7 @@ class Spending:
             self._open += max(allowed, 0)
             return max(allowed, 0)
 
-    def _count_affordable(self, unit: Unit, prices: Prices, most_tokens: int) -> int:
+    def _count_affordable(self, unit: Unit, prices: TokenPrices, most_tokens: int) -> int:
         cap = self.caps.get(unit)
         if cap is None:
             return 2**53
@@ -78,7 +78,7 @@ class Spending:
         affordable = int(min(left / one, 2**53)) if one else 2**53
         return max(1, affordable) if self._open == 0 and left > 0 else affordable - self._open
 
-    def add(self, answers: int, prompt_tokens: int, completion_tokens: int, prices: Prices) -> None:
+    def add(self, answers: int, prompt_tokens: int, completion_tokens: int, prices: TokenPrices) -> None:
         """Enters a reply with so many answers, which a provider bills; 0 of a reply that is of no use."""
         money = prompt_tokens * prices.prompt + completion_tokens * prices.completion
         tokens = prompt_tokens + completion_tokens

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.job.spending import BUDGET_CODE, BudgetReached, Prices, Spending
+from stages.job.spending import BUDGET_CODE, BudgetReached, TokenPrices, Spending
 from stages.job.stop import STOP
 
-PRICES = Prices(2.0, 10.0)
+PRICES = TokenPrices(2.0, 10.0)
 
 
 def open_spending(folder: Path, **caps: float) -> Spending:
