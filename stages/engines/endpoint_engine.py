@@ -21,7 +21,7 @@ from stages.engines.choices import MOST_REPORTED, choose_word, list_words
 from stages.engines.engine import Answer, EngineError, Outcome, Request, RequestError
 from stages.engines.stream import RequestPart, ServerStream, require_answers, send_in_window
 from stages.job.bounded import replace_surrogates, show_value
-from stages.job.spending import TokenPrices, Spending
+from stages.job.spending import Spending, TokenPrices
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.job.spending import BUDGET_CODE, BudgetReached, TokenPrices, Spending
+from stages.job.spending import BUDGET_CODE, BudgetReached, Spending, TokenPrices
 from stages.job.stop import STOP
 
 PRICES = TokenPrices(2.0, 10.0)
