@@ -7,7 +7,6 @@ long. It runs the user's code, so the parent believes nothing but a well-formed 
 
 import base64
 import contextlib
-import ctypes
 import hashlib
 import importlib
 import importlib.util
@@ -23,9 +22,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.engines.supervisor import signal_on_parent_death
+
 GIVEN = ("question", "reference", "answer", "finish_reason", "images")
 LONGEST_MESSAGE = 300  # characters of an exception
-_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Failed(Exception):
@@ -183,7 +183,7 @@ class Functions:
 
 def main(descriptor: int) -> None:
     """Answers requests until the parent closes the socket."""
-    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    signal_on_parent_death(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     functions = Functions()
     with socket.socket(fileno=descriptor) as stream:

@@ -198,12 +198,15 @@ def test_the_command_line_of_dvc_says_what_is_to_run(root: Path, words: str, tar
 def test_what_is_up_to_date_needs_nothing(bare: Bare) -> None:
     """A stage that will not run may lack its key; only what runs is asked for."""
     stage = {"foreach": ["internvl3"], "do": {"cmd": "echo 1 > out.txt", "outs": ["out.txt"], "params": ["seed"]}}
-    (bare.project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"teacher": stage}}))
+    other = {"cmd": "echo 1 > pool.txt", "outs": ["pool.txt"], "params": ["pool"]}
+    (bare.project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"teacher": stage, "pool": other}}))
     del bare.environment["RIL_STORE"]
-    assert bare.run("-m", "dvc", "repro")[0] == 0
+    assert bare.run("-m", "dvc", "repro", "teacher@internvl3")[0] == 0
     words = ["-m", "flows.cli", "run", "teacher@internvl3", "--only"]
     code, said = bare.run(*words)
     assert (code, "up to date" in said) == (0, True), said
+    code, said = bare.run("-m", "flows.cli", "run", "teacher@internvl3", "pool", "--only")
+    assert (code, (bare.project / "pool.txt").is_file()) == (0, True), said
     code, said = bare.run(*words, "--force")
     assert code == 2
     assert f"1 thing is missing:\nkey: {KEY}: is not set" in said
