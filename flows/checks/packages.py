@@ -32,7 +32,7 @@ def check_optional_packages(params: Params, runs: Sequence[str]) -> Iterator[Fin
                 "missing",
                 key,
                 f"{kind} needs the package bitsandbytes",
-                "pip install 'ril[qlora]'",
+                "pip install -e '.[qlora]'",
                 (stage,),
             )
     if not has_module("vllm"):

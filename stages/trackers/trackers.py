@@ -103,7 +103,7 @@ class _TrackerThread:
                 getattr(tracker, method)(*arguments)
         except ImportError as error:
             self._say(
-                f"warning: no curves in {self._tool}: {error}; install the extra: pip install 'ril[{self._tool}]'"
+                f"warning: no curves in {self._tool}: {error}; install the extra: pip install -e '.[{self._tool}]'"
             )
         except Exception as error:  # a tracker may raise whatever it likes; training goes on
             reason = " ".join(str(error).split())[:300]

@@ -90,7 +90,7 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
 
     monkeypatch.setattr(module, "OPENERS", {"wandb": open_missing})
     assert run_steps(2) == [
-        "warning: no curves in wandb: No module named 'wandb'; install the extra: pip install 'ril[wandb]'"
+        "warning: no curves in wandb: No module named 'wandb'; install the extra: pip install -e '.[wandb]'"
     ]
 
 
@@ -103,7 +103,7 @@ def test_without_the_extra_training_goes_on(tool: Any, tmp_path: Path) -> None:
     trackers = Trackers([tool], run, True, said.append)
     trackers.close(True)
     assert len(said) == 1
-    assert f"pip install 'ril[{tool}]'" in said[0]
+    assert f"pip install -e '.[{tool}]'" in said[0]
 
 
 def validate(root: Path, tracking: dict[str, Any]) -> Params:
