@@ -233,8 +233,9 @@ SMALL = {
 }
 
 
-# Opened by flows, which gives each rank its GPU: as `runtime`, that changes no result.
-PLACING = {"stages/job/devices.py"}
+# Opened by flows, which changes no result: to give each rank its GPU, and to count the judge's exam for the plan that
+# is written beside what a run took.
+BY_FLOWS = {"stages/job/devices.py", "stages/judging/judge_attacks.jsonl", "stages/judging/judge_cases.jsonl"}
 
 
 def check_opened(project: Path, name: str) -> set[str]:
@@ -247,7 +248,7 @@ def check_opened(project: Path, name: str) -> set[str]:
     job = open_job(stage, item or None, project, load_params(project / "params.yaml"))
     watched = WatchedCode(project, stage, list_code_inputs(job))
     unwatched = {path for path in opened if not is_empty(project, Path(path))} - set(watched.code)
-    assert unwatched <= PLACING
+    assert unwatched <= BY_FLOWS
     return opened
 
 
