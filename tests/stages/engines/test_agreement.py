@@ -110,7 +110,7 @@ def test_stage_model_writes_what_it_found(
     project = make_project({"models": {"student": given}})
     job = open_job("model", "student", project, load_params(project / "params.yaml"))
     model_stage.run(job)
-    assert read_json(job.out / "ril.json")["verified"] == {"tokens": 8, "log_probs_within": 1e-3}
+    assert read_json(job.out / "ril.json")["verified"] == {"tokens": 8, "log_probs_within": 1e-4}
     assert read_json(job.reports / "metrics.json")["verified"]["largest_difference"] <= 1e-4
 
 
