@@ -104,8 +104,10 @@ def _parse(file: Path) -> dict[str, Any]:
 
 def _read(config: Mapping[str, Any], file: Path, name: str) -> KnownModel:
     try:
-        return KnownModel(read_shape(config), str(file))
-    except (KeyError, TypeError) as error:
+        shape = read_shape(config)
+        _ = shape.weights  # values of other types than numbers end here
+        return KnownModel(shape, str(file))
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ParamsError(
             f"models.{name}: {file} has no usable {error}, so its memory is not known; put the model's own config.json "
             "there"

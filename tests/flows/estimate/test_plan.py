@@ -198,6 +198,19 @@ def test_wrong_options_are_lines(project: Path, options: list[str], words: str) 
         ask(*options)
 
 
+@pytest.mark.parametrize("config", [{}, {"text_config": None}, {"model_type": "qwen2", "hidden_size": "x"}])
+def test_a_config_that_says_no_shape_is_a_line(project: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    student = {"family": "qwen2_5_vl", "path": str(folder), "context_tokens": 256}
+    values = read_yaml(project / "params.yaml")
+    values["models"]["student"] = student
+    write_params(project, values)
+    with pytest.raises(ParamsError, match=r"models\.student: .*config\.json has no usable"):
+        ask()
+
+
 def test_gpus_that_are_not_here_must_be_said(project: Path) -> None:
     changes = {"runtime": {"gpus": 2}, "models": {"student": {"precision": "bf16"}}}
     write_params(project, merge_params(read_yaml(project / "params.yaml"), changes))
