@@ -92,6 +92,7 @@ class Work:
     def _run(self, progress: Progress) -> None:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         mark_unrecorded(job.root, job.name)
+        job.remove_unfinished()
         with own_training_state(job) as folder:
             seconds = self._finish(replace(job, run_folder=folder))
         places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())

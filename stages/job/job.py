@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,6 +154,16 @@ class Job:
         """Yields an empty folder that becomes `out` when the block exits without an error."""
         with replacing_folder(self.out) as folder:
             yield folder
+
+    def remove_unfinished(self) -> None:
+        """Removes what killed runs of this stage left beside `out` and in `reports`; DVC starts one run at a time.
+
+        In data/ it would stay for good, gigabytes of a model; `report` depends on the folders in reports/.
+        """
+        for folder in self.out.parent.glob(f".{self.out.name}.*.partial"):
+            shutil.rmtree(folder)
+        for file in self.reports.glob(".*.partial"):
+            file.unlink()
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes reports/<stage>/metrics.json (without wall times) and the parameters next to it."""

@@ -39,8 +39,11 @@ def drawing(project: Path) -> Callable[[], bool]:
 
 def test_a_stage_runs_and_says_where_its_results_are(make_project: Callable[..., Path], call: Call) -> None:
     project = make_project()
+    killed = project / "data" / ".questions.4242.partial"  # of a run that was killed while it wrote
+    killed.mkdir(parents=True)
     code, out, err = call(project, "flows.run", "questions")
     assert (code, out) == (0, ""), err
+    assert not killed.exists()
     assert "warning: not recorded by DVC; to record it run: dvc repro questions" in err
     assert "results in data/questions and reports/questions" in err
     assert (project / "data" / "questions" / "test" / "part-00000.parquet").is_file()

@@ -601,6 +601,9 @@ FAULTS = (
           (f"{T_EVALUATE}test_verdicts_on_free_text_are_cached_and_a_silent_judge_invents_nothing",)),
     Fault(SCORES, "text, said[sample.index].form)", "text)", "a plain verdict on a benchmark is read as a tag",
           (f"{T_BENCH}judging.py::test_a_verdict_in_the_plain_form_is_asked_for_and_read_as_such",)),
+    # --- what a killed run leaves ---
+    Fault("flows/work.py", "        job.remove_unfinished()\n", "", "half an out of a killed run stays for good",
+          ("tests/flows/test_run.py::test_a_stage_runs_and_says_where_its_results_are",)),
     # --- functions of ril.rewards -------------------------------------------------------------------------------------
     Fault(REWARDS, "mean = sum(known) / len(known) if known else 0.0", "mean = 0.0", "a function that failed gave 0",
           (f"{T_REWARDS}test_nobody_is_trained_by_a_failure",)),

@@ -92,6 +92,17 @@ def test_an_out_appears_whole_or_not_at_all(job: Job) -> None:
     assert [path.name for path in job.out.iterdir()] == ["part"]
 
 
+def test_what_killed_runs_left_goes_and_that_of_other_items_stays(job: Job) -> None:
+    own, other = job.out.with_name(".internvl3.4242.partial"), job.out.with_name(".qwen2_5_vl.4242.partial")
+    for folder in (own, other, job.out, job.reports):
+        folder.mkdir(parents=True)
+        (folder / "part").write_text("1")
+    (job.reports / ".metrics.json.0123456789abcdef.partial").write_text("{")
+    job.remove_unfinished()
+    assert sorted(path.name for path in job.out.parent.iterdir()) == [other.name, "internvl3"]
+    assert [path.name for path in job.reports.iterdir()] == ["part"]
+
+
 def test_a_seed_depends_on_every_part_and_on_their_order() -> None:
     seeds = [
         derive_seed(1, "a"),
