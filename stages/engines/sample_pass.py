@@ -23,11 +23,11 @@ from stages.vlm.reference_pass import ANSWER_TOKENS, QUESTION, Pass, make_trial_
 _BESIDE = 3 * GIB  # of the process: libraries, KV cache on CPU, activations of one short prompt
 
 
-def explain_no_room(values: int) -> str | None:
-    """Returns why `values` weights in full precision do not fit this machine: GPU 0, without one the host memory."""
+def explain_no_room(values: int, value_bytes: int = 4) -> str | None:
+    """Returns why `values` weights of `value_bytes` do not fit this machine: GPU 0, without one the host memory."""
     import torch
 
-    needed = 4 * values + _BESIDE
+    needed = value_bytes * values + _BESIDE
     free, where = (torch.cuda.mem_get_info(0)[0], "GPU 0") if torch.cuda.is_available() else (measure_free_memory(), "")
     if needed <= free:
         return None

@@ -1,4 +1,4 @@
-"""One question to a checkpoint, answered by its own processor and class of transformers in full precision.
+"""One question to a checkpoint, answered by its own processor and class of transformers, in fp32 or fp64.
 
     python -m stages.vlm.reference_pass ASKED ANSWERED    JSON files; a process of its own, whose memory is free then
 
@@ -54,8 +54,11 @@ def read_checkpoint(asked: dict[str, Any]) -> Checkpoint:
     return Checkpoint(weights, weights, asked["family"], "fp32", asked["context_tokens"], "", limits=limits)
 
 
-def score_answer(checkpoint: Checkpoint, answer_ids: list[int]) -> Pass:
-    """Returns a pass of transformers over the question and the given answer."""
+def score_answer(checkpoint: Checkpoint, answer_ids: list[int], double: bool = False) -> Pass:
+    """Returns a pass of transformers over the question and the given answer, in fp64 with `double`, else in fp32.
+
+    Norms and softmax are computed in fp32 by transformers also in fp64.
+    """
     import torch
 
     from stages.corpora.images import open_image
@@ -81,9 +84,10 @@ def score_answer(checkpoint: Checkpoint, answer_ids: list[int]) -> Pass:
         if name in inputs:
             inputs[name] = torch.cat([inputs[name], filled], dim=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = family.load_model(checkpoint.weights, torch.float32).to(device)
+    precision = torch.float64 if double else torch.float32
+    model = family.load_model(checkpoint.weights, precision).to(device)
     with torch.no_grad():
-        logits = model(**inputs.to(device)).logits[0, -len(answer_ids) - 1 : -1].float()
+        logits = model(**inputs.to(device)).logits[0, -len(answer_ids) - 1 : -1].to(precision)
     logits[:, reader.chat.banned_token_ids] = -torch.inf
     found = logits.log_softmax(-1).cpu().gather(1, added[0][:, None])[:, 0]
     return Pass(prompt_ids, answer_ids, found.tolist())
@@ -92,7 +96,7 @@ def score_answer(checkpoint: Checkpoint, answer_ids: list[int]) -> Pass:
 def main(asked: Path, answered: Path) -> None:
     """Writes the pass of the question in `asked` to `answered`."""
     given = read_json(asked)
-    write_json(answered, vars(score_answer(read_checkpoint(given), given["answer_ids"])))
+    write_json(answered, vars(score_answer(read_checkpoint(given), given["answer_ids"], given["double"])))
 
 
 if __name__ == "__main__":
