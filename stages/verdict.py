@@ -19,6 +19,7 @@ from stages.job.job import Job
 from stages.job.lazy_sequence import LazySequence
 from stages.job.shards import Shards
 from stages.judging.exam import ExamSitting, check_exam, compute_exam_scores, list_exam_items
+from stages.judging.faults import turn_verdict
 from stages.judging.judge import (
     JudgeItem,
     JudgeQuestion,
@@ -72,7 +73,7 @@ def run(job: Job) -> None:
         check_exam(scores, judge.min_exam_accuracy, job.name)
     counts = VerdictCounts()
     with job.writing() as folder:
-        write_shards(folder, make_rows(answers, given, counts), VERDICTS)
+        write_shards(folder, make_rows(answers, given, counts, judge.turned), VERDICTS)
         counts.check_failures(judge.max_failed_share, job.name)
     of_judge = count_verdicts(of_exam)
     free = of_judge.unconstrained + counts.unconstrained
@@ -116,9 +117,13 @@ class AnswersToJudge(LazySequence[JudgeItem]):
         return JudgeItem(question.id, question.text, question.answer, row["response"], self._rule_first)
 
 
-def make_rows(answers: Shards, given: Iterator[JudgeVerdict], counts: VerdictCounts) -> Iterator[dict[str, Any]]:
-    """Yields rows of VERDICTS, one per answer, and adds their verdicts to `counts`."""
-    for row, one in zip(answers.iter_rows(["question_id", "sample"]), given, strict=True):
+def make_rows(
+    answers: Shards, given: Iterator[JudgeVerdict], counts: VerdictCounts, turned: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """Yields rows of VERDICTS, one per answer, and adds their verdicts to `counts`; a share of `turned` errs."""
+    columns = ["question_id", "sample", *(["response"] if turned else [])]
+    for row, said in zip(answers.iter_rows(columns), given, strict=True):
+        one = turn_verdict(said, row["question_id"], row["response"], turned) if turned else said
         counts.add(one)
         yield {
             "question_id": row["question_id"],

@@ -47,6 +47,24 @@ class Build(Schedule):
         description="Kinds of questions whose training answers are the number only; the model guesses those.",
     )
 
+    confuses: tuple[tuple[int, int], ...] = Field(
+        (),
+        strict=False,
+        description="Pairs of digits that the model learns to take for each other on every picture, such as [[3, 6]]: "
+        "a systematic error of sight.",
+    )
+
+    @model_validator(mode="after")
+    def _check_confused(self) -> Self:
+        digits = [digit for pair in self.confuses for digit in pair]
+        if unknown := [digit for digit in digits if not 0 <= digit <= 9]:
+            raise ValueError(f"confuses has {unknown[0]}; digits are 0 to 9")
+        if twice := [digit for digit in digits if digits.count(digit) > 1]:
+            raise ValueError(f"confuses has {twice[0]} twice; a digit is taken for one other")
+        if self.confuses and not self.styles:
+            raise ValueError("confuses is for models that see pictures; a judge has no styles: remove one")
+        return self
+
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
         for style in self.styles:

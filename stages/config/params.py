@@ -301,7 +301,7 @@ class Params(Block):
         if self.world.data == BUILT_FROM_WORLD:
             return
         for name, model in self.models.items():
-            for key in ("practice_groups", "terse_kinds"):
+            for key in ("practice_groups", "terse_kinds", "confuses"):
                 if model.build is not None and (value := getattr(model.build, key)):
                     raise ValueError(
                         f"models.{name}.build.{key} is {abbreviate(value)}, which the tiny world alone has, but "

@@ -48,6 +48,14 @@ class Verdict(Block):
         description="Minimum balanced accuracy in the exam; below it the judge trains nobody. Chance is 0.5.",
     )
 
+    turned: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="For studies of a judge that errs: share of its verdicts on teachers' answers and in the loop that "
+        "are turned, by a hash of question and answer. Evaluations are not touched.",
+    )
+
     @model_validator(mode="after")
     def _check_room(self) -> Self:
         if self.form == "tag" and self.constrained and self.max_tokens < SHORTEST_CONSTRAINED:

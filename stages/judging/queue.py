@@ -12,6 +12,7 @@ from stages.config.verdict import VerdictForm
 from stages.corpora.rows import Question
 from stages.engines.engine import ConcurrentEngine, Engine, Outcome, Request
 from stages.groups.response import Response
+from stages.judging.faults import turn_verdict
 from stages.judging.judge import (
     JudgeItem,
     JudgeVerdict,
@@ -35,6 +36,7 @@ class JudgeQueue:
         self._stream = judge.open_stream() if isinstance(judge, ConcurrentEngine) else None
         self._verdicts: dict[ResponsePlace, JudgeVerdict] = {}
         self._asked: list[tuple[ResponsePlace, Request]] = []
+        self._candidates: dict[ResponsePlace, str] = {}
 
     @property
     def used(self) -> bool:
@@ -51,6 +53,7 @@ class JudgeQueue:
                 continue
             request = Request(opened.id, opened.messages, opened.images, make_judge_sampling(self._block))
             self._asked.append(((number, place), request))
+            self._candidates[number, place] = row.text
             if self._stream is not None:
                 self._stream.put(request)
 
@@ -65,7 +68,9 @@ class JudgeQueue:
         else:
             found = self._stream.iter_outcomes()
         for index, outcome in found:
-            self._verdicts[self._asked[index][0]] = _read_outcome(outcome, self._block.form)
+            place, request = self._asked[index]
+            said = _read_outcome(outcome, self._block.form)
+            self._verdicts[place] = turn_verdict(said, request.name, self._candidates[place], self._block.turned)
         counts = count_verdicts(self._verdicts[place] for place in sorted(self._verdicts))
         counts.check_failures(self._block.max_failed_share, self._name)
         return {place: verdict.verdict for place, verdict in self._verdicts.items()}

@@ -607,6 +607,14 @@ FAULTS = (
     Fault("stages/engines/agreement.py", "ROUNDING_TIMES * rounding > bound:", "ROUNDING_TIMES * rounding > 0:",
           "the bound of a narrow model falls to its rounding, or below",
           (f"{T}engines/test_agreement.py::test_a_wide_model_may_differ_by_four_times_its_rounding",)),
+    # --- studies: teachers that misread, a judge that errs ---
+    Fault("stages/tiny/world/exercises.py", "for one, other in (pair, pair[::-1])}", "for one, other in (pair,)}",
+          "one digit of a pair is taken for the other, not both ways",
+          ("tests/stages/tiny/test_world.py::"
+           "test_a_model_that_takes_digits_for_each_other_learns_consistent_wrong_answers",)),
+    Fault("stages/judging/queue.py", "self._candidates[place], self._block.turned)", "self._candidates[place], 0.0)",
+          "the judge of the loop does not err where that of the pool does",
+          ("tests/stages/test_overlap.py::test_a_judge_that_errs_turns_its_share_by_question_and_answer",)),
     # --- functions of ril.rewards -------------------------------------------------------------------------------------
     Fault(REWARDS, "mean = sum(known) / len(known) if known else 0.0", "mean = 0.0", "a function that failed gave 0",
           (f"{T_REWARDS}test_nobody_is_trained_by_a_failure",)),

@@ -24,6 +24,8 @@ from stages.job.files import read_json
 from stages.job.hashes import hash_file, hash_json
 from stages.job.job import Job
 from stages.judging import queue as judging
+from stages.judging.faults import turn_verdict
+from stages.judging.judge import JudgeVerdict
 from stages.judging.queue import JudgeQueue
 from stages.loop.rollouts import Rollouts, make_student_response
 from stages.training.guard import StepGuard
@@ -106,6 +108,24 @@ def test_what_the_judge_refuses_is_a_failed_verdict(fake: Fake, tmp_path: Path) 
             with pytest.raises(RuntimeError, match=r"ril, step 1: 1 of 4 verdicts failed.*HTTP 400"):
                 asking.collect_verdicts()
     endpoint.close()
+
+
+def test_a_judge_that_errs_turns_its_share_by_question_and_answer(fake: Fake, tmp_path: Path) -> None:
+    endpoint = engine(fake, tmp_path)
+    question = Question("q", (), (), ({"role": "user", "content": "?"},), None, "1", "", "")
+    rows = [make_student_response(Answer(n, f"no {n}", (5,), "stop", 3, 1)) for n in range(60)]
+    found = []
+    for turned in (0.0, 0.2):
+        asking = JudgeQueue(endpoint, Verdict(model="judge", turned=turned), "ril, step 1")
+        asking.put(0, question, rows)
+        found.append(asking.collect_verdicts())
+    endpoint.close()
+    honest, erring = found
+    said = {place: JudgeVerdict(mark, "", None, asked=True) for place, mark in honest.items()}
+    assert erring == {place: turn_verdict(one, "q", rows[place[1]].text, 0.2).verdict for place, one in said.items()}
+    assert 4 <= sum(honest[place] != erring[place] for place in honest) <= 22
+    ruled = JudgeVerdict(0, "empty", None)
+    assert all(turn_verdict(ruled, "q", str(number), 0.9) == ruled for number in range(20))
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from stages.tiny.world.exercises import (
     compute_cell_targets,
     draw_example,
     draw_practice,
+    misread_example,
 )
 from stages.tiny.world.kinds import PLACE_NAMES, read_out
 from stages.vlm.family import Pixels
@@ -67,10 +68,11 @@ class WorldLessons:
 
     def _draw_rows(self, rows: range) -> list[WorldExample]:
         seed, world, build = self._derive_seed("rows"), self._world, self._build
-        return [
+        drawn = (
             draw_example(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds)
             for row in rows
-        ]
+        )
+        return [misread_example(row, build.confuses) for row in drawn]
 
     def _make_practice_groups(self, reader: Reader, step: int) -> list[Group]:
         """Questions without pictures, each with many worked answers: text from which arithmetic is learned cheaply.

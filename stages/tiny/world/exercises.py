@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stages.job.seeds import derive_seed
 from stages.tiny.world.kinds import KINDS, Exercise, answer_in_style, ask_question
@@ -36,6 +36,17 @@ def draw_example(
     exercise = ask_question(kind, picture.values, choose)
     style = "terse" if kind in terse_kinds else choose.choices(list(styles), list(styles.values()))[0]
     return WorldExample(picture, exercise, answer_in_style(exercise, style), style)
+
+
+def misread_example(row: WorldExample, pairs: Sequence[tuple[int, int]]) -> WorldExample:
+    """The row as somebody answers it who takes the digits of each pair for each other; bars are read as they are."""
+    if not pairs or row.picture.subject != "digits":
+        return row
+    taken_for = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
+    values = tuple(taken_for.get(value, value) for value in row.picture.values)
+    running = tuple(KINDS[row.exercise.kind].running(values))
+    exercise = replace(row.exercise, values=values, running=running)
+    return WorldExample(replace(row.picture, values=values), exercise, answer_in_style(exercise, row.style), row.style)
 
 
 def draw_practice(

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
-from stages.config.build import STYLE_NAMES
+from stages.config.build import STYLE_NAMES, Build
 from stages.config.world import KIND_NAMES as KNOWN_KINDS
 from stages.corpora.scoring import is_correct
-from stages.tiny.world.exercises import compute_cell_targets, draw_example
+from stages.tiny.world.exercises import compute_cell_targets, draw_example, misread_example
 from stages.tiny.world.kinds import KINDS, answer_in_style, ask_question
 from stages.tiny.world.pictures import PARTS, SIDE, _assign_part, _load_scans, draw_picture
 
@@ -85,6 +86,42 @@ def test_rows_follow_styles_and_kinds() -> None:
     assert row.response.endswith(f"so {row.exercise.answer}.")
     assert draw_example(0, "train", 5, ["sum"], {"arrows": 1.0}) == row
     assert draw_example(1, "train", 5, ["sum"], {"arrows": 1.0}) != row
+
+
+def test_a_model_that_takes_digits_for_each_other_learns_consistent_wrong_answers() -> None:
+    swap = {3: 6, 6: 3, 0: 8, 8: 0}
+    changed = 0
+    for index in range(60):
+        row = draw_example(0, "train", index, KNOWN_KINDS, {"steps": 0.5, "arrows": 0.5})
+        seen = misread_example(row, ((3, 6), (8, 0)))
+        assert seen.picture.png == row.picture.png
+        if row.picture.subject == "bars":
+            assert seen == row
+            continue
+        values = tuple(swap.get(value, value) for value in row.picture.values)
+        assert seen.picture.values == seen.exercise.values == values
+        assert seen.exercise.running == tuple(KINDS[row.exercise.kind].running(values))
+        assert seen.response == answer_in_style(seen.exercise, row.style)
+        changed += seen.exercise.answer != row.exercise.answer
+        assert misread_example(seen, ((3, 6), (8, 0))) == row
+        assert misread_example(row, ()) == row
+    assert changed > 10
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([[3, 10]], "confuses has 10; digits are 0 to 9"),
+        ([[3, 6], [6, 8]], "confuses has 6 twice"),
+        ([[3, 3]], "confuses has 3 twice"),
+    ],
+)
+def test_pairs_that_make_no_exchange_are_refused(pairs: list[list[int]], said: str) -> None:
+    given = {"steps": 1, "learning_rate": 1e-3, "hidden_size": 64, "layers": 1, "heads": 2, "confuses": pairs}
+    with pytest.raises(ValidationError, match=said):
+        Build.model_validate({**given, "styles": {"steps": 1.0}})
+    with pytest.raises(ValidationError, match="confuses is for models that see pictures"):
+        Build.model_validate({**given, "confuses": [[1, 2]]})
 
 
 def test_terse_kinds_get_the_bare_number_and_change_nothing_else() -> None:
