@@ -12,6 +12,9 @@ from stages.config.world import Kinds
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 STYLE_NAMES = ("terse", "steps", "arrows")
 
+_Digit = Annotated[int, Field(ge=0, le=9)]
+Pair = Annotated[tuple[_Digit, _Digit], Field(strict=False)]
+
 
 class Build(Schedule):
     """A tiny model, built from scratch by training on the tiny world."""
@@ -47,7 +50,7 @@ class Build(Schedule):
         description="Kinds of questions whose training answers are the number only; the model guesses those.",
     )
 
-    confuses: tuple[tuple[int, int], ...] = Field(
+    confuses: tuple[Pair, ...] = Field(
         (),
         strict=False,
         description="Pairs of digits that the model learns to take for each other on every picture, such as [[3, 6]]: "
@@ -57,8 +60,6 @@ class Build(Schedule):
     @model_validator(mode="after")
     def _check_confused(self) -> Self:
         digits = [digit for pair in self.confuses for digit in pair]
-        if unknown := [digit for digit in digits if not 0 <= digit <= 9]:
-            raise ValueError(f"confuses has {unknown[0]}; digits are 0 to 9")
         if twice := [digit for digit in digits if digits.count(digit) > 1]:
             raise ValueError(f"confuses has {twice[0]} twice; a digit is taken for one other")
         if self.confuses and not self.styles:

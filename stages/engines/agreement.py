@@ -19,7 +19,7 @@ from stages.job.failure import Failure
 from stages.job.files import read_json, write_json
 from stages.vlm.reference_pass import Pass
 
-# Of log probabilities. Measured on CPU in fp32: at most 8e-5 over ten kinds of prompts of narrow models of all families.
+# Of log probabilities. Measured on CPU in fp32: at most 8e-5 over ten kinds of prompts of narrow models, all families.
 # Kernels for GPUs round fp32 products to TF32; there the bound is an estimate, not measured.
 BOUNDS = {"cpu": 1e-4, "cuda": 1e-2}
 # Wide models round more: 1.5e-4 between vLLM and transformers for Qwen2.5-VL-3B and 2.8e-4 for InternVL3-8B, where
