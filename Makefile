@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro test lock audit
+.PHONY: help install install-trackers repro test lock audit
 
 # cpu or gpu: which lock is installed. A GPU that nvidia-smi lists decides; `make repro PROFILE=cpu` overrides it.
 PROFILE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
@@ -23,6 +23,10 @@ BIN := $(VENV)/bin
 LOCK := requirements/$(PROFILE).txt
 TORCH := requirements/torch-cpu.txt
 STAMP := $(VENV)/installed-$(PROFILE)-$(shell cat $(LOCK) $(TORCH) pyproject.toml requirements/ril_torchvision.* 2>/dev/null | sha256sum | cut -c1-16)
+
+# Trackers of training (extras wandb, mlflow, dvclive): `make test` tests all of them; nothing else needs them.
+TRACKERS := requirements/trackers.txt
+TRACKERS_STAMP := $(VENV)/installed-trackers-$(shell cat $(TRACKERS) 2>/dev/null | sha256sum | cut -c1-16)
 
 # One thread a process: two OpenMP threads on two busy cores spin against each other (a 64-prompt batch: 2.8 s against 0.7 s).
 export OMP_NUM_THREADS ?= 1
@@ -46,13 +50,14 @@ help:
 	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
 	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2] [LONG=third|all|none]'
 	@echo 'make install only install, into $(VENV)'
+	@echo 'make install-trackers  also wandb, mlflow and dvclive, which make test installs'
 	@echo 'make lock    write the hashes of the pinned packages anew, with uv  [PROFILE=cpu|gpu]'
 	@echo 'make audit   known vulnerabilities of the pinned packages; needs the network  [PROFILE=cpu|gpu]'
 
 repro: $(STAMP)
 	@ril run --jobs 2 $(ARGS)
 
-test: $(STAMP)
+test: $(STAMP) $(TRACKERS_STAMP)
 	@echo '== ruff'; ruff check .; ruff format --check .
 	@echo '== mypy'; mypy
 	@echo '== import rules'; lint-imports
@@ -73,6 +78,14 @@ audit:
 
 install: $(STAMP)
 	@echo 'Installed in $(VENV) ($(PROFILE)).'
+
+install-trackers: $(TRACKERS_STAMP)
+	@echo 'Installed the trackers in $(VENV).'
+
+$(TRACKERS_STAMP): $(STAMP)
+	@echo "Installing the trackers ($(TRACKERS))"
+	@$(PIP) install -q --no-deps --require-hashes -r $(TRACKERS) $(QUIET)
+	@touch $@
 
 # The stamp's name holds a hash of everything that decides what is installed, so a second call installs nothing.
 $(STAMP):

@@ -1,7 +1,8 @@
 """The stages as Prefect flows, made from the table: what the UI lists, one flow run for each stage while a server
 answers.
 
-A flow holds no logic: it does the work that `flows/run.py` has prepared in this process.
+A flow holds no logic: it does the work that `flows/run.py` has prepared in this process, or stands for a run of which
+another process keeps the journal (`flows/ui/flow_records.py`).
 """
 
 from collections.abc import Callable

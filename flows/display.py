@@ -2,8 +2,6 @@
 
 import json
 import logging
-import math
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +14,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler
 
+from flows.artifact_cells import make_artifact_key, simplify_rows, transpose_steps
 from stages.job.progress import Progress
 
 _LATEST_SECONDS = 30.0
@@ -51,8 +50,8 @@ class FlowProgress(Progress):
         """A table on the console and as an artifact."""
         super().show_table(title, rows)
         if self._connected and rows:
-            cells = [{key: _simplify(value) for key, value in row.items()} for row in rows]
-            self._tell(lambda: create_table_artifact(table=cells, key=_make_key(title), description=title))
+            cells = simplify_rows(rows)
+            self._tell(lambda: create_table_artifact(table=cells, key=make_artifact_key(title), description=title))
 
     def show_latest(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """The newest rows as one table that changes in place, at most every half minute."""
@@ -60,14 +59,14 @@ class FlowProgress(Progress):
         if not self._connected or not rows or now - self._updated.get(title, float("-inf")) < _LATEST_SECONDS:
             return
         self._updated[title] = now
-        self._tell(lambda: self._replace(title, _transpose_steps(rows)))
+        self._tell(lambda: self._replace(title, transpose_steps(rows)))
 
     def _replace(self, title: str, cells: list[dict[str, Any]]) -> None:
         if title in self._tables:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self._tables[title], ArtifactUpdate(data=json.dumps(cells)))
             return
-        artifact = create_table_artifact(table=cells, key=_make_key(title), description=title)
+        artifact = create_table_artifact(table=cells, key=make_artifact_key(title), description=title)
         if isinstance(artifact, UUID):
             self._tables[title] = artifact
 
@@ -75,7 +74,9 @@ class FlowProgress(Progress):
         if description in self._bars:
             update_progress_artifact(artifact_id=self._bars[description], progress=percent)
             return
-        artifact = create_progress_artifact(progress=percent, key=_make_key(description), description=description)
+        artifact = create_progress_artifact(
+            progress=percent, key=make_artifact_key(description), description=description
+        )
         if isinstance(artifact, UUID):
             self._bars[description] = artifact
 
@@ -94,23 +95,3 @@ def mute_prefect() -> None:
         if isinstance(logger, logging.Logger) and name.split(".")[0] == "prefect":
             logger.handlers = [each for each in logger.handlers if not isinstance(each, APILogHandler)]
             logger.setLevel(logging.CRITICAL + 1)
-
-
-def _make_key(text: str) -> str:
-    """A key that Prefect accepts: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "progress"
-
-
-def _transpose_steps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Numbers by step with a line for each, so that many fit on a page; rows with texts stay as they are."""
-    cells = [{key: _simplify(value) for key, value in row.items()} for row in rows]
-    if any(isinstance(value, str) for row in rows for value in row.values()):
-        return cells
-    names = dict.fromkeys(key for row in cells for key in row if key != "step")
-    return [{"": name, **{f"step {row.get('step')}": row.get(name) for row in cells}} for name in names]
-
-
-def _simplify(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else str(value)
-    return value if isinstance(value, str | int | bool) or value is None else str(value)

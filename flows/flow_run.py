@@ -16,6 +16,7 @@ from contextvars import ContextVar
 
 from flows.environment import TRIGGER
 from flows.loopback import is_loopback, list_unusable_proxies
+from flows.run_tags import list_run_tags
 from flows.signals import keep_own_handler
 from flows.work import Work
 from stages.config.runtime import Runtime
@@ -129,6 +130,7 @@ def _start_flow(work: Work) -> None:
     flow = stage_flow(work.job.definition, perform)
     name = os.environ.get("DVC_STAGE", work.job.name)
     labels = [os.environ[key] for key in ("DVC_EXP_NAME",) if os.environ.get(key)]
+    labels += list_run_tags(work.job.root)
     labels += [make_trigger_tag(os.environ[TRIGGER])] if os.environ.get(TRIGGER) else []
     with tags(work.job.stage, *labels):
         flow.with_options(flow_run_name=name)(*([work.job.item] if work.job.item else []))

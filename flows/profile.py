@@ -6,6 +6,7 @@ They are profiles/NAME.yaml and the parameters of the examples, examples/NAME/pa
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,20 @@ def find_changes(root: Path, name: str) -> list[Change]:
     after = merge_params(before, overlay)
     validate_params(after, f"params.yaml with profile {name}")
     return find_differences(before, after)
+
+
+def list_applied_profiles(root: Path) -> list[str]:
+    """Names of the profiles that would change nothing: params.yaml is as they say.
+
+    A profile that can't be read is none of them: `ril profile` names its fault. Raises ParamsError for params.yaml.
+    """
+    params = read_yaml(root / "params.yaml")
+    found = []
+    for name, path in find_profiles(root).items():
+        with suppress(ParamsError):
+            if merge_params(params, read_yaml(path)) == params:
+                found.append(name)
+    return found
 
 
 def apply_profile(root: Path, name: str) -> list[Change]:

@@ -6,7 +6,8 @@
 Without an item, that of DVC_STAGE, which DVC sets for the commands of its stages: in a command of dvc.yaml an id would
 be read by a shell.
 
-With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here.
+With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here, and
+started by `ril run` it keeps a journal, which becomes a flow run.
 With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun or srun on
 several machines, only the first rank is this stage, the others train along.
 Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unusable, or something is missing, 3 a cap
@@ -35,6 +36,7 @@ from flows.jobs import UnknownTarget
 from flows.rank_places import map_slurm_variables
 from flows.rank_processes import follow, is_follower
 from flows.room import NoRoom, explain_write_error
+from flows.run_journal import JOURNALS, run_with_journal
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
 from flows.temporary_files import ForeignFolder, keep_temporary_files
 from flows.watched_files import Unwatchable
@@ -133,6 +135,8 @@ def _run(work: Work) -> int:
         with count_gpu_hours(work.job.spending, _count_gpus(work)):
             if url and fault is None:
                 run_as_flow(work, _report_error)
+            elif not url and (journals := os.environ.get(JOURNALS)):
+                run_with_journal(work, Path(journals))
             else:
                 work.run(Progress())
     except SystemExit as stop:

@@ -61,7 +61,17 @@ def test_the_cpu_lock_leaves_out_what_breaks_beside_cpu_torch(root: Path) -> Non
     assert not [name for name in locked(root, "cpu") if name.startswith("nvidia-")]
 
 
-@pytest.mark.parametrize("name", [*PROFILES, "torch-cpu"])
+def test_the_trackers_add_to_the_locks_and_change_nothing_in_them(root: Path, project: dict[str, Any]) -> None:
+    trackers, cpu, gpu = locked(root, "trackers"), locked(root, "cpu"), locked(root, "gpu")
+    assert not trackers.keys() & cpu.keys()
+    assert {name: gpu[name] for name in trackers.keys() & gpu.keys()}.items() <= trackers.items()
+    extras = project["project"]["optional-dependencies"]
+    for requirement in map(Requirement, [*extras["wandb"], *extras["mlflow"], *extras["dvclive"]]):
+        name = canonicalize_name(requirement.name)
+        assert (trackers | cpu)[name] in requirement.specifier, requirement
+
+
+@pytest.mark.parametrize("name", [*PROFILES, "torch-cpu", "trackers"])
 def test_every_pin_has_the_hashes_of_its_files(root: Path, name: str) -> None:
     for requirement, hashes in read_lock(root, name).items():
         assert hashes, requirement
@@ -71,7 +81,7 @@ def test_every_pin_has_the_hashes_of_its_files(root: Path, name: str) -> None:
 def test_what_make_installs_is_checked_against_hashes(root: Path) -> None:
     lines = (root / "Makefile").read_text().splitlines()
     installs = [line for line in lines if "$(PIP) install" in line and " -e . " not in line]
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert all("--require-hashes" in line for line in installs)
     ((torch, _),) = read_lock(root, "torch-cpu").items()
     assert torch == f"torch=={locked(root, 'cpu')['torch']}+cpu"

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from flows.git import GitError
 from flows.jobs import list_runs
 from flows.room import explain_write_error
 from flows.ui.access import NoServer
+from flows.ui.recorded_run import show_run
 from flows.ui.serve import serve_forms as serve_forms
 from flows.watched_files import Unwatchable, refuse_unwatchable
 from stages.benchmarks.registry import register
@@ -138,6 +140,12 @@ def run_command(
         float, typer.Option(min=0.0, help="Stop everything after this many hours.")
     ] = dvc.LIMIT_HOURS,
     explain: Annotated[bool, typer.Option("--explain", help="Only print what would run, and why.")] = False,
+    server: Annotated[
+        bool,
+        typer.Option(
+            "--server/--no-server", help="Show the run in the Prefect UI: a server on loopback, for as long as it runs."
+        ),
+    ] = True,
 ) -> None:
     """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage.
 
@@ -157,11 +165,17 @@ def run_command(
         raise typer.Exit(2)
     if explain:
         return
+    targets, terminal = dvc.Targets(stages or [], only, force), sys.stderr.isatty()
     detach_output()
-    targets = dvc.Targets(stages or [], only, force)
-    with starting_checked():
+    shown = server and not os.environ.get("PREFECT_API_URL")  # stages are flow runs on that server themselves
+    with starting_checked(), show_run(root, targets.names, terminal) if shown else nullcontext(_forget) as end_run:
         code = dvc.run_repro(root, targets, jobs=jobs, limit_hours=limit_hours)
+        end_run(code)
     raise typer.Exit(code)
+
+
+def _forget(code: int) -> None:
+    """Nobody is told the exit code."""
 
 
 @app.command("serve")

@@ -14,14 +14,19 @@ import yaml
 from pydantic import ValidationError
 
 from flows.cli.score import format_table, show_text
-from stages.config.own_rewards import OF_PAPER, Reward, explain_missing_function
+from flows.jobs import open_job
+from stages.config.own_rewards import OF_PAPER, RUBRIC, Reward, explain_missing_function
+from stages.config.params import load_params
 from stages.corpora.rows import IMITATION_SPLITS, Question, find_questions
+from stages.engines.engine import StartOptions
 from stages.groups.response import Response
 from stages.job.failure import Failure
+from stages.job.job import MissingInput
 from stages.job.progress import Progress
 from stages.job.seeds import derive_seed
 from stages.job.shards import Shards
 from stages.reward_functions.functions import Calls, RewardFunctions
+from stages.reward_functions.process import CallOutcome
 from stages.reward_functions.ready import FUNCTIONS
 
 MOST_BARS, WIDTH = 10, 40  # rows of the histogram, and characters of its longest bar
@@ -55,7 +60,9 @@ def list_ready() -> None:
 
 @rewards_app.command("try")
 def try_reward(
-    use: Annotated[str, typer.Argument(help="FILE.py:FUNCTION, FILE.py (its function check), or a ready function.")],
+    use: Annotated[
+        str, typer.Argument(help="FILE.py:FUNCTION, FILE.py (its function check), a ready function, or `rubric`.")
+    ],
     answers: Annotated[
         list[Path] | None,
         typer.Option("--answers", help="Folder of answers, several times; default: data/rollout, data/teacher/*."),
@@ -65,13 +72,17 @@ def try_reward(
         list[str] | None, typer.Option("--set", help="NAME=VALUE of `arguments`, several times.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Time limit of one call.")] = 10.0,
+    rubric: Annotated[
+        str | None, typer.Option(help="For `rubric`: what an answer has to meet; the judge of params.yaml is asked.")
+    ] = None,
 ) -> None:
     """Runs a reward function on stored answers and prints its values, failures and examples.
 
-    The exit code is 1 when more calls fail than a run allows (max_failed_share).
+    For `rubric` the judge is started and asked; its verdicts are stored. The exit code is 1 when more calls fail than a
+    run allows (max_failed_share).
     """
     root = Path.cwd()
-    reward = _make_reward(use, argument or [], seconds)
+    reward = _make_reward(use, argument or [], seconds, rubric)
     if line := explain_missing_function(root, reward):
         raise RewardError(line)
     folders = answers or [
@@ -85,7 +96,7 @@ def try_reward(
             f"none of the answers' questions is in {root / 'data' / 'questions'}; run: dvc repro questions"
         )
     begun = time.monotonic()
-    tried, calls = compute_values(reward, pairs, root)
+    tried, calls = (grade_by_rubric if reward.use == RUBRIC else compute_values)(reward, pairs, root)
     took = time.monotonic() - begun
     print(f"{reward.use}: {len(tried)} of {total} stored answers in {took:.1f} s ({', '.join(map(str, folders))})")
     print(format_result(tried, calls))
@@ -93,7 +104,7 @@ def try_reward(
         raise typer.Exit(1)
 
 
-def _make_reward(use: str, arguments: Sequence[str], seconds: float) -> Reward:
+def _make_reward(use: str, arguments: Sequence[str], seconds: float, rubric: str | None) -> Reward:
     """Returns the entry of `ril.rewards` with every failure allowed to be counted; raises RewardError."""
     if use in OF_PAPER:
         raise RewardError(f"{use!r} is no function; curves of it are in reports/ril/history.csv")
@@ -103,8 +114,11 @@ def _make_reward(use: str, arguments: Sequence[str], seconds: float) -> Reward:
         if not equals:
             raise RewardError(f"--set {one}: write NAME=VALUE")
         given[name] = yaml.safe_load(value)
+    of_kind = {"rubric": rubric} if use == RUBRIC else {"arguments": given, "seconds": seconds}
+    if rubric is not None and use != RUBRIC:
+        raise RewardError(f"--rubric is for `rubric`, not for {use!r}")
     try:
-        return Reward(use=use, arguments=given, seconds=seconds)
+        return Reward(use=use, **of_kind)
     except ValidationError as error:
         raise RewardError("; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())) from error
 
@@ -143,6 +157,41 @@ def compute_values(
         functions.close()
     return [
         Tried(source, question, row["response"], values[number, 0][0])
+        for number, (source, question, row) in enumerate(pairs)
+    ], calls
+
+
+def grade_by_rubric(
+    reward: Reward, pairs: Sequence[tuple[str, Question, dict[str, Any]]], root: Path
+) -> tuple[list[Tried], Calls]:
+    """Returns the judge's verdict by the rubric on each answer, and how many it did not give.
+
+    Raises ParamsError, and RewardError when the judge's model is not there.
+    """
+    from stages.engines.start import start_engine  # local imports: torch
+    from stages.judging.rubric import RubricJudge
+    from stages.vlm.checkpoint import open_verified
+
+    params = load_params(root / "params.yaml")
+    job = open_job("ril", None, root, params)
+    try:
+        checkpoint = open_verified(job.input(f"data/model/{params.verdict.model}"), job.store)
+    except MissingInput as error:
+        raise RewardError(str(error)) from error
+    options = StartOptions(job.store / "logs", say=job.progress.say, stage=job.stage, spending=job.spending)
+    judge = start_engine(checkpoint, params.runtime, options)
+    calls = Calls()
+    try:
+        asked = RubricJudge(job, judge, reward.model_copy(update={"max_failed_share": 1.0}))
+        for number, (source, question, row) in enumerate(pairs):
+            asked.put(number, question, [Response(source, row["response"], (), row["finish_reason"], None)])
+        values = asked.collect("ril rewards try")
+    finally:
+        judge.close()
+    for number, (_, question, _row) in enumerate(pairs):
+        calls.add(question.id, CallOutcome(values[number, 0], "no verdict" if values[number, 0] is None else None))
+    return [
+        Tried(source, question, row["response"], values[number, 0])
         for number, (source, question, row) in enumerate(pairs)
     ], calls
 

@@ -137,7 +137,7 @@ class ProcessEstimator:
             for phase in ("passes", "update"):
                 moved = {"discriminator": sum(other[phase].values()) - resting["discriminator"]}
                 phases[f"discriminator, {phase}"] = {**phases["at rest"], **moved}
-        names = ["student"] + ([params.verdict.model] if params.objective.uses_judge else [])
+        names = ["student"] + ([params.verdict.model] if params.objective.asks_judge else [])
         here = [name for name in names if name in self._shapes]
         if ranks == 1:  # else they are servers, processes of their own
             resting["libraries"] = ENGINE_LIBRARIES

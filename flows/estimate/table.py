@@ -254,7 +254,7 @@ class MemoryEstimator:
     def _place_engines(self) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
         """GPUs of the ranks of the loop, and of each engine that runs here, by entry of `models`."""
         params, runtime = self._params, self._runtime
-        placement = place_loop(runtime, params.verdict.model if params.objective.uses_judge else None, runtime.gpus)
+        placement = place_loop(runtime, params.verdict.model if params.objective.asks_judge else None, runtime.gpus)
         return placement.ranks, {name: gpus for name, gpus in placement.engines.items() if name in self._shapes}
 
     def list_sleeping(self) -> list[EngineMemory]:

@@ -217,6 +217,8 @@ class Workload:
             yield self._judge(params.verdict.model, asked * block.group, longest)
             if block.validation_scoring == "rules_and_judge":
                 yield self._judge(params.verdict.model, validated, longest)
+        for _ in params.objective.rubrics:  # the student's answers; those of teachers are asked about once
+            yield self._judge(params.verdict.model, asked * block.group, longest)
 
     def _train(self, text: TextShape, tokens: Range, adapters: bool) -> Range:
         """Forward and backward passes; with adapters the frozen weights have no gradient of their own."""

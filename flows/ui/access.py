@@ -77,17 +77,30 @@ def grant_access(root: Path, url: str) -> Access:
     return access
 
 
+def read_access(root: Path) -> Access | None:
+    """The access that `access_file` gives; None when there is no such file, or others could have written it."""
+    text = _read_own(access_file(root))
+    lines = (words.removeprefix("export ") for words in text.splitlines() if words.startswith("export "))
+    found = {name: "".join(shlex.split(value)) for name, _, value in (line.partition("=") for line in lines)}
+    url, key, home = (found.get(name) for name in _VARIABLES)
+    return Access(url, key, Path(home)) if url and key and home else None
+
+
 def revoke_access(root: Path) -> None:
     """Removes the key: the next start makes another."""
     access_file(root).unlink(missing_ok=True)
 
 
 def _read_key(path: Path) -> str | None:
-    """The key in the file at `path`; None when there is none or others could have written or read it."""
+    found = re.search(r"^export PREFECT_API_AUTH_STRING=(ril:[\w-]{32})$", _read_own(path), re.M)
+    return found[1] if found else None
+
+
+def _read_own(path: Path) -> str:
+    """The text of the file at `path`; empty when there is none or others could have written or read it."""
     if path.is_symlink() or not path.is_file():
-        return None
+        return ""
     about = path.stat()
     if about.st_uid != os.getuid() or about.st_mode & 0o077:
-        return None
-    found = re.search(r"^export PREFECT_API_AUTH_STRING=(ril:[\w-]{32})$", path.read_text(encoding="utf-8"), re.M)
-    return found[1] if found else None
+        return ""
+    return path.read_text(encoding="utf-8")

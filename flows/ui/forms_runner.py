@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.ui.access import read_access
+from flows.ui.deployments import Startable, describe_comparison, describe_form
 from flows.ui.forms import Form, make_forms
+from flows.ui.run_recorder import record_leftovers
 from stages.config.yaml import ParamsError
 
 if TYPE_CHECKING:
@@ -38,41 +41,38 @@ def make_deployment(root: Path, form: Form, suffix: str = "") -> "RunnerDeployme
 
     Its name ends with `suffix`.
     """
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.deployments.runner import RunnerDeployment
-    from prefect.types.entrypoint import EntrypointType
     from prefect.utilities.callables import ParameterSchema
 
-    made = RunnerDeployment.from_flow(
-        _name_flow(form.stage),
-        name=form.target + suffix,
-        description=form.title,
-        parameters={"root": str(root), "target": form.target, "settings": form.values},
-        tags=["form", make_project_tag(root)],
-        # A second click on the same form waits in the UI until the first run has ended.
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-    made.entrypoint = "flows.ui.trigger.start"
+    made = _make_deployment(root, describe_form(str(root), form), form.stage, suffix)
     made._parameter_openapi_schema = ParameterSchema.model_validate({"required": [], **form.schema})
     return made
 
 
 def make_comparison_deployment(root: Path, suffix: str = "") -> "RunnerDeployment":
     """The form `compare` as Prefect knows it: a deployment of `flows/ui/compare.py::compare_experiments`."""
+    made = _make_deployment(root, describe_comparison(str(root)), "compare", suffix)
+    made._parameter_openapi_schema.properties.pop("root", None)
+    return made
+
+
+def _make_deployment(root: Path, described: Startable, flow: str, suffix: str) -> "RunnerDeployment":
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
+    limited = None
+    if described.limit is not None:  # a second click on the same form waits in the UI until the first run has ended
+        limited = ConcurrencyLimitConfig(limit=described.limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     made = RunnerDeployment.from_flow(
-        _name_flow("compare"),
-        name="compare" + suffix,
-        description="Experiments side by side: what was changed, what came out",
-        parameters={"root": str(root)},
-        tags=["form", make_project_tag(root)],
+        _name_flow(flow),
+        name=described.name + suffix,
+        description=described.description,
+        parameters=described.parameters,
+        tags=[*described.tags, make_project_tag(root)],
+        concurrency_limit=limited,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    made.entrypoint = "flows.ui.compare.compare_experiments"
-    made._parameter_openapi_schema.properties.pop("root", None)
+    made.entrypoint = described.entrypoint
     return made
 
 
@@ -89,6 +89,8 @@ def run_forms(root: Path, suffix: str, limit: int) -> None:
 
     asked = make_forms(root)
     threading.Thread(target=_follow_params, args=(root, suffix), daemon=True).start()
+    if not suffix:  # the project's own server
+        threading.Thread(target=_tell_leftovers, args=(root,), daemon=True).start()
     runner = Runner(pause_on_shutdown=False, limit=limit)
     for form in asked:
         _register(runner, make_deployment(root, form, suffix), _name_flow(form.stage))
@@ -96,6 +98,12 @@ def run_forms(root: Path, suffix: str, limit: int) -> None:
     print(f"ready: {len(asked) + 1} forms are being served", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # how `ril serve` ends it
         asyncio.run(runner.start())
+
+
+def _tell_leftovers(root: Path) -> None:
+    """Shows the runs of `ril run` that were killed, or had no server."""
+    if (access := read_access(root)) is not None:
+        record_leftovers(root, access)
 
 
 def _register(runner: Any, deployment: "RunnerDeployment", flow: "Flow[..., Any]") -> None:

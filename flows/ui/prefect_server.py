@@ -1,4 +1,4 @@
-"""The Prefect server that `ril serve` starts: Prefect's own, whose clicks outlast a busy database.
+"""The Prefect server that `ril serve` and `ril run` start: Prefect's own, whose clicks outlast a busy database.
 
 While Prefect's services write to its SQLite file, a request that reads and then writes is refused at once with 503
 ("database is locked"; nothing was done). Prefect's own clients ask again, its UI doesn't: a click on Submit ends in
@@ -10,10 +10,12 @@ machine's: a page whose name an attacker points to 127.0.0.1 (DNS rebinding) is 
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
@@ -24,6 +26,7 @@ from flows.ui.login import App, LoginPage, Message, Receive, Send
 BUSY = 503
 _GIVE_UP_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05
+_END_SECONDS = 3  # for what is under way when the server is told to end; pages keep a web socket open for ever
 _READS = ("GET", "HEAD", "OPTIONS")  # a reader never finds SQLite's write-ahead log locked
 
 
@@ -92,6 +95,16 @@ def list_host_names(host: str) -> list[str]:
     return [*NAMES, socket.gethostname().lower(), socket.getfqdn().lower(), *addresses]
 
 
+@asynccontextmanager
+async def _work_nothing(docket: Any, **_: Any) -> AsyncIterator[None]:
+    """In place of Prefect's queue of work for deployments, which asks its queue ten times a second: 5 % of a core.
+
+    What the server puts there meanwhile, such as the removal of a deleted run's log, is left to Prefect's vacuum.
+    """
+    docket.register_collection("prefect.server.api.background_workers:task_functions")
+    yield
+
+
 def main() -> None:
     """Serves Prefect's API and UI until this process is told to end."""
     parser = argparse.ArgumentParser(
@@ -99,23 +112,29 @@ def main() -> None:
     )
     parser.add_argument("--host", required=True, help="address to listen at")
     parser.add_argument("--port", required=True, type=int, help="port to listen at")
+    parser.add_argument("--no-services", action="store_true", help="API and UI only: nothing that deployments need")
     told = parser.parse_args()
 
+    if told.no_services:  # read when Prefect is imported; what is registered are blocks, which deployments use
+        os.environ.setdefault("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
     import uvicorn
-    from prefect.server.api.server import create_app
+    from prefect.server.api import server
     from prefect.settings import get_current_settings
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    if told.no_services:
+        server.background_worker = _work_nothing  # type: ignore[assignment, attr-defined]
     settings = get_current_settings().server.api
     if not settings.auth_string or not settings.auth_string.get_secret_value():
         sys.exit("error: PREFECT_SERVER_API_AUTH_STRING is not set: without a key everybody could run commands here")
     kept = settings.keepalive_timeout
-    app: Any = LoginPage(RetryWhenBusy(create_app(final=True)))
+    app: Any = LoginPage(RetryWhenBusy(server.create_app(final=True, webserver_only=told.no_services)))
     uvicorn.run(
         TrustedHostMiddleware(app, list_host_names(told.host), www_redirect=False),
         host=told.host,
         port=told.port,
         timeout_keep_alive=kept,
+        timeout_graceful_shutdown=_END_SECONDS,
         log_level="warning",
     )
 

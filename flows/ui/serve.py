@@ -17,18 +17,18 @@ from filelock import Timeout
 
 from flows.flow_run import find_server_fault
 from flows.loopback import is_loopback, list_unusable_proxies
-from flows.ui.access import NoServer, access_file, grant_access, prefect_folder, revoke_access
+from flows.ui.access import NoServer, access_file, prefect_folder
 from flows.ui.end_runs import end_runs
 from flows.ui.forms import make_forms
 from flows.ui.forms_runner import REPORT, make_project_tag
 from flows.ui.login import make_link
+from flows.ui.own_server import format_host, open_server, take_server
 from flows.ui.report_pages import serve_reports
 from flows.ui.run_locks import mark_abandoned
-from flows.ui.server_process import claim_port, run_server
+from flows.ui.server_process import claim_port
 from stages.engines.supervisor import signal_on_parent_death
 from stages.job.lock_files import hold_lock, read_holder
 
-LOOPBACK = "127.0.0.1"
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _END_SECONDS = 20.0  # for the process that runs the forms, when nothing runs any more
 _LOOK_SECONDS = 0.2
@@ -80,21 +80,15 @@ def _use_server(url: str) -> Iterator[None]:
 
 @contextmanager
 def _open_server(root: Path, host: str, port: int) -> Iterator[None]:
-    """A server of this project with a key of its own, for this block."""
-    url = f"http://{_format_host(host)}:{port}/api"
+    """A server of this project with a key of its own, for this block; a `ril run` that has one gives it up."""
     claim_port(root, host, port)
-    access = grant_access(root, url)
-    os.environ.update(access.describe_client())
-    if not is_loopback(url) or _format_host(host) != host:
-        print(f"warning: {host}:{port} is open to others: the key and all else go there unencrypted", file=sys.stderr)
-    try:
-        with run_server(root, host, port, url, access.describe_server(host, port)):
-            # a file that takes this output may be readable for others
-            link = make_link(url, access.key) if sys.stdout.isatty() else f"the link in {access_file(root)}"
-            print(f"forms: {link}\ndvc in another shell: source {access_file(root)}", flush=True)
-            yield
-    finally:
-        revoke_access(root)
+    with take_server(root, "ril serve"), open_server(root, host, port) as access:
+        if not is_loopback(access.url) or format_host(host) != host:
+            print(f"warning: {host}:{port} is open to others: key and data go there unencrypted", file=sys.stderr)
+        # a file that takes this output may be readable for others
+        link = make_link(access.url, access.key) if sys.stdout.isatty() else f"the link in {access_file(root)}"
+        print(f"forms: {link}\ndvc in another shell: source {access_file(root)}", flush=True)
+        yield
 
 
 @contextmanager
@@ -102,7 +96,7 @@ def _open_reports(root: Path, host: str, port: int) -> Iterator[None]:
     """Pages of the report for this block; their address is in the environment of runs."""
     if port:
         claim_port(root, host, port)
-    with serve_reports(root, host, port, _format_host(host)) as address:
+    with serve_reports(root, host, port, format_host(host)) as address:
         os.environ[REPORT] = address
         yield
 
@@ -151,8 +145,3 @@ def _end_on_signals() -> None:
     for number in _STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
             signal.signal(number, stop)
-
-
-def _format_host(host: str) -> str:
-    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # nosec B104: compared, not bound
-    return f"[{shown}]" if ":" in shown else shown

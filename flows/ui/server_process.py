@@ -1,4 +1,4 @@
-"""The process of the Prefect server that `ril serve` starts, watches and ends."""
+"""The process of the Prefect server that `ril serve` and `ril run` start, watch and end."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -47,11 +47,13 @@ def claim_port(root: Path, host: str, port: int) -> None:
 
 
 @contextmanager
-def run_server(root: Path, host: str, port: int, url: str, settings: Mapping[str, str]) -> Iterator[None]:
+def run_server(
+    root: Path, host: str, port: int, url: str, settings: Mapping[str, str], options: Sequence[str] = ()
+) -> Iterator[None]:
     """A Prefect server that answers at `url` for this block, started again if it dies. Raises NoServer."""
     claim_port(root, host, port)
     ending = threading.Event()
-    server = _Server(root, host, port, settings)
+    server = _Server(root, ["--host", host, "--port", str(port), *options], settings)
     keeper = threading.Thread(target=_keep_alive, args=(server, ending), daemon=True)
     try:
         server.wait(url)
@@ -75,8 +77,8 @@ def _keep_alive(server: "_Server", ending: threading.Event) -> None:
 class _Server:
     """The process, in a session of its own."""
 
-    def __init__(self, root: Path, host: str, port: int, settings: Mapping[str, str]) -> None:
-        self._command = [sys.executable, "-m", "flows.ui.prefect_server", "--host", host, "--port", str(port)]
+    def __init__(self, root: Path, options: Sequence[str], settings: Mapping[str, str]) -> None:
+        self._command = [sys.executable, "-m", "flows.ui.prefect_server", *options]
         self._settings = settings
         self._log = root / ".ril" / "logs" / "prefect-server.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ class _Server:
         self.start()
 
     def start(self) -> None:
-        """Starts it; its output goes to .ril/logs/prefect-server.log."""
+        """Starts it; its output goes to .ril/logs/prefect-server.log. The kernel kills it with this process."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -93,7 +95,7 @@ class _Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=partial(signal_on_parent_death, signal.SIGTERM),
+                preexec_fn=partial(signal_on_parent_death, signal.SIGKILL),
             )
 
     def wait(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Entries of `ril.rewards`: the two rewards of the paper, ready functions, and functions of the user."""
+"""Entries of `ril.rewards`: the two rewards of the paper, ready functions, functions of the user, and rubrics."""
 
 import ast
 import re
@@ -16,6 +16,7 @@ from stages.config.switch import Choices
 
 OF_PAPER = ("similarity", "answer")
 READY = ("choice", "numeric", "box_iou", "length", "format", "math_verify")  # in stages/reward_functions/ready.py
+RUBRIC = "rubric"  # the judge decides, without a reference
 FUNCTION_CODE = "stages/reward_functions/ready.py"  # what DVC watches when no function is the user's
 _FUNCTION = re.compile(r"(?P<file>[^:]+\.py)(?::(?P<function>[A-Za-z_]\w*))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -25,16 +26,23 @@ Argument = str | Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[float,
 
 
 class Reward(Block):
-    """One reward: `similarity` or `answer` of the paper, a ready function, or FILE.py:FUNCTION."""
+    """One reward: `similarity` or `answer` of the paper, a ready function, FILE.py:FUNCTION, or a rubric."""
 
     use: str = Field(
-        description=f"`similarity`, `answer`, a ready function ({', '.join(READY)}), or FILE.py:FUNCTION; without "
-        "FUNCTION it is `check`."
+        description=f"`similarity`, `answer`, a ready function ({', '.join(READY)}), FILE.py:FUNCTION (without "
+        "FUNCTION it is `check`), or `rubric`: 1 if the judge finds that the answer meets a rubric."
     )
     name: str | None = Field(None, description="Name of its curve; default: the name of the function.")
     weight: float = Field(1.0, ge=-1000, le=1000, description="Factor of this reward in the sum of all rewards.")
     gate: Gate = Field("none", description="`when_correct` counts it for correct answers only; it is 0 for others.")
     arguments: dict[str, Argument] = Field({}, description="Further arguments of the function.")
+    rubric: str | None = Field(
+        None, min_length=1, max_length=4000, description="With `use: rubric`: what an answer has to meet, in words."
+    )
+    images: bool = Field(
+        False,
+        description="With `use: rubric`: the judge sees the images of the question, which takes a judge that can.",
+    )
     seconds: float = Field(10.0, gt=0, le=3600, description="Time limit of one call; one that takes longer has failed.")
     max_failed_share: float = Field(
         0.2, ge=0, le=1, description="Maximum share of failed calls of a step; the stage fails above it."
@@ -42,8 +50,8 @@ class Reward(Block):
 
     @property
     def file(self) -> str | None:
-        """The user's file; None for a reward of the paper and for a ready function."""
-        return None if self.use in (*OF_PAPER, *READY) else self.use.partition(":")[0]
+        """The user's file; None for a reward of the paper, a ready function and a rubric."""
+        return None if self.use in (*OF_PAPER, *READY, RUBRIC) else self.use.partition(":")[0]
 
     @property
     def function(self) -> str:
@@ -65,11 +73,18 @@ class Reward(Block):
                 raise ValueError(f"weight of {self.use!r} is {self.weight:g}; it must be at least 0")
             if self.use == "answer" and self.gate != "none":
                 raise ValueError("'answer' is what `when_correct` asks for; remove gate")
+        elif self.use == RUBRIC:
+            if self.rubric is None or not self.rubric.strip():
+                raise ValueError("'rubric' has no text; write rubric: \"what an answer has to meet\"")
+            if given := self.model_fields_set & {"arguments", "seconds"}:
+                raise ValueError(f"'rubric' asks the judge and has no {min(given)}; remove it")
+        elif given := self.model_fields_set & {"rubric", "images"}:
+            raise ValueError(f"{min(given)} is for `use: rubric`, and use is {self.use[:80]!r}; remove it")
         elif self.use not in READY:
             if not _FUNCTION.fullmatch(self.use):
                 raise ValueError(
-                    f"use is {self.use[:80]!r}; take {', '.join((*OF_PAPER, *READY))}, or FILE.py:FUNCTION such as "
-                    "rewards/unit.py:check"
+                    f"use is {self.use[:80]!r}; take {', '.join((*OF_PAPER, *READY, RUBRIC))}, or FILE.py:FUNCTION "
+                    "such as rewards/unit.py:check"
                 )
             check_path(self.use.partition(":")[0])
         if not _NAME.fullmatch(self.title):

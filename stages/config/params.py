@@ -111,9 +111,11 @@ class Params(Block):
             raise ValueError(
                 "models.student.family is 'remote', but the student is trained here; give build, path or hub"
             )
-        if judge not in (*TEXT_FAMILIES, "remote"):
+        blind = next((one.title for one in self.objective.rubrics if one.images), None)
+        if blind is not None and judge in TEXT_FAMILIES:
             raise ValueError(
-                f"models.{self.verdict.model}.family is {judge!r}; the judge reads text only: use 'text' or 'remote'"
+                f"ril.rewards: {blind!r} shows images to the judge, but models.{self.verdict.model}.family is "
+                f"{judge!r}, a text model; remove images, or take a judge that sees them"
             )
         self._check_selection()
         self._check_placement()
@@ -218,7 +220,7 @@ class Params(Block):
                     f"{key}.gpus names GPU {max(engine.gpus)}, but runtime.gpus is {runtime.gpus}: they are numbered "
                     "from 0; change one of them"
                 )
-        place_loop(runtime, self.verdict.model if self.objective.uses_judge else None, runtime.gpus)
+        place_loop(runtime, self.verdict.model if self.objective.asks_judge else None, runtime.gpus)
 
     def _check_reference(self) -> None:
         """Raises if the reference is to be divided while its model is the base of adapters."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.config.discriminator import DiscriminatorObjective
-from stages.config.own_rewards import Gate, Reward
+from stages.config.own_rewards import RUBRIC, Gate, Reward
 from stages.config.switch import Choices, Departure, Switch, mark_contradiction
 
 TeacherRows = Literal["as_student", "luffy", "sft", "when_all_wrong", "none"]
@@ -353,8 +353,8 @@ class RewardObjective(DiscriminatorObjective):
             strict=False,
             max_length=32,
             description="Rewards in addition to those of the objective, with weight, gate and curve of their own: a "
-            "ready function or one of yours (docs/rewards.md). Entries `similarity` and `answer` give the weights of "
-            "these two, in place of `similarity_weight` and `answer_weight`.",
+            "ready function, one of yours, or a rubric for the judge (docs/rewards.md). Entries `similarity` and "
+            "`answer` give the weights of these two, in place of `similarity_weight` and `answer_weight`.",
         ),
         Switch(
             key="ril.rewards",
@@ -433,3 +433,13 @@ class RewardObjective(DiscriminatorObjective):
     def uses_judge(self) -> bool:
         """Whether the judge's verdict is part of the reward."""
         return self.answer_weight > 0 and not self.references and self.answer_by == "judge"
+
+    @property
+    def rubrics(self) -> tuple[Reward, ...]:
+        """The functions whose values are the judge's."""
+        return tuple(one for one in self.functions if one.use == RUBRIC)
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the loop needs the judge: for verdicts, for rubrics, or for both."""
+        return self.uses_judge or bool(self.rubrics)

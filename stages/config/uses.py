@@ -27,7 +27,7 @@ def list_used_models(params: "Params", run: str) -> list[str]:
     if stage == "rollout":
         return ["student"]
     if stage == LOOP:
-        judges = objective.uses_judge
+        judges = objective.asks_judge
         return ["student", *([params.verdict.model] if judges else [])]
     if stage == "evaluate":
         return list(dict.fromkeys([_find_evaluated(params, item), *_list_judges(params)]))

@@ -22,6 +22,8 @@ from stages.engines.engine import Engine, SharingEngine, StartOptions, Trainable
 from stages.engines.start import make_null_engine, start_engine, start_trainable
 from stages.job.devices import list_devices
 from stages.job.job import Job
+from stages.judging.rubric import RubricJudge
+from stages.loop.own_rewards import OwnRewards
 from stages.policy.policy import Policy
 from stages.reward_functions.functions import RewardFunctions
 from stages.training.engine_config import explain_config
@@ -44,7 +46,7 @@ class RilModels:
     adversary: Adversary | None  # None if the objective uses no discriminator
     engine: TrainableEngine  # samples from the student; a null engine on ranks other than the first
     judge: Engine | None  # None if the reward uses no verdict, and on ranks other than the first
-    functions: RewardFunctions | None  # None if `ril.rewards` has none, and on ranks other than the first
+    functions: OwnRewards | None  # None if `ril.rewards` has none, and on ranks other than the first
     serves_adapter: bool  # the engine gets the student's adapter alone; on all ranks
     sleepers: tuple[str, ...]  # entries of `models` whose engines sleep while the ranks compute; on all ranks
 
@@ -99,7 +101,7 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     judge_checkpoint = open_verified(job.input(f"data/model/{job.block(Verdict).model}"), job.store)
     runtime, here = job.block(Runtime), get_ranks()
-    judge_name = job.block(Verdict).model if objective.uses_judge else None
+    judge_name = job.block(Verdict).model if objective.asks_judge else None
     count = len(list_devices())
     gpus = place_loop(runtime, judge_name, count).engines if count else {}
     need = StartOptions(
@@ -126,16 +128,27 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
                 base = choose_base(job, checkpoint, reader, policy.reference)
                 adversary = load_adversary(job, base, reader, objective)
         sleepers = find_sleepers(runtime, job.stage, judge_name)
-        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, functions, rank > 0, sleepers)
+        own = make_own_rewards(job, objective, functions, judge) if here.first else None
+        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, own, rank > 0, sleepers)
 
 
 def open_functions(job: Job, objective: Objective) -> RewardFunctions | None:
     """Returns the functions of `ril.rewards`, started; None if it has none. Raises Failure if one cannot be loaded."""
-    if not (own := objective.functions):
+    if not (own := [one for one in objective.functions if one not in objective.rubrics]):
         return None
     code = job.block(Ril).reward_code
     job.input(code)  # it is there, and DVC watches it
     return RewardFunctions(own, job.root, code, job.store)
+
+
+def make_own_rewards(
+    job: Job, objective: Objective, functions: RewardFunctions | None, judge: Engine | None
+) -> OwnRewards | None:
+    """Returns all of `ril.rewards`; None if it has no entry beside the paper's."""
+    if not objective.functions:
+        return None
+    rubrics = [RubricJudge(job, judge, one) for one in objective.rubrics] if judge is not None else []
+    return OwnRewards(objective.functions, functions, rubrics)
 
 
 def find_served_rank(block: Ril, runtime: Runtime) -> int:

@@ -68,7 +68,7 @@ class Rollouts:
         return groups
 
     def _collect(self, step: int, questions: Sequence[Question]) -> Groups:
-        if (judge := self._models.judge) is not None:
+        if (judge := self._models.judge) is not None and self._objective.uses_judge:
             self._queue = JudgeQueue(judge, self._job.block(Verdict), f"{self._job.name}, step {step + 1}")
         if (recorded := self._read_record(step)) is not None:
             return self._reuse(questions, recorded)
@@ -86,7 +86,7 @@ class Rollouts:
         return groups
 
     def _compute_functions(self, questions: Sequence[Question], groups: Groups) -> None:
-        """Gives all answers to the functions of `ril.rewards`, which compute beside the loop."""
+        """Gives all answers to `ril.rewards`: functions compute beside the loop, the judge is asked later."""
         if self._models.functions is not None:
             for number, (question, group) in enumerate(zip(questions, groups, strict=True)):
                 self._models.functions.put(number, question, group)
@@ -179,7 +179,7 @@ class Rollouts:
                 for number, group in enumerate(groups)
             ]
         if functions is not None and computes:
-            values, _ = functions.collect(f"{self._job.name}, step {step + 1}", self._job.progress.say)
+            values = functions.collect(f"{self._job.name}, step {step + 1}", self._job.progress.say)
             groups = [
                 [replace(one, rewards=values[number, place]) for place, one in enumerate(group)]
                 for number, group in enumerate(groups)

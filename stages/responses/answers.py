@@ -111,8 +111,7 @@ def read_stored_answers(job: Job, generation: Generation, prompts: Sequence[Prom
     """Returns the answers that are in the store, in the form of `fetch_answers`; no engine starts."""
     asking = AnswerSession.open(job, generation, job.name)
     wanted = RequestedAnswers.from_prompts(asking.asked, prompts, generation.samples)
-    store = Store(asking.folder, job.progress.say)
-    return [answers for block in wanted.iter_blocks() for answers in _read_block(store, wanted, block)]
+    return asking.read(Store(asking.folder, job.progress.say), wanted)
 
 
 def _read_block(store: Store, wanted: RequestedAnswers, block: range) -> list[list[StoredAnswer]]:
@@ -149,6 +148,7 @@ class AnswerSession:
     cost: AnswerCost = field(default_factory=AnswerCost)
     reasons: dict[str, Reason] = field(default_factory=dict)  # why answers are missing, by request key
     said: set[str] = field(default_factory=set)  # faults
+    borrows: bool = False  # the engine that `start` gives is another's and stays open
 
     @classmethod
     def open(
@@ -197,6 +197,10 @@ class AnswerSession:
             stored = wanted.find_stored(store)
         self._check(wanted, stored)
         return stored
+
+    def read(self, store: Store, wanted: RequestedAnswers) -> list[list[StoredAnswer]]:
+        """Returns the stored answers to each prompt, in order."""
+        return [answers for block in wanted.iter_blocks() for answers in _read_block(store, wanted, block)]
 
     def iter_answers(
         self, store: Store, wanted: RequestedAnswers, prompts: Sequence[PromptLike]
@@ -259,7 +263,8 @@ class AnswerSession:
                 pass
             self.cost.generate_seconds += time.monotonic() - ready
         finally:
-            engine.close()
+            if not self.borrows:
+                engine.close()
 
     def _asks_endpoint(self) -> bool:
         engine = self.job.block(Runtime).find_engine(self.job.stage, find_label(self.checkpoint))

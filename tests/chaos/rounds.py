@@ -130,7 +130,7 @@ class StageRun:
         A process that outlives the run by more than END_SECONDS, or a run that takes RUN_SECONDS, is a fault of ours.
         """
         log = self.folder / f"attempt{self.played.attempts}.log"
-        command = [sys.executable, "-m", "flows.cli", "run", "--jobs", rng.choice(("1", "2"))]
+        command = [sys.executable, "-m", "flows.cli", "run", "--no-server", "--jobs", rng.choice(("1", "2"))]
         begin = time.monotonic()
         with log.open("wb") as output:
             running = subprocess.Popen(

@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     params["evaluations"] |= dict.fromkeys(("base", "warm_start"))  # two more engines would show nothing new
     project = Project(given.folder / "project", params)
     began = time.monotonic()
-    run = project.call("all", [sys.executable, "-m", "flows.cli", "run", "--jobs", given.jobs], LIMIT_SECONDS)
+    run = project.call(
+        "all", [sys.executable, "-m", "flows.cli", "run", "--no-server", "--jobs", given.jobs], LIMIT_SECONDS
+    )
     print(run.said)
     if run.code:
         print(f"FAILED: the pipeline of {given.student} ended with {run.code}", file=sys.stderr)

@@ -72,7 +72,7 @@ def count_stored(project: Path) -> int:
 
 def test_a_stage_stops_at_100_answers_and_goes_on_with_a_higher_cap(project: Path, call: Call, fake: Fake) -> None:
     set_cap(project, 100)
-    words = ("flows.cli", "run", "--only", f"teacher@{TEACHER}")
+    words = ("flows.cli", "run", "--no-server", "--only", f"teacher@{TEACHER}")
     code, out, err = call(project, *words)
     assert code == BUDGET_CODE, out + err
     (line,) = (line for line in out.splitlines() if line.startswith("error: "))

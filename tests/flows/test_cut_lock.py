@@ -94,7 +94,7 @@ def test_ril_run_mends_it_and_runs_nothing_again(
 ) -> None:
     project = make_project()
     Repo.init(str(project), no_scm=True).close()
-    assert call(project, "flows.cli", "run", "questions")[0] == 0
+    assert call(project, "flows.cli", "run", "--no-server", "questions")[0] == 0
     lock = project / "dvc.lock"
     whole = lock.read_text()
     lock.write_text(whole[: whole.index("    outs:")])
@@ -106,7 +106,7 @@ def test_ril_run_mends_it_and_runs_nothing_again(
     assert typed.returncode != 0, "plain dvc would make it again"
     assert "dvc.lock was cut off, since a dvc was killed while it wrote it; `ril run` mends it" in typed.stderr
 
-    code, out, err = call(project, "flows.cli", "run", "questions")
+    code, out, err = call(project, "flows.cli", "run", "--no-server", "questions")
     assert code == 0, err
     assert "warning: dvc.lock was cut off" in out
     assert "Stage 'questions' didn't change, skipping" in out or "Checking out" in out or "cached" in out, out

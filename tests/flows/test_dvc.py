@@ -77,12 +77,12 @@ def wait_until_gone(folder: Path, seconds: float = 30.0) -> None:
 
 def test_ril_run_records_the_stage_and_skips_it_afterwards(make_repo: Callable[..., Path], call: Call) -> None:
     project = make_repo()
-    code, out, err = call(project, "flows.cli", "run", "questions")
+    code, out, err = call(project, "flows.cli", "run", "--no-server", "questions")
     assert code == 0, out + err
     assert "questions: done in" in out
     lock = read_yaml(project / "dvc.lock")["stages"]["questions"]
     assert [entry["path"] for entry in lock["outs"]] == ["data/questions", "reports/questions/metrics.json"]
-    code, out, err = call(project, "flows.cli", "run", "questions")
+    code, out, err = call(project, "flows.cli", "run", "--no-server", "questions")
     assert code == 0
     assert "Stage 'questions' didn't change, skipping" in out
     assert len(list((project / ".ril" / "logs").glob("dvc-*.log"))) == 2
@@ -97,7 +97,7 @@ def test_ril_run_records_the_stage_and_skips_it_afterwards(make_repo: Callable[.
 def test_a_failed_stage_is_reported_and_not_recorded(make_repo: Callable[..., Path], call: Call) -> None:
     project = make_repo({"questions": {"splits": {"test": 1}, "kind": "rows", "path": "mine.parquet"}})
     (project / "mine.parquet").write_text("no parquet")
-    code, out, _err = call(project, "flows.cli", "run", "questions")
+    code, out, _err = call(project, "flows.cli", "run", "--no-server", "questions")
     assert code not in (0, 2)
     assert "failed to reproduce 'questions'" in out
     assert not (project / "dvc.lock").exists()

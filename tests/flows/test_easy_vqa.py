@@ -66,7 +66,9 @@ def test_the_example_reads_such_data_as_it_is_and_keeps_its_test_split(
     assert code == 0, out[-2000:] + err
     assert "280 usable, 0 unusable" in out
 
-    code, out, err = call(project, "flows.cli", "run", "evaluate@warm_start", RIL_STORE=str(tmp_path / "store"))
+    code, out, err = call(
+        project, "flows.cli", "run", "--no-server", "evaluate@warm_start", RIL_STORE=str(tmp_path / "store")
+    )
     assert code == 0, out[-2000:] + err
     assert "described by their answers (rectangle, circle, triangle" in out + err
     questions = project / "data" / "questions"

@@ -17,6 +17,7 @@ import yaml
 from prefect import Flow
 
 from flows.dvc.outcome import StageLog, format_reasons
+from flows.ui.deployments import FILE, describe_form, format_prefect_yaml, list_pool_deployments
 from flows.ui.forms import make_forms
 from flows.ui.forms_runner import make_comparison_deployment, make_deployment
 from flows.ui.plan import make_plan
@@ -127,6 +128,16 @@ def test_the_work_pool_starts_what_the_forms_start(root: Path) -> None:
         assert entry["entrypoint"] == "flows/ui/trigger.py:start"
         assert set(entry["parameters"]) <= set(known)
         assert entry["concurrency_limit"]["limit"] == 1
+
+
+def test_the_work_pool_and_the_forms_have_one_description(root: Path) -> None:
+    assert (root / FILE).read_text() == format_prefect_yaml(), "python -m flows.ui.deployments --write"
+    for form in make_forms(root):
+        made, told = make_deployment(root, form, ".x"), describe_form(str(root), form)
+        assert (made.name, made.description, made.parameters) == (f"{told.name}.x", told.description, told.parameters)
+        assert (made.entrypoint, made.concurrency_limit) == (told.entrypoint, told.limit)
+    (pool, *_) = list_pool_deployments()
+    assert pool.file_entrypoint == "flows/ui/trigger.py:start"
 
 
 def test_forms_start_what_can_be_imported(root: Path) -> None:

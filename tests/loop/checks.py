@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,21 @@ def check_judge(recording: Recording, recipe: Recipe) -> None:
     if len(recipe.rates) == 3:
         assert any(row.verdict is None for row in every)
         assert any(not row.text for row in every)
+
+
+def check_rubrics(recording: Recording, rubrics: Sequence[str]) -> None:
+    """Every answer with a text is graded by each rubric, once: what comes again is in the store."""
+    graded = [one for requests in recording.judge.graded for one in requests]
+    failed = [one for one in graded if judge_answer(one[2], one[1]) is None]
+    assert {one for one, times in Counter(graded).items() if times > 1} <= {*failed}, "a verdict was asked for twice"
+    texts = {(task.text, row.text) for task, row in _iter_rows(recording) if row.text}
+    assert set(graded) == {(question, text, rubric) for question, text in texts for rubric in rubrics}
+
+
+def _iter_rows(recording: Recording) -> Iterator[tuple[Task, Row]]:
+    for step, requests in enumerate(recording.student.asked):
+        for request, rows in zip(requests, recording.rows[step], strict=True):
+            yield from ((TASKS[request.name], row) for row in rows)
 
 
 def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:

@@ -18,6 +18,9 @@ from tests.loop.world import MAX_TOKENS, VALIDATION
 
 # Validation answers that are right, by the number of times that the student got new weights.
 RIGHT = {0: ("v1",), 1: ("v0", "v1", "v3"), 2: ("v2", "v3"), 3: ("v0", "v2", "v3")}
+_GRADED = re.compile(
+    r"<question> (.*) </question>\n<candidate (\w+)> (.*) </candidate \2>\n<rubric> (.*) </rubric>", re.DOTALL
+)
 BROKEN = "gone"  # how an answer ends that the judge's engine gives up on
 _JUDGED = re.compile(
     r"<question> (.*) </question>\n<candidate (\w+)> (.*) </candidate \2>\n<reference> (.*) </reference>", re.DOTALL
@@ -95,22 +98,23 @@ def judge_answer(reference: str, candidate: str) -> int | None:
 
 @dataclass
 class ScriptedJudge:
-    """Says what `judge_answer` finds in the candidate and the reference that it reads."""
+    """Says what `judge_answer` finds in the candidate and the reference, or the rubric, that it reads."""
 
     checkpoint: Checkpoint
     asked: list[list[tuple[str, str, str]]] = field(default_factory=list)  # question, candidate, reference
+    graded: list[list[tuple[str, str, str]]] = field(default_factory=list)  # question, candidate, rubric
     chat: RemoteChat = field(default_factory=RemoteChat)
     name: str = "script"
     version: str = "1"
 
     def iter_outcomes(self, requests: Iterable[Request]) -> Iterator[tuple[int, list[Answer]]]:
         """Yields the last request first; of two failures one has no verdict and one no text."""
-        self.asked.append([])
-        for request in requests:
-            found = _JUDGED.search(request.messages[-1]["content"])
-            assert found is not None, request.messages
-            self.asked[-1].append((found[1], found[3], found[4]))
-        for number, (_, candidate, reference) in reversed(list(enumerate(self.asked[-1]))):
+        contents = [request.messages[-1]["content"] for request in requests]
+        matches = [_JUDGED.search(content) or _GRADED.search(content) for content in contents]
+        asked = [(found[1], found[3], found[4]) for found in matches if found is not None]
+        assert len(asked) == len(contents), contents
+        (self.graded if "<rubric>" in "".join(contents) else self.asked).append(asked)
+        for number, (_, candidate, reference) in reversed(list(enumerate(asked))):
             verdict = judge_answer(reference, candidate)
             said = "hm" if verdict is None else f"{'same' if verdict else 'no'}. <answer>{verdict}</answer>"
             broken = verdict is None and len(candidate) % 2

@@ -1,11 +1,12 @@
 """Runs of the loop: what lies over the parameters of the world, and the same as a recipe for the plain loop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stages.config.yaml import merge_params
 from tests.loop.plain_rewards import Function, Recipe, Row
+from tests.loop.script import judge_answer
 from tests.loop.world import LORA, MAX_TOKENS
 
 
@@ -21,6 +22,12 @@ class Setting:
     def params(self) -> dict[str, Any]:
         """What lies over the parameters of the world; one step for each rate."""
         return merge_params(self.overlay, {"ril": {"steps": len(self.recipe.rates)}})
+
+
+def list_rubrics(setting: Setting) -> list[str]:
+    """The texts of its entries `use: rubric`."""
+    entries = setting.overlay.get("ril", {}).get("rewards", ())
+    return [entry["rubric"] for entry in entries if entry["use"] == "rubric"]
 
 
 WARM_START: dict[str, Any] = {
@@ -72,6 +79,27 @@ def rate_unit(row: Row) -> float | None:
     return None if "7" in row.text else len(row.text) / 10 + (row.finish == "length")
 
 
+RUBRIC_TEXT = "Names a number."
+RUBRICS = {
+    "reward_code": "rewards/unit.py",
+    "rewards": [
+        {"use": "length", "weight": 0.25, "arguments": {"most": 5, "unit": "characters"}},
+        {"use": "rubric", "name": "names", "rubric": RUBRIC_TEXT, "weight": 0.5, "max_failed_share": 1.0},
+        {"use": "rubric", "rubric": "Is short.", "weight": -1.0, "gate": "when_correct", "max_failed_share": 1.0},
+    ],
+}
+
+
+def grade(rubric: str) -> Callable[[Row], float | None]:
+    """What the scripted judge finds by a rubric; an empty answer is 0 unasked."""
+    return lambda row: judge_answer(rubric, row.text) if row.text else 0.0
+
+
+PLAIN_RUBRICS = (
+    Function(0.25, lambda row: float(len(row.text) <= 5)),
+    Function(0.5, grade(RUBRIC_TEXT)),
+    Function(-1.0, grade("Is short."), of_wrong_pays=False),
+)
 PLAIN_FUNCTIONS = (
     Function(0.5, rate_unit),
     Function(-2.0, lambda row: float(len(row.text) <= 5), of_wrong_pays=False),
@@ -256,5 +284,23 @@ SETTINGS = {
         "internvl3",
         replace(BRIEF, baseline="own side", functions=PLAIN_FUNCTIONS),
         {"ril": {"baseline": "per_source", **FUNCTIONS}},
+    ),
+    "rubrics beside the paper's rewards": Setting(
+        "qwen2_5_vl", replace(PAPER, functions=PLAIN_RUBRICS), {"ril": RUBRICS}
+    ),
+    "a rubric alone, no verdicts and no D": Setting(
+        "internvl3",
+        replace(ALONE, answer_weight=0.0, functions=PLAIN_RUBRICS[1:2]),
+        {
+            "ril": {
+                "rewards": [
+                    RUBRICS["rewards"][1],
+                    {"use": "similarity", "weight": 0.0},
+                    {"use": "answer", "weight": 0.0},
+                ],
+                "teacher_rows": "none",
+            },
+            "discriminator": {"update": "none"},
+        },
     ),
 }

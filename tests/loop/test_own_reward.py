@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from stages.job.failure import Failure
 from tests.loop.recording import record_loop
+from tests.loop.script import judge_answer, make_engines
 from tests.loop.world import make_job, write_function
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
@@ -20,6 +22,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 
 def read_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+def list_commands() -> list[str]:
+    return [line for block in read_blocks("bash") for line in block.splitlines() if line.startswith("ril ")]
 
 
 def listed(code: str = "rewards/unit.py", **entry: Any) -> dict[str, Any]:
@@ -34,8 +40,8 @@ def test_the_page_makes_a_reward_that_trains(
     (code,) = read_blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) < 10
     write_function(folder, code)
-    commands = [line for block in read_blocks("bash") for line in block.splitlines() if line.startswith("ril ")]
-    assert commands == ["ril rewards try rewards/unit.py:check"]
+    commands = list_commands()
+    assert commands[0] == "ril rewards try rewards/unit.py:check"
     tried = CliRunner().invoke(app, commands[0].split()[1:], catch_exceptions=False)
     assert tried.exit_code == 0, tried.output
     assert "failed 0 (0.0%)" in tried.stdout
@@ -88,3 +94,27 @@ def test_a_resumed_step_reuses_the_recorded_values(make_world: Callable[[str], P
             row |= {"verdict": None if row["source"] == "student" else row["verdict"], "rewards": []}
     recorded[0].write_text(json.dumps(values))
     assert record_loop(job).history == first.history, "verdicts and values that are missing are asked for"
+
+
+def test_the_pages_rubric_is_tried_on_stored_answers(
+    make_world: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_world("qwen2_5_vl")
+    monkeypatch.chdir(folder)
+    _, judge = make_engines(folder)
+    monkeypatch.setattr("stages.engines.start.start_engine", lambda *_: judge)
+    (command,) = list_commands()[1:]
+    tried = CliRunner().invoke(app, shlex.split(command)[1:])
+    (asked,) = judge.graded
+    failed = sum(judge_answer(rubric, candidate) is None for _, candidate, rubric in asked)
+    assert {rubric for *_, rubric in asked} == {"Has no formula."}
+    assert tried.exit_code == (failed > 0.2 * len(asked)), tried.output
+    assert "rubric: 50 of " in tried.output or f"rubric: {len(asked)} of " in tried.output
+    assert "no verdict" in tried.output
+
+
+def test_a_rubric_without_verdicts_ends_the_stage(make_world: Callable[[str], Path]) -> None:
+    rubric = {"use": "rubric", "name": "short", "rubric": "Is short.", "max_failed_share": 0.0}
+    job = make_job("ril", make_world("qwen2_5_vl"), {"ril": {"rewards": [rubric]}})
+    with pytest.raises(Failure, match=r"ril, step \d: reward 'short': \d+ of 16 verdicts by the rubric failed"):
+        record_loop(job)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.loop.checks import check_judge, check_plain, check_questions, check_rows, check_validation
+from tests.loop.checks import check_judge, check_plain, check_questions, check_rows, check_rubrics, check_validation
 from tests.loop.recording import record_loop
-from tests.loop.settings import SETTINGS, UNIT
+from tests.loop.settings import SETTINGS, UNIT, list_rubrics
 from tests.loop.world import make_job, write_adapter, write_function
 
 
@@ -23,6 +23,7 @@ def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str]
     check_questions(recording, setting.recipe)
     check_rows(recording, folder, setting.recipe)
     check_judge(recording, setting.recipe)
+    check_rubrics(recording, list_rubrics(setting))
     check_plain(recording, folder, setting.recipe)
     check_validation(recording, folder, setting.recipe)
 

@@ -58,6 +58,7 @@ IN_DISC = (
 )
 IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
+T_RUBRIC, T_RECORDS = "tests/stages/judging/test_rubric.py::", "tests/flows/test_run_records.py::"
 T_BUDGET = f"{T}responses/test_budget.py::"
 T_PLANS = "tests/flows/estimate/test_plan.py::"
 T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss", "update", "rewards"))
@@ -636,4 +637,39 @@ FAULTS = (
     Fault(ROLLOUTS, '"rewards": tuple(values.get("rewards", ())),', '"rewards": (),',
           "a resumed step has no values of functions",
           ("tests/loop/test_own_reward.py::test_a_resumed_step_reuses_the_recorded_values",)),
+    # --- rubrics ----------------------------------------------------------------------------------------------------
+    Fault("stages/judging/rubric.py", "asked = sanitize(rubric).strip()", "asked = rubric.strip()",
+          "a rubric can close its tag", (f"{T_RUBRIC}test_no_part_closes_its_tag_or_puts_an_image[rubric]",)),
+    Fault("stages/judging/rubric.py", "images = question.images if reward.images else ()", "images = question.images",
+          "a judge that is to see no image gets it",
+          (f"{T_RUBRIC}test_images_come_first_and_only_where_they_are_asked_for",)),
+    Fault("stages/judging/rubric.py", "if find_rule_reason(row.text) is not None:", "if False:",
+          "the judge grades an empty answer",
+          ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[rubrics beside the paper's rewards]",)),
+    Fault("stages/judging/rubric.py", "if failed > self.reward.max_failed_share * len(values):", "if False:",
+          "a judge that gives no verdict by a rubric ends nothing",
+          ("tests/loop/test_own_reward.py::test_a_rubric_without_verdicts_ends_the_stage",)),
+    Fault("stages/config/rewards.py", "return self.uses_judge or bool(self.rubrics)", "return self.uses_judge",
+          "without verdicts no judge starts for a rubric",
+          ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[a rubric alone, no verdicts and no D]",)),
+    Fault("stages/loop/own_rewards.py", "next(of_judge)[place] if one.use == RUBRIC else next(of_functions)",
+          "next(of_functions) if one.use != RUBRIC else next(reversed(judged))[place]",
+          "two rubrics have the values of one",
+          ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[rubrics beside the paper's rewards]",)),
+    # --- runs in the Prefect UI -------------------------------------------------------------------------------------
+    Fault("flows/run_journal.py", "is_part = not self._open", "is_part = True", "a loop inside a loop is a task run",
+          (f"{T_RECORDS}test_a_loop_that_runs_in_no_other_is_a_part",)),
+    Fault("flows/run_journal.py", "            except OSError as error:\n                print(",
+          "            except ValueError as error:\n                print(",
+          "a full disk ends the stage that keeps a journal",
+          (f"{T_RECORDS}test_a_full_disk_ends_the_journal_and_not_the_stage",)),
+    Fault("flows/ui/flow_records.py", "self.state.offset += len(whole)", "self.state.offset += 0",
+          "a line of a journal is told twice",
+          (f"{T_RECORDS}test_journals_are_flow_runs_also_when_another_process_goes_on",)),
+    Fault("flows/ui/flow_records.py", 'outcome or ["killed", KILLED]', 'outcome or ["completed", ""]',
+          "a stage that was killed is shown as completed",
+          (f"{T_RECORDS}test_a_killed_stage_is_crashed_and_another_database_gets_all_anew",)),
+    Fault("flows/ui/flow_records.py", "if now - part.begun >= _LONG_SECONDS:", "if True:",
+          "a loop of a moment is a task run",
+          (f"{T_RECORDS}test_journals_are_flow_runs_also_when_another_process_goes_on",)),
 )  # fmt: skip

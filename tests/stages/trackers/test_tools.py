@@ -1,6 +1,6 @@
 """Every tracker for real, without a network: the same numbers in all, one curve of a resumed run, tables with images.
 
-The tests of a tool are skipped without its extra: pip install -e '.[wandb,mlflow,dvclive]'.
+The tests of a tool are skipped without its extra: `make install-trackers`, which `make test` does.
 """
 
 import csv
