@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     """
     block = job.block(Ril)
     objective = block.resolve(job.block(DiscriminatorBlock))
-    if block.kl_weight == 0:
+    if block.kl_weight == 0 and not objective.distils:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     # Algorithm 2, line 1: policy and reference model start as the SFT student
     with open_models(job, objective) as models:
@@ -97,13 +97,13 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
 
         # line 7: the policy trains on all 2G (Eq. 2)
         with job.measure_time("update"):
-            rewarded = [one.add_rewards(scored) for one in prepared]
-            updated = policy.update(rewarded, learning_rate(block, step))
+            updated = policy.update([one.add_rewards(scored) for one in prepared], learning_rate(block, step))
         with job.measure_time("sync"):
             models.wake_engines()
             job.add_measurements(bytes_to_engine=models.push_weights())
 
-        history.append({STEP: step + 1, **reward_metrics(groups, scored, functions), **metrics, **updated})
+        rewarded = reward_metrics(groups, scored, functions, objective.has_rewards)
+        history.append({STEP: step + 1, **rewarded, **metrics, **updated})
         state.images |= {question.id: question.images for question in batch[: block.samples_per_step]}
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
@@ -117,14 +117,21 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
 def read_usable_questions(
     job: Job, models: RilModels, pool: Iterable[str]
 ) -> tuple[Sequence[Question], Sequence[Question], list[Reject]]:
-    """Returns the pool questions that fit the student's context, the validation questions, and rejects with reasons.
+    """Returns the pool questions that fit every context, the validation questions, and rejects with reasons.
+
+    The contexts are the student's, and those of the teachers that score its answers.
 
     A validation question that is too long is kept and counts as wrong.
     """
     block, folder = job.block(Ril), job.input("data/questions")
     by_id = find_questions(folder, IMITATION_SPLITS, pool)
     questions, validation = by_id.select(pool), read_questions(folder, "validation")
-    reasons = {one.id: reason for one in questions if (reason := models.explain_refusal(one))}
+    longest = block.sampling.max_tokens
+    reasons = {
+        one.id: reason
+        for one in questions
+        if (reason := models.explain_refusal(one) or models.explain_unscored(one, longest))
+    }
     rejects = make_too_long_rejects(job.name, reasons, block.group, len(questions), block.max_reject_share)
     rejects += [
         Reject(one.id, 0, 1, "refused", reason) for one in validation if (reason := models.explain_refusal(one))
