@@ -1,7 +1,8 @@
 """RIL: trains the student by reinforcement and imitation learning (Algorithm 2).
 
-Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>, the file or folder
-         ril.reward_code; params: ril, discriminator, verdict, seed
+Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>, with ril.objective: opd
+         data/model/<entry of ril.distillation>, the file or folder ril.reward_code; params: ril, discriminator,
+         verdict, seed
 Writes   data/ril/model: the student as a Hugging Face checkpoint (with ril.keep: both, the last one in data/ril/last);
          data/ril/samples: responses with rewards;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
@@ -41,8 +42,8 @@ def run(job: Job) -> None:
 
     Raises NonFinite when a number of the loop is NaN or infinite, RuntimeError when the share of failed verdicts in a
     step exceeds verdict.max_failed_share, Failure when a function of ril.rewards cannot be loaded or fails too often,
-    TooManyRejects when the share of questions that are too long exceeds
-    ril.max_reject_share.
+    TooManyRejects when the share of questions that are too long exceeds ril.max_reject_share, Failure when a model of
+    ril.distillation does not have the student's tokenizer.
     """
     block = job.block(Ril)
     objective = block.resolve(job.block(DiscriminatorBlock))
@@ -97,13 +98,14 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
 
         # line 7: the policy trains on all 2G (Eq. 2)
         with job.measure_time("update"):
-            updated = policy.update([one.add_rewards(scored) for one in prepared], learning_rate(block, step))
+            rewarded = [one.add_rewards(scored) for one in prepared]
+            updated = policy.update(rewarded, learning_rate(block, step))
         with job.measure_time("sync"):
             models.wake_engines()
             job.add_measurements(bytes_to_engine=models.push_weights())
 
-        rewarded = reward_metrics(groups, scored, functions, objective.has_rewards)
-        history.append({STEP: step + 1, **rewarded, **metrics, **updated})
+        of_rewards = reward_metrics(groups, scored, functions, objective.has_rewards)
+        history.append({STEP: step + 1, **of_rewards, **metrics, **updated})
         state.images |= {question.id: question.images for question in batch[: block.samples_per_step]}
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")

@@ -7,11 +7,14 @@ split texts alike. Prompts may differ, since each model is asked in its own temp
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stages.job.bounded import show_value
 from stages.job.failure import Failure
-from stages.vlm.chat import Chat
+from stages.vlm.chat import Chat, make_plain_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # Digits, blanks, code, formulas and scripts: where tokenizers with one vocabulary split texts differently.
 PROBES = (
@@ -50,10 +53,9 @@ def match_ids(student: tuple[str, Chat], teacher: tuple[str, Chat]) -> SharedIds
     Raises Failure, which names both models, what differs and the remedy.
     """
     (name, ours), (other, theirs) = student, teacher
-    if difference := _find_difference(name, ours, other, theirs):
-        raise Failure(
-            f"ril.distillation: {other} does not have the tokenizer of the student ({name}): {difference}; {_REMEDY}"
-        )
+    backends = [chat.tokenizer._tokenizer for chat in (ours, theirs)]
+    if line := explain_difference((name, backends[0]), (other, backends[1])):
+        raise Failure(line)
     there = {number: token for token, number in theirs.tokenizer.get_vocab().items()}
     known = ours.tokenizer.get_vocab().items()
     return SharedIds(
@@ -62,21 +64,32 @@ def match_ids(student: tuple[str, Chat], teacher: tuple[str, Chat]) -> SharedIds
     )
 
 
-def _find_difference(name: str, ours: Chat, other: str, theirs: Chat) -> str:
-    """Returns what differs between the tokenizers of two models; "" if they split texts alike."""
-    one, two = (chat.tokenizer._tokenizer.get_vocab(with_added_tokens=False) for chat in (ours, theirs))
+def explain_difference(student: tuple[str, "Tokenizer"], teacher: tuple[str, "Tokenizer"]) -> str:
+    """Returns why a model cannot score the student's tokens, in one line with the remedy; "" if it can.
+
+    Each is given by name and tokenizer, whose added tokens are not looked at.
+    """
+    (name, ours), (other, theirs) = student, teacher
+    difference = _find_difference(name, make_plain_tokenizer(ours), other, make_plain_tokenizer(theirs))
+    if not difference:
+        return ""
+    return f"ril.distillation: {other} does not have the tokenizer of the student ({name}): {difference}; {_REMEDY}"
+
+
+def _find_difference(name: str, ours: "Tokenizer", other: str, theirs: "Tokenizer") -> str:
+    one, two = ours.get_vocab(), theirs.get_vocab()
     if one != two:
-        first = min((one.keys() ^ two.keys()) | {token for token in one if one[token] != two.get(token)})
-        shown = [f"{vocabulary[first]}" if first in vocabulary else "none" for vocabulary in (one, two)]
+        first = min(token for token in one.keys() | two.keys() if one.get(token) != two.get(token))
+        shown = [str(vocabulary.get(first, "none")) for vocabulary in (one, two)]
         return (
             f"{len(one):,} and {len(two):,} tokens, and {show_value(first)} is token {shown[0]} of {name} and "
             f"{shown[1]} of {other}"
         )
-    pairs = [_read_merges(chat) for chat in (ours, theirs)]
-    if pairs[0] != pairs[1]:
+    if _read_merges(ours) != _read_merges(theirs):
         return f"both have {len(one):,} tokens, but they join other pairs to them (merges)"
     for text in PROBES:
-        if (first_ids := ours.encode_text(text)) != (other_ids := theirs.encode_text(text)):
+        first_ids, other_ids = (one.encode(text, add_special_tokens=False).ids for one in (ours, theirs))
+        if first_ids != other_ids:
             return (
                 f"{show_value(text)} has {len(first_ids)} tokens of {name} and {len(other_ids)} of {other}: they split "
                 "texts differently"
@@ -84,6 +97,6 @@ def _find_difference(name: str, ours: Chat, other: str, theirs: Chat) -> str:
     return ""
 
 
-def _read_merges(chat: Chat) -> list[Any]:
-    model = json.loads(chat.tokenizer._tokenizer.to_str())["model"]
-    return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model.get("merges", ())]
+def _read_merges(tokenizer: "Tokenizer") -> list[tuple[str, ...]]:
+    merges = json.loads(tokenizer.to_str())["model"].get("merges", ())
+    return [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges]
