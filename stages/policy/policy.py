@@ -265,9 +265,9 @@ class Policy:
         scored = batch.expand_to_tokens([float(bool(one.response.teacher_log_probs)) for one in batch.responses]) > 0
         named = self.block.distillation
         gaps = (log_probs - batch.stack_teachers(len(named), log_probs))[:, scored]
-        for name, values in zip(named, gaps, strict=True):
-            means.add(names.REVERSE_KL_OF.format(name), values)
-        means.add(names.REVERSE_KL, gaps.mean(0))
+        found = {names.REVERSE_KL_OF.format(name): values for name, values in zip(named, gaps, strict=True)}
+        for column, values in {**found, names.REVERSE_KL: gaps.mean(0)}.items():
+            means.add(column, values)
 
     def _compute_full_kl(self, states: Tensor, batch: PolicyBatch) -> Tensor | None:
         if not self.objective.has_full_kl or batch.reference_states is None:
