@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Of requests whose answer is given: vLLM generates one token after what it scores, which is not kept.
+SCORING = Sampling(temperature=0.0, max_tokens=1)
+
+
 class RequestError(ValueError):
     """A request that no engine can answer, such as a prompt longer than the context; the message names it."""
 

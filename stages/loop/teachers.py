@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 
 from stages.config.ril import Ril
 from stages.config.runtime import Runtime
-from stages.config.sampling import Sampling
 from stages.corpora.rows import Question
-from stages.engines.engine import Engine, EngineError, Request, StartOptions
+from stages.engines.engine import SCORING, Engine, EngineError, Request, StartOptions
 from stages.engines.start import start_engine
 from stages.groups.response import STUDENT, Response
 from stages.job.job import Job
@@ -20,8 +19,6 @@ from stages.vlm.checkpoint import Checkpoint, open_verified
 from stages.vlm.context_limit import explain_too_long
 from stages.vlm.reader import Reader, load_reader
 from stages.vlm.shared_ids import SharedIds, match_ids
-
-SCORING = Sampling(temperature=0.0, max_tokens=1)  # vLLM generates one token after what it scores
 
 
 @dataclass(frozen=True)

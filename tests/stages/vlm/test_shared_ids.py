@@ -1,6 +1,5 @@
 """Which tokenizers agree, what is said of those that do not, and how a teacher reads the student's ids."""
 
-import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -75,9 +74,9 @@ def join_otherwise(values: dict[str, Any]) -> None:
 
 
 def split_otherwise(values: dict[str, Any]) -> None:
-    """Digits are alone."""
-    digits = {"type": "Digits", "individual_digits": True}
-    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, copy.deepcopy(values["pre_tokenizer"])]}
+    """Every sign is alone."""
+    signs = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [signs, values["pre_tokenizer"]]}
 
 
 @pytest.mark.parametrize(
