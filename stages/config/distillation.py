@@ -23,8 +23,6 @@ def find_wrong_model(params: "Params") -> str | None:
     pooled = list(dict.fromkeys(params.teachers[name].model for name in params.pool.teachers))
     if not named:
         return f"{key} names no model; name some of {', '.join(pooled)}, the models of pool.teachers"
-    if len(set(named)) < len(named):
-        return f"{key} names a model twice: {', '.join(map(abbreviate, named))}; name each once"
     for name in named:
         if name not in pooled or name == "student":
             return (

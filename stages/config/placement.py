@@ -61,8 +61,8 @@ def place_loop(runtime: Runtime, judge: str | None, count: int, teachers: Sequen
 
     `count` is the number of GPUs, 0 if it is not known: then only engines with named GPUs are placed. An engine without
     named GPUs gets those that nobody else has: the judge one replica at the end, each teacher one before it, the
-    student all others. One that shares gets all but those of engines that do not. Raises ValueError for a GPU that does not exist, and for one that
-    is claimed twice without a declared way of sharing, with both claims.
+    student all others. One that shares gets all but those of engines that do not. Raises ValueError for a GPU that
+    does not exist, and for one that is claimed twice without a declared way of sharing, with both claims.
     """
     uses = {
         model: use

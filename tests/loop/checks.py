@@ -124,8 +124,12 @@ def check_scorers(recording: Recording, recipe: Recipe) -> None:
     for model in recording.teachers.values():
         for step, requests in enumerate(model.asked):
             tasks = list_tasks(recording, recipe)[step]
-            asked = [(task, row.ids) for task, rows in zip(tasks, recording.rows[step], strict=True) for row in rows[:GROUP]]
-            assert [(request.name, request.given_ids) for request in requests] == [(task.id, ids) for task, ids in asked]
+            asked = [
+                (task, row.ids) for task, rows in zip(tasks, recording.rows[step], strict=True) for row in rows[:GROUP]
+            ]
+            assert [(request.name, request.given_ids) for request in requests] == [
+                (task.id, ids) for task, ids in asked
+            ]
             for request, (task, _) in zip(requests, asked, strict=True):
                 assert list(request.messages) == [{"role": "user", "content": "<image>" * len(task.images) + task.text}]
                 assert (tuple(request.images), request.sampling.max_tokens) == (task.images, 1)

@@ -19,7 +19,8 @@ RENTED = {"kind": "openai", "base_url": "http://127.0.0.1:9"}
 
 def load(root: Path, distillation: list[str], overlay: dict[str, Any] | None = None) -> Params:
     distilled = {"ril": {"objective": "opd", "distillation": distillation}}
-    return validate_params(merge_params(read_yaml(root / "params.yaml"), merge_params(distilled, overlay or {})))
+    values = merge_params(read_yaml(root / "params.yaml"), distilled)
+    return validate_params(merge_params(values, overlay or {}))
 
 
 REFUSED: list[tuple[list[str], dict[str, Any], list[str]]] = [
@@ -28,7 +29,7 @@ REFUSED: list[tuple[list[str], dict[str, Any], list[str]]] = [
     (["student"], {}, ["ril.distillation has 'student'", "known: "]),
     (["internvl3"], {"pool": {"teachers": ["qwen2_5_vl"]}}, ["ril.distillation has 'internvl3'", "known: qwen2_5_vl"]),
     (["student"], {"teachers": {"qwen2_5_vl": {"model": "student"}}}, ["has 'student'", "or the student"]),
-    (["qwen2_5_vl", "qwen2_5_vl"], {}, ["names a model twice", "name each once"]),
+    (["qwen2_5_vl", "qwen2_5_vl"], {}, ["ril.distillation has 'qwen2_5_vl' twice", "remove one"]),
     (
         ["internvl3"],
         {"models": {"internvl3": REMOTE}, "runtime": {"engines": {"internvl3": RENTED}}},
@@ -80,12 +81,12 @@ def test_every_teacher_has_a_gpu_and_the_student_the_others() -> None:
     assert found.engines == {"judge": (7,), "qwen2_5_vl": (6,), "internvl3": (5,), "student": (2, 3, 4)}
     two = Runtime.model_validate({"engines": {"internvl3": server | {"tensor_parallel": 2, "gpus": [1, 2]}}})
     assert place_loop(two, None, 4, ["internvl3"]).engines == {"internvl3": (1, 2), "student": (3,)}
-    with pytest.raises(ValueError, match="GPU 0 is claimed by .*2 ranks.* and by the engine of qwen2_5_vl"):
+    with pytest.raises(ValueError, match=r"GPU 0 is claimed by .*2 ranks.* and by the engine of qwen2_5_vl"):
         place_loop(Runtime(processes=2), None, 2, ["qwen2_5_vl"])
 
 
 def test_a_claim_of_a_teacher_is_refused_when_parameters_are_loaded(root: Path) -> None:
     claim = {"runtime": {"engines": {"qwen2_5_vl": {"kind": "vllm", "gpus": [0]}}}}
-    with pytest.raises(ParamsError, match="GPU 0 is claimed by .*ranks.* and by the engine of qwen2_5_vl"):
+    with pytest.raises(ParamsError, match=r"GPU 0 is claimed by .*ranks.* and by the engine of qwen2_5_vl"):
         load(root, ["qwen2_5_vl"], claim)
     load(root, ["qwen2_5_vl"], merge_params(claim, {"ril": {"objective": "ril"}}))

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.config.discriminator import DiscriminatorSwitches
 from stages.config.objective import Objective
 from stages.config.ril import Switches
-from stages.config.discriminator import DiscriminatorSwitches
 from stages.groups.pack import Group, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.job import metric_names as names
@@ -35,7 +35,9 @@ def make_prompt(tokens: int) -> Prompt:
 
 def make_policy(count: int, objective: Objective, kl_weight: float) -> Any:
     """What `Policy._make_loss_inputs` reads of a policy."""
-    return SimpleNamespace(objective=objective, block=SimpleNamespace(distillation=TEACHERS[:count], kl_weight=kl_weight))
+    return SimpleNamespace(
+        objective=objective, block=SimpleNamespace(distillation=TEACHERS[:count], kl_weight=kl_weight)
+    )
 
 
 def draw_answers(draw: torch.Generator, lengths: Sequence[int], count: int, finishes: Sequence[int]) -> list[Response]:
@@ -89,7 +91,9 @@ def test_loss_and_gradient_are_the_formula(
         batch = PolicyBatch(pack, responses, None, None, reference)
         loss, _ = policy_loss(log_probs, old, Policy._make_loss_inputs(policy, batch, old, 7.0, None))
         (gradient,) = torch.autograd.grad(loss, log_probs)
-        wanted, slopes = write_out(responses, log_probs.tolist(), old.tolist(), reference.tolist(), objective, kl_weight)
+        wanted, slopes = write_out(
+            responses, log_probs.tolist(), old.tolist(), reference.tolist(), objective, kl_weight
+        )
         assert float(loss.detach()) == pytest.approx(wanted, abs=1e-10)
         assert gradient.tolist() == pytest.approx(slopes, abs=1e-10)
 
@@ -110,7 +114,9 @@ def write_out(
         places = range(start, start + length)
         start += length
         masked = values == () or (one.response.finish_reason == "length" and objective.truncated == "masked")
-        weight = (0.0 if masked else 1.0) / 7.0 / (length if objective.loss_normaliser == "row" else 1)
+        weight = 0.0 if masked else 1 / 7
+        if objective.loss_normaliser == "row":  # in fp32 whatever the precision of the rest
+            weight *= float(torch.tensor(1.0) / length)
         mean_gap = sum(now[at] - old[at] for at in places) / length
         for token, at in enumerate(places):
             means = sum(teacher[token] for teacher in values) / len(values) if values else 0.0
@@ -132,7 +138,9 @@ def test_the_expected_gradient_is_that_of_the_mean_reverse_kl() -> None:
     teachers = torch.randn(3, 9, generator=draw, dtype=torch.float64).log_softmax(1)
     log_p = z.log_softmax(0)
     (wanted,) = torch.autograd.grad((log_p.exp() * (log_p - teachers)).sum(1).mean(), z)
-    response = Response(STUDENT, "t", tuple(range(9)), "stop", None, teacher_log_probs=tuple(map(tuple, teachers.tolist())))
+    response = Response(
+        STUDENT, "t", tuple(range(9)), "stop", None, teacher_log_probs=tuple(map(tuple, teachers.tolist()))
+    )
     (pack,) = make_packs([Group(make_prompt(2), (response.token_ids,))], 64)
     batch = PolicyBatch(pack, score_group([response], None, OPD), None, None, log_p.detach())
     log_p = z.log_softmax(0)

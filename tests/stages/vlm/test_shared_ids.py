@@ -1,6 +1,7 @@
 """Which tokenizers agree, what is said of those that do not, and how a teacher reads the student's ids."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ def with_tokens(chat: Chat, end: str, *added: str) -> Chat:
     def change(values: dict[str, Any]) -> None:
         first = len(values["model"]["vocab"])
         values["added_tokens"] = [
-            {**values["added_tokens"][0], "id": first + number, "content": content} for number, content in enumerate(added)
+            {**values["added_tokens"][0], "id": first + number, "content": content}
+            for number, content in enumerate(added)
         ]
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=changed(chat, change), eos_token=end)
@@ -97,11 +99,16 @@ def test_what_differs_is_said_with_both_names_and_the_remedy(chat: Chat, change:
     assert len(line.splitlines()) == 1
 
 
-def test_a_larger_vocabulary_is_another_tokenizer(chat: Chat, tiny: Callable[[str], Checkpoint]) -> None:
-    """A judge's, which was made from other texts."""
-    with pytest.raises(Failure, match=r"judge does not have the tokenizer of the student \(student\): .* tokens, and "):
-        match_ids(("student", chat), ("judge", load_reader(tiny("qwen2_5")).chat))
+def test_a_larger_vocabulary_is_another_tokenizer(chat: Chat) -> None:
+    """Texts that the student writes in two tokens would be one of the teacher's."""
+    count = len(chat.tokenizer._tokenizer.get_vocab(with_added_tokens=False))
+    larger = changed(chat, lambda values: values["model"]["vocab"].update({"!zz": count}))
+    other = Chat(PreTrainedTokenizerFast(tokenizer_object=larger, eos_token="<|im_end|>"), ())
+    said = f"{count:,} and {count + 1:,} tokens, and '!zz' is token none of student and {count} of teacher"
+    with pytest.raises(Failure, match=re.escape(said)):
+        match_ids(("student", chat), ("teacher", other))
 
 
 def test_the_probes_have_digits_blanks_and_scripts() -> None:
-    assert len({*"".join(PROBES)}) > 80
+    signs = {*"".join(PROBES)}
+    assert {"2", " ", "\n", "\t", "\r", "é", "数", "🙂", "<"} <= signs
