@@ -116,7 +116,7 @@ def test_a_question_too_long_for_a_teacher_is_a_reject(make_world: Callable[[str
     folder = distilled(make_world("qwen2_5_vl"))
     card = folder / "data" / "model" / "internvl3" / "ril.json"
     values = json.loads(card.read_text())
-    card.write_text(json.dumps({**values, "context_tokens": MAX_TOKENS + 40}))
+    card.write_text(json.dumps({**values, "context_tokens": MAX_TOKENS + 48}))
     overlay = merge_params(distil("qwen2_5_vl"), {"ril": {"max_reject_share": 1.0, "questions_per_step": 1}})
     recording = record_loop(make_job("ril", folder, overlay))
     lines = [json.loads(line) for line in (folder / "reports/ril/rejects.jsonl").read_text().splitlines()]
