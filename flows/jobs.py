@@ -44,7 +44,10 @@ def open_job(stage: str, item: str | None, root: Path, params: Params) -> Job:
         project=find_project(root),
         store=store,
         given={key: _find_value(params, key) for key in (text.format(item=item) for text in declared.params)},
-        paths=tuple(text.format(item=item, params=params, block=block) for text in declared.inputs),
+        paths=(
+            *(text.format(item=item, params=params, block=block) for text in declared.inputs),
+            *(text.format(name) for text, key in declared.listed for name in getattr(params, key)),
+        ),
         runtime=params.runtime,
         tracking=params.tracking,
         runs=list_runs(params),

@@ -1,7 +1,8 @@
 """RIL: trains the student by reinforcement and imitation learning (Algorithm 2).
 
-Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>, the file or folder
-         ril.reward_code; params: ril, discriminator, verdict, seed
+Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/model/<judge>, with ril.objective: opd
+         data/model/<entry of ril.distillation>, the file or folder ril.reward_code; params: ril, discriminator,
+         verdict, seed
 Writes   data/ril/model: the student as a Hugging Face checkpoint (with ril.keep: both, the last one in data/ril/last);
          data/ril/samples: responses with rewards;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
@@ -41,12 +42,12 @@ def run(job: Job) -> None:
 
     Raises NonFinite when a number of the loop is NaN or infinite, RuntimeError when the share of failed verdicts in a
     step exceeds verdict.max_failed_share, Failure when a function of ril.rewards cannot be loaded or fails too often,
-    TooManyRejects when the share of questions that are too long exceeds
-    ril.max_reject_share.
+    TooManyRejects when the share of questions that are too long exceeds ril.max_reject_share, Failure when a model of
+    ril.distillation does not have the student's tokenizer.
     """
     block = job.block(Ril)
     objective = block.resolve(job.block(DiscriminatorBlock))
-    if block.kl_weight == 0:
+    if block.kl_weight == 0 and not objective.distils:
         job.progress.say("ril.kl_weight is 0: in the paper's Table 5b the student then falls far below its start")
     # Algorithm 2, line 1: policy and reference model start as the SFT student
     with open_models(job, objective) as models:
@@ -103,7 +104,8 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
             models.wake_engines()
             job.add_measurements(bytes_to_engine=models.push_weights())
 
-        history.append({STEP: step + 1, **reward_metrics(groups, scored, functions), **metrics, **updated})
+        of_rewards = reward_metrics(groups, scored, functions, objective.has_rewards)
+        history.append({STEP: step + 1, **of_rewards, **metrics, **updated})
         state.images |= {question.id: question.images for question in batch[: block.samples_per_step]}
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):
             job.progress.say(f"step {step + 1}: {alarm}")
@@ -117,14 +119,21 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
 def read_usable_questions(
     job: Job, models: RilModels, pool: Iterable[str]
 ) -> tuple[Sequence[Question], Sequence[Question], list[Reject]]:
-    """Returns the pool questions that fit the student's context, the validation questions, and rejects with reasons.
+    """Returns the pool questions that fit every context, the validation questions, and rejects with reasons.
+
+    The contexts are the student's, and those of the teachers that score its answers.
 
     A validation question that is too long is kept and counts as wrong.
     """
     block, folder = job.block(Ril), job.input("data/questions")
     by_id = find_questions(folder, IMITATION_SPLITS, pool)
     questions, validation = by_id.select(pool), read_questions(folder, "validation")
-    reasons = {one.id: reason for one in questions if (reason := models.explain_refusal(one))}
+    longest = block.sampling.max_tokens
+    reasons = {
+        one.id: reason
+        for one in questions
+        if (reason := models.explain_refusal(one) or models.explain_unscored(one, longest))
+    }
     rejects = make_too_long_rejects(job.name, reasons, block.group, len(questions), block.max_reject_share)
     rejects += [
         Reject(one.id, 0, 1, "refused", reason) for one in validation if (reason := models.explain_refusal(one))

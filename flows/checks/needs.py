@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.checks.data import check_user_files
+from flows.checks.distillation import check_distillation
 from flows.checks.endpoints import check_keys
 from flows.checks.finding import Finding
 from flows.checks.folders import check_writing
@@ -34,6 +35,7 @@ def check_needs(root: Path, params: Params, jobs: Sequence[Job], seconds: float 
         *check_writing(jobs),
         *check_user_files(params, jobs),
         *check_models(params, list(jobs), end),
+        *check_distillation(params, list(jobs)),
         *check_keys(params, runs),
         *check_claims(params, runs),
         check_compiler(explain_compiler(params, runs)),

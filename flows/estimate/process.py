@@ -138,6 +138,7 @@ class ProcessEstimator:
                 moved = {"discriminator": sum(other[phase].values()) - resting["discriminator"]}
                 phases[f"discriminator, {phase}"] = {**phases["at rest"], **moved}
         names = ["student"] + ([params.verdict.model] if params.objective.asks_judge else [])
+        names += params.distilled_models
         here = [name for name in names if name in self._shapes]
         if ranks == 1:  # else they are servers, processes of their own
             resting["libraries"] = ENGINE_LIBRARIES

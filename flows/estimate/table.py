@@ -160,10 +160,16 @@ class MemoryEstimator:
         free = use.gpus or tuple(range(self._runtime.gpus))
         engine = self._measure_engine(stage, model)
         parts = {**_list_engine_parts(engine), "margin": CONTEXT}
-        if stage == "selection":  # log probabilities of all tokens of a prompt, beside the memory that vLLM reserves
-            text = self._shapes[model].text
-            parts["head"] = self._params.models[model].context_tokens * text.vocabulary * (FP32 + FP32) / size
+        if stage == "selection":
+            parts["head"] = self._measure_scoring(stage, model)
         yield GpuMemory(f"{stage}: {item}", free[: len(free) - len(free) % size], "answers", parts, {model: engine})
+
+    def _measure_scoring(self, stage: str, model: str) -> float:
+        """Bytes of log probabilities of all tokens of a prompt, beside the memory that vLLM reserves."""
+        use = find_gpu_use(self._runtime, stage, model)
+        assert use is not None
+        text = self._shapes[model].text
+        return self._params.models[model].context_tokens * text.vocabulary * (FP32 + FP32) / count_replica_gpus(use)
 
     def _measure_engine(self, stage: str, model: str) -> EngineMemory:
         use = find_gpu_use(self._runtime, stage, model)
@@ -254,7 +260,8 @@ class MemoryEstimator:
     def _place_engines(self) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
         """GPUs of the ranks of the loop, and of each engine that runs here, by entry of `models`."""
         params, runtime = self._params, self._runtime
-        placement = place_loop(runtime, params.verdict.model if params.objective.asks_judge else None, runtime.gpus)
+        judge = params.verdict.model if params.objective.asks_judge else None
+        placement = place_loop(runtime, judge, runtime.gpus, params.distilled_models)
         return placement.ranks, {name: gpus for name, gpus in placement.engines.items() if name in self._shapes}
 
     def list_sleeping(self) -> list[EngineMemory]:
@@ -308,7 +315,10 @@ class MemoryEstimator:
         engines: Mapping[str, EngineMemory],
     ) -> GpuMemory:
         """The row of GPUs of the loop: engines are awake while they answer, and may sleep while ranks compute."""
-        awake = _add_parts(*map(_list_engine_parts, engines.values()))
+        scoring = [
+            {"head": self._measure_scoring("ril", name)} for name in engines if name in self._params.distilled_models
+        ]
+        awake = _add_parts(*map(_list_engine_parts, engines.values()), *scoring)
         if not trains:
             return GpuMemory(
                 "ril: engine of " + ", ".join(engines), gpus, "answers", {**awake, "margin": CONTEXT}, engines

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-ObjectiveName = Literal["ril", "dr_grpo", "grpo", "adversarial", "sft"]
+ObjectiveName = Literal["ril", "dr_grpo", "grpo", "adversarial", "sft", "opd"]
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,11 @@ BASELINES: dict[ObjectiveName, Baseline] = {
         description="Control for the additional steps: continues the warm start in this loop, by cross entropy on "
         "the questions' targets (the reference if a question has no target).",
         source="own control",
+    ),
+    "opd": Baseline(
+        description="On-policy distillation: the reverse KL to the models of `ril.distillation` on the student's own "
+        "answers; the advantage of a token is the mean of their log p less the student's. As published there is no KL "
+        "to the start: set `ril.kl_weight: 0`.",
+        source="Thinking Machines Lab 2025, after MiniLLM, arXiv 2306.08543, and GKD, arXiv 2306.13649",
     ),
 }

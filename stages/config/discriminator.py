@@ -57,7 +57,7 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.update",
             source="Alg. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "after_scoring", "sft": "none"},
+            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "after_scoring", "sft": "none", "opd": "none"},
             departures=(
                 Departure(
                     ("after_scoring",),

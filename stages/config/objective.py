@@ -64,6 +64,46 @@ class Objective(RewardObjective):
             "set ril.loss_normaliser to constant, or ril.ratio to gspo"
         )
 
+    @mark_contradiction
+    def _refuse_teacher_answers_in_distillation(self, given: Choices) -> str | None:
+        """`ril.objective: opd` learns on the student's own answers."""
+        if not self.distils or self.teacher_rows == "none":
+            return None
+        return (
+            f"ril.objective is 'opd', which learns on the student's own answers, but ril.teacher_rows is "
+            f"{self.teacher_rows!r}; remove it"
+        )
+
+    @mark_contradiction
+    def _refuse_distillation_of_greedy_answers(self, given: Choices) -> str | None:
+        """`ril.objective: opd` needs sampled answers: a `ril.sampling.temperature` above 0."""
+        if not self.distils or given.values["ril.sampling"].temperature > 0:
+            return None
+        return (
+            "ril.objective is 'opd', but ril.sampling.temperature is 0: greedy answers are no samples of the student, "
+            "on which its KL could be estimated; raise it"
+        )
+
+    @mark_contradiction
+    def _refuse_drops_in_distillation(self, given: Choices) -> str | None:
+        """`ril.objective: opd` learns from groups with equal rewards: not with `ril.zero_variance: drop`."""
+        if not self.distils or self.zero_variance == "keep":
+            return None
+        return (
+            "ril.objective is 'opd', which also learns from groups whose rewards are all equal, but ril.zero_variance "
+            f"is {self.zero_variance!r}; set it to keep"
+        )
+
+    @mark_contradiction
+    def _refuse_distillation_by_row(self, given: Choices) -> str | None:
+        """`ril.objective: opd` has an advantage for each token: not with `ril.ratio: sequence`."""
+        if not self.distils or self.ratio != "sequence":
+            return None
+        return (
+            "ril.ratio is 'sequence', one term per answer, but ril.objective 'opd' has an advantage for each token; "
+            "set ril.ratio to token"
+        )
+
     clip_low: Annotated[
         float,
         Field(gt=0, lt=1, description="Clip range of the ratio (§4.2); no effect with one inner update."),

@@ -12,6 +12,7 @@ from stages.config.benchmarks import TINY_BENCHMARKS
 from stages.config.block import Block
 from stages.config.budget import Budget
 from stages.config.discriminator import Discriminator
+from stages.config.distillation import find_wrong_model
 from stages.config.engines import ENGINE_KINDS, GpuUse, OpenAi, VllmServer
 from stages.config.evaluate import Evaluate, Evaluation
 from stages.config.lora import get_quantization
@@ -118,6 +119,8 @@ class Params(Block):
                 f"{judge!r}, a text model; remove images, or take a judge that sees them"
             )
         self._check_selection()
+        if line := find_wrong_model(self):
+            raise ValueError(line)
         self._check_placement()
         self._check_reference()
         self._check_checkpoints()
@@ -152,6 +155,11 @@ class Params(Block):
                 f"selection.top is {self.selection.top}, more than questions.splits.{self.selection.split} ({count}); "
                 "lower it"
             )
+
+    @property
+    def distilled_models(self) -> tuple[str, ...]:
+        """Entries of `models` that score the student's answers in the loop; none unless the objective distils."""
+        return self.ril.distillation if self.objective.distils else ()
 
     def _check_engine(self, name: str) -> None:
         """Raises if answers of an endpoint would be stored under the name of local weights, or vice versa."""
@@ -220,7 +228,8 @@ class Params(Block):
                     f"{key}.gpus names GPU {max(engine.gpus)}, but runtime.gpus is {runtime.gpus}: they are numbered "
                     "from 0; change one of them"
                 )
-        place_loop(runtime, self.verdict.model if self.objective.asks_judge else None, runtime.gpus)
+        judge = self.verdict.model if self.objective.asks_judge else None
+        place_loop(runtime, judge, runtime.gpus, self.distilled_models)
 
     def _check_reference(self) -> None:
         """Raises if the reference is to be divided while its model is the base of adapters."""

@@ -4,7 +4,7 @@ GPUs are numbers counted among those that the stage sees (CUDA_VISIBLE_DEVICES).
 ranks train alone, and engines run one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -54,17 +54,19 @@ def count_replica_gpus(settings: GpuUse) -> int:
     return settings.tensor_parallel * (settings.pipeline_parallel if isinstance(settings, VllmServer) else 1)
 
 
-def place_loop(runtime: Runtime, judge: str | None, count: int) -> Placement:
+def place_loop(runtime: Runtime, judge: str | None, count: int, teachers: Sequence[str] = ()) -> Placement:
     """Returns the GPUs of stage `ril`; `judge` is the judge's entry of `models`, None without one.
 
+    `teachers` are the entries of models that score the student's answers (`ril.objective: opd`).
+
     `count` is the number of GPUs, 0 if it is not known: then only engines with named GPUs are placed. An engine without
-    named GPUs gets those that nobody else has: the judge one replica at the end, the student all others. One that
-    shares gets all but those of engines that do not. Raises ValueError for a GPU that does not exist, and for one that
-    is claimed twice without a declared way of sharing, with both claims.
+    named GPUs gets those that nobody else has: the judge one replica at the end, each teacher one before it, the
+    student all others. One that shares gets all but those of engines that do not. Raises ValueError for a GPU that
+    does not exist, and for one that is claimed twice without a declared way of sharing, with both claims.
     """
     uses = {
         model: use
-        for model in ([judge] if judge else []) + ["student"]
+        for model in [*([judge] if judge else []), *teachers, "student"]
         if (use := find_gpu_use(runtime, LOOP, model)) is not None
     }
     ranks = find_rank_gpus(runtime, LOOP)

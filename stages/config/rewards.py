@@ -29,6 +29,11 @@ class RewardObjective(DiscriminatorObjective):
         Field(description="Nothing is sampled: a group is the question's target, which counts as correct."),
         Switch(source="Alg. 2", presets={"sft": True}),
     ] = False
+    distils: Annotated[
+        bool,
+        Field(description="Rewards, if any are set, add their advantage to that of each token."),
+        Switch(source="Eq. 2", presets={"opd": True}),
+    ] = False
     teacher_rows: Annotated[
         TeacherRows,
         Field(
@@ -39,7 +44,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.teacher_rows",
             source="Eq. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "none", "sft": "sft"},
+            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "none", "sft": "sft", "opd": "none"},
             departures=(
                 Departure(
                     ("luffy",),
@@ -232,7 +237,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
-            presets={"dr_grpo": 0.0, "grpo": 0.0, "sft": 0.0},
+            presets={"dr_grpo": 0.0, "grpo": 0.0, "sft": 0.0, "opd": 0.0},
             departures=(Departure((), "Style should count less than correctness.", "derived"),),
         ),
     ] = 1.0
@@ -247,7 +252,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.answer_weight",
             source="§3.3",
-            presets={"adversarial": 0.0},
+            presets={"adversarial": 0.0, "opd": 0.0},
             departures=(Departure((), "Correctness should count more than style.", "derived"),),
         ),
     ] = 1.0
@@ -304,8 +309,8 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_no_reward(self, given: Choices) -> str | None:
-        """One of the two rewards must have a weight above 0, or an entry of `ril.rewards` another weight than 0."""
-        if self.similarity_weight > 0 or self.answer_weight > 0 or any(one.weight for one in self.functions):
+        """One of the two rewards must have a weight above 0, or an entry of `ril.rewards` any; not with `opd`."""
+        if self.has_rewards or self.distils:
             return None
         return "ril.answer_weight is 0 and ril.similarity_weight too: there is no reward; raise one of them"
 
@@ -428,6 +433,11 @@ class RewardObjective(DiscriminatorObjective):
             departures=(Departure(("drop_group",), "A mean over fewer rows is noisier.", "derived"),),
         ),
     ] = "drop_row"
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether answers have any reward."""
+        return self.similarity_weight > 0 or self.answer_weight > 0 or any(one.weight for one in self.functions)
 
     @property
     def uses_judge(self) -> bool:

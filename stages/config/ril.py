@@ -26,7 +26,7 @@ class Switches(Block):
     objective: ObjectiveName = Field(
         "ril",
         description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `adversarial` (discriminator only), "
-        "`sft`.",
+        "`sft`, `opd` (reverse KL to `distillation`).",
     )
     kl_weight: Annotated[
         float,
@@ -77,6 +77,13 @@ class Ril(Schedule, Switches):
     )
     lora: Lora | None = Field(
         None, description="Trains adapters instead of the student's own weights, which are then those of the reference."
+    )
+    distillation: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        max_length=16,
+        description="With `objective: opd`, entries of `models` that the student is distilled from: models of teachers "
+        "in `pool.teachers` with the student's tokenizer. Several count alike.",
     )
     reward_code: Location = Field(
         FUNCTION_CODE,

@@ -86,6 +86,7 @@ STAGES: dict[str, Stage] = {
                 "data/model/{params.verdict.model}",
                 "{params.ril.reward_code}",  # the user's reward functions
             ),
+            listed=(("data/model/{}", "distilled_models"),),  # DVC notices another teacher by its answers in the pool
             ranks=True,
         ),
         Stage(

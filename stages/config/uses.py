@@ -28,7 +28,7 @@ def list_used_models(params: "Params", run: str) -> list[str]:
         return ["student"]
     if stage == LOOP:
         judges = objective.asks_judge
-        return ["student", *([params.verdict.model] if judges else [])]
+        return ["student", *([params.verdict.model] if judges else []), *params.distilled_models]
     if stage == "evaluate":
         return list(dict.fromkeys([_find_evaluated(params, item), *_list_judges(params)]))
     return []

@@ -101,18 +101,25 @@ def make_sampling_arguments(request: Request, chat: Chat, never: float) -> dict[
         "logit_bias": dict.fromkeys(chat.banned_token_ids, never) or None,
         "detokenize": False,  # the chat decodes once, when an answer is complete
         **({"logprobs": 0} if request.log_probs else {}),  # 0: of the sampled token only
-        **({"prompt_logprobs": 0} if request.given is not None else {}),  # 0: of the prompt's own tokens only
+        **({"prompt_logprobs": 0} if request.is_scored else {}),  # 0: of the prompt's own tokens only
     }
 
 
 def encode_request(request: Request, chat: Chat) -> list[int]:
-    """Returns the token ids that are sent: the prompt, and the given answer with its end-of-turn token.
+    """Returns the token ids that are sent: the prompt, and the given answer, a text with its end-of-turn token.
 
     Raises ValueError as `Chat.encode_prompt` does.
     """
-    messages, given = split_target(request.messages)
+    messages, _ = split_target(request.messages)
     ids = chat.encode_prompt(messages, len(request.images))
-    return ids if given is None else [*ids, *chat.encode_response(given)]
+    return [*ids, *encode_given(request, chat)]
+
+
+def encode_given(request: Request, chat: Chat) -> tuple[int, ...]:
+    """Returns the token ids of the given answer: those of the request, or those of its text; () without one."""
+    if request.given_ids:
+        return request.given_ids
+    return () if (given := request.given) is None else tuple(chat.encode_response(given))
 
 
 def make_scored_answer(request: Request, chat: Chat, log_probs: Sequence[float]) -> Answer:
@@ -121,8 +128,8 @@ def make_scored_answer(request: Request, chat: Chat, log_probs: Sequence[float])
     `log_probs` are those of the whole sent text but its first token, images expanded; the end of them is the answer's.
     A value that is not finite makes the answer a failed one: no model in order gives a token the probability 0.
     """
-    given = request.given or ""
-    ids = tuple(chat.encode_response(given))
+    ids = encode_given(request, chat)
+    given = chat.decode(ids) if request.given_ids else request.given or ""
     own = tuple(log_probs[len(log_probs) - len(ids) :])
     reason = "stop" if all(map(math.isfinite, own)) else f"a log probability of the given answer is not finite: {own}"
     return Answer(0, given, ids, reason, len(log_probs) + 1 - len(ids), len(ids), own)

@@ -114,7 +114,7 @@ class EndpointEngine:
         )
 
     def _make_body(self, request: Request) -> dict[str, Any]:
-        if request.given is not None:
+        if request.is_scored:
             raise RequestError(
                 f"question {request.name}: the endpoint of {self.label} does not give log probabilities of a given "
                 "answer; take a model with weights"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Of requests whose answer is given: vLLM generates one token after what it scores, which is not kept.
+SCORING = Sampling(temperature=0.0, max_tokens=1)
+
+
 class RequestError(ValueError):
     """A request that no engine can answer, such as a prompt longer than the context; the message names it."""
 
@@ -28,8 +32,8 @@ class EngineError(Failure):
 class Request:
     """One prompt and its number of answers; `<image>` markers in the messages stand for `images` in order.
 
-    If the last message is the assistant's, nothing is generated: the one answer is that text, with the log probability
-    of each of its tokens (`Answer.log_probs`).
+    If the last message is the assistant's, or `given_ids` are set, nothing is generated: the one answer is that text,
+    or these tokens, with the log probability of each token (`Answer.log_probs`).
     """
 
     name: str  # for messages: the id of the question
@@ -39,11 +43,17 @@ class Request:
     n: int = 1
     seed: int = 0  # answer i is sampled with seed + i
     log_probs: bool = False  # whether answers carry `Answer.log_probs`; needs StartOptions.log_probs
+    given_ids: tuple[int, ...] = ()  # tokens of a given answer, which are scored as they are (trap T6)
 
     @property
     def given(self) -> str | None:
-        """The answer whose tokens are scored; None if answers are generated."""
+        """The text whose tokens are scored; None if answers are generated or `given_ids` are set."""
         return split_target(self.messages)[1]
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether a given answer is scored and nothing is generated."""
+        return bool(self.given_ids) or self.given is not None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ UNKNOWN = -9999.0  # sent in place of NaN and of minus infinity, because JSON ha
 
 def read_answers(request: Request, chat: Chat, reply: Any) -> list[Answer]:
     """Returns the answers to `request` in order, from a reply as JSON; raises BadReply for one of another form."""
-    if request.given is not None:
+    if request.is_scored:
         return [_read_scored_answer(request, chat, reply)]
     try:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])

@@ -181,7 +181,7 @@ class VllmEngine:
         return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
 
     def _make_answers(self, request: Request, output: Any) -> list[Answer]:
-        if request.given is None:
+        if not request.is_scored:
             return [self._make_answer(output, one) for one in output.outputs]
         pairs = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
         return [make_scored_answer(request, self.chat, [float(found[token].logprob) for token, found in pairs])]

@@ -27,6 +27,7 @@ from stages.config.runtime import Runtime
 from stages.corpora.rows import split_target
 from stages.engines.arguments import (
     check_log_probs,
+    encode_given,
     encode_request,
     format_flags,
     make_adapter_arguments,
@@ -324,9 +325,9 @@ class VllmServerEngine:
                 "server of this model?",
             )
         seen = reply.json()["prompt_token_ids"]
-        messages, given = split_target(request.messages)
+        messages, _ = split_target(request.messages)
         ours = self._reader.make_prompt(messages, request.images).ids.tolist()
-        ours += [] if given is None else self.chat.encode_response(given)
+        ours += encode_given(request, self.chat)
         if seen != ours:
             limits = f"; {self._explain_limits()}" if self.checkpoint.limits.list_set() else ""
             raise self._make_error(

@@ -21,6 +21,8 @@ class Response:
         None  # log p of token_ids as sampled by the engine; None for teacher rows (trap T15)
     )
     rewards: tuple[float | None, ...] = ()  # of the functions of ril.rewards in their order; None is a failed one
+    # log p of token_ids under each entry of ril.distillation; () if one of them lacks a token, None where none is asked
+    teacher_log_probs: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def is_whole(self) -> bool:

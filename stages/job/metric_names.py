@@ -18,6 +18,8 @@ LEARNING_RATE = "learning_rate"
 ENTROPY = "entropy"
 KL = "kl"  # k3, to the reference model
 KL_FAR = "kl/far"  # share of tokens that are far from it
+# log p of the student less that of a teacher of `ril.distillation`, and less their mean
+REVERSE_KL_OF, REVERSE_KL = "reverse_kl/{}", "reverse_kl"
 RATIO = "ratio"
 CLIP_RATIO = "clip_ratio"  # share of tokens whose ratio left the clip range
 
@@ -30,6 +32,7 @@ FUNCTION, FUNCTION_OF_TEACHERS = "rewards/function/{}", "rewards/function/{}/tea
 FUNCTION_FAILED = "rewards/function/{}/failed"
 EQUAL_REWARDS = "frac_reward_zero_std"  # share of groups whose responses all have the same reward
 CORRECT_NEGATIVE_ADVANTAGE = "frac_correct_negative_advantage"  # of the student's correct responses
+UNSCORED = "frac_unscored"  # share of answers that a teacher of `ril.distillation` lacks a token of
 LENGTH, CUT = "completions/{}/mean_length", "completions/{}/clipped_ratio"  # in tokens; share that reached max_tokens
 STUDENT_CUT = "completions/clipped_ratio"
 FAILED, STUDENT_FAILED = "judge/{}/failed", "judge/failed"  # share of responses without a verdict

@@ -1,6 +1,6 @@
-"""The models of the RIL loop: the policy, the adversary, the student's engine and the judge."""
+"""The models of the RIL loop: the policy, the adversary, the engines of student, judge and scoring teachers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,7 @@ from stages.job.devices import list_devices
 from stages.job.job import Job
 from stages.judging.rubric import RubricJudge
 from stages.loop.own_rewards import OwnRewards
+from stages.loop.teachers import LoopTeacher, read_teachers, start_teachers
 from stages.policy.policy import Policy
 from stages.reward_functions.functions import RewardFunctions
 from stages.training.engine_config import explain_config
@@ -46,6 +47,7 @@ class RilModels:
     adversary: Adversary | None  # None if the objective uses no discriminator
     engine: TrainableEngine  # samples from the student; a null engine on ranks other than the first
     judge: Engine | None  # None if the reward uses no verdict, and on ranks other than the first
+    teachers: tuple[LoopTeacher, ...]  # of `ril.distillation`; none unless the objective distils
     functions: OwnRewards | None  # None if `ril.rewards` has none, and on ranks other than the first
     serves_adapter: bool  # the engine gets the student's adapter alone; on all ranks
     sleepers: tuple[str, ...]  # entries of `models` whose engines sleep while the ranks compute; on all ranks
@@ -59,7 +61,7 @@ class RilModels:
     @property
     def judge_sleeps(self) -> bool:
         """Whether the judge must finish before the ranks compute."""
-        return bool(set(self.sleepers) - {"student"})
+        return bool(set(self.sleepers) - {"student", *(one.name for one in self.teachers)})
 
     def sleep_engines(self) -> None:
         """Frees the GPUs of engines that share them with the ranks; the first rank calls this before all compute."""
@@ -85,11 +87,17 @@ class RilModels:
 
     def _list_sleepers(self) -> list[SharingEngine]:
         engines = [self.engine] * ("student" in self.sleepers) + [self.judge] * self.judge_sleeps
-        return [engine for engine in engines if isinstance(engine, SharingEngine)]
+        scoring = [one.engine for one in self.teachers if one.name in self.sleepers]
+        return [engine for engine in (*engines, *scoring) if isinstance(engine, SharingEngine)]
 
     def explain_refusal(self, question: Question) -> str | None:
         """Returns the reason why the question exceeds the student's context, None if it fits."""
         return explain_too_long(self.reader, self.checkpoint, question.messages, question.images)
+
+    def explain_unscored(self, question: Question, answer_tokens: int) -> str | None:
+        """Returns why a teacher cannot score so long an answer to the question, None if all can."""
+        reasons = (one.explain_refusal(question, answer_tokens) for one in self.teachers)
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 @contextmanager
@@ -103,7 +111,10 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
     runtime, here = job.block(Runtime), get_ranks()
     judge_name = job.block(Verdict).model if objective.asks_judge else None
     count = len(list_devices())
-    gpus = place_loop(runtime, judge_name, count).engines if count else {}
+    reader = load_reader(checkpoint)
+    teachers = read_teachers(job, ("data/warm_start", reader)) if objective.distils else []
+    names = [one.name for one in teachers]
+    gpus = place_loop(runtime, judge_name, count, names).engines if count else {}
     need = StartOptions(
         job.store / "logs", say=job.progress.say, own_process=here.count > 1, stage=job.stage, spending=job.spending
     )
@@ -121,15 +132,18 @@ def open_models(job: Job, objective: Objective) -> Iterator[RilModels]:
             if judge_name is not None and here.first:
                 judge = start_engine(judge_checkpoint, runtime, replace(need, gpus=gpus.get(judge_name, ())))
                 stack.callback(judge.close)
-            reader = load_reader(checkpoint)
+            if here.first:
+                needs = [replace(need, gpus=gpus.get(name, ())) for name in names]
+                teachers = start_teachers(teachers, runtime, needs, stack)
             policy = load_policy(job, checkpoint, reader, objective)
             adversary = None
             if objective.uses_discriminator:
                 base = choose_base(job, checkpoint, reader, policy.reference)
                 adversary = load_adversary(job, base, reader, objective)
-        sleepers = find_sleepers(runtime, job.stage, judge_name)
+        others = [*([judge_name] if judge_name is not None else []), *names]
+        sleepers = find_sleepers(runtime, job.stage, others)
         own = make_own_rewards(job, objective, functions, judge) if here.first else None
-        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, own, rank > 0, sleepers)
+        yield RilModels(checkpoint, reader, policy, adversary, engine, judge, tuple(teachers), own, rank > 0, sleepers)
 
 
 def open_functions(job: Job, objective: Objective) -> RewardFunctions | None:
@@ -160,9 +174,9 @@ def find_served_rank(block: Ril, runtime: Runtime) -> int:
     return rank if runtime.select_transfer(rank, torch.cuda.is_available()) == "adapter" else 0
 
 
-def find_sleepers(runtime: Runtime, stage: str, judge: str | None) -> tuple[str, ...]:
-    """Returns the entries of `models` whose engines sleep while the ranks compute."""
-    uses = {model: find_gpu_use(runtime, stage, model) for model in ("student", judge) if model is not None}
+def find_sleepers(runtime: Runtime, stage: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Returns the entries of `models` whose engines sleep while the ranks compute: of the student and `others`."""
+    uses = {model: find_gpu_use(runtime, stage, model) for model in ("student", *others)}
     return tuple(model for model, use in uses.items() if use is not None and use.sharing == "sleep")
 
 

@@ -17,6 +17,7 @@ from stages.job.job import Job
 from stages.judging.exam import check_exam, examine
 from stages.judging.queue import JudgeQueue
 from stages.loop.models import RilModels
+from stages.loop.teachers import add_log_probs
 from stages.responses.draws import TeacherAnswer, draw_balanced
 from stages.responses.variety import UselessAnswers
 from stages.training.ranks import get_ranks
@@ -71,7 +72,8 @@ class Rollouts:
         if (judge := self._models.judge) is not None and self._objective.uses_judge:
             self._queue = JudgeQueue(judge, self._job.block(Verdict), f"{self._job.name}, step {step + 1}")
         if (recorded := self._read_record(step)) is not None:
-            return self._reuse(questions, recorded)
+            groups = self._reuse(questions, recorded)
+            return self._score(step, questions, groups, recorded["judged"])
         with self._job.measure_time("sample"):
             groups = self._sample(step, questions)
         for question, group in zip(questions, groups, strict=True):
@@ -82,7 +84,24 @@ class Rollouts:
             if self._objective.answer_by == "parsing":
                 group[:] = [replace(one, verdict=int(is_correct(one.text, question.answer))) for one in group]
         self._compute_functions(questions, groups)
-        self._record(step, groups, judged=self._queue is None and self._models.functions is None)
+        judged = self._queue is None and self._models.functions is None
+        self._record(step, groups, judged)
+        return self._score(step, questions, groups, judged)
+
+    def _score(self, step: int, questions: Sequence[Question], groups: Groups, judged: bool) -> Groups:
+        """Returns the responses with log p under the teachers that the student is distilled from; records them.
+
+        Those of an earlier run of this step are kept; without such teachers nothing changes.
+        """
+        known = all(one.teacher_log_probs is not None for group in groups for one in group if one.source == STUDENT)
+        if not self._objective.distils or known:
+            return groups
+        with self._job.measure_time("teachers"):
+            groups = add_log_probs(self._models.teachers, questions, groups)
+        for question, group in zip(questions, groups, strict=True):
+            values = [value for one in group for scores in one.teacher_log_probs or () for value in scores]
+            self._state.guard.check("log-probability of a teacher", values, [question.id])
+        self._record(step, groups, judged)
         return groups
 
     def _compute_functions(self, questions: Sequence[Question], groups: Groups) -> None:
@@ -234,10 +253,11 @@ def make_reference_answer(question: Question) -> TeacherAnswer:
 
 def load_response(values: Mapping[str, Any]) -> Response:
     """Restores a response from the JSON form of its `asdict`."""
-    sampled = values["sampled_log_probs"]
-    lists = {
+    sampled, scored = values["sampled_log_probs"], values.get("teacher_log_probs")
+    lists: dict[str, Any] = {
         "token_ids": tuple(values["token_ids"]),
         "sampled_log_probs": None if sampled is None else tuple(sampled),
+        "teacher_log_probs": None if scored is None else tuple(map(tuple, scored)),
         "rewards": tuple(values.get("rewards", ())),
     }
     return Response(**{**values, **lists})

@@ -106,6 +106,7 @@ def list_student_curves(found: History, teachers: Sequence[str]) -> list[CurveSp
     labels = {STUDENT: "student's", TEACHERS: "teachers'"}
     divergence = make_lines(found, {names.for_source(names.KL, side): label for side, label in labels.items()})
     entropy = make_lines(found, {names.for_source(names.ENTROPY, side): label for side, label in labels.items()})
+    reverse = make_pattern_lines(found, names.REVERSE_KL_OF)
     norms = make_lines(found, {names.GRAD_NORM: "student", names.DISC_GRAD_NORM: "discriminator"})
     length = make_source_lines(found, names.LENGTH, teachers)
     cut = make_source_lines(found, names.CUT, teachers)
@@ -124,6 +125,7 @@ def list_student_curves(found: History, teachers: Sequence[str]) -> list[CurveSp
             False,
             None,
         ),
+        ("Reverse KL to the teachers", "Nats per token of the student's answers (distillation).", reverse, False, 0.0),
         ("Truncated answers", "Share of answers that reached max_tokens.", cut, True, None),
         ("Gradient norms", "Before clipping.", norms, False, None),
         ("Learning rate", "Of the student.", rate, False, None),
@@ -149,6 +151,12 @@ def make_source_lines(found: History, column: str, teachers: Sequence[str]) -> l
         if values is not None:
             lines.append(Line(source, found.steps, values, series, dashed=source != STUDENT))
     return lines
+
+
+def make_pattern_lines(found: History, column: str) -> list[Line]:
+    """A line for each source that `column`, a pattern with one `{}`, has numbers of."""
+    named = {name: source for name in found.columns if (source := names.source_of(name, column)) is not None}
+    return make_lines(found, named)
 
 
 def make_lines(found: History, columns: dict[str, str]) -> list[Line]:

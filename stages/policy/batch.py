@@ -77,6 +77,20 @@ class PolicyBatch:
         wrote = [one.response.source == source for one in self.responses]
         return torch.tensor(wrote, dtype=torch.bool, device=self.pack.response.device)[self.pack.response]
 
+    def stack_teachers(self, count: int, like: Tensor) -> Tensor:
+        """Returns log p [count, N] of each token under each of `count` teachers, of the dtype and device of `like`.
+
+        0 for responses without values, which have no policy term. Raises ValueError for one that nobody scored.
+        """
+        rows: list[list[float]] = [[] for _ in range(count)]
+        for one in self.responses:
+            values = one.response.teacher_log_probs
+            if values is None:
+                raise ValueError("ril.objective distils, but an answer has no log probabilities of teachers")
+            for number, row in enumerate(rows):
+                row += values[number] if values else [0.0] * len(one.response.token_ids)
+        return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
     def mask_term(self, term: str) -> Tensor | None:
         """Returns the mask [N] bool of tokens whose responses have this loss term; None if there are none."""
         chosen = [one.term == term for one in self.responses]

@@ -122,6 +122,16 @@ def luffy_gain(log_probs: Tensor, advantages: Tensor, gamma: float) -> Tensor:
     return probability / (probability + gamma) * advantages
 
 
+def distillation_advantages(log_probs: Tensor, teachers: Tensor) -> Tensor:
+    """Returns the advantage [N] of each token for distillation: -(log p - log p_teacher), the mean over teachers.
+
+    log_probs [N]: of the student before the first inner update, without gradient; teachers [teachers, N]: of the same
+    tokens. On tokens that the student sampled, its expectation is minus the mean of the reverse KL divergences
+    KL(student || teacher), and the loss has their gradient (MiniLLM, arXiv 2306.08543, per token).
+    """
+    return (teachers - log_probs).mean(0)
+
+
 def rollout_weights(
     trainer: Tensor, engine: Tensor, by_student: Tensor, response: Tensor, kind: Correction, cap: float
 ) -> Tensor:

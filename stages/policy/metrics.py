@@ -13,12 +13,15 @@ from stages.policy.rewards import ScoredResponse
 
 
 def reward_metrics(
-    groups: Sequence[Sequence[Response]], scored: Sequence[Sequence[ScoredResponse]], functions: Sequence[str] = ()
+    groups: Sequence[Sequence[Response]],
+    scored: Sequence[Sequence[ScoredResponse]],
+    functions: Sequence[str] = (),
+    rewarded: bool = True,
 ) -> dict[str, float | None]:
     """Returns mean rewards and advantages for the student, each teacher and all teachers, and health indicators.
 
     `groups` are all 2G responses per question, `scored` those that remain in their group; `functions` are the names of
-    the functions of `ril.rewards`.
+    the functions of `ril.rewards`. Groups of an objective without rewards (`rewarded` False) are not compared.
     """
     everything = [one for group in groups for one in group]
     kept = [one for group in scored for one in group]
@@ -41,9 +44,10 @@ def reward_metrics(
         metrics |= _function_metrics(name, number, kept)
     return metrics | {
         names.STUDENT_CUT: metrics.get(names.CUT.format(STUDENT)),
-        names.EQUAL_REWARDS: _mean([len({one.reward for one in group}) <= 1 for group in scored if group]),
+        names.EQUAL_REWARDS: _mean([len({one.reward for one in group}) <= 1 for group in scored if group and rewarded]),
         names.CORRECT_NEGATIVE_ADVANTAGE: _mean([one.advantage < 0 for one in by_student if one.answer]),
         names.STUDENT_FAILED: metrics.get(names.FAILED.format(STUDENT)),
+        **_distillation_metrics(by_student),
     }
 
 
@@ -64,6 +68,12 @@ def _source_metrics(
         names.FAILED: _mean([one.verdict is None for one in responses]),
     }
     return {name.format(source): value for name, value in metrics.items()}
+
+
+def _distillation_metrics(by_student: Sequence[ScoredResponse]) -> dict[str, float | None]:
+    """Returns the share of answers that no teacher could score, among those that teachers were asked for."""
+    asked = [values for one in by_student if (values := one.response.teacher_log_probs) is not None]
+    return {names.UNSCORED: _mean([not values for values in asked])} if asked else {}
 
 
 def _function_metrics(name: str, number: int, kept: Sequence[ScoredResponse]) -> dict[str, float | None]:

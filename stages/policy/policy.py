@@ -21,7 +21,14 @@ from stages.groups.pack import Group, Pack, make_packs
 from stages.groups.response import STUDENT, Response
 from stages.job import metric_names as names
 from stages.policy.batch import PolicyBatch, PreparedGroup, ReferenceCache, RewardedGroup, TokenMeans
-from stages.policy.loss import LossInputs, count_tokens, k3, policy_loss, rollout_weights
+from stages.policy.loss import (
+    LossInputs,
+    count_tokens,
+    distillation_advantages,
+    k3,
+    policy_loss,
+    rollout_weights,
+)
 from stages.policy.rewards import select_trainable
 from stages.training.frozen import FrozenShards
 from stages.training.passes import PaddingGroups, balance_packs, estimate_prompt_cost
@@ -240,6 +247,7 @@ class Policy:
             log_probs, entropy = token_entropies(states, weight, targets, self.temperature)
             means.add_by_source(names.ENTROPY, entropy, batch)
             means.add_by_source(names.KL, k3(log_probs.detach(), batch.reference), batch)
+            self._measure_divergence(log_probs.detach(), batch, means)
         else:
             log_probs = token_log_probs(states, weight, targets, self.temperature)
         old = log_probs.detach() if before is None else before
@@ -249,6 +257,17 @@ class Policy:
             means.add(name, values)
             means.add_by_source(name, values, batch)
         return loss, log_probs.detach()
+
+    def _measure_divergence(self, log_probs: Tensor, batch: PolicyBatch, means: TokenMeans) -> None:
+        """Adds the estimated reverse KL of the tokens to each teacher that the student is distilled from."""
+        if not self.objective.distils:
+            return
+        scored = batch.expand_to_tokens([float(bool(one.response.teacher_log_probs)) for one in batch.responses]) > 0
+        named = self.block.distillation
+        gaps = (log_probs - batch.stack_teachers(len(named), log_probs))[:, scored]
+        found = {names.REVERSE_KL_OF.format(name): values for name, values in zip(named, gaps, strict=True)}
+        for column, values in {**found, names.REVERSE_KL: gaps.mean(0)}.items():
+            means.add(column, values)
 
     def _compute_full_kl(self, states: Tensor, batch: PolicyBatch) -> Tensor | None:
         if not self.objective.has_full_kl or batch.reference_states is None:
@@ -265,8 +284,12 @@ class Policy:
         if (outside := batch.mask_term("none")) is not None:
             weights = torch.where(outside, 0.0, 1.0 if weights is None else weights)
         teacher_kl = objective.kl_on_teacher_rows
+        advantages = batch.expand_to_tokens([one.advantage for one in batch.responses])
+        if objective.distils:
+            teachers = batch.stack_teachers(len(self.block.distillation), old)
+            advantages = advantages + distillation_advantages(old, teachers)
         return LossInputs(
-            advantages=batch.expand_to_tokens([one.advantage for one in batch.responses]),
+            advantages=advantages,
             reference=batch.reference,
             clip_low=objective.clip_low,
             clip_high=objective.clip_high,

@@ -160,6 +160,8 @@ def _answer_reward(row: Response, objective: Objective) -> int:
 def _choose_term(row: Response, objective: Objective) -> Term:
     if row.finish_reason != "stop" and objective.truncated == "masked":
         return "none"
+    if row.teacher_log_probs == ():  # a teacher lacks one of its tokens
+        return "none"
     if row.source == STUDENT:
         return "policy"
     return {"luffy": "luffy", "sft": "sft"}.get(objective.teacher_rows, "policy")  # type: ignore[return-value]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.config.sampling import Sampling
 from stages.corpora.rows import QuestionFolder, QuestionKeyParts, split_target
+from stages.engines.engine import SCORING
 from stages.job.bounded import UnusableFile
 from stages.job.job import Job
 from stages.job.lazy_sequence import LazySequence
@@ -20,8 +20,6 @@ from stages.responses.answers import AnswerSession, Generation
 from stages.responses.requested import RequestedAnswers
 from stages.responses.score_text import parse_log_probs
 from stages.responses.store import Store
-
-SCORING = Sampling(temperature=0.0, max_tokens=1)  # vLLM generates one token after the prompt; it is not kept
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,24 @@ def _iter_rows(recording: Recording) -> Iterator[tuple[Task, Row]]:
             yield from ((TASKS[request.name], row) for row in rows)
 
 
+def check_scorers(recording: Recording, recipe: Recipe) -> None:
+    """Every student answer goes to every model once, as it was sampled, with its question and images."""
+    assert list(recording.teachers) == list(recipe.scorers)
+    for model in recording.teachers.values():
+        for step, requests in enumerate(model.asked):
+            tasks = list_tasks(recording, recipe)[step]
+            asked = [
+                (task, row.ids) for task, rows in zip(tasks, recording.rows[step], strict=True) for row in rows[:GROUP]
+            ]
+            assert [(request.name, request.given_ids) for request in requests] == [
+                (task.id, ids) for task, ids in asked
+            ]
+            for request, (task, _) in zip(requests, asked, strict=True):
+                assert list(request.messages) == [{"role": "user", "content": "<image>" * len(task.images) + task.text}]
+                assert (tuple(request.images), request.sampling.max_tokens) == (task.images, 1)
+        assert len(model.asked) == len(recipe.rates)
+
+
 def check_plain(recording: Recording, folder: Path, recipe: Recipe) -> None:
     """Logits, rewards, advantages, rates, and all weights after each step."""
     student = folder / "data" / "warm_start"

@@ -69,6 +69,7 @@ class Plain:
             weight.requires_grad_(weight.requires_grad and not any(part in name for part in recipe.frozen))
         if recipe.adapter is not None:
             adapt(self.student.net, self.student.net.model.language_model, adapter or {}, recipe.adapter)
+        self.scorers = [Vlm(folder.parent / "model" / name) for name in recipe.scorers]
         self._optimizer = Optimizer(self.student.net)
         self._critic_optimizer = Optimizer(critic) if critic else None
 
@@ -124,7 +125,8 @@ class Plain:
                         continue
                     kind = self.recipe.kl if one.row.ours else self.recipe.kl_on_teachers or self.recipe.kl
                     penalty = self.recipe.kl_weight * penalise(spread, base, one.row.ids, kind)
-                    terms = self._gain(one, pick(spread, one.row.ids), before) - penalty
+                    pull = self._pull(task, one.row.ids, before)
+                    terms = self._gain(one, pick(spread, one.row.ids), before, pull) - penalty
                     total = total - (
                         terms.mean() if self.recipe.mean_over_row else terms.sum() / self.recipe.max_tokens
                     )
@@ -138,8 +140,16 @@ class Plain:
     def _refer(self, task: Task, scored: Sequence[Scored]) -> list[Tensor]:
         return self.reference.spread(task, [one.row.ids for one in scored], self.recipe.temperature)
 
-    def _gain(self, one: Scored, now: Tensor, before: Tensor) -> Tensor:
-        """min(rho A, clip(rho) A) of each token (Eq. 2), or the term of imitation."""
+    @torch.no_grad()
+    def _pull(self, task: Task, ids: Sequence[int], before: Tensor) -> Tensor:
+        """-(log p of the student - log p of a teacher) of each token, the mean over teachers; 0 without any."""
+        if not self.scorers:
+            return torch.zeros(len(ids))
+        theirs = [pick(scorer.spread(task, [ids])[0], ids) for scorer in self.scorers]
+        return torch.stack([-(before - one) for one in theirs]).mean(0)
+
+    def _gain(self, one: Scored, now: Tensor, before: Tensor, pull: Tensor) -> Tensor:
+        """min(rho A, clip(rho) A) of each token (Eq. 2) with A plus `pull`, or the term of imitation."""
         if one.term == "cross entropy":
             return one.advantage * now
         if one.term == "luffy":
@@ -151,7 +161,7 @@ class Plain:
             gap = gap.mean().detach() + now - now.detach()
         rho = gap.exp()
         clipped = rho.clamp(1 - self.recipe.clip[0], 1 + self.recipe.clip[1])
-        gain = torch.minimum(rho * one.advantage, clipped * one.advantage)
+        gain = torch.minimum(rho * (one.advantage + pull), clipped * (one.advantage + pull))
         if self.recipe.largest_correction and one.row.sampled:
             weights = (before - torch.tensor(one.row.sampled)).exp()
             gain = gain * weights.clamp(max=self.recipe.largest_correction)

@@ -88,6 +88,7 @@ class Recipe:
     critic_adapter: float | None = None  # the same of D
     frozen: tuple[str, ...] = ()  # parts of names of further weights that are not trained (Table 5c)
     functions: tuple[Function, ...] = ()
+    scorers: tuple[str, ...] = ()  # models whose log p pulls each token of the student (on-policy distillation)
     parses: bool = False  # in place of the judge, the last number of an answer is compared with the reference
 
     @property

@@ -15,15 +15,18 @@ from stages import ril
 from stages.adversary.adversary import Adversary
 from stages.adversary.discriminator_model import DiscriminatorBatch, Text
 from stages.config.objective import Objective
+from stages.config.ril import Ril
 from stages.job.files import read_json, read_shards
 from stages.job.job import Job
 from stages.loop import models as loop_models
+from stages.loop import teachers as loop_teachers
 from stages.loop.models import RilModels, open_models
 from stages.training.ranks import get_ranks
 from stages.training.trainer import StepResult, Trainer
+from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.shards import gather_tensor
 from tests.loop.plain_rewards import Row
-from tests.loop.script import ScriptedJudge, ScriptedStudent, make_engines
+from tests.loop.script import ScriptedJudge, ScriptedStudent, ScriptedTeacher, make_engines
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Recording:
 
     student: ScriptedStudent
     judge: ScriptedJudge
+    teachers: dict[str, ScriptedTeacher] = field(default_factory=dict)  # that score the student's answers
     updates: list[tuple[str, float]] = field(default_factory=list)  # (model, rate) of each optimizer step in order
     taught: list[list[tuple[str, str]]] = field(default_factory=list)  # (question, text) that D learns in each update
     critics: list[dict[str, Tensor]] = field(default_factory=list)  # weights of D after each step
@@ -44,12 +48,22 @@ class Recording:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def record_loop(job: Job) -> Recording:
-    """Runs the stage on this rank; what is read from files is empty on ranks other than the first."""
+def record_loop(job: Job, fails_at: int | None = None) -> Recording:
+    """Runs the stage on this rank; what is read from files is empty on ranks other than the first.
+
+    The last teacher that scores fails at its call `fails_at`.
+    """
     recording = Recording(*make_engines(job.root))
+
+    def start_teacher(checkpoint: Checkpoint, *_: Any) -> ScriptedTeacher:
+        name = checkpoint.folder.name
+        fails = fails_at if name == job.block(Ril).distillation[-1] else None
+        return recording.teachers.setdefault(name, ScriptedTeacher(checkpoint, fails_at=fails))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop_models, "start_trainable", lambda *_: recording.student)
         patch.setattr(loop_models, "start_engine", lambda *_: recording.judge)
+        patch.setattr(loop_teachers, "start_engine", start_teacher)
 
         @contextlib.contextmanager
         def watch_models(job: Job, objective: Objective) -> Iterator[RilModels]:

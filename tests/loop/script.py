@@ -8,19 +8,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from stages.engines.engine import Answer, Request
+from stages.engines.engine import Answer, EngineError, Request
 from stages.vlm.chat import RemoteChat
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint
-from tests.loop.world import MAX_TOKENS, VALIDATION
+from tests.loop.plain import pick
+from tests.loop.plain_models import Vlm
+from tests.loop.world import LEARNING, MAX_TOKENS, VALIDATION
 
 # Validation answers that are right, by the number of times that the student got new weights.
 RIGHT = {0: ("v1",), 1: ("v0", "v1", "v3"), 2: ("v2", "v3"), 3: ("v0", "v2", "v3")}
 _GRADED = re.compile(
     r"<question> (.*) </question>\n<candidate (\w+)> (.*) </candidate \2>\n<rubric> (.*) </rubric>", re.DOTALL
 )
+TASKS = {task.id: task for task in LEARNING}
 BROKEN = "gone"  # how an answer ends that the judge's engine gives up on
 _JUDGED = re.compile(
     r"<question> (.*) </question>\n<candidate (\w+)> (.*) </candidate \2>\n<reference> (.*) </reference>", re.DOTALL
@@ -119,6 +123,32 @@ class ScriptedJudge:
             said = "hm" if verdict is None else f"{'same' if verdict else 'no'}. <answer>{verdict}</answer>"
             broken = verdict is None and len(candidate) % 2
             yield number, [Answer(0, "" if broken else said, (), BROKEN if broken else "stop", 1, 1)]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass
+class ScriptedTeacher:
+    """Scores the tokens that it is given, with the model itself."""
+
+    checkpoint: Checkpoint
+    asked: list[list[Request]] = field(default_factory=list)  # of each step
+    fails_at: int | None = None  # the call that ends with an error
+    name: str = "script"
+    version: str = "1"
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Answer]]]:
+        """Yields the last request first."""
+        if len(self.asked) == self.fails_at:
+            raise EngineError("the machine was taken away")
+        self.asked.append(list(requests))
+        vlm = Vlm(self.checkpoint.weights)
+        for number, request in reversed(list(enumerate(requests))):
+            ids = request.given_ids
+            with torch.no_grad():
+                found = pick(vlm.spread(TASKS[request.name], [ids])[0], ids)
+            yield number, [Answer(0, "", ids, "stop", 1, len(ids), tuple(found.tolist()))]
 
     def close(self) -> None:
         """Nothing to free."""

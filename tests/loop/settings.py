@@ -104,6 +104,15 @@ PLAIN_FUNCTIONS = (
     Function(0.5, rate_unit),
     Function(-2.0, lambda row: float(len(row.text) <= 5), of_wrong_pays=False),
 )
+DISTILLED = replace(ALONE, answer_weight=0.0, scorers=("qwen2_5_vl", "internvl3"))
+
+
+def distil(family: str, **ril: Any) -> dict[str, Any]:
+    """On-policy distillation from two models of the student's family."""
+    models = {name: {"family": family} for name in DISTILLED.scorers}
+    return {"models": models, "ril": {"objective": "opd", "distillation": list(DISTILLED.scorers), **ril}}
+
+
 SETTINGS = {
     "qwen2_5_vl, mu 1": Setting("qwen2_5_vl", PAPER),
     "internvl3, mu 1": Setting("internvl3", FALLEN, {"ril": FALLING}),
@@ -154,6 +163,29 @@ SETTINGS = {
         "internvl3",
         replace(BRIEF, critic="absent", similarity_weight=0.0, teachers="cross entropy", references=True),
         {"ril": {"objective": "sft"}},
+    ),
+    "opd, two teachers": Setting("qwen2_5_vl", replace(DISTILLED, kl_weight=0.0), distil("qwen2_5_vl", kl_weight=0.0)),
+    "opd, one teacher, mu 2, masked, with the judge": Setting(
+        "internvl3",
+        replace(
+            DISTILLED,
+            scorers=("internvl3",),
+            mu=2,
+            clip=(0.001, 0.003),
+            cut="without loss",
+            answer_weight=1.0,
+            mean_over_row=True,
+        ),
+        distil(
+            "internvl3",
+            distillation=["internvl3"],
+            inner_updates=2,
+            clip_epsilon=0.001,
+            clip_epsilon_high=0.003,
+            truncated="masked",
+            answer_weight=1.0,
+            loss_normaliser="row",
+        ),
     ),
     "teacher rows by cross entropy": Setting(
         "internvl3",

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.loop.checks import check_judge, check_plain, check_questions, check_rows, check_rubrics, check_validation
+from tests.loop.checks import (
+    check_judge,
+    check_plain,
+    check_questions,
+    check_rows,
+    check_rubrics,
+    check_scorers,
+    check_validation,
+)
 from tests.loop.recording import record_loop
 from tests.loop.settings import SETTINGS, UNIT, list_rubrics
-from tests.loop.world import make_job, write_adapter, write_function
+from tests.loop.world import make_job, write_adapter, write_function, write_scorers
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
@@ -19,11 +27,14 @@ def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str]
         write_adapter(folder / "data" / "warm_start", folder / "data" / "discriminator")
     if setting.recipe.functions:
         write_function(folder, UNIT)
+    if setting.recipe.scorers:
+        write_scorers(folder, setting.family)
     recording = record_loop(make_job("ril", folder, setting.params))
     check_questions(recording, setting.recipe)
     check_rows(recording, folder, setting.recipe)
     check_judge(recording, setting.recipe)
     check_rubrics(recording, list_rubrics(setting))
+    check_scorers(recording, setting.recipe)
     check_plain(recording, folder, setting.recipe)
     check_validation(recording, folder, setting.recipe)
 

@@ -26,13 +26,14 @@ from tests.loop.checks import (
 from tests.loop.plain_models import Vlm
 from tests.loop.recording import Recording, record_loop
 from tests.loop.settings import DISCRIMINATOR, SETTINGS, WARM_START
-from tests.loop.world import make_job, write_adapter
+from tests.loop.world import make_job, write_adapter, write_scorers
 
 # `runtime` of each
 LOOPS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl, mu 1": {"zero_stage": 3, "reference": "sharded", "optimizer_states": "swapped"},
     "internvl3, mu 2": {"zero_stage": 2, "reference": "offloaded", "optimizer_states": "offloaded"},
     "adapters of student and D on one model": {"zero_stage": 3},
+    "opd, two teachers": {"zero_stage": 2},
     "an adapter of D alone, beside the reference": {"zero_stage": 3},
 }
 STAGES: dict[str, tuple[ModuleType, str, Mapping[str, Any]]] = {
@@ -69,6 +70,8 @@ def two_ranks(built_worlds: Callable[[str], Path], tmp_path_factory: pytest.Temp
         shutil.copytree(built_worlds(SETTINGS[name].family), folder / name)
         if SETTINGS[name].recipe.critic_adapter is not None:
             write_adapter(folder / name / "data" / "warm_start", folder / name / "data" / "discriminator")
+        if SETTINGS[name].recipe.scorers:
+            write_scorers(folder / name, SETTINGS[name].family)
     for name, (_, family, _) in STAGES.items():
         shutil.copytree(built_worlds(family), folder / name)
     context = mp.spawn(run_rank, (folder,), nprocs=RANKS, join=False)

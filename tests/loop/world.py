@@ -212,6 +212,12 @@ def build_world(family: str, folder: Path) -> Path:
     return folder
 
 
+def write_scorers(folder: Path, family: str) -> None:
+    """Writes the models of both teachers, of the student's family, so that they have its tokenizer."""
+    for number, name in enumerate(TEACHERS):
+        build_checkpoint(family, folder / "data" / "model" / name, 5 + number)
+
+
 def write_function(folder: Path, code: str) -> None:
     """Writes a user's reward function."""
     (folder / "rewards").mkdir()

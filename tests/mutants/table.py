@@ -59,6 +59,8 @@ IN_DISC = (
 IN_WARM = ("tests/loop/test_warm_start.py::test_the_warm_start_is_plain_sft[qwen2_5_vl-True]",)
 T = "tests/stages/"
 T_RUBRIC, T_RECORDS = "tests/stages/judging/test_rubric.py::", "tests/flows/test_run_records.py::"
+SHARED, TEACHERS, T_OPD = "stages/vlm/shared_ids.py", "stages/loop/teachers.py", "tests/loop/test_distillation.py::"
+T_DISTIL, T_IDS = (f"tests/stages/{name}.py::" for name in ("policy/test_distillation", "vlm/test_shared_ids"))
 T_BUDGET = f"{T}responses/test_budget.py::"
 T_PLANS = "tests/flows/estimate/test_plan.py::"
 T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss", "update", "rewards"))
@@ -672,4 +674,41 @@ FAULTS = (
     Fault("flows/ui/flow_records.py", "if now - part.begun >= _LONG_SECONDS:", "if True:",
           "a loop of a moment is a task run",
           (f"{T_RECORDS}test_journals_are_flow_runs_also_when_another_process_goes_on",)),
+    # --- on-policy distillation ---------------------------------------------------------------------------------------
+    Fault(LOSS, "return (teachers - log_probs).mean(0)", "return (log_probs - teachers).mean(0)",
+          "the student is driven away from its teachers", (f"{T_DISTIL}test_loss_and_gradient_are_the_formula",)),
+    Fault(LOSS, "return (teachers - log_probs).mean(0)", "return (teachers - log_probs).sum(0)",
+          "two teachers pull twice as hard", (f"{T_DISTIL}test_the_expected_gradient_is_that_of_the_mean_reverse_kl",)),
+    Fault(POLICY, "advantages = advantages + distillation_advantages(old, teachers)",
+          "advantages = distillation_advantages(old, teachers)", "rewards count for nothing beside distillation",
+          (f"{T_DISTIL}test_rewards_add_their_advantage_to_every_token",)),
+    Fault(POLICY, "for one in batch.responses]) > 0\n", "for one in batch.responses]) > -1\n",
+          "answers that nobody scored are in the curve",
+          (f"{T_DISTIL}test_the_curve_has_the_answers_that_were_scored_alone",)),
+    Fault(REWARDS, "if row.teacher_log_probs == ():", "if False:", "an answer that nobody scored is learned from",
+          (f"{T_DISTIL}test_loss_and_gradient_are_the_formula",)),
+    Fault(TEACHERS, "if ids := self.ids.translate(one.token_ids):", "if ids := self.ids.translate(one.token_ids[:-1]):",
+          "a teacher does not see the end of an answer",
+          ("tests/loop/test_ril.py::test_the_loop_does_what_the_paper_says[opd, two teachers]",)),
+    Fault(TEACHERS, "values if all(values) else ()", "values", "an answer that one of two teachers lacks is scored",
+          (f"{T_OPD}test_an_answer_with_a_token_that_one_teacher_lacks_has_no_policy_term",)),
+    Fault(ROLLOUTS, "if not self._objective.distils or known:", "if not self._objective.distils:",
+          "a resumed step asks the teachers again",
+          (f"{T_OPD}test_a_step_whose_values_were_recorded_asks_no_teacher",)),
+    Fault(ROLLOUTS, '"teacher_log_probs": None if scored is None else', '"teacher_log_probs": None if True else',
+          "what teachers said is not read back",
+          (f"{T_OPD}test_a_step_whose_values_were_recorded_asks_no_teacher",)),
+    Fault(SHARED, "if not all(number in self.shared or number == own for number in ids):", "if not ids:",
+          "a teacher scores tokens that it does not have",
+          (f"{T_IDS}test_ends_of_a_turn_stand_for_each_other_and_other_added_tokens_must_be_equal",)),
+    Fault(SHARED, "other if number == own else number", "number", "the student's end is some token of the teacher",
+          (f"{T_IDS}test_ends_of_a_turn_stand_for_each_other_and_other_added_tokens_must_be_equal",)),
+    Fault(SHARED, "    if _read_merges(ours) != _read_merges(theirs):", "    if False:", "merges may differ",
+          (f"{T_IDS}test_what_differs_is_said_with_both_names_and_the_remedy",)),
+    Fault("flows/checks/needs.py", "        *check_distillation(params, list(jobs)),\n", "",
+          "other tokenizers are found after hours of answers",
+          ("tests/flows/checks/test_distillation.py::test_another_tokenizer_is_found_before_anything_starts",)),
+    Fault("flows/estimate/workload.py", "yield Answers(name, asked * block.group, asked * block.group, read",
+          "yield Answers(name, asked * block.group, asked, read", "a prompt is read once for all answers",
+          (f"{T_PLANS}test_teachers_that_score_in_the_loop_are_counted",)),
 )  # fmt: skip

@@ -75,6 +75,27 @@ def test_the_tiny_profile_is_planned_with_exact_counts(project: Path) -> None:
     assert values["faults"] == []
 
 
+def test_teachers_that_score_in_the_loop_are_counted(project: Path) -> None:
+    """Each answer is read once by each of them, with its prompt; on a CPU they are engines of the stage's process."""
+    before = pick(ask_values(), "ril")
+    overlay = {"ril": {"objective": "opd", "distillation": ["qwen2_5_vl", "internvl3"]}}
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(merge_params(read_yaml(path), overlay), sort_keys=False))
+    found = pick(ask_values(), "ril")
+    answers = 120 * 16 * 4
+    assert found["answers"]["wanted"] == answers + 5 * 2 + 2 * answers
+    assert before["answers"]["wanted"] == 2 * answers + 5 * 2
+    params = validate_params(read_yaml(path))
+    plan = plan_pipeline(params, Given(project, project / ".ril", find_models(project, params)))
+    scored = [one for one in plan.find("ril").work.answers if one.model in ("qwen2_5_vl", "internvl3")]
+    assert [(one.model, one.count, one.prompts) for one in scored] == [
+        (name, answers, answers) for name in ("qwen2_5_vl", "internvl3")
+    ]
+    assert all(one.answer == Range.exactly(1) for one in scored)
+    (row,) = plan.find("ril").rows
+    assert row.parts["KV cache"] == 3 * 2**30, "student and both teachers; there is no judge"
+
+
 def test_the_table_is_readable_at_a_hundred_columns(project: Path) -> None:
     lines = ask("--details").splitlines()
     assert max(map(len, lines)) <= 100

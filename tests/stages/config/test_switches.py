@@ -35,6 +35,7 @@ from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 PAPERS = {
     "references": False,
+    "distils": False,
     "teacher_rows": "as_student",
     "teacher_weight": 1.0,
     "luffy_gamma": 0.1,
@@ -79,6 +80,7 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
         "negatives": 0,
     },
     "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
+    "opd": {**JUDGE_ALONE, "answer_weight": 0.0, "distils": True},
 }
 NAMES = list(list_switches(Objective))
 
@@ -100,7 +102,7 @@ def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     params = validate_params(merge_params(values_of(root), {"ril": {"objective": name}}))
     assert params.objective == replace(PAPER, **OBJECTIVES[name])
     assert params.objective.uses_discriminator == (name in ("ril", "adversarial"))
-    assert params.objective.uses_judge == (name not in ("adversarial", "sft"))
+    assert params.objective.uses_judge == (name not in ("adversarial", "sft", "opd"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
         **{name: getattr(params.objective, name) for name in list_switches(DiscriminatorObjective)}
     )
@@ -165,6 +167,12 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
      ["ril.rewards has 'length'", "ril.teacher_rows is 'sft'", "remove one of them"]),
     ({"rewards": [{"use": "length", "gate": "when_correct"}], "answer_weight": 0.0}, {},
      ["gate of 'length' is 'when_correct'", "ril.answer_weight is 0", "set gate to none"]),
+    ({"objective": "opd", "teacher_rows": "as_student"}, {},
+     ["ril.objective is 'opd'", "ril.teacher_rows is 'as_student'", "remove it"]),
+    ({"objective": "opd", "sampling": {"temperature": 0.0}}, {},
+     ["'opd'", "ril.sampling.temperature is 0", "raise it"]),
+    ({"objective": "opd", "zero_variance": "drop"}, {}, ["'opd'", "ril.zero_variance is 'drop'", "set it to keep"]),
+    ({"objective": "opd", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", "'opd'", "set ril.ratio to token"]),
     ({"objective": "dr_grpo"}, {"sees": "question"}, ["discriminator.sees is 'question'", "set it to response"]),
 ]  # fmt: skip
 
@@ -194,6 +202,8 @@ AGREEING: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"rollout_correction": "mask_sequence", "sampling": {"temperature": 0.5}}, {}),
     ({"rewards": [{"use": "length"}], "baseline": "per_reward", "answer_weight": 0.0}, {}),
     ({"rewards": [{"use": "length"}], "similarity_weight": 0.0, "answer_weight": 0.0}, {"update": "none"}),
+    ({"objective": "opd", "answer_weight": 1.0, "kl_weight": 0.0, "ratio": "gspo"}, {}),
+    ({"objective": "opd", "rewards": [{"use": "length"}]}, {}),
     ({"rewards": [{"use": "format", "gate": "when_correct", "arguments": {"pattern": "x"}}]}, {}),
 ]
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from stages.config.image_limits import ImageLimits
 from stages.config.runtime import Runtime
 from stages.config.sampling import Sampling
-from stages.engines.arguments import make_scored_answer
+from stages.engines.arguments import encode_request, make_sampling_arguments, make_scored_answer
 from stages.engines.calls import BadReply
 from stages.engines.endpoint_engine import EndpointEngine
 from stages.engines.engine import Request, RequestError
@@ -86,6 +86,10 @@ def test_log_probs_of_given_answers_are_those_of_transformers(tiny: Callable[[st
     order = [3, 0, 5, 1, 4, 2]
     mixed = dict(engine.generate([requests[place] for place in order]))
     alone = [next(engine.generate([request]))[1] for request in requests[:2]]
+    chat = load_reader(checkpoint).chat
+    given = [tuple(chat.encode_response(answer)) for answer in ANSWERS]
+    tokens = [replace(one, messages=one.messages[:1], given_ids=ids) for one, ids in zip(requests, given, strict=True)]
+    by_ids = [answers for _, answers in sorted(engine.generate(tokens))]
     generated = dict(engine.generate([Request("g", requests[0].messages[:1], requests[0].images, SCORING)]))
     engine.close()
     for place, (request, answers, theirs) in enumerate(zip(requests, together, expected, strict=True)):
@@ -97,6 +101,8 @@ def test_log_probs_of_given_answers_are_those_of_transformers(tiny: Callable[[st
         assert answer.prompt_tokens == len(prompt.ids)
         assert mixed[order.index(place)][0].log_probs == pytest.approx(answer.log_probs, abs=1e-5)
     for answers, theirs in zip(alone, expected, strict=False):
+        assert answers[0].log_probs == pytest.approx(theirs, abs=2e-4)
+    for answers, theirs in zip(by_ids, expected, strict=True):
         assert answers[0].log_probs == pytest.approx(theirs, abs=2e-4)
     assert generated[0][0].log_probs is None
 
@@ -111,6 +117,24 @@ def test_only_the_end_of_the_scored_tokens_is_the_answers(tiny: Callable[[str], 
     for value in (float("nan"), float("-inf")):
         assert make_scored_answer(request, chat, [-9.0] * 20 + [-0.5] * (count - 1) + [value]).failed
         assert not make_scored_answer(request, chat, [value] * 20 + [-0.5] * count).failed
+
+
+def test_given_ids_are_sent_and_scored_as_they_are(tiny: Callable[[str], Checkpoint]) -> None:
+    """Ids that no text gives: "16" in two tokens where the tokenizer has one, and no end (trap T6)."""
+    chat = load_reader(tiny("qwen2_5_vl")).chat
+    (request,) = make_requests(["16"])
+    spelled = tuple(token for sign in "the" for token in chat.encode_text(sign))
+    assert list(spelled) != chat.encode_text("the")
+    asked = replace(request, messages=request.messages[:1], given_ids=spelled)
+    prompt = chat.encode_prompt(request.messages[:1], 1)
+    assert encode_request(asked, chat) == [*prompt, *spelled]
+    found = make_scored_answer(asked, chat, [-9.0] * 20 + [-0.25, -0.5, -0.75])
+    assert (found.token_ids, found.text, found.log_probs) == (spelled, "the", (-0.25, -0.5, -0.75))
+    assert (found.prompt_tokens, found.completion_tokens) == (21, 3)
+    assert make_sampling_arguments(asked, chat, never=-1.0)["prompt_logprobs"] == 0
+    generated = replace(request, messages=request.messages[:1])
+    assert "prompt_logprobs" not in make_sampling_arguments(generated, chat, never=-1.0)
+    assert not generated.is_scored
 
 
 def test_a_servers_reply_is_read_or_refused(tiny: Callable[[str], Checkpoint]) -> None:
@@ -129,5 +153,7 @@ def test_a_servers_reply_is_read_or_refused(tiny: Callable[[str], Checkpoint]) -
 def test_an_endpoint_is_not_asked_to_score() -> None:
     engine: Any = SimpleNamespace(label="rented")
     (request,) = make_requests(["16"])
-    with pytest.raises(RequestError, match="question q0: the endpoint of rented does not give log probabilities"):
-        EndpointEngine._make_body(engine, request)
+    by_ids = replace(request, messages=request.messages[:1], given_ids=(5,))
+    for asked in (request, by_ids):
+        with pytest.raises(RequestError, match="question q0: the endpoint of rented does not give log probabilities"):
+            EndpointEngine._make_body(engine, asked)
