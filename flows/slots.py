@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from flows.launcher import is_job
 from stages.config.runtime import Runtime
 from stages.job.job import Job
 from stages.job.lock_files import hold_lock, read_holder
@@ -27,12 +28,13 @@ class NoSlot(RuntimeError):
 
 @contextmanager
 def hold_gpu_slot(job: Job, limit_hours: float = _LIMIT_HOURS) -> Iterator[None]:
-    """For this block the stage holds one of `runtime.gpu_slots`; nothing where that is 0 or the stage loads no model.
+    """For this block the stage holds one of `runtime.gpu_slots`; nothing where that is 0, where the stage loads no
+    model, and in a job, which has GPUs of its own.
 
     Raises NoSlot after `limit_hours`.
     """
     count = job.block(Runtime).gpu_slots
-    if count == 0 or not job.definition.loads_model:
+    if count == 0 or not job.definition.loads_model or is_job():
         yield
         return
     folder = job.store / "slots"

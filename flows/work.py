@@ -15,6 +15,7 @@ from flows.dvc.orphans import hold_copy
 from flows.estimate.cards import name_machine
 from flows.fingerprint import Fingerprint
 from flows.jobs import UnknownTarget, list_needed_jobs, open_job
+from flows.launcher import is_job
 from flows.lockfile import mark_recorded, mark_unrecorded
 from flows.rank_processes import join_ranks
 from flows.room import check_cache_room, check_folders
@@ -69,6 +70,11 @@ class Work:
         self.error: BaseException | None = None
 
     @property
+    def digest(self) -> str:
+        """Hash of parameters, inputs and code."""
+        return f"{self._given.digest}{self._code.digest}"
+
+    @property
     def _by_dvc(self) -> bool:
         """Whether DVC has started this process and will record the result."""
         return "DVC_STAGE" in os.environ
@@ -100,7 +106,7 @@ class Work:
 
     def _finish(self, job: Job) -> float:
         planned = plan_or_explain(job, self.params)
-        with hold_gpu_slot(job), self._hold_copy():
+        with hold_gpu_slot(job), self.hold_copy():
             seconds = self._compute(job)
         if moved := self._find_moved():
             raise InputsMoved(
@@ -116,8 +122,11 @@ class Work:
             mark_recorded(job.root, job.name)
         return seconds
 
-    def _hold_copy(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.job.project == self.job.root else hold_copy(self.job.root)
+    def hold_copy(self) -> AbstractContextManager[object]:
+        """Says, for a `with` block, that the copy in which an experiment runs is in use; nothing elsewhere."""
+        if is_job() or self.job.project == self.job.root:  # for a job its submitter holds it
+            return nullcontext()
+        return hold_copy(self.job.root)
 
     def _compute(self, job: Job) -> float:
         start = time.monotonic()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.checks.cluster import check_cluster
 from flows.checks.data import check_user_files
 from flows.checks.distillation import check_distillation
 from flows.checks.endpoints import check_keys
@@ -13,6 +14,7 @@ from flows.checks.gpus import check_claims, count_claimed_gpus, count_gpus
 from flows.checks.machine import check_compiler, check_repository
 from flows.checks.models import check_models
 from flows.checks.packages import check_optional_packages
+from flows.slurm.request import submits
 from stages.config.params import Params
 from stages.job.job import Job
 
@@ -30,6 +32,7 @@ def check_needs(root: Path, params: Params, jobs: Sequence[Job], seconds: float 
     """
     end = time.monotonic() + seconds
     runs = [job.name for job in jobs]
+    here = [run for run in runs if not submits(params, run)]  # what GPUs a job needs, the cluster checks
     return [
         *check_repository(root),
         *check_writing(jobs),
@@ -37,8 +40,9 @@ def check_needs(root: Path, params: Params, jobs: Sequence[Job], seconds: float 
         *check_models(params, list(jobs), end),
         *check_distillation(params, list(jobs)),
         *check_keys(params, runs),
-        *check_claims(params, runs),
-        check_compiler(explain_compiler(params, runs)),
+        *check_claims(params, here),
+        *check_cluster(params, runs),
+        check_compiler(explain_compiler(params, here)),
         *check_optional_packages(params, runs),
     ]
 

@@ -28,6 +28,7 @@ from flows.dvc.private_state import SharedState
 from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.jobs import list_runs
+from flows.launcher import running_on
 from flows.room import explain_write_error
 from flows.ui.access import NoServer
 from flows.ui.recorded_run import show_run
@@ -146,6 +147,10 @@ def run_command(
             "--server/--no-server", help="Show the run in the Prefect UI: a server on loopback, for as long as it runs."
         ),
     ] = True,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="local|slurm", help="Where stages run, in place of runtime.launcher.kind."),
+    ] = None,
 ) -> None:
     """Runs what is out of date, as `dvc repro` does; Ctrl-C ends every process of the running stage.
 
@@ -154,24 +159,25 @@ def run_command(
     for target in stages or []:
         if target.split("@")[0] not in STAGES:
             raise ParamsError(f"no stage {target!r}; stages: {', '.join(STAGES)}")
-    root = Path.cwd()
-    params = load_params(root / "params.yaml")
-    watched = (params.questions.path, params.questions.images, params.evaluate.folder, params.ril.reward_code)
-    refuse_unwatchable(path for path in map(root.joinpath, watched) if os.path.lexists(path))
-    if explain:
-        print("\n".join(explain_run(root, params, stages or [], single=only, force=force)))
-    if missing := find_missing(root, params, stages or [], single=only, force=force):
-        print(f"error: {format_missing(missing)}", file=sys.stderr)
-        raise typer.Exit(2)
-    if explain:
-        return
-    targets, terminal = dvc.Targets(stages or [], only, force), sys.stderr.isatty()
-    detach_output()
-    shown = server and not os.environ.get("PREFECT_API_URL")  # stages are flow runs on that server themselves
-    with starting_checked(), show_run(root, targets.names, terminal) if shown else nullcontext(_forget) as end_run:
-        code = dvc.run_repro(root, targets, jobs=jobs, limit_hours=limit_hours)
-        end_run(code)
-    raise typer.Exit(code)
+    with running_on(on):
+        root = Path.cwd()
+        params = load_params(root / "params.yaml")
+        watched = (params.questions.path, params.questions.images, params.evaluate.folder, params.ril.reward_code)
+        refuse_unwatchable(path for path in map(root.joinpath, watched) if os.path.lexists(path))
+        if explain:
+            print("\n".join(explain_run(root, params, stages or [], single=only, force=force)))
+        if missing := find_missing(root, params, stages or [], single=only, force=force):
+            print(f"error: {format_missing(missing)}", file=sys.stderr)
+            raise typer.Exit(2)
+        if explain:
+            return
+        targets, terminal = dvc.Targets(stages or [], only, force), sys.stderr.isatty()
+        detach_output()
+        shown = server and not os.environ.get("PREFECT_API_URL")  # stages are flow runs on that server themselves
+        with starting_checked(), show_run(root, targets.names, terminal) if shown else nullcontext(_forget) as end_run:
+            code = dvc.run_repro(root, targets, jobs=jobs, limit_hours=limit_hours)
+            end_run(code)
+        raise typer.Exit(code)
 
 
 def _forget(code: int) -> None:

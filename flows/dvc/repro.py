@@ -29,6 +29,7 @@ from flows.dvc.locks import ExperimentLock, OutputWatcher, hold_experiment_lock
 from flows.dvc.order import StageOrder, parse_needs, select_stale, select_targets
 from flows.dvc.orphans import find_copy, remove_copy, remove_orphans
 from flows.dvc.private_state import use_private_state
+from flows.launcher import count_grace_seconds
 from flows.lockfile import read_locked_stages
 from stages.config.params import load_runtime
 from stages.job.spending import BUDGET_CODE
@@ -417,8 +418,8 @@ def _make_log_file(root: Path) -> Path:
 
 
 def _read_grace(root: Path) -> float:
-    """Seconds between SIGTERM and SIGKILL: time for a stage to save."""
-    return load_runtime(root / "params.yaml").grace_seconds
+    """Seconds between SIGTERM and SIGKILL: time for a stage to save, or to end its job."""
+    return count_grace_seconds(load_runtime(root / "params.yaml"))
 
 
 def _end_groups(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from stages.config.block import Block
 from stages.config.deepspeed import DeepSpeedKeys
 from stages.config.engines import EngineSettings, Gpu, Vllm
+from stages.config.launcher import Launcher
 
 AnsweringStage = Literal["selection", "teacher", "verdict", "rollout", "ril", "evaluate"]
 TrainingStage = Literal["warm_start", "discriminator", "ril"]
@@ -24,6 +25,10 @@ OptimizerPlace = Literal["resident", "swapped", "offloaded"]
 class Runtime(Block):
     """Settings that affect speed only, never results; no stage depends on them."""
 
+    launcher: Launcher = Field(
+        default_factory=lambda: Launcher(),
+        description="Where stages run: on this machine, or each as a job of a cluster.",
+    )
     kv_cache_gib: int = Field(1, ge=1, le=16_384, description="KV cache of one vLLM engine on CPU, GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="Share of GPU memory of one vLLM engine.")
     engines: dict[str, EngineSettings] = Field(

@@ -94,3 +94,11 @@ def test_two_slots_serve_two(project: Path, holder: "subprocess.Popen[str]") -> 
 def test_a_stage_without_a_model_waits_for_nobody(project: Path, holder: "subprocess.Popen[str]") -> None:
     with hold_gpu_slot(job_of(project, "pool"), limit_hours=0):
         assert holder.poll() is None
+
+
+def test_a_job_waits_for_nobody(
+    project: Path, holder: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIL_JOB", str(project))
+    with hold_gpu_slot(job_of(project), limit_hours=0):
+        assert holder.poll() is None

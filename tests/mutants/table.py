@@ -42,6 +42,7 @@ KEY, ANSWERS, STORE, REQUESTED, TEMPLATE, DRAWS = (
     f"stages/responses/{name}.py" for name in ("key", "answers", "store", "requested", "template", "draws")
 )
 EPOCHS, SEEDS, SPENDING = (f"stages/job/{name}.py" for name in ("epochs", "seeds", "spending"))
+SLURM, T_SLURM = "flows/slurm", "tests/flows/slurm/test_"
 FUNCTIONS, T_FAULTS = "stages/reward_functions", "tests/stages/reward_functions/test_faults.py::"
 SPOOL, BY_KIND = "stages/corpora/spool.py", "stages/benchmarks/rules/by_kind.py"
 DRAW, EVALUATE, VERDICT = "stages/corpora/draw.py", "stages/evaluate.py", "stages/verdict.py"
@@ -711,4 +712,30 @@ FAULTS = (
     Fault("flows/estimate/workload.py", "yield Answers(name, asked * block.group, asked * block.group, read",
           "yield Answers(name, asked * block.group, asked, read", "a prompt is read once for all answers",
           (f"{T_PLANS}test_teachers_that_score_in_the_loop_are_counted",)),
+    # --- a stage as a job ---------------------------------------------------------------------------------------------
+    Fault(f"{SLURM}/request.py", "max(claimed, ranks, seen if spread else 0, 1)", "max(claimed, 1)",
+          "a job has one GPU for ranks and engines that name none",
+          (f"{T_SLURM}request.py::test_a_job_asks_for_the_gpus_of_the_plan",)),
+    Fault(f"{SLURM}/request.py", "or is_job() or is_launched()", "or is_launched()", "a stage in a job submits itself",
+          (f"{T_SLURM}request.py::test_ranks_of_srun_and_the_stage_in_a_job_submit_nothing",)),
+    Fault("flows/environment.py", "*(name for name, value in _CPU.items() if environ.get(name) == value)", "",
+          "a job on a node with GPUs computes on the CPU, since the machine that submits it has none",
+          (f"{T_SLURM}commands.py::test_a_job_gets_no_variable_that_belongs_to_this_machine_or_to_the_job_around_it",)),
+    Fault(f"{SLURM}/submission.py", 'f"--signal=B:TERM@{grace}"', 'f"--signal=TERM@{grace}"',
+          "the warning before the time limit does not reach the stage",
+          (f"{T_SLURM}commands.py::test_the_options_of_a_job",)),
+    Fault(f"{SLURM}/commands.py", "if not name.startswith(_CHANGING)", "if name",
+          "a filter that the user has set for squeue hides a job that runs",
+          (f"{T_SLURM}commands.py::test_filters_that_the_user_has_set_for_squeue_hide_no_job",)),
+    Fault(f"{SLURM}/exchange.py", "        os.kill(os.getpid(), signal.SIGTERM)\n", "",
+          "the job of a killed submitter goes on",
+          (f"{T_SLURM}exchange.py::test_a_job_whose_submitter_is_silent_is_told_to_stop",)),
+    Fault(f"{SLURM}/exchange.py", "code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)",
+          "code = 0", "a stage that was told to stop counts as done",
+          (f"{T_SLURM}exchange.py::test_the_exit_code_is_left_for_the_submitter_however_the_stage_ends",)),
+    Fault("stages/config/launcher.py", "if found is not None and found[1] in SBATCH_OPTIONS:", "if found is not None:",
+          "params.yaml can have sbatch run a command",
+          (f"{T_SLURM}request.py::test_options_of_sbatch_are_those_that_change_no_command",)),
+    Fault("flows/slots.py", " or is_job():", ":", "jobs with GPUs of their own wait for each other",
+          ("tests/flows/test_slots.py::test_a_job_waits_for_nobody",)),
 )  # fmt: skip
