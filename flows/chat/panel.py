@@ -118,7 +118,7 @@ class Panel:
             if self._scorer is None:
                 self._scorer = self._load_scorer()
             scores = self._scorer(question, [replies[place].text for place in whole]) if whole else []
-        except (FileNotFoundError, *_FAILURES) as error:
+        except _FAILURES as error:
             silent.append(LeftOut("discriminator", " ".join(str(error).split())))
             return replies
         for place, score in zip(whole, scores, strict=True):
@@ -153,7 +153,7 @@ class Panel:
             judge = open_verified(place, self._store)
             fits = make_fit_check(load_chat(judge), judge.context_tokens, sampling.max_tokens)
             found = judge_items(items, partial(self._ask_judge, judge, sampling), fits, block.form)
-        except (FileNotFoundError, *_FAILURES) as error:
+        except _FAILURES as error:
             silent.append(LeftOut("judge", " ".join(str(error).split())))
             return replies
         for number, one in zip(said, found, strict=True):

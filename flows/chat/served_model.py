@@ -21,6 +21,7 @@ import httpx
 from flows.chat.candidates import Candidate, ChatError
 from flows.ui.ports import find_holder
 from stages.config.engines import GpuUse, OpenAi, Replay, VllmServer
+from stages.config.params import Params
 from stages.config.runtime import Runtime
 from stages.engines.engine import EngineError, StartOptions
 from stages.engines.start import find_label
@@ -40,6 +41,7 @@ class ServedModel:
     url: str  # up to and including /v1
     access: Path  # file with address and key, to be sourced in a shell
     config: Path  # of VLMEvalKit
+    max_tokens: int  # of an answer
 
 
 def choose_server(candidate: Candidate, runtime: Runtime, port: int) -> VllmServer:
@@ -62,21 +64,22 @@ def choose_server(candidate: Candidate, runtime: Runtime, port: int) -> VllmServ
 
 @contextmanager
 def serve_model(
-    candidate: Candidate, runtime: Runtime, store: Path, port: int, say: Callable[[str], None]
+    candidate: Candidate, params: Params, store: Path, port: int, say: Callable[[str], None]
 ) -> Iterator[ServedModel]:
     """Serves a model until the block ends; its key is new, and in a file that only this user can read.
 
     Raises ChatError as `choose_server`, EngineError with the end of the log when the server does not start.
     """
-    settings = choose_server(candidate, runtime, port)
+    settings = choose_server(candidate, params.runtime, port)
     checkpoint = candidate.checkpoint
     if checkpoint.weights == checkpoint.folder:
         from stages.vlm.weights import check_files  # local import: needs torch
 
         check_files(checkpoint.weights)
-    key = os.environ["VLLM_API_KEY"] = secrets.token_urlsafe(_KEY_BYTES)  # as vLLM takes it
+    # As vLLM takes it; VLMEvalKit refuses a key with another beginning.
+    key = os.environ["VLLM_API_KEY"] = f"sk-{secrets.token_urlsafe(_KEY_BYTES)}"
     options = StartOptions(store / "logs", say=say, stage="evaluate")
-    engine = VllmServerEngine(checkpoint, runtime, settings, options, candidate.name)
+    engine = VllmServerEngine(checkpoint, params.runtime, settings, options, candidate.name)
     try:
         folder = store / "served"
         served = ServedModel(
@@ -84,6 +87,7 @@ def serve_model(
             f"http://{LOOPBACK_HOST}:{port}/v1",
             folder / f"{candidate.name}-{port}",
             folder / f"{candidate.name}-{port}-vlmevalkit.json",
+            params.evaluate.max_tokens,
         )
         try:
             _write_private(served.access, _format_access(served, key))
@@ -126,14 +130,19 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def make_vlmevalkit_config(served: ServedModel) -> dict[str, Any]:
-    """Returns the file of VLMEvalKit's `run.py --config`; the key comes from OPENAI_API_KEY."""
+    """Returns the file of VLMEvalKit's `run.py --config`; the key comes from OPENAI_API_KEY.
+
+    Its own defaults ask for 2,048 tokens, which a short context refuses, and scale pictures down to 512 pixels.
+    """
     data_set, kind, _ = _EXAMPLE
     model = {
         "class": "GPT4V",
         "model": served.name,
         "api_base": f"{served.url}/chat/completions",
         "temperature": 0,
+        "max_tokens": served.max_tokens,
         "img_size": -1,
+        "img_detail": "high",
         "retry": 3,
     }
     return {"model": {served.name: model}, "data": {data_set: {"class": kind, "dataset": data_set}}}
@@ -143,7 +152,7 @@ def list_harness_commands(served: ServedModel) -> list[str]:
     """Returns the commands with which harnesses evaluate the served model, in a shell of their own environment."""
     arguments = f"model_version={served.name},base_url={served.url}"
     return [
-        f"source {served.access}",
+        f"source {shlex.quote(str(served.access))}",
         f"python -m lmms_eval --model openai --model_args {arguments} --tasks {_EXAMPLE[2]} --log_samples",
-        f"python run.py --config {served.config}",
+        f"python run.py --config {shlex.quote(str(served.config))}",
     ]

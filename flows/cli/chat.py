@@ -24,6 +24,8 @@ from flows.chat.show import escape_lines, format_replies, list_values
 from flows.environment import store_folder
 from stages.config.params import Params, load_params
 from stages.config.sampling import Sampling
+from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.identity import CARD
 
 chat_app = typer.Typer()  # its commands become commands of `ril`
 HELP = """a line is a question; it is about the picture and the reference that are set
@@ -110,7 +112,10 @@ def open_panel(setup: ChatSetup, *, keep: bool) -> Panel:
 
 def choose_keeping(setup: ChatSetup) -> bool:
     """Whether engines stay open between questions, and says so."""
-    keep = fits_together([one.checkpoint for one in setup.candidates], setup.params.runtime.kv_cache_gib)
+    judge = setup.root / "data" / "model" / setup.params.verdict.model
+    engines = [one.checkpoint for one in setup.candidates]
+    engines += [open_checkpoint(judge)] if (judge / CARD).is_file() else []
+    keep = fits_together(engines, setup.params.runtime.kv_cache_gib)
     _tell(
         "all engines stay open"
         if keep

@@ -1,6 +1,5 @@
 """`ril card` and `ril push`: a trained model for others, with its card (docs/publish.md)."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -82,7 +81,7 @@ def _upload(bundle: Bundle, card: str, name: str, *, public: bool, yes: bool, dr
         return
     check_upload(name)
     if not yes:
-        if not os.isatty(sys.stdin.fileno()):
+        if not sys.stdin.isatty():
             raise PublishError("nothing was uploaded: --yes uploads without asking")
         typer.confirm(f"upload {len(bundle.files) + 1} files to {name} ({who})?", abort=True)
     print(f"uploaded: {upload_bundle(bundle, card, name, public)}")

@@ -30,7 +30,7 @@ def serve_model_command(
     candidate = require_candidate(root, store, params, model)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        with serve_model(candidate, params.runtime, store, port, _tell) as served:
+        with serve_model(candidate, params, store, port, _tell) as served:
             print(f"model {served.name} at {served.url}; address and key: source {served.access}")
             print("in the environment of a harness:")
             for command in list_harness_commands(served):

@@ -31,11 +31,6 @@ class Bundle:
     files: Sequence[PublishedFile]
     left_out: Sequence[str]
 
-    @property
-    def length(self) -> int:
-        """Bytes of all files."""
-        return sum(file.length for file in self.files)
-
 
 def collect_bundle(checkpoint: Checkpoint, root: Path) -> Bundle:
     """Returns what is published of `checkpoint`.

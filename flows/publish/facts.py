@@ -21,7 +21,7 @@ from stages.config.params import Params
 from stages.config.ril import Ril
 from stages.config.verdict import Verdict
 from stages.config.warm_start import WarmStart
-from stages.config.yaml import flatten
+from stages.config.yaml import compare_values
 from stages.job.files import read_json
 from stages.job.hub import HubError
 from stages.responses.about import read_licence
@@ -209,11 +209,10 @@ def list_settings(recorded: Mapping[str, Any]) -> list[Setting]:
     found = []
     for name, kind in _BLOCKS.items():
         if isinstance(values := recorded.get(name), Mapping):
-            given, usual = flatten(values, f"{name}."), flatten(_list_defaults(kind), f"{name}.")
             found += [
-                Setting(key, value, usual.get(key))
-                for key, value in given.items()
-                if value != usual.get(key) and value is not None and key.rpartition(".")[2] not in _UNSEEN
+                Setting(key, value, default)
+                for key, default, value in compare_values(_list_defaults(kind), values, above=f"{name}.")
+                if value is not None and key.rpartition(".")[2] not in _UNSEEN
             ]
     return found
 

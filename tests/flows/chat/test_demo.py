@@ -1,6 +1,7 @@
 """`ril demo`: the page for its user alone; questions are answered one at a time, on the thread of the engines."""
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -99,10 +101,15 @@ def test_what_the_page_does_not_send_is_refused(served: Page, content: bytes, sa
 
 
 def test_too_much_is_refused_before_it_is_read(served: Page) -> None:
-    headers = {**served.headers, "Content-Length": str(MOST_BYTES + 1)}
-    reply = served.client.post("ask", content=iter([b"a"]), headers=headers)
-    assert reply.status_code == 400
-    assert "at most 32 MiB" in reply.json()["error"]
+    place = urlsplit(served.url)
+    connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
+    connection.putrequest("POST", "/ask")
+    for name, value in {**served.headers, "Content-Length": str(MOST_BYTES + 1)}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert reply.status == 400
+    assert "at most 32 MiB" in json.loads(reply.read())["error"]
 
 
 def test_a_question_that_cannot_be_asked_is_shown_on_the_page(served: Page) -> None:

@@ -136,7 +136,7 @@ def test_only_who_has_the_key_is_answered_and_nothing_is_left(
             client.get(f"{url}/models")
 
 
-SERVED = ServedModel("ril", "http://127.0.0.1:8000/v1", Path("a b"), Path("config.json"))
+SERVED = ServedModel("ril", "http://127.0.0.1:8000/v1", Path("a b"), Path("config.json"), 64)
 
 
 def test_commands_name_the_model_and_the_address_and_no_key() -> None:
@@ -146,7 +146,7 @@ def test_commands_name_the_model_and_the_address_and_no_key() -> None:
     assert vlmeval.endswith("--config config.json")
     config = make_vlmevalkit_config(SERVED)
     assert config["model"]["ril"]["api_base"] == "http://127.0.0.1:8000/v1/chat/completions"
-    assert config["model"]["ril"]["temperature"] == 0
+    assert (config["model"]["ril"]["temperature"], config["model"]["ril"]["max_tokens"]) == (0, 64)
     assert "key" not in json.dumps(config)
 
 
