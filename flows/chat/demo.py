@@ -111,9 +111,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
     timeout = 60.0  # seconds for a request to arrive
 
-    def __init__(
-        self, *arguments: Any, key: str, names: list[str], facts: Mapping[str, Any], waiting: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, key: str, names: list[str], facts: Mapping[str, Any], waiting: Any) -> None:
         self.key, self.names, self.facts, self.waiting = key, names, facts, waiting
         super().__init__(*arguments)
 

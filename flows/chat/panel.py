@@ -16,6 +16,7 @@ from flows.jobs import open_job
 from stages.config.params import Params
 from stages.config.sampling import Sampling
 from stages.engines.engine import Answer, Engine, EngineError, Request, RequestError, StartOptions
+from stages.engines.replay import MissingAnswers
 from stages.engines.start import start_engine
 from stages.groups.response import is_whole_text
 from stages.job.devices import list_devices
@@ -29,7 +30,7 @@ GIB = 1 << 30
 ENGINE_BYTES = GIB  # of host memory that an engine takes beside weights and KV cache
 FREE_SHARE = 0.7  # of the free host memory that engines which are kept may take
 # What a person's question can meet: a missing answer, a server that does not start, a prompt that is too long.
-_FAILURES = (EngineError, RequestError, Failure, ValueError, OSError)
+_FAILURES = (EngineError, MissingAnswers, RequestError, Failure, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Panel:
     def _ask_one(self, candidate: Candidate, question: AskedQuestion, sampling: Sampling, seed: int) -> Reply:
         request = Request(question.name, question.messages, question.images, sampling, seed=seed)
         try:
-            with self._use_engine(candidate.checkpoint, candidate.title, "evaluate") as engine:
+            with self._use_engine(candidate.checkpoint, candidate.title, "evaluate", question.name) as engine:
                 ((_, (answer,)),) = engine.generate([request])
         except _FAILURES as error:
             return Reply(candidate.name, candidate.title, "", "failed", 0, fault=" ".join(str(error).split()))
@@ -91,13 +92,13 @@ class Panel:
         )
 
     @contextmanager
-    def _use_engine(self, checkpoint: Checkpoint, title: str, stage: str) -> Iterator[Engine]:
+    def _use_engine(self, checkpoint: Checkpoint, title: str, stage: str, name: str) -> Iterator[Engine]:
         key = (checkpoint.folder, stage)
         if (opened := self._engines.get(key)) is not None:
             yield opened
             return
         self._say(f"starting {title}")
-        options = StartOptions(self._store / "logs", say=self._say, stage=stage)
+        options = StartOptions(self._store / "logs", missing=[(name, 1)], say=self._say, stage=stage)
         engine = start_engine(checkpoint, self._params.runtime, options)
         if self._keep:
             self._engines[key] = engine
@@ -164,7 +165,8 @@ class Panel:
         self, judge: Checkpoint, sampling: Sampling, prompts: Sequence[JudgeQuestion]
     ) -> list[Answer | None]:
         requests = [Request(one.id, one.messages, one.images, sampling) for one in prompts]
-        with self._use_engine(judge, f"the judge {self._params.verdict.model}", "verdict") as engine:
+        title = f"the judge {self._params.verdict.model}"
+        with self._use_engine(judge, title, "verdict", requests[0].name) as engine:
             outcomes = dict(engine.iter_outcomes(requests))
         said = [outcomes[place] for place in range(len(requests))]
         return [None if isinstance(one, str) or one[0].failed else one[0] for one in said]

@@ -38,7 +38,9 @@ def make_question_of(text: str, images: Sequence[bytes], reference: str, form: s
         raise ChatError("the question is empty; write one with --question")
     markers = text.count(IMAGE_MARKER)
     if markers and markers != len(images):
-        raise ChatError(f"the question has {markers} {IMAGE_MARKER} markers and {len(images)} images; give one for each")
+        raise ChatError(
+            f"the question has {markers} {IMAGE_MARKER} markers and {len(images)} images; give one for each"
+        )
     for number, image in enumerate(images, 1):
         _check_image(image, f"image {number}")
     content = text if markers or not images else form.format(text).replace(IMAGE_MARKER, IMAGE_MARKER * len(images))

@@ -35,7 +35,7 @@ def describe_reply(reply: Reply, judged: bool) -> list[str]:
 
 
 def format_replies(replies: Sequence[Reply], judged: bool, width: int) -> str:
-    """Returns the replies as a table of at most `width` characters: a column a model, or a row where they are narrow."""
+    """Returns the replies as a table of at most `width` characters: a column a model, or a row if these are narrow."""
     if not replies:
         return "no model was asked"
     cells = [RichText(escape_lines(one.text) or "(empty)") for one in replies]

@@ -160,9 +160,7 @@ def run_chat_loop(panel: Panel, setup: ChatSetup, form: str, now: Asking, as_jso
             _tell(f"error: {error}")
 
 
-def _take_line(
-    setup: ChatSetup, form: str, now: Asking, command: str, rest: str, line: str
-) -> AskedQuestion | None:
+def _take_line(setup: ChatSetup, form: str, now: Asking, command: str, rest: str, line: str) -> AskedQuestion | None:
     """Returns the question of a line; None if it changes what later ones are about."""
     if not line:
         return None

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The files of a checkpoint that are published: weights, tokenizer, processor, adapter, cards. Nothing that could run."""
+"""The files of a checkpoint that are published: weights, tokenizer, processor, adapter, card. Nothing that runs."""
 
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """The model card of a trained checkpoint: metadata for the hub, and text for people.
 
-It is made when it is asked for, from the results at that time: the folder of a stage holds none, because scores are made
-after it, and DVC would call the stage changed. It holds no date and no wall time: equal results give an equal card.
+It is made when it is asked for, from the results at that time: the folder of a stage holds none, because scores are
+made after it, and DVC would call the stage changed. It holds no date and no wall time: equal results give an equal
+card.
 """
 
 import json
@@ -96,20 +97,20 @@ def list_notices(origins: Sequence[Origin]) -> list[str]:
 
 def make_metadata(facts: Facts, name: str, licence: str | None = None) -> ModelCardData:
     """Returns the metadata that the hub reads: licence, base, data sets, scores as model-index."""
-    own = [one for one in facts.scores if one.own]
-    results = [_make_result(facts, one) for one in own]
+    results = [_make_result(facts, one) for one in facts.scores if one.own]
     data_sets = list(dict.fromkeys(facts.data["hub"]))
     base = facts.base
-    return ModelCardData(
+    values: dict[str, Any] = {
         **_describe_licence(facts, licence),
         **({"base_model": base.hub, "base_model_relation": "finetune"} if base.hub else {}),
         **({"datasets": data_sets} if data_sets else {}),
         **({"model_name": Path(name).name, "eval_results": results} if results else {}),
-        library_name="transformers",
-        pipeline_tag="image-text-to-text" if sees_images(facts) else "text-generation",
-        tags=list(dict.fromkeys(["ril", "arxiv:2510.19307", facts.stage, *(["lora"] if facts.lora else [])])),
-        metrics=["accuracy"],
-    )
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text" if sees_images(facts) else "text-generation",
+        "tags": list(dict.fromkeys(["ril", "arxiv:2510.19307", facts.stage, *(["lora"] if facts.lora else [])])),
+        "metrics": ["accuracy"],
+    }
+    return ModelCardData(**values)
 
 
 def _describe_licence(facts: Facts, chosen: str | None) -> dict[str, str]:

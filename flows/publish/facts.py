@@ -134,9 +134,7 @@ def collect_facts(root: Path, params: Params, folder: str) -> Facts:
         seed=last.get("seed"),
         commit=commit,
         code={stage: _hash_recorded_code(root, store, locked, stage) for stage in stages},
-        accepted=[
-            f"{stage}: {one.because}" for stage in stages for one in read_accepted(root / "reports" / stage)
-        ],
+        accepted=[f"{stage}: {one.because}" for stage in stages for one in read_accepted(root / "reports" / stage)],
         scores=scores,
         unmeasured=unmeasured,
         lora=last.get(stages[0], {}).get("lora"),
@@ -178,7 +176,7 @@ def describe_origin(root: Path, role: str, entry: str) -> Origin:
     if "path" in card:
         stated = _read_stated(folder)
         return Origin(role, entry, Path(card["path"]).name, licence=find_licence("", stated))
-    return Origin(role, entry, "trained by this project from random weights", licence=LICENCES[OWN])
+    return Origin(role, entry, f"{entry}: trained by this project from random weights", licence=LICENCES[OWN])
 
 
 def _read_stated(folder: Path) -> str | None:
@@ -235,9 +233,7 @@ def _hash_recorded_code(root: Path, store: Path, locked: Mapping[str, Any], stag
     return "" if record is None else hash_code(record.code)[:_SHOWN]
 
 
-def collect_scores(
-    root: Path, params: Params, folder: str, identity: str
-) -> tuple[list[MeasuredScore], list[str]]:
+def collect_scores(root: Path, params: Params, folder: str, identity: str) -> tuple[list[MeasuredScore], list[str]]:
     """Returns the scores of all evaluated models, those of the checkpoint first, and what was not measured.
 
     Scores that are recorded for another content of the same folder are left out.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from flows.publish.bundle import CARD_FILE, Bundle
 from flows.publish.facts import PublishError
@@ -35,8 +35,8 @@ def upload_bundle(bundle: Bundle, card: str, name: str, public: bool = False) ->
     """Uploads all files and the card as one commit, and returns its address.
 
     A repository that is not there is made, private unless `public`. Raises PublishError when it is public and `public`
-    is false, and when the hub refuses or cannot be asked: then a later call begins again, and files that the hub has are
-    not sent twice.
+    is false, and when the hub refuses or cannot be asked: then a later call begins again, and files that the hub has
+    are not sent twice.
     """
     set_client_factory(make_hub_client)
     api = HfApi()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from flows.code_record import WatchedCode, write_code_record
 from flows.environment import store_folder
@@ -30,7 +31,10 @@ OVERLAY: dict[str, Any] = {
     "verdict": {"max_tokens": 40, "form": "plain"},
     "ril": {"learning_rate": 3.0e-4},
 }
-_TEXTS = ["The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.", "What is the sum of the digits in the image?"]
+_TEXTS = [
+    "The digits are 3, 8 and 5: 3:3, 8:11, 5:16, so the sum is 16.",
+    "What is the sum of the digits in the image?",
+]
 # Folder of each checkpoint, its family and the seed of its weights.
 _CHECKPOINTS = {
     "data/model/student": ("qwen2_5_vl", 1),
@@ -77,6 +81,7 @@ def _write_reports(project: Path) -> None:
     teachers: Mapping[str, Any] = {
         name: {"answers": 32, "accuracy": 0.9, "kept": 30, "mean_tokens": 11.0} for name in params.pool.teachers
     }
+    locked: dict[str, Any] = {}
     for stage, metrics in {
         "warm_start": {"loss": 1.5},
         "pool": {**teachers, "questions": 4},
@@ -85,7 +90,10 @@ def _write_reports(project: Path) -> None:
     }.items():
         job = open_job(stage, None, project, params)
         job.write_metrics(metrics)
-        write_code_record(WatchedCode(project, stage).record(), job.reports, store_folder(project))
+        record = WatchedCode(project, stage).record()
+        write_code_record(record, job.reports, store_folder(project))
+        locked[stage] = {"deps": [{"path": path, "md5": md5} for path, md5 in record.watched.items()], "outs": []}
+    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": locked}))
     for name in ("base", "ril"):
         rows = [
             {

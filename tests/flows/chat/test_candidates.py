@@ -29,7 +29,7 @@ def find(project: Path, *asked: str) -> tuple[list[str], list[LeftOut]]:
 def test_all_evaluated_models_are_asked_in_the_order_of_the_parameters(tiny_run: Path) -> None:
     assert find(tiny_run) == (["base", "warm_start", "ril", "qwen2_5_vl", "internvl3"], [])
     assert find(tiny_run, "ril", "base")[0] == ["ril", "base"]
-    with pytest.raises(ChatError, match="no model 'nothing'; entries of `evaluations`.*: base, warm_start, ril"):
+    with pytest.raises(ChatError, match=r"no model 'nothing'; entries of `evaluations`.*: base, warm_start, ril"):
         find(tiny_run, "ril", "nothing")
 
 

@@ -56,7 +56,9 @@ def test_discriminator_and_judge_look_at_every_answer(tiny_run: Path, tmp_path: 
     shutil.rmtree(project / "data" / "model" / "internvl3")
     found = chat(call, project, "--question", "What is the sum?", "--reference", "7", "--max-tokens", "200")
     assert [one["name"] for one in found["answers"]] == ["base", "warm_start", "ril", "qwen2_5_vl"]
-    assert found["left_out"] == {"internvl3": "data/model/internvl3 is missing; make it with: dvc repro model@internvl3"}
+    assert found["left_out"] == {
+        "internvl3": "data/model/internvl3 is missing; make it with: dvc repro model@internvl3"
+    }
     for one in found["answers"]:
         whole = one["finish_reason"] == "stop" and one["text"]
         assert one["verdict"] in (0, 1)  # the form plain always has a word

@@ -79,9 +79,7 @@ def make_message(prompt: BenchmarkPrompt) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_scores_through_the_endpoint_are_ours(
-    evaluated_run: Path, access: tuple[dict[str, str], Any, Path]
-) -> None:
+def test_scores_through_the_endpoint_are_ours(evaluated_run: Path, access: tuple[dict[str, str], Any, Path]) -> None:
     """All rows of three benchmarks, asked by OpenAI's client at temperature 0: equal answers, equal scores."""
     variables = access[0]
     client = openai.OpenAI(api_key=variables["OPENAI_API_KEY"], base_url=variables["OPENAI_BASE_URL"])

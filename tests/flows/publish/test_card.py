@@ -60,7 +60,7 @@ def test_scores_have_intervals_and_what_has_none_is_said(tiny_run: Path) -> None
 
 def test_settings_are_those_that_are_not_the_defaults(tiny_run: Path) -> None:
     text = read_card(tiny_run).text
-    assert "| ril.learning_rate | 0.0003 | 1e-06 |" in text
+    assert "| ril.learning_rate | 0.0003 | none |" in text
     assert "| verdict.form | plain | tag |" in text
     assert "ril.kl_weight" not in text  # 0.01 is the default
     assert re.search(r"stage ril ran with code [0-9a-f]{12}; stage warm_start ran with code [0-9a-f]{12}\.", text)

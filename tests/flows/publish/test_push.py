@@ -215,9 +215,7 @@ def test_a_refusal_is_one_line_without_the_token(
     assert token not in str(caught.value)
 
 
-def test_a_hub_that_is_down_is_one_line(
-    project: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_is_down_is_one_line(project: Path, hub: UploadHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     bundle = collect_bundle(open_checkpoint(project / "data" / "ril" / "model"), project)
