@@ -91,7 +91,7 @@ class Facts:
     checkpoint: Checkpoint
     stage: str
     origins: Sequence[Origin]
-    data: Mapping[str, Any]  # kind, path, hub data sets, splits
+    data: Mapping[str, Any]  # kind, data sets of the hub, splits, hash of the rows; no paths of the publisher
     pool: Mapping[str, Any]  # reports/pool/metrics.json; empty for a warm start
     settings: Sequence[Setting]
     seed: int | None
@@ -194,9 +194,7 @@ def _describe_data(root: Path) -> dict[str, Any]:
     sources = block.get("sources") or []
     return {
         "kind": block["kind"],
-        "path": block["path"],
         "hub": [str(one["hub"]) for one in sources if one.get("hub")],
-        "paths": [str(one["path"]) for one in sources if one.get("path")],
         "splits": metrics["splits"],
         "content": str(metrics.get("content_sha256", ""))[:_SHOWN],
     }

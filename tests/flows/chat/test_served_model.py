@@ -53,7 +53,7 @@ def access(evaluated_run: Path) -> Iterator[tuple[dict[str, str], "subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
     )
-    file, end = store_folder(evaluated_run) / "served" / f"ril-{port}", time.monotonic() + 200
+    file, end = store_folder(evaluated_run) / "served" / f"ril-{port}", time.monotonic() + 400
     try:
         while not file.is_file():
             assert process.poll() is None, process.communicate()
