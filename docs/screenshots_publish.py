@@ -21,7 +21,7 @@ from pathlib import Path
 from screenshots import FLAGS, View, take_picture
 from selenium import webdriver
 
-LIMIT = 400.0  # seconds until all engines have answered
+LIMIT = 900.0  # seconds until all engines have answered
 COLUMNS, WIDTH = 112, 1180  # of the terminal, in characters; of the page, in pixels
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
 body {{ background: #1e1e1e; color: #ddd; margin: 0; padding: 18px 22px; width: max-content; }}

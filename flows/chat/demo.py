@@ -97,7 +97,6 @@ def serve_demo(host: str, port: int, facts: Mapping[str, Any]) -> Iterator[Demo]
     waiting: queue.SimpleQueue[tuple[PageQuestion, Future[dict[str, Any]]]] = queue.SimpleQueue()
     handler: Any = partial(_Page, key=key, names=list_host_names(host), facts=facts, waiting=waiting)
     server = http.server.ThreadingHTTPServer((host, port), handler)
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield Demo(f"http://{host}:{server.server_port}/#{key}", waiting)
@@ -150,7 +149,6 @@ class _Page(http.server.BaseHTTPRequestHandler):
         return self._is_own_host() and hmac.compare_digest(given.encode(), self.key.encode())
 
     def _refuse(self) -> None:
-        self.close_connection = True
         self._send(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n")
 
     def _send_values(self, values: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:

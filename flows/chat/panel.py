@@ -34,7 +34,7 @@ _FAILURES = (EngineError, MissingAnswers, RequestError, Failure, ValueError, OSE
 
 
 @dataclass(frozen=True)
-class Reply:
+class PanelReply:
     """What one model said, and what discriminator and judge say of it; None where they were not asked."""
 
     name: str
@@ -69,7 +69,7 @@ class Panel:
 
     def ask(
         self, candidates: Sequence[Candidate], question: AskedQuestion, sampling: Sampling, seed: int = 0
-    ) -> tuple[list[Reply], list[LeftOut]]:
+    ) -> tuple[list[PanelReply], list[LeftOut]]:
         """Returns a reply of each model, and why the discriminator or the judge said nothing.
 
         A model that fails has a reply with a fault; the others are asked all the same.
@@ -79,15 +79,15 @@ class Panel:
         replies = self._add_scores(replies, question, silent)
         return self._add_verdicts(replies, question, silent), silent
 
-    def _ask_one(self, candidate: Candidate, question: AskedQuestion, sampling: Sampling, seed: int) -> Reply:
+    def _ask_one(self, candidate: Candidate, question: AskedQuestion, sampling: Sampling, seed: int) -> PanelReply:
         request = Request(question.name, question.messages, question.images, sampling, seed=seed)
         try:
             with self._use_engine(candidate.checkpoint, candidate.title, "evaluate", question.name) as engine:
                 ((_, (answer,)),) = engine.generate([request])
         except _FAILURES as error:
-            return Reply(candidate.name, candidate.title, "", "failed", 0, fault=" ".join(str(error).split()))
+            return PanelReply(candidate.name, candidate.title, "", "failed", 0, fault=" ".join(str(error).split()))
         fault = answer.finish_reason if answer.failed else ""
-        return Reply(
+        return PanelReply(
             candidate.name, candidate.title, answer.text, answer.finish_reason, answer.completion_tokens, fault=fault
         )
 
@@ -112,7 +112,9 @@ class Panel:
 
     # --- discriminator and judge --------------------------------------------------------------------------------------
 
-    def _add_scores(self, replies: list[Reply], question: AskedQuestion, silent: list[LeftOut]) -> list[Reply]:
+    def _add_scores(
+        self, replies: list[PanelReply], question: AskedQuestion, silent: list[LeftOut]
+    ) -> list[PanelReply]:
         """Adds the discriminator's probabilities; truncated, empty and repeating texts have none, as in the loop."""
         whole = [place for place, one in enumerate(replies) if is_whole_text(one.text, one.finish_reason)]
         try:
@@ -136,7 +138,9 @@ class Panel:
         self._say("loading the discriminator")
         return load_text_scorer(self._root, self._store, self._params)
 
-    def _add_verdicts(self, replies: list[Reply], question: AskedQuestion, silent: list[LeftOut]) -> list[Reply]:
+    def _add_verdicts(
+        self, replies: list[PanelReply], question: AskedQuestion, silent: list[LeftOut]
+    ) -> list[PanelReply]:
         """Adds the judge's verdicts if the reference is known; an answer that failed has none."""
         if not question.reference:
             return replies

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from flows.chat.candidates import LeftOut
-from flows.chat.panel import Reply
+from flows.chat.panel import PanelReply
 from flows.chat.question import AskedQuestion
 from stages.config.sampling import Sampling
 
@@ -23,7 +23,7 @@ def escape_lines(text: str) -> str:
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
-def describe_reply(reply: Reply, judged: bool) -> list[str]:
+def describe_reply(reply: PanelReply, judged: bool) -> list[str]:
     """Returns what is said of a reply, one line each: length, discriminator, judge."""
     if reply.fault:
         return [f"failed: {escape_lines(reply.fault)}"]
@@ -34,7 +34,7 @@ def describe_reply(reply: Reply, judged: bool) -> list[str]:
     return lines + ([f"judge: {VERDICTS[reply.verdict]}"] if judged else [])
 
 
-def format_replies(replies: Sequence[Reply], judged: bool, width: int) -> str:
+def format_replies(replies: Sequence[PanelReply], judged: bool, width: int) -> str:
     """Returns the replies as a table of at most `width` characters: a column a model, or a row if these are narrow."""
     if not replies:
         return "no model was asked"
@@ -61,8 +61,8 @@ def _render(table: Table, width: int) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def list_values(
-    question: AskedQuestion, sampling: Sampling, replies: Sequence[Reply], left_out: Sequence[LeftOut]
+def list_reply_values(
+    question: AskedQuestion, sampling: Sampling, replies: Sequence[PanelReply], left_out: Sequence[LeftOut]
 ) -> dict[str, Any]:
     """Returns everything as JSON values."""
     return {

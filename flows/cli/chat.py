@@ -20,7 +20,7 @@ from flows.chat.question import (
     read_image_file,
     read_row,
 )
-from flows.chat.show import escape_lines, format_replies, list_values
+from flows.chat.show import escape_lines, format_replies, list_reply_values
 from flows.environment import store_folder
 from stages.config.params import Params, load_params
 from stages.config.sampling import Sampling
@@ -129,7 +129,7 @@ def answer_question(panel: Panel, setup: ChatSetup, asked: AskedQuestion, as_jso
     replies, silent = panel.ask(setup.candidates, asked, setup.sampling, setup.seed)
     if as_json:
         every = [*setup.left_out, *silent]
-        return json.dumps(list_values(asked, setup.sampling, replies, every), ensure_ascii=False, indent=2)
+        return json.dumps(list_reply_values(asked, setup.sampling, replies, every), ensure_ascii=False, indent=2)
     head = [f"question: {escape_lines(asked.text)}"]
     head += [f"reference: {escape_lines(asked.reference)}"] if asked.reference else []
     said = [f"no word of the {one.name}: {one.reason}" for one in silent]

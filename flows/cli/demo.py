@@ -12,7 +12,7 @@ from flows.chat.demo import PageQuestion, serve_demo
 from flows.chat.panel import Panel
 from flows.chat.question import find_image_form, make_question_of, read_row
 from flows.chat.served_model import LOOPBACK_HOST
-from flows.chat.show import list_values
+from flows.chat.show import list_reply_values
 from flows.cli.chat import ChatSetup, ModelsOption, TogetherOption, choose_keeping, open_panel, open_setup
 from flows.ui.ports import find_holder
 
@@ -64,7 +64,7 @@ def answer_page(panel: Panel, setup: ChatSetup, asked: PageQuestion) -> dict[str
     if not chosen:
         raise ChatError("choose a model")
     replies, silent = panel.ask(chosen, question, setup.sampling)
-    return list_values(question, setup.sampling, replies, [*setup.left_out, *silent])
+    return list_reply_values(question, setup.sampling, replies, [*setup.left_out, *silent])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

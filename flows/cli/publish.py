@@ -8,7 +8,7 @@ import typer
 
 from flows.publish.bundle import CARD_FILE, Bundle, collect_bundle, write_bundle
 from flows.publish.card import make_model_card
-from flows.publish.facts import Facts, PublishError, collect_facts
+from flows.publish.facts import CheckpointFacts, PublishError, collect_facts
 from flows.publish.upload import check_upload, upload_bundle
 from stages.config.params import load_params
 from stages.job.files import write_text
@@ -69,7 +69,7 @@ def push_command(
         print(f"written: {target}")
 
 
-def _collect(checkpoint: str) -> Facts:
+def _collect(checkpoint: str) -> CheckpointFacts:
     root = Path.cwd()
     return collect_facts(root, load_params(root / "params.yaml"), checkpoint.rstrip("/"))
 

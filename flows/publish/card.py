@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from flows.publish.facts import Facts, MeasuredScore, Origin
+from flows.publish.facts import CheckpointFacts, MeasuredScore, ModelOrigin
 from flows.publish.licences import LICENCES
 from stages.config.plain import make_printable
 from stages.job.files import read_json
@@ -27,7 +27,7 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _TITLES = {"ril": "RIL student", "warm_start": "warm-started student"}
 
 
-def make_model_card(facts: Facts, name: str, licence: str | None = None) -> str:
+def make_model_card(facts: CheckpointFacts, name: str, licence: str | None = None) -> str:
     """Returns the card as Markdown with metadata in front; `name` is how readers load it: hub name or folder.
 
     `licence` replaces that of the base, which the checkpoint has otherwise; the caller answers for it.
@@ -81,12 +81,12 @@ def format_interval(score: MeasuredScore) -> str:
     return f"{score.value:.1f} ({low:.1f} to {high:.1f})"
 
 
-def sees_images(facts: Facts) -> bool:
+def sees_images(facts: CheckpointFacts) -> bool:
     """Whether the checkpoint takes images, by its config.json."""
     return "vision_config" in read_json(facts.checkpoint.weights / "config.json")
 
 
-def list_notices(origins: Sequence[Origin]) -> list[str]:
+def list_notices(origins: Sequence[ModelOrigin]) -> list[str]:
     """Returns what the licences of base and teachers ask a published model to show, each once, with who asks."""
     asking: dict[str, list[str]] = {}
     for one in origins:
@@ -95,7 +95,7 @@ def list_notices(origins: Sequence[Origin]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(names))}: {notice}" for notice, names in asking.items()]
 
 
-def make_metadata(facts: Facts, name: str, licence: str | None = None) -> ModelCardData:
+def make_metadata(facts: CheckpointFacts, name: str, licence: str | None = None) -> ModelCardData:
     """Returns the metadata that the hub reads: licence, base, data sets, scores as model-index."""
     results = [_make_result(facts, one) for one in facts.scores if one.own]
     data_sets = list(dict.fromkeys(facts.data["hub"]))
@@ -113,7 +113,7 @@ def make_metadata(facts: Facts, name: str, licence: str | None = None) -> ModelC
     return ModelCardData(**values)
 
 
-def _describe_licence(facts: Facts, chosen: str | None) -> dict[str, str]:
+def _describe_licence(facts: CheckpointFacts, chosen: str | None) -> dict[str, str]:
     """Returns the hub's keys for the licence: a name that it knows, or `other` with name and link."""
     found = LICENCES.get(chosen or "") if chosen else facts.base.licence
     if found is None:
@@ -127,7 +127,7 @@ def _describe_licence(facts: Facts, chosen: str | None) -> dict[str, str]:
     }
 
 
-def _make_result(facts: Facts, score: MeasuredScore) -> EvalResult:
+def _make_result(facts: CheckpointFacts, score: MeasuredScore) -> EvalResult:
     held_out = facts.data["hub"][0] if facts.data["hub"] else facts.data["kind"]
     return EvalResult(
         task_type="image-text-to-text" if sees_images(facts) else "text-generation",

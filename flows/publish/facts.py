@@ -49,7 +49,7 @@ class PublishError(ValueError):
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelOrigin:
     """A model that the checkpoint was made from, or with the help of."""
 
     role: str  # base, teacher, judge
@@ -85,12 +85,12 @@ class MeasuredScore:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckpointFacts:
     """All that a card says."""
 
     checkpoint: Checkpoint
     stage: str
-    origins: Sequence[Origin]
+    origins: Sequence[ModelOrigin]
     data: Mapping[str, Any]  # kind, data sets of the hub, splits, hash of the rows; no paths of the publisher
     pool: Mapping[str, Any]  # reports/pool/metrics.json; empty for a warm start
     settings: Sequence[Setting]
@@ -103,12 +103,12 @@ class Facts:
     lora: Mapping[str, Any] | None  # of the last stage, if it trained adapters
 
     @property
-    def base(self) -> Origin:
+    def base(self) -> ModelOrigin:
         """The model that training started from."""
         return next(one for one in self.origins if one.role == "base")
 
 
-def collect_facts(root: Path, params: Params, folder: str) -> Facts:
+def collect_facts(root: Path, params: Params, folder: str) -> CheckpointFacts:
     """Returns what is known of the checkpoint in `folder`, a key of TRAINED.
 
     Raises PublishError for another folder, and when the reports of its stages are not there.
@@ -124,7 +124,7 @@ def collect_facts(root: Path, params: Params, folder: str) -> Facts:
     locked, store = read_locked_stages(root), store_folder(root)
     commit = read_repository(root).code
     last = recorded[stages[0]]
-    return Facts(
+    return CheckpointFacts(
         checkpoint=checkpoint,
         stage=stages[0],
         origins=list(_iter_origins(root, params, recorded)),
@@ -148,7 +148,7 @@ def _read_report(root: Path, stage: str, name: str) -> dict[str, Any]:
     return read_json(path)
 
 
-def _iter_origins(root: Path, params: Params, recorded: Mapping[str, Mapping[str, Any]]) -> Iterator[Origin]:
+def _iter_origins(root: Path, params: Params, recorded: Mapping[str, Mapping[str, Any]]) -> Iterator[ModelOrigin]:
     """Yields the base, and for stage `ril` the teachers of the pool and the judge."""
     yield describe_origin(root, "base", "student")
     if "ril" not in recorded:
@@ -157,11 +157,11 @@ def _iter_origins(root: Path, params: Params, recorded: Mapping[str, Mapping[str
         if name in params.teachers:
             yield describe_origin(root, "teacher", params.teachers[name].model)
         else:
-            yield Origin("teacher", name, f"{name}, which params.yaml no longer names")
+            yield ModelOrigin("teacher", name, f"{name}, which params.yaml no longer names")
     yield describe_origin(root, "judge", recorded["ril"]["verdict"]["model"])
 
 
-def describe_origin(root: Path, role: str, entry: str) -> Origin:
+def describe_origin(root: Path, role: str, entry: str) -> ModelOrigin:
     """Returns the entry of `models` as its card names it; raises PublishError when it has none."""
     folder = root / "data" / "model" / entry
     if not (folder / CARD).is_file():
@@ -169,14 +169,16 @@ def describe_origin(root: Path, role: str, entry: str) -> Origin:
     card = read_json(folder / CARD)
     if "endpoint" in card:
         name = str(card["endpoint"]["name"])
-        return Origin(role, entry, f"{name}, an endpoint of {card['endpoint']['provider']}", licence=find_licence(name))
+        return ModelOrigin(
+            role, entry, f"{name}, an endpoint of {card['endpoint']['provider']}", licence=find_licence(name)
+        )
     if "hub" in card:
         name = str(card["hub"])
-        return Origin(role, entry, name, name, str(card["revision"]), find_licence(name, _read_stated(folder)))
+        return ModelOrigin(role, entry, name, name, str(card["revision"]), find_licence(name, _read_stated(folder)))
     if "path" in card:
         stated = _read_stated(folder)
-        return Origin(role, entry, Path(card["path"]).name, licence=find_licence("", stated))
-    return Origin(role, entry, f"{entry}: trained by this project from random weights", licence=LICENCES[OWN])
+        return ModelOrigin(role, entry, Path(card["path"]).name, licence=find_licence("", stated))
+    return ModelOrigin(role, entry, f"{entry}: trained by this project from random weights", licence=LICENCES[OWN])
 
 
 def _read_stated(folder: Path) -> str | None:

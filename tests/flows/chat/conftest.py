@@ -29,7 +29,7 @@ def evaluated_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         env={**environment, "PYTHONPATH": str(project)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return project

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.chat.candidates import ChatError, LeftOut, find_candidates, require_candidate
-from flows.chat.panel import GIB, Panel, Reply, fits_together
+from flows.chat.panel import GIB, Panel, PanelReply, fits_together
 from flows.chat.question import choose_sampling, make_question_of
 from flows.chat.show import describe_reply, escape_lines, format_replies
 from flows.environment import store_folder
@@ -90,9 +90,9 @@ def test_a_model_without_an_answer_does_not_hide_the_others(tiny_run: Path) -> N
 
 
 REPLIES = [
-    Reply("base", "Base student", "The sum\nis 7.", "stop", 6, 0.25, 1),
-    Reply("ril", "RIL student", "8 [bold]x[/bold] \x1b[31m\u202e", "length", 12, None, None),
-    Reply("far", "Teacher", "", "failed", 0, fault="HTTP 500"),
+    PanelReply("base", "Base student", "The sum\nis 7.", "stop", 6, 0.25, 1),
+    PanelReply("ril", "RIL student", "8 [bold]x[/bold] \x1b[31m\u202e", "length", 12, None, None),
+    PanelReply("far", "Teacher", "", "failed", 0, fault="HTTP 500"),
 ]
 
 

@@ -26,7 +26,7 @@ def chat(call: Call, project: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_answers_are_those_of_stage_evaluate(evaluated_run: Path, call: Call) -> None:
     """A row of the data, and its picture and words given by a person: greedy answers, token for token."""
     rows = read_shards(evaluated_run / "data" / "evaluate" / "ril").to_pylist()
@@ -50,7 +50,7 @@ def test_answers_are_those_of_stage_evaluate(evaluated_run: Path, call: Call) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_discriminator_and_judge_look_at_every_answer(tiny_run: Path, tmp_path: Path, call: Call) -> None:
     project = copy_run(tiny_run, tmp_path / "project")
     shutil.rmtree(project / "data" / "model" / "internvl3")
@@ -66,7 +66,7 @@ def test_discriminator_and_judge_look_at_every_answer(tiny_run: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_loop_asks_again_with_the_engines_that_run(tiny_run: Path) -> None:
     question = read_questions(tiny_run / "data" / "questions", "test")[0]
     (tiny_run / "loop.png").write_bytes(question.images[0])

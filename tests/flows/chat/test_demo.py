@@ -161,7 +161,7 @@ def link(tiny_run: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_models_of_a_run_answer(link: str, tiny_run: Path) -> None:
     question = read_questions(tiny_run / "data" / "questions", "test")[0]
     url, key = link.split("#")
@@ -174,7 +174,7 @@ def test_the_models_of_a_run_answer(link: str, tiny_run: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_page_shows_answers_side_by_side(link: str, tiny_run: Path, page: Any) -> None:
     if shutil.which("chromium") is None:
         pytest.skip("no chromium")

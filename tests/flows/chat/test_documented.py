@@ -13,7 +13,7 @@ UNTIL_CTRL_C = ("demo", "serve-model")  # tests of their own run these
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_commands_of_the_page_run(root: Path, tiny_run: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     (block,) = re.findall(r"^```bash\n(.*?)^```$", (root / "docs" / "publish.md").read_text(), re.M | re.S)
     commands = [shlex.split(line, comments=True) for line in block.splitlines()]

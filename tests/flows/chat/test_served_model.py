@@ -78,7 +78,7 @@ def make_message(prompt: BenchmarkPrompt) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_scores_through_the_endpoint_are_ours(evaluated_run: Path, access: tuple[dict[str, str], Any, Path]) -> None:
     """All rows of three benchmarks, asked by OpenAI's client at temperature 0: equal answers, equal scores."""
     variables = access[0]
@@ -111,7 +111,7 @@ def test_scores_through_the_endpoint_are_ours(evaluated_run: Path, access: tuple
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_only_who_has_the_key_is_answered_and_nothing_is_left(
     access: tuple[dict[str, str], "subprocess.Popen[str]", Path],
 ) -> None:
