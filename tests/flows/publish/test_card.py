@@ -177,14 +177,14 @@ def test_the_commands_of_a_card_load_the_pushed_checkpoint(
 def test_the_serve_command_of_a_card_is_one_that_vllm_takes(
     tiny_run: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
 ) -> None:
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     (command,) = take_blocks(push(tiny_run, tmp_path / "pushed", call), "sh")
     words = shlex.split(command)
     assert words[:2] == ["vllm", "serve"]
-    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", *words[2:]])
-    assert parsed.model == str(tmp_path / "pushed")
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(words[2:])
+    assert parsed.model_tag == str(tmp_path / "pushed")
     assert (parsed.dtype, parsed.max_model_len) == ("float32", 256)
 
 
