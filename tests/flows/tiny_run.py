@@ -21,6 +21,7 @@ from stages.config.params import load_params
 from stages.evaluate import compute_scores
 from stages.job.files import read_json
 from stages.tiny.builds.shapes import build_tiny
+from stages.vlm.chat import Chat
 from stages.vlm.checkpoint import open_checkpoint, write_card
 from stages.vlm.published_files import write_published_files
 from stages.vlm.reader import load_network, load_reader
@@ -61,7 +62,11 @@ def write_tiny_run(project: Path) -> Path:
 
 
 def write_checkpoint(folder: Path, family: str, seed: int) -> None:
-    """Writes a checkpoint as stages do; its head never names an image token, so that no ban is needed."""
+    """Writes a checkpoint as stages do.
+
+    Its head names no image token, so that no ban is needed, and no token that is a part of a character: of an answer
+    that ends in one a server that decodes token by token leaves out the end.
+    """
     folder.mkdir(parents=True)
     context = 512 if family == "qwen2_5" else 256
     build = Build(
@@ -70,10 +75,16 @@ def write_checkpoint(folder: Path, family: str, seed: int) -> None:
     reader, network = build_tiny(family, build, _TEXTS, context, seed, folder)
     with torch.no_grad():
         network.head.weight.mul_(40)
-        network.head.weight[reader.chat.banned_token_ids] = 0.0
+        network.head.weight[[*reader.chat.banned_token_ids, *list_broken_tokens(reader.chat)]] = 0.0
     network.model.save_pretrained(folder)
     write_published_files(folder)
     write_card(folder, family, "fp32", context)
+
+
+def list_broken_tokens(chat: Chat) -> list[int]:
+    """Returns the tokens that are no printable text by themselves."""
+    texts = {number: str(chat.tokenizer.decode([number])) for number in range(len(chat.tokenizer))}
+    return [number for number, text in texts.items() if "\ufffd" in text or not text.isprintable()]
 
 
 def _write_reports(project: Path) -> None:
