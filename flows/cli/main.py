@@ -10,15 +10,20 @@ from typing import Annotated
 import typer
 
 from flows import profile
+from flows.chat.candidates import ChatError
 from flows.checks.preflight import find_missing, format_missing, starting_checked
 from flows.cli import score as scoring
 from flows.cli import status as staleness
+from flows.cli.chat import chat_app
 from flows.cli.data import data_app
 from flows.cli.data_source import DataError
+from flows.cli.demo import demo_app
 from flows.cli.doctor import doctor_app
 from flows.cli.explain import explain_run
 from flows.cli.plan import plan_app
+from flows.cli.publish import publish_app
 from flows.cli.rewards import RewardError, rewards_app
+from flows.cli.serve_model import serve_model_app
 from flows.cli.store import StoreError, store_app
 from flows.cli.version import print_version
 from flows.detach_output import detach_output
@@ -29,6 +34,7 @@ from flows.environment import prepare, prepare_patiently, print_any_text
 from flows.git import GitError
 from flows.jobs import list_runs
 from flows.launcher import running_on
+from flows.publish.facts import PublishError
 from flows.room import explain_write_error
 from flows.ui.access import NoServer
 from flows.ui.recorded_run import show_run
@@ -40,6 +46,7 @@ from stages.config.params import load_params
 from stages.config.table import STAGES
 from stages.config.yaml import ParamsError
 from stages.corpora.source import UnusableData
+from stages.engines.engine import EngineError
 from stages.tiny.benchmarks.specs import SPECS
 from studies.commands import experiments_app
 from studies.statistics import Unpaired
@@ -48,7 +55,7 @@ from studies.statistics import Unpaired
 WRITTEN_FOR_USERS = (
     *(ParamsError, StoreError, BenchmarkError, NoServer, StudyRunning, Unpaired),
     *(Unwatchable, GitError, SharedState, dvc.NestedRun, dvc.DvcFailed),
-    *(DataError, UnusableData, RewardError),
+    *(DataError, UnusableData, RewardError, PublishError, ChatError, EngineError),
 )
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,6 +71,10 @@ app.add_typer(scoring.score_app)
 app.add_typer(staleness.status_app)
 app.add_typer(doctor_app)
 app.add_typer(plan_app)
+app.add_typer(publish_app)
+app.add_typer(chat_app)
+app.add_typer(demo_app)
+app.add_typer(serve_model_app)
 
 
 @app.callback()

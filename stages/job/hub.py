@@ -48,7 +48,7 @@ def download_snapshot(
     """
     from huggingface_hub import set_client_factory, snapshot_download
 
-    set_client_factory(_make_client)
+    set_client_factory(make_hub_client)
     try:
         return Path(
             snapshot_download(
@@ -139,7 +139,7 @@ def _shorten(error: object) -> str:
     return make_printable(" ".join(str(error).split()))[:160]
 
 
-def _make_client() -> Any:
+def make_hub_client() -> Any:
     """The library's own client, with a limit for each request that has none."""
     client = importlib.import_module("huggingface_hub.utils._http").default_client_factory()
     client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], _limit_request]}

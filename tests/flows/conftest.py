@@ -275,6 +275,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, make_served: Callable[[Path
     assert not one.attempts.exists(), one.attempts.read_text()
 
 
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, copy_project: Callable[..., Path]) -> Path:
+    """A project with the results of a run; tests that change results take a copy (`copy_run`)."""
+    from tests.flows.tiny_run import OVERLAY, write_tiny_run  # local import: needs torch
+
+    return write_tiny_run(copy_project(tmp_path_factory.mktemp("run") / "project", OVERLAY))
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser; the name evil.example leads it to this machine, as a name server of an attacker can."""

@@ -62,6 +62,7 @@ T = "tests/stages/"
 T_RUBRIC, T_RECORDS = "tests/stages/judging/test_rubric.py::", "tests/flows/test_run_records.py::"
 SHARED, TEACHERS, T_OPD = "stages/vlm/shared_ids.py", "stages/loop/teachers.py", "tests/loop/test_distillation.py::"
 T_DISTIL, T_IDS = (f"tests/stages/{name}.py::" for name in ("policy/test_distillation", "vlm/test_shared_ids"))
+T_PUBLISH, T_CHAT = "tests/flows/publish/test_", "tests/flows/chat/test_"
 T_BUDGET = f"{T}responses/test_budget.py::"
 T_PLANS = "tests/flows/estimate/test_plan.py::"
 T_LOSS, T_UPDATE, T_REWARDS = (f"{T}policy/test_{name}.py::" for name in ("loss", "update", "rewards"))
@@ -738,4 +739,44 @@ FAULTS = (
           (f"{T_SLURM}request.py::test_options_of_sbatch_are_those_that_change_no_command",)),
     Fault("flows/slots.py", " or is_job():", ":", "jobs with GPUs of their own wait for each other",
           ("tests/flows/test_slots.py::test_a_job_waits_for_nobody",)),
+    # --- trying and publishing a model --------------------------------------------------------------------------------
+    Fault("flows/publish/licences.py", "PUBLISHED_LICENCES.get(hub)", 'PUBLISHED_LICENCES.get(hub, "apache-2.0")',
+          "a licence is guessed", (f"{T_PUBLISH}licences.py::test_what_is_not_listed_is_unknown_and_not_inferred[]",)),
+    Fault("flows/publish/facts.py", "elif own and (other := ", "elif False and (other := ",
+          "a card has the scores of another checkpoint",
+          (f"{T_PUBLISH}card.py::test_scores_of_another_content_of_the_folder_are_left_out",)),
+    Fault("flows/publish/facts.py", "100 * NORMAL_95 * metrics", "100 * metrics", "an interval is a standard error",
+          (f"{T_PUBLISH}card.py::test_scores_have_intervals_and_what_has_none_is_said",)),
+    Fault("flows/publish/card.py", 'if one.role != "judge" and one.licence', "if one.licence and False and one.licence",
+          "what a teacher's licence asks for is not on the card",
+          (f"{T_PUBLISH}card.py::test_teachers_and_base_of_the_hub_bring_their_licences",)),
+    Fault("flows/publish/bundle.py", "        if path.is_symlink():", "        if False:",
+          "a link leads a file of this machine into a published folder",
+          (f"{T_PUBLISH}push.py::test_links_and_paths_of_this_machine_are_refused",)),
+    Fault("flows/publish/bundle.py", "        if private in text:", "        if False:",
+          "a published file names a folder of this machine",
+          (f"{T_PUBLISH}push.py::test_links_and_paths_of_this_machine_are_refused",)),
+    Fault("flows/publish/upload.py", "private=not public", "private=public", "an upload is public",
+          (f"{T_PUBLISH}push.py::test_an_upload_is_one_private_commit_of_all_files_and_the_card",)),
+    Fault("flows/publish/upload.py", "if not public and _is_public(api, name)", "if False",
+          "a private checkpoint goes to a public repository",
+          (f"{T_PUBLISH}push.py::test_a_public_repository_is_asked_about",)),
+    Fault("flows/publish/upload.py", "    if not allows_downloads():", "    if False:", "an upload off-line",
+          (f"{T_PUBLISH}push.py::test_nothing_is_uploaded_off_line_or_without_a_token",)),
+    Fault("flows/chat/question.py", "        if before.strip():", "        if not before.strip():",
+          "pictures stand on the other side of the question",
+          (f"{T_CHAT}question.py::test_a_row_is_asked_as_the_stages_ask_it",)),
+    Fault("flows/chat/candidates.py", "checkpoint.endpoint is not None and not asked", "checkpoint.endpoint is False",
+          "an endpoint is asked without its name", (f"{T_CHAT}candidates.py::test_an_endpoint_is_asked_by_name_only",)),
+    Fault("flows/chat/teacher_score.py", "math.exp(min(logit, 700.0))", "math.exp(-max(logit, -700.0))",
+          "the discriminator's sides are exchanged",
+          (f"{T_CHAT}teacher_score.py::test_the_probability_is_that_of_the_teachers_side",)),
+    Fault("flows/chat/panel.py", "needed <= FREE_SHARE *", "needed <= 2 *",
+          "engines stay open until memory is full",
+          (f"{T_CHAT}candidates.py::test_engines_stay_open_if_memory_has_room_for_all",)),
+    Fault("flows/chat/demo.py", "hmac.compare_digest(given.encode(), self.key.encode())", "True",
+          "the page answers everybody on the machine",
+          (f"{T_CHAT}demo.py::test_only_who_has_the_key_and_comes_from_this_machine_is_answered",)),
+    Fault("flows/chat/served_model.py", "replicas=1, ", "replicas=2, ", "a second server of which nobody is told",
+          (f"{T_CHAT}served_model.py::test_the_server_has_the_settings_of_the_models_engine",)),
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Publishing a trained model: its card, its files, the hub."""
