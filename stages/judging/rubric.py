@@ -31,6 +31,7 @@ from stages.judging.sanitize import LONGEST_READ, make_nonce, sanitize, shorten_
 from stages.responses.answers import AnswerSession, Generation
 from stages.responses.requested import RequestedAnswers
 from stages.responses.store import Store
+from stages.vlm.chat import RemoteChat
 from stages.vlm.reader import load_reader
 
 SYSTEM = (
@@ -166,7 +167,7 @@ class RubricJudge:
 
     def _make_fit_check(self, judge: Engine) -> FitsImages:
         most, context = self._block.max_tokens, judge.checkpoint.context_tokens
-        if self.reward.images and judge.checkpoint.family != "remote":
+        if self.reward.images and not isinstance(judge.chat, RemoteChat):
             reader = load_reader(judge.checkpoint)
             return lambda messages, images: reader.count_prompt_tokens(messages, images) + most <= context
         chat: Any = judge.chat

@@ -12,10 +12,11 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from stages.config.yaml import merge_params, read_yaml
 from stages.job.failure import Failure
 from tests.loop.recording import record_loop
 from tests.loop.script import judge_answer, make_engines
-from tests.loop.world import make_job, write_function
+from tests.loop.world import OVERLAY, ROOT, make_job, write_function
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 
@@ -101,10 +102,13 @@ def test_the_pages_rubric_is_tried_on_stored_answers(
 ) -> None:
     folder = make_world("qwen2_5_vl")
     monkeypatch.chdir(folder)
+    values = merge_params(read_yaml(ROOT / "params.yaml"), OVERLAY)
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     _, judge = make_engines(folder)
     monkeypatch.setattr("stages.engines.start.start_engine", lambda *_: judge)
     (command,) = list_commands()[1:]
     tried = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert judge.graded, (tried.output, tried.exception)
     (asked,) = judge.graded
     failed = sum(judge_answer(rubric, candidate) is None for _, candidate, rubric in asked)
     assert {rubric for *_, rubric in asked} == {"Has no formula."}
