@@ -217,8 +217,9 @@ class Workload:
             yield self._judge(params.verdict.model, asked * block.group, longest)
             if block.validation_scoring == "rules_and_judge":
                 yield self._judge(params.verdict.model, validated, longest)
-        for _ in params.objective.rubrics:  # the student's answers; those of teachers are asked about once
-            yield self._judge(params.verdict.model, asked * block.group, longest)
+        graded = asked * block.group * len(params.objective.rubrics)  # those of teachers are asked about once
+        if graded:
+            yield self._judge(params.verdict.model, graded, longest)
         for name in params.distilled_models:  # each answer with its prompt: log p of a prompt is not taken from a cache
             read = self.measure_prompt(name, longest) + self.measure_answer(longest)
             yield Answers(name, asked * block.group, asked * block.group, read, Range.exactly(1))

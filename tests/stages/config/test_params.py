@@ -61,7 +61,10 @@ def test_the_file_of_the_project_is_valid(root: Path) -> None:
         ({"ril": {"group": 100}}, ["ril.group is 100", "lower ril.group"]),
         ({"ril": {"warmup_steps": 1000}}, ["warmup_steps is 1000", "lower it"]),
         ({"pool": {"teachers": ["nobody"]}}, ["pool.teachers is 'nobody'", "known: qwen2_5_vl, internvl3"]),
-        ({"verdict": {"model": "student"}}, ["models.student.family", "use 'text'"]),
+        (
+            {"ril": {"rewards": [{"use": "rubric", "rubric": "Is it short?", "images": True}]}},
+            ["ril.rewards", "shows images to the judge", "remove images"],
+        ),
         ({"models": {"student": {"family": "qwen2_5"}}}, ["models.student.family is 'qwen2_5'", "must see images"]),
         ({"models": {"student": {"family": "text"}}}, ["models.student.family is 'text'", "must see images"]),
         ({"verdict": {"constrained": True, "max_tokens": 31}}, ["verdict", "at least 32 tokens", "form: plain"]),
