@@ -20,6 +20,7 @@ from stages.config.runtime import Runtime
 
 # Memory of a process before it has a model, in bytes. Measured (docs/profiles.md, "Predicted against measured").
 TRAINING_LIBRARIES = 660e6  # torch, transformers, deepspeed, pyarrow
+ADAPTER_LIBRARIES = 61e6  # and peft
 ENGINE_LIBRARIES = 865e6  # and vLLM
 PLAIN_LIBRARIES = 240e6  # pyarrow, numpy; the tiny world
 GIB = 1 << 30
@@ -107,7 +108,8 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
         phases = self._list_phases("warm_start", block.lora, (trained, student.weights), tokens, seen, head=True)
-        return self._choose({"libraries": TRAINING_LIBRARIES, "copies": self._count_copies("warm_start")}, phases)
+        resting = {"libraries": _count_libraries(block.lora), "copies": self._count_copies("warm_start")}
+        return self._choose(resting, phases)
 
     def _measure_discriminator(self) -> tuple[str, dict[str, float]]:
         block, student = self._params.discriminator, self._student
@@ -116,7 +118,8 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=False) if sees else 0.0
         whole = student.weights if block.lora or sees else student.text.weights
         phases = self._list_phases("discriminator", block.lora, (student.text.weights, whole), tokens, seen, head=False)
-        return self._choose({"libraries": TRAINING_LIBRARIES, "copies": self._count_copies("discriminator")}, phases)
+        resting = {"libraries": _count_libraries(block.lora), "copies": self._count_copies("discriminator")}
+        return self._choose(resting, phases)
 
     def _measure_loop(self) -> tuple[str, dict[str, float]]:
         params, student, runtime = self._params, self._student, self._runtime
@@ -128,7 +131,8 @@ class ProcessEstimator:
         reference = 0.0 if block.lora else self._count_bytes("student")
         if runtime.reference != "replicated":
             reference /= ranks
-        resting = {"libraries": TRAINING_LIBRARIES, "copies": self._count_copies(LOOP), "reference": reference}
+        libraries = _count_libraries(block.lora or params.discriminator.lora)
+        resting = {"libraries": libraries, "copies": self._count_copies(LOOP), "reference": reference}
         if params.objective.uses_discriminator:
             of = params.discriminator
             whole = 0 if of.lora else student.text.weights  # an adapter shares the reference
@@ -141,7 +145,7 @@ class ProcessEstimator:
         names += params.distilled_models
         here = [name for name in names if name in self._shapes]
         if ranks == 1:  # else they are servers, processes of their own
-            resting["libraries"] = ENGINE_LIBRARIES
+            resting["libraries"] = ENGINE_LIBRARIES + libraries - TRAINING_LIBRARIES
             resting["engine weights"] = sum(map(self._count_bytes, here))
             resting["KV cache"] = float(len(here) * runtime.kv_cache_gib * GIB)
         return self._choose(resting, phases)
@@ -252,3 +256,8 @@ def _list_fp32_states(runtime: Runtime, stage: str, trained: int, frozen: int, a
         resting = {"weights": held / ranks, "optimizer": 3 * part, "gradients": part, "buffers": bucket}
         return States(resting, part, held + bucket, part, 2 * part)
     return States({"weights": held, "optimizer": 3 * part}, whole if zero == 1 else part, 2 * bucket, part, 2 * part)
+
+
+def _count_libraries(lora: Lora | None) -> float:
+    """Memory of a process that trains before it has a model, in bytes."""
+    return TRAINING_LIBRARIES + (ADAPTER_LIBRARIES if lora else 0.0)

@@ -88,6 +88,7 @@ BASIS: dict[str, Any] = {
         "steps": 3,
         "questions_per_step": 4,
         "group": 2,
+        "answer_by": "parsing",  # a judge with drawn weights gives no verdict, and then nothing is trained
         "warmup_steps": 0,
         "sampling": SHORT,
         "tokens_per_pack": PACK,
