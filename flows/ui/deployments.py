@@ -20,7 +20,8 @@ _HERE = "{{ $PWD }}"
 _POOL = "ril"
 _EVERYTHING = "Everything that is out of date"
 _HEADER = """\
-# The second way beside `ril serve`: a process work pool, for a server that others run too. In the project's folder:
+# The second way beside `ril serve`: a process work pool, for a server that others run too. In the project's folder
+# (pools of containers and of Kubernetes: containers/prefect.yaml):
 #
 #   export PREFECT_API_URL=http://SERVER:4200/api PREFECT_API_AUTH_STRING=...   (of `ril serve`: source its file)
 #   prefect work-pool create --type process ril

@@ -72,6 +72,7 @@ def prepared(project: Path, engine: str) -> None:
         network.head.weight.data.mul_(40)
         network.model.save_pretrained(folder)
     else:
+        network.model.config.save_pretrained(folder)
         (folder / "model.safetensors").touch()  # a checkpoint without weights is refused
     write_card(folder, "qwen2_5", "fp32", CONTEXT_TOKENS)
     turns = [[{"role": "user", "content": f"What is {index} + 1?"}] for index in range(QUESTIONS)]
