@@ -125,6 +125,7 @@ THROUGH: dict[str, dict[str, str]] = {
         "min_exam_accuracy": "never",
         "rule_first": "never",
         "exam": "never",
+        "turned": "never",
     },
     "Evaluate": {
         "split": "Question.messages",
@@ -159,6 +160,7 @@ THROUGH: dict[str, dict[str, str]] = {
     "Runtime": {
         "kv_cache_gib": "never",
         "engines": "never",
+        "launcher": "never",
         "checkpoint_minutes": "never",
         "keep_checkpoints": "never",
         "checkpoint_share": "never",
