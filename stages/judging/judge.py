@@ -55,20 +55,25 @@ def make_judge_messages(
     carries a nonce. The reference follows the candidate, so that the true reference is read last in any case.
     Questions and candidates longer than `longest` characters are cut in the middle; the reference is never cut.
     """
+    tagged = tag_parts(question_text, candidate, ("reference", sanitize(reference).strip()), longest)
+    user = f"{tagged}\n{INSTRUCTION if form == 'tag' else PLAIN_INSTRUCTION}"
+    system = JUDGE_SYSTEM if form == "tag" else PLAIN_SYSTEM
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def tag_parts(question_text: str, candidate: str, deciding: tuple[str, str], longest: int) -> str:
+    """Returns question, candidate and what decides, (tag, sanitised text), each in its tag on a line.
+
+    No part can close its tag, and the candidate's carries a nonce. Question and candidate are sanitised, and cut in the
+    middle above `longest` characters; image markers of the question are left out.
+    """
     question = shorten_middle(
         sanitize(shorten_middle(question_text.replace(IMAGE_MARKER, ""), LONGEST_READ)).strip(), longest
     )
     said = shorten_middle(sanitize(shorten_middle(candidate, LONGEST_READ)).strip(), longest)
-    truth = sanitize(reference).strip()
-    mark = make_nonce(question, truth, said)
-    user = (
-        f"<question> {question} </question>\n"
-        f"<candidate {mark}> {said} </candidate {mark}>\n"
-        f"<reference> {truth} </reference>\n"
-        f"{INSTRUCTION if form == 'tag' else PLAIN_INSTRUCTION}"
-    )
-    system = JUDGE_SYSTEM if form == "tag" else PLAIN_SYSTEM
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    tag, text = deciding
+    mark = make_nonce(question, text, said)
+    return f"<question> {question} </question>\n<candidate {mark}> {said} </candidate {mark}>\n<{tag}> {text} </{tag}>"
 
 
 def make_judge_target(reference: str, said: str, correct: bool) -> str:

@@ -25,9 +25,10 @@ from stages.judging.judge import (
     Messages,
     make_judge_sampling,
     read_verdict,
+    tag_parts,
 )
 from stages.judging.rules import NO_REPLY, UNREAD, find_rule_reason
-from stages.judging.sanitize import LONGEST_READ, make_nonce, sanitize, shorten_middle
+from stages.judging.sanitize import sanitize
 from stages.responses.answers import AnswerSession, Generation
 from stages.responses.requested import RequestedAnswers
 from stages.responses.store import Store
@@ -56,18 +57,9 @@ def make_rubric_messages(
     As in `make_judge_messages` no part can close its tag, the candidate's tag carries a nonce, and what decides (there
     the reference) is read last. Question and candidate are cut in the middle above `longest` characters.
     """
-    question = shorten_middle(
-        sanitize(shorten_middle(question_text.replace(IMAGE_MARKER, ""), LONGEST_READ)).strip(), longest
-    )
-    said = shorten_middle(sanitize(shorten_middle(candidate, LONGEST_READ)).strip(), longest)
     asked = sanitize(rubric).strip()
-    mark = make_nonce(question, asked, said)
-    user = (
-        f"<question> {question} </question>\n"
-        f"<candidate {mark}> {said} </candidate {mark}>\n"
-        f"<rubric> {asked} </rubric>\n"
-        f"{INSTRUCTION if form == 'tag' else PLAIN_INSTRUCTION}"
-    )
+    tagged = tag_parts(question_text, candidate, ("rubric", asked), longest)
+    user = f"{tagged}\n{INSTRUCTION if form == 'tag' else PLAIN_INSTRUCTION}"
     return [
         {"role": "system", "content": SYSTEM if form == "tag" else PLAIN_SYSTEM},
         {"role": "user", "content": user},

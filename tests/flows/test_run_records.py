@@ -18,6 +18,7 @@ from dvc.repo import Repo
 from flows import run_journal
 from flows.run_journal import RUN, JournalProgress, open_journal
 from stages.config.yaml import read_yaml
+from tests.flows.conftest import SMALL_JUDGE
 from tests.flows.test_server import running_server
 
 Call = Callable[..., tuple[int, str, str]]
@@ -350,7 +351,7 @@ def answers_without_key(url: str) -> bool:
 @pytest.mark.prefect
 @pytest.mark.slow
 def test_two_runs_at_once_share_one_server(make_repo: Callable[..., Path], start: Start) -> None:
-    project = make_repo({**SOME_QUESTIONS, **SMALL_JUDGE})
+    project = make_repo({**SOME_QUESTIONS, "models": {"judge": {"build": SMALL_JUDGE}}})
     first = start(project, "flows.cli", "run", "--only", "questions")
     second = start(project, "flows.cli", "run", "--only", "model@judge")
     most = 0
@@ -367,24 +368,6 @@ def test_two_runs_at_once_share_one_server(make_repo: Callable[..., Path], start
         assert {name: run.state_type.value for name, run in seen.runs().items()} == dict.fromkeys(
             ["ril run questions", "ril run model@judge", "questions", "model@judge"], "COMPLETED"
         )
-
-
-SMALL_JUDGE = {
-    "models": {
-        "judge": {
-            "build": {
-                "hidden_size": 32,
-                "heads": 1,
-                "layers": 1,
-                "steps": 3,
-                "rows_per_step": 2,
-                "learning_rate": 2.0e-3,
-                "warmup_steps": 1,
-                "tokens_per_pack": 512,
-            }
-        }
-    }
-}
 
 
 @pytest.mark.prefect
