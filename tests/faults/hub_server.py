@@ -7,13 +7,14 @@ of a large file are sent before the connection breaks.
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.faults.serving import serve_requests
 
 COMMIT = "c" * 40
 TOKEN, STRANGER = "hf_member", "hf_stranger"  # tokens of an account with access, and of one without
@@ -35,17 +36,8 @@ class Hub:
 @contextmanager
 def serve_hub(hub: Hub) -> Iterator[Hub]:
     """Runs the server until the block ends; `hub.url` is its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Answers, hub))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serve_requests(partial(_Answers, hub)) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=10)
 
 
 class _Answers(BaseHTTPRequestHandler):

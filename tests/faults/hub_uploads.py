@@ -6,13 +6,14 @@ Owners whose names begin with readonly refuse (403), broken ones answer 500. A r
 import base64
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.faults.serving import serve_requests
 
 WRITER = "hf_writer"  # the token that may write
 _MODEL = re.compile(r"/api/models/([\w.-]+/[\w.-]+)(/preupload/main|/commit/main)?$")
@@ -35,17 +36,8 @@ class UploadHub:
 def serve_upload_hub() -> Iterator[UploadHub]:
     """Runs the server until the block ends."""
     hub = UploadHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Takes, hub))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serve_requests(partial(_Takes, hub)) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=10)
 
 
 class _Takes(BaseHTTPRequestHandler):
