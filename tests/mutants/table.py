@@ -617,6 +617,11 @@ FAULTS = (
           "one digit of a pair is taken for the other, not both ways",
           ("tests/stages/tiny/test_world.py::"
            "test_a_model_that_takes_digits_for_each_other_learns_consistent_wrong_answers",)),
+    Fault("stages/tiny/builds/world_lessons.py", "misread_example(row, build.confuses) for row", "row for row",
+          "nobody teaches a model what it takes digits for",
+          ("tests/stages/tiny/test_world.py::test_a_built_model_is_taught_what_it_takes_digits_for",)),
+    Fault(VERDICT, "turned) if turned else said", "0.0) if turned else said", "the judge of the pool does not err",
+          ("tests/stages/test_verdict.py::test_every_answer_has_the_verdict_on_it",)),
     Fault("stages/judging/queue.py", "self._candidates[place], self._block.turned)", "self._candidates[place], 0.0)",
           "the judge of the loop does not err where that of the pool does",
           ("tests/stages/test_overlap.py::test_a_judge_that_errs_turns_its_share_by_question_and_answer",)),

@@ -153,8 +153,8 @@ def push(project: Path, folder: Path, call: Callable[..., tuple[int, str, str]])
 
 def run_block(block: str, folder: Path) -> str:
     Image.new("RGB", (84, 84), (200, 30, 30)).save(folder / "picture.png")
-    # Without a size of its cache vLLM reserves 92 % of a CPU's memory, which other tests may hold; and its build for CPUs
-    # can't load what it compiles with this PyTorch ("aot_compile is not supported").
+    # Without a size of its cache vLLM reserves 92 % of a CPU's memory, which other tests may hold. Its build for CPUs
+    # does not compile with this PyTorch ("aot_compile is not supported").
     block = block.replace("max_model_len=", "enforce_eager=True, max_model_len=")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     done = subprocess.run(

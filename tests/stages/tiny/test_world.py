@@ -3,8 +3,10 @@
 import io
 import itertools
 import random
+from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -12,10 +14,14 @@ from pydantic import ValidationError
 
 from stages.config.build import STYLE_NAMES, Build
 from stages.config.world import KIND_NAMES as KNOWN_KINDS
+from stages.config.world import World
 from stages.corpora.scoring import is_correct
+from stages.tiny.builds.world_lessons import WorldLessons, make_answering_groups
 from stages.tiny.world.exercises import compute_cell_targets, draw_example, misread_example
 from stages.tiny.world.kinds import KINDS, answer_in_style, ask_question
 from stages.tiny.world.pictures import PARTS, SIDE, _assign_part, _load_scans, draw_picture
+from stages.vlm.checkpoint import Checkpoint
+from stages.vlm.reader import load_reader
 
 values = st.lists(st.integers(1, 9), min_size=6, max_size=6)
 
@@ -106,6 +112,28 @@ def test_a_model_that_takes_digits_for_each_other_learns_consistent_wrong_answer
         assert misread_example(seen, ((3, 6), (8, 0))) == row
         assert misread_example(row, ()) == row
     assert changed > 10
+
+
+def test_a_built_model_is_taught_what_it_takes_digits_for(tiny: Callable[[str], Checkpoint]) -> None:
+    """Tower, transcriptions and answers alike: the same pictures, with other digits told."""
+    reader, given = load_reader(tiny("qwen2_5_vl")), {"steps": 1, "learning_rate": 1e-3, "hidden_size": 64, "layers": 1}
+    build = Build.model_validate({**given, "heads": 2, "rows_per_step": 24, "styles": {"steps": 1.0}})
+    honest, confused = (
+        WorldLessons(World(), build.model_copy(update={"confuses": pairs}), lambda *_: 7) for pairs in ((), ((3, 6),))
+    )
+    pixels, right = honest.make_cells(reader, range(24))
+    seen, told = confused.make_cells(reader, range(24))
+    assert torch.equal(pixels.values, seen.values)
+    expected = right.clone()
+    expected[:, 0][right[:, 0] == 3], expected[:, 0][right[:, 0] == 6] = 6, 3
+    assert torch.equal(told, expected)
+    assert not torch.equal(told, right)
+    for reading in (True, False):
+        texts = [
+            [reader.chat.decode(group.responses[0]) for group in make_answering_groups(reader, rows, reading)]
+            for rows in (honest._draw_rows(range(24)), confused._draw_rows(range(24)))
+        ]
+        assert texts[0] != texts[1]
 
 
 @pytest.mark.parametrize(
