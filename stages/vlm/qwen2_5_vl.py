@@ -106,24 +106,23 @@ def expand(processor: Any, ids: Sequence[int], pixels: Pixels) -> list[int]:
 def compute_positions(processor: Any, ids: Tensor, pixels: Pixels | None) -> Tensor:
     """Returns M-RoPE positions [3, tokens] int64: text advances all axes; an image spans time, height and width.
 
-    Text after an image starts at one more than the largest position of the image (a still image has time 0).
+    Text after an image starts at one more than the largest position of the image (a still image has time 0). Raises
+    ValueError unless `ids` have as many image tokens as `pixels`.
     """
-    pad = find_image_token_id(processor)
-    axes = torch.empty(3, len(ids), dtype=torch.long)
-    token, position = 0, 0
-    grids = iter(pixels.grids.tolist() if pixels is not None and pixels.grids is not None else [])
-    while token < len(ids):
-        if int(ids[token]) != pad:
-            axes[:, token] = position
-            token, position = token + 1, position + 1
-            continue
-        frames, height, width = next(grids)
+    pads = (ids == find_image_token_id(processor)).nonzero().flatten().tolist()
+    counts = pixels.tokens if pixels is not None else ()
+    if len(pads) != sum(counts):
+        raise ValueError(f"{len(pads)} image tokens in the prompt, but {sum(counts)} of its images")
+    axes = torch.arange(len(ids)).repeat(3, 1)
+    grids = pixels.grids.tolist() if pixels is not None and pixels.grids is not None else []
+    first = 0
+    for (frames, height, width), count in zip(grids, counts, strict=True):
+        start, stop = pads[first], pads[first] + count
         merge = processor.image_processor.merge_size
         shape = (frames, height // merge, width // merge)
-        spans = torch.meshgrid(*(torch.arange(length) for length in shape), indexing="ij")
-        count = shape[0] * shape[1] * shape[2]
-        axes[:, token : token + count] = torch.stack(spans).reshape(3, count) + position
-        token, position = token + count, position + max(shape)
+        axes[:, stop:] -= count - max(shape)
+        axes[:, start:stop] = axes[0, start] + torch.ones(shape).nonzero().T
+        first += count
     return axes
 
 
