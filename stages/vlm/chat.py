@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
+KEPT_PARTS = 128  # of rendered conversations, between two added tokens, whose ids are not computed anew
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters; rejected in text, so that they only mark what is hidden
 
 
@@ -54,6 +55,8 @@ class Chat:
         self.stop_token_ids = list(dict.fromkeys([self.end_token_id, *ends]))  # of engines: any of them ends an answer
         self._added = {token.content: (int(number), token) for number, token in tokenizer.added_tokens_decoder.items()}
         self._plain = make_plain_tokenizer(tokenizer._tokenizer)
+        # System prompts and the words of a template are in all prompts.
+        self._encode_part = functools.lru_cache(maxsize=KEPT_PARTS)(self.encode_text)
         # Tokens of white space alone mark nothing, and models know white space by them.
         self._blanks = _compile_any([content for content in self._added if content.isspace()])
         marking = [content for content in self._added if not content.isspace()]
@@ -68,6 +71,11 @@ class Chat:
     def template_hash(self) -> str:
         """Hash of chat template and vocabulary; together with the messages it determines the prompt ids."""
         return hash_json([self.tokenizer.chat_template, sorted(self.tokenizer.get_vocab().items())])
+
+    @functools.cached_property
+    def token_texts(self) -> dict[int, str]:
+        """The text of each token by itself, as `decode` returns it."""
+        return {number: self.decode([number]) for number in self.tokenizer.get_vocab().values()}
 
     @functools.cached_property
     def _takes_strings(self) -> bool:
@@ -128,10 +136,10 @@ class Chat:
                 continue
             number, token = self._added[found[1]]
             plain = plain.lstrip() if strips else plain
-            ids += [*self.encode_text(plain.rstrip() if token.lstrip else plain), number]
+            ids += [*self._encode_part(plain.rstrip() if token.lstrip else plain), number]
             plain, strips = "", token.rstrip
         plain += text[start:]
-        return ids + self.encode_text(plain.lstrip() if strips else plain)
+        return ids + self._encode_part(plain.lstrip() if strips else plain)
 
     def encode_response(self, text: str) -> list[int]:
         """Returns the ids of a complete response with the end-of-turn token."""
