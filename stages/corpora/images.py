@@ -23,6 +23,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_ORIENTATIONS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of text chunks that can hold one
 _STILL = ("MPO",)  # a photo with embedded pictures (depth, preview); the first frame is the photo
+AnyImage = bytes | Image.Image  # a file, or a picture as `open_image` returns it
 
 
 class UnreadableImage(OSError):
@@ -75,13 +76,17 @@ def _open(image: bytes, max_pixels: int, small: bool) -> Image.Image:
         raise UnreadableImage(f"unreadable image: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def open_images(images: Sequence[bytes]) -> list[Image.Image]:
+def open_images(images: Sequence[AnyImage]) -> list[Image.Image]:
     """Returns the pictures of `open_image` in order, decoded on all cores: decoders release the interpreter's lock."""
-    workers = min(count_cores(), len(images))
+    workers = min(count_cores(), sum(not isinstance(image, Image.Image) for image in images))
     if workers < 2:
-        return [open_image(image) for image in images]
+        return [_open_any(image) for image in images]
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
-        return list(threads.map(open_image, images))
+        return list(threads.map(_open_any, images))
+
+
+def _open_any(image: AnyImage) -> Image.Image:
+    return image if isinstance(image, Image.Image) else open_image(image)
 
 
 def read_upright_size(image: bytes) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stages.config.image_limits import ImageLimits
+from stages.corpora.images import AnyImage
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Family(Protocol):
     def load_model(self, weights: Path, dtype: torch.dtype) -> nn.Module:
         """Loads the model of a checkpoint in eval mode; raises BadWeights when it is not whole or not finite."""
 
-    def make_pixels(self, processor: Any, images: Sequence[bytes]) -> Pixels:
+    def make_pixels(self, processor: Any, images: Sequence[AnyImage]) -> Pixels:
         """Decodes and processes the images of one prompt."""
 
     def count_image_tokens(self, processor: Any, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:

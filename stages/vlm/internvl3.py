@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
-from stages.corpora.images import open_images
+from stages.corpora.images import AnyImage, open_images
 from stages.vlm.family import QWEN_VISION_TOKENS, Attention, Pixels, paint
 from stages.vlm.weights import load_whole
 
@@ -34,7 +34,7 @@ def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
     return load_whole(InternVLForConditionalGeneration, weights, dtype)
 
 
-def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+def make_pixels(processor: Any, images: Sequence[AnyImage]) -> Pixels:
     """Returns tiles [tiles, 3, side, side]; the processor determines the number of tiles per image."""
     opened = open_images(images)
     crop = processor.image_processor.max_patches > 1

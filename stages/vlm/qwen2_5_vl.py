@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
-from stages.corpora.images import open_images
+from stages.corpora.images import AnyImage, open_images
 from stages.vlm.family import QWEN_VISION_TOKENS, Attention, Pixels, paint
 from stages.vlm.weights import load_whole
 
@@ -35,7 +35,7 @@ def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
     return load_whole(Qwen2_5_VLForConditionalGeneration, weights, dtype)
 
 
-def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+def make_pixels(processor: Any, images: Sequence[AnyImage]) -> Pixels:
     """Returns patches [patches, 3 * 2 * 14 * 14] and the grid of each image."""
     opened = open_images(images)
     done = processor.image_processor(images=opened, return_tensors="pt")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stages.config.image_limits import ImageLimits
 from stages.config.lora import Lora, Quantization
 from stages.config.runtime import GroupAttention, Runtime
-from stages.corpora.images import read_upright_size
+from stages.corpora.images import AnyImage, read_upright_size
 from stages.vlm import internvl3, qwen2_5, qwen2_5_vl, qwen3_vl, text
 from stages.vlm.chat import Chat, RemoteChat
 from stages.vlm.checkpoint import Checkpoint
@@ -59,12 +59,12 @@ class Reader:
         self.chat = Chat(getattr(processor, "tokenizer", processor), family.vision_tokens, embeddings, ends)
         self.image_token_id = family.find_image_token_id(processor)
 
-    def make_prompt(self, messages: Sequence[Mapping[str, str]], images: Sequence[bytes] = ()) -> Prompt:
+    def make_prompt(self, messages: Sequence[Mapping[str, str]], images: Sequence[AnyImage] = ()) -> Prompt:
         """Returns the rendered conversation with expanded images and positions."""
         return self.make_prompts([(messages, images)])[0]
 
     def make_prompts(
-        self, conversations: Sequence[tuple[Sequence[Mapping[str, str]], Sequence[bytes]]]
+        self, conversations: Sequence[tuple[Sequence[Mapping[str, str]], Sequence[AnyImage]]]
     ) -> list[Prompt]:
         """Returns a prompt for each (messages, images); one processor call for all images is 8 times faster."""
         flat = [image for _, images in conversations for image in images]
@@ -117,7 +117,7 @@ class Reader:
         tensor = torch.tensor(list(ids), dtype=torch.long)
         return Prompt(tensor, self.family.compute_positions(self._processor, tensor, None), None)
 
-    def make_pixels(self, images: Sequence[bytes]) -> Pixels:
+    def make_pixels(self, images: Sequence[AnyImage]) -> Pixels:
         """Decodes and processes images."""
         return self.family.make_pixels(self._processor, images)
 

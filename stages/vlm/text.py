@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.config.image_limits import NO_LIMITS, ImageLimits
+from stages.corpora.images import AnyImage
 from stages.vlm.family import QWEN_VISION_TOKENS, Attention, Pixels
 from stages.vlm.weights import load_whole
 
@@ -30,7 +31,7 @@ def load_model(weights: Path, dtype: torch.dtype) -> nn.Module:
     return load_whole(AutoModelForCausalLM, weights, dtype)
 
 
-def make_pixels(processor: Any, images: Sequence[bytes]) -> Pixels:
+def make_pixels(processor: Any, images: Sequence[AnyImage]) -> Pixels:
     """Raises ValueError: a text model sees no images."""
     raise ValueError(f"a prompt for a text model has {len(images)} images")
 

@@ -52,7 +52,7 @@ class WorldLessons:
         """Returns the pictures of these rows and what stands at each of their image tokens, [image tokens, 4]."""
         drawn = self._draw_rows(rows)
         targets = [cell for row in drawn for cell in compute_cell_targets(row.picture)]
-        return reader.make_pixels([row.picture.png for row in drawn]), torch.tensor(targets)
+        return reader.make_pixels([row.picture.image for row in drawn]), torch.tensor(targets)
 
     def make_groups(self, reader: Reader, step: int) -> list[Group]:
         """Returns the groups of one step: transcriptions or short verdicts in the first `reading_steps`."""
@@ -96,7 +96,7 @@ def find_value_places(reader: Reader, response: tuple[int, ...]) -> frozenset[in
     """Places of the tokens that a picture would tell (a digit right after its place's letter): without one, nothing to
     learn.
     """
-    tokens = [reader.chat.decode([token]) for token in response]
+    tokens = [reader.chat.token_texts[token] for token in response]
     after_letter = zip(range(1, len(tokens)), tokens, tokens[1:], strict=False)
     return frozenset(
         at
@@ -110,6 +110,6 @@ def make_answering_groups(reader: Reader, rows: list[WorldExample], reading: boo
     asked = [READING if reading else row.exercise.question for row in rows]
     said = [read_out(row.picture.values, row.style) if reading else row.response for row in rows]
     messages = [[{"role": "user", "content": f"{text}\n{IMAGE_MARKER}"}] for text in asked]
-    prompts = reader.make_prompts([(turn, [row.picture.png]) for turn, row in zip(messages, rows, strict=True)])
+    prompts = reader.make_prompts([(turn, [row.picture.image]) for turn, row in zip(messages, rows, strict=True)])
     responses = [tuple(reader.chat.encode_response(text)) for text in said]
     return [Group(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]

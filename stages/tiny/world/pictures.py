@@ -22,6 +22,7 @@ PARTS = {"train": 0.55, "imitation": 0.15, "validation": 0.10, "test": 0.20}
 VALUES = 6  # digits on a sheet, bars in a chart
 CELL = 28  # pixels; one image token of either family
 SIDE = 3 * CELL
+SCAN = 24  # pixels of a digit, in the middle of its cell
 _INK, _PAPER = 20, 245
 INK_FREE = 185  # darkest tint of the paper
 BAR_COLOURS = ((47, 93, 138), (178, 70, 55), (64, 124, 83), (140, 100, 40))
@@ -29,11 +30,18 @@ BAR_COLOURS = ((47, 93, 138), (178, 70, 55), (64, 124, 83), (140, 100, 40))
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, what is on it, and the PNG bytes."""
+    """A picture and what is on it."""
 
     subject: str  # "digits" or "bars"
     values: tuple[int, ...]
-    png: bytes
+    image: Image.Image
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a file."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 def _assign_part(name: str) -> str:
@@ -49,21 +57,16 @@ def _assign_part(name: str) -> str:
 
 @functools.cache
 def _load_scans() -> dict[str, dict[int, list[np.ndarray]]]:
-    """part -> digit -> scans of it, each 8 x 8 uint8 with 0 for paper and 255 for ink."""
+    """part -> digit -> scans of it, enlarged to 24 x 24 uint8 with 0 for paper and 255 for ink."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     scans: dict[str, dict[int, list[np.ndarray]]] = {part: {digit: [] for digit in range(10)} for part in PARTS}
     for index, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        scan = (pixels * (255 / 16)).round().astype(np.uint8)
-        scans[_assign_part(f"scan {index}")][int(digit)].append(scan)
+        scan = Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8))
+        enlarged = np.asarray(scan.resize((SCAN, SCAN), Image.Resampling.BICUBIC))
+        scans[_assign_part(f"scan {index}")][int(digit)].append(enlarged)
     return scans
-
-
-def _encode_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @functools.cache
@@ -82,13 +85,13 @@ def _make_paper() -> Image.Image:
 def draw_sheet(part: str, choose: random.Random) -> Picture:
     """Six random digits of `part` in two lines of three; the third line stays empty."""
     values = tuple(choose.randrange(10) for _ in range(VALUES))
-    sheet = _make_paper().copy()
+    scans, ink = _load_scans()[part], np.zeros((SIDE, SIDE), np.uint8)
     for place, digit in enumerate(values):
-        scan = choose.choice(_load_scans()[part][digit])
-        ink = Image.fromarray(scan).resize((24, 24), Image.Resampling.BICUBIC)
-        corner = (place % 3 * CELL + 2, place // 3 * CELL + 2)
-        sheet.paste((_INK,) * 3, (*corner, corner[0] + 24, corner[1] + 24), mask=ink)
-    return Picture("digits", values, _encode_png(sheet))
+        left, top = (at * CELL + (CELL - SCAN) // 2 for at in (place % 3, place // 3))
+        ink[top : top + SCAN, left : left + SCAN] = choose.choice(scans[digit])
+    sheet = _make_paper().copy()
+    sheet.paste((_INK,) * 3, mask=Image.fromarray(ink))
+    return Picture("digits", values, sheet)
 
 
 def draw_chart(part: str, choose: random.Random) -> Picture:
@@ -105,7 +108,7 @@ def draw_chart(part: str, choose: random.Random) -> Picture:
     for place, value in enumerate(values):
         left = place * 14 + 2
         draw.rectangle((left, SIDE - 1 - value * 9, left + 9, SIDE - 1), fill=colour)
-    return Picture("bars", values, _encode_png(chart))
+    return Picture("bars", values, chart)
 
 
 def draw_picture(subject: str, part: str, *seed: int | str) -> Picture:

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from stages.config.build import STYLE_NAMES, Build
 from stages.config.world import KIND_NAMES as KNOWN_KINDS
 from stages.config.world import World
+from stages.corpora.images import open_image
 from stages.corpora.scoring import is_correct
-from stages.tiny.builds.world_lessons import WorldLessons, make_answering_groups
+from stages.tiny.builds.world_lessons import WorldLessons, find_value_places, make_answering_groups
 from stages.tiny.world.exercises import compute_cell_targets, draw_example, misread_example
 from stages.tiny.world.kinds import KINDS, answer_in_style, ask_question
-from stages.tiny.world.pictures import PARTS, SIDE, _assign_part, _load_scans, draw_picture
+from stages.tiny.world.pictures import PARTS, SCAN, SIDE, _assign_part, _load_scans, _make_paper, draw_picture
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_reader
 
@@ -69,6 +70,19 @@ def test_pictures_are_a_function_of_their_seed(subject: str) -> None:
     assert one == same
     assert one.png != other.png
     assert Image.open(io.BytesIO(one.png)).size == (SIDE, SIDE)
+
+
+def test_a_sheet_is_paper_with_a_scan_of_its_part_in_six_cells() -> None:
+    sheet = draw_picture("digits", "validation", 2)
+    expected, ink = _make_paper().copy(), Image.new("RGB", (SCAN, SCAN), (20, 20, 20))
+    for place, digit in enumerate(sheet.values):
+        left, top = place % 3 * 28 + 2, place // 3 * 28 + 2
+        box = (left, top, left + SCAN, top + SCAN)
+        scans = _load_scans()["validation"][digit]
+        written = [Image.composite(ink, expected.crop(box), Image.fromarray(scan)) for scan in scans]
+        expected.paste(next(one for one in written if one == sheet.image.crop(box)), box)
+    assert sheet.image == expected
+    assert open_image(sheet.png) == expected
 
 
 @pytest.mark.parametrize("subject", ["digits", "bars"])
@@ -134,6 +148,23 @@ def test_a_built_model_is_taught_what_it_takes_digits_for(tiny: Callable[[str], 
             for rows in (honest._draw_rows(range(24)), confused._draw_rows(range(24)))
         ]
         assert texts[0] != texts[1]
+
+
+def test_lessons_show_the_pictures_of_the_data_set(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    reader = load_reader(tiny(family))
+    rows = [draw_example(0, "train", index, KNOWN_KINDS, {"steps": 1.0}) for index in range(12)]
+    asked = [([{"role": "user", "content": f"{row.exercise.question}\n<image>"}], [row.picture.png]) for row in rows]
+    for group, prompt in zip(make_answering_groups(reader, rows, False), reader.make_prompts(asked), strict=True):
+        assert group.prompt.pixels is not None
+        assert prompt.pixels is not None
+        assert torch.equal(group.prompt.pixels.values, prompt.pixels.values)
+        assert torch.equal(group.prompt.ids, prompt.ids)
+
+
+def test_practice_does_not_score_what_only_a_picture_tells(tiny: Callable[[str], Checkpoint]) -> None:
+    reader = load_reader(tiny("qwen2_5_vl"))
+    response = [reader.chat.encode_text(sign)[0] for sign in "a3:3,b8:1. x5"]
+    assert find_value_places(reader, (*response, reader.chat.end_token_id)) == {1, 6}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Prompts as the families' own processors make them; checkpoints that transformers loads by itself."""
 
 import io
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from stages.corpora.images import open_image
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.family import Pixels
 from stages.vlm.reader import FAMILIES, load_network, load_reader
@@ -51,6 +53,43 @@ def test_m_rope_positions_equal_the_models(tiny: Callable[[str], Checkpoint], fa
         prompt.ids[None], (prompt.ids == reader.image_token_id).int()[None], prompt.pixels.grids
     )
     assert torch.equal(prompt.positions, theirs[:, 0])
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_m_rope_positions_equal_the_models_for_any_layout(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    """Up to four images of any shape, with texts of any length before, between and after them."""
+    checkpoint = tiny(family)
+    reader, choose = load_reader(checkpoint), random.Random(0)
+    model = load_network(checkpoint, reader).model.model
+    for images in [0, *[choose.randint(0, 4) for _ in range(60)]]:
+        shapes = [(choose.randint(1, 9), choose.randint(1, 9)) for _ in range(images)]
+        tokens = tuple(height * width for height, width in shapes)
+        ids: list[int] = []
+        for count in tokens:
+            ids += [5] * choose.choice((1, 2, 40)) + [reader.image_token_id] * count
+        ids += [5] * choose.choice((1, 30) if not images else (0, 1, 30))
+        grids = torch.tensor([[1, 2 * height, 2 * width] for height, width in shapes]).reshape(-1, 3)
+        pixels = Pixels(torch.empty(0), grids, tuple(4 * count for count in tokens), tokens) if images else None
+        tensor = torch.tensor(ids)
+        ours = reader.family.compute_positions(reader._processor, tensor, pixels)
+        theirs, _ = model.get_rope_index(  # type: ignore[union-attr,operator]
+            tensor[None], (tensor == reader.image_token_id).int()[None], grids if images else None
+        )
+        assert ours.dtype == torch.long
+        assert torch.equal(ours, theirs[:, 0]), shapes
+
+
+def test_an_image_token_without_its_image_is_refused(tiny: Callable[[str], Checkpoint]) -> None:
+    reader = load_reader(tiny("qwen2_5_vl"))
+    with pytest.raises(ValueError, match="1 image tokens in the prompt, but 0 of its images"):
+        reader.make_text_prompt([5, reader.image_token_id, 5])
+
+
+def test_a_picture_is_seen_as_its_file(tiny: Callable[[str], Checkpoint], family: str) -> None:
+    reader, files = load_reader(tiny(family)), pictures()
+    opened = [open_image(file) for file in files]
+    for images in (opened, [files[0], opened[1]], [opened[0], files[1]]):
+        assert torch.equal(reader.make_pixels(images).values, reader.make_pixels(files).values)
 
 
 @pytest.mark.parametrize(
