@@ -57,8 +57,10 @@ def sdpa_by_group(query: Tensor, key: Tensor, value: Tensor, mask: GroupMask, sc
     """Returns attention [1, heads, T, width], computed for one group after the other with a mask [t, t]."""
     repeats = query.shape[1] // key.shape[1]
     parts = []
-    for span, tree in zip(mask.spans, mask.get_masks(query.device), strict=True):
-        own_query, own_key, own_value = (one[:, :, span.start : span.stop] for one in (query, key, value))
+    # Not sliced: the gradient of each slice would be as long as the pack.
+    lengths = [span.stop - span.start for span in mask.spans]
+    own = zip(*(torch.split(one, lengths, dim=2) for one in (query, key, value)), strict=True)
+    for (own_query, own_key, own_value), tree in zip(own, mask.get_masks(query.device), strict=True):
         grouped = repeats > 1
         if grouped and tree is not None and is_on_gpu(query):
             # No kernel but the one that holds all scores in fp32 takes both a mask and grouped keys.
