@@ -94,7 +94,10 @@ def read_row(folder: Path, name: str) -> AskedQuestion:
     found = find_questions(folder, splits, [name])
     if name not in found:
         where = f"{folder} ({', '.join(splits)})" if splits else f"{folder}, which is missing: dvc repro questions"
-        raise ChatError(f"no row {name!r} in {where}")
+        known = (
+            next((row["id"] for row in read_questions(folder, splits[0]).iter_columns(["id"])), "") if splits else ""
+        )
+        raise ChatError(f"no row {name!r} in {where}{f'; the first is {known!r}' if known else ''}")
     row = found[name]
     return AskedQuestion(row.text, row.messages, tuple(row.images), row.answer, row.id)
 

@@ -11,16 +11,18 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-from huggingface_hub import EvalResult, ModelCardData
 
 from flows.publish.facts import ANOTHER_IMAGE, CheckpointFacts, MeasuredScore, ModelOrigin
 from flows.publish.licences import LICENCES
 from stages.benchmarks.scores import NORMAL_95
 from stages.config.plain import make_printable
 from stages.job.files import read_json
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PAPER = "https://arxiv.org/abs/2510.19307"
@@ -134,8 +136,10 @@ def list_notices(origins: Sequence[ModelOrigin]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(names))}: {notice}" for notice, names in asking.items()]
 
 
-def make_metadata(facts: CheckpointFacts, name: str, licence: str | None = None) -> ModelCardData:
+def make_metadata(facts: CheckpointFacts, name: str, licence: str | None = None) -> "ModelCardData":
     """Returns the metadata that the hub reads: licence, base, data sets, scores as model-index."""
+    from huggingface_hub import ModelCardData  # local import: reads the environment, which `ril` sets first
+
     results = [_make_result(facts, one) for one in facts.scores if one.own]
     data_sets = list(dict.fromkeys(facts.data["hub"]))
     base = facts.base
@@ -166,7 +170,9 @@ def _describe_licence(facts: CheckpointFacts, chosen: str | None) -> dict[str, s
     }
 
 
-def _make_result(facts: CheckpointFacts, score: MeasuredScore) -> EvalResult:
+def _make_result(facts: CheckpointFacts, score: MeasuredScore) -> "EvalResult":
+    from huggingface_hub import EvalResult
+
     found = find_interval(score)
     interval = f", 95 % interval {found[0]:.1f} to {found[1]:.1f}" if found else ""
     held_out = facts.data["hub"][0] if facts.data["hub"] else facts.data["kind"]
