@@ -63,7 +63,7 @@ def take_picture(page: Path, view: View) -> bytes:
             scheme = {"name": "prefers-color-scheme", "value": "dark" if view.dark else "light"}
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
             browser.get(page.resolve().as_uri())
-            whole = browser.execute_script("return document.documentElement.scrollHeight")
+            whole = browser.execute_script("return Math.ceil(document.body.getBoundingClientRect().bottom + scrollY)")
             top = browser.execute_script(TOP, view.section)
             rest = whole - top
             clip = {"x": 0, "y": top, "width": view.width, "height": min(view.height or rest, rest), "scale": 1}

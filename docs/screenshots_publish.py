@@ -6,6 +6,7 @@ Starts `ril chat` and `ril demo` in the project. Needs what docs/screenshots.py 
 """
 
 import argparse
+import base64
 import html
 import os
 import shlex
@@ -87,9 +88,10 @@ def photograph_demo(project: Path, asked: Shown, out: Path) -> None:
                 if time.monotonic() > end:
                     raise TimeoutError(browser.find_element("id", "state").text)
                 time.sleep(0.5)
-            height = browser.execute_script("return document.documentElement.scrollHeight")
-            browser.set_window_size(WIDTH, height + 40)
-            (out / "publish-demo.png").write_bytes(browser.get_screenshot_as_png())
+            whole = browser.execute_script("return Math.ceil(document.body.getBoundingClientRect().bottom + scrollY)")
+            clip = {"x": 0, "y": 0, "width": WIDTH, "height": whole, "scale": 2}
+            taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+            (out / "publish-demo.png").write_bytes(base64.b64decode(taken["data"]))
         finally:
             browser.quit()
             process.send_signal(signal.SIGINT)

@@ -13,18 +13,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from flows.environment import TRIGGER
 from flows.loopback import is_loopback, list_unusable_proxies
 from flows.run_tags import list_run_tags
 from flows.signals import keep_own_handler
-from flows.work import Work
 from stages.config.runtime import Runtime
 from stages.job.progress import Progress
 
+if TYPE_CHECKING:
+    from flows.work import Work  # 0.4 s of imports that the process which tells of a run needs none of
+
 _LEAVE_SECONDS = 12.0  # after the work has ended, Prefect gets this long to say so to its server
 _VERSION_BYTES = 1000  # more is no version
-_work: ContextVar[Work] = ContextVar("work")
+_work: ContextVar["Work"] = ContextVar("work")
 
 
 def find_server_fault(url: str, seconds: float) -> str | None:
@@ -98,7 +101,7 @@ def make_trigger_tag(run: str) -> str:
     return f"started-by-{run[:8]}"
 
 
-def run_as_flow(work: Work, exit_code: Callable[[BaseException | None], int]) -> None:
+def run_as_flow(work: "Work", exit_code: Callable[[BaseException | None], int]) -> None:
     """Does `work` as a flow run; without one when the server fails before the work starts.
 
     Raises what the work raises. `exit_code` prints an error and returns the process's exit code; it is used when the
@@ -119,7 +122,7 @@ def run_as_flow(work: Work, exit_code: Callable[[BaseException | None], int]) ->
         work.run(Progress())
 
 
-def _start_flow(work: Work) -> None:
+def _start_flow(work: "Work") -> None:
     if is_loopback(os.environ["PREFECT_API_URL"]):
         for name in list_unusable_proxies(os.environ):
             del os.environ[name]
@@ -136,7 +139,7 @@ def _start_flow(work: Work) -> None:
         flow.with_options(flow_run_name=name)(*([work.job.item] if work.job.item else []))
 
 
-def _leave_without_prefect(work: Work, exit_code: Callable[[BaseException | None], int]) -> None:
+def _leave_without_prefect(work: "Work", exit_code: Callable[[BaseException | None], int]) -> None:
     work.ended.wait()
     threading.Event().wait(_LEAVE_SECONDS)
     _warn(f"the work is done, but the Prefect server has not answered for {_LEAVE_SECONDS:.0f} s; leaving without it")

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.artifact_cells import simplify_rows, transpose_steps
-from flows.work import Work
 from stages.job.lock_files import hold_lock, read_holder
 from stages.job.progress import Progress
+
+if TYPE_CHECKING:
+    from flows.work import Work  # as in flows/flow_run.py
 
 JOURNALS = "RIL_JOURNALS"  # in the environment of stages: the folder of the run's journals
 TAGS = "RIL_RUN_TAGS"  # the same: the tags of the run, as JSON
@@ -135,7 +137,7 @@ def has_ended(journal: Path) -> bool:
     return read_holder(journal.with_suffix(LOCK)) is None
 
 
-def run_with_journal(work: Work, folder: Path) -> None:
+def run_with_journal(work: "Work", folder: Path) -> None:
     """Does `work` with a journal in `folder`; without one where it can't be written. Raises what the work raises."""
     with ExitStack() as stack:
         try:
@@ -155,7 +157,7 @@ def run_with_journal(work: Work, folder: Path) -> None:
         journal.write("end", state="completed", text="")
 
 
-def _open_stage_journal(work: Work, folder: Path) -> AbstractContextManager[Journal]:
+def _open_stage_journal(work: "Work", folder: Path) -> AbstractContextManager[Journal]:
     job = work.job
     tags = [job.stage, *json.loads(os.environ.get(TAGS, "[]")), *([job.experiment] if job.experiment else [])]
     path = folder / f"{time.time_ns()}-{os.getpid()}{JOURNAL}"  # items may have any name

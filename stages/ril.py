@@ -104,7 +104,7 @@ def train(job: Job, block: Ril, objective: Objective, models: RilModels) -> None
             models.wake_engines()
             job.add_measurements(bytes_to_engine=models.push_weights())
 
-        of_rewards = reward_metrics(groups, scored, functions, objective.has_rewards)
+        of_rewards = reward_metrics(groups, scored, functions, objective)
         history.append({STEP: step + 1, **of_rewards, **metrics, **updated})
         state.images |= {question.id: question.images for question in batch[: block.samples_per_step]}
         if alarm := check_saturation(history, job.block(DiscriminatorBlock).alarm_steps):

@@ -169,7 +169,7 @@ class Panel:
         self, judge: Checkpoint, sampling: Sampling, prompts: Sequence[JudgeQuestion]
     ) -> list[Answer | None]:
         requests = [Request(one.id, one.messages, one.images, sampling) for one in prompts]
-        title = f"the judge {self._params.verdict.model}"
+        title = "the judge"
         with self._use_engine(judge, title, "verdict", requests[0].name) as engine:
             outcomes = dict(engine.iter_outcomes(requests))
         said = [outcomes[place] for place in range(len(requests))]

@@ -1,7 +1,7 @@
 """What is asked: a question of a person, or a row of the data, as the messages that stages send."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +14,8 @@ from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.rows import MOST_IMAGE_BYTES, find_questions, read_questions
 
 _SPLITS = ("test", "validation", "imitation", "warm_start")
+_EXAMPLES, _LOOKED_AT = 6, 60  # shown on the page; rows that are read for them
+_EXAMPLE_BYTES = 500_000  # of one example's images
 _AT_FRONT = f"{IMAGE_MARKER}\n{{}}"  # where there are no data yet
 
 
@@ -92,9 +94,29 @@ def read_row(folder: Path, name: str) -> AskedQuestion:
     found = find_questions(folder, splits, [name])
     if name not in found:
         where = f"{folder} ({', '.join(splits)})" if splits else f"{folder}, which is missing: dvc repro questions"
-        raise ChatError(f"no row {name!r} in {where}")
+        known = (
+            next((row["id"] for row in read_questions(folder, splits[0]).iter_columns(["id"])), "") if splits else ""
+        )
+        raise ChatError(f"no row {name!r} in {where}{f'; the first is {known!r}' if known else ''}")
     row = found[name]
     return AskedQuestion(row.text, row.messages, tuple(row.images), row.answer, row.id)
+
+
+def list_examples(folder: Path, split: str) -> list[AskedQuestion]:
+    """Returns the first rows of `split` in `folder` (data/questions) that a person could have asked as they stand: one
+    turn, with small images in the place of `find_image_form`. Empty where there are no data.
+    """
+    found: list[AskedQuestion] = []
+    rows = read_questions(folder, split) if (folder / split).is_dir() else []
+    form = find_image_form(folder, split)
+    for place in range(min(len(rows), _LOOKED_AT)):
+        row = rows[place]
+        if len(found) == _EXAMPLES or not row.text.strip() or sum(map(len, row.images)) > _EXAMPLE_BYTES:
+            continue
+        asked = make_question_of(row.text, row.images, row.answer, form)
+        if list(asked.messages) == list(row.messages):
+            found.append(replace(asked, name=row.id))
+    return found
 
 
 def choose_sampling(params: Params, temperature: float, max_tokens: int | None) -> Sampling:

@@ -1,21 +1,23 @@
 """Whether the models of `ril.distillation` have the student's tokenizer, as far as their files are here.
 
-The loop checks it again when it starts; hours of answers of the teachers come before that.
+Of a model that is yet to be built it is known how many tokens it has at most. The loop checks it again when it starts;
+hours of answers of the teachers come before that.
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.checks.finding import Finding, make_missing
 from flows.checks.models import find_weights
+from flows.estimate.shapes import TINY_VOCABULARY
 from stages.config.params import Params
 from stages.config.placement import LOOP
 from stages.job.files import read_json
 from stages.job.job import Job
 from stages.vlm.identity import CARD
-from stages.vlm.shared_ids import explain_difference
+from stages.vlm.shared_ids import REMEDY, explain_difference
 
 
 def check_distillation(params: Params, jobs: list[Job]) -> Iterator[Finding]:
@@ -25,10 +27,29 @@ def check_distillation(params: Params, jobs: list[Job]) -> Iterator[Finding]:
     found = {name: _read_tokenizer(name, params, jobs[0]) for name in ("student", *names) if names}
     for name in names:
         student, teacher = found["student"], found[name]
-        if student is None or teacher is None:
-            continue
-        if line := explain_difference(("student", student), (name, teacher)):
+        if student is not None and teacher is not None:
+            line = explain_difference(("student", student), (name, teacher))
+        else:
+            line = _foresee_difference(params, name, {one: found[one] for one in ("student", name)})
+        if line:
             yield make_missing("model", "ril.distillation", line.removeprefix("ril.distillation: "), stages)
+
+
+def _foresee_difference(params: Params, name: str, found: Mapping[str, Any]) -> str:
+    """Returns why a model cannot score the student's tokens, if one of the two is to be built and the other has more
+    tokens than it can have; "" otherwise.
+    """
+    for built, pinned in (("student", name), (name, "student")):
+        model, tokenizer = params.models[built], found[pinned]
+        if model.build is None or tokenizer is None:
+            continue
+        most, count = TINY_VOCABULARY[model.family], tokenizer.get_vocab_size(with_added_tokens=False)
+        if count > most:
+            return (
+                f"{name} does not have the tokenizer of the student: {pinned} has {count:,} tokens, and {built} is "
+                f"built with {most} at most; {REMEDY}"
+            )
+    return ""
 
 
 def _read_tokenizer(name: str, params: Params, job: Job) -> Any:

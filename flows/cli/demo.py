@@ -1,5 +1,6 @@
 """`ril demo`: a page on loopback that asks the models of this run side by side (docs/publish.md)."""
 
+import base64
 import signal
 import sys
 from types import FrameType
@@ -10,7 +11,7 @@ import typer
 from flows.chat.candidates import ChatError
 from flows.chat.demo import PageQuestion, serve_demo
 from flows.chat.panel import Panel
-from flows.chat.question import find_image_form, make_question_of, read_row
+from flows.chat.question import find_image_form, list_examples, make_question_of, read_row
 from flows.chat.served_model import LOOPBACK_HOST
 from flows.chat.show import list_reply_values
 from flows.cli.chat import ChatSetup, ModelsOption, TogetherOption, choose_keeping, open_panel, open_setup
@@ -46,9 +47,19 @@ def demo_command(
 
 def describe_setup(setup: ChatSetup) -> dict[str, Any]:
     """Returns what the page shows before a question."""
+    examples = list_examples(setup.root / "data" / "questions", setup.params.evaluate.split)
     return {
         "models": [{"name": one.name, "title": one.title} for one in setup.candidates],
         "left_out": {one.name: one.reason for one in setup.left_out},
+        "examples": [
+            {
+                "row": one.name,
+                "question": one.text,
+                "reference": one.reference,
+                "pictures": [base64.b64encode(image).decode() for image in one.images],
+            }
+            for one in examples
+        ],
     }
 
 

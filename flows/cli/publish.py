@@ -9,7 +9,6 @@ import typer
 from flows.publish.bundle import CARD_FILE, Bundle, collect_bundle, write_bundle
 from flows.publish.card import make_model_card
 from flows.publish.facts import CheckpointFacts, PublishError, collect_facts
-from flows.publish.upload import check_upload, upload_bundle
 from stages.config.params import load_params
 from stages.job.files import write_text
 
@@ -79,6 +78,8 @@ def _upload(bundle: Bundle, card: str, name: str, *, public: bool, yes: bool, dr
     if dry_run:
         print(f"dry run: nothing was uploaded to {name} ({who})")
         return
+    from flows.publish.upload import check_upload, upload_bundle  # local import: reads the environment
+
     check_upload(name)
     if not yes:
         if not sys.stdin.isatty():

@@ -9,16 +9,20 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-from huggingface_hub import EvalResult, ModelCardData
 
-from flows.publish.facts import CheckpointFacts, MeasuredScore, ModelOrigin
+from flows.publish.facts import ANOTHER_IMAGE, CheckpointFacts, MeasuredScore, ModelOrigin
 from flows.publish.licences import LICENCES
+from stages.benchmarks.scores import NORMAL_95
 from stages.config.plain import make_printable
 from stages.job.files import read_json
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PAPER = "https://arxiv.org/abs/2510.19307"
@@ -42,6 +46,8 @@ def make_model_card(facts: CheckpointFacts, name: str, licence: str | None = Non
         dtype=_DTYPES[facts.checkpoint.precision],
         licence=licence or (facts.base.licence.title if facts.base.licence else UNKNOWN),
         notices=list_notices(facts.origins),
+        score_table=tabulate_scores(facts.scores),
+        shuffled=any(ANOTHER_IMAGE in one.remark for one in facts.scores),
         adapter=any(facts.checkpoint.folder.glob("*/adapter_config.json")),
         limits=facts.checkpoint.limits.list_set(),
         paper=_PAPER,
@@ -61,7 +67,7 @@ def _open_template() -> jinja2.Template:
     )
     environment.filters["cell"] = format_cell
     environment.filters["quote"] = shlex.quote
-    environment.filters["interval"] = format_interval
+    environment.filters["score"] = format_score
     return environment.get_template(_TEMPLATE.name)
 
 
@@ -73,12 +79,47 @@ def format_cell(value: Any) -> str:
     return make_printable(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
-def format_interval(score: MeasuredScore) -> str:
-    """Returns a score with its 95 % interval, such as "74.6 (70.1 to 79.1)"."""
+def find_interval(score: MeasuredScore) -> tuple[float, float] | None:
+    """Returns the ends of the 95 % interval of a score, in per cent; None if its error is unknown.
+
+    Where all answers are right, or all wrong, the standard error is 0 and says nothing: the ends are Wilson's then.
+    """
     if not math.isfinite(score.half_width):
-        return f"{score.value:.1f}"
-    low, high = max(0.0, score.value - score.half_width), min(100.0, score.value + score.half_width)
-    return f"{score.value:.1f} ({low:.1f} to {high:.1f})"
+        return None
+    if score.half_width == 0 and score.value in (0.0, 100.0):
+        room = 100 * NORMAL_95**2 / (score.rows + NORMAL_95**2)
+        return (0.0, room) if score.value == 0 else (100.0 - room, 100.0)
+    return max(0.0, score.value - score.half_width), min(100.0, score.value + score.half_width)
+
+
+def format_score(score: MeasuredScore | None) -> str:
+    """Returns a score with its 95 % interval and remark, such as "74.6 (70.1 to 79.1)"; "" without one."""
+    if score is None:
+        return ""
+    found = find_interval(score)
+    told = f"{score.value:.1f} ({found[0]:.1f} to {found[1]:.1f})" if found else f"{score.value:.1f}"
+    return f"{told}; {score.remark}" if score.remark else told
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A benchmark on a card: the score of each model, in the order of its columns."""
+
+    title: str
+    rule: str
+    rows: int
+    scores: Sequence[MeasuredScore | None]
+
+
+def tabulate_scores(scores: Sequence[MeasuredScore]) -> tuple[list[str], list[ScoreRow]]:
+    """Returns the models in order, the card's own in bold, and a row for each benchmark."""
+    own = {one.model for one in scores if one.own}
+    models = list(dict.fromkeys(one.model for one in scores))
+    found: dict[tuple[str, str, int], dict[str, MeasuredScore]] = {}
+    for one in scores:
+        found.setdefault((one.title, one.rule, one.rows), {})[one.model] = one
+    rows = [ScoreRow(*key, [of.get(model) for model in models]) for key, of in found.items()]
+    return [f"**{format_cell(one)}**" if one in own else format_cell(one) for one in models], rows
 
 
 def sees_images(facts: CheckpointFacts) -> bool:
@@ -95,8 +136,10 @@ def list_notices(origins: Sequence[ModelOrigin]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(names))}: {notice}" for notice, names in asking.items()]
 
 
-def make_metadata(facts: CheckpointFacts, name: str, licence: str | None = None) -> ModelCardData:
+def make_metadata(facts: CheckpointFacts, name: str, licence: str | None = None) -> "ModelCardData":
     """Returns the metadata that the hub reads: licence, base, data sets, scores as model-index."""
+    from huggingface_hub import ModelCardData  # local import: reads the environment, which `ril` sets first
+
     results = [_make_result(facts, one) for one in facts.scores if one.own]
     data_sets = list(dict.fromkeys(facts.data["hub"]))
     base = facts.base
@@ -127,13 +170,17 @@ def _describe_licence(facts: CheckpointFacts, chosen: str | None) -> dict[str, s
     }
 
 
-def _make_result(facts: CheckpointFacts, score: MeasuredScore) -> EvalResult:
+def _make_result(facts: CheckpointFacts, score: MeasuredScore) -> "EvalResult":
+    from huggingface_hub import EvalResult
+
+    found = find_interval(score)
+    interval = f", 95 % interval {found[0]:.1f} to {found[1]:.1f}" if found else ""
     held_out = facts.data["hub"][0] if facts.data["hub"] else facts.data["kind"]
     return EvalResult(
         task_type="image-text-to-text" if sees_images(facts) else "text-generation",
         dataset_type=score.source or held_out,
         dataset_name=score.title,
         metric_type="accuracy",
-        metric_name=f"accuracy, {score.rule}, per cent, 95 % interval ± {score.half_width:.1f}, {score.rows} rows",
+        metric_name=f"accuracy, {score.rule}, per cent{interval}, {score.rows} rows",
         metric_value=round(score.value, 2),
     )

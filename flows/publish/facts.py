@@ -40,6 +40,8 @@ _BLOCKS: Mapping[str, type[Block]] = {
     "ril": Ril,
     "verdict": Verdict,
 }
+ANOTHER_IMAGE = "with another image"  # in the remark on a score with shuffled images
+_SPLITS = ("warm_start", "imitation", "validation", "test")  # as they are used
 _SHOWN = 12  # hexadecimal digits of a hash
 _UNSEEN = {"reward_code"}  # keys that say where DVC looks, not what a stage does
 
@@ -197,7 +199,7 @@ def _describe_data(root: Path) -> dict[str, Any]:
     return {
         "kind": block["kind"],
         "hub": [str(one["hub"]) for one in sources if one.get("hub")],
-        "splits": metrics["splits"],
+        "splits": {name: metrics["splits"][name] for name in _SPLITS if name in metrics["splits"]},
         "content": str(metrics.get("content_sha256", ""))[:_SHOWN],
     }
 
@@ -278,7 +280,7 @@ def _list_scores(metrics: Mapping[str, Any], model: str, own: bool, params: Para
         100 * NORMAL_95 * metrics["standard_error"],
         metrics["questions"],
         rule,
-        remark="" if shuffled is None else f"{100 * shuffled:.1f} with the image of another question",
+        remark="" if shuffled is None else f"{100 * shuffled:.1f} {ANOTHER_IMAGE}",
     )
     for numbers in metrics.get("benchmarks", {}).values():
         if numbers["score"] is not None:

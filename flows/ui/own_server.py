@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from flows.ui.access import Access, NoServer, grant_access, prefect_folder, revoke_access
+from flows.ui.new_database import place_database
 from flows.ui.server_process import claim_port, run_server
 from stages.job.lock_files import hold_lock, read_holder
 
@@ -55,6 +56,7 @@ def open_server(root: Path, host: str, port: int, options: Sequence[str] = ()) -
     url = f"http://{format_host(host)}:{port}/api"
     claim_port(root, host, port)
     access = grant_access(root, url)
+    place_database(access.home)
     os.environ.update(access.describe_client())
     try:
         with run_server(root, host, port, url, access.describe_server(host, port), options):

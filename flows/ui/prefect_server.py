@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from flows.environment import leave_pandas_out
 from flows.loopback import NAMES
 from flows.ui.login import App, LoginPage, Message, Receive, Send
 
@@ -117,6 +118,7 @@ def main() -> None:
 
     if told.no_services:  # read when Prefect is imported; what is registered are blocks, which deployments use
         os.environ.setdefault("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+    leave_pandas_out()
     import uvicorn
     from prefect.server.api import server
     from prefect.settings import get_current_settings

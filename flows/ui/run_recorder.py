@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from flows.environment import prepare_patiently
+from flows.environment import leave_pandas_out, prepare_patiently
 from flows.flow_run import find_server_fault
 from flows.loopback import list_unusable_proxies
 from flows.run_journal import RUN, has_ended, list_stage_journals
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--show-link", action="store_true", help="print the link that logs a browser in")
     given = parser.parse_args()
     prepare_patiently()
+    leave_pandas_out()
     try:
         record_run(Path.cwd(), given.folder, given.show_link)
     except NoServer as error:

@@ -7,6 +7,7 @@ the discriminator update, on unseen texts (stages/adversary/adversary.py).
 import math
 from collections.abc import Sequence
 
+from stages.config.objective import PAPER, Objective
 from stages.groups.response import STUDENT, TEACHERS, Response
 from stages.job import metric_names as names
 from stages.policy.rewards import ScoredResponse
@@ -16,16 +17,18 @@ def reward_metrics(
     groups: Sequence[Sequence[Response]],
     scored: Sequence[Sequence[ScoredResponse]],
     functions: Sequence[str] = (),
-    rewarded: bool = True,
+    objective: Objective = PAPER,
 ) -> dict[str, float | None]:
     """Returns mean rewards and advantages for the student, each teacher and all teachers, and health indicators.
 
     `groups` are all 2G responses per question, `scored` those that remain in their group; `functions` are the names of
-    the functions of `ril.rewards`. Groups of an objective without rewards (`rewarded` False) are not compared.
+    the functions of `ril.rewards`. Groups of an objective without rewards are not compared, and without a judge no
+    verdict of the student's has failed.
     """
     everything = [one for group in groups for one in group]
     kept = [one for group in scored for one in group]
     by_student = [one for one in kept if one.response.source == STUDENT]
+    compared = [group for group in scored if group and objective.has_rewards]
     metrics: dict[str, float | None] = {
         names.STUDENT_SIMILARITY: _mean([one.similarity for one in by_student]),
         names.STUDENT_ANSWER: _mean([one.answer for one in by_student]),
@@ -42,9 +45,11 @@ def reward_metrics(
         metrics |= _source_metrics(TEACHERS, teachers, [one for one in kept if one.response.source != STUDENT])
     for number, name in enumerate(functions):
         metrics |= _function_metrics(name, number, kept)
+    if not objective.uses_judge:
+        metrics.pop(names.FAILED.format(STUDENT), None)
     return metrics | {
         names.STUDENT_CUT: metrics.get(names.CUT.format(STUDENT)),
-        names.EQUAL_REWARDS: _mean([len({one.reward for one in group}) <= 1 for group in scored if group and rewarded]),
+        names.EQUAL_REWARDS: _mean([len({one.reward for one in group}) <= 1 for group in compared]),
         names.CORRECT_NEGATIVE_ADVANTAGE: _mean([one.advantage < 0 for one in by_student if one.answer]),
         names.STUDENT_FAILED: metrics.get(names.FAILED.format(STUDENT)),
         **_distillation_metrics(by_student),

@@ -23,7 +23,7 @@ PROBES = (
     "Réponse: 42 ≠ 43 – “so” ½ 数字之和是十六。 Сумма равна ١٦ 🙂",
     " <answer>A</answer>\n",
 )
-_REMEDY = (
+REMEDY = (
     "distil from models with the student's tokenizer only (ril.distillation), or take another objective, which reads "
     "teachers' answers as text"
 )
@@ -73,7 +73,7 @@ def explain_difference(student: tuple[str, "Tokenizer"], teacher: tuple[str, "To
     difference = _find_difference(name, make_plain_tokenizer(ours), other, make_plain_tokenizer(theirs))
     if not difference:
         return ""
-    return f"ril.distillation: {other} does not have the tokenizer of the student ({name}): {difference}; {_REMEDY}"
+    return f"ril.distillation: {other} does not have the tokenizer of the student ({name}): {difference}; {REMEDY}"
 
 
 def _find_difference(name: str, ours: "Tokenizer", other: str, theirs: "Tokenizer") -> str:

@@ -31,6 +31,14 @@ def test_the_version_names_code_and_packages(ril: Callable[..., tuple[int, str, 
     assert f"python {sys.version.split()[0]}" in out
 
 
+def test_no_library_reads_its_environment_before_ril_has_set_it() -> None:
+    """The hub's client decides when it is imported whether it may use the network, and shows bars."""
+    early = "{'huggingface_hub', 'transformers', 'torch', 'vllm', 'deepspeed', 'prefect', 'datasets'}"
+    program = f"import flows.cli.main, sys; print(sorted({early} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.fixture
 def bash(root: Path) -> "Bash":
     """An interactive bash in the project's folder that has sourced the completion of `ril`."""

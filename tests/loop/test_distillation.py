@@ -11,7 +11,9 @@ import torch
 
 from stages import ril
 from stages.config.yaml import merge_params
+from stages.corpora.rows import Question
 from stages.engines.engine import EngineError
+from stages.groups.response import STUDENT, Response
 from stages.job.failure import Failure
 from stages.loop import models as loop_models
 from stages.loop.teachers import LoopTeacher
@@ -20,7 +22,7 @@ from stages.vlm.shared_ids import SharedIds
 from tests.loop import world
 from tests.loop.plain import pick
 from tests.loop.plain_models import Vlm
-from tests.loop.recording import record_loop
+from tests.loop.recording import read_table, record_loop
 from tests.loop.script import TASKS, ScriptedStudent
 from tests.loop.settings import DISTILLED, PAPER, distil
 from tests.loop.world import MAX_TOKENS, build_checkpoint, make_job, write_scorers
@@ -92,6 +94,48 @@ def test_a_step_whose_values_were_recorded_asks_no_teacher(make_world: Callable[
     again = record_loop(job)  # from the start, with the records of every step
     assert [one.asked for one in again.teachers.values()] == [[], []]
     assert again.history == first.history
+
+
+@pytest.mark.slow
+def test_a_teacher_of_each_family_scores_what_the_student_really_samples(
+    make_world: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With vLLM for all three: log p of the student's ids after each teacher's own prompt, as transformers has it."""
+    folder = make_world("qwen2_5_vl")
+    names = ["internvl3", "qwen2_5_vl"]  # of models, and of their families
+    for number, name in enumerate(names):
+        build_checkpoint(name, folder / "data" / "model" / name, 5 + number)
+    found: dict[str, list[tuple[str, tuple[int, ...], tuple[float, ...]]]] = {}
+    score = LoopTeacher.score
+
+    def record(teacher: LoopTeacher, questions: Sequence[Question], groups: Sequence[Sequence[Response]]) -> Any:
+        values = score(teacher, questions, groups)
+        pairs = [(question.id, row) for question, group in zip(questions, groups, strict=True) for row in group]
+        ours = [(name, row.token_ids) for name, row in pairs if row.source == STUDENT]
+        found[teacher.name] = [(*one, of) for one, of in zip(ours, values, strict=True)]
+        return values
+
+    monkeypatch.setattr(LoopTeacher, "score", record)
+    overlay = distil("qwen2_5_vl", distillation=names, steps=1, warmup_steps=1, kl_weight=0.0)
+    job = make_job("ril", folder, overlay | {"models": {name: {"family": name} for name in names}})
+    ril.run(job)
+    assert list(found) == names
+    for name, rows in found.items():
+        scorer = Vlm(folder / "data" / "model" / name)
+        scored = [one for one in rows if one[2]]
+        assert len({len(ids) for _, ids, _ in scored}) > 1, "answers of several lengths"
+        for question, ids, values in scored:
+            with torch.no_grad():
+                plain = pick(scorer.spread(TASKS[question], [ids])[0], ids)
+            assert list(values) == pytest.approx(plain.tolist(), abs=1e-4)
+    words = json.loads((folder / "data" / "warm_start" / "tokenizer.json").read_text())["model"]["vocab"]
+    unscored = {name: [ids for _, ids, values in rows if not values] for name, rows in found.items()}
+    assert unscored["qwen2_5_vl"] == [], "the student's own family has all of its tokens"
+    assert all(max(ids) >= len(words) for ids in unscored["internvl3"]), "added tokens have other ids there"
+    (row,) = read_table(job.reports / "history.csv")
+    mean = (row["reverse_kl/internvl3"] + row["reverse_kl/qwen2_5_vl"]) / 2
+    assert row["reverse_kl"] == pytest.approx(mean, rel=1e-4)
+    assert "judge/failed" not in row
 
 
 def test_a_teacher_with_another_tokenizer_is_refused_before_any_engine_starts(

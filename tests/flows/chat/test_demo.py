@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from PIL import Image
 
 from flows.chat.candidates import ChatError
 from flows.chat.demo import MOST_BYTES, Demo, PageQuestion, serve_demo
@@ -134,6 +136,37 @@ def test_an_error_of_ours_ends_the_demo_and_the_page_says_so(served: Page) -> No
     sending.join(30)
     assert "`ril demo` has ended" in replies[0].json()["error"]
     assert not served.demo.answer_next(fail, 0.01)
+
+
+@pytest.mark.browser
+def test_an_example_of_the_data_is_asked_with_its_pictures(page: Any) -> None:
+    example = {"row": "test-1", "question": "What is it?", "reference": "7", "pictures": [draw_picture()]}
+    asked: list[PageQuestion] = []
+
+    def answer(question: PageQuestion) -> dict[str, Any]:
+        asked.append(question)
+        return {"answers": [], "reference": "7"}
+
+    with serve_demo("127.0.0.1", 0, {**FACTS, "examples": [example]}) as demo:
+        page.get(demo.link)
+        end = time.monotonic() + 30
+        while not (buttons := page.find_elements("css selector", "#examples button")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        buttons[0].click()
+        (shown,) = page.find_elements("css selector", "#pictures img")
+        assert shown.get_attribute("naturalWidth") == "3"
+        page.find_element("id", "ask").click()
+        assert demo.answer_next(answer, 30)
+    (question,) = asked
+    assert (question.text, question.reference, question.models) == ("What is it?", "7", ["ril"])
+    assert question.pictures == [base64.b64decode(example["pictures"][0])]
+
+
+def draw_picture() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (200, 30, 30)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 # --- with engines ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flows.chat.candidates import ChatError
-from flows.chat.question import choose_sampling, find_image_form, make_question_of, read_image_file, read_row
+from flows.chat.question import (
+    choose_sampling,
+    find_image_form,
+    list_examples,
+    make_question_of,
+    read_image_file,
+    read_row,
+)
 from stages.config.params import load_params
 from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row, read_questions
 from stages.job.files import write_shards
@@ -98,3 +105,23 @@ def test_answers_are_greedy_unless_told_otherwise(tiny_run: Path) -> None:
     assert (greedy.temperature, greedy.max_tokens, greedy.top_k) == (0.0, params.evaluate.max_tokens, 0)
     assert (warm.temperature, warm.max_tokens) == (0.7, 5)
     assert (warm.top_p, warm.top_k) == (params.rollout.sampling.top_p, params.rollout.sampling.top_k)
+
+
+def test_examples_are_rows_that_a_person_can_ask_as_they_stand(tmp_path: Path) -> None:
+    """Not those with a system turn, with the image elsewhere, or with too much of it; six at most."""
+    assert list_examples(tmp_path, "test") == []
+    asked = [{"role": "user", "content": "<image>\nWhat is it?"}]
+    large = picture() + b"\0" * 600_000
+    other = [
+        make_canonical_row("system", [picture()], [{"role": "system", "content": "Be brief"}, *asked], "1", "s", "k"),
+        make_canonical_row("behind", [picture()], [{"role": "user", "content": "What?\n<image>"}], "1", "s", "k"),
+        make_canonical_row("large", [large], asked, "1", "s", "k"),
+    ]
+    fitting = [make_canonical_row(f"row {number}", [picture()], asked, "7", "s", "k") for number in range(8)]
+    write_shards(tmp_path / "test", [fitting[0], *other, *fitting[1:]], QUESTION_SCHEMA)
+    found = list_examples(tmp_path, "test")
+    assert [one.name for one in found] == [f"row {number}" for number in range(6)]
+    for one in found:
+        row = read_row(tmp_path, one.name)
+        assert (one.text, one.reference, one.images) == (row.text, row.reference, row.images)
+        assert list(one.messages) == list(row.messages)

@@ -80,3 +80,19 @@ def test_pinned_models_are_compared(project: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     assert [one.where for one in find(project, ["ril"])] == ["ril.distillation"]
+
+
+def test_a_pinned_model_with_more_tokens_than_a_built_one_is_found_before_that_is_built(
+    project: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "teacher"
+    there.mkdir()
+    (there / "config.json").write_text("{}")
+    pinned = {"family": "qwen2_5_vl", "precision": "fp32", "context_tokens": 256, "path": str(there)}
+    values = read_yaml(project / "params.yaml")
+    values["models"]["qwen2_5_vl"] = pinned
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    for count, said in ((512, []), (513, ["qwen2_5_vl has 513 tokens, and student is built with 512 at most"])):
+        words = {"<unk>": 0, **{f"word {number}": number for number in range(1, count)}}
+        Tokenizer(WordLevel(words, unk_token="<unk>")).save(str(there / "tokenizer.json"))
+        assert [one.what.rpartition(": ")[2] for one in find(project, ["ril"])] == said

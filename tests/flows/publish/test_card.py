@@ -14,8 +14,8 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from flows.publish.card import format_cell, make_model_card
-from flows.publish.facts import PublishError, collect_facts
+from flows.publish.card import format_cell, format_score, make_model_card, tabulate_scores
+from flows.publish.facts import MeasuredScore, PublishError, collect_facts
 from stages.config.params import load_params
 from stages.job.files import read_json, write_json
 from tests.flows.tiny_run import copy_run
@@ -46,16 +46,36 @@ def test_the_metadata_are_those_of_the_hub(tiny_run: Path) -> None:
     assert index["name"] == "model"
     (result,) = index["results"]
     assert result["metrics"][0]["value"] == 75.0
-    assert "± 9.5, 80 rows" in result["metrics"][0]["name"]
+    assert "95 % interval 65.5 to 84.5, 80 rows" in result["metrics"][0]["name"]
 
 
 def test_scores_have_intervals_and_what_has_none_is_said(tiny_run: Path) -> None:
     text = read_card(tiny_run).text
-    assert "| **RIL student** | held-out questions (test) | 75.0 (65.5 to 84.5) | 80 |" in text
-    assert "| Base student | held-out questions (test) | 50.0 (39.0 to 61.0) | 80 |" in text
-    assert text.index("**RIL student**") < text.index("Base student")
+    head = text.index("| benchmark | scored by | rows | **RIL student** | Base student |\n|---|---|---|---|---|\n")
+    row = "| held-out questions (test) | rules | 80 | 75.0 (65.5 to 84.5) | 50.0 (39.0 to 61.0) |\n"
+    assert text.index(row) > head
     assert "Not measured: Warm-started student: not evaluated ('dvc repro evaluate@warm_start')" in text
     assert "Not measured: RIL student, tiny_choice: no file" in text
+
+
+def make_score(model: str, title: str, value: float, half_width: float, remark: str = "") -> MeasuredScore:
+    return MeasuredScore(model, model == "own", title, value, half_width, 4, "ours", remark=remark)
+
+
+def test_a_benchmark_is_a_row_and_a_model_a_column() -> None:
+    scores = [
+        make_score("own", "A", 25.0, 42.4, "20.0 with another image"),
+        make_score("own", "B", 100.0, 0.0),
+        make_score("other|one", "B", 0.0, 0.0, "incomplete"),
+        make_score("other|one", "C", 40.0, float("nan")),
+    ]
+    models, rows = tabulate_scores(scores)
+    assert models == ["**own**", "other\\|one"]
+    assert [(row.title, [format_score(one) for one in row.scores]) for row in rows] == [
+        ("A", ["25.0 (0.0 to 67.4); 20.0 with another image", ""]),
+        ("B", ["100.0 (51.0 to 100.0)", "0.0 (0.0 to 49.0); incomplete"]),  # Wilson's, of 4 rows
+        ("C", ["", "40.0"]),
+    ]
 
 
 def test_settings_are_those_that_are_not_the_defaults(tiny_run: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stages.config.yaml import merge_params, read_yaml
+from tests.flows.tiny_run import copy_run
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +118,40 @@ def test_dvc_records_what_a_job_has_made(project: Callable[..., Path], submit: A
     again = submit(made, "flows.cli", "run", "--on", "slurm", "questions", RIL_LAUNCHER="")
     assert again.wait() == 0, again.said
     assert not list_numbers(again.said), "up to date"
+
+
+def test_vllm_answers_in_a_job_as_it_does_here(
+    tiny_run: Path, submit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's answers and what is recorded of them; each project has a store of its own."""
+    monkeypatch.delenv("RIL_STORE", raising=False)
+    there = copy_run(tiny_run, tmp_path / "there")
+    write_params(there, {"teachers": {"internvl3": {"responses": 2, "sampling": {"max_tokens": 8}}}})
+    run_here(there, "selection")
+    here = copy_run(there, tmp_path / "here")
+    run_here(here, "teacher", "internvl3")
+    run = submit(there, "flows.run", "teacher", "internvl3")
+    assert run.wait(400) == 0, run.said
+    assert len(list_numbers(run.said)) == 1, "a job, since it loads a model"
+    assert "8 answers wanted, 0 in the store" in run.said
+    assert hash_files(there / "data/teacher/internvl3") == hash_files(here / "data/teacher/internvl3")
+    again = submit(there, "flows.run", "teacher", "internvl3")
+    assert again.wait() == 0, again.said
+    assert "8 in the store" in again.said
+
+
+def run_here(project: Path, *run: str) -> None:
+    words = [sys.executable, "-m", "flows.run", *run]
+    done = subprocess.run(
+        words, cwd=project, capture_output=True, text=True, timeout=400, env=plain_environment(project)
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert files
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 # --- GPUs ------------------------------------------------------------------------------------------------------------

@@ -45,3 +45,16 @@ def test_every_source_has_the_means_of_its_own_rows() -> None:
     assert (found["judge/failed"], found["judge/teacher/failed"]) == (0.25, 0.0)
     assert found["frac_reward_zero_std"] == 0.0
     assert found["frac_correct_negative_advantage"] == 0.5, "row 0 of rows 0 and 5"
+
+
+def test_nobody_fails_who_was_not_asked() -> None:
+    """On-policy distillation: no judge and no rewards."""
+    rows = [Response(STUDENT, "a", (1,), "stop", None), Response("b", "c", (1, 2), "stop", 1)]
+    objective = replace(PAPER, similarity_weight=0.0, answer_weight=0.0, distils=True, teacher_rows="none")
+    found = reward_metrics([rows], score_groups([rows], [float("nan")] * 2, objective), (), objective)
+    assert found["judge/failed"] is None
+    assert "judge/student/failed" not in found
+    assert found["judge/b/failed"] == 0.0
+    assert found["frac_reward_zero_std"] is None
+    with_judge = replace(PAPER, failed_verdicts="drop_row")
+    assert reward_metrics([rows], [[], []], (), with_judge)["judge/failed"] == 1.0
