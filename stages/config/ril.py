@@ -26,7 +26,7 @@ class Switches(Block):
     objective: ObjectiveName = Field(
         "ril",
         description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `adversarial` (discriminator only), "
-        "`sft`, `opd` (reverse KL to `distillation`).",
+        "`sft`, `imitation`, `opd` (reverse KL to `distillation`).",
     )
     kl_weight: Annotated[
         float,
