@@ -119,25 +119,28 @@ def correct_differences(differences: Sequence[Difference]) -> list[Difference]:
 def minimum_detectable(values: Sequence[float]) -> float:
     """The smallest true mean that a two-sided t-test at 5 % sees in 80 % of repetitions, at the spread of `values`.
 
-    nan for fewer than two values. Power is the normal chance to pass the test, averaged over the chi-square
-    distribution of the measured spread (which is what the noncentral t distribution says; scipy's own fails for few
-    values).
+    nan for fewer than two values.
+    """
+    return compute_detectable(statistics.stdev(values), len(values), LEVEL) if len(values) > 1 else math.nan
+
+
+def compute_detectable(deviation: float, count: int, level: float) -> float:
+    """The smallest true mean that a two-sided t-test at `level` over `count` units sees in 80 % of repetitions.
+
+    `deviation` is the standard deviation of a unit. Power is the normal chance to pass the test, averaged over the
+    chi-square distribution of the measured spread (which is what the noncentral t distribution says; scipy's own fails
+    for few values).
     """
     from scipy.optimize import brentq
     from scipy.stats import chi2, norm, t
 
-    count = len(values)
-    if count < 2:
-        return math.nan
-    edge = t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    edge = t.ppf(1 - level / 2, count - 1)
     edges = edge * np.sqrt(chi2.ppf((np.arange(_GRID) + 0.5) / _GRID, count - 1) / (count - 1))
 
     def power(shift: float) -> float:
         return float((norm.sf(edges - shift) + norm.cdf(-edges - shift)).mean())
 
-    return (
-        statistics.stdev(values) / math.sqrt(count) * float(brentq(lambda shift: power(shift) - POWER, 0.0, 10 * edge))
-    )
+    return deviation / math.sqrt(count) * float(brentq(lambda shift: power(shift) - POWER, 0.0, 10 * edge))
 
 
 def average_by_unit(values: Mapping[tuple[int, int], float]) -> list[float]:

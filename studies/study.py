@@ -12,6 +12,7 @@ from stages.config.params import Params, validate_params
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 _INHERITED = ("params", "shared", "beside", "sweep", "tuning", "seeds", "budgets")
+_OF_ARMS = ("arms", "order", "differences", "primary", "claim", "mechanism", "best_of")
 LOOP = "ril"  # the entry of `evaluations` that scores what the loop trained
 
 
@@ -21,7 +22,8 @@ class Seeds(Block):
     world: int = Field(ge=0, description="`world.seed`: pictures, questions, tiny models.")
     seed: int = Field(ge=0, description="`seed`: warm start, discriminator, loop.")
     params: dict[str, Any] = Field(
-        default_factory=dict, description="What else differs in this repetition, for every arm, such as teachers' faults."
+        default_factory=dict,
+        description="What else differs in this repetition, for every arm, such as teachers' faults.",
     )
 
     def __str__(self) -> str:
@@ -167,7 +169,7 @@ def find_alike(root: Path, name: str) -> list[str]:
 def read_study(root: Path, name: str) -> Study:
     """Study `name`; keys that its file leaves out are those of the study that its `like` names.
 
-    Raises ParamsError with one line per mistake.
+    The arms, and what speaks of arms, are inherited together. Raises ParamsError with one line per mistake.
     """
     path = root / "studies" / f"{name}.yaml"
     if not path.is_file():
@@ -175,7 +177,8 @@ def read_study(root: Path, name: str) -> Study:
     values = read_yaml(path)
     if (other := values.pop("like", None)) is not None:
         inherited = read_yaml(root / "studies" / f"{other}.yaml")
-        values = {**{key: inherited[key] for key in _INHERITED if key in inherited}, **values}
+        keys = (*_INHERITED, *(_OF_ARMS if "arms" not in values else ()))
+        values = {**{key: inherited[key] for key in keys if key in inherited}, **values}
     try:
         return Study.model_validate(values)
     except ValidationError as error:
