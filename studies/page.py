@@ -24,6 +24,7 @@ from studies.findings import (
     list_origins,
     list_seeds,
 )
+from studies.measures import describe_faults, make_costs, make_faults, make_mechanism
 from studies.mechanism import (
     Arms,
     Curve,
@@ -39,10 +40,11 @@ from studies.mechanism import (
     score_by_kind,
     select_common_seeds,
 )
-from studies.records import StudyRecord
+from studies.primary import list_primary_findings
+from studies.records import LAST_TWO, StudyRecord
 from studies.runs import COMPARED, TUNING
 from studies.statistics import Difference, Interval, average_over_seeds
-from studies.study import Study
+from studies.study import BestOf, Study
 
 DASH = "–"
 _GROUPS = 4  # bars side by side in one plot
@@ -62,13 +64,16 @@ def make_page(
     if not arms:
         raise ParamsError("no arm of this study has been compared yet")
     differences = compare_arms(study, arms)
+    first = list_primary_findings(study, arms, differences) if study.primary else []
     run = {name: (one, _select_compared(one, found)) for name, (one, found) in (others or {}).items()}
     followed = [(name, *found, compare_arms(*found)) for name, found in run.items() if found[1]]
     return Page(
         study.title,
         study.about,
         [
+            *first,
             *list_findings(study, arms, differences),
+            *describe_faults(study, arms),
             *study.limits,
             *(
                 f"Study {name} ({describe_extent(one, its)}): {describe_verdicts(its, found)}."
@@ -82,6 +87,9 @@ def make_page(
             _make_differences(study, arms, differences),
             *(_make_followed_study(*one) for one in followed),
             *([_make_explanations(study, arms)] if find_reference_arm(study) in arms else []),
+            *make_faults(study, arms),
+            *make_mechanism(study, arms),
+            *make_costs(arms, records),
             _make_tuning(study, records),
             _make_rewards(arms),
             _make_answers(study, arms),
@@ -96,7 +104,25 @@ def _select_compared(study: Study, records: Sequence[StudyRecord]) -> Arms:
         name: [replace(one, title=arm.title) for one in records if one.arm == name and one.purpose == COMPARED]
         for name, arm in study.arms.items()
     }
+    for name, best in study.best_of.items():
+        arms[name] = list_best(name, best, [arms[one] for one in best.arms])
     return {name: found for name, found in arms.items() if found}
+
+
+def list_best(name: str, best: BestOf, sides: Sequence[Sequence[StudyRecord]]) -> list[StudyRecord]:
+    """For each seed that all sides have, the most accurate record, of equal ones the first, as arm `name`."""
+    by_seed = [{(one.world, one.seed): one for one in found} for found in sides]
+    return [
+        replace(
+            max((found[at] for found in by_seed), key=lambda one: float(one.scores["accuracy"])),
+            arm=name,
+            title=best.title,
+            core_seconds={},
+            seconds={},
+            stages={},
+        )
+        for at in sorted(set.intersection(*(set(found) for found in by_seed)))
+    ]
 
 
 def _make_scores(arms: Arms) -> Section:
@@ -169,7 +195,7 @@ def _make_followed_study(name: str, study: Study, arms: Arms, asked: Sequence[Di
     return Section(f"{study.title} ({name})", text, tables)
 
 
-def _tabulate_differences(arms: Arms, differences: Sequence[Difference]) -> Table:
+def _tabulate_differences(arms: Arms, differences: Sequence[Difference], title: str = "") -> Table:
     rows = []
     for found in differences:
         pooled = (
@@ -202,7 +228,7 @@ def _tabulate_differences(arms: Arms, differences: Sequence[Difference]) -> Tabl
         "detectable",
         "verdict",
     ]
-    return Table("", "", heads, rows)
+    return Table(title, "", heads, rows)
 
 
 def _make_differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
@@ -211,14 +237,18 @@ def _make_differences(study: Study, arms: Arms, differences: Sequence[Difference
         "set. Points: mean over units with its 95 % t-interval. Pooled: all questions of all seeds, with a bootstrap "
         "interval; won/lost: questions that only one of the two arms answers correctly, with McNemar's exact p. Pooled "
         "figures cover the choice of questions, not that of the seed. p: two-sided t-test over units; p (Holm): the "
-        "same after Holm's correction for all differences of this table, which the verdict uses at 5 %. Detectable: "
+        "same after Holm's correction for all differences of the table, which the verdict uses at 5 %, or – for "
+        "exploratory ones, which are not corrected. Detectable: "
         "the minimum difference that a two-sided t-test at 5 % detects with 80 % power at the measured spread. "
         "Intervals and detectable differences are not corrected."
     )
     lowest = find_reference_arm(study)
     against = [one for name in arms if name != lowest and (one := find_difference(arms, name, lowest))]
     plots = [plot] if (plot := plot_differences(arms, against, lowest)) else []
-    return Section("Differences", text, [_tabulate_differences(arms, differences)] if differences else [], plots)
+    primary, others = ([one for one in differences if one.exploratory == explored] for explored in (False, True))
+    tables = [_tabulate_differences(arms, primary, "Primary" if others else "")] if primary else []
+    tables += [_tabulate_differences(arms, others, "Exploratory")] if others else []
+    return Section("Differences", text, tables, plots)
 
 
 def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
@@ -227,7 +257,7 @@ def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
     rows, compared_with = [], dict[str, float]()
     for name in [name for name in study.arms if any(one.arm == name for one in tried)]:
         own = [one for one in tried if one.arm == name]
-        ended = {v: [one.validation["end"] for one in own if v in one.swept.values()] for v in values}
+        ended = {v: [one.validation[LAST_TWO] for one in own if v in one.swept.values()] for v in values}
         used = {v for one in records if one.arm == name and one.purpose == COMPARED for v in one.swept.values()}
         cells = [f"{_format_percent(average_finite(ended[v]))}{' ←' if v in used else ''}" for v in values]
         rows.append([study.arms[name].title, *cells])
@@ -237,7 +267,7 @@ def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
         return Section("Sweep", "No sweep was run: all values are those of the parameters.")
     seeds = sorted({f"data set {one.world}, seed {one.seed}" for one in tried})
     text = (
-        f"{next(iter(tried[0].swept))}: validation score at the end of the loop on {'; '.join(seeds)}. No tuning seed "
+        f"{next(iter(tried[0].swept))}: mean of the last two validation scores on {'; '.join(seeds)}. No tuning seed "
         "is among the seeds above. ← marks the value that the comparison uses."
     )
     lines = [line] if (line := describe_sweep_ends(study, compared_with)) else []

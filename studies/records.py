@@ -26,8 +26,8 @@ from stages.job import metric_names as names
 from stages.job.files import read_json, read_shards, write_text
 from stages.job.hashes import hash_json
 from stages.job.metric_names import source_of
-from studies.costs import count_loop_tokens
 from studies.faults import compute_fault_curves, compute_fault_shares, find_fault_answers
+from studies.loop_tokens import count_loop_tokens
 from studies.runs import COMPARED, Run
 from studies.study import extract_budget
 
