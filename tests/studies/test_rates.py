@@ -61,7 +61,7 @@ def test_the_best_rate_on_validation_is_chosen_of_equal_ones_the_smaller(study: 
 def test_the_choice_is_a_file_that_git_has_to_have(study: Study, record: Make, make_study: Callable[..., Path]) -> None:
     project = make_study()
     folder = project / "studies" / "results" / "small"
-    with pytest.raises(ParamsError, match="rates.json is missing"):
+    with pytest.raises(ParamsError, match=r"rates\.json is missing"):
         read_rates(folder)
     records = [*tried(record, "a", 1e-4, [0.5, 0.25]), *tried(record, "a", 2e-4, [0.25, 0.25])]
     path = write_rates(folder, study, records)

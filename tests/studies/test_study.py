@@ -53,7 +53,7 @@ def test_the_control_imitates_and_nothing_else(root: Path) -> None:
     ("changes", "complaint"),
     [
         ({"order": [["warm_start"], ["gat"]]}, "no arm 'gat'; arms: warm_start, gad"),
-        ({"differences": [["gad"]]}, "`differences` holds pairs"),
+        ({"differences": [["gad"]]}, "`differences` and `primary` hold pairs"),
         ({"tuning": [{"world": 3, "seed": 9}]}, "world 3 is in `tuning` and in `seeds`"),
         ({"seeds": [{"world": 3, "seed": 4}] * 2}, "one pair twice"),
         ({"sweep": SWEEP}, "`tuning` has no seeds"),
