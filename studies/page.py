@@ -232,13 +232,14 @@ def _tabulate_differences(arms: Arms, differences: Sequence[Difference], title: 
 
 
 def _make_differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
+    explored = "Exploratory differences are not corrected, and have none (–). " if study.primary else ""
     text = (
         "In percentage points of accuracy. The unit is the data set, or the training seed where there is only one data "
         "set. Points: mean over units with its 95 % t-interval. Pooled: all questions of all seeds, with a bootstrap "
         "interval; won/lost: questions that only one of the two arms answers correctly, with McNemar's exact p. Pooled "
         "figures cover the choice of questions, not that of the seed. p: two-sided t-test over units; p (Holm): the "
-        "same after Holm's correction for all differences of the table, which the verdict uses at 5 %, or – for "
-        "exploratory ones, which are not corrected. Detectable: "
+        f"same after Holm's correction for all differences of this table, which the verdict uses at 5 %. "
+        f"{explored}Detectable: "
         "the minimum difference that a two-sided t-test at 5 % detects with 80 % power at the measured spread. "
         "Intervals and detectable differences are not corrected."
     )
