@@ -321,14 +321,34 @@ def read_study_records(name: str, study: Study, folder: Path) -> list[StudyRecor
     return [*own, *taken]
 
 
+def check_same_code(records: Sequence[StudyRecord]) -> None:
+    """Raises ParamsError when a stage of the compared records was made by more than one code."""
+    made: dict[str, dict[str, str]] = {}
+    for one in records:
+        if one.purpose == COMPARED:
+            for stage, code in one.code.items():
+                made.setdefault(stage, {}).setdefault(code, f"{one.study}/{one.name}")
+    if mixed := [(stage, list(found.values())) for stage, found in made.items() if len(found) > 1]:
+        stage, (first, second, *_) = mixed[0]
+        raise ParamsError(
+            f"{', '.join(stage for stage, _ in mixed)}: records were made by other code, {stage} of {first} and of "
+            f"{second}; run the studies again, so that all have the same code"
+        )
+
+
 def make_study_page(root: Path, study: str, records: Sequence[StudyRecord], folder: Path) -> Page:
-    """The page of a study, with those derived from it; their records are in the sibling folders of `folder`."""
+    """The page of a study, with those derived from it; their records are in the sibling folders of `folder`.
+
+    Raises ParamsError where the comparison of a study with a protocol would mix records that other code made.
+    """
     declared = {name: read_study(root, name) for name in [study, *find_alike(root, study)]}
     others = {
         name: (one, read_study_records(name, one, find_sibling(folder, study, name)))
         for name, one in declared.items()
         if name != study
     }
+    if declared[study].frozen or declared[study].take:
+        check_same_code(records)
     return make_page(declared[study], records, others)
 
 

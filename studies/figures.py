@@ -106,7 +106,7 @@ def _plot_curve(trained: Arms, name: str, column: str, text: str) -> Plot | None
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """One pair of axes of a figure."""
 
     title: str
@@ -120,15 +120,15 @@ def plot_mechanism(shown: Arms) -> Plot:
     A panel without numbers is left out.
     """
     rewards = [
-        Panel(title, _draw_sides(shown, column), True)
+        CurvePanel(title, _draw_sides(shown, column), True)
         for title, column in (("Similarity reward", names.SIMILARITY), ("Answer reward", names.ANSWER))
     ]
     panels = [
         *rewards,
-        Panel("Discriminator's accuracy", _draw_column(shown, names.DISC_ACCURACY, "curves"), True),
-        Panel("Answers that are a teacher's fault", _draw_column(shown, "fault/any", "validations"), True),
-        Panel("Entropy per token, nats", _draw_sides(shown, names.for_source(names.ENTROPY, "{}")), False),
-        Panel("Validation accuracy", _draw_column(shown, names.VALIDATION, "validations"), True),
+        CurvePanel("Discriminator's accuracy", _draw_column(shown, names.DISC_ACCURACY, "curves"), True),
+        CurvePanel("Answers that are a teacher's fault", _draw_column(shown, "fault/any", "validations"), True),
+        CurvePanel("Entropy per token, nats", _draw_sides(shown, names.for_source(names.ENTROPY, "{}")), False),
+        CurvePanel("Validation accuracy", _draw_column(shown, names.VALIDATION, "validations"), True),
     ]
     text = (
         "By step, mean over seeds. Solid: the student's answers; dashed: the teachers', for the two rewards and the "
@@ -137,7 +137,7 @@ def plot_mechanism(shown: Arms) -> Plot:
     return plot_panels("Mechanism", text, [one for one in panels if one.lines])
 
 
-def plot_panels(title: str, caption: str, panels: Sequence[Panel]) -> Plot:
+def plot_panels(title: str, caption: str, panels: Sequence[CurvePanel]) -> Plot:
     """Small axes side by side with one legend."""
     rows = -(-len(panels) // _PANELS_A_ROW)
     with drawing(9.0, 2.3 * rows + 0.4) as (figure, empty):

@@ -85,7 +85,7 @@ def list_findings(study: Study, arms: Arms, differences: Sequence[Difference]) -
         where = "" if shared == len(seeds) else f" over the {format_count(shared, 'seed')} common to all arms"
         lines.append(f"By mean accuracy{where}: {_rank_arms(common)}.")
     if not study.primary:
-        lines += [describe_difference(arms, found) for found in differences]
+        lines += [describe_gap(arms, found) for found in differences]
         lines += [told] if (told := describe_correction(arms, differences)) else []
     if study.order and not study.primary:
         lines.append(_describe_order(study, differences))
@@ -113,7 +113,7 @@ def _rank_arms(arms: Arms) -> str:
     return "; ".join(f"{name} {format_percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
 
 
-def describe_difference(arms: Arms, found: Difference) -> str:
+def describe_gap(arms: Arms, found: Difference) -> str:
     """One difference with interval, n, verdict, p and the smallest detectable difference."""
     pair = f"{format_pair(arms, found)}: {format_points(found.seeds.mean, True)} points"
     if math.isnan(found.seeds.half):

@@ -10,7 +10,7 @@ from stages.job import metric_names as names
 SAMPLED, READ = "sampled", "read"
 
 
-def count_loop_tokens(curves: Mapping[str, Sequence[float]], params: Params) -> dict[str, float]:
+def count_arm_tokens(curves: Mapping[str, Sequence[float]], params: Params) -> dict[str, float]:
     """Tokens that the student wrote in the loop, and tokens of other answers that it was trained on.
 
     Mean lengths by step times the rows of a step; rows that lost their verdict count with the mean length, too.

@@ -62,7 +62,7 @@ def average_curve(
     """The mean over seeds of one column of the loop's history or validation, step by step; None where no seed has
     it.
     """
-    tables: list[dict[str, list[float]]] = [getattr(record, of) for record in records]
+    tables = [record.curves if of == "curves" else record.validations for record in records]
     having = [columns for columns in tables if any(map(math.isfinite, columns.get(column, [])))]
     if not having:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from stages.page.evaluated_models import format_points
 from studies.costs import average_loop_cost
-from studies.findings import describe_correction, describe_difference, describe_verdicts, format_pair
+from studies.findings import describe_correction, describe_gap, describe_verdicts, format_pair
 from studies.mechanism import Arms, find_title
 from studies.statistics import Difference
 from studies.study import Study
@@ -16,7 +16,7 @@ def list_primary_findings(study: Study, arms: Arms, differences: Sequence[Differ
     primary = [one for one in differences if not one.exploratory]
     others = [one for one in differences if one.exploratory]
     lines = [line] if (line := describe_claim(study, arms, primary)) else []
-    lines += [f"{describe_difference(arms, one)}{_describe_cost(arms, one)}" for one in primary]
+    lines += [f"{describe_gap(arms, one)}{_describe_cost(arms, one)}" for one in primary]
     if missing := len(study.primary) - len(primary):
         lines.append(f"Primary differences that were not run: {missing} of {len(study.primary)}.")
     lines += [told] if (told := describe_correction(arms, primary)) else []

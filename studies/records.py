@@ -27,7 +27,7 @@ from stages.job.files import read_json, read_shards, write_text
 from stages.job.hashes import hash_json
 from stages.job.metric_names import source_of
 from studies.faults import compute_fault_curves, compute_fault_shares, find_fault_answers
-from studies.loop_tokens import count_loop_tokens
+from studies.loop_tokens import count_arm_tokens
 from studies.runs import COMPARED, Run
 from studies.study import extract_budget
 
@@ -124,7 +124,7 @@ def make_record(
         if "ril" in run.stages:
             loop = _read_loop(run, done, params, Path(folder))
             curves = _read_run_curves(run, done, params, Path(folder))
-            loop["tokens"] = count_loop_tokens(curves, params)
+            loop["tokens"] = count_arm_tokens(curves, params)
     return StudyRecord(
         study=run.study,
         purpose=run.purpose,
@@ -275,7 +275,7 @@ def write_record(folder: Path, record: StudyRecord) -> None:
         for row in zip(*record.curves.values(), strict=True):
             writer.writerow([f"{value:.4g}" if math.isfinite(value) else "" for value in row])
         write_text(folder / f"{record.name}.csv", buffer.getvalue())
-    optional = ("benchmarks", "faults", "core_seconds", "tokens", "validations", "stages")
+    optional = ("benchmarks", "faults", "core_seconds", "tokens", "validations", "stages")  # earlier records have none
     absent = {"curves", *(name for name in optional if not getattr(record, name))}
     values = {key: value for key, value in asdict(record).items() if key not in absent}
     write_text(folder / f"{record.name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")

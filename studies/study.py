@@ -30,7 +30,7 @@ class Seeds(Block):
         return f"world {self.world}, seed {self.seed}"
 
 
-class Budget(Block):
+class LoopLength(Block):
     """Another length of the loop, for some arms."""
 
     title: str
@@ -99,7 +99,7 @@ class Study(Block):
         description="Pairs that decide, with Holm's correction for them alone; all others are then exploratory.",
     )
     claim: Claim | None = Field(None, description="What the primary differences are to show.")
-    budgets: dict[str, Budget] = Field(default_factory=dict, description="Further lengths of the loop.")
+    budgets: dict[str, LoopLength] = Field(default_factory=dict, description="Further lengths of the loop.")
     best_of: dict[str, BestOf] = Field(default_factory=dict, description="Arms made of others, seed by seed.")
     take: dict[str, list[str]] = Field(
         default_factory=dict, description="By study, arms whose records are taken from it: they are equal there."

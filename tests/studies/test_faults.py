@@ -13,7 +13,7 @@ from stages.tiny.world_rows import iter_world_rows
 from studies.costs import average_loop_cost, find_used, sum_core_seconds
 from studies.document import render_html, render_markdown
 from studies.faults import compute_fault_curves, compute_fault_shares, find_fault_answers, list_faulty_teachers
-from studies.loop_tokens import count_loop_tokens
+from studies.loop_tokens import count_arm_tokens
 from studies.measures import score_where_wrong
 from studies.page import make_page
 from studies.records import StudyRecord, read_records, write_record
@@ -79,13 +79,13 @@ def test_shares_by_step_come_from_the_kept_validation_answers(root: Path) -> Non
 def test_tokens_of_a_loop_are_lengths_times_rows(root: Path) -> None:
     curves = {"completions/student/mean_length": [10.0, 20.0], "completions/teacher/mean_length": [5.0, math.nan]}
     at = {"ril": {"questions_per_step": 2, "group": 4, "warmup_steps": 0}}
-    assert count_loop_tokens(curves, params_of(root, **at)) == {"sampled": 240, "read": 40}
+    assert count_arm_tokens(curves, params_of(root, **at)) == {"sampled": 240, "read": 40}
     alone = merge_params(at, {"ril": {"objective": "dr_grpo"}})
-    assert count_loop_tokens(curves, params_of(root, **alone)) == {"sampled": 240}
+    assert count_arm_tokens(curves, params_of(root, **alone)) == {"sampled": 240}
     imitation = merge_params(at, {"ril": {"objective": "imitation"}})
-    assert count_loop_tokens(curves, params_of(root, **imitation)) == {"read": 40}
+    assert count_arm_tokens(curves, params_of(root, **imitation)) == {"read": 40}
     references = merge_params(at, {"ril": {"objective": "sft"}})
-    assert count_loop_tokens(curves, params_of(root, **references)) == {"read": 10}
+    assert count_arm_tokens(curves, params_of(root, **references)) == {"read": 10}
 
 
 def test_a_stage_costs_once_and_counts_for_every_arm_that_needs_it(record: Make) -> None:

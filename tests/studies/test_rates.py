@@ -174,3 +174,7 @@ def test_arms_and_rates_of_another_study_are_used(
     assert "By mean accuracy: Own 70.0" in page
     assert "GAD 60.0" in page
     assert "1 seed on 1 data set" in page
+    write_record(results / "first", record("gad", 3, 0.6, seed=4, study="first", code={"ril": "78" * 8}))
+    code, out, err = call(project, "flows.cli", "experiments", "report", "small")
+    assert code == 2
+    assert "ril: records were made by other code, ril of small/compared/own-w3-s4 and of first/compared/gad" in err
