@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 
 from studies.costs import average_loop_cost, find_used, sum_core_seconds
+from studies.difference_tables import DASH
 from studies.document import Section, Table
 from studies.figures import plot_mechanism
 from studies.mechanism import Arms, average_curve, average_finite, compute_gains, find_title
 from studies.records import StudyRecord
 from studies.study import Study
 
-DASH = "–"
 _ANY = "any"
 
 

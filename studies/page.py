@@ -8,17 +8,16 @@ from stages.config.yaml import ParamsError
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 from stages.page.evaluated_models import format_percent, format_points
+from studies.difference_tables import DASH, format_half_width, make_differences, tabulate_differences
 from studies.document import Page, Section, Table
-from studies.figures import plot_arm_scores, plot_differences, plot_kinds, plot_loop
+from studies.figures import plot_arm_scores, plot_kinds, plot_loop
 from studies.findings import (
     SHOWN_DIGITS_OF_COMMIT,
-    VERDICT_WORDS,
     compare_arms,
     describe_extent,
     describe_sweep_ends,
     describe_verdicts,
     explain_arms,
-    find_difference,
     find_reference_arm,
     list_findings,
     list_origins,
@@ -43,10 +42,9 @@ from studies.mechanism import (
 from studies.primary import list_primary_findings
 from studies.records import LAST_TWO, StudyRecord
 from studies.runs import COMPARED, TUNING
-from studies.statistics import Difference, Interval, average_over_seeds
+from studies.statistics import Difference, average_over_seeds
 from studies.study import BestOf, Study
 
-DASH = "–"
 _GROUPS = 4  # bars side by side in one plot
 
 
@@ -84,7 +82,7 @@ def make_page(
         ],
         [
             _make_scores(arms),
-            _make_differences(study, arms, differences),
+            make_differences(study, arms, differences),
             *(_make_followed_study(*one) for one in followed),
             *([_make_explanations(study, arms)] if find_reference_arm(study) in arms else []),
             *make_faults(study, arms),
@@ -137,7 +135,7 @@ def _make_scores(arms: Arms) -> Section:
             [
                 find_title(arms, name),
                 format_percent(interval.mean),
-                _format_half_width(interval),
+                format_half_width(interval),
                 single,
                 shuffled,
                 rate,
@@ -190,66 +188,9 @@ def _make_followed_study(name: str, study: Study, arms: Arms, asked: Sequence[Di
     rows = [[one.title, format_percent(average_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
     tables = [
         Table("Accuracy", "", ["arm", "accuracy"], rows),
-        *([_tabulate_differences(arms, asked)] if asked else []),
+        *([tabulate_differences(arms, asked)] if asked else []),
     ]
     return Section(f"{study.title} ({name})", text, tables)
-
-
-def _tabulate_differences(arms: Arms, differences: Sequence[Difference], title: str = "") -> Table:
-    rows = []
-    for found in differences:
-        pooled = (
-            f"{format_points(found.pooled, True)} ({format_points(found.low, True)} to "
-            f"{format_points(found.high, True)})"
-        )
-        rows.append(
-            [
-                f"{find_title(arms, found.first)} − {find_title(arms, found.second)}",
-                format_points(found.seeds.mean, True),
-                _format_half_width(found.seeds),
-                pooled,
-                f"{found.wins}/{found.losses}" + (f" ({found.left_out} without a verdict)" if found.left_out else ""),
-                f"{found.p_value:.2g}",
-                _format_p_value(found.unit_p_value),
-                _format_p_value(found.holm_p_value),
-                DASH if math.isnan(found.detectable) else format_points(found.detectable),
-                VERDICT_WORDS[found.verdict],
-            ]
-        )
-    heads = [
-        "difference",
-        "points",
-        "± (95 %)",
-        "pooled",
-        "won/lost",
-        "p (pooled)",
-        "p",
-        "p (Holm)",
-        "detectable",
-        "verdict",
-    ]
-    return Table(title, "", heads, rows)
-
-
-def _make_differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
-    explored = "Exploratory differences are not corrected, and have none (–). " if study.primary else ""
-    text = (
-        "In percentage points of accuracy. The unit is the data set, or the training seed where there is only one data "
-        "set. Points: mean over units with its 95 % t-interval. Pooled: all questions of all seeds, with a bootstrap "
-        "interval; won/lost: questions that only one of the two arms answers correctly, with McNemar's exact p. Pooled "
-        "figures cover the choice of questions, not that of the seed. p: two-sided t-test over units; p (Holm): the "
-        f"same after Holm's correction for all differences of this table, which the verdict uses at 5 %. "
-        f"{explored}Detectable: "
-        "the minimum difference that a two-sided t-test at 5 % detects with 80 % power at the measured spread. "
-        "Intervals and detectable differences are not corrected."
-    )
-    lowest = find_reference_arm(study)
-    against = [one for name in arms if name != lowest and (one := find_difference(arms, name, lowest))]
-    plots = [plot] if (plot := plot_differences(arms, against, lowest)) else []
-    primary, others = ([one for one in differences if one.exploratory == explored] for explored in (False, True))
-    tables = [_tabulate_differences(arms, primary, "Primary" if others else "")] if primary else []
-    tables += [_tabulate_differences(arms, others, "Exploratory")] if others else []
-    return Section("Differences", text, tables, plots)
 
 
 def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
@@ -463,14 +404,6 @@ def _format_number(value: float) -> str:
 
 def _format_signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−") if math.isfinite(value) else DASH  # + 0.0: no −0.00
-
-
-def _format_p_value(p: float) -> str:
-    return DASH if math.isnan(p) else f"{p:.2g}"
-
-
-def _format_half_width(interval: Interval) -> str:
-    return DASH if math.isnan(interval.half) else format_points(interval.half)
 
 
 def _format_reward(found: Curve | None) -> str:
