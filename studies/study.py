@@ -30,13 +30,6 @@ class Seeds(Block):
         return f"world {self.world}, seed {self.seed}"
 
 
-class LoopLength(Block):
-    """Another length of the loop, for some arms."""
-
-    title: str
-    params: dict[str, Any] = Field(description="What differs from the study's `params`.")
-
-
 class BestOf(Block):
     """An arm that is run nowhere: in each seed it is the most accurate of several arms."""
 
@@ -99,7 +92,9 @@ class Study(Block):
         description="Pairs that decide, with Holm's correction for them alone; all others are then exploratory.",
     )
     claim: Claim | None = Field(None, description="What the primary differences are to show.")
-    budgets: dict[str, LoopLength] = Field(default_factory=dict, description="Further lengths of the loop.")
+    budgets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Further lengths of the loop: what differs from the study's `params`."
+    )
     best_of: dict[str, BestOf] = Field(default_factory=dict, description="Arms made of others, seed by seed.")
     take: dict[str, list[str]] = Field(
         default_factory=dict, description="By study, arms whose records are taken from it: they are equal there."
@@ -194,7 +189,7 @@ def make_values(root: Path, study: Study, arm: Arm, seeds: Seeds, profile: str |
     """
     base = merge_params(read_yaml(root / "params.yaml"), study.params)
     if arm.budget is not None:
-        base = merge_params(base, study.budgets[arm.budget].params)
+        base = merge_params(base, study.budgets[arm.budget])
     if profile is not None:
         base = merge_params(base, read_profile(root, profile))
     own = {"world": {"seed": seeds.world}, "seed": seeds.seed}

@@ -98,7 +98,7 @@ def test_arms_of_another_budget_are_compared_among_themselves(
     make_study: Callable[..., Path], small_study: dict[str, Any]
 ) -> None:
     long = {"title": "Long", "params": {"ril": {"objective": "adversarial"}}, "budget": "long", "rate_of": "gad"}
-    budgets = {"long": {"title": "4 steps", "params": {"ril": {"steps": 4}}}}
+    budgets = {"long": {"ril": {"steps": 4}}}
     arms = {**small_study["arms"], "long": long}
     project = make_study(arms=arms, budgets=budgets, sweep=SWEEP, tuning=[{"world": 9, "seed": 9}])
     study = read_study(project, "small")
