@@ -132,7 +132,8 @@ def plot_mechanism(shown: Arms) -> Plot:
     ]
     text = (
         "By step, mean over seeds. Solid: the student's answers; dashed: the teachers', for the two rewards and the "
-        "entropy. Faults and accuracy are those of greedy validation answers."
+        "entropy; answers that are only imitated all count as correct. Faults and accuracy are those of greedy "
+        "validation answers."
     )
     return plot_panels("Mechanism", text, [one for one in panels if one.lines])
 
@@ -152,6 +153,7 @@ def plot_panels(title: str, caption: str, panels: Sequence[CurvePanel]) -> Plot:
                 handles.setdefault(label, handle)
             axes.set_title(panel.title, color=INK, fontsize=9.0)
             axes.set_xlabel("step")
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
             if panel.percent:
                 format_axis_as_percent(axes.yaxis)
                 axes.set_ylim(-0.03, 1.03)
