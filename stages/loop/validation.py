@@ -24,7 +24,6 @@ from stages.loop.models import RilModels
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 
-
 VALIDATION_SAMPLES = "validation_samples"  # the record of kept answers
 
 
