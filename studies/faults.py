@@ -14,6 +14,7 @@ from stages.job.metric_names import STEP
 from stages.tiny.world.exercises import draw_example, misread_example
 from stages.tiny.world_rows import WARM_START_STYLES, WORLD_PARTS
 
+Pairs = Mapping[str, Sequence[tuple[int, int]]]  # by teacher, digits that it takes for each other
 Faults = Mapping[str, Mapping[str, str]]  # by teacher, the answer that its fault leads to by question
 
 
@@ -27,12 +28,16 @@ def list_faulty_teachers(params: Params) -> dict[str, tuple[tuple[int, int], ...
     return found
 
 
-def find_fault_answers(params: Params, split: str, ids: Iterable[str]) -> dict[str, dict[str, str]]:
+def find_fault_answers(
+    params: Params, split: str, ids: Iterable[str], looked_for: Pairs | None = None
+) -> dict[str, dict[str, str]]:
     """For each faulty teacher the answer that its fault leads to, by id of the question, where that is a wrong one.
+
+    Without faulty teachers, `looked_for` are pairs that they might take for each other.
 
     Empty unless the questions are those of the tiny data set. Raises ValueError for an id that is not of this split.
     """
-    faulty = list_faulty_teachers(params)
+    faulty: Pairs = list_faulty_teachers(params) or looked_for or {}
     if params.questions.kind != "world" or not faulty:
         return {}
     world = params.world
@@ -66,12 +71,14 @@ def compute_fault_shares(rows: Iterable[Mapping[str, Any]], faults: Faults) -> d
     return {**{teacher: _average(list(found.values())) for teacher, found in repeats.items()}, "any": _average(either)}
 
 
-def compute_fault_curves(rows: Sequence[Mapping[str, Any]], params: Params) -> dict[str, list[float]]:
+def compute_fault_curves(
+    rows: Sequence[Mapping[str, Any]], params: Params, looked_for: Pairs | None = None
+) -> dict[str, list[float]]:
     """The shares by step, as columns fault/<teacher> with the column of steps; rows are answers with their step.
 
     Empty without rows or without faulty teachers.
     """
-    faults = find_fault_answers(params, "validation", {str(row["question_id"]) for row in rows})
+    faults = find_fault_answers(params, "validation", {str(row["question_id"]) for row in rows}, looked_for)
     if not rows or not faults:
         return {}
     steps = sorted({int(row[STEP]) for row in rows})

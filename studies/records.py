@@ -161,7 +161,7 @@ def _read_loop(run: Run, done: RecordedExperiment, params: Params, folder: Path)
     faults: dict[str, list[float]] = {}
     if params.ril.validation_samples:
         place = done.fetch("data/ril/validation", folder / "validation")
-        faults = compute_fault_curves(read_shards(place).to_pylist(), params)
+        faults = compute_fault_curves(read_shards(place).to_pylist(), params, run.seeds.faults)
     return {
         "validation": {"start": measured[0], "end": measured[-1], LAST_TWO: sum(measured[-2:]) / len(measured[-2:])},
         "validations": {names.STEP: scores[names.STEP], names.VALIDATION: measured, **faults},
@@ -183,7 +183,8 @@ def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Pat
         "answers": pick_examples(rows),
         "styles": compute_style_shares([row["response"] for row in rows], forms),
         "faults": compute_fault_shares(
-            rows, find_fault_answers(params, params.evaluate.split, [row["question_id"] for row in rows])
+            rows,
+            find_fault_answers(params, params.evaluate.split, [row["question_id"] for row in rows], run.seeds.faults),
         ),
         "teachers": {
             name: json.loads(done.read_text(f"reports/evaluate/{name}/metrics.json"))["accuracy"]

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from flows.profile import read_profile
 from stages.config.block import Block
+from stages.config.build import Pair
 from stages.config.params import Params, validate_params
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 
@@ -24,6 +25,11 @@ class Seeds(Block):
     params: dict[str, Any] = Field(
         default_factory=dict,
         description="What else differs in this repetition, for every arm, such as teachers' faults.",
+    )
+    faults: dict[str, list[Pair]] = Field(
+        default_factory=dict,
+        description="Pairs of digits by teacher whose exchange is looked for in answers although no teacher has this "
+        "fault: for arms that another study takes, and for what is equal by chance.",
     )
 
     def __str__(self) -> str:

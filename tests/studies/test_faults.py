@@ -47,6 +47,10 @@ def test_the_fault_of_a_teacher_is_the_answer_with_its_digits_exchanged(root: Pa
     assert all(abs(int(answers[name]) - int(faults["qwen2_5_vl"][name])) <= 6 for name in odd)
     honest = validate_params(read_yaml(root / "params.yaml"))
     assert find_fault_answers(honest, "test", answers) == {}
+    looked_for = {"qwen2_5_vl": [(3, 6)], "internvl3": [(1, 8)]}
+    assert find_fault_answers(honest, "test", answers, looked_for) == faults
+    other = {"qwen2_5_vl": [(2, 9)]}
+    assert find_fault_answers(params, "test", answers, other) == faults, "what teachers have goes before"
 
 
 def test_shares_are_of_the_questions_that_a_fault_changes() -> None:

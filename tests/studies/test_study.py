@@ -8,6 +8,7 @@ import pytest
 
 from stages.config.params import validate_params
 from stages.config.yaml import ParamsError, read_yaml
+from studies.faults import list_faulty_teachers
 from studies.runs import Planner
 from studies.study import Study, check_budgets, find_alike, list_studies, make_values, read_study
 
@@ -135,6 +136,9 @@ def test_both_regimes_have_the_same_arms_and_share_judge_student_and_questions(r
     ]
     same = {stage for stage, key in plans[0].stages.items() if plans[1].stages[stage] == key}
     assert same == {"model@student", "model@judge", "questions", "warm_start"}
+    for seeds, honest in zip(faulty.seeds, figure1.seeds, strict=True):
+        own = validate_params(make_values(root, faulty, faulty.arms["ril"], seeds))
+        assert {name: tuple(pairs) for name, pairs in honest.faults.items()} == list_faulty_teachers(own)
     for seeds in [*faulty.seeds, *faulty.tuning]:
         models = validate_params(make_values(root, faulty, faulty.arms["ril"], seeds)).models
         pairs = [models[name].build.confuses for name in ("qwen2_5_vl", "internvl3")]  # type: ignore[union-attr]
