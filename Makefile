@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-trackers repro test lock audit
+.PHONY: help install install-trackers repro test studies lock audit
 
 # cpu or gpu: which lock is installed. A GPU that nvidia-smi lists decides; `make repro PROFILE=cpu` overrides it.
 PROFILE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
@@ -17,6 +17,9 @@ ARGS ?=
 WORKERS ?= 2
 # Which of the long tests (engines, training, browser) run: all, none, or a third, another one every 32 commits.
 LONG ?= third
+
+# Experiments of a study at a time (`make studies`).
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +54,7 @@ help:
 	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2] [LONG=third|all|none]'
 	@echo 'make install only install, into $(VENV)'
 	@echo 'make install-trackers  also wandb, mlflow and dvclive, which make test installs'
+	@echo 'make studies run the comparisons of studies/protocol.md (days of two cores; resumes; commits the chosen learning rates)  [JOBS=2] [ARGS="--world 411"]'
 	@echo 'make lock    write the hashes of the pinned packages anew, with uv  [PROFILE=cpu|gpu]'
 	@echo 'make audit   known vulnerabilities of the pinned packages; needs the network  [PROFILE=cpu|gpu]'
 
@@ -64,6 +68,12 @@ test: $(STAMP) $(TRACKERS_STAMP)
 	@echo '== dead code'; vulture
 	@echo '== security'; bandit -q -c pyproject.toml -r flows stages studies 2> >(grep -v 'Test in comment\|no failed test' >&2)
 	@echo '== pytest'; pytest -m '' --long $(LONG) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 15 $(ARGS)
+
+# In this order: each study takes records or learning rates of the one before.
+studies: $(STAMP)
+	@failed=0; for study in figure1 faulty_teachers ablation; do \
+	  ril experiments run $$study --jobs $(JOBS) --commit-rates $(ARGS) || { failed=$$?; test $$failed -lt 128 || exit $$failed; }; \
+	done; exit $$failed
 
 # Asks the package index, downloads nothing. Pins are those of the lock; comments stay.
 lock:

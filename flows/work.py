@@ -99,10 +99,14 @@ class Work:
         job = replace(self.job, progress=progress, fingerprint=self._given.digest, code=self._code.digest)
         mark_unrecorded(job.root, job.name)
         job.remove_unfinished()
+        began = sum(os.times()[:4])
         with own_training_state(job) as folder:
             seconds = self._finish(replace(job, run_folder=folder))
         places = (str(path.relative_to(job.root)) for path in (job.out, job.reports) if path.exists())
-        progress.say(f"{job.name}: done in {seconds:.1f} s; results in {' and '.join(places)}")
+        cores = sum(os.times()[:4]) - began  # of this process and of its children that have ended
+        progress.say(
+            f"{job.name}: done in {seconds:.1f} s ({cores:.1f} core-seconds); results in {' and '.join(places)}"
+        )
 
     def _finish(self, job: Job) -> float:
         planned = plan_or_explain(job, self.params)

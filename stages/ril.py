@@ -4,7 +4,7 @@ Reads    data/warm_start, data/discriminator, data/pool, data/questions, data/mo
          data/model/<entry of ril.distillation>, the file or folder ril.reward_code; params: ril, discriminator,
          verdict, seed
 Writes   data/ril/model: the student as a Hugging Face checkpoint (with ril.keep: both, the last one in data/ril/last);
-         data/ril/samples: responses with rewards;
+         data/ril/samples: responses with rewards; data/ril/validation: answers, with ril.validation_samples;
          reports/ril/{metrics.json,history.csv,validation.csv,rejects.jsonl}
 Run      dvc repro ril
 

@@ -18,7 +18,7 @@ from stages.page.render import format_duration
 from studies.records import StudyRecord, find_departures, make_record, read_records, write_record
 from studies.runs import Run
 
-_DONE = re.compile(r"(?P<stage>\w+(?:@\w+)?): done in (?P<seconds>[\d.]+) s")
+_DONE = re.compile(r"(?P<stage>\w+(?:@\w+)?): done in (?P<seconds>[\d.]+) s(?: \((?P<cores>[\d.]+) core-seconds\))?")
 _PROGRESS = re.compile(r".+: \d+ of \d+ \(.+ left\)$")  # stages/job/progress.py
 _BESIDE = ("params.yaml", "dvc.yaml")  # further files that decide a run
 _PROGRESS_SECONDS = 60.0  # between two lines of progress of one experiment
@@ -70,6 +70,7 @@ class _RunLog(StageLog):
         """`todo` are the stages to run; `tell` gets a line for each finished stage and a progress line each minute."""
         super().__init__(self._read_line)
         self.seconds: dict[str, float] = {}
+        self.core_seconds: dict[str, float] = {}
         self.complaints: list[str] = []
         self.start = self._told = time.monotonic()
         self._todo, self._tell = todo, tell
@@ -77,6 +78,8 @@ class _RunLog(StageLog):
     def _read_line(self, line: str) -> None:
         if found := _DONE.match(line):
             self.seconds[found["stage"]] = float(found["seconds"])
+            if found["cores"] is not None:
+                self.core_seconds[found["stage"]] = float(found["cores"])
             if left := sum(stage not in self.stages for stage in self._todo):
                 self._tell(
                     f"finished {found['stage']} in {format_duration(float(found['seconds']))}, stages left: {left}"
@@ -154,7 +157,7 @@ class Campaign:
         took = format_duration(time.monotonic() - heard.start)
         reason = "; ".join(dict.fromkeys(heard.complaints)) or f"dvc ended with exit code {code}"
         if code == 0:
-            reason = self._keep_record(run, heard.seconds)
+            reason = self._keep_record(run, heard.seconds, heard.core_seconds)
         if reason:
             self.failed[run.name] = f"{reason} (full output: {log})"
             self._tell(run, f"FAILED after {took}: {self.failed[run.name]}")
@@ -171,11 +174,11 @@ class Campaign:
     def adopt(self) -> None:
         """Keeps the records of experiments that succeeded after the command that started them had ended."""
         for run in list(self.waiting):
-            if find_recorded(self._root, run.name) is not None and not self._keep_record(run, {}):
+            if find_recorded(self._root, run.name) is not None and not self._keep_record(run, {}, {}):
                 self.waiting.remove(run)
                 self._tell(run, f"already finished: {_format_result(self._records[run.file])}")
 
-    def _keep_record(self, run: Run, seconds: Mapping[str, float]) -> str:
+    def _keep_record(self, run: Run, seconds: Mapping[str, float], core_seconds: Mapping[str, float]) -> str:
         """Reads the results and writes the record. Returns an error message, empty on success."""
         done = find_recorded(self._root, run.name)
         if done is None:
@@ -184,7 +187,7 @@ class Campaign:
             dvc.remove_experiment(self._root, run.name)  # its name holds the key of what was planned
             return f"{', '.join(moved)} changed while the run started; its result was removed"
         try:
-            record = make_record(run, done, seconds)
+            record = make_record(run, done, seconds, core_seconds)
         except (FileNotFoundError, KeyError, ParamsError) as error:
             return f"can't read its results: {error}"
         write_record(self._folder, record)
@@ -210,21 +213,3 @@ def _format_result(record: StudyRecord) -> str:
     if record.scores:
         return f"{100 * record.scores['accuracy']:.1f} % of {record.scores['questions']} test questions correct"
     return f"validation {100 * record.validation['start']:.1f} % to {100 * record.validation['end']:.1f} %"
-
-
-def choose_swept_values(records: Iterable[StudyRecord], seeds: int) -> dict[str, dict[str, float]]:
-    """For each arm the swept value with the best mean validation score at the end; of equal values the smaller.
-
-    A value without a result on all `seeds` is no candidate; an arm without candidates is left out.
-    """
-    found: dict[str, dict[tuple[str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        for key, value in record.swept.items():
-            found[record.arm][key, value].append(record.validation["end"])
-    best = {}
-    for arm, by_value in found.items():
-        whole = {at: sum(ends) / len(ends) for at, ends in by_value.items() if len(ends) == seeds}
-        if whole:
-            key, value = max(whole, key=lambda at: (whole[at], -at[1]))
-            best[arm] = {key: value}
-    return best

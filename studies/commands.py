@@ -18,11 +18,14 @@ from stages.config.params import validate_params
 from stages.config.yaml import ParamsError
 from stages.job.files import write_text
 from stages.page.render import format_duration
-from studies.campaign import Campaign, choose_swept_values
+from studies.campaign import Campaign
 from studies.document import Page, render_html, render_markdown
 from studies.page import make_page
+from studies.power import list_power
+from studies.rates import RATES, Chosen, choose_swept_values, commit_rates, read_rates, resolve_values, write_rates
 from studies.records import StudyRecord, read_records
 from studies.runs import COMPARED, Planner
+from studies.statistics import LEVEL
 from studies.study import Seeds, Study, check_budgets, find_alike, list_studies, read_study
 
 RESULTS = Path("studies/results")
@@ -60,6 +63,13 @@ def run_study_command(
     sweep: Annotated[
         bool, typer.Option(help="First choose the swept value on validation; otherwise it is that of params.yaml.")
     ] = True,
+    only_sweep: Annotated[
+        bool, typer.Option("--only-sweep", help="Run the sweep and write its choice; compare nothing.")
+    ] = False,
+    may_commit: Annotated[
+        bool,
+        typer.Option("--commit-rates", help="Commit the file with the choice of the sweep, which a study may require."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would run, with an estimate of the time.")
     ] = False,
@@ -84,16 +94,27 @@ def run_study_command(
             f"{', '.join(lost)}: untracked, but experiments run in a copy of the tracked files; add or remove it"
         )
     planner = Planner(root, declared, study, profile)
-    wanted = StudyRequest(root, declared, planner, results / planner.name, arms, repetitions, sweep, jobs)
+    choice = Choice(sweep, only_sweep, declared.frozen and profile is None, may_commit)
+    wanted = StudyRequest(root, declared, planner, results / planner.name, arms, repetitions, choice, jobs)
     if dry_run:
         wanted.show()
         return
     with hold_study_lock(root, planner.name):
         detach_output()
         code = wanted.run(limit_hours)
-    if records := _read_compared(wanted.folder):
+    if records := read_study_records(study, declared, wanted.folder):
         print("\n".join(_write_page(make_study_page(root, study, records, wanted.folder), wanted.folder)))
     raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the swept values are chosen."""
+
+    sweep: bool  # False: the values of params.yaml
+    alone: bool  # no comparison afterwards
+    frozen: bool  # the choice has to be in Git before the comparison
+    may_commit: bool  # it may be committed here
 
 
 @dataclass(frozen=True)
@@ -106,22 +127,34 @@ class StudyRequest:
     folder: Path  # of the study's records
     arms: list[str]
     seeds: list[Seeds]
-    sweep: bool
+    choice: Choice
     jobs: int
 
     def run(self, limit_hours: float) -> int:
-        """Runs what is not finished, prints what failed, and returns the exit code."""
-        tuning = self._plan_tuning()
+        """Runs what is not finished, prints what failed, and returns the exit code.
+
+        Raises ParamsError when the choice of the sweep has to be committed first.
+        """
+        tuning = self._plan_tuning(self.arms)
         if code := self._carry_out(tuning, limit_hours):
             return code
-        values = self._choose_values(tuning)
-        lacking = [name for name in self.arms if self._is_swept(name) and name not in values]
-        compared = self._plan_comparison([name for name in self.arms if name not in lacking], values)
+        for name, reason in tuning.failed.items():
+            print(f"failed: {name}: {reason}")
+        if self._has_sweep:
+            path = write_rates(self.folder, self.study, self._read_tuning())
+            print(f"the choice of the sweep is in {path}")
+            if self.choice.frozen and not self.choice.alone:
+                commit_rates(self.root, path, self.choice.may_commit)
+        if self.choice.alone:
+            return int(bool(tuning.failed))
+        values = self._choose_values()
+        lacking = [name for name in self._own_arms if self._is_swept(name) and name not in values]
+        compared = self._plan_comparison([name for name in self._own_arms if name not in lacking], values)
         if code := self._carry_out(compared, limit_hours):
             return code
         for name in lacking:
             print(f"failed: {name}: no value of the sweep has a result on all tuning seeds")
-        for name, reason in {**tuning.failed, **compared.failed}.items():
+        for name, reason in compared.failed.items():
             print(f"failed: {name}: {reason}")
         whole = len(compared.runs)
         print(f"{whole - len(compared.failed)} of {whole} runs are in {self.folder}")
@@ -129,11 +162,11 @@ class StudyRequest:
 
     def show(self) -> None:
         """Prints every unfinished run with the stages that it would execute, and an estimate of the time."""
-        tuning = self._plan_tuning()
         total, left = 0.0, 0
+        values = self._choose_values(missing_ok=True)
         for title, campaign in (
-            ("sweep on validation", tuning),
-            ("compared", self._plan_comparison(self.arms, self._choose_values(tuning))),
+            ("sweep on validation", self._plan_tuning(self.arms)),
+            ("compared", self._plan_comparison(self._own_arms, values)),
         ):
             print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
             seen: set[str] = set()
@@ -155,26 +188,47 @@ class StudyRequest:
                 f"about {format_duration(total)} with --jobs {self.jobs} (estimate from earlier times on this machine)"
             )
 
-    def _plan_tuning(self) -> Campaign:
-        return Campaign(
-            self.root, self.planner.plan_tuning(self.arms) if self.sweep else [], self.folder, print, self.jobs
-        )
+    @property
+    def _own_arms(self) -> list[str]:
+        """The arms that are run here, not taken from another study."""
+        return [name for name in self.arms if name not in self.study.borrowed]
+
+    @property
+    def _has_sweep(self) -> bool:
+        return self.choice.sweep and any(len(values) > 1 for values in self.study.sweep.values())
+
+    def _plan_tuning(self, arms: Sequence[str]) -> Campaign:
+        runs = self.planner.plan_tuning(arms) if self.choice.sweep else []
+        return Campaign(self.root, runs, self.folder, print, self.jobs)
 
     def _plan_comparison(self, arms: list[str], values: Mapping[str, Mapping[str, float]]) -> Campaign:
         return Campaign(
             self.root, self.planner.plan_comparison(arms, self.seeds, values), self.folder, print, self.jobs
         )
 
-    def _is_swept(self, name: str) -> bool:
-        return self.sweep and bool(self.study.sweep) and self.study.arms[name].trained
+    def _read_tuning(self) -> list[StudyRecord]:
+        """The records of the sweep of all arms that these parameters and this code made."""
+        whole = self._plan_tuning(list(self.study.arms))
+        return [record for record in map(whole.find_record, whole.runs) if record is not None]
 
-    def _choose_values(self, tuning: Campaign) -> dict[str, dict[str, float]]:
-        """The swept value of each trained arm: the best on validation, or the only one there is."""
+    def _is_swept(self, name: str) -> bool:
+        return self.choice.sweep and self.study.is_swept(name)
+
+    def _choose_values(self, missing_ok: bool = False) -> Chosen:
+        """The swept value of each trained arm: that of another study, the only one, or the best on validation.
+
+        Raises ParamsError when the other study has chosen none yet, unless `missing_ok`.
+        """
         only = {key: values[0] for key, values in self.study.sweep.items() if len(values) == 1}
+        if not self.choice.sweep:
+            return {}
+        if self.study.rates_of is not None:
+            folder = find_sibling(self.folder, self.planner.study, self.study.rates_of)
+            there = (folder / RATES).is_file() or not missing_ok
+            return resolve_values(self.study, read_rates(folder)) if there else {}
         if only:
             return {name: only for name in self.arms if self._is_swept(name)}
-        records = [record for record in map(tuning.find_record, tuning.runs) if record is not None]
-        return choose_swept_values(records, len(self.study.tuning))
+        return resolve_values(self.study, choose_swept_values(self._read_tuning(), self.study))
 
     def _carry_out(self, campaign: Campaign, limit_hours: float) -> int:
         campaign.adopt()
@@ -215,27 +269,87 @@ def _select_seeds(study: Study, file: str, first: int | None, worlds: list[int])
 def report_command(study: StudyName, profile: ProfileOption = None, results: Results = RESULTS) -> None:
     """Writes the page of a study, as Markdown and as HTML, from its records."""
     folder = results / (study if profile is None else f"{study}-{profile}")
-    records = _read_compared(folder)
+    records = read_study_records(study, read_study(Path.cwd(), study), folder)
     if not records:
         raise ParamsError(f"{folder} has no record of a compared arm; run: ril experiments run {study}")
     shown = make_study_page(Path.cwd(), study, records, folder)
     print("\n".join([*_write_page(shown, folder), *shown.findings]))
 
 
-def _read_compared(folder: Path) -> list[StudyRecord]:
-    """The records of a study; empty if no arm was compared."""
+@experiments_app.command("power")
+def power_command(
+    study: StudyName,
+    difference: Annotated[float, typer.Option(min=0.1, max=100.0, help="Points of accuracy to be seen.")] = 5.0,
+    results: Results = RESULTS,
+) -> None:
+    """Says from the records of the sweep what the comparison can see, and how many data sets it needs."""
+    declared, folder = read_study(Path.cwd(), study), results / study
     records = read_records(folder)
-    return records if any(record.purpose == COMPARED for record in records) else []
+    chosen = resolve_values(declared, choose_swept_values(records, declared))
+    rows = list(list_power(declared, records, chosen, difference / 100))
+    if not rows:
+        raise ParamsError(f"{folder} has no two tuning worlds of a primary difference; run the sweep first")
+    level = LEVEL / len(declared.primary)
+    print(f"level {level:.3g} (5 % by Holm's strictest step), power 80 %, {len(declared.seeds)} data sets planned")
+    for row in rows:
+        needed = "more than 1,000" if row.needed is None else str(row.needed)
+        print(
+            f"{row.first} - {row.second}: {100 * row.mean:+.1f} points on {row.worlds} tuning worlds, standard "
+            f"deviation {100 * row.deviation:.1f}; detectable {100 * row.detectable:.1f}; data sets for "
+            f"{difference:g} points: {needed}"
+        )
+
+
+def find_sibling(folder: Path, own: str, other: str) -> Path:
+    """The folder of the records of study `other` beside that of study `own`, under the same profile."""
+    return folder.with_name(f"{other}{folder.name.removeprefix(own)}")
+
+
+def read_study_records(name: str, study: Study, folder: Path) -> list[StudyRecord]:
+    """The records of the seeds of a study, with those that it takes from others; empty if no arm was compared."""
+    seeds = {(one.world, one.seed) for one in study.seeds}
+    known = seeds | {(one.world, one.seed) for one in study.tuning}
+    own = [one for one in read_records(folder) if (one.world, one.seed) in known and one.arm not in study.borrowed]
+    if not any(one.purpose == COMPARED for one in own):
+        return []
+    taken = [
+        one
+        for other, arms in study.take.items()
+        for one in read_records(find_sibling(folder, name, other))
+        if one.purpose == COMPARED and one.arm in arms and (one.world, one.seed) in seeds
+    ]
+    return [*own, *taken]
+
+
+def check_same_code(records: Sequence[StudyRecord]) -> None:
+    """Raises ParamsError when a stage of the compared records was made by more than one code."""
+    made: dict[str, dict[str, str]] = {}
+    for one in records:
+        if one.purpose == COMPARED:
+            for stage, code in one.code.items():
+                made.setdefault(stage, {}).setdefault(code, f"{one.study}/{one.name}")
+    if mixed := [(stage, list(found.values())) for stage, found in made.items() if len(found) > 1]:
+        stage, (first, second, *_) = mixed[0]
+        raise ParamsError(
+            f"{', '.join(stage for stage, _ in mixed)}: records were made by other code, {stage} of {first} and of "
+            f"{second}; run the studies again, so that all have the same code"
+        )
 
 
 def make_study_page(root: Path, study: str, records: Sequence[StudyRecord], folder: Path) -> Page:
-    """The page of a study, with those derived from it; their records are in the sibling folders of `folder`."""
-    profile = folder.name.removeprefix(study)
+    """The page of a study, with those derived from it; their records are in the sibling folders of `folder`.
+
+    Raises ParamsError where the comparison of a study with a protocol would mix records that other code made.
+    """
+    declared = {name: read_study(root, name) for name in [study, *find_alike(root, study)]}
     others = {
-        name: (read_study(root, name), read_records(folder.with_name(f"{name}{profile}")))
-        for name in find_alike(root, study)
+        name: (one, read_study_records(name, one, find_sibling(folder, study, name)))
+        for name, one in declared.items()
+        if name != study
     }
-    return make_page(read_study(root, study), records, others)
+    if declared[study].frozen or declared[study].take:
+        check_same_code(records)
+    return make_page(declared[study], records, others)
 
 
 def _write_page(shown: Page, folder: Path) -> list[str]:

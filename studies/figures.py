@@ -2,19 +2,27 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from stages.groups.response import STUDENT
+from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 from stages.page.plots import (
+    INK,
     GainBar,
     Line,
     Plot,
     ScoreDot,
+    describe_line,
+    draw_line,
+    drawing,
     drop_infinite,
+    format_axis_as_percent,
     plot_bars,
     plot_curves,
     plot_dots,
     plot_grouped_bars,
+    render_svg,
 )
 from studies.mechanism import (
     Arms,
@@ -28,6 +36,7 @@ from studies.mechanism import (
 from studies.statistics import Difference, average_over_seeds
 
 _REWARDS = (names.SIMILARITY.format(STUDENT), names.ANSWER.format(STUDENT))
+_PANELS_A_ROW = 3
 LOOP_CURVES = (
     ("Similarity reward", _REWARDS[0], "Share of the student's answers classified as a teacher's."),
     ("Answer reward", _REWARDS[1], "Share of the student's answers judged correct."),
@@ -94,3 +103,82 @@ def _plot_curve(trained: Arms, name: str, column: str, text: str) -> Plot | None
         if (one := read(found, column)) and one.shares
     ]
     return plot_curves(name, f"{text} Mean over seeds.", lines, percent=True) if lines else None
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """One pair of axes of a figure."""
+
+    title: str
+    lines: Sequence[Line]
+    percent: bool
+
+
+def plot_mechanism(shown: Arms) -> Plot:
+    """Rewards by source, D's accuracy, faults, entropy and validation by step, of a few arms, as panels of one figure.
+
+    A panel without numbers is left out.
+    """
+    rewards = [
+        CurvePanel(title, _draw_sides(shown, column), True)
+        for title, column in (("Similarity reward", names.SIMILARITY), ("Answer reward", names.ANSWER))
+    ]
+    panels = [
+        *rewards,
+        CurvePanel("Discriminator's accuracy", _draw_column(shown, names.DISC_ACCURACY, "curves"), True),
+        CurvePanel("Answers that are a teacher's fault", _draw_column(shown, "fault/any", "validations"), True),
+        CurvePanel("Entropy per token, nats", _draw_sides(shown, names.for_source(names.ENTROPY, "{}")), False),
+        CurvePanel("Validation accuracy", _draw_column(shown, names.VALIDATION, "validations"), True),
+    ]
+    text = (
+        "By step, mean over seeds. Solid: the student's answers; dashed: the teachers', for the two rewards and the "
+        "entropy; answers that are only imitated all count as correct. Faults and accuracy are those of greedy "
+        "validation answers."
+    )
+    return plot_panels("Mechanism", text, [one for one in panels if one.lines])
+
+
+def plot_panels(title: str, caption: str, panels: Sequence[CurvePanel]) -> Plot:
+    """Small axes side by side with one legend."""
+    rows = -(-len(panels) // _PANELS_A_ROW)
+    with drawing(9.0, 2.3 * rows + 0.4) as (figure, empty):
+        empty.remove()
+        handles: dict[str, Any] = {}
+        for place, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, _PANELS_A_ROW, place + 1)
+            axes.patch.set_visible(False)
+            for line in panel.lines:
+                draw_line(axes, line)
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+            axes.set_title(panel.title, color=INK, fontsize=9.0)
+            axes.set_xlabel("step")
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+            if panel.percent:
+                format_axis_as_percent(axes.yaxis)
+                axes.set_ylim(-0.03, 1.03)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3, labelcolor=INK)
+        said = ". ".join(
+            f"{panel.title}: {'; '.join(describe_line(line, panel.percent) for line in panel.lines)}"
+            for panel in panels
+        )
+        return Plot(title, caption, render_svg(figure, title, said))
+
+
+def _draw_sides(shown: Arms, column: str) -> list[Line]:
+    """The curves of the student and, dashed, of all teachers."""
+    lines = []
+    for place, (name, found) in enumerate(shown.items()):
+        for source, dashed in ((STUDENT, False), (TEACHERS, True)):
+            one = average_reward(found, column.format(source))
+            title = f"{find_title(shown, name)}{', teachers' if dashed else ''}"
+            lines += [Line(title, one.steps, one.values, place % 6, dashed=dashed)] if one else []
+    return lines
+
+
+def _draw_column(shown: Arms, column: str, of: Literal["curves", "validations"]) -> list[Line]:
+    return [
+        Line(find_title(shown, name), one.steps, one.values, place % 6, smooth=of == "curves", dots=of != "curves")
+        for place, (name, found) in enumerate(shown.items())
+        if (one := average_curve(found, column, of))
+    ]

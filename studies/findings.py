@@ -5,6 +5,7 @@ in each arm.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from stages.groups.response import STUDENT
 from stages.job import metric_names as names
@@ -30,6 +31,8 @@ VERDICT_WORDS = {
     "less": "significantly lower",
     "more_alone": "higher, not after correction",
     "less_alone": "lower, not after correction",
+    "more_explored": "higher, exploratory",
+    "less_explored": "lower, exploratory",
     "open": "not significant",
 }
 _RISE = 0.1  # of the share of answers in a teacher's style: from here on a run has adopted it
@@ -58,9 +61,17 @@ def find_difference(arms: Arms, first: str, second: str) -> Difference | None:
 
 
 def compare_arms(study: Study, arms: Arms) -> list[Difference]:
-    """The differences that the study asks for and the steps of its claimed ranking, with Holm's correction for all."""
-    pairs = dict.fromkeys([(first, second) for first, second in study.differences] + list_neighbours(study))
-    return correct_differences([found for pair in pairs if (found := find_difference(arms, *pair))])
+    """The differences that the study asks for and the steps of its claimed ranking, with Holm's correction for all.
+
+    Where it has primary ones, these come first and are corrected alone; the others are exploratory.
+    """
+    primary = dict.fromkeys((first, second) for first, second in study.primary)
+    others = dict.fromkeys([(first, second) for first, second in study.differences] + list_neighbours(study))
+    found = [one for pair in primary if (one := find_difference(arms, *pair))]
+    rest = [one for pair in others if pair not in primary and (one := find_difference(arms, *pair))]
+    if not primary:
+        return correct_differences(rest)
+    return [*correct_differences(found), *(replace(one, exploratory=True, holm_p_value=math.nan) for one in rest)]
 
 
 def list_findings(study: Study, arms: Arms, differences: Sequence[Difference]) -> list[str]:
@@ -73,10 +84,10 @@ def list_findings(study: Study, arms: Arms, differences: Sequence[Difference]) -
     if shared := len(next(iter(common.values()))):
         where = "" if shared == len(seeds) else f" over the {format_count(shared, 'seed')} common to all arms"
         lines.append(f"By mean accuracy{where}: {_rank_arms(common)}.")
-    lines += [_describe_difference(arms, found) for found in differences]
-    if told := describe_correction(arms, differences):
-        lines.append(told)
-    if study.order:
+    if not study.primary:
+        lines += [describe_gap(arms, found) for found in differences]
+        lines += [told] if (told := describe_correction(arms, differences)) else []
+    if study.order and not study.primary:
         lines.append(_describe_order(study, differences))
     lines += [
         told for told in (_describe_style(arms, find_reference_arm(study)), _describe_discriminator(arms)) if told
@@ -102,8 +113,9 @@ def _rank_arms(arms: Arms) -> str:
     return "; ".join(f"{name} {format_percent(means[name])}" for name in sorted(means, key=lambda name: -means[name]))
 
 
-def _describe_difference(arms: Arms, found: Difference) -> str:
-    pair = f"{_format_pair(arms, found)}: {format_points(found.seeds.mean, True)} points"
+def describe_gap(arms: Arms, found: Difference) -> str:
+    """One difference with interval, n, verdict, p and the smallest detectable difference."""
+    pair = f"{format_pair(arms, found)}: {format_points(found.seeds.mean, True)} points"
     if math.isnan(found.seeds.half):
         return f"{pair}; one unit only, so there is no interval and no verdict."
     low, high = format_points(found.seeds.low, True), format_points(found.seeds.high, True)
@@ -130,7 +142,7 @@ def describe_correction(arms: Arms, differences: Sequence[Difference]) -> str:
     if not tested:
         return ""
     left = [
-        f"{_format_pair(arms, one)} (p = {one.holm_p_value:.2g})" for one in tested if one.verdict in ("more", "less")
+        f"{format_pair(arms, one)} (p = {one.holm_p_value:.2g})" for one in tested if one.verdict in ("more", "less")
     ]
     return (
         f"After Holm's correction for {format_count(len(tested), 'difference')}, significant at 5 %: "
@@ -181,13 +193,14 @@ def describe_verdicts(arms: Arms, found: Sequence[Difference]) -> str:
     said = []
     for word, text in VERDICT_WORDS.items():
         pairs = [
-            f"{_format_pair(arms, one)} ({format_points(one.seeds.mean, True)})" for one in found if one.verdict == word
+            f"{format_pair(arms, one)} ({format_points(one.seeds.mean, True)})" for one in found if one.verdict == word
         ]
         said += [f"{text}: {', '.join(pairs)}"] if pairs else []
     return "; ".join(said)
 
 
-def _format_pair(arms: Arms, found: Difference) -> str:
+def format_pair(arms: Arms, found: Difference) -> str:
+    """The titles of both arms."""
     return f"{find_title(arms, found.first)} vs. {find_title(arms, found.second)}"
 
 

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
@@ -55,9 +56,14 @@ def average_finite(values: Iterable[float]) -> float:
     return sum(found) / len(found) if found else math.nan
 
 
-def average_curve(records: Sequence[StudyRecord], column: str) -> Curve | None:
-    """The mean over seeds of one column, step by step; None where no seed has it."""
-    having = [record.curves for record in records if any(map(math.isfinite, record.curves.get(column, [])))]
+def average_curve(
+    records: Sequence[StudyRecord], column: str, of: Literal["curves", "validations"] = "curves"
+) -> Curve | None:
+    """The mean over seeds of one column of the loop's history or validation, step by step; None where no seed has
+    it.
+    """
+    tables = [record.curves if of == "curves" else record.validations for record in records]
+    having = [columns for columns in tables if any(map(math.isfinite, columns.get(column, [])))]
     if not having:
         return None
     by_step: dict[float, list[float]] = defaultdict(list)

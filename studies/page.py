@@ -8,22 +8,22 @@ from stages.config.yaml import ParamsError
 from stages.groups.response import STUDENT, TEACHERS
 from stages.job import metric_names as names
 from stages.page.evaluated_models import format_percent, format_points
+from studies.difference_tables import DASH, format_half_width, make_differences, tabulate_differences
 from studies.document import Page, Section, Table
-from studies.figures import plot_arm_scores, plot_differences, plot_kinds, plot_loop
+from studies.figures import plot_arm_scores, plot_kinds, plot_loop
 from studies.findings import (
     SHOWN_DIGITS_OF_COMMIT,
-    VERDICT_WORDS,
     compare_arms,
     describe_extent,
     describe_sweep_ends,
     describe_verdicts,
     explain_arms,
-    find_difference,
     find_reference_arm,
     list_findings,
     list_origins,
     list_seeds,
 )
+from studies.measures import describe_faults, make_costs, make_faults, make_mechanism
 from studies.mechanism import (
     Arms,
     Curve,
@@ -39,12 +39,12 @@ from studies.mechanism import (
     score_by_kind,
     select_common_seeds,
 )
-from studies.records import StudyRecord
+from studies.primary import list_primary_findings
+from studies.records import LAST_TWO, StudyRecord
 from studies.runs import COMPARED, TUNING
-from studies.statistics import Difference, Interval, average_over_seeds
-from studies.study import Study
+from studies.statistics import Difference, average_over_seeds
+from studies.study import BestOf, Study
 
-DASH = "–"
 _GROUPS = 4  # bars side by side in one plot
 
 
@@ -62,13 +62,16 @@ def make_page(
     if not arms:
         raise ParamsError("no arm of this study has been compared yet")
     differences = compare_arms(study, arms)
+    first = list_primary_findings(study, arms, differences) if study.primary else []
     run = {name: (one, _select_compared(one, found)) for name, (one, found) in (others or {}).items()}
     followed = [(name, *found, compare_arms(*found)) for name, found in run.items() if found[1]]
     return Page(
         study.title,
         study.about,
         [
+            *first,
             *list_findings(study, arms, differences),
+            *describe_faults(study, arms),
             *study.limits,
             *(
                 f"Study {name} ({describe_extent(one, its)}): {describe_verdicts(its, found)}."
@@ -79,9 +82,12 @@ def make_page(
         ],
         [
             _make_scores(arms),
-            _make_differences(study, arms, differences),
+            make_differences(study, arms, differences),
             *(_make_followed_study(*one) for one in followed),
             *([_make_explanations(study, arms)] if find_reference_arm(study) in arms else []),
+            *make_faults(study, arms),
+            *make_mechanism(study, arms),
+            *make_costs(arms, records),
             _make_tuning(study, records),
             _make_rewards(arms),
             _make_answers(study, arms),
@@ -96,7 +102,25 @@ def _select_compared(study: Study, records: Sequence[StudyRecord]) -> Arms:
         name: [replace(one, title=arm.title) for one in records if one.arm == name and one.purpose == COMPARED]
         for name, arm in study.arms.items()
     }
+    for name, best in study.best_of.items():
+        arms[name] = list_best(name, best, [arms[one] for one in best.arms])
     return {name: found for name, found in arms.items() if found}
+
+
+def list_best(name: str, best: BestOf, sides: Sequence[Sequence[StudyRecord]]) -> list[StudyRecord]:
+    """For each seed that all sides have, the most accurate record, of equal ones the first, as arm `name`."""
+    by_seed = [{(one.world, one.seed): one for one in found} for found in sides]
+    return [
+        replace(
+            max((found[at] for found in by_seed), key=lambda one: float(one.scores["accuracy"])),
+            arm=name,
+            title=best.title,
+            core_seconds={},
+            seconds={},
+            stages={},
+        )
+        for at in sorted(set.intersection(*(set(found) for found in by_seed)))
+    ]
 
 
 def _make_scores(arms: Arms) -> Section:
@@ -111,7 +135,7 @@ def _make_scores(arms: Arms) -> Section:
             [
                 find_title(arms, name),
                 format_percent(interval.mean),
-                _format_half_width(interval),
+                format_half_width(interval),
                 single,
                 shuffled,
                 rate,
@@ -164,61 +188,9 @@ def _make_followed_study(name: str, study: Study, arms: Arms, asked: Sequence[Di
     rows = [[one.title, format_percent(average_over_seeds(found).mean)] for found in arms.values() for one in found[:1]]
     tables = [
         Table("Accuracy", "", ["arm", "accuracy"], rows),
-        *([_tabulate_differences(arms, asked)] if asked else []),
+        *([tabulate_differences(arms, asked)] if asked else []),
     ]
     return Section(f"{study.title} ({name})", text, tables)
-
-
-def _tabulate_differences(arms: Arms, differences: Sequence[Difference]) -> Table:
-    rows = []
-    for found in differences:
-        pooled = (
-            f"{format_points(found.pooled, True)} ({format_points(found.low, True)} to "
-            f"{format_points(found.high, True)})"
-        )
-        rows.append(
-            [
-                f"{find_title(arms, found.first)} − {find_title(arms, found.second)}",
-                format_points(found.seeds.mean, True),
-                _format_half_width(found.seeds),
-                pooled,
-                f"{found.wins}/{found.losses}" + (f" ({found.left_out} without a verdict)" if found.left_out else ""),
-                f"{found.p_value:.2g}",
-                _format_p_value(found.unit_p_value),
-                _format_p_value(found.holm_p_value),
-                DASH if math.isnan(found.detectable) else format_points(found.detectable),
-                VERDICT_WORDS[found.verdict],
-            ]
-        )
-    heads = [
-        "difference",
-        "points",
-        "± (95 %)",
-        "pooled",
-        "won/lost",
-        "p (pooled)",
-        "p",
-        "p (Holm)",
-        "detectable",
-        "verdict",
-    ]
-    return Table("", "", heads, rows)
-
-
-def _make_differences(study: Study, arms: Arms, differences: Sequence[Difference]) -> Section:
-    text = (
-        "In percentage points of accuracy. The unit is the data set, or the training seed where there is only one data "
-        "set. Points: mean over units with its 95 % t-interval. Pooled: all questions of all seeds, with a bootstrap "
-        "interval; won/lost: questions that only one of the two arms answers correctly, with McNemar's exact p. Pooled "
-        "figures cover the choice of questions, not that of the seed. p: two-sided t-test over units; p (Holm): the "
-        "same after Holm's correction for all differences of this table, which the verdict uses at 5 %. Detectable: "
-        "the minimum difference that a two-sided t-test at 5 % detects with 80 % power at the measured spread. "
-        "Intervals and detectable differences are not corrected."
-    )
-    lowest = find_reference_arm(study)
-    against = [one for name in arms if name != lowest and (one := find_difference(arms, name, lowest))]
-    plots = [plot] if (plot := plot_differences(arms, against, lowest)) else []
-    return Section("Differences", text, [_tabulate_differences(arms, differences)] if differences else [], plots)
 
 
 def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
@@ -227,7 +199,7 @@ def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
     rows, compared_with = [], dict[str, float]()
     for name in [name for name in study.arms if any(one.arm == name for one in tried)]:
         own = [one for one in tried if one.arm == name]
-        ended = {v: [one.validation["end"] for one in own if v in one.swept.values()] for v in values}
+        ended = {v: [one.validation[LAST_TWO] for one in own if v in one.swept.values()] for v in values}
         used = {v for one in records if one.arm == name and one.purpose == COMPARED for v in one.swept.values()}
         cells = [f"{_format_percent(average_finite(ended[v]))}{' ←' if v in used else ''}" for v in values]
         rows.append([study.arms[name].title, *cells])
@@ -237,7 +209,7 @@ def _make_tuning(study: Study, records: Sequence[StudyRecord]) -> Section:
         return Section("Sweep", "No sweep was run: all values are those of the parameters.")
     seeds = sorted({f"data set {one.world}, seed {one.seed}" for one in tried})
     text = (
-        f"{next(iter(tried[0].swept))}: validation score at the end of the loop on {'; '.join(seeds)}. No tuning seed "
+        f"{next(iter(tried[0].swept))}: mean of the last two validation scores on {'; '.join(seeds)}. No tuning seed "
         "is among the seeds above. ← marks the value that the comparison uses."
     )
     lines = [line] if (line := describe_sweep_ends(study, compared_with)) else []
@@ -432,14 +404,6 @@ def _format_number(value: float) -> str:
 
 def _format_signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−") if math.isfinite(value) else DASH  # + 0.0: no −0.00
-
-
-def _format_p_value(p: float) -> str:
-    return DASH if math.isnan(p) else f"{p:.2g}"
-
-
-def _format_half_width(interval: Interval) -> str:
-    return DASH if math.isnan(interval.half) else format_points(interval.half)
 
 
 def _format_reward(found: Curve | None) -> str:

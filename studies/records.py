@@ -26,9 +26,12 @@ from stages.job import metric_names as names
 from stages.job.files import read_json, read_shards, write_text
 from stages.job.hashes import hash_json
 from stages.job.metric_names import source_of
+from studies.faults import compute_fault_curves, compute_fault_shares, find_fault_answers
+from studies.loop_tokens import count_arm_tokens
 from studies.runs import COMPARED, Run
 from studies.study import extract_budget
 
+LAST_TWO = "last_two"  # mean of the last two validation scores
 NO_VERDICT = "-"  # mark of an answer that is neither right nor wrong
 _NUMBER = re.compile(r"\d+")
 _DIGITS = 16  # of a hash of code: enough to tell them apart
@@ -36,7 +39,12 @@ _OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an acc
 _CURVES = (
     *(names.STEP, names.PASSED, names.STUDENT_CUT, names.EQUAL_REWARDS, names.CORRECT_NEGATIVE_ADVANTAGE),
     *(names.SIMILARITY, names.ANSWER, names.ADVANTAGE, names.LENGTH),
-    *(names.DISC_ACCURACY_OF, names.for_source(names.KL, "{}")),
+    *(
+        names.DISC_ACCURACY,
+        names.DISC_ACCURACY_OF,
+        names.for_source(names.KL, "{}"),
+        names.for_source(names.ENTROPY, "{}"),
+    ),
 )
 
 
@@ -61,16 +69,21 @@ class StudyRecord:
     committed: bool  # whether all code of the run is in that commit
     code: dict[str, str]  # hash of the code of every stage on the way
     lock_sha256: str
-    seconds: dict[str, float]  # of the stages that this run made itself
+    seconds: dict[str, float]  # wall time of the stages that this run made itself
     budget: dict[str, Any]
     # what came out
-    validation: dict[str, float] = field(default_factory=dict)  # start, end; of trained arms
+    core_seconds: dict[str, float] = field(default_factory=dict)  # the same in time of cores
+    stages: dict[str, str] = field(default_factory=dict)  # key of every stage on the way: equal keys are one stage
+    tokens: dict[str, float] = field(default_factory=dict)  # of the loop: sampled from the student, read of teachers
+    validation: dict[str, float] = field(default_factory=dict)  # start, end, last_two; of trained arms
+    validations: dict[str, list[float]] = field(default_factory=dict)  # by column, one value an evaluation
     discriminator: dict[str, float] = field(default_factory=dict)  # held out, before the loop
     scores: dict[str, Any] = field(default_factory=dict)  # of reports/evaluate/<id>, without benchmarks
     right: str = ""  # 1, 0 or - (no verdict) for each test question, in the order of their ids
     questions_sha256: str = ""  # content of all questions
     answers: list[dict[str, Any]] = field(default_factory=list)  # to the first test question of each kind
     styles: dict[str, float] = field(default_factory=dict)  # share of test answers in the style of each teacher
+    faults: dict[str, float] = field(default_factory=dict)  # share of test answers with the fault of each teacher
     benchmarks: dict[str, float] = field(default_factory=dict)  # score of each benchmark that the run has, 0 to 100
     teachers: dict[str, float] = field(default_factory=dict)  # accuracy of each, in the first arm of a seed
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)  # by column, one value a step; kept as CSV
@@ -96,23 +109,22 @@ def _select_deciding(values: Mapping[str, Any]) -> dict[str, Any]:
     return validate_params(values).model_dump(exclude={"runtime", "budget", "report"})
 
 
-def make_record(run: Run, done: RecordedExperiment, seconds: Mapping[str, float]) -> StudyRecord:
+def make_record(
+    run: Run, done: RecordedExperiment, seconds: Mapping[str, float], core_seconds: Mapping[str, float]
+) -> StudyRecord:
     """The record of a run from its experiment. Raises FileNotFoundError when something that it should have made isn't
     there.
     """
     params = validate_params(run.values, run.name)
     lock = done.read_text("dvc.lock")
     loop: dict[str, Any] = {}
-    if "ril" in run.stages:
-        loop = {
-            "validation": _select_numbers(
-                json.loads(done.read_text("reports/ril/metrics.json"))[names.VALIDATION], ("start", "end")
-            ),
-            "discriminator": _flatten_numbers(json.loads(done.read_text("reports/discriminator/metrics.json"))),
-        }
+    curves: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         found = _read_scores(run, done, params, Path(folder)) if run.evaluation is not None else {}
-        curves = _read_run_curves(run, done, params, Path(folder)) if "ril" in run.stages else {}
+        if "ril" in run.stages:
+            loop = _read_loop(run, done, params, Path(folder))
+            curves = _read_run_curves(run, done, params, Path(folder))
+            loop["tokens"] = count_arm_tokens(curves, params)
     return StudyRecord(
         study=run.study,
         purpose=run.purpose,
@@ -133,11 +145,28 @@ def make_record(run: Run, done: RecordedExperiment, seconds: Mapping[str, float]
         code={stage: digest[:_DIGITS] for stage, digest in run.code.items()},
         lock_sha256=hashlib.sha256(lock.encode()).hexdigest(),
         seconds={stage: round(value, 1) for stage, value in seconds.items()},
+        core_seconds={stage: round(value, 1) for stage, value in core_seconds.items()},
+        stages={stage: key[:_DIGITS] for stage, key in run.stages.items()},
         budget=extract_budget(params),
         curves=curves,
         **loop,
         **found,
     )
+
+
+def _read_loop(run: Run, done: RecordedExperiment, params: Params, folder: Path) -> dict[str, Any]:
+    """Validation scores, shares of faults in the kept validation answers, and the discriminator before the loop."""
+    scores = read_curves(done.read_text("reports/ril/validation.csv"))
+    measured = scores[names.VALIDATION]
+    faults: dict[str, list[float]] = {}
+    if params.ril.validation_samples:
+        place = done.fetch("data/ril/validation", folder / "validation")
+        faults = compute_fault_curves(read_shards(place).to_pylist(), params, run.seeds.faults)
+    return {
+        "validation": {"start": measured[0], "end": measured[-1], LAST_TWO: sum(measured[-2:]) / len(measured[-2:])},
+        "validations": {names.STEP: scores[names.STEP], names.VALIDATION: measured, **faults},
+        "discriminator": _flatten_numbers(json.loads(done.read_text("reports/discriminator/metrics.json"))),
+    }
 
 
 def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Path) -> dict[str, Any]:
@@ -153,6 +182,10 @@ def _read_scores(run: Run, done: RecordedExperiment, params: Params, folder: Pat
         "questions_sha256": json.loads(done.read_text("reports/questions/metrics.json"))["content_sha256"],
         "answers": pick_examples(rows),
         "styles": compute_style_shares([row["response"] for row in rows], forms),
+        "faults": compute_fault_shares(
+            rows,
+            find_fault_answers(params, params.evaluate.split, [row["question_id"] for row in rows], run.seeds.faults),
+        ),
         "teachers": {
             name: json.loads(done.read_text(f"reports/evaluate/{name}/metrics.json"))["accuracy"]
             for name in others
@@ -243,7 +276,8 @@ def write_record(folder: Path, record: StudyRecord) -> None:
         for row in zip(*record.curves.values(), strict=True):
             writer.writerow([f"{value:.4g}" if math.isfinite(value) else "" for value in row])
         write_text(folder / f"{record.name}.csv", buffer.getvalue())
-    absent = {"curves"} if record.benchmarks else {"curves", "benchmarks"}
+    optional = ("benchmarks", "faults", "core_seconds", "tokens", "validations", "stages")  # earlier records have none
+    absent = {"curves", *(name for name in optional if not getattr(record, name))}
     values = {key: value for key, value in asdict(record).items() if key not in absent}
     write_text(folder / f"{record.name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
@@ -259,10 +293,6 @@ def read_record(path: Path) -> StudyRecord:
 def read_records(folder: Path) -> list[StudyRecord]:
     """All records of a study, in the order of their names."""
     return [read_record(path) for path in sorted(folder.glob("*/*.json"))]
-
-
-def _select_numbers(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:
-    return {key: float(values[key]) for key in keys}
 
 
 def _flatten_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -81,17 +81,18 @@ class Planner:
 
     def __init__(self, root: Path, study: Study, name: str, profile: str | None = None) -> None:
         self._root, self._study, self._profile = root, study, profile
+        self.study = name
         self.name = name if profile is None else f"{name}-{profile}"
         self._base = read_yaml(root / "params.yaml")
         self._code: dict[str, str] = {}
 
     def plan_tuning(self, arms: Sequence[str]) -> list[Run]:
-        """The sweep of the trained arms among `arms`; none where there is one value."""
+        """The sweep of those among `arms` that have one of their own; none where there is one value."""
         runs: list[Run] = []
         for key, values in self._study.sweep.items():
             if len(values) > 1:
                 for seeds in self._study.tuning:
-                    for name in (name for name in arms if self._study.arms[name].trained):
+                    for name in filter(self._study.is_tuned, arms):
                         runs += [self._make_run(TUNING, name, seeds, {key: value}) for value in values]
         return runs
 

@@ -59,18 +59,23 @@ class Difference:
     p_value: float  # McNemar's exact test on those
     detectable: float  # nan with fewer than two units
     unit_p_value: float  # two-sided t-test over units; nan with fewer than two units
-    holm_p_value: float  # that, by Holm's correction for all differences of the study; alone the same
+    holm_p_value: float  # that, by Holm's correction for the differences it is tested with; alone the same
+    exploratory: bool = False  # not among the primary differences of a protocol; then not corrected
 
     @property
     def verdict(self) -> str:
         """What may be said.
 
         "more" or "less" where it is significant after Holm's correction; "more_alone" or "less_alone" where only the
-        uncorrected t-interval excludes zero; "open" where that holds zero or isn't there.
+        uncorrected t-interval excludes zero, "more_explored" or "less_explored" where that is all that is asked; "open"
+        where it holds zero or isn't there.
         """
         if math.isnan(self.seeds.half) or self.seeds.low <= 0 <= self.seeds.high:
             return "open"
-        return ("more" if self.seeds.mean > 0 else "less") + ("" if self.holm_p_value <= LEVEL else "_alone")
+        side = "more" if self.seeds.mean > 0 else "less"
+        if self.exploratory:
+            return f"{side}_explored"
+        return side + ("" if self.holm_p_value <= LEVEL else "_alone")
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -119,25 +124,30 @@ def correct_differences(differences: Sequence[Difference]) -> list[Difference]:
 def minimum_detectable(values: Sequence[float]) -> float:
     """The smallest true mean that a two-sided t-test at 5 % sees in 80 % of repetitions, at the spread of `values`.
 
-    nan for fewer than two values. Power is the normal chance to pass the test, averaged over the chi-square
-    distribution of the measured spread (which is what the noncentral t distribution says; scipy's own fails for few
-    values).
+    nan for fewer than two values.
+    """
+    return math.nan if len(values) < 2 else compute_detectable(statistics.stdev(values), len(values), LEVEL)
+
+
+def compute_detectable(deviation: float, count: int, level: float) -> float:
+    """The smallest true mean that a two-sided t-test at `level` over `count` units sees in 80 % of repetitions.
+
+    `deviation` is the standard deviation of a unit. Power is the normal chance to pass the test, averaged over the
+    chi-square distribution of the measured spread (which is what the noncentral t distribution says; scipy's own fails
+    for few values). nan for fewer than two units.
     """
     from scipy.optimize import brentq
     from scipy.stats import chi2, norm, t
 
-    count = len(values)
     if count < 2:
         return math.nan
-    edge = t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    edge = t.ppf(1 - level / 2, count - 1)
     edges = edge * np.sqrt(chi2.ppf((np.arange(_GRID) + 0.5) / _GRID, count - 1) / (count - 1))
 
     def power(shift: float) -> float:
         return float((norm.sf(edges - shift) + norm.cdf(-edges - shift)).mean())
 
-    return (
-        statistics.stdev(values) / math.sqrt(count) * float(brentq(lambda shift: power(shift) - POWER, 0.0, 10 * edge))
-    )
+    return deviation / math.sqrt(count) * float(brentq(lambda shift: power(shift) - POWER, 0.0, 10 * edge))
 
 
 def average_by_unit(values: Mapping[tuple[int, int], float]) -> list[float]:

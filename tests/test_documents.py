@@ -19,10 +19,9 @@ from flows.profile import list_profiles, read_profile
 from stages.config.params import load_params, validate_params
 from stages.config.table import STAGES
 from stages.config.yaml import merge_params, read_yaml
-from studies.commands import make_study_page
+from studies.commands import make_study_page, read_study_records
 from studies.document import render_html, render_markdown
-from studies.records import read_records
-from studies.study import list_studies
+from studies.study import list_studies, read_study
 
 PATH = re.compile(r"`((?:flows|stages|tests|docs|profiles|requirements|data|reports|\.ci)/[\w./*-]*)(?:::(\w+))?`")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
@@ -329,7 +328,11 @@ def test_pages_of_studies_are_those_of_the_records_beside_them(root: Path) -> No
     pages_of = [path for path in (root / "studies" / "results").glob("*.md") if path.with_suffix("").is_dir()]
     assert pages_of
     for path in pages_of:
-        shown = make_study_page(root, path.stem, read_records(path.with_suffix("")), path.with_suffix(""))
+        folder = path.with_suffix("")
+        records = read_study_records(path.stem, read_study(root, path.stem), folder)
+        if not records:  # a page of an earlier design, which stays until the present one has run
+            continue
+        shown = make_study_page(root, path.stem, records, folder)
         assert path.read_text() == render_markdown(shown), f"update it with: ril experiments report {path.stem}"
         assert without_strokes(path.with_suffix(".html").read_text()) == without_strokes(render_html(shown))
 

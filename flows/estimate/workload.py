@@ -209,7 +209,8 @@ class Workload:
         if not block.steps:
             return
         asked, longest = block.steps * block.questions_per_step, block.sampling.max_tokens
-        yield self._ask("student", asked, block.group, longest)
+        if params.objective.samples:
+            yield self._ask("student", asked, block.group, longest)
         rounds = 1 + block.steps // block.validation_every
         validated = rounds * self.count_split("validation")
         yield self._ask("student", validated, 1, longest)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-ObjectiveName = Literal["ril", "dr_grpo", "grpo", "adversarial", "sft", "opd"]
+ObjectiveName = Literal["ril", "dr_grpo", "grpo", "adversarial", "sft", "imitation", "opd"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ BASELINES: dict[ObjectiveName, Baseline] = {
     "sft": Baseline(
         description="Control for the additional steps: continues the warm start in this loop, by cross entropy on "
         "the questions' targets (the reference if a question has no target).",
+        source="own control",
+    ),
+    "imitation": Baseline(
+        description="Control for imitation alone: cross entropy on G teacher answers of the pool, each with weight 1, "
+        "and the KL term. `pool.wrong: drop` leaves the ones that the judge finds right.",
         source="own control",
     ),
     "opd": Baseline(

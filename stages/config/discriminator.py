@@ -57,7 +57,14 @@ class DiscriminatorObjective:
         Switch(
             key="discriminator.update",
             source="Alg. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "after_scoring", "sft": "none", "opd": "none"},
+            presets={
+                "dr_grpo": "none",
+                "grpo": "none",
+                "adversarial": "after_scoring",
+                "sft": "none",
+                "imitation": "none",
+                "opd": "none",
+            },
             departures=(
                 Departure(
                     ("after_scoring",),

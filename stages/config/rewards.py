@@ -29,6 +29,11 @@ class RewardObjective(DiscriminatorObjective):
         Field(description="Nothing is sampled: a group is the question's target, which counts as correct."),
         Switch(source="Alg. 2", presets={"sft": True}),
     ] = False
+    imitates: Annotated[
+        bool,
+        Field(description="Nothing is sampled: a group is G teacher answers, which all count as correct."),
+        Switch(source="Alg. 2", presets={"imitation": True}),
+    ] = False
     distils: Annotated[
         bool,
         Field(description="Rewards, if any are set, add their advantage to that of each token."),
@@ -44,7 +49,14 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.teacher_rows",
             source="Eq. 2",
-            presets={"dr_grpo": "none", "grpo": "none", "adversarial": "none", "sft": "sft", "opd": "none"},
+            presets={
+                "dr_grpo": "none",
+                "grpo": "none",
+                "adversarial": "none",
+                "sft": "sft",
+                "imitation": "sft",
+                "opd": "none",
+            },
             departures=(
                 Departure(
                     ("luffy",),
@@ -74,12 +86,14 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_teachers_in_sft(self, given: Choices) -> str | None:
-        """`ril.objective: sft` learns from references only."""
-        if not self.references or (self.teacher_rows == "sft" and self.answer_weight > 0):
+        """`ril.objective: sft` learns from references only, `imitation` from teacher answers only."""
+        if self.samples or (self.teacher_rows == "sft" and self.answer_weight > 0 and self.similarity_weight == 0):
             return None
         return (
-            "ril.objective is 'sft', which learns from references only, but ril.teacher_rows is "
-            f"{self.teacher_rows!r} and ril.answer_weight {self.answer_weight:g}; remove them"
+            f"ril.objective is {given.values['ril.objective']!r}, which learns from "
+            f"{'references' if self.references else 'teacher answers'} only, by cross entropy, but ril.teacher_rows is "
+            f"{self.teacher_rows!r}, ril.answer_weight {self.answer_weight:g} and ril.similarity_weight "
+            f"{self.similarity_weight:g}; remove them"
         )
 
     @mark_contradiction
@@ -237,7 +251,7 @@ class RewardObjective(DiscriminatorObjective):
         Switch(
             key="ril.similarity_weight",
             source="§3.3",
-            presets={"dr_grpo": 0.0, "grpo": 0.0, "sft": 0.0, "opd": 0.0},
+            presets={"dr_grpo": 0.0, "grpo": 0.0, "sft": 0.0, "imitation": 0.0, "opd": 0.0},
             departures=(Departure((), "Style should count less than correctness.", "derived"),),
         ),
     ] = 1.0
@@ -279,7 +293,7 @@ class RewardObjective(DiscriminatorObjective):
     @mark_contradiction
     def _refuse_parsing_without_answer_reward(self, given: Choices) -> str | None:
         """`ril.answer_by: parsing` needs the answer reward."""
-        if self.answer_by == "judge" or (self.answer_weight > 0 and not self.references):
+        if self.answer_by == "judge" or (self.answer_weight > 0 and self.samples):
             return None
         return (
             f"ril.answer_by is {self.answer_by!r}, but ril.objective {given.values['ril.objective']!r} with "
@@ -372,7 +386,9 @@ class RewardObjective(DiscriminatorObjective):
 
     @mark_contradiction
     def _refuse_functions_of_references(self, given: Choices) -> str | None:
-        """`ril.rewards` needs a group of answers: not with `ril.objective: sft`, nor `ril.teacher_rows: sft`."""
+        """`ril.rewards` needs a group of answers: not with `ril.objective: sft` and `imitation`, nor
+        `ril.teacher_rows: sft`.
+        """
         if not self.functions or self.teacher_rows != "sft":
             return None
         return (
@@ -440,9 +456,14 @@ class RewardObjective(DiscriminatorObjective):
         return self.similarity_weight > 0 or self.answer_weight > 0 or any(one.weight for one in self.functions)
 
     @property
+    def samples(self) -> bool:
+        """Whether the student answers in the loop."""
+        return not (self.references or self.imitates)
+
+    @property
     def uses_judge(self) -> bool:
         """Whether the judge's verdict is part of the reward."""
-        return self.answer_weight > 0 and not self.references and self.answer_by == "judge"
+        return self.answer_weight > 0 and self.samples and self.answer_by == "judge"
 
     @property
     def rubrics(self) -> tuple[Reward, ...]:

@@ -26,7 +26,7 @@ class Switches(Block):
     objective: ObjectiveName = Field(
         "ril",
         description="`ril` (Eq. 2), or a baseline: `dr_grpo`, `grpo` (judge only), `adversarial` (discriminator only), "
-        "`sft`, `opd` (reverse KL to `distillation`).",
+        "`sft`, `imitation`, `opd` (reverse KL to `distillation`).",
     )
     kl_weight: Annotated[
         float,
@@ -105,6 +105,9 @@ class Ril(Schedule, Switches):
     )
     samples_per_step: int = Field(
         2, ge=0, le=1_000_000, description="Questions per step whose answers are kept for the report."
+    )
+    validation_samples: int = Field(
+        0, ge=0, le=1_000_000, description="Validation questions whose answers are kept in data/ril/validation."
     )
     max_empty_share: float = Field(
         0.5, ge=0, le=1, description="Maximum share of a step's student answers without text; the stage fails above it."

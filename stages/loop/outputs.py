@@ -13,7 +13,7 @@ from stages.job.job import Job
 from stages.job.metric_names import VALIDATION
 from stages.job.rejects import Reject, write_rejects
 from stages.loop.models import RilModels
-from stages.loop.validation import select_step
+from stages.loop.validation import VALIDATION_SAMPLES, select_step
 from stages.policy.rewards import ScoredResponse
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
@@ -31,6 +31,16 @@ SAMPLE_SCHEMA = pa.schema(
         ("answer", pa.int8()),
         ("advantage", pa.float64()),
         ("logit", pa.float64()),
+    ]
+)
+
+VALIDATION_SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("question_id", pa.string()),
+        ("kind", pa.string()),
+        ("response", pa.string()),
+        ("score", pa.float64()),  # null without a verdict
     ]
 )
 
@@ -86,6 +96,8 @@ def write_outputs(job: Job, models: RilModels, state: TrainingState, rejects: Se
             write_card(folder / name, *shape, limits=checkpoint.limits)
         functions = [one.title for one in models.policy.objective.functions]
         write_shards(folder / "samples", state.rows("samples"), make_sample_schema(functions))
+        if answers := state.rows(VALIDATION_SAMPLES):
+            write_shards(folder / "validation", answers, VALIDATION_SCHEMA)
     job.write_history(history)
     job.write_history(scores, "validation.csv")
     last = {key: value for key, value in (history[-1] if history else {}).items() if value is not None}

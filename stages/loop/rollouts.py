@@ -78,8 +78,7 @@ class Rollouts:
             groups = self._sample(step, questions)
         for question, group in zip(questions, groups, strict=True):
             seed = self._job.seed("draw", step, question.id)
-            known = [make_reference_answer(question)] if self._objective.references else self._pool[question.id]
-            answers = draw_balanced(known, self._block.group, seed)
+            answers = draw_balanced(self._list_known(question), self._block.group, seed)
             group += [tokenize_teacher_answer(self._models.reader, answer) for answer in answers]
             if self._objective.answer_by == "parsing":
                 group[:] = [replace(one, verdict=int(is_correct(one.text, question.answer))) for one in group]
@@ -87,6 +86,13 @@ class Rollouts:
         judged = self._queue is None and self._models.functions is None
         self._record(step, groups, judged)
         return self._score(step, questions, groups, judged)
+
+    def _list_known(self, question: Question) -> Sequence[TeacherAnswer]:
+        """Returns the answers that a step may draw from; those that are only imitated all count as correct."""
+        if self._objective.references:
+            return [make_reference_answer(question)]
+        known = self._pool[question.id]
+        return [replace(one, verdict=1) for one in known] if self._objective.imitates else known
 
     def _score(self, step: int, questions: Sequence[Question], groups: Groups, judged: bool) -> Groups:
         """Returns the responses with log p under the teachers that the student is distilled from; records them.
@@ -141,7 +147,7 @@ class Rollouts:
 
         Raises UselessAnswers when the share of empty responses exceeds ril.max_empty_share.
         """
-        if self._objective.references:
+        if not self._objective.samples:
             return [[] for _ in questions]
         groups: dict[int, list[Response]] = {}
         for number, answers in self._models.engine.generate(

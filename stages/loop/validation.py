@@ -24,6 +24,8 @@ from stages.loop.models import RilModels
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 
+VALIDATION_SAMPLES = "validation_samples"  # the record of kept answers
+
 
 class Validation:
     """Scores the student on the validation questions and copies its weights as `ril.keep` requires."""
@@ -41,8 +43,10 @@ class Validation:
         """
         with self._job.measure_time("validate"):
             found = get_ranks().broadcast(self._measure)
+        numbers, kept = found
         scores = self._state.rows("validation")
-        scores.append({STEP: step, **found})
+        scores.append({STEP: step, **numbers})
+        self._state.rows(VALIDATION_SAMPLES).extend({STEP: step, **row} for row in kept)
         if self._block.keep != "last" and select_step(scores, self._block) == step:
             self._state.copy = self._models.policy.trainer.copy_state()
 
@@ -50,8 +54,9 @@ class Validation:
         """Returns whether the student is scored after `step` steps."""
         return step % self._block.validation_every == 0 or step == self._block.steps
 
-    def _measure(self) -> dict[str, float]:
-        """Returns the mean score; with a judge also the shares that it decided and that have no verdict.
+    def _measure(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Returns the mean score, with a judge also the shares that it decided and that have no verdict, and the
+        answers to the first `ril.validation_samples` questions.
 
         A question that exceeds the student's context counts as wrong.
         """
@@ -73,7 +78,11 @@ class Validation:
             shares = count_deciders([one.decided_by for one in scores])
             self._job.progress.say(f"validation: decided by {describe_deciders(shares)}")
             found |= {VALIDATION_JUDGED: shares.get(JUDGE, 0.0), VALIDATION_FAILED: shares.get(NO_VERDICT, 0.0)}
-        return found
+        kept = zip(self._questions[: self._block.validation_samples], scores, strict=False)
+        return found, [
+            {"question_id": one.id, "kind": one.kind, "response": said.get(one.id, ""), "score": score.score}
+            for one, score in kept
+        ]
 
     def _find_judge(self) -> AskVerdicts | None:
         """Returns the judge of the loop if `ril.validation_scoring` wants it."""

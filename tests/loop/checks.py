@@ -26,11 +26,11 @@ TASKS = {task.id: task for task in LEARNING}
 
 def list_tasks(recording: Recording, recipe: Recipe) -> list[list[Task]]:
     """The questions of each step, in the order in which the student's engine is asked; of what is learned without."""
-    if not recipe.references:
+    if recipe.samples:
         return [[TASKS[request.name] for request in requests] for requests in recording.student.asked]
     return [
-        [TASKS[sample["question_id"]] for sample in recording.samples if sample["step"] == step + 1]
-        for step in range(len(recipe.rates))
+        [TASKS[name] for name in dict.fromkeys(one["question_id"] for one in recording.samples if one["step"] == step)]
+        for step in range(1, len(recipe.rates) + 1)
     ]
 
 
@@ -48,7 +48,7 @@ def check_questions(recording: Recording, recipe: Recipe) -> None:
         assert tuple(request.images) == task.images
         assert (request.n, request.log_probs) == (GROUP, recipe.largest_correction is not None)
         assert (request.sampling.temperature, request.sampling.max_tokens) == (recipe.temperature, MAX_TOKENS)
-    assert len(requests) == (0 if recipe.references else 2 * len(recipe.rates))
+    assert len(requests) == (2 * len(recipe.rates) if recipe.samples else 0)
     seeds = {request.seed + sample for request in requests for sample in range(GROUP)}
     assert len(seeds) == GROUP * len(requests), "two answers are sampled with one seed"
 
@@ -64,16 +64,19 @@ def check_rows(recording: Recording, folder: Path, recipe: Recipe) -> None:
                 text = task.target or task.answer
                 assert rows == [Row("reference", text, encode(text), "stop", 1)]
                 continue
-            for sample, row in enumerate(rows[:GROUP]):
+            answered = GROUP if recipe.samples else 0
+            for sample, row in enumerate(rows[:answered]):
                 answer = recording.student.write(step, task.id, sample)
                 said = (row.source, row.text, row.ids, row.finish)
                 assert said == ("student", answer.text, answer.token_ids, answer.finish_reason)
                 assert row.sampled == (answer.log_probs if recipe.largest_correction else None)
-            drawn = rows[GROUP:]
+            drawn = rows[answered:]
             known = list_teacher_rows(task, encode)
             if recipe.parses:
                 assert [row.verdict for row in rows] == [parse_verdict(row.text, task.answer) for row in rows]
                 known = [replace(row, verdict=parse_verdict(row.text, task.answer)) for row in known]
+            if recipe.imitates:
+                known = [replace(row, verdict=1) for row in known]
             assert all(row in known for row in drawn), "an answer of the pool to this question, with its verdict"
             assert len({(row.source, row.text) for row in drawn}) == GROUP, "without replacement"
             assert Counter(row.source for row in drawn) == dict.fromkeys(TEACHERS, GROUP // 2)

@@ -83,6 +83,7 @@ class Recipe:
     critic: Literal["learns, scores", "scores, learns", "scores", "absent"] = "learns, scores"
     critic_sees: Literal["response", "question", "question and image"] = "response"
     references: bool = False  # nothing is sampled: each question's target is learned
+    imitates: bool = False  # nothing is sampled: G teacher answers are learned, as if all were right
     trains_vision: bool = False
     adapter: float | None = None  # alpha / rank of the policy's adapter (LoRA); None: its own weights are trained
     critic_adapter: float | None = None  # the same of D
@@ -94,7 +95,12 @@ class Recipe:
     @property
     def judges(self) -> bool:
         """Whether the reward needs verdicts."""
-        return self.answer_weight > 0 and not self.references and not self.parses
+        return self.answer_weight > 0 and self.samples and not self.parses
+
+    @property
+    def samples(self) -> bool:
+        """Whether the student answers in the loop."""
+        return not (self.references or self.imitates)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,11 @@ SETTINGS = {
         replace(BRIEF, critic="absent", similarity_weight=0.0, teachers="cross entropy", references=True),
         {"ril": {"objective": "sft"}},
     ),
+    "imitation": Setting(
+        "qwen2_5_vl",
+        replace(PAPER, critic="absent", similarity_weight=0.0, teachers="cross entropy", imitates=True),
+        {"ril": {"objective": "imitation"}},
+    ),
     "opd, two teachers": Setting("qwen2_5_vl", replace(DISTILLED, kl_weight=0.0), distil("qwen2_5_vl", kl_weight=0.0)),
     "opd, one teacher, mu 2, masked, with the judge": Setting(
         "internvl3",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.job.files import read_shards
 from tests.loop.checks import (
     check_judge,
     check_plain,
@@ -42,3 +43,14 @@ def test_the_loop_does_what_the_paper_says(name: str, make_world: Callable[[str]
 def test_validation_comes_after_every_so_many_steps_and_after_the_last(make_world: Callable[[str], Path]) -> None:
     recording = record_loop(make_job("ril", make_world("qwen2_5_vl"), {"ril": {"validation_every": 2}}))
     assert [row["step"] for row in recording.validation] == [0, 2, 3]
+
+
+def test_answers_to_the_first_validation_questions_are_kept(make_world: Callable[[str], Path]) -> None:
+    job = make_job("ril", make_world("qwen2_5_vl"), {"ril": {"steps": 1, "warmup_steps": 0, "validation_samples": 2}})
+    recording = record_loop(job)
+    rows = read_shards(job.out / "validation").to_pylist()
+    assert [(row["step"], row["question_id"]) for row in rows] == [(0, "v3"), (0, "v2"), (1, "v3"), (1, "v2")]
+    assert {row["kind"] for row in rows} == {"sum"}
+    assert all(row["response"] for row in rows)
+    scores = [row["score"] for row in rows if row["step"] == 1]
+    assert sum(scores) <= 4 * recording.validation[1]["validation"] <= sum(scores) + 2

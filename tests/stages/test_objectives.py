@@ -28,6 +28,7 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "adversarial": ({}, {}),
     "dr_grpo": ({}, {}),
     "sft": ({}, {}),
+    "imitation": ({"validation_samples": 1}, {}),
 }
 
 
@@ -48,7 +49,7 @@ def test_both_stages_run_under_every_objective(
     overlay = {"ril": {"objective": objective, **loop}, "discriminator": its}
     job = loop_project("discriminator", overlay)
     discriminator.run(job)
-    uses_one = objective not in ("dr_grpo", "sft")
+    uses_one = objective not in ("dr_grpo", "sft", "imitation")
     assert (job.out / WEIGHTS).is_file() == uses_one
     if uses_one:
         metrics = read_json(job.reports / "metrics.json")
@@ -74,6 +75,11 @@ def test_both_stages_run_under_every_objective(
         assert len(samples) == 4
         assert {f"q{row['response']}" for row in samples} == {row["question_id"] for row in samples}
         assert float(history[0]["grad_norm"]) > 0
+    assert (job.out / "validation").is_dir() == (objective == "imitation")
+    if objective == "imitation":  # nobody answers but the teachers, whose answers all have full weight
+        assert {row["source"] for row in samples} == {"internvl3", "qwen2_5_vl"}
+        assert {(row["answer"], row["advantage"]) for row in samples} == {(1, 1.0)}
+        assert float(history[0]["kl/teacher"]) >= 0
     assert (job.out / "last" / "model.safetensors").is_file() == (objective == "ril")
     if objective == "ril":
         kept = read_json(job.reports / "metrics.json")["validation"][

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from studies.campaign import Campaign, choose_swept_values
+from studies.campaign import Campaign
 from studies.records import StudyRecord, write_record
 from studies.runs import Planner, Run
 from studies.study import read_study
@@ -79,13 +79,14 @@ def test_a_run_tells_each_stage_and_once_a_minute_how_far_it_is(
     for second in range(0, 121, 15):
         now[0] = 1000.0 + second
         one.output.write(f"SFT: {second} of 240 (1/s, {240 - second} s left)\n")
-    one.output.write("model@student: done in 240.0 s\n")
+    one.output.write("model@student: done in 240.0 s (231.5 core-seconds); results in data/model/student\n")
     label, stages = f"[0/{len(runs)}] {runs[0].label}", len(campaign.list_missing_stages(runs[0]))
     assert said == [
         f"{label} progress: SFT: 60 of 240 (1/s, 180 s left)",
         f"{label} progress: SFT: 120 of 240 (1/s, 120 s left)",
         f"{label} finished model@student in 4 min 00 s, stages left: {stages - 2}",
     ]
+    assert one.output.core_seconds == {"model@student": 231.5}
 
 
 @pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml", "stages/ril.py"])
@@ -144,28 +145,3 @@ def test_the_estimate_counts_a_shared_stage_once(
     assert campaign.estimate_seconds_left() == pytest.approx(100 * len(stages) + 3 * 10)
     halved = Campaign(tmp_path / "project", runs, tmp_path / "results", print, jobs=2)
     assert halved.estimate_seconds_left() == pytest.approx((100 * len(stages) + 3 * 10) / 2)
-
-
-def test_the_best_rate_on_validation_is_chosen_of_equal_ones_the_smaller(record: Callable[..., StudyRecord]) -> None:
-    def tried(arm: str, rate: float, ends: list[float]) -> list[StudyRecord]:
-        return [
-            record(
-                arm,
-                world,
-                0.1,
-                purpose="tuning",
-                swept={"ril.learning_rate": rate},
-                validation={"start": 0.1, "end": end},
-            )
-            for world, end in enumerate(ends)
-        ]
-
-    records = [
-        *tried("a", 1e-4, [0.5, 0.5]),
-        *tried("a", 2e-4, [0.4, 0.7]),
-        *tried("a", 4e-4, [0.9]),  # failed on one of the seeds
-        *tried("b", 1e-4, [0.5, 0.5]),
-        *tried("b", 2e-4, [0.5, 0.5]),
-        *tried("c", 2e-4, [0.5]),
-    ]
-    assert choose_swept_values(records, seeds=2) == {"a": {"ril.learning_rate": 2e-4}, "b": {"ril.learning_rate": 1e-4}}

@@ -162,9 +162,7 @@ def test_what_is_lacking_or_mixed_is_said(study: Study, record: Make) -> None:
     assert "started from 2 commits with the same code in every stage." in findings
     other = [record("gad", 1, 0.5), record("gad", 2, 0.5, code={"ril": "78" * 8}, commit="56" * 20)]
     assert "Stages whose code differs between the compared runs: ril." in "\n".join(make_page(study, other).findings)
-    tuned = record(
-        "gad", 9, 0.5, purpose="tuning", commit="78" * 20, swept={"lr": 1.0}, validation={"start": 0.1, "end": 0.2}
-    )
+    tuned = record("gad", 9, 0.5, purpose="tuning", commit="78" * 20, swept={"lr": 1.0}, validation={"last_two": 0.2})
     one_commit = "\n".join(make_page(study, [record("gad", 1, 0.5), tuned]).findings)
     assert "All compared runs started from commit 343434343434." in one_commit
 
@@ -225,7 +223,7 @@ def test_the_first_question_of_a_kind_is_the_example_whatever_became_of_it(study
 def test_a_value_at_an_end_of_the_sweep_is_said_to_be_one(study: Study, record: Make, rate: float, said: str) -> None:
     swept = study.model_copy(update={"sweep": {"lr": [1e-4, 2e-4, 4e-4]}})
     tuned = [
-        record("gad", 9, 0.5, purpose="tuning", swept={"lr": value}, validation={"end": 0.2})
+        record("gad", 9, 0.5, purpose="tuning", swept={"lr": value}, validation={"last_two": 0.2})
         for value in (1e-4, 2e-4, 4e-4)
     ]
     text = render_markdown(make_page(swept, [record("gad", 1, 0.5, swept={"lr": rate}), *tuned]))
@@ -251,7 +249,7 @@ def test_the_page_shows_rewards_styles_rates_and_hashes_and_asks_for_nothing(stu
                 0.1,
                 purpose="tuning",
                 swept={"ril.learning_rate": rate},
-                validation={"start": 0.3, "end": rate * 1000},
+                validation={"start": 0.3, "last_two": rate * 1000},
             )
             for rate in (2e-4, 4e-4)
         ),

@@ -96,6 +96,13 @@ def test_teachers_that_score_in_the_loop_are_counted(project: Path) -> None:
     assert row.parts["KV cache"] == 3 * 2**30, "student and both teachers; there is no judge"
 
 
+@pytest.mark.parametrize("objective", ["sft", "imitation"])
+def test_an_objective_that_samples_nothing_asks_for_validation_only(project: Path, objective: str) -> None:
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(merge_params(read_yaml(path), {"ril": {"objective": objective}}), sort_keys=False))
+    assert pick(ask_values(), "ril")["answers"]["wanted"] == 5 * 2
+
+
 def test_the_table_is_readable_at_a_hundred_columns(project: Path) -> None:
     lines = ask("--details").splitlines()
     assert max(map(len, lines)) <= 100

@@ -35,6 +35,7 @@ from stages.config.yaml import ParamsError, merge_params, read_yaml
 
 PAPERS = {
     "references": False,
+    "imitates": False,
     "distils": False,
     "teacher_rows": "as_student",
     "teacher_weight": 1.0,
@@ -80,6 +81,12 @@ OBJECTIVES: dict[Any, dict[str, Any]] = {
         "negatives": 0,
     },
     "sft": {"teacher_rows": "sft", "similarity_weight": 0.0, "discriminator_update": "none", "references": True},
+    "imitation": {
+        "teacher_rows": "sft",
+        "similarity_weight": 0.0,
+        "discriminator_update": "none",
+        "imitates": True,
+    },
     "opd": {**JUDGE_ALONE, "answer_weight": 0.0, "distils": True},
 }
 NAMES = list(list_switches(Objective))
@@ -102,7 +109,7 @@ def test_one_switch_makes_every_objective(root: Path, name: str) -> None:
     params = validate_params(merge_params(values_of(root), {"ril": {"objective": name}}))
     assert params.objective == replace(PAPER, **OBJECTIVES[name])
     assert params.objective.uses_discriminator == (name in ("ril", "adversarial"))
-    assert params.objective.uses_judge == (name not in ("adversarial", "sft", "opd"))
+    assert params.objective.uses_judge == (name not in ("adversarial", "sft", "imitation", "opd"))
     assert params.discriminator.resolve(params.ril.objective) == DiscriminatorObjective(
         **{name: getattr(params.objective, name) for name in list_switches(DiscriminatorObjective)}
     )
@@ -151,6 +158,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"teacher_weight": 0.5}, {}, ["ril.teacher_weight is 0.5", "'as_student'", "remove it"]),
     ({"luffy_gamma": 0.2}, {}, ["ril.luffy_gamma is 0.2", "not 'luffy'", "remove it"]),
     ({"objective": "sft", "teacher_rows": "as_student"}, {}, ["ril.objective is 'sft'", "remove them"]),
+    ({"objective": "imitation", "answer_weight": 0.0}, {},
+     ["ril.objective is 'imitation'", "ril.answer_weight 0", "remove them"]),
     ({"objective": "adversarial", "teacher_rows": "sft"}, {}, ["ril.teacher_rows is 'sft'", "'raw'", "set it to soft"]),
     ({"objective": "grpo", "ratio": "sequence"}, {}, ["ril.ratio is 'sequence'", ("set ril.loss_normaliser to "
                                                                                   "constant")]),
