@@ -79,7 +79,7 @@ def format_cell(value: Any) -> str:
     return make_printable(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
-def find_interval(score: MeasuredScore) -> tuple[float, float] | None:
+def compute_score_interval(score: MeasuredScore) -> tuple[float, float] | None:
     """Returns the ends of the 95 % interval of a score, in per cent; None if its error is unknown.
 
     Where all answers are right, or all wrong, the standard error is 0 and says nothing: the ends are Wilson's then.
@@ -96,7 +96,7 @@ def format_score(score: MeasuredScore | None) -> str:
     """Returns a score with its 95 % interval and remark, such as "74.6 (70.1 to 79.1)"; "" without one."""
     if score is None:
         return ""
-    found = find_interval(score)
+    found = compute_score_interval(score)
     told = f"{score.value:.1f} ({found[0]:.1f} to {found[1]:.1f})" if found else f"{score.value:.1f}"
     return f"{told}; {score.remark}" if score.remark else told
 
@@ -173,7 +173,7 @@ def _describe_licence(facts: CheckpointFacts, chosen: str | None) -> dict[str, s
 def _make_result(facts: CheckpointFacts, score: MeasuredScore) -> "EvalResult":
     from huggingface_hub import EvalResult
 
-    found = find_interval(score)
+    found = compute_score_interval(score)
     interval = f", 95 % interval {found[0]:.1f} to {found[1]:.1f}" if found else ""
     held_out = facts.data["hub"][0] if facts.data["hub"] else facts.data["kind"]
     return EvalResult(

@@ -55,9 +55,10 @@ class Exchange:
 
         def renew() -> bool:
             with contextlib.suppress(OSError):  # a full disk: the job says so when it writes
-                self._beat.write_text(f"{token} {next(counts)}", encoding="utf-8")
+                write_text(self._beat, f"{token} {next(counts)}")
             return True
 
+        renew()  # a job never finds none
         with repeat_work(renew, BEAT_SECONDS, "sign of life of a submitter"):
             yield
 
