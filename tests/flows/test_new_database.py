@@ -6,11 +6,12 @@ import re
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 
+from flows.ui import own_server
 from flows.ui.new_database import SCHEMA, place_database, read_schema
 
 
@@ -71,3 +72,11 @@ def test_rows_get_their_ids_from_it(tmp_path: Path) -> None:
         ((number, tags),) = made.execute("SELECT id, tags FROM flow").fetchall()
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", number)
     assert tags == "[]"
+
+
+def test_a_project_has_it_before_its_first_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "PREFECT_HOME": str(tmp_path / "home")})
+    monkeypatch.setattr(own_server, "claim_port", lambda *_: None)
+    monkeypatch.setattr(own_server, "run_server", lambda *_: nullcontext())
+    with own_server.open_server(tmp_path, "127.0.0.1", 4200) as access:
+        assert len(read_schema(access.home / "prefect.db")) > 150

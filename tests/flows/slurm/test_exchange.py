@@ -1,5 +1,6 @@
 """What a job and its submitter tell each other: exit codes, and signs of life."""
 
+import contextlib
 import os
 import signal
 import time
@@ -67,3 +68,9 @@ def test_two_submitters_one_after_the_other_have_different_signs_of_life(exchang
             time.sleep(0.05)
         seen.add(exchange.read_beat().split()[0])
     assert len(seen) == 2
+
+
+def test_a_job_that_looks_at_once_finds_a_sign_of_life(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "repeat_work", lambda *_: contextlib.nullcontext())
+    with exchange.renew_beat():
+        assert exchange.read_beat()
