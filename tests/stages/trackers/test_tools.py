@@ -10,6 +10,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,25 @@ def track(tool: Tool, folder: Path, records: dict[str, list[dict[str, Any]]], st
     assert said == []
 
 
-def list_wandb_records(folder: Path) -> list[Any]:
-    """The records of a .wandb file: a log of LevelDB, blocks of 32 KiB with parts of 7 bytes of head and content."""
+def list_wandb_records(folder: Path, seconds: float = 60) -> list[Any]:
+    """The records of a finished run's .wandb file.
+
+    The end of a run is only announced to wandb's own process: it writes the file's last 32 KiB a moment later.
+    """
+    (file,) = (folder / "store" / "wandb").rglob("*.wandb")
+    end, found = time.monotonic() + seconds, parse_wandb_records(file.read_bytes())
+    while not any(one.WhichOneof("record_type") == "exit" for one in found):
+        assert time.monotonic() < end, f"no end of the run in {seconds:.0f} s"
+        time.sleep(0.1)
+        found = parse_wandb_records(file.read_bytes())
+    return found
+
+
+def parse_wandb_records(data: bytes) -> list[Any]:
+    """The records of a log of LevelDB: blocks of 32 KiB, with parts of 7 bytes of head and content."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = (folder / "store" / "wandb").rglob("*.wandb")
-    data, at, whole = file.read_bytes(), 7, b""
+    at, whole = 7, b""
     found = []
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # no head fits into the rest of a block
