@@ -107,7 +107,9 @@ def build_qwen2_5_vl(build: Build, texts: Sequence[str], context_tokens: int, fo
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )
-    return Qwen2_5_VLForConditionalGeneration(config)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    initialise_look_back(model.model.language_model)
+    return model
 
 
 def build_qwen3_vl(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
@@ -130,6 +132,7 @@ def build_qwen3_vl(build: Build, texts: Sequence[str], context_tokens: int, fold
     config = Qwen3VLConfig(
         text_config={
             **make_text_config(build, len(tokenizer), tokenizer, context_tokens),
+            "num_key_value_heads": max(1, build.heads // 2),  # grouped, as published
             "head_dim": width,
             "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, **rope},
         },
@@ -186,43 +189,46 @@ def build_internvl3(build: Build, texts: Sequence[str], context_tokens: int, fol
         downsample_ratio=0.5,
         tie_word_embeddings=False,
     )
-    return InternVLForConditionalGeneration(config)
+    model = InternVLForConditionalGeneration(config)
+    initialise_look_back(model.model.language_model)
+    return model
 
 
 def build_qwen2_5(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
     """A tiny Qwen2.5 with random weights; its tokenizer goes to `folder`."""
     tokenizer = train_tokenizer(texts, TEXT_VOCABULARY, make_chat_template("", default_system=True))
     tokenizer.save_pretrained(folder)
-    config = make_text_config(build, len(tokenizer), tokenizer, context_tokens)
-    # a judge copies and compares: every head looks for itself
-    model = Qwen2ForCausalLM(Qwen2Config(**config | {"num_key_value_heads": build.heads}))
-    initialise_look_back(model, build.heads)
+    model = Qwen2ForCausalLM(Qwen2Config(**make_text_config(build, len(tokenizer), tokenizer, context_tokens)))
+    initialise_look_back(model.model)
     return model
 
 
 @torch.no_grad()
-def initialise_look_back(model: Qwen2ForCausalLM, heads: int) -> None:
-    """Lets all heads of the first layer but one start by looking at the token 1, 2, 3 ... places back, as copying needs
-    it.
+def initialise_look_back(text: Any) -> None:
+    """Lets heads of the first layer of a Qwen2 text model start by looking at the token 1, 2, 3 ... places back, as
+    copying needs it: one head for each key head, and of single heads all but one.
 
     In rotary positions biases alone can do that: the key's are the query's turned by so many places. Weights drawn at
     random find it late, since biases start at 0 and each one's gradient is the other.
     """
-    attention = model.model.layers[0].self_attn
-    width = attention.head_dim
-    angles = model.model.rotary_emb.inv_freq[:LOOK_BACK_PAIRS]
-    query, key = (layer.bias.view(heads, 2, width // 2) for layer in (attention.q_proj, attention.k_proj))
-    for head in range(heads - 1):
+    config, attention = text.config, text.layers[0].self_attn
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    half = attention.head_dim // 2
+    angles = text.rotary_emb.inv_freq[:LOOK_BACK_PAIRS]
+    query = attention.q_proj.bias.view(key_heads, heads // key_heads, 2, half)
+    key = attention.k_proj.bias.view(key_heads, 2, half)
+    for head in range(min(key_heads, heads - 1)):
         back = head + 1
-        query[head, 0, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH
+        query[head, 0, 0, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH
         key[head, 0, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH * torch.cos(angles * back)
         key[head, 1, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH * torch.sin(angles * back)
 
 
 def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_tokens: int) -> dict[str, Any]:
-    """Shape of a tiny Qwen2 language model: 2 x wide feed-forward, half as many key-value heads, untied head.
+    """Shape of a tiny Qwen2 language model: 2 x wide feed-forward, as many key-value heads as heads, untied head.
 
-    An untied head, because vLLM on CPU keeps the old weights of a tied one when weights are reloaded from files.
+    All of them copy and compare, for which every head looks for itself. An untied head, because vLLM on CPU keeps the
+    old weights of a tied one when weights are reloaded from files.
     """
     return {
         "vocab_size": vocabulary,
@@ -230,7 +236,7 @@ def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_toke
         "intermediate_size": 2 * build.hidden_size,
         "num_hidden_layers": build.layers,
         "num_attention_heads": build.heads,
-        "num_key_value_heads": max(1, build.heads // 2),
+        "num_key_value_heads": build.heads,
         "max_position_embeddings": context_tokens,
         "initializer_range": INITIALIZER_RANGE,
         "tie_word_embeddings": False,
