@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from stages.config.build import Build
+from stages.tiny.builds.copying import initialise_induction, initialise_look_back
 from stages.tiny.builds.tokenizers import make_chat_template, train_tokenizer
 from stages.vlm import qwen2_5_vl, qwen3_vl
 from stages.vlm.reader import FAMILIES, Network, Reader
@@ -48,8 +49,6 @@ INTERNVL_NAMED = {
     "video_token": "<video>",
 }
 TEXT_VOCABULARY = 1024  # 512 spells out every word of prose that the judge has to read
-LOOK_BACK_PAIRS = 4  # the fastest turning pairs of a head
-LOOK_BACK_LENGTH = 5.0  # 3 nats between a place and its neighbours
 INITIALIZER_RANGE = 0.06  # the usual 0.02 is meant for widths in the thousands; at 128 it learns several times slower
 
 
@@ -200,28 +199,8 @@ def build_qwen2_5(build: Build, texts: Sequence[str], context_tokens: int, folde
     tokenizer.save_pretrained(folder)
     model = Qwen2ForCausalLM(Qwen2Config(**make_text_config(build, len(tokenizer), tokenizer, context_tokens)))
     initialise_look_back(model.model)
+    initialise_induction(model.model)
     return model
-
-
-@torch.no_grad()
-def initialise_look_back(text: Any) -> None:
-    """Lets heads of the first layer of a Qwen2 text model start by looking at the token 1, 2, 3 ... places back, as
-    copying needs it: one head for each key head, and of single heads all but one.
-
-    In rotary positions biases alone can do that: the key's are the query's turned by so many places. Weights drawn at
-    random find it late, since biases start at 0 and each one's gradient is the other.
-    """
-    config, attention = text.config, text.layers[0].self_attn
-    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-    half = attention.head_dim // 2
-    angles = text.rotary_emb.inv_freq[:LOOK_BACK_PAIRS]
-    query = attention.q_proj.bias.view(key_heads, heads // key_heads, 2, half)
-    key = attention.k_proj.bias.view(key_heads, 2, half)
-    for head in range(min(key_heads, heads - 1)):
-        back = head + 1
-        query[head, 0, 0, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH
-        key[head, 0, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH * torch.cos(angles * back)
-        key[head, 1, :LOOK_BACK_PAIRS] = LOOK_BACK_LENGTH * torch.sin(angles * back)
 
 
 def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_tokens: int) -> dict[str, Any]:

@@ -4,7 +4,23 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from stages.tiny.builds.shapes import INITIALIZER_RANGE, initialise_look_back
+from stages.tiny.builds.copying import initialise_induction, initialise_look_back
+from stages.tiny.builds.shapes import INITIALIZER_RANGE
+
+
+def make_model(hidden: int, heads: int, key_heads: int, layers: int = 2) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=300,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        initializer_range=INITIALIZER_RANGE,
+        attn_implementation="eager",
+    )
+    return Qwen2ForCausalLM(config).eval()
 
 
 @pytest.mark.parametrize(
@@ -15,18 +31,7 @@ def test_heads_of_the_first_layer_start_by_looking_one_two_three_places_back(
     hidden: int, heads: int, key_heads: int
 ) -> None:
     """One of the query heads that share a key head; a single head is left to find its own way."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=300,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        num_key_value_heads=key_heads,
-        initializer_range=INITIALIZER_RANGE,
-        attn_implementation="eager",
-    )
-    model = Qwen2ForCausalLM(config).eval()
+    model = make_model(hidden, heads, key_heads)
     initialise_look_back(model.model)
     with torch.no_grad():
         seen = model(torch.randint(0, 300, (1, 200)), output_attentions=True).attentions[0][0]
@@ -39,3 +44,33 @@ def test_heads_of_the_first_layer_start_by_looking_one_two_three_places_back(
             assert max(back) == back[looking[head]] > 0.5, (head, back)
         else:
             assert max(back) < 0.2, "a head that finds its own way"
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(128, 4), (96, 3)])
+def test_heads_of_the_second_layer_start_by_looking_at_what_follows_equal_tokens(hidden: int, heads: int) -> None:
+    """The last 30 tokens are the first 30 again, except that every third is another one: there, and at the first token
+    after it, two equal tokens in a row are found nowhere.
+    """
+    model = make_model(hidden, heads, heads)
+    initialise_look_back(model.model)
+    initialise_induction(model.model)
+    drawn = torch.randperm(300)
+    ids = torch.cat([drawn[:30], drawn[:30]])
+    ids[30::3] = drawn[30:40]
+    with torch.no_grad():
+        seen = model(ids[None], output_attentions=True).attentions[1][0]
+    places = torch.arange(31, 60)
+    followed = seen[:, places, places - 29]  # attention to what follows the equal token, [heads, places]
+    equal, two_equal = (places % 3 != 0), (places % 3 == 2)
+    assert followed[0, equal].mean() > 0.5
+    assert followed[1, two_equal].mean() > 0.3
+    assert followed[1, two_equal].mean() > 1.5 * followed[1, equal & ~two_equal].mean()
+    assert followed[2, equal].mean() < 0.1, "drawn at random"
+
+
+@pytest.mark.parametrize(("heads", "layers"), [(4, 1), (2, 2)])
+def test_a_model_without_room_for_it_is_left_alone(heads: int, layers: int) -> None:
+    model = make_model(128, heads, heads, layers)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    initialise_induction(model.model)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
