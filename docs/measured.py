@@ -9,8 +9,8 @@ import argparse
 import re
 from pathlib import Path
 
+from flows.lockfile import read_locked_stages
 from stages.config.params import load_params
-from stages.config.yaml import read_yaml
 from stages.job.files import read_json, write_text
 
 BLOCK = re.compile(r"<!-- measured -->\n.*?<!-- /measured -->", re.DOTALL)
@@ -30,7 +30,7 @@ def format_scores(project: Path) -> str:
 def format_times(project: Path) -> str:
     """Table of the seconds of every stage and of its longest parts, in the order in which DVC ran them."""
     lines = ["| stage | seconds | longest parts |", "|---|---|---|"]
-    stages = read_yaml(project / "dvc.lock")["stages"]
+    stages = read_locked_stages(project)
     for target in stages:
         timing = project / "reports" / target.replace("@", "/") / "timing.json"
         if timing.exists():
