@@ -6,6 +6,7 @@ Whatever the user has set stays. After installation nothing here needs a network
 import importlib.metadata
 import io
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ _CPU = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # the CPU build of vLLM warns of its NUMA binding each time an engine starts
     "TORCH_LOGS": "-torch._library.triton",  # errors only: the CPU lock leaves triton out, and torch warns of that
 }
+_OPENMP = re.compile(r"lib(?:g|i)?omp\d*[-.][^:]*")  # libgomp.so.1, libiomp5.so, libomp.so
 TRIGGER = "RIL_TRIGGER"  # in the environment of stages that a form started: the id of that flow run
 
 _PREFECT = {
@@ -101,9 +103,16 @@ def prepare() -> None:
     """Sets the variables of `list_missing_variables` in this process, and so for its children.
 
     Folders that the user gave as relative paths become absolute ones: an experiment runs in another folder.
+
+    Starts this process anew where an OpenMP library was preloaded, as vLLM advises for CPUs: it has read its number of
+    threads already, and with another number results differ by rounding.
     """
-    os.environ.update(list_missing_variables(os.environ))
+    missing = list_missing_variables(os.environ)
+    os.environ.update(missing)
     os.environ.update(resolve_folders(os.environ, find_project(Path.cwd())))
+    preloaded = _OPENMP.search(os.environ.get("LD_PRELOAD", ""))
+    if "OMP_NUM_THREADS" in missing and preloaded and "torch" not in sys.modules:
+        os.execv(sys.executable, sys.orig_argv)  # nosec B606: the command of this process itself
 
 
 def resolve_folders(environ: Mapping[str, str], project: Path) -> dict[str, str]:

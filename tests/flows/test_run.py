@@ -5,17 +5,20 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from flows.environment import has_gpu
 from flows.estimate.cards import name_machine
 from stages.config.table import STAGES
 from stages.config.yaml import read_yaml
-from tests.conftest import TINY_QUESTIONS
+from tests.conftest import ROOT, TINY_QUESTIONS
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -278,7 +281,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(make_project: Callab
 
 
 def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.environment import has_gpu, list_missing_variables
+    from flows.environment import list_missing_variables
 
     wanted = list_missing_variables({})
     assert wanted["HF_HUB_OFFLINE"] == "1"
@@ -289,6 +292,21 @@ def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         "OMP_NUM_THREADS",
         "VLLM_LOGGING_LEVEL",
     }
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)])
+def test_a_preloaded_openmp_computes_with_the_threads_of_others(given: Mapping[str, str], threads: int) -> None:
+    """vLLM for CPUs asks for LD_PRELOAD, and sets it for all children of a process that it has run in."""
+    if has_gpu():
+        pytest.skip("with a GPU the number of threads is left alone")
+    (library,) = (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")
+    code = "import sys; from flows.environment import prepare; prepare(); import torch\n"
+    code += "print(sys.argv[1:], torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"LD_PRELOAD": str(library), **given}
+    words = [sys.executable, "-X", "utf8", "-c", code, "a b", "*"]
+    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"['a b', '*'] {threads}\n", done.stderr
 
 
 def test_one_process_does_the_work_once(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stages.config.yaml import merge_params, read_yaml
 from tests.flows.tiny_run import copy_run
@@ -324,8 +325,10 @@ def test_a_job_that_still_waits_is_taken_over(project: Callable[..., Path], subm
 def test_a_controller_that_is_started_anew_is_waited_for(
     project: Callable[..., Path], submit: Any, cluster: Any, uninterrupted: Path
 ) -> None:
+    """The user has preloaded OpenMP, as vLLM advises: it is there before the job sets its number of threads."""
     made = project()
-    run = submit(made, *JUDGE)
+    (openmp,) = (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")
+    run = submit(made, *JUDGE, LD_PRELOAD=str(openmp))
     await_training(run, made)
     cluster.end_daemon("slurmctld")
     time.sleep(3)
