@@ -180,7 +180,7 @@ def make_tiny_shape(family: str, build: Build) -> ModelShape:
         build.hidden_size,
         build.layers,
         build.heads,
-        build.heads if judge else max(1, build.heads // 2),
+        build.heads if judge else build.key_heads,
         2 * build.hidden_size,
         TINY_VOCABULARY[family],
         biased=family != "qwen3_vl",

@@ -22,6 +22,9 @@ class Build(Schedule):
     hidden_size: int = Field(ge=16, le=65_536, multiple_of=8, description="Width of the language model.")
     layers: int = Field(ge=1, le=1024, description="Layers of the language model.")
     heads: int = Field(ge=1, le=1024, description="Attention heads; their width is hidden_size / heads.")
+    grouped_heads: bool = Field(
+        True, description="Whether two attention heads share keys and values; those of a judge never do."
+    )
     vision_hidden_size: int = Field(64, ge=16, le=65_536, multiple_of=8, description="Width of the vision tower.")
     vision_layers: int = Field(2, ge=1, le=1024, description="Layers of the vision tower.")
     spike_factor: float = Field(
@@ -56,6 +59,11 @@ class Build(Schedule):
         description="Pairs of digits that the model learns to take for each other on every picture, such as [[3, 6]]: "
         "a systematic error of sight.",
     )
+
+    @property
+    def key_heads(self) -> int:
+        """How many heads of keys and values a model that sees images has."""
+        return max(1, self.heads // 2) if self.grouped_heads else self.heads
 
     @model_validator(mode="after")
     def _check_confused(self) -> Self:

@@ -13,6 +13,19 @@ MATCH_SCALE = 2.5  # an equal token is 6 nats above others; 3.5 learned worse
 MLP_SCALE = 0.2  # of the first layer, so that sketches are heard; with 1.0 a judge got 82.5 % of lessons, not 84.6 %
 
 
+def start_copying(text: Any, judge: bool) -> None:
+    """Gives a Qwen2 text model that will be trained a start in copying; other kinds of attention are left alone.
+
+    A judge looks back already, as it is built; only a judge gains from induction heads.
+    """
+    if text.layers[0].self_attn.q_proj.bias is None:
+        return
+    if judge:
+        initialise_induction(text)
+    else:
+        initialise_look_back(text)
+
+
 @torch.no_grad()
 def initialise_look_back(text: Any) -> None:
     """Lets heads of the first layer of a Qwen2 text model start by looking at the token 1, 2, 3 ... places back, as
@@ -32,12 +45,12 @@ def initialise_induction(text: Any) -> None:
     """Lets the second layer start with two induction heads (arXiv 2209.11895): one looks at what follows an equal
     token, one at what follows two equal tokens, and both copy it.
 
-    For a Qwen2 text model with as many key heads as heads; one of fewer than two layers or three heads is left alone.
+    A Qwen2 text model with fewer key heads than heads, fewer than two layers or three heads is left alone.
     Each head of the first layer writes the same sketch of the token that it looks at, the last head of its own token,
     to coordinates of its own.
     """
     heads, width = text.config.num_attention_heads, text.config.hidden_size // text.config.num_attention_heads
-    if len(text.layers) < 2 or heads < 3:
+    if len(text.layers) < 2 or heads < 3 or text.config.num_key_value_heads < heads:
         return
     first, attention = text.layers[0].self_attn, text.layers[1].self_attn
     own, one_back, two_back = (head * width for head in (heads - 1, 0, 1))  # where their sketches begin

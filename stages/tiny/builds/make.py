@@ -18,6 +18,7 @@ from stages.job.metric_names import LOSS
 from stages.job.seeds import derive_seed
 from stages.tiny.builds.album import read_album
 from stages.tiny.builds.album_lessons import AlbumLessons
+from stages.tiny.builds.copying import start_copying
 from stages.tiny.builds.shapes import build_tiny
 from stages.tiny.builds.vision import train_vision
 from stages.tiny.builds.world_lessons import WorldLessons
@@ -60,6 +61,7 @@ def make_model(job: Job, model: Model, build: Build) -> None:
             folder,
         )
         reader.limit_images(model.limits)
+        start_copying(network.text, judge=not build.styles)
 
         def make_step_cells(step: int) -> tuple[Pixels, Tensor]:
             return lessons.make_cells(reader, range(step * VISION_ROWS, (step + 1) * VISION_ROWS))

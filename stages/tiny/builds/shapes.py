@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from stages.config.build import Build
-from stages.tiny.builds.copying import initialise_induction, initialise_look_back
+from stages.tiny.builds.copying import initialise_look_back
 from stages.tiny.builds.tokenizers import make_chat_template, train_tokenizer
 from stages.vlm import qwen2_5_vl, qwen3_vl
 from stages.vlm.reader import FAMILIES, Network, Reader
@@ -106,9 +106,7 @@ def build_qwen2_5_vl(build: Build, texts: Sequence[str], context_tokens: int, fo
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    initialise_look_back(model.model.language_model)
-    return model
+    return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def build_qwen3_vl(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
@@ -131,7 +129,6 @@ def build_qwen3_vl(build: Build, texts: Sequence[str], context_tokens: int, fold
     config = Qwen3VLConfig(
         text_config={
             **make_text_config(build, len(tokenizer), tokenizer, context_tokens),
-            "num_key_value_heads": max(1, build.heads // 2),  # grouped, as published
             "head_dim": width,
             "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, **rope},
         },
@@ -188,26 +185,24 @@ def build_internvl3(build: Build, texts: Sequence[str], context_tokens: int, fol
         downsample_ratio=0.5,
         tie_word_embeddings=False,
     )
-    model = InternVLForConditionalGeneration(config)
-    initialise_look_back(model.model.language_model)
-    return model
+    return InternVLForConditionalGeneration(config)
 
 
 def build_qwen2_5(build: Build, texts: Sequence[str], context_tokens: int, folder: Path) -> nn.Module:
     """A tiny Qwen2.5 with random weights; its tokenizer goes to `folder`."""
     tokenizer = train_tokenizer(texts, TEXT_VOCABULARY, make_chat_template("", default_system=True))
     tokenizer.save_pretrained(folder)
-    model = Qwen2ForCausalLM(Qwen2Config(**make_text_config(build, len(tokenizer), tokenizer, context_tokens)))
+    config = make_text_config(build, len(tokenizer), tokenizer, context_tokens)
+    # a judge copies and compares: every head looks for itself
+    model = Qwen2ForCausalLM(Qwen2Config(**config | {"num_key_value_heads": build.heads}))
     initialise_look_back(model.model)
-    initialise_induction(model.model)
     return model
 
 
 def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_tokens: int) -> dict[str, Any]:
-    """Shape of a tiny Qwen2 language model: 2 x wide feed-forward, as many key-value heads as heads, untied head.
+    """Shape of a tiny Qwen2 language model: 2 x wide feed-forward, untied head.
 
-    All of them copy and compare, for which every head looks for itself. An untied head, because vLLM on CPU keeps the
-    old weights of a tied one when weights are reloaded from files.
+    An untied head, because vLLM on CPU keeps the old weights of a tied one when weights are reloaded from files.
     """
     return {
         "vocab_size": vocabulary,
@@ -215,7 +210,7 @@ def make_text_config(build: Build, vocabulary: int, tokenizer: Any, context_toke
         "intermediate_size": 2 * build.hidden_size,
         "num_hidden_layers": build.layers,
         "num_attention_heads": build.heads,
-        "num_key_value_heads": build.heads,
+        "num_key_value_heads": build.key_heads,
         "max_position_embeddings": context_tokens,
         "initializer_range": INITIALIZER_RANGE,
         "tie_word_embeddings": False,

@@ -26,10 +26,12 @@ def load(root: Path, changes: dict[str, Any]) -> Params:
     return validate_params(merge_params(read_yaml(root / "params.yaml"), changes))
 
 
+@pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl3", "qwen2_5"])
-def test_weights_are_those_of_the_model(root: Path, tmp_path: Path, family: str) -> None:
+def test_weights_are_those_of_the_model(root: Path, tmp_path: Path, family: str, grouped: bool) -> None:
     texts = [f"What is {number} plus {number % 7}? It is {number + number % 7}." for number in range(400)]
-    _, network = build_tiny(family, BUILD, texts, 256, 0, tmp_path)
+    sizes = SIZES | {"grouped_heads": grouped}
+    _, network = build_tiny(family, BUILD.model_copy(update=sizes), texts, 256, 0, tmp_path)
     network.model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     shape = read_shape(config)
@@ -40,7 +42,7 @@ def test_weights_are_those_of_the_model(root: Path, tmp_path: Path, family: str)
     name = "judge" if family == "qwen2_5" else "student"
     given = {
         "family": family,
-        "build": {key: value for key, value in SIZES.items() if name == "student" or "vision" not in key},
+        "build": {key: value for key, value in sizes.items() if name == "student" or "vision" not in key},
     }
     drawn = find_models(tmp_path, load(root, {"models": {name: given}}))[name].shape
     missing = TINY_VOCABULARY[family] - shape.text.vocabulary
