@@ -19,6 +19,7 @@ from flows.estimate.cards import name_machine
 from stages.config.table import STAGES
 from stages.config.yaml import read_yaml
 from tests.conftest import ROOT, TINY_QUESTIONS
+from tests.living import is_alive
 
 Call = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -249,7 +250,7 @@ def test_a_stage_ends_when_the_dvc_that_started_it_is_killed(make_project: Calla
     parent.kill()
     parent.wait(timeout=30)
     end = time.monotonic() + 30
-    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+    while is_alive(child):
         assert time.monotonic() < end, "the stage outlived its parent"
         time.sleep(0.05)
     assert not (project / "data" / "questions").exists()

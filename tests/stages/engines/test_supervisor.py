@@ -14,6 +14,7 @@ import pytest
 from stages.engines import supervisor as keeper
 from stages.engines.engine import EngineError
 from stages.engines.server import Server
+from tests.living import is_alive
 
 # A server as vLLM's is built: children in processes of their own, one in a session of its own, one orphaned; all
 # ignore SIGTERM.
@@ -53,11 +54,6 @@ sys.stdin.read()
 """
 
 
-def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     limit = time.monotonic() + seconds
     while not condition() and time.monotonic() < limit:
@@ -93,10 +89,10 @@ def test_a_server_that_is_stopped_takes_all_its_processes_along(
 ) -> None:
     server, file = serve()
     pids = pids_in(file)
-    assert all(alive(pid) for pid in pids)
+    assert all(is_alive(pid) for pid in pids)
     assert server.describe_exit() is None
     server.stop()
-    assert not any(alive(pid) for pid in pids)
+    assert not any(is_alive(pid) for pid in pids)
     assert "exit code 143" in str(server.describe_exit())
     assert tmp_path.exists()  # the stage lives, what it holds is its own
 
@@ -108,7 +104,7 @@ def test_a_server_that_dies_is_cleaned_up_and_its_last_words_are_told(
     pids = pids_in(file)
     with pytest.raises(EngineError, match=r"exit code 1.*server\.log:\n  loading\n  out of memory, say"):
         server.wait_until(lambda: False, 30)
-    assert not any(alive(pid) for pid in pids)
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_a_server_that_is_never_ready_is_told_of_in_time(serve: Callable[..., tuple[Server, Path]]) -> None:
@@ -126,7 +122,7 @@ def test_a_stage_that_is_killed_leaves_no_server(stage_of: Callable[..., Any], t
         stage.wait(20)
     started = time.monotonic()
     for number, its in pids.items():
-        assert until(lambda its=its: not any(alive(pid) for pid in its), 30), number.name  # type: ignore[misc]
+        assert until(lambda its=its: not any(is_alive(pid) for pid in its), 30), number.name  # type: ignore[misc]
         assert until(lambda number=number: not (tmp_path / f"{number.name}.scratch").exists())  # type: ignore[misc]
         print(f"{number.name}: all processes gone {time.monotonic() - started:.1f} s after the stage")
 
@@ -164,7 +160,7 @@ def carrying(mark: str) -> list[str]:
     """Command lines of living processes that hold `mark`."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and alive(int(entry.name)):
+        if entry.name.isdigit() and is_alive(int(entry.name)):
             try:
                 line = (entry / "cmdline").read_text()
             except OSError:
@@ -178,7 +174,7 @@ def test_a_keeper_that_is_killed_takes_the_server_along(serve: Callable[..., tup
     server, file = serve()
     leader, *others = pids_in(file)
     os.kill(server.supervisor_pid, signal.SIGKILL)
-    assert until(lambda: not alive(leader))
+    assert until(lambda: not is_alive(leader))
     for pid in others:  # nobody is left who could; a vLLM server's own processes watch their parent
         os.kill(pid, signal.SIGKILL)
 
@@ -192,7 +188,7 @@ def test_a_stopped_server_is_ended_with_all_that_it_started(
     os.kill(pids[2], signal.SIGSTOP)  # not the server itself: a worker in a session of its own
     assert until(lambda: server.describe_exit() is not None, 60)
     assert f"process {pids[2]} of this server has been stopped (SIGSTOP); ending the server" in server.read_tail()
-    assert until(lambda: not any(map(alive, pids)))
+    assert until(lambda: not any(map(is_alive, pids)))
 
 
 def test_a_hanging_server_is_ended_and_says_why(serve: Callable[..., tuple[Server, Path]]) -> None:
@@ -200,7 +196,7 @@ def test_a_hanging_server_is_ended_and_says_why(serve: Callable[..., tuple[Serve
     pids = pids_in(file)
     server.end_hanging("no token for 9 s")
     assert str(server.describe_exit()).startswith("no token for 9 s, so it hangs and was ended; the end of ")
-    assert not any(map(alive, pids))
+    assert not any(map(is_alive, pids))
 
 
 @pytest.mark.parametrize(("interface", "passed"), [("lo", None), ("ib0", "ib0")])

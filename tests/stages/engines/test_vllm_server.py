@@ -41,6 +41,7 @@ from stages.engines.vllm_server import VllmServerEngine
 from stages.job.files import read_json, write_json
 from stages.vlm.checkpoint import Checkpoint, open_checkpoint, write_card
 from stages.vlm.reader import load_network, load_reader
+from tests.living import is_alive
 
 KEY = "a key that other users of the machine do not know"
 Tiny = Callable[[str], Checkpoint]
@@ -132,11 +133,6 @@ def limit(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, limits=limits.get(checkpoint.family, ImageLimits()))
 
 
-def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.fixture(scope="module")
 def in_process(tiny: Tiny) -> Iterator[Callable[[str], VllmEngine]]:
     running: dict[str, VllmEngine] = {}
@@ -172,9 +168,9 @@ def killed_stage(tiny: Tiny, root: Path, tmp_path_factory: pytest.TempPathFactor
         stage.kill()
         stage.wait(20)
         for pid in below:
-            if alive(pid):
+            if is_alive(pid):
                 time.sleep(20)
-    assert not [pid for pid in below if alive(pid)]
+    assert not [pid for pid in below if is_alive(pid)]
 
 
 @pytest.fixture(scope="module")
