@@ -1,10 +1,21 @@
 """How the language models of tiny models begin."""
 
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from stages.tiny.builds.copying import initialise_induction, initialise_look_back
+from stages.tiny.builds.copying import (
+    LOOK_BACK_LENGTH,
+    SKETCH_SCALE,
+    initialise_induction,
+    initialise_look_back,
+)
 from stages.tiny.builds.shapes import INITIALIZER_RANGE
 
 
@@ -68,9 +79,27 @@ def test_heads_of_the_second_layer_start_by_looking_at_what_follows_equal_tokens
     assert followed[2, equal].mean() < 0.1, "drawn at random"
 
 
-@pytest.mark.parametrize(("heads", "layers"), [(4, 1), (2, 2)])
-def test_a_model_without_room_for_it_is_left_alone(heads: int, layers: int) -> None:
-    model = make_model(128, heads, heads, layers)
+@pytest.mark.parametrize(("heads", "key_heads", "layers"), [(4, 4, 1), (2, 2, 2), (4, 2, 2)])
+def test_a_model_without_room_for_it_is_left_alone(heads: int, key_heads: int, layers: int) -> None:
+    model = make_model(128, heads, key_heads, layers)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     initialise_induction(model.model)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("item", ["student", "judge"])
+def test_a_stage_gives_its_model_that_start(make_project: Callable[..., Path], item: str) -> None:
+    """Of a model that is built and not trained: a student looks back and no more, a judge has induction heads too."""
+    untrained = {"steps": 0, "reading_steps": 0, "warmup_steps": 0}
+    given = untrained | ({"vision_steps": 0} if item == "student" else {})
+    project = make_project({"models": {item: {"build": given}}})
+    words = [sys.executable, "-m", "flows.run", "model", item]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(project / "data" / "model" / item / "model.safetensors")
+    (bias,) = (one for name, one in weights.items() if name.endswith("layers.0.self_attn.q_proj.bias"))
+    (out,) = (one for name, one in weights.items() if name.endswith("layers.0.self_attn.o_proj.weight"))
+    heads = {"student": 3, "judge": 4}[item]
+    looking = bias.view(heads, -1)[:, :4].eq(LOOK_BACK_LENGTH).all(1).tolist()
+    assert looking == [True] * (heads - 1) + [item == "judge"]  # the judge's last head looks at its own token
+    assert torch.equal(out, SKETCH_SCALE * torch.eye(len(out))) == (item == "judge")
