@@ -6,6 +6,7 @@ Each part runs in a process of its own, because vLLM takes over a process that t
 learned ones.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -38,6 +39,7 @@ def calibrate(store: Path, say: Callable[[str], None]) -> Calibration:
     """Measures this machine, keeps the figures in `store` and returns them. Raises Failure when a part fails."""
     began = time.monotonic()
     say("measuring a trainer of 43 M weights (1 of 3)")
+    _run_part("imports")  # what a first start reads from the disk takes some 20 s, and is no start of later stages
     trained = _run_part("trainer")
     say(f"measuring an engine with a tiny model (2 of 3, {time.monotonic() - began:.0f} s so far)")
     small = _run_part("small engine")
@@ -79,7 +81,7 @@ def _run_part(name: str) -> dict[str, Any]:
             last = " | ".join(done.stderr.strip().splitlines()[-3:])
             raise Failure(f"measuring: {name} failed: {last}")
         found: dict[str, Any] = read_json(result)
-        return {**found, "start_seconds": time.monotonic() - began - found["worked"]}
+        return {**found, "start_seconds": time.monotonic() - began - found.get("worked", 0.0)}
 
 
 def _make_checkpoint(build: Build, folder: Path) -> ModelShape:
@@ -99,7 +101,10 @@ def _make_checkpoint(build: Build, folder: Path) -> ModelShape:
 
 
 def time_trainer() -> dict[str, Any]:
-    """Seconds and operations of steps with few and with many tokens, of one pack each."""
+    """Seconds and operations of steps with few and with many tokens, of one pack each.
+
+    `worked` are the seconds that are no part of a start: of the checkpoint and of all steps.
+    """
     import torch
 
     from stages.config.runtime import Runtime
@@ -111,7 +116,9 @@ def time_trainer() -> dict[str, Any]:
     from stages.vlm.reader import Prompt, load_network, load_reader
 
     with tempfile.TemporaryDirectory() as folder:
+        making = time.monotonic()
         shape = _make_checkpoint(LARGE, Path(folder))
+        made = time.monotonic()
         checkpoint = open_checkpoint(Path(folder))
         network = load_network(checkpoint, load_reader(checkpoint), Runtime())
         network.freeze_vision()
@@ -127,17 +134,18 @@ def time_trainer() -> dict[str, Any]:
             trainer.step(1e-5)
             return time.monotonic() - began
 
-        step(PACKS[0])
-        seconds = [min(step(tokens) for _ in range(2)) for tokens in PACKS]
+        first = step(PACKS[0])
+        tries = [[step(tokens) for _ in range(2)] for tokens in PACKS]
+    seconds = [min(each) for each in tries]
     flops = []
     for tokens in PACKS:
         whole, scored = Range.exactly(tokens), Range.exactly(tokens // 2)
         flops.append((count_layers(shape.text, whole).scale(3) + count_head(shape.text, scored, trains=True)).high)
-    return {"seconds": seconds, "flops": flops}
+    return {"seconds": seconds, "flops": flops, "worked": made - making + first + sum(map(sum, tries))}
 
 
 def time_engine(build: Build, answers: int) -> dict[str, Any]:
-    """Seconds, tokens and operations of answers that all have the longest length."""
+    """Seconds, tokens and operations of answers that all have the longest length; `worked` as for the trainer."""
     from stages.config.runtime import Runtime
     from stages.config.sampling import Sampling
     from stages.engines.engine import Request, StartOptions
@@ -145,7 +153,9 @@ def time_engine(build: Build, answers: int) -> dict[str, Any]:
     from stages.vlm.checkpoint import open_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
+        making = time.monotonic()
         shape = _make_checkpoint(build, Path(folder))
+        made = time.monotonic()
         engine = start_engine(open_checkpoint(Path(folder)), Runtime(), StartOptions(Path(folder) / "logs"))
         try:
             sampling = Sampling(max_tokens=ANSWER_TOKENS)
@@ -155,6 +165,7 @@ def time_engine(build: Build, answers: int) -> dict[str, Any]:
                     text = f"What is the number of row {number}? Say it in words, then add all numbers before it."
                     yield Request(str(number), [{"role": "user", "content": text}], [], sampling, 1, number)
 
+            ready = time.monotonic()
             for _ in engine.iter_outcomes(make_requests(2)):
                 pass
             began, out, read = time.monotonic(), 0, 0
@@ -163,25 +174,32 @@ def time_engine(build: Build, answers: int) -> dict[str, Any]:
                     raise Failure(f"the engine refused a request: {outcome}")
                 out += sum(answer.completion_tokens for answer in outcome)
                 read += outcome[0].prompt_tokens
-            seconds = time.monotonic() - began
+            ended = time.monotonic()
         finally:
             engine.close()
-    return {"seconds": seconds, "tokens": out, "flops": count_layers(shape.text, Range.exactly(out + read)).high}
+    flops = count_layers(shape.text, Range.exactly(out + read)).high
+    return {"seconds": ended - began, "tokens": out, "flops": flops, "worked": made - making + ended - ready}
+
+
+def read_libraries() -> dict[str, Any]:
+    """Imports what stages import, so that their files are in memory."""
+    for name in ("deepspeed", "transformers", "vllm"):
+        importlib.import_module(name)
+    return {}
 
 
 def main(name: str, result: str) -> None:
-    """Measures one part and writes it to `result`, with the seconds of the measurement itself."""
+    """Measures one part and writes it to `result`."""
     from flows.environment import prepare
 
     prepare()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "imports": read_libraries,
         "trainer": time_trainer,
         "small engine": lambda: time_engine(SMALL, ANSWERS[0]),
         "large engine": lambda: time_engine(LARGE, ANSWERS[1]),
     }
-    found = parts[name]()
-    spent = found["seconds"]
-    write_json(Path(result), {"worked": sum(spent) if isinstance(spent, list) else spent, **found})
+    write_json(Path(result), parts[name]())
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def try_checkpoint(name: str, folder: Path, ways: Sequence[str], project_folder:
     subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
     made, judge = (checkpoints / one for one in (name, JUDGE))
     params = make_params(made, {}, judge)
+    params["verdict"] |= {"form": "plain", "constrained": False}  # a token for each verdict; smoke.py has the long form
     project = Project(project_folder / "project", params)
     for way in ways:
         project.lay_over(WAYS[way])

@@ -12,7 +12,9 @@ from flows.estimate.cards import name_machine
 from flows.estimate.past import read_calibration
 from stages.job.failure import Failure
 
-PARTS = {  # as a machine would give them that computes 1e10 operations a second, beside 0.5 s a step, 1 ms a token
+# As a machine would give them that computes 1e10 operations a second, beside 0.5 s a step, 1 ms a token.
+PARTS: dict[str, dict[str, object]] = {
+    "imports": {},
     "trainer": {"seconds": [1.5, 3.5], "flops": [1e10, 3e10], "start_seconds": 12.0},
     "small engine": {"seconds": 2.0, "tokens": 2000, "flops": 0.0, "start_seconds": 20.0},
     "large engine": {"seconds": 3.0, "tokens": 1000, "flops": 2e10, "start_seconds": 25.0},
@@ -33,12 +35,12 @@ def test_coefficients_come_from_differences(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_part_that_fails_is_one_line(make_project: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate.sys, "executable", "false")
-    with pytest.raises(Failure, match="measuring: trainer failed: "):
+    with pytest.raises(Failure, match="measuring: imports failed: "):
         calibrate.calibrate(tmp_path, print)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["plan", "--measure"], catch_exceptions=False)
     assert result.exit_code == 1
-    assert "error: measuring: trainer failed" in result.output
+    assert "error: measuring: imports failed" in result.output
 
 
 @pytest.mark.slow
@@ -47,6 +49,7 @@ def test_a_trainer_and_an_engine_are_measured(monkeypatch: pytest.MonkeyPatch) -
     trained = time_trainer()
     assert 0 < trained["seconds"][0] < trained["seconds"][1]
     assert trained["flops"][1] > 3 * trained["flops"][0]
+    assert trained["worked"] > 2 * sum(trained["seconds"])  # each is timed twice, after one that is not
     found = time_engine(calibrate.SMALL, 4)
     assert 4 <= found["tokens"] <= 4 * calibrate.ANSWER_TOKENS
-    assert found["seconds"] > 0
+    assert 0 < found["seconds"] < found["worked"]
