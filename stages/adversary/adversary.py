@@ -125,12 +125,14 @@ class Adversary:
         for number, pack in enumerate(batch.packs):
             start = sum(map(len, seen))
             part, logits = self.trainer.forward(partial(self._loss, batch, pack, start))
-            ids = [texts[place].question_id for place in batch.own[start : start + len(logits)].tolist()]
+            numbers = batch.own[start : start + len(logits)].tolist()
+            ids = [texts[batch.distinct.first[number]].question_id for number in numbers]
             self.trainer.backward(part, number == len(batch.packs) - 1, ids)
             seen.append(logits)
         logits = torch.cat(seen).cpu()
         if get_ranks().count > 1:
             logits = torch.tensor(collect_in_order(batch.own.tolist(), logits.tolist()))
+        logits = logits[batch.distinct.place]
         self._check_logits(logits.tolist(), texts)
         return logits
 

@@ -26,7 +26,7 @@ def make_discriminator_group(reader: Reader, responses: list[str]) -> Group:
     contain no end token, so that no tokenizer artefact reveals the source (trap T33).
     """
     opening, closing = encode_prefix(reader)
-    return Group(opening, _encode_bodies(reader, responses, closing))
+    return Group(opening, encode_bodies(reader, responses, closing))
 
 
 def make_question_group(
@@ -38,10 +38,11 @@ def make_question_group(
         message["content"].replace(IMAGE_MARKER, "").strip() for message in messages if message["role"] == "user"
     )
     opening, closing = encode_prefix(reader, f"{markers}{QUESTION.format(text)}", images)
-    return Group(opening, _encode_bodies(reader, responses, closing))
+    return Group(opening, encode_bodies(reader, responses, closing))
 
 
-def _encode_bodies(reader: Reader, responses: Sequence[str], closing: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def encode_bodies(reader: Reader, responses: Sequence[str], closing: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Returns the token ids of each response, followed by `closing`."""
     return tuple((*reader.chat.encode_text(text), *closing) for text in responses)
 
 

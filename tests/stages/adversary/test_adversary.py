@@ -12,7 +12,14 @@ from PIL import Image
 
 from stages.adversary.adversary import Adversary, AdversarySettings
 from stages.adversary.diagnostics import ConstantDiscriminator, SpreadCheck, discriminator_metrics
-from stages.adversary.discriminator_model import DiscriminatorCollator, DiscriminatorModel, Text, score_texts
+from stages.adversary.discriminator_model import (
+    DiscriminatorCollator,
+    DiscriminatorModel,
+    Text,
+    discriminator_loss,
+    score_texts,
+    weigh_sides,
+)
 from stages.config.runtime import Runtime
 from stages.groups.response import STUDENT
 from stages.training.guard import NonFinite, StepGuard
@@ -136,6 +143,31 @@ def test_the_packing_of_texts_changes_no_gradient(tiny: Callable[[str], Checkpoi
         logits = adversary.backward(batch, texts)
         found.append((*logits.tolist(), *adversary.trainer.step(1e-3)))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_equal_texts_are_read_once_with_the_loss_and_gradient_of_all(tiny: Callable[[str], Checkpoint]) -> None:
+    """Texts of both sides and of two teachers, some equal; against Eq. 1 over the logit of each text, packed alone."""
+    bodies, writers = ["5", "6", "5", "so 5", "5", "7"], [STUDENT, STUDENT, STUDENT, "a", "a", "b"]
+    texts = [Text(body, "q") for body in bodies]
+    adversary = make_adversary(tiny)
+    discriminator, collator = adversary.discriminator, adversary.collator
+    batch = collator.collate(texts, writers, "bce")
+    assert sum(len(pack.last) for pack in batch.packs) == 4
+    logits = adversary.backward(batch, texts)
+    found = [one.grad.clone() for one in discriminator.parameters() if one.grad is not None]
+    discriminator.zero_grad()
+    alone = torch.cat([discriminator(collator.make_packs([text])[0]) for text in texts])
+    assert logits.tolist() == pytest.approx(alone.tolist(), abs=1e-5)
+    assert score_texts(discriminator, collator, texts) == pytest.approx(alone.tolist(), abs=1e-5)
+    loss = discriminator_loss(alone, torch.tensor([float(one == STUDENT) for one in writers]), weigh_sides(writers))
+    together = sum(batch.loss(discriminator(pack).detach(), 0) for pack in batch.packs)
+    assert float(together) == pytest.approx(loss.item(), rel=1e-5)
+    discriminator.zero_grad()
+    loss.backward()
+    wanted = [one.grad for one in discriminator.parameters() if one.grad is not None]
+    assert len(found) == len(wanted) > 10
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("degenerate", ["unrewarded", "learned"])

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from stages.adversary.discriminator_model import (
+    GROUP_TOKENS,
+    TEXTS_PER_GROUP,
     DiscriminatorCollator,
     DiscriminatorModel,
     Text,
     compute_accuracy,
     discriminator_loss,
+    group_texts,
     score_texts,
     weigh_sides,
 )
@@ -82,6 +85,22 @@ def test_a_text_scores_the_same_alone_and_in_any_pack(tiny: Callable[[str], Chec
         )
     alone = [score_texts(discriminator, DiscriminatorCollator(reader, 4096), [text])[0] for text in texts]
     assert alone == pytest.approx(together, abs=1e-5)
+
+
+def test_short_texts_share_a_prompt_and_long_ones_at_least_eight(tiny: Callable[[str], Checkpoint]) -> None:
+    """No group of more than eight texts is longer than 1,024 tokens or than a pack."""
+    reader = load_reader(tiny("qwen2_5_vl"))
+    short, long = [f"so {n}" for n in range(99)], [f"{n}: {'5,' * 200}" for n in range(20)]
+    (first, *rest) = group_texts(reader, short, 8192)
+    assert len(first.responses) > 2 * TEXTS_PER_GROUP
+    assert [len(one.responses) for one in group_texts(reader, long, 8192)] == [TEXTS_PER_GROUP, TEXTS_PER_GROUP, 4]
+    for tokens in (GROUP_TOKENS, 300):
+        groups = group_texts(reader, [*short, *long], tokens)
+        assert [response for one in groups for response in one.responses] == [
+            response for text in [*short, *long] for response in group_texts(reader, [text], 8192)[0].responses
+        ]
+        assert all(one.tokens <= tokens or len(one.responses) <= TEXTS_PER_GROUP for one in groups)
+    assert len(first.responses) + sum(len(one.responses) for one in rest) == 99
 
 
 def test_response_is_fenced_and_nothing_of_the_turn_is_left_in_it(tiny: Callable[[str], Checkpoint]) -> None:
