@@ -127,7 +127,7 @@ def write_params(folder: Path, precision: str, changes: Mapping[str, Any]) -> No
 def run_stage(folder: Path, target: str) -> float:
     """Runs one stage in a process of its own and returns its seconds."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "RIL_"))}
-    environment |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     command = [sys.executable, "-m", "flows.run", *target.split("@")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
