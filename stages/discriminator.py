@@ -41,8 +41,8 @@ from stages.training.ahead import preparing_ahead
 from stages.training.ranks import get_ranks
 from stages.training.state import TrainingState
 from stages.training.trainer import Trainer, learning_rate
-from stages.vlm.checkpoint import open_verified
-from stages.vlm.reader import load_network, load_reader
+from stages.vlm.checkpoint import Checkpoint, open_verified
+from stages.vlm.reader import Reader, load_network, load_reader
 
 QUESTIONS_AT_ONCE = 64  # of the held-out ones: all their texts are packed before the first is scored
 
@@ -61,10 +61,7 @@ def run(job: Job) -> None:
         return
     checkpoint = open_verified(job.input("data/warm_start"), job.store)
     reader = load_reader(checkpoint)
-    network = load_network(checkpoint, reader, job.block(Runtime), get_quantization(block.lora))
-    if block.lora:
-        network = network.add_adapter("discriminator", block.lora, job.seed("adapter"))
-    discriminator = DiscriminatorModel(network, job.seed("head"), block.sees)
+    discriminator = make_discriminator(job, checkpoint, reader)
     found = open_texts(job, objective.degenerate == "learned", block.sees)
     kept = split_held_out(found.names, block.held_out_share, job.seed("held out"))
     training, held_out = (found.choose(ids) for ids in kept)
@@ -120,6 +117,19 @@ def run(job: Job) -> None:
     job.write_metrics({**metrics, "questions": {"training": len(training), "held_out": len(held_out)}})
     job.write_history(history)
     job.progress.show_table("discriminator on held-out questions", [metrics])
+
+
+def make_discriminator(job: Job, checkpoint: Checkpoint, reader: Reader) -> DiscriminatorModel:
+    """Returns the untrained discriminator on the student's language model.
+
+    Nothing else keeps the loaded network: its tower and head are views of the same mapped file as the language model,
+    and under ZeRO 3 they kept all of it in memory (290 MB of a file of 300).
+    """
+    block = job.block(Block)
+    network = load_network(checkpoint, reader, job.block(Runtime), get_quantization(block.lora))
+    if block.lora:
+        network = network.add_adapter("discriminator", block.lora, job.seed("adapter"))
+    return DiscriminatorModel(network, job.seed("head"), block.sees)
 
 
 def write_empty(job: Job) -> None:

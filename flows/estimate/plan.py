@@ -98,7 +98,7 @@ def estimate_memory(params: Params, given: Given) -> Estimate:
     """Returns the memory of every stage, on the GPUs or of the processes."""
     shapes = {name: one.shape for name, one in given.models.items()}
     if given.card is None:
-        return ProcessEstimator(params, shapes, given.host.memory).estimate()
+        return ProcessEstimator(params, shapes, given.host.memory, given.lengths.prompt).estimate()
     return MemoryEstimator(params, shapes, given.card.memory).estimate()
 
 

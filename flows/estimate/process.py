@@ -5,6 +5,7 @@ On a CPU memory that is allocated and not written takes no page, so a bucket cou
 it; buckets fill while activations are freed, so the larger of both counts.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from flows.estimate.shapes import ModelShape
 from flows.estimate.table import Estimate, GpuMemory
 from flows.estimate.trained import BUCKET, STATE, TrainedModel, find_sharding, list_trained
 from flows.jobs import list_runs
+from stages.config.engines import Vllm
 from stages.config.lora import Lora
 from stages.config.params import Params
 from stages.config.placement import LOOP
@@ -23,14 +25,20 @@ TRAINING_LIBRARIES = 660e6  # torch, transformers, deepspeed, pyarrow
 ADAPTER_LIBRARIES = 61e6  # and peft
 ENGINE_LIBRARIES = 865e6  # and vLLM
 PLAIN_LIBRARIES = 240e6  # pyarrow, numpy; the tiny world
+REPORT_LIBRARIES = 660e6  # and torch, matplotlib
+PROMPT_SHARE = 0.25  # of the context: a prompt whose mean length is not known. Assumed
+WAITING = 1.25  # requests in an engine for each that it answers (stages/engines/vllm.py)
 GIB = 1 << 30
 
 
 class ProcessEstimator:
     """The memory of the processes of every stage on a CPU with `memory` bytes."""
 
-    def __init__(self, params: Params, shapes: Mapping[str, ModelShape], memory: float) -> None:
-        self._params, self._shapes, self._memory = params, shapes, memory
+    def __init__(
+        self, params: Params, shapes: Mapping[str, ModelShape], memory: float, prompt: float | None = None
+    ) -> None:
+        """`prompt` is the mean length of prompts in tokens, if it is known."""
+        self._params, self._shapes, self._memory, self._prompt = params, shapes, memory, prompt
         self._runtime, self._student = params.runtime, shapes["student"]
         self._context = params.models["student"].context_tokens
 
@@ -68,15 +76,42 @@ class ProcessEstimator:
             models["evaluate"] = [name if name in params.models else "student"]
         asked = [name for name in models.get(stage, []) if name in self._shapes]
         if not asked:
-            return "work", {"libraries": PLAIN_LIBRARIES}
+            return "work", {"libraries": REPORT_LIBRARIES if stage == "report" else PLAIN_LIBRARIES}
         largest = max(asked, key=lambda name: self._count_bytes(name))
-        return "answers", {"libraries": ENGINE_LIBRARIES, **self._measure_engine(largest)}
+        each = {"rollout": params.rollout.responses}.get(stage, 1)
+        if stage == "teacher":
+            each = params.teachers[item].responses
+        return "answers", {"libraries": ENGINE_LIBRARIES, **self._measure_engine(stage, largest, each)}
 
     def _count_bytes(self, name: str) -> float:
         return (4 if self._params.models[name].precision == "fp32" else 2) * self._shapes[name].weights
 
-    def _measure_engine(self, name: str) -> dict[str, float]:
-        return {"engine weights": self._count_bytes(name), "KV cache": float(self._runtime.kv_cache_gib * GIB)}
+    def _measure_engine(self, stage: str, name: str, each: int) -> dict[str, float]:
+        """Bytes of vLLM in this process, which gives `each` answers to a prompt.
+
+        Its buffer of states has room for all prompts at once. In the first pass it reads those that it starts with.
+        """
+        engine, text = self._runtime.find_engine(stage, name), self._shapes[name].text
+        sequences = engine.sequences if isinstance(engine, Vllm) else Vllm(kind="vllm").sequences
+        size = self._count_bytes(name) / self._shapes[name].weights
+        context = self._params.models[name].context_tokens
+        prompts = min(self._count_prompts(stage), sequences * WAITING / each)
+        first = prompts * min(context, self._prompt or context * PROMPT_SHARE)
+        work = size * (sequences * context * text.hidden + first * (4 * text.hidden + 3 * text.feed_forward))
+        return {
+            "engine weights": self._count_bytes(name),
+            "engine work": work,
+            "KV cache": float(self._runtime.kv_cache_gib * GIB),
+        }
+
+    def _count_prompts(self, stage: str) -> float:
+        """Returns how many prompts a stage has at a time, at most."""
+        params = self._params
+        if stage == LOOP:
+            return params.ril.questions_per_step * params.ril.group
+        split = {"selection": params.selection.split, "evaluate": params.evaluate.split}.get(stage)
+        count = params.questions.splits[split or params.selection.split]
+        return math.inf if count == "all" or stage == "verdict" else float(count)
 
     # --- stages that train --------------------------------------------------------------------------------------------
 
@@ -146,8 +181,10 @@ class ProcessEstimator:
         here = [name for name in names if name in self._shapes]
         if ranks == 1:  # else they are servers, processes of their own
             resting["libraries"] = ENGINE_LIBRARIES + libraries - TRAINING_LIBRARIES
-            resting["engine weights"] = sum(map(self._count_bytes, here))
-            resting["KV cache"] = float(len(here) * runtime.kv_cache_gib * GIB)
+            for name in here:
+                each = block.group if name == "student" else 1
+                for part, size in self._measure_engine(LOOP, name, each).items():
+                    resting[part] = resting.get(part, 0.0) + size
         return self._choose(resting, phases)
 
     def _count_copies(self, stage: str) -> float:

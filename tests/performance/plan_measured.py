@@ -5,8 +5,9 @@
 Each case changes `runtime`, precision or adapters and runs real stages as `dvc repro` does, in processes of their own.
 Measured are the largest memory of the first process (VmHWM), the bytes of a checkpoint, of outs and store, answers,
 tokens, and seconds beside those that follow from `ril plan --measure`, which runs first. The weights are drawn at
-random; other models are tiny. `--compare` makes the tables again from the figures in the folder. Exit code 1 if memory
-or bytes are more than 10 % off, an exact count is not met, or a time is outside what is predicted.
+random; other models are tiny. What processes free goes back to the system at once, so that memory is what is allocated;
+`--own-heap` leaves the heap as users have it. `--compare` makes the tables again from the figures in the folder. Exit
+code 1 if memory or bytes are more than 10 % off, an exact count is not met, or a time is outside what is predicted.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PREPARED = ("model@student", "model@qwen2_5_vl", "model@internvl3", "model@judge", "questions", "selection")
 ANSWERED = ("teacher@qwen2_5_vl", "teacher@internvl3", "verdict@qwen2_5_vl", "verdict@internvl3", "pool", "rollout")
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # bytes from which on glibc maps each block for itself
 TRAINING = ("warm_start", "discriminator", "ril")
 ANSWERING = "answers"  # what rows of ANSWERED have as their case
 
@@ -230,7 +232,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where projects and figures are kept")
     parser.add_argument("--only", default="", help="part of a case's precision and name")
     parser.add_argument("--compare", action="store_true", help="only make the table again")
+    parser.add_argument("--own-heap", action="store_true", help="leave glibc's heap as it is")
     given = parser.parse_args()
+    os.environ.update({} if given.own_heap else GIVEN_BACK)
     if not given.compare:
         measure(given.folder, given.only)
     sys.exit(int(not compare(given.folder)))

@@ -1,5 +1,7 @@
 """Stage `discriminator`: which questions it is measured on, and the measures."""
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,8 @@ from stages.adversary.question_texts import QuestionTexts
 from stages.discriminator import measure_held_out, open_texts, split_held_out
 from stages.job.job import Job
 from stages.responses.draws import TeacherAnswer
+from stages.vlm.checkpoint import open_checkpoint
+from stages.vlm.reader import load_reader
 
 Project = Callable[[str, Mapping[str, Any]], Job]
 
@@ -57,3 +61,21 @@ def test_the_measures_are_those_of_the_held_out_questions(
     _, held_out = split_held_out(open_texts(job, False, "response").names, 0.34, job.seed("held out"))
     assert asked == [held_out]
     assert len(held_out) == 2
+
+
+def test_nothing_keeps_the_tower_of_the_network(loop_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a view of the same mapped file as the language model, and would keep that in memory under ZeRO 3."""
+    job, real, kept = loop_project("discriminator", {}), discriminator.load_network, []
+
+    def load(*given: Any) -> Any:
+        network = real(*given)
+        kept.extend(weakref.ref(one) for one in network.family.get_vision_modules(network.model))
+        return network
+
+    monkeypatch.setattr(discriminator, "load_network", load)
+    checkpoint = open_checkpoint(job.input("data/warm_start"))
+    made = discriminator.make_discriminator(job, checkpoint, load_reader(checkpoint))
+    gc.collect()
+    assert kept
+    assert not any(one() for one in kept)
+    assert sum(one.numel() for one in made.text.parameters()) > 1000
