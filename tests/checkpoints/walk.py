@@ -22,6 +22,8 @@ COLOURS = ("red", "blue", "green")
 SIZES = ((64, 64), (640, 480), (300, 900), (28, 28), (420, 60), (1024, 768))  # width, height in pixels
 SPLITS = {"warm_start": 8, "imitation": 8, "validation": 4, "test": 4}
 _WATCHED = "stages/model.py"  # what profiles without a built model name
+_EMPTY = {"max_empty_share": 1.0}  # drawn weights may end an answer at its first token
+_ANY = {**_EMPTY, "max_same_share": 1.0, "max_reject_share": 1.0}
 _ALL_LORA = {"rank": 4, "alpha": 8.0}
 
 
@@ -69,13 +71,13 @@ def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dic
         "selection": {"teacher": next(iter(teachers), "student")},
         "teachers": {
             **dict.fromkeys(("qwen2_5_vl", "internvl3")),
-            **{name: {"model": model, "responses": 4, "sampling": sampling} for name, model in asked.items()},
+            **{name: {"model": model, "responses": 4, "sampling": sampling, **_ANY} for name, model in asked.items()},
         },
         "verdict": {"model": "judge", "max_tokens": 128, "constrained": True, "max_failed_share": 1.0, "exam": False},
         "pool": {"teachers": list(asked), "truncated": "keep"},
-        "rollout": {"responses": 4, "sampling": sampling},
+        "rollout": {"responses": 4, "sampling": sampling, **_ANY},
         "discriminator": {**few, "questions_per_step": 2, "responses_per_side": 2, "alarm_steps": 1},
-        "ril": {**few, "questions_per_step": 2, "group": 2, "validation_every": 2, "sampling": sampling},
+        "ril": {**few, "questions_per_step": 2, "group": 2, "validation_every": 2, "sampling": sampling, **_EMPTY},
         "evaluate": {"benchmarks": [], "folder": _WATCHED, "max_tokens": 16, "shuffled_images": False},
         "evaluations": {
             "base": {"checkpoint": "data/model/student", "title": "Base student"},

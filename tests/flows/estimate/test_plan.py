@@ -20,7 +20,7 @@ from flows.estimate.past import MACHINES, Calibration
 from flows.estimate.plan import Given, PipelinePlan, plan_pipeline
 from flows.estimate.remedy import find_larger_card, find_remedies
 from flows.estimate.shapes import read_shape
-from flows.estimate.workload import count_exam
+from flows.estimate.workload import MeanLengths, count_exam
 from flows.profile import read_profile
 from stages.config.params import validate_params
 from stages.config.yaml import ParamsError, merge_params, read_yaml
@@ -94,6 +94,24 @@ def test_teachers_that_score_in_the_loop_are_counted(project: Path) -> None:
     assert all(one.answer == Range.exactly(1) for one in scored)
     (row,) = plan.find("ril").rows
     assert row.parts["KV cache"] == 3 * 2**30, "student and both teachers; there is no judge"
+
+
+def test_an_engine_on_cpus_has_a_buffer_for_all_prompts_and_a_first_pass(project: Path) -> None:
+    """fp32 states of `sequences` contexts; the first pass reads five prompts of ten tokens, all that there are."""
+
+    def measure(**runtime: Any) -> float:
+        params = validate_params(merge_params(read_yaml(project / "params.yaml"), {"runtime": runtime}))
+        models = find_models(project, params)
+        given = Given(project, project / ".ril", models, lengths=MeanLengths(prompt=10))
+        return plan_pipeline(params, given).find("rollout").rows[0].parts["engine work"]
+
+    params = validate_params(read_yaml(project / "params.yaml"))
+    text = find_models(project, params)["student"].shape.text
+    passed = 5 * 10 * (4 * text.hidden + 3 * text.feed_forward)
+    for sequences, runtime in ((256, {}), (8, {"engines": {"student": {"kind": "vllm", "sequences": 8}}})):
+        first = passed if sequences == 256 else passed / 4  # eight answers to a prompt, and a quarter more is waiting
+        buffer = sequences * params.models["student"].context_tokens * text.hidden
+        assert measure(**runtime) == pytest.approx(4 * (buffer + first))
 
 
 @pytest.mark.parametrize("objective", ["sft", "imitation"])
