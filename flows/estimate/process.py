@@ -24,7 +24,8 @@ from stages.config.runtime import Runtime
 TRAINING_LIBRARIES = 660e6  # torch, transformers, deepspeed, pyarrow
 ADAPTER_LIBRARIES = 61e6  # and peft
 ENGINE_LIBRARIES = 865e6  # and vLLM
-PLAIN_LIBRARIES = 240e6  # pyarrow, numpy; the tiny world
+PLAIN_LIBRARIES = 165e6  # pyarrow, numpy
+QUESTION_LIBRARIES = {True: 255e6, False: 600e6}  # and the tiny world; images of any size, decoded on all cores
 REPORT_LIBRARIES = 660e6  # and torch, matplotlib
 PROMPT_SHARE = 0.25  # of the context: a prompt whose mean length is not known. Assumed
 WAITING = 1.25  # requests in an engine for each that it answers (stages/engines/vllm.py)
@@ -76,7 +77,8 @@ class ProcessEstimator:
             models["evaluate"] = [name if name in params.models else "student"]
         asked = [name for name in models.get(stage, []) if name in self._shapes]
         if not asked:
-            return "work", {"libraries": REPORT_LIBRARIES if stage == "report" else PLAIN_LIBRARIES}
+            libraries = {"report": REPORT_LIBRARIES, "questions": QUESTION_LIBRARIES[params.questions.kind == "world"]}
+            return "work", {"libraries": libraries.get(stage, PLAIN_LIBRARIES)}
         largest = max(asked, key=lambda name: self._count_bytes(name))
         each = {"rollout": params.rollout.responses}.get(stage, 1)
         if stage == "teacher":
@@ -111,7 +113,11 @@ class ProcessEstimator:
             return params.ril.questions_per_step * params.ril.group
         split = {"selection": params.selection.split, "evaluate": params.evaluate.split}.get(stage)
         count = params.questions.splits[split or params.selection.split]
-        return math.inf if count == "all" or stage == "verdict" else float(count)
+        if count == "all":
+            return math.inf
+        # Half of what a judge reads is the same for all, which the engine reads once.
+        each = max((one.responses for one in params.teachers.values()), default=1) / 2 if stage == "verdict" else 1
+        return count * each
 
     # --- stages that train --------------------------------------------------------------------------------------------
 
@@ -143,6 +149,8 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
         phases = self._list_phases("warm_start", block.lora, (trained, student.weights), tokens, seen, head=True)
+        if block.lora:  # the result has the adapter in a copy of all weights
+            phases["result"] = {**phases["at rest"], "copies": self._count_bytes("student")}
         resting = {"libraries": _count_libraries(block.lora), "copies": self._count_copies("warm_start")}
         return self._choose(resting, phases)
 
@@ -163,6 +171,8 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
         phases = self._list_phases(LOOP, block.lora, (trained, student.weights), tokens, seen, head=True)
+        if block.lora:
+            phases["result"] = {**phases["at rest"], "copies": self._count_bytes("student")}
         reference = 0.0 if block.lora else self._count_bytes("student")
         if runtime.reference != "replicated":
             reference /= ranks

@@ -14,9 +14,12 @@ from stages.config.placement import LOOP, count_replica_gpus, find_gpu_use
 
 DISK_RATE = 2e9  # bytes a second that a checkpoint is written at; that of one NVMe disk
 PROCESS = 3_000_000_000  # libraries and rows of a training process. Measured on a CPU: 0.6 to 1.2 GB. CUDA's: assumed
-# Bytes of an answer, compressed: of its row, and of each of its tokens. Assumed
-STORED_ROW, STORED_TOKEN = 150.0, 3.0
-WRITTEN_ROW, WRITTEN_TOKEN = 60.0, 3.0
+# Bytes of an answer, compressed: of its row, and of each of its tokens. Measured: low for the alike answers of the tiny
+# world, high for answers that are drawn token by token (docs/profiles.md, "Predicted against measured").
+STORED_ROW, STORED_TOKEN = Range(45, 60), Range(0.6, 3.3)
+WRITTEN_ROW, WRITTEN_TOKEN = Range(45, 65), Range(0.8, 3.0)
+VERDICT_ROW = Range(25, 85)  # a verdict without its text
+SEGMENT = 10e3  # of the store: the description of its columns, about.json
 QUESTION = Range(40e3, 500e3)  # bytes of a question with its image. Assumed; of the tiny world 3 kB
 TINY_QUESTION = Range(2.5e3, 4.5e3)
 FILES = 25_000  # tokenizer, config and card beside tiny weights
@@ -63,7 +66,9 @@ class StorageEstimator:
         checkpoint, kept = self._estimate_checkpoints(stage)
         stored = work.answers if stage != LOOP else ()  # the loop keeps its own in its records
         store = _add(
-            each.answer.scale(STORED_TOKEN * each.fresh) + Range.exactly(STORED_ROW * each.fresh) for each in stored
+            Range.exactly(SEGMENT) + (each.answer.times(STORED_TOKEN) + STORED_ROW).scale(each.fresh)
+            for each in stored
+            if each.fresh
         )
         return Storage(
             self._estimate_host(stage, checkpoint, sleeping),
@@ -122,10 +127,9 @@ class StorageEstimator:
             return self._count_adapter(stage) or Range.exactly(self._size * (text.weights + text.hidden))
         if stage == LOOP:
             return whole.scale(1 + (params.ril.keep == "both")) + (self._count_adapter(stage) or Range())
-        return _add(
-            each.answer.scale(WRITTEN_TOKEN * each.count) + Range.exactly(WRITTEN_ROW * each.count)
-            for each in work.answers
-        )
+        if stage == "verdict":
+            return _add(VERDICT_ROW.scale(each.count) for each in work.answers)
+        return _add((each.answer.times(WRITTEN_TOKEN) + WRITTEN_ROW).scale(each.count) for each in work.answers)
 
     @property
     def _size(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.estimate.amounts import Range
 from flows.estimate.models import find_models
 from flows.estimate.plan import Given, StagePlan, plan_pipeline
 from flows.estimate.workload import MeanLengths
@@ -28,7 +29,7 @@ def compare(root: Path) -> bool:
     print("| precision, settings | stage | memory, MB | off by | checkpoint, MB | result, MB |")
     print("|---|---|---|---|---|---|")
     worst = max(_print_memory(row, plan) for row, plan in zip(rows, plans, strict=True))
-    print("\n| precision, settings | stage | answers | tokens in | tokens out | store, MB | seconds |")
+    print("\n| precision, settings | stage | answers | tokens in | tokens out | store, kB | seconds |")
     print("|---|---|---|---|---|---|---|")
     right = [_print_work(row, plan) for row, plan in zip(rows, plans, strict=True)]
     return worst <= ALLOWED and all(right)
@@ -71,12 +72,14 @@ def _print_memory(row: Row, plan: StagePlan) -> float:
     memory = row["timing"]["took"]["peak_host_bytes"]
     off = plan.rows[0].total / memory - 1
     pairs = [(row["checkpoint"], plan.storage.checkpoint), (row["out"], plan.storage.out.high)]
-    cells = [f"{measured / 1e6:,.1f}, {planned / 1e6:,.1f}" if measured else "" for measured, planned in pairs]
+    cells = [
+        f"{measured / 1e6:,.2f}, {planned / 1e6:,.2f}" if measured and planned else "" for measured, planned in pairs
+    ]
     print(
         f"| {row['precision']}, {row['case']} | {row['stage']} | {memory / 1e6:,.0f}, {plan.rows[0].total / 1e6:,.0f} "
         f"| {100 * off:+.0f} % | {' | '.join(cells)} |"
     )
-    return max(abs(off), *(abs(planned / measured - 1) for measured, planned in pairs if measured))
+    return max(abs(off), *(abs(planned / measured - 1) for measured, planned in pairs if measured and planned))
 
 
 def _print_work(row: Row, plan: StagePlan) -> bool:
@@ -86,16 +89,18 @@ def _print_work(row: Row, plan: StagePlan) -> bool:
     if paid:
         asked = plan.work.answers
         measured = [sum(one[key] for one in paid) for key in ("generated", "prompt_tokens", "completion_tokens")]
+        exact = row["stage"].partition("@")[0] in EXACT
         planned = [
-            sum(one.fresh for one in asked),
-            round(sum(one.tokens_in.high for one in asked)),
-            round(sum(one.tokens_out.high for one in asked)),
+            Range.exactly(sum(one.fresh for one in asked)),
+            Range(sum(one.tokens_in.low for one in asked), sum(one.tokens_in.high for one in asked)),
+            Range(sum(one.tokens_out.low for one in asked), sum(one.tokens_out.high for one in asked)),
         ]
-        cells = [f"{a:,}, {b:,}" for a, b in zip(measured, planned, strict=True)]
-        cells.append(f"{row['store'] / 1e6:.2f}, {plan.storage.store.high / 1e6:.2f}" if row["store"] else "")
-        if row["stage"].partition("@")[0] in EXACT:
+        told = [f"{round(one.high):,}" if exact else str(one) for one in planned]
+        cells = [f"{a:,}, {b}" for a, b in zip(measured, told, strict=True)]
+        cells.append(f"{row['store'] / 1e3:.1f}, {plan.storage.store.high / 1e3:.1f}" if row["store"] else "")
+        if exact:
             stored = abs(plan.storage.store.high / row["store"] - 1) <= ALLOWED
-            right = right and measured == planned and stored
+            right = right and measured == [round(one.high) for one in planned] and stored
     seconds = f"{row['timing']['seconds']:.0f}, {3600 * hours.low:.0f} to {3600 * hours.high:.0f}"
     print(f"| {row['precision']}, {row['case']} | {row['stage']} | {' | '.join(cells)} | {seconds} |")
     return right
