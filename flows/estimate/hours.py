@@ -104,7 +104,7 @@ class HourEstimator:
             return Range(10, 40) + Range(0.02, 0.25).scale(steps) + flops.over(self._card.flops)
         count = sum(one for one in self._params.questions.splits.values() if one != "all")
         each = {"questions": Range(0.001, 0.015), "pool": Range(1e-4, 2e-3)}.get(stage, Range(0, 1e-4))
-        return Range(3, 40) + each.scale(count)
+        return Range(0.4, 40) + each.scale(count)
 
     # --- training -----------------------------------------------------------------------------------------------------
 

@@ -302,7 +302,9 @@ def _list_fp32_states(runtime: Runtime, stage: str, trained: int, frozen: int, a
     if zero == 3:
         resting = {"weights": held / ranks, "optimizer": 3 * part, "gradients": part, "buffers": bucket}
         return States(resting, part, held + bucket, part, 2 * part)
-    return States({"weights": held, "optimizer": 3 * part}, whole if zero == 1 else part, 2 * bucket, part, 2 * part)
+    if zero == 1:  # the update has no second bucket and no second copy of the gradients
+        return States({"weights": held, "optimizer": 3 * part}, whole, bucket, part, part)
+    return States({"weights": held, "optimizer": 3 * part}, part, 2 * bucket, part, 2 * part)
 
 
 def _count_libraries(lora: Lora | None) -> float:

@@ -79,7 +79,7 @@ def _print_memory(row: Row, plan: StagePlan) -> float:
         f"| {row['precision']}, {row['case']} | {row['stage']} | {memory / 1e6:,.0f}, {plan.rows[0].total / 1e6:,.0f} "
         f"| {100 * off:+.0f} % | {' | '.join(cells)} |"
     )
-    return max(abs(off), *(abs(planned / measured - 1) for measured, planned in pairs if measured and planned))
+    return max([abs(off), *(abs(planned / found - 1) for found, planned in pairs if found and planned)])
 
 
 def _print_work(row: Row, plan: StagePlan) -> bool:
