@@ -248,7 +248,7 @@ FAULTS = (
     Fault(MODEL, "self.score(hidden[pack.last])", "self.score(hidden[pack.last - 1])",
           "D reads the token before the last",
           (f"{T_CLOSED}test_c10_the_logit_is_read_at_the_last_token_of_each_text",)),
-    Fault(MODEL, "self.weights[part].to(logits.device)", "self.weights[: len(part)].to(logits.device)",
+    Fault(MODEL, " weights[part].to(logits.device)", " weights[: len(part)].to(logits.device)",
           "later packs of D get the weights of the first",
           (f"{T_ADVERSARY}test_the_packing_of_texts_changes_no_gradient",)),
     Fault(MODEL, "softplus(logits[None, :] - logits[:, None])", "softplus(logits[:, None] - logits[None, :])",
