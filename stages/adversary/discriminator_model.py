@@ -170,10 +170,13 @@ class DiscriminatorCollator:
         """Returns which texts are packed: of equal ones the first, where nothing but the text is scored."""
         if not self._independent:
             return Distinct(list(range(len(texts))), torch.arange(len(texts)))
-        places: dict[str, int] = {}
-        place = [places.setdefault(text.body, len(places)) for text in texts]
-        first = {number: at for at, number in reversed(list(enumerate(place)))}
-        return Distinct([first[number] for number in range(len(places))], torch.tensor(place, dtype=torch.long))
+        numbers: dict[str, int] = {}
+        first: list[int] = []
+        for at, text in enumerate(texts):
+            if text.body not in numbers:
+                numbers[text.body] = len(first)
+                first.append(at)
+        return Distinct(first, torch.tensor([numbers[text.body] for text in texts], dtype=torch.long))
 
     def _make_groups(self, texts: Sequence[Text]) -> list[Group]:
         if self._independent:
