@@ -74,7 +74,7 @@ def make_params(student: Path, teachers: Mapping[str, Path], judge: Path) -> dic
             **{name: {"model": model, "responses": 4, "sampling": sampling, **_ANY} for name, model in asked.items()},
         },
         "verdict": {"model": "judge", "max_tokens": 128, "constrained": True, "max_failed_share": 1.0, "exam": False},
-        "pool": {"teachers": list(asked), "truncated": "keep"},
+        "pool": {"teachers": list(asked), "truncated": "keep", **_EMPTY, "max_same_share": 1.0},
         "rollout": {"responses": 4, "sampling": sampling, **_ANY},
         "discriminator": {**few, "questions_per_step": 2, "responses_per_side": 2, "alarm_steps": 1},
         "ril": {**few, "questions_per_step": 2, "group": 2, "validation_every": 2, "sampling": sampling, **_EMPTY},
