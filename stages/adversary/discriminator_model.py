@@ -288,6 +288,7 @@ class DiscriminatorBatch:
             weights = torch.zeros(count).index_add(0, place, self.weights)
             labels = torch.zeros(count).index_add(0, place, self.weights * self.labels) / weights
             return discriminator_loss(logits, labels[part].to(logits.device), weights[part].to(logits.device))
+        assert len(self.distinct.first) == len(self.labels)
         return bradley_terry_loss(
             logits, self.labels[part].to(logits.device), self.questions[part].to(logits.device), self.pairs
         )
