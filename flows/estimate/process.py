@@ -80,9 +80,9 @@ class ProcessEstimator:
             libraries = {"report": REPORT_LIBRARIES, "questions": QUESTION_LIBRARIES[params.questions.kind == "world"]}
             return "work", {"libraries": libraries.get(stage, PLAIN_LIBRARIES)}
         largest = max(asked, key=lambda name: self._count_bytes(name))
-        each = {"rollout": params.rollout.responses}.get(stage, 1)
-        if stage == "teacher":
-            each = params.teachers[item].responses
+        each = params.teachers[item].responses if stage == "teacher" else 1
+        if stage == "rollout":
+            each = params.rollout.responses
         return "answers", {"libraries": ENGINE_LIBRARIES, **self._measure_engine(stage, largest, each)}
 
     def _count_bytes(self, name: str) -> float:
@@ -149,8 +149,6 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
         phases = self._list_phases("warm_start", block.lora, (trained, student.weights), tokens, seen, head=True)
-        if block.lora:  # the result has the adapter in a copy of all weights
-            phases["result"] = {**phases["at rest"], "copies": self._count_bytes("student")}
         resting = {"libraries": _count_libraries(block.lora), "copies": self._count_copies("warm_start")}
         return self._choose(resting, phases)
 
@@ -171,8 +169,6 @@ class ProcessEstimator:
         seen = self._measure_tower(tokens, trained=not block.freeze_vision)
         trained = student.weights - (student.tower_weights if block.freeze_vision else 0)
         phases = self._list_phases(LOOP, block.lora, (trained, student.weights), tokens, seen, head=True)
-        if block.lora:
-            phases["result"] = {**phases["at rest"], "copies": self._count_bytes("student")}
         reference = 0.0 if block.lora else self._count_bytes("student")
         if runtime.reference != "replicated":
             reference /= ranks
@@ -232,8 +228,10 @@ class ProcessEstimator:
         scored = measure_head(text, tokens, trained=not lora) if head else 0
         kept = wide * (layers.kept + max(layers.working, scored)) + seen
         parts = list_states(runtime, stage, precision, trained, max(0, frozen), lora is not None)
+        merges = lora is not None and head  # the result of the student has the adapter in a copy of all weights
         return {
             "at rest": parts.resting,
+            **({"result": {**parts.resting, "copies": self._count_bytes("student")}} if merges else {}),
             "passes": {
                 **parts.resting,
                 "gradients": parts.gradients,

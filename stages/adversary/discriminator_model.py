@@ -7,7 +7,7 @@ image are included only if `discriminator.sees` selects them.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -156,7 +156,7 @@ class DiscriminatorCollator:
     ) -> "DiscriminatorBatch":
         """Collates texts and who wrote them to one optimizer step; `tower` as in `balance_packs`."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(text.question_id for text in texts))}
-        distinct = self.find_distinct(texts)
+        distinct = self.merge_equal(texts)
         packed = [texts[place] for place in distinct.first]
         own = self.share(packed)
         packs = self.make_packs([packed[place] for place in own], tower)
@@ -166,7 +166,7 @@ class DiscriminatorCollator:
             packs, torch.tensor(own, dtype=torch.long), distinct, labels, weigh_sides(writers), questions, loss
         )
 
-    def find_distinct(self, texts: Sequence[Text]) -> "Distinct":
+    def merge_equal(self, texts: Sequence[Text]) -> "Distinct":
         """Returns which texts are packed: of equal ones the first, where nothing but the text is scored."""
         if not self._independent:
             return Distinct(list(range(len(texts))), torch.arange(len(texts)))
@@ -284,14 +284,19 @@ class DiscriminatorBatch:
         """
         part = self.own[start : start + len(logits)]
         if self.kind == "bce":
-            place, count = self.distinct.place, len(self.distinct.first)
-            weights = torch.zeros(count).index_add(0, place, self.weights)
-            labels = torch.zeros(count).index_add(0, place, self.weights * self.labels) / weights
+            labels, weights = self._merged
             return discriminator_loss(logits, labels[part].to(logits.device), weights[part].to(logits.device))
         assert len(self.distinct.first) == len(self.labels)
         return bradley_terry_loss(
             logits, self.labels[part].to(logits.device), self.questions[part].to(logits.device), self.pairs
         )
+
+    @cached_property
+    def _merged(self) -> tuple[Tensor, Tensor]:
+        """Labels and weights of the distinct texts."""
+        nothing, place = torch.zeros(len(self.distinct.first)), self.distinct.place
+        weights = nothing.index_add(0, place, self.weights)
+        return nothing.index_add(0, place, self.weights * self.labels) / weights, weights
 
     def measure_sides(self, logits: Tensor, real: Tensor) -> float:
         """Returns the loss of the sides, for the log: of the logits [texts] of all ranks that `real` [texts] marks."""
@@ -315,7 +320,7 @@ def score_texts(
     trainer: Trainer | None = None,
 ) -> list[float]:
     """Returns the logit of each text; each rank scores a share. Pass `trainer` if its discriminator may be sharded."""
-    distinct = collator.find_distinct(texts)
+    distinct = collator.merge_equal(texts)
     packed = [texts[place] for place in distinct.first]
     own = collator.share(packed)
     packs = collator.make_packs([packed[place] for place in own], tower=trainer is not None and trainer.sharded)

@@ -18,6 +18,7 @@ from flows.estimate.cards import CARDS, name_machine, read_gpus
 from flows.estimate.models import find_models
 from flows.estimate.past import MACHINES, Calibration
 from flows.estimate.plan import Given, PipelinePlan, plan_pipeline
+from flows.estimate.process import WAITING
 from flows.estimate.remedy import find_larger_card, find_remedies
 from flows.estimate.shapes import read_shape
 from flows.estimate.workload import MeanLengths, count_exam
@@ -26,6 +27,7 @@ from stages.config.params import validate_params
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 from stages.corpora.kept_questions import open_kept_questions, write_kept_questions
 from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row
+from stages.engines.vllm import WAITING_SHARE
 from stages.job.files import write_json, write_shards
 from stages.responses.answers import make_generation_spec
 from stages.responses.key import derive_answer_key
@@ -105,6 +107,7 @@ def test_an_engine_on_cpus_has_a_buffer_for_all_prompts_and_a_first_pass(project
         given = Given(project, project / ".ril", models, lengths=MeanLengths(prompt=10))
         return plan_pipeline(params, given).find("rollout").rows[0].parts["engine work"]
 
+    assert 1 + WAITING_SHARE == WAITING
     params = validate_params(read_yaml(project / "params.yaml"))
     text = find_models(project, params)["student"].shape.text
     passed = 5 * 10 * (4 * text.hidden + 3 * text.feed_forward)
