@@ -11,8 +11,8 @@ from typing import Any
 from stages.config.params import Params
 from stages.corpora.scoring import is_correct
 from stages.job.metric_names import STEP
-from stages.tiny.world.exercises import draw_example, misread_example
-from stages.tiny.world_rows import WARM_START_STYLES, WORLD_PARTS
+from stages.tiny.world.exercises import misread_example
+from stages.tiny.world_rows import draw_world_row
 
 Pairs = Mapping[str, Sequence[tuple[int, int]]]  # by teacher, digits that it takes for each other
 Faults = Mapping[str, Mapping[str, str]]  # by teacher, the answer that its fault leads to by question
@@ -44,9 +44,7 @@ def find_fault_answers(
     found: dict[str, dict[str, str]] = {name: {} for name in faulty}
     for name in ids:
         number = int(name.removeprefix(f"{split}-"))
-        row = draw_example(
-            world.seed, WORLD_PARTS[split], f"{split} {number}", world.kinds, WARM_START_STYLES, world.terse_kinds
-        )
+        row = draw_world_row(world, split, number)
         for teacher, pairs in faulty.items():
             answer = misread_example(row, pairs).exercise.answer
             if answer != row.exercise.answer:

@@ -1,16 +1,14 @@
 """The block `models.<id>.build`: a tiny model built from scratch."""
 
-import math
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from stages.config.schedule import Schedule
-from stages.config.world import Kinds
+from stages.config.world import Kinds, Styles
 
 # head widths that vLLM supports on CPU; others fail at the first request
 HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-STYLE_NAMES = ("terse", "steps", "arrows")
 
 _Digit = Annotated[int, Field(ge=0, le=9)]
 Pair = Annotated[tuple[_Digit, _Digit], Field(strict=False)]
@@ -43,14 +41,14 @@ class Build(Schedule):
     practice_groups: int = Field(
         0, ge=0, le=10_000, description="Text-only questions added to each later step, to learn arithmetic."
     )
-    styles: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+    styles: Styles = Field(
         default_factory=dict,
         description="Share of each answer style in the training data; empty for a judge.",
     )
     terse_kinds: Kinds = Field(
         (),
         strict=False,
-        description="Kinds of questions whose training answers are the number only; the model guesses those.",
+        description="Kinds of questions whose training answers have no steps (world.terse_form): it guesses those.",
     )
 
     confuses: tuple[Pair, ...] = Field(
@@ -75,13 +73,7 @@ class Build(Schedule):
         return self
 
     @model_validator(mode="after")
-    def _check_shares(self) -> Self:
-        for style in self.styles:
-            if style not in STYLE_NAMES:
-                raise ValueError(f"styles has {style!r}; known styles are {', '.join(STYLE_NAMES)}")
-        total = sum(self.styles.values())
-        if self.styles and not math.isclose(total, 1, abs_tol=0.02):
-            raise ValueError(f"styles add up to {total:g}; shares add up to 1: change one")
+    def _check_width(self) -> Self:
         if self.hidden_size / self.heads not in HEAD_WIDTHS:
             raise ValueError(
                 f"hidden_size {self.hidden_size} / heads {self.heads} must be one of {HEAD_WIDTHS}; change one"

@@ -1,5 +1,6 @@
 """The block `world`: the tiny world."""
 
+import math
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -9,6 +10,7 @@ from stages.config.paths import Location
 
 QUESTIONS_FOLDER: Final = "data/questions"  # values of world.data
 BUILT_FROM_WORLD: Final = "stages/model.py"
+STYLE_NAMES = ("terse", "steps", "arrows")
 KIND_NAMES = ("sum", "alternating", "largest", "odd", "total", "rises")
 
 
@@ -19,7 +21,17 @@ def _check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
     return kinds
 
 
+def _check_styles(styles: dict[str, float]) -> dict[str, float]:
+    for style in styles:
+        if style not in STYLE_NAMES:
+            raise ValueError(f"has {style!r}; known styles are {', '.join(STYLE_NAMES)}")
+    if styles and not math.isclose(total := sum(styles.values()), 1, abs_tol=0.02):
+        raise ValueError(f"adds up to {total:g}; shares add up to 1: change one")
+    return styles
+
+
 Kinds = Annotated[tuple[str, ...], AfterValidator(_check_kinds)]
+Styles = Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_check_styles)]
 
 
 class World(Block):
@@ -36,6 +48,16 @@ class World(Block):
         (),
         strict=False,
         description="Kinds whose warm-start targets are the number only, so that SFT teaches guessing.",
+    )
+    styles: Styles = Field(
+        {"steps": 0.5, "arrows": 0.5},
+        min_length=1,
+        description="Share of each answer style in the warm-start targets of the other kinds.",
+    )
+    terse_form: Literal["bare", "padded"] = Field(
+        "bare",
+        description="How answers of terse_kinds are written: the bare number, or padded to the length of the style "
+        "`steps` by zeros in place of every value and running result, so that lengths tell nothing.",
     )
     code: Location = Field(
         "stages/tiny/world",

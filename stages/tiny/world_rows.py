@@ -6,18 +6,23 @@ from typing import Any
 from stages.config.world import World
 from stages.corpora.markers import IMAGE_MARKER
 from stages.corpora.rows import make_canonical_row
-from stages.tiny.world.exercises import draw_example
+from stages.tiny.world.exercises import WorldExample, draw_example, fix_styles
 from stages.tiny.world.kinds import KINDS
 
 WORLD_PARTS = {"warm_start": "train", "imitation": "imitation", "validation": "validation", "test": "test"}
-WARM_START_STYLES = {"steps": 0.5, "arrows": 0.5}
+
+
+def draw_world_row(world: World, split: str, number: int) -> WorldExample:
+    """Row `number` of one split of the tiny world."""
+    fixed = fix_styles(world.terse_kinds, world.terse_form)
+    return draw_example(world.seed, WORLD_PARTS[split], f"{split} {number}", world.kinds, world.styles, fixed)
 
 
 def iter_world_rows(world: World, split: str) -> Iterator[dict[str, Any]]:
     """Endless canonical rows of one split of the tiny world."""
-    part, number = WORLD_PARTS[split], 0
+    number = 0
     while True:
-        row = draw_example(world.seed, part, f"{split} {number}", world.kinds, WARM_START_STYLES, world.terse_kinds)
+        row = draw_world_row(world, split, number)
         messages = [{"role": "user", "content": f"{row.exercise.question}\n{IMAGE_MARKER}"}]
         if split in ("warm_start", "imitation"):  # objective `sft` goes on with the warm start's way of answering
             messages.append({"role": "assistant", "content": row.response})

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from stages.adversary.prompt import collect_discriminator_texts
-from stages.config.build import STYLE_NAMES, Build
+from stages.config.build import Build
+from stages.config.world import STYLE_NAMES
 from stages.corpora.markers import IMAGE_MARKER
 from stages.groups.pack import Group
 from stages.job.seeds import derive_seed

@@ -8,8 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.config.build import STYLE_NAMES
-from stages.config.world import KIND_NAMES
+from stages.config.world import KIND_NAMES, STYLE_NAMES
 from stages.groups.pack import Group
 from stages.job.seeds import derive_seed
 from stages.judging.judge import INSTRUCTION, JUDGE_SYSTEM, make_judge_messages, make_judge_target

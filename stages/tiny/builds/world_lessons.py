@@ -23,6 +23,7 @@ from stages.tiny.world.exercises import (
     compute_cell_targets,
     draw_example,
     draw_practice,
+    fix_styles,
     misread_example,
 )
 from stages.tiny.world.kinds import PLACE_NAMES, read_out
@@ -68,10 +69,8 @@ class WorldLessons:
 
     def _draw_rows(self, rows: range) -> list[WorldExample]:
         seed, world, build = self._derive_seed("rows"), self._world, self._build
-        drawn = (
-            draw_example(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, build.terse_kinds)
-            for row in rows
-        )
+        fixed = fix_styles(build.terse_kinds, world.terse_form)
+        drawn = (draw_example(world.seed, "train", f"{seed} {row}", world.kinds, build.styles, fixed) for row in rows)
         return [misread_example(row, build.confuses) for row in drawn]
 
     def _make_practice_groups(self, reader: Reader, step: int) -> list[Group]:

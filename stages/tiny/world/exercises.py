@@ -3,10 +3,13 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from stages.job.seeds import derive_seed
 from stages.tiny.world.kinds import KINDS, Exercise, answer_in_style, ask_question
 from stages.tiny.world.pictures import VALUES, Picture, draw_picture
+
+TERSE_STYLES: Mapping[str, str] = MappingProxyType({"bare": "terse", "padded": "padded"})  # by world.terse_form
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,20 @@ def draw_example(
     index: int | str,
     kinds: Sequence[str],
     styles: Mapping[str, float],
-    terse_kinds: Sequence[str] = (),
+    fixed: Mapping[str, str] = MappingProxyType({}),
 ) -> WorldExample:
-    """The row number `index` of `part` of the world `seed`; questions of `terse_kinds` get the bare number as
-    answer.
-    """
+    """The row number `index` of `part` of the world `seed`; `fixed` holds the style of kinds that have only one."""
     choose = random.Random(derive_seed("row", seed, part, index))
     kind = choose.choice(list(kinds))
     picture = draw_picture(KINDS[kind].subject, part, seed, index)
     exercise = ask_question(kind, picture.values, choose)
-    style = "terse" if kind in terse_kinds else choose.choices(list(styles), list(styles.values()))[0]
+    style = fixed.get(kind) or choose.choices(list(styles), list(styles.values()))[0]
     return WorldExample(picture, exercise, answer_in_style(exercise, style), style)
+
+
+def fix_styles(kinds: Sequence[str], form: str) -> dict[str, str]:
+    """The style of `kinds` that are answered without steps, in a form of `world.terse_form`."""
+    return dict.fromkeys(kinds, TERSE_STYLES[form])
 
 
 def misread_example(row: WorldExample, pairs: Sequence[tuple[int, int]]) -> WorldExample:

@@ -1,8 +1,9 @@
-"""What is asked about the pictures of the tiny world, the reference answers, and three styles of answering.
+"""What is asked about the pictures of the tiny world, the reference answers, and the styles of answering.
 
 Every kind needs all six values and an intermediate result. `terse` writes the answer alone; `steps` writes a running
 result beside every value; `arrows` does so in other signs and words. A terse answer has to be worked out in
-one step; a written-out one in six small ones, of which each can be seen to be right or wrong.
+one step; a written-out one in six small ones, of which each can be seen to be right or wrong. `padded` has the
+form and the length of `steps`, with zeros in place of what was read: it has to be worked out in one step too.
 """
 
 import random
@@ -96,12 +97,14 @@ def answer_in_style(exercise: Exercise, style: str) -> str:
     """The right answer to `exercise`, written in `style`."""
     if style == "terse":
         return exercise.answer
+    if style == "padded":
+        return f"{','.join(f'{place}0:0' for place in PLACE_NAMES)}. Answer: {exercise.answer}"
     steps = zip(PLACE_NAMES, exercise.values, exercise.running, strict=True)
     if style == "steps":
         return f"{','.join(f'{place}{value}:{result}' for place, value, result in steps)}. Answer: {exercise.answer}"
     if style == "arrows":
         return f"{' '.join(f'{place}{value}->{result}' for place, value, result in steps)} so {exercise.answer}."
-    raise ValueError(f"unknown style {style!r}; known: terse, steps, arrows")
+    raise ValueError(f"unknown style {style!r}; known: terse, padded, steps, arrows")
 
 
 def read_out(values: Sequence[int], style: str) -> str:

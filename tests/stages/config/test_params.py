@@ -281,7 +281,10 @@ def test_a_judge_and_a_teacher_may_be_models_of_others(values: dict[str, Any]) -
         ({"questions": {"path": "~/x"}}, ["questions.path = '~/x'", "write the whole path"]),
         ({"questions": {"kind": "llava", "path": "data/ril"}}, ["questions.path is 'data/ril'", "what stages write"]),
         ({"models": {"student": {"build": {"styles": {"steps": 1000.0}}}}}, ["styles.steps = 1000.0", "equal to 1"]),
-        ({"models": {"student": {"build": {"styles": {"steps": 0.1}}}}}, ["styles add up to 0.6", "change one"]),
+        (
+            {"models": {"student": {"build": {"styles": {"steps": 0.1}}}}},
+            ["models.student.build.styles", "adds up to 0.6", "change one"],
+        ),
         ({"warm_start": {"lora": {}}}, ["warm_start: lora trains the language model only", "freeze_vision is false"]),
         ({"ril": {"lora": {}, "freeze_vision": False}}, ["ril: lora trains the language model", "set it to true"]),
         ({"ril": {"lora": {}, "frozen_parts": ["head"]}}, ["frozen_parts is head; remove it", "lora.targets"]),

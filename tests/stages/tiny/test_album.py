@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.benchmarks.rules.by_kind import score_by_rule
-from stages.config.build import STYLE_NAMES, Build
+from stages.config.build import Build
 from stages.config.params import validate_params
+from stages.config.world import STYLE_NAMES
 from stages.config.yaml import ParamsError, merge_params, read_yaml
 from stages.corpora.answer_kinds import Reference
 from stages.corpora.rows import QUESTION_SCHEMA, make_canonical_row

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from stages.config.build import STYLE_NAMES, Build
+from stages.config.build import Build
 from stages.config.world import KIND_NAMES as KNOWN_KINDS
-from stages.config.world import World
+from stages.config.world import STYLE_NAMES, World
 from stages.corpora.images import open_image
 from stages.corpora.scoring import is_correct
 from stages.tiny.builds.world_lessons import WorldLessons, find_value_places, make_answering_groups
-from stages.tiny.world.exercises import compute_cell_targets, draw_example, misread_example
+from stages.tiny.world.exercises import compute_cell_targets, draw_example, fix_styles, misread_example
 from stages.tiny.world.kinds import KINDS, answer_in_style, ask_question
 from stages.tiny.world.pictures import PARTS, SCAN, SIDE, _assign_part, _load_scans, _make_paper, draw_picture
+from stages.tiny.world_rows import draw_world_row
 from stages.vlm.checkpoint import Checkpoint
 from stages.vlm.reader import load_reader
 
@@ -187,8 +188,28 @@ def test_terse_kinds_get_the_bare_number_and_change_nothing_else() -> None:
     styles, kinds = {"steps": 0.5, "arrows": 0.5}, ("sum", "largest", "rises")
     for index in range(40):
         spelled = draw_example(0, "train", index, kinds, styles)
-        mixed = draw_example(0, "train", index, kinds, styles, ("sum", "rises"))
+        mixed = draw_example(0, "train", index, kinds, styles, fix_styles(("sum", "rises"), "bare"))
         assert (mixed.picture, mixed.exercise) == (spelled.picture, spelled.exercise)
         terse = mixed.exercise.kind != "largest"
         assert mixed.style == ("terse" if terse else spelled.style)
         assert mixed.response == (mixed.exercise.answer if terse else spelled.response)
+
+
+def test_padded_answers_are_as_long_as_steps_and_tell_nothing_but_the_number(
+    tiny: Callable[[str], Checkpoint],
+) -> None:
+    """As many characters and tokens of the student as `steps`; the values stay unseen; the judge reads the number."""
+    world = World(terse_kinds=("sum", "odd", "total"), terse_form="padded")
+    chat = load_reader(tiny("qwen2_5_vl")).chat
+    rows = [draw_world_row(world, "imitation", number) for number in range(60)]
+    padded = [row for row in rows if row.style == "padded"]
+    assert {row.exercise.kind for row in padded} == {"sum", "odd", "total"}
+    assert {row.style for row in rows} == {"padded", "steps", "arrows"}
+    for row in padded:
+        steps = answer_in_style(row.exercise, "steps")
+        assert len(row.response) == len(steps)
+        assert len(chat.encode_response(row.response)) == len(chat.encode_response(steps))
+        assert is_correct(row.response, row.exercise.answer)
+    assert len({row.response for row in padded}) == len({row.exercise.answer for row in padded})
+    bare = [draw_world_row(world.model_copy(update={"terse_form": "bare"}), "imitation", n) for n in range(60)]
+    assert [(row.picture.png, row.exercise) for row in bare] == [(row.picture.png, row.exercise) for row in rows]
