@@ -336,10 +336,29 @@ def check_same_code(records: Sequence[StudyRecord]) -> None:
         )
 
 
+def check_same_weights(records: Sequence[StudyRecord]) -> None:
+    """Raises ParamsError when compared runs of one data set have other weights of what they share.
+
+    Another kind of machine rounds differently, and the students that come out are other ones.
+    """
+    made: dict[tuple[int, str, str], dict[str, str]] = {}
+    for one in records:
+        if one.purpose == COMPARED:
+            for stage, digest in one.weights.items():
+                made.setdefault((one.world, stage, one.stages[stage]), {}).setdefault(digest, f"{one.study}/{one.name}")
+    if mixed := [(at, list(found.values())) for at, found in made.items() if len(found) > 1]:
+        (world, stage, _), (first, second, *_) = mixed[0]
+        raise ParamsError(
+            f"world {world}: {stage} of {first} and of {second} has other weights, though code and parameters are "
+            "equal, as on another kind of machine; run all arms of a data set on one, after removing its records"
+        )
+
+
 def make_study_page(root: Path, study: str, records: Sequence[StudyRecord], folder: Path) -> Page:
     """The page of a study, with those derived from it; their records are in the sibling folders of `folder`.
 
-    Raises ParamsError where the comparison of a study with a protocol would mix records that other code made.
+    Raises ParamsError where the comparison of a study with a protocol would mix records that other code made, or one
+    data set's of different machines.
     """
     declared = {name: read_study(root, name) for name in [study, *find_alike(root, study)]}
     others = {
@@ -349,6 +368,7 @@ def make_study_page(root: Path, study: str, records: Sequence[StudyRecord], fold
     }
     if declared[study].frozen or declared[study].take:
         check_same_code(records)
+        check_same_weights(records)
     return make_page(declared[study], records, others)
 
 

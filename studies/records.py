@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc.recorded import RecordedExperiment
+from flows.lockfile import parse_locked_stages
 from stages.config.params import Params, validate_params
 from stages.config.yaml import read_yaml
 from stages.groups.response import STUDENT
@@ -34,6 +35,7 @@ from studies.study import extract_budget
 LAST_TWO = "last_two"  # mean of the last two validation scores
 NO_VERDICT = "-"  # mark of an answer that is neither right nor wrong
 _NUMBER = re.compile(r"\d+")
+_WEIGHTS = ("model", "warm_start")  # their weights depend on the kind of machine, whose rounding they amplify
 _DIGITS = 16  # of a hash of code: enough to tell them apart
 _OWN_FORM = 0.05  # a form that a teacher uses in fewer of its answers is an accident, not its style
 _CURVES = (
@@ -74,6 +76,7 @@ class StudyRecord:
     # what came out
     core_seconds: dict[str, float] = field(default_factory=dict)  # the same in time of cores
     stages: dict[str, str] = field(default_factory=dict)  # key of every stage on the way: equal keys are one stage
+    weights: dict[str, str] = field(default_factory=dict)  # hash of what each stage of _WEIGHTS made
     tokens: dict[str, float] = field(default_factory=dict)  # of the loop: sampled from the student, read of teachers
     validation: dict[str, float] = field(default_factory=dict)  # start, end, last_two; of trained arms
     validations: dict[str, list[float]] = field(default_factory=dict)  # by column, one value an evaluation
@@ -147,11 +150,21 @@ def make_record(
         seconds={stage: round(value, 1) for stage, value in seconds.items()},
         core_seconds={stage: round(value, 1) for stage, value in core_seconds.items()},
         stages={stage: key[:_DIGITS] for stage, key in run.stages.items()},
+        weights=_read_weights(parse_locked_stages(lock.encode()), run.stages),
         budget=extract_budget(params),
         curves=curves,
         **loop,
         **found,
     )
+
+
+def _read_weights(locked: Mapping[str, Any], stages: Iterable[str]) -> dict[str, str]:
+    """The hash of the outs with the weights of the stages that all arms of a data set share, by stage."""
+    return {
+        stage: hash_json([out["md5"] for out in locked[stage]["outs"] if out["path"].startswith("data/")])[:_DIGITS]
+        for stage in stages
+        if stage.split("@")[0] in _WEIGHTS
+    }
 
 
 def _read_loop(run: Run, done: RecordedExperiment, params: Params, folder: Path) -> dict[str, Any]:
@@ -276,7 +289,15 @@ def write_record(folder: Path, record: StudyRecord) -> None:
         for row in zip(*record.curves.values(), strict=True):
             writer.writerow([f"{value:.4g}" if math.isfinite(value) else "" for value in row])
         write_text(folder / f"{record.name}.csv", buffer.getvalue())
-    optional = ("benchmarks", "faults", "core_seconds", "tokens", "validations", "stages")  # earlier records have none
+    optional = (
+        "benchmarks",
+        "faults",
+        "core_seconds",
+        "tokens",
+        "validations",
+        "stages",
+        "weights",
+    )  # earlier records have none
     absent = {"curves", *(name for name in optional if not getattr(record, name))}
     values = {key: value for key, value in asdict(record).items() if key not in absent}
     write_text(folder / f"{record.name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")

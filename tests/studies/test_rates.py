@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.config.yaml import ParamsError
+from studies.commands import check_same_weights
 from studies.power import count_worlds, list_power
 from studies.rates import RATES, choose_swept_values, commit_rates, read_rates, resolve_values, write_rates
 from studies.records import StudyRecord, write_record
@@ -178,3 +179,18 @@ def test_arms_and_rates_of_another_study_are_used(
     code, out, err = call(project, "flows.cli", "experiments", "report", "small")
     assert code == 2
     assert "ril: records were made by other code, ril of small/compared/own-w3-s4 and of first/compared/gad" in err
+    for name, weights in (("warm_start", "one"), ("gad", "another")):
+        made = {"stages": {"model@student": "a key"}, "weights": {"model@student": weights}}
+        write_record(results / "first", record(name, 3, 0.6, seed=4, study="first", **made))
+    code, out, err = call(project, "flows.cli", "experiments", "report", "small")
+    assert code == 2
+    assert "world 3: model@student of first/compared/gad-w3-s4 and of first/compared/warm_start-w3-s4" in err
+
+
+def test_runs_of_one_data_set_that_two_kinds_of_machines_made_are_not_compared(record: Make) -> None:
+    made = {"stages": {"warm_start": "a key"}, "weights": {"warm_start": "one"}}
+    other = {**made, "weights": {"warm_start": "another"}}
+    check_same_weights([record("a", 1, 0.5, **made), record("b", 1, 0.5, **made), record("b", 2, 0.5, **other)])
+    check_same_weights([record("a", 1, 0.5, **made), record("b", 1, 0.5, **{**other, "stages": {"warm_start": "k"}})])
+    with pytest.raises(ParamsError, match=r"world 1: warm_start of small/compared/a-w1-s1 and of .*/b-w1-s1 has other"):
+        check_same_weights([record("a", 1, 0.5, **made), record("b", 1, 0.5, **other)])

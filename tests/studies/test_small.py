@@ -77,6 +77,8 @@ def test_a_study_is_run_once_and_its_page_comes_from_the_records(
     base, warm_start = records["base-w3-s4"], records["warm_start-w3-s4"]
     assert base["scores"]["questions"] == len(base["right"]) == 4
     assert base["questions_sha256"] == warm_start["questions_sha256"]
+    assert set(base["weights"]) == {"model@student", "model@judge"}
+    assert base["weights"].items() < warm_start["weights"].items()
     assert set(warm_start["seconds"]) == {"warm_start", "evaluate@warm_start"}, "the rest was made by the first arm"
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True, timeout=60
