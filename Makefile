@@ -71,7 +71,7 @@ test: $(STAMP) $(TRACKERS_STAMP)
 
 # In this order: each study takes records or learning rates of the one before.
 studies: $(STAMP)
-	@failed=0; for study in figure1 faulty_teachers ablation; do \
+	@failed=0; for study in faulty_teachers figure1 ablation; do \
 	  ril experiments run $$study --jobs $(JOBS) --commit-rates $(ARGS) || { failed=$$?; test $$failed -lt 128 || exit $$failed; }; \
 	done; exit $$failed
 
