@@ -24,7 +24,7 @@ from studies.page import make_page
 from studies.power import list_power
 from studies.rates import RATES, Chosen, choose_swept_values, commit_rates, read_rates, resolve_values, write_rates
 from studies.records import StudyRecord, read_records
-from studies.runs import COMPARED, Planner
+from studies.runs import COMPARED, Planner, Run
 from studies.statistics import LEVEL
 from studies.study import Seeds, Study, check_budgets, find_alike, list_studies, read_study
 
@@ -54,7 +54,10 @@ def run_study_command(
         int | None, typer.Option(min=1, help="Number of pairs of seeds of the study to use; default: all.")
     ] = None,
     world: Annotated[
-        list[int], typer.Option(help="Only this data set (`world`); repeatable. Each machine can run its own.")
+        list[int],
+        typer.Option(
+            help="Only this data set (`world`), compared or with --only-sweep; repeatable. For several machines."
+        ),
     ] = [],  # noqa: B006
     arm: Annotated[list[str], typer.Option(help="Only this arm; repeatable.")] = [],  # noqa: B006
     jobs: Annotated[
@@ -88,7 +91,8 @@ def run_study_command(
     if profile is None:
         check_budgets(root, declared)
     arms = _select_arms(declared, arm)
-    repetitions = _select_seeds(declared, f"studies/{study}.yaml", seeds, world)
+    listed = declared.tuning if only_sweep else declared.seeds
+    repetitions = _select_seeds(listed, f"studies/{study}.yaml", seeds, world)
     if lost := list_untracked(root, "stages", "flows"):
         raise ParamsError(
             f"{', '.join(lost)}: untracked, but experiments run in a copy of the tracked files; add or remove it"
@@ -126,7 +130,7 @@ class StudyRequest:
     planner: Planner
     folder: Path  # of the study's records
     arms: list[str]
-    seeds: list[Seeds]
+    seeds: list[Seeds]  # of the comparison; of the sweep where nothing is compared
     choice: Choice
     jobs: int
 
@@ -198,17 +202,18 @@ class StudyRequest:
         return self.choice.sweep and any(len(values) > 1 for values in self.study.sweep.values())
 
     def _plan_tuning(self, arms: Sequence[str]) -> Campaign:
-        runs = self.planner.plan_tuning(arms) if self.choice.sweep else []
-        return Campaign(self.root, runs, self.folder, print, self.jobs)
+        seeds = self.seeds if self.choice.alone else self.study.tuning
+        return self._make_campaign(self.planner.plan_tuning(arms, seeds) if self.choice.sweep else [])
 
     def _plan_comparison(self, arms: list[str], values: Mapping[str, Mapping[str, float]]) -> Campaign:
-        return Campaign(
-            self.root, self.planner.plan_comparison(arms, self.seeds, values), self.folder, print, self.jobs
-        )
+        return self._make_campaign([] if self.choice.alone else self.planner.plan_comparison(arms, self.seeds, values))
+
+    def _make_campaign(self, runs: Sequence[Run]) -> Campaign:
+        return Campaign(self.root, runs, self.folder, print, self.jobs)
 
     def _read_tuning(self) -> list[StudyRecord]:
         """The records of the sweep of all arms that these parameters and this code made."""
-        whole = self._plan_tuning(list(self.study.arms))
+        whole = self._make_campaign(self.planner.plan_tuning(list(self.study.arms), self.study.tuning))
         return [record for record in map(whole.find_record, whole.runs) if record is not None]
 
     def _is_swept(self, name: str) -> bool:
@@ -252,11 +257,11 @@ def _select_arms(study: Study, wanted: list[str]) -> list[str]:
     return [name for name in study.arms if not wanted or name in wanted]
 
 
-def _select_seeds(study: Study, file: str, first: int | None, worlds: list[int]) -> list[Seeds]:
-    """The first `first` pairs of seeds of the study (None: all), restricted to `worlds` unless it is empty."""
-    if first is not None and first > (listed := len(study.seeds)):
-        raise ParamsError(f"--seeds {first}, but {file} lists {listed} pairs of seeds; add some there")
-    found = study.seeds[:first]
+def _select_seeds(listed: list[Seeds], file: str, first: int | None, worlds: list[int]) -> list[Seeds]:
+    """The first `first` of the listed pairs of seeds (None: all), restricted to `worlds` unless it is empty."""
+    if first is not None and first > len(listed):
+        raise ParamsError(f"--seeds {first}, but {file} lists {len(listed)} pairs of seeds; add some there")
+    found = listed[:first]
     for world in worlds:
         if world not in (there := [one.world for one in found]):
             raise ParamsError(

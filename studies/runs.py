@@ -86,12 +86,12 @@ class Planner:
         self._base = read_yaml(root / "params.yaml")
         self._code: dict[str, str] = {}
 
-    def plan_tuning(self, arms: Sequence[str]) -> list[Run]:
-        """The sweep of those among `arms` that have one of their own; none where there is one value."""
+    def plan_tuning(self, arms: Sequence[str], tuning: Sequence[Seeds]) -> list[Run]:
+        """The sweep at seeds `tuning` of those `arms` that have one of their own; none where there is one value."""
         runs: list[Run] = []
         for key, values in self._study.sweep.items():
             if len(values) > 1:
-                for seeds in self._study.tuning:
+                for seeds in tuning:
                     for name in filter(self._study.is_tuned, arms):
                         runs += [self._make_run(TUNING, name, seeds, {key: value}) for value in values]
         return runs

@@ -120,7 +120,7 @@ def test_a_frozen_study_stops_between_sweep_and_comparison(
     sweep = {"sweep": {KEY: [1e-4, 2e-4]}, "tuning": [{"world": world, "seed": 1} for world in (8, 9)]}
     project = make_study(frozen=True, primary=[["gad", "warm_start"]], **sweep)
     study = read_study(project, "small")
-    for run in Planner(project, study, "small").plan_tuning(list(study.arms)):
+    for run in Planner(project, study, "small").plan_tuning(list(study.arms), study.tuning):
         score = 0.5 + run.seeds.world / 100 + run.swept[KEY]
         one = record(
             run.arm, run.seeds.world, 0.5, seed=1, purpose="tuning", key=run.key, swept=dict(run.swept),
@@ -135,6 +135,13 @@ def test_a_frozen_study_stops_between_sweep_and_comparison(
     code, out, err = call(*run_study, "--only-sweep")
     assert code == 0, out + err
     assert "started; stages to run" not in out
+    code, out, err = call(*run_study, "--only-sweep", "--world", "9", "--dry-run")
+    assert code == 0, err
+    assert "sweep on validation: 2 runs, 2 finished" in out
+    assert "compared: 0 runs" in out
+    code, out, err = call(*run_study, "--only-sweep", "--world", "3")
+    assert code == 2
+    assert "--world 3, but the worlds are 8, 9 (studies/small.yaml)" in err
     code, out, err = call(*run_study, "--dry-run")
     assert code == 0, err
     assert "sweep on validation: 4 runs, 4 finished" in out

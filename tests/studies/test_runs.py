@@ -55,7 +55,7 @@ def test_arms_of_a_seed_share_what_comes_before_them(make_study: Make) -> None:
 
 def test_the_sweep_never_reads_the_test_split(make_study: Make) -> None:
     project = make_study(**SWEEP)
-    runs = planner(project).plan_tuning(["warm_start", "gad"])
+    runs = planner(project).plan_tuning(["warm_start", "gad"], read_study(project, "small").tuning)
     assert [(run.arm, dict(run.swept)) for run in runs] == [
         ("gad", {"ril.learning_rate": rate}) for rate in (1e-4, 2e-4)
     ]
