@@ -45,6 +45,7 @@ from studies.runs import COMPARED, TUNING
 from studies.statistics import Difference, average_over_seeds
 from studies.study import BestOf, Study
 
+_REAL_MODELS = "What this says about real models, and what it does not"
 _GROUPS = 4  # bars side by side in one plot
 
 
@@ -88,6 +89,7 @@ def make_page(
             *make_faults(study, arms),
             *make_mechanism(study, arms),
             *make_costs(arms, records),
+            *([Section(_REAL_MODELS, "", lines=study.real_models)] if study.real_models else []),
             _make_tuning(study, records),
             _make_rewards(arms),
             _make_answers(study, arms),

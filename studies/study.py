@@ -92,6 +92,10 @@ class Study(Block):
     limits: list[str] = Field(
         default_factory=list, description="What the results do not show, one sentence each; shown on the page."
     )
+    real_models: list[str] = Field(
+        default_factory=list,
+        description="What the results say about real models, and what they do not, one sentence each; a section.",
+    )
     differences: list[list[str]] = Field(default_factory=list, description="Pairs of arms: the first minus the second.")
     primary: list[list[str]] = Field(
         default_factory=list,

@@ -108,7 +108,9 @@ def test_a_difference_among_several_needs_more_to_be_significant(small_study: di
     arms = {name: {"title": name.upper()} for name in ("low", "mid", "top")}
     changes = {"arms": arms, "order": [["low"], ["mid"], ["top"]], "differences": [["top", "low"]]}
     seeds = [{"world": world, "seed": 1} for world in range(3)]
-    study = Study.model_validate({**small_study, **changes, "seeds": seeds, "limits": ["Three are few."]})
+    study = Study.model_validate(
+        {**small_study, **changes, "seeds": seeds, "limits": ["Three are few."], "real_models": ["None."]}
+    )
     records = [
         *spread(record, "low", [0.50, 0.52, 0.54], swept={"ril.learning_rate": 1e-4}),
         *spread(record, "mid", [0.58, 0.57, 0.65], swept={"ril.learning_rate": 2e-4}),
@@ -123,6 +125,9 @@ def test_a_difference_among_several_needs_more_to_be_significant(small_study: di
     assert "hold: 0 of 2, reversed: 0, not significant: 2 (without the correction 2, 0 and 0)." in findings
     assert "The two arms also differ in ril.learning_rate (0.0002 and 0.0001)." in findings
     assert "Three are few." in shown.findings
+    assert "## What this says about real models, and what it does not\n\n- None.\n" in render_markdown(shown)
+    without = make_page(study.model_copy(update={"real_models": []}), records)
+    assert "real models" not in render_markdown(without)
 
 
 def test_scores_of_benchmarks_are_a_table_where_there_are_any(study: Study, record: Make, tmp_path: Path) -> None:
