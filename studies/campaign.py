@@ -75,6 +75,11 @@ class _RunLog(StageLog):
         self.start = self._told = time.monotonic()
         self._todo, self._tell = todo, tell
 
+    @property
+    def passed(self) -> list[str]:
+        """The stages before the one that dvc is at: their results are in its cache, and are known to its run cache."""
+        return list(self.stages)[:-1]
+
     def _read_line(self, line: str) -> None:
         if found := _DONE.match(line):
             self.seconds[found["stage"]] = float(found["seconds"])
@@ -94,8 +99,8 @@ class _RunLog(StageLog):
 class Campaign:
     """The source of experiments for `flows.dvc.repro.run_experiments`.
 
-    A stage that two runs share has the same hash in both. A run waits while another run executes a stage that it needs
-    too; afterwards it takes the outs from DVC's run cache. So models and teachers' answers are made once.
+    A stage that two runs share has the same hash in both. A run waits while another run has a stage before it that both
+    need; afterwards it takes the outs from DVC's run cache. So models and teachers' answers are made once.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class Campaign:
 
     def next(self) -> dvc.Experiment | None:
         """The first waiting run that shares no unfinished stage with a running one."""
+        self._made |= {run.stages[stage] for run, heard in self._running.values() for stage in heard.passed}
         busy = {key for run, _ in self._running.values() for key in run.stages.values()} - self._made
         for run in self.waiting:
             if not busy & set(run.stages.values()):

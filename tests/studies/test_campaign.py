@@ -48,6 +48,27 @@ def test_a_run_waits_for_another_that_makes_what_it_needs(started: tuple[Campaig
     assert campaign.next() is None  # GAD needs the rollout that GRPO now makes
 
 
+def test_a_run_starts_as_soon_as_the_shared_stages_are_made(
+    started: tuple[Campaign, list[Run], list[str]],
+) -> None:
+    """Not with the end of the run that makes them, and not before dvc has kept the last one."""
+    campaign, runs, _ = started
+    campaign.waiting = runs[:2]
+    first = campaign.next()
+    assert first is not None
+    assert first.name == runs[0].name
+    common = [stage for stage, key in runs[0].stages.items() if runs[1].stages.get(stage) == key]
+    for stage in common:
+        assert campaign.next() is None, stage
+        first.output.write(f"Running stage '{stage}':\n{stage}: done in 1.0 s; results in data\n")
+    assert campaign.next() is None  # the last one is not kept yet
+    first.output.write("Running stage 'evaluate@warm_start':\n")
+    second = campaign.next()
+    assert second is not None
+    assert second.name == runs[1].name
+    assert not set(common) & set(campaign.list_missing_stages(runs[1]))
+
+
 def test_a_failure_is_named_and_stops_nobody(started: tuple[Campaign, list[Run], list[str]]) -> None:
     campaign, runs, said = started
     order = []
