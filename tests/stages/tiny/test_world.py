@@ -213,3 +213,13 @@ def test_padded_answers_are_as_long_as_steps_and_tell_nothing_but_the_number(
     assert len({row.response for row in padded}) == len({row.exercise.answer for row in padded})
     bare = [draw_world_row(world.model_copy(update={"terse_form": "bare"}), "imitation", n) for n in range(60)]
     assert [(row.picture.png, row.exercise) for row in bare] == [(row.picture.png, row.exercise) for row in rows]
+
+
+def test_warm_start_targets_have_the_styles_of_the_world() -> None:
+    drawn = [draw_world_row(World(styles={"steps": 1.0}), "warm_start", number) for number in range(20)]
+    assert {row.style for row in drawn} == {"steps"}
+    padded = World(styles={"steps": 1.0}, terse_kinds=("sum", "odd", "total"), terse_form="padded")
+    lengths = [len(draw_world_row(padded, "warm_start", number).response) for number in range(40)]
+    assert len(set(lengths)) == 1
+    with pytest.raises(ValidationError, match=r"adds up to 0\.5; shares add up to 1"):
+        World.model_validate({"styles": {"steps": 0.5}})
