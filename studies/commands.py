@@ -22,7 +22,16 @@ from studies.campaign import Campaign
 from studies.document import Page, render_html, render_markdown
 from studies.page import make_page
 from studies.power import list_power
-from studies.rates import RATES, Chosen, choose_swept_values, commit_rates, read_rates, resolve_values, write_rates
+from studies.rates import (
+    RATES,
+    Chosen,
+    choose_swept_values,
+    commit_rates,
+    is_committed,
+    read_rates,
+    resolve_values,
+    write_rates,
+)
 from studies.records import StudyRecord, read_records
 from studies.runs import COMPARED, Planner, Run
 from studies.statistics import LEVEL
@@ -139,7 +148,7 @@ class StudyRequest:
 
         Raises ParamsError when the choice of the sweep has to be committed first.
         """
-        tuning = self._plan_tuning(self.arms)
+        tuning = self._plan_tuning()
         if code := self._carry_out(tuning, limit_hours):
             return code
         for name, reason in tuning.failed.items():
@@ -169,7 +178,7 @@ class StudyRequest:
         total, left = 0.0, 0
         values = self._choose_values(missing_ok=True)
         for title, campaign in (
-            ("sweep on validation", self._plan_tuning(self.arms)),
+            ("sweep on validation", self._plan_tuning()),
             ("compared", self._plan_comparison(self._own_arms, values)),
         ):
             print(f"{title}: {len(campaign.runs)} runs, {len(campaign.runs) - len(campaign.waiting)} finished")
@@ -201,9 +210,26 @@ class StudyRequest:
     def _has_sweep(self) -> bool:
         return self.choice.sweep and any(len(values) > 1 for values in self.study.sweep.values())
 
-    def _plan_tuning(self, arms: Sequence[str]) -> Campaign:
-        seeds = self.seeds if self.choice.alone else self.study.tuning
-        return self._make_campaign(self.planner.plan_tuning(arms, seeds) if self.choice.sweep else [])
+    def _plan_tuning(self) -> Campaign:
+        """The sweep of the arms whose choice is not committed; with --only-sweep, of all."""
+        if not self.choice.sweep:
+            return self._make_campaign([])
+        if self.choice.alone:
+            return self._make_campaign(self.planner.plan_tuning(self.arms, self.seeds))
+        settled = self._list_settled() if self.choice.frozen else set()
+        arms = [name for name in self.arms if name not in settled]
+        return self._make_campaign(self.planner.plan_tuning(arms, self.study.tuning))
+
+    def _list_settled(self) -> set[str]:
+        """The arms for which Git has the value that the records choose, made with these parameters and this code.
+
+        A run of their sweep that is missing is not made for the comparison, which may go on on another machine.
+        """
+        path = self.folder / RATES
+        if not is_committed(self.root, path):
+            return set()
+        committed, chosen = read_rates(self.folder), choose_swept_values(self._read_tuning(), self.study)
+        return {name for name, values in committed.items() if chosen.get(name) == values}
 
     def _plan_comparison(self, arms: list[str], values: Mapping[str, Mapping[str, float]]) -> Campaign:
         return self._make_campaign([] if self.choice.alone else self.planner.plan_comparison(arms, self.seeds, values))

@@ -90,7 +90,7 @@ def commit_rates(root: Path, path: Path, commit: bool) -> None:
 
     Raises ParamsError when it is not committed, GitError when Git refuses.
     """
-    if _is_committed(root, path):
+    if is_committed(root, path):
         return
     if not commit:
         raise ParamsError(
@@ -101,7 +101,10 @@ def commit_rates(root: Path, path: Path, commit: bool) -> None:
     run_git(root, "commit", "--quiet", "--only", "--message", f"Rates of study {path.parent.name}", "--", str(path))
 
 
-def _is_committed(root: Path, path: Path) -> bool:
+def is_committed(root: Path, path: Path) -> bool:
+    """Whether HEAD has the file with the content that it has in the workspace."""
+    if not path.is_file():
+        return False
     name = path.resolve().relative_to(root.resolve()).as_posix()
     try:
         return run_git(root, "show", f"HEAD:{name}") == path.read_bytes()

@@ -45,6 +45,17 @@ def tried(record: Make, arm: str, rate: float, scores: list[float]) -> list[Stud
     ]
 
 
+def set_identity(project: Path) -> None:
+    for key, value in {"user.name": "test", "user.email": "test@localhost"}.items():
+        subprocess.run(["git", "config", key, value], cwd=project, check=True, timeout=60)
+
+
+def commit_file(project: Path, name: str) -> None:
+    set_identity(project)
+    for words in (["add", name], ["commit", "--quiet", "--only", "--message", "Rates", name]):
+        subprocess.run(["git", *words], cwd=project, check=True, timeout=60)
+
+
 def test_the_best_rate_on_validation_is_chosen_of_equal_ones_the_smaller(study: Study, record: Make) -> None:
     records = [
         *tried(record, "a", 1e-4, [0.5, 0.5]),
@@ -73,9 +84,7 @@ def test_the_choice_is_a_file_that_git_has_to_have(study: Study, record: Make, m
     assert set(written["runs"]) == {one.name for one in records}
     with pytest.raises(ParamsError, match="The comparison starts when Git has this file"):
         commit_rates(project, path, commit=False)
-    identity = {"user.name": "test", "user.email": "test@localhost"}
-    for key, value in identity.items():
-        subprocess.run(["git", "config", key, value], cwd=project, check=True, timeout=60)
+    set_identity(project)
     (project / "other").write_text("not mine")
     commit_rates(project, path, commit=True)
     commit_rates(project, path, commit=False)
@@ -145,6 +154,20 @@ def test_a_frozen_study_stops_between_sweep_and_comparison(
     code, out, err = call(*run_study, "--dry-run")
     assert code == 0, err
     assert "sweep on validation: 4 runs, 4 finished" in out
+    (project / "studies/results/small/tuning/gad-0.0001-w8-s1.json").unlink()  # a run that was stopped
+    code, out, err = call(*run_study, "--dry-run")
+    assert code == 0, err
+    assert "sweep on validation: 4 runs, 3 finished" in out
+    code, out, err = call(*run_study, "--only-sweep", "--world", "9")
+    assert code == 0, err
+    commit_file(project, "studies/results/small/rates.json")
+    code, out, err = call(*run_study, "--dry-run")
+    assert code == 0, err
+    assert "sweep on validation: 0 runs" in out, "the choice is committed, so the comparison needs no more of the sweep"
+    (project / "studies/results/small/tuning/gad-0.0002-w9-s1.json").unlink()  # the committed choice has no support
+    code, out, err = call(*run_study, "--dry-run")
+    assert code == 0, err
+    assert "sweep on validation: 4 runs, 2 finished" in out
     code, out, err = call(project, "flows.cli", "experiments", "power", "small")
     assert code == 2
     assert "no two tuning worlds of a primary difference" in err  # the warm start is not tuned
