@@ -15,7 +15,8 @@ ARGS ?=
 # Processes that run tests, whole modules each, so that a module's models and servers are made once (tests/conftest.py has
 # the order). 0 runs all in this process, as --pdb and -s need it.
 WORKERS ?= 2
-# Which of the long tests (engines, training, browser) run: all, none, or a third, another one every 32 commits.
+# Which of the long tests (engines, training, browser) run: all, none, or a third (sixth, twelfth), another one every 32
+# commits.
 LONG ?= third
 
 # Experiments of a study at a time (`make studies`).
@@ -51,7 +52,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo 'make repro   install (first time only) and run the pipeline (as dvc repro, two stages at a time)  [PROFILE=cpu|gpu] [ARGS="stage ..."]'
-	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2] [LONG=third|all|none]'
+	@echo 'make test    install (first time only) and check:  ruff, mypy, import rules, dead code, security lint, pytest  [ARGS="-k name"] [WORKERS=2] [LONG=third|sixth|twelfth|all|none]'
 	@echo 'make install only install, into $(VENV)'
 	@echo 'make install-trackers  also wandb, mlflow and dvclive, which make test installs'
 	@echo 'make studies run the comparisons of studies/protocol.md (days of two cores; resumes; commits the chosen learning rates)  [JOBS=2] [ARGS="--world 411"]'

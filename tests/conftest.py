@@ -1,9 +1,9 @@
 """What all tests share: the libraries' settings, how they run on several workers, and projects in temporary folders.
 
-`--long third` runs a third of the tests that start engines, train, or open a browser, another one every 32 commits; the
-default is all of them. Long forms of single tests, off by default: RIL_PROPERTIES=thorough (examples of each property),
-RIL_KILLS=20 (moments of a kill), RIL_RANKS=1 (ranks and ZeRO stages), RIL_LARGE_CELL=1 (a cell of 300 MB), RIL_WALK=1
-(published checkpoints through the pipeline).
+`--long third` runs a third of the tests that start engines, train, or open a browser, another one every 32 commits;
+sixth and twelfth run a part of that third; the default is all of them. Long forms of single tests, off by default:
+RIL_PROPERTIES=thorough (examples of each property), RIL_KILLS=20 (moments of a kill), RIL_RANKS=1 (ranks and ZeRO
+stages), RIL_LARGE_CELL=1 (a cell of 300 MB), RIL_WALK=1 (published checkpoints through the pipeline).
 """
 
 import hashlib
@@ -40,13 +40,13 @@ settings.load_profile(os.environ.get("RIL_PROPERTIES", "ci"))
 SEEING = [name for name in get_args(FamilyName) if name not in (*TEXT_FAMILIES, "remote")]  # families that see images
 LONG = ("slow", "browser", "prefect")  # marks of tests that take seconds to minutes
 COMMITS_A_DRAW = 32
-LONG_SHARES = {"all": 1.0, "third": 1 / 3, "none": 0.0}
+LONG_SHARES = {"all": 1.0, "third": 1 / 3, "sixth": 1 / 6, "twelfth": 1 / 12, "none": 0.0}
 MACHINE = pytest.StashKey[ReadWriteLock]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--long`: how many of the long tests run."""
-    said = f"which of the tests marked {', '.join(LONG)} run; third: those of the draw"
+    said = f"which of the tests marked {', '.join(LONG)} run; third, sixth, twelfth: those of the draw"
     parser.addoption("--long", choices=tuple(LONG_SHARES), default="all", help=said)
 
 
