@@ -1,5 +1,6 @@
 """A cap on what an endpoint is paid, with a real HTTP server: what is stored, and what a higher cap pays for."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -161,16 +162,21 @@ def test_replies_of_no_use_are_paid_and_no_answers(open_teacher: Callable[..., J
 
 def test_the_rest_of_a_request_that_was_cut_is_asked_for_once(open_teacher: Callable[..., Job], fake: Fake) -> None:
     """4 + 4 + 2 of 4 answers; the second request fails, which leaves room for the other 2 and for 2 more."""
-    fake.fault = lambda question, before: (500, {}) if question.startswith("What is 1 ") else None
+    third = threading.Event()  # has come, so the cap is reserved: only then does the second one fail
+
+    def fail_second(question: str, before: int) -> Any:
+        if question.startswith("What is 2 "):
+            third.set()
+        return (500, {}) if question.startswith("What is 1 ") and third.wait(30) else None
+
+    fake.fault = fail_second
     job = open_teacher({"answers": 10}, concurrency=4)
     with pytest.raises(BudgetReached):
         ask(job, 6, 4)
     files = (job.store / "responses").rglob("*.parquet")
     keys = [row["key"] for file in files for row in pq.read_table(file, columns=["key"]).to_pylist()]
     assert len(keys) == len(set(keys)) == 10
-    assert [body["n"] for body in fake.bodies if not body["messages"][-1]["content"].startswith("What is 1 ")] == [
-        4,
-        2,
-        2,
-        2,
-    ]
+    asked: dict[str, list[int]] = {}
+    for body in fake.bodies:
+        asked.setdefault(body["messages"][-1]["content"][: len("What is 0")], []).append(body["n"])
+    assert asked == {"What is 0": [4], "What is 1": [4], "What is 2": [2, 2], "What is 3": [2]}
