@@ -131,6 +131,7 @@ def test_cancel_ends_every_process_and_the_next_run_goes_on(served: Any, page: A
     assert len(groups) == 1, "dvc leads the group of the stage"
     assert {address.ip for address in served.listening()} == {"127.0.0.1"}, "also while a stage is at work"
 
+    login(served, page)
     page.get(f"{served.url}/runs/flow-run/{run}")
     (button,) = served.until(lambda: page.find_elements("css selector", STOP), 180, "no button to cancel")
     button.click()

@@ -54,6 +54,7 @@ def test_a_killed_experiment_is_named_and_its_copy_removed(repo: Path, tmp_path:
     assert list_orphans(repo) == []  # it runs
     os.killpg(dvc.pid, signal.SIGKILL)
     dvc.wait(30)
+    wait_for(lambda: list_orphans(repo))  # the stage, which was killed with it, may still be ending
     (orphan,) = list_orphans(repo)
     assert (orphan.name, orphan.here) == ("killed", True)
     assert str(orphan).startswith("experiment killed: its run was killed; ")

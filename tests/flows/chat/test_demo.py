@@ -1,6 +1,7 @@
 """`ril demo`: the page for its user alone; questions are answered one at a time, on the thread of the engines."""
 
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -178,7 +179,7 @@ def link(tiny_run: Path) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "demo", "--models", "base,ril"],
         cwd=tiny_run,
-        env={**os.environ, "PYTHONPATH": str(tiny_run)},
+        env={**os.environ, "PYTHONPATH": str(tiny_run), "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -188,7 +189,11 @@ def link(tiny_run: Path) -> Iterator[str]:
         assert line.startswith("page: "), line
         yield line.removeprefix("page: ").strip()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(120)  # it closes three engines: 16 s on two busy cores
+        if process.poll() is None:
+            process.send_signal(signal.SIGABRT)  # prints where each thread stands
+        assert process.wait(30) == 0
     finally:
         process.kill()
 
