@@ -70,6 +70,7 @@ def count_stored(project: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in (project / ".ril" / "responses").rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_stage_stops_at_100_answers_and_goes_on_with_a_higher_cap(project: Path, call: Call, fake: Fake) -> None:
     set_cap(project, 100)
     words = ("flows.cli", "run", "--no-server", "--only", f"teacher@{TEACHER}")

@@ -75,6 +75,7 @@ class Bash:
         os.close(self.terminal)
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_stages_and_items(bash: Bash) -> None:
     """Bash splits words at `@`, so the item of a stage is a case of its own."""
     clear = "\x15"

@@ -163,6 +163,7 @@ def test_the_workspace_says_what_experiments_would_lack(make_checkout: Made) -> 
     assert "note:" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queue", [False, True])
 def test_the_store_of_an_experiment_is_that_of_the_project(make_checkout: Made, tmp_path: Path, queue: bool) -> None:
     project = make_checkout("datasets")

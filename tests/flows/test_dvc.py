@@ -75,6 +75,7 @@ def wait_until_gone(folder: Path, seconds: float = 30.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_ril_run_records_the_stage_and_skips_it_afterwards(make_repo: Callable[..., Path], call: Call) -> None:
     project = make_repo()
     code, out, err = call(project, "flows.cli", "run", "--no-server", "questions")
@@ -132,6 +133,7 @@ def test_a_killed_dvc_takes_its_stage_along(make_repo: Callable[..., Path], star
     assert not (project / "data" / "questions").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["full disk", "dead reader"])
 def test_the_work_goes_on_when_its_output_can_not_be_written(make_repo: Callable[..., Path], output: str) -> None:
     """Else `ril run` ends at the next line, and its dvc goes on by itself."""

@@ -99,6 +99,7 @@ def test_an_experiment_whose_results_are_lost_has_failed(repo: Path, small_disk:
     assert (repo / "data" / "small" / "b").stat().st_size == 1000
 
 
+@pytest.mark.slow
 def test_a_stage_whose_result_does_not_fit_fails_and_keeps_it(
     make_project: Callable[..., Path], root: Path, call: Call, small_disk: Path
 ) -> None:

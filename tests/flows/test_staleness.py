@@ -134,6 +134,7 @@ def test_exactly_the_stages_that_reach_an_edit_are_stale(project: Path, make_edi
     assert ("report" in followers) == ("report" not in expected)
 
 
+@pytest.mark.slow
 def test_a_changed_reward_function_makes_ril_stale_and_nothing_else(project: Path) -> None:
     """Through DVC's own status, from a run whose parameters name the function."""
     (project / "rewards").mkdir()
@@ -155,6 +156,7 @@ def test_a_changed_reward_function_makes_ril_stale_and_nothing_else(project: Pat
     assert followers == {"evaluate@ril", "report"}
 
 
+@pytest.mark.slow
 def test_dvc_agrees_on_what_is_stale_and_accepting_words_leaves_it_nothing_to_do(project: Path) -> None:
     comment_in_is_correct(project)
     assert set(json.loads(dvc(project, "status", "--json"))) == OF_IS_CORRECT
@@ -222,6 +224,7 @@ def test_explain_says_what_would_run_and_why_and_runs_nothing(project: Path) -> 
     assert not (project / ".ril" / "logs").exists()
 
 
+@pytest.mark.slow
 def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> None:
     logic_of_is_correct(project)
     lines = ril("status", "verdict", "ril", "pool").splitlines()
@@ -246,6 +249,7 @@ def test_status_names_function_and_stage_and_accept_refuses(project: Path) -> No
     assert not list(project.rglob("accepted.json"))
 
 
+@pytest.mark.slow
 def test_a_reason_is_kept_where_the_report_depends_on_it(project: Path) -> None:
     logic_of_is_correct(project)
     reason = "no reference of ours is written in two ways"
@@ -309,6 +313,7 @@ def test_a_stage_that_never_ran_and_one_that_follows_it(project: Path) -> None:
     assert {one.state for one in found(project).values()} == {NEVER_RUN}
 
 
+@pytest.mark.slow
 def test_without_a_record_files_are_named_and_words_are_not_proven(project: Path) -> None:
     shutil.rmtree(project / ".ril" / "code")
     comment_in_the_loss(project)

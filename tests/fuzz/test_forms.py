@@ -5,6 +5,8 @@ line.
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flows.ui.forms import Form, make_forms
 from flows.ui.plan import make_plan
 from stages.config.yaml import ParamsError
@@ -14,6 +16,7 @@ SECONDS = 10.0  # 0.3 s on a quiet core: all forms are made for each
 DEFAULT = 50
 
 
+@pytest.mark.slow
 def test_a_run_gets_a_plan_within_its_form_or_one_line(root: Path) -> None:
     forms = make_forms(root)
     refused = tried = longest = 0

@@ -133,6 +133,7 @@ def draw_table(rng: random.Random) -> pa.Table | None:
     return table
 
 
+@pytest.mark.slow
 def test_hostile_segments_hide_no_good_answer(folder: Path) -> None:
     good = list_segments(folder)[0].path
     whole = good.read_bytes()
@@ -217,6 +218,7 @@ def test_hostile_requests_are_refused_or_requests() -> None:
     assert all(line.isprintable() for line in said)
 
 
+@pytest.mark.slow
 def test_hostile_exported_sets_add_nothing_wrong(folder: Path, tmp_path: Path) -> None:
     (folder / "refused").mkdir()
     (folder / "refused" / "a.jsonl").write_text(json.dumps({"request_key": "ab" * 32, "reason": "no image"}) + "\n")

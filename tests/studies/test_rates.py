@@ -120,6 +120,7 @@ def test_power_is_that_of_the_strictest_step_of_holm(study: Study, record: Make)
     assert compute_detectable(0.1527525, 3, 0.05) == pytest.approx(minimum_detectable(values), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_frozen_study_stops_between_sweep_and_comparison(
     make_study: Callable[..., Path],
     small_study: dict[str, Any],
@@ -173,6 +174,7 @@ def test_a_frozen_study_stops_between_sweep_and_comparison(
     assert "no two tuning worlds of a primary difference" in err  # the warm start is not tuned
 
 
+@pytest.mark.slow
 def test_arms_and_rates_of_another_study_are_used(
     make_study: Callable[..., Path],
     small_study: dict[str, Any],

@@ -66,6 +66,7 @@ def test_the_sweep_never_reads_the_test_split(make_study: Make) -> None:
     assert one.file == f"{TUNING}/gad-0.0001-w1-s1"
 
 
+@pytest.mark.slow
 def test_further_targets_are_made_on_the_way_and_change_nothing(make_study: Make) -> None:
     plain, more = compared(make_study()), compared(make_study(name="more", shared=["discriminator"], beside=["pool"]))
     one, other = plain["warm_start", 3, 4], more["warm_start", 3, 4]

@@ -174,6 +174,7 @@ def test_code_that_git_does_not_know_is_refused(make_study: Callable[..., Path],
     assert "stages/new.py: untracked" in err
 
 
+@pytest.mark.slow
 def test_seeds_and_worlds_that_a_study_does_not_have_are_refused(make_study: Callable[..., Path], call: Call) -> None:
     project = make_study(seeds=[{"world": world, "seed": 1} for world in (3, 4)])
     run = (project, "flows.cli", "experiments", "run", "small")

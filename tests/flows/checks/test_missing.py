@@ -195,6 +195,7 @@ def test_the_command_line_of_dvc_says_what_is_to_run(root: Path, words: str, tar
     assert read_targets(words.split(), load_params(root / "params.yaml")) == targets
 
 
+@pytest.mark.slow
 def test_what_is_up_to_date_needs_nothing(bare: Bare) -> None:
     """A stage that will not run may lack its key; only what runs is asked for."""
     stage = {"foreach": ["internvl3"], "do": {"cmd": "echo 1 > out.txt", "outs": ["out.txt"], "params": ["seed"]}}

@@ -76,6 +76,7 @@ def trace_tower(layers: int, recompute: bool, grad: bool) -> Traced:
     return trace(model, compute, grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_vision_towers_keep_what_the_formula_says(recompute: bool) -> None:
     one, two = (trace_tower(layers, recompute, grad=True) for layers in (1, 2))

@@ -281,6 +281,7 @@ def silent_hub() -> Iterator[str]:
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["main", "0" * 40])
 def test_a_silent_hub_does_not_hold_a_stage(
     silent_hub: str, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, revision: str

@@ -81,6 +81,7 @@ def test_in_fp32_packs_change_nothing(tiny: Callable[[str], Checkpoint], exact: 
     assert error < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_alone_bf16_is_as_near_in_any_packing(tiny: Callable[[str], Checkpoint], exact: Gradient, zero: int) -> None:
     checkpoint = tiny("qwen2_5_vl")
@@ -91,6 +92,7 @@ def test_alone_bf16_is_as_near_in_any_packing(tiny: Callable[[str], Checkpoint],
     assert max(many, one) < BOUND
 
 
+@pytest.mark.slow
 def test_two_ranks_sum_as_one(tiny: Callable[[str], Checkpoint], exact: Gradient, tmp_path: Path) -> None:
     stages = [0, 1, 2, 3]
     run_ranks(sum_rank, 2, tmp_path, (str(tiny("qwen2_5_vl").folder), stages, str(tmp_path)), LIMIT)

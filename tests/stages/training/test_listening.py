@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import psutil, torch
 from stages.config.runtime import Runtime
@@ -18,6 +20,7 @@ print(*{one.laddr.ip for one in psutil.Process().net_connections() if one.status
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_trains_alone_listens_on_loopback_at_most(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, timeout=240, check=True

@@ -78,6 +78,7 @@ def test_alone_it_learns_what_fp32_learns(tiny: Callable[[str], Checkpoint], wid
     check(train(tiny("qwen2_5_vl"), "bf16", zero), wide)
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_fp32_learns(tiny: Callable[[str], Checkpoint], wide: list[float], tmp_path: Path) -> None:
     stages = [0, 3]
     run_ranks(train_rank, 2, tmp_path, (str(tiny("qwen2_5_vl").folder), stages, str(tmp_path)), LIMIT)

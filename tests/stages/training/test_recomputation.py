@@ -193,6 +193,7 @@ def train_rank(folder: str) -> None:
         torch.save(found, f"{folder}/found.pt")
 
 
+@pytest.mark.slow
 def test_ranks_keep_less_and_lose_nothing(tmp_path: Path) -> None:
     run_ranks(train_rank, 2, tmp_path, (str(tmp_path),), LIMIT)
     found = torch.load(tmp_path / "found.pt")

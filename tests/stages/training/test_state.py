@@ -90,6 +90,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingState, "_finish_step", after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True])
 @pytest.mark.parametrize("stage", ["warm_start", "discriminator"])
 def test_stopped_and_resumed_is_undisturbed(

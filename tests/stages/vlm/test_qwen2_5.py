@@ -87,6 +87,7 @@ def test_a_model_without_room_for_it_is_left_alone(heads: int, key_heads: int, l
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", ["student", "judge"])
 def test_a_stage_gives_its_model_that_start(make_project: Callable[..., Path], item: str) -> None:
     """Of a model that is built and not trained: a student looks back and no more, a judge has induction heads too."""

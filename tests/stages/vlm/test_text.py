@@ -72,6 +72,7 @@ def test_a_chat_model_is_loaded_with_its_own_template(kind: str, make_judge: Cal
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_a_model_without_a_chat_template_is_refused_with_the_remedy(make_judge: Callable[[str], Checkpoint]) -> None:
     made = make_judge("llama")
     model = Model(family="text", path=str(made.weights), precision="fp32", context_tokens=CONTEXT)
